@@ -1,0 +1,28 @@
+"""The errors users see: each message is one line that says what is wrong and what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class NsoptError(Exception):
+    """A request that cannot be met; the command line prints it as one line and exits with 2."""
+
+
+class NonFiniteLossError(NsoptError):
+    """Training diverged: the loss is NaN or infinite."""
+
+
+class OutOfMemoryError(NsoptError):
+    """The device has too little memory for a batch."""
+
+
+class ShortRecordError(NsoptError):
+    """A prune record has too few rows for a law."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> NsoptError:
+    """An error for a name that is not among `known`, with the nearest one that is."""
+    names = sorted(known)
+    nearest = get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return NsoptError(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")

@@ -1,0 +1,1 @@
+"""Families of networks indexed by their widths."""

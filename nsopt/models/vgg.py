@@ -1,0 +1,64 @@
+"""VGG11 with BatchNorm, for small images (paper, section 4; Simonyan & Zisserman, 2015)."""
+
+from torch import Tensor, nn
+
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture
+from nsopt.scaling.cost import Channels, Operation
+
+_BASE_WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
+_POOL_AFTER = (0, 1, 3, 5, 7)  # searched layers followed by a 2x2 max-pool
+_SMALLEST_IMAGE = 2 ** len(_POOL_AFTER)
+
+
+class VGG(nn.Module):
+    """Convolution, BatchNorm and ReLU, eight times; global average pool; linear classifier."""
+
+    def __init__(self, operations: dict[str, nn.Module]) -> None:
+        super().__init__()
+        for name, module in operations.items():
+            self.add_module(name, module)
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to logits (B, classes)."""
+        x = images
+        for layer in range(len(_BASE_WIDTHS)):
+            x = self.get_submodule(f"conv{layer + 1}")(x)
+            x = self.get_submodule(f"bn{layer + 1}")(x).relu()
+            if layer in _POOL_AFTER:
+                x = self.pool(x)
+        logits: Tensor = self.get_submodule("classifier")(x.mean(dim=(2, 3)))
+        return logits
+
+
+def vgg11(num_classes: int, image_size: int, in_channels: int) -> Architecture:
+    """VGG11: 8 searched convolutions (3x3 with bias), max-pool after 1, 2, 4, 6 and 8."""
+    if image_size < _SMALLEST_IMAGE:
+        raise NsoptError(
+            f"vgg11 halves its maps {len(_POOL_AFTER)} times and needs images of at least "
+            f"{_SMALLEST_IMAGE}x{_SMALLEST_IMAGE}: use --image-size {_SMALLEST_IMAGE} or more"
+        )
+    operations: list[Operation] = []
+    inputs, resolution = Channels(None, in_channels), image_size
+    for layer in range(len(_BASE_WIDTHS)):
+        outputs = Channels(layer)
+        operations += [
+            Operation(f"conv{layer + 1}", "conv", inputs, outputs, 3, resolution=resolution),
+            Operation(f"bn{layer + 1}", "norm", outputs, outputs),
+        ]
+        inputs = outputs
+        resolution //= 2 if layer in _POOL_AFTER else 1
+    operations.append(Operation("classifier", "linear", inputs, Channels(None, num_classes)))
+    names = tuple(f"conv{layer + 1}" for layer in range(len(_BASE_WIDTHS)))
+    return Architecture(
+        name="vgg11",
+        layer_names=names,
+        base_widths=_BASE_WIDTHS,
+        input_shape=(in_channels, image_size, image_size),
+        num_classes=num_classes,
+        operations=tuple(operations),
+        gates=tuple(name.replace("conv", "bn") for name in names),
+        filters=names,
+        assemble=VGG,
+    )

@@ -1,0 +1,1 @@
+"""Pruning filters: by Taylor importance while training (the search), and by magnitude."""

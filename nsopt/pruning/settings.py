@@ -1,0 +1,38 @@
+"""Settings of a search: pruning and architecture descent."""
+
+from pydantic import Field
+
+from nsopt.settings import Settings
+from nsopt.training.device import Precision
+from nsopt.training.settings import Fraction
+
+
+class SearchSettings(Settings):
+    """Algorithms 1 and 4; the defaults are the protocol of the published CIFAR records.
+
+    pretrain_epochs: P, at learning rate `lr`; prune_every: Q, mini-batches between prune steps;
+    filters_per_step: pruned across all layers together; keep_fraction: of all filters, at which
+    pruning stops. While pruning the learning rate is `prune_lr`, divided by `prune_lr_divisor`
+    every `prune_lr_epochs` epochs. iterations: of architecture descent, fewer where no width
+    changes by more than `convergence` of itself. A proposed width below `small_width` is raised by
+    that much before the next iteration.
+    """
+
+    pretrain_epochs: int = Field(10, ge=0)
+    prune_every: int = Field(50, ge=1)
+    filters_per_step: int = Field(10, ge=1)
+    keep_fraction: Fraction = 0.05
+    iterations: int = Field(15, ge=1)
+    convergence: float | None = Field(None, ge=0)
+    small_width: int = Field(10, ge=0)
+    batch_size: int = Field(256, ge=2)
+    lr: float = Field(0.1, gt=0)
+    prune_lr: float = Field(0.01, gt=0)
+    prune_lr_divisor: float = Field(1.5, ge=1)
+    prune_lr_epochs: int = Field(10, ge=1)
+    momentum: float = Field(0.5, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    val_fraction: Fraction = 0.1
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    precision: Precision = "auto"

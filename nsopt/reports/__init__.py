@@ -1,0 +1,1 @@
+"""Reports: read from Optuna storage alone, drawn with Plotly."""

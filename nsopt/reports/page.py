@@ -1,0 +1,81 @@
+"""The report: one self-contained HTML page, with its numbers as CSV beside it."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader
+from plotly.offline import get_plotlyjs
+
+from nsopt.reports.accuracy import accuracy_info, draw_accuracy, draw_pareto, pareto_info
+from nsopt.reports.law import draw_law, law_info
+from nsopt.reports.results import Results, read_results
+from nsopt.reports.style import method_name
+from nsopt.reports.tables import descent_table, size_label, summary, write_csv
+from nsopt.reports.widths import draw_widths, widths_info
+
+
+def write_report(url: str, folder: Path, name: str | None = None) -> Path:
+    """Write `index.html` and CSV files for a comparison in the storage at `url`; the page's path.
+
+    name: ARCH-DATA-PRESET; None where the storage holds only one comparison.
+    """
+    results = read_results(url, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    csv_files = write_csv(results, folder)
+    page = folder / "index.html"
+    page.write_text(render(results, [path.name for path in csv_files]), encoding="utf-8")
+    return page
+
+
+def render(results: Results, csv_files: list[str]) -> str:
+    """The page as HTML; all text from users is escaped by the template engine."""
+    environment = Environment(loader=PackageLoader("nsopt.reports", "."), autoescape=True)
+    figures = {
+        "pareto": draw_pareto(pareto_info(results)),
+        "accuracy": draw_accuracy(accuracy_info(results)),
+        "widths": draw_widths(widths_info(results)),
+    }
+    if results.iterations:
+        figures["law"] = draw_law(law_info(results))
+    return environment.get_template("page.html").render(
+        results=results,
+        plotly=get_plotlyjs(),
+        figures={key: _fragment(figure, key) for key, figure in figures.items()},
+        rows=_rows(summary(results)),
+        descent=descent_table(results),
+        failures=results.failures.to_dict("records"),
+        settings=_flat(results.settings),
+        provenance=_flat(results.provenance),
+        csv_files=csv_files,
+    )
+
+
+def _fragment(figure: go.Figure, key: str) -> str:
+    html: str = figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=f"figure-{key}",
+        config={"displaylogo": False, "responsive": True},
+    )
+    return html
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.to_dict("records")
+    for row in rows:
+        row["size"] = size_label(row["budget"], row["metric"], row["ratio"])
+        row["name"] = method_name(row["method"])
+    return rows
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as (dotted name, value)."""
+    flat: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat += _flat(value, f"{prefix}{name}.")
+        else:
+            flat.append((f"{prefix}{name}", value))
+    return flat

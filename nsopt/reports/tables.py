@@ -1,0 +1,94 @@
+"""Tables of a report: a row per configuration, a row per descent iteration, and the CSV files."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from nsopt.reports.results import Results
+from nsopt.tuning.schema import width_key
+
+
+def summary(results: Results) -> pd.DataFrame:
+    """One row per method and budget: n, means and standard deviations over seeds.
+
+    Costs and latency are means too, for the methods whose widths differ from seed to seed.
+    Standard deviations are of the sample (n - 1); NaN for a single seed.
+    """
+    frame = results.outcomes.copy()
+    frame["method"] = pd.Categorical(frame["method"], results.methods, ordered=True)
+    frame["ratio"] = frame["ratio"].astype(float)
+    grouped = frame.groupby(["budget", "method"], observed=True)
+    table = grouped.agg(
+        ratio=("ratio", "first"),
+        metric=("metric", "first"),
+        n=("seed", "count"),
+        params=("params", "mean"),
+        macs=("macs", "mean"),
+        latency_ms=("latency_ms", "mean"),
+        val_mean=("val_accuracy", "mean"),
+        val_std=("val_accuracy", "std"),
+        test_mean=("test_accuracy", "mean"),
+        test_std=("test_accuracy", "std"),
+        test_min=("test_accuracy", "min"),
+        test_max=("test_accuracy", "max"),
+        test_best_epoch_mean=("test_accuracy_best_epoch", "mean"),
+        seconds=("seconds", "mean"),
+        feasible=("feasible", "all"),
+    )
+    return table.reset_index()
+
+
+def size_label(budget: int, metric: str, ratio: float | None) -> str:
+    """`0.25x` for a ratio, `600,000 params` for a plain budget."""
+    return f"{budget:,} {metric}" if ratio is None or pd.isna(ratio) else f"{ratio:g}x"
+
+
+def descent_table(results: Results) -> pd.DataFrame:
+    """One row per iteration of architecture descent."""
+    return pd.DataFrame(
+        [
+            {
+                "iteration": number,
+                "pruned from": width_key(iteration.start_widths),
+                "record rows": len(iteration.record.tau),
+                "lowest r2": iteration.law.r2.min(),
+                "proposed at the original size": width_key(iteration.widths),
+                "largest change": iteration.change,
+                "seconds": iteration.seconds,
+            }
+            for number, iteration in enumerate(results.iterations, start=1)
+        ]
+    )
+
+
+def write_csv(results: Results, folder: Path) -> list[Path]:
+    """The numbers behind the report, one file per table."""
+    layers = list(results.subject.layer_names)
+    outcomes = results.outcomes.assign(widths=results.outcomes["widths"].map(width_key))
+    tables = {"outcomes": outcomes, "summary": summary(results), "epochs": results.curves}
+    if results.iterations:
+        tables["record"] = _records(results, layers)
+        tables["laws"] = _laws(results, layers)
+    paths = []
+    for name, table in tables.items():
+        paths.append(folder / f"{name}.csv")
+        table.to_csv(paths[-1], index=False, lineterminator="\n")
+    return paths
+
+
+def _records(results: Results, layers: list[str]) -> pd.DataFrame:
+    frames = []
+    for number, iteration in enumerate(results.iterations, start=1):
+        frame = pd.DataFrame(iteration.record.widths, columns=layers)
+        frame.insert(0, "tau", iteration.record.tau)
+        frame.insert(0, "iteration", number)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _laws(results: Results, layers: list[str]) -> pd.DataFrame:
+    frames = [
+        pd.DataFrame({"iteration": number, "layer": layers, **iteration.law.to_dict()})
+        for number, iteration in enumerate(results.iterations, start=1)
+    ]
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,64 @@
+"""Widths per layer, method by method, at each budget."""
+
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from nsopt.reports.results import Results
+from nsopt.reports.style import apply_style, colour, method_name
+from nsopt.reports.tables import size_label
+
+_COLUMNS = 2
+_ROW_HEIGHT = 320
+
+
+class WidthsInfo(NamedTuple):
+    """Widths of the first seed of every method at one budget; a list (L,) per method."""
+
+    size: str
+    layers: list[str]
+    widths: dict[str, list[int]]
+
+
+def widths_info(results: Results) -> list[WidthsInfo]:
+    """One entry per budget, smallest first."""
+    infos = []
+    for budget, trials in results.outcomes.groupby("budget", sort=True):
+        first = trials.sort_values("seed").groupby("method").first()
+        metric, ratio = trials.iloc[0][["metric", "ratio"]]
+        infos.append(
+            WidthsInfo(
+                size=size_label(int(str(budget)), metric, ratio),
+                layers=list(results.subject.layer_names),
+                widths={
+                    m: list(first.loc[m, "widths"]) for m in results.methods if m in first.index
+                },
+            )
+        )
+    return infos
+
+
+def draw_widths(infos: list[WidthsInfo]) -> go.Figure:
+    """A panel of bars per budget."""
+    columns = min(_COLUMNS, len(infos))
+    rows = -(-len(infos) // columns)
+    figure = make_subplots(rows, columns, subplot_titles=[info.size for info in infos])
+    apply_style(figure)
+    for index, info in enumerate(infos):
+        for method, widths in info.widths.items():
+            figure.add_bar(
+                x=info.layers,
+                y=widths,
+                name=method_name(method),
+                marker={"color": colour(method)},
+                legendgroup=method,
+                showlegend=index == 0,
+                hovertemplate="%{x}: %{y}<extra>%{fullData.name}</extra>",
+                row=index // columns + 1,
+                col=index % columns + 1,
+            )
+    figure.update_yaxes(title="width")
+    return figure.update_layout(
+        height=_ROW_HEIGHT * rows + 100, legend={"y": 1.12 if rows == 1 else 1.05}
+    )

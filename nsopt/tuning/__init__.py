@@ -1,0 +1,1 @@
+"""Optuna: the sampler, the storage schema and the comparison of methods."""

@@ -1,0 +1,62 @@
+"""The methods of a comparison: each is a way to make a scaling curve."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nsopt.errors import NsoptError, unknown_name
+from nsopt.models.architecture import Architecture
+from nsopt.progress import Progress
+from nsopt.pruning.magnitude import rank_filters
+from nsopt.pruning.record import Iteration
+from nsopt.scaling.curves import uniform_curve
+from nsopt.scaling.power_law import PowerLaw
+from nsopt.scaling.solve import solve_widths
+from nsopt.tuning.schema import Point
+from nsopt.tuning.settings import StudySettings
+from nsopt.tuning.trained import TrainedNetworks
+
+UNIFORM, MORPHNET, MAGNITUDE, NEURALSCALE = "uniform", "morphnet", "magnitude", "neuralscale"
+METHODS = (UNIFORM, MORPHNET, MAGNITUDE, NEURALSCALE)
+_MORPHNET_FRACTION = 0.5
+
+
+def check_methods(names: Sequence[str]) -> tuple[str, ...]:
+    """`names` without repetitions; NsoptError if one is unknown or there is none."""
+    for name in names:
+        if name not in METHODS:
+            raise unknown_name("method", name, METHODS)
+    if not names:
+        raise NsoptError(f"no methods given: known are {', '.join(METHODS)}")
+    return tuple(dict.fromkeys(names))
+
+
+def descent_iterations(methods: Sequence[str], settings: StudySettings) -> int:
+    """How many iterations of architecture descent these methods need."""
+    if NEURALSCALE in methods:
+        return settings.search.iterations
+    return int(MORPHNET in methods)
+
+
+def curve_of(method: str, arch: Architecture, history: Sequence[Iteration]) -> PowerLaw:
+    """The one curve of a method that has the same for all seeds. history: of the search."""
+    if method == UNIFORM:
+        return uniform_curve(arch.base_widths)
+    if method == MORPHNET:
+        return uniform_curve(history[0].trajectory.at_fraction(_MORPHNET_FRACTION))
+    return history[-1].law
+
+
+@dataclass(frozen=True)
+class MagnitudePruning:
+    """Widths of the magnitude baseline, which depend on a trained network and so on the seed."""
+
+    arch: Architecture
+    settings: StudySettings
+    networks: TrainedNetworks
+
+    def widths(self, point: Point, progress: Progress) -> tuple[int, ...]:
+        """The network pruned until it fits the budget, then scaled to meet it."""
+        model = self.networks.get(self.settings.magnitude_training_for(point.seed), progress)
+        cost = self.arch.cost(point.metric)
+        pruned = rank_filters(self.arch, model).widths_within(cost, point.budget)
+        return tuple(solve_widths(uniform_curve(pruned), cost, point.budget).widths.tolist())

@@ -1,0 +1,112 @@
+"""What one trial does: train the widths it was given and write down what came out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from optuna.trial import Trial
+from torch import nn
+
+from nsopt.data.images import Splits
+from nsopt.errors import NonFiniteLossError
+from nsopt.models.architecture import Architecture
+from nsopt.progress import Progress
+from nsopt.pruning.magnitude import rank_filters
+from nsopt.scaling.cost import METRICS
+from nsopt.training.device import Compute, place, seeded
+from nsopt.training.latency import Latency, measure_latency
+from nsopt.training.loop import Epoch, Outcome, train_model
+from nsopt.training.settings import TrainSettings
+from nsopt.tuning import schema
+from nsopt.tuning.methods import MAGNITUDE
+from nsopt.tuning.sampler import suggest_widths
+from nsopt.tuning.settings import StudySettings
+from nsopt.tuning.trained import TrainedNetworks
+
+
+class NothingToRunError(Exception):
+    """Another process took the trial that was waiting."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs trials of one comparison; an Optuna objective once `latencies` are bound."""
+
+    arch: Architecture
+    splits: Splits
+    compute: Compute
+    settings: StudySettings
+    networks: TrainedNetworks
+    progress: Progress
+
+    def run(self, trial: Trial, latencies: dict[str, Latency]) -> tuple[float, float]:
+        """Validation accuracy and latency of a trial; its numbers become its attributes."""
+        point = schema.read_point(trial)
+        if point is None:
+            raise NothingToRunError
+        widths = suggest_widths(trial, self.arch)
+        latency = latencies.get(schema.width_key(widths)) or self._measure(widths)
+        try:
+            outcome = self._outcome(point, widths)
+        except NonFiniteLossError as error:
+            schema.write_failure(trial, error)
+            self.progress.message(f"{point.label}: {error}")
+            raise
+        self._write(trial, point, outcome, latency)
+        self.progress.message(
+            f"{point.label}: validation {outcome.val_accuracy:.2f} %, "
+            f"test {outcome.test_accuracy:.2f} %, {outcome.seconds:.0f} s"
+        )
+        return outcome.val_accuracy, latency.median_ms
+
+    def _measure(self, widths: tuple[int, ...]) -> Latency:
+        """For a trial that an earlier command left waiting, outside of this one's pass."""
+        model = self.arch.build(widths)
+        return measure_latency(model, self.arch.input_shape, device=str(self.compute.device))
+
+    def _outcome(self, point: schema.Point, widths: tuple[int, ...]) -> Outcome:
+        started = perf_counter()
+        if point.method == MAGNITUDE:
+            model = self._pruned_network(point, widths)
+            settings = self.settings.fine_tuning_for(point.seed)
+        else:
+            settings = self.settings.training_for(point.seed)
+            with seeded(point.seed, self.compute.device):
+                model = place(self.arch.build(widths), self.compute.device)
+        epochs = self._train(model, settings, point.label)
+        return Outcome(widths, epochs, perf_counter() - started)
+
+    def _pruned_network(self, point: schema.Point, widths: tuple[int, ...]) -> nn.Module:
+        """The trained network's filters of largest norm, in a network of `widths`."""
+        settings = self.settings.magnitude_training_for(point.seed)
+        trained = self.networks.get(settings, self.progress)
+        kept = rank_filters(self.arch, trained).strongest(widths)
+        with seeded(point.seed, self.compute.device):
+            return place(self.arch.inherit(trained, kept, widths), self.compute.device)
+
+    def _train(self, model: nn.Module, settings: TrainSettings, label: str) -> tuple[Epoch, ...]:
+        self.progress.start(label, settings.epochs)
+        return train_model(model, self.splits, settings, self.compute, self.progress)
+
+    def _write(self, trial: Trial, point: schema.Point, outcome: Outcome, latency: Latency) -> None:
+        costs = {metric: int(self.arch.cost(metric)(outcome.widths)) for metric in METRICS}
+        excess = (costs[point.metric] - point.budget) / point.budget
+        trial.set_constraint(schema.BUDGET, excess)
+        numbers: dict[str, float] = costs | {
+            "latency_ms": latency.median_ms,
+            "latency_lower_quartile_ms": latency.lower_quartile_ms,
+            "latency_upper_quartile_ms": latency.upper_quartile_ms,
+            "tau": costs["params"],
+            "val_accuracy": outcome.val_accuracy,
+            "test_accuracy": outcome.test_accuracy,
+            "test_accuracy_best_epoch": outcome.test_accuracy_best_epoch,
+            "epochs": len(outcome.epochs),
+            "seconds": outcome.seconds,
+            "feasible": excess <= 0,
+        }
+        curves: dict[str, Sequence[float]] = {
+            "train_loss": outcome.losses,
+            "val_accuracy": [epoch.val_accuracy for epoch in outcome.epochs],
+            "test_accuracy": [epoch.test_accuracy for epoch in outcome.epochs],
+        }
+        schema.write_outcome(trial, numbers, curves)

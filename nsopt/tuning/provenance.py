@@ -1,0 +1,47 @@
+"""Where a number comes from: versions, commit, machine."""
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGES = ("nsopt", "torch", "torchvision", "optuna", "scikit-learn", "numpy")
+
+
+def provenance(device: str, precision: str) -> dict[str, str]:
+    """Names and versions of what computes here. device: as `describe_device` names it."""
+    return {
+        "device": device,
+        "training precision": precision,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
+        **{package: _version(package) for package in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    """The git commit of nsopt's sources, marked where they were changed since."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return "unknown (not a git checkout)"
+    commit = _git(root, "rev-parse", "--short=12", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--", "nsopt")
+    return f"{commit}{' with changes' if changed else ''}" if commit else "unknown"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip()

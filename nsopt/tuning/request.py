@@ -1,0 +1,91 @@
+"""What a comparison was asked for: networks, data, methods, budgets, seeds, settings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nsopt.data.images import ImageData
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture
+from nsopt.scaling.curves import floor_widths, uniform_curve
+from nsopt.scaling.solve import solve_widths
+from nsopt.tuning import schema
+from nsopt.tuning.settings import StudySettings
+
+
+@dataclass(frozen=True)
+class Size:
+    """A budget in the unit of a metric; `ratio` is None where it was given as a number."""
+
+    budget: int
+    ratio: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """One comparison. storage: an Optuna URL; checkpoints: a folder for unfinished work."""
+
+    arch: Architecture
+    data: ImageData
+    methods: tuple[str, ...]
+    sizes: tuple[Size, ...]
+    seeds: int
+    metric: str
+    settings: StudySettings
+    storage: str
+    checkpoints: Path
+
+    def study_name(self, method: str) -> str:
+        return schema.study_name(self.arch.name, self.data.name, self.settings.preset, method)
+
+    @property
+    def prefix(self) -> str:
+        """What the names of all its studies begin with."""
+        return self.study_name("").removesuffix("/")
+
+    @property
+    def subject(self) -> schema.Subject:
+        return schema.Subject(
+            arch=self.arch.name,
+            data=self.data.name,
+            classes=len(self.data.classes),
+            image_size=self.data.image_size,
+            layer_names=self.arch.layer_names,
+            base_widths=self.arch.base_widths,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that a result depends on beside its point, as it comes back from storage."""
+        data = {
+            "train": len(self.data.train),
+            "test": len(self.data.test),
+            "validation": len(self.data.validation or ()),
+            "classes": len(self.data.classes),
+            "image_size": self.data.image_size,
+        }
+        return self.settings.model_dump(mode="json") | {"data": data}
+
+    def points(self, method: str) -> list[schema.Point]:
+        """The points of one method, size by size."""
+        return [
+            schema.Point(method, self.metric, size.budget, seed, size.ratio)
+            for size in self.sizes
+            for seed in range(self.seeds)
+        ]
+
+
+def sizes_of_ratios(arch: Architecture, metric: str, ratios: Sequence[float]) -> tuple[Size, ...]:
+    """Budgets of uniform networks at width ratios; NsoptError for a ratio of 0 or less."""
+    for ratio in ratios:
+        if not 0 < ratio < float("inf"):
+            raise NsoptError(f"a width ratio must be above 0, got {ratio:g}")
+    cost = arch.cost(metric)
+    return tuple(Size(int(cost(floor_widths(r, arch.base_widths))), r) for r in ratios)
+
+
+def sizes_of_budgets(arch: Architecture, metric: str, budgets: Sequence[int]) -> tuple[Size, ...]:
+    """Budgets as given; NsoptError for one that no widths can meet."""
+    for budget in budgets:
+        solve_widths(uniform_curve(arch.base_widths), arch.cost(metric), budget)
+    return tuple(Size(budget) for budget in budgets)

@@ -1,0 +1,139 @@
+"""A sampler whose power law proposes the widths of a network at a budget."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture
+from nsopt.scaling.power_law import PowerLaw
+from nsopt.scaling.solve import CostFunction, solve_widths
+from nsopt.scaling.solve_sgd import solve_widths_sgd
+from nsopt.tuning import schema
+
+LARGEST_WIDTH = 2**16
+
+
+def suggest_widths(trial: Trial, arch: Architecture) -> tuple[int, ...]:
+    """The widths of a trial, one integer parameter `width_<layer name>` per searched layer."""
+    return tuple(
+        trial.suggest_int(schema.width_parameter(name), 1, LARGEST_WIDTH)
+        for name in arch.layer_names
+    )
+
+
+class NeuralScaleSampler(BaseSampler):
+    """Proposes the widths of `law` at a trial's budget; other parameters are sampled beside.
+
+    A trial whose user attribute `budget` was set when it was enqueued gets the widths for that
+    budget; other trials go through `budgets` in turn. Parameters that are not widths go to
+    `independent_sampler`, TPE by default.
+
+    Args:
+        law: a fitted law, or any curve such as `uniform_curve(base_widths)`.
+        cost: maps widths to cost in the unit of the budgets, such as `arch.cost("params")`.
+        layer_names: of the law's layers, in order; they name the parameters.
+        budgets: for trials that carry none.
+        independent_sampler: for parameters beside the widths.
+        seed: of the default `independent_sampler`.
+        eta: replaces the exact solver by Algorithm 3 with this step size, which may end above
+            the budget.
+    """
+
+    def __init__(
+        self,
+        law: PowerLaw,
+        cost: CostFunction,
+        layer_names: Sequence[str],
+        budgets: Sequence[float] = (),
+        independent_sampler: BaseSampler | None = None,
+        seed: int | None = None,
+        eta: float | None = None,
+    ) -> None:
+        if len(layer_names) != law.alpha.size:
+            raise NsoptError(f"{len(layer_names)} layer names for a law of {law.alpha.size} layers")
+        self._law = law
+        self._cost = cost
+        self._parameters = tuple(schema.width_parameter(name) for name in layer_names)
+        self._budgets = tuple(budgets)
+        self._independent = independent_sampler or TPESampler(seed=seed)
+        self._eta = eta
+        self._space = {name: IntDistribution(1, LARGEST_WIDTH) for name in self._parameters}
+        self._solved = {budget: self.propose(budget) for budget in self._budgets}
+
+    def propose(self, budget: float) -> tuple[int, ...]:
+        """Widths at a budget; NsoptError if none fit it."""
+        if self._eta is not None:
+            fit = solve_widths_sgd(self._law, self._cost, budget, self._eta)
+            if fit.diverged:
+                raise NsoptError(
+                    f"Algorithm 3 diverges at eta = {self._eta:g}: try a smaller --eta"
+                )
+            return tuple(fit.widths.tolist())
+        return tuple(solve_widths(self._law, self._cost, budget).widths.tolist())
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The widths, where the trial or the sampler has a budget for them."""
+        return dict(self._space) if self._budget_of(trial) is not None else {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The law's widths at the trial's budget."""
+        budget = self._budget_of(trial)
+        if not search_space or budget is None:
+            return {}
+        if budget not in self._solved:
+            self._solved[budget] = self.propose(budget)
+        return dict(zip(self._parameters, self._solved[budget], strict=True))
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Parameters beside the widths.
+
+        Raises NsoptError where a width is asked for in a range that cannot hold the law's, and
+        where there is no budget to propose widths for.
+        """
+        if param_name in self._parameters:
+            budget = self._budget_of(trial)
+            if budget is None:
+                raise NsoptError("no budget for these widths: give the sampler budgets=[...]")
+            width = self._solved[budget][self._parameters.index(param_name)]
+            raise NsoptError(
+                f"{param_name} must be able to be {width}, the law's width at a budget of "
+                f"{budget:,}: widen {param_distribution}"
+            )
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._independent.before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        self._independent.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        self._independent.reseed_rng()
+
+    def _budget_of(self, trial: FrozenTrial) -> float | None:
+        if schema.BUDGET in trial.user_attrs:
+            return float(trial.user_attrs[schema.BUDGET])
+        if self._budgets:
+            return self._budgets[trial.number % len(self._budgets)]
+        return None
