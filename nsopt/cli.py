@@ -31,3 +31,7 @@ def report(
 
         with storage_errors(storage):
             console.print(str(write_report(storage, out, name)), soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    app()

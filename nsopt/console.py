@@ -1,9 +1,13 @@
 """What the command line shows: progress, tables, and errors as one line."""
 
 import errno
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +16,7 @@ from rich.progress import Progress as RichBars
 
 from nsopt.errors import NsoptError
 
-USER_ERROR = 2
+_USER_ERROR = 2
 _INTERRUPTED = 130
 
 console = Console()
@@ -51,19 +55,29 @@ def live_progress() -> Iterator[LiveProgress]:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Print what a user can mend as one line on stderr, and exit with 2."""
+    """Print what a user can mend as one line on stderr, and exit with 2.
+
+    Ctrl-C ends the process at once, as a kill would: studies survive that anywhere, while a
+    KeyboardInterrupt between two statements of a library may not be survived.
+    """
+    signal.signal(signal.SIGINT, _leave_at_once)
     try:
         yield
     except NsoptError as error:
-        _stop(f"error: {error}", USER_ERROR)
-    except KeyboardInterrupt:
-        _stop("interrupted: the same command continues where this one stopped", _INTERRUPTED)
+        _stop(f"error: {error}")
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        _stop("error: the disk is full: make room and run the same command again", USER_ERROR)
+        _stop("error: the disk is full: make room and run the same command again")
 
 
-def _stop(message: str, code: int) -> None:
+def _stop(message: str) -> NoReturn:
     print(" ".join(message.split()), file=sys.stderr)
-    raise SystemExit(code) from None
+    raise SystemExit(_USER_ERROR) from None
+
+
+def _leave_at_once(signum: int, frame: FrameType | None) -> NoReturn:
+    console.show_cursor()
+    sys.stdout.flush()
+    os.write(2, b"\ninterrupted: the same command continues where this one stopped\n")
+    os._exit(_INTERRUPTED)

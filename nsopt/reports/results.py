@@ -58,6 +58,10 @@ def read_results(url: str, name: str | None = None) -> Results:
         if schema.read_point(trial) is not None
     ]
     done = [(study, trial) for study, trial in trials if trial.state == TrialState.COMPLETE]
+    failures = [_failure(trial) for _, trial in trials if schema.ERROR in trial.user_attrs]
+    if not done and failures:
+        first = f"{failures[0]['label']}: {failures[0]['reason']}"
+        raise NsoptError(f"every training of {name} failed: {first}")
     if not done:
         raise NsoptError(f"no completed trial of {name} at {url}: nothing to report on")
     subject = schema.read_subject(done[0][0])
@@ -67,10 +71,7 @@ def read_results(url: str, name: str | None = None) -> Results:
         settings=schema.read_settings(done[0][0]),
         provenance={method: schema.read_provenance(study) for method, study in studies.items()},
         outcomes=pd.DataFrame([_outcome(trial, subject) for _, trial in done]),
-        failures=pd.DataFrame(
-            [_failure(trial) for _, trial in trials if schema.ERROR in trial.user_attrs],
-            columns=["label", "reason"],
-        ),
+        failures=pd.DataFrame(failures, columns=["label", "reason"]),
         curves=pd.concat([_curves(trial) for _, trial in done], ignore_index=True),
         iterations=_iterations(studies),
     )

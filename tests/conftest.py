@@ -1,0 +1,82 @@
+"""Real data and small networks that the tests share."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from nsopt.data.images import ImageData, ImageSet
+from nsopt.data.registry import load_data
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import get_architecture
+
+torch.set_num_threads(1)  # the networks here are too small to share
+settings.register_profile("nsopt", deadline=None)  # machines differ, and so do their loads
+settings.load_profile("nsopt")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not SHARED.is_dir():
+        for item in items:
+            if item.get_closest_marker("shared_data"):
+                item.add_marker(pytest.mark.skip(reason=f"no data at {SHARED.name}/"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageData:
+    """400 training and 100 test digits."""
+    data = load_data("digits")
+    return dataclasses.replace(data, train=_first(data.train, 400), test=_first(data.test, 100))
+
+
+def _first(images: ImageSet, count: int) -> ImageSet:
+    return ImageSet(images.images[:count], images.labels[:count])
+
+
+@pytest.fixture(scope="session")
+def vgg11() -> Architecture:
+    """VGG11 for CIFAR-10."""
+    return get_architecture("vgg11")
+
+
+@pytest.fixture(scope="session")
+def narrow() -> Architecture:
+    """VGG11 for digits, an eighth as wide: trains in seconds."""
+    arch = get_architecture("vgg11", num_classes=10, in_channels=1)
+    return dataclasses.replace(arch, base_widths=tuple(w // 8 for w in arch.base_widths))
+
+
+@pytest.fixture(autouse=True)
+def _random_state_is_left_alone() -> None:
+    """Tests must not lean on global random numbers: each starts from the same ones."""
+    torch.manual_seed(12345)
+
+
+def run_nsopt(*arguments: str, module: str = "nsopt.study") -> subprocess.CompletedProcess[str]:
+    """Run the real command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "160", "OMP_NUM_THREADS": "1"},
+    )

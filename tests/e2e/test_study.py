@@ -1,0 +1,159 @@
+"""The real command, in processes of its own, on VGG11 and digits."""
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nsopt.reports.results import read_results
+from tests.conftest import run_nsopt
+
+SHORT = (
+    *("--methods=uniform,neuralscale", "--ratios=0.04,0.06", "--seeds=2", "--epochs=1"),
+    *("--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=200", "--batch-size=32"),
+    *("--precision=fp32", "--device=cpu"),
+)
+POINTS = 8
+
+
+def run_short(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    done = run_nsopt(*SHORT, f"--out={out}", *more)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done
+
+
+def measured(out: Path) -> pd.DataFrame:
+    """What a run found, without what a clock decides."""
+    results = read_results(f"sqlite:///{out / 'study.db'}")
+    columns = ["method", "budget", "seed", "widths", "val_accuracy", "test_accuracy", "params"]
+    frame = results.outcomes[columns].sort_values(["method", "budget", "seed"])
+    return frame.reset_index(drop=True)
+
+
+def found(out: Path) -> tuple[list, dict]:
+    """The record and the law of a run."""
+    (iteration,) = read_results(f"sqlite:///{out / 'study.db'}").iterations
+    return iteration.record.widths.tolist(), iteration.law.to_dict()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole")
+    done = run_short(out)
+    assert f"report:  {out / 'report' / 'index.html'}" in done.stdout
+    assert "neuralscale 0.06x seed 1: validation" in done.stdout
+    return out
+
+
+def test_the_command_leaves_a_storage_and_a_report(whole: Path) -> None:
+    names = {path.name for path in (whole / "report").iterdir()}
+    tables = {"outcomes.csv", "summary.csv", "epochs.csv", "record.csv", "laws.csv"}
+    assert names == {"index.html"} | tables
+    assert len(measured(whole)) == POINTS
+    assert {path.name for path in whole.iterdir()} == {"study.db", "report"}
+
+
+def test_a_second_call_repeats_nothing(whole: Path) -> None:
+    before = measured(whole)
+    done = run_short(whole)
+    assert "validation" not in done.stdout.split("mean ±")[0]
+    pd.testing.assert_frame_equal(measured(whole), before)
+
+
+def test_same_seed_gives_the_same_record_law_and_accuracies(whole: Path, tmp_path: Path) -> None:
+    run_short(tmp_path)
+    assert found(tmp_path) == found(whole)
+    pd.testing.assert_frame_equal(measured(tmp_path), measured(whole))
+
+
+def count(database: Path, state: str, study: str = "%") -> int:
+    """Trials of a state, read without Optuna's locks; 0 while the file is not there yet."""
+    if not database.is_file():
+        return 0
+    query = (
+        "SELECT COUNT(*) FROM trials JOIN studies USING (study_id) "
+        "WHERE state = ? AND study_name LIKE ?"
+    )
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            (number,) = connection.execute(query, (state, study)).fetchone()
+    except sqlite3.OperationalError:
+        return 0
+    return int(number)
+
+
+def interrupt_when(
+    out: Path, completed: int, running: bool, signum: signal.Signals
+) -> tuple[int, str]:
+    """Run the command and interrupt it; its exit code and what it said on stderr."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nsopt.study", *SHORT, f"--out={out}"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    database = out / "study.db"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        trained = sum(count(database, "COMPLETE", f"%/{m}") for m in ("uniform", "neuralscale"))
+        if trained >= completed and count(database, "RUNNING") >= int(running):
+            break
+        time.sleep(0.02)
+    process.send_signal(signum)
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+def test_killed_anywhere_the_same_command_finishes(whole: Path, tmp_path: Path) -> None:
+    database = tmp_path / "study.db"
+    killed = -signal.SIGKILL
+    assert interrupt_when(tmp_path, 0, False, signal.SIGKILL)[0] == killed  # at the start
+    assert not database.exists()
+    assert interrupt_when(tmp_path, 1, True, signal.SIGKILL)[0] == killed
+    assert count(database, "RUNNING") == 1
+    assert interrupt_when(tmp_path, 4, True, signal.SIGINT) == (
+        130,
+        "\ninterrupted: the same command continues where this one stopped\n",
+    )
+    run_short(tmp_path)
+    assert count(database, "COMPLETE", "%/search") == 1
+    assert count(database, "RUNNING") == count(database, "WAITING") == 0
+    assert count(database, "COMPLETE") == POINTS + 1
+    assert found(tmp_path) == found(whole)
+    pd.testing.assert_frame_equal(measured(tmp_path), measured(whole))
+
+
+def test_report_is_written_anew_from_storage_alone(whole: Path, tmp_path: Path) -> None:
+    storage = f"sqlite:///{whole / 'study.db'}"
+    done = run_nsopt("report", f"--storage={storage}", f"--out={tmp_path}", module="nsopt.cli")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "index.html").read_text() == (whole / "report/index.html").read_text()
+
+
+@pytest.mark.parametrize("module", ["nsopt.cli", "nsopt.study"])
+def test_help_is_there(module: str) -> None:
+    done = run_nsopt("--help", module=module)
+    assert done.returncode == 0
+    assert "Compare scaling methods at equal budgets" in done.stdout
+
+
+@pytest.mark.shared_data
+def test_real_cifar10_runs_from_search_to_report(shared: Path, tmp_path: Path) -> None:
+    """One step of everything on the real images would be too slow here: uniform alone, briefly."""
+    done = run_nsopt(
+        f"--data=folder:{shared / 'data/cifar10-jpeg.zip'}",
+        *["--methods=uniform", "--ratios=0.03", "--seeds=1", "--epochs=1", "--batch-size=512"],
+        f"--out={tmp_path}",
+    )
+    assert done.returncode == 0, done.stderr
+    accuracy = float(re.search(r"test (\d+\.\d+) %", done.stdout)[1])  # type: ignore[index]
+    assert accuracy > 15  # one epoch of a network of 9,000 parameters; chance is 10

@@ -1,0 +1,163 @@
+"""Every mistake a user can make: one line, exit code 2, storage as it was. The real command."""
+
+import os
+import resource
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import run_nsopt
+
+ONE_POINT = ["--methods=uniform", "--ratios=0.03", "--seeds=1", "--epochs=1", "--device=cpu"]
+
+
+def check(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """The command ended as a user's mistake should, and said `parts`."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+def folder_with(root: Path, content: bytes | None) -> Path:
+    """An image folder of one image a class; `content` replaces the last image's bytes."""
+    for split in ("train", "test"):
+        for name in ("ant", "bee"):
+            (root / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(root / split / name / "0.png")
+    if content is not None:
+        (root / "test/bee/0.png").write_bytes(content)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--arch=vgg1"], ["unknown architecture 'vgg1'", "did you mean 'vgg11'"]),
+        (["--data=cifar20"], ["unknown data set 'cifar20'", "did you mean 'cifar"]),
+        (["--methods=uniform,neural"], ["unknown method 'neural'", "'neuralscale'"]),
+        (["--methods="], ["no methods given"]),
+        (["--metric=flops"], ["unknown metric 'flops'", "params"]),
+        (["--preset=quik"], ["unknown preset 'quik'", "did you mean 'quick'"]),
+        (["--precision=fp23"], ["precision = 'fp23'", "'fp32'"]),
+        (["--device=cuda:7"], ["device 'cuda:7' is not available", "--device auto"]),
+        (["--ratios=0.25,0"], ["a width ratio must be above 0, got 0"]),
+        (["--ratios=-1"], ["above 0, got -1"]),
+        (["--ratios=a"], ["'a' is not a width ratio"]),
+        (["--budgets=100"], ["no widths fit a budget of 100", "smallest feasible one is 116"]),
+        (["--budgets=6x"], ["'6x' is not a budget: write 600000, 600k or 2M"]),
+        (["--budgets=1M", "--ratios=1"], ["--ratios or --budgets, not both"]),
+        (["--lr=-1"], ["lr = -1"]),
+        (["--eta=0"], ["eta = 0"]),
+        (["--storage=results"], ["'results' is not a database URL such as sqlite"]),
+        (["--data=cifar100", "--data-dir=nowhere"], ["put cifar-100-python.tar.gz", "nowhere"]),
+        (["--image-size=16"], ["at least 32x32", "--image-size 32"]),
+        (["--data=folder:nowhere"], ["no folder or zip at nowhere"]),
+    ],
+    ids=lambda value: " ".join(value) if value and value[0].startswith("-") else "",
+)
+def test_bad_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], parts: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check(run_nsopt(f"--out={tmp_path / 'out'}", *options), *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_empty_and_truncated_folders(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    check(run_nsopt(f"--data=folder:{empty}", f"--out={tmp_path / 'out'}"), "no train/ folder")
+    broken = folder_with(tmp_path / "broken", b"\x89PNG")
+    done = run_nsopt(f"--data=folder:{broken}", f"--out={tmp_path / 'out'}")
+    check(done, "is not a whole image")
+    packed = tmp_path / "packed.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("train/ant/0.png", b"x" * 1000)
+    packed.write_bytes(packed.read_bytes()[:500])
+    done = run_nsopt(f"--data=folder:{packed}", f"--out={tmp_path / 'out'}")
+    check(done, "is not a whole zip", "copy it again")
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_archive(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"not what was published")
+    done = run_nsopt("--data=cifar10", f"--data-dir={tmp_path}", f"--out={tmp_path / 'out'}")
+    check(done, "is damaged (md5", "delete it and fetch it again")
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_images_for_a_validation_split(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "few", None)
+    done = run_nsopt(f"--data=folder:{folder}", f"--out={tmp_path / 'out'}")
+    check(done, "2 training images of 2 classes are too few")
+
+
+def test_short_record(tmp_path: Path) -> None:
+    done = run_nsopt(
+        *["--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=600", "--batch-size=32"],
+        *["--methods=neuralscale", "--device=cpu"],
+        f"--out={tmp_path / 'out'}",
+    )
+    check(done, "rows and a law needs 6", "--filters-per-step", "--pretrain-epochs")
+    assert not (tmp_path / "out").exists()
+
+
+def test_unreachable_and_foreign_storage(tmp_path: Path) -> None:
+    done = run_nsopt(*ONE_POINT, "--storage=nosuchdb://nowhere/x", f"--out={tmp_path / 'out'}")
+    check(done, "storage nosuchdb://nowhere/x cannot be used")
+    text = tmp_path / "notes.db"
+    text.write_text("groceries: milk, bread, butter\n" * 200)
+    done = run_nsopt(*ONE_POINT, f"--storage=sqlite:///{text}", f"--out={tmp_path / 'out'}")
+    check(done, "cannot be used", "not a database")
+    assert text.read_text().startswith("groceries")
+
+
+def test_a_storage_of_other_settings_stays_as_it_was(tmp_path: Path) -> None:
+    assert run_nsopt(*ONE_POINT, f"--out={tmp_path}").returncode == 0
+    before = (tmp_path / "study.db").read_bytes()
+    done = run_nsopt(*ONE_POINT, "--epochs=2", f"--out={tmp_path}")
+    check(done, "other settings (training.epochs: 2 now, 1 there)", "--storage")
+    done = run_nsopt(*ONE_POINT, "--budgets=5", f"--out={tmp_path}")
+    check(done)
+    assert (tmp_path / "study.db").read_bytes() == before
+
+
+def test_a_nan_loss_fails_the_trials_and_says_why(tmp_path: Path) -> None:
+    done = run_nsopt(*ONE_POINT, "--seeds=2", "--lr=1e9", f"--out={tmp_path}")
+    check(done, "every training", "failed", "the loss became nan")
+    for seed in (0, 1):
+        assert f"uniform 0.03x seed {seed}: the loss became nan in epoch 1" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address-space limits are Linux's")
+def test_out_of_memory_names_a_batch_size(tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
+
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "nsopt.study", *ONE_POINT),
+            *("--ratios=1", "--batch-size=8192", "--precision=fp32", f"--out={tmp_path / 'out'}"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=limit,
+    )
+    check(done, "out of memory with batches of 8192: try --batch-size 4096")
+    assert not (tmp_path / "out").exists()
+
+
+def test_report_on_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'none.db'}"
+    done = run_nsopt("report", f"--storage={url}", f"--out={tmp_path / 'r'}", module="nsopt.cli")
+    check(done, "nothing is stored", "run a study first")
+    assert list(tmp_path.iterdir()) == []

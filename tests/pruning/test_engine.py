@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+
+from nsopt.data.images import ImageData
+from nsopt.descent import descend, search
+from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
+from nsopt.models.architecture import Architecture
+from nsopt.progress import Silent
+from nsopt.pruning.engine import iterative_prune
+from nsopt.pruning.record import Iteration, PruneRecord, Trajectory
+from nsopt.pruning.settings import SearchSettings
+from nsopt.scaling.solve import solve_widths
+from nsopt.training.device import resolve_compute
+
+SHORT = SearchSettings(
+    pretrain_epochs=1,
+    prune_every=2,
+    filters_per_step=16,
+    iterations=2,
+    batch_size=64,
+    small_width=3,
+    device="cpu",
+    precision="fp32",
+)
+
+
+def prune(arch: Architecture, data: ImageData, **changes: object) -> Trajectory:
+    settings = SHORT.updated(**changes)
+    compute = resolve_compute("cpu", "fp32")
+    splits = data.split(settings.val_fraction)
+    return iterative_prune(arch, arch.base_widths, splits, settings, compute, Silent())
+
+
+def test_every_step_prunes_as_many_filters_as_asked(
+    narrow: Architecture, digits: ImageData
+) -> None:
+    widths = prune(narrow, digits, keep_fraction=0.3).widths
+    filters = widths.sum(axis=1)
+    total = sum(narrow.base_widths)
+    assert tuple(widths[0]) == narrow.base_widths
+    assert (np.diff(widths, axis=0) <= 0).all()
+    assert (-np.diff(filters)[:-1] == 16).all()
+    assert filters[-1] == int(0.3 * total)
+
+
+def test_tau_is_the_size_of_the_network_with_these_widths(
+    narrow: Architecture, digits: ImageData
+) -> None:
+    trajectory = prune(narrow, digits)
+    built = [
+        sum(p.numel() for p in narrow.build(widths).parameters())
+        for widths in trajectory.widths[::4]
+    ]
+    assert trajectory.tau[::4].tolist() == built
+
+
+def test_pruning_ends_before_a_layer_is_empty(narrow: Architecture, digits: ImageData) -> None:
+    trajectory = prune(narrow, digits, keep_fraction=0.001, filters_per_step=9)
+    assert trajectory.widths.min() >= 1
+
+
+def test_record_begins_when_every_layer_has_lost_a_filter() -> None:
+    widths = np.array([[5, 5], [4, 5], [3, 5], [3, 4], [2, 3]])
+    record = Trajectory(widths, widths.sum(axis=1)).record()
+    assert record.widths.tolist() == [[3, 4], [2, 3]]
+    assert record.tau.tolist() == [7, 5]
+
+
+def test_half_pruned_configuration_is_the_first_with_half_the_filters() -> None:
+    trajectory = Trajectory(np.array([[6, 4], [4, 3], [3, 2], [1, 1]]), np.arange(4))
+    assert trajectory.at_fraction(0.5) == (3, 2)
+    with pytest.raises(NsoptError, match="pruning stopped with 20% of the filters left"):
+        trajectory.at_fraction(0.1)
+
+
+def test_records_of_fewer_than_six_rows_have_no_law() -> None:
+    widths = np.arange(5, 0, -1)[:, None] * np.array([[1, 2]])
+    with pytest.raises(ShortRecordError, match="5 rows and a law needs 6: prune in smaller steps"):
+        PruneRecord(widths, widths.sum(axis=1)).law()
+
+
+def test_a_loss_that_leaves_the_numbers_ends_the_search(
+    narrow: Architecture, digits: ImageData
+) -> None:
+    with pytest.raises(NonFiniteLossError, match="while searching"):
+        prune(narrow, digits, lr=1e9)
+
+
+def test_pruned_channels_carry_nothing(narrow: Architecture, digits: ImageData) -> None:
+    """The masked network computes what a network without its pruned channels does."""
+    from nsopt.pruning.engine import _MaskedNetwork
+
+    model = narrow.build(narrow.base_widths)
+    gates = narrow.gate_modules(model)
+    splits = digits.split(0.1)
+    network = _MaskedNetwork(model, gates, splits, SHORT, resolve_compute("cpu", "fp32"))
+    network.train(3)
+    network.mask(network.least_important(100))
+    network.train(3)
+    assert sum(network.widths()) == sum(narrow.base_widths) - 100
+    kept = [gate.weight.detach().nonzero()[:, 0] for gate in gates]
+    assert [len(indices) for indices in kept] == network.widths()
+    smaller = narrow.inherit(model, kept, network.widths()).eval()
+    images = torch.randn(5, *narrow.input_shape)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(images), smaller(images), rtol=1e-4, atol=1e-5)
+
+
+def same(one: Iteration, two: Iteration) -> bool:
+    return {**one.to_dict(), "seconds": 0} == {**two.to_dict(), "seconds": 0}
+
+
+def test_descent_rescales_to_the_original_size(narrow: Architecture, digits: ImageData) -> None:
+    result = search(narrow, digits, SHORT)
+    first, second = result.iterations
+    params = narrow.cost("params")
+    original = params(narrow.base_widths)
+    assert first.start_widths == narrow.base_widths
+    assert tuple(solve_widths(first.law, params, original).widths) == first.widths
+    assert 0.95 * original < params(first.widths) <= original
+    raised = tuple(w + 3 if w < 3 else w for w in first.widths)
+    assert second.start_widths == raised
+    assert result.law is second.law
+    assert (first.law.beta > 0).all()
+
+
+def test_continued_descent_equals_an_uninterrupted_one(
+    narrow: Architecture, digits: ImageData
+) -> None:
+    whole = search(narrow, digits, SHORT).iterations
+    stored = Iteration.from_dict(whole[0].to_dict())
+    continued = list(descend(narrow, digits, SHORT, [stored], Silent()))
+    assert same(stored, whole[0])
+    assert len(continued) == 1
+    assert same(continued[0], whole[1])
+
+
+def test_descent_ends_when_widths_stop_changing(narrow: Architecture, digits: ImageData) -> None:
+    settings = SHORT.updated(iterations=9, convergence=1e9)
+    assert len(search(narrow, digits, settings).iterations) == 1

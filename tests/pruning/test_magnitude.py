@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import torch
+
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture
+from nsopt.pruning.magnitude import rank_filters
+
+
+def test_weakest_filters_of_any_layer_go_first(narrow: Architecture) -> None:
+    model = narrow.build(narrow.base_widths)
+    with torch.no_grad():
+        for layer, weight in enumerate(narrow.filter_weights(model)):
+            weight.fill_(0.5 + layer)  # absolute size of a layer must not matter
+            weight[0] *= 0.1 * (layer + 1)
+    ranking = rank_filters(narrow, model)
+    cost = narrow.cost("params")
+    budget = cost(narrow.base_widths) - 1
+    widths = np.array(ranking.widths_within(cost, budget))
+    assert (np.array(narrow.base_widths) - widths).tolist() == [1, *[0] * 7]
+    assert ranking.strongest(tuple(widths))[0].tolist() == list(range(1, narrow.base_widths[0]))
+
+
+@pytest.mark.parametrize("fraction", [0.9, 0.5, 0.1])
+def test_pruned_network_fits_the_budget_and_no_larger_one_does(
+    narrow: Architecture, fraction: float
+) -> None:
+    ranking = rank_filters(narrow, narrow.build(narrow.base_widths))
+    cost = narrow.cost("params")
+    budget = fraction * cost(narrow.base_widths)
+    widths = ranking.widths_within(cost, budget)
+    assert cost(widths) <= budget
+    removed = torch.cat(
+        [
+            norms.sort().values[: len(norms) - width]
+            for norms, width in zip(ranking.norms, widths, strict=True)
+        ]
+    )
+    layer = next(i for i, n in enumerate(ranking.norms) if removed.max() in n)
+    one_more = [w + (i == layer) for i, w in enumerate(widths)]
+    assert cost(one_more) > budget
+
+
+def test_impossible_budgets_say_what_is_possible(narrow: Architecture) -> None:
+    ranking = rank_filters(narrow, narrow.build(narrow.base_widths))
+    cost = narrow.cost("params")
+    with pytest.raises(NsoptError, match=f"smallest feasible one is {cost([1] * 8)}"):
+        ranking.widths_within(cost, 10)

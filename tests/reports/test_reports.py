@@ -1,0 +1,171 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nsopt.errors import NsoptError
+from nsopt.pruning.record import Iteration, Trajectory
+from nsopt.reports.accuracy import accuracy_info, draw_pareto, pareto_info, pareto_mask
+from nsopt.reports.law import law_info
+from nsopt.reports.page import render, write_report
+from nsopt.reports.results import Results, read_results
+from nsopt.reports.tables import summary, write_csv
+from nsopt.reports.widths import draw_widths, widths_info
+from nsopt.scaling.power_law import PowerLaw
+from nsopt.tuning.schema import OUTCOME_COLUMNS, Subject
+
+
+@pytest.fixture
+def results() -> Results:
+    """Two methods at two budgets with two seeds; the numbers are easy to check by hand."""
+    rows = []
+    for method, latency, gain in (("uniform", 1.0, 0.0), ("neuralscale", 2.0, 3.0)):
+        for budget in (1000, 4000):
+            for seed in (0, 1):
+                accuracy = 50 + budget / 1000 + gain + seed
+                row = dict.fromkeys(OUTCOME_COLUMNS, 0.0) | {
+                    "method": method,
+                    "metric": "params",
+                    "ratio": budget / 4000,
+                    "budget": budget,
+                    "seed": seed,
+                    "params": budget - 10,
+                    "macs": 7 * budget,
+                    "latency_ms": latency * budget / 1000,
+                    "val_accuracy": accuracy,
+                    "test_accuracy": accuracy - 1,
+                    "test_accuracy_best_epoch": accuracy,
+                    "feasible": True,
+                    "widths": (budget // 500, budget // 250),
+                }
+                rows.append(row)
+    widths = np.array([[10 * k, 4 * k] for k in range(9, 1, -1)])
+    tau = 10 * widths.sum(axis=1)
+    law = PowerLaw.fit(widths[1:], tau[1:])
+    return Results(
+        name="net-<b>data</b>-smoke",
+        subject=Subject("net", "<b>data</b>", 2, 32, ("first", "second"), (90, 36)),
+        settings={"preset": "smoke", "training": {"epochs": 3}},
+        provenance={"uniform": {"device": "<script>alert(1)</script>"}},
+        outcomes=pd.DataFrame(rows),
+        failures=pd.DataFrame([{"label": "uniform <i>", "reason": "the loss became nan"}]),
+        curves=pd.DataFrame({"method": ["uniform"], "epoch": [1], "train_loss": [0.5]}),
+        iterations=[Iteration(Trajectory(widths, tau), law, (80, 30), 12.0)],
+    )
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12))
+def test_pareto_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+    cost, value = np.array(points, dtype=float).T
+    mask = pareto_mask(cost, value)
+    assert mask.any()
+    for i, kept in enumerate(mask):
+        beaten = any(
+            cost[j] <= cost[i]
+            and value[j] >= value[i]
+            and (cost[j] < cost[i] or value[j] > value[i])
+            for j in range(len(points))
+        )
+        assert kept != beaten
+
+
+def test_summary_has_means_and_deviations_over_seeds(results: Results) -> None:
+    table = summary(results)
+    assert len(table) == 4
+    row = table.query("method == 'neuralscale' and budget == 4000").iloc[0]
+    assert row["n"] == 2
+    assert row["val_mean"] == pytest.approx(57.5)
+    assert row["val_std"] == pytest.approx(np.std([57, 58], ddof=1))
+    assert row["test_mean"] == pytest.approx(56.5)
+    assert (row["test_min"], row["test_max"]) == (56, 57)
+
+
+def test_front_is_chosen_by_validation_accuracy(results: Results) -> None:
+    info = pareto_info(results)
+    assert info.front_x == [1.0, 2.0, 8.0]  # uniform at 4 ms and 54.5 % loses to 2 ms and 54.5 %
+    assert info.front_y == [51.5, 54.5, 57.5]
+    assert len(draw_pareto(info).data) == 1 + 2 * 2
+
+
+def test_bands_reach_from_the_worst_seed_to_the_best(results: Results) -> None:
+    uniform = accuracy_info(results)[0]
+    assert uniform.method == "uniform"
+    assert uniform.mean_x == [990, 3990]
+    assert (uniform.low, uniform.high) == ([50, 53], [51, 54])
+
+
+def test_hover_tells_everything_about_a_training(results: Results) -> None:
+    text = accuracy_info(results)[1].text[0]
+    for part in (
+        "NeuralScale",
+        "0.25x",
+        "seed 0",
+        "2-4",
+        "990 parameters",
+        "7,000 MACs",
+        "2.00 ms",
+    ):
+        assert part in text
+
+
+def test_widths_are_shown_budget_by_budget(results: Results) -> None:
+    infos = widths_info(results)
+    assert [info.size for info in infos] == ["0.25x", "1x"]
+    assert infos[1].widths == {"uniform": [8, 16], "neuralscale": [8, 16]}
+    assert len(draw_widths(infos).data) == 4
+
+
+def test_law_is_solid_only_where_it_was_recorded(results: Results) -> None:
+    first = law_info(results)[0]
+    record = results.iterations[0].record
+    assert first.widths == record.widths[:, 0].tolist()
+    assert (first.line_tau[0], first.line_tau[-1]) == pytest.approx(
+        (record.tau.min(), record.tau.max())
+    )
+    outside = [tau for tau in first.extrapolated_tau if tau is not None]
+    assert min(outside) == pytest.approx(min(record.tau.min(), 990))
+    assert max(outside) == pytest.approx(3990)
+
+
+def test_page_escapes_what_users_named(results: Results) -> None:
+    page = render(results, ["outcomes.csv"])
+    visible = page[page.index("<body>") :]
+    assert "<b>data</b>" not in visible
+    assert "<script>alert" not in visible
+    assert "uniform <i>" not in visible
+    assert "&lt;b&gt;data&lt;/b&gt;" in visible
+
+
+def test_page_stands_alone_and_says_that_the_protocol_is_short(results: Results) -> None:
+    page = render(results, [])
+    assert "short protocol <b>smoke</b>" in page
+    for key in ("pareto", "accuracy", "widths", "law"):
+        assert f'id="figure-{key}"' in page
+    visible = page[page.index("<body>") :]
+    assert 'src="http' not in page
+    assert "54.50 ± 0.71" in visible
+    assert "uniform &lt;i&gt;: the loss became nan" in visible
+
+
+def test_csv_files_hold_the_numbers(results: Results, tmp_path: Path) -> None:
+    names = [path.name for path in write_csv(results, tmp_path)]
+    assert names == ["outcomes.csv", "summary.csv", "epochs.csv", "record.csv", "laws.csv"]
+    assert pd.read_csv(tmp_path / "outcomes.csv")["widths"].iloc[0] == "2-4"
+    record = pd.read_csv(tmp_path / "record.csv")
+    assert record[["first", "second"]].to_numpy().tolist() == (
+        results.iterations[0].record.widths.tolist()
+    )
+    laws = pd.read_csv(tmp_path / "laws.csv")
+    np.testing.assert_array_equal(laws["alpha"], results.iterations[0].law.alpha)
+
+
+def test_a_report_on_nothing_says_so(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'none.db'}"
+    with pytest.raises(NsoptError, match="nothing is stored"):
+        write_report(url, tmp_path / "report")
+    with pytest.raises(NsoptError, match="nothing is stored"):
+        read_results(url)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,155 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import get_architecture
+from nsopt.scaling.curves import floor_widths, uniform_curve
+from nsopt.scaling.power_law import PowerLaw
+from nsopt.scaling.solve import solve_widths
+
+RATIOS = (0.05, 0.1, 0.25, 0.5, 0.75, 1, 2, 4, 8)
+VGG11 = get_architecture("vgg11")
+PARAMS = VGG11.cost("params")
+L = len(VGG11.base_widths)
+
+laws = st.builds(
+    lambda alpha, beta: PowerLaw(alpha, beta, np.ones(L)),
+    arrays(np.float64, L, elements=st.floats(1e-2, 10)),
+    arrays(np.float64, L, elements=st.floats(0.1, 1)),
+)
+budgets = st.integers(10_000, 10**8)
+
+
+def published_laws(folder: Path) -> list[PowerLaw]:
+    return [
+        PowerLaw.from_dict(law)
+        for law in json.loads((folder / "vgg11-cifar10.laws.json").read_text())
+    ]
+
+
+@given(laws, budgets, st.sampled_from([1, 2, 8]), st.sampled_from([1, 3, 16]))
+def test_solver_never_exceeds_the_budget(
+    law: PowerLaw, budget: int, multiple: int, smallest: int
+) -> None:
+    feasible = PARAMS([-(-smallest // multiple) * multiple] * L)
+    if budget < feasible:
+        with pytest.raises(NsoptError, match=f"{feasible:,}"):
+            solve_widths(law, PARAMS, budget, multiple, smallest)
+        return
+    fit = solve_widths(law, PARAMS, budget, multiple, smallest)
+    assert fit.cost == PARAMS(fit.widths) <= budget
+    assert (fit.widths % multiple == 0).all()
+    assert (fit.widths >= smallest).all()
+
+
+@given(laws, budgets)
+def test_no_larger_scale_fits(law: PowerLaw, budget: int) -> None:
+    fit = solve_widths(law, PARAMS, budget)
+    at_tau = np.maximum(np.floor(law.widths(fit.tau)), 1)
+    np.testing.assert_array_equal(fit.widths, at_tau)
+    larger = float(fit.tau) * np.geomspace(1 + 1e-9, 100, 50)
+    assert (PARAMS(np.maximum(np.floor(law.widths(larger)), 1)) > budget).all()
+
+
+@given(laws, st.lists(budgets, min_size=1, max_size=8))
+def test_many_budgets_at_once_are_each_budget_alone(law: PowerLaw, many: list[int]) -> None:
+    together = solve_widths(law, PARAMS, many)
+    for row, budget in enumerate(many):
+        alone = solve_widths(law, PARAMS, budget)
+        np.testing.assert_array_equal(together.widths[row], alone.widths)
+        assert np.asarray(together.cost)[row] == alone.cost
+        np.testing.assert_allclose(np.asarray(together.tau)[row], alone.tau, rtol=1e-9)
+
+
+@given(laws, budgets, budgets)
+def test_a_larger_budget_never_narrows_a_layer(law: PowerLaw, one: int, other: int) -> None:
+    small, large = (solve_widths(law, PARAMS, b).widths for b in sorted((one, other)))
+    assert (small <= large).all()
+
+
+def test_uniform_curve_at_a_ratios_budget_is_the_uniform_network() -> None:
+    curve = uniform_curve(VGG11.base_widths)
+    for ratio in (*RATIOS, 0.3, 1.25):
+        widths = floor_widths(ratio, VGG11.base_widths)
+        assert tuple(solve_widths(curve, PARAMS, PARAMS(widths)).widths) == widths
+
+
+@pytest.mark.parametrize("metric", ["params", "macs"])
+def test_published_laws_come_close_to_the_budget(golden: Path, metric: str) -> None:
+    cost = VGG11.cost(metric)
+    for law in published_laws(golden):
+        budgets = np.array([cost(floor_widths(ratio, VGG11.base_widths)) for ratio in RATIOS])
+        fit = solve_widths(law, cost, budgets)
+        slack = (budgets - fit.cost) / budgets
+        # Where one more filter costs more than 0.5 % of the budget no integers come closer.
+        steps = cost(fit.widths + 1) - fit.cost
+        assert (slack >= 0).all()
+        assert (slack * budgets < steps).all()
+        if metric == "params":
+            assert (slack[2:] < 0.005).all()
+
+
+def test_costs_that_fall_when_widths_agree_are_still_solved_maximally() -> None:
+    class Shortcut:
+        """A projection of 40 whenever the two widths differ."""
+
+        def __call__(self, widths: np.ndarray) -> np.ndarray:
+            w = np.asarray(widths)
+            return w.sum(axis=-1) + 40 * (w[..., 0] != w[..., 1])
+
+        def lower_bound(self, widths: np.ndarray) -> np.ndarray:
+            return np.asarray(widths).sum(axis=-1)
+
+    law = PowerLaw(np.array([10.0, 1.0]), np.array([0.25, 1.0]), np.ones(2))
+    cost = Shortcut()
+    scales = np.linspace(1, 400, 200_001)
+    costs = cost(np.maximum(np.floor(law.widths(scales)), 1))
+    for budget in range(60, 200, 7):
+        fit = solve_widths(law, cost, budget)
+        best = scales[costs <= budget].max()
+        assert fit.cost <= budget
+        assert float(fit.tau) == pytest.approx(best, rel=1e-2)
+        np.testing.assert_array_equal(fit.widths, np.floor(law.widths(best)))
+
+
+def test_a_layer_of_constant_width_keeps_it() -> None:
+    law = PowerLaw(np.array([7.5, *[1.0] * (L - 1)]), np.array([0.0, *[0.4] * (L - 1)]), np.ones(L))
+    assert solve_widths(law, PARAMS, 500_000).widths[0] == 7
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (10, f"smallest feasible one is {PARAMS([1] * L)}"),
+        (-5, "smallest feasible"),
+        (float("nan"), "finite"),
+    ],
+)
+def test_impossible_budgets_say_what_is_possible(budget: float, message: str) -> None:
+    with pytest.raises(NsoptError, match=message):
+        solve_widths(uniform_curve(VGG11.base_widths), PARAMS, budget)
+
+
+@pytest.mark.parametrize("exponents", [[0.0] * L, [-0.1] + [1.0] * (L - 1)])
+def test_laws_that_do_not_grow_are_refused(exponents: list[float]) -> None:
+    law = PowerLaw(np.ones(L), np.array(exponents), np.ones(L))
+    with pytest.raises(NsoptError, match="does not grow"):
+        solve_widths(law, PARAMS, 10**6)
+
+
+def test_a_law_that_barely_grows_is_refused_rather_than_searched_for_ever() -> None:
+    law = PowerLaw(np.ones(L), np.full(L, 1e-4), np.ones(L))
+    with pytest.raises(NsoptError, match="too flat"):
+        solve_widths(law, PARAMS, 10**6)
+
+
+def test_rounding_arguments_are_checked(vgg11: Architecture) -> None:
+    with pytest.raises(NsoptError, match="at least 1"):
+        solve_widths(uniform_curve(vgg11.base_widths), PARAMS, 10**6, multiple_of=0)

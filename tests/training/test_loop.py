@@ -1,0 +1,134 @@
+import dataclasses
+
+import pytest
+import torch
+
+from nsopt.data.images import ImageData
+from nsopt.errors import NonFiniteLossError, NsoptError, OutOfMemoryError
+from nsopt.models.architecture import Architecture
+from nsopt.training.device import explain_out_of_memory, resolve_compute, seeded
+from nsopt.training.latency import measure_latency
+from nsopt.training.loop import train
+from nsopt.training.settings import TrainSettings
+
+SHORT = TrainSettings(epochs=4, batch_size=32, lr=0.05, device="cpu")
+
+
+def test_training_learns_and_keeps_its_curves(narrow: Architecture, digits: ImageData) -> None:
+    outcome = train(narrow, narrow.base_widths, digits, SHORT)
+    assert len(outcome.epochs) == 4
+    assert outcome.losses[-1] < 0.5 * outcome.losses[0]
+    assert outcome.val_accuracy > 60
+    assert outcome.test_accuracy == outcome.epochs[-1].test_accuracy
+    assert outcome.test_accuracy_best_epoch == max(e.test_accuracy for e in outcome.epochs)
+    assert outcome.widths == narrow.base_widths
+    assert outcome.seconds > 0
+
+
+def test_same_seed_gives_the_same_numbers(narrow: Architecture, digits: ImageData) -> None:
+    settings = SHORT.updated(epochs=2)
+    one, two = (train(narrow, narrow.base_widths, digits, settings) for _ in range(2))
+    assert one.epochs == two.epochs
+    other = train(narrow, narrow.base_widths, digits, settings.updated(seed=1))
+    assert other.losses != one.losses
+
+
+def test_training_leaves_the_callers_random_state_alone(
+    narrow: Architecture, digits: ImageData
+) -> None:
+    before = torch.get_rng_state()
+    train(narrow, narrow.base_widths, digits, SHORT.updated(epochs=1))
+    torch.testing.assert_close(torch.get_rng_state(), before)
+
+
+def test_a_loss_that_leaves_the_numbers_is_an_error(
+    narrow: Architecture, digits: ImageData
+) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"epoch 1: a learning rate below 1e\+06"):
+        train(narrow, narrow.base_widths, digits, SHORT.updated(lr=1e6))
+
+
+def test_bf16_trains_as_well(narrow: Architecture, digits: ImageData) -> None:
+    outcome = train(narrow, narrow.base_widths, digits, SHORT.updated(precision="bf16"))
+    assert outcome.val_accuracy > 60
+
+
+def test_milestones_are_those_of_the_paper_at_its_length() -> None:
+    assert TrainSettings().milestones == [100, 200, 250]
+    assert TrainSettings(epochs=12).milestones == [4, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs = 0"),
+        ({"lr": -1}, "lr = -1"),
+        ({"val_fraction": 1}, "val_fraction = 1"),
+        ({"epoch": 3}, "epoch = 3"),
+        ({"precision": "fp8"}, "precision = 'fp8'"),
+    ],
+)
+def test_settings_out_of_range_are_named(changes: dict, message: str) -> None:
+    with pytest.raises(NsoptError, match=message) as caught:
+        TrainSettings(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        SHORT.epochs = 5  # type: ignore[misc]
+
+
+def test_running_out_of_memory_names_a_batch_size_to_try() -> None:
+    with (
+        pytest.raises(OutOfMemoryError, match="try --batch-size 64"),
+        explain_out_of_memory(batch_size=128),
+    ):
+        torch.empty(2**55)
+
+
+def test_other_errors_are_not_taken_for_memory() -> None:
+    with pytest.raises(RuntimeError, match="shape"), explain_out_of_memory(batch_size=128):
+        torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "warp", "meta-physical"])
+def test_devices_that_are_not_here_are_refused(device: str) -> None:
+    with pytest.raises(NsoptError, match="is not available: use --device auto"):
+        resolve_compute(device, "fp32")
+
+
+def test_auto_takes_a_device_that_is_here() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert resolve_compute("auto", "auto").device.type == expected
+
+
+def test_unknown_precision_suggests_the_nearest() -> None:
+    with pytest.raises(NsoptError, match="did you mean 'bf16'"):
+        resolve_compute("cpu", "bf-16")
+
+
+def test_seeded_restores_the_random_state() -> None:
+    before = torch.get_rng_state()
+    with seeded(3, torch.device("cpu")):
+        inside = torch.rand(3)
+    with seeded(3, torch.device("cpu")):
+        torch.testing.assert_close(torch.rand(3), inside)
+    torch.testing.assert_close(torch.get_rng_state(), before)
+
+
+def test_latency_is_the_median_of_timed_passes(narrow: Architecture) -> None:
+    model = narrow.build(narrow.base_widths).train()
+    calls: list[int] = []
+    model.register_forward_hook(lambda _, images, __: calls.append(len(images[0])))
+    latency = measure_latency(model, narrow.input_shape, batch_size=5, warmup=3, repeats=7)
+    assert calls == [5] * 10
+    assert model.training
+    assert 0 < latency.lower_quartile_ms <= latency.median_ms <= latency.upper_quartile_ms
+    assert "threads" in latency.device
+    assert dataclasses.asdict(latency)["repeats"] == 7
+
+
+def test_latency_arguments_are_checked(narrow: Architecture) -> None:
+    with pytest.raises(NsoptError, match="repeats"):
+        measure_latency(narrow.build(narrow.base_widths), narrow.input_shape, repeats=0)

@@ -1,0 +1,112 @@
+import subprocess
+import sys
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import RandomSampler
+
+from nsopt.errors import NsoptError
+from nsopt.models.registry import get_architecture
+from nsopt.scaling.curves import uniform_curve
+from nsopt.scaling.power_law import PowerLaw
+from nsopt.scaling.solve import solve_widths
+from nsopt.scaling.solve_sgd import solve_widths_sgd
+from nsopt.tuning.sampler import NeuralScaleSampler, suggest_widths
+
+ARCH = get_architecture("vgg11")
+PARAMS = ARCH.cost("params")
+LAW = PowerLaw(np.linspace(0.5, 2, 8), np.linspace(0.3, 0.6, 8), np.ones(8))
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def sampler(**options: object) -> NeuralScaleSampler:
+    return NeuralScaleSampler(LAW, PARAMS, ARCH.layer_names, **options)  # type: ignore[arg-type]
+
+
+def law_widths(budget: float) -> tuple[int, ...]:
+    return tuple(solve_widths(LAW, PARAMS, budget).widths.tolist())
+
+
+def test_trials_get_the_laws_widths_at_their_budgets() -> None:
+    study = optuna.create_study(sampler=sampler(budgets=[10**5, 10**6]))
+    proposed = [suggest_widths(study.ask(), ARCH) for _ in range(4)]
+    assert proposed == [law_widths(10**5), law_widths(10**6)] * 2
+
+
+def test_an_enqueued_budget_comes_first() -> None:
+    study = optuna.create_study(sampler=sampler(budgets=[10**5]))
+    study.enqueue_trial({}, user_attrs={"budget": 700_000})
+    assert suggest_widths(study.ask(), ARCH) == law_widths(700_000)
+    assert suggest_widths(study.ask(), ARCH) == law_widths(10**5)
+
+
+def test_two_objectives_change_nothing() -> None:
+    study = optuna.create_study(
+        directions=["maximize", "minimize"], sampler=sampler(budgets=[10**6])
+    )
+    study.optimize(lambda trial: (float(sum(suggest_widths(trial, ARCH))), 1.0), n_trials=2)
+    for trial in study.trials:
+        assert tuple(trial.params[f"width_{name}"] for name in ARCH.layer_names) == law_widths(
+            10**6
+        )
+
+
+def test_other_parameters_go_to_the_independent_sampler() -> None:
+    def values(seed: int) -> list[float]:
+        own = sampler(budgets=[10**6], independent_sampler=RandomSampler(seed=seed))
+        study = optuna.create_study(sampler=own)
+        trials = [study.ask() for _ in range(5)]
+        for trial in trials:
+            suggest_widths(trial, ARCH)
+        return [trial.suggest_float("lr", 1e-3, 1, log=True) for trial in trials]
+
+    assert values(0) == values(0) != values(1)
+    assert len(set(values(0))) == 5
+
+
+def test_same_seed_gives_the_same_parameters_in_another_process() -> None:
+    code = (
+        "import optuna; from tests.tuning.test_sampler import sampler;"
+        "s = optuna.create_study(sampler=sampler(budgets=[10**6], seed=7));"
+        "print([s.ask().suggest_float('lr', 0, 1) for _ in range(3)])"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    study = optuna.create_study(sampler=sampler(budgets=[10**6], seed=7))
+    assert other.stdout.strip() == str([study.ask().suggest_float("lr", 0, 1) for _ in range(3)])
+
+
+def test_an_impossible_budget_is_an_error_at_once() -> None:
+    with pytest.raises(NsoptError, match="smallest feasible"):
+        sampler(budgets=[10])
+
+
+def test_a_range_that_cannot_hold_the_width_is_an_error_not_another_width() -> None:
+    study = optuna.create_study(sampler=sampler(budgets=[10**6]))
+    trial = study.ask()
+    with pytest.raises(NsoptError, match=f"width_conv1 must be able to be {law_widths(10**6)[0]}"):
+        trial.suggest_int("width_conv1", 1, 3)
+
+
+def test_widths_without_a_budget_are_an_error() -> None:
+    study = optuna.create_study(sampler=sampler())
+    with pytest.raises(NsoptError, match="budgets="):
+        suggest_widths(study.ask(), ARCH)
+
+
+def test_layer_names_must_match_the_law() -> None:
+    with pytest.raises(NsoptError, match="2 layer names for a law of 8 layers"):
+        NeuralScaleSampler(LAW, PARAMS, ["a", "b"])
+
+
+def test_eta_proposes_what_algorithm_3_does() -> None:
+    published = solve_widths_sgd(LAW, PARAMS, 10**6, eta=0.5)
+    assert sampler(eta=0.5).propose(10**6) == tuple(published.widths.tolist())
+    with pytest.raises(NsoptError, match="Algorithm 3 diverges at eta"):
+        sampler(eta=1e9).propose(10**6)
+
+
+def test_uniform_curve_makes_a_uniform_sampler() -> None:
+    own = NeuralScaleSampler(uniform_curve(ARCH.base_widths), PARAMS, ARCH.layer_names)
+    assert own.propose(579_786) == tuple(w // 4 for w in ARCH.base_widths)
