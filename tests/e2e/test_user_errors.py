@@ -144,7 +144,7 @@ def test_out_of_memory_names_a_batch_size(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "nsopt.study", *ONE_POINT),
-            *("--ratios=1", "--batch-size=8192", "--precision=fp32", f"--out={tmp_path / 'out'}"),
+            *("--ratios=1", "--batch-size=60000", "--precision=fp32", f"--out={tmp_path / 'out'}"),
         ],
         capture_output=True,
         text=True,
@@ -152,7 +152,7 @@ def test_out_of_memory_names_a_batch_size(tmp_path: Path) -> None:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         preexec_fn=limit,
     )
-    check(done, "out of memory with batches of 8192: try --batch-size 4096")
+    check(done, "out of memory with batches of 60000: try --batch-size 30000")
     assert not (tmp_path / "out").exists()
 
 

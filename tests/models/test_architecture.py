@@ -95,7 +95,7 @@ def test_inherited_network_computes_with_the_kept_channels(name: str) -> None:
     for gate in arch.gate_modules(model):
         torch.nn.init.uniform_(gate.weight, 0.5, 1.5)
         torch.nn.init.normal_(gate.bias)
-        gate.running_mean.normal_()  # type: ignore[union-attr]
+        gate.running_mean.normal_()
     kept = [torch.arange(0, width, 2) for width in widths]
     smaller = arch.inherit(model, kept, [len(indices) for indices in kept])
     with torch.no_grad():

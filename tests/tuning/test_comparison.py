@@ -201,6 +201,34 @@ def test_an_error_leaves_the_storage_as_it_was(comparison: Comparison, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+class Impatient(Silent):
+    """Interrupts at a message."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+
+    def message(self, text: str) -> None:
+        if text.startswith(self.at):
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_descent_continues_after_its_last_iteration(
+    comparison: Comparison, tmp_path: Path
+) -> None:
+    settings = SETTINGS.updated(search=SETTINGS.search.updated(iterations=2))
+    whole = dataclasses.replace(comparison, settings=settings, methods=("neuralscale",), seeds=1)
+    parted = dataclasses.replace(whole, storage=f"sqlite:///{tmp_path / 'parted.db'}")
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(parted, Impatient("search iteration 1"))
+    listener = Listener()
+    run_comparison(parted, listener)
+    assert listener.tasks.count("searching") == 1
+    run_comparison(whole, Silent())
+    for one, two in zip(results_of(whole).iterations, results_of(parted).iterations, strict=True):
+        assert {**one.to_dict(), "seconds": 0} == {**two.to_dict(), "seconds": 0}
+    pd.testing.assert_frame_equal(measured(results_of(whole)), measured(results_of(parted)))
+
+
 def test_magnitude_is_left_out_where_there_is_nothing_to_prune(comparison: Comparison) -> None:
     sizes = sizes_of_ratios(comparison.arch, "params", [1.0])
     listener = Listener()

@@ -22,7 +22,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def sampler(**options: object) -> NeuralScaleSampler:
-    return NeuralScaleSampler(LAW, PARAMS, ARCH.layer_names, **options)  # type: ignore[arg-type]
+    return NeuralScaleSampler(LAW, PARAMS, ARCH.layer_names, **options)
 
 
 def law_widths(budget: float) -> tuple[int, ...]:
