@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError
@@ -12,13 +13,14 @@ from nsopt.scaling.cost import CostModel, Operation
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network as a function of the widths of its L searched layers.
+    """A network as a function of the widths of its L searched groups of layers.
 
-    layer_names, base_widths: of the searched layers, in forward order; input_shape: (C, H, W);
-    operations: everything with weights, in forward order; gates: per searched layer, the path of
-    the BatchNorm after which its channels are scored and masked; filters: per searched layer, the
-    path of the convolution that makes its channels; assemble: joins the built operations, given
-    by path, into a module.
+    A searched width controls one layer, or, in tied networks, all those that identity shortcuts
+    join. layer_names, base_widths: of the groups, in forward order; input_shape: (C, H, W);
+    operations: everything with weights, in forward order; gates: per group, the paths of the
+    modules behind which its channels are scored and masked (a BatchNorm, or an Identity that marks
+    an activation); filters: per group, the paths of the convolutions that make its channels;
+    assemble: joins the built operations, given by path, into a module.
     """
 
     name: str
@@ -27,15 +29,15 @@ class Architecture:
     input_shape: tuple[int, int, int]
     num_classes: int
     operations: tuple[Operation, ...]
-    gates: tuple[str, ...]
-    filters: tuple[str, ...]
+    gates: tuple[tuple[str, ...], ...]
+    filters: tuple[tuple[str, ...], ...]
     assemble: Callable[[dict[str, nn.Module]], nn.Module]
 
     def build(self, widths: Sequence[int]) -> nn.Module:
         """A freshly initialised network; NsoptError on a wrong length or a width below 1."""
-        checked = self.check_widths(widths)
+        w = np.array(self.check_widths(widths), dtype=np.int64)
         return self.assemble(
-            {operation.name: build_operation(operation, checked) for operation in self.operations}
+            {op.name: build_operation(op, w) for op in self.operations if op.exists(w)}
         )
 
     def check_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
@@ -50,23 +52,23 @@ class Architecture:
         """Exact cost model for `params` or `macs` (of one image)."""
         return CostModel(metric, self.operations, len(self.base_widths))
 
-    def gate_modules(self, model: nn.Module) -> list[nn.BatchNorm2d]:
-        """The BatchNorm of each searched layer, in order."""
-        modules = [model.get_submodule(path) for path in self.gates]
-        return [module for module in modules if isinstance(module, nn.BatchNorm2d)]
+    def gate_modules(self, model: nn.Module) -> list[list[nn.Module]]:
+        """The modules behind which each group's channels are scored and masked."""
+        return [[model.get_submodule(path) for path in paths] for paths in self.gates]
 
-    def filter_weights(self, model: nn.Module) -> list[Tensor]:
-        """The convolution weight of each searched layer, shape (w_l, inputs, k, k)."""
-        return [model.get_parameter(f"{path}.weight") for path in self.filters]
+    def filter_weights(self, model: nn.Module) -> list[list[Tensor]]:
+        """The convolution weights that make each group's channels, shapes (w_l, inputs, k, k)."""
+        return [[model.get_parameter(f"{path}.weight") for path in paths] for paths in self.filters]
 
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
         """A network of `widths` that starts from the kept channels of a trained `model`.
 
-        kept: per searched layer, indices of at most `widths[l]` channels of `model`. Channels
-        beyond the kept ones are freshly initialised.
+        kept: per group, indices of at most `widths[l]` channels of `model`. Channels beyond the
+        kept ones, and projections that `model` does not have, are freshly initialised.
         """
         smaller = self.build(widths).to(next(model.parameters()).device)
+        modules, sources = dict(smaller.named_modules()), dict(model.named_modules())
         for operation in self.operations:
-            source = model.get_submodule(operation.name)
-            copy_channels(operation, source, smaller.get_submodule(operation.name), kept)
+            if operation.name in modules and operation.name in sources:
+                copy_channels(operation, sources[operation.name], modules[operation.name], kept)
         return smaller

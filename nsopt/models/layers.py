@@ -2,17 +2,33 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nsopt.scaling.cost import Operation
+from nsopt.scaling.cost import Channels, IntArray, Operation
 
 
-def build_operation(operation: Operation, widths: Sequence[int]) -> nn.Module:
-    """The module of one operation at `widths`."""
-    w = np.asarray(widths, dtype=np.int64)
-    inputs, outputs = int(operation.inputs.count(w)), int(operation.outputs.count(w))
+class OperationNetwork(nn.Module):
+    """A network that holds its built operations as submodules, by their names."""
+
+    def __init__(self, operations: dict[str, nn.Module]) -> None:
+        super().__init__()
+        for name, module in operations.items():
+            self.add_module(name, module)
+
+    def has(self, name: str) -> bool:
+        """Whether the operation exists at this network's widths."""
+        return name in self._modules
+
+    def run(self, name: str, x: Tensor) -> Tensor:
+        """Apply one operation."""
+        result: Tensor = getattr(self, name)(x)
+        return result
+
+
+def build_operation(operation: Operation, widths: IntArray) -> nn.Module:
+    """The module of one operation at widths (L,)."""
+    inputs, outputs = (int(c.count(widths)) for c in (operation.inputs, operation.outputs))
     if operation.kind == "norm":
         return nn.BatchNorm2d(outputs)
     if operation.kind == "linear":
@@ -23,6 +39,7 @@ def build_operation(operation: Operation, widths: Sequence[int]) -> nn.Module:
         operation.kernel,
         stride=operation.stride,
         padding=operation.kernel // 2,
+        groups=outputs if operation.kind == "depthwise" else 1,
         bias=operation.bias,
     )
 
@@ -35,13 +52,19 @@ def copy_channels(
     source, target: modules of `operation` in two networks; kept: per searched layer, indices into
     the source's channels. Channels of the target beyond the kept ones stay as they were built.
     """
-    out, into = (
-        slice(None) if channels.layer is None else kept[channels.layer]
-        for channels in (operation.outputs, operation.inputs)
-    )
+    out, into = (_indices(channels, kept) for channels in (operation.outputs, operation.inputs))
     destination = target.state_dict()
     with torch.no_grad():
         for name, value in source.state_dict().items():
             part = value[out] if value.ndim > 0 else value
-            part = part[:, into] if part.ndim > 1 else part
+            if part.ndim > 1 and operation.kind != "depthwise":
+                part = part[:, into]
             destination[name][tuple(slice(size) for size in part.shape)].copy_(part)
+
+
+def _indices(channels: Channels, kept: Sequence[Tensor]) -> slice | Tensor:
+    """Of the kept channels; `factor` neighbours follow each channel of a searched layer."""
+    if channels.layer is None:
+        return slice(None)
+    first = kept[channels.layer] * channels.factor
+    return (first[:, None] + torch.arange(channels.factor, device=first.device)).flatten()

@@ -1,12 +1,23 @@
 """The architectures by name: a new one is a new row."""
 
 from collections.abc import Callable
+from functools import partial
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.architecture import Architecture
+from nsopt.models.mobilenet import mobilenetv2
+from nsopt.models.resnet import resnet18
 from nsopt.models.vgg import vgg11
 
-_FACTORIES: dict[str, Callable[[int, int, int], Architecture]] = {"vgg11": vgg11}
+_FACTORIES: dict[str, Callable[[int, int, int], Architecture]] = {
+    "vgg11": vgg11,
+    "mobilenetv2": partial(mobilenetv2, "identity"),
+    "mobilenetv2-convcut": partial(mobilenetv2, "convcut"),
+    "mobilenetv2-tied": partial(mobilenetv2, "tied"),
+    "resnet18": partial(resnet18, "identity"),
+    "resnet18-convcut": partial(resnet18, "convcut"),
+    "resnet18-tied": partial(resnet18, "tied"),
+}
 
 
 def architectures() -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """VGG11 with BatchNorm, for small images (paper, section 4; Simonyan & Zisserman, 2015)."""
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
+from nsopt.models.layers import OperationNetwork
 from nsopt.scaling.cost import Channels, Operation
 
 _BASE_WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
@@ -11,25 +13,17 @@ _POOL_AFTER = (0, 1, 3, 5, 7)  # searched layers followed by a 2x2 max-pool
 _SMALLEST_IMAGE = 2 ** len(_POOL_AFTER)
 
 
-class VGG(nn.Module):
+class VGG(OperationNetwork):
     """Convolution, BatchNorm and ReLU, eight times; global average pool; linear classifier."""
-
-    def __init__(self, operations: dict[str, nn.Module]) -> None:
-        super().__init__()
-        for name, module in operations.items():
-            self.add_module(name, module)
-        self.pool = nn.MaxPool2d(2)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) to logits (B, classes)."""
         x = images
         for layer in range(len(_BASE_WIDTHS)):
-            x = self.get_submodule(f"conv{layer + 1}")(x)
-            x = self.get_submodule(f"bn{layer + 1}")(x).relu()
+            x = self.run(f"bn{layer + 1}", self.run(f"conv{layer + 1}", x)).relu()
             if layer in _POOL_AFTER:
-                x = self.pool(x)
-        logits: Tensor = self.get_submodule("classifier")(x.mean(dim=(2, 3)))
-        return logits
+                x = functional.max_pool2d(x, 2)
+        return self.run("classifier", x.mean(dim=(2, 3)))
 
 
 def vgg11(num_classes: int, image_size: int, in_channels: int) -> Architecture:
@@ -58,7 +52,7 @@ def vgg11(num_classes: int, image_size: int, in_channels: int) -> Architecture:
         input_shape=(in_channels, image_size, image_size),
         num_classes=num_classes,
         operations=tuple(operations),
-        gates=tuple(name.replace("conv", "bn") for name in names),
-        filters=names,
+        gates=tuple((name.replace("conv", "bn"),) for name in names),
+        filters=tuple((name,) for name in names),
         assemble=VGG,
     )

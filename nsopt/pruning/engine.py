@@ -1,7 +1,6 @@
 """Iterative pruning of all layers together (Algorithm 1).
 
-A pruned channel stays in the network, masked: gamma and beta of its BatchNorm are zero, hence so
-is the channel itself and every gradient through it.
+A pruned channel stays in the network, held at zero by its gate.
 """
 
 import math
@@ -16,6 +15,7 @@ from nsopt.data.images import Splits
 from nsopt.errors import NonFiniteLossError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
+from nsopt.pruning.gates import Gate, make_gates
 from nsopt.pruning.importance import ImportanceScores
 from nsopt.pruning.record import Trajectory
 from nsopt.pruning.settings import SearchSettings
@@ -38,7 +38,8 @@ def iterative_prune(
     """
     with seeded(settings.seed, compute.device), explain_out_of_memory(settings.batch_size):
         model = place(arch.build(widths), compute.device)
-        network = _MaskedNetwork(model, arch.gate_modules(model), splits, settings, compute)
+        gates = make_gates(arch.gate_modules(model), widths, compute.device)
+        network = _MaskedNetwork(model, gates, widths, splits, settings, compute)
         filters = sum(widths)
         to_prune = filters - math.floor(settings.keep_fraction * filters)
         steps = math.ceil(to_prune / settings.filters_per_step)
@@ -76,14 +77,17 @@ class _MaskedNetwork:
     def __init__(
         self,
         model: nn.Module,
-        gates: Sequence[nn.BatchNorm2d],
+        gates: Sequence[Sequence[Gate]],
+        widths: Sequence[int],
         splits: Splits,
         settings: SearchSettings,
         compute: Compute,
     ) -> None:
         self._model = model.train()
         self._gates = gates
-        self._pruned = [torch.zeros_like(gate.weight, dtype=torch.bool) for gate in gates]
+        self._pruned = [
+            torch.zeros(width, dtype=torch.bool, device=compute.device) for width in widths
+        ]
         self._scores = ImportanceScores(gates)
         self._batches = _endless_batches(splits, settings)
         self._compute = compute
@@ -136,11 +140,10 @@ class _MaskedNetwork:
         self._pruned = list(pruned)
         self._hold_at_zero()
 
-    @torch.no_grad()
     def _hold_at_zero(self) -> None:
-        for gate, pruned in zip(self._gates, self._pruned, strict=True):
-            gate.weight.masked_fill_(pruned, 0)
-            gate.bias.masked_fill_(pruned, 0)
+        for group, pruned in zip(self._gates, self._pruned, strict=True):
+            for gate in group:
+                gate.hold_at_zero(pruned)
 
 
 def _endless_batches(splits: Splits, settings: SearchSettings) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,46 +1,41 @@
-"""Taylor importance of filters (Molchanov et al., 2019; paper, equation 4).
-
-A gate z_m = 1 multiplies channel m of a BatchNorm's output y = gamma * x_hat + beta. The
-importance of the channel is (dE/dz_m)^2, with dE/dz_m the sum over batch and space of
-dE/dy * y, which equals gamma * dE/dgamma + beta * dE/dbeta: no gate needs to be built.
-"""
+"""Taylor importance of channels, averaged over mini-batches (paper, equation 4)."""
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-
-def gate_gradients(gates: Sequence[nn.BatchNorm2d]) -> list[Tensor]:
-    """dE/dz of each gate's channels after a backward pass; a tensor (w_l,) per gate."""
-    return [
-        (gate.weight * _gradient(gate.weight) + gate.bias * _gradient(gate.bias)).detach()
-        for gate in gates
-    ]
+from nsopt.pruning.gates import Gate
 
 
 class ImportanceScores:
-    """Mean importance of every channel over the mini-batches since the last `reset`."""
+    """Mean importance of every channel over the mini-batches since the last `reset`.
 
-    def __init__(self, gates: Sequence[nn.BatchNorm2d]) -> None:
+    The importance of a tied group's channel is the sum over its gates.
+    """
+
+    def __init__(self, gates: Sequence[Sequence[Gate]]) -> None:
         self._gates = gates
         self.reset()
 
     def reset(self) -> None:
         """Forget what was accumulated."""
-        self._totals = [torch.zeros_like(gate.weight) for gate in self._gates]
+        self._totals: list[Tensor] | None = None
         self._batches = 0
 
     def accumulate(self) -> None:
         """Add the importance at the current gradients."""
-        for total, gradient in zip(self._totals, gate_gradients(self._gates), strict=True):
-            total.add_(gradient.square())
+        scores = [
+            torch.stack([gate.gradient().square() for gate in group]).sum(dim=0)
+            for group in self._gates
+        ]
+        if self._totals is not None:
+            scores = [total + score for total, score in zip(self._totals, scores, strict=True)]
+        self._totals = scores
         self._batches += 1
 
     def mean(self) -> list[Tensor]:
-        """Mean importance per channel; a tensor (w_l,) per gate."""
+        """Mean importance per channel, a tensor (w_l,) per group; at least one batch is needed."""
+        if self._totals is None:
+            raise ValueError("no mini-batch was scored")
         return [total / self._batches for total in self._totals]
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -35,31 +35,45 @@ class Operation:
     """One weighted operation of a network.
 
     name: path of its module; kernel, stride: of a convolution; bias: whether it has one;
-    resolution: side of its square output map (1 for a linear layer).
+    resolution: side of its square output map (1 for a linear layer); unless_equal: two counts of
+    channels that make it vanish where they agree, as a projection does beside an identity.
     """
 
     name: str
-    kind: Literal["conv", "linear", "norm"]
+    kind: Literal["conv", "depthwise", "linear", "norm"]
     inputs: Channels
     outputs: Channels
     kernel: int = 1
     stride: int = 1
     bias: bool = True
     resolution: int = 1
+    unless_equal: tuple[Channels, Channels] | None = None
+
+    def exists(self, widths: IntArray) -> NDArray[np.bool_]:
+        """Whether networks of these widths have it, (..., L) to (...)."""
+        if self.unless_equal is None:
+            return np.ones(widths.shape[:-1], dtype=np.bool_)
+        one, other = self.unless_equal
+        return np.asarray(one.count(widths) != other.count(widths))
 
     def params(self, widths: IntArray) -> IntArray:
-        """Weights and biases; a normalisation has two per channel."""
+        """Weights and biases where it exists; a normalisation has two per channel."""
         out = self.outputs.count(widths)
         if self.kind == "norm":
             return 2 * out
-        return (self.inputs.count(widths) * self.kernel**2 + int(self.bias)) * out
+        return (self._fan_in(widths) + int(self.bias)) * out
 
     def macs(self, widths: IntArray) -> IntArray:
         """Multiply-accumulates for one image; normalisation and bias are not counted."""
         if self.kind == "norm":
             return np.zeros(widths.shape[:-1], dtype=np.int64)
-        per_position = self.inputs.count(widths) * self.outputs.count(widths) * self.kernel**2
-        return per_position * self.resolution**2
+        return self._fan_in(widths) * self.outputs.count(widths) * self.resolution**2
+
+    def _fan_in(self, widths: IntArray) -> IntArray:
+        """Weights of one output channel."""
+        if self.kind == "depthwise":
+            return np.full(widths.shape[:-1], self.kernel**2, dtype=np.int64)
+        return self.inputs.count(widths) * self.kernel**2
 
 
 @dataclass(frozen=True)
@@ -75,10 +89,23 @@ class CostModel:
             raise unknown_name("metric", self.metric, METRICS)
 
     def __call__(self, widths: ArrayLike) -> int | IntArray:
+        return self._total(widths, optional=True)
+
+    def lower_bound(self, widths: ArrayLike) -> int | IntArray:
+        """The cost without what equal widths can remove: never falls as a width grows."""
+        return self._total(widths, optional=False)
+
+    def _total(self, widths: ArrayLike, optional: bool) -> int | IntArray:
         w = np.asarray(widths, dtype=np.int64)
         if w.ndim not in (1, 2) or w.shape[-1] != self.layers:
             raise NsoptError(f"{self.layers} widths expected, got an array of shape {w.shape}")
         total = np.zeros(w.shape[:-1], dtype=np.int64)
         for operation in self.operations:
-            total += operation.params(w) if self.metric == "params" else operation.macs(w)
+            if operation.unless_equal is None:
+                total += self._term(operation, w)
+            elif optional:
+                total += operation.exists(w) * self._term(operation, w)
         return int(total) if w.ndim == 1 else total
+
+    def _term(self, operation: Operation, widths: IntArray) -> IntArray:
+        return operation.params(widths) if self.metric == "params" else operation.macs(widths)

@@ -59,8 +59,10 @@ class PowerLaw:
         regression = LinearRegression().fit(log_tau, log_w)
         r2 = r2_score(log_w, regression.predict(log_tau), multioutput="raw_values")
         constant = np.ptp(w, axis=0) == 0
+        with np.errstate(over="ignore", under="ignore"):
+            alpha = np.exp(regression.intercept_)
         return cls(
-            alpha=np.exp(regression.intercept_),
+            alpha=alpha,
             beta=np.where(constant, 0.0, regression.coef_[:, 0]),
             r2=np.where(constant, 1.0, r2),
         )

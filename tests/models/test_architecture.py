@@ -7,11 +7,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nsopt.errors import NsoptError
 from nsopt.models.registry import architectures, get_architecture
+from nsopt.pruning.gates import make_gates
 from nsopt.scaling.curves import floor_widths
 
 
 @st.composite
 def networks(draw: st.DrawFn) -> tuple:
+    """An architecture and widths with many ties, so that projections come and go."""
     arch = get_architecture(
         draw(st.sampled_from(architectures())),
         num_classes=draw(st.integers(2, 30)),
@@ -19,7 +21,8 @@ def networks(draw: st.DrawFn) -> tuple:
         in_channels=draw(st.integers(1, 4)),
     )
     count = len(arch.base_widths)
-    return arch, draw(st.lists(st.integers(1, 40), min_size=count, max_size=count))
+    sizes = draw(st.sampled_from([st.integers(1, 24), st.sampled_from([4, 6])]))
+    return arch, draw(st.lists(sizes, min_size=count, max_size=count))
 
 
 @settings(max_examples=40)
@@ -53,59 +56,147 @@ def test_many_widths_cost_what_each_costs(network: tuple) -> None:
         assert isinstance(cost(widths), int)
 
 
-@pytest.mark.parametrize(
-    ("classes", "ratio", "count"),
-    [
-        (10, 1, 9_231_114),
-        (10, 0.25, 579_786),
-        (10, 2, 36_894_218),
-        (100, 1, 9_277_284),
-        (100, 0.25, 591_396),
-        (100, 2, 36_986_468),
-    ],
-)
-def test_vgg11_has_the_published_number_of_parameters(
-    classes: int, ratio: float, count: int
+PUBLISHED_COUNTS = [  # network, classes, image size, parameters at 1, 0.25 and 2 times its widths
+    ("vgg11", 10, 32, (9_231_114, 579_786, 36_894_218)),
+    ("vgg11", 100, 32, (9_277_284, 591_396, 36_986_468)),
+    ("mobilenetv2", 10, 32, (2_333_410, 170_464, 9_071_034)),
+    ("mobilenetv2", 100, 32, (2_448_700, 199_354, 9_301_524)),
+    ("mobilenetv2", 200, 64, (2_576_800, 231_454, 9_557_624)),
+    ("resnet18", 100, 32, (11_218_340, 712_628, 44_751_588)),
+    ("resnet18", 200, 64, (11_273_736, 725_784, 44_870_472)),
+]
+IRREGULAR = [  # with 100 classes
+    ("vgg11", "168-80-205-27-40-277-51-190", 668_918),
+    (
+        "resnet18",
+        "127-44-297-156-271-256-178-232-150-40-63-265-217-87-178-80-253",
+        4_383_363,
+    ),
+    ("resnet18", "30-20-20-30-30-30-30-30-20-20-30-30-20-20-30-30-30", 109_210),
+    (
+        "mobilenetv2",
+        "49-285-220-33-292-66-117-34-298-206-28-116-26-288-71-151-217-76-279",
+        5_527_553,
+    ),
+    (
+        "mobilenetv2",
+        "20-30-20-20-20-30-20-20-20-20-30-30-30-30-30-30-30-20-20",
+        176_410,
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "classes", "image_size", "counts"), PUBLISHED_COUNTS)
+def test_networks_have_their_published_numbers_of_parameters(
+    name: str, classes: int, image_size: int, counts: tuple[int, int, int]
 ) -> None:
-    arch = get_architecture("vgg11", classes)
-    assert arch.cost("params")(floor_widths(ratio, arch.base_widths)) == count
+    arch = get_architecture(name, classes, image_size)
+    params = arch.cost("params")
+    assert tuple(params(floor_widths(r, arch.base_widths)) for r in (1, 0.25, 2)) == counts
 
 
-def test_vgg11_of_irregular_widths_has_the_published_number_of_parameters() -> None:
-    arch = get_architecture("vgg11", 100)
-    assert arch.cost("params")([168, 80, 205, 27, 40, 277, 51, 190]) == 668_918
+@pytest.mark.parametrize(("name", "widths", "count"), IRREGULAR)
+def test_irregular_widths_have_their_published_number_of_parameters(
+    name: str, widths: str, count: int
+) -> None:
+    arch = get_architecture(name, 100)
+    assert arch.cost("params")([int(width) for width in widths.split("-")]) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("mobilenetv2-convcut", 2.66), ("resnet18-convcut", 11.62)]
+)
+def test_convcut_networks_have_the_supplements_size(name: str, millions: float) -> None:
+    arch = get_architecture(name, 200, 64)
+    assert round(arch.cost("params")(arch.base_widths) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2-tied", "resnet18-tied"])
+@pytest.mark.parametrize("image_size", [32, 64])
+def test_tied_networks_are_the_original_at_base_widths(name: str, image_size: int) -> None:
+    tied = get_architecture(name, 100, image_size)
+    original = get_architecture(name.removesuffix("-tied"), 100, image_size)
+    assert len(tied.base_widths) < len(original.base_widths)
+    for metric in ("params", "macs"):
+        assert tied.cost(metric)(tied.base_widths) == original.cost(metric)(original.base_widths)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2-tied", "resnet18-tied"])
+def test_no_shortcut_of_a_tied_network_becomes_a_convolution(name: str) -> None:
+    arch = get_architecture(name)
+    irregular = [10 + 3 * group for group in range(len(arch.base_widths))]
+    at_base = dict(arch.build(arch.base_widths).named_modules())
+    assert dict(arch.build(irregular).named_modules()).keys() == at_base.keys()
+
+
+@settings(max_examples=40)
+@given(networks())
+def test_lower_bound_of_a_cost_never_falls(network: tuple) -> None:
+    arch, widths = network
+    wider = np.array(widths) + np.eye(len(widths), dtype=np.int64)
+    for metric in ("params", "macs"):
+        cost = arch.cost(metric)
+        bound = cost.lower_bound(widths)
+        assert bound <= cost(widths)
+        assert (cost.lower_bound(wider) >= bound).all()
 
 
 @pytest.mark.parametrize("name", architectures())
-def test_every_layer_has_a_name_a_gate_and_a_filter(name: str) -> None:
+def test_every_group_has_a_name_gates_and_filters(name: str) -> None:
     arch = get_architecture(name)
     widths = [3 + i for i in range(len(arch.base_widths))]
     model = arch.build(widths)
-    assert len(set(arch.layer_names)) == len(widths)
-    assert [gate.num_features for gate in arch.gate_modules(model)] == widths
-    assert [weight.shape[0] for weight in arch.filter_weights(model)] == widths
+    assert len(set(arch.layer_names)) == len(widths) == len(arch.gate_modules(model))
+    for width, gates, filters in zip(
+        widths, arch.gate_modules(model), arch.filter_weights(model), strict=True
+    ):
+        assert len(gates) == len(filters) >= 1
+        assert {weight.shape[0] for weight in filters} == {width}
+        norms = [gate for gate in gates if isinstance(gate, torch.nn.BatchNorm2d)]
+        assert all(norm.num_features == width for norm in norms)
     assert model(torch.zeros(2, *arch.input_shape)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", architectures())
+@pytest.mark.parametrize("name", ["vgg11", "resnet18-tied"])
 def test_inherited_network_computes_with_the_kept_channels(name: str) -> None:
     arch = get_architecture(name)
     widths = tuple(6 + i for i in range(len(arch.base_widths)))
     model = arch.build(widths)
-    for gate in arch.gate_modules(model):
-        torch.nn.init.uniform_(gate.weight, 0.5, 1.5)
-        torch.nn.init.normal_(gate.bias)
-        gate.running_mean.normal_()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias)
+            module.running_mean.normal_()
     kept = [torch.arange(0, width, 2) for width in widths]
     smaller = arch.inherit(model, kept, [len(indices) for indices in kept])
+    gates = make_gates(arch.gate_modules(model), widths, torch.device("cpu"))
+    for group, width, indices in zip(gates, widths, kept, strict=True):
+        dropped = torch.ones(width, dtype=torch.bool)
+        dropped[indices] = False
+        for gate in group:
+            gate.hold_at_zero(dropped)
+    images = torch.randn(4, *arch.input_shape)
     with torch.no_grad():
-        for gate, indices in zip(arch.gate_modules(model), kept, strict=True):
-            dropped = torch.ones(gate.num_features, dtype=torch.bool)
-            dropped[indices] = False
-            gate.weight[dropped] = 0
-            gate.bias[dropped] = 0
-        images = torch.randn(4, *arch.input_shape)
-        torch.testing.assert_close(smaller.eval()(images), model.eval()(images))
+        torch.testing.assert_close(
+            smaller.eval()(images), model.eval()(images), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_expanded_channels_follow_their_input_channel() -> None:
+    arch = get_architecture("mobilenetv2")
+    widths = tuple(4 for _ in arch.base_widths)
+    model = arch.build(widths)
+    kept = [torch.tensor([1, 3]) for _ in widths]
+    smaller = arch.inherit(model, kept, [2] * len(widths))
+    rows = [*range(6, 12), *range(18, 24)]
+    torch.testing.assert_close(
+        smaller.get_parameter("block2_expand.weight"),
+        model.get_parameter("block2_expand.weight")[rows][:, [1, 3]],
+    )
+    torch.testing.assert_close(
+        smaller.get_parameter("block2_depthwise.weight"),
+        model.get_parameter("block2_depthwise.weight")[rows],
+    )
 
 
 @pytest.mark.parametrize("widths", [[8] * 7, [8] * 9, [8] * 7 + [0], [8] * 7 + [1.5]])

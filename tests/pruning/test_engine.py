@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -6,8 +8,10 @@ from nsopt.data.images import ImageData
 from nsopt.descent import descend, search
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.architecture import Architecture
+from nsopt.models.registry import get_architecture
 from nsopt.progress import Silent
-from nsopt.pruning.engine import iterative_prune
+from nsopt.pruning.engine import _MaskedNetwork, iterative_prune
+from nsopt.pruning.gates import make_gates
 from nsopt.pruning.record import Iteration, PruneRecord, Trajectory
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.solve import solve_widths
@@ -87,24 +91,37 @@ def test_a_loss_that_leaves_the_numbers_ends_the_search(
         prune(narrow, digits, lr=1e9)
 
 
-def test_pruned_channels_carry_nothing(narrow: Architecture, digits: ImageData) -> None:
+@pytest.mark.parametrize("name", ["vgg11", "resnet18-tied"])
+def test_pruned_channels_carry_nothing(digits: ImageData, name: str) -> None:
     """The masked network computes what a network without its pruned channels does."""
-    from nsopt.pruning.engine import _MaskedNetwork
-
-    model = narrow.build(narrow.base_widths)
-    gates = narrow.gate_modules(model)
-    splits = digits.split(0.1)
-    network = _MaskedNetwork(model, gates, splits, SHORT, resolve_compute("cpu", "fp32"))
+    arch = get_architecture(name, in_channels=1)
+    widths = tuple(width // 8 for width in arch.base_widths)
+    model = arch.build(widths)
+    compute = resolve_compute("cpu", "fp32")
+    gates = make_gates(arch.gate_modules(model), widths, compute.device)
+    network = _MaskedNetwork(model, gates, widths, digits.split(0.1), SHORT, compute)
     network.train(3)
-    network.mask(network.least_important(100))
+    doomed = network.least_important(60)
+    network.mask(doomed)
     network.train(3)
-    assert sum(network.widths()) == sum(narrow.base_widths) - 100
-    kept = [gate.weight.detach().nonzero()[:, 0] for gate in gates]
-    assert [len(indices) for indices in kept] == network.widths()
-    smaller = narrow.inherit(model, kept, network.widths()).eval()
-    images = torch.randn(5, *narrow.input_shape)
+    assert sum(network.widths()) == sum(widths) - 60
+    kept = [(~pruned).nonzero()[:, 0] for pruned in doomed]
+    smaller = arch.inherit(model, kept, network.widths()).eval()
+    images = torch.randn(5, *arch.input_shape)
     with torch.no_grad():
-        torch.testing.assert_close(model.eval()(images), smaller(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.eval()(images), smaller(images), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "mobilenetv2-tied", "resnet18", "resnet18-tied"])
+def test_every_network_is_pruned_step_by_step(digits: ImageData, name: str) -> None:
+    arch = get_architecture(name, in_channels=1)
+    arch = dataclasses.replace(arch, base_widths=tuple(w // 4 for w in arch.base_widths))
+    total = sum(arch.base_widths)
+    trajectory = prune(arch, digits, keep_fraction=0.8, batch_size=32)
+    filters = trajectory.widths.sum(axis=1)
+    assert filters[-1] == int(0.8 * total)
+    assert (-np.diff(filters)[:-1] == 16).all()
+    assert trajectory.tau[-1] == arch.cost("params")(trajectory.widths[-1])
 
 
 def same(one: Iteration, two: Iteration) -> bool:

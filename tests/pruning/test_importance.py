@@ -1,3 +1,5 @@
+"""Importance against gates that are really there: parameters z = 1, multiplied in."""
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -5,15 +7,23 @@ from torch.nn import functional
 
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import architectures, get_architecture
-from nsopt.pruning.importance import ImportanceScores, gate_gradients
+from nsopt.pruning.gates import Gate, make_gates
+from nsopt.pruning.importance import ImportanceScores
+
+CPU = torch.device("cpu")
+
+
+def widths_of(arch: Architecture) -> list[int]:
+    return [4 + i % 5 for i in range(len(arch.base_widths))]
 
 
 def randomised(arch: Architecture) -> nn.Module:
     """A small float64 network whose BatchNorms are not at their initial values."""
-    model = arch.build([4 + i for i in range(len(arch.base_widths))]).double()
-    for gate in arch.gate_modules(model):
-        nn.init.normal_(gate.weight)
-        nn.init.normal_(gate.bias)
+    model = arch.build(widths_of(arch)).double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
     return model
 
 
@@ -24,50 +34,79 @@ def loss_of(model: nn.Module, seed: int) -> Tensor:
     return functional.cross_entropy(model(images), labels)
 
 
-def explicit_gate_gradients(arch: Architecture, model: nn.Module, seed: int) -> list[Tensor]:
-    """Gradients of gates z = 1 that really multiply the channels behind each BatchNorm."""
-    z = [
-        torch.ones(gate.num_features, dtype=torch.float64, requires_grad=True)
-        for gate in arch.gate_modules(model)
-    ]
-    hooks = [
-        gate.register_forward_hook(lambda _, __, y, z=own: y * z[:, None, None])
-        for gate, own in zip(arch.gate_modules(model), z, strict=True)
-    ]
-    gradients = torch.autograd.grad(loss_of(model, seed), z)
+def explicit_gate_gradients(arch: Architecture, model: nn.Module, seed: int) -> list[list[Tensor]]:
+    """dE/dz of every gate of every group."""
+    z: list[list[Tensor]] = []
+    hooks = []
+    for modules, width in zip(arch.gate_modules(model), widths_of(arch), strict=True):
+        z.append([torch.ones(width, dtype=torch.float64, requires_grad=True) for _ in modules])
+        for module, own in zip(modules, z[-1], strict=True):
+            hooks.append(module.register_forward_hook(lambda _, __, y, z=own: y * z[:, None, None]))
+    gradients = iter(torch.autograd.grad(loss_of(model, seed), [own for g in z for own in g]))
     for hook in hooks:
         hook.remove()
-    return list(gradients)
+    return [[next(gradients) for _ in group] for group in z]
+
+
+def gates_of(arch: Architecture, model: nn.Module) -> list[list[Gate]]:
+    return make_gates(arch.gate_modules(model), widths_of(arch), CPU)
 
 
 @pytest.mark.parametrize("name", architectures())
-def test_importance_is_that_of_an_explicit_gate(name: str) -> None:
+def test_importance_is_that_of_explicit_gates(name: str) -> None:
     arch = get_architecture(name)
     model = randomised(arch)
-    scores = ImportanceScores(arch.gate_modules(model))
-    expected = [torch.zeros_like(gate.weight) for gate in arch.gate_modules(model)]
-    for seed in range(3):
+    explicit = [explicit_gate_gradients(arch, model, seed) for seed in range(3)]
+    gates = gates_of(arch, model)
+    scores = ImportanceScores(gates)
+    for seed, expected in enumerate(explicit):
         model.zero_grad()
         loss_of(model, seed).backward()
         scores.accumulate()
-        gates = explicit_gate_gradients(arch, model, seed)
-        for total, explicit, ours in zip(
-            expected, gates, gate_gradients(arch.gate_modules(model)), strict=True
-        ):
-            torch.testing.assert_close(ours, explicit, rtol=1e-10, atol=1e-12)
-            total.add_(explicit.square() / 3)
-    for ours, mean in zip(scores.mean(), expected, strict=True):
-        torch.testing.assert_close(ours, mean, rtol=1e-10, atol=1e-14)
+        for group, gradients in zip(gates, expected, strict=True):
+            for gate, gradient in zip(group, gradients, strict=True):
+                torch.testing.assert_close(gate.gradient(), gradient, rtol=1e-10, atol=1e-12)
+    for number, mean in enumerate(scores.mean()):
+        squares = [sum(z.square() for z in batch[number]) for batch in explicit]
+        torch.testing.assert_close(mean, sum(squares) / 3, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_masked_channels_are_worth_nothing_and_feed_nothing(name: str) -> None:
+    arch = get_architecture(name)
+    model = randomised(arch).eval()
+    gates = gates_of(arch, model)
+    seen: dict[nn.Module, Tensor] = {}
+    for group in arch.gate_modules(model):
+        for module in group:
+            module.register_forward_hook(lambda m, _, y: seen.__setitem__(m, y.detach()))
+    pruned = [torch.arange(width) % 2 == 0 for width in widths_of(arch)]
+    for group_gates, mask in zip(gates, pruned, strict=True):
+        for gate in group_gates:
+            gate.hold_at_zero(mask)
+    loss_of(model, 0).backward()
+    for modules, group_gates, mask in zip(arch.gate_modules(model), gates, pruned, strict=True):
+        for module, gate in zip(modules, group_gates, strict=True):
+            assert (seen[module][:, mask] == 0).all()
+            assert (seen[module][:, ~mask] != 0).any()
+            assert (gate.gradient()[mask] == 0).all()
 
 
 def test_scores_forget_on_reset() -> None:
     arch = get_architecture("vgg11")
     model = randomised(arch)
-    scores = ImportanceScores(arch.gate_modules(model))
+    scores = ImportanceScores(gates_of(arch, model))
     loss_of(model, 0).backward()
     scores.accumulate()
     once = scores.mean()
     scores.reset()
+    with pytest.raises(ValueError, match="no mini-batch"):
+        scores.mean()
     scores.accumulate()
     for before, after in zip(once, scores.mean(), strict=True):
         torch.testing.assert_close(after, before)
+
+
+def test_gates_stand_only_where_they_can() -> None:
+    with pytest.raises(TypeError, match="no gate stands behind a ReLU"):
+        make_gates([[nn.ReLU()]], [3], CPU)

@@ -10,7 +10,7 @@ from nsopt.pruning.magnitude import rank_filters
 def test_weakest_filters_of_any_layer_go_first(narrow: Architecture) -> None:
     model = narrow.build(narrow.base_widths)
     with torch.no_grad():
-        for layer, weight in enumerate(narrow.filter_weights(model)):
+        for layer, (weight,) in enumerate(narrow.filter_weights(model)):
             weight.fill_(0.5 + layer)  # absolute size of a layer must not matter
             weight[0] *= 0.1 * (layer + 1)
     ranking = rank_filters(narrow, model)

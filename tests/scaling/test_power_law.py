@@ -27,7 +27,7 @@ def laws(draw: st.DrawFn) -> PowerLaw:
 @st.composite
 def records(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     rows, count = draw(st.integers(6, 12)), draw(layers)
-    tau = np.cumsum(draw(arrays(np.int64, rows, elements=st.integers(1, 10**5))))
+    tau = 1000 * np.cumprod(draw(arrays(np.float64, rows, elements=st.floats(1.2, 3))))
     widths = draw(arrays(np.int64, (rows, count), elements=st.integers(1, 2000)))
     return widths, tau
 
@@ -86,6 +86,11 @@ def test_law_survives_json_exactly(law: PowerLaw) -> None:
     back = PowerLaw.from_dict(json.loads(json.dumps(law.to_dict())))
     for name in ("alpha", "beta", "r2"):
         np.testing.assert_array_equal(getattr(back, name), getattr(law, name))
+
+
+def test_a_fit_too_steep_for_numbers_is_refused() -> None:
+    with pytest.raises(NsoptError, match="finite alpha > 0"):
+        PowerLaw.fit([[2000], [1], [1]], [181, 182, 183])
 
 
 def test_widths_have_a_row_per_size() -> None:

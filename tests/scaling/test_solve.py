@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -117,6 +117,46 @@ def test_costs_that_fall_when_widths_agree_are_still_solved_maximally() -> None:
         assert fit.cost <= budget
         assert float(fit.tau) == pytest.approx(best, rel=1e-2)
         np.testing.assert_array_equal(fit.widths, np.floor(law.widths(best)))
+
+
+@given(
+    st.sampled_from(["mobilenetv2", "resnet18", "resnet18-tied"]),
+    st.integers(0, 2**31),
+    st.floats(0.02, 4),
+)
+@settings(max_examples=30)
+def test_networks_whose_projections_vanish_are_solved_maximally(
+    name: str, seed: int, ratio: float
+) -> None:
+    arch = get_architecture(name, 100)
+    cost = arch.cost("params")
+    base = np.array(arch.base_widths)
+    generator = np.random.default_rng(seed)
+    beta = generator.choice([0.3, 0.4, 0.5], base.size)  # repeated, so that widths often agree
+    law = PowerLaw(base / 10.0 ** (6 * beta), beta, np.ones(base.size))
+    budget = cost(floor_widths(ratio, base))
+    fit = solve_widths(law, cost, budget)
+    assert fit.cost == cost(fit.widths) <= budget
+    larger = float(fit.tau) * np.geomspace(1 + 1e-9, 1.5, 2000)
+    assert (cost(np.maximum(np.floor(law.widths(larger)), 1)) > budget).all()
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["vgg11-cifar10", "mobilenetv2-cifar100", "resnet18-cifar100"])
+def test_all_published_laws_come_close_to_the_budget(shared: Path, name: str) -> None:
+    arch = get_architecture(name.split("-", maxsplit=1)[0], 10 if name.endswith("10") else 100)
+    cost = arch.cost("params")
+    budgets = np.array([cost(floor_widths(ratio, arch.base_widths)) for ratio in RATIOS])
+    for published in json.loads((shared / "paper" / f"{name}.laws.json").read_text()):
+        law = PowerLaw.from_dict(published)
+        fit = solve_widths(law, cost, budgets)
+        costs, scales = np.asarray(fit.cost), np.asarray(fit.tau)
+        assert (costs <= budgets).all()
+        for row, budget in enumerate(budgets):
+            if budget - costs[row] > 0.005 * budget:  # then the next integers must not fit
+                scale = scales[row] * np.geomspace(1 + 1e-9, 1.2, 5000)
+                larger = np.unique(np.maximum(np.floor(law.widths(scale)), 1), axis=0)
+                assert (cost(larger) > budget).all()
 
 
 def test_a_layer_of_constant_width_keeps_it() -> None:

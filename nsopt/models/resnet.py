@@ -1,0 +1,124 @@
+"""ResNet18 with pre-activation, for small images (He et al., 2016; paper, section 4).
+
+A block's shortcut is the identity of its input where stride is 1 and the widths agree, else a 1x1
+convolution, without BatchNorm, of the block's first BatchNorm and ReLU. The searched width of a
+stream's channels is what the next block reads: its gate stands behind that block's BatchNorm and
+leaves the stream itself alone.
+"""
+
+from torch import Tensor
+
+from nsopt.models.architecture import Architecture
+from nsopt.models.layers import OperationNetwork
+from nsopt.models.shortcuts import (
+    Shortcuts,
+    first_of_groups,
+    members,
+    projection_condition,
+    tie,
+)
+from nsopt.scaling.cost import Channels, Operation
+
+_STAGE_WIDTHS = (64, 128, 256, 512)
+_BLOCKS_PER_STAGE = 2
+_STRIDES = (1, 2, 2, 2)
+_STRIDES_64 = (2, 2, 2, 2)  # for images of 64 pixels and more
+_BLOCKS = _BLOCKS_PER_STAGE * len(_STAGE_WIDTHS)
+
+
+class ResNet(OperationNetwork):
+    """Stem, eight blocks of two convolutions, BatchNorm, global average pool, classifier."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to logits (B, classes)."""
+        x = self.run("stem", images)
+        for block in range(1, _BLOCKS + 1):
+            x = self._block(f"block{block}", x)
+        return self.run("classifier", self.run("bn", x).mean(dim=(2, 3)))
+
+    def _block(self, block: str, x: Tensor) -> Tensor:
+        read = self.run(f"{block}_bn1", x).relu()
+        shortcut = f"{block}_shortcut"
+        kept = self.run(shortcut, read) if self.has(shortcut) else x
+        branch = self.run(f"{block}_conv1", read)
+        return self.run(f"{block}_conv2", self.run(f"{block}_bn2", branch).relu()) + kept
+
+
+def resnet18(
+    shortcuts: Shortcuts, num_classes: int, image_size: int, in_channels: int
+) -> Architecture:
+    """ResNet18: 17 searched widths (stem, two a block); fewer where they are tied."""
+    stage_of = [block // _BLOCKS_PER_STAGE for block in range(_BLOCKS)]
+    stage_strides = _STRIDES_64 if image_size >= 64 else _STRIDES
+    strides = [
+        stage_strides[stage] if block % _BLOCKS_PER_STAGE == 0 else 1
+        for block, stage in enumerate(stage_of)
+    ]
+    base = [_STAGE_WIDTHS[0]] + [_STAGE_WIDTHS[stage] for stage in stage_of for _ in range(2)]
+    joined = [
+        (2 * block, 2 * block + 2)
+        for block in range(_BLOCKS)
+        if strides[block] == 1 and base[2 * block] == base[2 * block + 2]
+    ]
+    group_of = tie(base, joined if shortcuts == "tied" else [])
+    width = [Channels(group) for group in group_of]
+    blocks = [f"block{block + 1}" for block in range(_BLOCKS)]
+
+    operations = [_conv("stem", Channels(None, in_channels), width[0], image_size)]
+    resolution = image_size
+    for block, name in enumerate(blocks):
+        resolution = -(-resolution // strides[block])
+        ends = (width[2 * block], width[2 * block + 1], width[2 * block + 2])
+        operations += _block(name, ends, strides[block], resolution, shortcuts)
+    operations += [
+        Operation("bn", "norm", width[-1], width[-1]),
+        Operation("classifier", "linear", width[-1], Channels(None, num_classes)),
+    ]
+
+    names = ["stem", *(f"{block}_conv{i}" for block in blocks for i in (1, 2))]
+    gates = [*(f"{block}_bn{i}" for block in blocks for i in (1, 2)), "bn"]
+    first = first_of_groups(group_of)
+    return Architecture(
+        name="resnet18" if shortcuts == "identity" else f"resnet18-{shortcuts}",
+        layer_names=tuple(names[layer] for layer in first),
+        base_widths=tuple(base[layer] for layer in first),
+        input_shape=(in_channels, image_size, image_size),
+        num_classes=num_classes,
+        operations=tuple(operations),
+        gates=members(group_of, gates),
+        filters=members(group_of, names),
+        assemble=ResNet,
+    )
+
+
+def _block(
+    name: str,
+    ends: tuple[Channels, Channels, Channels],
+    stride: int,
+    resolution: int,
+    shortcuts: Shortcuts,
+) -> list[Operation]:
+    """Two BatchNorms and convolutions, and the shortcut. resolution: of the block's output."""
+    inputs, middle, outputs = ends
+    return [
+        Operation(f"{name}_bn1", "norm", inputs, inputs),
+        _conv(f"{name}_conv1", inputs, middle, resolution, stride),
+        Operation(f"{name}_bn2", "norm", middle, middle),
+        _conv(f"{name}_conv2", middle, outputs, resolution),
+        Operation(
+            f"{name}_shortcut",
+            "conv",
+            inputs,
+            outputs,
+            stride=stride,
+            bias=False,
+            resolution=resolution,
+            unless_equal=projection_condition(shortcuts, stride, inputs, outputs),
+        ),
+    ]
+
+
+def _conv(
+    name: str, inputs: Channels, outputs: Channels, resolution: int, stride: int = 1
+) -> Operation:
+    return Operation(name, "conv", inputs, outputs, 3, stride, bias=False, resolution=resolution)
