@@ -5,15 +5,115 @@ from typing import Annotated
 
 import typer
 
+from nsopt import options
 from nsopt.console import console, user_errors
+from nsopt.options import given
 from nsopt.study import study
+
+# Imports inside commands keep `nsopt --help` light.
+# ruff: noqa: PLC0415
 
 app = typer.Typer(
     help="Widths for any parameter or MAC budget, from a power law found by pruning.",
     no_args_is_help=True,
     add_completion=False,
 )
+data_app = typer.Typer(help="List, fetch and check data sets.", no_args_is_help=True)
 app.command()(study)
+app.add_typer(data_app, name="data")
+
+
+@app.command()
+def search(
+    arch: options.Arch = "vgg11",
+    data: options.Data = "digits",
+    data_dir: options.DataDir = Path("data"),
+    image_size: options.ImageSize = None,
+    classes: options.Classes = None,
+    per_class: options.PerClass = None,
+    preset: options.PresetName = "smoke",
+    pretrain_epochs: options.PretrainEpochs = None,
+    prune_every: options.PruneEvery = None,
+    filters_per_step: options.FiltersPerStep = None,
+    iterations: options.Iterations = None,
+    convergence: options.Convergence = None,
+    lr: options.LearningRate = None,
+    batch_size: options.BatchSize = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    storage: options.Storage = None,
+    out: options.Out = None,
+) -> None:
+    """Find the law of a network and store it; `study` and `widths` use it. Continues, too."""
+    with user_errors():
+        from nsopt.data.registry import Subset
+        from nsopt.job import Job, run_search
+
+        both = given(lr=lr, batch_size=batch_size, device=device, precision=precision)
+        own = given(
+            pretrain_epochs=pretrain_epochs,
+            prune_every=prune_every,
+            filters_per_step=filters_per_step,
+            iterations=iterations,
+            convergence=convergence,
+        )
+        run_search(
+            Job(
+                arch=arch,
+                data=data,
+                data_dir=data_dir,
+                image_size=image_size,
+                subset=Subset(classes, per_class),
+                preset=preset,
+                changes={"search": both | own, "training": both},
+                storage=storage,
+                out=out,
+            )
+        )
+
+
+@app.command()
+def widths(
+    law: Annotated[
+        Path | None, typer.Option(help="JSON file of a law, or of one law per iteration.")
+    ] = None,
+    storage: Annotated[str | None, typer.Option(help="Storage URL of a search instead.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="ARCH-DATA-PRESET, where the storage holds several.")
+    ] = None,
+    iteration: Annotated[
+        int | None, typer.Option(help="Of architecture descent; the last by default.", min=1)
+    ] = None,
+    arch: options.Arch = "vgg11",
+    classes: Annotated[int, typer.Option(help="Classes of the network.", min=2)] = 10,
+    image_size: Annotated[int, typer.Option(help="Side of its images.", min=1)] = 32,
+    channels: Annotated[int, typer.Option(help="Channels of its images.", min=1)] = 3,
+    ratios: options.Ratios = None,
+    budgets: options.Budgets = None,
+    metric: options.Metric = "params",
+    multiple_of: Annotated[int, typer.Option(help="Round widths down to multiples.", min=1)] = 1,
+    min_width: Annotated[int, typer.Option(help="Narrowest layer.", min=1)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+) -> None:
+    """Widths of a law at budgets. With --storage the network is the one that was searched."""
+    with user_errors():
+        from nsopt.proposals import Network, Proposal, print_widths
+
+        print_widths(
+            Proposal(
+                law_file=law,
+                storage=storage,
+                name=name,
+                iteration=iteration,
+                network=Network(arch, classes, image_size, channels),
+                ratios=ratios,
+                budgets=budgets,
+                metric=metric,
+                multiple_of=multiple_of,
+                min_width=min_width,
+            ),
+            as_json,
+        )
 
 
 @app.command()
@@ -26,11 +126,54 @@ def report(
 ) -> None:
     """Write the report of a stored comparison anew."""
     with user_errors():
-        from nsopt.reports.page import write_report  # noqa: PLC0415  (keeps --help light)
-        from nsopt.tuning.storage import storage_errors  # noqa: PLC0415
+        from nsopt.reports.page import write_report
+        from nsopt.tuning.storage import storage_errors
 
         with storage_errors(storage):
             console.print(str(write_report(storage, out, name)), soft_wrap=True, highlight=False)
+
+
+@data_app.command("list")
+def list_data() -> None:
+    """Show the names that --data takes."""
+    with user_errors():
+        from nsopt.data.registry import DESCRIPTIONS
+
+        for name, description in DESCRIPTIONS.items():
+            console.print(f"{name:24} {description}", highlight=False, soft_wrap=True)
+
+
+@data_app.command("fetch")
+def fetch(
+    name: Annotated[str, typer.Argument(help="A name that `nsopt data list` shows.")],
+    data_dir: options.DataDir = Path("data"),
+) -> None:
+    """Download a data set and check it."""
+    with user_errors():
+        from nsopt.data.registry import fetch_data
+
+        fetch_data(name, data_dir)
+        console.print(f"{name} is in {data_dir}", highlight=False, soft_wrap=True)
+
+
+@data_app.command("check")
+def check(
+    name: Annotated[str, typer.Argument(help="A name that `nsopt data list` shows.")],
+    data_dir: options.DataDir = Path("data"),
+    image_size: options.ImageSize = None,
+) -> None:
+    """Read a data set as a study would, and say what is in it."""
+    with user_errors():
+        from nsopt.data.registry import load_data
+
+        data = load_data(name, data_dir, image_size)
+        validation = f"{len(data.validation)} validation, " if data.validation else ""
+        console.print(
+            f"{data.name}: {len(data.train)} training, {validation}{len(data.test)} test images, "
+            f"{len(data.classes)} classes, {data.channels}x{data.image_size}x{data.image_size}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,35 +1,37 @@
-"""One call of the main job: from the words of a command line to a finished report."""
+"""Searches and studies: from the words of a command line to a printed law, or a report."""
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from nsopt.console import console, live_progress
-from nsopt.data.registry import load_data
-from nsopt.errors import NsoptError, unknown_name
+from nsopt.data.registry import Subset, load_data
+from nsopt.errors import unknown_name
 from nsopt.models.registry import architectures, get_architecture
+from nsopt.pruning.record import Iteration
 from nsopt.reports.page import write_report
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.tables import size_label, summary
 from nsopt.scaling.cost import METRICS
 from nsopt.training.device import resolve_compute
+from nsopt.tuning import schema
 from nsopt.tuning.comparison import run_comparison
-from nsopt.tuning.methods import check_methods
-from nsopt.tuning.request import Comparison, sizes_of_budgets, sizes_of_ratios
+from nsopt.tuning.methods import NEURALSCALE, check_methods, descent_iterations
+from nsopt.tuning.request import Comparison, parse_sizes, words
 from nsopt.tuning.settings import Preset, StudySettings, get_preset, override
 from nsopt.tuning.storage import sqlite_path, storage_errors
+from nsopt.tuning.studies import continue_search, existing_studies
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """The options of the main job as given; None where the preset decides.
+    """The options of a study, or of a search alone, as given; None where the preset decides.
 
     changes: of the preset's settings, as `override` takes them.
     """
@@ -38,52 +40,43 @@ class Job:
     data: str
     data_dir: Path
     image_size: int | None
-    methods: str
-    ratios: str | None
-    budgets: str | None
-    metric: str
-    seeds: int | None
+    subset: Subset
     preset: str
     changes: dict[str, dict[str, Any]]
     storage: str | None
     out: Path | None
+    methods: str = NEURALSCALE
+    ratios: str | None = None
+    budgets: str | None = None
+    metric: str = "params"
+    seeds: int | None = None
 
 
-def run_job(job: Job) -> None:
+def run_study(job: Job) -> None:
     """Run the comparison, print its table, write its report. Raises NsoptError for bad options."""
-    preset = get_preset(job.preset)
-    settings = override(preset.settings, job.changes)
-    _check_before_loading(job, settings)
-    comparison, folder = _comparison(job, preset, settings)
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    console.print(f"[bold]{comparison.prefix}[/bold]: {preset.question}", highlight=False)
-    _print_settings(settings)
+    comparison, folder = _prepare(job)
     with storage_errors(comparison.storage):
         with live_progress() as progress:
             run_comparison(comparison, progress)
-        print_summary(read_results(comparison.storage, comparison.prefix))
+        _print_summary(read_results(comparison.storage, comparison.prefix))
         page = write_report(comparison.storage, folder / "report", comparison.prefix)
     console.print(f"storage: {comparison.storage}", soft_wrap=True, highlight=False)
     console.print(f"report:  {page}", soft_wrap=True, highlight=False)
 
 
-def parse_budget(text: str) -> int:
-    """`600k`, `2M`, `1.5M` or a plain number."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)", text.strip().lower())
-    if not match:
-        raise NsoptError(f"{text.strip()!r} is not a budget: write 600000, 600k or 2M")
-    return round(float(match[1]) * _UNITS[match[2]])
+def run_search(job: Job) -> None:
+    """Run architecture descent, print the last law. Raises NsoptError for bad options."""
+    comparison, _ = _prepare(job)
+    with storage_errors(comparison.storage):
+        existing = existing_studies(comparison).get(schema.SEARCH)
+        with live_progress() as progress:
+            iterations = comparison.settings.search.iterations
+            history = continue_search(comparison, existing, iterations, progress)
+    _print_law(comparison.arch.layer_names, history[-1])
+    console.print(f"storage: {comparison.storage}", soft_wrap=True, highlight=False)
 
 
-def parse_ratio(text: str) -> float:
-    """A width ratio such as `0.25`."""
-    try:
-        return float(text)
-    except ValueError:
-        raise NsoptError(f"{text.strip()!r} is not a width ratio: write 0.25 or 2") from None
-
-
-def print_summary(results: Results) -> None:
+def _print_summary(results: Results) -> None:
     """The result table, and the trainings that failed."""
     table = Table(
         box=SIMPLE_HEAD,
@@ -111,15 +104,36 @@ def print_summary(results: Results) -> None:
         console.print(f"failed: {failure['label']}: {failure['reason']}", markup=False)
 
 
+def _print_law(layer_names: Sequence[str], iteration: Iteration) -> None:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, title="width = alpha * parameters ** beta")
+    for name in ("layer", "alpha", "beta", "r2", "pruned from", "proposed"):
+        table.add_column(name, justify="left" if name == "layer" else "right")
+    law = iteration.law
+    columns = (law.alpha, law.beta, law.r2, iteration.start_widths, iteration.widths)
+    for name, alpha, beta, r2, start, width in zip(layer_names, *columns, strict=True):
+        table.add_row(name, f"{alpha:.4g}", f"{beta:.3f}", f"{r2:.3f}", str(start), str(width))
+    console.print(table)
+
+
+def _prepare(job: Job) -> tuple[Comparison, Path]:
+    """Check the options, load the data, say what will run; the comparison and its folder."""
+    preset = get_preset(job.preset, job.data)
+    settings = override(preset.settings, job.changes)
+    _check_before_loading(job, settings)
+    comparison, folder = _comparison(job, preset, settings)
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    console.print(f"[bold]{escape(comparison.prefix)}[/bold]: {preset.question}", highlight=False)
+    _print_settings(settings)
+    return comparison, folder
+
+
 def _check_before_loading(job: Job, settings: StudySettings) -> None:
     """Everything that can be wrong without the data, which may take a while to read."""
     if job.arch not in architectures():
         raise unknown_name("architecture", job.arch, architectures())
     if job.metric not in METRICS:
         raise unknown_name("metric", job.metric, METRICS)
-    if job.ratios is not None and job.budgets is not None:
-        raise NsoptError("give --ratios or --budgets, not both")
-    check_methods(_words(job.methods))
+    descent_iterations(check_methods(words(job.methods)), settings)
     resolve_compute(settings.training.device, settings.training.precision)
     if job.storage is not None:
         sqlite_path(job.storage)
@@ -127,20 +141,14 @@ def _check_before_loading(job: Job, settings: StudySettings) -> None:
 
 def _comparison(job: Job, preset: Preset, settings: StudySettings) -> tuple[Comparison, Path]:
     """The comparison that the options describe, and the folder of its results."""
-    data = load_data(job.data, job.data_dir, job.image_size)
+    data = load_data(job.data, job.data_dir, job.image_size, job.subset)
     arch = get_architecture(job.arch, len(data.classes), data.image_size, data.channels)
-    if job.budgets is not None:
-        budgets = [parse_budget(word) for word in _words(job.budgets)]
-        sizes = sizes_of_budgets(arch, job.metric, budgets)
-    else:
-        given = [parse_ratio(word) for word in _words(job.ratios or "")]
-        sizes = sizes_of_ratios(arch, job.metric, given or preset.ratios)
     folder = job.out or Path("runs") / f"{arch.name}-{data.name}-{settings.preset}"
     comparison = Comparison(
         arch=arch,
         data=data,
-        methods=check_methods(_words(job.methods)),
-        sizes=sizes,
+        methods=check_methods(words(job.methods)),
+        sizes=parse_sizes(arch, job.metric, job.ratios, job.budgets, preset.ratios),
         seeds=job.seeds or preset.seeds,
         metric=job.metric,
         settings=settings,
@@ -167,7 +175,3 @@ def _short(number: float) -> str:
                 else f"{number / size:.0f}{unit}"
             )
     return f"{number:.0f}"
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from nsopt.data.registry import load_data
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
 
+_cache = tempfile.TemporaryDirectory(prefix="nsopt-cache-")
+os.environ["XDG_CACHE_HOME"] = _cache.name  # of the tests and of the commands they run
 torch.set_num_threads(1)  # the networks here are too small to share
 settings.register_profile("nsopt", deadline=None)  # machines differ, and so do their loads
 settings.load_profile("nsopt")

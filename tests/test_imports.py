@@ -24,6 +24,8 @@ FLOORS = [
     "reports",
     "console",
     "job",
+    "proposals",
+    "options",
     "study",
     "cli",
 ]
@@ -35,7 +37,9 @@ def imported(path: Path) -> set[str]:
     """Modules of nsopt that a file imports anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
+        if isinstance(node, ast.ImportFrom) and node.module == "nsopt":
+            found |= {f"nsopt.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}

@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from nsopt.reports.published import PublishedLine
 from nsopt.reports.results import Results
 from nsopt.reports.style import colour, method_name, new_figure
 from nsopt.reports.tables import size_label, summary
@@ -85,8 +86,11 @@ def accuracy_info(results: Results) -> list[MethodPoints]:
     return _points(results, "params", "test_accuracy")
 
 
-def draw_accuracy(methods: list[MethodPoints]) -> go.Figure:
-    """A line through the means of each method, with a band from the worst to the best seed."""
+def draw_accuracy(methods: list[MethodPoints], published: list[PublishedLine]) -> go.Figure:
+    """A line through the means of each method, with a band from the worst to the best seed.
+
+    Published accuracies are dotted, and hidden until their legend entry is clicked.
+    """
     figure = new_figure(
         xaxis={"title": "parameters", "type": "log"},
         yaxis={"title": "test accuracy at the last epoch (%)"},
@@ -103,6 +107,18 @@ def draw_accuracy(methods: list[MethodPoints]) -> go.Figure:
         )
         _add_trials(figure, points)
         _add_means(figure, points, mode="lines+markers")
+    for line in published:
+        figure.add_scatter(
+            x=line.params,
+            y=line.accuracy,
+            mode="lines+markers",
+            line={"color": colour(line.method), "dash": "dot"},
+            marker={"symbol": "circle-open", "size": 9},
+            name=line.label,
+            text=line.text,
+            hovertemplate="%{text}<extra></extra>",
+            visible="legendonly",
+        )
     return figure
 
 

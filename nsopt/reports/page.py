@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from nsopt.reports.accuracy import accuracy_info, draw_accuracy, draw_pareto, pareto_info
 from nsopt.reports.law import draw_law, law_info
+from nsopt.reports.published import published_lines
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.style import method_name
 from nsopt.reports.tables import descent_table, size_label, summary, write_csv
@@ -32,9 +33,10 @@ def write_report(url: str, folder: Path, name: str | None = None) -> Path:
 def render(results: Results, csv_files: list[str]) -> str:
     """The page as HTML; all text from users is escaped by the template engine."""
     environment = Environment(loader=PackageLoader("nsopt.reports", "."), autoescape=True)
+    published = published_lines(results.subject.arch, results.subject.data)
     figures = {
         "pareto": draw_pareto(pareto_info(results)),
-        "accuracy": draw_accuracy(accuracy_info(results)),
+        "accuracy": draw_accuracy(accuracy_info(results), published),
         "widths": draw_widths(widths_info(results)),
     }
     if results.iterations:
@@ -49,6 +51,7 @@ def render(results: Results, csv_files: list[str]) -> str:
         settings=_flat(results.settings),
         provenance=_flat(results.provenance),
         csv_files=csv_files,
+        published=published,
     )
 
 

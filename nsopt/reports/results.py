@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nsopt.errors import NsoptError
 from nsopt.pruning.record import Iteration
 from nsopt.tuning import schema
-from nsopt.tuning.storage import comparison_names, load_studies, open_storage, storage_exists
+from nsopt.tuning.storage import load_studies, only_comparison, open_storage, storage_exists
 
 _ORDER = ("uniform", "magnitude", "morphnet", "neuralscale")
 
@@ -48,7 +48,7 @@ def read_results(url: str, name: str | None = None) -> Results:
     if not storage_exists(url):
         raise NsoptError(f"nothing is stored at {url}: run a study first")
     storage = open_storage(url)
-    name = name or _only(comparison_names(storage))
+    name = name or only_comparison(storage)
     studies = load_studies(storage, name)
     compared = {method: study for method, study in studies.items() if method != schema.SEARCH}
     trials = [
@@ -75,13 +75,6 @@ def read_results(url: str, name: str | None = None) -> Results:
         curves=pd.concat([_curves(trial) for _, trial in done], ignore_index=True),
         iterations=_iterations(studies),
     )
-
-
-def _only(comparisons: list[str]) -> str:
-    if len(comparisons) != 1:
-        known = ", ".join(comparisons) or "none"
-        raise NsoptError(f"name the comparison to report on (--name): stored are {known}")
-    return comparisons[0]
 
 
 def _iterations(studies: dict[str, Study]) -> list[Iteration]:

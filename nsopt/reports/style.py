@@ -16,7 +16,7 @@ _COLOURS = {
     "morphnet": "#2563eb",
     "neuralscale": "#dc2626",
 }
-_OTHER_COLOUR = "#7c3aed"
+_OTHER_COLOURS = ("#7c3aed", "#059669", "#db2777", "#0891b2", "#a16207")
 LAYER_COLOURS = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"),
     *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
@@ -24,12 +24,16 @@ LAYER_COLOURS = (
 
 
 def method_name(method: str) -> str:
-    return METHOD_NAMES.get(method, method)
+    """A method in words; `neuralscale-iter3` reads as its third iteration."""
+    base, _, iteration = method.partition("-iter")
+    name = METHOD_NAMES.get(base, base)
+    return f"{name}, iteration {iteration}" if iteration else name
 
 
 def colour(method: str, opacity: float = 1.0) -> str:
     """CSS colour of a method."""
-    code = _COLOURS.get(method, _OTHER_COLOUR)
+    other = _OTHER_COLOURS[sum(method.encode()) % len(_OTHER_COLOURS)]
+    code = _COLOURS.get(method, other)
     red, green, blue = (int(code[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
 

@@ -23,10 +23,10 @@ from nsopt.tuning import schema
 from nsopt.tuning.latencies import complete_latencies
 from nsopt.tuning.methods import (
     MAGNITUDE,
-    NEURALSCALE,
     MagnitudePruning,
     curve_of,
     descent_iterations,
+    follows_law,
 )
 from nsopt.tuning.objective import NothingToRunError, Runner
 from nsopt.tuning.request import Comparison
@@ -128,7 +128,7 @@ def _curve_plan(
     history: Sequence[Iteration],
 ) -> _Plan:
     curve = curve_of(method, comparison.arch, history)
-    eta = comparison.settings.eta if method == NEURALSCALE else None
+    eta = comparison.settings.eta if follows_law(method) else None
     cost = comparison.arch.cost(comparison.metric)
     sampler = NeuralScaleSampler(curve, cost, comparison.arch.layer_names, eta=eta)
     return _Plan({point: sampler.propose(point.budget) for point in points}, sampler)

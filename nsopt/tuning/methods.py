@@ -1,5 +1,6 @@
 """The methods of a comparison: each is a way to make a scaling curve."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,23 +19,38 @@ from nsopt.tuning.trained import TrainedNetworks
 UNIFORM, MORPHNET, MAGNITUDE, NEURALSCALE = "uniform", "morphnet", "magnitude", "neuralscale"
 METHODS = (UNIFORM, MORPHNET, MAGNITUDE, NEURALSCALE)
 _MORPHNET_FRACTION = 0.5
+_AT_ITERATION = re.compile(rf"{NEURALSCALE}-iter([1-9]\d*)")
 
 
 def check_methods(names: Sequence[str]) -> tuple[str, ...]:
-    """`names` without repetitions; NsoptError if one is unknown or there is none."""
+    """`names` without repetitions; NsoptError if one is unknown or there is none.
+
+    `neuralscale-iterN` is NeuralScale with the law of descent iteration N.
+    """
     for name in names:
-        if name not in METHODS:
+        if name not in METHODS and _AT_ITERATION.fullmatch(name) is None:
             raise unknown_name("method", name, METHODS)
     if not names:
         raise NsoptError(f"no methods given: known are {', '.join(METHODS)}")
     return tuple(dict.fromkeys(names))
 
 
+def follows_law(method: str) -> bool:
+    """Whether it is NeuralScale, at its last iteration or at a given one."""
+    return method == NEURALSCALE or _AT_ITERATION.fullmatch(method) is not None
+
+
 def descent_iterations(methods: Sequence[str], settings: StudySettings) -> int:
-    """How many iterations of architecture descent these methods need."""
+    """How many iterations of architecture descent these methods need; 0 for none."""
+    needed = [int(match[1]) for m in methods if (match := _AT_ITERATION.fullmatch(m))]
+    if any(number > settings.search.iterations for number in needed):
+        raise NsoptError(
+            f"neuralscale-iter{max(needed)} needs --iterations {max(needed)} or more, "
+            f"not {settings.search.iterations}"
+        )
     if NEURALSCALE in methods:
         return settings.search.iterations
-    return int(MORPHNET in methods)
+    return max([int(MORPHNET in methods), *needed])
 
 
 def curve_of(method: str, arch: Architecture, history: Sequence[Iteration]) -> PowerLaw:
@@ -43,7 +59,12 @@ def curve_of(method: str, arch: Architecture, history: Sequence[Iteration]) -> P
         return uniform_curve(arch.base_widths)
     if method == MORPHNET:
         return uniform_curve(history[0].trajectory.at_fraction(_MORPHNET_FRACTION))
-    return history[-1].law
+    match = _AT_ITERATION.fullmatch(method)
+    if match is None:
+        return history[-1].law
+    if int(match[1]) > len(history):
+        raise NsoptError(f"{method}: descent converged after {len(history)} iterations")
+    return history[int(match[1]) - 1].law
 
 
 @dataclass(frozen=True)

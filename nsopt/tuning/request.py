@@ -1,5 +1,6 @@
 """What a comparison was asked for: networks, data, methods, budgets, seeds, settings."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from nsopt.scaling.curves import floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
 from nsopt.tuning import schema
 from nsopt.tuning.settings import StudySettings
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Comparison:
             data=self.data.name,
             classes=len(self.data.classes),
             image_size=self.data.image_size,
+            channels=self.data.channels,
             layer_names=self.arch.layer_names,
             base_widths=self.arch.base_widths,
         )
@@ -73,6 +77,43 @@ class Comparison:
             for size in self.sizes
             for seed in range(self.seeds)
         ]
+
+
+def parse_sizes(
+    arch: Architecture,
+    metric: str,
+    ratios: str | None,
+    budgets: str | None,
+    default_ratios: Sequence[float],
+) -> tuple[Size, ...]:
+    """Sizes from the words of a command line, such as `0.25,2` or `600k,2M`."""
+    if ratios is not None and budgets is not None:
+        raise NsoptError("give --ratios or --budgets, not both")
+    if budgets is not None:
+        return sizes_of_budgets(arch, metric, [parse_budget(word) for word in words(budgets)])
+    given = [parse_ratio(word) for word in words(ratios or "")]
+    return sizes_of_ratios(arch, metric, given or default_ratios)
+
+
+def words(text: str) -> list[str]:
+    """The parts of a list separated by commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def parse_budget(text: str) -> int:
+    """`600k`, `2M`, `1.5M` or a plain number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)", text.lower())
+    if not match:
+        raise NsoptError(f"{text!r} is not a budget: write 600000, 600k or 2M")
+    return round(float(match[1]) * _UNITS[match[2]])
+
+
+def parse_ratio(text: str) -> float:
+    """A width ratio such as `0.25`."""
+    try:
+        return float(text)
+    except ValueError:
+        raise NsoptError(f"{text!r} is not a width ratio: write 0.25 or 2") from None
 
 
 def sizes_of_ratios(arch: Architecture, metric: str, ratios: Sequence[float]) -> tuple[Size, ...]:

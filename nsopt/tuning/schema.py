@@ -78,6 +78,7 @@ class Subject:
     data: str
     classes: int
     image_size: int
+    channels: int
     layer_names: tuple[str, ...]
     base_widths: tuple[int, ...]
 

@@ -110,13 +110,34 @@ _PRESETS = {
     ),
 }
 
+_PAPER_TINY_IMAGENET = Preset(
+    question=_PRESETS["paper"].question,
+    ratios=(0.25, 0.5, 0.75, 1.0),
+    seeds=5,
+    settings=StudySettings(
+        preset="paper",
+        search=SearchSettings(prune_every=100, val_fraction=_PAPER_VAL_FRACTION),
+        training=TrainSettings(
+            epochs=150, decay_after=(1 / 3, 2 / 3), val_fraction=_PAPER_VAL_FRACTION
+        ),
+        magnitude_epochs=150,
+        fine_tune_epochs=20,
+        fine_tune_lr=0.001,
+    ),
+)
+
 PRESETS = tuple(_PRESETS)
 
 
-def get_preset(name: str) -> Preset:
-    """The preset `name`; NsoptError if there is none."""
+def get_preset(name: str, data: str = "") -> Preset:
+    """The preset `name` for a data set; NsoptError if there is none.
+
+    The paper has a protocol of its own for Tiny ImageNet.
+    """
     if name not in _PRESETS:
         raise unknown_name("preset", name, _PRESETS)
+    if name == "paper" and data == "tiny-imagenet":
+        return _PAPER_TINY_IMAGENET
     return _PRESETS[name]
 
 

@@ -82,7 +82,11 @@ def load_studies(storage: RDBStorage, prefix: str) -> dict[str, Study]:
     }
 
 
-def comparison_names(storage: RDBStorage) -> list[str]:
-    """The prefixes of all studies in a storage."""
+def only_comparison(storage: RDBStorage) -> str:
+    """The name of the one comparison that is stored; NsoptError if there are none or several."""
     names = optuna.get_all_study_names(storage)
-    return sorted({name.rsplit("/", 1)[0] for name in names if "/" in name})
+    comparisons = sorted({name.rsplit("/", 1)[0] for name in names if "/" in name})
+    if len(comparisons) != 1:
+        known = ", ".join(comparisons) or "none"
+        raise NsoptError(f"say which comparison with --name: stored are {known}")
+    return comparisons[0]

@@ -8,9 +8,16 @@ from hypothesis import strategies as st
 
 from nsopt.errors import NsoptError
 from nsopt.pruning.record import Iteration, Trajectory
-from nsopt.reports.accuracy import accuracy_info, draw_pareto, pareto_info, pareto_mask
+from nsopt.reports.accuracy import (
+    accuracy_info,
+    draw_accuracy,
+    draw_pareto,
+    pareto_info,
+    pareto_mask,
+)
 from nsopt.reports.law import law_info
 from nsopt.reports.page import render, write_report
+from nsopt.reports.published import published_lines
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.tables import summary, write_csv
 from nsopt.reports.widths import draw_widths, widths_info
@@ -47,7 +54,7 @@ def results() -> Results:
     law = PowerLaw.fit(widths[1:], tau[1:])
     return Results(
         name="net-<b>data</b>-smoke",
-        subject=Subject("net", "<b>data</b>", 2, 32, ("first", "second"), (90, 36)),
+        subject=Subject("net", "<b>data</b>", 2, 32, 3, ("first", "second"), (90, 36)),
         settings={"preset": "smoke", "training": {"epochs": 3}},
         provenance={"uniform": {"device": "<script>alert(1)</script>"}},
         outcomes=pd.DataFrame(rows),
@@ -160,6 +167,27 @@ def test_csv_files_hold_the_numbers(results: Results, tmp_path: Path) -> None:
     )
     laws = pd.read_csv(tmp_path / "laws.csv")
     np.testing.assert_array_equal(laws["alpha"], results.iterations[0].law.alpha)
+
+
+def test_published_accuracies_are_those_of_the_paper() -> None:
+    lines = {line.label: line for line in published_lines("vgg11", "cifar10")}
+    assert list(lines) == [
+        "published uniform",
+        "published morphnet",
+        "published neuralscale-iter1",
+        "published neuralscale-iter15",
+    ]
+    uniform = lines["published uniform"]
+    assert uniform.params[0] == 579_786
+    assert "best test epoch 88.18 %" in uniform.text[0]
+    assert published_lines("vgg11", "folder-mine") == []
+
+
+def test_published_accuracies_are_offered_beside_measured_ones(results: Results) -> None:
+    lines = published_lines("resnet18", "cifar100")
+    figure = draw_accuracy(accuracy_info(results), lines)
+    offered = [trace for trace in figure.data if trace.visible == "legendonly"]
+    assert [trace.name for trace in offered] == [line.label for line in lines]
 
 
 def test_a_report_on_nothing_says_so(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.pruning.settings import SearchSettings
 from nsopt.reports.results import Results, read_results
+from nsopt.scaling.solve import solve_widths
 from nsopt.training.settings import TrainSettings
 from nsopt.tuning import schema
 from nsopt.tuning.comparison import run_comparison
-from nsopt.tuning.methods import METHODS
+from nsopt.tuning.methods import METHODS, check_methods
 from nsopt.tuning.request import Comparison, sizes_of_budgets, sizes_of_ratios
 from nsopt.tuning.settings import StudySettings
 from nsopt.tuning.storage import load_studies, open_storage
@@ -140,8 +141,6 @@ def test_studies_follow_the_schema(done: Comparison) -> None:
 
 
 def test_neuralscale_widths_are_those_of_the_stored_law(done: Comparison) -> None:
-    from nsopt.scaling.solve import solve_widths
-
     results = results_of(done)
     law = results.iterations[-1].law
     outcome = results.outcomes.query("method == 'neuralscale'").iloc[0]
@@ -199,6 +198,28 @@ def test_an_error_leaves_the_storage_as_it_was(comparison: Comparison, tmp_path:
     with pytest.raises(NsoptError, match="a law needs 6"):
         run_comparison(dataclasses.replace(comparison, settings=short), Silent())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_descent_iterations_stand_side_by_side(comparison: Comparison) -> None:
+    settings = SETTINGS.updated(search=SETTINGS.search.updated(iterations=2))
+    methods = ("neuralscale-iter1", "neuralscale-iter2")
+    both = dataclasses.replace(comparison, settings=settings, methods=methods, seeds=1)
+    run_comparison(both, Silent())
+    results = results_of(both)
+    assert results.methods == list(methods)
+    params = both.arch.cost("params")
+    for iteration, method in zip(results.iterations, methods, strict=True):
+        (outcome,) = results.outcomes.query(f"method == '{method}'").to_dict("records")
+        expected = solve_widths(iteration.law, params, outcome["budget"]).widths
+        assert outcome["widths"] == tuple(expected.tolist())
+
+
+def test_an_iteration_that_is_not_run_is_refused(comparison: Comparison) -> None:
+    late = dataclasses.replace(comparison, methods=("neuralscale-iter3",))
+    with pytest.raises(NsoptError, match="needs --iterations 3 or more, not 1"):
+        run_comparison(late, Silent())
+    with pytest.raises(NsoptError, match="unknown method 'neuralscale-iter0'"):
+        check_methods(["neuralscale-iter0"])
 
 
 class Impatient(Silent):

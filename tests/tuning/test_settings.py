@@ -23,6 +23,17 @@ def test_paper_preset_is_the_papers_protocol() -> None:
     assert (preset.settings.fine_tune_epochs, preset.settings.fine_tune_lr) == (40, 0.001)
 
 
+def test_paper_preset_for_tiny_imagenet_is_the_papers_too() -> None:
+    preset = get_preset("paper", "tiny-imagenet")
+    assert preset.ratios == (0.25, 0.5, 0.75, 1.0)
+    assert preset.settings.search.prune_every == 100
+    assert preset.settings.training.epochs == 150
+    assert preset.settings.training.milestones == [50, 100]
+    assert preset.settings.magnitude_epochs == 150
+    assert (preset.settings.fine_tune_epochs, preset.settings.fine_tune_lr) == (20, 0.001)
+    assert get_preset("paper", "tiny-imagenet-100-32px") is get_preset("paper")
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_settings_come_back_from_json(name: str) -> None:
     settings = get_preset(name).settings

@@ -1,0 +1,90 @@
+"""Claim: batches cost less than 5 % of a VGG11 ratio-0.25 training step.
+
+Batches (shuffled, cropped, mirrored and normalised on the device) are made with and without a
+training step, side by side on the same images. Prints the share of a step that loading takes.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Iterator
+
+import torch
+
+import nsopt
+from nsopt.data.augmentation import training_batches
+from nsopt.data.images import ImageData, ImageSet
+from nsopt.scaling.curves import floor_widths
+from nsopt.training.device import describe_device, place, resolve_compute, wait_for
+from nsopt.training.loop import batch_loss
+
+_BATCH = 128
+_IMAGES = 10_000
+
+
+def images_like_cifar10() -> ImageData:
+    """Random pixels: their values do not change what loading costs."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (_IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    train = ImageSet(images, torch.arange(_IMAGES) % 10)
+    return ImageData("random", tuple("0123456789"), train, train)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="fewer batches")
+    options = parser.parse_args()
+    rounds, batches = (3, 20) if options.quick else (7, 60)
+
+    compute = resolve_compute("auto", "auto")
+    arch = nsopt.get_architecture("vgg11")
+    model = place(arch.build(floor_widths(0.25, arch.base_widths)), compute.device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.5)
+    splits = images_like_cifar10().split(0.1).to(compute.device)
+    generator = torch.Generator().manual_seed(0)
+
+    def epochs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        while True:
+            yield from training_batches(splits, _BATCH, generator)
+
+    source = epochs()
+
+    def load_only() -> float:
+        start = time.perf_counter()
+        for _ in itertools.islice(source, batches):
+            pass
+        wait_for(compute.device)
+        return time.perf_counter() - start
+
+    def load_and_train() -> float:
+        start = time.perf_counter()
+        for images, labels in itertools.islice(source, batches):
+            optimizer.zero_grad()
+            batch_loss(model, images, labels, compute).backward()
+            optimizer.step()
+        wait_for(compute.device)
+        return time.perf_counter() - start
+
+    load_and_train()
+    pairs = [(load_only(), load_and_train()) for _ in range(rounds)]
+    shares = sorted(loading / step for loading, step in pairs)
+    results = {
+        "loading_ms_per_batch": 1000 * statistics.median(a for a, _ in pairs) / batches,
+        "step_ms_per_batch": 1000 * statistics.median(b for _, b in pairs) / batches,
+        "loading_share_min": shares[0],
+        "loading_share_median": statistics.median(shares),
+        "loading_share_max": shares[-1],
+        "device": describe_device(compute.device),
+    }
+    if options.json:
+        print(json.dumps(results))
+    else:
+        for name, value in results.items():
+            print(f"{name:24} {value:.4g}" if isinstance(value, float) else f"{name:24} {value}")
+
+
+if __name__ == "__main__":
+    main()
