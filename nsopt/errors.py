@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-class NsoptError(Exception):
+class NsoptError(ValueError):
     """A request that cannot be met; the command line prints it as one line and exits with 2."""
 
 

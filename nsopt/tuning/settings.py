@@ -143,10 +143,11 @@ def get_preset(name: str, data: str = "") -> Preset:
 
 def override(settings: StudySettings, changes: dict[str, dict[str, Any]]) -> StudySettings:
     """A copy with changes of `search`, `training` and, under "", of the study itself."""
-    values: dict[str, Any] = settings.model_dump() | changes.get("", {})
-    for part in ("search", "training"):
-        values[part] = values[part] | changes.get(part, {})
-    return StudySettings(**values)
+    return settings.updated(
+        search=settings.search.updated(**changes.get("search", {})),
+        training=settings.training.updated(**changes.get("training", {})),
+        **changes.get("", {}),
+    )
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
