@@ -17,6 +17,9 @@ from nsopt.reports.tables import size_label, summary
 from nsopt.tuning.schema import width_key
 
 
+_MARGIN = 1.25  # beside the outermost points, so that one budget alone is not blown up
+
+
 class MethodPoints(NamedTuple):
     """Outcomes of one method: x and y of every trial with its hover text, and of the means."""
 
@@ -91,8 +94,13 @@ def draw_accuracy(methods: list[MethodPoints], published: list[PublishedLine]) -
 
     Published accuracies are dotted, and hidden until their legend entry is clicked.
     """
+    params = [x for points in methods for x in points.x]
     figure = new_figure(
-        xaxis={"title": "parameters", "type": "log"},
+        xaxis={
+            "title": "parameters",
+            "type": "log",
+            "range": [np.log10(min(params) / _MARGIN), np.log10(max(params) * _MARGIN)],
+        },
         yaxis={"title": "test accuracy at the last epoch (%)"},
     )
     for points in methods:

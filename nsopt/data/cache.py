@@ -1,0 +1,93 @@
+"""Decoded data sets, kept as memory-mapped arrays from one run to the next.
+
+They lie in `$XDG_CACHE_HOME/nsopt` (by default `~/.cache/nsopt`) and may be deleted at any time.
+An entry is bound to its source: path, sizes and times of its files.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nsopt.data.images import ImageData, ImageSet
+
+_META = "meta.json"
+
+
+def cached(path: Path, variant: str, read: Callable[[], ImageData]) -> ImageData:
+    """What `read` makes of `path`, or made of it in an earlier run. variant: how it is read."""
+    if not path.exists():
+        return read()
+    entry = _cache_folder() / _fingerprint(path, variant)
+    if (entry / _META).is_file():
+        return _load(entry)
+    data = read()
+    _store(data, entry)
+    return data
+
+
+def _cache_folder() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "nsopt"
+
+
+def _fingerprint(path: Path, variant: str) -> str:
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    digest = hashlib.sha256(f"{path.resolve()} {variant}".encode())
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _load(entry: Path) -> ImageData:
+    meta = json.loads((entry / _META).read_text(encoding="utf-8"))
+    sets = {part: _load_set(entry, part) for part in meta["parts"]}
+    return ImageData(
+        name=meta["name"],
+        classes=tuple(meta["classes"]),
+        train=sets["train"],
+        test=sets["test"],
+        validation=sets.get("validation"),
+        mirror=meta["mirror"],
+    )
+
+
+def _load_set(entry: Path, part: str) -> ImageSet:
+    """Pages are read when they are needed; changes would stay in memory (copy on write)."""
+    images, labels = (
+        np.load(entry / f"{part}-{name}.npy", mmap_mode="c", allow_pickle=False)
+        for name in ("images", "labels")
+    )
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels))
+
+
+def _store(data: ImageData, entry: Path) -> None:
+    """Write an entry in one step; without room for it there is simply no cache."""
+    parts = {"train": data.train, "test": data.test}
+    if data.validation is not None:
+        parts["validation"] = data.validation
+    meta = {
+        "name": data.name,
+        "classes": data.classes,
+        "mirror": data.mirror,
+        "parts": list(parts),
+    }
+    unfinished = None
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=entry.parent))
+        for part, images in parts.items():
+            np.save(unfinished / f"{part}-images.npy", images.images.numpy())
+            np.save(unfinished / f"{part}-labels.npy", images.labels.numpy())
+        (unfinished / _META).write_text(json.dumps(meta), encoding="utf-8")
+        unfinished.rename(entry)
+    except OSError:
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,16 @@
+"""Checking an archive before it is opened."""
+
+import hashlib
+from pathlib import Path
+
+from nsopt.errors import NsoptError
+
+
+def check_md5(archive: Path, expected: str) -> None:
+    """NsoptError if `archive` is not the published one."""
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    if found != expected:
+        raise NsoptError(
+            f"{archive} is damaged (md5 {found}, not {expected}): delete it and fetch it again"
+        )

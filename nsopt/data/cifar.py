@@ -1,0 +1,54 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), read and checked by torchvision."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nsopt.data.checksum import check_md5
+from nsopt.data.images import ImageData, ImageSet
+from nsopt.data.torchvision_import import torchvision_datasets
+from nsopt.errors import NsoptError
+
+_READERS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+
+
+def load_cifar(name: str, directory: Path) -> ImageData:
+    """`cifar10` or `cifar100` from `directory`: 50,000 training and 10,000 test images, 32x32.
+
+    Unpacks the published archive where it lies there, else downloads it. torchvision checks the
+    checksum of every file before it reads one. Raises NsoptError, with what to do, otherwise.
+    """
+    reader = getattr(torchvision_datasets(), _READERS[name])
+    archive = directory / reader.filename
+    if archive.is_file():
+        check_md5(archive, reader.tgz_md5)
+    try:
+        train = reader(str(directory), train=True, download=True)
+        test = reader(str(directory), train=False)
+    except (OSError, RuntimeError) as error:
+        _remove_if_empty(archive)
+        raise NsoptError(
+            f"{name} is not complete in {directory} and cannot be downloaded "
+            f"({_reason(error)}): put {reader.filename} (md5 {reader.tgz_md5}) there"
+        ) from None
+    return ImageData(
+        name=name, classes=tuple(train.classes), train=_image_set(train), test=_image_set(test)
+    )
+
+
+def _image_set(reader: Any) -> ImageSet:
+    images = torch.from_numpy(np.ascontiguousarray(reader.data.transpose(0, 3, 1, 2)))
+    return ImageSet(images, torch.tensor(reader.targets, dtype=torch.int64))
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "reason", error)).splitlines()[0]
+
+
+def _remove_if_empty(archive: Path) -> None:
+    folder = archive.parent
+    if folder.is_dir() and not any(folder.iterdir()):
+        shutil.rmtree(folder)

@@ -1,0 +1,75 @@
+"""The data sets by name."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nsopt.data.cifar import load_cifar
+from nsopt.data.digits import load_digits
+from nsopt.data.folder import load_folder
+from nsopt.data.images import ImageData
+from nsopt.data.tiny_imagenet import fetch_tiny_imagenet, load_tiny_imagenet
+from nsopt.errors import NsoptError, unknown_name
+
+_STAND_IN = "tiny-imagenet-100-32px"
+_STAND_IN_CLASSES, _STAND_IN_SIZE = 100, 32
+DESCRIPTIONS = {
+    "digits": "1,797 handwritten digits of scikit-learn, 10 classes, 32x32, embedded",
+    "cifar10": "60,000 photographs, 10 classes, 32x32, read by torchvision",
+    "cifar100": "60,000 photographs, 100 classes, 32x32, read by torchvision",
+    "tiny-imagenet": "110,000 photographs, 200 classes, 64x64, original zip or folder",
+    _STAND_IN: "the first 100 classes of Tiny ImageNet at 32x32: CIFAR-100's shape, offline",
+    "folder:PATH": "train/ and test/ (or val/) of class folders, plain or zipped",
+}
+DATA_SETS = tuple(DESCRIPTIONS)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The first `classes` classes and their first `per_class` training images; None for all."""
+
+    classes: int | None = None
+    per_class: int | None = None
+
+
+def load_data(
+    name: str,
+    directory: Path | str = "data",
+    image_size: int | None = None,
+    subset: Subset | None = None,
+) -> ImageData:
+    """The data set `name`, one of `DATA_SETS`.
+
+    directory: where downloaded data sets lie (for Tiny ImageNet it may be a zip in its layout).
+    image_size: for `folder:`, `digits` and `tiny-imagenet`, the side that images are resized to.
+    """
+    data = _load(name, Path(directory).expanduser(), image_size)
+    return data if subset is None else data.subset(subset.classes, subset.per_class)
+
+
+def fetch_data(name: str, directory: Path) -> None:
+    """Download a data set that is not embedded; NsoptError where that is not possible."""
+    if name in ("tiny-imagenet", _STAND_IN):
+        fetch_tiny_imagenet(directory)
+    elif name in ("cifar10", "cifar100"):
+        load_cifar(name, directory)
+    elif name in DATA_SETS:
+        raise NsoptError(f"{name} needs no download")
+    else:
+        raise unknown_name("data set", name, DATA_SETS)
+
+
+def _load(name: str, directory: Path, image_size: int | None) -> ImageData:
+    if name.startswith("folder:"):
+        return load_folder(Path(name.removeprefix("folder:")).expanduser(), image_size)
+    if name not in DATA_SETS:
+        raise unknown_name("data set", name, DATA_SETS)
+    if name == "digits":
+        return load_digits(image_size or 32)
+    if name == "tiny-imagenet":
+        return load_tiny_imagenet(directory, image_size or 64)
+    if image_size not in (None, 32):
+        raise NsoptError(f"{name} comes in 32x32: --image-size is for other data sets")
+    if name == _STAND_IN:
+        small = load_tiny_imagenet(directory, _STAND_IN_SIZE).subset(_STAND_IN_CLASSES, None)
+        return replace(small, name=_STAND_IN)
+    return load_cifar(name, directory)

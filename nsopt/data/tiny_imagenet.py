@@ -1,0 +1,97 @@
+"""Tiny ImageNet in its original layout, zip or folder: 200 classes, 64x64 (Stanford CS231n).
+
+train/WNID/images/*.JPEG; val/images/*.JPEG with val_annotations.txt. Its test images have no
+labels: as in the paper, val/ is what is reported on, and validation is held out of train/.
+"""
+
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+from nsopt.data.cache import cached
+from nsopt.data.checksum import check_md5
+from nsopt.data.decode import Place, decode, folders_in, images_in, opened
+from nsopt.data.images import ImageData
+from nsopt.data.torchvision_import import torchvision_datasets
+from nsopt.errors import NsoptError
+
+ARCHIVE = "tiny-imagenet-200.zip"
+MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+_URL = f"http://cs231n.stanford.edu/{ARCHIVE}"
+_ROOT = "tiny-imagenet-200"
+
+
+def load_tiny_imagenet(directory: Path, image_size: int = 64) -> ImageData:
+    """All classes of Tiny ImageNet, resized to `image_size`.
+
+    directory: holds the published zip or its unpacked folder, or is a zip in the same layout.
+    """
+    path = _find(directory)
+    return cached(path, f"tiny-imagenet {image_size}", lambda: _load(path, image_size))
+
+
+def fetch_tiny_imagenet(directory: Path) -> Path:
+    """Download the archive and check it; NsoptError where the network does not allow it."""
+    utils: Any = torchvision_datasets().utils
+    try:
+        utils.download_url(_URL, str(directory), ARCHIVE, MD5)
+    except (OSError, RuntimeError, urllib.error.URLError) as error:
+        reason = str(getattr(error, "reason", error)).splitlines()[0]
+        raise NsoptError(
+            f"tiny-imagenet cannot be downloaded ({reason}): put {ARCHIVE} (md5 {MD5}) into "
+            f"{directory}"
+        ) from None
+    return directory / ARCHIVE
+
+
+def _find(directory: Path) -> Path:
+    if directory.is_file():
+        return directory
+    if (directory / ARCHIVE).is_file():
+        check_md5(directory / ARCHIVE, MD5)
+        return directory / ARCHIVE
+    if (directory / _ROOT).is_dir():
+        return directory / _ROOT
+    raise NsoptError(
+        f"tiny-imagenet is not in {directory}: put {ARCHIVE} (md5 {MD5}) there, or run "
+        "`nsopt data fetch tiny-imagenet`"
+    )
+
+
+def _load(path: Path, image_size: int) -> ImageData:
+    with opened(path) as place:
+        root = place / _ROOT if (place / _ROOT).is_dir() else place
+        if not (root / "train").is_dir() or not (root / "val" / "val_annotations.txt").is_file():
+            raise NsoptError(f"{path} does not have the layout of {ARCHIVE}: fetch it again")
+        train = {folder.name: images_in(folder / "images") for folder in folders_in(root / "train")}
+        test = _annotated(root / "val", list(train), path)
+        words = _words(root)
+        return ImageData(
+            name="tiny-imagenet",
+            classes=tuple(words.get(wnid, wnid) for wnid in train),
+            train=decode(list(train.values()), image_size, path),
+            test=decode(list(test.values()), image_size, path),
+        )
+
+
+def _annotated(val: Place, wnids: list[str], path: Path) -> dict[str, list[Place]]:
+    """Validation images by class, from `FILE<tab>WNID<tab>box` lines."""
+    images: dict[str, list[Place]] = {wnid: [] for wnid in wnids}
+    lines = (val / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        name, wnid = line.split("\t")[:2]
+        if wnid not in images:
+            raise NsoptError(
+                f"{path}: val_annotations.txt names {wnid}, which train/ does not have"
+            )
+        images[wnid].append(val / "images" / name)
+    return images
+
+
+def _words(root: Place) -> dict[str, str]:
+    """First name of every class."""
+    words = root / "words.txt"
+    if not words.is_file():
+        return {}
+    lines = words.read_text(encoding="utf-8").splitlines()
+    return {wnid: names.split(",")[0] for wnid, names in (line.split("\t") for line in lines)}

@@ -1,0 +1,171 @@
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nsopt.data.registry import load_data
+from nsopt.errors import NsoptError
+
+
+def write_images(
+    root: Path, splits: tuple[str, ...] = ("train", "test"), size: tuple[int, int] = (8, 8)
+) -> Path:
+    generator = np.random.default_rng(0)
+    for split in splits:
+        for label, name in enumerate(["ant", "bee"]):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(3):
+                pixels = generator.integers(0, 100, (*size, 3)) + 100 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+    return root
+
+
+def pack(folder: Path, path: Path, root: str = "") -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*.png")):
+            archive.write(file, Path(root) / file.relative_to(folder))
+    return path
+
+
+def test_folder_is_read_class_by_class(tmp_path: Path) -> None:
+    data = load_data(f"folder:{write_images(tmp_path / 'insects')}")
+    assert data.name == "folder-insects"
+    assert data.classes == ("ant", "bee")
+    assert data.train.images.shape == (6, 3, 8, 8)
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.train.images[:3].max() < 100 <= data.train.images[3:].min()
+    first = np.asarray(Image.open(tmp_path / "insects/train/ant/0.png"))
+    np.testing.assert_array_equal(data.train.images[0].permute(1, 2, 0).numpy(), first)
+
+
+@pytest.mark.parametrize("root", ["", "inside"])
+def test_zip_is_read_like_the_folder_it_packs(tmp_path: Path, root: str) -> None:
+    folder = write_images(tmp_path / "insects")
+    plain = load_data(f"folder:{folder}")
+    packed = load_data(f"folder:{pack(folder, tmp_path / 'insects.zip', root)}")
+    assert packed.name == plain.name
+    assert packed.classes == plain.classes
+    torch.testing.assert_close(packed.train.images, plain.train.images, rtol=0, atol=0)
+    torch.testing.assert_close(packed.test.labels, plain.test.labels, rtol=0, atol=0)
+    assert sorted(tmp_path.iterdir()) == [folder, tmp_path / "insects.zip"]
+
+
+def test_val_is_the_test_set_where_there_is_no_other(tmp_path: Path) -> None:
+    data = load_data(f"folder:{write_images(tmp_path / 'x', ('train', 'val'))}")
+    assert len(data.test) == 6
+    assert data.validation is None
+
+
+def test_val_beside_test_is_the_validation_set(tmp_path: Path) -> None:
+    data = load_data(f"folder:{write_images(tmp_path / 'x', ('train', 'val', 'test'))}")
+    assert data.validation is not None
+    splits = data.split(0.1)
+    assert len(splits.train) == 6
+    torch.testing.assert_close(splits.validation.images, data.validation.images)
+
+
+def test_images_are_cropped_and_resized_on_demand(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "x", size=(12, 20))
+    with pytest.raises(NsoptError, match="--image-size"):
+        load_data(f"folder:{folder}")
+    assert load_data(f"folder:{folder}", image_size=16).image_size == 16
+
+
+def missing(root: Path) -> Path:
+    return root / "nowhere"
+
+
+def without_train(root: Path) -> Path:
+    (root / "x").mkdir()
+    return root / "x"
+
+
+def without_test(root: Path) -> Path:
+    return write_images(root / "x", ("train",))
+
+
+def empty_class(root: Path) -> Path:
+    write_images(root / "x")
+    for file in (root / "x/train/bee").iterdir():
+        file.unlink()
+    return root / "x"
+
+
+def single_class(root: Path) -> Path:
+    write_images(root / "x")
+    for split in ("train", "test"):
+        for file in (root / "x" / split / "bee").iterdir():
+            file.unlink()
+        (root / "x" / split / "bee").rmdir()
+    return root / "x"
+
+
+def odd_class(root: Path) -> Path:
+    write_images(root / "x")
+    (root / "x/test/bee").rename(root / "x/test/wasp")
+    return root / "x"
+
+
+def truncated_image(root: Path) -> Path:
+    write_images(root / "x")
+    path = root / "x/train/ant/1.png"
+    path.write_bytes(path.read_bytes()[:60])
+    return root / "x"
+
+
+def truncated_zip(root: Path) -> Path:
+    path = pack(write_images(root / "x"), root / "x.zip")
+    path.write_bytes(path.read_bytes()[:-200])
+    return path
+
+
+def damaged_zip(root: Path) -> Path:
+    path = pack(write_images(root / "x"), root / "x.zip")
+    content = bytearray(path.read_bytes())
+    content[100] ^= 0xFF
+    path.write_bytes(bytes(content))
+    return path
+
+
+def no_zip(root: Path) -> Path:
+    (root / "x.zip").write_text("hello")
+    return root / "x.zip"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (missing, "no folder or zip"),
+        (without_train, "no train/ folder"),
+        (without_test, "neither test/ nor val/"),
+        (empty_class, "no images in train/bee"),
+        (single_class, "at least 2 class folders"),
+        (odd_class, "'bee' is not both in train/ and in test/"),
+        (truncated_image, "1.png is not a whole image"),
+        (truncated_zip, "not a whole zip"),
+        (damaged_zip, "not a whole"),
+        (no_zip, "not a whole zip"),
+    ],
+)
+def test_unusable_folders_say_why(
+    tmp_path: Path, make: Callable[[Path], Path], message: str
+) -> None:
+    with pytest.raises(NsoptError, match=message) as caught:
+        load_data(f"folder:{make(tmp_path)}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.shared_data
+def test_real_cifar10_is_read_from_its_zip(shared: Path) -> None:
+    data = load_data(f"folder:{shared / 'data/cifar10-jpeg.zip'}")
+    assert data.name == "folder-cifar10-jpeg"
+    assert data.train.images.shape == (50_000, 3, 32, 32)
+    assert data.test.images.shape == (10_000, 3, 32, 32)
+    assert torch.bincount(data.train.labels).tolist() == [5000] * 10
+    mean = data.split(0.1).mean / 255
+    torch.testing.assert_close(mean, torch.tensor([0.491, 0.482, 0.447]), atol=5e-3, rtol=0)

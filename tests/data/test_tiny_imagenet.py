@@ -1,0 +1,158 @@
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nsopt.data.cache import cached
+from nsopt.data.registry import Subset, load_data
+from nsopt.errors import NsoptError
+
+WNIDS = ("n01", "n02", "n03")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three classes of four training images and two annotated ones, in the original layout."""
+    root = tmp_path / "data" / "tiny-imagenet-200"
+    (root / "val/images").mkdir(parents=True)
+    annotations = []
+    for label, wnid in enumerate(WNIDS):
+        images = root / "train" / wnid / "images"
+        images.mkdir(parents=True)
+        for index in range(4):
+            colour(label, index).save(images / f"{wnid}_{index}.JPEG")
+        for index in range(2):
+            name = f"val_{2 * index + label}{label}.JPEG"
+            colour(label, index).save(root / "val/images" / name)
+            annotations.append(f"{name}\t{wnid}\t0\t0\t63\t63")
+    (root / "val/val_annotations.txt").write_text("\n".join(reversed(annotations)) + "\n")
+    (root / "wnids.txt").write_text("\n".join(WNIDS) + "\n")
+    (root / "words.txt").write_text("n01\tgoldfish, Carassius\nn02\tfrog\nn99\tother\n")
+    return tmp_path / "data"
+
+
+def colour(label: int, index: int) -> Image.Image:
+    return Image.new("RGB", (64, 64), (80 * label, 40 + index, 0))
+
+
+def pack(folder: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*.*")):
+            if file.is_file():
+                archive.write(file, file.relative_to(folder))
+    return path
+
+
+def test_original_layout_is_read_with_its_annotations(folder: Path) -> None:
+    data = load_data("tiny-imagenet", folder)
+    assert data.name == "tiny-imagenet"
+    assert data.classes == ("goldfish", "frog", "n03")
+    assert data.train.images.shape == (12, 3, 64, 64)
+    assert data.train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert data.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    red = data.test.images[:, 0].float().mean(dim=(1, 2))
+    torch.testing.assert_close(red, 80.0 * data.test.labels, atol=3, rtol=0)
+    assert data.validation is None
+
+
+def test_zip_is_read_like_its_folder(folder: Path, tmp_path: Path) -> None:
+    packed = load_data("tiny-imagenet", pack(folder, tmp_path / "mine.zip"))
+    plain = load_data("tiny-imagenet", folder)
+    torch.testing.assert_close(packed.train.images, plain.train.images)
+    torch.testing.assert_close(packed.test.labels, plain.test.labels)
+
+
+def test_images_are_resized_on_demand(folder: Path) -> None:
+    assert load_data("tiny-imagenet", folder, image_size=32).image_size == 32
+
+
+def test_published_zip_is_checked_before_it_is_opened(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    pack(folder, other / "tiny-imagenet-200.zip")
+    with pytest.raises(NsoptError, match=r"is damaged .*90528d7ca1a48142e341f4ef8d21d0de"):
+        load_data("tiny-imagenet", other)
+
+
+def test_missing_data_says_what_to_put_where(tmp_path: Path) -> None:
+    with pytest.raises(NsoptError, match=r"put tiny-imagenet-200.zip \(md5 .*nsopt data fetch"):
+        load_data("tiny-imagenet", tmp_path)
+
+
+def test_other_layouts_are_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "tiny-imagenet-200/val/val_annotations.txt").unlink()
+    with pytest.raises(NsoptError, match="does not have the layout"):
+        load_data("tiny-imagenet", folder)
+    (tmp_path / "empty.zip").write_bytes(zipfile_of_nothing(tmp_path))
+    with pytest.raises(NsoptError, match="does not have the layout"):
+        load_data("tiny-imagenet", tmp_path / "empty.zip")
+
+
+def zipfile_of_nothing(folder: Path) -> bytes:
+    path = folder / "nothing.zip"
+    zipfile.ZipFile(path, "w").close()
+    return path.read_bytes()
+
+
+def test_unknown_annotations_are_refused(folder: Path) -> None:
+    annotations = folder / "tiny-imagenet-200/val/val_annotations.txt"
+    annotations.write_text(annotations.read_text().replace("n03", "n77"))
+    with pytest.raises(NsoptError, match="names n77, which train/ does not have"):
+        load_data("tiny-imagenet", folder)
+
+
+def test_subsets_keep_the_first_classes_and_images(folder: Path) -> None:
+    data = load_data("tiny-imagenet", folder, subset=Subset(classes=2, per_class=3))
+    assert data.name == "tiny-imagenet-2classes-3each"
+    assert data.classes == ("goldfish", "frog")
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.test.labels.tolist() == [0, 0, 1, 1]
+    whole = load_data("tiny-imagenet", folder, subset=Subset())
+    assert (whole.name, len(whole.train)) == ("tiny-imagenet", 12)
+
+
+@pytest.mark.parametrize(
+    ("subset", "message"),
+    [(Subset(classes=4), "from 2 to 3, got 4"), (Subset(per_class=0), "at least 1, got 0")],
+)
+def test_subsets_must_exist(folder: Path, subset: Subset, message: str) -> None:
+    with pytest.raises(NsoptError, match=message):
+        load_data("tiny-imagenet", folder, subset=subset)
+
+
+@pytest.mark.shared_data
+def test_stand_in_for_cifar100_is_made_of_real_images(shared: Path) -> None:
+    data = load_data("tiny-imagenet-100-32px", shared / "data/tiny-imagenet-200-sample.zip")
+    assert data.name == "tiny-imagenet-100-32px"
+    assert len(data.classes) == 100
+    assert data.train.images.shape == (12_000, 3, 32, 32)
+    assert torch.bincount(data.test.labels).tolist() == [25] * 100
+
+
+def test_decoded_images_are_cached_until_their_source_changes(folder: Path) -> None:
+    calls = []
+
+    def read() -> object:
+        calls.append(1)
+        return load_data("digits")
+
+    first, second = (cached(folder, "test", read) for _ in range(2))
+    assert len(calls) == 1
+    np.testing.assert_array_equal(first.train.images.numpy(), second.train.images.numpy())
+    assert (second.name, second.classes, second.mirror) == ("digits", first.classes, False)
+    assert second.validation is None
+    (folder / "tiny-imagenet-200/words.txt").write_text("changed, and so is its size")
+    cached(folder, "test", read)
+    cached(folder, "another", read)
+    assert len(calls) == 3
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert len(load_data("tiny-imagenet", folder).train) == 12
