@@ -4,20 +4,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 INSTALLED := $(VENV)/.installed
+FOR_TESTS := $(VENV)/.installed-for-tests
 
 .PHONY: study test format clean
 
 study: $(INSTALLED)
 	$(BIN)/python -m nsopt.study
 
-test: $(INSTALLED)
+test: $(FOR_TESTS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-format: $(INSTALLED)
+format: $(FOR_TESTS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -26,5 +28,9 @@ clean:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --editable .
+	touch $@
+
+$(FOR_TESTS): $(INSTALLED)
+	$(PIP) --editable '.[dev]'
 	touch $@

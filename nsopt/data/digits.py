@@ -9,7 +9,7 @@ _TEST_FRACTION = 0.25
 
 
 def load_digits(image_size: int = 32) -> ImageData:
-    """1,797 grey 8x8 digits, enlarged bilinearly to `image_size`, a quarter held out for testing."""
+    """1,797 grey 8x8 digits, enlarged to `image_size`, a quarter of them held out for testing."""
     from sklearn import datasets, model_selection  # noqa: PLC0415  (0.6 s to import)
 
     digits = datasets.load_digits()

@@ -105,7 +105,10 @@ class ImageData:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """What training, selection and reporting see. mean, std: float32 (C,), of the training pixels."""
+    """What training, selection and reporting see.
+
+    mean, std: float32 (C,), of the training pixels.
+    """
 
     train: ImageSet
     validation: ImageSet

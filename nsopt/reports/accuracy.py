@@ -16,7 +16,6 @@ from nsopt.reports.style import colour, method_name, new_figure
 from nsopt.reports.tables import size_label, summary
 from nsopt.tuning.schema import width_key
 
-
 _MARGIN = 1.25  # beside the outermost points, so that one budget alone is not blown up
 
 

@@ -70,7 +70,7 @@ _PRESETS = {
                 lr=0.05,
             ),
             training=TrainSettings(epochs=4, batch_size=32, lr=0.02),
-            magnitude_epochs=4,
+            magnitude_epochs=3,
             fine_tune_epochs=2,
             fine_tune_lr=0.002,
         ),

@@ -1,8 +1,7 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import pytest
 
 from nsopt.data.augmentation import (
     batches_per_epoch,
