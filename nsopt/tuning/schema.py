@@ -45,7 +45,6 @@ _SETTINGS = "settings"
 _PROVENANCE = "provenance"
 _SUBJECT = "subject"
 _LATENCIES = "latencies"
-_LAW = "law"
 _ITERATION = "iteration"
 _CURVES = "curves_per_epoch"
 
@@ -90,10 +89,6 @@ def study_name(arch: str, data: str, preset: str, method: str) -> str:
 def width_parameter(layer_name: str) -> str:
     """Optuna parameter that holds a layer's width."""
     return f"{_WIDTH}{layer_name}"
-
-
-def is_width_parameter(name: str) -> bool:
-    return name.startswith(_WIDTH)
 
 
 def read_point(trial: FrozenTrial | Trial) -> Point | None:
@@ -142,11 +137,6 @@ def read_subject(study: Study) -> Subject:
     for name in ("layer_names", "base_widths"):
         values[name] = tuple(values[name])
     return Subject(**values)
-
-
-def write_law(study: Study, law: Mapping[str, Any]) -> None:
-    """The curve that a method's sampler follows."""
-    study.set_user_attr(_LAW, dict(law))
 
 
 def read_latencies(study: Study) -> dict[str, dict[str, Any]]:

@@ -126,8 +126,6 @@ _PAPER_TINY_IMAGENET = Preset(
     ),
 )
 
-PRESETS = tuple(_PRESETS)
-
 
 def get_preset(name: str, data: str = "") -> Preset:
     """The preset `name` for a data set; NsoptError if there is none.
