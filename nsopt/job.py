@@ -17,7 +17,7 @@ from nsopt.models.registry import architectures, get_architecture
 from nsopt.pruning.record import Iteration
 from nsopt.reports.page import write_report
 from nsopt.reports.results import Results, read_results
-from nsopt.reports.tables import size_label, summary
+from nsopt.reports.tables import size_label, summary, with_deviation
 from nsopt.scaling.cost import METRICS
 from nsopt.training.device import resolve_compute
 from nsopt.tuning import schema
@@ -96,8 +96,8 @@ def _print_summary(results: Results) -> None:
             _short(row["params"]),
             _short(row["macs"]),
             f"{row['latency_ms']:.1f}",
-            f"{row['val_mean']:.2f} ± {row['val_std']:.2f}",
-            f"{row['test_mean']:.2f} ± {row['test_std']:.2f}",
+            with_deviation(row["val_mean"], row["val_std"]),
+            with_deviation(row["test_mean"], row["test_std"]),
         )
     console.print(table)
     for failure in results.failures.to_dict("records"):

@@ -13,7 +13,7 @@ from nsopt.reports.law import draw_law, law_info
 from nsopt.reports.published import published_lines
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.style import method_name
-from nsopt.reports.tables import descent_table, size_label, summary, write_csv
+from nsopt.reports.tables import descent_table, size_label, summary, with_deviation, write_csv
 from nsopt.reports.widths import draw_widths, widths_info
 
 
@@ -70,6 +70,8 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     for row in rows:
         row["size"] = size_label(row["budget"], row["metric"], row["ratio"])
         row["name"] = method_name(row["method"])
+        for part in ("val", "test"):
+            row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])
     return rows
 
 

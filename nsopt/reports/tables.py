@@ -43,6 +43,11 @@ def size_label(budget: int, metric: str, ratio: float | None) -> str:
     return f"{budget:,} {metric}" if ratio is None or pd.isna(ratio) else f"{ratio:g}x"
 
 
+def with_deviation(mean: float, deviation: float) -> str:
+    """`79.63 ± 0.04`, or the mean alone where a single seed has no deviation."""
+    return f"{mean:.2f}" if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+
+
 def descent_table(results: Results) -> pd.DataFrame:
     """One row per iteration of architecture descent."""
     return pd.DataFrame(

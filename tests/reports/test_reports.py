@@ -19,7 +19,7 @@ from nsopt.reports.law import law_info
 from nsopt.reports.page import render, write_report
 from nsopt.reports.published import published_lines
 from nsopt.reports.results import Results, read_results
-from nsopt.reports.tables import summary, write_csv
+from nsopt.reports.tables import summary, with_deviation, write_csv
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.scaling.power_law import PowerLaw
 from nsopt.tuning.schema import OUTCOME_COLUMNS, Subject
@@ -88,6 +88,11 @@ def test_summary_has_means_and_deviations_over_seeds(results: Results) -> None:
     assert row["val_std"] == pytest.approx(np.std([57, 58], ddof=1))
     assert row["test_mean"] == pytest.approx(56.5)
     assert (row["test_min"], row["test_max"]) == (56, 57)
+
+
+def test_a_single_seed_has_no_deviation() -> None:
+    assert with_deviation(79.634, 0.04) == "79.63 ± 0.04"
+    assert with_deviation(79.634, float("nan")) == "79.63"
 
 
 def test_front_is_chosen_by_validation_accuracy(results: Results) -> None:
