@@ -15,7 +15,7 @@ def provenance(device: str, precision: str) -> dict[str, str]:
         "training precision": precision,
         "commit": _commit(),
         "python": platform.python_version(),
-        "system": platform.platform(terse=True),
+        "system": f"{platform.system()} {platform.machine()}",
         **{package: _version(package) for package in _PACKAGES},
     }
 
