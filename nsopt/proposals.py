@@ -63,7 +63,10 @@ def print_widths(proposal: Proposal, as_json: bool) -> None:
         return
     table = Table(box=SIMPLE_HEAD, show_edge=False)
     for name in ("ratio", "budget", "params", "macs", "widths"):
-        table.add_column(name, justify="left" if name == "widths" else "right")
+        left = name == "widths"
+        table.add_column(
+            name, justify="left" if left else "right", overflow="fold", no_wrap=not left
+        )
     for row in rows:
         numbers = [f"{row[name]:,}" for name in ("budget", "params", "macs")]
         ratio = "" if row["ratio"] is None else f"{row['ratio']:g}"
