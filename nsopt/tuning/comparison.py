@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.storages import fail_stale_trials
+from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -92,7 +92,7 @@ def run_comparison(comparison: Comparison, progress: Progress) -> None:
     for method, plan in plans.items():
         _enqueue(studies[method], plan, comparison.arch.layer_names)
     runner = Runner(comparison.arch, splits, compute, settings, networks, progress)
-    _run_everything(studies, runner, latencies, progress)
+    _run_everything(storage, studies, runner, latencies, progress)
     networks.remove()
 
 
@@ -161,14 +161,25 @@ def _enqueue(study: Study, plan: _Plan, layer_names: Sequence[str]) -> None:
 
 
 def _run_everything(
+    storage: RDBStorage,
     studies: Mapping[str, Study],
     runner: Runner,
     latencies: dict[str, Latency],
     progress: Progress,
 ) -> None:
-    """Run what waits, and wait for what other processes run (or ran, until they died)."""
-    told = False
+    """Run what waits, and wait for what other processes run (or ran, until they died).
+
+    A process may die between taking a trial and its first heartbeat, and a trial without one
+    never counts as stale: the first look at a running trial gives it one.
+    """
+    seen: set[int] = set()
     while unfinished := [trial for study in studies.values() for trial in _unfinished(study)]:
+        running = {t._trial_id for t in unfinished if t.state == TrialState.RUNNING}
+        for trial_id in running - seen:
+            storage.record_heartbeat(trial_id)
+        if running and not seen:
+            progress.message("trials of another process, or of one that died, are still running")
+        seen |= running
         for study in studies.values():
             while any(trial.state == TrialState.WAITING for trial in _unfinished(study)):
                 study.optimize(
@@ -176,10 +187,7 @@ def _run_everything(
                     n_trials=1,
                     catch=(NonFiniteLossError, NothingToRunError),
                 )
-        if any(trial.state == TrialState.RUNNING for trial in unfinished):
-            if not told:
-                progress.message("waiting for trials of another process, or of one that died")
-                told = True
+        if running:
             time.sleep(_POLL_SECONDS)
             for study in studies.values():
                 _fail_stale(study)

@@ -168,6 +168,18 @@ def test_more_seeds_and_sizes_add_only_what_is_missing(done: Comparison) -> None
     assert "uniform 20,000 params seed 2" in " ".join(listener.messages)
 
 
+def test_a_trial_taken_by_a_process_that_died_at_once_is_run_again(done: Comparison) -> None:
+    """Between taking a trial and its first heartbeat a process leaves no sign of life."""
+    more = dataclasses.replace(done, seeds=3, methods=("uniform",))
+    study = optuna.load_study(study_name=done.study_name("uniform"), storage=done.storage)
+    (point,) = [point for point in more.points("uniform") if point.seed == 2]
+    study.enqueue_trial({}, user_attrs=point.attributes())
+    assert schema.read_point(study.ask()) == point
+    run_comparison(more, Silent())
+    uniform = results_of(done).outcomes.query("method == 'uniform'")
+    assert sorted(uniform["seed"]) == [0, 1, 2]
+
+
 def test_other_settings_are_refused_and_named(done: Comparison) -> None:
     before = results_of(done).outcomes
     changed = SETTINGS.updated(training=SETTINGS.training.updated(epochs=2))
