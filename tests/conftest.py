@@ -81,5 +81,6 @@ def run_nsopt(*arguments: str, module: str = "nsopt.study") -> subprocess.Comple
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
         env=os.environ | {"COLUMNS": "160", "OMP_NUM_THREADS": "1"},
     )
