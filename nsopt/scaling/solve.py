@@ -19,6 +19,7 @@ CostFunction = Callable[[ArrayLike], int | IntArray]
 
 _LARGEST_SCALE = 1e290
 _BELOW = 1 - 1e-12  # steps off a breakpoint, well above the rounding error of a power
+_APART = 1 + 1e-11  # breakpoints closer than this are one, told apart by rounding alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +102,9 @@ def _breakpoints(
     steps[np.arange(1, start.size + 1), layer_of] = multiple_of
     widths = np.cumsum(steps, axis=0)
     start = np.concatenate([[0.0], start])
-    last_of_ties = np.append(start[1:] != start[:-1], True)
-    start, widths = np.append(start[last_of_ties], end), widths[last_of_ties]
+    apart = start[1:] > start[:-1] * _APART
+    first_of_ties, last_of_ties = np.append(True, apart), np.append(apart, True)
+    start, widths = np.append(start[first_of_ties], end), widths[last_of_ties]
     return _Breakpoints(start, widths, np.asarray(cost(widths), dtype=np.int64))
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -50,6 +50,7 @@ def test_solver_never_exceeds_the_budget(
 
 
 @given(laws, budgets)
+@example(PowerLaw(np.ones(L), np.full(L, 0.1), np.ones(L)), 10_000)  # all breakpoints are ties
 def test_no_larger_scale_fits(law: PowerLaw, budget: int) -> None:
     fit = solve_widths(law, PARAMS, budget)
     at_tau = np.maximum(np.floor(law.widths(fit.tau)), 1)
