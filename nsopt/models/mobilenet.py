@@ -11,10 +11,11 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.layers import OperationNetwork
 from nsopt.models.shortcuts import (
     Shortcuts,
-    first_of_groups,
+    leaders,
     members,
     projection_condition,
     tie,
+    variant_name,
 )
 from nsopt.scaling.cost import Channels, Operation
 
@@ -88,11 +89,10 @@ def mobilenetv2(
     names = ["stem", *blocks, "last"]
     gates = ["stem_bn", *(f"{block}_sum" for block in blocks), "last_bn"]
     filters = ["stem", *(f"{block}_project" for block in blocks), "last"]
-    first = first_of_groups(group_of)
     return Architecture(
-        name="mobilenetv2" if shortcuts == "identity" else f"mobilenetv2-{shortcuts}",
-        layer_names=tuple(names[layer] for layer in first),
-        base_widths=tuple(base[layer] for layer in first),
+        name=variant_name("mobilenetv2", shortcuts),
+        layer_names=leaders(group_of, names),
+        base_widths=leaders(group_of, base),
         input_shape=(in_channels, image_size, image_size),
         num_classes=num_classes,
         operations=tuple(operations),

@@ -12,10 +12,11 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.layers import OperationNetwork
 from nsopt.models.shortcuts import (
     Shortcuts,
-    first_of_groups,
+    leaders,
     members,
     projection_condition,
     tie,
+    variant_name,
 )
 from nsopt.scaling.cost import Channels, Operation
 
@@ -77,11 +78,10 @@ def resnet18(
 
     names = ["stem", *(f"{block}_conv{i}" for block in blocks for i in (1, 2))]
     gates = [*(f"{block}_bn{i}" for block in blocks for i in (1, 2)), "bn"]
-    first = first_of_groups(group_of)
     return Architecture(
-        name="resnet18" if shortcuts == "identity" else f"resnet18-{shortcuts}",
-        layer_names=tuple(names[layer] for layer in first),
-        base_widths=tuple(base[layer] for layer in first),
+        name=variant_name("resnet18", shortcuts),
+        layer_names=leaders(group_of, names),
+        base_widths=leaders(group_of, base),
         input_shape=(in_channels, image_size, image_size),
         num_classes=num_classes,
         operations=tuple(operations),

@@ -1,11 +1,12 @@
 """What networks with shortcuts share: which layers are tied, and when a projection exists."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from nsopt.scaling.cost import Channels
 
 Shortcuts = Literal["identity", "convcut", "tied"]
+T = TypeVar("T")
 
 
 def tie(base_widths: Sequence[int], joined: Sequence[tuple[int, int]]) -> list[int]:
@@ -20,17 +21,22 @@ def tie(base_widths: Sequence[int], joined: Sequence[tuple[int, int]]) -> list[i
     return [numbers[first] for first in leader]
 
 
-def members(group_of: Sequence[int], paths: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The paths of every group's layers."""
-    groups: list[list[str]] = [[] for _ in range(max(group_of) + 1)]
-    for group, path in zip(group_of, paths, strict=True):
-        groups[group].append(path)
+def members(group_of: Sequence[int], values: Sequence[T]) -> tuple[tuple[T, ...], ...]:
+    """The values of every group's layers, given one per layer."""
+    groups: list[list[T]] = [[] for _ in range(max(group_of) + 1)]
+    for group, value in zip(group_of, values, strict=True):
+        groups[group].append(value)
     return tuple(tuple(group) for group in groups)
 
 
-def first_of_groups(group_of: Sequence[int]) -> list[int]:
-    """The first layer of every group."""
-    return [list(group_of).index(group) for group in range(max(group_of) + 1)]
+def leaders(group_of: Sequence[int], values: Sequence[T]) -> tuple[T, ...]:
+    """The value of every group's first layer."""
+    return tuple(group[0] for group in members(group_of, values))
+
+
+def variant_name(family: str, shortcuts: Shortcuts) -> str:
+    """The name of a family's network with these shortcuts."""
+    return family if shortcuts == "identity" else f"{family}-{shortcuts}"
 
 
 def projection_condition(
