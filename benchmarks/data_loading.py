@@ -5,20 +5,18 @@ training step, side by side on the same images. Prints the share of a step that 
 """
 
 import argparse
-import itertools
 import json
 import statistics
 import time
-from collections.abc import Iterator
 
 import torch
 
 import nsopt
-from nsopt.data.augmentation import training_batches
+from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.scaling.curves import floor_widths
 from nsopt.training.device import describe_device, place, resolve_compute, wait_for
-from nsopt.training.loop import batch_loss
+from nsopt.training.step import sgd, train_step
 
 _BATCH = 128
 _IMAGES = 10_000
@@ -42,29 +40,21 @@ def main() -> None:
     compute = resolve_compute("auto", "auto")
     arch = nsopt.get_architecture("vgg11")
     model = place(arch.build(floor_widths(0.25, arch.base_widths)), compute.device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.5)
+    optimizer = sgd(model, lr=0.01, momentum=0.5, weight_decay=0)
     splits = images_like_cifar10().split(0.1).to(compute.device)
-    generator = torch.Generator().manual_seed(0)
-
-    def epochs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        while True:
-            yield from training_batches(splits, _BATCH, generator)
-
-    source = epochs()
+    source = TrainingBatches(splits, _BATCH, seed=0)
 
     def load_only() -> float:
         start = time.perf_counter()
-        for _ in itertools.islice(source, batches):
-            pass
+        for _ in range(batches):
+            source.next()
         wait_for(compute.device)
         return time.perf_counter() - start
 
     def load_and_train() -> float:
         start = time.perf_counter()
-        for images, labels in itertools.islice(source, batches):
-            optimizer.zero_grad()
-            batch_loss(model, images, labels, compute).backward()
-            optimizer.step()
+        for _ in range(batches):
+            train_step(model, optimizer, *source.next(), 0.01, compute)
         wait_for(compute.device)
         return time.perf_counter() - start
 

@@ -23,3 +23,15 @@ class Settings(BaseModel):
     def updated(self, **changes: Any) -> Self:
         """A validated copy with `changes`."""
         return type(self)(**{**self.model_dump(), **changes})
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """`name: ours here, theirs there` for every setting that differs, nested ones included."""
+    found = []
+    for name in sorted(ours.keys() | theirs.keys()):
+        mine, other = ours.get(name), theirs.get(name)
+        if isinstance(mine, dict) and isinstance(other, dict):
+            found += differences(mine, other, f"{prefix}{name}.")
+        elif mine != other:
+            found.append(f"{prefix}{name}: {mine} now, {other} there")
+    return found

@@ -1,66 +1,83 @@
 """Batches of normalised images, augmented on the device they live on."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nsopt.data.images import ImageSet, Splits
+from nsopt.data.images import Splits
 
 _PADDING = 4
 
 
-def training_batches(
-    splits: Splits, batch_size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of shuffled, cropped and mirrored batches of the training set.
+class TrainingBatches:
+    """Epoch after epoch of shuffled, cropped and mirrored batches of the training set.
 
-    Yields images float32 (B, C, H, W) and labels int64 (B,). `generator` (on the CPU) is the only
-    source of randomness. A last batch of one image is left out: BatchNorm cannot train on it.
+    Everything random follows from `seed`; it is drawn on the CPU once an epoch and then lies where
+    the images are. A last batch of one image is left out: BatchNorm cannot train on it.
     """
-    train = splits.train
-    order = torch.randperm(len(train), generator=generator).to(train.images.device)
-    for rows in order.split(batch_size):
-        if len(rows) > 1 or batch_size == 1:
-            images = crop_and_mirror(train.images[rows], splits.mirror, generator)
-            yield normalise(images, splits), train.labels[rows]
 
+    def __init__(self, splits: Splits, batch_size: int, seed: int) -> None:
+        self._splits = splits
+        self._batch_size = batch_size
+        self._generator = torch.Generator().manual_seed(seed)
+        full, rest = divmod(len(splits.train), batch_size)
+        self.per_epoch = full + (rest > 1)
+        self._start_epoch()
 
-def evaluation_batches(
-    images: ImageSet, splits: Splits, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """All of `images` in order, normalised as in training."""
-    batches = zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True)
-    for batch, labels in batches:
-        yield normalise(batch, splits), labels
+    def next(self) -> tuple[Tensor, Tensor]:
+        """The next batch: normalised images float (B, C, H, W) and labels int64 (B,)."""
+        if self._position == self.per_epoch:
+            self._start_epoch()
+        start = self._position * self._batch_size
+        here = slice(start, start + self._batch_size)
+        self._position += 1
+        rows, train = self._order[here], self._splits.train
+        images = crop_and_mirror(
+            train.images[rows], self._top[here], self._left[here], self._flipped[here]
+        )
+        return normalise(images, self._splits), train.labels[rows]
 
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on with the next batch."""
+        return {"epoch_start": self._epoch_start, "position": self._position}
 
-def batches_per_epoch(images: int, batch_size: int) -> int:
-    """Number of batches that `training_batches` yields."""
-    full, rest = divmod(images, batch_size)
-    return full + (rest > 1)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where the batches that gave `state` were."""
+        self._generator.set_state(state["epoch_start"])
+        self._start_epoch()
+        self._position = state["position"]
+
+    def _start_epoch(self) -> None:
+        self._epoch_start = self._generator.get_state()
+        self._position = 0
+        count, device = len(self._splits.train), self._splits.train.images.device
+        generator = self._generator
+        self._order = torch.randperm(count, generator=generator).to(device)
+        self._top = torch.randint(2 * _PADDING + 1, (count,), generator=generator).to(device)
+        self._left = torch.randint(2 * _PADDING + 1, (count,), generator=generator).to(device)
+        mirrored = torch.rand(count, generator=generator) < 0.5
+        self._flipped = (mirrored & self._splits.mirror).to(device)
 
 
 def normalise(images: Tensor, splits: Splits) -> Tensor:
-    """uint8 (B, C, H, W) to float32 of mean 0 and standard deviation 1 over the training set."""
+    """uint8 (B, C, H, W) to numbers of mean 0 and standard deviation 1 over the training set."""
     return (images - splits.mean[:, None, None]) / splits.std[:, None, None]
 
 
-def crop_and_mirror(images: Tensor, mirror: bool, generator: torch.Generator) -> Tensor:
-    """Pad by 4 black pixels, crop at random, and mirror every other image (paper, section 4).
+def crop_and_mirror(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor) -> Tensor:
+    """Pad by 4 black pixels, crop, and mirror where `flipped` (paper, section 4).
 
-    images: (B, C, H, W); the result has its shape and type.
+    images: (B, C, H, W); top, left: int64 (B,), from 0 to 8; flipped: bool (B,). The result has
+    the shape and type of `images`.
     """
     count, _, height, width = images.shape
-    top = torch.randint(2 * _PADDING + 1, (count, 1), generator=generator)
-    left = torch.randint(2 * _PADDING + 1, (count, 1), generator=generator)
-    rows = top + torch.arange(height)
-    columns = left + torch.arange(width)
-    if mirror:
-        flipped = torch.rand(count, generator=generator) < 0.5
-        columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    rows, columns = rows.to(images.device), columns.to(images.device)
+    device = images.device
+    rows = top[:, None] + torch.arange(height, device=device)
+    across = torch.arange(width, device=device)
+    columns = left[:, None] + torch.where(flipped[:, None], across.flip(0), across)
     padded = functional.pad(images, [_PADDING] * 4).permute(0, 2, 3, 1)
-    batch = torch.arange(count, device=images.device)[:, None, None]
+    batch = torch.arange(count, device=device)[:, None, None]
     return padded[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

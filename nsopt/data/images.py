@@ -3,12 +3,13 @@
 B, N: numbers of images; C, H, W: channels, height and width.
 """
 
+import zlib
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from nsopt.errors import NsoptError
@@ -92,7 +93,7 @@ class ImageData:
         train, validation = self.train, self.validation
         if validation is None:
             train, validation = _hold_out(self.train, val_fraction, len(self.classes))
-        pixels = train.images.float()
+        pixels = train.images.to(torch.get_default_dtype())
         return Splits(
             train=train,
             validation=validation,
@@ -107,7 +108,7 @@ class ImageData:
 class Splits:
     """What training, selection and reporting see.
 
-    mean, std: float32 (C,), of the training pixels.
+    mean, std: (C,), of the training pixels.
     """
 
     train: ImageSet
@@ -127,6 +128,15 @@ class Splits:
             std=self.std.to(device),
             mirror=self.mirror,
         )
+
+    def fingerprint(self) -> dict[str, int]:
+        """What tells these splits from others: their sizes, a checksum of what is trained on."""
+        content = 0
+        for tensor in (self.train.labels, self.train.images):
+            values: NDArray[np.generic] = tensor.cpu().contiguous().numpy()
+            content = zlib.crc32(values.data, content)
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: len(part) for name, part in parts.items()} | {"crc32": content}
 
 
 def _hold_out(train: ImageSet, fraction: float, classes: int) -> tuple[ImageSet, ImageSet]:

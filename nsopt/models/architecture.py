@@ -1,7 +1,7 @@
 """An architecture: a family of networks indexed by widths, with its costs and its gates."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor, nn
@@ -20,7 +20,10 @@ class Architecture:
     operations: everything with weights, in forward order; gates: per group, the paths of the
     modules behind which its channels are scored and masked (a BatchNorm, or an Identity that marks
     an activation); filters: per group, the paths of the convolutions that make its channels;
-    assemble: joins the built operations, given by path, into a module.
+    assemble: joins the built operations, given by path, into a module. Of networks with shortcuts,
+    carries: paths of the Identity modules that take the place of projections, with the groups they
+    lead from and to; reads: where gates leave a residual stream alone, paths of the Identity
+    modules through which a group's channels are read from it.
     """
 
     name: str
@@ -32,6 +35,8 @@ class Architecture:
     gates: tuple[tuple[str, ...], ...]
     filters: tuple[tuple[str, ...], ...]
     assemble: Callable[[dict[str, nn.Module]], nn.Module]
+    carries: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    reads: Mapping[str, int] = field(default_factory=dict)
 
     def build(self, widths: Sequence[int]) -> nn.Module:
         """A freshly initialised network; NsoptError on a wrong length or a width below 1."""

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from nsopt.models.batch_norm import BatchNorm2d
+from nsopt.models.convolution import Conv2d, DepthwiseConv2d
 from nsopt.scaling.cost import Channels, IntArray, Operation
 
 
@@ -26,20 +29,40 @@ class OperationNetwork(nn.Module):
         return result
 
 
+class Selection(nn.Module):
+    """Picks channels of a tensor (B, C, H, W): a 1x1 convolution with a fixed matrix of 0 and 1.
+
+    source: per output channel, the input channel it is, or -1 for a channel of zeros. As a
+    convolution it is faster, forwards and backwards, than gathering from channels-last memory.
+    """
+
+    def __init__(self, source: IntArray, channels: int) -> None:
+        super().__init__()
+        matrix = torch.zeros(len(source), channels, 1, 1)
+        (there,) = (source >= 0).nonzero()
+        matrix[torch.from_numpy(there), torch.from_numpy(source[there])] = 1
+        self.register_buffer("matrix", matrix, persistent=False)
+        self.matrix: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.matrix.to(x.dtype))
+
+
 def build_operation(operation: Operation, widths: IntArray) -> nn.Module:
     """The module of one operation at widths (L,)."""
     inputs, outputs = (int(c.count(widths)) for c in (operation.inputs, operation.outputs))
     if operation.kind == "norm":
-        return nn.BatchNorm2d(outputs)
+        return BatchNorm2d(outputs)
     if operation.kind == "linear":
         return nn.Linear(inputs, outputs, bias=operation.bias)
-    return nn.Conv2d(
+    depthwise = operation.kind == "depthwise"
+    return (DepthwiseConv2d if depthwise else Conv2d)(
         inputs,
         outputs,
         operation.kernel,
         stride=operation.stride,
         padding=operation.kernel // 2,
-        groups=outputs if operation.kind == "depthwise" else 1,
+        groups=outputs if depthwise else 1,
         bias=operation.bias,
     )
 
@@ -52,14 +75,27 @@ def copy_channels(
     source, target: modules of `operation` in two networks; kept: per searched layer, indices into
     the source's channels. Channels of the target beyond the kept ones stay as they were built.
     """
-    out, into = (_indices(channels, kept) for channels in (operation.outputs, operation.inputs))
     destination = target.state_dict()
     with torch.no_grad():
         for name, value in source.state_dict().items():
-            part = value[out] if value.ndim > 0 else value
-            if part.ndim > 1 and operation.kind != "depthwise":
-                part = part[:, into]
+            part = slice_channels(operation, value, kept, kept)
             destination[name][tuple(slice(size) for size in part.shape)].copy_(part)
+
+
+def slice_channels(
+    operation: Operation, value: Tensor, read: Sequence[Tensor], written: Sequence[Tensor]
+) -> Tensor:
+    """A parameter or buffer of an operation, or a momentum, for fewer channels.
+
+    read, written: per searched layer, the indices to keep of the channels that operations read and
+    of those that convolutions write.
+    """
+    if value.ndim == 0:
+        return value
+    outputs = _indices(operation.outputs, read if operation.kind == "norm" else written)
+    if value.ndim == 1 or operation.kind == "depthwise":
+        return value[outputs]
+    return value[outputs][:, _indices(operation.inputs, read)]
 
 
 def _indices(channels: Channels, kept: Sequence[Tensor]) -> slice | Tensor:

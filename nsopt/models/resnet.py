@@ -6,7 +6,7 @@ stream's channels is what the next block reads: its gate stands behind that bloc
 leaves the stream itself alone.
 """
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from nsopt.models.architecture import Architecture
 from nsopt.models.layers import OperationNetwork
@@ -28,19 +28,31 @@ _BLOCKS = _BLOCKS_PER_STAGE * len(_STAGE_WIDTHS)
 
 
 class ResNet(OperationNetwork):
-    """Stem, eight blocks of two convolutions, BatchNorm, global average pool, classifier."""
+    """Stem, eight blocks of two convolutions, BatchNorm, global average pool, classifier.
+
+    `blockN_read`, `read` and `blockN_carry` mark where channels of the stream are read, and where
+    an identity carries them on.
+    """
+
+    def __init__(self, operations: dict[str, nn.Module]) -> None:
+        super().__init__(operations)
+        for block in range(1, _BLOCKS + 1):
+            self.add_module(f"block{block}_read", nn.Identity())
+            if not self.has(f"block{block}_shortcut"):
+                self.add_module(f"block{block}_carry", nn.Identity())
+        self.add_module("read", nn.Identity())
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) to logits (B, classes)."""
         x = self.run("stem", images)
         for block in range(1, _BLOCKS + 1):
             x = self._block(f"block{block}", x)
-        return self.run("classifier", self.run("bn", x).mean(dim=(2, 3)))
+        return self.run("classifier", self.run("bn", self.run("read", x)).mean(dim=(2, 3)))
 
     def _block(self, block: str, x: Tensor) -> Tensor:
-        read = self.run(f"{block}_bn1", x).relu()
+        read = self.run(f"{block}_bn1", self.run(f"{block}_read", x)).relu()
         shortcut = f"{block}_shortcut"
-        kept = self.run(shortcut, read) if self.has(shortcut) else x
+        kept = self.run(shortcut, read) if self.has(shortcut) else self.run(f"{block}_carry", x)
         branch = self.run(f"{block}_conv1", read)
         return self.run(f"{block}_conv2", self.run(f"{block}_bn2", branch).relu()) + kept
 
@@ -87,6 +99,13 @@ def resnet18(
         operations=tuple(operations),
         gates=members(group_of, gates),
         filters=members(group_of, names),
+        reads={
+            **{f"{b}_read": group_of[2 * i] for i, b in enumerate(blocks)},
+            "read": group_of[-1],
+        },
+        carries={
+            f"{b}_carry": (group_of[2 * i], group_of[2 * i + 2]) for i, b in enumerate(blocks)
+        },
         assemble=ResNet,
     )
 

@@ -1,26 +1,41 @@
-"""Iterative pruning of all layers together (Algorithm 1).
+"""Iterative pruning of all layers together (Algorithm 1), on a network that shrinks with it.
 
-A pruned channel stays in the network, held at zero by its gate.
+Pruned channels are cut out of the tensors at every prune step. That changes a few shapes, which
+costs tens of milliseconds (benchmarks/compaction.py), once in `prune_every` mini-batches.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.profiler import record_function
 
-from nsopt.data.augmentation import batches_per_epoch, training_batches
+from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import Splits
 from nsopt.errors import NonFiniteLossError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
-from nsopt.pruning.gates import Gate, make_gates
+from nsopt.pruning.compaction import compact
+from nsopt.pruning.gates import make_gates
 from nsopt.pruning.importance import ImportanceScores
+from nsopt.pruning.layout import Layout
 from nsopt.pruning.record import Trajectory
 from nsopt.pruning.settings import SearchSettings
-from nsopt.training.device import Compute, explain_out_of_memory, place, seeded
-from nsopt.training.loop import batch_loss
+from nsopt.training.device import (
+    Compute,
+    explain_out_of_memory,
+    place,
+    random_state,
+    restore_random_state,
+    seeded,
+)
+from nsopt.training.memory import memory_kept
+from nsopt.training.step import sgd, train_step
+
+State = dict[str, Any]
 
 
 def iterative_prune(
@@ -30,123 +45,173 @@ def iterative_prune(
     settings: SearchSettings,
     compute: Compute,
     progress: Progress,
+    resume: Mapping[str, Any] | None = None,
+    after_batch: Callable[[Callable[[], State]], None] = lambda state: None,
 ) -> Trajectory:
     """Pre-train the network of `widths`, then prune it; the widths after every step.
 
     splits: on the device of `compute`. Ends when `keep_fraction` of the filters are left, or
-    before a step that would take the last filter of a layer.
+    before a step that would take the last filter of a layer. `after_batch` gets a function that
+    tells the state of the run; with it as `resume`, a run goes on to the same result.
     """
-    with seeded(settings.seed, compute.device), explain_out_of_memory(settings.batch_size):
-        model = place(arch.build(widths), compute.device)
-        gates = make_gates(arch.gate_modules(model), widths, compute.device)
-        network = _MaskedNetwork(model, gates, widths, splits, settings, compute)
-        filters = sum(widths)
-        to_prune = filters - math.floor(settings.keep_fraction * filters)
-        steps = math.ceil(to_prune / settings.filters_per_step)
-        epoch = batches_per_epoch(len(splits.train), settings.batch_size)
-        progress.start("searching", settings.pretrain_epochs + steps)
-        for _ in range(settings.pretrain_epochs):
-            loss = network.train(epoch)
-            progress.advance(f"pre-training, loss {loss:.3f}")
-
-        rows = [network.widths()]
-        for step in range(steps):
-            epochs_done = step * settings.prune_every // epoch
-            loss = network.train(settings.prune_every, _pruning_lr(settings, epochs_done))
-            doomed = network.least_important(
-                min(settings.filters_per_step, to_prune - step * settings.filters_per_step)
-            )
-            if any(mask.all() for mask in doomed):
-                break
-            network.mask(doomed)
-            rows.append(network.widths())
-            progress.advance(f"{sum(rows[-1]) / filters:.0%} of the filters left, loss {loss:.3f}")
-    trajectory = np.array(rows, dtype=np.int64)
+    with (
+        seeded(settings.seed, compute.device),
+        explain_out_of_memory(settings.batch_size),
+        memory_kept(compute.device),
+    ):
+        network = _ShrinkingNetwork(arch, widths, splits, settings, compute)
+        if resume is not None:
+            network.restore(resume)
+        plan = _Plan(sum(widths), network.batches_per_epoch, settings)
+        progress.start("searching", settings.pretrain_epochs + plan.steps)
+        for _ in range(plan.stages_done(network.batches)):
+            progress.advance()
+        while network.batches < plan.batches:
+            network.train_batch(plan.lr(network.batches), score=network.batches >= plan.pretraining)
+            if network.batches <= plan.pretraining:
+                if network.batches % network.batches_per_epoch == 0:
+                    progress.advance(f"pre-training, loss {network.mean_loss():.3f}")
+            elif (network.batches - plan.pretraining) % settings.prune_every == 0:
+                loss = network.mean_loss()
+                if not network.prune(plan.filters_after(network.batches)):
+                    break
+                left = sum(network.rows[-1]) / plan.filters
+                progress.advance(f"{left:.0%} of the filters left, loss {loss:.3f}")
+            after_batch(network.state)
+    trajectory = np.array(network.rows, dtype=np.int64)
     return Trajectory(trajectory, np.asarray(arch.cost("params")(trajectory)))
 
 
-def _pruning_lr(settings: SearchSettings, epochs_done: int) -> float:
-    return settings.prune_lr / settings.prune_lr_divisor ** (
-        epochs_done // settings.prune_lr_epochs
-    )
+class _Plan:
+    """What is due after how many mini-batches. filters: of the network before pruning."""
+
+    def __init__(self, filters: int, batches_per_epoch: int, settings: SearchSettings) -> None:
+        self.filters = filters
+        self._keep = math.floor(settings.keep_fraction * filters)
+        self._epoch = batches_per_epoch
+        self._settings = settings
+        self.pretraining = settings.pretrain_epochs * batches_per_epoch
+        self.steps = math.ceil((filters - self._keep) / settings.filters_per_step)
+        self.batches = self.pretraining + self.steps * settings.prune_every
+
+    def lr(self, batches: int) -> float:
+        """The learning rate of the next mini-batch."""
+        settings = self._settings
+        if batches < self.pretraining:
+            return settings.lr
+        step = (batches - self.pretraining) // settings.prune_every
+        epochs = step * settings.prune_every // self._epoch
+        return settings.prune_lr / settings.prune_lr_divisor ** (epochs // settings.prune_lr_epochs)
+
+    def filters_after(self, batches: int) -> int:
+        """Filters to keep at the prune step after `batches`."""
+        step = (batches - self.pretraining) // self._settings.prune_every
+        return max(self._keep, self.filters - step * self._settings.filters_per_step)
+
+    def stages_done(self, batches: int) -> int:
+        """Epochs of pre-training and prune steps that lie behind."""
+        pruning = max(0, batches - self.pretraining) // self._settings.prune_every
+        return min(batches, self.pretraining) // self._epoch + pruning
 
 
-class _MaskedNetwork:
-    """A network in training whose pruned channels are held at zero."""
+class _ShrinkingNetwork:
+    """A network in training whose least important channels are cut out.
+
+    batches: mini-batches so far; rows: widths before and after every prune step.
+    """
 
     def __init__(
         self,
-        model: nn.Module,
-        gates: Sequence[Sequence[Gate]],
+        arch: Architecture,
         widths: Sequence[int],
         splits: Splits,
         settings: SearchSettings,
         compute: Compute,
     ) -> None:
-        self._model = model.train()
-        self._gates = gates
-        self._pruned = [
-            torch.zeros(width, dtype=torch.bool, device=compute.device) for width in widths
-        ]
-        self._scores = ImportanceScores(gates)
-        self._batches = _endless_batches(splits, settings)
+        self._arch = arch
         self._compute = compute
-        self._optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
+        self._model = place(arch.build(widths), compute.device).train()
+        self._optimizer = sgd(self._model, settings.lr, settings.momentum, settings.weight_decay)
+        self._layout = Layout.full(widths)
+        self._scores = ImportanceScores(make_gates(arch.gate_modules(self._model)))
+        self._data = TrainingBatches(splits, settings.batch_size, settings.seed)
+        self._loss = torch.zeros((), device=compute.device)
+        self._losses = 0
+        self.batches_per_epoch = self._data.per_epoch
+        self.batches = 0
+        self.rows = [self._layout.widths]
 
-    def widths(self) -> list[int]:
-        """Channels left in each searched layer."""
-        return [int((~pruned).sum()) for pruned in self._pruned]
+    def train_batch(self, lr: float, score: bool) -> None:
+        """Train on one mini-batch and, if `score`, score the channels."""
+        with record_function("augmentation"):
+            images, labels = self._data.next()
+        loss = train_step(self._model, self._optimizer, images, labels, lr, self._compute)
+        if score:
+            with record_function("scoring"):
+                self._scores.accumulate()
+        self._loss += loss
+        self._losses += 1
+        self.batches += 1
 
-    def train(self, batches: int, lr: float | None = None) -> float:
-        """Train on `batches` mini-batches, scoring the channels anew; the mean loss."""
-        if lr is not None:
-            for group in self._optimizer.param_groups:
-                group["lr"] = lr
-        self._scores.reset()
-        total = torch.zeros((), device=self._compute.device)
-        for _ in range(batches):
-            images, labels = next(self._batches)
-            self._optimizer.zero_grad()
-            loss = batch_loss(self._model, images, labels, self._compute)
-            loss.backward()
-            self._scores.accumulate()
-            self._optimizer.step()
-            self._hold_at_zero()
-            total += loss.detach()
-        mean = float(total) / batches
+    def mean_loss(self) -> float:
+        """Mean loss since this was last asked. NonFiniteLossError if it left the numbers."""
+        mean = float(self._loss) / self._losses
+        self._loss, self._losses = torch.zeros_like(self._loss), 0
         if not math.isfinite(mean):
             raise NonFiniteLossError(f"the loss became {mean} while searching: try a smaller --lr")
         return mean
 
-    def least_important(self, count: int) -> list[Tensor]:
-        """What is pruned after `count` more channels, of all layers together: masks (w_l,)."""
-        scores = torch.cat(
-            [
-                score.masked_fill(pruned, math.inf)
-                for score, pruned in zip(self._scores.mean(), self._pruned, strict=True)
+    def prune(self, filters: int) -> bool:
+        """Keep the `filters` most important channels, of all layers together.
+
+        The scores start anew. Returns False, and prunes nothing, if a layer would lose its last.
+        """
+        with record_function("compaction"):
+            kept = self._most_important(filters)
+            if not all(mask.any() for mask in kept):
+                return False
+            channels = [
+                ids[mask.cpu().numpy()] for ids, mask in zip(self._layout.kept, kept, strict=True)
             ]
-        )
-        everything = torch.cat(self._pruned)
-        everything[scores.argsort(stable=True)[:count]] = True
-        return list(torch.split(everything, [len(pruned) for pruned in self._pruned]))
+            self._shrink(Layout.of(self._arch, self._model, channels))
+            self._scores.reset()
+        self.rows.append(self._layout.widths)
+        return True
 
-    def mask(self, pruned: Sequence[Tensor]) -> None:
-        """Hold the channels of `pruned` at zero from now on."""
-        self._pruned = list(pruned)
-        self._hold_at_zero()
+    def _most_important(self, filters: int) -> list[Tensor]:
+        """Which channels of each layer are kept: masks (w_l,)."""
+        scores = torch.cat(self._scores.mean())
+        kept = torch.zeros_like(scores, dtype=torch.bool)
+        kept[scores.argsort(descending=True, stable=True)[:filters]] = True
+        return list(torch.split(kept, self._layout.widths))
 
-    def _hold_at_zero(self) -> None:
-        for group, pruned in zip(self._gates, self._pruned, strict=True):
-            for gate in group:
-                gate.hold_at_zero(pruned)
+    def _shrink(self, layout: Layout) -> None:
+        compact(self._arch, self._model, self._optimizer, self._layout, layout)
+        self._layout = layout
 
+    def state(self) -> State:
+        """Everything that `restore` needs to go on as if nothing had happened."""
+        return {
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "kept": [torch.from_numpy(channels) for channels in self._layout.kept],
+            "scores": self._scores.state(),
+            "data": self._data.state(),
+            "loss": self._loss,
+            "losses": self._losses,
+            "batches": self.batches,
+            "rows": self.rows,
+            "random": random_state(self._compute.device),
+        }
 
-def _endless_batches(splits: Splits, settings: SearchSettings) -> Iterator[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(settings.seed)
-    while True:
-        yield from training_batches(splits, settings.batch_size, generator)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where the network that gave `state` was."""
+        kept = [channels.cpu().numpy() for channels in state["kept"]]
+        self._shrink(Layout.of(self._arch, self._model, kept))
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scores.restore(state["scores"])
+        self._data.restore(state["data"])
+        self._loss, self._losses = state["loss"], state["losses"]
+        self.batches, self.rows = state["batches"], state["rows"]
+        restore_random_state(state["random"], self._compute.device)

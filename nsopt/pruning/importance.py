@@ -1,6 +1,7 @@
 """Taylor importance of channels, averaged over mini-batches (paper, equation 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,3 +40,11 @@ class ImportanceScores:
         if self._totals is None:
             raise ValueError("no mini-batch was scored")
         return [total / self._batches for total in self._totals]
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on."""
+        return {"totals": self._totals, "batches": self._batches}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from the scores that gave `state`."""
+        self._totals, self._batches = state["totals"], state["batches"]

@@ -1,7 +1,7 @@
 """Where and how to compute: device, precision, random state, memory."""
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -75,6 +75,21 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     ):
         torch.manual_seed(seed)
         yield
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of torch's random number generators, for `restore_random_state`."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Make random numbers go on from `state`; what it lacks stays as it is."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 @contextmanager

@@ -1,30 +1,34 @@
 """The one training loop."""
 
-import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from nsopt.data.augmentation import evaluation_batches, training_batches
-from nsopt.data.images import ImageData, ImageSet, Splits
+from nsopt.data.augmentation import TrainingBatches
+from nsopt.data.images import ImageData, Splits
 from nsopt.errors import NonFiniteLossError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress, Silent
+from nsopt.training.checkpoint import Checkpoint, State
 from nsopt.training.device import (
     Compute,
     explain_out_of_memory,
     place,
+    random_state,
     resolve_compute,
+    restore_random_state,
     seeded,
     wait_for,
 )
+from nsopt.training.evaluation import Evaluation
+from nsopt.training.memory import memory_kept
 from nsopt.training.settings import TrainSettings
-
-_EVALUATION_BATCH = 500
+from nsopt.training.step import sgd, train_step
 
 
 @dataclass(frozen=True)
@@ -63,25 +67,48 @@ class Outcome:
         return max(epoch.test_accuracy for epoch in self.epochs)
 
 
+@dataclass(frozen=True)
+class History:
+    """The epochs of one training, and the seconds they took, interruptions left out."""
+
+    epochs: tuple[Epoch, ...]
+    seconds: float
+
+
 def train(
     arch: Architecture,
     widths: Sequence[int],
     data: ImageData,
     settings: TrainSettings,
     progress: Progress | None = None,
+    checkpoint: Path | None = None,
 ) -> Outcome:
     """Train the network of `widths` from scratch.
 
+    checkpoint: a file in which a training of more than half a minute keeps its state, from which
+    the same call goes on after an interruption; it is removed at the end.
+
     Raises NonFiniteLossError when the loss leaves the numbers, OutOfMemoryError when a batch does
-    not fit the device.
+    not fit the device, NsoptError for a checkpoint of another training.
     """
+    widths = arch.check_widths(widths)
     compute = resolve_compute(settings.device, settings.precision)
     with seeded(settings.seed, compute.device):
         model = place(arch.build(widths), compute.device)
     splits = data.split(settings.val_fraction).to(compute.device)
-    start = time.perf_counter()
-    epochs = train_model(model, splits, settings, compute, progress or Silent())
-    return Outcome(arch.check_widths(widths), epochs, time.perf_counter() - start)
+    identity = training_identity(arch, widths, splits, settings) if checkpoint else {}
+    history = train_model(
+        model, splits, settings, compute, progress or Silent(), Checkpoint(checkpoint, identity)
+    )
+    return Outcome(widths, history.epochs, history.seconds)
+
+
+def training_identity(
+    arch: Architecture, widths: Sequence[int], splits: Splits, settings: TrainSettings
+) -> dict[str, Any]:
+    """What a training depends on: the identity of its checkpoint."""
+    network = {"arch": arch.name, "widths": list(widths), "classes": arch.num_classes}
+    return network | {"data": splits.fingerprint(), "training": settings.model_dump(mode="json")}
 
 
 def train_model(
@@ -90,84 +117,127 @@ def train_model(
     settings: TrainSettings,
     compute: Compute,
     progress: Progress,
-) -> tuple[Epoch, ...]:
-    """Train `model` in place on `splits`, both already on the device; one Epoch per epoch."""
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, settings.milestones, settings.decay)
-    generator = torch.Generator().manual_seed(settings.seed)
-    history: list[Epoch] = []
-    with seeded(settings.seed, compute.device), explain_out_of_memory(settings.batch_size):
-        for _ in range(settings.epochs):
-            loss = _train_epoch(model, optimizer, splits, settings.batch_size, generator, compute)
-            if not math.isfinite(loss):
-                raise NonFiniteLossError(
-                    f"the loss became {loss} in epoch {len(history) + 1}: "
-                    f"a learning rate below {settings.lr:g} may help"
-                )
-            schedule.step()
-            val, test = (
-                evaluate(model, images, splits, compute)
-                for images in (splits.validation, splits.test)
+    checkpoint: Checkpoint,
+) -> History:
+    """Train `model` in place on `splits`, both already on the device.
+
+    Goes on from `checkpoint`, and removes it at the end.
+    """
+    saved = checkpoint.load(compute.device)
+    with (
+        seeded(settings.seed, compute.device),
+        explain_out_of_memory(settings.batch_size),
+        memory_kept(compute.device),
+    ):
+        training = _Training(model, splits, settings, compute)
+        if saved is not None:
+            training.restore(saved)
+        for _ in training.epochs:
+            progress.advance()
+        while len(training.epochs) < settings.epochs:
+            done = len(training.epochs)
+            try:
+                training.advance()
+            except NonFiniteLossError:
+                checkpoint.remove()
+                raise
+            if len(training.epochs) > done:
+                latest = training.epochs[-1]
+                progress.advance(f"loss {latest.train_loss:.3f}, val {latest.val_accuracy:.1f} %")
+            checkpoint.save_when_due(training.state)
+    checkpoint.remove()
+    return History(tuple(training.epochs), training.seconds)
+
+
+class _Training:
+    """One training as a sequence of small steps, between which its state can be saved."""
+
+    def __init__(
+        self, model: nn.Module, splits: Splits, settings: TrainSettings, compute: Compute
+    ) -> None:
+        self._model = model
+        self._settings = settings
+        self._compute = compute
+        self._optimizer = sgd(model, settings.lr, settings.momentum, settings.weight_decay)
+        self._data = TrainingBatches(splits, settings.batch_size, settings.seed)
+        self._validation = Evaluation(splits.validation, splits, compute)
+        self._test = Evaluation(splits.test, splits, compute)
+        self._batch, self._images = 0, 0
+        self._loss = torch.zeros((), device=compute.device)
+        self._started = time.perf_counter()
+        self.epochs: list[Epoch] = []
+
+    @property
+    def seconds(self) -> float:
+        """Spent on this training so far, before the last interruption too."""
+        wait_for(self._compute.device)
+        return time.perf_counter() - self._started
+
+    def advance(self) -> None:
+        """Train, validate or test on the next batch; after the last one, the epoch ends.
+
+        NonFiniteLossError if the mean loss of the epoch's images is not a number.
+        """
+        if self._batch < self._data.per_epoch:
+            self._train_batch()
+            if self._batch == self._data.per_epoch:
+                self._check_loss()
+        elif not self._validation.complete:
+            self._validation.advance(self._model)
+        else:
+            self._test.advance(self._model)
+            if self._test.complete:
+                self._end_epoch()
+
+    def _train_batch(self) -> None:
+        self._model.train()
+        images, labels = self._data.next()
+        lr = self._settings.lr_in(len(self.epochs))
+        loss = train_step(self._model, self._optimizer, images, labels, lr, self._compute)
+        self._loss += loss * len(labels)
+        self._images += len(labels)
+        self._batch += 1
+
+    def _check_loss(self) -> None:
+        if not torch.isfinite(self._loss):
+            raise NonFiniteLossError(
+                f"the loss became {float(self._loss)} in epoch {len(self.epochs) + 1}: "
+                f"a learning rate below {self._settings.lr:g} may help"
             )
-            history.append(Epoch(loss, val, test))
-            progress.advance(f"loss {loss:.3f}, val {val:.1f} %")
-        wait_for(compute.device)
-    return tuple(history)
 
+    def _end_epoch(self) -> None:
+        mean_loss = float(self._loss) / self._images
+        accuracies = (self._validation.accuracy, self._test.accuracy)
+        self.epochs.append(Epoch(mean_loss, *accuracies))
+        self._validation.start_over()
+        self._test.start_over()
+        self._batch, self._images = 0, 0
+        self._loss = torch.zeros_like(self._loss)
 
-def _train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    splits: Splits,
-    batch_size: int,
-    generator: torch.Generator,
-    compute: Compute,
-) -> float:
-    """Mean loss over the epoch's images."""
-    model.train()
-    total, count = torch.zeros((), device=compute.device), 0
-    for images, labels in training_batches(splits, batch_size, generator):
-        optimizer.zero_grad()
-        loss = batch_loss(model, images, labels, compute)
-        loss.backward()
-        optimizer.step()
-        total += loss.detach() * len(labels)
-        count += len(labels)
-    return float(total) / count
+    def state(self) -> State:
+        """Everything that `restore` needs to go on as if nothing had happened."""
+        return {
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "data": self._data.state(),
+            "validation": self._validation.state(),
+            "test": self._test.state(),
+            "batch": self._batch,
+            "images": self._images,
+            "loss": self._loss,
+            "epochs": [list(astuple(epoch)) for epoch in self.epochs],
+            "random": random_state(self._compute.device),
+            "seconds": self.seconds,
+        }
 
-
-def batch_loss(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, compute: Compute
-) -> torch.Tensor:
-    """Mean cross-entropy of a batch, in float32."""
-    with compute.autocast():
-        logits = model(images)
-    return functional.cross_entropy(logits.float(), labels)
-
-
-def probe_memory(
-    arch: Architecture, widths: Sequence[int], batch_size: int, compute: Compute
-) -> None:
-    """Run one training step's forward and backward pass; OutOfMemoryError if it does not fit."""
-    with explain_out_of_memory(batch_size), seeded(0, compute.device):
-        model = place(arch.build(widths), compute.device)
-        images = torch.zeros(batch_size, *arch.input_shape, device=compute.device)
-        labels = torch.zeros(batch_size, dtype=torch.int64, device=compute.device)
-        batch_loss(model, images, labels, compute).backward()
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, images: ImageSet, splits: Splits, compute: Compute) -> float:
-    """Accuracy in percent on `images`."""
-    model.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=compute.device)
-    for batch, labels in evaluation_batches(images, splits, _EVALUATION_BATCH):
-        with compute.autocast():
-            logits = model(batch)
-        correct += (logits.argmax(dim=1) == labels).sum()
-    return 100 * int(correct) / len(images)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where the training that gave `state` was."""
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._data.restore(state["data"])
+        self._validation.restore(state["validation"])
+        self._test.restore(state["test"])
+        self._batch, self._images, self._loss = state["batch"], state["images"], state["loss"]
+        self.epochs = [Epoch(*numbers) for numbers in state["epochs"]]
+        restore_random_state(state["random"], self._compute.device)
+        self._started = time.perf_counter() - state["seconds"]

@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler
@@ -18,7 +19,7 @@ from nsopt.scaling.curves import uniform_curve
 from nsopt.scaling.solve import solve_widths
 from nsopt.training.device import Compute, resolve_compute
 from nsopt.training.latency import Latency
-from nsopt.training.loop import probe_memory
+from nsopt.training.step import probe_memory
 from nsopt.tuning import schema
 from nsopt.tuning.latencies import complete_latencies
 from nsopt.tuning.methods import (
@@ -91,9 +92,20 @@ def run_comparison(comparison: Comparison, progress: Progress) -> None:
     latencies = complete_latencies(studies, needed, comparison.arch, compute, progress)
     for method, plan in plans.items():
         _enqueue(studies[method], plan, comparison.arch.layer_names)
-    runner = Runner(comparison.arch, splits, compute, settings, networks, progress)
+    runner = Runner(
+        comparison.arch, splits, compute, settings, networks, comparison.checkpoints, progress
+    )
     _run_everything(storage, studies, runner, latencies, progress)
-    networks.remove()
+    _remove_checkpoints(comparison.checkpoints)
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    """Delete what unfinished runs left, and the folder if nothing else is in it."""
+    if folder.is_dir():
+        for path in folder.glob("*.pt*"):
+            path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _points(comparison: Comparison, method: str, progress: Progress) -> list[schema.Point]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
 from optuna.trial import Trial
@@ -13,10 +14,10 @@ from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.magnitude import rank_filters
 from nsopt.scaling.cost import METRICS
+from nsopt.training.checkpoint import Checkpoint
 from nsopt.training.device import Compute, place, seeded
 from nsopt.training.latency import Latency, measure_latency
-from nsopt.training.loop import Epoch, Outcome, train_model
-from nsopt.training.settings import TrainSettings
+from nsopt.training.loop import Outcome, train_model, training_identity
 from nsopt.tuning import schema
 from nsopt.tuning.methods import MAGNITUDE
 from nsopt.tuning.sampler import suggest_widths
@@ -30,13 +31,17 @@ class NothingToRunError(Exception):
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs trials of one comparison; an Optuna objective once `latencies` are bound."""
+    """Runs trials of one comparison; an Optuna objective once `latencies` are bound.
+
+    checkpoints: a folder for trainings that are interrupted.
+    """
 
     arch: Architecture
     splits: Splits
     compute: Compute
     settings: StudySettings
     networks: TrainedNetworks
+    checkpoints: Path
     progress: Progress
 
     def run(self, trial: Trial, latencies: dict[str, Latency]) -> tuple[float, float]:
@@ -73,8 +78,14 @@ class Runner:
             settings = self.settings.training_for(point.seed)
             with seeded(point.seed, self.compute.device):
                 model = place(self.arch.build(widths), self.compute.device)
-        epochs = self._train(model, settings, point.label)
-        return Outcome(widths, epochs, perf_counter() - started)
+        preparation = perf_counter() - started
+        identity = training_identity(self.arch, widths, self.splits, settings)
+        path = self.checkpoints / f"{point.method}-{point.budget}-seed{point.seed}.pt"
+        self.progress.start(point.label, settings.epochs)
+        history = train_model(
+            model, self.splits, settings, self.compute, self.progress, Checkpoint(path, identity)
+        )
+        return Outcome(widths, history.epochs, preparation + history.seconds)
 
     def _pruned_network(self, point: schema.Point, widths: tuple[int, ...]) -> nn.Module:
         """The trained network's filters of largest norm, in a network of `widths`."""
@@ -83,10 +94,6 @@ class Runner:
         kept = rank_filters(self.arch, trained).strongest(widths)
         with seeded(point.seed, self.compute.device):
             return place(self.arch.inherit(trained, kept, widths), self.compute.device)
-
-    def _train(self, model: nn.Module, settings: TrainSettings, label: str) -> tuple[Epoch, ...]:
-        self.progress.start(label, settings.epochs)
-        return train_model(model, self.splits, settings, self.compute, self.progress)
 
     def _write(self, trial: Trial, point: schema.Point, outcome: Outcome, latency: Latency) -> None:
         costs = {metric: int(self.arch.cost(metric)(outcome.widths)) for metric in METRICS}

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.pruning.settings import SearchSettings
-from nsopt.settings import Settings
+from nsopt.settings import Settings, differences
 from nsopt.training.settings import TrainSettings
 
 
@@ -146,18 +146,6 @@ def override(settings: StudySettings, changes: dict[str, dict[str, Any]]) -> Stu
         training=settings.training.updated(**changes.get("training", {})),
         **changes.get("", {}),
     )
-
-
-def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
-    """`name: ours here, theirs there` for every setting that differs, nested ones included."""
-    found = []
-    for name in sorted(ours.keys() | theirs.keys()):
-        mine, other = ours.get(name), theirs.get(name)
-        if isinstance(mine, dict) and isinstance(other, dict):
-            found += differences(mine, other, f"{prefix}{name}.")
-        elif mine != other:
-            found.append(f"{prefix}{name}: {mine} now, {other} there")
-    return found
 
 
 def check_settings(study: str, ours: dict[str, Any], theirs: dict[str, Any]) -> None:

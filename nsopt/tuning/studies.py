@@ -67,11 +67,15 @@ def continue_search(
     """All `iterations` of architecture descent: those stored in its study, then the missing ones.
 
     An iteration is written when it has ended, as one completed trial: an error or an interruption
-    leaves the storage as it was.
+    leaves the storage as it was. Within an iteration, a checkpoint is what the same command goes
+    on from.
     """
     settings = comparison.settings.search.updated(iterations=iterations)
     history = schema.read_iterations(stored) if stored else []
-    for iteration in descend(comparison.arch, comparison.data, settings, history, progress):
+    checkpoint = comparison.checkpoints / "search.pt"
+    for iteration in descend(
+        comparison.arch, comparison.data, settings, list(history), progress, checkpoint
+    ):
         history.append(iteration)
         study = open_study(comparison, open_storage(comparison.storage), schema.SEARCH)
         study.add_trial(_search_trial(comparison, iteration, len(history)))

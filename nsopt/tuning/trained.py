@@ -17,8 +17,9 @@ from torch import nn
 from nsopt.data.images import Splits
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
+from nsopt.training.checkpoint import Checkpoint
 from nsopt.training.device import Compute, place, seeded
-from nsopt.training.loop import train_model
+from nsopt.training.loop import train_model, training_identity
 from nsopt.training.settings import TrainSettings
 
 
@@ -33,24 +34,19 @@ class TrainedNetworks:
 
     def get(self, settings: TrainSettings, progress: Progress) -> nn.Module:
         """The network that `settings` give, trained now if no checkpoint holds it."""
-        path = self.folder / f"{self._identity(settings)}.pt"
+        name = self._name(settings)
+        path = self.folder / f"{name}.pt"
         with seeded(settings.seed, self.compute.device):
             model = place(self.arch.build(self.arch.base_widths), self.compute.device)
         if not self._load(model, path):
             progress.start(f"training what magnitude prunes, seed {settings.seed}", settings.epochs)
-            train_model(model, self.splits, settings, self.compute, progress)
+            identity = training_identity(self.arch, self.arch.base_widths, self.splits, settings)
+            unfinished = Checkpoint(self.folder / f"{name}-training.pt", identity)
+            train_model(model, self.splits, settings, self.compute, progress, unfinished)
             self._save(model, path)
         return model
 
-    def remove(self) -> None:
-        """Delete the checkpoints, and their folder if nothing else is in it."""
-        if self.folder.is_dir():
-            for path in self.folder.glob("*.pt*"):
-                path.unlink()
-            if not any(self.folder.iterdir()):
-                self.folder.rmdir()
-
-    def _identity(self, settings: TrainSettings) -> str:
+    def _name(self, settings: TrainSettings) -> str:
         sizes = [len(part) for part in (self.splits.train, self.splits.validation)]
         what = [self.arch.name, self.arch.input_shape, self.arch.num_classes, sizes]
         described = json.dumps([what, settings.model_dump()], sort_keys=True)

@@ -1,15 +1,12 @@
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsopt.data.augmentation import (
-    batches_per_epoch,
-    crop_and_mirror,
-    evaluation_batches,
-    training_batches,
-)
-from nsopt.data.images import ImageData
+from nsopt.data.augmentation import TrainingBatches, crop_and_mirror, normalise
+from nsopt.data.images import ImageData, ImageSet
 from nsopt.data.registry import load_data
 from nsopt.errors import NsoptError
 
@@ -45,36 +42,70 @@ def test_too_few_images_for_a_validation_split_say_so(digits: ImageData) -> None
         digits.split(0.01)
 
 
+def one_epoch(batches: TrainingBatches) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [batches.next() for _ in range(batches.per_epoch)]
+
+
 def test_every_image_is_seen_once_an_epoch(digits: ImageData) -> None:
     splits = digits.split(0.1)
-    batches = list(training_batches(splits, 64, torch.Generator().manual_seed(0)))
+    source = TrainingBatches(splits, 64, seed=0)
+    source.next()
+    source.restore(TrainingBatches(splits, 64, seed=0).state())
+    batches = one_epoch(source)
     assert sum(len(labels) for _, labels in batches) == len(splits.train)
-    assert len(batches) == batches_per_epoch(len(splits.train), 64)
+    assert len(batches) == 6
     counts = torch.bincount(torch.cat([labels for _, labels in batches]))
     torch.testing.assert_close(counts, torch.bincount(splits.train.labels))
 
 
 def test_a_last_batch_of_one_image_is_left_out(digits: ImageData) -> None:
     splits = digits.split(0.1)  # 360 images
-    sizes = [len(y) for _, y in training_batches(splits, 359, torch.Generator())]
-    assert sizes == [359]
-    assert batches_per_epoch(360, 359) == 1
+    batches = TrainingBatches(splits, 359, seed=0)
+    assert [len(labels) for _, labels in one_epoch(batches)] == [359]
+    assert batches.next()[0].shape[0] == 359
 
 
 def test_epochs_follow_from_the_seed_alone(digits: ImageData) -> None:
     splits = digits.split(0.1)
 
     def epoch(seed: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return torch.cat([images for images, _ in training_batches(splits, 64, generator)])
+        return torch.cat([images for images, _ in one_epoch(TrainingBatches(splits, 64, seed))])
 
     torch.testing.assert_close(epoch(1), epoch(1), rtol=0, atol=0)
     assert not torch.equal(epoch(1), epoch(2))
 
 
+def test_epochs_differ_from_one_another(digits: ImageData) -> None:
+    batches = TrainingBatches(digits.split(0.1), 64, seed=0)
+    first, second = one_epoch(batches), one_epoch(batches)
+    assert not torch.equal(first[0][0], second[0][0])
+
+
+@settings(max_examples=20)
+@given(before=st.integers(0, 14), after=st.integers(1, 8))
+def test_batches_go_on_from_their_state(digits: ImageData, before: int, after: int) -> None:
+    splits = digits.split(0.1)
+    whole, resumed = (TrainingBatches(splits, 64, seed) for seed in (0, 1))
+    for _ in range(before):
+        whole.next()
+    resumed.restore(whole.state())
+    for _ in range(after):
+        for expected, got in zip(whole.next(), resumed.next(), strict=True):
+            torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_fingerprints_tell_data_apart(digits: ImageData) -> None:
+    splits = digits.split(0.1)
+    assert splits.fingerprint() == digits.split(0.1).fingerprint()
+    images = splits.train.images.clone()
+    images[0, 0, 0, 0] += 1
+    changed = dataclasses.replace(splits, train=ImageSet(images, splits.train.labels))
+    assert changed.fingerprint() != splits.fingerprint()
+
+
 def test_training_pixels_are_normalised(digits: ImageData) -> None:
     splits = digits.split(0.1)
-    pixels = torch.cat([x for x, _ in evaluation_batches(splits.train, splits, 100)])
+    pixels = normalise(splits.train.images, splits)
     assert abs(pixels.mean()) < 1e-4
     assert abs(pixels.std() - 1) < 1e-3
 
@@ -86,7 +117,9 @@ def test_augmented_images_are_windows_of_the_padded_original(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(1, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
-    result = crop_and_mirror(images, mirror, generator)
+    top, left = (torch.randint(9, (count,), generator=generator) for _ in range(2))
+    flipped = torch.rand(count, generator=generator) < 0.5 * mirror
+    result = crop_and_mirror(images, top, left, flipped)
     assert result.shape == images.shape
     assert result.dtype == torch.uint8
     padded = torch.nn.functional.pad(images, [4] * 4)
@@ -96,8 +129,11 @@ def test_augmented_images_are_windows_of_the_padded_original(
         assert any((windows == c).flatten(2).all(-1).any() for c in candidates)
 
 
-def test_both_mirrored_and_plain_images_occur() -> None:
-    images = torch.arange(32, dtype=torch.uint8).expand(200, 1, 32, 32)
-    falling = crop_and_mirror(images, True, torch.Generator().manual_seed(0))[:, 0, 16].int()
-    mirrored = (falling[:, 10] > falling[:, 20]).float().mean()
-    assert 0.3 < mirrored < 0.7
+@pytest.mark.parametrize("mirror", [True, False])
+def test_images_are_mirrored_half_the_time_where_that_is_allowed(mirror: bool) -> None:
+    images = torch.arange(32, dtype=torch.uint8).expand(400, 1, 32, 32)
+    rising = ImageSet(images, torch.arange(400) % 2)
+    data = ImageData("rising", ("a", "b"), rising, rising, mirror=mirror)
+    batch = TrainingBatches(data.split(0.1), 300, seed=0).next()[0][:, 0, 16]
+    mirrored = (batch[:, 10] > batch[:, 20]).float().mean()
+    assert (0.3 < mirrored < 0.7) if mirror else mirrored == 0

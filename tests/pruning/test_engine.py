@@ -2,7 +2,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
 from nsopt.data.images import ImageData
 from nsopt.descent import descend, search
@@ -10,8 +9,7 @@ from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
 from nsopt.progress import Silent
-from nsopt.pruning.engine import _MaskedNetwork, iterative_prune
-from nsopt.pruning.gates import make_gates
+from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.record import Iteration, PruneRecord, Trajectory
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.solve import solve_widths
@@ -89,27 +87,6 @@ def test_a_loss_that_leaves_the_numbers_ends_the_search(
 ) -> None:
     with pytest.raises(NonFiniteLossError, match="while searching"):
         prune(narrow, digits, lr=1e9)
-
-
-@pytest.mark.parametrize("name", ["vgg11", "resnet18-tied"])
-def test_pruned_channels_carry_nothing(digits: ImageData, name: str) -> None:
-    """The masked network computes what a network without its pruned channels does."""
-    arch = get_architecture(name, in_channels=1)
-    widths = tuple(width // 8 for width in arch.base_widths)
-    model = arch.build(widths)
-    compute = resolve_compute("cpu", "fp32")
-    gates = make_gates(arch.gate_modules(model), widths, compute.device)
-    network = _MaskedNetwork(model, gates, widths, digits.split(0.1), SHORT, compute)
-    network.train(3)
-    doomed = network.least_important(60)
-    network.mask(doomed)
-    network.train(3)
-    assert sum(network.widths()) == sum(widths) - 60
-    kept = [(~pruned).nonzero()[:, 0] for pruned in doomed]
-    smaller = arch.inherit(model, kept, network.widths()).eval()
-    images = torch.randn(5, *arch.input_shape)
-    with torch.no_grad():
-        torch.testing.assert_close(model.eval()(images), smaller(images), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "mobilenetv2-tied", "resnet18", "resnet18-tied"])

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from nsopt.errors import NsoptError
-from nsopt.tuning.settings import check_settings, differences, get_preset, override
+from nsopt.settings import differences
+from nsopt.tuning.settings import check_settings, get_preset, override
 
 
 def test_paper_preset_is_the_papers_protocol() -> None:

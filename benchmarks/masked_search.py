@@ -1,0 +1,139 @@
+"""Algorithm 1 as the paper runs it: every gate a parameter z = 1, pruned channels only masked.
+
+Written plainly, for benchmarks and tests to hold the engine against.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nsopt.data.augmentation import TrainingBatches
+from nsopt.data.images import Splits
+from nsopt.models.architecture import Architecture
+from nsopt.pruning.settings import SearchSettings
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedSearch:
+    """A network with gates behind its modules. z: per group, one gate for each of its modules;
+    masks: per group, 1 for a channel that is left and 0 for one that is pruned."""
+
+    model: nn.Module
+    z: list[list[Tensor]]
+    masks: list[Tensor]
+
+
+def gated(
+    arch: Architecture,
+    widths: Sequence[int],
+    follow: bool = False,
+    device: torch.device = _CPU,
+) -> MaskedSearch:
+    """A fresh network of `widths` with its gates.
+
+    follow: whether channels that are a multiple of a searched width (in MobileNetV2, the expanded
+    ones) are masked together with the channel they belong to. The paper's code does not do that.
+    """
+    model = arch.build(widths).to(device)
+    kinds = [arch.gate_modules(model)[group] for group in range(len(widths))]
+    search = MaskedSearch(
+        model,
+        [
+            [torch.ones(width, device=device, requires_grad=True) for _ in modules]
+            for width, modules in zip(widths, kinds, strict=True)
+        ],
+        [torch.ones(width, device=device) for width in widths],
+    )
+    for group, modules in enumerate(kinds):
+        for module, z in zip(modules, search.z[group], strict=True):
+            module.register_forward_hook(_gate(search, group, z))
+    if follow:
+        for path, group, factor in followers(arch):
+            model.get_submodule(path).register_forward_hook(_mask(search, group, factor))
+    return search
+
+
+def followers(arch: Architecture) -> list[tuple[str, int, int]]:
+    """Paths of norms whose channels follow a group, with the group and the factor."""
+    return [
+        (op.name, op.outputs.layer, op.outputs.factor)
+        for op in arch.operations
+        if op.kind == "norm"
+        and op.name.endswith(("_expand_bn", "_depthwise_bn"))
+        and op.outputs.layer is not None
+    ]
+
+
+def _gate(search: MaskedSearch, group: int, z: Tensor) -> Callable[..., Tensor]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output * (z * search.masks[group])[:, None, None]
+
+    return hook
+
+
+def _mask(search: MaskedSearch, group: int, factor: int) -> Callable[..., Tensor]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output * search.masks[group].repeat_interleave(factor)[:, None, None]
+
+    return hook
+
+
+def run(
+    search: MaskedSearch,
+    splits: Splits,
+    settings: SearchSettings,
+    after_batch: Callable[[], None] = lambda: None,
+) -> Iterator[list[int]]:
+    """Pre-train, then prune; yields the widths before the first and after every prune step."""
+    model, masks = search.model.train(), search.masks
+    data = TrainingBatches(splits, settings.batch_size, settings.seed)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+
+    def train_batch() -> None:
+        images, labels = data.next()
+        optimizer.zero_grad()
+        for z in (z for group in search.z for z in group):
+            z.grad = None
+        functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        after_batch()
+
+    for _ in range(settings.pretrain_epochs * data.per_epoch):
+        train_batch()
+
+    filters = sum(len(mask) for mask in masks)
+    to_prune = filters - math.floor(settings.keep_fraction * filters)
+    yield [int(mask.sum()) for mask in masks]
+    for step in range(math.ceil(to_prune / settings.filters_per_step)):
+        epochs = step * settings.prune_every // data.per_epoch
+        for group in optimizer.param_groups:
+            group["lr"] = settings.prune_lr / settings.prune_lr_divisor ** (
+                epochs // settings.prune_lr_epochs
+            )
+        scores = [torch.zeros_like(mask) for mask in masks]
+        for _ in range(settings.prune_every):
+            train_batch()
+            for score, gates in zip(scores, search.z, strict=True):
+                for z in gates:
+                    score.add_(z.grad.square() if z.grad is not None else 0)
+        count = min(settings.filters_per_step, to_prune - step * settings.filters_per_step)
+        left = torch.cat(masks)
+        ranked = torch.cat(scores).masked_fill(left == 0, math.inf).argsort(stable=True)
+        left[ranked[:count]] = 0
+        parts = left.split([len(mask) for mask in masks])
+        if any(part.sum() == 0 for part in parts):
+            return
+        for mask, part in zip(masks, parts, strict=True):
+            mask.copy_(part)
+        yield [int(mask.sum()) for mask in masks]

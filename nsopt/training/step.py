@@ -1,0 +1,57 @@
+"""One step of training, shared by the search and by training from scratch."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.profiler import record_function
+
+from nsopt.models.architecture import Architecture
+from nsopt.training.device import Compute, explain_out_of_memory, place, seeded
+
+
+def sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    """The optimizer of the paper, all parameters in one group."""
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    lr: float,
+    compute: Compute,
+) -> torch.Tensor:
+    """Move the weights of `model` once; the mean loss of the batch. Gradients stay readable."""
+    optimizer.param_groups[0]["lr"] = lr
+    with record_function("forward"):
+        optimizer.zero_grad()
+        loss = batch_loss(model, images, labels, compute)
+    with record_function("backward"):
+        loss.backward()
+    with record_function("optimizer"):
+        optimizer.step()
+    return loss.detach()
+
+
+def batch_loss(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, compute: Compute
+) -> torch.Tensor:
+    """Mean cross-entropy of a batch, in float32 or wider."""
+    with compute.autocast():
+        logits = model(images)
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    return functional.cross_entropy(logits.to(exact), labels)
+
+
+def probe_memory(
+    arch: Architecture, widths: Sequence[int], batch_size: int, compute: Compute
+) -> None:
+    """Run one training step's forward and backward pass; OutOfMemoryError if it does not fit."""
+    with explain_out_of_memory(batch_size), seeded(0, compute.device):
+        model = place(arch.build(widths), compute.device)
+        images = torch.zeros(batch_size, *arch.input_shape, device=compute.device)
+        labels = torch.zeros(batch_size, dtype=torch.int64, device=compute.device)
+        batch_loss(model, images, labels, compute).backward()

@@ -1,0 +1,133 @@
+"""Networks that shrink while they train against networks whose channels are only masked."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import masked_search
+from nsopt.data.images import ImageData, ImageSet, Splits
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import architectures, get_architecture
+from nsopt.progress import Silent
+from nsopt.pruning.compaction import compact
+from nsopt.pruning.engine import iterative_prune
+from nsopt.pruning.layout import Layout, positions
+from nsopt.pruning.settings import SearchSettings
+from nsopt.training.device import Compute, place, seeded
+
+CPU = Compute(torch.device("cpu"), bf16=False)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def small(name: str) -> Architecture:
+    arch = get_architecture(name)
+    return dataclasses.replace(arch, base_widths=tuple(max(6, w // 16) for w in arch.base_widths))
+
+
+def coloured_noise() -> Splits:
+    """Ten classes that differ in brightness. Call it when the default type is set."""
+    labels = torch.arange(130) % 10
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(128, (130, 3, 32, 32), generator=generator)
+    images = ImageSet((noise + 12 * labels[:, None, None, None]).to(torch.uint8), labels)
+    return ImageData("noise", tuple("0123456789"), images, images).split(0.1)
+
+
+def settings_for(arch: Architecture) -> SearchSettings:
+    return SearchSettings(
+        pretrain_epochs=1,
+        prune_every=2,
+        filters_per_step=sum(arch.base_widths) // 9,
+        batch_size=13,
+        lr=0.05,
+        keep_fraction=0.1,
+    )
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", architectures())
+def test_shrinking_and_masked_networks_give_the_same_record(name: str) -> None:
+    arch, splits = small(name), coloured_noise()
+    settings = settings_for(arch)
+    shrinking = iterative_prune(arch, arch.base_widths, splits, settings, CPU, Silent())
+    with seeded(settings.seed, CPU.device):
+        search = masked_search.gated(arch, arch.base_widths, follow=True)
+    masked = list(masked_search.run(search, splits, settings))
+    assert len(masked) >= 5
+    assert shrinking.widths.tolist() == masked
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", architectures())
+def test_a_compacted_network_goes_on_as_if_its_channels_were_held_at_zero(name: str) -> None:
+    """Outputs after a few steps more agree, and momentum has the weights' shapes."""
+    arch, splits = small(name), coloured_noise()
+    kept = [
+        np.arange(width)[np.arange(width) % 3 != group % 3]
+        for group, width in enumerate(arch.base_widths)
+    ]
+    images = splits.train.images[:20] / 128
+    models = []
+    for cut in (False, True):
+        with seeded(0, CPU.device):
+            search = masked_search.gated(arch, arch.base_widths, follow=True)
+        model = place(search.model, CPU.device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.5, weight_decay=1e-3)
+        for step in range(5):
+            if step == 3 and cut:
+                for hooks in (m._forward_hooks for m in model.modules()):
+                    hooks.clear()
+                full = Layout.full(arch.base_widths)
+                compact(arch, model, optimizer, full, Layout.of(arch, model, kept))
+            elif step == 3:
+                for mask, channels in zip(search.masks, kept, strict=True):
+                    mask.fill_(0)[channels] = 1
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(images), splits.train.labels[:20]).backward()
+            optimizer.step()
+        models.append(model)
+    masked, compacted = (model(images) for model in models)
+    torch.testing.assert_close(compacted, masked, rtol=1e-5, atol=1e-7)
+    momentum = [state["momentum_buffer"].shape for state in optimizer.state.values()]
+    assert momentum == [p.shape for p in models[1].parameters()]
+
+
+@pytest.mark.parametrize("name", ["vgg11", "mobilenetv2-tied", "mobilenetv2-convcut"])
+def test_a_compacted_network_has_the_shapes_of_one_built_so(name: str) -> None:
+    arch = small(name)
+    model = arch.build(arch.base_widths)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    kept = [np.arange(0, width, 2) for width in arch.base_widths]
+    compact(arch, model, optimizer, Layout.full(arch.base_widths), Layout.of(arch, model, kept))
+    built = arch.build([len(channels) for channels in kept])
+    for module, expected in zip(model.modules(), built.modules(), strict=True):
+        assert module.extra_repr() == expected.extra_repr()
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in built.state_dict().items()}
+
+
+def test_a_stream_holds_what_later_blocks_still_read() -> None:
+    arch = get_architecture("resnet18")
+    model = arch.build(arch.base_widths)
+    kept = [np.arange(width) for width in arch.base_widths]
+    kept[0], kept[2], kept[4] = np.array([1]), np.array([2, 3]), np.array([5])
+    held = Layout.of(arch, model, kept).held
+    assert held[0].tolist() == [1, 2, 3, 5]  # blocks 1 and 2 carry it on to block 3
+    assert held[2].tolist() == [2, 3, 5]
+    assert held[4].tolist() == [5]  # block 3 has a stride, and so a projection
+    convcut = get_architecture("resnet18-convcut")
+    assert Layout.of(convcut, convcut.build(arch.base_widths), kept).held[0].tolist() == [1]
+
+
+def test_positions_are_found_or_missing() -> None:
+    within = np.array([2, 5, 9])
+    assert positions(np.array([2, 9, 3, 10, 0]), within).tolist() == [0, 2, -1, -1, -1]
