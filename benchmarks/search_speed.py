@@ -29,6 +29,12 @@ from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.training.device import describe_device, resolve_compute, seeded, wait_for
 
+_FULL = {  # batch, prune steps, batches between them
+    "vgg11": (256, 24, 4),
+    "mobilenetv2": (256, 24, 4),
+    "resnet18": (128, 24, 3),
+}
+_QUICK = {"vgg11": (128, 8, 2), "mobilenetv2": (128, 8, 2), "resnet18": (64, 8, 1)}
 PHASES = ("augmentation", "forward", "backward", "optimizer", "scoring", "compaction")
 
 
@@ -74,8 +80,17 @@ def _random_images(count: int) -> ImageData:
     return ImageData("random", tuple("0123456789"), images, images.take(range(100)))
 
 
+def _warm_up() -> None:
+    """What a process does once, such as importing the optimizer."""
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.ones(2, 2)).sum().backward()
+    optimizer.step()
+
+
 def run_reference(protocol: Protocol) -> dict[str, Any]:
     """The masked protocol: float32, PyTorch's default memory layout."""
+    _warm_up()
     settings = protocol.settings
     compute = resolve_compute(settings.device, "fp32")
     data = protocol.images()
@@ -91,6 +106,7 @@ def run_reference(protocol: Protocol) -> dict[str, Any]:
 
 def run_engine(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
     """The engine, at the precision that `auto` chooses."""
+    _warm_up()
     settings = protocol.settings
     compute = resolve_compute(settings.device, settings.precision)
     data = protocol.images()
@@ -126,11 +142,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer and smaller batches")
     options = parser.parse_args()
 
-    batch, steps, prune_every = (256, 24, 4)
-    if options.quick:
-        batch, steps, prune_every = (32 if options.arch == "resnet18" else 64, 9, 2)
-    where = (options.data, options.data_dir, options.device)
-    protocol = Protocol(options.arch, batch, steps, prune_every, *where)
+    size = _QUICK[options.arch] if options.quick else _FULL[options.arch]
+    protocol = Protocol(options.arch, *size, options.data, options.data_dir, options.device)
     rounds = []
     for _ in range(options.repeats):
         reference = _in_new_process(run_reference, protocol)
