@@ -7,7 +7,11 @@ training step, side by side on the same images. Prints the share of a step that 
 import argparse
 import json
 import statistics
+import sys
 import time
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import torch
 

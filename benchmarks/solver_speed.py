@@ -8,9 +8,12 @@ how far each ends from its budgets.
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import numpy as np
 

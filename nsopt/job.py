@@ -19,6 +19,7 @@ from nsopt.reports.page import write_report
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.tables import size_label, summary, with_deviation
 from nsopt.scaling.cost import METRICS
+from nsopt.training.checkpoint import remove_checkpoints
 from nsopt.training.device import resolve_compute
 from nsopt.tuning import schema
 from nsopt.tuning.comparison import run_comparison
@@ -72,6 +73,7 @@ def run_search(job: Job) -> None:
         with live_progress() as progress:
             iterations = comparison.settings.search.iterations
             history = continue_search(comparison, existing, iterations, progress)
+    remove_checkpoints(comparison.checkpoints)
     _print_law(comparison.arch.layer_names, history[-1])
     console.print(f"storage: {comparison.storage}", soft_wrap=True, highlight=False)
 

@@ -59,10 +59,10 @@ def iterative_prune(
         explain_out_of_memory(settings.batch_size),
         memory_kept(compute.device),
     ):
-        network = _ShrinkingNetwork(arch, widths, splits, settings, compute)
+        network = ShrinkingNetwork(arch, widths, splits, settings, compute)
         if resume is not None:
             network.restore(resume)
-        plan = _Plan(sum(widths), network.batches_per_epoch, settings)
+        plan = Plan(sum(widths), network.batches_per_epoch, settings)
         progress.start("searching", settings.pretrain_epochs + plan.steps)
         for _ in range(plan.stages_done(network.batches)):
             progress.advance()
@@ -82,7 +82,7 @@ def iterative_prune(
     return Trajectory(trajectory, np.asarray(arch.cost("params")(trajectory)))
 
 
-class _Plan:
+class Plan:
     """What is due after how many mini-batches. filters: of the network before pruning."""
 
     def __init__(self, filters: int, batches_per_epoch: int, settings: SearchSettings) -> None:
@@ -114,7 +114,7 @@ class _Plan:
         return min(batches, self.pretraining) // self._epoch + pruning
 
 
-class _ShrinkingNetwork:
+class ShrinkingNetwork:
     """A network in training whose least important channels are cut out.
 
     batches: mini-batches so far; rows: widths before and after every prune step.

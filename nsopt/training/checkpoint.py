@@ -58,24 +58,43 @@ class Checkpoint:
 
     def save_when_due(self, state: Callable[[], State]) -> None:
         """Save what `state` returns if the last time is long enough ago."""
-        if self._path is None or time.monotonic() - self._saved_at < SECONDS_BETWEEN:
+        if self._path is not None and time.monotonic() - self._saved_at >= SECONDS_BETWEEN:
+            self.save(state())
+
+    def save(self, state: State) -> None:
+        """Save `state` now."""
+        if self._path is None:
             return
         content = io.BytesIO()
-        torch.save({"identity": self._identity, "state": state()}, content)
+        torch.save({"identity": self._identity, "state": state}, content)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self._path.with_name(f"{self._path.name}.part")
-        with unfinished.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, self._path)
+        unfinished = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
+        try:
+            with unfinished.open("wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, self._path)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
         self._saved_at = time.monotonic()
 
     def remove(self) -> None:
         """Delete the file, once nothing needs it any more."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-            self._path.with_name(f"{self._path.name}.part").unlink(missing_ok=True)
+            for unfinished in self._path.parent.glob(f"{self._path.name}.*.part"):
+                unfinished.unlink(missing_ok=True)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Delete what unfinished runs left in `folder`, and the folder if nothing else is in it."""
+    if folder.is_dir():
+        for path in folder.glob("*.pt*"):
+            path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _moved(state: Any, device: torch.device) -> Any:

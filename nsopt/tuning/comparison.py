@@ -4,7 +4,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler
@@ -17,6 +16,7 @@ from nsopt.progress import Progress
 from nsopt.pruning.record import Iteration
 from nsopt.scaling.curves import uniform_curve
 from nsopt.scaling.solve import solve_widths
+from nsopt.training.checkpoint import remove_checkpoints
 from nsopt.training.device import Compute, resolve_compute
 from nsopt.training.latency import Latency
 from nsopt.training.step import probe_memory
@@ -96,16 +96,7 @@ def run_comparison(comparison: Comparison, progress: Progress) -> None:
         comparison.arch, splits, compute, settings, networks, comparison.checkpoints, progress
     )
     _run_everything(storage, studies, runner, latencies, progress)
-    _remove_checkpoints(comparison.checkpoints)
-
-
-def _remove_checkpoints(folder: Path) -> None:
-    """Delete what unfinished runs left, and the folder if nothing else is in it."""
-    if folder.is_dir():
-        for path in folder.glob("*.pt*"):
-            path.unlink()
-        if not any(folder.iterdir()):
-            folder.rmdir()
+    remove_checkpoints(comparison.checkpoints)
 
 
 def _points(comparison: Comparison, method: str, progress: Progress) -> list[schema.Point]:

@@ -1,8 +1,10 @@
 """A sampler whose power law proposes the widths of a network at a budget."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Container, Sequence
 from typing import Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
@@ -31,7 +33,7 @@ class NeuralScaleSampler(BaseSampler):
 
     A trial whose user attribute `budget` was set when it was enqueued gets the widths for that
     budget; other trials go through `budgets` in turn. Parameters that are not widths go to
-    `independent_sampler`, TPE by default.
+    `independent_sampler`, TPE by default, jointly where it samples so.
 
     Args:
         law: a fitted law, or any curve such as `uniform_curve(base_widths)`.
@@ -39,9 +41,12 @@ class NeuralScaleSampler(BaseSampler):
         layer_names: of the law's layers, in order; they name the parameters.
         budgets: for trials that carry none.
         independent_sampler: for parameters beside the widths.
-        seed: of the default `independent_sampler`.
+        seed: of the default `independent_sampler`, and of the spread.
         eta: replaces the exact solver by Algorithm 3 with this step size, which may end above
             the budget.
+        spread: standard deviation by which the logarithm of every layer's alpha is perturbed,
+            anew for each trial; the perturbed curve is solved for the same budget, so that every
+            proposal fits it. It follows from `seed` and the trial's number alone.
     """
 
     def __init__(
@@ -53,7 +58,12 @@ class NeuralScaleSampler(BaseSampler):
         independent_sampler: BaseSampler | None = None,
         seed: int | None = None,
         eta: float | None = None,
+        spread: float = 0.0,
     ) -> None:
+        if not 0 <= spread < math.inf:
+            raise NsoptError(f"spread must be a number of at least 0, got {spread}")
+        if spread and eta is not None:
+            raise NsoptError("spread needs the exact solver: leave eta out")
         if len(layer_names) != law.alpha.size:
             raise NsoptError(f"{len(layer_names)} layer names for a law of {law.alpha.size} layers")
         self._law = law
@@ -62,6 +72,8 @@ class NeuralScaleSampler(BaseSampler):
         self._budgets = tuple(budgets)
         self._independent = independent_sampler or TPESampler(seed=seed)
         self._eta = eta
+        self._spread = spread
+        self._entropy = np.random.SeedSequence(seed).entropy
         self._space = {name: IntDistribution(1, LARGEST_WIDTH) for name in self._parameters}
         self._solved = {budget: self.propose(budget) for budget in self._budgets}
 
@@ -79,19 +91,24 @@ class NeuralScaleSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The widths, where the trial or the sampler has a budget for them."""
-        return dict(self._space) if self._budget_of(trial) is not None else {}
+        """The widths, where the trial or the sampler has a budget for them, and what the
+        independent sampler samples jointly."""
+        joint = self._independent.infer_relative_search_space(study, trial)
+        widths = self._space if self._budget_of(trial) is not None else {}
+        return {**_without(joint, self._space), **widths}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The law's widths at the trial's budget."""
+        """The law's widths at the trial's budget; the others from the independent sampler."""
+        others = _without(search_space, self._space)
+        values = self._independent.sample_relative(study, trial, others) if others else {}
+        for name in others.keys() - values.keys():
+            values[name] = self._independent.sample_independent(study, trial, name, others[name])
         budget = self._budget_of(trial)
-        if not search_space or budget is None:
-            return {}
-        if budget not in self._solved:
-            self._solved[budget] = self.propose(budget)
-        return dict(zip(self._parameters, self._solved[budget], strict=True))
+        if budget is not None and len(others) < len(search_space):
+            values |= zip(self._parameters, self._widths(trial, budget), strict=True)
+        return values
 
     def sample_independent(
         self,
@@ -109,7 +126,7 @@ class NeuralScaleSampler(BaseSampler):
             budget = self._budget_of(trial)
             if budget is None:
                 raise NsoptError("no budget for these widths: give the sampler budgets=[...]")
-            width = self._solved[budget][self._parameters.index(param_name)]
+            width = self._widths(trial, budget)[self._parameters.index(param_name)]
             raise NsoptError(
                 f"{param_name} must be able to be {width}, the law's width at a budget of "
                 f"{budget:,}: widen {param_distribution}"
@@ -131,9 +148,30 @@ class NeuralScaleSampler(BaseSampler):
     def reseed_rng(self) -> None:
         self._independent.reseed_rng()
 
+    def _widths(self, trial: FrozenTrial, budget: float) -> tuple[int, ...]:
+        """What `propose` gives, solved once a budget; with a spread, around that."""
+        if self._spread:
+            curve = self._perturbed(trial.number)
+            return tuple(solve_widths(curve, self._cost, budget).widths.tolist())
+        if budget not in self._solved:
+            self._solved[budget] = self.propose(budget)
+        return self._solved[budget]
+
+    def _perturbed(self, number: int) -> PowerLaw:
+        """The law as trial `number` sees it."""
+        seeds = np.random.SeedSequence(self._entropy, spawn_key=(number,))
+        shift = np.random.default_rng(seeds).normal(scale=self._spread, size=self._law.alpha.size)
+        return PowerLaw(self._law.alpha * np.exp(shift), self._law.beta, self._law.r2)
+
     def _budget_of(self, trial: FrozenTrial) -> float | None:
         if schema.BUDGET in trial.user_attrs:
             return float(trial.user_attrs[schema.BUDGET])
         if self._budgets:
             return self._budgets[trial.number % len(self._budgets)]
         return None
+
+
+def _without(
+    space: dict[str, BaseDistribution], names: Container[str]
+) -> dict[str, BaseDistribution]:
+    return {name: value for name, value in space.items() if name not in names}

@@ -7,7 +7,7 @@ import torch
 
 from nsopt.errors import NsoptError
 from nsopt.training import checkpoint
-from nsopt.training.checkpoint import Checkpoint
+from nsopt.training.checkpoint import Checkpoint, remove_checkpoints
 
 CPU = torch.device("cpu")
 IDENTITY = {"arch": "vgg11", "search": {"lr": 0.1, "seed": 3}}
@@ -100,5 +100,23 @@ def test_a_write_that_fails_leaves_the_checkpoint_before(
     with pytest.raises(OSError, match="no space"):
         run.save_when_due(lambda: {"step": 2})
     assert run.load(CPU) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_removing_takes_half_written_files_too(tmp_path: Path) -> None:
+    run = saved(tmp_path / "run.pt", step=1)
+    (tmp_path / "run.pt.4711.part").touch()
     run.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_checkpoints_is_removed_unless_something_else_is_in_it(tmp_path: Path) -> None:
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        saved(folder / "run.pt", step=1)
+    (tmp_path / "b" / "notes.txt").touch()
+    for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "c"):
+        remove_checkpoints(folder)
+    assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")) == [
+        "b",
+        "b/notes.txt",
+    ]

@@ -4,6 +4,8 @@ import sys
 import numpy as np
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.samplers import RandomSampler
 
 from nsopt.errors import NsoptError
@@ -66,15 +68,55 @@ def test_other_parameters_go_to_the_independent_sampler() -> None:
     assert len(set(values(0))) == 5
 
 
+def seeded_values() -> list[tuple]:
+    """Widths and a learning rate of three trials."""
+    study = optuna.create_study(sampler=sampler(budgets=[10**5, 10**6], seed=7, spread=0.2))
+    trials = [study.ask() for _ in range(3)]
+    return [(suggest_widths(t, ARCH), t.suggest_float("lr", 0, 1)) for t in trials]
+
+
 def test_same_seed_gives_the_same_parameters_in_another_process() -> None:
-    code = (
-        "import optuna; from tests.tuning.test_sampler import sampler;"
-        "s = optuna.create_study(sampler=sampler(budgets=[10**6], seed=7));"
-        "print([s.ask().suggest_float('lr', 0, 1) for _ in range(3)])"
-    )
+    code = "from tests.tuning.test_sampler import seeded_values; print(seeded_values())"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    study = optuna.create_study(sampler=sampler(budgets=[10**6], seed=7))
-    assert other.stdout.strip() == str([study.ask().suggest_float("lr", 0, 1) for _ in range(3)])
+    assert other.stdout.strip() == str(seeded_values())
+
+
+@given(
+    budget=st.integers(20_000, 5_000_000),
+    spread=st.floats(0.01, 1.5),
+    seed=st.integers(0, 2**32),
+    metric=st.sampled_from(["params", "macs"]),
+)
+def test_spread_proposals_fit_the_budget(
+    budget: int, spread: float, seed: int, metric: str
+) -> None:
+    cost = ARCH.cost(metric)
+    limit = budget if metric == "params" else 40 * budget
+    own = NeuralScaleSampler(LAW, cost, ARCH.layer_names, budgets=[limit], seed=seed, spread=spread)
+    study = optuna.create_study(sampler=own)
+    for _ in range(3):
+        assert cost(suggest_widths(study.ask(), ARCH)) <= limit
+
+
+def test_spread_is_the_deviation_of_log_widths() -> None:
+    study = optuna.create_study(sampler=sampler(budgets=[10**7], seed=0, spread=0.1))
+    logs = np.log([suggest_widths(study.ask(), ARCH) for _ in range(300)])
+    assert len(np.unique(logs, axis=0)) == 300
+    relative = logs - np.log(law_widths(10**7))
+    # The projection onto the budget moves all layers together: look at differences of layers.
+    deviation = np.std(relative[:, 0] - relative[:, 4])
+    assert 0.08 < deviation / np.sqrt(2) < 0.12
+
+
+@pytest.mark.parametrize("spread", [-0.1, float("nan"), float("inf")])
+def test_a_spread_out_of_range_is_an_error(spread: float) -> None:
+    with pytest.raises(NsoptError, match="spread must be a number of at least 0"):
+        sampler(spread=spread)
+
+
+def test_spread_and_algorithm_3_exclude_each_other() -> None:
+    with pytest.raises(NsoptError, match="leave eta out"):
+        sampler(spread=0.1, eta=1.0)
 
 
 def test_an_impossible_budget_is_an_error_at_once() -> None:

@@ -1,0 +1,51 @@
+"""What the benchmarks share: a fresh process for each side, stand-in images, output."""
+
+import json
+import multiprocessing
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import torch
+
+from nsopt.data.images import ImageData, ImageSet
+
+
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function so that it inherits no memory, caches or settings of another side."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_warm, function, *arguments).result()
+
+
+def _warm(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Before the clock starts, do what a process does once, such as importing the optimizer."""
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.ones(2, 2)).sum().backward()
+    optimizer.step()
+    return function(*arguments)
+
+
+def random_images(train: int, test: int = 100) -> ImageData:
+    """Ten classes of noise around grey levels of their own, 3x32x32."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(train + test) % 10
+    noise = torch.randint(128, (train + test, 3, 32, 32), generator=generator)
+    pixels = (noise + 12 * labels[:, None, None, None]).to(torch.uint8)
+    images = ImageSet(pixels, labels)
+    return ImageData(
+        "random",
+        tuple("0123456789"),
+        images.take(range(train)),
+        images.take(range(train, train + test)),
+    )
+
+
+def show(results: Mapping[str, Any], as_json: bool) -> None:
+    """Print results as one line of JSON, or a line each."""
+    if as_json:
+        print(json.dumps(results))
+        return
+    for name, value in results.items():
+        print(f"{name:26} {value:.4g}" if isinstance(value, float) else f"{name:26} {value}")

@@ -1,0 +1,173 @@
+"""Pruning with Torch-Pruning (global group Taylor, iterative) beside nsopt's search.
+
+Both start from the same fresh network and see as many mini-batches of the same size, learning rate
+and momentum between as many prune steps; Torch-Pruning removes channels physically at every step,
+in float32. Prints the seconds until the network has no more parameters than VGG11 or ResNet18 at
+ratio 0.25, and what the widths found reach when they are trained from scratch in the same short
+way, scaled to exactly this budget: uniformly for Torch-Pruning, by the power law for nsopt.
+
+Needs the optional dependency: pip install 'nsopt[benchmarks]'.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
+
+import numpy as np
+import torch
+
+import nsopt
+from benchmarks.common import in_new_process, show
+from nsopt.data.augmentation import TrainingBatches
+from nsopt.data.images import ImageData
+from nsopt.data.registry import load_data
+from nsopt.models.architecture import Architecture
+from nsopt.progress import Silent
+from nsopt.pruning.engine import iterative_prune
+from nsopt.pruning.settings import SearchSettings
+from nsopt.scaling.curves import floor_widths, uniform_curve
+from nsopt.scaling.solve import solve_widths
+from nsopt.training.device import describe_device, resolve_compute, seeded
+from nsopt.training.settings import TrainSettings
+
+_RATIO = 0.25
+
+
+class StepTimes(Silent):
+    """When every stage of a search ended."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def advance(self, detail: str = "") -> None:
+        self.times.append(time.perf_counter())
+
+
+def prune_with_nsopt(
+    arch: Architecture, data: ImageData, settings: SearchSettings
+) -> dict[str, Any]:
+    """Seconds to the target size and to the end, and the law's widths at the target."""
+    compute = resolve_compute("auto", "auto")
+    splits = data.split(settings.val_fraction).to(compute.device)
+    clock = StepTimes()
+    start = time.perf_counter()
+    trajectory = iterative_prune(arch, arch.base_widths, splits, settings, compute, clock)
+    seconds = time.perf_counter() - start
+    small = int(np.flatnonzero(trajectory.tau <= _target(arch))[0])
+    law = trajectory.record().law()
+    return {
+        "seconds": clock.times[settings.pretrain_epochs + small - 1] - start,
+        "seconds_to_the_end": seconds,
+        "widths": solve_widths(law, arch.cost("params"), _target(arch)).widths.tolist(),
+    }
+
+
+def prune_with_torch_pruning(
+    arch: Architecture, data: ImageData, settings: SearchSettings
+) -> dict[str, Any]:
+    """Seconds to the target size, and the widths found, scaled to it."""
+    import torch_pruning  # noqa: PLC0415  (optional)
+
+    device = resolve_compute("auto", "fp32").device
+    splits = data.split(settings.val_fraction).to(device)
+    with seeded(settings.seed, device):
+        model = arch.build(arch.base_widths).to(device).train()
+    filters = sum(arch.base_widths)
+    steps = -(-round((1 - settings.keep_fraction) * filters) // settings.filters_per_step)
+    batches = TrainingBatches(splits, settings.batch_size, settings.seed)
+
+    def train(count: int, lr: float) -> None:
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr, settings.momentum, weight_decay=settings.weight_decay
+        )
+        for _ in range(count):
+            images, labels = batches.next()
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+
+    start = time.perf_counter()
+    pruner = torch_pruning.pruner.BasePruner(
+        model,
+        torch.zeros(2, *arch.input_shape, device=device),
+        importance=torch_pruning.importance.GroupTaylorImportance(),
+        global_pruning=True,
+        pruning_ratio=1 - settings.keep_fraction,
+        max_pruning_ratio=0.99,
+        iterative_steps=steps,
+        ignored_layers=[model.get_submodule("classifier")],
+    )
+    train(settings.pretrain_epochs * batches.per_epoch, settings.lr)
+    for _ in range(steps):
+        train(settings.prune_every, settings.prune_lr)
+        pruner.step()
+        if sum(p.numel() for p in model.parameters()) <= _target(arch):
+            break
+    seconds = time.perf_counter() - start
+    found = [len(weights[0]) for weights in arch.filter_weights(model)]
+    curve = uniform_curve(found)
+    scaled = solve_widths(curve, arch.cost("params"), _target(arch)).widths.tolist()
+    return {"seconds": seconds, "found": found, "widths": scaled}
+
+
+def retrain(
+    arch: Architecture, data: ImageData, widths: list[int], epochs: int, seeds: int
+) -> list[float]:
+    """Test accuracies from scratch, one per seed."""
+    settings = TrainSettings(epochs=epochs, batch_size=64, lr=0.05)
+    return [
+        nsopt.train(arch, widths, data, settings.updated(seed=seed)).test_accuracy
+        for seed in range(seeds)
+    ]
+
+
+def _target(arch: Architecture) -> int:
+    return int(arch.cost("params")(floor_widths(_RATIO, arch.base_widths)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arch", choices=("vgg11", "resnet18"), default="vgg11")
+    parser.add_argument("--data", default="digits", help="a name that `nsopt data list` shows")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--per-class", type=int, help="training images of a class")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="a fourth of everything")
+    options = parser.parse_args()
+
+    data = load_data(options.data, options.data_dir).subset(None, options.per_class)
+    steps, prune_every, epochs = (12, 1, 2) if options.quick else (24, 4, options.epochs)
+    if options.quick:
+        data = data.subset(None, 40 if options.arch == "vgg11" else 20)
+    arch = nsopt.get_architecture(options.arch, len(data.classes), data.image_size, data.channels)
+    settings = SearchSettings(
+        pretrain_epochs=1,
+        prune_every=prune_every,
+        filters_per_step=-(-95 * sum(arch.base_widths) // (100 * steps)),
+        batch_size=32 if options.quick else 128,
+        lr=0.05,
+    )
+    results: dict[str, Any] = {"arch": options.arch, "data": data.name, "target": _target(arch)}
+    sides = {"torch_pruning": prune_with_torch_pruning, "nsopt": prune_with_nsopt}
+    for name, prune in sides.items():
+        found = in_new_process(prune, arch, data, settings)
+        scores = in_new_process(retrain, arch, data, found["widths"], epochs, options.seeds)
+        results[name] = found | {
+            "test_mean": float(np.mean(scores)),
+            "test_std": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+            "n": len(scores),
+        }
+    results["ratio"] = results["torch_pruning"]["seconds"] / results["nsopt"]["seconds"]
+    results["device"] = describe_device(resolve_compute("auto", "auto").device)
+    results["threads"] = torch.get_num_threads()
+    show(results, options.json)
+
+
+if __name__ == "__main__":
+    main()
