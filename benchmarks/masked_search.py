@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.profiler import record_function
 
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import Splits
@@ -101,12 +102,17 @@ def run(
     )
 
     def train_batch() -> None:
-        images, labels = data.next()
-        optimizer.zero_grad()
-        for z in (z for group in search.z for z in group):
-            z.grad = None
-        functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
+        with record_function("augmentation"):
+            images, labels = data.next()
+        with record_function("forward"):
+            optimizer.zero_grad()
+            for z in (z for group in search.z for z in group):
+                z.grad = None
+            loss = functional.cross_entropy(model(images), labels)
+        with record_function("backward"):
+            loss.backward()
+        with record_function("optimizer"):
+            optimizer.step()
         after_batch()
 
     for _ in range(settings.pretrain_epochs * data.per_epoch):
@@ -124,9 +130,10 @@ def run(
         scores = [torch.zeros_like(mask) for mask in masks]
         for _ in range(settings.prune_every):
             train_batch()
-            for score, gates in zip(scores, search.z, strict=True):
-                for z in gates:
-                    score.add_(z.grad.square() if z.grad is not None else 0)
+            with record_function("scoring"):
+                for score, gates in zip(scores, search.z, strict=True):
+                    for z in gates:
+                        score.add_(z.grad.square() if z.grad is not None else 0)
         count = min(settings.filters_per_step, to_prune - step * settings.filters_per_step)
         left = torch.cat(masks)
         ranked = torch.cat(scores).masked_fill(left == 0, math.inf).argsort(stable=True)

@@ -8,11 +8,9 @@ where the engine's time goes.
 """
 
 import argparse
-import json
-import multiprocessing
 import statistics
+import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,12 @@ from typing import Any
 import torch
 from torch.autograd.profiler import profile
 
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
+
 import nsopt
 from benchmarks import masked_search
-from nsopt.data.images import ImageData, ImageSet
+from benchmarks.common import in_new_process, random_images, show
+from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
@@ -32,7 +33,7 @@ from nsopt.training.device import describe_device, resolve_compute, seeded, wait
 _FULL = {  # batch, prune steps, batches between them
     "vgg11": (256, 24, 4),
     "mobilenetv2": (256, 24, 4),
-    "resnet18": (128, 24, 3),
+    "resnet18": (128, 16, 3),
 }
 _QUICK = {"vgg11": (128, 8, 2), "mobilenetv2": (128, 8, 2), "resnet18": (64, 8, 1)}
 PHASES = ("augmentation", "forward", "backward", "optimizer", "scoring", "compaction")
@@ -68,29 +69,11 @@ class Protocol:
         if self.data != "random":
             data = load_data(self.data, self.data_dir)
             return data.subset(None, -(-count * 10 // 9 // len(data.classes)))
-        return _random_images(count * 10 // 9)
+        return random_images(count * 10 // 9)
 
 
-def _random_images(count: int) -> ImageData:
-    """Ten classes of noise around grey levels of their own."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(count + 100) % 10
-    noise = torch.randint(128, (count + 100, 3, 32, 32), generator=generator)
-    images = ImageSet((noise + 12 * labels[:, None, None, None]).to(torch.uint8), labels)
-    return ImageData("random", tuple("0123456789"), images, images.take(range(100)))
-
-
-def _warm_up() -> None:
-    """What a process does once, such as importing the optimizer."""
-    model = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    model(torch.ones(2, 2)).sum().backward()
-    optimizer.step()
-
-
-def run_reference(protocol: Protocol) -> dict[str, Any]:
+def run_reference(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
     """The masked protocol: float32, PyTorch's default memory layout."""
-    _warm_up()
     settings = protocol.settings
     compute = resolve_compute(settings.device, "fp32")
     data = protocol.images()
@@ -98,15 +81,16 @@ def run_reference(protocol: Protocol) -> dict[str, Any]:
     arch = nsopt.get_architecture(protocol.arch, len(data.classes))
     with seeded(settings.seed, compute.device):
         search = masked_search.gated(arch, arch.base_widths, device=compute.device)
-        start = time.perf_counter()
-        rows = list(masked_search.run(search, splits, settings))
-        wait_for(compute.device)
-    return _result(protocol, len(splits.train), len(rows) - 1, time.perf_counter() - start)
+        with profile(enabled=profiled) as profiler:
+            start = time.perf_counter()
+            rows = list(masked_search.run(search, splits, settings))
+            wait_for(compute.device)
+            seconds = time.perf_counter() - start
+    return _result(protocol, len(splits.train), len(rows) - 1, seconds, profiler)
 
 
 def run_engine(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
     """The engine, at the precision that `auto` chooses."""
-    _warm_up()
     settings = protocol.settings
     compute = resolve_compute(settings.device, settings.precision)
     data = protocol.images()
@@ -117,17 +101,17 @@ def run_engine(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
         trajectory = iterative_prune(arch, arch.base_widths, splits, settings, compute, Silent())
         wait_for(compute.device)
         seconds = time.perf_counter() - start
-    phases = {}
-    if profiled:
-        spent = {event.key: event.cpu_time_total / 1e6 for event in profiler.key_averages()}
-        phases = {phase: spent.get(phase, 0.0) / seconds for phase in PHASES}
-    result = _result(protocol, len(splits.train), len(trajectory.tau) - 1, seconds)
-    return result | {"phases": phases, "widths": trajectory.widths[-1].tolist()}
+    return _result(protocol, len(splits.train), len(trajectory.tau) - 1, seconds, profiler)
 
 
-def _result(protocol: Protocol, train: int, steps: int, seconds: float) -> dict[str, Any]:
+def _result(
+    protocol: Protocol, train: int, steps: int, seconds: float, profiler: profile | None | None
+) -> dict[str, Any]:
     images = train + steps * protocol.prune_every * protocol.batch
-    return {"images_per_s": images / seconds, "seconds": seconds, "steps": steps}
+    events = profiler.key_averages() if profiler is not None else []
+    spent = {event.key: round(event.cpu_time_total / 1e6, 2) for event in events}
+    phases = {phase: spent[phase] for phase in PHASES if phase in spent}
+    return {"images_per_s": images / seconds, "seconds": seconds, "phases": phases}
 
 
 def main() -> None:
@@ -146,8 +130,8 @@ def main() -> None:
     protocol = Protocol(options.arch, *size, options.data, options.data_dir, options.device)
     rounds = []
     for _ in range(options.repeats):
-        reference = _in_new_process(run_reference, protocol)
-        engine = _in_new_process(run_engine, protocol)
+        reference = in_new_process(run_reference, protocol)
+        engine = in_new_process(run_engine, protocol)
         rounds.append((reference, engine))
     ratios = sorted(e["images_per_s"] / r["images_per_s"] for r, e in rounds)
     results = {
@@ -163,24 +147,10 @@ def main() -> None:
         "threads": torch.get_num_threads(),
     }
     if options.profile:
-        results["phases"] = _in_new_process(run_engine, protocol, True)["phases"]
-    _show(results, options.json)
-
-
-def _in_new_process(function: Any, *arguments: Any) -> dict[str, Any]:
-    """So that neither inherits the other's memory, caches or settings."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        result: dict[str, Any] = pool.submit(function, *arguments).result()
-    return result
-
-
-def _show(results: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(results))
-        return
-    for name, value in results.items():
-        print(f"{name:24} {value:.4g}" if isinstance(value, float) else f"{name:24} {value}")
+        for name, run in (("reference", run_reference), ("engine", run_engine)):
+            profiled = in_new_process(run, protocol, True)
+            results[f"{name}_phase_seconds"] = profiled["phases"] | {"all": profiled["seconds"]}
+    show(results, options.json)
 
 
 if __name__ == "__main__":
