@@ -69,7 +69,7 @@ class Protocol:
         if self.data != "random":
             data = load_data(self.data, self.data_dir)
             return data.subset(None, -(-count * 10 // 9 // len(data.classes)))
-        return random_images(count * 10 // 9)
+        return random_images(max(count * 10 // 9, 120))
 
 
 def run_reference(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
