@@ -133,6 +133,23 @@ def report(
             console.print(str(write_report(storage, out, name)), soft_wrap=True, highlight=False)
 
 
+@app.command()
+def dashboard(
+    storage: Annotated[str, typer.Option(help="Optuna storage URL, such as sqlite:///study.db.")],
+    host: Annotated[
+        str, typer.Option(help="Address to serve on; beyond 127.0.0.1 anyone may read and delete.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to serve on.")] = 8080,
+) -> None:
+    """Browse a storage with optuna-dashboard, with the notes and figures of its studies."""
+    with user_errors():
+        from nsopt.reports.dashboard import serve
+        from nsopt.tuning.storage import storage_errors
+
+        with storage_errors(storage):
+            serve(storage, host, port)
+
+
 @data_app.command("list")
 def list_data() -> None:
     """Show the names that --data takes."""

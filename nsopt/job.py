@@ -15,6 +15,7 @@ from nsopt.data.registry import Subset, load_data
 from nsopt.errors import unknown_name
 from nsopt.models.registry import architectures, get_architecture
 from nsopt.pruning.record import Iteration
+from nsopt.reports.dashboard import publish
 from nsopt.reports.page import write_report
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.tables import size_label, summary, with_deviation
@@ -61,6 +62,7 @@ def run_study(job: Job) -> None:
             run_comparison(comparison, progress)
         _print_summary(read_results(comparison.storage, comparison.prefix))
         page = write_report(comparison.storage, folder / "report", comparison.prefix)
+        publish(comparison.storage, comparison.prefix)
     console.print(f"storage: {comparison.storage}", soft_wrap=True, highlight=False)
     console.print(f"report:  {page}", soft_wrap=True, highlight=False)
 

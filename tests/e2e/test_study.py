@@ -1,14 +1,19 @@
 """The real command, in processes of its own, on VGG11 and digits."""
 
+import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
+import optuna
+import optuna_dashboard
 import pandas as pd
 import pytest
 
@@ -157,3 +162,74 @@ def test_real_cifar10_runs_from_search_to_report(shared: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     accuracy = float(re.search(r"test (\d+\.\d+) %", done.stdout)[1])  # type: ignore[index]
     assert accuracy > 15  # one epoch of a network of 9,000 parameters; chance is 10
+
+
+def test_every_study_has_a_note_and_figures_for_the_dashboard(whole: Path) -> None:
+    storage = f"sqlite:///{whole / 'study.db'}"
+    shown = {}
+    for name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(study_name=name, storage=storage)
+        assert "**Protocol** (smoke)" in optuna_dashboard.get_note(study)
+        attributes = study._storage.get_study_system_attrs(study._study_id)
+        plots = [key.split(":") for key in attributes if key.startswith("dashboard:plot_data")]
+        shown[name.split("/")[1]] = {parts[2] for parts in plots}
+    pareto = {"pareto", "widths"}
+    assert shown == {"uniform": pareto, "neuralscale": pareto, "search": {"law"}}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_dashboard_serves_the_studies_on_loopback(whole: Path) -> None:
+    port, storage = free_port(), f"sqlite:///{whole / 'study.db'}"
+    command = [sys.executable, "-m", "nsopt.cli", "dashboard", f"--storage={storage}"]
+    process = subprocess.Popen(
+        [*command, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        studies = studies_served(f"http://127.0.0.1:{port}/api/studies", process)
+        busy = subprocess.run(
+            [*command, f"--port={port}"], capture_output=True, text=True, timeout=60, check=False
+        )
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+    methods = {study["study_name"].split("/")[1] for study in studies}
+    assert methods == {"uniform", "neuralscale", "search"}
+    assert process.returncode == 130
+    assert busy.returncode == 2
+    assert "try another --port" in busy.stderr
+
+
+def studies_served(address: str, process: subprocess.Popen) -> list[dict]:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                studies: list[dict] = json.load(answer)["study_summaries"]
+                return studies
+        except OSError:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--storage=sqlite:///nothing-here.db"], "nothing is stored at"),
+        (["--storage=study.db"], "is not a database URL"),
+        (["--port=70000"], "--port must be from 1 to 65535"),
+    ],
+)
+def test_a_dashboard_that_cannot_be_served_says_why(
+    whole: Path, options: list[str], part: str
+) -> None:
+    storage = f"--storage=sqlite:///{whole / 'study.db'}"
+    done = run_nsopt("dashboard", storage, *options, module="nsopt.cli")
+    assert done.returncode == 2
+    assert part in done.stderr
+    assert len(done.stderr.splitlines()) == 1

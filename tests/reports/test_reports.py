@@ -15,6 +15,7 @@ from nsopt.reports.accuracy import (
     pareto_info,
     pareto_mask,
 )
+from nsopt.reports.dashboard import note
 from nsopt.reports.law import law_info
 from nsopt.reports.page import render, write_report
 from nsopt.reports.published import published_lines
@@ -202,3 +203,18 @@ def test_a_report_on_nothing_says_so(tmp_path: Path) -> None:
     with pytest.raises(NsoptError, match="nothing is stored"):
         read_results(url)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_notes_tell_question_protocol_and_numbers(results: Results) -> None:
+    text = note(results, "neuralscale")
+    assert "Too short to rank methods." in text
+    assert "**Protocol** (smoke): epochs 3" in text
+    row = "| 0.25x | Uniform | 2 | 990 | 0.01 M | 1.0 | 51.50 ± 0.71 | 50.50 ± 0.71 |"
+    assert row in text.splitlines()
+    assert "A short protocol" in text
+    assert "| 1 | 90-36 | 7 | 1 |" in note(results, "search")
+
+
+def test_notes_escape_what_users_named(results: Results) -> None:
+    assert "net-&lt;b&gt;data&lt;/b&gt;-smoke" in note(results, "uniform")
+    assert "<b>" not in note(results, "uniform")

@@ -1,0 +1,122 @@
+"""What optuna-dashboard shows of a comparison: a note and the figures of the report, in storage."""
+
+import html
+import socket
+from typing import Any
+
+from nsopt.errors import NsoptError
+from nsopt.reports.accuracy import draw_pareto, pareto_info
+from nsopt.reports.law import draw_law, law_info
+from nsopt.reports.results import Results, read_results
+from nsopt.reports.style import method_name
+from nsopt.reports.tables import descent_table, size_label, summary, with_deviation
+from nsopt.reports.widths import draw_widths, widths_info
+from nsopt.tuning import schema
+from nsopt.tuning.storage import load_studies, open_storage, storage_exists
+
+_LARGEST_PORT = 65535
+
+
+def publish(url: str, name: str | None = None) -> None:
+    """Save notes and figures for a comparison in the storage at `url`, replacing older ones.
+
+    Every study gets a note with its question, its protocol and its numbers; those of methods the
+    Pareto front and the widths, that of the search the law. name: as for `write_report`.
+    """
+    from optuna_dashboard import save_note, save_plotly_graph_object  # noqa: PLC0415
+
+    results = read_results(url, name)
+    front, widths = draw_pareto(pareto_info(results)), draw_widths(widths_info(results))
+    for method, study in load_studies(open_storage(url), results.name).items():
+        save_note(study, note(results, method))
+        if method == schema.SEARCH:
+            law = draw_law(law_info(results))
+            save_plotly_graph_object(study, law, graph_object_id="law")
+        else:
+            save_plotly_graph_object(study, front, graph_object_id="pareto")
+            save_plotly_graph_object(study, widths, graph_object_id="widths")
+
+
+def note(results: Results, method: str) -> str:
+    """Markdown about one study of a comparison."""
+    from nsopt.tuning.settings import get_preset  # noqa: PLC0415  (imports torch)
+
+    preset = str(results.settings.get("preset", ""))
+    searching = method == schema.SEARCH
+    protocol = results.settings.get("search" if searching else "training", {})
+    shown = ", ".join(f"{key} {value}" for key, value in protocol.items() if value is not None)
+    parts = [
+        f"# {_text(results.name)}: {_text('the search' if searching else method_name(method))}",
+        get_preset(preset, results.subject.data).question,
+        f"**Protocol** ({_text(preset)}): {_text(shown)}",
+        _descent(results) if searching else _outcomes(results),
+    ]
+    if preset != "paper":
+        parts.append("A short protocol: nothing is trained to convergence.")
+    return "\n\n".join(parts)
+
+
+def serve(url: str, host: str, port: int) -> None:
+    """Run optuna-dashboard over the storage at `url` until it is interrupted.
+
+    Raises NsoptError if there is no such storage, or the address cannot be served.
+    """
+    import optuna_dashboard  # noqa: PLC0415
+
+    if not storage_exists(url):
+        raise NsoptError(f"nothing is stored at {url}: run a study first")
+    storage = open_storage(url)
+    _check_address(host, port)
+    optuna_dashboard.run_server(storage, host=host, port=port)
+
+
+def _check_address(host: str, port: int) -> None:
+    if not 0 < port <= _LARGEST_PORT:
+        raise NsoptError(f"--port must be from 1 to {_LARGEST_PORT}, got {port}")
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise NsoptError(
+            f"cannot serve on {host}:{port} ({error.strerror or error}): try another --port"
+        ) from None
+
+
+def _outcomes(results: Results) -> str:
+    rows = [
+        (
+            size_label(row["budget"], row["metric"], row["ratio"]),
+            method_name(row["method"]),
+            row["n"],
+            f"{row['params']:,.0f}",
+            f"{row['macs'] / 1e6:.2f} M",
+            f"{row['latency_ms']:.1f}",
+            with_deviation(row["val_mean"], row["val_std"]),
+            with_deviation(row["test_mean"], row["test_std"]),
+        )
+        for row in summary(results).to_dict("records")
+    ]
+    names = ("size", "method", "n", "parameters", "MACs", "ms", "validation %", "test %")
+    return "Mean ± sample standard deviation over n seeds.\n\n" + _table(names, rows)
+
+
+def _descent(results: Results) -> str:
+    table = descent_table(results)
+    return _table(
+        table.columns,
+        [
+            [f"{value:.3g}" if isinstance(value, float) else value for value in row]
+            for row in table.itertuples(index=False)
+        ],
+    )
+
+
+def _table(names: Any, rows: Any) -> str:
+    lines = [[str(name) for name in names], ["---" for _ in names], *rows]
+    return "\n".join(f"| {' | '.join(_text(cell) for cell in line)} |" for line in lines)
+
+
+def _text(value: object) -> str:
+    """For Markdown: no HTML, and nothing that would end a table's cell."""
+    return html.escape(str(value), quote=False).replace("|", "\\|").replace("\n", " ")
