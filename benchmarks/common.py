@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from nsopt.data.images import ImageData, ImageSet
+from nsopt.progress import Silent
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -25,6 +27,16 @@ def _warm(function: Callable[..., Any], *arguments: Any) -> Any:
     model(torch.ones(2, 2)).sum().backward()
     optimizer.step()
     return function(*arguments)
+
+
+class StageTimes(Silent):
+    """A `Progress` that notes when every epoch of pre-training and every prune step ended."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def advance(self, detail: str = "") -> None:
+        self.times.append(time.perf_counter())
 
 
 def random_images(train: int, test: int = 100) -> ImageData:

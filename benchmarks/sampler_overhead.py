@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
@@ -39,7 +40,7 @@ def neuralscale(spread: float) -> BaseSampler:
 def study_with(trials: int, sampler: BaseSampler) -> optuna.Study:
     """A study with so many completed trials."""
     names = [width_parameter(name) for name in _ARCH.layer_names]
-    space = {name: optuna.distributions.IntDistribution(1, LARGEST_WIDTH) for name in names}
+    space: dict[str, BaseDistribution] = {name: IntDistribution(1, LARGEST_WIDTH) for name in names}
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.add_trials(
         optuna.create_trial(

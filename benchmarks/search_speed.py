@@ -22,10 +22,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import nsopt
 from benchmarks import masked_search
-from benchmarks.common import in_new_process, random_images, show
+from benchmarks.common import StageTimes, in_new_process, random_images, show
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
-from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.training.device import describe_device, resolve_compute, seeded, wait_for
@@ -83,10 +82,14 @@ def run_reference(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
         search = masked_search.gated(arch, arch.base_widths, device=compute.device)
         with profile(enabled=profiled) as profiler:
             start = time.perf_counter()
-            rows = list(masked_search.run(search, splits, settings))
+            pruning = masked_search.run(search, splits, settings)
+            next(pruning)
             wait_for(compute.device)
-            seconds = time.perf_counter() - start
-    return _result(protocol, len(splits.train), len(rows) - 1, seconds, profiler)
+            pretrained = time.perf_counter()
+            steps = len(list(pruning))
+            wait_for(compute.device)
+            end = time.perf_counter()
+    return _result(protocol, len(splits.train), steps, (start, pretrained, end), profiler)
 
 
 def run_engine(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
@@ -96,22 +99,35 @@ def run_engine(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
     data = protocol.images()
     splits = data.split(settings.val_fraction).to(compute.device)
     arch = nsopt.get_architecture(protocol.arch, len(data.classes))
+    clock = StageTimes()
     with profile(enabled=profiled) as profiler:
         start = time.perf_counter()
-        trajectory = iterative_prune(arch, arch.base_widths, splits, settings, compute, Silent())
+        iterative_prune(arch, arch.base_widths, splits, settings, compute, clock)
         wait_for(compute.device)
-        seconds = time.perf_counter() - start
-    return _result(protocol, len(splits.train), len(trajectory.tau) - 1, seconds, profiler)
+        end = time.perf_counter()
+    steps, times = len(clock.times) - 1, (start, clock.times[0], end)
+    return _result(protocol, len(splits.train), steps, times, profiler)
 
 
 def _result(
-    protocol: Protocol, train: int, steps: int, seconds: float, profiler: profile | None | None
+    protocol: Protocol,
+    train: int,
+    steps: int,
+    times: tuple[float, float, float],
+    profiler: profile | None,
 ) -> dict[str, Any]:
-    images = train + steps * protocol.prune_every * protocol.batch
+    """times: at the start, at the end of pre-training, at the end."""
+    start, pretrained, end = times
+    pruned = steps * protocol.prune_every * protocol.batch
     events = profiler.key_averages() if profiler is not None else []
     spent = {event.key: round(event.cpu_time_total / 1e6, 2) for event in events}
     phases = {phase: spent[phase] for phase in PHASES if phase in spent}
-    return {"images_per_s": images / seconds, "seconds": seconds, "phases": phases}
+    return {
+        "images_per_s": (train + pruned) / (end - start),
+        "pruning_images_per_s": pruned / (end - pretrained),
+        "seconds": end - start,
+        "phases": phases,
+    }
 
 
 def main() -> None:
@@ -134,6 +150,7 @@ def main() -> None:
         engine = in_new_process(run_engine, protocol)
         rounds.append((reference, engine))
     ratios = sorted(e["images_per_s"] / r["images_per_s"] for r, e in rounds)
+    pruning = [e["pruning_images_per_s"] / r["pruning_images_per_s"] for r, e in rounds]
     results = {
         "arch": options.arch,
         "reference_images_per_s": statistics.median(r["images_per_s"] for r, _ in rounds),
@@ -142,6 +159,7 @@ def main() -> None:
         "engine_seconds": statistics.median(e["seconds"] for _, e in rounds),
         "ratio": statistics.median(ratios),
         "ratio_min": ratios[0],
+        "ratio_while_pruning": statistics.median(pruning),
         "repeats": options.repeats,
         "device": describe_device(resolve_compute(options.device, "auto").device),
         "threads": torch.get_num_threads(),

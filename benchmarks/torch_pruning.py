@@ -21,12 +21,11 @@ import numpy as np
 import torch
 
 import nsopt
-from benchmarks.common import in_new_process, show
+from benchmarks.common import StageTimes, in_new_process, show
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.models.architecture import Architecture
-from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.curves import floor_widths, uniform_curve
@@ -37,23 +36,13 @@ from nsopt.training.settings import TrainSettings
 _RATIO = 0.25
 
 
-class StepTimes(Silent):
-    """When every stage of a search ended."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def advance(self, detail: str = "") -> None:
-        self.times.append(time.perf_counter())
-
-
 def prune_with_nsopt(
     arch: Architecture, data: ImageData, settings: SearchSettings
 ) -> dict[str, Any]:
     """Seconds to the target size and to the end, and the law's widths at the target."""
     compute = resolve_compute("auto", "auto")
     splits = data.split(settings.val_fraction).to(compute.device)
-    clock = StepTimes()
+    clock = StageTimes()
     start = time.perf_counter()
     trajectory = iterative_prune(arch, arch.base_widths, splits, settings, compute, clock)
     seconds = time.perf_counter() - start

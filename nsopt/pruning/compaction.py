@@ -47,8 +47,9 @@ def select_channels(arch: Architecture, model: nn.Module, layout: Layout) -> Non
     device = next(model.parameters()).device
     joined = {path: (group, layout.kept[group]) for path, group in arch.reads.items()}
     joined |= {path: (one, layout.held[other]) for path, (one, other) in arch.carries.items()}
+    present = dict(model.named_children())
     for path, (group, wanted) in joined.items():
-        if path in model._modules:
+        if path in present:
             there = layout.held[group]
             source = positions(wanted, there)
             same = len(wanted) == len(there) and (source >= 0).all()

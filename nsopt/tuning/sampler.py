@@ -102,7 +102,7 @@ class NeuralScaleSampler(BaseSampler):
     ) -> dict[str, Any]:
         """The law's widths at the trial's budget; the others from the independent sampler."""
         others = _without(search_space, self._space)
-        values = self._independent.sample_relative(study, trial, others) if others else {}
+        values = self._independent.sample_relative(study, trial, others)
         for name in others.keys() - values.keys():
             values[name] = self._independent.sample_independent(study, trial, name, others[name])
         budget = self._budget_of(trial)

@@ -13,20 +13,22 @@ from optuna.testing.pytest_samplers import (
 
 from tests.tuning.test_sampler import sampler as neuralscale
 
-INDEPENDENT: dict[str, Callable[[], BaseSampler | None]] = {
-    "default": lambda: None,
-    "random": lambda: RandomSampler(seed=0),
-    "univariate": lambda: TPESampler(seed=0, multivariate=False),
+OPTIONS: dict[str, Callable[[], dict]] = {
+    "default": lambda: {"budgets": (10**5, 10**6)},
+    "without-budget": lambda: {"independent_sampler": RandomSampler(seed=0)},
+    "univariate-tpe": lambda: {
+        "budgets": (10**6,),
+        "independent_sampler": TPESampler(seed=0, multivariate=False),
+        "spread": 0.2,
+    },
 }
 
 
-@pytest.mark.parametrize("independent", INDEPENDENT)
-@pytest.mark.parametrize("budgets", [(10**5, 10**6), ()], ids=["budgets", "no-budget"])
+@pytest.mark.parametrize("options", OPTIONS)
 class TestConformance(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
-    def sampler(self, independent: str, budgets: tuple[int, ...]) -> Callable[[], BaseSampler]:
-        make = INDEPENDENT[independent]
-        return lambda: neuralscale(budgets=budgets, independent_sampler=make(), seed=0)
+    def sampler(self, options: str) -> Callable[[], BaseSampler]:
+        return lambda: neuralscale(seed=0, **OPTIONS[options]())
 
 
 class TestSingleObjectiveConformance(SingleOnlySamplerTestCase):
