@@ -70,6 +70,7 @@ def run_plain(images: int, epochs: int, ratio: float, device: str) -> float:
         shuffle=True,
         num_workers=2,
         persistent_workers=True,
+        multiprocessing_context="fork",  # torchvision is imported already
     )
     arch = nsopt.get_architecture("vgg11")
     model = arch.build(_widths(arch, ratio)).to(where).train()

@@ -4,9 +4,11 @@ PyTorch's channels-last kernels for the CPU work on 16 channels at a time and ar
 slower where the number of channels C is no multiple of 16, as it is nearly everywhere in a pruned
 network. Memory is a matrix of M = B*H*W rows and C columns; read as M/p rows and p*C columns it
 is one with a multiple of 16 columns, whose sums, added in groups of p, are those of the channels.
+It takes more calls, so that small tensors are left to PyTorch.
 """
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _LANES = 16
+_FEWEST_ROWS = 2**14
 _aten = torch.ops.aten
 
 
@@ -81,17 +84,9 @@ class _FoldedNorm(torch.autograd.Function):
         fold, count = ctx.fold, ctx.count
         g = _folded(gradients[0], fold)
         # As if the statistics were constants: g * weight / sigma, and the sums that correct it.
+        folded = torch.stack([weight, mean, variance]).repeat(1, fold)
         grad, weight_parts, bias_parts = _aten.native_batch_norm_backward(
-            g,
-            rows,
-            weight.repeat(fold),
-            mean.repeat(fold),
-            variance.repeat(fold),
-            None,
-            None,
-            False,
-            ctx.eps,
-            [True, True, True],
+            g, rows, *folded, None, None, False, ctx.eps, [True, True, True]
         )
         grad_weight, grad_bias = _joined(weight_parts, fold), _joined(bias_parts, fold)
         scale = weight * torch.rsqrt(variance + ctx.eps) / count
@@ -110,8 +105,8 @@ def _fold_of(x: Tensor) -> int | None:
         x.device.type == "cpu"
         and x.ndim == 4
         and x.is_contiguous(memory_format=torch.channels_last)
+        and x.numel() >= _FEWEST_ROWS * channels
         and (x.numel() // channels) % fold == 0
-        and x.numel() > channels
     )
     return fold if foldable else None
 
@@ -134,9 +129,8 @@ def _joined(parts: Tensor, fold: int) -> Tensor:
 
 def _sums(one: Tensor, other: Tensor, fold: int, pivot: Tensor | None = None) -> list[Tensor]:
     """Per channel, the sums of `one * (other - pivot)` and of `one`, in one pass."""
-    exact = torch.promote_types(one.dtype, torch.float32)
-    ones = torch.ones(one.shape[1], dtype=exact)
-    centre = torch.zeros_like(ones) if pivot is None else pivot.to(exact).repeat(fold)
+    ones, zeros = _constants(one.shape[1], torch.promote_types(one.dtype, torch.float32))
+    centre = zeros if pivot is None else pivot.repeat(fold)
     _, product, total = _aten.native_batch_norm_backward(
         one, other, ones, centre, ones, None, None, False, 0.0, [False, True, True]
     )
@@ -153,14 +147,12 @@ def _affine(
     fold: int,
 ) -> Tensor:
     """weight * (rows - mean) / sqrt(variance + eps) + bias, parameters per channel."""
-    output: Tensor = _aten.native_batch_norm(
-        rows,
-        weight.repeat(fold),
-        bias.repeat(fold),
-        mean.repeat(fold),
-        variance.repeat(fold),
-        False,
-        0.0,
-        eps,
-    )[0]
+    folded = torch.stack([weight, bias, mean, variance]).repeat(1, fold)
+    output: Tensor = _aten.native_batch_norm(rows, *folded, False, 0.0, eps)[0]
     return output
+
+
+@lru_cache(maxsize=256)
+def _constants(columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Ones and zeros; they are only read."""
+    return torch.ones(columns, dtype=dtype), torch.zeros(columns, dtype=dtype)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from nsopt.models import batch_norm
 from nsopt.models.batch_norm import BatchNorm2d, channel_dot
 from nsopt.models.convolution import Conv2d, DepthwiseConv2d
 from nsopt.models.layers import Selection
@@ -13,6 +14,11 @@ from nsopt.models.registry import architectures, get_architecture
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 3e-2}
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 37), st.integers(1, 6), st.integers(1, 6))
+
+
+@pytest.fixture(autouse=True)
+def _small_tensors_are_folded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_norm, "_FEWEST_ROWS", 2)
 
 
 def image(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import masked_search
 from nsopt.data.images import ImageData, ImageSet, Splits
+from nsopt.models import batch_norm
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import architectures, get_architecture
 from nsopt.progress import Silent
@@ -19,6 +20,11 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.training.device import Compute, place, seeded
 
 CPU = Compute(torch.device("cpu"), bf16=False)
+
+
+@pytest.fixture(autouse=True)
+def _small_tensors_are_folded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_norm, "_FEWEST_ROWS", 2)
 
 
 @pytest.fixture
