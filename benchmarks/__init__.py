@@ -1,1 +1,1 @@
-"""Each file measures one claim, side by side in one run: `python -m benchmarks.NAME`."""
+"""Each file measures one claim, side by side in one run: `python benchmarks/NAME.py`."""

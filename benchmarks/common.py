@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from nsopt.data.images import ImageData, ImageSet
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 
 
@@ -27,6 +28,11 @@ def _warm(function: Callable[..., Any], *arguments: Any) -> Any:
     model(torch.ones(2, 2)).sum().backward()
     optimizer.step()
     return function(*arguments)
+
+
+def filters_per_step(arch: Architecture, steps: int) -> int:
+    """Filters to prune at a step, so that `steps` of them leave 5 %."""
+    return -(-95 * sum(arch.base_widths) // (100 * steps))
 
 
 class StageTimes(Silent):

@@ -1,4 +1,4 @@
-"""Claim: cutting pruned channels out at every prune step is as good as any other interval.
+"""Question: is cutting pruned channels out at every prune step as good as any other interval?
 
 A search is timed piece by piece while its network shrinks: a mini-batch at every size, and what a
 prune step costs, the slower first mini-batch on new shapes included. From these follows how long
@@ -17,7 +17,7 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import nsopt
-from benchmarks.common import in_new_process, random_images, show
+from benchmarks.common import filters_per_step, in_new_process, random_images, show
 from nsopt.pruning.engine import Plan, ShrinkingNetwork
 from nsopt.pruning.settings import SearchSettings
 from nsopt.training.device import describe_device, resolve_compute, wait_for
@@ -29,11 +29,10 @@ _INTERVALS = (1, 2, 4, 8, 12)
 def time_pieces(name: str, batch: int, steps: int, batches: int, device: str) -> dict[str, Any]:
     """Seconds of a mini-batch at every size, and of every prune step."""
     arch = nsopt.get_architecture(name)
-    filters = sum(arch.base_widths)
     settings = SearchSettings(
         pretrain_epochs=0,
         prune_every=batches,
-        filters_per_step=-(-95 * filters // (100 * steps)),
+        filters_per_step=filters_per_step(arch, steps),
         batch_size=batch,
         device=device,
     )
@@ -49,7 +48,7 @@ def time_pieces(name: str, batch: int, steps: int, batches: int, device: str) ->
     steady, cuts = [], []
     with memory_kept(compute.device):
         network = ShrinkingNetwork(arch, arch.base_widths, splits, settings, compute)
-        plan = Plan(filters, network.batches_per_epoch, settings)
+        plan = Plan(sum(arch.base_widths), network.batches_per_epoch, settings)
         cut = 0.0
         for _ in range(plan.steps):
             seconds = [timed(lambda: network.train_batch(0.01, score=True)) for _ in range(batches)]

@@ -5,7 +5,6 @@ training step, side by side on the same images. Prints the share of a step that 
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -13,25 +12,16 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
-import torch
 
 import nsopt
+from benchmarks.common import random_images, show
 from nsopt.data.augmentation import TrainingBatches
-from nsopt.data.images import ImageData, ImageSet
 from nsopt.scaling.curves import floor_widths
 from nsopt.training.device import describe_device, place, resolve_compute, wait_for
 from nsopt.training.step import sgd, train_step
 
 _BATCH = 128
 _IMAGES = 10_000
-
-
-def images_like_cifar10() -> ImageData:
-    """Random pixels: their values do not change what loading costs."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (_IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    train = ImageSet(images, torch.arange(_IMAGES) % 10)
-    return ImageData("random", tuple("0123456789"), train, train)
 
 
 def main() -> None:
@@ -45,7 +35,7 @@ def main() -> None:
     arch = nsopt.get_architecture("vgg11")
     model = place(arch.build(floor_widths(0.25, arch.base_widths)), compute.device)
     optimizer = sgd(model, lr=0.01, momentum=0.5, weight_decay=0)
-    splits = images_like_cifar10().split(0.1).to(compute.device)
+    splits = random_images(_IMAGES).split(0.1).to(compute.device)
     source = TrainingBatches(splits, _BATCH, seed=0)
 
     def load_only() -> float:
@@ -73,11 +63,7 @@ def main() -> None:
         "loading_share_max": shares[-1],
         "device": describe_device(compute.device),
     }
-    if options.json:
-        print(json.dumps(results))
-    else:
-        for name, value in results.items():
-            print(f"{name:24} {value:.4g}" if isinstance(value, float) else f"{name:24} {value}")
+    show(results, options.json)
 
 
 if __name__ == "__main__":

@@ -42,16 +42,16 @@ def gated(
     ones) are masked together with the channel they belong to. The paper's code does not do that.
     """
     model = arch.build(widths).to(device)
-    kinds = [arch.gate_modules(model)[group] for group in range(len(widths))]
+    gated_modules = arch.gate_modules(model)
     search = MaskedSearch(
         model,
         [
             [torch.ones(width, device=device, requires_grad=True) for _ in modules]
-            for width, modules in zip(widths, kinds, strict=True)
+            for width, modules in zip(widths, gated_modules, strict=True)
         ],
         [torch.ones(width, device=device) for width in widths],
     )
-    for group, modules in enumerate(kinds):
+    for group, modules in enumerate(gated_modules):
         for module, z in zip(modules, search.z[group], strict=True):
             module.register_forward_hook(_gate(search, group, z))
     if follow:
@@ -85,12 +85,7 @@ def _mask(search: MaskedSearch, group: int, factor: int) -> Callable[..., Tensor
     return hook
 
 
-def run(
-    search: MaskedSearch,
-    splits: Splits,
-    settings: SearchSettings,
-    after_batch: Callable[[], None] = lambda: None,
-) -> Iterator[list[int]]:
+def run(search: MaskedSearch, splits: Splits, settings: SearchSettings) -> Iterator[list[int]]:
     """Pre-train, then prune; yields the widths before the first and after every prune step."""
     model, masks = search.model.train(), search.masks
     data = TrainingBatches(splits, settings.batch_size, settings.seed)
@@ -113,7 +108,6 @@ def run(
             loss.backward()
         with record_function("optimizer"):
             optimizer.step()
-        after_batch()
 
     for _ in range(settings.pretrain_epochs * data.per_epoch):
         train_batch()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import nsopt
-from benchmarks.common import in_new_process, random_images, show
+from benchmarks.common import filters_per_step, in_new_process, random_images, show
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.pruning.settings import SearchSettings
@@ -57,11 +57,10 @@ def main() -> None:
         seeds, per_class, steps, batch = 2, 20, 16, 32
     data = load_data(options.data, options.data_dir) if options.data else random_images(5000)
     data = data.subset(None, per_class)
-    filters = sum(nsopt.get_architecture(options.arch).base_widths)
     settings = SearchSettings(
         pretrain_epochs=2,
         prune_every=2 if options.quick else 5,
-        filters_per_step=-(-95 * filters // (100 * steps)),
+        filters_per_step=filters_per_step(nsopt.get_architecture(options.arch), steps),
         iterations=1,
         batch_size=batch,
         lr=0.05,

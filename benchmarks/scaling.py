@@ -16,7 +16,7 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import nsopt
-from benchmarks.common import in_new_process, random_images, show
+from benchmarks.common import filters_per_step, in_new_process, random_images, show
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
@@ -33,7 +33,7 @@ def run_search(
     settings = SearchSettings(
         pretrain_epochs=0,
         prune_every=prune_every,
-        filters_per_step=-(-95 * sum(arch.base_widths) // (100 * steps)),
+        filters_per_step=filters_per_step(arch, steps),
         batch_size=batch,
         device=device,
     )

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import nsopt
-from benchmarks.common import StageTimes, in_new_process, show
+from benchmarks.common import StageTimes, filters_per_step, in_new_process, show
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
@@ -138,7 +138,7 @@ def main() -> None:
     settings = SearchSettings(
         pretrain_epochs=1,
         prune_every=prune_every,
-        filters_per_step=-(-95 * sum(arch.base_widths) // (100 * steps)),
+        filters_per_step=filters_per_step(arch, steps),
         batch_size=32 if options.quick else 128,
         lr=0.05,
     )
