@@ -4,8 +4,11 @@ All compute what nn.Conv2d does; evaluation, other devices and PyTorch's default
 left to nn.Conv2d.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _SMALLEST_FAST = 3
@@ -52,19 +55,51 @@ class Conv2d(nn.Conv2d):
 class DepthwiseConv2d(nn.Conv2d):
     """A 3x3 depthwise convolution, for bfloat16 on the CPU.
 
-    Its bfloat16 kernels are 10 to 100 times slower backwards with a stride, and on maps below 3x3:
-    the first are computed in float32, the second on maps padded to 3x3.
+    Its bfloat16 kernels are 10 to 100 times slower backwards on maps below 3x3, and where the
+    gradient of the input has a stride: the first are padded, the second take another way.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Module's name)
         if not torch.is_autocast_enabled("cpu") or input.device.type != "cpu":
             return super().forward(input)
         if self.stride != (1, 1):
-            with torch.autocast("cpu", enabled=False):
-                return super().forward(input.float()).to(torch.get_autocast_dtype("cpu"))
+            return self._strided(input)
         height, width = input.shape[2:]
         if min(height, width) >= _SMALLEST_FAST:
             return super().forward(input)
         missing = [0, max(0, _SMALLEST_FAST - width), 0, max(0, _SMALLEST_FAST - height)]
         output = super().forward(functional.pad(input, missing))[:, :, :height, :width]
         return output.contiguous(memory_format=torch.channels_last)
+
+    def _strided(self, x: Tensor) -> Tensor:
+        precision = torch.get_autocast_dtype("cpu")
+        bias = None if self.bias is None else self.bias.to(precision)
+        output: Tensor = _StridedDepthwise.apply(  # type: ignore[no-untyped-call]
+            x.to(precision), self.weight.to(precision), bias, self.stride[0]
+        )
+        return output
+
+
+class _StridedDepthwise(torch.autograd.Function):
+    """The gradient of the input is a convolution, without stride, of the output's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        return functional.conv2d(x, weight, bias, stride, 1, groups=len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), (gradient,), stride = ctx.saved_tensors, gradients, ctx.stride
+        channels = len(weight)
+        needed = [False, True, ctx.needs_input_grad[2]]
+        _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            gradient, x, weight, [channels], [stride] * 2, [1, 1], [1, 1], False, [0, 0], channels,
+            needed,
+        )  # fmt: skip
+        spread = torch.zeros_like(x)
+        spread[:, :, ::stride, ::stride] = gradient
+        grad_x = functional.conv2d(spread, weight.flip(2, 3), padding=1, groups=channels)
+        return grad_x, grad_weight, grad_bias, None
