@@ -46,7 +46,7 @@ def search(
 ) -> None:
     """Find the law of a network and store it; `study` and `widths` use it. Continues, too."""
     with user_errors():
-        from nsopt.data.registry import Subset
+        from nsopt.data.source import Source, Subset
         from nsopt.job import Job, run_search
 
         both = given(lr=lr, batch_size=batch_size, device=device, precision=precision)
@@ -60,10 +60,8 @@ def search(
         run_search(
             Job(
                 arch=arch,
-                data=data,
+                source=Source(data, image_size, Subset(classes, per_class)),
                 data_dir=data_dir,
-                image_size=image_size,
-                subset=Subset(classes, per_class),
                 preset=preset,
                 changes={"search": both | own, "training": both},
                 storage=storage,
@@ -148,6 +146,44 @@ def dashboard(
 
         with storage_errors(storage):
             serve(storage, host, port)
+
+
+@app.command()
+def worker(
+    storage: Annotated[
+        str,
+        typer.Option(help="Storage URL of a study that was started.", envvar="NSOPT_STORAGE"),
+    ],
+    study: Annotated[str, typer.Option("--study", help="ARCH-DATA-PRESET.")],
+    data: Annotated[
+        str | None, typer.Option(help="folder:PATH, where the images lie elsewhere here.")
+    ] = None,
+    data_dir: options.DataDir = Path("data"),
+    device: options.Device = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads to train with; by default one a core.", min=1)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for unfinished trainings; by default runs/STUDY.")
+    ] = None,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Join a study from any machine: run what waits in it until nothing is left."""
+    with user_errors():
+        from nsopt.join import Joining, run_worker
+
+        run_worker(
+            Joining(
+                storage=storage,
+                study=study,
+                data=data,
+                data_dir=data_dir,
+                device=device,
+                threads=threads,
+                out=out,
+                parent=parent,
+            )
+        )
 
 
 @data_app.command("list")

@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from nsopt.console import console, live_progress
-from nsopt.data.registry import Subset, load_data
+from nsopt.data.registry import load_source
+from nsopt.data.source import Source
 from nsopt.errors import unknown_name
 from nsopt.models.registry import architectures, get_architecture
 from nsopt.pruning.record import Iteration
@@ -39,10 +40,8 @@ class Job:
     """
 
     arch: str
-    data: str
+    source: Source
     data_dir: Path
-    image_size: int | None
-    subset: Subset
     preset: str
     changes: dict[str, dict[str, Any]]
     storage: str | None
@@ -52,6 +51,7 @@ class Job:
     budgets: str | None = None
     metric: str = "params"
     seeds: int | None = None
+    workers: int = 1
 
 
 def run_study(job: Job) -> None:
@@ -73,8 +73,7 @@ def run_search(job: Job) -> None:
     with storage_errors(comparison.storage):
         existing = existing_studies(comparison).get(schema.SEARCH)
         with live_progress() as progress:
-            iterations = comparison.settings.search.iterations
-            history = continue_search(comparison, existing, iterations, progress)
+            history = continue_search(comparison, existing, progress)
     remove_checkpoints(comparison.checkpoints)
     _print_law(comparison.arch.layer_names, history[-1])
     console.print(f"storage: {comparison.storage}", soft_wrap=True, highlight=False)
@@ -121,7 +120,7 @@ def _print_law(layer_names: Sequence[str], iteration: Iteration) -> None:
 
 def _prepare(job: Job) -> tuple[Comparison, Path]:
     """Check the options, load the data, say what will run; the comparison and its folder."""
-    preset = get_preset(job.preset, job.data)
+    preset = get_preset(job.preset, job.source.name)
     settings = override(preset.settings, job.changes)
     _check_before_loading(job, settings)
     comparison, folder = _comparison(job, preset, settings)
@@ -145,12 +144,14 @@ def _check_before_loading(job: Job, settings: StudySettings) -> None:
 
 def _comparison(job: Job, preset: Preset, settings: StudySettings) -> tuple[Comparison, Path]:
     """The comparison that the options describe, and the folder of its results."""
-    data = load_data(job.data, job.data_dir, job.image_size, job.subset)
+    data = load_source(job.source, job.data_dir)
     arch = get_architecture(job.arch, len(data.classes), data.image_size, data.channels)
     folder = job.out or Path("runs") / f"{arch.name}-{data.name}-{settings.preset}"
     comparison = Comparison(
         arch=arch,
         data=data,
+        source=job.source,
+        data_dir=job.data_dir,
         methods=check_methods(words(job.methods)),
         sizes=parse_sizes(arch, job.metric, job.ratios, job.budgets, preset.ratios),
         seeds=job.seeds or preset.seeds,
@@ -158,6 +159,7 @@ def _comparison(job: Job, preset: Preset, settings: StudySettings) -> tuple[Comp
         settings=settings,
         storage=job.storage or f"sqlite:///{folder / 'study.db'}",
         checkpoints=folder / "checkpoints",
+        workers=job.workers,
     )
     return comparison, folder
 

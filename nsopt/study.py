@@ -43,10 +43,13 @@ def study(
     precision: options.Precision = "auto",
     storage: options.Storage = None,
     out: options.Out = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes on this machine that share the work.", min=1)
+    ] = 1,
 ) -> None:
     """Compare scaling methods at equal budgets. The same command again continues."""
     with user_errors():
-        from nsopt.data.registry import Subset  # noqa: PLC0415  (keeps --help light)
+        from nsopt.data.source import Source, Subset  # noqa: PLC0415  (keeps --help light)
         from nsopt.job import Job, run_study  # noqa: PLC0415
 
         both = given(lr=lr, batch_size=batch_size, device=device, precision=precision)
@@ -60,10 +63,8 @@ def study(
         run_study(
             Job(
                 arch=arch,
-                data=data,
+                source=Source(data, image_size, Subset(classes, per_class)),
                 data_dir=data_dir,
-                image_size=image_size,
-                subset=Subset(classes, per_class),
                 methods=methods,
                 ratios=ratios,
                 budgets=budgets,
@@ -77,6 +78,7 @@ def study(
                 },
                 storage=storage,
                 out=out,
+                workers=workers,
             )
         )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -84,3 +85,9 @@ def run_nsopt(*arguments: str, module: str = "nsopt.study") -> subprocess.Comple
         timeout=300,
         env=os.environ | {"COLUMNS": "160", "OMP_NUM_THREADS": "1"},
     )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -24,6 +24,7 @@ FLOORS = [
     "reports",
     "console",
     "job",
+    "join",
     "proposals",
     "options",
     "study",

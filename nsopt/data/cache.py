@@ -24,7 +24,7 @@ def cached(path: Path, variant: str, read: Callable[[], ImageData]) -> ImageData
     """What `read` makes of `path`, or made of it in an earlier run. variant: how it is read."""
     if not path.exists():
         return read()
-    entry = _cache_folder() / _fingerprint(path, variant)
+    entry = cache_folder() / _fingerprint(path, variant)
     if (entry / _META).is_file():
         return _load(entry)
     data = read()
@@ -32,7 +32,8 @@ def cached(path: Path, variant: str, read: Callable[[], ImageData]) -> ImageData
     return data
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where nsopt keeps what it can make again."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "nsopt"
 

@@ -1,12 +1,13 @@
 """The data sets by name."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from nsopt.data.cifar import load_cifar
 from nsopt.data.digits import load_digits
 from nsopt.data.folder import load_folder
 from nsopt.data.images import ImageData
+from nsopt.data.source import Source, Subset
 from nsopt.data.tiny_imagenet import fetch_tiny_imagenet, load_tiny_imagenet
 from nsopt.errors import NsoptError, unknown_name
 
@@ -23,14 +24,6 @@ DESCRIPTIONS = {
 DATA_SETS = tuple(DESCRIPTIONS)
 
 
-@dataclass(frozen=True)
-class Subset:
-    """The first `classes` classes and their first `per_class` training images; None for all."""
-
-    classes: int | None = None
-    per_class: int | None = None
-
-
 def load_data(
     name: str,
     directory: Path | str = "data",
@@ -44,6 +37,11 @@ def load_data(
     """
     data = _load(name, Path(directory).expanduser(), image_size)
     return data if subset is None else data.subset(subset.classes, subset.per_class)
+
+
+def load_source(source: Source, directory: Path) -> ImageData:
+    """The images that a study uses."""
+    return load_data(source.name, directory, source.image_size, source.subset)
 
 
 def fetch_data(name: str, directory: Path) -> None:

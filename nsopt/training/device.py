@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,20 +10,33 @@ import torch
 from torch import nn
 
 from nsopt.errors import NsoptError, OutOfMemoryError, unknown_name
+from nsopt.training.machine import Machine
 
 Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True)
 class Compute:
-    """A device, and whether matrix products run in bfloat16 there."""
+    """A device, and whether matrix products run in bfloat16 there.
+
+    machine: shares the device with other processes; None where there are none.
+    """
 
     device: torch.device
     bf16: bool
+    machine: Machine | None = None
 
     def autocast(self) -> torch.autocast:
         """Mixed precision where `bf16`; weights and BatchNorm statistics stay float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def turn(self) -> AbstractContextManager[None]:
+        """For one batch: other processes may compute meanwhile, but not measure."""
+        return self.machine.turn() if self.machine else nullcontext()
+
+    def alone(self) -> AbstractContextManager[None]:
+        """For a measurement: other processes wait."""
+        return self.machine.alone() if self.machine else nullcontext()
 
 
 def resolve_compute(device: str, precision: str) -> Compute:
@@ -44,6 +57,14 @@ def resolve_compute(device: str, precision: str) -> Compute:
         ) from None
     native = precision == "auto" and _multiplies_bf16(chosen)
     return Compute(chosen, bf16=precision == "bf16" or native)
+
+
+def nth_device(device: torch.device, number: int) -> torch.device:
+    """The device of worker `number`: CUDA devices in turn, counted from `device`."""
+    if device.type != "cuda":
+        return device
+    first = device.index if device.index is not None else torch.cuda.current_device()
+    return torch.device("cuda", (first + number) % torch.cuda.device_count())
 
 
 def describe_device(device: torch.device) -> str:

@@ -108,7 +108,8 @@ def training_identity(
 ) -> dict[str, Any]:
     """What a training depends on: the identity of its checkpoint."""
     network = {"arch": arch.name, "widths": list(widths), "classes": arch.num_classes}
-    return network | {"data": splits.fingerprint(), "training": settings.model_dump(mode="json")}
+    kept = settings.model_dump(mode="json", exclude={"device"})
+    return network | {"data": splits.fingerprint(), "training": kept}
 
 
 def train_model(

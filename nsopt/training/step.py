@@ -26,13 +26,14 @@ def train_step(
 ) -> torch.Tensor:
     """Move the weights of `model` once; the mean loss of the batch. Gradients stay readable."""
     optimizer.param_groups[0]["lr"] = lr
-    with record_function("forward"):
-        optimizer.zero_grad()
-        loss = batch_loss(model, images, labels, compute)
-    with record_function("backward"):
-        loss.backward()
-    with record_function("optimizer"):
-        optimizer.step()
+    with compute.turn():
+        with record_function("forward"):
+            optimizer.zero_grad()
+            loss = batch_loss(model, images, labels, compute)
+        with record_function("backward"):
+            loss.backward()
+        with record_function("optimizer"):
+            optimizer.step()
     return loss.detach()
 
 

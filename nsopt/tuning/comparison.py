@@ -1,102 +1,113 @@
 """Comparing methods: one Optuna study each, the same budgets and seeds for all."""
 
-import time
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, RandomSampler
-from optuna.storages import RDBStorage, fail_stale_trials
+import torch
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
 
-from nsopt.errors import NonFiniteLossError
+from nsopt.data.cache import cache_folder
 from nsopt.progress import Progress
 from nsopt.pruning.record import Iteration
 from nsopt.scaling.curves import uniform_curve
 from nsopt.scaling.solve import solve_widths
 from nsopt.training.checkpoint import remove_checkpoints
-from nsopt.training.device import Compute, resolve_compute
-from nsopt.training.latency import Latency
+from nsopt.training.device import Compute, nth_device, resolve_compute
+from nsopt.training.machine import Machine
 from nsopt.training.step import probe_memory
 from nsopt.tuning import schema
-from nsopt.tuning.latencies import complete_latencies
-from nsopt.tuning.methods import (
-    MAGNITUDE,
-    MagnitudePruning,
-    curve_of,
-    descent_iterations,
-    follows_law,
-)
-from nsopt.tuning.objective import NothingToRunError, Runner
+from nsopt.tuning.methods import MAGNITUDE, curve_of, descent_iterations, follows_law, is_ready
+from nsopt.tuning.objective import Runner
+from nsopt.tuning.processes import local_workers
 from nsopt.tuning.request import Comparison
 from nsopt.tuning.sampler import NeuralScaleSampler
-from nsopt.tuning.storage import open_storage
+from nsopt.tuning.storage import sqlite_path
 from nsopt.tuning.studies import continue_search, existing_studies, missing_points, open_study
 from nsopt.tuning.trained import TrainedNetworks
+from nsopt.tuning.worker import Worker
 
-_POLL_SECONDS = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """What one method runs: points with their widths, and the sampler of its study.
-
-    fixed: whether the widths are enqueued, as they differ from seed to seed, instead of being
-    proposed by the sampler; failures: points that cannot run, with the reason.
-    """
-
-    widths: Mapping[schema.Point, tuple[int, ...]]
-    sampler: BaseSampler
-    fixed: bool = False
-    failures: Mapping[schema.Point, str] = field(default_factory=dict)
+Points = Mapping[str, Sequence[schema.Point]]
 
 
 def run_comparison(comparison: Comparison, progress: Progress) -> None:
     """Search what the methods need, then train and measure every point that is missing.
 
     Everything is written to the storage as it ends; calling again continues. Raises NsoptError
-    for requests that cannot be met, before anything is written.
+    for requests that cannot be met, before anything is written. With other workers, points wait
+    in the storage before the search begins, so that they have something to do meanwhile.
     """
-    settings = comparison.settings
-    compute = resolve_compute(settings.training.device, settings.training.precision)
     existing = existing_studies(comparison)
     missing = {
         method: missing_points(existing.get(method), _points(comparison, method, progress))
         for method in comparison.methods
     }
-    splits = comparison.data.split(settings.training.val_fraction).to(compute.device)
-    iterations = descent_iterations(comparison.methods, settings)
-    if any(missing.values()):
-        _probe_memory(comparison, compute, searching=iterations > 0)
-    history = (
-        continue_search(comparison, existing.get(schema.SEARCH), iterations, progress)
-        if iterations
-        else []
-    )
-    networks = TrainedNetworks(comparison.arch, splits, compute, comparison.checkpoints)
-    plans = {
-        method: _magnitude_plan(comparison, points, networks, progress)
-        if method == MAGNITUDE
-        else _curve_plan(comparison, method, points, history)
-        for method, points in missing.items()
-    }
-
-    storage = open_storage(comparison.storage)
-    studies = {
-        method: open_study(comparison, storage, method, plan.sampler)
-        for method, plan in plans.items()
-    }
-    needed = {method: list(plan.widths.values()) for method, plan in plans.items()}
-    latencies = complete_latencies(studies, needed, comparison.arch, compute, progress)
-    for method, plan in plans.items():
-        _enqueue(studies[method], plan, comparison.arch.layer_names)
-    runner = Runner(
-        comparison.arch, splits, compute, settings, networks, comparison.checkpoints, progress
-    )
-    _run_everything(storage, studies, runner, latencies, progress)
+    training = comparison.settings.training
+    with sharing(resolve_compute(training.device, training.precision)) as compute:
+        if any(missing.values()):
+            _probe_memory(comparison, compute)
+        _run(comparison, existing.get(schema.SEARCH), missing, compute, progress)
     remove_checkpoints(comparison.checkpoints)
+
+
+def _run(
+    comparison: Comparison,
+    stored_search: Study | None,
+    missing: Points,
+    compute: Compute,
+    progress: Progress,
+) -> None:
+    splits = comparison.splits.to(compute.device)
+    networks = TrainedNetworks(comparison.arch, splits, compute, comparison.checkpoints)
+    runner = Runner(
+        comparison.arch,
+        splits,
+        compute,
+        comparison.settings,
+        networks,
+        comparison.checkpoints,
+        progress,
+    )
+    shared = comparison.workers > 1 or sqlite_path(comparison.storage) is None
+    if shared:
+        _enqueue(comparison, missing, [], runner)
+    with _other_workers(comparison, compute, progress):
+        history = continue_search(comparison, stored_search, progress)
+        _check_curves(comparison, missing, history)
+        if not shared:
+            _enqueue(comparison, missing, history, runner)
+        Worker(comparison.opened_storage, comparison.prefix, runner).work()
+
+
+@contextmanager
+def sharing(compute: Compute) -> Iterator[Compute]:
+    """`compute`, shared with other processes of this machine."""
+    with closing(Machine(cache_folder() / "machines", str(compute.device))) as machine:
+        yield dataclasses.replace(compute, machine=machine)
+
+
+@contextmanager
+def _other_workers(comparison: Comparison, compute: Compute, progress: Progress) -> Iterator[None]:
+    """The workers beside this process, with an equal share of the cores each."""
+    if comparison.workers == 1:
+        yield
+        return
+    threads = max(1, torch.get_num_threads() // comparison.workers)
+    torch.set_num_threads(threads)
+    same = [
+        f"--study={comparison.prefix}",
+        f"--data-dir={comparison.data_dir}",
+        f"--out={comparison.checkpoints.parent}",
+        f"--threads={threads}",
+        f"--parent={os.getpid()}",
+    ]
+    options = [
+        [*same, f"--device={nth_device(compute.device, number)}"]
+        for number in range(1, comparison.workers)
+    ]
+    with local_workers(options, comparison.storage, progress):
+        yield
 
 
 def _points(comparison: Comparison, method: str, progress: Progress) -> list[schema.Point]:
@@ -114,8 +125,9 @@ def _points(comparison: Comparison, method: str, progress: Progress) -> list[sch
     return [point for point in points if point.budget < base]
 
 
-def _probe_memory(comparison: Comparison, compute: Compute, searching: bool) -> None:
+def _probe_memory(comparison: Comparison, compute: Compute) -> None:
     arch, settings = comparison.arch, comparison.settings
+    searching = descent_iterations(comparison.methods, settings) > 0
     if searching or MAGNITUDE in comparison.methods:
         batch = settings.search.batch_size if searching else settings.training.batch_size
         probe_memory(arch, arch.base_widths, batch, compute)
@@ -124,83 +136,47 @@ def _probe_memory(comparison: Comparison, compute: Compute, searching: bool) -> 
     probe_memory(arch, largest.tolist(), settings.training.batch_size, compute)
 
 
-def _curve_plan(
+def _check_curves(comparison: Comparison, missing: Points, history: Sequence[Iteration]) -> None:
+    """NsoptError for a method that can propose no widths at one of its budgets."""
+    for method, points in missing.items():
+        if method != MAGNITUDE:
+            _proposals(comparison, method, points, history)
+
+
+def _proposals(
     comparison: Comparison,
     method: str,
     points: Sequence[schema.Point],
     history: Sequence[Iteration],
-) -> _Plan:
+) -> list[tuple[int, ...]]:
+    """The widths of each point of a method that follows a curve."""
     curve = curve_of(method, comparison.arch, history)
     eta = comparison.settings.eta if follows_law(method) else None
     cost = comparison.arch.cost(comparison.metric)
     sampler = NeuralScaleSampler(curve, cost, comparison.arch.layer_names, eta=eta)
-    return _Plan({point: sampler.propose(point.budget) for point in points}, sampler)
+    proposed = {budget: sampler.propose(budget) for budget in {p.budget for p in points}}
+    return [proposed[point.budget] for point in points]
 
 
-def _magnitude_plan(
-    comparison: Comparison,
-    points: Sequence[schema.Point],
-    networks: TrainedNetworks,
-    progress: Progress,
-) -> _Plan:
-    pruning = MagnitudePruning(comparison.arch, comparison.settings, networks)
-    widths, failures = {}, {}
-    for point in points:
-        try:
-            widths[point] = pruning.widths(point, progress)
-        except NonFiniteLossError as error:
-            failures[point] = str(error)
-            progress.message(f"{point.label}: {error}")
-    return _Plan(widths, RandomSampler(), fixed=True, failures=failures)
-
-
-def _enqueue(study: Study, plan: _Plan, layer_names: Sequence[str]) -> None:
-    names = [schema.width_parameter(name) for name in layer_names]
-    for point, widths in plan.widths.items():
-        fixed = dict(zip(names, widths, strict=True)) if plan.fixed else {}
-        study.enqueue_trial(fixed, user_attrs=point.attributes())
-    for point, reason in plan.failures.items():
-        study.add_trial(schema.failed_trial(point, reason))
-
-
-def _run_everything(
-    storage: RDBStorage,
-    studies: Mapping[str, Study],
-    runner: Runner,
-    latencies: dict[str, Latency],
-    progress: Progress,
+def _enqueue(
+    comparison: Comparison, missing: Points, history: Sequence[Iteration], runner: Runner
 ) -> None:
-    """Run what waits, and wait for what other processes run (or ran, until they died).
+    """Let the missing points wait in their studies.
 
-    A process may die between taking a trial and its first heartbeat, and a trial without one
-    never counts as stale: the first look at a running trial gives it one.
+    First the latencies of those whose widths are known are measured, in one pass.
     """
-    seen: set[int] = set()
-    while unfinished := [trial for study in studies.values() for trial in _unfinished(study)]:
-        running = {t._trial_id for t in unfinished if t.state == TrialState.RUNNING}
-        for trial_id in running - seen:
-            storage.record_heartbeat(trial_id)
-        if running and not seen:
-            progress.message("trials of another process, or of one that died, are still running")
-        seen |= running
-        for study in studies.values():
-            while any(trial.state == TrialState.WAITING for trial in _unfinished(study)):
-                study.optimize(
-                    lambda trial: runner.run(trial, latencies),
-                    n_trials=1,
-                    catch=(NonFiniteLossError, NothingToRunError),
-                )
-        if running:
-            time.sleep(_POLL_SECONDS)
-            for study in studies.values():
-                _fail_stale(study)
-
-
-def _unfinished(study: Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING))
-
-
-def _fail_stale(study: Study) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        fail_stale_trials(study)
+    studies = {method: open_study(comparison, method) for method in missing}
+    known = [
+        (studies[method], widths)
+        for method, points in missing.items()
+        if method != MAGNITUDE and is_ready(method, history, comparison.settings)
+        for widths in dict.fromkeys(_proposals(comparison, method, points, history))
+    ]
+    if known:
+        runner.progress.start("measuring latency", len(known))
+    for study, widths in known:
+        latency = runner.latency(study, widths)
+        runner.progress.advance(f"{latency.median_ms:.1f} ms")
+    for method, points in missing.items():
+        for point in points:
+            studies[method].enqueue_trial({}, user_attrs=point.attributes())

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nsopt.descent import is_complete
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
@@ -51,6 +52,17 @@ def descent_iterations(methods: Sequence[str], settings: StudySettings) -> int:
     if NEURALSCALE in methods:
         return settings.search.iterations
     return max([int(MORPHNET in methods), *needed])
+
+
+def is_ready(method: str, history: Sequence[Iteration], settings: StudySettings) -> bool:
+    """Whether `curve_of` knows the method's curve, or why there will be none."""
+    if is_complete(history, settings.search):
+        return True
+    if method in (UNIFORM, MAGNITUDE):
+        return True
+    match = _AT_ITERATION.fullmatch(method)
+    needed = int(match[1]) if match else 1
+    return method != NEURALSCALE and len(history) >= needed
 
 
 def curve_of(method: str, arch: Architecture, history: Sequence[Iteration]) -> PowerLaw:

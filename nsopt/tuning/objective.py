@@ -1,10 +1,12 @@
 """What one trial does: train the widths it was given and write down what came out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 
+from optuna.exceptions import TrialPruned
+from optuna.study import Study
 from optuna.trial import Trial
 from torch import nn
 
@@ -19,19 +21,15 @@ from nsopt.training.device import Compute, place, seeded
 from nsopt.training.latency import Latency, measure_latency
 from nsopt.training.loop import Outcome, train_model, training_identity
 from nsopt.tuning import schema
-from nsopt.tuning.methods import MAGNITUDE
+from nsopt.tuning.methods import MAGNITUDE, MagnitudePruning
 from nsopt.tuning.sampler import suggest_widths
 from nsopt.tuning.settings import StudySettings
 from nsopt.tuning.trained import TrainedNetworks
 
 
-class NothingToRunError(Exception):
-    """Another process took the trial that was waiting."""
-
-
 @dataclass(frozen=True)
 class Runner:
-    """Runs trials of one comparison; an Optuna objective once `latencies` are bound.
+    """Runs trials of one comparison; its `run` is an Optuna objective.
 
     checkpoints: a folder for trainings that are interrupted.
     """
@@ -44,14 +42,14 @@ class Runner:
     checkpoints: Path
     progress: Progress
 
-    def run(self, trial: Trial, latencies: dict[str, Latency]) -> tuple[float, float]:
+    def run(self, trial: Trial) -> tuple[float, float]:
         """Validation accuracy and latency of a trial; its numbers become its attributes."""
         point = schema.read_point(trial)
         if point is None:
-            raise NothingToRunError
-        widths = suggest_widths(trial, self.arch)
-        latency = latencies.get(schema.width_key(widths)) or self._measure(widths)
+            raise TrialPruned("it has no method, metric, budget and seed")
         try:
+            widths = self._widths(trial, point)
+            latency = self.latency(trial.study, widths)
             outcome = self._outcome(point, widths)
         except NonFiniteLossError as error:
             schema.write_failure(trial, error)
@@ -64,10 +62,26 @@ class Runner:
         )
         return outcome.val_accuracy, latency.median_ms
 
-    def _measure(self, widths: tuple[int, ...]) -> Latency:
-        """For a trial that an earlier command left waiting, outside of this one's pass."""
+    def latency(self, study: Study, widths: Sequence[int]) -> Latency:
+        """The latency of a network, as its study holds it or else measured now."""
+        known = schema.read_latencies(study).get(schema.width_key(widths))
+        if known is not None:
+            return Latency(**known)
         model = self.arch.build(widths)
-        return measure_latency(model, self.arch.input_shape, device=str(self.compute.device))
+        with self.compute.alone():
+            latency = measure_latency(model, self.arch.input_shape, device=str(self.compute.device))
+        schema.write_latency(study, widths, asdict(latency))
+        return latency
+
+    def _widths(self, trial: Trial, point: schema.Point) -> tuple[int, ...]:
+        """What the sampler proposes; of magnitude, what its trained network is pruned to."""
+        if point.method != MAGNITUDE:
+            return suggest_widths(trial, self.arch)
+        pruning = MagnitudePruning(self.arch, self.settings, self.networks)
+        widths = pruning.widths(point, self.progress)
+        for name, width in zip(self.arch.layer_names, widths, strict=True):
+            trial.suggest_int(schema.width_parameter(name), width, width)
+        return widths
 
     def _outcome(self, point: schema.Point, widths: tuple[int, ...]) -> Outcome:
         started = perf_counter()

@@ -3,16 +3,21 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nsopt.data.images import ImageData
+from optuna.storages import BaseStorage
+
+from nsopt.data.images import ImageData, Splits
+from nsopt.data.source import Source
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.curves import floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
 from nsopt.tuning import schema
 from nsopt.tuning.settings import StudySettings
+from nsopt.tuning.storage import open_storage
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -27,10 +32,15 @@ class Size:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """One comparison. storage: an Optuna URL; checkpoints: a folder for unfinished work."""
+    """One comparison. storage: an Optuna URL; checkpoints: a folder for unfinished work.
+
+    source: where `data` came from; data_dir: where it lies here; workers: local processes.
+    """
 
     arch: Architecture
     data: ImageData
+    source: Source
+    data_dir: Path
     methods: tuple[str, ...]
     sizes: tuple[Size, ...]
     seeds: int
@@ -38,6 +48,12 @@ class Comparison:
     settings: StudySettings
     storage: str
     checkpoints: Path
+    workers: int = 1
+
+    @cached_property
+    def opened_storage(self) -> BaseStorage:
+        """The storage, opened when it is first asked for; that makes it, too."""
+        return open_storage(self.storage)
 
     def study_name(self, method: str) -> str:
         return schema.study_name(self.arch.name, self.data.name, self.settings.preset, method)
@@ -59,16 +75,15 @@ class Comparison:
             base_widths=self.arch.base_widths,
         )
 
+    @cached_property
+    def splits(self) -> Splits:
+        """What trainings see."""
+        return self.data.split(self.settings.training.val_fraction)
+
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that a result depends on beside its point, as it comes back from storage."""
-        data = {
-            "train": len(self.data.train),
-            "test": len(self.data.test),
-            "validation": len(self.data.validation or ()),
-            "classes": len(self.data.classes),
-            "image_size": self.data.image_size,
-        }
-        return self.settings.model_dump(mode="json") | {"data": data}
+        return self.settings.model_dump(mode="json") | {"data": self.splits.fingerprint()}
 
     def points(self, method: str) -> list[schema.Point]:
         """The points of one method, size by size."""

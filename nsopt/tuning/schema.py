@@ -11,8 +11,9 @@ from typing import Any
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial
 
+from nsopt.data.source import Source, Subset
 from nsopt.pruning.record import Iteration
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
@@ -44,7 +45,8 @@ _WIDTH = "width_"
 _SETTINGS = "settings"
 _PROVENANCE = "provenance"
 _SUBJECT = "subject"
-_LATENCIES = "latencies"
+_LATENCY = "latency:"
+_SOURCE = "source"
 _ITERATION = "iteration"
 _CURVES = "curves_per_epoch"
 
@@ -108,6 +110,7 @@ def read_widths(trial: FrozenTrial, layer_names: Sequence[str]) -> tuple[int, ..
 def write_identity(
     study: Study,
     subject: Subject,
+    source: Source,
     settings: Mapping[str, Any],
     provenance: Mapping[str, Any],
     metric_names: Sequence[str],
@@ -120,6 +123,7 @@ def write_identity(
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(list(metric_names))
     study.set_user_attr(_SUBJECT, asdict(subject))
+    study.set_user_attr(_SOURCE, asdict(source))
     study.set_user_attr(_PROVENANCE, dict(provenance))
     study.set_user_attr(_SETTINGS, dict(settings))
 
@@ -139,13 +143,24 @@ def read_subject(study: Study) -> Subject:
     return Subject(**values)
 
 
+def read_source(study: Study) -> Source:
+    """Where the study's images came from."""
+    values = dict(study.user_attrs[_SOURCE])
+    return Source(**values | {"subset": Subset(**values["subset"])})
+
+
 def read_latencies(study: Study) -> dict[str, dict[str, Any]]:
     """Measured latencies by `width_key`."""
-    return dict(study.user_attrs.get(_LATENCIES, {}))
+    return {
+        name.removeprefix(_LATENCY): dict(value)
+        for name, value in study.user_attrs.items()
+        if name.startswith(_LATENCY)
+    }
 
 
-def write_latencies(study: Study, latencies: Mapping[str, Mapping[str, Any]]) -> None:
-    study.set_user_attr(_LATENCIES, {key: dict(value) for key, value in latencies.items()})
+def write_latency(study: Study, widths: Sequence[int], latency: Mapping[str, Any]) -> None:
+    """An attribute of its own, so that two processes can write at once."""
+    study.set_user_attr(f"{_LATENCY}{width_key(widths)}", dict(latency))
 
 
 def width_key(widths: Sequence[int]) -> str:
@@ -168,11 +183,6 @@ def read_curves(trial: FrozenTrial) -> dict[str, list[float]]:
 
 def write_failure(trial: Trial, error: Exception) -> None:
     trial.set_user_attr(ERROR, str(error))
-
-
-def failed_trial(point: Point, reason: str) -> FrozenTrial:
-    """A trial of a point that could not even start."""
-    return create_trial(state=TrialState.FAIL, user_attrs=point.attributes() | {ERROR: reason})
 
 
 def iteration_attributes(iteration: Iteration, number: int) -> dict[str, Any]:

@@ -1,21 +1,31 @@
 """Optuna storage: opened late, its errors told in one line."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, get_storage
 from optuna.study import Study
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from nsopt.errors import NsoptError
+from nsopt.tuning.servers import (
+    DEAD_AFTER_SECONDS,
+    HEARTBEAT_SECONDS,
+    PatientStorage,
+    ProxiedStorage,
+    is_of_grpc,
+)
 
-_HEARTBEAT_SECONDS = 3
-_DEAD_AFTER_SECONDS = 12
+_GRPC = "grpc"
+_GRPC_PORT = 13000
+_CONNECT_SECONDS = 10
+_SQLITE_LOCK_SECONDS = 60
 
 
 def storage_exists(url: str) -> bool:
@@ -37,25 +47,62 @@ def sqlite_path(url: str) -> Path | None:
     return Path(parsed.database)
 
 
-def open_storage(url: str) -> RDBStorage:
-    """The storage at `url`, made if it is not there yet.
+def open_storage(url: str) -> BaseStorage:
+    """The storage at `url`, made if it is not there yet; `grpc://HOST:PORT` is Optuna's proxy.
 
-    A trial whose process stops answering is failed and queued again (heartbeat).
+    A trial whose process stops answering can be failed and queued again (heartbeat). A server
+    that goes away later is waited for.
     """
     path = sqlite_path(url)
     try:
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
         with storage_errors(url), warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return RDBStorage(
-                url,
-                heartbeat_interval=_HEARTBEAT_SECONDS,
-                grace_period=_DEAD_AFTER_SECONDS,
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-            )
+            if url.startswith(f"{_GRPC}://"):
+                return _open_proxy(url)
+            if path is None:
+                return get_storage(_open_database(url, PatientStorage, {"poolclass": NullPool}))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            connecting = {"connect_args": {"timeout": _SQLITE_LOCK_SECONDS}}
+            storage = _open_database(url, RDBStorage, connecting)
+            _lock_before_reading(storage.engine)
+            return get_storage(storage)
     except (ImportError, OSError, RuntimeError) as error:
         raise _unusable(url, error) from None
+
+
+def _open_database(url: str, kind: type[RDBStorage], engine: Mapping[str, object]) -> RDBStorage:
+    return kind(
+        url,
+        engine_kwargs=dict(engine),
+        heartbeat_interval=HEARTBEAT_SECONDS,
+        grace_period=DEAD_AFTER_SECONDS,
+        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+    )
+
+
+def _lock_before_reading(engine: sqlalchemy.Engine) -> None:
+    """Make SQLite transactions exclude each other from their first statement.
+
+    By default one only begins at its first write: two processes could both read that a trial
+    waits, and both take it.
+    """
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def leave_transactions_to_us(connection, record):  # type: ignore[no-untyped-def]
+        connection.isolation_level = None
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()
+
+
+def _open_proxy(url: str) -> ProxiedStorage:
+    address = sqlalchemy.make_url(url)
+    storage = ProxiedStorage(address.host or "localhost", address.port or _GRPC_PORT)
+    storage.wait_server_ready(timeout=_CONNECT_SECONDS)
+    return storage
 
 
 @contextmanager
@@ -65,15 +112,20 @@ def storage_errors(url: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
         raise _unusable(url, error) from None
+    except Exception as error:
+        if not is_of_grpc(error):
+            raise
+        raise _unusable(url, error) from None
 
 
 def _unusable(url: str, error: BaseException) -> NsoptError:
     shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    reason = str(error.__cause__ or error).splitlines()[0]
+    cause = error.__cause__ or error
+    reason = (str(cause) or str(error) or type(error).__name__).splitlines()[0]
     return NsoptError(f"storage {shown} cannot be used: {reason}")
 
 
-def load_studies(storage: RDBStorage, prefix: str) -> dict[str, Study]:
+def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
     """Studies whose names are `prefix/METHOD`, by method."""
     names = [name for name in optuna.get_all_study_names(storage) if name.startswith(f"{prefix}/")]
     return {
@@ -82,7 +134,7 @@ def load_studies(storage: RDBStorage, prefix: str) -> dict[str, Study]:
     }
 
 
-def only_comparison(storage: RDBStorage) -> str:
+def only_comparison(storage: BaseStorage) -> str:
     """The name of the one comparison that is stored; NsoptError if there are none or several."""
     names = optuna.get_all_study_names(storage)
     comparisons = sorted({name.rsplit("/", 1)[0] for name in names if "/" in name})

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import optuna
 from optuna.distributions import IntDistribution
-from optuna.samplers import BaseSampler
-from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -14,11 +12,12 @@ from nsopt.progress import Progress
 from nsopt.pruning.record import Iteration
 from nsopt.training.device import describe_device, resolve_compute
 from nsopt.tuning import schema
+from nsopt.tuning.methods import descent_iterations
 from nsopt.tuning.provenance import provenance
 from nsopt.tuning.request import Comparison
 from nsopt.tuning.sampler import LARGEST_WIDTH
 from nsopt.tuning.settings import check_settings
-from nsopt.tuning.storage import load_studies, open_storage, storage_exists
+from nsopt.tuning.storage import load_studies, storage_exists
 
 
 def existing_studies(comparison: Comparison) -> dict[str, Study]:
@@ -28,22 +27,19 @@ def existing_studies(comparison: Comparison) -> dict[str, Study]:
     """
     if not storage_exists(comparison.storage):
         return {}
-    studies = load_studies(open_storage(comparison.storage), comparison.prefix)
+    studies = load_studies(comparison.opened_storage, comparison.prefix)
     for study in studies.values():
         if schema.read_settings(study):
-            check_settings(study.study_name, comparison.identity(), schema.read_settings(study))
+            check_settings(study.study_name, comparison.identity, schema.read_settings(study))
     return studies
 
 
-def open_study(
-    comparison: Comparison, storage: RDBStorage, method: str, sampler: BaseSampler | None = None
-) -> Study:
+def open_study(comparison: Comparison, method: str) -> Study:
     """The study of `method`, made if it is not there yet."""
     searching = method == schema.SEARCH
     study = optuna.create_study(
         study_name=comparison.study_name(method),
-        storage=storage,
-        sampler=sampler,
+        storage=comparison.opened_storage,
         directions=schema.DIRECTIONS,
         load_if_exists=True,
     )
@@ -54,7 +50,8 @@ def open_study(
         schema.write_identity(
             study,
             comparison.subject,
-            comparison.identity(),
+            comparison.source,
+            comparison.identity,
             provenance(describe_device(compute.device), "bf16" if compute.bf16 else "fp32"),
             schema.SEARCH_METRIC_NAMES if searching else schema.METRIC_NAMES,
         )
@@ -62,14 +59,18 @@ def open_study(
 
 
 def continue_search(
-    comparison: Comparison, stored: Study | None, iterations: int, progress: Progress
+    comparison: Comparison, stored: Study | None, progress: Progress
 ) -> list[Iteration]:
-    """All `iterations` of architecture descent: those stored in its study, then the missing ones.
+    """The iterations of architecture descent that the methods need: those stored in its study,
+    then the missing ones.
 
     An iteration is written when it has ended, as one completed trial: an error or an interruption
     leaves the storage as it was. Within an iteration, a checkpoint is what the same command goes
     on from.
     """
+    iterations = descent_iterations(comparison.methods, comparison.settings)
+    if not iterations:
+        return []
     settings = comparison.settings.search.updated(iterations=iterations)
     history = schema.read_iterations(stored) if stored else []
     checkpoint = comparison.checkpoints / "search.pt"
@@ -77,7 +78,7 @@ def continue_search(
         comparison.arch, comparison.data, settings, list(history), progress, checkpoint
     ):
         history.append(iteration)
-        study = open_study(comparison, open_storage(comparison.storage), schema.SEARCH)
+        study = open_study(comparison, schema.SEARCH)
         study.add_trial(_search_trial(comparison, iteration, len(history)))
         progress.message(
             f"search iteration {len(history)}: {len(iteration.record.tau)} rows, "

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from nsopt.data.cache import cached
-from nsopt.data.registry import Subset, load_data
+from nsopt.data.registry import load_data
+from nsopt.data.source import Subset
 from nsopt.errors import NsoptError
 
 WNIDS = ("n01", "n02", "n03")

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import pandas as pd
 import pytest
 
 from nsopt.reports.results import read_results
-from tests.conftest import run_nsopt
+from tests.conftest import free_port, run_nsopt
 
 SHORT = (
     *("--methods=uniform,neuralscale", "--ratios=0.04,0.06", "--seeds=2", "--epochs=1"),
@@ -175,12 +174,6 @@ def test_every_study_has_a_note_and_figures_for_the_dashboard(whole: Path) -> No
         shown[name.split("/")[1]] = {parts[2] for parts in plots}
     pareto = {"pareto", "widths"}
     assert shown == {"uniform": pareto, "neuralscale": pareto, "search": {"law"}}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_dashboard_serves_the_studies_on_loopback(whole: Path) -> None:

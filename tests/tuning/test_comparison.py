@@ -10,6 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from nsopt.data.images import ImageData
+from nsopt.data.source import Source
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
@@ -17,7 +18,7 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.reports.results import Results, read_results
 from nsopt.scaling.solve import solve_widths
 from nsopt.training.settings import TrainSettings
-from nsopt.tuning import schema
+from nsopt.tuning import schema, storage
 from nsopt.tuning.comparison import run_comparison
 from nsopt.tuning.methods import METHODS, check_methods
 from nsopt.tuning.request import Comparison, sizes_of_budgets, sizes_of_ratios
@@ -62,6 +63,8 @@ def comparison_in(folder: Path, arch: Architecture, data: ImageData) -> Comparis
     return Comparison(
         arch=arch,
         data=data,
+        source=Source("digits"),
+        data_dir=Path("data"),
         methods=METHODS,
         sizes=sizes_of_ratios(arch, "params", [0.5]),
         seeds=2,
@@ -168,8 +171,11 @@ def test_more_seeds_and_sizes_add_only_what_is_missing(done: Comparison) -> None
     assert "uniform 20,000 params seed 2" in " ".join(listener.messages)
 
 
-def test_a_trial_taken_by_a_process_that_died_at_once_is_run_again(done: Comparison) -> None:
+def test_a_trial_taken_by_a_process_that_died_at_once_is_run_again(
+    done: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between taking a trial and its first heartbeat a process leaves no sign of life."""
+    monkeypatch.setattr(storage, "DEAD_AFTER_SECONDS", 2)
     more = dataclasses.replace(done, seeds=3, methods=("uniform",))
     study = optuna.load_study(study_name=done.study_name("uniform"), storage=done.storage)
     (point,) = [point for point in more.points("uniform") if point.seed == 2]

@@ -1,0 +1,20 @@
+"""Which images a study uses, in words that another machine understands."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The first `classes` classes and their first `per_class` training images; None for all."""
+
+    classes: int | None = None
+    per_class: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The arguments of `load_data`, but for the directory."""
+
+    name: str
+    image_size: int | None = None
+    subset: Subset = Subset()

@@ -1,0 +1,78 @@
+"""One of the processes that work on a comparison: it runs what waits in its studies."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.storages import BaseStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from nsopt.pruning.record import Iteration
+from nsopt.tuning import schema
+from nsopt.tuning.methods import MAGNITUDE, curve_of, follows_law, is_ready
+from nsopt.tuning.objective import Runner
+from nsopt.tuning.queue import Watch, claim, run, unfinished
+from nsopt.tuning.sampler import NeuralScaleSampler
+from nsopt.tuning.storage import load_studies
+
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Worker:
+    """Works on the comparison `prefix` with any number of others.
+
+    parent: a process without which it ends as soon as it has nothing to run.
+    """
+
+    storage: BaseStorage
+    prefix: str
+    runner: Runner
+    parent: int | None = None
+    _watch: Watch = field(default_factory=Watch)
+
+    def work(self) -> None:
+        """Run trials until none of the comparison waits or runs.
+
+        Methods that follow a law wait for their search, those of dead processes for their turn.
+        """
+        told = False
+        while True:
+            studies = load_studies(self.storage, self.prefix)
+            search = studies.pop(schema.SEARCH, None)
+            history = schema.read_iterations(search) if search else []
+            if self._run_one(studies, history):
+                continue
+            running = [self._watch.look(study) for study in studies.values()]
+            if not any(unfinished(study) for study in studies.values()) or self._is_orphan():
+                return
+            if not told:
+                other = "training of another process" if any(running) else "search"
+                self.runner.progress.message(f"waiting for the {other} to end")
+                told = True
+            time.sleep(_POLL_SECONDS)
+
+    def _run_one(self, studies: Mapping[str, Study], history: Sequence[Iteration]) -> bool:
+        for method, study in studies.items():
+            if is_ready(method, history, self.runner.settings):
+                trial = claim(study, lambda t, m=method: self.sampler(m, t, history))  # type: ignore[misc]
+                if trial is not None:
+                    run(trial, self.runner.run)
+                    return True
+        return False
+
+    def sampler(self, method: str, trial: FrozenTrial, history: Sequence[Iteration]) -> BaseSampler:
+        """What proposes the widths of a trial."""
+        point = schema.read_point(trial)
+        if method == MAGNITUDE or point is None:
+            return RandomSampler()
+        arch = self.runner.arch
+        eta = self.runner.settings.eta if follows_law(method) else None
+        curve, cost = curve_of(method, arch, history), arch.cost(point.metric)
+        return NeuralScaleSampler(curve, cost, arch.layer_names, eta=eta)
+
+    def _is_orphan(self) -> bool:
+        return self.parent is not None and os.getppid() != self.parent

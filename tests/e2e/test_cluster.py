@@ -1,0 +1,222 @@
+"""Many workers on one storage server, some of which die, and a server that goes away."""
+
+import contextlib
+import getpass
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from sqlalchemy.pool import NullPool
+
+from nsopt.reports.results import read_results
+from nsopt.tuning import servers
+from nsopt.tuning.queue import Watch, claim, heartbeat, run
+from nsopt.tuning.storage import open_storage
+from tests.conftest import free_port, run_nsopt
+
+NAME = "vgg11-digits-smoke"
+STUDY = (
+    *("--methods=uniform,neuralscale", "--ratios=0.04,0.06", "--seeds=2", "--epochs=4"),
+    *("--pretrain-epochs=0", "--prune-every=2", "--filters-per-step=200", "--batch-size=32"),
+    *("--precision=fp32", "--device=cpu"),
+)
+POINTS = {(m, r, s) for m in ("uniform", "neuralscale") for r in (0.04, 0.06) for s in range(2)}
+
+
+def program(name: str) -> str:
+    """A program of PostgreSQL's server; the test is skipped where there is none."""
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    found = next((str(p / name) for p in places if (p / name).is_file()), shutil.which(name))
+    if found is None:
+        pytest.skip("PostgreSQL's server is not installed")
+    return found
+
+
+@dataclass(frozen=True)
+class Server:
+    """A throw-away PostgreSQL server. It refuses to run as root, who lets `nobody` run it."""
+
+    folder: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"postgresql+psycopg://nsopt@127.0.0.1:{self.port}/postgres"
+
+    def run(self, name: str, *arguments: str) -> None:
+        user = "nobody" if os.geteuid() == 0 else None
+        with (self.folder / "output").open("ab") as output:
+            subprocess.run(
+                [program(name), *arguments],
+                cwd=self.folder,
+                user=user,
+                stdout=output,
+                stderr=output,
+                check=True,
+                timeout=60,
+            )
+
+    def create(self) -> None:
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, "nobody")
+        self.run("initdb", "--pgdata=data", "--username=nsopt", "--auth=trust", "--no-sync")
+        self.start()
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+        self.run("pg_ctl", "start", "--wait", "--pgdata=data", "--log=log", f"--options={options}")
+
+    def stop(self) -> None:
+        """As a crash would."""
+        self.run("pg_ctl", "stop", "--wait", "--pgdata=data", "--mode=immediate")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    pytest.importorskip("psycopg")
+    program("initdb")
+    with tempfile.TemporaryDirectory(prefix=f"{getpass.getuser()}-pg-") as folder:
+        server = Server(Path(folder), free_port())
+        server.create()
+        yield server
+        server.stop()
+
+
+@contextlib.contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of nsopt; what it prints can be read when it has ended."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nsopt.cli", *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "160"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def trials(url: str) -> list[optuna.trial.FrozenTrial]:
+    """Those of the compared methods."""
+    storage = RDBStorage(url, engine_kwargs={"poolclass": NullPool})
+    return [
+        trial
+        for name in optuna.get_all_study_names(storage)
+        if not name.endswith("/search")
+        for trial in optuna.load_study(study_name=name, storage=storage).trials
+    ]
+
+
+def count(url: str, state: TrialState) -> int:
+    return sum(trial.state == state for trial in trials(url))
+
+
+def points(found: list[optuna.trial.FrozenTrial]) -> Counter[tuple]:
+    return Counter(tuple(t.user_attrs[k] for k in ("method", "ratio", "seed")) for t in found)
+
+
+def assert_each_point_once(url: str) -> None:
+    found = trials(url)
+    complete = [trial for trial in found if trial.state == TrialState.COMPLETE]
+    assert points(complete) == Counter(POINTS)
+    assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.FAIL}
+
+
+def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
+    join = ("worker", f"--storage={server.url}", f"--study={NAME}", f"--out={tmp_path / 'more'}")
+    with contextlib.ExitStack() as stack:
+        command = ("study", *STUDY, f"--storage={server.url}", f"--out={tmp_path / 'out'}")
+        main = stack.enter_context(started(*command))
+        wait_until(lambda: count(server.url, TrialState.WAITING) == len(POINTS))
+        others = [stack.enter_context(started(*join)) for _ in range(3)]
+        wait_until(lambda: count(server.url, TrialState.RUNNING) >= 3)
+        for victim in others[:2]:
+            victim.send_signal(signal.SIGKILL)
+        time.sleep(1)
+        server.stop()
+        time.sleep(4)
+        server.start()
+        said, _ = main.communicate(timeout=200)
+        assert main.returncode == 0, said
+        last, _ = others[2].communicate(timeout=60)
+        assert others[2].returncode == 0, last
+    assert_each_point_once(server.url)
+    dead = [trial for trial in trials(server.url) if trial.state == TrialState.FAIL]
+    assert len(dead) == 2
+    assert set(points(dead)) <= POINTS
+    results = read_results(server.url)
+    assert len(results.outcomes) == len(POINTS)
+    assert (tmp_path / "out" / "report" / "index.html").is_file()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report"]
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Iterator[str]:
+    """The URL of Optuna's gRPC proxy before an SQLite file."""
+    pytest.importorskip("grpc")
+    port = free_port()
+    code = (
+        "import optuna.storages as s; "
+        f"s.run_grpc_proxy_server(s.get_storage('sqlite:///{tmp_path / 'study.db'}'), port={port})"
+    )
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code])
+    try:
+        yield f"grpc://localhost:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_workers_may_share_a_proxy(proxy: str, tmp_path: Path) -> None:
+    options = ("--workers=2", f"--storage={proxy}", f"--out={tmp_path / 'out'}")
+    done = run_nsopt(*STUDY, *options)
+    assert done.returncode == 0, done.stderr
+    assert_each_point_once(f"sqlite:///{tmp_path / 'study.db'}")
+    assert (tmp_path / "out" / "report" / "index.html").is_file()
+
+
+def test_behind_a_proxy_too_a_dead_process_gives_its_trial_back(
+    proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "DEAD_AFTER_SECONDS", 0.5)
+    storage = open_storage(proxy)
+    assert isinstance(storage, servers.ProxiedStorage)
+    study = optuna.create_study(storage=storage)
+    study.enqueue_trial({}, user_attrs={"point": 1})
+    trial, watch = claim(study, lambda trial: study.sampler), Watch()
+    assert trial is not None
+    assert claim(study, lambda trial: study.sampler) is None
+    with heartbeat(trial):
+        for _ in range(4):
+            assert watch.look(study)
+            storage.record_heartbeat(trial._trial_id)
+            time.sleep(0.2)
+    assert [t.state for t in study.trials] == [TrialState.RUNNING]
+    wait_until(lambda: watch.look(study) and len(study.trials) == 2, seconds=10)
+    dead, retried = study.trials
+    assert (dead.state, retried.state) == (TrialState.FAIL, TrialState.WAITING)
+    assert retried.user_attrs == {"point": 1}
+    assert not run(trial, lambda trial: [1.0])
+    storage.close()
