@@ -13,7 +13,7 @@ from rich.table import Table
 from nsopt.console import console, live_progress
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source
-from nsopt.errors import unknown_name
+from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.registry import architectures, get_architecture
 from nsopt.pruning.record import Iteration
 from nsopt.reports.dashboard import publish
@@ -30,6 +30,7 @@ from nsopt.tuning.request import Comparison, parse_sizes, words
 from nsopt.tuning.settings import Preset, StudySettings, get_preset, override
 from nsopt.tuning.storage import sqlite_path, storage_errors
 from nsopt.tuning.studies import continue_search, existing_studies
+from nsopt.tuning.tune_request import best_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +53,12 @@ class Job:
     metric: str = "params"
     seeds: int | None = None
     workers: int = 1
+    tuned: str | None = None
 
 
 def run_study(job: Job) -> None:
     """Run the comparison, print its table, write its report. Raises NsoptError for bad options."""
-    comparison, folder = _prepare(job)
+    comparison, folder = prepare(job)
     with storage_errors(comparison.storage):
         with live_progress() as progress:
             run_comparison(comparison, progress)
@@ -69,7 +71,7 @@ def run_study(job: Job) -> None:
 
 def run_search(job: Job) -> None:
     """Run architecture descent, print the last law. Raises NsoptError for bad options."""
-    comparison, _ = _prepare(job)
+    comparison, _ = prepare(job)
     with storage_errors(comparison.storage):
         existing = existing_studies(comparison).get(schema.SEARCH)
         with live_progress() as progress:
@@ -118,16 +120,26 @@ def _print_law(layer_names: Sequence[str], iteration: Iteration) -> None:
     console.print(table)
 
 
-def _prepare(job: Job) -> tuple[Comparison, Path]:
+def prepare(job: Job) -> tuple[Comparison, Path]:
     """Check the options, load the data, say what will run; the comparison and its folder."""
     preset = get_preset(job.preset, job.source.name)
-    settings = override(preset.settings, job.changes)
+    settings = override(_tuned(job, preset), job.changes)
     _check_before_loading(job, settings)
     comparison, folder = _comparison(job, preset, settings)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     console.print(f"[bold]{escape(comparison.prefix)}[/bold]: {preset.question}", highlight=False)
     _print_settings(settings)
     return comparison, folder
+
+
+def _tuned(job: Job, preset: Preset) -> StudySettings:
+    """The preset's settings, with the best of the tuning study that was named."""
+    if job.tuned is None:
+        return preset.settings
+    if job.storage is None:
+        raise NsoptError("--tuned needs the --storage that holds the tuning study")
+    with storage_errors(job.storage):
+        return override(preset.settings, best_settings(job.storage, job.tuned))
 
 
 def _check_before_loading(job: Job, settings: StudySettings) -> None:

@@ -43,6 +43,10 @@ def study(
     precision: options.Precision = "auto",
     storage: options.Storage = None,
     out: options.Out = None,
+    tuned: Annotated[
+        str | None,
+        typer.Option(help="Tuning study in --storage whose best P or eta is used."),
+    ] = None,
     workers: Annotated[
         int, typer.Option(help="Processes on this machine that share the work.", min=1)
     ] = 1,
@@ -79,6 +83,7 @@ def study(
                 storage=storage,
                 out=out,
                 workers=workers,
+                tuned=tuned,
             )
         )
 

@@ -25,6 +25,7 @@ FLOORS = [
     "console",
     "job",
     "join",
+    "tuning_job",
     "proposals",
     "options",
     "study",

@@ -2,6 +2,7 @@
 
 import html
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 from nsopt.errors import NsoptError
@@ -43,17 +44,23 @@ def note(results: Results, method: str) -> str:
 
     preset = str(results.settings.get("preset", ""))
     searching = method == schema.SEARCH
-    protocol = results.settings.get("search" if searching else "training", {})
-    shown = ", ".join(f"{key} {value}" for key, value in protocol.items() if value is not None)
+    subject = "the search" if searching else method_name(method)
     parts = [
-        f"# {_text(results.name)}: {_text('the search' if searching else method_name(method))}",
+        f"# {plain_text(results.name)}: {plain_text(subject)}",
         get_preset(preset, results.subject.data).question,
-        f"**Protocol** ({_text(preset)}): {_text(shown)}",
+        protocol_text(results.settings, "search" if searching else "training"),
         _descent(results) if searching else _outcomes(results),
     ]
     if preset != "paper":
         parts.append("A short protocol: nothing is trained to convergence.")
     return "\n\n".join(parts)
+
+
+def protocol_text(settings: Mapping[str, Any], part: str) -> str:
+    """The settings of the search or of the training, in one paragraph."""
+    values = settings.get(part, {})
+    shown = ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)
+    return f"**Protocol** ({plain_text(settings.get('preset', ''))}): {plain_text(shown)}"
 
 
 def serve(url: str, host: str, port: int) -> None:
@@ -98,12 +105,12 @@ def _outcomes(results: Results) -> str:
         for row in summary(results).to_dict("records")
     ]
     names = ("size", "method", "n", "parameters", "MACs", "ms", "validation %", "test %")
-    return "Mean ± sample standard deviation over n seeds.\n\n" + _table(names, rows)
+    return "Mean ± sample standard deviation over n seeds.\n\n" + markdown_table(names, rows)
 
 
 def _descent(results: Results) -> str:
     table = descent_table(results)
-    return _table(
+    return markdown_table(
         table.columns,
         [
             [f"{value:.3g}" if isinstance(value, float) else value for value in row]
@@ -112,11 +119,12 @@ def _descent(results: Results) -> str:
     )
 
 
-def _table(names: Any, rows: Any) -> str:
+def markdown_table(names: Any, rows: Any) -> str:
+    """A table; text in it is plain."""
     lines = [[str(name) for name in names], ["---" for _ in names], *rows]
-    return "\n".join(f"| {' | '.join(_text(cell) for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(plain_text(cell) for cell in line)} |" for line in lines)
 
 
-def _text(value: object) -> str:
+def plain_text(value: object) -> str:
     """For Markdown: no HTML, and nothing that would end a table's cell."""
     return html.escape(str(value), quote=False).replace("|", "\\|").replace("\n", " ")

@@ -1,7 +1,7 @@
 """The one training loop."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -119,10 +119,12 @@ def train_model(
     compute: Compute,
     progress: Progress,
     checkpoint: Checkpoint,
+    after_epoch: Callable[[Sequence[Epoch]], None] = lambda epochs: None,
 ) -> History:
     """Train `model` in place on `splits`, both already on the device.
 
-    Goes on from `checkpoint`, and removes it at the end.
+    Goes on from `checkpoint`, and removes it at the end. `after_epoch` gets the epochs so far, and
+    may end the training by an exception.
     """
     saved = checkpoint.load(compute.device)
     with (
@@ -145,6 +147,7 @@ def train_model(
             if len(training.epochs) > done:
                 latest = training.epochs[-1]
                 progress.advance(f"loss {latest.train_loss:.3f}, val {latest.val_accuracy:.1f} %")
+                after_epoch(training.epochs)
             checkpoint.save_when_due(training.state)
     checkpoint.remove()
     return History(tuple(training.epochs), training.seconds)

@@ -4,6 +4,7 @@
 ends with the first answer that a server owes; hence a claim and a heartbeat of our own.
 """
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +19,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nsopt.errors import NonFiniteLossError
 from nsopt.tuning.servers import HEARTBEAT_SECONDS
+
+_POLL_SECONDS = 1.0
 
 
 def unfinished(study: Study) -> list[FrozenTrial]:
@@ -106,6 +109,10 @@ class Watch:
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
+
+    def wait(self) -> None:
+        """For as long as it makes sense until the next look."""
+        time.sleep(_POLL_SECONDS)
 
     def look(self, study: Study) -> bool:
         """Whether trials of `study` are running, or were until their process died."""

@@ -20,6 +20,7 @@ DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 METRIC_NAMES = ("validation accuracy (%)", "latency (ms)")
 SEARCH_METRIC_NAMES = ("lowest r2 of a layer", "seconds")
 SEARCH = "search"
+TUNING = "-tune"
 ERROR = "error"
 BUDGET = "budget"
 OUTCOME_COLUMNS = (
@@ -195,6 +196,16 @@ def iteration_attributes(iteration: Iteration, number: int) -> dict[str, Any]:
         "lowest_r2": float(iteration.law.r2.min()),
     }
     return flat | {_ITERATION: iteration.to_dict()}
+
+
+def write_iteration(trial: Trial, iteration: Iteration) -> None:
+    """Keep a search with the trial that needed it."""
+    trial.set_user_attr(_ITERATION, iteration.to_dict())
+
+
+def read_iteration(trial: FrozenTrial) -> Iteration:
+    """What `write_iteration` kept."""
+    return Iteration.from_dict(trial.user_attrs[_ITERATION])
 
 
 def read_iterations(study: Study) -> list[Iteration]:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from nsopt.errors import NsoptError
+from nsopt.tuning.schema import TUNING
 from nsopt.tuning.servers import (
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
@@ -137,7 +138,8 @@ def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
 def only_comparison(storage: BaseStorage) -> str:
     """The name of the one comparison that is stored; NsoptError if there are none or several."""
     names = optuna.get_all_study_names(storage)
-    comparisons = sorted({name.rsplit("/", 1)[0] for name in names if "/" in name})
+    prefixes = {name.rsplit("/", 1)[0] for name in names if "/" in name}
+    comparisons = sorted(prefix for prefix in prefixes if not prefix.endswith(TUNING))
     if len(comparisons) != 1:
         known = ", ".join(comparisons) or "none"
         raise NsoptError(f"say which comparison with --name: stored are {known}")

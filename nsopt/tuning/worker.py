@@ -1,7 +1,6 @@
 """One of the processes that work on a comparison: it runs what waits in its studies."""
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,8 +16,6 @@ from nsopt.tuning.objective import Runner
 from nsopt.tuning.queue import Watch, claim, run, unfinished
 from nsopt.tuning.sampler import NeuralScaleSampler
 from nsopt.tuning.storage import load_studies
-
-_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +50,7 @@ class Worker:
                 other = "training of another process" if any(running) else "search"
                 self.runner.progress.message(f"waiting for the {other} to end")
                 told = True
-            time.sleep(_POLL_SECONDS)
+            self._watch.wait()
 
     def _run_one(self, studies: Mapping[str, Study], history: Sequence[Iteration]) -> bool:
         for method, study in studies.items():

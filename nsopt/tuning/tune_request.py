@@ -1,0 +1,98 @@
+"""What a tuning study was asked for, and where its best settings are found again."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from nsopt.errors import NsoptError
+from nsopt.tuning import schema
+from nsopt.tuning.request import Comparison
+from nsopt.tuning.storage import load_studies, open_storage, storage_exists
+
+Over = Literal["pretrain-epochs", "eta", "both"]
+Objective = Literal["pareto", "accuracy"]
+Pruner = Literal["hyperband", "asha"]
+PRETRAIN_EPOCHS = (0, 2, 5, 10, 30, 60)
+_UP, _DOWN = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tuning:
+    """What to tune. comparison: network, data, settings, one size, seeds, storage.
+
+    trials: of eta and both; P alone tries every one of `pretrain_epochs` with every seed.
+    """
+
+    comparison: Comparison
+    over: Over
+    objective: Objective
+    pruner: Pruner
+    trials: int
+    pretrain_epochs: tuple[int, ...] = PRETRAIN_EPOCHS
+
+    @property
+    def study_name(self) -> str:
+        suffix = f"{self.over}-{self.objective}"
+        return f"{self.comparison.prefix}{schema.TUNING}/{suffix}"
+
+    @property
+    def budget(self) -> int:
+        return self.comparison.sizes[0].budget
+
+    @property
+    def trains(self) -> bool:
+        """Whether trials search and train, rather than only solve."""
+        return self.over != "eta"
+
+    @property
+    def directions(self) -> tuple[StudyDirection, ...]:
+        if not self.trains:
+            return (_DOWN, _DOWN)
+        return (_UP, _DOWN) if self.objective == "pareto" else (_UP,)
+
+    @property
+    def metric_names(self) -> list[str]:
+        if not self.trains:
+            return ["distance from the budget", "steps"]
+        return ["validation accuracy (%)", "search seconds"][: len(self.directions)]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its numbers depend on, beside the parameters of a trial."""
+        size = {"budget": self.budget, "metric": self.comparison.metric}
+        return self.comparison.identity | {"tuning": size}
+
+
+def best_settings(url: str, name: str) -> dict[str, dict[str, Any]]:
+    """The best of a tuning study, as changes that `override` takes.
+
+    name: ARCH-DATA-PRESET-tune/KIND. NsoptError if there is no such study, or nothing in it.
+    """
+    prefix, _, kind = name.rpartition("/")
+    there = storage_exists(url) and prefix.endswith(schema.TUNING)
+    study = load_studies(open_storage(url), prefix).get(kind) if there else None
+    if study is None:
+        raise NsoptError(f"no tuning study {name!r} is stored at {url}: run nsopt tune first")
+    parameters = best_trial(study).params
+    search = {k: v for k, v in parameters.items() if k == "pretrain_epochs"}
+    return {"search": search, "": {k: v for k, v in parameters.items() if k == "eta"}}
+
+
+def best_trial(study: Study) -> FrozenTrial:
+    """Of the highest accuracy, mean over seeds; for eta alone nearest the budget, then soonest.
+
+    The first of equal ones, so that the shortest of equally good P is taken.
+    """
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not done:
+        raise NsoptError(f"{study.study_name} has no completed trial")
+    if study.directions[0] == _DOWN:
+        return min(done, key=lambda trial: trial.values)
+
+    def mean_accuracy(trial: FrozenTrial) -> float:
+        same: list[float] = [other.values[0] for other in done if other.params == trial.params]
+        return sum(same) / len(same)
+
+    return max(sorted(done, key=lambda t: t.params.get("pretrain_epochs", 0)), key=mean_accuracy)

@@ -1,0 +1,120 @@
+"""Tuning studies of narrow networks, in this process."""
+
+import dataclasses
+from pathlib import Path
+
+import optuna
+import optuna_dashboard
+import pytest
+from optuna.trial import TrialState
+
+from nsopt.data.images import ImageData
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture
+from nsopt.progress import Silent
+from nsopt.reports.tuning import publish_tuning
+from nsopt.tuning.request import Comparison, sizes_of_ratios
+from nsopt.tuning.settings import override
+from nsopt.tuning.tune import run_tuning
+from nsopt.tuning.tune_request import Tuning, best_settings, best_trial
+from tests.tuning.test_comparison import SETTINGS, comparison_in
+
+optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+
+
+@pytest.fixture
+def comparison(narrow: Architecture, digits: ImageData, tmp_path: Path) -> Comparison:
+    return comparison_in(tmp_path, narrow, digits)
+
+
+@pytest.fixture
+def tuning(comparison: Comparison) -> Tuning:
+    return Tuning(
+        comparison=comparison,
+        over="eta",
+        objective="pareto",
+        pruner="hyperband",
+        trials=12,
+        pretrain_epochs=(0, 1),
+    )
+
+
+def test_eta_is_tuned_on_one_law_and_found_by_name(tuning: Tuning) -> None:
+    study = run_tuning(tuning, Silent())
+    assert study.study_name == "vgg11-digits-test-tune/eta-pareto"
+    done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert len(study.trials) == 12
+    for trial in done:
+        assert trial.values == [abs(trial.user_attrs["budget_error"]), trial.user_attrs["steps"]]
+        assert trial.user_attrs["feasible"] == (trial.user_attrs["budget_error"] <= 0)
+    best = best_trial(study)
+    assert best.values == min(trial.values for trial in done)
+    changes = best_settings(tuning.comparison.storage, study.study_name)
+    assert changes == {"search": {}, "": {"eta": best.params["eta"]}}
+    assert override(SETTINGS, changes).eta == best.params["eta"]
+
+
+def test_continuing_adds_only_what_is_missing_and_gives_the_same(
+    tuning: Tuning, tmp_path: Path
+) -> None:
+    short = dataclasses.replace(tuning, trials=5)
+    run_tuning(short, Silent())
+    parted = run_tuning(tuning, Silent())
+    other = dataclasses.replace(tuning.comparison, storage=f"sqlite:///{tmp_path / 'whole.db'}")
+    whole = run_tuning(dataclasses.replace(tuning, comparison=other), Silent())
+    assert [t.params for t in parted.trials] == [t.params for t in whole.trials]
+    assert [t.values for t in parted.trials] == [t.values for t in whole.trials]
+
+
+def test_every_p_is_searched_and_trained_with_every_seed(tuning: Tuning) -> None:
+    both = dataclasses.replace(tuning, over="pretrain-epochs")
+    study = run_tuning(both, Silent())
+    found = [(t.params["pretrain_epochs"], t.user_attrs["seed"]) for t in study.trials]
+    assert sorted(found) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for trial in study.trials:
+        assert trial.values == [
+            trial.user_attrs["val_accuracy"],
+            trial.user_attrs["search_seconds"],
+        ]
+        assert trial.user_attrs["params"] <= both.budget
+    best = best_settings(tuning.comparison.storage, study.study_name)["search"]
+    assert best["pretrain_epochs"] in (0, 1)
+    assert run_tuning(both, Silent()).trials == study.trials
+    publish_tuning(study, both.metric_names)
+    assert "How many epochs P" in optuna_dashboard.get_note(study)
+    assert not tuning.comparison.checkpoints.exists()
+
+
+def test_bad_trainings_are_pruned_when_accuracy_alone_counts(tuning: Tuning) -> None:
+    longer = SETTINGS.updated(training=SETTINGS.training.updated(epochs=4))
+    comparison = dataclasses.replace(tuning.comparison, settings=longer)
+    accuracy = dataclasses.replace(
+        tuning, comparison=comparison, over="both", objective="accuracy", pruner="asha", trials=8
+    )
+    study = run_tuning(accuracy, Silent())
+    assert len(study.directions) == 1
+    trained = [trial for trial in study.trials if trial.intermediate_values]
+    assert any(len(trial.intermediate_values) < 4 for trial in trained)
+    for trial in trained:
+        short = len(trial.intermediate_values) < 4
+        assert trial.state == (TrialState.PRUNED if short else TrialState.COMPLETE)
+    seconds = {t.params["pretrain_epochs"]: t.user_attrs["search_seconds"] for t in trained}
+    for trial in trained:  # one search serves all trials of a P
+        if trial.state == TrialState.COMPLETE:
+            assert trial.user_attrs["search_seconds"] == seconds[trial.params["pretrain_epochs"]]
+    assert not tuning.comparison.checkpoints.exists()
+
+
+def test_settings_belong_to_a_tuning_study(tuning: Tuning) -> None:
+    run_tuning(dataclasses.replace(tuning, trials=1), Silent())
+    sizes = sizes_of_ratios(tuning.comparison.arch, "params", [0.6])
+    other = dataclasses.replace(tuning.comparison, sizes=sizes)
+    with pytest.raises(NsoptError, match=r"other settings \(tuning\.budget: \d+ now, \d+ there"):
+        run_tuning(dataclasses.replace(tuning, comparison=other), Silent())
+
+
+@pytest.mark.parametrize("name", ["vgg11-digits-test/uniform", "nothing", "x-tune/eta-pareto"])
+def test_settings_that_were_not_tuned_are_not_found(comparison: Comparison, name: str) -> None:
+    with pytest.raises(NsoptError, match=r"no tuning study .* run nsopt tune first"):
+        best_settings(comparison.storage, name)
+    assert not comparison.checkpoints.parent.joinpath("study.db").exists()
