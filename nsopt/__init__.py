@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nsopt.training.latency import Latency, measure_latency
     from nsopt.training.loop import Outcome, train
     from nsopt.training.settings import TrainSettings
+    from nsopt.tuning.artifacts import load_weights
     from nsopt.tuning.sampler import NeuralScaleSampler, suggest_widths
 
 _HOMES = {
@@ -37,6 +38,7 @@ _HOMES = {
     "architectures": "nsopt.models.registry",
     "get_architecture": "nsopt.models.registry",
     "load_data": "nsopt.data.registry",
+    "load_weights": "nsopt.tuning.artifacts",
     "measure_latency": "nsopt.training.latency",
     "search": "nsopt.descent",
     "solve_widths": "nsopt.scaling.solve",
@@ -62,6 +64,7 @@ __all__ = [
     "architectures",
     "get_architecture",
     "load_data",
+    "load_weights",
     "measure_latency",
     "search",
     "solve_widths",

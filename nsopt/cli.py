@@ -138,6 +138,9 @@ def dashboard(
         str, typer.Option(help="Address to serve on; beyond 127.0.0.1 anyone may read and delete.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to serve on.")] = 8080,
+    artifacts: Annotated[
+        Path | None, typer.Option(help="Folder of kept weights; by default beside an SQLite file.")
+    ] = None,
 ) -> None:
     """Browse a storage with optuna-dashboard, with the notes and figures of its studies."""
     with user_errors():
@@ -145,7 +148,7 @@ def dashboard(
         from nsopt.tuning.storage import storage_errors
 
         with storage_errors(storage):
-            serve(storage, host, port)
+            serve(storage, host, port, artifacts)
 
 
 @app.command()

@@ -16,10 +16,17 @@ from nsopt.progress import Progress
 from nsopt.training.checkpoint import remove_checkpoints
 from nsopt.training.device import Compute, resolve_compute
 from nsopt.tuning import schema
+from nsopt.tuning.artifacts import BestWeights
 from nsopt.tuning.comparison import sharing
 from nsopt.tuning.objective import Runner
 from nsopt.tuning.settings import StudySettings
-from nsopt.tuning.storage import load_studies, open_storage, storage_errors, storage_exists
+from nsopt.tuning.storage import (
+    ARTIFACTS,
+    load_studies,
+    open_storage,
+    storage_errors,
+    storage_exists,
+)
 from nsopt.tuning.trained import TrainedNetworks
 from nsopt.tuning.worker import Worker
 
@@ -67,9 +74,10 @@ def _runner(
         raise NsoptError(f"{source.name} differs here from the images of {joining.study}")
     splits = splits.to(compute.device)
     arch = get_architecture(subject.arch, subject.classes, subject.image_size, subject.channels)
-    checkpoints = (joining.out or Path("runs") / joining.study) / "checkpoints"
+    folder = joining.out or Path("runs") / joining.study
+    checkpoints, weights = folder / "checkpoints", BestWeights(arch, folder / ARTIFACTS)
     networks = TrainedNetworks(arch, splits, compute, checkpoints)
-    return Runner(arch, splits, compute, settings, networks, checkpoints, progress)
+    return Runner(arch, splits, compute, settings, networks, checkpoints, weights, progress)
 
 
 def _any_study(storage: BaseStorage, joining: Joining) -> Study:

@@ -3,7 +3,10 @@
 import html
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from optuna.artifacts import FileSystemArtifactStore
 
 from nsopt.errors import NsoptError
 from nsopt.reports.accuracy import draw_pareto, pareto_info
@@ -13,7 +16,13 @@ from nsopt.reports.style import method_name
 from nsopt.reports.tables import descent_table, size_label, summary, with_deviation
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.tuning import schema
-from nsopt.tuning.storage import load_studies, open_storage, storage_exists
+from nsopt.tuning.storage import (
+    ARTIFACTS,
+    load_studies,
+    open_storage,
+    sqlite_path,
+    storage_exists,
+)
 
 _LARGEST_PORT = 65535
 
@@ -63,8 +72,10 @@ def protocol_text(settings: Mapping[str, Any], part: str) -> str:
     return f"**Protocol** ({plain_text(settings.get('preset', ''))}): {plain_text(shown)}"
 
 
-def serve(url: str, host: str, port: int) -> None:
+def serve(url: str, host: str, port: int, artifacts: Path | None) -> None:
     """Run optuna-dashboard over the storage at `url` until it is interrupted.
+
+    artifacts: the folder of kept weights; by default that beside an SQLite file.
 
     Raises NsoptError if there is no such storage, or the address cannot be served.
     """
@@ -74,7 +85,10 @@ def serve(url: str, host: str, port: int) -> None:
         raise NsoptError(f"nothing is stored at {url}: run a study first")
     storage = open_storage(url)
     _check_address(host, port)
-    optuna_dashboard.run_server(storage, host=host, port=port)
+    path = sqlite_path(url)
+    folder = artifacts or (path.parent / ARTIFACTS if path is not None else None)
+    store = FileSystemArtifactStore(folder) if folder is not None and folder.is_dir() else None
+    optuna_dashboard.run_server(storage, host=host, port=port, artifact_store=store)
 
 
 def _check_address(host: str, port: int) -> None:

@@ -18,12 +18,13 @@ from nsopt.training.device import Compute, nth_device, resolve_compute
 from nsopt.training.machine import Machine
 from nsopt.training.step import probe_memory
 from nsopt.tuning import schema
+from nsopt.tuning.artifacts import BestWeights
 from nsopt.tuning.methods import MAGNITUDE, curve_of, descent_iterations, follows_law, is_ready
 from nsopt.tuning.objective import Runner
 from nsopt.tuning.processes import local_workers
 from nsopt.tuning.request import Comparison
 from nsopt.tuning.sampler import NeuralScaleSampler
-from nsopt.tuning.storage import sqlite_path
+from nsopt.tuning.storage import ARTIFACTS, sqlite_path
 from nsopt.tuning.studies import continue_search, existing_studies, missing_points, open_study
 from nsopt.tuning.trained import TrainedNetworks
 from nsopt.tuning.worker import Worker
@@ -67,6 +68,7 @@ def _run(
         comparison.settings,
         networks,
         comparison.checkpoints,
+        BestWeights(comparison.arch, comparison.checkpoints.parent / ARTIFACTS),
         progress,
     )
     shared = comparison.workers > 1 or sqlite_path(comparison.storage) is None

@@ -21,6 +21,7 @@ from nsopt.training.device import Compute, place, seeded
 from nsopt.training.latency import Latency, measure_latency
 from nsopt.training.loop import Outcome, train_model, training_identity
 from nsopt.tuning import schema
+from nsopt.tuning.artifacts import BestWeights
 from nsopt.tuning.methods import MAGNITUDE, MagnitudePruning
 from nsopt.tuning.sampler import suggest_widths
 from nsopt.tuning.settings import StudySettings
@@ -31,7 +32,7 @@ from nsopt.tuning.trained import TrainedNetworks
 class Runner:
     """Runs trials of one comparison; its `run` is an Optuna objective.
 
-    checkpoints: a folder for trainings that are interrupted.
+    checkpoints: a folder for trainings that are interrupted; weights: where the best end up.
     """
 
     arch: Architecture
@@ -40,6 +41,7 @@ class Runner:
     settings: StudySettings
     networks: TrainedNetworks
     checkpoints: Path
+    weights: BestWeights
     progress: Progress
 
     def run(self, trial: Trial) -> tuple[float, float]:
@@ -50,12 +52,13 @@ class Runner:
         try:
             widths = self._widths(trial, point)
             latency = self.latency(trial.study, widths)
-            outcome = self._outcome(point, widths)
+            outcome, model = self._outcome(point, widths)
         except NonFiniteLossError as error:
             schema.write_failure(trial, error)
             self.progress.message(f"{point.label}: {error}")
             raise
         self._write(trial, point, outcome, latency)
+        self.weights.keep_if_best(trial.study, outcome.val_accuracy, widths, model)
         self.progress.message(
             f"{point.label}: validation {outcome.val_accuracy:.2f} %, "
             f"test {outcome.test_accuracy:.2f} %, {outcome.seconds:.0f} s"
@@ -83,7 +86,7 @@ class Runner:
             trial.suggest_int(schema.width_parameter(name), width, width)
         return widths
 
-    def _outcome(self, point: schema.Point, widths: tuple[int, ...]) -> Outcome:
+    def _outcome(self, point: schema.Point, widths: tuple[int, ...]) -> tuple[Outcome, nn.Module]:
         started = perf_counter()
         if point.method == MAGNITUDE:
             model = self._pruned_network(point, widths)
@@ -99,7 +102,7 @@ class Runner:
         history = train_model(
             model, self.splits, settings, self.compute, self.progress, Checkpoint(path, identity)
         )
-        return Outcome(widths, history.epochs, preparation + history.seconds)
+        return Outcome(widths, history.epochs, preparation + history.seconds), model
 
     def _pruned_network(self, point: schema.Point, widths: tuple[int, ...]) -> nn.Module:
         """The trained network's filters of largest norm, in a network of `widths`."""

@@ -16,6 +16,7 @@ from nsopt.scaling.power_law import PowerLaw
 from nsopt.scaling.solve import CostFunction, solve_widths
 from nsopt.scaling.solve_sgd import solve_widths_sgd
 from nsopt.tuning import schema
+from nsopt.tuning.refine import Refinement, Shift
 
 LARGEST_WIDTH = 2**16
 
@@ -47,6 +48,8 @@ class NeuralScaleSampler(BaseSampler):
         spread: standard deviation by which the logarithm of every layer's alpha is perturbed,
             anew for each trial; the perturbed curve is solved for the same budget, so that every
             proposal fits it. It follows from `seed` and the trial's number alone.
+        refine: after the law itself and ten such perturbations at a budget, learn from the results
+            at that budget, by TPE, where to look next (tuning/refine.py).
     """
 
     def __init__(
@@ -59,11 +62,14 @@ class NeuralScaleSampler(BaseSampler):
         seed: int | None = None,
         eta: float | None = None,
         spread: float = 0.0,
+        refine: bool = False,
     ) -> None:
         if not 0 <= spread < math.inf:
             raise NsoptError(f"spread must be a number of at least 0, got {spread}")
         if spread and eta is not None:
             raise NsoptError("spread needs the exact solver: leave eta out")
+        if refine and not spread:
+            raise NsoptError("refine needs a spread: give the deviation to begin with, such as 0.2")
         if len(layer_names) != law.alpha.size:
             raise NsoptError(f"{len(layer_names)} layer names for a law of {law.alpha.size} layers")
         self._law = law
@@ -73,6 +79,8 @@ class NeuralScaleSampler(BaseSampler):
         self._independent = independent_sampler or TPESampler(seed=seed)
         self._eta = eta
         self._spread = spread
+        self._refine = refine
+        self._refinements: dict[tuple[int, float], Refinement] = {}
         self._entropy = np.random.SeedSequence(seed).entropy
         self._space = {name: IntDistribution(1, LARGEST_WIDTH) for name in self._parameters}
         self._solved = {budget: self.propose(budget) for budget in self._budgets}
@@ -107,7 +115,7 @@ class NeuralScaleSampler(BaseSampler):
             values[name] = self._independent.sample_independent(study, trial, name, others[name])
         budget = self._budget_of(trial)
         if budget is not None and len(others) < len(search_space):
-            values |= zip(self._parameters, self._widths(trial, budget), strict=True)
+            values |= zip(self._parameters, self._widths(study, trial, budget), strict=True)
         return values
 
     def sample_independent(
@@ -126,7 +134,7 @@ class NeuralScaleSampler(BaseSampler):
             budget = self._budget_of(trial)
             if budget is None:
                 raise NsoptError("no budget for these widths: give the sampler budgets=[...]")
-            width = self._widths(trial, budget)[self._parameters.index(param_name)]
+            width = self._widths(study, trial, budget)[self._parameters.index(param_name)]
             raise NsoptError(
                 f"{param_name} must be able to be {width}, the law's width at a budget of "
                 f"{budget:,}: widen {param_distribution}"
@@ -148,20 +156,48 @@ class NeuralScaleSampler(BaseSampler):
     def reseed_rng(self) -> None:
         self._independent.reseed_rng()
 
-    def _widths(self, trial: FrozenTrial, budget: float) -> tuple[int, ...]:
+    def _widths(self, study: Study, trial: FrozenTrial, budget: float) -> tuple[int, ...]:
         """What `propose` gives, solved once a budget; with a spread, around that."""
-        if self._spread:
-            curve = self._perturbed(trial.number)
-            return tuple(solve_widths(curve, self._cost, budget).widths.tolist())
         if budget not in self._solved:
             self._solved[budget] = self.propose(budget)
-        return self._solved[budget]
+        if not self._spread:
+            return self._solved[budget]
+        generator = np.random.default_rng(
+            np.random.SeedSequence(self._entropy, spawn_key=(trial.number,))
+        )
+        shift = generator.normal(scale=self._spread, size=self._law.alpha.size)
+        if self._refine:
+            shift = self._refined(study, trial, budget, generator, shift)
+        curve = PowerLaw(self._law.alpha * np.exp(shift), self._law.beta, self._law.r2)
+        return tuple(solve_widths(curve, self._cost, budget).widths.tolist())
 
-    def _perturbed(self, number: int) -> PowerLaw:
-        """The law as trial `number` sees it."""
-        seeds = np.random.SeedSequence(self._entropy, spawn_key=(number,))
-        shift = np.random.default_rng(seeds).normal(scale=self._spread, size=self._law.alpha.size)
-        return PowerLaw(self._law.alpha * np.exp(shift), self._law.beta, self._law.r2)
+    def _refined(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        budget: float,
+        generator: np.random.Generator,
+        drawn: Shift,
+    ) -> Shift:
+        """What the results at this budget suggest; at first nothing, then what was drawn."""
+        others = [
+            other
+            for other in study.get_trials(deepcopy=False)
+            if other.number != trial.number and self._budget_of(other) == budget
+        ]
+        if all(other.number > trial.number for other in others):
+            return np.zeros_like(drawn)
+        key = (study._study_id, budget)
+        if key not in self._refinements:
+            self._refinements[key] = Refinement(
+                self._solved[budget], self._spread, study.directions
+            )
+        refinement = self._refinements[key]
+        for other in others:
+            if all(name in other.params for name in self._parameters):
+                refinement.learn(other, [other.params[name] for name in self._parameters])
+        proposed = refinement.propose(int(generator.integers(2**31)))
+        return drawn if proposed is None else proposed
 
     def _budget_of(self, trial: FrozenTrial) -> float | None:
         if schema.BUDGET in trial.user_attrs:

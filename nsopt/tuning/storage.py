@@ -23,6 +23,7 @@ from nsopt.tuning.servers import (
     is_of_grpc,
 )
 
+ARTIFACTS = "artifacts"  # the folder beside the storage of a study
 _GRPC = "grpc"
 _GRPC_PORT = 13000
 _CONNECT_SECONDS = 10

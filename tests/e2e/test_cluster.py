@@ -169,7 +169,7 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
     results = read_results(server.url)
     assert len(results.outcomes) == len(POINTS)
     assert (tmp_path / "out" / "report" / "index.html").is_file()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["artifacts", "report"]
 
 
 @pytest.fixture

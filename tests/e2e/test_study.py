@@ -62,7 +62,7 @@ def test_the_command_leaves_a_storage_and_a_report(whole: Path) -> None:
     tables = {"outcomes.csv", "summary.csv", "epochs.csv", "record.csv", "laws.csv"}
     assert names == {"index.html"} | tables
     assert len(measured(whole)) == POINTS
-    assert {path.name for path in whole.iterdir()} == {"study.db", "report"}
+    assert {path.name for path in whole.iterdir()} == {"study.db", "report", "artifacts"}
 
 
 def test_a_second_call_repeats_nothing(whole: Path) -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
+import torch
+from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 
+import nsopt
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
@@ -17,6 +20,8 @@ from nsopt.progress import Silent
 from nsopt.pruning.settings import SearchSettings
 from nsopt.reports.results import Results, read_results
 from nsopt.scaling.solve import solve_widths
+from nsopt.training.device import Compute
+from nsopt.training.evaluation import Evaluation
 from nsopt.training.settings import TrainSettings
 from nsopt.tuning import schema, storage
 from nsopt.tuning.comparison import run_comparison
@@ -141,6 +146,30 @@ def test_studies_follow_the_schema(done: Comparison) -> None:
     assert all(isinstance(value, int | float | str) for value in flat.values())
     assert trial.values == [flat["val_accuracy"], flat["latency_ms"]]
     assert studies["search"].user_attrs["provenance"]["device"]
+
+
+def test_weights_of_the_best_network_are_kept(
+    done: Comparison, storage_of_a_whole_run: Path
+) -> None:
+    folder = storage_of_a_whole_run.parent / "artifacts"
+    assert len(list(folder.iterdir())) == len(METHODS)
+    studies = load_studies(open_storage(done.storage), done.prefix)
+    for method in METHODS:
+        (kept,) = get_all_artifact_meta(studies[method])
+        model = nsopt.load_weights(folder / kept.artifact_id)
+        splits, compute = done.splits, Compute(torch.device("cpu"), bf16=False)
+        evaluation = Evaluation(splits.validation, splits, compute)
+        evaluation.advance(model)
+        assert evaluation.accuracy == max(trial.values[0] for trial in studies[method].trials)
+
+
+def test_a_file_without_weights_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    with pytest.raises(NsoptError, match="no weights can be read from"):
+        nsopt.load_weights(path)
+    path.write_bytes(b"not weights")
+    with pytest.raises(NsoptError, match="holds no weights that nsopt kept"):
+        nsopt.load_weights(path)
 
 
 def test_neuralscale_widths_are_those_of_the_stored_law(done: Comparison) -> None:

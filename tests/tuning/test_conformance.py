@@ -16,10 +16,11 @@ from tests.tuning.test_sampler import sampler as neuralscale
 OPTIONS: dict[str, Callable[[], dict]] = {
     "default": lambda: {"budgets": (10**5, 10**6)},
     "without-budget": lambda: {"independent_sampler": RandomSampler(seed=0)},
-    "univariate-tpe": lambda: {
+    "refined": lambda: {
         "budgets": (10**6,),
         "independent_sampler": TPESampler(seed=0, multivariate=False),
         "spread": 0.2,
+        "refine": True,
     },
 }
 

@@ -1,5 +1,7 @@
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -112,6 +114,54 @@ def test_spread_is_the_deviation_of_log_widths() -> None:
 def test_a_spread_out_of_range_is_an_error(spread: float) -> None:
     with pytest.raises(NsoptError, match="spread must be a number of at least 0"):
         sampler(spread=spread)
+
+
+TARGET = np.linspace(-0.5, 0.5, len(ARCH.layer_names))
+
+
+def similarity(widths: Sequence[int]) -> float:
+    """Highest for widths that are the law's at 10**7, tilted from the first layers to the last."""
+    shift = np.log(widths) - np.log(law_widths(10**7))
+    return -float(np.square(shift - shift.mean() - TARGET).mean())
+
+
+def widths_of(trial: optuna.trial.FrozenTrial) -> tuple[int, ...]:
+    return tuple(trial.params[f"width_{name}"] for name in ARCH.layer_names)
+
+
+def optimized(count: int, seed: int, refine: bool, storage: str | None = None) -> optuna.Study:
+    """A study of `count` more trials around the law."""
+    study = optuna.create_study(
+        study_name="s",
+        storage=storage,
+        direction="maximize",
+        sampler=sampler(budgets=[10**7], seed=seed, spread=0.25, refine=refine),
+        load_if_exists=True,
+    )
+    study.optimize(lambda trial: similarity(suggest_widths(trial, ARCH)), n_trials=count)
+    return study
+
+
+def test_refining_begins_with_the_law_and_learns_from_results() -> None:
+    refined, drawn = (optimized(60, seed=1, refine=refine) for refine in (True, False))
+    assert widths_of(refined.trials[0]) == law_widths(10**7)
+    assert all(PARAMS(widths_of(trial)) <= 10**7 for trial in refined.trials)
+    law = similarity(law_widths(10**7))
+    assert law < drawn.best_value < refined.best_value
+    assert refined.best_value > 0.4 * law
+
+
+def test_refining_in_another_process_proposes_the_same(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    optimized(14, seed=3, refine=True, storage=storage)
+    parted = optimized(1, seed=3, refine=True, storage=storage)
+    whole = optimized(15, seed=3, refine=True)
+    assert [widths_of(t) for t in parted.trials] == [widths_of(t) for t in whole.trials]
+
+
+def test_refining_needs_a_spread() -> None:
+    with pytest.raises(NsoptError, match="refine needs a spread"):
+        sampler(refine=True)
 
 
 def test_spread_and_algorithm_3_exclude_each_other() -> None:
