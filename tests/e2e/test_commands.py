@@ -9,13 +9,13 @@ import pytest
 from nsopt.models.registry import get_architecture
 from nsopt.scaling.power_law import PowerLaw
 from nsopt.scaling.solve import solve_widths
-from tests.conftest import run_nsopt
+from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import check
 
 
 def test_widths_of_a_published_law(golden: Path) -> None:
     laws = golden / "vgg11-cifar10.laws.json"
-    done = run_nsopt("widths", f"--law={laws}", "--ratios=0.25,2", "--json", module="nsopt.cli")
+    done = call_nsopt("widths", f"--law={laws}", "--ratios=0.25,2", "--json")
     rows = json.loads(done.stdout)
     arch = get_architecture("vgg11")
     law = PowerLaw.from_dict(json.loads(laws.read_text())[-1])
@@ -31,30 +31,30 @@ def test_widths_of_an_iteration_on_a_grid_at_a_mac_budget(golden: Path) -> None:
     laws = golden / "vgg11-cifar10.laws.json"
     options = ["--iteration=2", "--budgets=20M", "--metric=macs"]
     options += ["--multiple-of=8", "--min-width=16"]
-    done = run_nsopt("widths", f"--law={laws}", *options, "--json", module="nsopt.cli")
+    done = call_nsopt("widths", f"--law={laws}", *options, "--json")
     (row,) = json.loads(done.stdout)
     assert row["macs"] <= 20_000_000
     assert (np.array(row["widths"]) % 8 == 0).all()
     assert min(row["widths"]) >= 16
-    table = run_nsopt("widths", f"--law={laws}", *options, module="nsopt.cli")
+    table = call_nsopt("widths", f"--law={laws}", *options)
     assert "-".join(str(width) for width in row["widths"]) in table.stdout
 
 
 def test_a_search_is_stored_and_its_law_used(tmp_path: Path) -> None:
     options = ["--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=200"]
     options += ["--batch-size=32"]
-    done = run_nsopt("search", *options, "--device=cpu", f"--out={tmp_path}", module="nsopt.cli")
+    done = call_nsopt("search", *options, "--device=cpu", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "conv8" in done.stdout
-    again = run_nsopt("search", *options, "--device=cpu", f"--out={tmp_path}", module="nsopt.cli")
+    again = call_nsopt("search", *options, "--device=cpu", f"--out={tmp_path}")
     assert "search iteration" not in again.stdout
     storage = f"--storage=sqlite:///{tmp_path / 'study.db'}"
-    proposed = run_nsopt("widths", storage, "--ratios=0.1", "--json", module="nsopt.cli")
+    proposed = call_nsopt("widths", storage, "--ratios=0.1", "--json")
     (row,) = json.loads(proposed.stdout)
     arch = get_architecture("vgg11", in_channels=1)
     assert arch.cost("params")(row["widths"]) == row["params"] <= row["budget"]
     check(
-        run_nsopt("widths", storage, "--iteration=5", module="nsopt.cli"),
+        call_nsopt("widths", storage, "--iteration=5"),
         "vgg11-digits-smoke has 1 iterations, not 5",
     )
 
@@ -72,25 +72,23 @@ def test_widths_without_a_usable_law(tmp_path: Path, golden: Path) -> None:
         ([f"--law={laws}", "--budgets=9"], "no widths fit a budget of 9"),
         ([f"--storage=sqlite:///{tmp_path}/no.db"], "nothing is stored"),
     ):
-        check(run_nsopt("widths", *options, module="nsopt.cli"), part)
+        check(call_nsopt("widths", *options), part)
 
 
 def test_data_is_listed_and_checked(tmp_path: Path) -> None:
-    listed = run_nsopt("data", "list", module="nsopt.cli").stdout
+    listed = call_nsopt("data", "list").stdout
     for name in ("digits", "cifar10", "cifar100", "tiny-imagenet", "folder:PATH"):
         assert name in listed
-    checked = run_nsopt("data", "check", "digits", module="nsopt.cli").stdout
+    checked = call_nsopt("data", "check", "digits").stdout
     assert "1347 training, 450 test images, 10 classes, 1x32x32" in checked
-    check(run_nsopt("data", "fetch", "digits", module="nsopt.cli"), "needs no download")
-    check(
-        run_nsopt("data", "fetch", "imagenet", module="nsopt.cli"), "did you mean 'tiny-imagenet'"
-    )
-    missing = run_nsopt("data", "check", "cifar10", f"--data-dir={tmp_path}", module="nsopt.cli")
+    check(call_nsopt("data", "fetch", "digits"), "needs no download")
+    check(call_nsopt("data", "fetch", "imagenet"), "did you mean 'tiny-imagenet'")
+    missing = call_nsopt("data", "check", "cifar10", f"--data-dir={tmp_path}")
     check(missing, "put cifar-10-python.tar.gz")
 
 
 @pytest.mark.shared_data
 def test_real_tiny_imagenet_is_checked(shared: Path) -> None:
     archive = shared / "data/tiny-imagenet-200-sample.zip"
-    done = run_nsopt("data", "check", "tiny-imagenet", f"--data-dir={archive}", module="nsopt.cli")
+    done = call_nsopt("data", "check", "tiny-imagenet", f"--data-dir={archive}")
     assert "24000 training, 5000 test images, 200 classes, 3x64x64" in done.stdout

@@ -72,12 +72,6 @@ def test_a_second_call_repeats_nothing(whole: Path) -> None:
     pd.testing.assert_frame_equal(measured(whole), before)
 
 
-def test_same_seed_gives_the_same_record_law_and_accuracies(whole: Path, tmp_path: Path) -> None:
-    run_short(tmp_path)
-    assert found(tmp_path) == found(whole)
-    pd.testing.assert_frame_equal(measured(tmp_path), measured(whole))
-
-
 def count(database: Path, state: str, study: str = "%") -> int:
     """Trials of a state, read without Optuna's locks; 0 while the file is not there yet."""
     if not database.is_file():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import run_nsopt
+from tests.conftest import call_nsopt, run_nsopt
 
 ONE_POINT = ["--methods=uniform", "--ratios=0.03", "--seeds=1", "--epochs=1", "--device=cpu"]
 
@@ -25,12 +25,13 @@ def check(done: subprocess.CompletedProcess[str], *parts: str) -> None:
         assert part in lines[0]
 
 
-def folder_with(root: Path, content: bytes | None) -> Path:
-    """An image folder of one image a class; `content` replaces the last image's bytes."""
+def folder_with(root: Path, content: bytes | None, images: int = 1) -> Path:
+    """An image folder, by default of one image a class; `content` replaces a test image's bytes."""
     for split in ("train", "test"):
         for name in ("ant", "bee"):
             (root / split / name).mkdir(parents=True)
-            Image.new("RGB", (32, 32)).save(root / split / name / "0.png")
+            for number in range(images):
+                Image.new("RGB", (32, 32)).save(root / split / name / f"{number}.png")
     if content is not None:
         (root / "test/bee/0.png").write_bytes(content)
     return root
@@ -66,41 +67,86 @@ def test_bad_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], parts: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    check(run_nsopt(f"--out={tmp_path / 'out'}", *options), *parts)
+    check(call_nsopt("study", f"--out={tmp_path / 'out'}", *options), *parts)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "part"),
+    [
+        ("tune --over=p", "unknown --over 'p': known are both, eta, pretrain-epochs"),
+        ("tune --objective=speed", "unknown --objective 'speed': known are accuracy, pareto"),
+        ("tune --pruner=asah", "unknown --pruner 'asah': did you mean 'asha'?"),
+        ("tune --ratios=0.1,0.2", "tuning needs one size"),
+        ("tune --pretrain-epochs=two", "'two' are not numbers of epochs: write 0,2,5"),
+        ("tune --pretrain-epochs=-1", "--pretrain-epochs must be 0 or more"),
+        ("study --tuned=x", "--tuned needs the --storage that holds the tuning study"),
+        ("study --tuned=x --storage=sqlite:///none.db", "no tuning study 'x' is stored at"),
+        ("worker --storage=sqlite:///none.db --study=x", "nothing is stored at"),
+        ("worker --storage=grpc://localhost:1 --study=x", "storage grpc://localhost:1 cannot be"),
+    ],
+)
+def test_bad_options_of_other_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, part: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nsopt.tuning.storage._CONNECT_SECONDS", 0.5)
+    check(call_nsopt(*command.split()), part)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+    check(run_nsopt("--arch=vgg1", f"--out={tmp_path / 'out'}"), "unknown architecture 'vgg1'")
+
+
+def test_a_worker_needs_a_study_and_its_images(tmp_path: Path) -> None:
+    assert call_nsopt("study", *ONE_POINT, f"--out={tmp_path}").returncode == 0
+    worker = ("worker", f"--storage=sqlite:///{tmp_path / 'study.db'}", f"--out={tmp_path}")
+    before = (tmp_path / "study.db").read_bytes()
+    check(call_nsopt(*worker, "--study=vgg11"), "no study 'vgg11' to work on", "vgg11-digits-smoke")
+    other = folder_with(tmp_path / "other", None, images=20)
+    options = ("--study=vgg11-digits-smoke", f"--data=folder:{other}")
+    check(call_nsopt(*worker, *options), "differs here from the images of vgg11-digits-smoke")
+    assert (tmp_path / "study.db").read_bytes() == before
 
 
 def test_missing_empty_and_truncated_folders(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    check(run_nsopt(f"--data=folder:{empty}", f"--out={tmp_path / 'out'}"), "no train/ folder")
+    check(
+        call_nsopt("study", f"--data=folder:{empty}", f"--out={tmp_path / 'out'}"),
+        "no train/ folder",
+    )
     broken = folder_with(tmp_path / "broken", b"\x89PNG")
-    done = run_nsopt(f"--data=folder:{broken}", f"--out={tmp_path / 'out'}")
+    done = call_nsopt("study", f"--data=folder:{broken}", f"--out={tmp_path / 'out'}")
     check(done, "is not a whole image")
     packed = tmp_path / "packed.zip"
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("train/ant/0.png", b"x" * 1000)
     packed.write_bytes(packed.read_bytes()[:500])
-    done = run_nsopt(f"--data=folder:{packed}", f"--out={tmp_path / 'out'}")
+    done = call_nsopt("study", f"--data=folder:{packed}", f"--out={tmp_path / 'out'}")
     check(done, "is not a whole zip", "copy it again")
     assert not (tmp_path / "out").exists()
 
 
 def test_damaged_archive(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"not what was published")
-    done = run_nsopt("--data=cifar10", f"--data-dir={tmp_path}", f"--out={tmp_path / 'out'}")
+    done = call_nsopt(
+        "study", "--data=cifar10", f"--data-dir={tmp_path}", f"--out={tmp_path / 'out'}"
+    )
     check(done, "is damaged (md5", "delete it and fetch it again")
     assert not (tmp_path / "out").exists()
 
 
 def test_too_few_images_for_a_validation_split(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "few", None)
-    done = run_nsopt(f"--data=folder:{folder}", f"--out={tmp_path / 'out'}")
+    done = call_nsopt("study", f"--data=folder:{folder}", f"--out={tmp_path / 'out'}")
     check(done, "2 training images of 2 classes are too few")
 
 
 def test_short_record(tmp_path: Path) -> None:
-    done = run_nsopt(
+    done = call_nsopt(
+        "study",
         *["--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=600", "--batch-size=32"],
         *["--methods=neuralscale", "--device=cpu"],
         f"--out={tmp_path / 'out'}",
@@ -110,27 +156,31 @@ def test_short_record(tmp_path: Path) -> None:
 
 
 def test_unreachable_and_foreign_storage(tmp_path: Path) -> None:
-    done = run_nsopt(*ONE_POINT, "--storage=nosuchdb://nowhere/x", f"--out={tmp_path / 'out'}")
+    done = call_nsopt(
+        "study", *ONE_POINT, "--storage=nosuchdb://nowhere/x", f"--out={tmp_path / 'out'}"
+    )
     check(done, "storage nosuchdb://nowhere/x cannot be used")
     text = tmp_path / "notes.db"
     text.write_text("groceries: milk, bread, butter\n" * 200)
-    done = run_nsopt(*ONE_POINT, f"--storage=sqlite:///{text}", f"--out={tmp_path / 'out'}")
+    done = call_nsopt(
+        "study", *ONE_POINT, f"--storage=sqlite:///{text}", f"--out={tmp_path / 'out'}"
+    )
     check(done, "cannot be used", "not a database")
     assert text.read_text().startswith("groceries")
 
 
 def test_a_storage_of_other_settings_stays_as_it_was(tmp_path: Path) -> None:
-    assert run_nsopt(*ONE_POINT, f"--out={tmp_path}").returncode == 0
+    assert call_nsopt("study", *ONE_POINT, f"--out={tmp_path}").returncode == 0
     before = (tmp_path / "study.db").read_bytes()
-    done = run_nsopt(*ONE_POINT, "--epochs=2", f"--out={tmp_path}")
+    done = call_nsopt("study", *ONE_POINT, "--epochs=2", f"--out={tmp_path}")
     check(done, "other settings (training.epochs: 2 now, 1 there)", "--storage")
-    done = run_nsopt(*ONE_POINT, "--budgets=5", f"--out={tmp_path}")
+    done = call_nsopt("study", *ONE_POINT, "--budgets=5", f"--out={tmp_path}")
     check(done)
     assert (tmp_path / "study.db").read_bytes() == before
 
 
 def test_a_nan_loss_fails_the_trials_and_says_why(tmp_path: Path) -> None:
-    done = run_nsopt(*ONE_POINT, "--seeds=2", "--lr=1e9", f"--out={tmp_path}")
+    done = call_nsopt("study", *ONE_POINT, "--seeds=2", "--lr=1e9", f"--out={tmp_path}")
     check(done, "every training", "failed", "the loss became nan")
     for seed in (0, 1):
         assert f"uniform 0.03x seed {seed}: the loss became nan in epoch 1" in done.stdout
@@ -158,6 +208,6 @@ def test_out_of_memory_names_a_batch_size(tmp_path: Path) -> None:
 
 def test_report_on_nothing(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'none.db'}"
-    done = run_nsopt("report", f"--storage={url}", f"--out={tmp_path / 'r'}", module="nsopt.cli")
+    done = call_nsopt("report", f"--storage={url}", f"--out={tmp_path / 'r'}")
     check(done, "nothing is stored", "run a study first")
     assert list(tmp_path.iterdir()) == []

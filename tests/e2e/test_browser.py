@@ -1,0 +1,144 @@
+"""The report and the dashboard in a real browser: figures drawn, no console error."""
+
+import contextlib
+import dataclasses
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nsopt.data.images import ImageData
+from nsopt.models.architecture import Architecture
+from nsopt.progress import Silent
+from nsopt.reports.dashboard import publish
+from nsopt.reports.page import write_report
+from nsopt.tuning.comparison import run_comparison
+from nsopt.tuning.request import Comparison
+from tests.conftest import free_port
+from tests.tuning.test_comparison import SETTINGS, comparison_in
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(DRIVER is None, reason="Chromium's driver is not installed")
+SECONDS = 60
+Browser = Any  # selenium need not be there
+
+
+@pytest.fixture(scope="module")
+def comparison(
+    narrow: Architecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
+) -> Comparison:
+    """Two methods, stored, reported and published."""
+    folder = tmp_path_factory.mktemp("browser")
+    both = dataclasses.replace(
+        comparison_in(folder, narrow, digits),
+        methods=("uniform", "neuralscale"),
+        settings=SETTINGS.updated(preset="smoke"),
+    )
+    run_comparison(both, Silent())
+    write_report(both.storage, folder / "report", both.prefix)
+    publish(both.storage, both.prefix)
+    return both
+
+
+@pytest.fixture(scope="module")
+def folder(comparison: Comparison) -> Path:
+    return comparison.checkpoints.parent
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    chrome.set_window_size(1400, 2400)
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture(scope="module")
+def dashboard(comparison: Comparison) -> Iterator[str]:
+    """Its address."""
+    port = free_port()
+    command = ["dashboard", f"--storage={comparison.storage}", f"--port={port}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nsopt.cli", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    yield f"http://127.0.0.1:{port}/dashboard"
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=SECONDS)
+
+
+def wait(browser: Browser, *texts: str, figures: int = 0) -> str:
+    """Until texts are shown and figures drawn; the page's text."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def shown(_: object) -> str | bool:
+        text = str(browser.execute_script("return document.body.innerText"))
+        drawn = browser.execute_script(
+            "return [...document.querySelectorAll('.js-plotly-plot')]"
+            ".filter(plot => plot.querySelector('.scatterlayer .trace, .barlayer .trace')).length"
+        )
+        return text if all(part in text for part in texts) and drawn >= figures else False
+
+    return str(WebDriverWait(browser, SECONDS).until(shown))
+
+
+def assert_silent(browser: Browser) -> None:
+    """No message in the console."""
+    assert browser.get_log("browser") == []
+
+
+def open_page(browser: Browser, address: str) -> None:
+    """Try again until the server has started."""
+    from selenium.common.exceptions import WebDriverException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def opened(_: object) -> bool:
+        with contextlib.suppress(WebDriverException):
+            browser.get(address)
+            return True
+        return False
+
+    WebDriverWait(browser, SECONDS).until(opened)
+
+
+def test_the_report_is_drawn(browser: Browser, folder: Path) -> None:
+    browser.get((folder / "report" / "index.html").as_uri())
+    text = wait(browser, "vgg11-digits-smoke", "NeuralScale", figures=4)
+    assert "validation" in text
+    assert_silent(browser)
+
+
+def test_the_dashboard_shows_studies_and_compares_them(browser: Browser, dashboard: str) -> None:
+    open_page(browser, dashboard)
+    browser.get_log("browser")  # refused connections, while the server started
+    browser.refresh()
+    wait(browser, "vgg11-digits-smoke/uniform", "vgg11-digits-smoke/search")
+    assert_silent(browser)
+    browser.get(f"{dashboard}/compare-studies?ids=2,3")
+    wait(browser, "Best Value of vgg11-digits-smoke/neuralscale", "EDF for latency (ms)", figures=3)
+    assert_silent(browser)
+
+
+def test_the_dashboard_shows_notes_and_figures(browser: Browser, dashboard: str) -> None:
+    open_page(browser, f"{dashboard}/studies/1")
+    browser.get_log("browser")
+    browser.refresh()
+    wait(browser, "conv8: exponent", figures=2)
+    browser.get(f"{dashboard}/studies/3")
+    wait(browser, "Pareto front", "settings", figures=4)
+    browser.get(f"{dashboard}/studies/3/note")
+    wait(browser, "Protocol (smoke)", "validation %")
+    browser.get(f"{dashboard}/studies/3/trials")
+    wait(browser, "Complete", "val_accuracy", "latency_ms", "feasible")
+    assert_silent(browser)
