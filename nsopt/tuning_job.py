@@ -1,5 +1,6 @@
 """`nsopt tune`: from the words of a command line to a tuning study and its best settings."""
 
+from dataclasses import replace
 from typing import get_args
 
 from optuna.study import Study
@@ -34,7 +35,8 @@ def run_tune(
         if name not in known:
             raise unknown_name(kind, name, known)
     tried = _numbers(pretrain_epochs) if pretrain_epochs else PRETRAIN_EPOCHS
-    comparison, _ = prepare(job)
+    comparison, folder = prepare(job)
+    comparison = replace(comparison, checkpoints=folder / "tuning-checkpoints")
     if len(comparison.sizes) != 1:
         raise NsoptError("tuning needs one size: give one --ratios or one --budgets")
     tuning = Tuning(

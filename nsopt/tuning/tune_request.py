@@ -34,8 +34,8 @@ class Tuning:
 
     @property
     def study_name(self) -> str:
-        suffix = f"{self.over}-{self.objective}"
-        return f"{self.comparison.prefix}{schema.TUNING}/{suffix}"
+        kind = f"{self.over}-{self.objective}" if self.trains else self.over
+        return f"{self.comparison.prefix}{schema.TUNING}/{kind}"
 
     @property
     def budget(self) -> int:

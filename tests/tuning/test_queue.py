@@ -11,6 +11,7 @@ import torch
 from optuna.trial import Trial, TrialState
 
 from nsopt.errors import NonFiniteLossError
+from nsopt.training.device import nth_device
 from nsopt.training.machine import Machine
 from nsopt.tuning.queue import claim, run
 from nsopt.tuning.storage import open_storage
@@ -108,6 +109,13 @@ def test_who_measures_is_alone(tmp_path: Path) -> None:
     for machine in machines:
         machine.close()
     assert len(log) == 160
+
+
+def test_workers_take_cuda_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    devices = [str(nth_device(torch.device("cuda", 1), number)) for number in range(1, 4)]
+    assert devices == ["cuda:2", "cuda:0", "cuda:1"]
+    assert nth_device(torch.device("cpu"), 2) == torch.device("cpu")
 
 
 def test_a_measurement_uses_all_threads(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def tuning(comparison: Comparison) -> Tuning:
 
 def test_eta_is_tuned_on_one_law_and_found_by_name(tuning: Tuning) -> None:
     study = run_tuning(tuning, Silent())
-    assert study.study_name == "vgg11-digits-test-tune/eta-pareto"
+    assert study.study_name == "vgg11-digits-test-tune/eta"
     done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     assert len(study.trials) == 12
     for trial in done:
@@ -113,7 +113,7 @@ def test_settings_belong_to_a_tuning_study(tuning: Tuning) -> None:
         run_tuning(dataclasses.replace(tuning, comparison=other), Silent())
 
 
-@pytest.mark.parametrize("name", ["vgg11-digits-test/uniform", "nothing", "x-tune/eta-pareto"])
+@pytest.mark.parametrize("name", ["vgg11-digits-test/uniform", "nothing", "x-tune/eta"])
 def test_settings_that_were_not_tuned_are_not_found(comparison: Comparison, name: str) -> None:
     with pytest.raises(NsoptError, match=r"no tuning study .* run nsopt tune first"):
         best_settings(comparison.storage, name)
