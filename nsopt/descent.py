@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from nsopt.scaling.power_law import PowerLaw
 from nsopt.scaling.solve import solve_widths
 from nsopt.training.checkpoint import Checkpoint, State
 from nsopt.training.device import Compute, resolve_compute
+from nsopt.training.machine import Machine
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,18 @@ def descend(
     done: Sequence[Iteration],
     progress: Progress,
     checkpoint: Path | None = None,
+    machine: Machine | None = None,
 ) -> Iterator[Iteration]:
     """Continue after the iterations that are `done`; yields each further one as it ends.
 
     Iteration i trains with seed `settings.seed + i`, so that a continued search equals an
     uninterrupted one. An iteration counts as received when the next one is asked for: until then
-    the checkpoint holds it.
+    the checkpoint holds it. machine: what it shares with other processes.
     """
     if is_complete(done, settings):
         Checkpoint(checkpoint, {}).remove()
         return
-    compute = resolve_compute(settings.device, settings.precision)
+    compute = replace(resolve_compute(settings.device, settings.precision), machine=machine)
     splits = data.split(settings.val_fraction).to(compute.device)
     identity = _identity(arch, splits, settings) if checkpoint else {}
     descent = _Descent(arch, splits, settings, compute, progress, Checkpoint(checkpoint, identity))

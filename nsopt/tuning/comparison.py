@@ -75,7 +75,7 @@ def _run(
     if shared:
         _enqueue(comparison, missing, [], runner)
     with _other_workers(comparison, compute, progress):
-        history = continue_search(comparison, stored_search, progress)
+        history = continue_search(comparison, stored_search, progress, compute.machine)
         _check_curves(comparison, missing, history)
         if not shared:
             _enqueue(comparison, missing, history, runner)

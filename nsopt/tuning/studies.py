@@ -11,6 +11,7 @@ from nsopt.descent import descend
 from nsopt.progress import Progress
 from nsopt.pruning.record import Iteration
 from nsopt.training.device import describe_device, resolve_compute
+from nsopt.training.machine import Machine
 from nsopt.tuning import schema
 from nsopt.tuning.methods import descent_iterations
 from nsopt.tuning.provenance import provenance
@@ -59,14 +60,17 @@ def open_study(comparison: Comparison, method: str) -> Study:
 
 
 def continue_search(
-    comparison: Comparison, stored: Study | None, progress: Progress
+    comparison: Comparison,
+    stored: Study | None,
+    progress: Progress,
+    machine: Machine | None = None,
 ) -> list[Iteration]:
     """The iterations of architecture descent that the methods need: those stored in its study,
     then the missing ones.
 
     An iteration is written when it has ended, as one completed trial: an error or an interruption
     leaves the storage as it was. Within an iteration, a checkpoint is what the same command goes
-    on from.
+    on from. machine: what the search shares with other processes.
     """
     iterations = descent_iterations(comparison.methods, comparison.settings)
     if not iterations:
@@ -75,7 +79,7 @@ def continue_search(
     history = schema.read_iterations(stored) if stored else []
     checkpoint = comparison.checkpoints / "search.pt"
     for iteration in descend(
-        comparison.arch, comparison.data, settings, list(history), progress, checkpoint
+        comparison.arch, comparison.data, settings, list(history), progress, checkpoint, machine
     ):
         history.append(iteration)
         study = open_study(comparison, schema.SEARCH)

@@ -17,6 +17,7 @@ from nsopt.progress import Progress
 from nsopt.training.checkpoint import remove_checkpoints
 from nsopt.training.device import Compute, describe_device, resolve_compute
 from nsopt.tuning import schema
+from nsopt.tuning.comparison import sharing
 from nsopt.tuning.provenance import provenance
 from nsopt.tuning.queue import Watch, claim, run, unfinished
 from nsopt.tuning.settings import check_settings
@@ -31,24 +32,28 @@ def run_tuning(tuning: Tuning, progress: Progress) -> Study:
     """Run the trials that are missing; calling again continues. Raises NsoptError."""
     comparison = tuning.comparison
     training = comparison.settings.training
-    compute = resolve_compute(training.device, training.precision)
     existing = existing_studies(comparison)
-    law = None
-    if not tuning.trains:
-        law = continue_search(comparison, existing.get(schema.SEARCH), progress)[-1].law
-    study = _open(tuning, compute)
-    _enqueue(tuning, study)
-    objective = TuningObjective(tuning, compute, progress, law)
+    with sharing(resolve_compute(training.device, training.precision)) as compute:
+        law = None
+        if not tuning.trains:
+            search = existing.get(schema.SEARCH)
+            law = continue_search(comparison, search, progress, compute.machine)[-1].law
+        study = _open(tuning, compute)
+        _enqueue(tuning, study)
+        _run_all(study, TuningObjective(tuning, compute, progress, law))
+    remove_checkpoints(comparison.checkpoints)
+    return study
+
+
+def _run_all(study: Study, objective: TuningObjective) -> None:
     watch = Watch()
     while unfinished(study):
         trial = claim(study, _sampler)
         if trial is not None:
             run(trial, objective)
         elif watch.look(study):
-            progress.message("waiting for a trial of another process")
+            objective.progress.message("waiting for a trial of another process")
             watch.wait()
-    remove_checkpoints(comparison.checkpoints)
-    return study
 
 
 def _open(tuning: Tuning, compute: Compute) -> Study:

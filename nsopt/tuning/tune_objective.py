@@ -69,7 +69,15 @@ class TuningObjective:
         settings = comparison.settings.search.updated(pretrain_epochs=epochs, seed=seed)
         checkpoint = comparison.checkpoints / f"tune-search-P{epochs}-seed{seed}.pt"
         iterations = list(
-            descend(comparison.arch, comparison.data, settings, (), self.progress, checkpoint)
+            descend(
+                comparison.arch,
+                comparison.data,
+                settings,
+                (),
+                self.progress,
+                checkpoint,
+                self.compute.machine,
+            )
         )
         return iterations[-1], sum(iteration.seconds for iteration in iterations)
 
