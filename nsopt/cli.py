@@ -133,7 +133,12 @@ def report(
 
 @app.command()
 def dashboard(
-    storage: Annotated[str, typer.Option(help="Optuna storage URL, such as sqlite:///study.db.")],
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Optuna storage URL; by default the newest study in runs/.", envvar="NSOPT_STORAGE"
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to serve on; beyond 127.0.0.1 anyone may read and delete.")
     ] = "127.0.0.1",
@@ -145,10 +150,11 @@ def dashboard(
     """Browse a storage with optuna-dashboard, with the notes and figures of its studies."""
     with user_errors():
         from nsopt.reports.dashboard import serve
-        from nsopt.tuning.storage import storage_errors
+        from nsopt.tuning.storage import newest_storage, storage_errors
 
-        with storage_errors(storage):
-            serve(storage, host, port, artifacts)
+        url = storage or newest_storage(Path("runs"))
+        with storage_errors(url):
+            serve(url, host, port, artifacts)
 
 
 @app.command()

@@ -28,7 +28,7 @@ from nsopt.tuning.comparison import run_comparison
 from nsopt.tuning.methods import NEURALSCALE, check_methods, descent_iterations
 from nsopt.tuning.request import Comparison, parse_sizes, words
 from nsopt.tuning.settings import Preset, StudySettings, get_preset, override
-from nsopt.tuning.storage import sqlite_path, storage_errors
+from nsopt.tuning.storage import shown, sqlite_path, storage_errors
 from nsopt.tuning.studies import continue_search, existing_studies
 from nsopt.tuning.tune_request import best_settings
 
@@ -65,7 +65,7 @@ def run_study(job: Job) -> None:
         _print_summary(read_results(comparison.storage, comparison.prefix))
         page = write_report(comparison.storage, folder / "report", comparison.prefix)
         publish(comparison.storage, comparison.prefix)
-    console.print(f"storage: {comparison.storage}", soft_wrap=True, highlight=False)
+    console.print(f"storage: {shown(comparison.storage)}", soft_wrap=True, highlight=False)
     console.print(f"report:  {page}", soft_wrap=True, highlight=False)
 
 
@@ -78,7 +78,7 @@ def run_search(job: Job) -> None:
             history = continue_search(comparison, existing, progress)
     remove_checkpoints(comparison.checkpoints)
     _print_law(comparison.arch.layer_names, history[-1])
-    console.print(f"storage: {comparison.storage}", soft_wrap=True, highlight=False)
+    console.print(f"storage: {shown(comparison.storage)}", soft_wrap=True, highlight=False)
 
 
 def _print_summary(results: Results) -> None:

@@ -8,7 +8,7 @@ import torch
 from optuna.storages import BaseStorage
 from optuna.study import Study
 
-from nsopt.console import live_progress
+from nsopt.console import console, live_progress
 from nsopt.data.registry import load_source
 from nsopt.errors import NsoptError
 from nsopt.models.registry import get_architecture
@@ -58,9 +58,10 @@ def run_worker(joining: Joining) -> None:
             if joining.threads is not None:
                 torch.set_num_threads(joining.threads)
             runner = _runner(joining, study, settings, compute, progress)
-            Worker(storage, joining.study, runner, joining.parent).work()
+            done = Worker(storage, joining.study, runner, joining.parent).work()
     if joining.parent is None:
         remove_checkpoints(runner.checkpoints)
+        console.print(f"{done} trainings of {joining.study} were run here", highlight=False)
 
 
 def _runner(
@@ -87,7 +88,7 @@ def _any_study(storage: BaseStorage, joining: Joining) -> Study:
     if not ready:
         names = sorted({name.rsplit("/", 1)[0] for name in optuna.get_all_study_names(storage)})
         raise NsoptError(
-            f"no study {joining.study!r} to work on at {joining.storage}: "
+            f"no study {joining.study!r} to work on at {shown(joining.storage)}: "
             f"stored are {', '.join(names) or 'none'}"
         )
     return ready[0]

@@ -21,6 +21,7 @@ from nsopt.tuning.storage import (
     load_studies,
     only_comparison,
     open_storage,
+    shown,
     storage_errors,
     storage_exists,
 )
@@ -106,7 +107,7 @@ def _law_and_network(proposal: Proposal) -> tuple[PowerLaw, Network]:
         name = proposal.name or only_comparison(storage)
         studies = load_studies(storage, name)
         if schema.SEARCH not in studies:
-            raise NsoptError(f"no search of {name} is stored at {url}: run one first")
+            raise NsoptError(f"no search of {name} is stored at {shown(url)}: run one first")
         iterations = schema.read_iterations(studies[schema.SEARCH])
         subject = schema.read_subject(studies[schema.SEARCH])
     number = proposal.iteration or len(iterations)

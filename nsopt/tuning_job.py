@@ -11,7 +11,7 @@ from nsopt.console import console, live_progress
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.job import Job, prepare
 from nsopt.reports.tuning import publish_tuning, tuning_rows
-from nsopt.tuning.storage import storage_errors
+from nsopt.tuning.storage import shown, storage_errors
 from nsopt.tuning.tune import run_tuning
 from nsopt.tuning.tune_request import (
     PRETRAIN_EPOCHS,
@@ -52,7 +52,7 @@ def run_tune(
             study = run_tuning(tuning, progress)
         publish_tuning(study, tuning.metric_names)
     _print_trials(study, tuning)
-    console.print(f"storage: {comparison.storage}", soft_wrap=True, highlight=False)
+    console.print(f"storage: {shown(comparison.storage)}", soft_wrap=True, highlight=False)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -76,7 +76,7 @@ def _print_trials(study: Study, tuning: Tuning) -> None:
     best = ", ".join(f"{name} {value:.4g}" for name, value in best_trial(study).params.items())
     console.print(f"best: {best}", highlight=False)
     console.print(
-        f"use it: nsopt study --storage {tuning.comparison.storage} --tuned {study.study_name}",
+        f"use it: nsopt study --storage {shown(tuning.comparison.storage)} --tuned {study.study_name}",
         soft_wrap=True,
         highlight=False,
     )

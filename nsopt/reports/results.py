@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nsopt.errors import NsoptError
 from nsopt.pruning.record import Iteration
 from nsopt.tuning import schema
-from nsopt.tuning.storage import load_studies, only_comparison, open_storage, storage_exists
+from nsopt.tuning.storage import load_studies, only_comparison, open_storage, shown, storage_exists
 
 _ORDER = ("uniform", "magnitude", "morphnet", "neuralscale")
 
@@ -63,7 +63,7 @@ def read_results(url: str, name: str | None = None) -> Results:
         first = f"{failures[0]['label']}: {failures[0]['reason']}"
         raise NsoptError(f"every training of {name} failed: {first}")
     if not done:
-        raise NsoptError(f"no completed trial of {name} at {url}: nothing to report on")
+        raise NsoptError(f"no completed trial of {name} at {shown(url)}: nothing to report on")
     subject = schema.read_subject(done[0][0])
     return Results(
         name=name,

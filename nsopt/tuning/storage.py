@@ -36,6 +36,14 @@ def storage_exists(url: str) -> bool:
     return path is None or path.is_file()
 
 
+def newest_storage(folder: Path) -> str:
+    """The URL of the study in `folder` that was written last; NsoptError if there is none."""
+    found = sorted(folder.glob("*/study.db"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise NsoptError(f"no study is in {folder}/: give --storage")
+    return f"sqlite:///{found[-1]}"
+
+
 def sqlite_path(url: str) -> Path | None:
     """The file of an SQLite URL; None for other databases. NsoptError for what is no URL."""
     try:
@@ -120,11 +128,15 @@ def storage_errors(url: str) -> Iterator[None]:
         raise _unusable(url, error) from None
 
 
+def shown(url: str) -> str:
+    """`url` without its password."""
+    return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+
+
 def _unusable(url: str, error: BaseException) -> NsoptError:
-    shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
     cause = error.__cause__ or error
     reason = (str(cause) or str(error) or type(error).__name__).splitlines()[0]
-    return NsoptError(f"storage {shown} cannot be used: {reason}")
+    return NsoptError(f"storage {shown(url)} cannot be used: {reason}")
 
 
 def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:

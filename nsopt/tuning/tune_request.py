@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nsopt.errors import NsoptError
 from nsopt.tuning import schema
 from nsopt.tuning.request import Comparison
-from nsopt.tuning.storage import load_studies, open_storage, storage_exists
+from nsopt.tuning.storage import load_studies, open_storage, shown, storage_exists
 
 Over = Literal["pretrain-epochs", "eta", "both"]
 Objective = Literal["pareto", "accuracy"]
@@ -74,7 +74,9 @@ def best_settings(url: str, name: str) -> dict[str, dict[str, Any]]:
     there = storage_exists(url) and prefix.endswith(schema.TUNING)
     study = load_studies(open_storage(url), prefix).get(kind) if there else None
     if study is None:
-        raise NsoptError(f"no tuning study {name!r} is stored at {url}: run nsopt tune first")
+        raise NsoptError(
+            f"no tuning study {name!r} is stored at {shown(url)}: run nsopt tune first"
+        )
     parameters = best_trial(study).params
     search = {k: v for k, v in parameters.items() if k == "pretrain_epochs"}
     return {"search": search, "": {k: v for k, v in parameters.items() if k == "eta"}}

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import BaseStorage
@@ -31,21 +32,22 @@ class Worker:
     parent: int | None = None
     _watch: Watch = field(default_factory=Watch)
 
-    def work(self) -> None:
-        """Run trials until none of the comparison waits or runs.
+    def work(self) -> int:
+        """Run trials until none of the comparison waits or runs; how many it were.
 
         Methods that follow a law wait for their search, those of dead processes for their turn.
         """
-        told = False
+        done, told = 0, False
         while True:
             studies = load_studies(self.storage, self.prefix)
             search = studies.pop(schema.SEARCH, None)
             history = schema.read_iterations(search) if search else []
             if self._run_one(studies, history):
+                done += 1
                 continue
             running = [self._watch.look(study) for study in studies.values()]
             if not any(unfinished(study) for study in studies.values()) or self._is_orphan():
-                return
+                return done
             if not told:
                 other = "training of another process" if any(running) else "search"
                 self.runner.progress.message(f"waiting for the {other} to end")
@@ -55,13 +57,13 @@ class Worker:
     def _run_one(self, studies: Mapping[str, Study], history: Sequence[Iteration]) -> bool:
         for method, study in studies.items():
             if is_ready(method, history, self.runner.settings):
-                trial = claim(study, lambda t, m=method: self.sampler(m, t, history))  # type: ignore[misc]
+                trial = claim(study, partial(self.sampler, method, history))
                 if trial is not None:
                     run(trial, self.runner.run)
                     return True
         return False
 
-    def sampler(self, method: str, trial: FrozenTrial, history: Sequence[Iteration]) -> BaseSampler:
+    def sampler(self, method: str, history: Sequence[Iteration], trial: FrozenTrial) -> BaseSampler:
         """What proposes the widths of a trial."""
         point = schema.read_point(trial)
         if method == MAGNITUDE or point is None:

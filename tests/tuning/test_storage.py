@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,13 @@ import sqlalchemy
 from sqlalchemy.exc import OperationalError
 
 from nsopt.errors import NsoptError
-from nsopt.tuning.storage import open_storage, sqlite_path, storage_errors, storage_exists
+from nsopt.tuning.storage import (
+    newest_storage,
+    open_storage,
+    sqlite_path,
+    storage_errors,
+    storage_exists,
+)
 
 
 def test_looking_for_a_storage_creates_nothing(tmp_path: Path) -> None:
@@ -23,6 +30,17 @@ def test_folder_of_a_new_storage_is_made(tmp_path: Path) -> None:
 def test_what_is_no_url_says_so(url: str) -> None:
     with pytest.raises(NsoptError, match="not a database URL such as sqlite"):
         sqlite_path(url)
+
+
+def test_the_newest_study_is_found(tmp_path: Path) -> None:
+    with pytest.raises(NsoptError, match=r"no study is in .*: give --storage"):
+        newest_storage(tmp_path)
+    for place, name in enumerate(("b", "a")):
+        path = tmp_path / name / "study.db"
+        path.parent.mkdir()
+        path.touch()
+        os.utime(path, (place, place))
+    assert newest_storage(tmp_path) == f"sqlite:///{tmp_path / 'a' / 'study.db'}"
 
 
 def test_a_file_that_is_no_database_cannot_be_used(tmp_path: Path) -> None:
