@@ -24,6 +24,7 @@ from nsopt.tuning.storage import (
     ARTIFACTS,
     load_studies,
     open_storage,
+    shown,
     storage_errors,
     storage_exists,
 )

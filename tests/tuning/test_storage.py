@@ -2,13 +2,13 @@ import os
 from pathlib import Path
 
 import pytest
-import sqlalchemy
 from sqlalchemy.exc import OperationalError
 
 from nsopt.errors import NsoptError
 from nsopt.tuning.storage import (
     newest_storage,
     open_storage,
+    shown,
     sqlite_path,
     storage_errors,
     storage_exists,
@@ -65,4 +65,4 @@ def test_passwords_are_not_shown() -> None:
     assert "secret" not in str(caught.value)
     assert "127.0.0.1:9/x cannot be used" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert sqlalchemy.make_url(url).password == "secret"
+    assert shown(url) == "postgresql://me:***@127.0.0.1:9/x"
