@@ -29,6 +29,7 @@ FLOORS = [
     "proposals",
     "options",
     "study",
+    "tune",
     "cli",
 ]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
