@@ -17,7 +17,7 @@ from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from nsopt.errors import NonFiniteLossError
+from nsopt.errors import NonFiniteLossError, ShortRecordError
 from nsopt.tuning.servers import HEARTBEAT_SECONDS
 
 _POLL_SECONDS = 1.0
@@ -46,8 +46,8 @@ def claim(study: Study, sampler: Callable[[FrozenTrial], BaseSampler]) -> Trial 
 def run(trial: Trial, objective: Callable[[Trial], Sequence[float]]) -> bool:
     """Run a claimed trial to its end; False if it was given to another process meanwhile.
 
-    A training that diverges fails the trial, one that a pruner ends prunes it; other errors fail
-    it and are raised.
+    A training that diverges and a search without a law fail the trial, one that a pruner ends
+    prunes it; other errors fail it and are raised.
     """
     with heartbeat(trial):
         try:
@@ -56,7 +56,7 @@ def run(trial: Trial, objective: Callable[[Trial], Sequence[float]]) -> bool:
             return False
         except TrialPruned:
             return _tell(trial, state=TrialState.PRUNED)
-        except NonFiniteLossError:
+        except (NonFiniteLossError, ShortRecordError):
             return _tell(trial, state=TrialState.FAIL)
         except BaseException:
             _tell(trial, state=TrialState.FAIL)

@@ -19,6 +19,8 @@ from nsopt.training.loop import Epoch, train_model, training_identity
 from nsopt.tuning import schema
 from nsopt.tuning.tune_request import Tuning
 
+_P = "pretrain_epochs"
+_MOST_EPOCHS = 10**6
 _ETA = (1e-2, 1e6)
 _SEARCH_SECONDS = "search_seconds"
 
@@ -43,7 +45,7 @@ class TuningObjective:
                 f"{fit.steps} steps"
             )
             return [abs(fit.error), fit.steps]
-        epochs = trial.suggest_categorical("pretrain_epochs", self.tuning.pretrain_epochs)
+        epochs = self._pretrain_epochs(trial)
         seed = trial.user_attrs["seed"]
         try:
             iteration, seconds = self._searched(trial, epochs, seed)
@@ -53,16 +55,23 @@ class TuningObjective:
         except (NonFiniteLossError, ShortRecordError) as error:
             schema.write_failure(trial, error)
             self.progress.message(f"P {epochs} seed {seed}: {error}")
-            raise NonFiniteLossError(str(error)) from None
+            raise
         self.progress.message(
             f"P {epochs} seed {seed}: validation {accuracy:.2f} %, search {seconds:.0f} s"
         )
         return [accuracy, seconds][: len(self.tuning.directions)]
 
+    def _pretrain_epochs(self, trial: Trial) -> int:
+        """As it was enqueued, so that more values can be added later; or proposed."""
+        if self.tuning.over == "pretrain-epochs":
+            return trial.suggest_int(_P, 0, _MOST_EPOCHS)
+        epochs: int = trial.suggest_categorical(_P, self.tuning.pretrain_epochs)
+        return epochs
+
     def _searched(self, trial: Trial, epochs: int, seed: int) -> tuple[Iteration, float]:
         """The last iteration of a search, and the seconds of all; an earlier trial may have it."""
         for other in trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            same = (other.params["pretrain_epochs"], other.user_attrs["seed"])
+            same = (other.params[_P], other.user_attrs["seed"])
             if same == (epochs, seed):
                 return schema.read_iteration(other), other.user_attrs[_SEARCH_SECONDS]
         comparison = self.tuning.comparison

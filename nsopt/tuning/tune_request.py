@@ -61,8 +61,10 @@ class Tuning:
     @property
     def identity(self) -> dict[str, Any]:
         """What its numbers depend on, beside the parameters of a trial."""
-        size = {"budget": self.budget, "metric": self.comparison.metric}
-        return self.comparison.identity | {"tuning": size}
+        tuned: dict[str, Any] = {"budget": self.budget, "metric": self.comparison.metric}
+        if self.over == "both":
+            tuned["pretrain_epochs"] = list(self.pretrain_epochs)
+        return self.comparison.identity | {"tuning": tuned}
 
 
 def best_settings(url: str, name: str) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from optuna.trial import Trial, TrialState
 
-from nsopt.errors import NonFiniteLossError
+from nsopt.errors import NonFiniteLossError, ShortRecordError
 from nsopt.training.device import nth_device
 from nsopt.training.machine import Machine
 from nsopt.tuning.queue import claim, run
@@ -57,6 +57,9 @@ def test_a_trial_ends_as_its_objective_does(url: str) -> None:
     def diverge(trial: Trial) -> list[float]:
         raise NonFiniteLossError("too steep")
 
+    def learn_nothing(trial: Trial) -> list[float]:
+        raise ShortRecordError("no law")
+
     def prune(trial: Trial) -> list[float]:
         raise optuna.TrialPruned
 
@@ -65,11 +68,14 @@ def test_a_trial_ends_as_its_objective_does(url: str) -> None:
 
     assert run(claimed_trial(url), lambda trial: [2.5])
     assert run(claimed_trial(url), diverge)
+    assert run(claimed_trial(url), learn_nothing)
     assert run(claimed_trial(url), prune)
     with pytest.raises(ZeroDivisionError):
         run(claimed_trial(url), break_down)
     found = [(trial.state.name, trial.values) for trial in study_at(url).trials]
-    assert found == [("COMPLETE", [2.5]), ("FAIL", None), ("PRUNED", None), ("FAIL", None)]
+    assert found == [("COMPLETE", [2.5])] + [
+        (state, None) for state in ("FAIL", "FAIL", "PRUNED", "FAIL")
+    ]
 
 
 def test_a_result_that_comes_too_late_is_dropped(url: str) -> None:
