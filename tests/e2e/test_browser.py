@@ -53,11 +53,16 @@ def folder(comparison: Comparison) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    from selenium.common.exceptions import WebDriverException
+
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    except WebDriverException as error:
+        pytest.skip(f"Chromium does not start here: {error.msg}")
     chrome.set_window_size(1400, 2400)
     yield chrome
     chrome.quit()
