@@ -54,6 +54,7 @@ class Job:
     seeds: int | None = None
     workers: int = 1
     tuned: str | None = None
+    tuned_storage: str | None = None
 
 
 def run_study(job: Job) -> None:
@@ -136,10 +137,11 @@ def _tuned(job: Job, preset: Preset) -> StudySettings:
     """The preset's settings, with the best of the tuning study that was named."""
     if job.tuned is None:
         return preset.settings
-    if job.storage is None:
-        raise NsoptError("--tuned needs the --storage that holds the tuning study")
-    with storage_errors(job.storage):
-        return override(preset.settings, best_settings(job.storage, job.tuned))
+    url = job.tuned_storage or job.storage
+    if url is None:
+        raise NsoptError("--tuned needs the --tuned-storage, or --storage, that holds that study")
+    with storage_errors(url):
+        return override(preset.settings, best_settings(url, job.tuned))
 
 
 def _check_before_loading(job: Job, settings: StudySettings) -> None:

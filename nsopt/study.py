@@ -45,7 +45,10 @@ def study(
     out: options.Out = None,
     tuned: Annotated[
         str | None,
-        typer.Option(help="Tuning study in --storage whose best P or eta is used."),
+        typer.Option(help="Tuning study whose best P or eta is used."),
+    ] = None,
+    tuned_storage: Annotated[
+        str | None, typer.Option(help="Storage URL of --tuned, where it is not --storage.")
     ] = None,
     workers: Annotated[
         int, typer.Option(help="Processes on this machine that share the work.", min=1)
@@ -84,6 +87,7 @@ def study(
                 out=out,
                 workers=workers,
                 tuned=tuned,
+                tuned_storage=tuned_storage,
             )
         )
 

@@ -76,7 +76,7 @@ def _print_trials(study: Study, tuning: Tuning) -> None:
     best = ", ".join(f"{name} {value:.4g}" for name, value in best_trial(study).params.items())
     console.print(f"best: {best}", highlight=False)
     console.print(
-        f"use it: nsopt study --storage URL --tuned {study.study_name}",
+        f"use it: nsopt study --tuned-storage URL --tuned {study.study_name}",
         soft_wrap=True,
         highlight=False,
     )

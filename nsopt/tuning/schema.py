@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from nsopt.data.source import Source, Subset
 from nsopt.pruning.record import Iteration
+from nsopt.scaling.power_law import PowerLaw
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 METRIC_NAMES = ("validation accuracy (%)", "latency (ms)")
@@ -49,6 +50,7 @@ _SUBJECT = "subject"
 _LATENCY = "latency:"
 _SOURCE = "source"
 _ITERATION = "iteration"
+_LAW = "law"
 _CURVES = "curves_per_epoch"
 
 
@@ -196,6 +198,17 @@ def iteration_attributes(iteration: Iteration, number: int) -> dict[str, Any]:
         "lowest_r2": float(iteration.law.r2.min()),
     }
     return flat | {_ITERATION: iteration.to_dict()}
+
+
+def write_law(study: Study, law: PowerLaw) -> None:
+    """Keep a law with the study that is about it."""
+    study.set_user_attr(_LAW, law.to_dict())
+
+
+def read_law(study: Study) -> PowerLaw | None:
+    """What `write_law` kept, if it did."""
+    stored = study.user_attrs.get(_LAW)
+    return PowerLaw.from_dict(stored) if stored else None
 
 
 def write_iteration(trial: Trial, iteration: Iteration) -> None:

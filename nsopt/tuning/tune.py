@@ -13,7 +13,9 @@ from optuna.samplers import TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from nsopt.descent import descend
 from nsopt.progress import Progress
+from nsopt.scaling.power_law import PowerLaw
 from nsopt.training.checkpoint import remove_checkpoints
 from nsopt.training.device import Compute, describe_device, resolve_compute
 from nsopt.tuning import schema
@@ -21,7 +23,6 @@ from nsopt.tuning.comparison import sharing
 from nsopt.tuning.provenance import provenance
 from nsopt.tuning.queue import Watch, claim, run, unfinished
 from nsopt.tuning.settings import check_settings
-from nsopt.tuning.studies import continue_search, existing_studies
 from nsopt.tuning.tune_objective import TuningObjective
 from nsopt.tuning.tune_request import Tuning
 
@@ -32,17 +33,27 @@ def run_tuning(tuning: Tuning, progress: Progress) -> Study:
     """Run the trials that are missing; calling again continues. Raises NsoptError."""
     comparison = tuning.comparison
     training = comparison.settings.training
-    existing = existing_studies(comparison)
     with sharing(resolve_compute(training.device, training.precision)) as compute:
-        law = None
-        if not tuning.trains:
-            search = existing.get(schema.SEARCH)
-            law = continue_search(comparison, search, progress, compute.machine)[-1].law
         study = _open(tuning, compute)
+        law = None if tuning.trains else _law(tuning, study, compute, progress)
         _enqueue(tuning, study)
         _run_all(study, TuningObjective(tuning, compute, progress, law))
     remove_checkpoints(comparison.checkpoints)
     return study
+
+
+def _law(tuning: Tuning, study: Study, compute: Compute, progress: Progress) -> PowerLaw:
+    """What eta is tuned on: searched once, kept with the study."""
+    law = schema.read_law(study)
+    if law is None:
+        comparison = tuning.comparison
+        settings, checkpoint = comparison.settings.search, comparison.checkpoints / "search.pt"
+        *_, last = descend(
+            comparison.arch, comparison.data, settings, (), progress, checkpoint, compute.machine
+        )
+        law = last.law
+        schema.write_law(study, law)
+    return law
 
 
 def _run_all(study: Study, objective: TuningObjective) -> None:

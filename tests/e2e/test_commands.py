@@ -1,12 +1,14 @@
 """The smaller commands, as a user calls them."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nsopt.models.registry import get_architecture
+from nsopt.reports.results import read_results
 from nsopt.scaling.power_law import PowerLaw
 from nsopt.scaling.solve import solve_widths
 from tests.conftest import call_nsopt
@@ -57,6 +59,24 @@ def test_a_search_is_stored_and_its_law_used(tmp_path: Path) -> None:
         call_nsopt("widths", storage, "--iteration=5"),
         "vgg11-digits-smoke has 1 iterations, not 5",
     )
+
+
+def test_the_best_of_a_tuning_study_is_used_by_name(tmp_path: Path) -> None:
+    short = ["--filters-per-step=200", "--prune-every=1", "--batch-size=32", "--device=cpu"]
+    tune = ("tune", "--over=eta", "--trials=4", *short, f"--out={tmp_path / 'tune'}")
+    done = call_nsopt(*tune)
+    assert done.returncode == 0, done.stderr
+    (best,) = re.findall(r"best: eta (\S+)", done.stdout)
+    assert call_nsopt(*tune).stdout.count("from the budget,") == 0  # nothing was left to do
+    storage = f"sqlite:///{tmp_path / 'tune' / 'study.db'}"
+    study = call_nsopt(
+        *("study", "--methods=uniform", "--ratios=0.03", "--seeds=1", "--epochs=1"),
+        *("--tuned=vgg11-digits-smoke-tune/eta", f"--tuned-storage={storage}"),
+        *(*short, f"--out={tmp_path / 'study'}"),
+    )
+    assert study.returncode == 0, study.stderr
+    settings = read_results(f"sqlite:///{tmp_path / 'study' / 'study.db'}").settings
+    assert settings["eta"] == pytest.approx(float(best), rel=1e-3)
 
 
 def test_widths_without_a_usable_law(tmp_path: Path, golden: Path) -> None:

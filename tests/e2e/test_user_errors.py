@@ -80,7 +80,7 @@ def test_bad_options(
         ("tune --ratios=0.1,0.2", "tuning needs one size"),
         ("tune --pretrain-epochs=two", "'two' are not numbers of epochs: write 0,2,5"),
         ("tune --pretrain-epochs=-1", "--pretrain-epochs must be 0 or more"),
-        ("study --tuned=x", "--tuned needs the --storage that holds the tuning study"),
+        ("study --tuned=x", "--tuned needs the --tuned-storage, or --storage"),
         ("study --tuned=x --storage=sqlite:///none.db", "no tuning study 'x' is stored at"),
         ("worker --storage=sqlite:///none.db --study=x", "nothing is stored at"),
         ("worker --storage=grpc://localhost:1 --study=x", "storage grpc://localhost:1 cannot be"),
