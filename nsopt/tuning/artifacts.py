@@ -44,7 +44,12 @@ class BestWeights:
                 with path.open("rb") as content:
                     store.write(known[0].artifact_id, content)
             else:
-                upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=study)
+                upload_artifact(
+                    artifact_store=store,
+                    file_path=str(path),
+                    study_or_trial=study,
+                    mimetype="application/octet-stream",
+                )
 
 
 def load_weights(path: Path | str) -> nn.Module:
