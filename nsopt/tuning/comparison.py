@@ -19,15 +19,14 @@ from nsopt.training.machine import Machine
 from nsopt.training.step import probe_memory
 from nsopt.tuning import schema
 from nsopt.tuning.artifacts import BestWeights
-from nsopt.tuning.methods import MAGNITUDE, curve_of, descent_iterations, follows_law, is_ready
+from nsopt.tuning.methods import MAGNITUDE, descent_iterations, is_ready
 from nsopt.tuning.objective import Runner
 from nsopt.tuning.processes import local_workers
 from nsopt.tuning.request import Comparison
-from nsopt.tuning.sampler import NeuralScaleSampler
 from nsopt.tuning.storage import ARTIFACTS, sqlite_path
 from nsopt.tuning.studies import continue_search, existing_studies, missing_points, open_study
 from nsopt.tuning.trained import TrainedNetworks
-from nsopt.tuning.worker import Worker
+from nsopt.tuning.worker import Worker, curve_sampler
 
 Points = Mapping[str, Sequence[schema.Point]]
 
@@ -152,10 +151,9 @@ def _proposals(
     history: Sequence[Iteration],
 ) -> list[tuple[int, ...]]:
     """The widths of each point of a method that follows a curve."""
-    curve = curve_of(method, comparison.arch, history)
-    eta = comparison.settings.eta if follows_law(method) else None
-    cost = comparison.arch.cost(comparison.metric)
-    sampler = NeuralScaleSampler(curve, cost, comparison.arch.layer_names, eta=eta)
+    sampler = curve_sampler(
+        method, comparison.arch, comparison.metric, comparison.settings, history
+    )
     proposed = {budget: sampler.propose(budget) for budget in {p.budget for p in points}}
     return [proposed[point.budget] for point in points]
 

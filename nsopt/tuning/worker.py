@@ -10,13 +10,27 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from nsopt.models.architecture import Architecture
 from nsopt.pruning.record import Iteration
 from nsopt.tuning import schema
 from nsopt.tuning.methods import MAGNITUDE, curve_of, follows_law, is_ready
 from nsopt.tuning.objective import Runner
 from nsopt.tuning.queue import Watch, claim, run, unfinished
 from nsopt.tuning.sampler import NeuralScaleSampler
+from nsopt.tuning.settings import StudySettings
 from nsopt.tuning.storage import load_studies
+
+
+def curve_sampler(
+    method: str,
+    arch: Architecture,
+    metric: str,
+    settings: StudySettings,
+    history: Sequence[Iteration],
+) -> NeuralScaleSampler:
+    """What proposes the widths of a method that follows a curve."""
+    curve, eta = curve_of(method, arch, history), settings.eta if follows_law(method) else None
+    return NeuralScaleSampler(curve, arch.cost(metric), arch.layer_names, eta=eta)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +82,7 @@ class Worker:
         point = schema.read_point(trial)
         if method == MAGNITUDE or point is None:
             return RandomSampler()
-        arch = self.runner.arch
-        eta = self.runner.settings.eta if follows_law(method) else None
-        curve, cost = curve_of(method, arch, history), arch.cost(point.metric)
-        return NeuralScaleSampler(curve, cost, arch.layer_names, eta=eta)
+        return curve_sampler(method, self.runner.arch, point.metric, self.runner.settings, history)
 
     def _is_orphan(self) -> bool:
         return self.parent is not None and os.getppid() != self.parent
