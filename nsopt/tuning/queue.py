@@ -18,6 +18,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nsopt.errors import NonFiniteLossError, ShortRecordError
+from nsopt.tuning import schema
 from nsopt.tuning.servers import HEARTBEAT_SECONDS
 
 _POLL_SECONDS = 1.0
@@ -37,7 +38,9 @@ def claim(study: Study, sampler: Callable[[FrozenTrial], BaseSampler]) -> Trial 
         try:
             if study._storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING):
                 study.sampler = sampler(waiting)
-                return Trial(study, waiting._trial_id)
+                trial = Trial(study, waiting._trial_id)
+                schema.write_worker(trial)
+                return trial
         except UpdateFinishedTrialError:
             continue
     return None

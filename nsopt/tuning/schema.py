@@ -4,6 +4,8 @@ One study per method, `ARCH-DATA-PRESET/METHOD`, and one for the search, all wit
 objectives. A trial's point (what to run) is set when it is enqueued, its outcome when it ends.
 """
 
+import os
+import socket
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +25,7 @@ SEARCH_METRIC_NAMES = ("lowest r2 of a layer", "seconds")
 SEARCH = "search"
 TUNING = "-tune"
 ERROR = "error"
+WORKER = "worker"
 BUDGET = "budget"
 OUTCOME_COLUMNS = (
     "method",
@@ -103,6 +106,11 @@ def read_point(trial: FrozenTrial | Trial) -> Point | None:
     if not all(name in attributes for name in names):
         return None
     return Point(**{name: attributes[name] for name in names}, ratio=attributes.get("ratio"))
+
+
+def write_worker(trial: Trial) -> None:
+    """Note which process runs a trial, `HOST:PROCESS`; of a retried one, the last that did."""
+    trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
 
 
 def read_widths(trial: FrozenTrial, layer_names: Sequence[str]) -> tuple[int, ...]:

@@ -158,14 +158,3 @@ def test_unusable_folders_say_why(
     with pytest.raises(NsoptError, match=message) as caught:
         load_data(f"folder:{make(tmp_path)}")
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.shared_data
-def test_real_cifar10_is_read_from_its_zip(shared: Path) -> None:
-    data = load_data(f"folder:{shared / 'data/cifar10-jpeg.zip'}")
-    assert data.name == "folder-cifar10-jpeg"
-    assert data.train.images.shape == (50_000, 3, 32, 32)
-    assert data.test.images.shape == (10_000, 3, 32, 32)
-    assert torch.bincount(data.train.labels).tolist() == [5000] * 10
-    mean = data.split(0.1).mean / 255
-    torch.testing.assert_close(mean, torch.tensor([0.491, 0.482, 0.447]), atol=5e-3, rtol=0)

@@ -124,15 +124,6 @@ def test_subsets_must_exist(folder: Path, subset: Subset, message: str) -> None:
         load_data("tiny-imagenet", folder, subset=subset)
 
 
-@pytest.mark.shared_data
-def test_stand_in_for_cifar100_is_made_of_real_images(shared: Path) -> None:
-    data = load_data("tiny-imagenet-100-32px", shared / "data/tiny-imagenet-200-sample.zip")
-    assert data.name == "tiny-imagenet-100-32px"
-    assert len(data.classes) == 100
-    assert data.train.images.shape == (12_000, 3, 32, 32)
-    assert torch.bincount(data.test.labels).tolist() == [25] * 100
-
-
 def test_decoded_images_are_cached_until_their_source_changes(folder: Path) -> None:
     calls = []
 

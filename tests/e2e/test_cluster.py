@@ -5,6 +5,7 @@ import getpass
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
 
 from nsopt.reports.results import read_results
-from nsopt.tuning import servers
+from nsopt.tuning import schema, servers
 from nsopt.tuning.queue import Watch, claim, heartbeat, run
 from nsopt.tuning.storage import open_storage
 from tests.conftest import free_port, run_nsopt
@@ -133,6 +134,12 @@ def count(url: str, state: TrialState) -> int:
     return sum(trial.state == state for trial in trials(url))
 
 
+def running(url: str) -> list[tuple[int, str | None]]:
+    """Trials that run, each with its process."""
+    found = [trial for trial in trials(url) if trial.state == TrialState.RUNNING]
+    return [(trial._trial_id, trial.user_attrs.get(schema.WORKER)) for trial in found]
+
+
 def points(found: list[optuna.trial.FrozenTrial]) -> Counter[tuple]:
     return Counter(tuple(t.user_attrs[k] for k in ("method", "ratio", "seed")) for t in found)
 
@@ -151,10 +158,12 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
         main = stack.enter_context(started(*command))
         wait_until(lambda: count(server.url, TrialState.WAITING) == len(POINTS))
         others = [stack.enter_context(started(*join)) for _ in range(3)]
-        wait_until(lambda: count(server.url, TrialState.RUNNING) >= 3)
-        for victim in others[:2]:
-            victim.send_signal(signal.SIGKILL)
-        time.sleep(1)
+        victims = {f"{socket.gethostname()}:{process.pid}" for process in others[:2]}
+        wait_until(lambda: victims <= {worker for _, worker in running(server.url)})
+        for process in others[:2]:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        left = {trial for trial, worker in running(server.url) if worker in victims}
         server.stop()
         time.sleep(4)
         server.start()
@@ -164,8 +173,9 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
         assert others[2].returncode == 0, last
     assert_each_point_once(server.url, POINTS)
     dead = [trial for trial in trials(server.url) if trial.state == TrialState.FAIL]
-    assert len(dead) <= 2  # a victim may have been between two trials
-    assert set(points(dead)) <= POINTS
+    assert {trial.user_attrs.get(schema.WORKER) for trial in dead} <= {*victims, None}
+    assert left <= {trial._trial_id for trial in dead}
+    assert left  # the other may have been between two trials
     results = read_results(server.url)
     assert len(results.outcomes) == len(POINTS)
     assert (tmp_path / "out" / "report" / "index.html").is_file()
@@ -218,6 +228,6 @@ def test_behind_a_proxy_too_a_dead_process_gives_its_trial_back(
     wait_until(lambda: watch.look(study) and len(study.trials) == 2, seconds=10)
     dead, retried = study.trials
     assert (dead.state, retried.state) == (TrialState.FAIL, TrialState.WAITING)
-    assert retried.user_attrs == {"point": 1}
+    assert retried.user_attrs["point"] == 1
     assert not run(trial, lambda trial: [1.0])
     storage.close()

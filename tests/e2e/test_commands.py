@@ -105,10 +105,3 @@ def test_data_is_listed_and_checked(tmp_path: Path) -> None:
     check(call_nsopt("data", "fetch", "imagenet"), "did you mean 'tiny-imagenet'")
     missing = call_nsopt("data", "check", "cifar10", f"--data-dir={tmp_path}")
     check(missing, "put cifar-10-python.tar.gz")
-
-
-@pytest.mark.shared_data
-def test_real_tiny_imagenet_is_checked(shared: Path) -> None:
-    archive = shared / "data/tiny-imagenet-200-sample.zip"
-    done = call_nsopt("data", "check", "tiny-imagenet", "--image-size=32", f"--data-dir={archive}")
-    assert "24000 training, 5000 test images, 200 classes, 3x32x32" in done.stdout
