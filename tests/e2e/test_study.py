@@ -19,8 +19,8 @@ from nsopt.reports.results import read_results
 from tests.conftest import free_port, run_nsopt
 
 SHORT = (
-    *("--methods=uniform,neuralscale", "--ratios=0.04,0.06", "--seeds=2", "--epochs=1"),
-    *("--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=200", "--batch-size=32"),
+    *("--methods=uniform,neuralscale", "--ratios=0.02,0.03", "--seeds=2", "--epochs=1"),
+    *("--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=400", "--batch-size=32"),
     *("--precision=fp32", "--device=cpu"),
 )
 POINTS = 8
@@ -52,7 +52,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     done = run_short(out)
     assert f"report:  {out / 'report' / 'index.html'}" in done.stdout
-    assert "neuralscale 0.06x seed 1: validation" in done.stdout
+    assert "neuralscale 0.03x seed 1: validation" in done.stdout
     return out
 
 
