@@ -5,7 +5,7 @@ objectives. A trial's point (what to run) is set when it is enqueued, its outcom
 """
 
 import os
-import socket
+import platform
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -110,7 +110,7 @@ def read_point(trial: FrozenTrial | Trial) -> Point | None:
 
 def write_worker(trial: Trial) -> None:
     """Note which process runs a trial, `HOST:PROCESS`; of a retried one, the last that did."""
-    trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
+    trial.set_user_attr(WORKER, f"{platform.node()}:{os.getpid()}")
 
 
 def read_widths(trial: FrozenTrial, layer_names: Sequence[str]) -> tuple[int, ...]:

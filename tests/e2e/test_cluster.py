@@ -3,9 +3,9 @@
 import contextlib
 import getpass
 import os
+import platform
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -130,13 +130,13 @@ def trials(url: str) -> list[optuna.trial.FrozenTrial]:
     ]
 
 
-def count(url: str, state: TrialState) -> int:
-    return sum(trial.state == state for trial in trials(url))
+def in_state(url: str, state: TrialState) -> list[optuna.trial.FrozenTrial]:
+    return [trial for trial in trials(url) if trial.state == state]
 
 
 def running(url: str) -> list[tuple[int, str | None]]:
     """Trials that run, each with its process."""
-    found = [trial for trial in trials(url) if trial.state == TrialState.RUNNING]
+    found = in_state(url, TrialState.RUNNING)
     return [(trial._trial_id, trial.user_attrs.get(schema.WORKER)) for trial in found]
 
 
@@ -156,9 +156,9 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         command = ("study", *STUDY, f"--storage={server.url}", f"--out={tmp_path / 'out'}")
         main = stack.enter_context(started(*command))
-        wait_until(lambda: count(server.url, TrialState.WAITING) == len(POINTS))
+        wait_until(lambda: len(in_state(server.url, TrialState.WAITING)) == len(POINTS))
         others = [stack.enter_context(started(*join)) for _ in range(3)]
-        victims = {f"{socket.gethostname()}:{process.pid}" for process in others[:2]}
+        victims = {f"{platform.node()}:{process.pid}" for process in others[:2]}
         wait_until(lambda: victims <= {worker for _, worker in running(server.url)})
         for process in others[:2]:
             process.send_signal(signal.SIGKILL)
@@ -172,10 +172,12 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
         last, _ = others[2].communicate(timeout=60)
         assert others[2].returncode == 0, last
     assert_each_point_once(server.url, POINTS)
-    dead = [trial for trial in trials(server.url) if trial.state == TrialState.FAIL]
+    dead = in_state(server.url, TrialState.FAIL)
     assert {trial.user_attrs.get(schema.WORKER) for trial in dead} <= {*victims, None}
     assert left <= {trial._trial_id for trial in dead}
     assert left  # the other may have been between two trials
+    assert len(dead) <= len(victims)
+    assert set(points(dead)) <= POINTS
     results = read_results(server.url)
     assert len(results.outcomes) == len(POINTS)
     assert (tmp_path / "out" / "report" / "index.html").is_file()
@@ -228,6 +230,6 @@ def test_behind_a_proxy_too_a_dead_process_gives_its_trial_back(
     wait_until(lambda: watch.look(study) and len(study.trials) == 2, seconds=10)
     dead, retried = study.trials
     assert (dead.state, retried.state) == (TrialState.FAIL, TrialState.WAITING)
-    assert retried.user_attrs["point"] == 1
+    assert retried.user_attrs == {"point": 1, schema.WORKER: f"{platform.node()}:{os.getpid()}"}
     assert not run(trial, lambda trial: [1.0])
     storage.close()
