@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,6 +140,22 @@ def running(url: str) -> list[tuple[int, str | None]]:
     return [(trial._trial_id, trial.user_attrs.get(schema.WORKER)) for trial in found]
 
 
+def stopped_in_a_trial(
+    processes: Sequence[subprocess.Popen[str]], names: set[str], url: str
+) -> bool:
+    """Whether all run a trial, and then they stand still; else they go on."""
+    if not names <= {worker for _, worker in running(url)}:
+        return False
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    time.sleep(0.3)  # what they had sent has arrived
+    if names <= {worker for _, worker in running(url)}:
+        return True
+    for process in processes:
+        process.send_signal(signal.SIGCONT)
+    return False
+
+
 def points(found: list[optuna.trial.FrozenTrial]) -> Counter[tuple]:
     return Counter(tuple(t.user_attrs[k] for k in ("method", "ratio", "seed")) for t in found)
 
@@ -159,11 +175,11 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
         wait_until(lambda: len(in_state(server.url, TrialState.WAITING)) == len(POINTS))
         others = [stack.enter_context(started(*join)) for _ in range(3)]
         victims = {f"{platform.node()}:{process.pid}" for process in others[:2]}
-        wait_until(lambda: victims <= {worker for _, worker in running(server.url)})
+        wait_until(lambda: stopped_in_a_trial(others[:2], victims, server.url))
+        left = {trial for trial, worker in running(server.url) if worker in victims}
         for process in others[:2]:
             process.send_signal(signal.SIGKILL)
             process.wait()
-        left = {trial for trial, worker in running(server.url) if worker in victims}
         server.stop()
         time.sleep(4)
         server.start()
@@ -173,10 +189,9 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
         assert others[2].returncode == 0, last
     assert_each_point_once(server.url, POINTS)
     dead = in_state(server.url, TrialState.FAIL)
-    assert {trial.user_attrs.get(schema.WORKER) for trial in dead} <= {*victims, None}
-    assert left <= {trial._trial_id for trial in dead}
-    assert left  # the other may have been between two trials
-    assert len(dead) <= len(victims)
+    assert {trial._trial_id for trial in dead} == left
+    assert {trial.user_attrs[schema.WORKER] for trial in dead} == victims
+    assert len(dead) == 2
     assert set(points(dead)) <= POINTS
     results = read_results(server.url)
     assert len(results.outcomes) == len(POINTS)
