@@ -18,10 +18,10 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import nsopt
 from benchmarks.common import filters_per_step, in_new_process, random_images, show
+from nsopt.compute.device import describe_device, resolve_compute, wait_for
+from nsopt.compute.memory import memory_kept
 from nsopt.pruning.engine import Plan, ShrinkingNetwork
 from nsopt.pruning.settings import SearchSettings
-from nsopt.training.device import describe_device, resolve_compute, wait_for
-from nsopt.training.memory import memory_kept
 
 _INTERVALS = (1, 2, 4, 8, 12)
 

@@ -15,9 +15,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import nsopt
 from benchmarks.common import random_images, show
+from nsopt.compute.device import describe_device, place, resolve_compute, wait_for
 from nsopt.data.augmentation import TrainingBatches
-from nsopt.scaling.curves import floor_widths
-from nsopt.training.device import describe_device, place, resolve_compute, wait_for
+from nsopt.scaling.law import floor_widths
 from nsopt.training.step import sgd, train_step
 
 _BATCH = 128

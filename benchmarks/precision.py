@@ -18,12 +18,12 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import nsopt
 from benchmarks.common import filters_per_step, in_new_process, random_images, show
+from nsopt.compute.device import describe_device, resolve_compute
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.pruning.settings import SearchSettings
-from nsopt.scaling.curves import floor_widths
+from nsopt.scaling.law import floor_widths
 from nsopt.scaling.solve import solve_widths
-from nsopt.training.device import describe_device, resolve_compute
 
 _RATIO = 0.25
 

@@ -39,8 +39,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import nsopt
 from benchmarks.common import show
-from nsopt.scaling.curves import uniform_curve
-from nsopt.scaling.power_law import PowerLaw
+from nsopt.scaling.law import PowerLaw, uniform_curve
 
 _ROOT = Path(__file__).resolve().parents[1]
 _LAW = _ROOT / "studies" / "vgg11-cifar10-quick" / "laws.csv"

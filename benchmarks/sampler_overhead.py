@@ -22,9 +22,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import nsopt
 from benchmarks.common import show
-from nsopt.scaling.curves import uniform_curve
-from nsopt.tuning.sampler import LARGEST_WIDTH
-from nsopt.tuning.schema import width_parameter
+from nsopt.scaling.law import uniform_curve
+from nsopt.storage.trials import LARGEST_WIDTH, width_parameter
 
 _BUDGETS = (300_000, 600_000, 2_000_000)
 _ARCH = nsopt.get_architecture("vgg11")

@@ -17,11 +17,11 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import nsopt
 from benchmarks.common import filters_per_step, in_new_process, random_images, show
+from nsopt.compute.device import describe_device, resolve_compute, wait_for
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
-from nsopt.scaling.curves import floor_widths
-from nsopt.training.device import describe_device, resolve_compute, wait_for
+from nsopt.scaling.law import floor_widths
 
 
 def run_search(

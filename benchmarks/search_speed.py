@@ -22,13 +22,14 @@ from torch.autograd.profiler import profile
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import nsopt
-from benchmarks import masked_search
 from benchmarks.common import StageTimes, filters_per_step, in_new_process, random_images, show
+from nsopt.compute.device import describe_device, resolve_compute, wait_for
+from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
-from nsopt.training.device import describe_device, resolve_compute, seeded, wait_for
+from tests import masked_search
 
 _FULL = {  # batch, prune steps, batches between them
     "vgg11": (256, 24, 4),

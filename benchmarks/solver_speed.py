@@ -18,7 +18,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 import numpy as np
 
 import nsopt
-from nsopt.scaling.curves import floor_widths
+from nsopt.scaling.law import floor_widths
 from nsopt.scaling.law_file import read_law
 
 _GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
@@ -47,6 +47,7 @@ def measure(name: str, repeats: int) -> dict[str, float]:
     law_name, classes, eta = _SUBJECTS[name]
     arch = nsopt.get_architecture(name, classes)
     cost, law = arch.cost("params"), read_law(_GOLDEN / f"{law_name}.laws.json", 15)
+    assert isinstance(law, nsopt.PowerLaw)
     budgets = [float(cost(floor_widths(ratio, arch.base_widths))) for ratio in _RATIOS]
     many = np.geomspace(budgets[0], budgets[-1], 1000)
     exact = np.asarray(nsopt.solve_widths(law, cost, budgets).cost)

@@ -22,15 +22,16 @@ import torch
 
 import nsopt
 from benchmarks.common import StageTimes, filters_per_step, in_new_process, show
+from nsopt.compute.device import describe_device, resolve_compute
+from nsopt.compute.random_state import seeded
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.models.architecture import Architecture
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
-from nsopt.scaling.curves import floor_widths, uniform_curve
+from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
-from nsopt.training.device import describe_device, resolve_compute, seeded
 from nsopt.training.settings import TrainSettings
 
 _RATIO = 0.25

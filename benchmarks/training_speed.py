@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 
 import nsopt
 from benchmarks.common import in_new_process, random_images, show
+from nsopt.compute.device import describe_device, resolve_compute
 from nsopt.data.images import ImageSet
 from nsopt.data.torchvision_import import torchvision_datasets
 from nsopt.models.architecture import Architecture
-from nsopt.scaling.curves import floor_widths
-from nsopt.training.device import describe_device, resolve_compute
+from nsopt.scaling.law import floor_widths
 from nsopt.training.settings import TrainSettings
 
 _BATCH = 128

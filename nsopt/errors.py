@@ -8,16 +8,24 @@ class NsoptError(ValueError):
     """A request that cannot be met; the command line prints it as one line and exits with 2."""
 
 
-class NonFiniteLossError(NsoptError):
-    """Training diverged: the loss is NaN or infinite."""
-
-
 class OutOfMemoryError(NsoptError):
     """The device has too little memory for a batch."""
 
 
-class ShortRecordError(NsoptError):
+class DeterministicError(NsoptError):
+    """The same settings would end like this again: a trial that did is not tried once more."""
+
+
+class NonFiniteLossError(DeterministicError):
+    """Training diverged: the loss is NaN or infinite."""
+
+
+class ShortRecordError(DeterministicError):
     """A prune record has too few rows for a law."""
+
+
+class NoWidthsError(DeterministicError):
+    """A method has no widths to propose: no law, or none that meet the budget."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> NsoptError:

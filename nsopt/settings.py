@@ -1,10 +1,13 @@
-"""Validated, immutable settings whose mistakes read as one line."""
+"""Validated, immutable settings whose mistakes read as one line. No settings import torch."""
 
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nsopt.errors import NsoptError
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 class Settings(BaseModel):
@@ -23,6 +26,23 @@ class Settings(BaseModel):
     def updated(self, **changes: Any) -> Self:
         """A validated copy with `changes`."""
         return type(self)(**{**self.model_dump(), **changes})
+
+
+class SgdSettings(Settings):
+    """What every run of stochastic gradient descent needs, to search or to train.
+
+    val_fraction: of the training images, held out for selection; seed: of weights, batches and
+    augmentation; device: as torch names it, or auto; precision: of matrix products.
+    """
+
+    batch_size: int = Field(128, ge=2)
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.5, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    val_fraction: Fraction = 0.1
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    precision: Precision = "auto"
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:

@@ -24,7 +24,7 @@ import nsopt
 from benchmarks.sampler_efficiency import BUDGET, DATA, law, perturbed
 from nsopt.data.registry import load_data
 from nsopt.models.architecture import Architecture
-from nsopt.scaling.curves import uniform_curve
+from nsopt.scaling.law import uniform_curve
 
 _SETTINGS = nsopt.TrainSettings(epochs=8, batch_size=64, lr=0.05, val_fraction=0.5)
 _PER_CLASS = 1000

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from nsopt.errors import NsoptError
 
+_VALUES = 256  # of a uint8 pixel
+_IMAGES_AT_ONCE = 1024
 _SPLIT_SEED = 0  # one split for all seeds and methods, so that they can be compared
 
 
@@ -93,13 +95,13 @@ class ImageData:
         train, validation = self.train, self.validation
         if validation is None:
             train, validation = _hold_out(self.train, val_fraction, len(self.classes))
-        pixels = train.images.to(torch.get_default_dtype())
+        mean, std = _pixel_statistics(train.images)
         return Splits(
             train=train,
             validation=validation,
             test=self.test,
-            mean=pixels.mean(dim=(0, 2, 3)),
-            std=pixels.std(dim=(0, 2, 3)).clamp(min=1.0),
+            mean=mean,
+            std=std.clamp(min=1.0),
             mirror=self.mirror,
         )
 
@@ -130,13 +132,39 @@ class Splits:
         )
 
     def fingerprint(self) -> dict[str, int]:
-        """What tells these splits from others: their sizes, a checksum of what is trained on."""
-        content = 0
-        for tensor in (self.train.labels, self.train.images):
-            values: NDArray[np.generic] = tensor.cpu().contiguous().numpy()
-            content = zlib.crc32(values.data, content)
+        """What tells these splits from others: their sizes, and a checksum of each."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: len(part) for name, part in parts.items()} | {"crc32": content}
+        sizes = {name: len(part) for name, part in parts.items()}
+        return sizes | {
+            "crc32": _checksum(self.train),
+            "validation_crc32": _checksum(self.validation),
+            "test_crc32": _checksum(self.test),
+        }
+
+
+def _checksum(images: ImageSet) -> int:
+    content = 0
+    for tensor in (images.labels, images.images):
+        values: NDArray[np.generic] = tensor.cpu().contiguous().numpy()
+        content = zlib.crc32(values.data, content)
+    return content
+
+
+def _pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of uint8 images (N, C, H, W): (C,) each.
+
+    From histograms, which are exact and take no copy of all images.
+    """
+    counts = torch.zeros(images.shape[1], _VALUES, dtype=torch.float64)
+    for some in images.split(_IMAGES_AT_ONCE):
+        for channel in range(len(counts)):
+            counts[channel] += torch.bincount(some[:, channel].flatten(), minlength=_VALUES)
+    pixels = counts.sum(dim=1)
+    values = torch.arange(_VALUES, dtype=torch.float64)
+    mean = counts @ values / pixels
+    squares = (counts * (values - mean[:, None]).square()).sum(dim=1)
+    std = (squares / (pixels - 1)).sqrt()
+    return mean.to(torch.get_default_dtype()), std.to(torch.get_default_dtype())
 
 
 def _hold_out(train: ImageSet, fraction: float, classes: int) -> tuple[ImageSet, ImageSet]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nsopt.errors import NsoptError
 from nsopt.models.layers import build_operation, copy_channels
-from nsopt.scaling.cost import CostModel, Operation
+from nsopt.scaling.cost import CountedCost, Operation
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Architecture:
     modules behind which its channels are scored and masked (a BatchNorm, or an Identity that marks
     an activation); filters: per group, the paths of the convolutions that make its channels;
     assemble: joins the built operations, given by path, into a module. Of networks with shortcuts,
-    carries: paths of the Identity modules that take the place of projections, with the groups they
-    lead from and to; reads: where gates leave a residual stream alone, paths of the Identity
-    modules through which a group's channels are read from it.
+    identities: paths of the nn.Identity modules that take the place of projections, with the groups
+    they lead from and to; stream_reads: where gates leave a residual stream alone, paths of the
+    nn.Identity modules through which a group's channels are read from it.
     """
 
     name: str
@@ -35,8 +35,8 @@ class Architecture:
     gates: tuple[tuple[str, ...], ...]
     filters: tuple[tuple[str, ...], ...]
     assemble: Callable[[dict[str, nn.Module]], nn.Module]
-    carries: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    reads: Mapping[str, int] = field(default_factory=dict)
+    identities: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    stream_reads: Mapping[str, int] = field(default_factory=dict)
 
     def build(self, widths: Sequence[int]) -> nn.Module:
         """A freshly initialised network; NsoptError on a wrong length or a width below 1."""
@@ -53,9 +53,9 @@ class Architecture:
             raise NsoptError(f"widths must be integers of at least 1, got {tuple(widths)}")
         return tuple(int(width) for width in widths)
 
-    def cost(self, metric: str) -> CostModel:
+    def cost(self, metric: str) -> CountedCost:
         """Exact cost model for `params` or `macs` (of one image)."""
-        return CostModel(metric, self.operations, len(self.base_widths))
+        return CountedCost(metric, self.operations, len(self.base_widths))
 
     def gate_modules(self, model: nn.Module) -> list[list[nn.Module]]:
         """The modules behind which each group's channels are scored and masked."""

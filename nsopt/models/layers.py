@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nsopt.models.batch_norm import BatchNorm2d
-from nsopt.models.convolution import Conv2d, DepthwiseConv2d
+from nsopt.kernels.batch_norm import BatchNorm2d
+from nsopt.kernels.convolution import Conv2d, DepthwiseConv2d
 from nsopt.scaling.cost import Channels, IntArray, Operation
 
 

@@ -29,7 +29,8 @@ _BLOCKS = sum(blocks for _, blocks in _STAGES)
 class MobileNetV2(OperationNetwork):
     """Stem, 17 bottlenecks, a last 1x1 convolution, global average pool, classifier.
 
-    `blockN_sum` and `blockN_carry` mark the sum of a bottleneck and the identity that goes into it.
+    `blockN_sum` and `blockN_identity` mark the sum of a bottleneck and the identity that goes into
+    it.
     """
 
     def __init__(self, operations: dict[str, nn.Module]) -> None:
@@ -37,7 +38,7 @@ class MobileNetV2(OperationNetwork):
         for block in range(1, _BLOCKS + 1):
             self.add_module(f"block{block}_sum", nn.Identity())
             if not self.has(f"block{block}_shortcut"):
-                self.add_module(f"block{block}_carry", nn.Identity())
+                self.add_module(f"block{block}_identity", nn.Identity())
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) to logits (B, classes)."""
@@ -52,7 +53,7 @@ class MobileNetV2(OperationNetwork):
         branch = functional.relu6(self._normed(f"{block}_depthwise", branch))
         branch = self._normed(f"{block}_project", branch)
         shortcut = f"{block}_shortcut"
-        kept = self._normed(shortcut, x) if self.has(shortcut) else self.run(f"{block}_carry", x)
+        kept = self._normed(shortcut, x) if self.has(shortcut) else self.run(f"{block}_identity", x)
         return self.run(f"{block}_sum", branch + kept)
 
     def _normed(self, name: str, x: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ def mobilenetv2(
         operations=tuple(operations),
         gates=members(group_of, gates),
         filters=members(group_of, filters),
-        carries={f"{b}_carry": (group_of[i], group_of[i + 1]) for i, b in enumerate(blocks)},
+        identities={f"{b}_identity": (group_of[i], group_of[i + 1]) for i, b in enumerate(blocks)},
         assemble=MobileNetV2,
     )
 

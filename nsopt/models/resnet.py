@@ -30,8 +30,8 @@ _BLOCKS = _BLOCKS_PER_STAGE * len(_STAGE_WIDTHS)
 class ResNet(OperationNetwork):
     """Stem, eight blocks of two convolutions, BatchNorm, global average pool, classifier.
 
-    `blockN_read`, `read` and `blockN_carry` mark where channels of the stream are read, and where
-    an identity carries them on.
+    `blockN_read`, `read` and `blockN_identity` mark where channels of the stream are read, and
+    where an identity takes them on.
     """
 
     def __init__(self, operations: dict[str, nn.Module]) -> None:
@@ -39,7 +39,7 @@ class ResNet(OperationNetwork):
         for block in range(1, _BLOCKS + 1):
             self.add_module(f"block{block}_read", nn.Identity())
             if not self.has(f"block{block}_shortcut"):
-                self.add_module(f"block{block}_carry", nn.Identity())
+                self.add_module(f"block{block}_identity", nn.Identity())
         self.add_module("read", nn.Identity())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class ResNet(OperationNetwork):
     def _block(self, block: str, x: Tensor) -> Tensor:
         read = self.run(f"{block}_bn1", self.run(f"{block}_read", x)).relu()
         shortcut = f"{block}_shortcut"
-        kept = self.run(shortcut, read) if self.has(shortcut) else self.run(f"{block}_carry", x)
+        kept = self.run(shortcut, read) if self.has(shortcut) else self.run(f"{block}_identity", x)
         branch = self.run(f"{block}_conv1", read)
         return self.run(f"{block}_conv2", self.run(f"{block}_bn2", branch).relu()) + kept
 
@@ -99,12 +99,12 @@ def resnet18(
         operations=tuple(operations),
         gates=members(group_of, gates),
         filters=members(group_of, names),
-        reads={
+        stream_reads={
             **{f"{b}_read": group_of[2 * i] for i, b in enumerate(blocks)},
             "read": group_of[-1],
         },
-        carries={
-            f"{b}_carry": (group_of[2 * i], group_of[2 * i + 2]) for i, b in enumerate(blocks)
+        identities={
+            f"{b}_identity": (group_of[2 * i], group_of[2 * i + 2]) for i, b in enumerate(blocks)
         },
         assemble=ResNet,
     )

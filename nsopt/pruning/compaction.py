@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from nsopt.kernels.convolution import DepthwiseConv2d
 from nsopt.models.architecture import Architecture
-from nsopt.models.convolution import DepthwiseConv2d
 from nsopt.models.layers import Selection, slice_channels
 from nsopt.pruning.layout import Layout, positions
 from nsopt.scaling.cost import Operation
@@ -32,7 +32,7 @@ def compact(
             torch.from_numpy(positions(channels, within)).to(device)
             for channels, within in zip(after, before, strict=True)
         ]
-        for after, before in ((new.kept, old.kept), (new.held, old.held))
+        for after, before in ((new.kept, old.kept), (new.written, old.written))
     )
     modules = dict(model.named_modules())
     for operation in arch.operations:
@@ -45,12 +45,12 @@ def compact(
 def select_channels(arch: Architecture, model: nn.Module, layout: Layout) -> None:
     """Put a Selection wherever an identity joins tensors that hold different channels."""
     device = next(model.parameters()).device
-    joined = {path: (group, layout.kept[group]) for path, group in arch.reads.items()}
-    joined |= {path: (one, layout.held[other]) for path, (one, other) in arch.carries.items()}
+    joined = {path: (group, layout.kept[group]) for path, group in arch.stream_reads.items()}
+    joined |= {path: (one, layout.written[other]) for path, (one, other) in arch.identities.items()}
     present = dict(model.named_children())
     for path, (group, wanted) in joined.items():
         if path in present:
-            there = layout.held[group]
+            there = layout.written[group]
             source = positions(wanted, there)
             same = len(wanted) == len(there) and (source >= 0).all()
             module = nn.Identity() if same else Selection(source, len(there)).to(device)

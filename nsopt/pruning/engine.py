@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
+from nsopt.compute.device import Compute, place
+from nsopt.compute.memory import explain_out_of_memory, memory_kept
+from nsopt.compute.random_state import random_state, restore_random_state, seeded
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import Splits
 from nsopt.errors import NonFiniteLossError
@@ -22,20 +25,15 @@ from nsopt.pruning.compaction import compact
 from nsopt.pruning.gates import make_gates
 from nsopt.pruning.importance import ImportanceScores
 from nsopt.pruning.layout import Layout
-from nsopt.pruning.record import Trajectory
 from nsopt.pruning.settings import SearchSettings
-from nsopt.training.device import (
-    Compute,
-    explain_out_of_memory,
-    place,
-    random_state,
-    restore_random_state,
-    seeded,
-)
-from nsopt.training.memory import memory_kept
+from nsopt.scaling.record import Trajectory
 from nsopt.training.step import sgd, train_step
 
 State = dict[str, Any]
+
+
+def _nothing() -> None:
+    """Nothing is scored while the network is pre-trained."""
 
 
 def iterative_prune(
@@ -145,13 +143,15 @@ class ShrinkingNetwork:
         """Train on one mini-batch and, if `score`, score the channels."""
         with record_function("augmentation"):
             images, labels = self._data.next()
-        loss = train_step(self._model, self._optimizer, images, labels, lr, self._compute)
-        if score:
-            with record_function("scoring"):
-                self._scores.accumulate()
+        scoring = self._score if score else _nothing
+        loss = train_step(self._model, self._optimizer, images, labels, lr, self._compute, scoring)
         self._loss += loss
         self._losses += 1
         self.batches += 1
+
+    def _score(self) -> None:
+        with record_function("scoring"):
+            self._scores.accumulate()
 
     def mean_loss(self) -> float:
         """Mean loss since this was last asked. NonFiniteLossError if it left the numbers."""

@@ -15,13 +15,13 @@ from nsopt.scaling.cost import IntArray
 class Layout:
     """Original channels per searched group, ascending int64 arrays.
 
-    kept: those not pruned, which operations read; held: those of the tensor that convolutions
+    kept: those not pruned, which operations read; written: those of the tensor that convolutions
     write. They differ where a residual stream runs past the gates: a channel that one block no
-    longer reads is held while an identity carries it to a block that does.
+    longer reads is still written while an identity takes it to a block that does.
     """
 
     kept: tuple[IntArray, ...]
-    held: tuple[IntArray, ...]
+    written: tuple[IntArray, ...]
 
     @classmethod
     def full(cls, widths: Sequence[int]) -> Self:
@@ -31,14 +31,14 @@ class Layout:
 
     @classmethod
     def of(cls, arch: Architecture, model: nn.Module, kept: Sequence[IntArray]) -> Self:
-        """What `model`, a network of `arch`, needs to hold when `kept` is left."""
-        held = list(kept)
-        identities = dict(model.named_modules()).keys() & arch.carries.keys()
-        streams = set(arch.reads.values())
-        for source, target in sorted((arch.carries[path] for path in identities), reverse=True):
+        """What `model`, a network of `arch`, needs to write when `kept` is left."""
+        written = list(kept)
+        present = dict(model.named_modules()).keys() & arch.identities.keys()
+        streams = set(arch.stream_reads.values())
+        for source, target in sorted((arch.identities[path] for path in present), reverse=True):
             if source in streams:
-                held[source] = np.union1d(held[source], held[target])
-        return cls(tuple(kept), tuple(held))
+                written[source] = np.union1d(written[source], written[target])
+        return cls(tuple(kept), tuple(written))
 
     @property
     def widths(self) -> list[int]:

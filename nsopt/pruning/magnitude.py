@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nsopt.errors import NsoptError
+from nsopt.errors import NoWidthsError
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.cost import CostModel, IntArray
 
@@ -24,13 +24,13 @@ class MagnitudeRanking:
     def widths_within(self, cost: CostModel, budget: float) -> tuple[int, ...]:
         """Widths when just enough filters are removed to cost at most `budget`.
 
-        Every layer keeps one filter at least. NsoptError if even then the budget is exceeded.
+        Every layer keeps one filter at least. NoWidthsError if even then the budget is exceeded.
         """
         removals = self._removals()
         costs = np.asarray(cost(removals))
         fitting = np.flatnonzero(costs <= budget)
         if fitting.size == 0:
-            raise NsoptError(
+            raise NoWidthsError(
                 f"no widths fit a budget of {budget:,}: the smallest feasible one is {costs[-1]:,}"
             )
         return tuple(removals[fitting[0]].tolist())

@@ -2,12 +2,10 @@
 
 from pydantic import Field
 
-from nsopt.settings import Settings
-from nsopt.training.device import Precision
-from nsopt.training.settings import Fraction
+from nsopt.settings import Fraction, SgdSettings
 
 
-class SearchSettings(Settings):
+class SearchSettings(SgdSettings):
     """Algorithms 1 and 4; the defaults are the protocol of the published CIFAR records.
 
     pretrain_epochs: P, at learning rate `lr`; prune_every: Q, mini-batches between prune steps;
@@ -26,13 +24,6 @@ class SearchSettings(Settings):
     convergence: float | None = Field(None, ge=0)
     small_width: int = Field(10, ge=0)
     batch_size: int = Field(256, ge=2)
-    lr: float = Field(0.1, gt=0)
     prune_lr: float = Field(0.01, gt=0)
     prune_lr_divisor: float = Field(1.5, ge=1)
     prune_lr_epochs: int = Field(10, ge=1)
-    momentum: float = Field(0.5, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
-    val_fraction: Fraction = 0.1
-    seed: int = Field(0, ge=0)
-    device: str = "auto"
-    precision: Precision = "auto"

@@ -10,11 +10,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from nsopt.methods.registry import method_label
 from nsopt.reports.published import PublishedLine
 from nsopt.reports.results import Results
-from nsopt.reports.style import colour, method_name, new_figure
-from nsopt.reports.tables import size_label, summary
-from nsopt.tuning.schema import width_key
+from nsopt.reports.style import colour, new_figure
+from nsopt.reports.tables import size_of, summary
+from nsopt.storage.schema import width_key
 
 _MARGIN = 1.25  # beside the outermost points, so that one budget alone is not blown up
 
@@ -151,10 +152,9 @@ def _points(results: Results, x: str, y: str) -> list[MethodPoints]:
 
 def _hover(row: dict[str, object]) -> str:
     trial = pd.Series(row)
-    size = size_label(trial["budget"], trial["metric"], trial["ratio"])
     return "<br>".join(
         [
-            f"<b>{method_name(trial['method'])}, {size}, seed {trial['seed']}</b>",
+            f"<b>{method_label(trial['method'])}, {size_of(row)}, seed {trial['seed']}</b>",
             f"widths {width_key(trial['widths'])}",
             f"{trial['params']:,} parameters, {trial['macs']:,} MACs",
             f"{trial['latency_ms']:.2f} ms",
@@ -183,7 +183,7 @@ def _add_means(figure: go.Figure, points: MethodPoints, mode: str) -> None:
         mode=mode,
         marker={"color": colour(points.method), "size": 11, "line": {"color": "white", "width": 1}},
         line={"color": colour(points.method)},
-        name=method_name(points.method),
+        name=method_label(points.method),
         legendgroup=points.method,
         hovertemplate="mean over seeds: %{y:.2f} %<extra></extra>",
     )

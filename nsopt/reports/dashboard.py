@@ -9,20 +9,16 @@ from typing import Any
 from optuna.artifacts import FileSystemArtifactStore
 
 from nsopt.errors import NsoptError
+from nsopt.experiments.presets import get_preset
+from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import draw_pareto, pareto_info
 from nsopt.reports.law import draw_law, law_info
 from nsopt.reports.results import Results, read_results
-from nsopt.reports.style import method_name
-from nsopt.reports.tables import descent_table, size_label, summary, with_deviation
+from nsopt.reports.tables import descent_table, size_of, summary, with_deviation
 from nsopt.reports.widths import draw_widths, widths_info
-from nsopt.tuning import schema
-from nsopt.tuning.storage import (
-    ARTIFACTS,
-    load_studies,
-    open_storage,
-    sqlite_path,
-    storage_exists,
-)
+from nsopt.storage import schema
+from nsopt.storage.opening import ARTIFACTS, open_storage, sqlite_path, storage_exists
+from nsopt.storage.studies import load_studies
 
 _LARGEST_PORT = 65535
 
@@ -49,14 +45,12 @@ def publish(url: str, name: str | None = None) -> None:
 
 def note(results: Results, method: str) -> str:
     """Markdown about one study of a comparison."""
-    from nsopt.tuning.settings import get_preset  # noqa: PLC0415  (imports torch)
-
     preset = str(results.settings.get("preset", ""))
     searching = method == schema.SEARCH
-    subject = "the search" if searching else method_name(method)
+    subject = "the search" if searching else method_label(method)
     parts = [
         f"# {plain_text(results.name)}: {plain_text(subject)}",
-        get_preset(preset, results.subject.data).question,
+        get_preset(preset, results.task.data).question,
         protocol_text(results.settings, "search" if searching else "training"),
         _descent(results) if searching else _outcomes(results),
     ]
@@ -107,8 +101,8 @@ def _check_address(host: str, port: int) -> None:
 def _outcomes(results: Results) -> str:
     rows = [
         (
-            size_label(row["budget"], row["metric"], row["ratio"]),
-            method_name(row["method"]),
+            size_of(row),
+            method_label(row["method"]),
             row["n"],
             f"{row['params']:,.0f}",
             f"{row['macs'] / 1e6:.2f} M",

@@ -48,7 +48,7 @@ def law_info(results: Results) -> list[LawInfo]:
             extrapolated_tau=outside,
             extrapolated_widths=[None if w is None else float(w[layer]) for w in widths_outside],
         )
-        for layer, name in enumerate(results.subject.layer_names)
+        for layer, name in enumerate(results.task.layer_names)
     ]
 
 

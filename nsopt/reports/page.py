@@ -8,12 +8,12 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader
 from plotly.offline import get_plotlyjs
 
+from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import accuracy_info, draw_accuracy, draw_pareto, pareto_info
 from nsopt.reports.law import draw_law, law_info
 from nsopt.reports.published import published_lines
 from nsopt.reports.results import Results, read_results
-from nsopt.reports.style import method_name
-from nsopt.reports.tables import descent_table, size_label, summary, with_deviation, write_csv
+from nsopt.reports.tables import descent_table, size_of, summary, with_deviation, write_csv
 from nsopt.reports.widths import draw_widths, widths_info
 
 
@@ -33,7 +33,7 @@ def write_report(url: str, folder: Path, name: str | None = None) -> Path:
 def render(results: Results, csv_files: list[str]) -> str:
     """The page as HTML; all text from users is escaped by the template engine."""
     environment = Environment(loader=PackageLoader("nsopt.reports", "."), autoescape=True)
-    published = published_lines(results.subject.arch, results.subject.data)
+    published = published_lines(results.task.arch, results.task.data)
     figures = {
         "pareto": draw_pareto(pareto_info(results)),
         "accuracy": draw_accuracy(accuracy_info(results), published),
@@ -68,8 +68,8 @@ def _fragment(figure: go.Figure, key: str) -> str:
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = table.to_dict("records")
     for row in rows:
-        row["size"] = size_label(row["budget"], row["metric"], row["ratio"])
-        row["name"] = method_name(row["method"])
+        row["size"] = size_of(row)
+        row["name"] = method_label(row["method"])
         for part in ("val", "test"):
             row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])
     return rows

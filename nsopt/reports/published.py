@@ -10,12 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-_METHODS = {
-    "uniform": "uniform",
-    "morphnet": "morphnet",
-    "neuralscale-iter1": "neuralscale-iter1",
-    "neuralscale-iter15": "neuralscale",
-}
+from nsopt.methods.registry import is_method, method_order
 
 
 class PublishedLine(NamedTuple):
@@ -29,20 +24,21 @@ class PublishedLine(NamedTuple):
 
 
 def published_lines(arch: str, data: str) -> list[PublishedLine]:
-    """What was published on a network and a data set of these names; empty for others."""
+    """What was published on a network and a data set of these names, by methods known here."""
     with (files("nsopt.reports") / "published_accuracy.csv").open(encoding="utf-8") as file:
         table = pd.read_csv(file)
     table = table[(table["arch"] == arch) & (table["data"] == data)].sort_values("width_ratio")
+    by_method = dict(iter(table.groupby("method")))
     return [
         PublishedLine(
-            method=ours,
+            method=name,
             label=f"published {name}",
             params=rows["budget_params"].astype(float).tolist(),
             accuracy=rows["last_epoch_test_mean"].tolist(),
             text=[_hover(name, row) for row in rows.to_dict("records")],
         )
-        for name, ours in _METHODS.items()
-        if not (rows := table[table["method"] == name]).empty
+        for name in method_order([name for name in by_method if is_method(name)])
+        for rows in [by_method[name]]
     ]
 
 

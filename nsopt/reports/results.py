@@ -8,11 +8,11 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.errors import NsoptError
-from nsopt.pruning.record import Iteration
-from nsopt.tuning import schema
-from nsopt.tuning.storage import load_studies, only_comparison, open_storage, shown, storage_exists
-
-_ORDER = ("uniform", "magnitude", "morphnet", "neuralscale")
+from nsopt.methods.registry import method_order
+from nsopt.scaling.record import Iteration
+from nsopt.storage import schema, trials
+from nsopt.storage.opening import open_storage, shown, storage_exists
+from nsopt.storage.studies import load_studies, only_comparison
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Results:
     """
 
     name: str
-    subject: schema.Subject
+    task: schema.TaskDescription
     settings: dict[str, Any]
     provenance: dict[str, dict[str, Any]]
     outcomes: pd.DataFrame
@@ -36,8 +36,7 @@ class Results:
     @property
     def methods(self) -> list[str]:
         """Methods with outcomes, baselines first."""
-        found = set(self.outcomes["method"])
-        return [m for m in _ORDER if m in found] + sorted(found - set(_ORDER))
+        return method_order(self.outcomes["method"].unique().tolist())
 
 
 def read_results(url: str, name: str | None = None) -> Results:
@@ -51,26 +50,26 @@ def read_results(url: str, name: str | None = None) -> Results:
     name = name or only_comparison(storage)
     studies = load_studies(storage, name)
     compared = {method: study for method, study in studies.items() if method != schema.SEARCH}
-    trials = [
+    points = [
         (study, trial)
         for study in compared.values()
         for trial in study.get_trials(deepcopy=False)
-        if schema.read_point(trial) is not None
+        if trials.read_point(trial) is not None
     ]
-    done = [(study, trial) for study, trial in trials if trial.state == TrialState.COMPLETE]
-    failures = [_failure(trial) for _, trial in trials if schema.ERROR in trial.user_attrs]
+    done = [(study, trial) for study, trial in points if trial.state == TrialState.COMPLETE]
+    failures = [failure for _, trial in points if (failure := _failure(trial)) is not None]
     if not done and failures:
         first = f"{failures[0]['label']}: {failures[0]['reason']}"
         raise NsoptError(f"every training of {name} failed: {first}")
     if not done:
         raise NsoptError(f"no completed trial of {name} at {shown(url)}: nothing to report on")
-    subject = schema.read_subject(done[0][0])
+    task = schema.read_task(done[0][0])
     return Results(
         name=name,
-        subject=subject,
+        task=task,
         settings=schema.read_settings(done[0][0]),
         provenance={method: schema.read_provenance(study) for method, study in studies.items()},
-        outcomes=pd.DataFrame([_outcome(trial, subject) for _, trial in done]),
+        outcomes=pd.DataFrame([_outcome(trial, task) for _, trial in done]),
         failures=pd.DataFrame(failures, columns=["label", "reason"]),
         curves=pd.concat([_curves(trial) for _, trial in done], ignore_index=True),
         iterations=_iterations(studies),
@@ -78,23 +77,23 @@ def read_results(url: str, name: str | None = None) -> Results:
 
 
 def _iterations(studies: dict[str, Study]) -> list[Iteration]:
-    return schema.read_iterations(studies[schema.SEARCH]) if schema.SEARCH in studies else []
+    return trials.read_iterations(studies[schema.SEARCH]) if schema.SEARCH in studies else []
 
 
-def _outcome(trial: FrozenTrial, subject: schema.Subject) -> dict[str, Any]:
-    values = {name: trial.user_attrs.get(name) for name in schema.OUTCOME_COLUMNS}
-    return values | {"widths": schema.read_widths(trial, subject.layer_names)}
+def _outcome(trial: FrozenTrial, task: schema.TaskDescription) -> dict[str, Any]:
+    return trials.read_outcome(trial) | {"widths": trials.read_widths(trial, task.layer_names)}
 
 
-def _failure(trial: FrozenTrial) -> dict[str, str]:
-    point = schema.read_point(trial)
-    label = point.label if point else f"trial {trial.number}"
-    return {"label": label, "reason": trial.user_attrs[schema.ERROR]}
+def _failure(trial: FrozenTrial) -> dict[str, str] | None:
+    point, reason = trials.read_point(trial), trials.read_failure(trial)
+    if point is None or reason is None:
+        return None
+    return {"label": point.label, "reason": reason}
 
 
 def _curves(trial: FrozenTrial) -> pd.DataFrame:
-    frame = pd.DataFrame(schema.read_curves(trial))
+    frame, numbers = pd.DataFrame(trials.read_curves(trial)), trials.read_outcome(trial)
     for position, name in enumerate(("method", "budget", "seed")):
-        frame.insert(position, name, trial.user_attrs[name])
+        frame.insert(position, name, numbers[name])
     frame.insert(3, "epoch", range(1, len(frame) + 1))
     return frame

@@ -1,21 +1,12 @@
-"""How figures look: one colour and name per method, one layout."""
+"""How figures look: one colour per method, one layout."""
 
 from typing import Any
 
 import plotly.graph_objects as go
 
-METHOD_NAMES = {
-    "uniform": "Uniform",
-    "magnitude": "Magnitude (Li et al.)",
-    "morphnet": "MorphNet-style",
-    "neuralscale": "NeuralScale",
-}
-_COLOURS = {
-    "uniform": "#6b7280",
-    "magnitude": "#d97706",
-    "morphnet": "#2563eb",
-    "neuralscale": "#dc2626",
-}
+from nsopt.methods.registry import methods
+
+_COLOURS = ("#6b7280", "#d97706", "#2563eb", "#dc2626")
 _OTHER_COLOURS = ("#7c3aed", "#059669", "#db2777", "#0891b2", "#a16207")
 LAYER_COLOURS = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"),
@@ -23,17 +14,11 @@ LAYER_COLOURS = (
 )
 
 
-def method_name(method: str) -> str:
-    """A method in words; `neuralscale-iter3` reads as its third iteration."""
-    base, _, iteration = method.partition("-iter")
-    name = METHOD_NAMES.get(base, base)
-    return f"{name}, iteration {iteration}" if iteration else name
-
-
 def colour(method: str, opacity: float = 1.0) -> str:
-    """CSS colour of a method."""
+    """CSS colour of a method: the same in all reports."""
+    known = dict(zip(methods(), _COLOURS, strict=False))
     other = _OTHER_COLOURS[sum(method.encode()) % len(_OTHER_COLOURS)]
-    code = _COLOURS.get(method, other)
+    code = known.get(method, other)
     red, green, blue = (int(code[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
 

@@ -1,11 +1,14 @@
 """Tables of a report: a row per configuration, a row per descent iteration, and the CSV files."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from nsopt.reports.results import Results
-from nsopt.tuning.schema import width_key
+from nsopt.storage.schema import width_key
+from nsopt.storage.trials import size_label
 
 
 def summary(results: Results) -> pd.DataFrame:
@@ -38,9 +41,10 @@ def summary(results: Results) -> pd.DataFrame:
     return table.reset_index()
 
 
-def size_label(budget: int, metric: str, ratio: float | None) -> str:
-    """`0.25x` for a ratio, `600,000 params` for a plain budget."""
-    return f"{budget:,} {metric}" if ratio is None or pd.isna(ratio) else f"{ratio:g}x"
+def size_of(row: Mapping[str, Any]) -> str:
+    """The size of a row of results, in words."""
+    ratio = None if row["ratio"] is None or pd.isna(row["ratio"]) else row["ratio"]
+    return size_label(row["budget"], row["metric"], ratio)
 
 
 def with_deviation(mean: float, deviation: float) -> str:
@@ -68,7 +72,7 @@ def descent_table(results: Results) -> pd.DataFrame:
 
 def write_csv(results: Results, folder: Path) -> list[Path]:
     """The numbers behind the report, one file per table."""
-    layers = list(results.subject.layer_names)
+    layers = list(results.task.layer_names)
     outcomes = results.outcomes.assign(widths=results.outcomes["widths"].map(width_key))
     tables = {"outcomes": outcomes, "summary": summary(results), "epochs": results.curves}
     if results.iterations:
@@ -93,7 +97,15 @@ def _records(results: Results, layers: list[str]) -> pd.DataFrame:
 
 def _laws(results: Results, layers: list[str]) -> pd.DataFrame:
     frames = [
-        pd.DataFrame({"iteration": number, "layer": layers, **iteration.law.to_dict()})
+        pd.DataFrame(
+            {
+                "iteration": number,
+                "layer": layers,
+                "alpha": iteration.law.alpha,
+                "beta": iteration.law.beta,
+                "r2": iteration.law.r2,
+            }
+        )
         for number, iteration in enumerate(results.iterations, start=1)
     ]
     return pd.concat(frames, ignore_index=True)

@@ -8,7 +8,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.reports.dashboard import markdown_table, plain_text, protocol_text
-from nsopt.tuning import schema
+from nsopt.storage import schema, trials
 
 _QUESTIONS = {
     "pretrain-epochs": "How many epochs P should a network train before it is pruned?",
@@ -50,12 +50,17 @@ def tuning_rows(study: Study, metric_names: Sequence[str]) -> tuple[list[str], l
     """Names of the columns, and a row per completed trial in the order of its parameters."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     names = sorted({name for trial in done for name in trial.params})
-    extra = [name for name in ("params", "test_accuracy") if done and name in done[0].user_attrs]
+    outcomes = {trial.number: trials.read_outcome(trial) for trial in done}
+    extra = [
+        name
+        for name in ("params", "test_accuracy")
+        if all(numbers[name] is not None for numbers in outcomes.values())
+    ]
 
     def row(trial: FrozenTrial) -> list[str]:
+        numbers = outcomes[trial.number]
         values: list[Any] = [trial.params[name] for name in names]
-        values += [trial.user_attrs["seed"], *trial.values]
-        values += [trial.user_attrs[name] for name in extra]
+        values += [numbers["seed"], *trial.values, *(numbers[name] for name in extra)]
         return [f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" for value in values]
 
     done.sort(key=lambda trial: (*(trial.params[name] for name in names), trial.number))

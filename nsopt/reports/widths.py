@@ -5,9 +5,10 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
-from nsopt.reports.style import apply_style, colour, method_name
-from nsopt.reports.tables import size_label
+from nsopt.reports.style import apply_style, colour
+from nsopt.reports.tables import size_of
 
 _COLUMNS = 2
 _ROW_HEIGHT = 320
@@ -24,13 +25,12 @@ class WidthsInfo(NamedTuple):
 def widths_info(results: Results) -> list[WidthsInfo]:
     """One entry per budget, smallest first."""
     infos = []
-    for budget, trials in results.outcomes.groupby("budget", sort=True):
+    for _, trials in results.outcomes.groupby("budget", sort=True):
         first = trials.sort_values("seed").groupby("method").first()
-        metric, ratio = trials.iloc[0][["metric", "ratio"]]
         infos.append(
             WidthsInfo(
-                size=size_label(int(str(budget)), metric, ratio),
-                layers=list(results.subject.layer_names),
+                size=size_of(trials.iloc[0].to_dict()),
+                layers=list(results.task.layer_names),
                 widths={
                     m: list(first.loc[m, "widths"]) for m in results.methods if m in first.index
                 },
@@ -50,7 +50,7 @@ def draw_widths(infos: list[WidthsInfo]) -> go.Figure:
             figure.add_bar(
                 x=info.layers,
                 y=widths,
-                name=method_name(method),
+                name=method_label(method),
                 marker={"color": colour(method)},
                 legendgroup=method,
                 showlegend=index == 0,

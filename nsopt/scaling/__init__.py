@@ -1,0 +1,1 @@
+"""Scaling laws, their record, costs and budgets: from sizes to integer widths. No torch here."""

@@ -1,11 +1,13 @@
-"""What a network costs, as a function of its widths: parameters and multiply-accumulates.
+"""What a network costs, as a function of its widths.
 
 A network is a table of operations. Modules are built from the same table, so that a cost is
 never a second description of the network. Every term reads: coefficient x inputs x outputs.
+L: searched layers; N: rows of widths.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +15,25 @@ from numpy.typing import ArrayLike, NDArray
 from nsopt.errors import NsoptError, unknown_name
 
 IntArray = NDArray[np.int64]
-METRICS = ("params", "macs")
+Numbers = NDArray[np.int64] | NDArray[np.float64]
+CostFunction = Callable[[ArrayLike], Any]
+_COUNTED = ("params", "macs")
+
+
+class CostModel(Protocol):
+    """Widths to cost: a number for shape (L,), an array (N,) for shape (N, L).
+
+    Costs are integers where they count, floats where they are measured.
+    """
+
+    def __call__(self, widths: ArrayLike) -> Any:
+        """The cost of the networks of these widths."""
+
+    def lower_bound(self, widths: ArrayLike) -> Any:
+        """A bound on the cost from below that never falls as a width grows."""
+
+    def marginal(self, widths: ArrayLike) -> Numbers:
+        """What one more filter of each layer costs at these widths: (L,), or (N, L)."""
 
 
 @dataclass(frozen=True)
@@ -77,35 +97,51 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class CostModel:
-    """Widths to cost: an int for shape (L,), an int64 array (N,) for shape (N, L)."""
+class CountedCost:
+    """A `CostModel` that counts, exactly: `params`, or `macs` of one image. int64 throughout."""
 
     metric: str
     operations: tuple[Operation, ...]
     layers: int
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise unknown_name("metric", self.metric, METRICS)
+        if self.metric not in _COUNTED:
+            raise unknown_name("metric", self.metric, _COUNTED)
 
     def __call__(self, widths: ArrayLike) -> int | IntArray:
-        return self._total(widths, optional=True)
+        w = self._checked(widths)
+        return _plain(sum(self._existing(operation, w) for operation in self.operations))
 
     def lower_bound(self, widths: ArrayLike) -> int | IntArray:
-        """The cost without what equal widths can remove: never falls as a width grows."""
-        return self._total(widths, optional=False)
+        """The cost without the operations that equal widths can remove."""
+        w = self._checked(widths)
+        always = [o for o in self.operations if o.unless_equal is None]
+        return _plain(sum(self._term(operation, w) for operation in always))
 
-    def _total(self, widths: ArrayLike, optional: bool) -> int | IntArray:
+    def marginal(self, widths: ArrayLike) -> IntArray:
+        """Of the operations that exist at these widths: the filter's own and its readers'."""
+        w = self._checked(widths)
+        wider = w[..., None, :] + np.eye(self.layers, dtype=np.int64)
+        total = np.zeros(w.shape, dtype=np.int64)
+        for operation in self.operations:
+            grown = self._term(operation, wider) - self._term(operation, w)[..., None]
+            total += np.where(operation.exists(w)[..., None], grown, 0)
+        return total
+
+    def _checked(self, widths: ArrayLike) -> IntArray:
         w = np.asarray(widths, dtype=np.int64)
         if w.ndim not in (1, 2) or w.shape[-1] != self.layers:
             raise NsoptError(f"{self.layers} widths expected, got an array of shape {w.shape}")
-        total = np.zeros(w.shape[:-1], dtype=np.int64)
-        for operation in self.operations:
-            if operation.unless_equal is None:
-                total += self._term(operation, w)
-            elif optional:
-                total += operation.exists(w) * self._term(operation, w)
-        return int(total) if w.ndim == 1 else total
+        return w
+
+    def _existing(self, operation: Operation, widths: IntArray) -> IntArray:
+        term = self._term(operation, widths)
+        return term if operation.unless_equal is None else operation.exists(widths) * term
 
     def _term(self, operation: Operation, widths: IntArray) -> IntArray:
         return operation.params(widths) if self.metric == "params" else operation.macs(widths)
+
+
+def _plain(total: Any) -> int | IntArray:
+    """A total of shape () as an int."""
+    return int(total) if np.ndim(total) == 0 else total

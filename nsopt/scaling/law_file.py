@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 from nsopt.errors import NsoptError
-from nsopt.scaling.power_law import PowerLaw
+from nsopt.scaling.law import ScalingLaw, law_from_dict
 
 
-def read_law(path: Path, iteration: int | None = None) -> PowerLaw:
+def read_law(path: Path, iteration: int | None = None) -> ScalingLaw:
     """The law in `path`; of several the one of `iteration`, by default the last.
 
     A law is an object with `alpha` and `beta`, a number per layer each, and perhaps `r2` and
@@ -24,4 +24,4 @@ def read_law(path: Path, iteration: int | None = None) -> PowerLaw:
         laws = [law for law in laws if isinstance(law, dict) and law.get("iteration") == iteration]
     if not laws:
         raise NsoptError(f"{path} has no law" + (f" of iteration {iteration}" if iteration else ""))
-    return PowerLaw.from_dict(laws[-1])
+    return law_from_dict(laws[-1])

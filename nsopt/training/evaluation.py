@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from nsopt.compute.device import Compute
 from nsopt.data.augmentation import normalise
 from nsopt.data.images import ImageSet, Splits
-from nsopt.training.device import Compute
 
 _BATCH = 500
 

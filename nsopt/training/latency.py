@@ -2,24 +2,23 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from nsopt.compute.device import describe_device, place, resolve_compute, wait_for
+from nsopt.compute.memory import explain_out_of_memory
 from nsopt.errors import NsoptError
-from nsopt.training.device import (
-    describe_device,
-    explain_out_of_memory,
-    place,
-    resolve_compute,
-    wait_for,
-)
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds per batch: median, quartiles and mean over `repeats` passes on `device`."""
+    """Milliseconds per batch: median, quartiles and mean over `repeats` passes.
+
+    device (with its threads), precision, batch_size and torch_version: see `latency_conditions`.
+    """
 
     median_ms: float
     lower_quartile_ms: float
@@ -28,6 +27,21 @@ class Latency:
     batch_size: int
     repeats: int
     device: str
+    precision: str = "fp32"
+    torch_version: str = "unknown"
+
+
+def latency_conditions(device: torch.device, batch_size: int = 100) -> dict[str, Any]:
+    """The fields of a `Latency` that a measurement made here and now would have.
+
+    Only measurements that agree in them can be compared, or stand for each other.
+    """
+    return {
+        "device": describe_device(device),
+        "precision": "fp32",
+        "batch_size": batch_size,
+        "torch_version": torch.__version__,
+    }
 
 
 @torch.no_grad()
@@ -60,9 +74,8 @@ def measure_latency(
         lower_quartile_ms=float(lower),
         upper_quartile_ms=float(upper),
         mean_ms=float(milliseconds.mean()),
-        batch_size=batch_size,
         repeats=repeats,
-        device=describe_device(where),
+        **latency_conditions(where, batch_size),
     )
 
 

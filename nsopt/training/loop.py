@@ -1,32 +1,24 @@
-"""The one training loop."""
+"""The one function that trains a configuration."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from nsopt.compute.checkpoint import Checkpoint, State
+from nsopt.compute.device import Compute, place, resolve_compute, wait_for
+from nsopt.compute.memory import explain_out_of_memory, memory_kept
+from nsopt.compute.random_state import random_state, restore_random_state, seeded
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData, Splits
 from nsopt.errors import NonFiniteLossError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress, Silent
-from nsopt.training.checkpoint import Checkpoint, State
-from nsopt.training.device import (
-    Compute,
-    explain_out_of_memory,
-    place,
-    random_state,
-    resolve_compute,
-    restore_random_state,
-    seeded,
-    wait_for,
-)
 from nsopt.training.evaluation import Evaluation
-from nsopt.training.memory import memory_kept
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import sgd, train_step
 
@@ -42,11 +34,16 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training one configuration gave; accuracies are percentages at the last epoch."""
+    """What training one configuration gave; accuracies are percentages at the last epoch.
+
+    seconds: of training and evaluation, interruptions left out; model: the trained network, on the
+    device that it was trained on.
+    """
 
     widths: tuple[int, ...]
     epochs: tuple[Epoch, ...]
     seconds: float
+    model: nn.Module = field(repr=False, compare=False)
 
     @property
     def losses(self) -> tuple[float, ...]:
@@ -67,14 +64,6 @@ class Outcome:
         return max(epoch.test_accuracy for epoch in self.epochs)
 
 
-@dataclass(frozen=True)
-class History:
-    """The epochs of one training, and the seconds they took, interruptions left out."""
-
-    epochs: tuple[Epoch, ...]
-    seconds: float
-
-
 def train(
     arch: Architecture,
     widths: Sequence[int],
@@ -91,42 +80,37 @@ def train(
     Raises NonFiniteLossError when the loss leaves the numbers, OutOfMemoryError when a batch does
     not fit the device, NsoptError for a checkpoint of another training.
     """
-    widths = arch.check_widths(widths)
     compute = resolve_compute(settings.device, settings.precision)
-    with seeded(settings.seed, compute.device):
-        model = place(arch.build(widths), compute.device)
     splits = data.split(settings.val_fraction).to(compute.device)
-    identity = training_identity(arch, widths, splits, settings) if checkpoint else {}
-    history = train_model(
-        model, splits, settings, compute, progress or Silent(), Checkpoint(checkpoint, identity)
+    return train_configuration(
+        arch, arch.check_widths(widths), splits, settings, compute, progress or Silent(), checkpoint
     )
-    return Outcome(widths, history.epochs, history.seconds)
 
 
-def training_identity(
-    arch: Architecture, widths: Sequence[int], splits: Splits, settings: TrainSettings
-) -> dict[str, Any]:
-    """What a training depends on: the identity of its checkpoint."""
-    network = {"arch": arch.name, "widths": list(widths), "classes": arch.num_classes}
-    kept = settings.model_dump(mode="json", exclude={"device"})
-    return network | {"data": splits.fingerprint(), "training": kept}
-
-
-def train_model(
-    model: nn.Module,
+def train_configuration(
+    arch: Architecture,
+    widths: tuple[int, ...],
     splits: Splits,
     settings: TrainSettings,
     compute: Compute,
     progress: Progress,
-    checkpoint: Checkpoint,
+    checkpoint: Path | None,
+    task: str = "training",
+    start: Callable[[], nn.Module] | None = None,
     after_epoch: Callable[[Sequence[Epoch]], None] = lambda epochs: None,
-) -> History:
-    """Train `model` in place on `splits`, both already on the device.
+) -> Outcome:
+    """Train the network of `widths`, as every training of nsopt is run.
 
-    Goes on from `checkpoint`, and removes it at the end. `after_epoch` gets the epochs so far, and
-    may end the training by an exception.
+    splits: on the device of `compute`; checkpoint: as for `train`; task: its name for `progress`;
+    start: makes the network that training begins with, by default a freshly initialised one.
+    `after_epoch` gets the epochs so far, and may end the training by an exception.
     """
-    saved = checkpoint.load(compute.device)
+    identity = training_identity(arch, widths, splits, settings) if checkpoint else {}
+    file = Checkpoint(checkpoint, identity)
+    saved = file.load(compute.device)
+    with seeded(settings.seed, compute.device):
+        model = place(start() if start else arch.build(widths), compute.device)
+    progress.start(task, settings.epochs)
     with (
         seeded(settings.seed, compute.device),
         explain_out_of_memory(settings.batch_size),
@@ -142,15 +126,24 @@ def train_model(
             try:
                 training.advance()
             except NonFiniteLossError:
-                checkpoint.remove()
+                file.remove()
                 raise
             if len(training.epochs) > done:
                 latest = training.epochs[-1]
                 progress.advance(f"loss {latest.train_loss:.3f}, val {latest.val_accuracy:.1f} %")
                 after_epoch(training.epochs)
-            checkpoint.save_when_due(training.state)
-    checkpoint.remove()
-    return History(tuple(training.epochs), training.seconds)
+            file.save_when_due(training.state)
+    file.remove()
+    return Outcome(widths, tuple(training.epochs), training.seconds, model)
+
+
+def training_identity(
+    arch: Architecture, widths: Sequence[int], splits: Splits, settings: TrainSettings
+) -> dict[str, Any]:
+    """What a training depends on: the identity of its checkpoint."""
+    network = {"arch": arch.name, "widths": list(widths), "classes": arch.num_classes}
+    kept = settings.model_dump(mode="json", exclude={"device"})
+    return network | {"data": splits.fingerprint(), "training": kept}
 
 
 class _Training:

@@ -1,14 +1,16 @@
 """One step of training, shared by the search and by training from scratch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.profiler import record_function
 
+from nsopt.compute.device import Compute, place
+from nsopt.compute.memory import explain_out_of_memory
+from nsopt.compute.random_state import seeded
 from nsopt.models.architecture import Architecture
-from nsopt.training.device import Compute, explain_out_of_memory, place, seeded
 
 
 def sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
@@ -23,8 +25,13 @@ def train_step(
     labels: torch.Tensor,
     lr: float,
     compute: Compute,
+    before_update: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    """Move the weights of `model` once; the mean loss of the batch. Gradients stay readable."""
+    """Move the weights of `model` once; the mean loss of the batch.
+
+    `before_update` is called when the gradients are there and the weights are still those that
+    they belong to.
+    """
     optimizer.param_groups[0]["lr"] = lr
     with compute.turn():
         with record_function("forward"):
@@ -32,6 +39,7 @@ def train_step(
             loss = batch_loss(model, images, labels, compute)
         with record_function("backward"):
             loss.backward()
+        before_update()
         with record_function("optimizer"):
             optimizer.step()
     return loss.detach()

@@ -1,7 +1,6 @@
 """The report and the dashboard in a real browser: figures drawn, no console error."""
 
 import contextlib
-import dataclasses
 import shutil
 import signal
 import subprocess
@@ -13,14 +12,20 @@ from typing import Any
 import pytest
 
 from nsopt.data.images import ImageData
+from nsopt.experiments.running import run_comparison
+from nsopt.experiments.workplace import Workplace
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.reports.dashboard import publish
 from nsopt.reports.page import write_report
-from nsopt.tuning.comparison import run_comparison
-from nsopt.tuning.request import Comparison
 from tests.conftest import free_port
-from tests.tuning.test_comparison import SETTINGS, comparison_in
+from tests.experiments.test_comparison import (
+    SETTINGS,
+    comparison_in,
+    only,
+    with_settings,
+    workplace_in,
+)
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 DRIVER = shutil.which("chromedriver")
@@ -30,25 +35,21 @@ Browser = Any  # selenium need not be there
 
 
 @pytest.fixture(scope="module")
-def comparison(
+def place(
     narrow: Architecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
-) -> Comparison:
+) -> Workplace:
     """Two methods, stored, reported and published."""
-    folder = tmp_path_factory.mktemp("browser")
-    both = dataclasses.replace(
-        comparison_in(folder, narrow, digits),
-        methods=("uniform", "neuralscale"),
-        settings=SETTINGS.updated(preset="smoke"),
-    )
-    run_comparison(both, Silent())
-    write_report(both.storage, folder / "report", both.prefix)
-    publish(both.storage, both.prefix)
-    return both
+    place = workplace_in(tmp_path_factory.mktemp("browser"))
+    smoke = with_settings(comparison_in(narrow, digits), SETTINGS.updated(preset="smoke"))
+    run_comparison(only(smoke, "uniform", "neuralscale"), place, Silent())
+    write_report(place.url, place.folder / "report")
+    publish(place.url)
+    return place
 
 
 @pytest.fixture(scope="module")
-def folder(comparison: Comparison) -> Path:
-    return comparison.checkpoints.parent
+def folder(place: Workplace) -> Path:
+    return place.folder
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +70,12 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def dashboard(comparison: Comparison) -> Iterator[str]:
+def dashboard(place: Workplace) -> Iterator[str]:
     """Its address."""
     port = free_port()
-    command = ["dashboard", f"--storage={comparison.storage}", f"--port={port}"]
+    command = ["dashboard", f"--storage={place.url}", f"--port={port}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "nsopt.cli", *command],
+        [sys.executable, "-m", "nsopt", *command],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

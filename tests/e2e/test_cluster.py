@@ -18,14 +18,16 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 from sqlalchemy.pool import NullPool
 
 from nsopt.reports.results import read_results
-from nsopt.tuning import schema, servers
-from nsopt.tuning.queue import Watch, claim, heartbeat, run
-from nsopt.tuning.storage import open_storage
+from nsopt.storage import queue, servers
+from nsopt.storage.opening import open_storage
+from nsopt.storage.queue import Watch, claim, heartbeat, run
+from nsopt.storage.trials import read_worker, write_worker
 from tests.conftest import free_port, run_nsopt
+from tests.storage.test_queue import Job
 
 NAME = "vgg11-digits-smoke"
 STUDY = (
@@ -99,7 +101,7 @@ def server() -> Iterator[Server]:
 def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A process of nsopt; what it prints can be read when it has ended."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "nsopt.cli", *arguments],
+        [sys.executable, "-m", "nsopt", *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -137,7 +139,7 @@ def in_state(url: str, state: TrialState) -> list[optuna.trial.FrozenTrial]:
 def running(url: str) -> list[tuple[int, str | None]]:
     """Trials that run, each with its process."""
     found = in_state(url, TrialState.RUNNING)
-    return [(trial._trial_id, trial.user_attrs.get(schema.WORKER)) for trial in found]
+    return [(trial._trial_id, read_worker(trial)) for trial in found]
 
 
 def stopped_in_a_trial(
@@ -190,7 +192,7 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
     assert_each_point_once(server.url, POINTS)
     dead = in_state(server.url, TrialState.FAIL)
     assert {trial._trial_id for trial in dead} == left
-    assert {trial.user_attrs[schema.WORKER] for trial in dead} == victims
+    assert {read_worker(trial) for trial in dead} == victims
     assert len(dead) == 2
     assert set(points(dead)) <= POINTS
     results = read_results(server.url)
@@ -218,7 +220,7 @@ def proxy(tmp_path: Path) -> Iterator[str]:
 
 def test_workers_may_share_a_proxy(proxy: str, tmp_path: Path) -> None:
     options = ("--workers=2", f"--storage={proxy}", f"--out={tmp_path / 'out'}")
-    done = run_nsopt(*STUDY, "--methods=uniform", *options)
+    done = run_nsopt("--methods=uniform", *STUDY[1:], *options)
     assert done.returncode == 0, done.stderr
     uniform = {point for point in POINTS if point[0] == "uniform"}
     assert_each_point_once(f"sqlite:///{tmp_path / 'study.db'}", uniform)
@@ -229,14 +231,16 @@ def test_behind_a_proxy_too_a_dead_process_gives_its_trial_back(
     proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(servers, "DEAD_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 0.3)
     storage = open_storage(proxy)
     assert isinstance(storage, servers.ProxiedStorage)
     study = optuna.create_study(storage=storage)
     study.enqueue_trial({}, user_attrs={"point": 1})
-    trial, watch = claim(study, lambda trial: study.sampler), Watch()
+    trial, watch = claim(study, Job()), Watch()
     assert trial is not None
-    assert claim(study, lambda trial: study.sampler) is None
-    with heartbeat(trial):
+    assert claim(study, Job()) is None
+    write_worker(Trial(study, trial._trial_id))
+    with heartbeat(storage, trial._trial_id):
         for _ in range(4):
             assert watch.look(study)
             storage.record_heartbeat(trial._trial_id)
@@ -245,6 +249,6 @@ def test_behind_a_proxy_too_a_dead_process_gives_its_trial_back(
     wait_until(lambda: watch.look(study) and len(study.trials) == 2, seconds=10)
     dead, retried = study.trials
     assert (dead.state, retried.state) == (TrialState.FAIL, TrialState.WAITING)
-    assert retried.user_attrs == {"point": 1, schema.WORKER: f"{platform.node()}:{os.getpid()}"}
-    assert not run(trial, lambda trial: [1.0])
+    assert retried.user_attrs == {"point": 1, "worker": f"{platform.node()}:{os.getpid()}"}
+    assert not run(study, trial, Job())
     storage.close()

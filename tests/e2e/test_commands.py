@@ -9,7 +9,7 @@ import pytest
 
 from nsopt.models.registry import get_architecture
 from nsopt.reports.results import read_results
-from nsopt.scaling.power_law import PowerLaw
+from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.solve import solve_widths
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import check

@@ -131,12 +131,12 @@ def test_killed_anywhere_the_same_command_finishes(whole: Path, tmp_path: Path) 
 
 def test_report_is_written_anew_from_storage_alone(whole: Path, tmp_path: Path) -> None:
     storage = f"sqlite:///{whole / 'study.db'}"
-    done = run_nsopt("report", f"--storage={storage}", f"--out={tmp_path}", module="nsopt.cli")
+    done = run_nsopt("report", f"--storage={storage}", f"--out={tmp_path}", module="nsopt")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "index.html").read_text() == (whole / "report/index.html").read_text()
 
 
-@pytest.mark.parametrize("module", ["nsopt.cli", "nsopt.study"])
+@pytest.mark.parametrize("module", ["nsopt", "nsopt.study"])
 def test_help_is_there(module: str) -> None:
     done = run_nsopt("--help", module=module)
     assert done.returncode == 0
@@ -158,7 +158,7 @@ def test_every_study_has_a_note_and_figures_for_the_dashboard(whole: Path) -> No
 
 def test_dashboard_serves_the_studies_on_loopback(whole: Path) -> None:
     port, storage = free_port(), f"sqlite:///{whole / 'study.db'}"
-    command = [sys.executable, "-m", "nsopt.cli", "dashboard", f"--storage={storage}"]
+    command = [sys.executable, "-m", "nsopt", "dashboard", f"--storage={storage}"]
     process = subprocess.Popen(
         [*command, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -201,8 +201,8 @@ def studies_served(address: str, process: subprocess.Popen) -> list[dict]:
 def test_a_dashboard_that_cannot_be_served_says_why(
     whole: Path, options: list[str], part: str
 ) -> None:
-    storage = f"--storage=sqlite:///{whole / 'study.db'}"
-    done = run_nsopt("dashboard", storage, *options, module="nsopt.cli")
+    storage = [] if "--storage" in options[0] else [f"--storage=sqlite:///{whole / 'study.db'}"]
+    done = run_nsopt("dashboard", *storage, *options, module="nsopt")
     assert done.returncode == 2
     assert part in done.stderr
     assert len(done.stderr.splitlines()) == 1

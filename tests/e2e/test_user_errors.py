@@ -12,7 +12,9 @@ from PIL import Image
 
 from tests.conftest import call_nsopt, run_nsopt
 
-ONE_POINT = ["--methods=uniform", "--ratios=0.03", "--seeds=1", "--epochs=1", "--device=cpu"]
+SHORT = ["--methods=uniform", "--device=cpu"]
+ONE_SEED = [*SHORT, "--ratios=0.03", "--seeds=1"]
+ONE_POINT = [*ONE_SEED, "--epochs=1"]
 
 
 def check(done: subprocess.CompletedProcess[str], *parts: str) -> None:
@@ -55,7 +57,7 @@ def folder_with(root: Path, content: bytes | None, images: int = 1) -> Path:
         (["--budgets=6x"], ["'6x' is not a budget: write 600000, 600k or 2M"]),
         (["--budgets=1M", "--ratios=1"], ["--ratios or --budgets, not both"]),
         (["--lr=-1"], ["lr = -1"]),
-        (["--eta=0"], ["eta = 0"]),
+        (["--eta=0"], ["--eta", "Must be > 0"]),
         (["--storage=results"], ["'results' is not a database URL such as sqlite"]),
         (["--data=cifar100", "--data-dir=nowhere"], ["put cifar-100-python.tar.gz", "nowhere"]),
         (["--image-size=16"], ["at least 32x32", "--image-size 32"]),
@@ -74,9 +76,16 @@ def test_bad_options(
 @pytest.mark.parametrize(
     ("command", "part"),
     [
-        ("tune --over=p", "unknown --over 'p': known are both, eta, pretrain-epochs"),
-        ("tune --objective=speed", "unknown --objective 'speed': known are accuracy, pareto"),
-        ("tune --pruner=asah", "unknown --pruner 'asah': did you mean 'asha'?"),
+        ("tune --over=p", 'Invalid value "p" for --over. Choose from: "pretrain-epochs", "eta"'),
+        ("tune --objective=speed", 'Invalid value "speed" for --objective. Choose from: "pareto"'),
+        ("tune --pruner=asah", 'Invalid value "asah" for --pruner'),
+        ("tune --trials=0", 'Invalid value "0" for --trials. Must be >= 1'),
+        ("study --sedes=2", "Unknown option: --sedes. Did you mean --seeds?"),
+        ("study --epochs=two", 'Invalid value for --epochs: unable to convert "two" into int'),
+        ("study --seeds=1 --seeds=2", "--seeds specified multiple times"),
+        ("stduy", 'Unknown command "stduy". Did you mean "study"?'),
+        ("report --out=r", 'Command "report" parameter --storage requires an argument'),
+        ("worker --storage=sqlite:///none.db", "--study requires an argument"),
         ("tune --ratios=0.1,0.2", "tuning needs one size"),
         ("tune --pretrain-epochs=two", "'two' are not numbers of epochs: write 0,2,5"),
         ("tune --pretrain-epochs=-1", "--pretrain-epochs must be 0 or more"),
@@ -90,7 +99,7 @@ def test_bad_options_of_other_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, part: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nsopt.tuning.storage._CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("nsopt.storage.opening._CONNECT_SECONDS", 0.5)
     check(call_nsopt(*command.split()), part)
     assert list(tmp_path.iterdir()) == []
 
@@ -172,15 +181,18 @@ def test_unreachable_and_foreign_storage(tmp_path: Path) -> None:
 def test_a_storage_of_other_settings_stays_as_it_was(tmp_path: Path) -> None:
     assert call_nsopt("study", *ONE_POINT, f"--out={tmp_path}").returncode == 0
     before = (tmp_path / "study.db").read_bytes()
-    done = call_nsopt("study", *ONE_POINT, "--epochs=2", f"--out={tmp_path}")
+    done = call_nsopt("study", *ONE_SEED, "--epochs=2", f"--out={tmp_path}")
     check(done, "other settings (training.epochs: 2 now, 1 there)", "--storage")
     done = call_nsopt("study", *ONE_POINT, "--budgets=5", f"--out={tmp_path}")
-    check(done)
+    check(done, "not both")
     assert (tmp_path / "study.db").read_bytes() == before
 
 
 def test_a_nan_loss_fails_the_trials_and_says_why(tmp_path: Path) -> None:
-    done = call_nsopt("study", *ONE_POINT, "--seeds=2", "--lr=1e9", f"--out={tmp_path}")
+    done = call_nsopt(
+        *("study", *SHORT, "--ratios=0.03", "--epochs=1"),
+        *("--seeds=2", "--lr=1e9", f"--out={tmp_path}"),
+    )
     check(done, "every training", "failed", "the loss became nan")
     for seed in (0, 1):
         assert f"uniform 0.03x seed {seed}: the loss became nan in epoch 1" in done.stdout
@@ -193,7 +205,7 @@ def test_out_of_memory_names_a_batch_size(tmp_path: Path) -> None:
 
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "nsopt.study", *ONE_POINT),
+            *(sys.executable, "-m", "nsopt.study", *SHORT, "--seeds=1", "--epochs=1"),
             *("--ratios=1", "--batch-size=60000", "--precision=fp32", f"--out={tmp_path / 'out'}"),
         ],
         capture_output=True,

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nsopt.errors import NsoptError
 from nsopt.models.registry import architectures, get_architecture
-from nsopt.scaling.curves import floor_widths
+from nsopt.scaling.law import floor_widths
 
 
 @st.composite

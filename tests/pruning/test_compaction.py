@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import masked_search
+from nsopt.compute.device import Compute, place
+from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData, ImageSet, Splits
-from nsopt.models import batch_norm
+from nsopt.kernels import folding
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import architectures, get_architecture
 from nsopt.progress import Silent
@@ -17,14 +18,14 @@ from nsopt.pruning.compaction import compact
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.layout import Layout, positions
 from nsopt.pruning.settings import SearchSettings
-from nsopt.training.device import Compute, place, seeded
+from tests import masked_search
 
 CPU = Compute(torch.device("cpu"), bf16=False)
 
 
 @pytest.fixture(autouse=True)
 def _small_tensors_are_folded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_norm, "_FEWEST_ROWS", 2)
+    monkeypatch.setattr(folding, "_FEWEST_ROWS", 2)
 
 
 @pytest.fixture
@@ -121,17 +122,17 @@ def test_a_compacted_network_has_the_shapes_of_one_built_so(name: str) -> None:
     assert shapes == {name: tensor.shape for name, tensor in built.state_dict().items()}
 
 
-def test_a_stream_holds_what_later_blocks_still_read() -> None:
+def test_a_stream_keeps_what_later_blocks_still_read() -> None:
     arch = get_architecture("resnet18")
     model = arch.build(arch.base_widths)
     kept = [np.arange(width) for width in arch.base_widths]
     kept[0], kept[2], kept[4] = np.array([1]), np.array([2, 3]), np.array([5])
-    held = Layout.of(arch, model, kept).held
-    assert held[0].tolist() == [1, 2, 3, 5]  # blocks 1 and 2 carry it on to block 3
-    assert held[2].tolist() == [2, 3, 5]
-    assert held[4].tolist() == [5]  # block 3 has a stride, and so a projection
+    written = Layout.of(arch, model, kept).written
+    assert written[0].tolist() == [1, 2, 3, 5]  # blocks 1 and 2 carry it on to block 3
+    assert written[2].tolist() == [2, 3, 5]
+    assert written[4].tolist() == [5]  # block 3 has a stride, and so a projection
     convcut = get_architecture("resnet18-convcut")
-    assert Layout.of(convcut, convcut.build(arch.base_widths), kept).held[0].tolist() == [1]
+    assert Layout.of(convcut, convcut.build(arch.base_widths), kept).written[0].tolist() == [1]
 
 
 def test_positions_are_found_or_missing() -> None:

@@ -3,17 +3,18 @@ import dataclasses
 import numpy as np
 import pytest
 
+from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData
-from nsopt.descent import descend, search
+from nsopt.descent.iterations import descend
+from nsopt.descent.search import search
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
-from nsopt.pruning.record import Iteration, PruneRecord, Trajectory
 from nsopt.pruning.settings import SearchSettings
+from nsopt.scaling.record import Iteration, PruneRecord, Trajectory
 from nsopt.scaling.solve import solve_widths
-from nsopt.training.device import resolve_compute
 
 SHORT = SearchSettings(
     pretrain_epochs=1,
@@ -124,7 +125,8 @@ def test_continued_descent_equals_an_uninterrupted_one(
 ) -> None:
     whole = search(narrow, digits, SHORT).iterations
     stored = Iteration.from_dict(whole[0].to_dict())
-    continued = list(descend(narrow, digits, SHORT, [stored], Silent()))
+    compute, splits = resolve_compute("cpu", "fp32"), digits.split(SHORT.val_fraction)
+    continued = list(descend(narrow, splits, SHORT, [stored], compute, Silent()))
     assert same(stored, whole[0])
     assert len(continued) == 1
     assert same(continued[0], whole[1])

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsopt.errors import NsoptError
-from nsopt.pruning.record import Iteration, Trajectory
 from nsopt.reports.accuracy import (
     accuracy_info,
     draw_accuracy,
@@ -22,8 +21,10 @@ from nsopt.reports.published import published_lines
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.tables import summary, with_deviation, write_csv
 from nsopt.reports.widths import draw_widths, widths_info
-from nsopt.scaling.power_law import PowerLaw
-from nsopt.tuning.schema import OUTCOME_COLUMNS, Subject
+from nsopt.scaling.law import PowerLaw
+from nsopt.scaling.record import Iteration, Trajectory
+from nsopt.storage.schema import TaskDescription
+from nsopt.storage.trials import OUTCOME_COLUMNS
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def results() -> Results:
     law = PowerLaw.fit(widths[1:], tau[1:])
     return Results(
         name="net-<b>data</b>-smoke",
-        subject=Subject("net", "<b>data</b>", 2, 32, 3, ("first", "second"), (90, 36)),
+        task=TaskDescription("net", "<b>data</b>", 2, 32, 3, ("first", "second"), (90, 36)),
         settings={"preset": "smoke", "training": {"epochs": 3}},
         provenance={"uniform": {"device": "<script>alert(1)</script>"}},
         outcomes=pd.DataFrame(rows),

@@ -10,8 +10,7 @@ from hypothesis.extra.numpy import arrays
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
-from nsopt.scaling.curves import floor_widths, uniform_curve
-from nsopt.scaling.power_law import PowerLaw
+from nsopt.scaling.law import PowerLaw, floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
 
 RATIOS = (0.05, 0.1, 0.25, 0.5, 0.75, 1, 2, 4, 8)

@@ -3,10 +3,12 @@ import dataclasses
 import pytest
 import torch
 
+from nsopt.compute.device import resolve_compute
+from nsopt.compute.memory import explain_out_of_memory
+from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError, OutOfMemoryError
 from nsopt.models.architecture import Architecture
-from nsopt.training.device import explain_out_of_memory, resolve_compute, seeded
 from nsopt.training.latency import measure_latency
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings

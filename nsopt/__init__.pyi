@@ -1,0 +1,30 @@
+from .data.registry import load_data as load_data
+from .descent.search import SearchResult as SearchResult
+from .descent.search import search as search
+from .errors import NsoptError as NsoptError
+from .methods.base import Evidence as Evidence
+from .methods.base import Method as Method
+from .methods.registry import register_method as register_method
+from .models.architecture import Architecture as Architecture
+from .models.registry import architectures as architectures
+from .models.registry import get_architecture as get_architecture
+from .pruning.settings import SearchSettings as SearchSettings
+from .samplers.neuralscale import NeuralScaleSampler as NeuralScaleSampler
+from .samplers.neuralscale import suggest_widths as suggest_widths
+from .scaling.algorithm3 import SgdFit as SgdFit
+from .scaling.algorithm3 import solve_widths_sgd as solve_widths_sgd
+from .scaling.law import PowerLaw as PowerLaw
+from .scaling.law import ScalingLaw as ScalingLaw
+from .scaling.law import uniform_curve as uniform_curve
+from .scaling.metric import Metric as Metric
+from .scaling.solve import WidthFit as WidthFit
+from .scaling.solve import solve_widths as solve_widths
+from .storage.artifacts import load_weights as load_weights
+from .training.latency import Latency as Latency
+from .training.latency import measure_latency as measure_latency
+from .training.loop import Outcome as Outcome
+from .training.loop import train as train
+from .training.settings import TrainSettings as TrainSettings
+
+__version__: str
+__all__: list[str]

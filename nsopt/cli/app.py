@@ -1,0 +1,42 @@
+"""The commands together, and what becomes of their errors."""
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+import nsopt
+from nsopt.cli import data
+from nsopt.cli.console import user_errors
+from nsopt.cli.dashboard import dashboard
+from nsopt.cli.report import report
+from nsopt.cli.search import search
+from nsopt.cli.study import study
+from nsopt.cli.tune import tune
+from nsopt.cli.widths import widths
+from nsopt.cli.worker import worker
+from nsopt.errors import NsoptError
+
+app = App(
+    name="nsopt",
+    help="Widths for any parameter or MAC budget, from a power law found by pruning.",
+    version=nsopt.__version__,
+    default_parameter=Parameter(negative=()),
+    result_action="return_value",
+)
+for command in (study, search, widths, tune, report, dashboard, worker):
+    app.command(command)
+app.command(data.app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; what a user can mend is one line on stderr, and exit code 2."""
+    with user_errors():
+        try:
+            app(
+                sys.argv[1:] if arguments is None else arguments,
+                exit_on_error=False,
+                print_error=False,
+            )
+        except CycloptsError as error:
+            raise NsoptError(str(error)) from None

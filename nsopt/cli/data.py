@@ -1,0 +1,51 @@
+"""`nsopt data`: data sets by name."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from nsopt.cli.options import Count
+
+# Imports inside functions keep `nsopt --help` light.
+Name = Annotated[str, Parameter(help="A name that `nsopt data list` shows.")]
+DataDir = Annotated[Path, Parameter(help="Where downloaded data lies.")]
+ImageSize = Annotated[Count | None, Parameter(help="Side that images are resized to.")]
+
+app = App(name="data", help="List, fetch and check data sets.")
+
+
+@app.command(name="list")
+def list_names() -> None:
+    """Show the names that --data takes."""
+    from nsopt.cli.console import console
+    from nsopt.data.registry import DESCRIPTIONS
+
+    for name, description in DESCRIPTIONS.items():
+        console.print(f"{name:24} {description}", highlight=False, soft_wrap=True)
+
+
+@app.command
+def fetch(name: Name, *, data_dir: DataDir = Path("data")) -> None:
+    """Download a data set and check it."""
+    from nsopt.cli.console import console
+    from nsopt.data.registry import fetch_data
+
+    fetch_data(name, data_dir)
+    console.print(f"{name} is in {data_dir}", highlight=False, soft_wrap=True)
+
+
+@app.command
+def check(name: Name, *, data_dir: DataDir = Path("data"), image_size: ImageSize = None) -> None:
+    """Read a data set as a study would, and say what is in it."""
+    from nsopt.cli.console import console
+    from nsopt.data.registry import load_data
+
+    data = load_data(name, data_dir, image_size)
+    validation = f"{len(data.validation)} validation, " if data.validation else ""
+    console.print(
+        f"{data.name}: {len(data.train)} training, {validation}{len(data.test)} test images, "
+        f"{len(data.classes)} classes, {data.channels}x{data.image_size}x{data.image_size}",
+        highlight=False,
+        soft_wrap=True,
+    )

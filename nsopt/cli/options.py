@@ -1,0 +1,129 @@
+"""The options that commands share, each declared once: name, type, default, range, help.
+
+A command holds these groups as fields. Their names are those of the settings that they change
+(`SearchSettings`, `TrainSettings`); None leaves a setting as the preset has it.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+Count = Annotated[int, Parameter(validator=Number(gte=1))]
+CountFrom0 = Annotated[int, Parameter(validator=Number(gte=0))]
+CountFrom2 = Annotated[int, Parameter(validator=Number(gte=2))]
+
+
+@Parameter(name="*", group="Network and data")
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """What is searched and trained."""
+
+    arch: str = "vgg11"
+    """Architecture, such as vgg11 or resnet18-tied."""
+    data: str = "digits"
+    """A name that `nsopt data list` shows, or folder:PATH."""
+    data_dir: Path = Path("data")
+    """Where downloaded data lies."""
+    image_size: Count | None = None
+    """Side that images are resized to, where they may be."""
+    classes: CountFrom2 | None = None
+    """Only the first classes of the data."""
+    per_class: Count | None = None
+    """Only the first training images of each class."""
+    preset: str = "smoke"
+    """Protocol: smoke, quick or paper."""
+
+
+@Parameter(name="*", group="Budgets")
+@dataclass(frozen=True, kw_only=True)
+class SizeOptions:
+    """What networks may cost."""
+
+    ratios: str | None = None
+    """Width ratios whose uniform networks set the budgets: 0.25,2."""
+    budgets: str | None = None
+    """Budgets instead of ratios: 600k,2M."""
+    metric: str = "params"
+    """What a budget limits: params or macs."""
+
+
+@Parameter(name="*", group="Search")
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions:
+    """Settings of a search but for P."""
+
+    prune_every: Count | None = None
+    """Q: mini-batches between prune steps."""
+    filters_per_step: Count | None = None
+    """Filters pruned in a step, over all layers."""
+    iterations: Count | None = None
+    """Iterations of architecture descent."""
+    convergence: Annotated[float, Parameter(validator=Number(gte=0))] | None = None
+    """End descent when no width changes by more than this fraction."""
+
+
+@Parameter(name="*", group="Search")
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(PruneOptions):
+    """Settings of a search."""
+
+    pretrain_epochs: CountFrom0 | None = None
+    """P: epochs before pruning."""
+
+
+@Parameter(name="*", group="Training")
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Settings of a training."""
+
+    epochs: Count | None = None
+    """Epochs of a training."""
+
+
+@Parameter(name="*", group="Search and training")
+@dataclass(frozen=True, kw_only=True)
+class SgdOptions:
+    """Settings of searches and trainings alike."""
+
+    lr: float | None = None
+    """Initial learning rate."""
+    batch_size: CountFrom2 | None = None
+    """Images a batch."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    precision: str = "auto"
+    """auto, fp32 or bf16."""
+
+
+@Parameter(name="*", group="Results")
+@dataclass(frozen=True, kw_only=True)
+class PlaceOptions:
+    """Where results go."""
+
+    storage: str | None = None
+    """Optuna storage URL; by default a file in --out."""
+    out: Path | None = None
+    """Folder of the results; by default runs/ARCH-DATA-PRESET."""
+
+
+def given(options: Any) -> dict[str, Any]:
+    """The options of a group that are set, by name."""
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def changes(
+    search: PruneOptions, training: TrainingOptions, sgd: SgdOptions, **own: Any
+) -> dict[str, dict[str, Any]]:
+    """What these options change of a preset, as `presets.override` takes it.
+
+    own: changes of the study's settings themselves; None for none.
+    """
+    return {
+        "": {name: value for name, value in own.items() if value is not None},
+        "search": given(sgd) | given(search),
+        "training": given(sgd) | given(training),
+    }

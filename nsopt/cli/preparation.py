@@ -1,0 +1,89 @@
+"""From the options of a command to a task, its sizes, and the place where it is worked on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from rich.markup import escape
+
+from nsopt.cli.console import console
+from nsopt.cli.options import PlaceOptions, SizeOptions, TaskOptions
+from nsopt.compute.device import resolve_compute
+from nsopt.data.registry import load_source
+from nsopt.data.source import Source, Subset
+from nsopt.errors import NsoptError, unknown_name
+from nsopt.experiments.comparison import Size, sizes_of_budgets, sizes_of_ratios
+from nsopt.experiments.presets import Preset, StudySettings, get_preset, override
+from nsopt.experiments.task import Task
+from nsopt.experiments.workplace import Workplace
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import architectures, get_architecture
+from nsopt.scaling.metric import Metric
+from nsopt.storage.opening import sqlite_path
+
+
+def preset_of(options: TaskOptions) -> Preset:
+    """The preset for the data; NsoptError for an unknown one."""
+    return get_preset(options.preset, options.data)
+
+
+def prepare(
+    options: TaskOptions, place: PlaceOptions, settings: StudySettings, workers: int = 1
+) -> tuple[Task, Workplace]:
+    """Check the options, load the data, say what will run."""
+    if options.arch not in architectures():
+        raise unknown_name("architecture", options.arch, architectures())
+    resolve_compute(settings.training.device, settings.training.precision)
+    if place.storage is not None:
+        sqlite_path(place.storage)
+    source = Source(options.data, options.image_size, Subset(options.classes, options.per_class))
+    data = load_source(source, options.data_dir)
+    arch = get_architecture(options.arch, len(data.classes), data.image_size, data.channels)
+    task = Task(arch, data, source, settings)
+    folder = place.out or Path("runs") / task.name
+    url = place.storage or f"sqlite:///{folder / 'study.db'}"
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    return task, Workplace(url, folder, options.data_dir, workers)
+
+
+def settings_of(preset: Preset, *changes: dict[str, dict[str, Any]]) -> StudySettings:
+    """The settings of a preset with changes, the later ones last."""
+    settings = preset.settings
+    for change in changes:
+        settings = override(settings, change)
+    return settings
+
+
+def announce(task: Task, preset: Preset) -> None:
+    """Say what will run, with its settings."""
+    console.print(f"[bold]{escape(task.name)}[/bold]: {preset.question}", highlight=False)
+    for part in ("search", "training"):
+        values = getattr(task.settings, part).model_dump(exclude_none=True)
+        shown = ", ".join(f"{name} {value}" for name, value in values.items())
+        console.print(f"[dim]{part}: {shown}[/dim]", highlight=False)
+
+
+def words(text: str) -> list[str]:
+    """The parts of a list separated by commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def sizes_of(
+    options: SizeOptions, arch: Architecture, metric: Metric, default_ratios: Sequence[float]
+) -> tuple[Size, ...]:
+    """The sizes that were asked for; NsoptError for what is none, or cannot be met."""
+    if options.ratios is not None and options.budgets is not None:
+        raise NsoptError("give --ratios or --budgets, not both")
+    if options.budgets is not None:
+        budgets = [metric.read(word) for word in words(options.budgets)]
+        return sizes_of_budgets(arch, metric, budgets)
+    ratios = [_ratio(word) for word in words(options.ratios or "")]
+    return sizes_of_ratios(arch, metric, ratios or default_ratios)
+
+
+def _ratio(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise NsoptError(f"{text!r} is not a width ratio: write 0.25 or 2") from None

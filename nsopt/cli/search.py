@@ -1,0 +1,69 @@
+"""`nsopt search`: the law alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cyclopts import Parameter
+
+from nsopt.cli.options import (
+    PlaceOptions,
+    SearchOptions,
+    SgdOptions,
+    TaskOptions,
+    TrainingOptions,
+    changes,
+)
+
+if TYPE_CHECKING:
+    from nsopt.scaling.record import Iteration
+
+# Imports inside functions keep `nsopt --help` light.
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class LawOptions:
+    """The options of `nsopt search`."""
+
+    task: TaskOptions = TaskOptions()
+    search: SearchOptions = SearchOptions()
+    sgd: SgdOptions = SgdOptions()
+    place: PlaceOptions = PlaceOptions()
+
+
+def search(options: LawOptions = LawOptions()) -> None:
+    """Find the law of a network and store it; `study` and `widths` use it. Continues, too."""
+    from nsopt.cli.console import console, live_progress
+    from nsopt.cli.preparation import announce, prepare, preset_of, settings_of
+    from nsopt.compute.device import resolve_compute
+    from nsopt.experiments.searching import continue_search
+    from nsopt.experiments.sharing import sharing
+    from nsopt.storage.opening import shown, storage_errors
+
+    preset = preset_of(options.task)
+    settings = settings_of(preset, changes(options.search, TrainingOptions(), options.sgd))
+    task, workplace = prepare(options.task, options.place, settings)
+    announce(task, preset)
+    compute = resolve_compute(settings.search.device, settings.search.precision)
+    with storage_errors(workplace.url), live_progress() as progress, sharing(compute) as shared:
+        iterations = settings.search.iterations
+        history = continue_search(task, workplace, iterations, shared, progress)
+    _print_law(task.arch.layer_names, history[-1])
+    console.print(f"storage: {shown(workplace.url)}", soft_wrap=True, highlight=False)
+
+
+def _print_law(layer_names: Sequence[str], iteration: "Iteration") -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from nsopt.cli.console import console
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, title="width = alpha * parameters ** beta")
+    for name in ("layer", "alpha", "beta", "r2", "pruned from", "proposed"):
+        table.add_column(name, justify="left" if name == "layer" else "right")
+    law = iteration.law
+    columns = (law.alpha, law.beta, law.r2, iteration.start_widths, iteration.widths)
+    for name, alpha, beta, r2, start, width in zip(layer_names, *columns, strict=True):
+        table.add_row(name, f"{alpha:.4g}", f"{beta:.3f}", f"{r2:.3f}", str(start), str(width))
+    console.print(table)

@@ -1,0 +1,142 @@
+"""`nsopt study`, the main job: searches, trains, measures, stores and reports."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from nsopt.cli.options import (
+    Count,
+    PlaceOptions,
+    SearchOptions,
+    SgdOptions,
+    SizeOptions,
+    TaskOptions,
+    TrainingOptions,
+    changes,
+)
+
+if TYPE_CHECKING:
+    from nsopt.reports.results import Results
+
+# Imports inside functions keep `nsopt --help` light.
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """The options of `nsopt study`."""
+
+    task: TaskOptions = TaskOptions()
+    sizes: SizeOptions = SizeOptions()
+    search: SearchOptions = SearchOptions()
+    training: TrainingOptions = TrainingOptions()
+    sgd: SgdOptions = SgdOptions()
+    place: PlaceOptions = PlaceOptions()
+    methods: str = "uniform,morphnet,magnitude,neuralscale"
+    """Separated by commas; also neuralscale-iter1, ..."""
+    seeds: Count | None = None
+    """Trainings per point."""
+    eta: Annotated[float, Parameter(validator=Number(gt=0))] | None = None
+    """Use Algorithm 3 as published, with this step size, for NeuralScale."""
+    tuned: str | None = None
+    """Tuning study whose best P or eta is used."""
+    tuned_storage: str | None = None
+    """Storage URL of --tuned, where it is not --storage."""
+    workers: Count = 1
+    """Processes on this machine that share the work."""
+
+
+def study(options: StudyOptions = StudyOptions()) -> None:
+    """Compare scaling methods at equal budgets. The same command again continues."""
+    from nsopt.cli.console import console, live_progress
+    from nsopt.cli.preparation import announce, prepare, preset_of, settings_of, sizes_of, words
+    from nsopt.experiments.comparison import Comparison
+    from nsopt.experiments.running import run_comparison
+    from nsopt.methods.registry import get_methods
+    from nsopt.reports.dashboard import publish
+    from nsopt.reports.page import write_report
+    from nsopt.reports.results import read_results
+    from nsopt.scaling.metric import get_metric
+    from nsopt.storage.opening import shown, storage_errors
+
+    preset, metric = preset_of(options.task), get_metric(options.sizes.metric)
+    methods = get_methods(words(options.methods))
+    own = changes(options.search, options.training, options.sgd, eta=options.eta)
+    settings = settings_of(preset, _tuned(options), own)
+    for method in methods:
+        method.search_iterations(settings.search)
+    task, workplace = prepare(options.task, options.place, settings, options.workers)
+    sizes = sizes_of(options.sizes, task.arch, metric, preset.ratios)
+    announce(task, preset)
+    comparison = Comparison(task, methods, metric, sizes, options.seeds or preset.seeds)
+    with storage_errors(workplace.url):
+        with live_progress() as progress:
+            run_comparison(comparison, workplace, progress)
+        _print_summary(read_results(workplace.url, task.name))
+        page = write_report(workplace.url, workplace.folder / "report", task.name)
+        publish(workplace.url, task.name)
+    console.print(f"storage: {shown(workplace.url)}", soft_wrap=True, highlight=False)
+    console.print(f"report:  {page}", soft_wrap=True, highlight=False)
+
+
+def _tuned(options: StudyOptions) -> dict[str, dict[str, object]]:
+    """The best of the tuning study that was named, as changes of the preset."""
+    from pathlib import Path
+
+    from nsopt.errors import NsoptError
+    from nsopt.experiments.tuning_request import best_settings
+    from nsopt.experiments.workplace import Workplace
+    from nsopt.storage.opening import storage_errors
+
+    if options.tuned is None:
+        return {}
+    url = options.tuned_storage or options.place.storage
+    if url is None:
+        raise NsoptError("--tuned needs the --tuned-storage, or --storage, that holds that study")
+    with storage_errors(url):
+        return best_settings(Workplace(url, Path()), options.tuned)
+
+
+def _print_summary(results: "Results") -> None:
+    """The result table, and the trainings that failed."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from nsopt.cli.console import console
+    from nsopt.reports.tables import size_of, summary, with_deviation
+
+    table = Table(
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        collapse_padding=True,
+        title=f"{results.name}: mean ± standard deviation over n seeds",
+    )
+    for name in ("size", "method"):
+        table.add_column(name, no_wrap=True)
+    for name in ("n", "params", "MACs", "ms", "val %", "test %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in summary(results).to_dict("records"):
+        table.add_row(
+            size_of(row),
+            row["method"],
+            str(row["n"]),
+            _short(row["params"]),
+            _short(row["macs"]),
+            f"{row['latency_ms']:.1f}",
+            with_deviation(row["val_mean"], row["val_std"]),
+            with_deviation(row["test_mean"], row["test_std"]),
+        )
+    console.print(table)
+    for failure in results.failures.to_dict("records"):
+        console.print(f"failed: {failure['label']}: {failure['reason']}", markup=False)
+
+
+def _short(number: float) -> str:
+    """Three digits or more and a unit, such as `580k` or `15.5M`."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            digits = ".3g" if number < 100 * size else ".0f"
+            return f"{number / size:{digits}}{unit}"
+    return f"{number:.0f}"

@@ -1,0 +1,59 @@
+"""`nsopt worker`: take part in a comparison that another process has started."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nsopt.cli.options import Count
+
+# Imports inside functions keep `nsopt --help` light.
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """The options of `nsopt worker`. parent: the process that started it, if one did."""
+
+    storage: Annotated[str, Parameter(env_var="NSOPT_STORAGE")]
+    """Storage URL of a study that was started."""
+    study: str
+    """ARCH-DATA-PRESET."""
+    data: str | None = None
+    """folder:PATH, where the images lie elsewhere here."""
+    data_dir: Path = Path("data")
+    """Where downloaded data lies."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    threads: Count | None = None
+    """Threads to train with; by default one a core."""
+    out: Path | None = None
+    """Folder for unfinished trainings; by default runs/STUDY."""
+    parent: Annotated[int | None, Parameter(show=False)] = None
+
+
+def worker(options: WorkerOptions) -> None:
+    """Join a study from any machine: run what waits in it until nothing is left."""
+    import optuna
+
+    from nsopt.cli.console import console, live_progress
+    from nsopt.experiments.worker import join
+    from nsopt.experiments.workplace import Workplace
+    from nsopt.storage.opening import storage_errors
+
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    folder = options.out or Path("runs") / options.study
+    workplace = Workplace(options.storage, folder, options.data_dir)
+    with storage_errors(options.storage), live_progress() as progress:
+        done = join(
+            options.study,
+            workplace,
+            options.data,
+            options.device,
+            options.threads,
+            options.parent,
+            progress,
+        )
+    if options.parent is None:
+        console.print(f"{done} trainings of {options.study} were run here", highlight=False)

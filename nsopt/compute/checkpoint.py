@@ -1,0 +1,114 @@
+"""A file from which an interrupted run goes on."""
+
+import io
+import os
+import pickle
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nsopt.errors import NsoptError
+from nsopt.settings import differences
+
+State = dict[str, Any]
+SECONDS_BETWEEN = 30.0  # two writes of `save_when_due`, at least
+
+
+class Checkpoint:
+    """The state of one run: tensors, numbers, text, and dicts and lists of them.
+
+    It is written in one step, so that an interruption leaves the one before, and belongs to the
+    run that `identity` describes (JSON-safe): loading it for another is an error.
+
+    Args:
+        path: where it lies; None keeps nothing.
+        identity: everything that the state depends on.
+    """
+
+    def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
+        self._path = path
+        self._identity = dict(identity)
+        self._saved_at = time.monotonic()
+
+    def load(self, device: torch.device) -> State | None:
+        """The state that was saved last, on `device`; None if there is none.
+
+        Raises NsoptError if another run saved it, or if it cannot be read.
+        """
+        if self._path is None or not self._path.is_file():
+            return None
+        try:
+            stored = torch.load(self._path, map_location="cpu", weights_only=True)
+            identity, state = stored["identity"], stored["state"]
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+            raise NsoptError(
+                f"checkpoint {self._path} cannot be read: delete it to start over"
+            ) from None
+        found = differences(self._identity, identity)
+        if found:
+            raise NsoptError(
+                f"checkpoint {self._path} was written by other settings ({'; '.join(found)}): "
+                "repeat those, or delete it to start over"
+            )
+        moved: State = _moved(state, device)
+        return moved
+
+    def save_when_due(self, state: Callable[[], State]) -> None:
+        """Save what `state` returns if the last time is long enough ago."""
+        if self._path is not None and time.monotonic() - self._saved_at >= SECONDS_BETWEEN:
+            self.save(state())
+
+    def save(self, state: State) -> None:
+        """Save `state` now."""
+        if self._path is None:
+            return
+        content = io.BytesIO()
+        torch.save({"identity": self._identity, "state": state}, content)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
+        try:
+            with unfinished.open("wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, self._path)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
+        self._saved_at = time.monotonic()
+
+    def remove(self) -> None:
+        """Delete the file, once nothing needs it any more."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+            for unfinished in self._path.parent.glob(f"{self._path.name}.*.part"):
+                unfinished.unlink(missing_ok=True)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints that lie in `folder`, which must all belong to what has ended."""
+    for path in folder.glob("*.pt*"):
+        path.unlink(missing_ok=True)
+
+
+def remove_empty_folders(root: Path) -> None:
+    """Delete the folders at and below `root` that hold nothing."""
+    folders = sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True)
+    for folder in [*folders, root]:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _moved(state: Any, device: torch.device) -> Any:
+    """`state` with its tensors on `device`; those of a generator, uint8, stay on the CPU."""
+    if isinstance(state, torch.Tensor):
+        return state if state.dtype == torch.uint8 else state.to(device)
+    if isinstance(state, dict):
+        return {name: _moved(value, device) for name, value in state.items()}
+    if isinstance(state, list):
+        return [_moved(value, device) for value in state]
+    return state

@@ -1,0 +1,103 @@
+"""Where and how to compute: device and precision."""
+
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import nn
+
+from nsopt.compute.turns import Turns
+from nsopt.errors import NsoptError, unknown_name
+from nsopt.settings import Precision
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device, and whether matrix products run in bfloat16 there.
+
+    turns: of the processes that share the device; None where there is only this one.
+    """
+
+    device: torch.device
+    bf16: bool
+    turns: Turns | None = None
+
+    @property
+    def precision(self) -> str:
+        """Of training, in a word."""
+        return "bf16" if self.bf16 else "fp32"
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision where `bf16`; weights and BatchNorm statistics stay float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def turn(self) -> AbstractContextManager[None]:
+        """For one batch: other processes may compute meanwhile, but not measure."""
+        return self.turns.turn() if self.turns else nullcontext()
+
+    def alone(self) -> AbstractContextManager[None]:
+        """For a measurement: other processes wait."""
+        return self.turns.alone() if self.turns else nullcontext()
+
+
+def resolve_compute(device: str, precision: str) -> Compute:
+    """The device and precision to use; `auto` takes CUDA, and bfloat16, where there is any.
+
+    Raises NsoptError for a device that is unknown or not here.
+    """
+    if precision not in get_args(Precision):
+        raise unknown_name("precision", precision, get_args(Precision))
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        chosen = torch.device(name)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        here = "cpu" + "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
+        raise NsoptError(
+            f"device {device!r} is not available: use --device auto ({here})"
+        ) from None
+    native = precision == "auto" and _multiplies_bf16(chosen)
+    return Compute(chosen, bf16=precision == "bf16" or native)
+
+
+def hardware_name(device: torch.device) -> str:
+    """The same for all names of one device, in all processes of a machine."""
+    if device.type != "cuda":
+        return device.type
+    return f"cuda-{torch.cuda.get_device_properties(device).uuid}"
+
+
+def nth_device(device: torch.device, number: int) -> torch.device:
+    """The device of worker `number`: CUDA devices in turn, counted from `device`."""
+    if device.type != "cuda":
+        return device
+    first = device.index if device.index is not None else torch.cuda.current_device()
+    return torch.device("cuda", (first + number) % torch.cuda.device_count())
+
+
+def describe_device(device: torch.device) -> str:
+    """A name for reports, such as `AMD EPYC 9R14, 2 threads` or `NVIDIA A100`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = torch.cpu.get_capabilities().get("cpu_name", platform.machine())
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when everything queued on `device` is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` on `device`, its convolutions laid out channels last, which is faster on all."""
+    return model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

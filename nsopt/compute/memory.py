@@ -1,0 +1,59 @@
+"""Memory of tensors: kept between the steps of a training, and what is said where it ends."""
+
+import ctypes
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from nsopt.errors import OutOfMemoryError
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # parameters of glibc's mallopt(3)
+_NEVER = -1
+_MIB = 2**20
+# What glibc's own adjustment ends at in a process that has freed large blocks.
+_USUAL = {_TRIM_THRESHOLD: 64 * _MIB, _MMAP_THRESHOLD: 32 * _MIB, _MMAP_MAX: 65536}
+
+
+@contextmanager
+def memory_kept(device: torch.device) -> Iterator[None]:
+    """Reuse the memory of freed tensors on the CPU, instead of giving it back to the system.
+
+    glibc maps every tensor above 32 MB anew, and the system clears its pages one by one: a fifth
+    of a training step at the base widths (benchmarks/training_speed.py). Inside, such memory stays
+    with the process; at the end it is given back. Elsewhere than on glibc this does nothing.
+    """
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_MAX, 0)
+    libc.mallopt(_TRIM_THRESHOLD, _NEVER)
+    try:
+        yield
+    finally:
+        for parameter, value in _USUAL.items():
+            libc.mallopt(parameter, value)
+        libc.malloc_trim(0)
+
+
+@contextmanager
+def explain_out_of_memory(batch_size: int) -> Iterator[None]:
+    """Turn running out of memory into an OutOfMemoryError that names a batch size to try."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        smaller = max(2, batch_size // 2)
+        raise OutOfMemoryError(
+            f"out of memory with batches of {batch_size}: try --batch-size {smaller}"
+        ) from None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return "can't allocate memory" in text or "not enough memory" in text

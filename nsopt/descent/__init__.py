@@ -1,0 +1,1 @@
+"""Architecture descent: prune, fit, rescale, again."""

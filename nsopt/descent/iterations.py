@@ -1,0 +1,161 @@
+"""The iterations of architecture descent (Algorithm 4): prune, fit, rescale to the original size.
+
+A checkpoint holds the iterations that are done and the state of the current one.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nsopt.compute.checkpoint import Checkpoint, State
+from nsopt.compute.device import Compute
+from nsopt.data.images import Splits
+from nsopt.errors import DeterministicError
+from nsopt.models.architecture import Architecture
+from nsopt.progress import Progress
+from nsopt.pruning.engine import iterative_prune
+from nsopt.pruning.settings import SearchSettings
+from nsopt.scaling.metric import PARAMS
+from nsopt.scaling.record import Iteration
+from nsopt.scaling.solve import solve_widths
+
+
+def descend(
+    arch: Architecture,
+    splits: Splits,
+    settings: SearchSettings,
+    done: Sequence[Iteration],
+    compute: Compute,
+    progress: Progress,
+    checkpoint: Path | None = None,
+) -> Iterator[Iteration]:
+    """Continue after the iterations that are `done`; yields each further one as it ends.
+
+    splits: on the device of `compute`. A continued search equals an uninterrupted one. An
+    iteration counts as received when the next one is asked for: until then the checkpoint holds
+    it.
+    """
+    if is_complete(done, settings):
+        Checkpoint(checkpoint, {}).remove()
+        return
+    identity = _identity(arch, splits, settings) if checkpoint else {}
+    descent = _Descent(arch, splits, settings, compute, progress, Checkpoint(checkpoint, identity))
+    yield from descent.run(done)
+
+
+def is_complete(history: Sequence[Iteration], settings: SearchSettings) -> bool:
+    """Whether descent has run its iterations, or has converged."""
+    if len(history) >= settings.iterations:
+        return True
+    limit = settings.convergence
+    return limit is not None and bool(history) and history[-1].change <= limit
+
+
+def iteration_seed(seed: int, number: int) -> int:
+    """The seed of descent iteration `number`, from 0: its own for every search and iteration."""
+    if number == 0:
+        return seed
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
+class _Descent:
+    """A descent that keeps its iterations, and the state of the current one, in a checkpoint."""
+
+    def __init__(
+        self,
+        arch: Architecture,
+        splits: Splits,
+        settings: SearchSettings,
+        compute: Compute,
+        progress: Progress,
+        checkpoint: Checkpoint,
+    ) -> None:
+        self._arch = arch
+        self._splits = splits
+        self._settings = settings
+        self._compute = compute
+        self._progress = progress
+        self._checkpoint = checkpoint
+
+    def run(self, done: Sequence[Iteration]) -> Iterator[Iteration]:
+        """The iterations after those that are `done`."""
+        state = self._checkpoint.load(self._compute.device) or {"history": [], "current": None}
+        saved = [Iteration.from_dict(iteration) for iteration in state["history"]]
+        history = list(done)
+        for iteration in saved[len(history) :]:
+            history.append(iteration)
+            yield iteration
+        current = state["current"] if len(history) == len(saved) else None
+        while not is_complete(history, self._settings):
+            history.append(self._iteration(history, current))
+            current = None
+            yield history[-1]
+        self._checkpoint.remove()
+
+    def _iteration(self, history: Sequence[Iteration], current: State | None) -> Iteration:
+        """The next iteration, from its beginning or from its state in a checkpoint.
+
+        What would happen again leaves a checkpoint with the iterations before; any other error
+        leaves the checkpoint as it is.
+        """
+        if history and current is None:
+            self._checkpoint.save(_state(history))
+        try:
+            return self._prune_and_fit(history, current)
+        except DeterministicError:
+            if history:
+                self._checkpoint.save(_state(history))
+            else:
+                self._checkpoint.remove()
+            raise
+
+    def _prune_and_fit(self, history: Sequence[Iteration], current: State | None) -> Iteration:
+        started = time.perf_counter() - (current["seconds"] if current else 0.0)
+        number = len(history)
+
+        def save(pruning: Callable[[], State]) -> None:
+            self._checkpoint.save_when_due(
+                lambda: _state(
+                    history, {"pruning": pruning(), "seconds": time.perf_counter() - started}
+                )
+            )
+
+        trajectory = iterative_prune(
+            self._arch,
+            _starting_widths(self._arch, history, self._settings),
+            self._splits,
+            self._settings.updated(seed=iteration_seed(self._settings.seed, number)),
+            self._compute,
+            self._progress,
+            current["pruning"] if current else None,
+            save,
+        )
+        law = trajectory.record().law()
+        params = PARAMS.cost(self._arch)
+        proposal = solve_widths(law, params, params(self._arch.base_widths)).widths
+        return Iteration(trajectory, law, tuple(proposal.tolist()), time.perf_counter() - started)
+
+
+def _state(history: Sequence[Iteration], current: State | None = None) -> State:
+    """What the checkpoint holds: iterations that are done, and the one that is running."""
+    return {"history": [iteration.to_dict() for iteration in history], "current": current}
+
+
+def _identity(arch: Architecture, splits: Splits, settings: SearchSettings) -> dict[str, Any]:
+    """What the iterations depend on; not how many there will be."""
+    kept = settings.model_dump(mode="json", exclude={"iterations", "convergence"})
+    network = {"arch": arch.name, "widths": list(arch.base_widths), "classes": arch.num_classes}
+    return network | {"data": splits.fingerprint(), "search": kept}
+
+
+def _starting_widths(
+    arch: Architecture, history: Sequence[Iteration], settings: SearchSettings
+) -> tuple[int, ...]:
+    """The base widths, then the last proposal with its small widths raised."""
+    if not history:
+        return arch.base_widths
+    small = settings.small_width
+    return tuple(w + small if w < small else w for w in history[-1].widths)

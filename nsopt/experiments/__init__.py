@@ -1,0 +1,1 @@
+"""Experiments: comparisons of methods, searches, tuning, and the workers that run them."""

@@ -1,0 +1,76 @@
+"""What a comparison is asked for: methods, budgets and seeds, on one task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optuna.study import Study
+
+from nsopt.errors import NsoptError
+from nsopt.experiments.task import Task
+from nsopt.methods.base import Method
+from nsopt.models.architecture import Architecture
+from nsopt.scaling.law import floor_widths, uniform_curve
+from nsopt.scaling.metric import Metric
+from nsopt.scaling.solve import solve_widths
+from nsopt.storage import trials
+from nsopt.storage.trials import Point
+
+
+@dataclass(frozen=True)
+class Size:
+    """A budget in the unit of a metric; `ratio` is None where it was given as a number."""
+
+    budget: int | float
+    ratio: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Every method at every size with seeds 0 to `seeds` - 1."""
+
+    task: Task
+    methods: tuple[Method, ...]
+    metric: Metric
+    sizes: tuple[Size, ...]
+    seeds: int
+
+    @property
+    def search_iterations(self) -> int:
+        """How many iterations of descent the methods need; NsoptError for more than are run."""
+        settings = self.task.settings.search
+        return max(method.search_iterations(settings) for method in self.methods)
+
+    def points(self, method: Method) -> list[Point]:
+        """The points of a method, size by size."""
+        return [
+            Point(method.name, self.metric.name, size.budget, seed, size.ratio)
+            for size in self.sizes
+            for seed in range(self.seeds)
+        ]
+
+
+def sizes_of_ratios(
+    arch: Architecture, metric: Metric, ratios: Sequence[float]
+) -> tuple[Size, ...]:
+    """Budgets of uniform networks at width ratios; NsoptError for a ratio of 0 or less."""
+    for ratio in ratios:
+        if not 0 < ratio < float("inf"):
+            raise NsoptError(f"a width ratio must be above 0, got {ratio:g}")
+    cost = metric.cost(arch)
+    return tuple(Size(cost(floor_widths(ratio, arch.base_widths)), ratio) for ratio in ratios)
+
+
+def sizes_of_budgets(
+    arch: Architecture, metric: Metric, budgets: Sequence[float]
+) -> tuple[Size, ...]:
+    """Budgets as given; NsoptError for one that no widths can meet."""
+    for budget in budgets:
+        solve_widths(uniform_curve(arch.base_widths), metric.cost(arch), budget)
+    return tuple(Size(budget) for budget in budgets)
+
+
+def missing_points(study: Study | None, points: Sequence[Point]) -> list[Point]:
+    """Points without a trial that is done, running or waiting, or failed for a stored reason."""
+    stored = study.get_trials(deepcopy=False) if study else []
+    settled = {trials.read_point(trial) for trial in stored if trials.is_settled(trial)}
+    return [point for point in points if point not in settled]

@@ -1,0 +1,148 @@
+"""Presets: everything that decides the numbers of a study."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from nsopt.errors import unknown_name
+from nsopt.pruning.settings import SearchSettings
+from nsopt.settings import Settings
+from nsopt.training.settings import TrainSettings
+
+
+class StudySettings(Settings):
+    """Settings of a comparison; two runs with equal ones may share a storage.
+
+    Methods that start from a trained network have it trained with `training`, but for
+    `magnitude_epochs`, and fine-tune for `fine_tune_epochs` at `fine_tune_lr` (Li et al.).
+    eta: step size of Algorithm 3, which then replaces the exact solver for fitted laws.
+    """
+
+    preset: str
+    search: SearchSettings
+    training: TrainSettings
+    magnitude_epochs: int = Field(ge=1)
+    fine_tune_epochs: int = Field(ge=1)
+    fine_tune_lr: float = Field(gt=0)
+    eta: float | None = Field(None, gt=0)
+
+    def training_for(self, seed: int) -> TrainSettings:
+        """From scratch, with one seed."""
+        return self.training.updated(seed=seed)
+
+    def base_training_for(self, seed: int) -> TrainSettings:
+        """Of the network of base widths that a method starts from."""
+        return self.training.updated(seed=seed, epochs=self.magnitude_epochs)
+
+    def fine_tuning_for(self, seed: int) -> TrainSettings:
+        """Of inherited weights, at a constant learning rate."""
+        return self.training.updated(
+            seed=seed, epochs=self.fine_tune_epochs, lr=self.fine_tune_lr, decay_after=()
+        )
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named protocol and the points it compares. question: what its results can answer."""
+
+    question: str
+    ratios: tuple[float, ...]
+    seeds: int
+    settings: StudySettings
+
+
+_PAPER_VAL_FRACTION = 0.02  # the paper holds nothing out; selection needs something
+
+_PRESETS = {
+    "smoke": Preset(
+        question="Does everything run here? Too short to rank methods.",
+        ratios=(0.125, 0.25),
+        seeds=2,
+        settings=StudySettings(
+            preset="smoke",
+            search=SearchSettings(
+                pretrain_epochs=1,
+                prune_every=3,
+                filters_per_step=80,
+                iterations=1,
+                batch_size=64,
+                lr=0.05,
+            ),
+            training=TrainSettings(epochs=4, batch_size=32, lr=0.02),
+            magnitude_epochs=3,
+            fine_tune_epochs=2,
+            fine_tune_lr=0.002,
+        ),
+    ),
+    "quick": Preset(
+        question="Which method is ahead at a small size? About an hour on two cores for CIFAR-10.",
+        ratios=(0.25,),
+        seeds=2,
+        settings=StudySettings(
+            preset="quick",
+            search=SearchSettings(
+                pretrain_epochs=2,
+                prune_every=10,
+                filters_per_step=40,
+                iterations=1,
+                batch_size=128,
+                lr=0.05,
+            ),
+            training=TrainSettings(epochs=12, lr=0.05),
+            magnitude_epochs=5,
+            fine_tune_epochs=4,
+            fine_tune_lr=0.005,
+        ),
+    ),
+    "paper": Preset(
+        question="The paper's protocol (Lee & Lee, CVPR 2020, section 4).",
+        ratios=(0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
+        seeds=5,
+        settings=StudySettings(
+            preset="paper",
+            search=SearchSettings(val_fraction=_PAPER_VAL_FRACTION),
+            training=TrainSettings(val_fraction=_PAPER_VAL_FRACTION),
+            magnitude_epochs=300,
+            fine_tune_epochs=40,
+            fine_tune_lr=0.001,
+        ),
+    ),
+}
+
+_PAPER_TINY_IMAGENET = Preset(
+    question=_PRESETS["paper"].question,
+    ratios=(0.25, 0.5, 0.75, 1.0),
+    seeds=5,
+    settings=StudySettings(
+        preset="paper",
+        search=SearchSettings(prune_every=100, val_fraction=_PAPER_VAL_FRACTION),
+        training=TrainSettings(
+            epochs=150, decay_after=(1 / 3, 2 / 3), val_fraction=_PAPER_VAL_FRACTION
+        ),
+        magnitude_epochs=150,
+        fine_tune_epochs=20,
+        fine_tune_lr=0.001,
+    ),
+)
+
+
+def get_preset(name: str, data: str = "") -> Preset:
+    """The preset `name` for a data set; NsoptError if there is none.
+
+    The paper has a protocol of its own for Tiny ImageNet.
+    """
+    if name not in _PRESETS:
+        raise unknown_name("preset", name, _PRESETS)
+    if name == "paper" and data == "tiny-imagenet":
+        return _PAPER_TINY_IMAGENET
+    return _PRESETS[name]
+
+
+def override(settings: StudySettings, changes: dict[str, dict[str, Any]]) -> StudySettings:
+    """A copy with changes of `search`, `training` and, under "", of the study itself."""
+    return settings.updated(
+        search=settings.search.updated(**changes.get("search", {})),
+        training=settings.training.updated(**changes.get("training", {})),
+        **changes.get("", {}),
+    )

@@ -1,0 +1,71 @@
+"""Worker processes on this machine, which end with the one that started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Thread
+
+from nsopt.progress import Progress
+
+STORAGE_VARIABLE = "NSOPT_STORAGE"
+SECONDS_TO_END = 30.0
+
+
+@contextmanager
+def local_workers(
+    options: Sequence[Sequence[str]], storage: str, progress: Progress
+) -> Iterator[None]:
+    """Run `nsopt worker` once for each of `options`, until they end by themselves.
+
+    What they print becomes messages. If the work here fails, they are ended. The storage's URL
+    is passed in the environment, where other users cannot read its password.
+    """
+    environment = os.environ | {STORAGE_VARIABLE: storage}
+    processes = [_start(arguments, environment) for arguments in options]
+    threads = [Thread(target=_forward, args=(p, progress), daemon=True) for p in processes]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+        _wait(processes, progress)
+    finally:
+        for process in processes:
+            process.terminate()
+        for thread in threads:
+            thread.join(SECONDS_TO_END)
+
+
+def _wait(processes: Sequence["subprocess.Popen[str]"], progress: Progress) -> None:
+    """Until they have ended, which they do soon when nothing is left; else they are ended.
+
+    What a busy one still trains was given to another process, and is done.
+    """
+    deadline = time.monotonic() + SECONDS_TO_END
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            progress.message("a worker was still busy with what others have done: it is ended")
+
+
+def _start(arguments: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "nsopt", "worker", *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _forward(process: "subprocess.Popen[str]", progress: Progress) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        progress.message(line.rstrip())
+    if process.wait() < 0 and process.returncode != -signal.SIGTERM:
+        progress.message(f"a worker was killed (signal {-process.returncode}): others take over")

@@ -1,0 +1,181 @@
+"""What one trial of a comparison does: propose widths, train them, write down what came out."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from optuna.exceptions import TrialPruned
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial
+from torch import nn
+
+from nsopt.compute.device import Compute
+from nsopt.data.images import Splits
+from nsopt.errors import DeterministicError
+from nsopt.experiments.searching import stored_iterations
+from nsopt.experiments.task import Task
+from nsopt.experiments.trained import TrainedNetworks
+from nsopt.experiments.workplace import Workplace
+from nsopt.methods.base import Evidence, Method
+from nsopt.methods.registry import get_method
+from nsopt.progress import Progress
+from nsopt.samplers.neuralscale import NeuralScaleSampler, suggest_widths
+from nsopt.scaling.metric import METRICS, get_metric
+from nsopt.scaling.record import Iteration
+from nsopt.storage import schema, trials
+from nsopt.storage.artifacts import BestWeights
+from nsopt.storage.studies import has_unfinished
+from nsopt.storage.trials import Point
+from nsopt.training.latency import Latency, latency_conditions, measure_latency
+from nsopt.training.loop import Outcome, train_configuration
+
+_BASE = "base"  # in place of a method: the checkpoints of networks to start from
+
+
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """Runs the trials of one task; the `Work` of its queue. splits: on the device of `compute`."""
+
+    task: Task
+    workplace: Workplace
+    compute: Compute
+    splits: Splits
+    networks: TrainedNetworks
+    weights: BestWeights
+    progress: Progress
+
+    def point(self, trial: FrozenTrial) -> Point | None:
+        return trials.read_point(trial)
+
+    def sampler(self, trial: FrozenTrial) -> BaseSampler:
+        """What proposes the widths of a trial."""
+        point = trials.read_point(trial)
+        if point is None:
+            return RandomSampler()
+        history = stored_iterations(self.task, self.workplace)
+        return self.method_sampler(get_method(point.method), point, history)
+
+    def method_sampler(
+        self, method: Method, point: Point, history: Sequence[Iteration]
+    ) -> NeuralScaleSampler:
+        """The sampler along the law of a method; NoWidthsError if it has none at this point."""
+        arch, settings = self.task.arch, self.task.settings
+        cost = get_metric(point.metric).cost(arch)
+        trained = None
+        if method.needs_trained_network:
+            trained = self.networks.get(settings.base_training_for(point.seed), self.progress)
+        law = method.law(Evidence(arch, cost, point.budget, history, trained))
+        eta = settings.eta if method.by_algorithm_3 else None
+        return NeuralScaleSampler(law, cost, arch.layer_names, eta=eta)
+
+    def run(self, trial: Trial) -> tuple[float, float]:
+        """Validation accuracy and latency of a trial; its numbers become its attributes."""
+        point = trials.read_point(trial)
+        if point is None:
+            raise TrialPruned("it has no method, metric, budget and seed")
+        widths = suggest_widths(trial, self.task.arch)
+        latency = self.latency(trial.study, widths)
+        outcome = self._train(get_method(point.method), point, widths)
+        self._write(trial, point, outcome, latency)
+        self.weights.keep_if_best(trial.study, outcome.val_accuracy, widths, outcome.model)
+        self.progress.message(
+            f"{point.label}: validation {outcome.val_accuracy:.2f} %, "
+            f"test {outcome.test_accuracy:.2f} %, {outcome.seconds:.0f} s"
+        )
+        return outcome.val_accuracy, latency.median_ms
+
+    def failed(self, trial: FrozenTrial, error: DeterministicError) -> None:
+        point = trials.read_point(trial)
+        self.progress.message(f"{point.label if point else trial.number}: {error}")
+
+    def latency(self, study: Study, widths: Sequence[int]) -> Latency:
+        """The latency of a network on this device, as its study holds it or else measured now."""
+        with self.compute.alone():
+            conditions = latency_conditions(self.compute.device)
+            known = schema.read_latency(study, widths, conditions)
+            if known is not None:
+                return Latency(**known)
+            latency = measure_latency(
+                self.task.arch.build(widths),
+                self.task.arch.input_shape,
+                device=str(self.compute.device),
+            )
+        schema.write_latency(study, widths, conditions, asdict(latency))
+        return latency
+
+    def _train(self, method: Method, point: Point, widths: tuple[int, ...]) -> Outcome:
+        arch, settings = self.task.arch, self.task.settings
+        start, training = None, settings.training_for(point.seed)
+        if method.inherits_weights:
+            base = settings.base_training_for(point.seed)
+            trained = self.networks.get(base, self.progress)
+            training = settings.fine_tuning_for(point.seed)
+
+            def start() -> nn.Module:
+                return method.start(arch, widths, trained)
+
+        return train_configuration(
+            arch,
+            widths,
+            self.splits,
+            training,
+            self.compute,
+            self.progress,
+            self._checkpoint(point),
+            task=point.label,
+            start=start,
+        )
+
+    def _checkpoint(self, point: Point) -> Path:
+        folder = self.workplace.checkpoints(f"{self.task.name}/{point.method}")
+        return folder / f"{point.metric}-{point.budget}-seed{point.seed}.pt"
+
+    def _write(self, trial: Trial, point: Point, outcome: Outcome, latency: Latency) -> None:
+        arch = self.task.arch
+        costs = {name: metric.cost(arch)(outcome.widths) for name, metric in METRICS.items()}
+        excess = (costs[point.metric] - point.budget) / point.budget
+        trial.set_constraint(trials.BUDGET, excess)
+        numbers = costs | {
+            "latency_ms": latency.median_ms,
+            "latency_lower_quartile_ms": latency.lower_quartile_ms,
+            "latency_upper_quartile_ms": latency.upper_quartile_ms,
+            "tau": costs["params"],
+            "val_accuracy": outcome.val_accuracy,
+            "test_accuracy": outcome.test_accuracy,
+            "test_accuracy_best_epoch": outcome.test_accuracy_best_epoch,
+            "epochs": len(outcome.epochs),
+            "seconds": outcome.seconds,
+            "feasible": excess <= 0,
+        }
+        curves = {
+            "train_loss": outcome.losses,
+            "val_accuracy": [epoch.val_accuracy for epoch in outcome.epochs],
+            "test_accuracy": [epoch.test_accuracy for epoch in outcome.epochs],
+        }
+        trials.write_outcome(trial, numbers, curves)
+
+
+def make_runner(task: Task, workplace: Workplace, compute: Compute, progress: Progress) -> Runner:
+    """A runner of `task` that keeps its files at `workplace`."""
+    splits = task.splits.to(compute.device)
+    base = workplace.checkpoints(f"{task.name}/{_BASE}")
+    return Runner(
+        task,
+        workplace,
+        compute,
+        splits,
+        TrainedNetworks(task.arch, splits, compute, base),
+        BestWeights(task.arch, workplace.artifacts),
+        progress,
+    )
+
+
+def clear_finished(task: Task, workplace: Workplace) -> None:
+    """Delete the checkpoints of those studies of `task` in which nothing waits or runs."""
+    studies = task.stored_studies(workplace.storage)
+    busy = {method for method, study in studies.items() if has_unfinished(study)}
+    for method in studies.keys() - busy - {schema.SEARCH}:
+        workplace.clear(f"{task.name}/{method}")
+    if not busy:
+        workplace.clear(f"{task.name}/{_BASE}")

@@ -1,0 +1,121 @@
+"""Running a comparison: one Optuna study a method, the same budgets and seeds for all."""
+
+from collections.abc import Mapping, Sequence
+
+from nsopt.compute.device import resolve_compute
+from nsopt.experiments.comparison import Comparison, missing_points
+from nsopt.experiments.runner import Runner, clear_finished, make_runner
+from nsopt.experiments.searching import continue_search
+from nsopt.experiments.sharing import other_workers, sharing
+from nsopt.experiments.worker import Worker, is_ready
+from nsopt.experiments.workplace import Workplace
+from nsopt.methods.base import Method
+from nsopt.progress import Progress
+from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.record import Iteration
+from nsopt.scaling.solve import solve_widths
+from nsopt.storage import trials
+from nsopt.storage.trials import Point
+from nsopt.training.step import probe_memory
+
+Missing = Mapping[Method, Sequence[Point]]
+
+
+def run_comparison(comparison: Comparison, workplace: Workplace, progress: Progress) -> None:
+    """Search what the methods need, then train and measure every point that is missing.
+
+    Everything is written to the storage as it ends; calling again continues. Raises NsoptError
+    for requests that cannot be met, before anything is written. With other workers, points wait
+    in the storage before the search begins, so that they have something to do meanwhile.
+    """
+    task = comparison.task
+    iterations = comparison.search_iterations
+    missing = _missing(comparison, workplace, progress)
+    with sharing(
+        resolve_compute(task.settings.training.device, task.settings.training.precision)
+    ) as compute:
+        runner = make_runner(task, workplace, compute, progress)
+        if any(missing.values()):
+            _probe_memory(comparison, iterations, runner)
+        if workplace.shared:
+            _enqueue(missing, [], runner)
+        with other_workers(task.name, workplace, compute, progress):
+            history = continue_search(task, workplace, iterations, compute, progress)
+            if not workplace.shared:
+                _check_proposals(missing, history, runner)
+                _enqueue(missing, history, runner)
+            Worker(runner).work()
+    clear_finished(task, workplace)
+
+
+def _missing(comparison: Comparison, workplace: Workplace, progress: Progress) -> Missing:
+    """The points that are still to be run; NsoptError if other settings wrote the storage."""
+    stored = comparison.task.stored_studies(workplace.storage) if workplace.has_storage else {}
+    return {
+        method: missing_points(stored.get(method.name), _servable(comparison, method, progress))
+        for method in comparison.methods
+    }
+
+
+def _servable(comparison: Comparison, method: Method, progress: Progress) -> list[Point]:
+    """The points of a method but for those at which it has nothing to offer."""
+    arch, metric = comparison.task.arch, comparison.metric
+    points, base = comparison.points(method), metric.cost(arch)(arch.base_widths)
+    left_out = sorted({p.budget for p in points if not method.serves(p.budget, base)})
+    if left_out:
+        budgets = ", ".join(metric.show(budget) for budget in left_out)
+        progress.message(
+            f"{method.name} starts from a network of {metric.show(base)}: left out at {budgets}"
+        )
+    return [point for point in points if point.budget not in left_out]
+
+
+def _probe_memory(comparison: Comparison, iterations: int, runner: Runner) -> None:
+    """OutOfMemoryError if the largest network of the comparison, or of its search, does not fit."""
+    arch, settings = comparison.task.arch, comparison.task.settings
+    if iterations or any(method.needs_trained_network for method in comparison.methods):
+        batch = settings.search.batch_size if iterations else settings.training.batch_size
+        probe_memory(arch, arch.base_widths, batch, runner.compute)
+    budget = max(size.budget for size in comparison.sizes)
+    largest = solve_widths(
+        uniform_curve(arch.base_widths), comparison.metric.cost(arch), budget
+    ).widths
+    probe_memory(arch, largest.tolist(), settings.training.batch_size, runner.compute)
+
+
+def _check_proposals(missing: Missing, history: Sequence[Iteration], runner: Runner) -> None:
+    """NsoptError for a method that can propose no widths at one of its budgets."""
+    for method, points in missing.items():
+        if not method.needs_trained_network:
+            _proposals(method, points, history, runner)
+
+
+def _proposals(
+    method: Method, points: Sequence[Point], history: Sequence[Iteration], runner: Runner
+) -> list[tuple[int, ...]]:
+    """The widths of a method's points, each once, where they do not depend on the seed."""
+    samplers = {p.budget: runner.method_sampler(method, p, history) for p in points}
+    return [sampler.propose(budget) for budget, sampler in samplers.items()]
+
+
+def _enqueue(missing: Missing, history: Sequence[Iteration], runner: Runner) -> None:
+    """Let the missing points wait in their studies.
+
+    First the latencies of those whose widths are known are measured, in one pass.
+    """
+    task, storage = runner.task, runner.workplace.storage
+    studies = {m: task.open_study(storage, m.name, runner.compute) for m in missing}
+    known = [
+        (studies[method], widths)
+        for method, points in missing.items()
+        if not method.needs_trained_network and is_ready(method, history, task.settings)
+        for widths in _proposals(method, points, history, runner)
+    ]
+    if known:
+        runner.progress.start("measuring latency", len(known))
+    for study, widths in known:
+        latency = runner.latency(study, widths)
+        runner.progress.advance(f"{latency.median_ms:.1f} ms")
+    for method, points in missing.items():
+        for point in points:
+            trials.enqueue_point(studies[method], point)

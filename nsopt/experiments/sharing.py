@@ -1,0 +1,48 @@
+"""Devices and cores that several processes of a machine share."""
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+
+import torch
+
+from nsopt.compute.device import Compute, hardware_name, nth_device
+from nsopt.compute.turns import Turns
+from nsopt.data.cache import cache_folder
+from nsopt.experiments.processes import local_workers
+from nsopt.experiments.workplace import Workplace
+from nsopt.progress import Progress
+
+
+@contextmanager
+def sharing(compute: Compute) -> Iterator[Compute]:
+    """`compute`, shared with other processes of this machine."""
+    folder = cache_folder() / "machines"
+    with closing(Turns(folder, hardware_name(compute.device))) as turns:
+        yield replace(compute, turns=turns)
+
+
+@contextmanager
+def other_workers(
+    study: str, workplace: Workplace, compute: Compute, progress: Progress
+) -> Iterator[None]:
+    """The workers beside this process, with an equal share of the cores each."""
+    if workplace.workers == 1:
+        yield
+        return
+    threads = max(1, torch.get_num_threads() // workplace.workers)
+    torch.set_num_threads(threads)
+    same = [
+        f"--study={study}",
+        f"--data-dir={workplace.data_dir}",
+        f"--out={workplace.folder}",
+        f"--threads={threads}",
+        f"--parent={os.getpid()}",
+    ]
+    options = [
+        [*same, f"--device={nth_device(compute.device, number)}"]
+        for number in range(1, workplace.workers)
+    ]
+    with local_workers(options, workplace.url, progress):
+        yield

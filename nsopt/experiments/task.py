@@ -1,0 +1,96 @@
+"""The task of an experiment: everything that a result depends on beside its own point."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.study import Study
+
+from nsopt.compute.device import Compute, describe_device
+from nsopt.data.images import ImageData, Splits
+from nsopt.data.registry import load_source
+from nsopt.data.source import Source
+from nsopt.errors import NsoptError
+from nsopt.experiments.presets import StudySettings
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import get_architecture
+from nsopt.storage import schema
+from nsopt.storage.provenance import provenance
+from nsopt.storage.studies import check_settings, load_studies, open_study
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Network, images and settings. source: where `data` came from."""
+
+    arch: Architecture
+    data: ImageData
+    source: Source
+    settings: StudySettings
+
+    @property
+    def name(self) -> str:
+        """What the names of its studies begin with."""
+        return schema.comparison_name(self.arch.name, self.data.name, self.settings.preset)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """What trainings see."""
+        return self.data.split(self.settings.training.val_fraction)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """The settings as they come back from storage, with what tells the images from others."""
+        return self.settings.model_dump(mode="json") | {"data": self.splits.fingerprint()}
+
+    @property
+    def description(self) -> schema.TaskDescription:
+        return schema.TaskDescription(
+            arch=self.arch.name,
+            data=self.data.name,
+            classes=len(self.data.classes),
+            image_size=self.data.image_size,
+            channels=self.data.channels,
+            layer_names=self.arch.layer_names,
+            base_widths=self.arch.base_widths,
+        )
+
+    def stored_studies(self, storage: BaseStorage) -> dict[str, Study]:
+        """Its studies by method. NsoptError if other settings wrote them."""
+        studies = load_studies(storage, self.name)
+        for study in studies.values():
+            if schema.read_settings(study):
+                check_settings(study, self.identity)
+        return studies
+
+    def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:
+        """The study of a method, or of the search, made if it is not there yet."""
+        searching = method == schema.SEARCH
+        return open_study(
+            storage,
+            f"{self.name}/{method}",
+            self.description,
+            self.source,
+            self.identity,
+            provenance(describe_device(compute.device), compute.precision),
+            schema.SEARCH_METRIC_NAMES if searching else schema.METRIC_NAMES,
+        )
+
+
+def load_task(study: Study, data: str | None, data_dir: Path) -> Task:
+    """The task of a stored study. data: where its images lie here, if elsewhere than there.
+
+    NsoptError if the images here are others.
+    """
+    stored, settings = schema.read_task(study), schema.read_settings(study)
+    source = schema.read_source(study)
+    source = replace(source, name=data or source.name)
+    arch = get_architecture(stored.arch, stored.classes, stored.image_size, stored.channels)
+    own = StudySettings(**{name: settings[name] for name in StudySettings.model_fields})
+    task = Task(arch, load_source(source, data_dir), source, own)
+    here = task.identity["data"]
+    if any(here[name] != value for name, value in settings["data"].items()):
+        raise NsoptError(f"{source.name} differs here from the images of {study.study_name}")
+    return task

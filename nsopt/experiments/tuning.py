@@ -1,0 +1,98 @@
+"""Studies over P, the pre-training epochs of a search, and eta, the step size of Algorithm 3.
+
+`pretrain-epochs`: how long must a network train before it is pruned? Each P runs a search, whose
+law is solved for the budget and trained: validation accuracy against seconds of search.
+`eta`: does Algorithm 3 end at the budget, and soon? It needs one law and no training: distance
+from the budget against steps. `both`: widths by Algorithm 3 with a proposed eta, from the law
+that a proposed P gives. `objective="accuracy"` asks for accuracy alone and prunes bad trainings.
+"""
+
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.study import Study
+
+from nsopt.compute.device import Compute, describe_device, resolve_compute
+from nsopt.data.images import Splits
+from nsopt.experiments.sharing import sharing
+from nsopt.experiments.tuning_request import Tuning
+from nsopt.experiments.tuning_trial import TuningRunner, searched
+from nsopt.experiments.workplace import Workplace
+from nsopt.progress import Progress
+from nsopt.scaling.law import PowerLaw
+from nsopt.storage import schema, trials
+from nsopt.storage.provenance import provenance
+from nsopt.storage.queue import Watch, claim, run
+from nsopt.storage.studies import has_unfinished, open_study
+
+
+def run_tuning(tuning: Tuning, workplace: Workplace, progress: Progress) -> Study:
+    """Run the trials that are missing; calling again continues. Raises NsoptError."""
+    training = tuning.task.settings.training
+    with sharing(resolve_compute(training.device, training.precision)) as compute:
+        splits = tuning.task.splits.to(compute.device)
+        study = _open(tuning, workplace, compute)
+        law = None
+        if not tuning.trains:
+            law = _law(tuning, workplace, study, compute, splits, progress)
+        _enqueue(tuning, study)
+        _run_all(study, TuningRunner(tuning, workplace, compute, splits, progress, law))
+    workplace.clear(tuning.study_name)
+    return study
+
+
+def _law(
+    tuning: Tuning,
+    workplace: Workplace,
+    study: Study,
+    compute: Compute,
+    splits: Splits,
+    progress: Progress,
+) -> PowerLaw:
+    """What eta is tuned on: searched once, kept with the study."""
+    law = schema.read_law(study)
+    if law is None:
+        law = searched(tuning, workplace, compute, splits, progress, "search.pt")[-1].law
+        schema.write_law(study, law)
+    return law
+
+
+def _run_all(study: Study, runner: TuningRunner) -> None:
+    watch = Watch()
+    while has_unfinished(study):
+        claimed = claim(study, runner)
+        if claimed is not None:
+            run(study, claimed, runner)
+        elif watch.look(study):
+            runner.progress.message("waiting for a trial of another process")
+            watch.wait()
+
+
+def _open(tuning: Tuning, workplace: Workplace, compute: Compute) -> Study:
+    return open_study(
+        workplace.storage,
+        tuning.study_name,
+        tuning.task.description,
+        tuning.task.source,
+        tuning.identity,
+        provenance(describe_device(compute.device), compute.precision),
+        tuning.metric_names,
+        tuning.directions,
+        _pruner(tuning),
+    )
+
+
+def _pruner(tuning: Tuning) -> BasePruner:
+    if tuning.objective != "accuracy" or not tuning.trains:
+        return NopPruner()
+    epochs = tuning.task.settings.training.epochs
+    if tuning.pruner == "hyperband":
+        return HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3)
+    return SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+
+
+def _enqueue(tuning: Tuning, study: Study) -> None:
+    """Trials that are not there yet. A failed one counts only if it would fail again."""
+    stored = study.get_trials(deepcopy=False)
+    settled = {trials.read_tuning_point(trial) for trial in stored if trials.is_settled(trial)}
+    for point in tuning.points:
+        if point not in settled:
+            trials.enqueue_point(study, point)

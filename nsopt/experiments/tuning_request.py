@@ -1,0 +1,117 @@
+"""What a tuning study was asked for, and where its best settings are found again."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from nsopt.errors import NsoptError
+from nsopt.experiments.task import Task
+from nsopt.experiments.workplace import Workplace
+from nsopt.scaling.metric import Metric
+from nsopt.storage import schema
+from nsopt.storage.opening import shown
+from nsopt.storage.studies import load_studies
+from nsopt.storage.trials import TuningPoint
+
+Over = Literal["pretrain-epochs", "eta", "both"]
+Objective = Literal["pareto", "accuracy"]
+Pruner = Literal["hyperband", "asha"]
+PRETRAIN_EPOCHS = (0, 2, 5, 10, 30, 60)
+_UP, _DOWN = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tuning:
+    """What to tune. budget: of every network, in the unit of `metric`.
+
+    trials: of eta and both; P alone tries every one of `pretrain_epochs` with seeds 0 to
+    `seeds` - 1.
+    """
+
+    task: Task
+    metric: Metric
+    budget: int | float
+    over: Over
+    objective: Objective
+    pruner: Pruner
+    trials: int
+    seeds: int
+    pretrain_epochs: tuple[int, ...] = PRETRAIN_EPOCHS
+
+    @property
+    def study_name(self) -> str:
+        kind = f"{self.over}-{self.objective}" if self.trains else self.over
+        return f"{schema.tuning_name(self.task.name)}/{kind}"
+
+    @property
+    def trains(self) -> bool:
+        """Whether trials search and train, rather than only solve."""
+        return self.over != "eta"
+
+    @property
+    def points(self) -> list[TuningPoint]:
+        """What its trials run."""
+        if self.over != "pretrain-epochs":
+            return [TuningPoint(seed=0, index=index) for index in range(self.trials)]
+        return [
+            TuningPoint(seed, pretrain_epochs=epochs)
+            for seed in range(self.seeds)
+            for epochs in self.pretrain_epochs
+        ]
+
+    @property
+    def directions(self) -> tuple[StudyDirection, ...]:
+        if not self.trains:
+            return (_DOWN, _DOWN)
+        return (_UP, _DOWN) if self.objective == "pareto" else (_UP,)
+
+    @property
+    def metric_names(self) -> list[str]:
+        if not self.trains:
+            return ["distance from the budget", "steps"]
+        return ["validation accuracy (%)", "search seconds"][: len(self.directions)]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its numbers depend on, beside the parameters of a trial."""
+        tuned: dict[str, Any] = {"budget": self.budget, "metric": self.metric.name}
+        if self.over == "both":
+            tuned["pretrain_epochs"] = list(self.pretrain_epochs)
+        return self.task.identity | {"tuning": tuned}
+
+
+def best_settings(workplace: Workplace, name: str) -> dict[str, dict[str, Any]]:
+    """The best of a tuning study, as changes that `override` takes.
+
+    name: ARCH-DATA-PRESET-tune/KIND. NsoptError if there is no such study, or nothing in it.
+    """
+    prefix, _, kind = name.rpartition("/")
+    there = workplace.has_storage and schema.is_tuning(prefix)
+    study = load_studies(workplace.storage, prefix).get(kind) if there else None
+    if study is None:
+        raise NsoptError(
+            f"no tuning study {name!r} is stored at {shown(workplace.url)}: run nsopt tune first"
+        )
+    parameters = best_trial(study).params
+    search = {k: v for k, v in parameters.items() if k == "pretrain_epochs"}
+    return {"search": search, "": {k: v for k, v in parameters.items() if k == "eta"}}
+
+
+def best_trial(study: Study) -> FrozenTrial:
+    """Of the highest accuracy, mean over seeds; for eta alone nearest the budget, then soonest.
+
+    The first of equal ones, so that the shortest of equally good P is taken.
+    """
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not done:
+        raise NsoptError(f"{study.study_name} has no completed trial")
+    if study.directions[0] == _DOWN:
+        return min(done, key=lambda trial: trial.values)
+
+    def mean_accuracy(trial: FrozenTrial) -> float:
+        same: list[float] = [other.values[0] for other in done if other.params == trial.params]
+        return sum(same) / len(same)
+
+    return max(sorted(done, key=lambda t: t.params.get("pretrain_epochs", 0)), key=mean_accuracy)

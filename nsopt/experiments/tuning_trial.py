@@ -1,0 +1,178 @@
+"""What one trial of a tuning study does: search, solve and train, or solve alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from optuna.exceptions import TrialPruned
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from nsopt.compute.checkpoint import Checkpoint
+from nsopt.compute.device import Compute, resolve_compute
+from nsopt.data.images import Splits
+from nsopt.descent.iterations import descend
+from nsopt.errors import DeterministicError
+from nsopt.experiments.tuning_request import Tuning
+from nsopt.experiments.workplace import Workplace
+from nsopt.progress import Progress
+from nsopt.scaling.algorithm3 import SgdFit, solve_widths_sgd
+from nsopt.scaling.law import PowerLaw
+from nsopt.scaling.metric import METRICS
+from nsopt.scaling.record import Iteration
+from nsopt.scaling.solve import solve_widths
+from nsopt.storage import schema, trials
+from nsopt.storage.trials import TuningPoint
+from nsopt.training.loop import Epoch, train_configuration
+
+_P = "pretrain_epochs"
+_MOST_EPOCHS = 10**6
+_ETA = (1e-2, 1e6)
+_STARTUP_TRIALS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class TuningRunner:
+    """Runs the trials of a tuning study; the `Work` of its queue.
+
+    splits: on the device of `compute`; law: what eta alone is tuned on, None where trials search.
+    """
+
+    tuning: Tuning
+    workplace: Workplace
+    compute: Compute
+    splits: Splits
+    progress: Progress
+    law: PowerLaw | None
+
+    def point(self, trial: FrozenTrial) -> TuningPoint:
+        return trials.read_tuning_point(trial)
+
+    def sampler(self, trial: FrozenTrial) -> TPESampler:
+        """Its proposals follow from the results so far and the index of the trial."""
+        index = trials.read_tuning_point(trial).index
+        seed = trial.number if index is None else index
+        return TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP_TRIALS)
+
+    def failed(self, trial: FrozenTrial, error: DeterministicError) -> None:
+        point = trials.read_tuning_point(trial)
+        epochs = "" if point.pretrain_epochs is None else f"P {point.pretrain_epochs} "
+        self.progress.message(f"{epochs}seed {point.seed}: {error}")
+
+    def run(self, trial: Trial) -> list[float]:
+        """The values of the study's directions."""
+        if self.law is not None:
+            fit = self._sgd_fit(trial, self.law)
+            self.progress.message(
+                f"eta {trial.params['eta']:.3g}: {fit.error:+.2%} from the budget, "
+                f"{fit.steps} steps"
+            )
+            return [abs(fit.error), fit.steps]
+        epochs = self._pretrain_epochs(trial)
+        seed = trials.read_seed(trial)
+        iteration, seconds = self._searched(trial, epochs, seed)
+        trials.write_search(trial, iteration, seconds)
+        accuracy = self._train(trial, iteration.law, seed)
+        self.progress.message(
+            f"P {epochs} seed {seed}: validation {accuracy:.2f} %, search {seconds:.0f} s"
+        )
+        return [accuracy, seconds][: len(self.tuning.directions)]
+
+    def _pretrain_epochs(self, trial: Trial) -> int:
+        """As it was enqueued, so that more values can be added later; or proposed."""
+        if self.tuning.over == "pretrain-epochs":
+            return trial.suggest_int(_P, 0, _MOST_EPOCHS)
+        epochs: int = trial.suggest_categorical(_P, self.tuning.pretrain_epochs)
+        return epochs
+
+    def _searched(self, trial: Trial, epochs: int, seed: int) -> tuple[Iteration, float]:
+        """The last iteration of a search, and the seconds of all; an earlier trial may have it."""
+        for other in trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            same = (other.params[_P], trials.read_seed(other))
+            if same == (epochs, seed):
+                return trials.read_iteration(other), trials.read_search_seconds(other)
+        iterations = searched(
+            self.tuning,
+            self.workplace,
+            self.compute,
+            self.splits,
+            self.progress,
+            f"search-P{epochs}-seed{seed}.pt",
+            pretrain_epochs=epochs,
+            seed=seed,
+        )
+        return iterations[-1], sum(iteration.seconds for iteration in iterations)
+
+    def _train(self, trial: Trial, law: PowerLaw, seed: int) -> float:
+        """Validation accuracy of the law's network at the budget, trained from scratch."""
+        tuning, arch = self.tuning, self.tuning.task.arch
+        if tuning.over == "both":
+            widths = tuple(self._sgd_fit(trial, law).widths.tolist())
+        else:
+            fit = solve_widths(law, tuning.metric.cost(arch), tuning.budget)
+            widths = tuple(fit.widths.tolist())
+        folder = self.workplace.checkpoints(tuning.study_name)
+        checkpoint = folder / f"training-{schema.width_key(widths)}-seed{seed}.pt"
+
+        def report(epochs: Sequence[Epoch]) -> None:
+            if tuning.objective == "accuracy":
+                trial.report(epochs[-1].val_accuracy, len(epochs))
+                if trial.should_prune():
+                    Checkpoint(checkpoint, {}).remove()
+                    raise TrialPruned
+
+        outcome = train_configuration(
+            arch,
+            widths,
+            self.splits,
+            tuning.task.settings.training_for(seed),
+            self.compute,
+            self.progress,
+            checkpoint,
+            task=f"training, seed {seed}",
+            after_epoch=report,
+        )
+        costs = {name: metric.cost(arch)(widths) for name, metric in METRICS.items()}
+        numbers = costs | {
+            "widths": schema.width_key(widths),
+            "val_accuracy": outcome.val_accuracy,
+            "test_accuracy": outcome.test_accuracy,
+            "seconds": outcome.seconds,
+        }
+        trials.write_outcome(trial, numbers, {})
+        return outcome.val_accuracy
+
+    def _sgd_fit(self, trial: Trial, law: PowerLaw) -> SgdFit:
+        """Algorithm 3 with a proposed eta; where it diverges, the trial is pruned."""
+        tuning = self.tuning
+        eta = trial.suggest_float("eta", *_ETA, log=True)
+        fit = solve_widths_sgd(law, tuning.metric.cost(tuning.task.arch), tuning.budget, eta)
+        trial.set_constraint(trials.BUDGET, fit.error)
+        numbers = {
+            "budget_error": fit.error,
+            "steps": fit.steps,
+            "converged": fit.converged,
+            "feasible": fit.error <= 0,
+        }
+        trials.write_outcome(trial, numbers, {})
+        if fit.diverged:
+            raise TrialPruned
+        return fit
+
+
+def searched(
+    tuning: Tuning,
+    workplace: Workplace,
+    compute: Compute,
+    splits: Splits,
+    progress: Progress,
+    checkpoint: str,
+    **changes: int,
+) -> list[Iteration]:
+    """The iterations of a search with some settings changed. checkpoint: the name of its file."""
+    settings = tuning.task.settings.search.updated(**changes)
+    own = replace(resolve_compute(settings.device, settings.precision), turns=compute.turns)
+    if settings.val_fraction != tuning.task.settings.training.val_fraction:
+        splits = tuning.task.data.split(settings.val_fraction)
+    path = workplace.checkpoints(tuning.study_name) / checkpoint
+    arch = tuning.task.arch
+    return list(descend(arch, splits.to(own.device), settings, (), own, progress, path))

@@ -1,0 +1,123 @@
+"""One of the processes that work on a comparison: it runs what waits in its studies."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from optuna.study import Study
+
+from nsopt.compute.device import resolve_compute
+from nsopt.descent.iterations import is_complete
+from nsopt.errors import NsoptError
+from nsopt.experiments.presets import StudySettings
+from nsopt.experiments.runner import Runner, clear_finished, make_runner
+from nsopt.experiments.sharing import sharing
+from nsopt.experiments.task import load_task
+from nsopt.experiments.workplace import Workplace
+from nsopt.methods.base import Method
+from nsopt.methods.registry import get_method, is_method
+from nsopt.progress import Progress
+from nsopt.scaling.record import Iteration
+from nsopt.storage import schema, trials
+from nsopt.storage.opening import shown
+from nsopt.storage.queue import Watch, claim, run
+from nsopt.storage.studies import comparisons, has_unfinished, load_studies
+
+
+def is_ready(method: Method, history: Sequence[Iteration], settings: StudySettings) -> bool:
+    """Whether a method can make its law, or say why there will be none."""
+    needed = method.search_iterations(settings.search)
+    return len(history) >= needed or is_complete(history, settings.search)
+
+
+@dataclass(frozen=True, eq=False)
+class Worker:
+    """Works on the comparison of its runner's task with any number of others.
+
+    parent: a process without which it ends as soon as it has nothing to run.
+    """
+
+    runner: Runner
+    parent: int | None = None
+    _watch: Watch = field(default_factory=Watch)
+
+    def work(self) -> int:
+        """Run trials until none of the comparison waits or runs; how many it were.
+
+        Methods that follow a search wait for it, trials of dead processes for their turn.
+        """
+        done, told = 0, False
+        while True:
+            studies = load_studies(self.runner.workplace.storage, self.runner.task.name)
+            search = studies.pop(schema.SEARCH, None)
+            history = trials.read_iterations(search) if search else []
+            known = self._known(studies)
+            if self._run_one(known, history):
+                done += 1
+                continue
+            running = [self._watch.look(study) for _, study in known]
+            if not any(has_unfinished(study) for _, study in known) or self._is_orphan():
+                return done
+            if not told:
+                other = "training of another process" if any(running) else "search"
+                self.runner.progress.message(f"waiting for the {other} to end")
+                told = True
+            self._watch.wait()
+
+    def _known(self, studies: Mapping[str, Study]) -> list[tuple[Method, Study]]:
+        """The studies whose method is installed here; the others are left to others."""
+        return [(get_method(name), study) for name, study in studies.items() if is_method(name)]
+
+    def _run_one(
+        self, studies: Sequence[tuple[Method, Study]], history: Sequence[Iteration]
+    ) -> bool:
+        for method, study in studies:
+            if is_ready(method, history, self.runner.task.settings):
+                claimed = claim(study, self.runner)
+                if claimed is not None:
+                    run(study, claimed, self.runner)
+                    return True
+        return False
+
+    def _is_orphan(self) -> bool:
+        return self.parent is not None and os.getppid() != self.parent
+
+
+def join(
+    name: str,
+    workplace: Workplace,
+    data: str | None,
+    device: str,
+    threads: int | None,
+    parent: int | None,
+    progress: Progress,
+) -> int:
+    """Work on the comparison `name` of a storage until nothing is left; trials run here.
+
+    data: where its images lie here, if elsewhere than where it was started. Raises NsoptError if
+    there is nothing to join.
+    """
+    task = load_task(_any_study(name, workplace), data, workplace.data_dir)
+    with sharing(resolve_compute(device, task.settings.training.precision)) as compute:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        runner = make_runner(task, workplace, compute, progress)
+        done = Worker(runner, parent).work()
+    if parent is None:
+        clear_finished(task, workplace)
+    return done
+
+
+def _any_study(name: str, workplace: Workplace) -> Study:
+    """One of the comparison's, all of which have the same settings."""
+    if not workplace.has_storage:
+        raise NsoptError(f"nothing is stored at {shown(workplace.url)}: start a study first")
+    studies = load_studies(workplace.storage, name)
+    ready = [s for m, s in studies.items() if m != schema.SEARCH and schema.read_settings(s)]
+    if not ready:
+        known = ", ".join(comparisons(workplace.storage)) or "none"
+        raise NsoptError(
+            f"no study {name!r} to work on at {shown(workplace.url)}: stored are {known}"
+        )
+    return ready[0]

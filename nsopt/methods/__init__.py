@@ -1,0 +1,1 @@
+"""Methods: ways to make a scaling law, one file each. No other room tells them apart."""

@@ -1,0 +1,42 @@
+"""Magnitude pruning of a trained network (Li et al., ICLR 2017), fine-tuned."""
+
+from typing import TYPE_CHECKING
+
+from nsopt.methods.base import Evidence, Method
+from nsopt.scaling.law import ScalingLaw, uniform_curve
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nsopt.models.architecture import Architecture
+
+# pruning.magnitude imports torch, which naming the method must not.
+# ruff: noqa: PLC0415
+
+
+class Magnitude(Method):
+    """The trained network pruned by L1 norm until it fits the budget, its weights kept."""
+
+    name = "magnitude"
+    label = "Magnitude (Li et al.)"
+    needs_trained_network = True
+    inherits_weights = True
+
+    def law(self, evidence: Evidence) -> ScalingLaw:
+        """The pruned widths times a factor, which takes up what pruning left of the budget."""
+        from nsopt.pruning.magnitude import rank_filters
+
+        assert evidence.trained is not None
+        ranking = rank_filters(evidence.arch, evidence.trained)
+        return uniform_curve(ranking.widths_within(evidence.cost, evidence.budget))
+
+    def serves(self, budget: float, base_cost: float) -> bool:
+        return budget < base_cost
+
+    def start(
+        self, arch: "Architecture", widths: tuple[int, ...], trained: "nn.Module"
+    ) -> "nn.Module":
+        """The trained network's filters of largest norm."""
+        from nsopt.pruning.magnitude import rank_filters
+
+        return arch.inherit(trained, rank_filters(arch, trained).strongest(widths), widths)

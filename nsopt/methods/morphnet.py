@@ -1,0 +1,20 @@
+"""MorphNet-style scaling (Gordon et al., CVPR 2018; its first iteration, as the paper compares)."""
+
+from nsopt.methods.base import Evidence, Method
+from nsopt.pruning.settings import SearchSettings
+from nsopt.scaling.law import ScalingLaw, uniform_curve
+
+_FRACTION = 0.5
+
+
+class MorphNet(Method):
+    """The network pruned by Taylor importance to half its filters, times a factor."""
+
+    name = "morphnet"
+    label = "MorphNet-style"
+
+    def search_iterations(self, settings: SearchSettings) -> int:
+        return 1
+
+    def law(self, evidence: Evidence) -> ScalingLaw:
+        return uniform_curve(evidence.iterations[0].trajectory.at_fraction(_FRACTION))

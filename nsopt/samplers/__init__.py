@@ -1,0 +1,1 @@
+"""Optuna samplers that propose the widths of a network."""

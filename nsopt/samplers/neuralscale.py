@@ -1,0 +1,202 @@
+"""A sampler whose power law proposes the widths of a network at a budget."""
+
+import math
+from collections.abc import Container, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture
+from nsopt.samplers.proposals import Proposals, Shift
+from nsopt.samplers.refinement import Refinement
+from nsopt.scaling.cost import CostFunction
+from nsopt.scaling.law import ScalingLaw
+from nsopt.storage import trials
+
+
+def suggest_widths(trial: Trial, arch: Architecture) -> tuple[int, ...]:
+    """The widths of a trial, one integer parameter `width_<layer name>` per searched layer."""
+    return tuple(
+        trial.suggest_int(trials.width_parameter(name), 1, trials.LARGEST_WIDTH)
+        for name in arch.layer_names
+    )
+
+
+class NeuralScaleSampler(BaseSampler):
+    """Proposes the widths of `law` at a trial's budget; other parameters are sampled beside.
+
+    A trial whose user attribute `budget` was set when it was enqueued gets the widths for that
+    budget; other trials go through `budgets` in turn. Parameters that are not widths go to
+    `independent_sampler`, TPE by default, jointly where it samples so.
+
+    Args:
+        law: a fitted one, or any other such as `uniform_curve(base_widths)`.
+        cost: maps widths to cost in the unit of the budgets, such as `arch.cost("params")`.
+        layer_names: of the law's layers, in order; they name the parameters.
+        budgets: for trials that carry none.
+        independent_sampler: for parameters beside the widths.
+        seed: of the default `independent_sampler`, and of the spread.
+        eta: replaces the exact solver by Algorithm 3 with this step size, which may end above
+            the budget.
+        spread: standard deviation by which the logarithm of every layer's alpha is perturbed,
+            anew for each trial; the perturbed curve is solved for the same budget, so that every
+            proposal fits it. It follows from `seed` and the trial's number alone.
+        refine: after the law itself and ten such perturbations at a budget, learn from the results
+            at that budget, by TPE, where to look next (samplers/refinement.py).
+    """
+
+    def __init__(
+        self,
+        law: ScalingLaw,
+        cost: CostFunction,
+        layer_names: Sequence[str],
+        budgets: Sequence[float] = (),
+        independent_sampler: BaseSampler | None = None,
+        seed: int | None = None,
+        eta: float | None = None,
+        spread: float = 0.0,
+        refine: bool = False,
+    ) -> None:
+        if not 0 <= spread < math.inf:
+            raise NsoptError(f"spread must be a number of at least 0, got {spread}")
+        if spread and eta is not None:
+            raise NsoptError("spread needs the exact solver: leave eta out")
+        if refine and not spread:
+            raise NsoptError("refine needs a spread: give the deviation to begin with, such as 0.2")
+        if len(layer_names) != law.layers:
+            raise NsoptError(f"{len(layer_names)} layer names for a law of {law.layers} layers")
+        self._proposals = Proposals(law, cost, eta)
+        self._parameters = tuple(trials.width_parameter(name) for name in layer_names)
+        self._budgets = tuple(budgets)
+        self._independent = independent_sampler or TPESampler(seed=seed)
+        self._spread = spread
+        self._refine = refine
+        self._refinements: dict[tuple[int, float], Refinement] = {}
+        self._entropy = np.random.SeedSequence(seed).entropy
+        self._space = {name: IntDistribution(1, trials.LARGEST_WIDTH) for name in self._parameters}
+        self._solved = {budget: self.propose(budget) for budget in self._budgets}
+
+    def propose(self, budget: float) -> tuple[int, ...]:
+        """Widths at a budget; NsoptError if none fit it."""
+        return self._proposals.at(budget)
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The widths, where the trial or the sampler has a budget for them, and what the
+        independent sampler samples jointly."""
+        joint = self._independent.infer_relative_search_space(study, trial)
+        widths = self._space if self._budget_of(trial) is not None else {}
+        return {**_without(joint, self._space), **widths}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The law's widths at the trial's budget; the others from the independent sampler."""
+        others = _without(search_space, self._space)
+        values = self._independent.sample_relative(study, trial, others)
+        for name in others.keys() - values.keys():
+            values[name] = self._independent.sample_independent(study, trial, name, others[name])
+        budget = self._budget_of(trial)
+        if budget is not None and len(others) < len(search_space):
+            values |= zip(self._parameters, self._widths(study, trial, budget), strict=True)
+        return values
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Parameters beside the widths.
+
+        Raises NsoptError where a width is asked for in a range that cannot hold the law's, and
+        where there is no budget to propose widths for.
+        """
+        if param_name in self._parameters:
+            budget = self._budget_of(trial)
+            if budget is None:
+                raise NsoptError("no budget for these widths: give the sampler budgets=[...]")
+            width = self._widths(study, trial, budget)[self._parameters.index(param_name)]
+            raise NsoptError(
+                f"{param_name} must be able to be {width}, the law's width at a budget of "
+                f"{budget:,}: widen {param_distribution}"
+            )
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._independent.before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        self._independent.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        self._independent.reseed_rng()
+
+    def _widths(self, study: Study, trial: FrozenTrial, budget: float) -> tuple[int, ...]:
+        """What `propose` gives, solved once a budget; with a spread, around that."""
+        if budget not in self._solved:
+            self._solved[budget] = self.propose(budget)
+        if not self._spread:
+            return self._solved[budget]
+        generator = np.random.default_rng(
+            np.random.SeedSequence(self._entropy, spawn_key=(trial.number,))
+        )
+        shift = generator.normal(scale=self._spread, size=len(self._parameters))
+        if self._refine:
+            shift = self._refined(study, trial, budget, generator, shift)
+        return self._proposals.around(budget, shift)
+
+    def _refined(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        budget: float,
+        generator: np.random.Generator,
+        drawn: Shift,
+    ) -> Shift:
+        """What the results at this budget suggest; at first nothing, then what was drawn."""
+        others = [
+            other
+            for other in study.get_trials(deepcopy=False)
+            if other.number != trial.number and self._budget_of(other) == budget
+        ]
+        if all(other.number > trial.number for other in others):
+            return np.zeros_like(drawn)
+        key = (study._study_id, budget)
+        if key not in self._refinements:
+            self._refinements[key] = Refinement(
+                self._solved[budget], self._spread, study.directions
+            )
+        refinement = self._refinements[key]
+        for other in others:
+            if all(name in other.params for name in self._parameters):
+                refinement.learn(other, [other.params[name] for name in self._parameters])
+        proposed = refinement.propose(int(generator.integers(2**31)))
+        return drawn if proposed is None else proposed
+
+    def _budget_of(self, trial: FrozenTrial) -> float | None:
+        own = trials.read_budget(trial)
+        if own is not None:
+            return own
+        if self._budgets:
+            return self._budgets[trial.number % len(self._budgets)]
+        return None
+
+
+def _without(
+    space: dict[str, BaseDistribution], names: Container[str]
+) -> dict[str, BaseDistribution]:
+    return {name: value for name, value in space.items() if name not in names}

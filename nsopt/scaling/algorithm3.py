@@ -1,0 +1,70 @@
+"""Width generation as published (Algorithm 3): gradient descent on tau towards a budget.
+
+Symbols (paper, section 3.2): tau_hat, the budget; h, the cost of a network; eta, the step size.
+`solve_widths` is exact, never exceeds the budget and is faster; this is here to be compared.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from nsopt.errors import NsoptError
+from nsopt.scaling.cost import CostFunction, IntArray
+from nsopt.scaling.law import PowerLaw
+
+_STILL = 0.5  # tau counts parameters: less than half of one is no move
+_RUNAWAY = 1e3
+
+
+@dataclass(frozen=True, eq=False)
+class SgdFit:
+    """Where Algorithm 3 ended.
+
+    widths: int64 (L,); cost: theirs; tau: last size; steps: updates made; error: relative
+    distance (cost - budget) / budget, positive above the budget; converged: tau stopped moving or
+    came back to the network it had just left; diverged: tau ran away, to zero or beyond a
+    thousand times the budget (widths, cost and tau are then those before).
+    """
+
+    widths: IntArray
+    cost: int | float
+    tau: float
+    steps: int
+    error: float
+    converged: bool
+    diverged: bool
+
+
+def solve_widths_sgd(
+    law: PowerLaw, cost: CostFunction, budget: float, eta: float = 50.0, max_steps: int = 2000
+) -> SgdFit:
+    """Run tau <- tau - eta * (h(w(tau)) - tau_hat) * sum_l beta_l alpha_l tau^(beta_l - 1).
+
+    Starts at tau = tau_hat (equations 9 to 11) and ends when it converged or diverged (see
+    `SgdFit`), or after `max_steps`. Widths are rounded down.
+    """
+    if not (math.isfinite(budget) and budget > 0) or eta <= 0 or max_steps < 1:
+        raise NsoptError("the budget, eta and max_steps must be positive")
+    tau = float(budget)
+    widths, size = _network_at(law, cost, tau)
+    before = widths
+    steps, converged, diverged = 0, False, False
+    while steps < max_steps and not (converged or diverged):
+        slope = float(np.sum(law.beta * law.alpha * tau ** (law.beta - 1)))
+        move = -eta * (size - budget) * slope
+        steps += 1
+        diverged = not 0 < tau + move < _RUNAWAY * budget
+        if not diverged:
+            tau += move
+            last, (widths, size) = widths, _network_at(law, cost, tau)
+            returned = np.array_equal(widths, before) and not np.array_equal(widths, last)
+            converged = abs(move) < _STILL or returned
+            before = last
+    error = (size - budget) / budget
+    return SgdFit(widths, size, tau, steps, error, converged, diverged)
+
+
+def _network_at(law: PowerLaw, cost: CostFunction, tau: float) -> tuple[IntArray, int | float]:
+    widths = np.maximum(np.floor(law.widths(tau)), 1).astype(np.int64)
+    return widths, cost(widths)

@@ -1,0 +1,171 @@
+"""Scaling laws: how the widths of a network's layers follow its size.
+
+Symbols (paper, section 3.2): tau, size of the network in parameters; w_l, width of layer l;
+w_l(tau) = alpha_l * tau ** beta_l. L is the number of searched layers, N a number of rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nsopt.errors import NsoptError
+
+FloatArray = NDArray[np.float64]
+
+_REACHED = 1 + 1e-9  # a constant width this little below an integer is that integer
+
+
+class ScalingLaw(Protocol):
+    """Widths of L layers along a scale, which may be a size or a multiplier.
+
+    Widths never fall as the scale grows. Whoever solves, samples or draws a law needs no more.
+    """
+
+    @property
+    def layers(self) -> int:
+        """L."""
+
+    def widths(self, scale: ArrayLike) -> FloatArray:
+        """Real-valued widths: shape (L,) for a number, (N, L) for an (N,) array."""
+
+    def scales(self, layer: int, widths: FloatArray) -> FloatArray:
+        """The smallest scales at which `layer` reaches each of `widths` (N,): shape (N,).
+
+        0 for a width that it always has, infinity for one that it never reaches.
+        """
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe form, whose `kind` tells `law_from_dict` how to read it."""
+
+
+@dataclass(frozen=True, eq=False)
+class PowerLaw:
+    """Widths of L layers as a power of size: a `ScalingLaw`.
+
+    alpha, beta, r2: float64 arrays of shape (L,). `r2` is the coefficient of determination of
+    each layer's fit in log-log space; a law that was not fitted has r2 = 1.
+
+    Power laws are closed under products and powers: `law * other` has the widths of both
+    multiplied at every scale, `law ** p` the widths to the power p.
+    """
+
+    alpha: FloatArray
+    beta: FloatArray
+    r2: FloatArray
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "r2"):
+            values = np.array(getattr(self, name), dtype=np.float64)
+            values.setflags(write=False)
+            object.__setattr__(self, name, values)
+        if self.alpha.ndim != 1 or not self.alpha.shape == self.beta.shape == self.r2.shape:
+            raise NsoptError("alpha, beta and r2 of a law must be lists of one length")
+        if not (np.isfinite(self.alpha) & (self.alpha > 0) & np.isfinite(self.beta)).all():
+            raise NsoptError("a law needs finite alpha > 0 and finite beta in every layer")
+
+    @classmethod
+    def fit(cls, widths: ArrayLike, tau: ArrayLike) -> Self:
+        """Fit a law by least squares of log w_l on log tau (Algorithm 2, equations 5 to 8).
+
+        widths: (N, L) positive widths; tau: (N,) positive sizes, at least two of them different.
+        A layer whose width never changes keeps exactly that width (beta = 0).
+        """
+        from sklearn.linear_model import LinearRegression  # noqa: PLC0415  (0.6 s to import)
+        from sklearn.metrics import r2_score  # noqa: PLC0415
+
+        w, t = np.asarray(widths, dtype=np.float64), np.asarray(tau, dtype=np.float64)
+        if w.ndim != 2 or t.shape != w.shape[:1]:
+            raise NsoptError(f"widths (N, L) and tau (N,) do not match: {w.shape} and {t.shape}")
+        if not (np.isfinite(w).all() and np.isfinite(t).all() and (w > 0).all() and (t > 0).all()):
+            raise NsoptError("a law is fitted to positive, finite widths and sizes only")
+        if np.unique(t).size < 2:
+            raise NsoptError("a law needs widths at two different sizes at least")
+
+        log_tau, log_w = np.log(t)[:, None], np.log(w)
+        regression = LinearRegression().fit(log_tau, log_w)
+        r2 = r2_score(log_w, regression.predict(log_tau), multioutput="raw_values")
+        constant = np.ptp(w, axis=0) == 0
+        with np.errstate(over="ignore", under="ignore"):
+            alpha = np.exp(regression.intercept_)
+        return cls(
+            alpha=np.where(constant, w[0], alpha),
+            beta=np.where(constant, 0.0, regression.coef_[:, 0]),
+            r2=np.where(constant, 1.0, r2),
+        )
+
+    @property
+    def layers(self) -> int:
+        return self.alpha.size
+
+    def widths(self, scale: ArrayLike) -> FloatArray:
+        """Real-valued widths at sizes `scale`: (L,) for a number, (N, L) for an (N,) array."""
+        tau = np.asarray(scale, dtype=np.float64)[..., None]
+        result: FloatArray = self.alpha * tau**self.beta
+        return result
+
+    def scales(self, layer: int, widths: FloatArray) -> FloatArray:
+        alpha, beta = self.alpha[layer], self.beta[layer]
+        if beta <= 0:
+            return np.where(widths <= alpha * _REACHED, 0.0, np.inf)
+        with np.errstate(over="ignore"):
+            result: FloatArray = (widths / alpha) ** (1 / beta)
+        return result
+
+    def __mul__(self, other: "PowerLaw") -> "PowerLaw":
+        """The product of two laws of the same layers; its r2 is the lower one of theirs."""
+        if self.layers != other.layers:
+            raise NsoptError(f"a law of {self.layers} layers times one of {other.layers}")
+        r2 = np.minimum(self.r2, other.r2)
+        return PowerLaw(self.alpha * other.alpha, self.beta + other.beta, r2)
+
+    def __pow__(self, exponent: float) -> "PowerLaw":
+        """Every width to the power `exponent`."""
+        return PowerLaw(self.alpha**exponent, self.beta * exponent, self.r2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe form; `from_dict` gives back exactly the same law."""
+        arrays = {name: getattr(self, name).tolist() for name in ("alpha", "beta", "r2")}
+        return {"kind": "power"} | arrays
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`; `kind` and `r2` may be missing, as in published laws (then NaN)."""
+        try:
+            alpha, beta = data["alpha"], data["beta"]
+            return cls(alpha=alpha, beta=beta, r2=data.get("r2", [float("nan")] * len(alpha)))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise NsoptError(
+                f"not a law (alpha, beta and r2, a number per layer): {error}"
+            ) from None
+
+
+_KINDS = {"power": PowerLaw.from_dict}
+
+
+def law_from_dict(data: Mapping[str, Any]) -> ScalingLaw:
+    """The law that a `to_dict` gave; without a `kind` it is a power law. NsoptError otherwise."""
+    kind = data.get("kind", "power") if isinstance(data, Mapping) else "power"
+    if kind not in _KINDS:
+        raise NsoptError(f"not a law: its kind {kind!r} is none of {', '.join(_KINDS)}")
+    return _KINDS[kind](data)
+
+
+def uniform_curve(base_widths: Sequence[int]) -> PowerLaw:
+    """The law s * base_widths: beta = 1, and the scale is the width multiplier.
+
+    Uniform scaling starts from a network's base widths; MorphNet-style and magnitude pruning
+    start from a pruned configuration.
+    """
+    base = np.asarray(base_widths, dtype=np.float64)
+    return PowerLaw(alpha=base, beta=np.ones_like(base), r2=np.ones_like(base))
+
+
+def floor_widths(ratio: float, base_widths: Sequence[int]) -> tuple[int, ...]:
+    """Widths of the uniform network at a width ratio, as the paper rounds them: down.
+
+    Their cost is the budget that all methods are given at this ratio.
+    """
+    return tuple(max(1, int(ratio * width)) for width in base_widths)

@@ -1,0 +1,72 @@
+"""Metrics: what a budget counts, how it is read and written, and what it costs a network."""
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+from nsopt.errors import NsoptError, unknown_name
+from nsopt.scaling.cost import CostModel
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
+
+class Costed(Protocol):
+    """A family of networks that knows its own costs, as an architecture does."""
+
+    def cost(self, metric: str) -> CostModel: ...
+
+
+class Metric(ABC):
+    """What a budget limits. name: its word on the command line and in storage; unit: of a budget.
+
+    A new one implements `read`, `show` and `cost`, and takes a place in `METRICS`.
+    """
+
+    name: str
+    unit: str
+
+    @abstractmethod
+    def read(self, text: str) -> int | float:
+        """A budget in `unit` from a user's word; NsoptError for what is none."""
+
+    @abstractmethod
+    def show(self, budget: float) -> str:
+        """A budget in words, with its unit."""
+
+    @abstractmethod
+    def cost(self, arch: Costed) -> CostModel:
+        """Widths of the networks of `arch` to their cost in `unit`."""
+
+
+@dataclass(frozen=True)
+class Count(Metric):
+    """Something that is counted exactly: parameters, or multiply-accumulates for one image."""
+
+    name: str
+    unit: str
+
+    def read(self, text: str) -> int:
+        """`600k`, `2M`, `1.5M` or a plain number."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)", text.lower())
+        if not match:
+            raise NsoptError(f"{text!r} is not a budget: write 600000, 600k or 2M")
+        return round(float(match[1]) * _UNITS[match[2]])
+
+    def show(self, budget: float) -> str:
+        return f"{budget:,} {self.unit}"
+
+    def cost(self, arch: Costed) -> CostModel:
+        return arch.cost(self.name)
+
+
+PARAMS = Count("params", "params")
+MACS = Count("macs", "MACs")
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (PARAMS, MACS)}
+
+
+def get_metric(name: str) -> Metric:
+    """The metric `name`; NsoptError if there is none."""
+    if name not in METRICS:
+        raise unknown_name("metric", name, METRICS)
+    return METRICS[name]

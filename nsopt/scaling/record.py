@@ -1,0 +1,109 @@
+"""What pruning leaves behind: widths after every step (Algorithm 1), and the law they give.
+
+N: rows; L: searched layers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from nsopt.errors import NoWidthsError, ShortRecordError
+from nsopt.scaling.cost import IntArray
+from nsopt.scaling.law import PowerLaw
+
+MIN_ROWS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class PruneRecord:
+    """The rows from which a law is fitted: those where every layer has lost a filter.
+
+    widths: int64 (N, L); tau: int64 (N,), parameters of the network with these widths.
+    """
+
+    widths: IntArray
+    tau: IntArray
+
+    def law(self) -> PowerLaw:
+        """The power law of this record; ShortRecordError for fewer than 6 rows."""
+        if len(self.tau) < MIN_ROWS:
+            raise ShortRecordError(
+                f"the prune record has {len(self.tau)} rows and a law needs {MIN_ROWS}: prune in "
+                "smaller steps (--filters-per-step) or pre-train longer (--pretrain-epochs)"
+            )
+        return PowerLaw.fit(self.widths, self.tau)
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """All widths from the unpruned network, row 0, to the last prune step.
+
+    widths: int64 (N, L); tau: int64 (N,), their numbers of parameters.
+    """
+
+    widths: IntArray
+    tau: IntArray
+
+    def record(self) -> PruneRecord:
+        """The rows from the moment that every layer has lost at least one filter."""
+        rows = (self.widths < self.widths[0]).all(axis=1)
+        return PruneRecord(self.widths[rows], self.tau[rows])
+
+    def at_fraction(self, fraction: float) -> tuple[int, ...]:
+        """The first widths with at most `fraction` of the filters left; NoWidthsError if none."""
+        filters = self.widths.sum(axis=1)
+        enough = np.flatnonzero(filters <= fraction * filters[0])
+        if enough.size == 0:
+            raise NoWidthsError(
+                f"pruning stopped with {filters[-1] / filters[0]:.0%} of the filters left, before "
+                f"{fraction:.0%}: prune in smaller steps (--filters-per-step)"
+            )
+        return tuple(self.widths[enough[0]].tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class Iteration:
+    """One iteration of architecture descent.
+
+    trajectory: widths after every prune step; law: fitted to its record; widths: what the law
+    proposes at the original network's number of parameters; seconds: what it took.
+    """
+
+    trajectory: Trajectory
+    law: PowerLaw
+    widths: tuple[int, ...]
+    seconds: float
+
+    @property
+    def record(self) -> PruneRecord:
+        return self.trajectory.record()
+
+    @property
+    def start_widths(self) -> tuple[int, ...]:
+        """Widths of the network that was pruned."""
+        return tuple(self.trajectory.widths[0].tolist())
+
+    @property
+    def change(self) -> float:
+        """Largest relative change of a width, from the pruned network to the proposed one."""
+        start = self.trajectory.widths[0]
+        return float(np.max(np.abs(np.array(self.widths) - start) / start))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe form; `from_dict` gives back the same iteration."""
+        return {
+            "trajectory": self.trajectory.widths.tolist(),
+            "tau": self.trajectory.tau.tolist(),
+            "law": self.law.to_dict(),
+            "widths": list(self.widths),
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
+        rows, tau = (np.array(data[name], dtype=np.int64) for name in ("trajectory", "tau"))
+        law = PowerLaw.from_dict(data["law"])
+        return cls(Trajectory(rows, tau), law, tuple(data["widths"]), data["seconds"])

@@ -1,0 +1,143 @@
+"""How results lie in Optuna storage: studies here, their trials in storage/trials.py.
+
+No other file names studies and attributes. One study per method, `ARCH-DATA-PRESET/METHOD`, one for
+the search, all with the same two objectives, and those of tuning, `ARCH-DATA-PRESET-tune/KIND`.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optuna.exceptions import ExperimentalWarning
+from optuna.study import Study, StudyDirection
+from optuna.study._frozen import FrozenStudy
+
+from nsopt.data.source import Source, Subset
+from nsopt.scaling.law import PowerLaw
+
+DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
+METRIC_NAMES = ("validation accuracy (%)", "latency (ms)")
+SEARCH_METRIC_NAMES = ("lowest r2 of a layer", "seconds")
+SEARCH = "search"
+_TUNING = "-tune"
+_SETTINGS = "settings"
+_PROVENANCE = "provenance"
+_SUBJECT = "subject"
+_LATENCY = "latency:"
+_SOURCE = "source"
+_LAW = "law"
+
+
+@dataclass(frozen=True)
+class TaskDescription:
+    """Network and data of a study, in the words of a report."""
+
+    arch: str
+    data: str
+    classes: int
+    image_size: int
+    channels: int
+    layer_names: tuple[str, ...]
+    base_widths: tuple[int, ...]
+
+
+def comparison_name(arch: str, data: str, preset: str) -> str:
+    """What the names of the studies of a comparison begin with."""
+    return f"{arch}-{data}-{preset}"
+
+
+def tuning_name(comparison: str) -> str:
+    """What the names of the tuning studies beside a comparison begin with."""
+    return f"{comparison}{_TUNING}"
+
+
+def is_tuning(prefix: str) -> bool:
+    return prefix.endswith(_TUNING)
+
+
+def width_key(widths: Sequence[int]) -> str:
+    return "-".join(str(width) for width in widths)
+
+
+def write_identity(
+    study: Study,
+    task: TaskDescription,
+    source: Source,
+    settings: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    metric_names: Sequence[str],
+) -> None:
+    """Mark a new study with what it is about, its settings and where its numbers come from.
+
+    The settings come last: a study that has them has everything.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(list(metric_names))
+    study.set_user_attr(_SUBJECT, asdict(task))
+    study.set_user_attr(_SOURCE, asdict(source))
+    study.set_user_attr(_PROVENANCE, dict(provenance))
+    study.set_user_attr(_SETTINGS, dict(settings))
+
+
+def read_settings(study: Study) -> dict[str, Any]:
+    """Everything that decides its numbers; empty for a study that nsopt did not make."""
+    return dict(study.user_attrs.get(_SETTINGS, {}))
+
+
+def is_ours(study: FrozenStudy) -> bool:
+    """Whether nsopt made a study."""
+    return _SETTINGS in study.user_attrs
+
+
+def read_provenance(study: Study) -> dict[str, Any]:
+    return dict(study.user_attrs.get(_PROVENANCE, {}))
+
+
+def read_task(study: Study) -> TaskDescription:
+    values = dict(study.user_attrs[_SUBJECT])
+    for name in ("layer_names", "base_widths"):
+        values[name] = tuple(values[name])
+    return TaskDescription(**values)
+
+
+def read_source(study: Study) -> Source:
+    """Where the study's images came from."""
+    values = dict(study.user_attrs[_SOURCE])
+    return Source(**values | {"subset": Subset(**values["subset"])})
+
+
+def read_latency(
+    study: Study, widths: Sequence[int], conditions: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The latency of these widths that was measured under `conditions`; None if there is none."""
+    wanted = conditions | {"widths": width_key(widths)}
+    for name, value in study.user_attrs.items():
+        if name.startswith(_LATENCY) and wanted.items() <= value.items():
+            return {key: part for key, part in value.items() if key != "widths"}
+    return None
+
+
+def write_latency(
+    study: Study, widths: Sequence[int], conditions: Mapping[str, Any], latency: Mapping[str, Any]
+) -> None:
+    """An attribute of its own for widths and conditions, so that two processes can write at once.
+
+    Its name is their digest, as names must be short.
+    """
+    value = {**latency, "widths": width_key(widths)}
+    whole = repr((value["widths"], sorted(conditions.items())))
+    study.set_user_attr(f"{_LATENCY}{hashlib.sha256(whole.encode()).hexdigest()[:16]}", value)
+
+
+def write_law(study: Study, law: PowerLaw) -> None:
+    """Keep a law with the study that is about it."""
+    study.set_user_attr(_LAW, law.to_dict())
+
+
+def read_law(study: Study) -> PowerLaw | None:
+    """What `write_law` kept, if it did."""
+    stored = study.user_attrs.get(_LAW)
+    return PowerLaw.from_dict(stored) if stored else None

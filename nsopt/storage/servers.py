@@ -1,0 +1,144 @@
+"""Storages that a server keeps: they wait for it when it is away, and know which workers live."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
+
+HEARTBEAT_SECONDS = 3
+DEAD_AFTER_SECONDS = 9
+_PATIENCE_SECONDS = 300.0
+_RETRY_SECONDS = 0.5
+_HEARTBEAT = "nsopt:heartbeat"
+_REPEATABLE = (  # of a trial that is added twice one is run (storage/queue.py)
+    "create_new_study",
+    "create_new_trial",
+    "get_all_studies",
+    "get_all_trials",
+    "get_study_directions",
+    "get_study_id_from_name",
+    "get_study_system_attrs",
+    "get_study_user_attrs",
+    "get_trial",
+    "set_study_system_attr",
+    "set_study_user_attr",
+    "set_trial_param",
+    "set_trial_state_values",
+    "set_trial_system_attr",
+    "set_trial_user_attr",
+)
+
+
+class _Patience:
+    """Repeats calls that a server left without an answer, for some minutes."""
+
+    last_outage = -float("inf")
+
+    def wait_out(self, deadline: float) -> bool:
+        """Wait a little for the server to come back; False when that is no longer worth it."""
+        self.last_outage = time.monotonic()
+        time.sleep(_RETRY_SECONDS)
+        return self.last_outage < deadline
+
+    def __init_subclass__(cls) -> None:
+        own = ("_get_trials", "_get_stale_trial_ids", "record_heartbeat")
+        for name in _REPEATABLE + own:
+            if hasattr(cls, name):
+                setattr(cls, name, _repeated(getattr(cls, name)))
+
+
+def _repeated(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: _Patience, *args: Any, **kwargs: Any) -> Any:
+        started = time.monotonic()
+        while True:
+            try:
+                return method(self, *args, **kwargs)
+            except UpdateFinishedTrialError:
+                if self.last_outage > started and _has_happened(self, *args, **kwargs):
+                    return True
+                raise
+            except Exception as error:
+                if not _is_outage(error) or not self.wait_out(started + _PATIENCE_SECONDS):
+                    raise
+
+    return call
+
+
+def _has_happened(storage: Any, trial_id: int, state: Any = None, *_: Any, **__: Any) -> bool:
+    """Whether a trial is in the state that a call without an answer was to give it."""
+    return isinstance(state, TrialState) and storage.get_trial(trial_id).state == state
+
+
+def _is_outage(error: Exception) -> bool:
+    return isinstance(error, SQLAlchemyError | StorageInternalError) or is_of_grpc(error)
+
+
+def is_of_grpc(error: BaseException) -> bool:
+    """Told by its name, as the library need not be there."""
+    return any(kind.__module__.split(".")[0] == "grpc" for kind in type(error).__mro__)
+
+
+class PatientStorage(_Patience, RDBStorage):
+    """A database server that may restart while workers use it."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, **options)
+        event.listen(self.engine, "do_connect", self._connect)
+
+    def _connect(self, dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
+        """Connect as soon as the server, which has answered before, does so again."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                return dialect.connect(*arguments, **options)
+            except dialect.dbapi.OperationalError:
+                if not self.wait_out(deadline):
+                    raise
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        """Nobody counts as dead soon after an outage, in which no heartbeat could be written."""
+        stale = super()._get_stale_trial_ids(study_id)
+        recovered = time.monotonic() - self.last_outage > DEAD_AFTER_SECONDS
+        return stale if recovered else []
+
+
+class ProxiedStorage(_Patience, GrpcStorageProxy, BaseHeartbeat):
+    """Optuna's gRPC proxy with heartbeats, which it lacks: as an attribute of the trial.
+
+    A trial is stale when its heartbeat has stood still while this process looked at it, so that
+    clocks of different machines are never compared.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host=host, port=port)
+        self._seen: dict[int, tuple[Any, float]] = {}
+        self._retry = RetryHeartbeatStaleTrialCallback()
+
+    def get_heartbeat_interval(self) -> int:
+        return HEARTBEAT_SECONDS
+
+    def get_heartbeat_stale_trial_callback(self) -> Callable[[Study, FrozenTrial], None]:
+        return self._retry
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        self.set_trial_system_attr(trial_id, _HEARTBEAT, time.time())
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        now, stale = time.monotonic(), []
+        for trial in self.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,)):
+            heartbeat = trial.system_attrs.get(_HEARTBEAT)
+            known, since = self._seen.get(trial._trial_id, (None, now))
+            if trial._trial_id not in self._seen or heartbeat != known:
+                self._seen[trial._trial_id] = (heartbeat, now)
+            elif now - since > DEAD_AFTER_SECONDS:
+                stale.append(trial._trial_id)
+        return stale

@@ -1,0 +1,90 @@
+"""The studies in a storage: found by name, made once, continued by the same settings only."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.storages import BaseStorage
+from optuna.study import Study, StudyDirection
+from optuna.trial import TrialState
+
+from nsopt.data.source import Source
+from nsopt.errors import NsoptError
+from nsopt.settings import differences
+from nsopt.storage import schema
+
+
+def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
+    """Studies whose names are `prefix/METHOD`, by method."""
+    names = [name for name in optuna.get_all_study_names(storage) if name.startswith(f"{prefix}/")]
+    return {
+        name.removeprefix(f"{prefix}/"): optuna.load_study(study_name=name, storage=storage)
+        for name in sorted(names)
+    }
+
+
+def comparisons(storage: BaseStorage) -> list[str]:
+    """The names of the comparisons and searches that nsopt keeps in a storage."""
+    ours = [study.study_name for study in storage.get_all_studies() if schema.is_ours(study)]
+    names = {name.rpartition("/")[0] for name in ours}
+    return sorted(name for name in names if not schema.is_tuning(name))
+
+
+def only_comparison(storage: BaseStorage) -> str:
+    """The name of the one comparison that is stored; NsoptError if there are none or several."""
+    found = comparisons(storage)
+    if len(found) != 1:
+        known = ", ".join(found) or "none"
+        raise NsoptError(f"say which comparison with --name: stored are {known}")
+    return found[0]
+
+
+def open_study(
+    storage: BaseStorage,
+    name: str,
+    task: schema.TaskDescription,
+    source: Source,
+    settings: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    metric_names: Sequence[str],
+    directions: Sequence[StudyDirection] = schema.DIRECTIONS,
+    pruner: BasePruner | None = None,
+) -> Study:
+    """The study `name`, made and marked if it is not there yet.
+
+    NsoptError if other settings wrote it.
+    """
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        directions=directions,
+        pruner=pruner,
+        load_if_exists=True,
+    )
+    if schema.read_settings(study):
+        check_settings(study, settings)
+    else:
+        schema.write_identity(study, task, source, settings, provenance, metric_names)
+    return study
+
+
+def check_settings(study: Study, ours: Mapping[str, Any]) -> None:
+    """Raise NsoptError, listing the differences, if `study` was written by other settings.
+
+    What an older version did not store of the data is not compared.
+    """
+    theirs = schema.read_settings(study)
+    data = {name: value for name, value in ours["data"].items() if name in theirs["data"]}
+    found = differences({**ours, "data": data}, theirs)
+    if found:
+        raise NsoptError(
+            f"{study.study_name} was written by other settings ({'; '.join(found)}): "
+            "repeat those, or give another --out or --storage"
+        )
+
+
+def has_unfinished(study: Study) -> bool:
+    """Whether trials wait or run."""
+    states = (TrialState.WAITING, TrialState.RUNNING)
+    return bool(study.get_trials(deepcopy=False, states=states))

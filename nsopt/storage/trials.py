@@ -1,0 +1,217 @@
+"""How a trial lies in storage: its point, set when it is enqueued, and its outcome."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optuna.distributions import IntDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from nsopt.scaling.metric import get_metric
+from nsopt.scaling.record import Iteration
+from nsopt.storage.schema import SEARCH
+
+LARGEST_WIDTH = 2**16
+BUDGET = "budget"
+OUTCOME_COLUMNS = (
+    "method",
+    "ratio",
+    "metric",
+    "budget",
+    "seed",
+    "params",
+    "macs",
+    "latency_ms",
+    "latency_lower_quartile_ms",
+    "latency_upper_quartile_ms",
+    "tau",
+    "val_accuracy",
+    "test_accuracy",
+    "test_accuracy_best_epoch",
+    "epochs",
+    "seconds",
+    "feasible",
+)
+_WIDTH = "width_"
+_ITERATION = "iteration"
+_ITERATION_NUMBER = "iteration_number"
+_SEARCH_SECONDS = "search_seconds"
+_CURVES = "curves_per_epoch"
+_ERROR = "error"
+_DUPLICATE = "duplicate_of"
+_WORKER = "worker"
+_INDEX = "index"
+_PRETRAIN_EPOCHS = "pretrain_epochs"
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one trial runs: a method at a budget, with a seed. `ratio` is None for plain budgets."""
+
+    method: str
+    metric: str
+    budget: int | float
+    seed: int
+    ratio: float | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} {size_label(self.budget, self.metric, self.ratio)} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class TuningPoint:
+    """What one trial of a tuning study runs. pretrain_epochs: P, where it is given; index: of the
+    trial among those that propose their own values."""
+
+    seed: int
+    pretrain_epochs: int | None = None
+    index: int | None = None
+
+
+def width_parameter(layer_name: str) -> str:
+    """Optuna parameter that holds a layer's width."""
+    return f"{_WIDTH}{layer_name}"
+
+
+def size_label(budget: float, metric: str, ratio: float | None) -> str:
+    """`0.25x` for a ratio, `600,000 params` for a plain budget."""
+    return get_metric(metric).show(budget) if ratio is None else f"{ratio:g}x"
+
+
+def enqueue_point(study: Study, point: Point | TuningPoint) -> None:
+    """Let a trial wait that runs `point`."""
+    attributes = {name: value for name, value in asdict(point).items() if value is not None}
+    parameters = {}
+    if isinstance(point, TuningPoint) and point.pretrain_epochs is not None:
+        parameters = {_PRETRAIN_EPOCHS: attributes.pop(_PRETRAIN_EPOCHS)}
+    study.enqueue_trial(parameters, user_attrs=attributes)
+
+
+def read_point(trial: FrozenTrial | Trial) -> Point | None:
+    """The point of a trial; None if it was not enqueued as one."""
+    attributes = trial.user_attrs
+    names = ("method", "metric", "budget", "seed")
+    if not all(name in attributes for name in names):
+        return None
+    return Point(**{name: attributes[name] for name in names}, ratio=attributes.get("ratio"))
+
+
+def read_budget(trial: FrozenTrial) -> float | None:
+    """The budget that a trial was enqueued with."""
+    budget = trial.user_attrs.get(BUDGET)
+    return None if budget is None else float(budget)
+
+
+def read_widths(trial: FrozenTrial, layer_names: Sequence[str]) -> tuple[int, ...]:
+    """Widths of a trial, in forward order."""
+    return tuple(trial.params[width_parameter(name)] for name in layer_names)
+
+
+def write_worker(trial: Trial) -> None:
+    """Note which process runs a trial, `HOST:PROCESS`; of a retried one, the last that did."""
+    trial.set_user_attr(_WORKER, f"{platform.node()}:{os.getpid()}")
+
+
+def read_worker(trial: FrozenTrial) -> str | None:
+    return trial.user_attrs.get(_WORKER)
+
+
+def write_outcome(
+    trial: Trial, numbers: Mapping[str, Any], curves: Mapping[str, Sequence[float]]
+) -> None:
+    """numbers: flat values for the columns; curves: one value per epoch each."""
+    for name, value in numbers.items():
+        trial.set_user_attr(name, value)
+    if curves:
+        trial.set_user_attr(_CURVES, {name: list(values) for name, values in curves.items()})
+
+
+def read_outcome(trial: FrozenTrial) -> dict[str, Any]:
+    """The columns of a trial; None for those that it has not."""
+    return {name: trial.user_attrs.get(name) for name in OUTCOME_COLUMNS}
+
+
+def read_curves(trial: FrozenTrial) -> dict[str, list[float]]:
+    """Per-epoch training loss, validation and test accuracy."""
+    return dict(trial.user_attrs.get(_CURVES, {}))
+
+
+def write_failure(study: Study, trial_id: int, error: Exception) -> None:
+    """Why a trial failed, and would fail again."""
+    study._storage.set_trial_user_attr(trial_id, _ERROR, str(error))
+
+
+def read_failure(trial: FrozenTrial) -> str | None:
+    return trial.user_attrs.get(_ERROR)
+
+
+def write_duplicate(study: Study, trial_id: int, original: FrozenTrial) -> None:
+    """That a trial was enqueued beside another one with the same point."""
+    study._storage.set_trial_user_attr(trial_id, _DUPLICATE, original.number)
+
+
+def is_settled(trial: FrozenTrial) -> bool:
+    """Whether its point needs no other trial: it is done, under way, or would fail again."""
+    return trial.state != TrialState.FAIL or read_failure(trial) is not None
+
+
+def search_trial(iteration: Iteration, number: int, layer_names: Sequence[str]) -> FrozenTrial:
+    """The completed trial that holds one iteration of descent. number: from 1."""
+    lowest_r2 = float(iteration.law.r2.min())
+    names = [width_parameter(name) for name in layer_names]
+    return create_trial(
+        state=TrialState.COMPLETE,
+        values=[lowest_r2, iteration.seconds],
+        params=dict(zip(names, iteration.widths, strict=True)),
+        distributions={name: IntDistribution(1, LARGEST_WIDTH) for name in names},
+        user_attrs={
+            "method": SEARCH,
+            _ITERATION_NUMBER: number,
+            "seconds": iteration.seconds,
+            "rows": len(iteration.record.tau),
+            "lowest_r2": lowest_r2,
+            _ITERATION: iteration.to_dict(),
+        },
+    )
+
+
+def read_iterations(study: Study) -> list[Iteration]:
+    """The iterations of a search study, first to last; of two searches at once, the first's."""
+    found: dict[int, Iteration] = {}
+    for trial in study.get_trials(deepcopy=False):
+        if _ITERATION in trial.user_attrs:
+            found.setdefault(trial.user_attrs[_ITERATION_NUMBER], read_iteration(trial))
+    return [found[number] for number in sorted(found)]
+
+
+def write_search(trial: Trial, iteration: Iteration, seconds: float) -> None:
+    """Keep a search with the trial that needed it. seconds: of all its iterations."""
+    trial.set_user_attr(_ITERATION, iteration.to_dict())
+    trial.set_user_attr(_SEARCH_SECONDS, seconds)
+
+
+def read_iteration(trial: FrozenTrial) -> Iteration:
+    """What `write_search` or `search_trial` kept."""
+    return Iteration.from_dict(trial.user_attrs[_ITERATION])
+
+
+def read_search_seconds(trial: FrozenTrial) -> float:
+    return float(trial.user_attrs[_SEARCH_SECONDS])
+
+
+def read_seed(trial: FrozenTrial | Trial) -> int:
+    """The seed of a trial of a tuning study."""
+    return int(trial.user_attrs["seed"])
+
+
+def read_tuning_point(trial: FrozenTrial) -> TuningPoint:
+    """The point of a trial of a tuning study."""
+    seed = read_seed(trial)
+    epochs = trial.system_attrs.get("fixed_params", {}).get(_PRETRAIN_EPOCHS)
+    if epochs is not None:
+        return TuningPoint(seed, pretrain_epochs=epochs)
+    return TuningPoint(seed, index=trial.user_attrs.get(_INDEX, trial.number))

@@ -1,1 +1,0 @@
-"""Optuna: the sampler, the storage schema and the comparison of methods."""

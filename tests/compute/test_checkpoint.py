@@ -1,0 +1,123 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from nsopt.compute import checkpoint
+from nsopt.compute.checkpoint import Checkpoint, remove_checkpoints, remove_empty_folders
+from nsopt.errors import NsoptError
+
+CPU = torch.device("cpu")
+IDENTITY = {"arch": "vgg11", "search": {"lr": 0.1, "seed": 3}}
+
+
+@pytest.fixture(autouse=True)
+def _always_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+
+
+def saved(path: Path, **state: object) -> Checkpoint:
+    written = Checkpoint(path, IDENTITY)
+    written.save_when_due(lambda: state)
+    return written
+
+
+def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    weights = torch.randn(2, 3, 3, 3).contiguous(memory_format=torch.channels_last)
+    saved(tmp_path / "a" / "run.pt", model={"w": weights}, rows=[[3, 4], [2, 2]], loss=0.5)
+    state = Checkpoint(tmp_path / "a" / "run.pt", IDENTITY).load(CPU)
+    assert state is not None
+    torch.testing.assert_close(state["model"]["w"], weights, rtol=0, atol=0)
+    assert state["model"]["w"].stride() == weights.stride()
+    assert (state["rows"], state["loss"]) == ([[3, 4], [2, 2]], 0.5)
+
+
+def test_there_is_nothing_to_load_at_first(tmp_path: Path) -> None:
+    assert Checkpoint(tmp_path / "run.pt", IDENTITY).load(CPU) is None
+    assert Checkpoint(None, {}).load(CPU) is None
+
+
+def test_without_a_path_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    nowhere = Checkpoint(None, {})
+    nowhere.save_when_due(dict)
+    nowhere.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_written_only_when_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 3600.0)
+    saved(tmp_path / "run.pt", step=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_a_minute_lies_between_two_writes_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert 0 < checkpoint.SECONDS_BETWEEN <= 30
+
+
+def test_a_changed_setting_is_named(tmp_path: Path) -> None:
+    saved(tmp_path / "run.pt", step=1)
+    other = Checkpoint(tmp_path / "run.pt", {"arch": "vgg11", "search": {"lr": 0.2, "seed": 3}})
+    with pytest.raises(
+        NsoptError, match=r"written by other settings \(search.lr: 0.2 now, 0.1 there\): repeat"
+    ):
+        other.load(CPU)
+    assert (tmp_path / "run.pt").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
+def test_what_is_no_checkpoint_says_so(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.pt").write_bytes(content)
+    with pytest.raises(NsoptError, match="cannot be read: delete it to start over"):
+        Checkpoint(tmp_path / "run.pt", IDENTITY).load(CPU)
+
+
+class Trap:
+    def __reduce__(self) -> tuple:
+        return (os.mkdir, ("trapped",))
+
+
+def test_loading_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"identity": IDENTITY, "state": Trap()}, tmp_path / "run.pt")
+    with pytest.raises(NsoptError, match="cannot be read"):
+        Checkpoint(tmp_path / "run.pt", IDENTITY).load(CPU)
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_a_write_that_fails_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = saved(tmp_path / "run.pt", step=1)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        run.save_when_due(lambda: {"step": 2})
+    assert run.load(CPU) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_removing_takes_half_written_files_too(tmp_path: Path) -> None:
+    run = saved(tmp_path / "run.pt", step=1)
+    (tmp_path / "run.pt.4711.part").touch()
+    run.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_checkpoints_is_removed_unless_something_else_is_in_it(tmp_path: Path) -> None:
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        saved(folder / "run.pt", step=1)
+    (tmp_path / "b" / "notes.txt").touch()
+    for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "c"):
+        remove_checkpoints(folder)
+        remove_empty_folders(folder)
+    assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")) == [
+        "b",
+        "b/notes.txt",
+    ]

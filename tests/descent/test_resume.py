@@ -1,0 +1,260 @@
+"""Interrupted anywhere, a search and a training go on to the same numbers, bit for bit."""
+
+import dataclasses
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nsopt.compute import checkpoint
+from nsopt.compute.checkpoint import Checkpoint
+from nsopt.compute.device import Compute
+from nsopt.data.images import ImageData
+from nsopt.descent.search import search
+from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import get_architecture
+from nsopt.progress import Silent
+from nsopt.pruning.engine import iterative_prune
+from nsopt.pruning.settings import SearchSettings
+from nsopt.training.loop import train
+from nsopt.training.settings import TrainSettings
+
+SEARCH = SearchSettings(
+    pretrain_epochs=1,
+    prune_every=2,
+    filters_per_step=25,
+    iterations=2,
+    batch_size=64,
+    small_width=3,
+    device="cpu",
+)
+TRAINING = TrainSettings(epochs=3, batch_size=64, lr=0.05, device="cpu")
+SEARCH_BATCHES, TRAINING_STEPS = 50, 24
+
+
+class EndedError(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture(autouse=True)
+def _always_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+
+
+def interrupted_after(writes: int, run: Callable[[], Any]) -> bool:
+    """Run until a checkpoint has been written so often; whether that was before its end."""
+    save = Checkpoint.save_when_due
+    left = [writes]
+
+    def count(self: Checkpoint, state: Callable[[], dict]) -> None:
+        save(self, state)
+        left[0] -= 1
+        if left[0] == 0:
+            raise EndedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "save_when_due", count)
+        try:
+            run()
+        except EndedError:
+            return True
+    return False
+
+
+def facts_of_search(result: Any) -> list[dict]:
+    return [{**iteration.to_dict(), "seconds": 0} for iteration in result.iterations]
+
+
+@pytest.fixture(scope="module")
+def whole_search(narrow: Architecture, digits: ImageData) -> list[dict]:
+    return facts_of_search(search(narrow, digits, SEARCH))
+
+
+@settings(max_examples=6)
+@given(first=st.integers(1, SEARCH_BATCHES), second=st.integers(1, SEARCH_BATCHES))
+def test_a_resumed_search_equals_an_uninterrupted_one(
+    narrow: Architecture,
+    digits: ImageData,
+    whole_search: list[dict],
+    tmp_path_factory: pytest.TempPathFactory,
+    first: int,
+    second: int,
+) -> None:
+    file = tmp_path_factory.mktemp("search") / "search.pt"
+
+    def run() -> list[dict]:
+        return facts_of_search(search(narrow, digits, SEARCH, checkpoint=file))
+
+    assert interrupted_after(first, run)
+    assert file.exists()
+    interrupted_after(second, run)
+    assert run() == whole_search
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "resnet18", "resnet18-tied"])
+def test_a_resumed_network_is_the_same_to_the_last_weight(digits: ImageData, name: str) -> None:
+    arch = get_architecture(name, in_channels=1)
+    arch = dataclasses.replace(arch, base_widths=tuple(max(4, w // 16) for w in arch.base_widths))
+    each = SEARCH.updated(filters_per_step=sum(arch.base_widths) // 12)
+    splits, compute = digits.split(0.1), Compute(torch.device("cpu"), bf16=True)
+
+    def states(resume: dict | None = None) -> list[dict]:
+        """What a checkpoint would hold after every mini-batch."""
+        seen: list[bytes] = []
+
+        def keep(state: Callable[[], dict]) -> None:
+            file = io.BytesIO()
+            torch.save(state(), file)
+            seen.append(file.getvalue())
+
+        iterative_prune(
+            arch, arch.base_widths, splits, each, compute, Silent(), resume, after_batch=keep
+        )
+        return [torch.load(io.BytesIO(content), weights_only=True) for content in seen]
+
+    whole = states()
+    resumed = states(whole[14])
+    assert len(whole) > 20
+    assert len(resumed) == len(whole) - 15
+    torch.testing.assert_close(resumed[-1], whole[-1], rtol=0, atol=0)
+
+
+@settings(max_examples=6)
+@given(first=st.integers(1, TRAINING_STEPS), precision=st.sampled_from(["fp32", "bf16"]))
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    narrow: Architecture,
+    digits: ImageData,
+    tmp_path_factory: pytest.TempPathFactory,
+    first: int,
+    precision: str,
+) -> None:
+    file = tmp_path_factory.mktemp("training") / "training.pt"
+    each = TRAINING.updated(precision=precision)
+
+    def run(path: Path | None = file) -> tuple:
+        return train(narrow, narrow.base_widths, digits, each, checkpoint=path).epochs
+
+    assert interrupted_after(first, run) == (first < TRAINING_STEPS + 1)
+    assert run() == run(None)
+    assert not file.exists()
+
+
+def test_seconds_go_on_from_the_checkpoint(
+    narrow: Architecture, digits: ImageData, tmp_path: Path
+) -> None:
+    file = tmp_path / "training.pt"
+
+    def run() -> float:
+        return train(narrow, narrow.base_widths, digits, TRAINING, checkpoint=file).seconds
+
+    interrupted_after(20, run)
+    spent = torch.load(file, weights_only=True)["state"]["seconds"]
+    assert 0 < spent < run()
+
+
+def test_a_changed_search_is_refused_and_named(
+    narrow: Architecture, digits: ImageData, tmp_path: Path
+) -> None:
+    file = tmp_path / "search.pt"
+    interrupted_after(5, lambda: search(narrow, digits, SEARCH, checkpoint=file))
+    with pytest.raises(NsoptError, match=r"search.prune_lr: 0.02 now, 0.01 there"):
+        search(narrow, digits, SEARCH.updated(prune_lr=0.02), checkpoint=file)
+    wider = dataclasses.replace(narrow, base_widths=(9, *narrow.base_widths[1:]))
+    with pytest.raises(NsoptError, match=r"widths: \[9, 16"):
+        search(wider, digits, SEARCH, checkpoint=file)
+    fewer = dataclasses.replace(digits, train=digits.train.take(range(300)))
+    with pytest.raises(NsoptError, match=r"data.train: 270 now, 360 there"):
+        search(narrow, fewer, SEARCH, checkpoint=file)
+    assert file.exists()
+
+
+def test_more_iterations_may_be_asked_for_later(
+    narrow: Architecture, digits: ImageData, whole_search: list[dict], tmp_path: Path
+) -> None:
+    file = tmp_path / "search.pt"
+    one = SEARCH.updated(iterations=1)
+    interrupted_after(5, lambda: search(narrow, digits, one, checkpoint=file))
+    assert facts_of_search(search(narrow, digits, SEARCH, checkpoint=file)) == whole_search
+
+
+def test_a_changed_training_is_refused_and_named(
+    narrow: Architecture, digits: ImageData, tmp_path: Path
+) -> None:
+    file = tmp_path / "training.pt"
+    widths = narrow.base_widths
+    interrupted_after(5, lambda: train(narrow, widths, digits, TRAINING, checkpoint=file))
+    with pytest.raises(NsoptError, match=r"training.lr: 0.06 now, 0.05 there"):
+        train(narrow, widths, digits, TRAINING.updated(lr=0.06), checkpoint=file)
+
+
+def test_a_run_that_cannot_succeed_leaves_no_checkpoint(
+    narrow: Architecture, digits: ImageData, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.pt"
+    with pytest.raises(NonFiniteLossError):
+        search(narrow, digits, SEARCH.updated(lr=1e9), checkpoint=file)
+    with pytest.raises(ShortRecordError):
+        search(narrow, digits, SEARCH.updated(filters_per_step=90), checkpoint=file)
+    with pytest.raises(NonFiniteLossError):
+        train(narrow, narrow.base_widths, digits, TRAINING.updated(lr=1e9), checkpoint=file)
+    assert not file.exists()
+
+
+SCRIPT = """
+import dataclasses, json, sys
+from pathlib import Path
+import torch
+import nsopt
+from nsopt.compute import checkpoint
+
+torch.set_num_threads(1)
+checkpoint.SECONDS_BETWEEN = 0.0
+arch = nsopt.get_architecture("vgg11", in_channels=1)
+arch = dataclasses.replace(arch, base_widths=tuple(w // 8 for w in arch.base_widths))
+settings = nsopt.SearchSettings.model_validate_json(sys.argv[1])
+result = nsopt.search(arch, nsopt.load_data("digits"), settings, checkpoint=Path(sys.argv[2]))
+print(json.dumps([{**i.to_dict(), "seconds": 0} for i in result.iterations]))
+"""
+
+
+def test_a_killed_search_goes_on_in_another_process(tmp_path: Path) -> None:
+    one = SEARCH.updated(iterations=1, precision="bf16", pretrain_epochs=2).model_dump_json()
+
+    def command(file: str) -> list[str]:
+        return [sys.executable, "-c", SCRIPT, one, str(tmp_path / file)]
+
+    def finish(file: str) -> list[dict]:
+        run = subprocess.run(command(file), capture_output=True, check=True, timeout=300)
+        return json.loads(run.stdout)
+
+    for moment in range(2):
+        process = subprocess.Popen(command("killed.pt"), stdout=subprocess.DEVNULL)
+        wait_for_writes(tmp_path / "killed.pt", 20 + 15 * moment)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert (tmp_path / "killed.pt").exists()
+    assert finish("killed.pt") == finish("whole.pt")
+    assert list(tmp_path.glob("*.pt")) == []
+
+
+def wait_for_writes(file: Path, count: int) -> None:
+    """Return once `file` has been replaced so often."""
+    seen: set[int] = set()
+    deadline = time.monotonic() + 120
+    while len(seen) < count:
+        assert time.monotonic() < deadline
+        if file.exists():
+            seen.add(file.stat().st_ino ^ file.stat().st_mtime_ns)
+        time.sleep(0.002)

@@ -1,0 +1,409 @@
+"""A whole comparison of narrow networks, in this process."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+import torch
+from optuna.artifacts import get_all_artifact_meta
+from optuna.trial import TrialState
+
+import nsopt
+from nsopt.compute.device import Compute
+from nsopt.data.images import ImageData
+from nsopt.data.source import Source
+from nsopt.errors import NsoptError
+from nsopt.experiments.comparison import Comparison, sizes_of_budgets, sizes_of_ratios
+from nsopt.experiments.presets import StudySettings
+from nsopt.experiments.runner import make_runner
+from nsopt.experiments.running import run_comparison
+from nsopt.experiments.searching import continue_search
+from nsopt.experiments.task import Task
+from nsopt.experiments.worker import Worker
+from nsopt.experiments.workplace import Workplace
+from nsopt.methods.registry import get_methods, methods
+from nsopt.models.architecture import Architecture
+from nsopt.progress import Silent
+from nsopt.pruning.settings import SearchSettings
+from nsopt.reports.results import Results, read_results
+from nsopt.scaling.metric import MACS, PARAMS
+from nsopt.scaling.solve import solve_widths
+from nsopt.storage import opening, queue, schema, trials
+from nsopt.storage.opening import open_storage
+from nsopt.storage.studies import load_studies
+from nsopt.training.evaluation import Evaluation
+from nsopt.training.settings import TrainSettings
+
+METHODS = tuple(methods())
+optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+
+SETTINGS = StudySettings(
+    preset="test",
+    search=SearchSettings(
+        pretrain_epochs=1,
+        prune_every=2,
+        filters_per_step=16,
+        iterations=1,
+        batch_size=64,
+        device="cpu",
+        precision="fp32",
+    ),
+    training=TrainSettings(epochs=1, batch_size=64, lr=0.05, device="cpu", precision="fp32"),
+    magnitude_epochs=1,
+    fine_tune_epochs=1,
+    fine_tune_lr=0.005,
+)
+
+
+class Listener(Silent):
+    """Keeps the messages and the names of tasks."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.tasks: list[str] = []
+
+    def start(self, task: str, total: int) -> None:
+        self.tasks.append(task)
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def comparison_in(arch: Architecture, data: ImageData) -> Comparison:
+    return Comparison(
+        task=Task(arch, data, Source("digits"), SETTINGS),
+        methods=tuple(methods().values()),
+        metric=PARAMS,
+        sizes=sizes_of_ratios(arch, PARAMS, [0.5]),
+        seeds=2,
+    )
+
+
+def with_settings(comparison: Comparison, settings: StudySettings) -> Comparison:
+    task = dataclasses.replace(comparison.task, settings=settings)
+    return dataclasses.replace(comparison, task=task)
+
+
+def only(comparison: Comparison, *names: str, **changes: Any) -> Comparison:
+    """The same with other methods."""
+    return dataclasses.replace(comparison, methods=get_methods(names), **changes)
+
+
+def workplace_in(folder: Path) -> Workplace:
+    return Workplace(f"sqlite:///{folder / 'study.db'}", folder)
+
+
+@pytest.fixture
+def comparison(narrow: Architecture, digits: ImageData) -> Comparison:
+    return comparison_in(narrow, digits)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    return workplace_in(tmp_path)
+
+
+def results_at(place: Workplace) -> Results:
+    return read_results(place.url)
+
+
+def studies_at(place: Workplace) -> dict[str, optuna.Study]:
+    return load_studies(open_storage(place.url), "vgg11-digits-test")
+
+
+def measured(results: Results) -> pd.DataFrame:
+    """Outcomes without what a clock decides, in a fixed order."""
+    columns = ["method", "budget", "seed", "widths", "params", "macs", "feasible"]
+    accuracies = ["val_accuracy", "test_accuracy", "test_accuracy_best_epoch"]
+    frame = results.outcomes[columns + accuracies]
+    return frame.sort_values(["method", "budget", "seed"]).reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def storage_of_a_whole_run(
+    narrow: Architecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    run_comparison(comparison_in(narrow, digits), workplace_in(folder), Silent())
+    assert not (folder / "checkpoints").exists()
+    return folder / "study.db"
+
+
+@pytest.fixture
+def done(place: Workplace, storage_of_a_whole_run: Path) -> Workplace:
+    """A workplace whose storage holds all of the comparison."""
+    shutil.copy(storage_of_a_whole_run, place.folder)
+    return place
+
+
+def test_every_point_has_one_trial_within_the_budget(
+    comparison: Comparison, done: Workplace
+) -> None:
+    results = results_at(done)
+    points = results.outcomes[["method", "ratio", "seed"]]
+    assert sorted(points.itertuples(index=False, name=None)) == [
+        (method, 0.5, seed) for method in sorted(METHODS) for seed in (0, 1)
+    ]
+    params = comparison.task.arch.cost("params")
+    for row in results.outcomes.to_dict("records"):
+        assert params(row["widths"]) == row["params"] <= row["budget"]
+        assert row["feasible"]
+        assert row["latency_ms"] > 0
+        assert row["epochs"] == 1
+    assert len(results.curves) == 8
+    assert len(results.iterations) == 1
+
+
+def test_studies_follow_the_schema(done: Workplace) -> None:
+    studies = studies_at(done)
+    assert set(studies) == {*METHODS, "search"}
+    for method, study in studies.items():
+        assert study.study_name == f"vgg11-digits-test/{method}"
+        assert tuple(study.directions) == schema.DIRECTIONS
+        assert {"settings", "subject", "provenance"} <= study.user_attrs.keys()
+        for trial in study.trials:
+            assert trial.state == TrialState.COMPLETE
+            assert trial.user_attrs["method"] == method
+    trial = studies["neuralscale"].trials[0]
+    flat = {k: v for k, v in trial.user_attrs.items() if k != "curves_per_epoch"}
+    assert all(isinstance(value, int | float | str) for value in flat.values())
+    assert trial.values == [flat["val_accuracy"], flat["latency_ms"]]
+    assert studies["search"].user_attrs["provenance"]["device"]
+
+
+def test_weights_of_the_best_network_are_kept(
+    comparison: Comparison, done: Workplace, storage_of_a_whole_run: Path
+) -> None:
+    folder = storage_of_a_whole_run.parent / "artifacts"
+    assert len(list(folder.iterdir())) == len(METHODS)
+    for study in studies_at(done).values():
+        if study.study_name.endswith("/search"):
+            continue
+        (kept,) = get_all_artifact_meta(study)
+        model = nsopt.load_weights(folder / kept.artifact_id)
+        splits, compute = comparison.task.splits, Compute(torch.device("cpu"), bf16=False)
+        evaluation = Evaluation(splits.validation, splits, compute)
+        evaluation.advance(model)
+        assert evaluation.accuracy == max(trial.values[0] for trial in study.trials)
+
+
+def test_neuralscale_widths_are_those_of_the_stored_law(
+    comparison: Comparison, done: Workplace
+) -> None:
+    results = results_at(done)
+    law = results.iterations[-1].law
+    outcome = results.outcomes.query("method == 'neuralscale'").iloc[0]
+    expected = solve_widths(law, PARAMS.cost(comparison.task.arch), outcome["budget"]).widths
+    assert outcome["widths"] == tuple(expected.tolist())
+
+
+def test_running_again_repeats_nothing(comparison: Comparison, done: Workplace) -> None:
+    before = results_at(done)
+    listener = Listener()
+    run_comparison(comparison, done, listener)
+    assert listener.tasks == []
+    pd.testing.assert_frame_equal(results_at(done).outcomes, before.outcomes)
+
+
+def test_more_seeds_and_sizes_add_only_what_is_missing(
+    comparison: Comparison, done: Workplace
+) -> None:
+    before = results_at(done).outcomes
+    sizes = comparison.sizes + sizes_of_budgets(comparison.task.arch, PARAMS, [20_000])
+    listener = Listener()
+    run_comparison(only(comparison, "uniform", sizes=sizes, seeds=3), done, listener)
+    assert len(listener.messages) == 4
+    after = results_at(done).outcomes
+    assert len(after) == len(before) + 4
+    assert "uniform 20,000 params seed 2" in " ".join(listener.messages)
+
+
+def test_a_trial_taken_by_a_process_that_died_at_once_is_run_again(
+    comparison: Comparison, done: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between taking a trial and its first heartbeat a process leaves no sign of life."""
+    monkeypatch.setattr(opening, "DEAD_AFTER_SECONDS", 2)
+    monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 1)
+    more = only(comparison, "uniform", seeds=3)
+    study = optuna.load_study(study_name="vgg11-digits-test/uniform", storage=done.url)
+    (point,) = [point for point in more.points(more.methods[0]) if point.seed == 2]
+    trials.enqueue_point(study, point)
+    assert trials.read_point(study.ask()) == point
+    run_comparison(more, done, Silent())
+    uniform = results_at(done).outcomes.query("method == 'uniform'")
+    assert sorted(uniform["seed"]) == [0, 1, 2]
+
+
+def test_other_settings_are_refused_and_named(comparison: Comparison, done: Workplace) -> None:
+    before = results_at(done).outcomes
+    changed = SETTINGS.updated(training=SETTINGS.training.updated(epochs=2))
+    with pytest.raises(NsoptError, match=r"training\.epochs: 2 now, 1 there"):
+        run_comparison(with_settings(comparison, changed), done, Silent())
+    pd.testing.assert_frame_equal(results_at(done).outcomes, before)
+
+
+def test_a_storage_without_checksums_of_test_images_is_continued(
+    comparison: Comparison, done: Workplace
+) -> None:
+    """As version 0.1.0 wrote it."""
+    for study in studies_at(done).values():
+        settings = schema.read_settings(study)
+        data = {k: v for k, v in settings["data"].items() if not k.endswith("_crc32")}
+        study.set_user_attr("settings", settings | {"data": data})
+    listener = Listener()
+    run_comparison(comparison, done, listener)
+    assert listener.tasks == []
+
+
+def test_other_test_images_are_refused(comparison: Comparison, done: Workplace) -> None:
+    images = comparison.task.data.test.images.clone()
+    images[0] = 255 - images[0]
+    test = dataclasses.replace(comparison.task.data.test, images=images)
+    data = dataclasses.replace(comparison.task.data, test=test)
+    other = dataclasses.replace(comparison, task=dataclasses.replace(comparison.task, data=data))
+    with pytest.raises(NsoptError, match=r"data\.test_crc32: \d+ now"):
+        run_comparison(other, done, Silent())
+
+
+def test_a_diverging_loss_fails_its_trial_and_the_study_goes_on(
+    comparison: Comparison, place: Workplace
+) -> None:
+    diverging = SETTINGS.updated(training=SETTINGS.training.updated(lr=1e6))
+    broken = only(with_settings(comparison, diverging), "uniform", "magnitude")
+    listener = Listener()
+    run_comparison(broken, place, listener)
+    studies = studies_at(place)
+    for method in broken.methods:
+        failed = studies[method.name].trials
+        assert [trial.state for trial in failed] == [TrialState.FAIL] * 2
+        assert all("loss became" in trial.user_attrs["error"] for trial in failed)
+    with pytest.raises(NsoptError, match=r"every training .* failed: .* loss became"):
+        results_at(place)
+    again = Listener()
+    run_comparison(broken, place, again)
+    assert again.tasks == []
+
+
+def test_an_error_leaves_the_storage_as_it_was(comparison: Comparison, place: Workplace) -> None:
+    short = SETTINGS.updated(search=SETTINGS.search.updated(filters_per_step=100))
+    with pytest.raises(NsoptError, match="a law needs 6"):
+        run_comparison(with_settings(comparison, short), place, Silent())
+    assert list(place.folder.iterdir()) == []
+
+
+def test_descent_iterations_stand_side_by_side(comparison: Comparison, place: Workplace) -> None:
+    settings = SETTINGS.updated(search=SETTINGS.search.updated(iterations=2))
+    names = ("neuralscale-iter1", "neuralscale-iter2")
+    run_comparison(only(with_settings(comparison, settings), *names, seeds=1), place, Silent())
+    results = results_at(place)
+    assert results.methods == list(names)
+    params = PARAMS.cost(comparison.task.arch)
+    for iteration, method in zip(results.iterations, names, strict=True):
+        (outcome,) = results.outcomes.query(f"method == '{method}'").to_dict("records")
+        expected = solve_widths(iteration.law, params, outcome["budget"]).widths
+        assert outcome["widths"] == tuple(expected.tolist())
+
+
+def test_an_iteration_that_is_not_run_is_refused(comparison: Comparison, place: Workplace) -> None:
+    with pytest.raises(NsoptError, match="needs --iterations 3 or more, not 1"):
+        run_comparison(only(comparison, "neuralscale-iter3"), place, Silent())
+
+
+def converging(comparison: Comparison) -> Comparison:
+    """Descent ends after its first iteration, whatever that proposes; nine were asked for."""
+    search = SETTINGS.search.updated(iterations=9, convergence=100.0)
+    return with_settings(comparison, SETTINGS.updated(search=search))
+
+
+def test_a_trial_without_a_law_fails_with_its_reason_and_work_goes_on(
+    comparison: Comparison, place: Workplace
+) -> None:
+    late = only(converging(comparison), "neuralscale-iter9", "uniform", seeds=1)
+    task, compute = late.task, Compute(torch.device("cpu"), bf16=False)
+    continue_search(task, place, 9, compute, Silent())
+    for method in late.methods:
+        study = task.open_study(place.storage, method.name, compute)
+        trials.enqueue_point(study, late.points(method)[0])
+    listener = Listener()
+    assert Worker(make_runner(task, place, compute, listener)).work() == 2
+    studies = studies_at(place)
+    (failed,) = studies["neuralscale-iter9"].trials
+    assert failed.state == TrialState.FAIL
+    assert failed.user_attrs["error"] == "neuralscale-iter9: descent converged after 1 iterations"
+    assert [trial.state for trial in studies["uniform"].trials] == [TrialState.COMPLETE]
+    assert any("descent converged" in message for message in listener.messages)
+
+
+def test_a_method_that_descent_does_not_reach_is_refused_before_anything_is_trained(
+    comparison: Comparison, place: Workplace
+) -> None:
+    late = only(converging(comparison), "uniform", "neuralscale-iter9")
+    with pytest.raises(NsoptError, match="neuralscale-iter9: descent converged after 1"):
+        run_comparison(late, place, Silent())
+    assert set(studies_at(place)) == {"search"}
+
+
+class Impatient(Silent):
+    """Interrupts at a message."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+
+    def message(self, text: str) -> None:
+        if text.startswith(self.at):
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_descent_continues_after_its_last_iteration(
+    comparison: Comparison, place: Workplace, tmp_path: Path
+) -> None:
+    settings = SETTINGS.updated(search=SETTINGS.search.updated(iterations=2))
+    both = only(with_settings(comparison, settings), "neuralscale", seeds=1)
+    parted = workplace_in(tmp_path / "parted")
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(both, parted, Impatient("search iteration 1"))
+    listener = Listener()
+    run_comparison(both, parted, listener)
+    assert listener.tasks.count("searching") == 1
+    run_comparison(both, place, Silent())
+    whole, again = results_at(place), results_at(parted)
+    for one, two in zip(whole.iterations, again.iterations, strict=True):
+        assert {**one.to_dict(), "seconds": 0} == {**two.to_dict(), "seconds": 0}
+    pd.testing.assert_frame_equal(measured(whole), measured(again))
+
+
+def test_magnitude_is_left_out_where_there_is_nothing_to_prune(
+    comparison: Comparison, place: Workplace
+) -> None:
+    sizes = sizes_of_ratios(comparison.task.arch, PARAMS, [1.0])
+    listener = Listener()
+    run_comparison(only(comparison, "magnitude", "uniform", sizes=sizes, seeds=1), place, listener)
+    assert "magnitude starts from a network of" in listener.messages[0]
+    assert results_at(place).outcomes["method"].tolist() == ["uniform"]
+
+
+def test_budgets_may_be_macs(comparison: Comparison, place: Workplace) -> None:
+    sizes = sizes_of_budgets(comparison.task.arch, MACS, [300_000])
+    changes = {"sizes": sizes, "seeds": 1, "metric": MACS}
+    run_comparison(only(comparison, "uniform", "neuralscale", **changes), place, Silent())
+    outcomes = results_at(place).outcomes
+    assert (outcomes["macs"] <= 300_000).all()
+    assert (outcomes["macs"] > 250_000).all()
+
+
+@pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
+def test_ratios_must_be_positive(narrow: Architecture, ratio: float) -> None:
+    with pytest.raises(NsoptError, match="must be above 0"):
+        sizes_of_ratios(narrow, PARAMS, [ratio])
+
+
+def test_same_seed_gives_the_same_comparison(
+    comparison: Comparison, done: Workplace, tmp_path: Path
+) -> None:
+    other = workplace_in(tmp_path / "other")
+    run_comparison(comparison, other, Silent())
+    pd.testing.assert_frame_equal(measured(results_at(other)), measured(results_at(done)))

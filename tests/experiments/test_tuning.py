@@ -1,0 +1,130 @@
+"""Tuning studies of narrow networks, in this process."""
+
+import dataclasses
+from pathlib import Path
+
+import optuna
+import optuna_dashboard
+import pytest
+from optuna.trial import TrialState
+
+from nsopt.data.images import ImageData
+from nsopt.data.source import Source
+from nsopt.errors import NsoptError
+from nsopt.experiments.comparison import sizes_of_ratios
+from nsopt.experiments.presets import override
+from nsopt.experiments.task import Task
+from nsopt.experiments.tuning import run_tuning
+from nsopt.experiments.tuning_request import Tuning, best_settings, best_trial
+from nsopt.experiments.workplace import Workplace
+from nsopt.models.architecture import Architecture
+from nsopt.progress import Silent
+from nsopt.reports.tuning import publish_tuning
+from nsopt.scaling.metric import PARAMS
+from tests.experiments.test_comparison import SETTINGS, workplace_in
+
+optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    return workplace_in(tmp_path)
+
+
+@pytest.fixture
+def tuning(narrow: Architecture, digits: ImageData) -> Tuning:
+    return Tuning(
+        task=Task(narrow, digits, Source("digits"), SETTINGS),
+        metric=PARAMS,
+        budget=sizes_of_ratios(narrow, PARAMS, [0.5])[0].budget,
+        over="eta",
+        objective="pareto",
+        pruner="hyperband",
+        trials=12,
+        seeds=2,
+        pretrain_epochs=(0, 1),
+    )
+
+
+def test_eta_is_tuned_on_one_law_and_found_by_name(tuning: Tuning, place: Workplace) -> None:
+    study = run_tuning(tuning, place, Silent())
+    assert study.study_name == "vgg11-digits-test-tune/eta"
+    done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert len(study.trials) == 12
+    for trial in done:
+        assert trial.values == [abs(trial.user_attrs["budget_error"]), trial.user_attrs["steps"]]
+        assert trial.user_attrs["feasible"] == (trial.user_attrs["budget_error"] <= 0)
+    best = best_trial(study)
+    assert best.values == min(trial.values for trial in done)
+    changes = best_settings(place, study.study_name)
+    assert changes == {"search": {}, "": {"eta": best.params["eta"]}}
+    assert override(SETTINGS, changes).eta == best.params["eta"]
+
+
+def test_continuing_adds_only_what_is_missing_and_gives_the_same(
+    tuning: Tuning, place: Workplace, tmp_path: Path
+) -> None:
+    short = dataclasses.replace(tuning, trials=5)
+    run_tuning(short, place, Silent())
+    parted = run_tuning(tuning, place, Silent())
+    whole = run_tuning(tuning, workplace_in(tmp_path / "whole"), Silent())
+    assert [t.params for t in parted.trials] == [t.params for t in whole.trials]
+    assert [t.values for t in parted.trials] == [t.values for t in whole.trials]
+
+
+def test_every_p_is_searched_and_trained_with_every_seed(tuning: Tuning, place: Workplace) -> None:
+    both = dataclasses.replace(tuning, over="pretrain-epochs")
+    study = run_tuning(both, place, Silent())
+    found = [(t.params["pretrain_epochs"], t.user_attrs["seed"]) for t in study.trials]
+    assert sorted(found) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for trial in study.trials:
+        assert trial.values == [
+            trial.user_attrs["val_accuracy"],
+            trial.user_attrs["search_seconds"],
+        ]
+        assert trial.user_attrs["params"] <= both.budget
+    best = best_settings(place, study.study_name)["search"]
+    assert best["pretrain_epochs"] in (0, 1)
+    more = dataclasses.replace(both, pretrain_epochs=(1, 0, 2), seeds=1)
+    assert [t.params for t in run_tuning(more, place, Silent()).trials[4:]] == [
+        {"pretrain_epochs": 2}
+    ]
+    assert run_tuning(both, place, Silent()).trials[:4] == study.trials[:4]
+    publish_tuning(study, both.metric_names)
+    assert "How many epochs P" in optuna_dashboard.get_note(study)
+    assert not (place.folder / "checkpoints").exists()
+
+
+def test_bad_trainings_are_pruned_when_accuracy_alone_counts(
+    tuning: Tuning, place: Workplace
+) -> None:
+    longer = SETTINGS.updated(training=SETTINGS.training.updated(epochs=4))
+    task = dataclasses.replace(tuning.task, settings=longer)
+    accuracy = dataclasses.replace(
+        tuning, task=task, over="both", objective="accuracy", pruner="asha", trials=8
+    )
+    study = run_tuning(accuracy, place, Silent())
+    assert len(study.directions) == 1
+    trained = [trial for trial in study.trials if trial.intermediate_values]
+    assert any(len(trial.intermediate_values) < 4 for trial in trained)
+    for trial in trained:
+        short = len(trial.intermediate_values) < 4
+        assert trial.state == (TrialState.PRUNED if short else TrialState.COMPLETE)
+    seconds = {t.params["pretrain_epochs"]: t.user_attrs["search_seconds"] for t in trained}
+    for trial in trained:  # one search serves all trials of a P
+        if trial.state == TrialState.COMPLETE:
+            assert trial.user_attrs["search_seconds"] == seconds[trial.params["pretrain_epochs"]]
+    assert not (place.folder / "checkpoints").exists()
+
+
+def test_settings_belong_to_a_tuning_study(tuning: Tuning, place: Workplace) -> None:
+    run_tuning(dataclasses.replace(tuning, trials=1), place, Silent())
+    with pytest.raises(NsoptError, match=r"other settings \(tuning\.budget: \d+ now, \d+ there"):
+        run_tuning(dataclasses.replace(tuning, budget=tuning.budget + 1), place, Silent())
+
+
+@pytest.mark.parametrize("name", ["vgg11-digits-test/uniform", "nothing", "x-tune/eta"])
+def test_settings_that_were_not_tuned_are_not_found(place: Workplace, name: str) -> None:
+    with pytest.raises(NsoptError, match=r"no tuning study .* run nsopt tune first"):
+        best_settings(place, name)
+    assert list(place.folder.iterdir()) == []

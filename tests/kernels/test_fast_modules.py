@@ -1,0 +1,135 @@
+"""The modules that networks are built from against those of PyTorch."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nsopt.kernels import folding
+from nsopt.kernels.batch_norm import BatchNorm2d
+from nsopt.kernels.convolution import Conv2d, DepthwiseConv2d
+from nsopt.kernels.folding import channel_dot
+from nsopt.models.layers import Selection
+from nsopt.models.registry import architectures, get_architecture
+
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 3e-2}
+sizes = st.tuples(st.integers(1, 9), st.integers(1, 37), st.integers(1, 6), st.integers(1, 6))
+
+
+@pytest.fixture(autouse=True)
+def _small_tensors_are_folded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "_FEWEST_ROWS", 2)
+
+
+def image(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    values = 3 * torch.randn(shape, generator=generator, dtype=torch.float64) + 2
+    return values.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def outcome(module: nn.Module, x: Tensor, seed: int = 7) -> list[Tensor]:
+    """Output, gradients of the input and of the parameters, and the buffers afterwards."""
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    output = module(x)
+    output.backward(image(output.shape, seed, output.dtype))
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    assert x.grad is not None
+    return [output, x.grad, *gradients, *module.buffers()]
+
+
+def assert_same(module: nn.Module, standard: nn.Module, x: Tensor) -> None:
+    standard.load_state_dict(module.state_dict())
+    tolerance = TOLERANCE[x.dtype]
+    for got, expected in zip(outcome(module, x), outcome(standard, x), strict=True):
+        scale = float(expected.detach().abs().max().clamp(min=1))
+        torch.testing.assert_close(got, expected, rtol=0, atol=tolerance * scale)
+
+
+@settings(max_examples=60)
+@given(shape=sizes, seed=st.integers(0, 99), dtype=st.sampled_from(sorted(TOLERANCE, key=str)))
+def test_batch_norm_is_that_of_pytorch(
+    shape: tuple[int, ...], seed: int, dtype: torch.dtype
+) -> None:
+    if shape[0] * shape[2] * shape[3] == 1:
+        return  # there is nothing to normalise by: both raise
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    module, standard = (kind(shape[1]).to(exact) for kind in (BatchNorm2d, nn.BatchNorm2d))
+    torch.manual_seed(seed)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    assert_same(module, standard, image(shape, seed, dtype))
+
+
+def test_batch_norm_is_accurate_thirty_deviations_from_zero() -> None:
+    x = image((64, 7, 4, 4), 0, torch.float32) + 90
+    module, standard = BatchNorm2d(7), nn.BatchNorm2d(7)
+    torch.testing.assert_close(module(x), standard(x), rtol=0, atol=2e-3)
+
+
+def test_one_image_of_one_pixel_cannot_be_normalised() -> None:
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        BatchNorm2d(5)(torch.zeros(1, 5, 1, 1))
+
+
+@settings(max_examples=30)
+@given(shape=sizes, seed=st.integers(0, 99))
+def test_channel_dot_sums_over_batch_and_space(shape: tuple[int, ...], seed: int) -> None:
+    one, other = image(shape, seed), image(shape, seed + 1)
+    expected = (one * other).sum(dim=(0, 2, 3))
+    torch.testing.assert_close(channel_dot(one, other), expected)
+    torch.testing.assert_close(channel_dot(one.contiguous(), other.contiguous()), expected)
+
+
+@settings(max_examples=30)
+@given(
+    batch=st.integers(1, 4),
+    channels=st.tuples(st.integers(2, 9), st.integers(1, 9)),
+    side=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    bias=st.booleans(),
+)
+def test_convolution_is_that_of_pytorch(
+    batch: int, channels: tuple[int, int], side: tuple[int, int], bias: bool
+) -> None:
+    module, standard = (
+        kind(*channels, 3, padding=1, bias=bias).double() for kind in (Conv2d, nn.Conv2d)
+    )
+    assert_same(module, standard, image((batch, channels[0], *side), 0))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 8])
+def test_depthwise_convolution_in_bfloat16_is_that_of_pytorch(side: int, stride: int) -> None:
+    module, standard = (
+        kind(6, 6, 3, stride=stride, padding=1, groups=6) for kind in (DepthwiseConv2d, nn.Conv2d)
+    )
+    x = image((4, 6, side, side), 0, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(x).dtype == torch.bfloat16
+        assert module(x).is_contiguous(memory_format=torch.channels_last)
+        assert_same(module, standard, x)
+
+
+def test_selection_picks_channels_and_fills_with_zeros() -> None:
+    x = image((2, 4, 3, 3), 0)
+    picked = Selection(torch.tensor([2, -1, 0]).numpy(), 4)(x)
+    torch.testing.assert_close(picked[:, 0], x[:, 2])
+    torch.testing.assert_close(picked[:, 1], torch.zeros_like(x[:, 0]))
+    torch.testing.assert_close(picked[:, 2], x[:, 0])
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_memory_layout_changes_no_result(name: str) -> None:
+    """Channels-last tensors take the fast ways, others those of PyTorch."""
+    arch = get_architecture(name)
+    model = arch.build([5 + i % 3 for i in range(len(arch.base_widths))]).double()
+    x = image((4, *arch.input_shape), 0)
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model.to(memory_format=layout)  # type: ignore[call-overload]
+        model.zero_grad()
+        loss = model(x.contiguous(memory_format=layout)).square().mean()
+        loss.backward()
+        results.append([loss, *(p.grad for p in model.parameters())])
+    for plain, fast in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-7, atol=1e-9)

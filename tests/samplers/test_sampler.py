@@ -1,0 +1,203 @@
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.samplers import RandomSampler
+
+from nsopt.errors import NsoptError
+from nsopt.models.registry import get_architecture
+from nsopt.samplers.neuralscale import NeuralScaleSampler, suggest_widths
+from nsopt.scaling.algorithm3 import solve_widths_sgd
+from nsopt.scaling.law import PowerLaw, uniform_curve
+from nsopt.scaling.solve import solve_widths
+
+ARCH = get_architecture("vgg11")
+PARAMS = ARCH.cost("params")
+LAW = PowerLaw(np.linspace(0.5, 2, 8), np.linspace(0.3, 0.6, 8), np.ones(8))
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def sampler(**options: object) -> NeuralScaleSampler:
+    return NeuralScaleSampler(LAW, PARAMS, ARCH.layer_names, **options)
+
+
+def law_widths(budget: float) -> tuple[int, ...]:
+    return tuple(solve_widths(LAW, PARAMS, budget).widths.tolist())
+
+
+def test_trials_get_the_laws_widths_at_their_budgets() -> None:
+    study = optuna.create_study(sampler=sampler(budgets=[10**5, 10**6]))
+    proposed = [suggest_widths(study.ask(), ARCH) for _ in range(4)]
+    assert proposed == [law_widths(10**5), law_widths(10**6)] * 2
+
+
+def test_an_enqueued_budget_comes_first() -> None:
+    study = optuna.create_study(sampler=sampler(budgets=[10**5]))
+    study.enqueue_trial({}, user_attrs={"budget": 700_000})
+    assert suggest_widths(study.ask(), ARCH) == law_widths(700_000)
+    assert suggest_widths(study.ask(), ARCH) == law_widths(10**5)
+
+
+def test_two_objectives_change_nothing() -> None:
+    study = optuna.create_study(
+        directions=["maximize", "minimize"], sampler=sampler(budgets=[10**6])
+    )
+    study.optimize(lambda trial: (float(sum(suggest_widths(trial, ARCH))), 1.0), n_trials=2)
+    for trial in study.trials:
+        assert tuple(trial.params[f"width_{name}"] for name in ARCH.layer_names) == law_widths(
+            10**6
+        )
+
+
+def test_other_parameters_go_to_the_independent_sampler() -> None:
+    def values(seed: int) -> list[float]:
+        own = sampler(budgets=[10**6], independent_sampler=RandomSampler(seed=seed))
+        study = optuna.create_study(sampler=own)
+        trials = [study.ask() for _ in range(5)]
+        for trial in trials:
+            suggest_widths(trial, ARCH)
+        return [trial.suggest_float("lr", 1e-3, 1, log=True) for trial in trials]
+
+    assert values(0) == values(0) != values(1)
+    assert len(set(values(0))) == 5
+
+
+def seeded_values() -> list[tuple]:
+    """Widths and a learning rate of three trials."""
+    study = optuna.create_study(sampler=sampler(budgets=[10**5, 10**6], seed=7, spread=0.2))
+    trials = [study.ask() for _ in range(3)]
+    return [(suggest_widths(t, ARCH), t.suggest_float("lr", 0, 1)) for t in trials]
+
+
+def test_same_seed_gives_the_same_parameters_in_another_process() -> None:
+    code = "from tests.samplers.test_sampler import seeded_values; print(seeded_values())"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == str(seeded_values())
+
+
+@given(
+    budget=st.integers(20_000, 5_000_000),
+    spread=st.floats(0.01, 1.5),
+    seed=st.integers(0, 2**32 - 1),
+    metric=st.sampled_from(["params", "macs"]),
+)
+def test_spread_proposals_fit_the_budget(
+    budget: int, spread: float, seed: int, metric: str
+) -> None:
+    cost = ARCH.cost(metric)
+    limit = budget if metric == "params" else 40 * budget
+    own = NeuralScaleSampler(LAW, cost, ARCH.layer_names, budgets=[limit], seed=seed, spread=spread)
+    study = optuna.create_study(sampler=own)
+    for _ in range(3):
+        assert cost(suggest_widths(study.ask(), ARCH)) <= limit
+
+
+def test_spread_is_the_deviation_of_log_widths() -> None:
+    study = optuna.create_study(sampler=sampler(budgets=[10**7], seed=0, spread=0.1))
+    logs = np.log([suggest_widths(study.ask(), ARCH) for _ in range(300)])
+    assert len(np.unique(logs, axis=0)) == 300
+    relative = logs - np.log(law_widths(10**7))
+    # The projection onto the budget moves all layers together: look at differences of layers.
+    deviation = np.std(relative[:, 0] - relative[:, 4])
+    assert 0.08 < deviation / np.sqrt(2) < 0.12
+
+
+@pytest.mark.parametrize("spread", [-0.1, float("nan"), float("inf")])
+def test_a_spread_out_of_range_is_an_error(spread: float) -> None:
+    with pytest.raises(NsoptError, match="spread must be a number of at least 0"):
+        sampler(spread=spread)
+
+
+TARGET = np.linspace(-0.5, 0.5, len(ARCH.layer_names))
+
+
+def similarity(widths: Sequence[int]) -> float:
+    """Highest for widths that are the law's at 10**7, tilted from the first layers to the last."""
+    shift = np.log(widths) - np.log(law_widths(10**7))
+    return -float(np.square(shift - shift.mean() - TARGET).mean())
+
+
+def widths_of(trial: optuna.trial.FrozenTrial) -> tuple[int, ...]:
+    return tuple(trial.params[f"width_{name}"] for name in ARCH.layer_names)
+
+
+def optimized(count: int, seed: int, refine: bool, storage: str | None = None) -> optuna.Study:
+    """A study of `count` more trials around the law."""
+    study = optuna.create_study(
+        study_name="s",
+        storage=storage,
+        direction="maximize",
+        sampler=sampler(budgets=[10**7], seed=seed, spread=0.25, refine=refine),
+        load_if_exists=True,
+    )
+    study.optimize(lambda trial: similarity(suggest_widths(trial, ARCH)), n_trials=count)
+    return study
+
+
+def test_refining_begins_with_the_law_and_learns_from_results() -> None:
+    refined, drawn = (optimized(60, seed=1, refine=refine) for refine in (True, False))
+    assert widths_of(refined.trials[0]) == law_widths(10**7)
+    assert all(PARAMS(widths_of(trial)) <= 10**7 for trial in refined.trials)
+    law = similarity(law_widths(10**7))
+    assert law < drawn.best_value < refined.best_value
+    assert refined.best_value > 0.4 * law
+
+
+def test_refining_in_another_process_proposes_the_same(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    optimized(14, seed=3, refine=True, storage=storage)
+    parted = optimized(1, seed=3, refine=True, storage=storage)
+    whole = optimized(15, seed=3, refine=True)
+    assert [widths_of(t) for t in parted.trials] == [widths_of(t) for t in whole.trials]
+
+
+def test_refining_needs_a_spread() -> None:
+    with pytest.raises(NsoptError, match="refine needs a spread"):
+        sampler(refine=True)
+
+
+def test_spread_and_algorithm_3_exclude_each_other() -> None:
+    with pytest.raises(NsoptError, match="leave eta out"):
+        sampler(spread=0.1, eta=1.0)
+
+
+def test_an_impossible_budget_is_an_error_at_once() -> None:
+    with pytest.raises(NsoptError, match="smallest feasible"):
+        sampler(budgets=[10])
+
+
+def test_a_range_that_cannot_hold_the_width_is_an_error_not_another_width() -> None:
+    study = optuna.create_study(sampler=sampler(budgets=[10**6]))
+    trial = study.ask()
+    with pytest.raises(NsoptError, match=f"width_conv1 must be able to be {law_widths(10**6)[0]}"):
+        trial.suggest_int("width_conv1", 1, 3)
+
+
+def test_widths_without_a_budget_are_an_error() -> None:
+    study = optuna.create_study(sampler=sampler())
+    with pytest.raises(NsoptError, match="budgets="):
+        suggest_widths(study.ask(), ARCH)
+
+
+def test_layer_names_must_match_the_law() -> None:
+    with pytest.raises(NsoptError, match="2 layer names for a law of 8 layers"):
+        NeuralScaleSampler(LAW, PARAMS, ["a", "b"])
+
+
+def test_eta_proposes_what_algorithm_3_does() -> None:
+    published = solve_widths_sgd(LAW, PARAMS, 10**6, eta=0.01)
+    assert sampler(eta=0.01).propose(10**6) == tuple(published.widths.tolist())
+    with pytest.raises(NsoptError, match="Algorithm 3 diverges at eta"):
+        sampler(eta=1e9).propose(10**6)
+
+
+def test_uniform_curve_makes_a_uniform_sampler() -> None:
+    own = NeuralScaleSampler(uniform_curve(ARCH.base_widths), PARAMS, ARCH.layer_names)
+    assert own.propose(579_786) == tuple(w // 4 for w in ARCH.base_widths)

@@ -1,0 +1,152 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from nsopt.errors import NsoptError
+from nsopt.scaling.law import PowerLaw, floor_widths, uniform_curve
+
+layers = st.integers(1, 6)
+alphas = st.floats(1e-3, 1e3)
+betas = st.floats(0.05, 2)
+
+
+@st.composite
+def laws(draw: st.DrawFn) -> PowerLaw:
+    count = draw(layers)
+    alpha, beta = (draw(arrays(np.float64, count, elements=e)) for e in (alphas, betas))
+    return PowerLaw(alpha, beta, np.ones(count))
+
+
+@st.composite
+def records(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    rows, count = draw(st.integers(6, 12)), draw(layers)
+    tau = 1000 * np.cumprod(draw(arrays(np.float64, rows, elements=st.floats(1.2, 3))))
+    widths = draw(arrays(np.int64, (rows, count), elements=st.integers(1, 2000)))
+    return widths, tau
+
+
+def published_iterations(folder: Path, name: str) -> list[tuple[int, np.ndarray, np.ndarray, dict]]:
+    with (folder / f"{name}.records.csv").open() as file:
+        rows = np.array([[float(cell) for cell in row] for row in list(csv.reader(file))[1:]])
+    laws = json.loads((folder / f"{name}.laws.json").read_text())
+    return [
+        (law["iteration"], rows[rows[:, 0] == law["iteration"], 3:], own[:, 2], law)
+        for law in laws
+        for own in [rows[rows[:, 0] == law["iteration"]]]
+    ]
+
+
+def test_published_records_give_the_published_laws(golden: Path) -> None:
+    for _, widths, tau, published in published_iterations(golden, "vgg11-cifar10"):
+        law = PowerLaw.fit(widths, tau)
+        np.testing.assert_allclose(law.alpha, published["alpha"], rtol=1e-9)
+        np.testing.assert_allclose(law.beta, published["beta"], rtol=1e-9)
+        assert (law.r2 > 0.85).all()
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["vgg11-cifar10", "mobilenetv2-cifar100", "resnet18-cifar100"])
+def test_all_published_records_give_the_published_laws(shared: Path, name: str) -> None:
+    for iteration, widths, tau, published in published_iterations(shared / "paper", name):
+        if (name, iteration) == ("vgg11-cifar10", 1):
+            continue  # its published law is from another run
+        law = PowerLaw.fit(widths, tau)
+        np.testing.assert_allclose(law.alpha, published["alpha"], rtol=1e-9)
+        np.testing.assert_allclose(law.beta, published["beta"], rtol=1e-9)
+
+
+@given(laws())
+def test_fit_recovers_the_law_that_made_the_widths(law: PowerLaw) -> None:
+    tau = np.geomspace(1e3, 1e6, 12)
+    fitted = PowerLaw.fit(law.widths(tau), tau)
+    np.testing.assert_allclose(fitted.alpha, law.alpha, rtol=1e-6)
+    np.testing.assert_allclose(fitted.beta, law.beta, rtol=1e-7)
+    np.testing.assert_allclose(fitted.r2, 1, atol=1e-9)
+
+
+@given(records(), st.floats(1e-3, 1e3))
+def test_fit_does_not_depend_on_the_unit_of_size(
+    record: tuple[np.ndarray, np.ndarray], unit: float
+) -> None:
+    widths, tau = record
+    law, rescaled = PowerLaw.fit(widths, tau), PowerLaw.fit(widths, tau * unit)
+    np.testing.assert_allclose(rescaled.widths(tau * unit), law.widths(tau), rtol=1e-6)
+    np.testing.assert_allclose(rescaled.beta, law.beta, atol=1e-7)
+
+
+@given(laws())
+def test_law_survives_json_exactly(law: PowerLaw) -> None:
+    back = PowerLaw.from_dict(json.loads(json.dumps(law.to_dict())))
+    for name in ("alpha", "beta", "r2"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(law, name))
+
+
+def test_a_fit_too_steep_for_numbers_is_refused() -> None:
+    with pytest.raises(NsoptError, match="finite alpha > 0"):
+        PowerLaw.fit([[2000], [1], [1]], [181, 182, 183])
+
+
+def test_widths_have_a_row_per_size() -> None:
+    law = PowerLaw(np.array([2.0, 3.0]), np.array([0.5, 1.0]), np.ones(2))
+    np.testing.assert_allclose(law.widths(4.0), [4.0, 12.0])
+    np.testing.assert_allclose(law.widths([4.0, 9.0]), [[4.0, 12.0], [6.0, 27.0]])
+
+
+def test_a_layer_that_never_changes_is_fitted_perfectly_by_a_constant() -> None:
+    law = PowerLaw.fit([[4, 2], [4, 4], [4, 8]], [10, 20, 40])
+    assert law.beta[0] == 0
+    assert law.r2[0] == 1
+    np.testing.assert_allclose(law.alpha[0], 4)
+
+
+def test_law_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        uniform_curve([1, 2]).alpha[0] = 3
+
+
+@pytest.mark.parametrize(
+    ("widths", "tau", "message"),
+    [
+        ([[1, 2]], [3], "two different sizes"),
+        ([[1, 2], [1, 2]], [3, 3], "two different sizes"),
+        ([[1, 0], [1, 2]], [3, 4], "positive"),
+        ([[1, 2], [1, 2]], [-3, 4], "positive"),
+        ([[1, 2], [1, np.nan]], [3, 4], "positive"),
+        ([1, 2], [3, 4], "do not match"),
+        ([[1, 2], [1, 2]], [3], "do not match"),
+    ],
+)
+def test_fit_refuses_what_has_no_law(widths: list, tau: list, message: str) -> None:
+    with pytest.raises(NsoptError, match=message):
+        PowerLaw.fit(widths, tau)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"alpha": [1.0]},
+        {"alpha": [1.0], "beta": [1.0, 2.0]},
+        {"alpha": ["a"], "beta": [1.0]},
+        {"alpha": [-1.0], "beta": [1.0]},
+        {"alpha": 1.0, "beta": 1.0},
+        [],
+    ],
+)
+def test_from_dict_says_what_is_no_law(data: dict) -> None:
+    with pytest.raises(NsoptError, match="law"):
+        PowerLaw.from_dict(data)
+
+
+def test_uniform_curve_is_the_base_widths_times_the_scale() -> None:
+    np.testing.assert_array_equal(uniform_curve([64, 128]).widths(0.5), [32, 64])
+
+
+def test_ratios_round_widths_down_but_not_to_zero() -> None:
+    assert floor_widths(0.3, [64, 128, 3]) == (19, 38, 1)

@@ -1,0 +1,68 @@
+import os
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from nsopt.errors import NsoptError
+from nsopt.storage.opening import (
+    newest_storage,
+    open_storage,
+    shown,
+    sqlite_path,
+    storage_errors,
+    storage_exists,
+)
+
+
+def test_looking_for_a_storage_creates_nothing(tmp_path: Path) -> None:
+    assert not storage_exists(f"sqlite:///{tmp_path / 'a' / 'study.db'}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_of_a_new_storage_is_made(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'a' / 'b' / 'study.db'}"
+    open_storage(url)
+    assert storage_exists(url)
+
+
+@pytest.mark.parametrize("url", ["results", "study.db", "://x"])
+def test_what_is_no_url_says_so(url: str) -> None:
+    with pytest.raises(NsoptError, match="not a database URL such as sqlite"):
+        sqlite_path(url)
+
+
+def test_the_newest_study_is_found(tmp_path: Path) -> None:
+    with pytest.raises(NsoptError, match=r"no study is in .*: give --storage"):
+        newest_storage(tmp_path)
+    for place, name in enumerate(("b", "a")):
+        path = tmp_path / name / "study.db"
+        path.parent.mkdir()
+        path.touch()
+        os.utime(path, (place, place))
+    assert newest_storage(tmp_path) == f"sqlite:///{tmp_path / 'a' / 'study.db'}"
+
+
+def test_a_file_that_is_no_database_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    path.write_text("not a database, whatever its name says\n" * 100)
+    before = path.read_bytes()
+    with pytest.raises(NsoptError, match=r"cannot be used: .*not a database") as caught:
+        open_storage(f"sqlite:///{path}")
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_unknown_database_kinds_cannot_be_used() -> None:
+    with pytest.raises(NsoptError, match="cannot be used"):
+        open_storage("nosuchdb://somewhere/x")
+
+
+def test_passwords_are_not_shown() -> None:
+    url = "postgresql://me:secret@127.0.0.1:9/x"
+    with pytest.raises(NsoptError) as caught, storage_errors(url):
+        raise OperationalError("select", {}, Exception("could not connect\nat all"))
+    assert "secret" not in str(caught.value)
+    assert "127.0.0.1:9/x cannot be used" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert shown(url) == "postgresql://me:***@127.0.0.1:9/x"

@@ -1,0 +1,267 @@
+"""Trials that several processes want, and a machine that several processes share."""
+
+import sqlite3
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import OperationalError
+
+from nsopt.compute.device import nth_device
+from nsopt.compute.turns import Turns
+from nsopt.errors import DeterministicError, NonFiniteLossError, NoWidthsError, ShortRecordError
+from nsopt.storage import opening, queue
+from nsopt.storage.opening import open_storage
+from nsopt.storage.queue import Watch, claim, heartbeat, run
+from nsopt.storage.trials import is_settled, read_failure
+
+optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+COUNT = 40
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+def study_at(url: str) -> optuna.Study:
+    return optuna.create_study(study_name="s", storage=open_storage(url), load_if_exists=True)
+
+
+class Job:
+    """Work that runs every trial with one function; trials with the attribute `point` have one."""
+
+    def __init__(self, function: Callable[[Trial], Sequence[float]] = lambda trial: [1.0]) -> None:
+        self.run = function
+        self.failures: list[str] = []
+
+    def point(self, trial: FrozenTrial) -> Hashable:
+        return trial.user_attrs.get("point", trial.number)
+
+    def sampler(self, trial: FrozenTrial) -> BaseSampler:
+        return RandomSampler(seed=0)
+
+    def failed(self, trial: FrozenTrial, error: DeterministicError) -> None:
+        self.failures.append(str(error))
+
+
+def claim_all(url: str) -> list[int]:
+    study, claimed = study_at(url), []
+    while trial := claim(study, Job()):
+        claimed.append(trial.number)
+    return claimed
+
+
+def test_every_waiting_trial_is_claimed_once(url: str) -> None:
+    study = study_at(url)
+    for _ in range(COUNT):
+        study.enqueue_trial({})
+    with ThreadPoolExecutor(4) as pool:
+        claimed = [number for part in pool.map(claim_all, [url] * 4) for number in part]
+    assert sorted(claimed) == list(range(COUNT))
+
+
+def claimed_trial(study: optuna.Study) -> FrozenTrial:
+    study.enqueue_trial({})
+    trial = claim(study, Job())
+    assert trial is not None
+    return trial
+
+
+def raising(error: Exception) -> Job:
+    def fail(trial: Trial) -> list[float]:
+        raise error
+
+    return Job(fail)
+
+
+def test_a_trial_ends_as_its_objective_does(url: str) -> None:
+    study = study_at(url)
+    for job in (
+        Job(lambda trial: [2.5]),
+        raising(NonFiniteLossError("too steep")),
+        raising(ShortRecordError("no law")),
+        raising(NoWidthsError("no widths")),
+        raising(optuna.TrialPruned()),
+    ):
+        assert run(study, claimed_trial(study), job)
+    with pytest.raises(ZeroDivisionError):
+        run(study, claimed_trial(study), raising(ZeroDivisionError()))
+    found = [(trial.state.name, trial.values) for trial in study.trials]
+    assert found == [("COMPLETE", [2.5])] + [
+        (state, None) for state in ("FAIL", "FAIL", "FAIL", "PRUNED", "FAIL")
+    ]
+    reasons = [read_failure(trial) for trial in study.trials]
+    assert reasons == [None, "too steep", "no law", "no widths", None, None]
+
+
+def test_a_trial_without_a_sampler_fails_with_its_reason(url: str) -> None:
+    class Helpless(Job):
+        def sampler(self, trial: FrozenTrial) -> BaseSampler:
+            raise NoWidthsError("descent converged after 1 iterations")
+
+    study, helpless = study_at(url), Helpless()
+    assert run(study, claimed_trial(study), helpless)
+    assert study.trials[0].state == TrialState.FAIL
+    assert read_failure(study.trials[0]) == "descent converged after 1 iterations"
+    assert helpless.failures == ["descent converged after 1 iterations"]
+    assert is_settled(study.trials[0])
+
+
+def test_a_sampler_may_take_long_while_the_trial_is_alive(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "DEAD_AFTER_SECONDS", 1)
+    monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 0.3)
+
+    class Slow(Job):
+        def sampler(self, trial: FrozenTrial) -> BaseSampler:
+            watch, deadline = Watch(), time.monotonic() + 3
+            while time.monotonic() < deadline:
+                assert watch.look(study_at(url))
+                time.sleep(0.2)
+            return super().sampler(trial)
+
+    study = study_at(url)
+    assert run(study, claimed_trial(study), Slow())
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
+
+
+def test_a_result_that_comes_too_late_is_dropped(url: str) -> None:
+    def write(trial: Trial) -> list[float]:
+        trial.set_user_attr("val_accuracy", 1.0)
+        return [1.0]
+
+    study = study_at(url)
+    trial = claimed_trial(study)
+    study.tell(trial.number, state=TrialState.FAIL)
+    assert not run(study, trial, Job())
+    assert not run(study, trial, Job(write))
+    assert study.trials[0].state == TrialState.FAIL
+
+
+def test_of_two_trials_with_one_point_the_first_is_run(url: str) -> None:
+    """As two commands enqueue them that start at once."""
+    study = study_at(url)
+    for point in ("a", "b", "a", "b", "a"):
+        study.enqueue_trial({}, user_attrs={"point": point})
+    run_points = []
+    while trial := claim(study, Job()):
+        run_points.append((trial.number, trial.user_attrs["point"]))
+        assert run(study, trial, Job())
+    assert run_points == [(0, "a"), (1, "b")]
+    assert [t.state.name for t in study.trials] == ["COMPLETE"] * 2 + ["FAIL"] * 3
+    assert [t.user_attrs.get("duplicate_of") for t in study.trials] == [None, None, 0, 1, 0]
+
+
+def test_a_point_whose_first_trial_was_lost_is_run_again(url: str) -> None:
+    study = study_at(url)
+    study.enqueue_trial({}, user_attrs={"point": "a"})
+    lost = claim(study, Job())
+    assert lost is not None
+    study.tell(lost.number, state=TrialState.FAIL)
+    study.enqueue_trial({}, user_attrs={"point": "a"})
+    again = claim(study, Job())
+    assert again is not None
+    assert again.number == 1
+
+
+def test_heartbeats_go_on_after_one_that_could_not_be_written(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "DEAD_AFTER_SECONDS", 1)
+    monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 0.2)
+    study, watch, beats = study_at(url), Watch(), []
+    trial = claimed_trial(study)
+    storage = study._storage
+    assert isinstance(storage, BaseHeartbeat)
+    record = storage.record_heartbeat
+
+    def locked_every_second_time(trial_id: int) -> None:
+        beats.append(trial_id)
+        if len(beats) % 2:
+            raise OperationalError("update", {}, Exception("database is locked"))
+        record(trial_id)
+
+    assert watch.look(study)
+    monkeypatch.setattr(storage, "record_heartbeat", locked_every_second_time)
+    with heartbeat(storage, trial._trial_id):
+        for _ in range(12):
+            assert watch.look(study)
+            time.sleep(0.25)
+    assert len(beats) > 8
+    assert [t.state for t in study.trials] == [TrialState.RUNNING]
+
+
+def test_a_storage_that_was_locked_kills_nobody(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody can write, heartbeats grow old; the next one comes before the verdict."""
+    monkeypatch.setattr(opening, "DEAD_AFTER_SECONDS", 1)
+    monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 0.5)
+    study, watch = study_at(url), Watch()
+    trial = claimed_trial(study)
+    assert watch.look(study)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as intruder:
+        intruder.execute("BEGIN IMMEDIATE")
+        with heartbeat(study._storage, trial._trial_id), ThreadPoolExecutor(1) as pool:
+            looking = pool.submit(watch.look, study)
+            time.sleep(2.5)
+            intruder.rollback()
+            assert looking.result()
+            for _ in range(6):
+                assert watch.look(study)
+                time.sleep(0.2)
+    assert [t.state for t in study.trials] == [TrialState.RUNNING]
+
+
+def test_who_measures_is_alone(tmp_path: Path) -> None:
+    log: list[str] = []
+
+    def compute(machine: Turns) -> None:
+        for _ in range(40):
+            with machine.turn():
+                log.append("in")
+                time.sleep(0.002)
+                log.append("out")
+
+    machines = [Turns(tmp_path, "cpu") for _ in range(3)]
+    with ThreadPoolExecutor(2) as pool:
+        for machine in machines[:2]:
+            pool.submit(compute, machine)
+        for _ in range(3):
+            time.sleep(0.01)
+            with machines[2].alone():
+                before = len(log)
+                assert log.count("in") == log.count("out")
+                time.sleep(0.02)
+                assert len(log) == before
+    for machine in machines:
+        machine.close()
+    assert len(log) == 160
+
+
+def test_workers_take_cuda_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    devices = [str(nth_device(torch.device("cuda", 1), number)) for number in range(1, 4)]
+    assert devices == ["cuda:2", "cuda:0", "cuda:1"]
+    assert nth_device(torch.device("cpu"), 2) == torch.device("cpu")
+
+
+def test_a_measurement_uses_all_threads(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with closing(Turns(tmp_path, "cpu")) as machine:
+            torch.set_num_threads(1)
+            with machine.alone():
+                assert torch.get_num_threads() == 2
+            assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
