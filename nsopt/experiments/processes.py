@@ -65,7 +65,8 @@ def _start(arguments: Sequence[str], environment: Mapping[str, str]) -> "subproc
 
 def _forward(process: "subprocess.Popen[str]", progress: Progress) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        progress.message(line.rstrip())
+    with process.stdout as lines:
+        for line in lines:
+            progress.message(line.rstrip())
     if process.wait() < 0 and process.returncode != -signal.SIGTERM:
         progress.message(f"a worker was killed (signal {-process.returncode}): others take over")

@@ -148,7 +148,7 @@ _KINDS = {"power": PowerLaw.from_dict}
 def law_from_dict(data: Mapping[str, Any]) -> ScalingLaw:
     """The law that a `to_dict` gave; without a `kind` it is a power law. NsoptError otherwise."""
     kind = data.get("kind", "power") if isinstance(data, Mapping) else "power"
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise NsoptError(f"not a law: its kind {kind!r} is none of {', '.join(_KINDS)}")
     return _KINDS[kind](data)
 

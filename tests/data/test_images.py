@@ -1,5 +1,8 @@
 import dataclasses
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -101,6 +104,43 @@ def test_fingerprints_tell_data_apart(digits: ImageData) -> None:
     images[0, 0, 0, 0] += 1
     changed = dataclasses.replace(splits, train=ImageSet(images, splits.train.labels))
     assert changed.fingerprint() != splits.fingerprint()
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_fingerprints_tell_validation_and_test_images_apart(digits: ImageData, part: str) -> None:
+    splits = digits.split(0.1)
+    images = getattr(splits, part)
+    darker = ImageSet(images.images // 2, images.labels)
+    changed = dataclasses.replace(splits, **{part: darker})
+    assert changed.fingerprint() != splits.fingerprint()
+
+
+def test_pixel_statistics_are_exact(digits: ImageData) -> None:
+    splits = digits.split(0.1)
+    pixels = splits.train.images.numpy().astype(np.float64)
+    np.testing.assert_allclose(splits.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(splits.std, pixels.std(axis=(0, 2, 3), ddof=1), rtol=1e-6)
+
+
+PEAK = """
+import resource
+import torch
+from nsopt.data.images import ImageData, ImageSet
+
+images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8).expand(20_000, -1, -1, -1)
+labels = torch.arange(20_000) % 2
+few = ImageSet(images[:2], labels[:2])
+data = ImageData("many", ("a", "b"), ImageSet(images, labels), few, few)
+data.split(0.1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in KiB on Linux")
+def test_splitting_takes_no_copy_of_all_images() -> None:
+    """As float32 these would take 940 MiB; the process itself takes less than half of that."""
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 700
 
 
 def test_training_pixels_are_normalised(digits: ImageData) -> None:

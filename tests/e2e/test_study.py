@@ -129,6 +129,23 @@ def test_killed_anywhere_the_same_command_finishes(whole: Path, tmp_path: Path) 
     pd.testing.assert_frame_equal(measured(tmp_path), measured(whole))
 
 
+def test_two_commands_at_once_run_every_point_once(whole: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nsopt.study", *SHORT, f"--out={tmp_path}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert count(tmp_path / "study.db", "COMPLETE") == POINTS + 1
+    assert sum("waiting for the search of another command" in text for text in said) == 1
+    assert found(tmp_path) == found(whole)
+    pd.testing.assert_frame_equal(measured(tmp_path), measured(whole))
+
+
 def test_report_is_written_anew_from_storage_alone(whole: Path, tmp_path: Path) -> None:
     storage = f"sqlite:///{whole / 'study.db'}"
     done = run_nsopt("report", f"--storage={storage}", f"--out={tmp_path}", module="nsopt")

@@ -97,6 +97,40 @@ def test_convolution_is_that_of_pytorch(
     assert_same(module, standard, image((batch, channels[0], *side), 0))
 
 
+GEOMETRIES: list[dict] = [
+    {"padding": 0, "kernel_size": 2},
+    {"padding": 2},
+    {"padding": 2, "dilation": 2},
+    {"padding": 1, "padding_mode": "circular"},
+    {"padding": "same"},
+    {"padding": (1, 2)},
+    {"padding": 1, "groups": 2},
+    {"padding": 1, "stride": (1, 2)},
+]
+
+
+@pytest.mark.parametrize("options", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("side", [2, 5])
+def test_any_convolution_is_that_of_pytorch(options: dict, side: int) -> None:
+    given = {"kernel_size": 3} | options
+    module, standard = (kind(6, 4, **given).double() for kind in (Conv2d, nn.Conv2d))
+    assert_same(module, standard, image((3, 6, side, side), 0))
+
+
+@pytest.mark.parametrize("options", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("side", [2, 5])
+@pytest.mark.parametrize("stride", [1, 2, (1, 2)])
+def test_any_depthwise_convolution_is_that_of_pytorch(
+    options: dict, side: int, stride: int | tuple[int, int]
+) -> None:
+    given = {"kernel_size": 3} | options | {"stride": stride, "groups": 6}
+    if given["padding"] == "same" and stride != 1:
+        return  # PyTorch knows no such convolution
+    module, standard = (kind(6, 6, **given) for kind in (DepthwiseConv2d, nn.Conv2d))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(module, standard, image((3, 6, side, side), 0, torch.bfloat16))
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 8])
 def test_depthwise_convolution_in_bfloat16_is_that_of_pytorch(side: int, stride: int) -> None:

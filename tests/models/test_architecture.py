@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture
 from nsopt.models.registry import architectures, get_architecture
 from nsopt.scaling.law import floor_widths
 
@@ -138,6 +141,26 @@ def test_lower_bound_of_a_cost_never_falls(network: tuple) -> None:
         bound = cost.lower_bound(widths)
         assert bound <= cost(widths)
         assert (cost.lower_bound(wider) >= bound).all()
+
+
+@given(networks())
+def test_a_filter_costs_what_the_network_grows_by(network: tuple) -> None:
+    """Where it makes or ends no identity, that is; and never less than nothing."""
+    arch, widths = network
+    wider = np.array(widths) + np.eye(len(widths), dtype=np.int64)
+    for metric in ("params", "macs"):
+        cost = arch.cost(metric)
+        marginal = cost.marginal(widths)
+        assert (marginal > 0).all()
+        for layer, grown in enumerate(wider):
+            if operations_of(arch, grown) == operations_of(arch, widths):
+                assert marginal[layer] == cost(grown) - cost(widths)
+        np.testing.assert_array_equal(cost.marginal(np.array([widths, widths]))[1], marginal)
+
+
+def operations_of(arch: Architecture, widths: Sequence[int]) -> list[str]:
+    w = np.asarray(widths)
+    return [operation.name for operation in arch.operations if operation.exists(w)]
 
 
 @pytest.mark.parametrize("name", architectures())

@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData
@@ -11,10 +12,11 @@ from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
 from nsopt.progress import Silent
-from nsopt.pruning.engine import iterative_prune
+from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Iteration, PruneRecord, Trajectory
 from nsopt.scaling.solve import solve_widths
+from nsopt.training.step import batch_loss
 
 SHORT = SearchSettings(
     pretrain_epochs=1,
@@ -135,3 +137,20 @@ def test_continued_descent_equals_an_uninterrupted_one(
 def test_descent_ends_when_widths_stop_changing(narrow: Architecture, digits: ImageData) -> None:
     settings = SHORT.updated(iterations=9, convergence=1e9)
     assert len(search(narrow, digits, settings).iterations) == 1
+
+
+def test_channels_are_scored_by_the_weights_that_the_gradients_belong_to(
+    narrow: Architecture, digits: ImageData
+) -> None:
+    """With a large step, the weights after it are quite other ones."""
+    compute, splits = resolve_compute("cpu", "fp32"), digits.split(0.1)
+    network, reference = (
+        ShrinkingNetwork(narrow, narrow.base_widths, splits, SHORT, compute) for _ in range(2)
+    )
+    reference._model.load_state_dict(network._model.state_dict())
+    network.train_batch(lr=10.0, score=True)
+    images, labels = reference._data.next()
+    batch_loss(reference._model, images, labels, compute).backward()
+    reference._scores.accumulate()
+    for score, expected in zip(network._scores.mean(), reference._scores.mean(), strict=True):
+        torch.testing.assert_close(score, expected, rtol=0, atol=0)

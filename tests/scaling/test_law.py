@@ -1,6 +1,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nsopt.errors import NsoptError
-from nsopt.scaling.law import PowerLaw, floor_widths, uniform_curve
+from nsopt.scaling.law import PowerLaw, floor_widths, law_from_dict, uniform_curve
 
 layers = st.integers(1, 6)
 alphas = st.floats(1e-3, 1e3)
@@ -150,3 +151,66 @@ def test_uniform_curve_is_the_base_widths_times_the_scale() -> None:
 
 def test_ratios_round_widths_down_but_not_to_zero() -> None:
     assert floor_widths(0.3, [64, 128, 3]) == (19, 38, 1)
+
+
+@st.composite
+def two_laws(draw: st.DrawFn) -> tuple[PowerLaw, PowerLaw]:
+    count = draw(layers)
+    values = [draw(arrays(np.float64, count, elements=e)) for e in (alphas, betas) * 2]
+    r2 = draw(arrays(np.float64, (2, count), elements=st.floats(0, 1)))
+    alpha, beta, other_alpha, other_beta = values
+    return PowerLaw(alpha, beta, r2[0]), PowerLaw(other_alpha, other_beta, r2[1])
+
+
+@given(two_laws(), st.floats(1, 1e7), st.floats(-2, 2))
+def test_products_and_powers_of_laws_are_laws(
+    two: tuple[PowerLaw, PowerLaw], tau: float, exponent: float
+) -> None:
+    one, other = two
+    np.testing.assert_allclose((one * other).widths(tau), one.widths(tau) * other.widths(tau))
+    np.testing.assert_allclose((one**exponent).widths(tau), one.widths(tau) ** exponent)
+    assert ((one * other).r2 == np.minimum(one.r2, other.r2)).all()
+
+
+@given(two_laws(), st.floats(0, 1))
+def test_a_mixture_of_a_law_with_itself_is_that_law(
+    two: tuple[PowerLaw, PowerLaw], weight: float
+) -> None:
+    law, _ = two
+    mixed = law**weight * law ** (1 - weight)
+    np.testing.assert_allclose(mixed.alpha, law.alpha)
+    np.testing.assert_allclose(mixed.beta, law.beta)
+
+
+def test_laws_of_other_layers_have_no_product() -> None:
+    with pytest.raises(NsoptError, match="a law of 2 layers times one of 3"):
+        uniform_curve([1, 2]) * uniform_curve([1, 2, 3])
+
+
+@given(laws(), st.lists(st.floats(1, 1e4), min_size=1, max_size=5))
+def test_a_layer_reaches_a_width_at_its_scale(law: PowerLaw, widths: list[float]) -> None:
+    for layer in range(law.layers):
+        scales = law.scales(layer, np.array(widths))
+        reached = law.widths(scales)[:, layer]
+        finite = np.isfinite(scales)
+        np.testing.assert_allclose(reached[finite], np.array(widths)[finite], rtol=1e-9)
+
+
+def test_a_constant_layer_has_its_width_at_every_scale() -> None:
+    law = PowerLaw(np.array([5.0, 1.0]), np.array([0.0, 1.0]), np.ones(2))
+    assert law.scales(0, np.array([4.0, 5.0, 6.0])).tolist() == [0, 0, np.inf]
+
+
+@given(laws())
+def test_a_tagged_law_is_read_back(law: PowerLaw) -> None:
+    stored = json.loads(json.dumps(law.to_dict()))
+    read = law_from_dict(stored)
+    assert read.to_dict() == law.to_dict()
+    untagged = {name: value for name, value in stored.items() if name != "kind"}
+    assert law_from_dict(untagged).to_dict() == law.to_dict()
+
+
+@pytest.mark.parametrize("data", [{"kind": "spline"}, {"kind": ["power"]}, [], "power"])
+def test_what_is_no_law_says_so(data: Any) -> None:
+    with pytest.raises(NsoptError, match="not a law"):
+        law_from_dict(data)

@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
@@ -193,3 +195,62 @@ def test_a_law_that_barely_grows_is_refused_rather_than_searched_for_ever() -> N
 def test_rounding_arguments_are_checked(vgg11: Architecture) -> None:
     with pytest.raises(NsoptError, match="at least 1"):
         solve_widths(uniform_curve(vgg11.base_widths), PARAMS, 10**6, multiple_of=0)
+
+
+class Milliseconds:
+    """A cost in floats: what parameters would take at 3 ns each, and a tenth of a millisecond."""
+
+    def __call__(self, widths: np.ndarray) -> np.ndarray:
+        return 0.1 + 3e-6 * np.asarray(PARAMS(widths))
+
+
+@given(laws, st.floats(0.2, 100))
+def test_float_costs_are_solved_as_exactly_as_integers(law: PowerLaw, budget: float) -> None:
+    cost = Milliseconds()
+    fit = solve_widths(law, cost, budget)
+    assert isinstance(fit.cost, float)
+    assert fit.cost == float(cost(fit.widths)) <= budget
+    larger = float(fit.tau) * np.geomspace(1 + 1e-9, 100, 50)
+    assert (cost(np.maximum(np.floor(law.widths(larger)), 1)) > budget).all()
+
+
+def test_an_impossible_float_budget_names_one_that_is_possible() -> None:
+    law, cost = uniform_curve(VGG11.base_widths), Milliseconds()
+    with pytest.raises(NsoptError, match=r"no widths fit a budget of 0\.05") as caught:
+        solve_widths(law, cost, 0.05)
+    named = float(str(caught.value).rsplit(" ", 1)[1])
+    assert solve_widths(law, cost, named).widths.tolist() == [1] * L
+
+
+@given(st.integers(1, 2000), st.integers(2, 40))
+def test_a_layer_that_was_never_pruned_keeps_its_width(width: int, rows: int) -> None:
+    """64 is not to become 63 because exp(log(64)) is a little less."""
+    tau = np.geomspace(1e4, 1e6, rows)
+    others = np.round(tau[:, None] ** np.linspace(0.3, 0.5, L - 1))
+    law = PowerLaw.fit(np.hstack([np.full((rows, 1), width), others]), tau)
+    assert (law.alpha[0], law.beta[0]) == (width, 0)
+    assert solve_widths(law, PARAMS, 10**8).widths[0] == width
+    stored = PowerLaw(np.nextafter(law.alpha, 0), law.beta, law.r2)
+    assert solve_widths(stored, PARAMS, 10**8).widths[0] == width
+
+
+class Staircase:
+    """A law that is no power: every layer gets one more filter with each unit of the scale."""
+
+    layers = L
+
+    def widths(self, scale: ArrayLike) -> NDArray[np.float64]:
+        return np.floor(np.asarray(scale, dtype=float)[..., None]) + np.arange(L)
+
+    def scales(self, layer: int, widths: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.ceil(widths) - layer
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "staircase"}
+
+
+def test_any_law_can_be_solved() -> None:
+    fit = solve_widths(Staircase(), PARAMS, 100_000)
+    scale = int(fit.widths[0])
+    assert fit.widths.tolist() == [scale + layer for layer in range(L)]
+    assert PARAMS(fit.widths) <= 100_000 < PARAMS(fit.widths + 1)

@@ -9,14 +9,11 @@ from pathlib import Path
 
 import optuna
 import pytest
-import torch
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import OperationalError
 
-from nsopt.compute.device import nth_device
-from nsopt.compute.turns import Turns
 from nsopt.errors import DeterministicError, NonFiniteLossError, NoWidthsError, ShortRecordError
 from nsopt.storage import opening, queue
 from nsopt.storage.opening import open_storage
@@ -219,49 +216,3 @@ def test_a_storage_that_was_locked_kills_nobody(url: str, monkeypatch: pytest.Mo
                 assert watch.look(study)
                 time.sleep(0.2)
     assert [t.state for t in study.trials] == [TrialState.RUNNING]
-
-
-def test_who_measures_is_alone(tmp_path: Path) -> None:
-    log: list[str] = []
-
-    def compute(machine: Turns) -> None:
-        for _ in range(40):
-            with machine.turn():
-                log.append("in")
-                time.sleep(0.002)
-                log.append("out")
-
-    machines = [Turns(tmp_path, "cpu") for _ in range(3)]
-    with ThreadPoolExecutor(2) as pool:
-        for machine in machines[:2]:
-            pool.submit(compute, machine)
-        for _ in range(3):
-            time.sleep(0.01)
-            with machines[2].alone():
-                before = len(log)
-                assert log.count("in") == log.count("out")
-                time.sleep(0.02)
-                assert len(log) == before
-    for machine in machines:
-        machine.close()
-    assert len(log) == 160
-
-
-def test_workers_take_cuda_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    devices = [str(nth_device(torch.device("cuda", 1), number)) for number in range(1, 4)]
-    assert devices == ["cuda:2", "cuda:0", "cuda:1"]
-    assert nth_device(torch.device("cpu"), 2) == torch.device("cpu")
-
-
-def test_a_measurement_uses_all_threads(tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        with closing(Turns(tmp_path, "cpu")) as machine:
-            torch.set_num_threads(1)
-            with machine.alone():
-                assert torch.get_num_threads() == 2
-            assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(threads)

@@ -1,0 +1,235 @@
+"""Several commands and workers at one place: nobody loses what another one has not finished."""
+
+import dataclasses
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+
+from nsopt.compute.device import Compute
+from nsopt.compute.locks import one_at_a_time
+from nsopt.data.cache import cache_folder
+from nsopt.data.images import ImageData
+from nsopt.experiments import processes, runner, worker
+from nsopt.experiments.comparison import Comparison
+from nsopt.experiments.processes import local_workers
+from nsopt.experiments.runner import clear_finished, make_runner
+from nsopt.experiments.running import run_comparison
+from nsopt.experiments.searching import continue_search
+from nsopt.experiments.worker import join
+from nsopt.experiments.workplace import Workplace
+from nsopt.models.architecture import Architecture
+from nsopt.progress import Silent
+from nsopt.storage import schema, trials
+from nsopt.storage.queue import claim, run
+from nsopt.training import latency
+from nsopt.training.latency import Latency
+from tests.experiments.test_comparison import (
+    Listener,
+    comparison_in,
+    only,
+    results_at,
+    studies_at,
+    workplace_in,
+)
+
+CPU = Compute(torch.device("cpu"), bf16=False)
+
+
+@pytest.fixture
+def comparison(narrow: Architecture, digits: ImageData) -> Comparison:
+    return comparison_in(narrow, digits)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    return workplace_in(tmp_path)
+
+
+def unfinished_work(place: Workplace) -> list[Path]:
+    """Checkpoints of a search, of another study in this comparison, and of another comparison."""
+    files = [
+        place.checkpoints(study) / name
+        for study, name in (
+            ("vgg11-digits-test/search", "search.pt"),
+            ("vgg11-digits-test/neuralscale", "params-9-seed0.pt"),
+            ("vgg11-digits-test/base", "seed0.pt"),
+            ("resnet18-digits-quick/uniform", "params-9-seed0.pt"),
+            ("vgg11-digits-test-tune/eta", "search.pt"),
+        )
+    ]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return files
+
+
+def start_method(comparison: Comparison, place: Workplace, name: str) -> None:
+    """As a command leaves the study of a method when it is killed within a training."""
+    study = comparison.task.open_study(place.storage, name, CPU)
+    (method,) = only(comparison, name).methods
+    trials.enqueue_point(study, comparison.points(method)[0])
+
+
+@pytest.fixture
+def started(comparison: Comparison, place: Workplace) -> list[Path]:
+    start_method(comparison, place, "neuralscale")
+    return unfinished_work(place)
+
+
+def test_a_finished_study_leaves_unfinished_work_of_others(
+    comparison: Comparison, place: Workplace, started: list[Path]
+) -> None:
+    own = make_runner(comparison.task, place, CPU, Silent())
+    uniform = only(comparison, "uniform", seeds=1)
+    study = comparison.task.open_study(place.storage, "uniform", CPU)
+    trials.enqueue_point(study, uniform.points(uniform.methods[0])[0])
+    claimed = study.trials[0]
+    leftover = place.checkpoints("vgg11-digits-test/uniform") / "params-1-seed0.pt"
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
+    assert claim(study, own) is not None
+    assert run(study, claimed, own)
+    clear_finished(comparison.task, place)
+    assert all(file.exists() for file in started)
+    assert not leftover.exists()
+
+
+def test_a_finished_search_leaves_unfinished_work_of_others(
+    comparison: Comparison, place: Workplace, started: list[Path]
+) -> None:
+    search, *others = started
+    search.unlink()
+    continue_search(comparison.task, place, 1, CPU, Silent())
+    assert all(file.exists() for file in others)
+    assert not search.parent.exists()
+
+
+def test_a_worker_that_joined_leaves_unfinished_work_of_others(
+    comparison: Comparison, place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has run what it could; what follows a law waits, and its process is gone."""
+    run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
+    files = unfinished_work(place)
+    start_method(comparison, place, "neuralscale")
+    monkeypatch.setattr(worker.Worker, "_is_orphan", lambda self: True)
+    monkeypatch.setattr(worker, "load_task", lambda *arguments: comparison.task)
+    join("vgg11-digits-test", place, None, "cpu", None, None, Silent())
+    assert all(file.exists() for file in files)
+
+
+def test_of_two_commands_one_searches_and_the_other_waits(
+    comparison: Comparison, place: Workplace
+) -> None:
+    folder = place.checkpoints("vgg11-digits-test/search")
+    listener, code = Listener(), "import sys; from tests.experiments.test_workplace import hold\n"
+    command = [sys.executable, "-c", f"{code}hold(sys.argv[1])", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"inside\n"
+        continue_search(comparison.task, place, 1, CPU, listener)
+    assert listener.messages[0] == "waiting for the search of another command in this folder"
+    again = Listener()
+    continue_search(comparison.task, place, 1, CPU, again)
+    assert again.messages == []
+
+
+def hold(folder: str) -> None:
+    """Stand for a command that searches in `folder`."""
+    with one_at_a_time(cache_folder() / "locks", Path(folder)):
+        print("inside", flush=True)
+        time.sleep(1)
+
+
+def test_of_two_searches_the_first_ones_iterations_count(
+    comparison: Comparison, place: Workplace
+) -> None:
+    """On two machines nobody waits: both add their iterations."""
+    task = comparison.task
+    (found,) = continue_search(task, place, 1, CPU, Silent())
+    study = studies_at(place)[schema.SEARCH]
+    late = dataclasses.replace(found, seconds=1e6)
+    study.add_trial(trials.search_trial(late, 1, task.arch.layer_names))
+    (read,) = trials.read_iterations(study)
+    assert read.to_dict() == found.to_dict()
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Devices on which latencies were measured, in words that a test can change."""
+    devices: list[str] = []
+
+    def measure(model: torch.nn.Module, shape: tuple[int, int, int], device: str) -> Latency:
+        conditions = latency.latency_conditions(torch.device(device))
+        devices.append(conditions["device"])
+        return Latency(float(len(devices)), 1.0, 1.0, 1.0, repeats=1, **conditions)
+
+    monkeypatch.setattr(runner, "measure_latency", measure)
+    return devices
+
+
+def test_a_latency_counts_only_where_it_was_measured(
+    comparison: Comparison,
+    place: Workplace,
+    measured: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = make_runner(comparison.task, place, CPU, Silent())
+    study = comparison.task.open_study(place.storage, "uniform", CPU)
+    widths = comparison.task.arch.base_widths
+    assert own.latency(study, widths).median_ms == 1
+    assert own.latency(study, widths).median_ms == 1
+    monkeypatch.setattr(latency, "describe_device", lambda device: "another processor")
+    assert own.latency(study, widths).median_ms == 2
+    monkeypatch.setattr(torch, "__version__", "9.0.0")
+    assert own.latency(study, widths).median_ms == 3
+    monkeypatch.undo()
+    assert own.latency(study, widths).median_ms == 1
+    assert len(measured) == 3
+
+
+def test_a_latency_of_other_precision_or_batch_does_not_count(
+    comparison: Comparison, place: Workplace
+) -> None:
+    study = comparison.task.open_study(place.storage, "uniform", CPU)
+    conditions = latency.latency_conditions(torch.device("cpu"))
+    value = {"median_ms": 1.0, **conditions}
+    schema.write_latency(study, (1, 2), conditions, value)
+    assert schema.read_latency(study, (1, 2), conditions) == value
+    for other in ({"precision": "bf16"}, {"batch_size": 1}):
+        assert schema.read_latency(study, (1, 2), conditions | other) is None
+    assert schema.read_latency(study, (1, 3), conditions) is None
+
+
+def test_a_worker_that_is_busy_at_the_end_is_ended_and_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "SECONDS_TO_END", 0.5)
+    busy = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(
+        processes,
+        "_start",
+        lambda arguments, environment: subprocess.Popen(
+            busy, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ),
+    )
+    listener, started = Listener(), time.monotonic()
+    with local_workers([["one"], ["two"]], "sqlite:///none.db", listener):
+        pass
+    assert time.monotonic() - started < 5
+    assert (
+        listener.messages == ["a worker was still busy with what others have done: it is ended"] * 2
+    )
+
+
+def test_results_of_one_comparison_do_not_hide_those_of_another(
+    comparison: Comparison, place: Workplace
+) -> None:
+    """A user's own study in the storage is not taken for a comparison."""
+    run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
+    optuna.create_study(study_name="team/exp", storage=place.url)
+    assert results_at(place).name == "vgg11-digits-test"

@@ -1,0 +1,113 @@
+"""A method of somebody else's: registered, or brought by a package, and compared like ours."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import nsopt
+from nsopt.methods import registry
+from nsopt.methods.base import Evidence
+from nsopt.models.architecture import Architecture
+from nsopt.reports.results import read_results
+from tests.conftest import call_nsopt
+from tests.e2e.test_user_errors import check
+
+SHORT = (
+    *("--ratios=0.03", "--seeds=1", "--epochs=1", "--batch-size=32"),
+    *("--device=cpu", "--precision=fp32", "--per-class=30"),
+)
+
+
+class Flat(nsopt.Method):
+    """Every layer equally wide; training starts from a base network's first filters."""
+
+    name = "flat"
+    label = "Equally wide"
+    needs_trained_network = True
+    inherits_weights = True
+
+    def __init__(self) -> None:
+        self.started: list[tuple[int, ...]] = []
+
+    def law(self, evidence: Evidence) -> nsopt.PowerLaw:
+        assert evidence.trained is not None
+        return nsopt.uniform_curve([10] * len(evidence.arch.base_widths))
+
+    def start(
+        self, arch: Architecture, widths: tuple[int, ...], trained: torch.nn.Module
+    ) -> torch.nn.Module:
+        self.started.append(widths)
+        kept = [torch.arange(width) for width in widths]
+        return arch.inherit(trained, kept, widths)
+
+
+@pytest.fixture
+def flat() -> Iterator[Flat]:
+    method = Flat()
+    nsopt.register_method(method)
+    yield method
+    registry._registered.pop(method.name, None)
+
+
+def test_a_registered_method_is_compared_like_ours(flat: Flat, tmp_path: Path) -> None:
+    done = call_nsopt("study", "--methods=uniform,flat", *SHORT, f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    results = read_results(f"sqlite:///{tmp_path / 'study.db'}")
+    assert results.methods == ["uniform", "flat"]
+    (outcome,) = results.outcomes.query("method == 'flat'").to_dict("records")
+    assert len(set(outcome["widths"])) == 1
+    assert outcome["params"] <= outcome["budget"]
+    assert flat.started == [outcome["widths"]]
+    assert "Equally wide" in (tmp_path / "report" / "index.html").read_text()
+    assert not (tmp_path / "checkpoints").exists()
+
+    del registry._registered[flat.name]  # as where it is not installed
+    storage = f"--storage=sqlite:///{tmp_path / 'study.db'}"
+    assert call_nsopt("report", storage, f"--out={tmp_path / 'again'}").returncode == 0
+    assert "Equally wide" not in (tmp_path / "again" / "index.html").read_text()
+    check(call_nsopt("study", "--methods=flat", *SHORT, f"--out={tmp_path}"), "unknown method")
+
+
+MODULE = """
+import nsopt
+from nsopt.methods.base import Method
+
+
+class Deep(Method):
+    name = "deep"
+    label = "Deep layers first"
+
+    def law(self, evidence):
+        return nsopt.uniform_curve(range(1, 1 + len(evidence.arch.base_widths)))
+"""
+
+
+def test_a_package_brings_a_method_to_all_processes(tmp_path: Path) -> None:
+    """Found by its entry point, in worker processes too."""
+    package = tmp_path / "site"
+    metadata = package / "deepest-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (package / "deepest.py").write_text(MODULE)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: deepest\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[nsopt.methods]\ndeep = deepest:Deep\n")
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "nsopt", "study", "--methods=deep", "--workers=2"),
+            *("--ratios=0.02,0.03", "--seeds=2", *SHORT[2:], f"--out={out}"),
+        ],
+        env=os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    outcomes = read_results(f"sqlite:///{out / 'study.db'}").outcomes
+    assert len(outcomes) == 4
+    assert all(sorted(widths) == list(widths) for widths in outcomes["widths"])
+    assert "Deep layers first" in (out / "report" / "index.html").read_text()

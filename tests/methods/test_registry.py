@@ -1,0 +1,120 @@
+"""Methods: found by name, brought by packages, and all that others know of them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import nsopt
+from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.methods.base import Evidence
+from nsopt.methods.registry import (
+    get_method,
+    get_methods,
+    is_method,
+    method_label,
+    method_order,
+    methods,
+)
+from nsopt.models.architecture import Architecture
+from nsopt.pruning.settings import SearchSettings
+from nsopt.scaling.law import PowerLaw, uniform_curve
+from nsopt.scaling.record import Iteration, Trajectory
+
+BUILT_IN = ["uniform", "magnitude", "morphnet", "neuralscale"]
+
+
+@pytest.fixture
+def history(narrow: Architecture) -> list[Iteration]:
+    """Two iterations with laws of their own, from a network that lost filters evenly."""
+    base = np.array(narrow.base_widths)
+    rows = np.array([np.ceil(base * fraction) for fraction in np.linspace(1, 0.1, 12)], dtype=int)
+    trajectory = Trajectory(rows, np.asarray(narrow.cost("params")(rows)))
+    law = trajectory.record().law()
+    return [Iteration(trajectory, law**power, narrow.base_widths, 1.0) for power in (1, 2)]
+
+
+def law_of(name: str, arch: Architecture, history: list[Iteration]) -> PowerLaw:
+    law = get_method(name).law(Evidence(arch, arch.cost("params"), 10_000, history))
+    assert isinstance(law, PowerLaw)
+    return law
+
+
+def test_methods_are_found_by_name_in_the_order_of_a_report() -> None:
+    assert list(methods()) == BUILT_IN
+    assert [method.name for method in get_methods(BUILT_IN * 2)] == BUILT_IN
+    assert method_order(["neuralscale-iter2", "morphnet", "mine", "uniform"]) == [
+        *("uniform", "morphnet", "mine", "neuralscale-iter2")
+    ]
+
+
+@pytest.mark.parametrize("name", ["neural", "neuralscale-iter0", "neuralscale-iter", "Uniform "])
+def test_unknown_methods_suggest_the_nearest(name: str) -> None:
+    assert not is_method(name)
+    with pytest.raises(NsoptError, match=f"unknown method '{name}': did you mean"):
+        get_method(name)
+    assert method_label(name) == name
+    with pytest.raises(NsoptError, match="no methods given"):
+        get_methods([])
+
+
+def test_iterations_of_neuralscale_are_methods_of_their_own(
+    narrow: Architecture, history: list[Iteration]
+) -> None:
+    second = get_method("neuralscale-iter2")
+    assert (second.name, second.label) == ("neuralscale-iter2", "NeuralScale, iteration 2")
+    assert law_of("neuralscale-iter1", narrow, history) is history[0].law
+    assert law_of("neuralscale", narrow, history) is history[1].law
+    settings = SearchSettings(iterations=3)
+    assert second.search_iterations(settings) == 2
+    assert get_method("neuralscale").search_iterations(settings) == 3
+    with pytest.raises(NsoptError, match="neuralscale-iter4 needs --iterations 4 or more, not 3"):
+        get_method("neuralscale-iter4").search_iterations(settings)
+    with pytest.raises(NoWidthsError, match="descent converged after 2 iterations"):
+        law_of("neuralscale-iter3", narrow, history)
+
+
+def test_baselines_are_multiples_of_a_configuration(
+    narrow: Architecture, history: list[Iteration]
+) -> None:
+    assert law_of("uniform", narrow, []).alpha.tolist() == list(narrow.base_widths)
+    half = law_of("morphnet", narrow, history)
+    assert (half.beta == 1).all()
+    assert 0.4 * sum(narrow.base_widths) < half.alpha.sum() <= 0.5 * sum(narrow.base_widths)
+
+
+def test_magnitude_prunes_what_was_trained_below_its_size(narrow: Architecture) -> None:
+    magnitude, cost = get_method("magnitude"), narrow.cost("params")
+    base = cost(narrow.base_widths)
+    assert magnitude.serves(base - 1, base)
+    assert not magnitude.serves(base, base)
+    trained = narrow.build(narrow.base_widths)
+    law = magnitude.law(Evidence(narrow, cost, base // 2, trained=trained))
+    widths = nsopt.solve_widths(law, cost, base // 2).widths
+    started = magnitude.start(narrow, tuple(widths.tolist()), trained)
+    assert sum(p.numel() for p in started.parameters()) == cost(widths)
+
+
+class Mine(nsopt.Method):
+    name = "mine"
+    label = "My own"
+
+    def law(self, evidence: Evidence) -> PowerLaw:
+        return uniform_curve(evidence.arch.base_widths)
+
+
+@dataclasses.dataclass
+class Named(Mine):
+    name: str
+
+
+@pytest.mark.parametrize("name", ["uniform", "neuralscale"])
+def test_a_name_is_given_once(name: str) -> None:
+    with pytest.raises(NsoptError, match=f"there is a method '{name}' already"):
+        nsopt.register_method(Named(name))
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a,b", "a b"])
+def test_a_name_can_stand_in_that_of_a_study(name: str) -> None:
+    with pytest.raises(NsoptError, match="a method cannot be named"):
+        nsopt.register_method(Named(name))
