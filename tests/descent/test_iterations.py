@@ -75,15 +75,14 @@ def test_out_of_memory_within_an_iteration_leaves_its_state(
     file, one = tmp_path / "search.pt", SETTINGS.updated(iterations=1)
 
     def runs_out_of_memory(*arguments: Any) -> Any:
-        *others, after_batch = arguments
         batches = itertools.count(1)
 
         def save(state: Any) -> None:
-            after_batch(state)
+            arguments[-1](state)
             if next(batches) == 9:
                 raise OutOfMemoryError("no room")
 
-        return iterative_prune(*others, save)
+        return iterative_prune(*(*arguments[:-1], save))
 
     with monkeypatch.context() as patch:
         patch.setattr(iterations, "iterative_prune", runs_out_of_memory)
