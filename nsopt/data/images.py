@@ -5,6 +5,7 @@ B, N: numbers of images; C, H, W: channels, height and width.
 
 import zlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -133,6 +134,10 @@ class Splits:
 
     def fingerprint(self) -> dict[str, int]:
         """What tells these splits from others: their sizes, and a checksum of each."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, int]:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         sizes = {name: len(part) for name, part in parts.items()}
         return sizes | {

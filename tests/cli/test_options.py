@@ -1,0 +1,74 @@
+"""Options: each declared once, named like the setting that it changes, with help and range."""
+
+import dataclasses
+import re
+
+import pytest
+from cyclopts import Parameter
+
+import nsopt
+from nsopt.cli import options
+from nsopt.cli.options import PruneOptions, SearchOptions, SgdOptions, TrainingOptions, changes
+from nsopt.experiments.presets import get_preset, override
+from nsopt.pruning.settings import SearchSettings
+from nsopt.training.settings import TrainSettings
+from tests.conftest import call_nsopt
+
+COMMANDS = ("study", "search", "tune", "widths", "report", "dashboard", "worker")
+
+
+def names_of(group: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(group)}
+
+
+def test_options_are_named_like_the_settings_they_change() -> None:
+    search, training = SearchSettings.model_fields.keys(), TrainSettings.model_fields.keys()
+    assert names_of(SearchOptions) <= search
+    assert names_of(TrainingOptions) <= training
+    assert names_of(SgdOptions) <= search & training
+
+
+def test_a_new_search_option_is_one_field() -> None:
+    """As CONTRIBUTING says: a setting, and a field of the same name."""
+
+    @Parameter(name="*")
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Longer(SearchOptions):
+        prune_lr_epochs: options.Count | None = None
+        """Epochs after which the learning rate falls."""
+
+    changed = changes(Longer(prune_lr_epochs=7), TrainingOptions(), SgdOptions())
+    settings = override(get_preset("smoke").settings, changed)
+    assert settings.search.prune_lr_epochs == 7
+    assert settings.training == get_preset("smoke").settings.training.updated(
+        device="auto", precision="auto"
+    )
+
+
+def test_what_is_not_given_stays_as_the_preset_has_it() -> None:
+    changed = changes(PruneOptions(), TrainingOptions(epochs=3), SgdOptions(lr=0.5), eta=None)
+    before = get_preset("quick").settings
+    settings = override(before, changed)
+    assert (settings.training.epochs, settings.training.lr, settings.search.lr) == (3, 0.5, 0.5)
+    assert settings.search == before.search.updated(lr=0.5)
+    assert settings.eta is None
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_help(command: str) -> None:
+    rows = re.findall(r"│ \*? *(--[\w-]+)([^│]*)│", call_nsopt(command, "--help").stdout)
+    assert len(rows) > 2
+    for option, text in rows:
+        help_text = re.sub(r"\[[^]]*\]|^ [A-Z]+\b", "", text).strip()
+        assert len(help_text) > 5, option
+
+
+def test_the_version_is_told() -> None:
+    assert call_nsopt("--version").stdout.strip() == nsopt.__version__
+
+
+def test_options_of_a_group_are_the_same_in_all_commands() -> None:
+    for command in ("study", "search", "tune"):
+        said = call_nsopt(command, "--help").stdout
+        for option in ("--arch", "--per-class", "--filters-per-step", "--batch-size", "--out"):
+            assert option in said, command
