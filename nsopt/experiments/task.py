@@ -88,7 +88,7 @@ def load_task(study: Study, data: str | None, data_dir: Path) -> Task:
     source = schema.read_source(study)
     source = replace(source, name=data or source.name)
     arch = get_architecture(stored.arch, stored.classes, stored.image_size, stored.channels)
-    own = StudySettings(**{name: settings[name] for name in StudySettings.model_fields})
+    own = StudySettings(**{k: v for k, v in settings.items() if k in StudySettings.model_fields})
     task = Task(arch, load_source(source, data_dir), source, own)
     here = task.identity["data"]
     if any(here[name] != value for name, value in settings["data"].items()):

@@ -41,13 +41,14 @@ class Worker:
     runner: Runner
     parent: int | None = None
     _watch: Watch = field(default_factory=Watch)
+    _told: set[str] = field(default_factory=set)
 
     def work(self) -> int:
         """Run trials until none of the comparison waits or runs; how many it were.
 
         Methods that follow a search wait for it, trials of dead processes for their turn.
         """
-        done, told = 0, False
+        done = 0
         while True:
             studies = load_studies(self.runner.workplace.storage, self.runner.task.name)
             search = studies.pop(schema.SEARCH, None)
@@ -59,15 +60,21 @@ class Worker:
             running = [self._watch.look(study) for _, study in known]
             if not any(has_unfinished(study) for _, study in known) or self._is_orphan():
                 return done
-            if not told:
-                other = "training of another process" if any(running) else "search"
-                self.runner.progress.message(f"waiting for the {other} to end")
-                told = True
+            other = "training of another process" if any(running) else "search"
+            self._tell_once(f"waiting for the {other} to end")
             self._watch.wait()
 
     def _known(self, studies: Mapping[str, Study]) -> list[tuple[Method, Study]]:
         """The studies whose method is installed here; the others are left to others."""
+        unknown = [name for name in studies if not is_method(name)]
+        if unknown:
+            self._tell_once(f"not installed here, left to others: {', '.join(unknown)}")
         return [(get_method(name), study) for name, study in studies.items() if is_method(name)]
+
+    def _tell_once(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            self.runner.progress.message(message)
 
     def _run_one(
         self, studies: Sequence[tuple[Method, Study]], history: Sequence[Iteration]

@@ -9,6 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from optuna.trial import TrialState
 
 from nsopt.compute.device import Compute
 from nsopt.compute.locks import one_at_a_time
@@ -233,3 +234,16 @@ def test_results_of_one_comparison_do_not_hide_those_of_another(
     run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
     optuna.create_study(study_name="team/exp", storage=place.url)
     assert results_at(place).name == "vgg11-digits-test"
+
+
+def test_a_worker_leaves_methods_that_it_does_not_have_to_others(
+    comparison: Comparison, place: Workplace
+) -> None:
+    start_method(comparison, place, "uniform")
+    study = comparison.task.open_study(place.storage, "elsewhere", CPU)
+    point = comparison.points(comparison.methods[0])[0]
+    trials.enqueue_point(study, dataclasses.replace(point, method="elsewhere"))
+    listener = Listener()
+    assert worker.Worker(make_runner(comparison.task, place, CPU, listener)).work() == 1
+    assert listener.messages[0] == "not installed here, left to others: elsewhere"
+    assert [trial.state for trial in study.trials] == [TrialState.WAITING]
