@@ -1,10 +1,8 @@
 """Trials that several processes want, and a machine that several processes share."""
 
-import sqlite3
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -198,21 +196,24 @@ def test_heartbeats_go_on_after_one_that_could_not_be_written(
     assert [t.state for t in study.trials] == [TrialState.RUNNING]
 
 
-def test_a_storage_that_was_locked_kills_nobody(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nobody can write, heartbeats grow old; the next one comes before the verdict."""
+def test_who_seems_dead_is_given_the_time_of_one_more_heartbeat(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a storage is locked nobody can write, and all heartbeats grow old."""
     monkeypatch.setattr(opening, "DEAD_AFTER_SECONDS", 1)
-    monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 0.5)
+    monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 1.5)
     study, watch = study_at(url), Watch()
-    trial = claimed_trial(study)
+    storage, trial = study._storage, claimed_trial(study)
+    assert isinstance(storage, BaseHeartbeat)
+
+    def look_when_the_heartbeat_is_old() -> list[str]:
+        time.sleep(2.2)
+        assert watch.look(study)
+        return [trial.state.name for trial in study.trials]
+
+    storage.record_heartbeat(trial._trial_id)
+    assert look_when_the_heartbeat_is_old() == ["RUNNING"]
+    storage.record_heartbeat(trial._trial_id)
     assert watch.look(study)
-    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as intruder:
-        intruder.execute("BEGIN IMMEDIATE")
-        with heartbeat(study._storage, trial._trial_id), ThreadPoolExecutor(1) as pool:
-            looking = pool.submit(watch.look, study)
-            time.sleep(2.5)
-            intruder.rollback()
-            assert looking.result()
-            for _ in range(6):
-                assert watch.look(study)
-                time.sleep(0.2)
-    assert [t.state for t in study.trials] == [TrialState.RUNNING]
+    assert look_when_the_heartbeat_is_old() == ["RUNNING"]
+    assert look_when_the_heartbeat_is_old() == ["FAIL", "WAITING"]
