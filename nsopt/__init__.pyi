@@ -2,7 +2,7 @@ from .data.registry import load_data as load_data
 from .descent.search import SearchResult as SearchResult
 from .descent.search import search as search
 from .errors import NsoptError as NsoptError
-from .methods.base import Evidence as Evidence
+from .methods.base import LawInputs as LawInputs
 from .methods.base import Method as Method
 from .methods.registry import register_method as register_method
 from .models.architecture import Architecture as Architecture

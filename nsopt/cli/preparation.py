@@ -16,7 +16,7 @@ from nsopt.errors import NsoptError, unknown_name
 from nsopt.experiments.comparison import Size, sizes_of_budgets, sizes_of_ratios
 from nsopt.experiments.presets import Preset, StudySettings, get_preset, override
 from nsopt.experiments.task import Task
-from nsopt.experiments.workplace import Workplace
+from nsopt.experiments.workspace import Workspace
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import architectures, get_architecture
 from nsopt.scaling.metric import Metric
@@ -30,7 +30,7 @@ def preset_of(options: TaskOptions) -> Preset:
 
 def prepare(
     options: TaskOptions, place: PlaceOptions, settings: StudySettings, workers: int = 1
-) -> tuple[Task, Workplace]:
+) -> tuple[Task, Workspace]:
     """Check the options, load the data, say what will run."""
     if options.arch not in architectures():
         raise unknown_name("architecture", options.arch, architectures())
@@ -44,7 +44,7 @@ def prepare(
     folder = place.out or Path("runs") / task.name
     url = place.storage or f"sqlite:///{folder / 'study.db'}"
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    return task, Workplace(url, folder, options.data_dir, workers)
+    return task, Workspace(url, folder, options.data_dir, workers)
 
 
 def settings_of(preset: Preset, *changes: dict[str, dict[str, Any]]) -> StudySettings:

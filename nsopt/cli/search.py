@@ -43,14 +43,14 @@ def search(options: LawOptions = LawOptions()) -> None:
 
     preset = preset_of(options.task)
     settings = settings_of(preset, changes(options.search, TrainingOptions(), options.sgd))
-    task, workplace = prepare(options.task, options.place, settings)
+    task, workspace = prepare(options.task, options.place, settings)
     announce(task, preset)
     compute = resolve_compute(settings.search.device, settings.search.precision)
-    with storage_errors(workplace.url), live_progress() as progress, sharing(compute) as shared:
+    with storage_errors(workspace.url), live_progress() as progress, sharing(compute) as shared:
         iterations = settings.search.iterations
-        history = continue_search(task, workplace, iterations, shared, progress)
+        history = continue_search(task, workspace, iterations, shared, progress)
     _print_law(task.arch.layer_names, history[-1])
-    console.print(f"storage: {shown(workplace.url)}", soft_wrap=True, highlight=False)
+    console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
 
 
 def _print_law(layer_names: Sequence[str], iteration: "Iteration") -> None:

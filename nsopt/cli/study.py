@@ -67,17 +67,17 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     settings = settings_of(preset, _tuned(options), own)
     for method in methods:
         method.search_iterations(settings.search)
-    task, workplace = prepare(options.task, options.place, settings, options.workers)
+    task, workspace = prepare(options.task, options.place, settings, options.workers)
     sizes = sizes_of(options.sizes, task.arch, metric, preset.ratios)
     announce(task, preset)
     comparison = Comparison(task, methods, metric, sizes, options.seeds or preset.seeds)
-    with storage_errors(workplace.url):
+    with storage_errors(workspace.url):
         with live_progress() as progress:
-            run_comparison(comparison, workplace, progress)
-        _print_summary(read_results(workplace.url, task.name))
-        page = write_report(workplace.url, workplace.folder / "report", task.name)
-        publish(workplace.url, task.name)
-    console.print(f"storage: {shown(workplace.url)}", soft_wrap=True, highlight=False)
+            run_comparison(comparison, workspace, progress)
+        _print_summary(read_results(workspace.url, task.name))
+        page = write_report(workspace.url, workspace.folder / "report", task.name)
+        publish(workspace.url, task.name)
+    console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
     console.print(f"report:  {page}", soft_wrap=True, highlight=False)
 
 
@@ -87,7 +87,7 @@ def _tuned(options: StudyOptions) -> dict[str, dict[str, object]]:
 
     from nsopt.errors import NsoptError
     from nsopt.experiments.tuning_request import best_settings
-    from nsopt.experiments.workplace import Workplace
+    from nsopt.experiments.workspace import Workspace
     from nsopt.storage.opening import storage_errors
 
     if options.tuned is None:
@@ -96,7 +96,7 @@ def _tuned(options: StudyOptions) -> dict[str, dict[str, object]]:
     if url is None:
         raise NsoptError("--tuned needs the --tuned-storage, or --storage, that holds that study")
     with storage_errors(url):
-        return best_settings(Workplace(url, Path()), options.tuned)
+        return best_settings(Workspace(url, Path()), options.tuned)
 
 
 def _print_summary(results: "Results") -> None:

@@ -63,7 +63,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     preset, metric = preset_of(options.task), get_metric(options.sizes.metric)
     tried = _epochs(options.pretrain_epochs) if options.pretrain_epochs else PRETRAIN_EPOCHS
     settings = settings_of(preset, changes(options.search, options.training, options.sgd))
-    task, workplace = prepare(options.task, options.place, settings)
+    task, workspace = prepare(options.task, options.place, settings)
     sizes = sizes_of(options.sizes, task.arch, metric, (0.25,))
     if len(sizes) != 1:
         raise NsoptError("tuning needs one size: give one --ratios or one --budgets")
@@ -79,12 +79,12 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
         seeds=options.seeds or preset.seeds,
         pretrain_epochs=tried,
     )
-    with storage_errors(workplace.url):
+    with storage_errors(workspace.url):
         with live_progress() as progress:
-            study = run_tuning(tuning, workplace, progress)
+            study = run_tuning(tuning, workspace, progress)
         publish_tuning(study, tuning.metric_names)
     _print_trials(study, tuning)
-    console.print(f"storage: {shown(workplace.url)}", soft_wrap=True, highlight=False)
+    console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
 
 
 def _epochs(text: str) -> tuple[int, ...]:

@@ -39,16 +39,16 @@ def worker(options: WorkerOptions) -> None:
 
     from nsopt.cli.console import console, live_progress
     from nsopt.experiments.worker import join
-    from nsopt.experiments.workplace import Workplace
+    from nsopt.experiments.workspace import Workspace
     from nsopt.storage.opening import storage_errors
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     folder = options.out or Path("runs") / options.study
-    workplace = Workplace(options.storage, folder, options.data_dir)
+    workspace = Workspace(options.storage, folder, options.data_dir)
     with storage_errors(options.storage), live_progress() as progress:
         done = join(
             options.study,
-            workplace,
+            workspace,
             options.data,
             options.device,
             options.threads,

@@ -1,1 +1,1 @@
-"""Where computing happens: device, memory, random state, turns, locks, checkpoints."""
+"""Where computing happens: device, memory, random state, locks, checkpoints."""

@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 from torch import nn
 
-from nsopt.compute.turns import Turns
+from nsopt.compute.device_lock import DeviceLock
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.settings import Precision
 
@@ -17,12 +17,12 @@ from nsopt.settings import Precision
 class Compute:
     """A device, and whether matrix products run in bfloat16 there.
 
-    turns: of the processes that share the device; None where there is only this one.
+    lock: of the processes that share the device; None where there is only this one.
     """
 
     device: torch.device
     bf16: bool
-    turns: Turns | None = None
+    lock: DeviceLock | None = None
 
     @property
     def precision(self) -> str:
@@ -33,13 +33,13 @@ class Compute:
         """Mixed precision where `bf16`; weights and BatchNorm statistics stay float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def turn(self) -> AbstractContextManager[None]:
+    def shared(self) -> AbstractContextManager[None]:
         """For one batch: other processes may compute meanwhile, but not measure."""
-        return self.turns.turn() if self.turns else nullcontext()
+        return self.lock.shared() if self.lock else nullcontext()
 
-    def alone(self) -> AbstractContextManager[None]:
+    def exclusive(self) -> AbstractContextManager[None]:
         """For a measurement: other processes wait."""
-        return self.turns.alone() if self.turns else nullcontext()
+        return self.lock.exclusive() if self.lock else nullcontext()
 
 
 def resolve_compute(device: str, precision: str) -> Compute:

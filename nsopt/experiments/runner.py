@@ -16,8 +16,8 @@ from nsopt.errors import DeterministicError
 from nsopt.experiments.searching import stored_iterations
 from nsopt.experiments.task import Task
 from nsopt.experiments.trained import TrainedNetworks
-from nsopt.experiments.workplace import Workplace
-from nsopt.methods.base import Evidence, Method
+from nsopt.experiments.workspace import Workspace
+from nsopt.methods.base import LawInputs, Method
 from nsopt.methods.registry import get_method
 from nsopt.progress import Progress
 from nsopt.samplers.neuralscale import NeuralScaleSampler, suggest_widths
@@ -38,7 +38,7 @@ class Runner:
     """Runs the trials of one task; the `Work` of its queue. splits: on the device of `compute`."""
 
     task: Task
-    workplace: Workplace
+    workspace: Workspace
     compute: Compute
     splits: Splits
     networks: TrainedNetworks
@@ -53,7 +53,7 @@ class Runner:
         point = trials.read_point(trial)
         if point is None:
             return RandomSampler()
-        history = stored_iterations(self.task, self.workplace)
+        history = stored_iterations(self.task, self.workspace)
         return self.method_sampler(get_method(point.method), point, history)
 
     def method_sampler(
@@ -65,7 +65,7 @@ class Runner:
         trained = None
         if method.needs_trained_network:
             trained = self.networks.get(settings.base_training_for(point.seed), self.progress)
-        law = method.law(Evidence(arch, cost, point.budget, history, trained))
+        law = method.law(LawInputs(arch, cost, point.budget, history, trained))
         eta = settings.eta if method.by_algorithm_3 else None
         return NeuralScaleSampler(law, cost, arch.layer_names, eta=eta)
 
@@ -91,7 +91,7 @@ class Runner:
 
     def latency(self, study: Study, widths: Sequence[int]) -> Latency:
         """The latency of a network on this device, as its study holds it or else measured now."""
-        with self.compute.alone():
+        with self.compute.exclusive():
             conditions = latency_conditions(self.compute.device)
             known = schema.read_latency(study, widths, conditions)
             if known is not None:
@@ -128,7 +128,7 @@ class Runner:
         )
 
     def _checkpoint(self, point: Point) -> Path:
-        folder = self.workplace.checkpoints(f"{self.task.name}/{point.method}")
+        folder = self.workspace.checkpoints(f"{self.task.name}/{point.method}")
         return folder / f"{point.metric}-{point.budget}-seed{point.seed}.pt"
 
     def _write(self, trial: Trial, point: Point, outcome: Outcome, latency: Latency) -> None:
@@ -156,26 +156,26 @@ class Runner:
         trials.write_outcome(trial, numbers, curves)
 
 
-def make_runner(task: Task, workplace: Workplace, compute: Compute, progress: Progress) -> Runner:
-    """A runner of `task` that keeps its files at `workplace`."""
+def make_runner(task: Task, workspace: Workspace, compute: Compute, progress: Progress) -> Runner:
+    """A runner of `task` that keeps its files at `workspace`."""
     splits = task.splits.to(compute.device)
-    base = workplace.checkpoints(f"{task.name}/{_BASE}")
+    base = workspace.checkpoints(f"{task.name}/{_BASE}")
     return Runner(
         task,
-        workplace,
+        workspace,
         compute,
         splits,
         TrainedNetworks(task.arch, splits, compute, base),
-        BestWeights(task.arch, workplace.artifacts),
+        BestWeights(task.arch, workspace.artifacts),
         progress,
     )
 
 
-def clear_finished(task: Task, workplace: Workplace) -> None:
+def clear_finished(task: Task, workspace: Workspace) -> None:
     """Delete the checkpoints of those studies of `task` in which nothing waits or runs."""
-    studies = task.stored_studies(workplace.storage)
+    studies = task.stored_studies(workspace.storage)
     busy = {method for method, study in studies.items() if has_unfinished(study)}
     for method in studies.keys() - busy - {schema.SEARCH}:
-        workplace.clear(f"{task.name}/{method}")
+        workspace.clear(f"{task.name}/{method}")
     if not busy:
-        workplace.clear(f"{task.name}/{_BASE}")
+        workspace.clear(f"{task.name}/{_BASE}")

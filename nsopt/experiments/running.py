@@ -8,7 +8,7 @@ from nsopt.experiments.runner import Runner, clear_finished, make_runner
 from nsopt.experiments.searching import continue_search
 from nsopt.experiments.sharing import other_workers, sharing
 from nsopt.experiments.worker import Worker, is_ready
-from nsopt.experiments.workplace import Workplace
+from nsopt.experiments.workspace import Workspace
 from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.scaling.law import uniform_curve
@@ -21,7 +21,7 @@ from nsopt.training.step import probe_memory
 Missing = Mapping[Method, Sequence[Point]]
 
 
-def run_comparison(comparison: Comparison, workplace: Workplace, progress: Progress) -> None:
+def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progress) -> None:
     """Search what the methods need, then train and measure every point that is missing.
 
     Everything is written to the storage as it ends; calling again continues. Raises NsoptError
@@ -30,27 +30,27 @@ def run_comparison(comparison: Comparison, workplace: Workplace, progress: Progr
     """
     task = comparison.task
     iterations = comparison.search_iterations
-    missing = _missing(comparison, workplace, progress)
+    missing = _missing(comparison, workspace, progress)
     with sharing(
         resolve_compute(task.settings.training.device, task.settings.training.precision)
     ) as compute:
-        runner = make_runner(task, workplace, compute, progress)
+        runner = make_runner(task, workspace, compute, progress)
         if any(missing.values()):
             _probe_memory(comparison, iterations, runner)
-        if workplace.shared:
+        if workspace.shared:
             _enqueue(missing, [], runner)
-        with other_workers(task.name, workplace, compute, progress):
-            history = continue_search(task, workplace, iterations, compute, progress)
-            if not workplace.shared:
+        with other_workers(task.name, workspace, compute, progress):
+            history = continue_search(task, workspace, iterations, compute, progress)
+            if not workspace.shared:
                 _check_proposals(missing, history, runner)
                 _enqueue(missing, history, runner)
             Worker(runner).work()
-    clear_finished(task, workplace)
+    clear_finished(task, workspace)
 
 
-def _missing(comparison: Comparison, workplace: Workplace, progress: Progress) -> Missing:
+def _missing(comparison: Comparison, workspace: Workspace, progress: Progress) -> Missing:
     """The points that are still to be run; NsoptError if other settings wrote the storage."""
-    stored = comparison.task.stored_studies(workplace.storage) if workplace.has_storage else {}
+    stored = comparison.task.stored_studies(workspace.storage) if workspace.has_storage else {}
     return {
         method: missing_points(stored.get(method.name), _servable(comparison, method, progress))
         for method in comparison.methods
@@ -61,7 +61,7 @@ def _servable(comparison: Comparison, method: Method, progress: Progress) -> lis
     """The points of a method but for those at which it has nothing to offer."""
     arch, metric = comparison.task.arch, comparison.metric
     points, base = comparison.points(method), metric.cost(arch)(arch.base_widths)
-    left_out = sorted({p.budget for p in points if not method.serves(p.budget, base)})
+    left_out = sorted({p.budget for p in points if not method.supports(p.budget, base)})
     if left_out:
         budgets = ", ".join(metric.show(budget) for budget in left_out)
         progress.message(
@@ -103,7 +103,7 @@ def _enqueue(missing: Missing, history: Sequence[Iteration], runner: Runner) -> 
 
     First the latencies of those whose widths are known are measured, in one pass.
     """
-    task, storage = runner.task, runner.workplace.storage
+    task, storage = runner.task, runner.workspace.storage
     studies = {m: task.open_study(storage, m.name, runner.compute) for m in missing}
     known = [
         (studies[method], widths)

@@ -7,14 +7,14 @@ from nsopt.compute.locks import one_at_a_time
 from nsopt.data.cache import cache_folder
 from nsopt.descent.iterations import descend
 from nsopt.experiments.task import Task
-from nsopt.experiments.workplace import Workplace
+from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Progress
 from nsopt.scaling.record import Iteration
 from nsopt.storage import schema, trials
 
 
 def continue_search(
-    task: Task, workplace: Workplace, iterations: int, compute: Compute, progress: Progress
+    task: Task, workspace: Workspace, iterations: int, compute: Compute, progress: Progress
 ) -> list[Iteration]:
     """The first `iterations` of architecture descent: those stored, then the missing ones.
 
@@ -24,40 +24,40 @@ def continue_search(
     """
     if not iterations:
         return []
-    folder = workplace.checkpoints(f"{task.name}/{schema.SEARCH}")
+    folder = workspace.checkpoints(f"{task.name}/{schema.SEARCH}")
 
     def tell() -> None:
         progress.message("waiting for the search of another command in this folder")
 
     with one_at_a_time(cache_folder() / "locks", folder, tell):
         try:
-            return _search(task, workplace, iterations, compute, progress)[:iterations]
+            return _search(task, workspace, iterations, compute, progress)[:iterations]
         finally:
-            workplace.tidy()
+            workspace.tidy()
 
 
-def stored_iterations(task: Task, workplace: Workplace) -> list[Iteration]:
+def stored_iterations(task: Task, workspace: Workspace) -> list[Iteration]:
     """What the storage has; NsoptError if other settings wrote it."""
-    if not workplace.has_storage:
+    if not workspace.has_storage:
         return []
-    study = task.stored_studies(workplace.storage).get(schema.SEARCH)
+    study = task.stored_studies(workspace.storage).get(schema.SEARCH)
     return trials.read_iterations(study) if study else []
 
 
 def _search(
-    task: Task, workplace: Workplace, iterations: int, compute: Compute, progress: Progress
+    task: Task, workspace: Workspace, iterations: int, compute: Compute, progress: Progress
 ) -> list[Iteration]:
-    history = stored_iterations(task, workplace)
+    history = stored_iterations(task, workspace)
     settings = task.settings.search.updated(iterations=iterations)
     same = settings.val_fraction == task.settings.training.val_fraction
     splits = task.splits if same else task.data.split(settings.val_fraction)
-    own = replace(resolve_compute(settings.device, settings.precision), turns=compute.turns)
-    checkpoint = workplace.checkpoints(f"{task.name}/{schema.SEARCH}") / "search.pt"
+    own = replace(resolve_compute(settings.device, settings.precision), lock=compute.lock)
+    checkpoint = workspace.checkpoints(f"{task.name}/{schema.SEARCH}") / "search.pt"
     for number, iteration in enumerate(
         descend(task.arch, splits.to(own.device), settings, history, own, progress, checkpoint),
         start=len(history) + 1,
     ):
-        study = task.open_study(workplace.storage, schema.SEARCH, compute)
+        study = task.open_study(workspace.storage, schema.SEARCH, compute)
         study.add_trial(trials.search_trial(iteration, number, task.arch.layer_names))
         history = trials.read_iterations(study)
         progress.message(

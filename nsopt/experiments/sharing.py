@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 
 from nsopt.compute.device import Compute, hardware_name, nth_device
-from nsopt.compute.turns import Turns
+from nsopt.compute.device_lock import DeviceLock
 from nsopt.data.cache import cache_folder
 from nsopt.experiments.processes import local_workers
-from nsopt.experiments.workplace import Workplace
+from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Progress
 
 
@@ -19,30 +19,30 @@ from nsopt.progress import Progress
 def sharing(compute: Compute) -> Iterator[Compute]:
     """`compute`, shared with other processes of this machine."""
     folder = cache_folder() / "machines"
-    with closing(Turns(folder, hardware_name(compute.device))) as turns:
-        yield replace(compute, turns=turns)
+    with closing(DeviceLock(folder, hardware_name(compute.device))) as lock:
+        yield replace(compute, lock=lock)
 
 
 @contextmanager
 def other_workers(
-    study: str, workplace: Workplace, compute: Compute, progress: Progress
+    study: str, workspace: Workspace, compute: Compute, progress: Progress
 ) -> Iterator[None]:
     """The workers beside this process, with an equal share of the cores each."""
-    if workplace.workers == 1:
+    if workspace.workers == 1:
         yield
         return
-    threads = max(1, torch.get_num_threads() // workplace.workers)
+    threads = max(1, torch.get_num_threads() // workspace.workers)
     torch.set_num_threads(threads)
     same = [
         f"--study={study}",
-        f"--data-dir={workplace.data_dir}",
-        f"--out={workplace.folder}",
+        f"--data-dir={workspace.data_dir}",
+        f"--out={workspace.folder}",
         f"--threads={threads}",
         f"--parent={os.getpid()}",
     ]
     options = [
         [*same, f"--device={nth_device(compute.device, number)}"]
-        for number in range(1, workplace.workers)
+        for number in range(1, workspace.workers)
     ]
-    with local_workers(options, workplace.url, progress):
+    with local_workers(options, workspace.url, progress):
         yield

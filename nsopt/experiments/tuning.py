@@ -15,7 +15,7 @@ from nsopt.data.images import Splits
 from nsopt.experiments.sharing import sharing
 from nsopt.experiments.tuning_request import Tuning
 from nsopt.experiments.tuning_trial import TuningRunner, searched
-from nsopt.experiments.workplace import Workplace
+from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Progress
 from nsopt.scaling.law import PowerLaw
 from nsopt.storage import schema, trials
@@ -24,24 +24,24 @@ from nsopt.storage.queue import Watch, claim, run
 from nsopt.storage.studies import has_unfinished, open_study
 
 
-def run_tuning(tuning: Tuning, workplace: Workplace, progress: Progress) -> Study:
+def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Study:
     """Run the trials that are missing; calling again continues. Raises NsoptError."""
     training = tuning.task.settings.training
     with sharing(resolve_compute(training.device, training.precision)) as compute:
         splits = tuning.task.splits.to(compute.device)
-        study = _open(tuning, workplace, compute)
+        study = _open(tuning, workspace, compute)
         law = None
         if not tuning.trains:
-            law = _law(tuning, workplace, study, compute, splits, progress)
+            law = _law(tuning, workspace, study, compute, splits, progress)
         _enqueue(tuning, study)
-        _run_all(study, TuningRunner(tuning, workplace, compute, splits, progress, law))
-    workplace.clear(tuning.study_name)
+        _run_all(study, TuningRunner(tuning, workspace, compute, splits, progress, law))
+    workspace.clear(tuning.study_name)
     return study
 
 
 def _law(
     tuning: Tuning,
-    workplace: Workplace,
+    workspace: Workspace,
     study: Study,
     compute: Compute,
     splits: Splits,
@@ -50,7 +50,7 @@ def _law(
     """What eta is tuned on: searched once, kept with the study."""
     law = schema.read_law(study)
     if law is None:
-        law = searched(tuning, workplace, compute, splits, progress, "search.pt")[-1].law
+        law = searched(tuning, workspace, compute, splits, progress, "search.pt")[-1].law
         schema.write_law(study, law)
     return law
 
@@ -66,9 +66,9 @@ def _run_all(study: Study, runner: TuningRunner) -> None:
             watch.wait()
 
 
-def _open(tuning: Tuning, workplace: Workplace, compute: Compute) -> Study:
+def _open(tuning: Tuning, workspace: Workspace, compute: Compute) -> Study:
     return open_study(
-        workplace.storage,
+        workspace.storage,
         tuning.study_name,
         tuning.task.description,
         tuning.task.source,

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.errors import NsoptError
 from nsopt.experiments.task import Task
-from nsopt.experiments.workplace import Workplace
+from nsopt.experiments.workspace import Workspace
 from nsopt.scaling.metric import Metric
 from nsopt.storage import schema
 from nsopt.storage.opening import shown
@@ -82,17 +82,17 @@ class Tuning:
         return self.task.identity | {"tuning": tuned}
 
 
-def best_settings(workplace: Workplace, name: str) -> dict[str, dict[str, Any]]:
+def best_settings(workspace: Workspace, name: str) -> dict[str, dict[str, Any]]:
     """The best of a tuning study, as changes that `override` takes.
 
     name: ARCH-DATA-PRESET-tune/KIND. NsoptError if there is no such study, or nothing in it.
     """
     prefix, _, kind = name.rpartition("/")
-    there = workplace.has_storage and schema.is_tuning(prefix)
-    study = load_studies(workplace.storage, prefix).get(kind) if there else None
+    there = workspace.has_storage and schema.is_tuning(prefix)
+    study = load_studies(workspace.storage, prefix).get(kind) if there else None
     if study is None:
         raise NsoptError(
-            f"no tuning study {name!r} is stored at {shown(workplace.url)}: run nsopt tune first"
+            f"no tuning study {name!r} is stored at {shown(workspace.url)}: run nsopt tune first"
         )
     parameters = best_trial(study).params
     search = {k: v for k, v in parameters.items() if k == "pretrain_epochs"}

@@ -13,7 +13,7 @@ from nsopt.data.images import Splits
 from nsopt.descent.iterations import descend
 from nsopt.errors import DeterministicError
 from nsopt.experiments.tuning_request import Tuning
-from nsopt.experiments.workplace import Workplace
+from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Progress
 from nsopt.scaling.algorithm3 import SgdFit, solve_widths_sgd
 from nsopt.scaling.law import PowerLaw
@@ -38,7 +38,7 @@ class TuningRunner:
     """
 
     tuning: Tuning
-    workplace: Workplace
+    workspace: Workspace
     compute: Compute
     splits: Splits
     progress: Progress
@@ -92,7 +92,7 @@ class TuningRunner:
                 return trials.read_iteration(other), trials.read_search_seconds(other)
         iterations = searched(
             self.tuning,
-            self.workplace,
+            self.workspace,
             self.compute,
             self.splits,
             self.progress,
@@ -110,7 +110,7 @@ class TuningRunner:
         else:
             fit = solve_widths(law, tuning.metric.cost(arch), tuning.budget)
             widths = tuple(fit.widths.tolist())
-        folder = self.workplace.checkpoints(tuning.study_name)
+        folder = self.workspace.checkpoints(tuning.study_name)
         checkpoint = folder / f"training-{schema.width_key(widths)}-seed{seed}.pt"
 
         def report(epochs: Sequence[Epoch]) -> None:
@@ -161,7 +161,7 @@ class TuningRunner:
 
 def searched(
     tuning: Tuning,
-    workplace: Workplace,
+    workspace: Workspace,
     compute: Compute,
     splits: Splits,
     progress: Progress,
@@ -170,9 +170,9 @@ def searched(
 ) -> list[Iteration]:
     """The iterations of a search with some settings changed. checkpoint: the name of its file."""
     settings = tuning.task.settings.search.updated(**changes)
-    own = replace(resolve_compute(settings.device, settings.precision), turns=compute.turns)
+    own = replace(resolve_compute(settings.device, settings.precision), lock=compute.lock)
     if settings.val_fraction != tuning.task.settings.training.val_fraction:
         splits = tuning.task.data.split(settings.val_fraction)
-    path = workplace.checkpoints(tuning.study_name) / checkpoint
+    path = workspace.checkpoints(tuning.study_name) / checkpoint
     arch = tuning.task.arch
     return list(descend(arch, splits.to(own.device), settings, (), own, progress, path))

@@ -14,7 +14,7 @@ from nsopt.experiments.presets import StudySettings
 from nsopt.experiments.runner import Runner, clear_finished, make_runner
 from nsopt.experiments.sharing import sharing
 from nsopt.experiments.task import load_task
-from nsopt.experiments.workplace import Workplace
+from nsopt.experiments.workspace import Workspace
 from nsopt.methods.base import Method
 from nsopt.methods.registry import get_method, is_method
 from nsopt.progress import Progress
@@ -50,7 +50,7 @@ class Worker:
         """
         done = 0
         while True:
-            studies = load_studies(self.runner.workplace.storage, self.runner.task.name)
+            studies = load_studies(self.runner.workspace.storage, self.runner.task.name)
             search = studies.pop(schema.SEARCH, None)
             history = trials.read_iterations(search) if search else []
             known = self._known(studies)
@@ -93,7 +93,7 @@ class Worker:
 
 def join(
     name: str,
-    workplace: Workplace,
+    workspace: Workspace,
     data: str | None,
     device: str,
     threads: int | None,
@@ -105,26 +105,26 @@ def join(
     data: where its images lie here, if elsewhere than where it was started. Raises NsoptError if
     there is nothing to join.
     """
-    task = load_task(_any_study(name, workplace), data, workplace.data_dir)
+    task = load_task(_any_study(name, workspace), data, workspace.data_dir)
     with sharing(resolve_compute(device, task.settings.training.precision)) as compute:
         if threads is not None:
             torch.set_num_threads(threads)
-        runner = make_runner(task, workplace, compute, progress)
+        runner = make_runner(task, workspace, compute, progress)
         done = Worker(runner, parent).work()
     if parent is None:
-        clear_finished(task, workplace)
+        clear_finished(task, workspace)
     return done
 
 
-def _any_study(name: str, workplace: Workplace) -> Study:
+def _any_study(name: str, workspace: Workspace) -> Study:
     """One of the comparison's, all of which have the same settings."""
-    if not workplace.has_storage:
-        raise NsoptError(f"nothing is stored at {shown(workplace.url)}: start a study first")
-    studies = load_studies(workplace.storage, name)
+    if not workspace.has_storage:
+        raise NsoptError(f"nothing is stored at {shown(workspace.url)}: start a study first")
+    studies = load_studies(workspace.storage, name)
     ready = [s for m, s in studies.items() if m != schema.SEARCH and schema.read_settings(s)]
     if not ready:
-        known = ", ".join(comparisons(workplace.storage)) or "none"
+        known = ", ".join(comparisons(workspace.storage)) or "none"
         raise NsoptError(
-            f"no study {name!r} to work on at {shown(workplace.url)}: stored are {known}"
+            f"no study {name!r} to work on at {shown(workspace.url)}: stored are {known}"
         )
     return ready[0]

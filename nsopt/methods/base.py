@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # reports name methods and need no torch
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class LawInputs:
     """What a method may make its law from.
 
     iterations: of architecture descent, at least as many as it asked for, unless descent converged
@@ -35,7 +35,7 @@ class Method(ABC):
     """A way to make a scaling law, which is then solved for the budgets of a comparison.
 
     name: its word on the command line and in storage, without a slash; label: its name in reports;
-    needs_trained_network: whether `Evidence.trained` must be there; inherits_weights: whether its
+    needs_trained_network: whether `LawInputs.trained` must be there; inherits_weights: whether its
     networks then begin with weights of that one (`start`) and are fine-tuned; by_algorithm_3:
     whether `--eta` replaces the exact solver for it.
     """
@@ -47,8 +47,8 @@ class Method(ABC):
     by_algorithm_3: bool = False
 
     @abstractmethod
-    def law(self, evidence: Evidence) -> ScalingLaw:
-        """The law, whose widths are solved for `evidence.budget`; NoWidthsError if there is none.
+    def law(self, inputs: LawInputs) -> ScalingLaw:
+        """The law, whose widths are solved for `inputs.budget`; NoWidthsError if there is none.
 
         Without a trained network it must be the same for all budgets and seeds.
         """
@@ -57,7 +57,7 @@ class Method(ABC):
         """How many iterations of architecture descent it needs; NsoptError for more than run."""
         return 0
 
-    def serves(self, budget: float, base_cost: float) -> bool:
+    def supports(self, budget: float, base_cost: float) -> bool:
         """Whether it has widths to offer at a budget; base_cost: of the base widths."""
         return True
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from nsopt.methods.base import Evidence, Method
+from nsopt.methods.base import LawInputs, Method
 from nsopt.scaling.law import ScalingLaw, uniform_curve
 
 if TYPE_CHECKING:
@@ -22,15 +22,15 @@ class Magnitude(Method):
     needs_trained_network = True
     inherits_weights = True
 
-    def law(self, evidence: Evidence) -> ScalingLaw:
+    def law(self, inputs: LawInputs) -> ScalingLaw:
         """The pruned widths times a factor, which takes up what pruning left of the budget."""
         from nsopt.pruning.magnitude import rank_filters
 
-        assert evidence.trained is not None
-        ranking = rank_filters(evidence.arch, evidence.trained)
-        return uniform_curve(ranking.widths_within(evidence.cost, evidence.budget))
+        assert inputs.trained is not None
+        ranking = rank_filters(inputs.arch, inputs.trained)
+        return uniform_curve(ranking.widths_within(inputs.cost, inputs.budget))
 
-    def serves(self, budget: float, base_cost: float) -> bool:
+    def supports(self, budget: float, base_cost: float) -> bool:
         return budget < base_cost
 
     def start(

@@ -1,6 +1,6 @@
 """MorphNet-style scaling (Gordon et al., CVPR 2018; its first iteration, as the paper compares)."""
 
-from nsopt.methods.base import Evidence, Method
+from nsopt.methods.base import LawInputs, Method
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import ScalingLaw, uniform_curve
 
@@ -16,5 +16,5 @@ class MorphNet(Method):
     def search_iterations(self, settings: SearchSettings) -> int:
         return 1
 
-    def law(self, evidence: Evidence) -> ScalingLaw:
-        return uniform_curve(evidence.iterations[0].trajectory.at_fraction(_FRACTION))
+    def law(self, inputs: LawInputs) -> ScalingLaw:
+        return uniform_curve(inputs.iterations[0].trajectory.at_fraction(_FRACTION))

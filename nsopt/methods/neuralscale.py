@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.methods.base import Evidence, Method
+from nsopt.methods.base import LawInputs, Method
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import ScalingLaw
 
@@ -37,11 +37,11 @@ class NeuralScale(Method):
             )
         return self.iteration
 
-    def law(self, evidence: Evidence) -> ScalingLaw:
-        done = len(evidence.iterations)
+    def law(self, inputs: LawInputs) -> ScalingLaw:
+        done = len(inputs.iterations)
         if self.iteration is not None and self.iteration > done:
             raise NoWidthsError(f"{self.name}: descent converged after {done} iterations")
-        return evidence.iterations[(self.iteration or done) - 1].law
+        return inputs.iterations[(self.iteration or done) - 1].law
 
     def variant(self, name: str) -> "NeuralScale | None":
         match = re.fullmatch(rf"{_NAME}-iter([1-9]\d*)", name)

@@ -1,6 +1,6 @@
 """Uniform scaling: the base widths times a factor."""
 
-from nsopt.methods.base import Evidence, Method
+from nsopt.methods.base import LawInputs, Method
 from nsopt.scaling.law import ScalingLaw, uniform_curve
 
 
@@ -10,5 +10,5 @@ class Uniform(Method):
     name = "uniform"
     label = "Uniform"
 
-    def law(self, evidence: Evidence) -> ScalingLaw:
-        return uniform_curve(evidence.arch.base_widths)
+    def law(self, inputs: LawInputs) -> ScalingLaw:
+        return uniform_curve(inputs.arch.base_widths)

@@ -33,7 +33,7 @@ def train_step(
     they belong to.
     """
     optimizer.param_groups[0]["lr"] = lr
-    with compute.turn():
+    with compute.shared():
         with record_function("forward"):
             optimizer.zero_grad()
             loss = batch_loss(model, images, labels, compute)

@@ -13,7 +13,7 @@ import pytest
 
 from nsopt.data.images import ImageData
 from nsopt.experiments.running import run_comparison
-from nsopt.experiments.workplace import Workplace
+from nsopt.experiments.workspace import Workspace
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.reports.dashboard import publish
@@ -24,7 +24,7 @@ from tests.experiments.test_comparison import (
     comparison_in,
     only,
     with_settings,
-    workplace_in,
+    workspace_in,
 )
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -37,9 +37,9 @@ Browser = Any  # selenium need not be there
 @pytest.fixture(scope="module")
 def place(
     narrow: Architecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
-) -> Workplace:
+) -> Workspace:
     """Two methods, stored, reported and published."""
-    place = workplace_in(tmp_path_factory.mktemp("browser"))
+    place = workspace_in(tmp_path_factory.mktemp("browser"))
     smoke = with_settings(comparison_in(narrow, digits), SETTINGS.updated(preset="smoke"))
     run_comparison(only(smoke, "uniform", "neuralscale"), place, Silent())
     write_report(place.url, place.folder / "report")
@@ -48,7 +48,7 @@ def place(
 
 
 @pytest.fixture(scope="module")
-def folder(place: Workplace) -> Path:
+def folder(place: Workspace) -> Path:
     return place.folder
 
 
@@ -70,7 +70,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def dashboard(place: Workplace) -> Iterator[str]:
+def dashboard(place: Workspace) -> Iterator[str]:
     """Its address."""
     port = free_port()
     command = ["dashboard", f"--storage={place.url}", f"--port={port}"]

@@ -24,7 +24,7 @@ from nsopt.experiments.running import run_comparison
 from nsopt.experiments.searching import continue_search
 from nsopt.experiments.task import Task
 from nsopt.experiments.worker import Worker
-from nsopt.experiments.workplace import Workplace
+from nsopt.experiments.workspace import Workspace
 from nsopt.methods.registry import get_methods, methods
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
@@ -93,8 +93,8 @@ def only(comparison: Comparison, *names: str, **changes: Any) -> Comparison:
     return dataclasses.replace(comparison, methods=get_methods(names), **changes)
 
 
-def workplace_in(folder: Path) -> Workplace:
-    return Workplace(f"sqlite:///{folder / 'study.db'}", folder)
+def workspace_in(folder: Path) -> Workspace:
+    return Workspace(f"sqlite:///{folder / 'study.db'}", folder)
 
 
 @pytest.fixture
@@ -103,15 +103,15 @@ def comparison(narrow: Architecture, digits: ImageData) -> Comparison:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workplace:
-    return workplace_in(tmp_path)
+def place(tmp_path: Path) -> Workspace:
+    return workspace_in(tmp_path)
 
 
-def results_at(place: Workplace) -> Results:
+def results_at(place: Workspace) -> Results:
     return read_results(place.url)
 
 
-def studies_at(place: Workplace) -> dict[str, optuna.Study]:
+def studies_at(place: Workspace) -> dict[str, optuna.Study]:
     return load_studies(open_storage(place.url), "vgg11-digits-test")
 
 
@@ -128,20 +128,20 @@ def storage_of_a_whole_run(
     narrow: Architecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    run_comparison(comparison_in(narrow, digits), workplace_in(folder), Silent())
+    run_comparison(comparison_in(narrow, digits), workspace_in(folder), Silent())
     assert not (folder / "checkpoints").exists()
     return folder / "study.db"
 
 
 @pytest.fixture
-def done(place: Workplace, storage_of_a_whole_run: Path) -> Workplace:
-    """A workplace whose storage holds all of the comparison."""
+def done(place: Workspace, storage_of_a_whole_run: Path) -> Workspace:
+    """A workspace whose storage holds all of the comparison."""
     shutil.copy(storage_of_a_whole_run, place.folder)
     return place
 
 
 def test_every_point_has_one_trial_within_the_budget(
-    comparison: Comparison, done: Workplace
+    comparison: Comparison, done: Workspace
 ) -> None:
     results = results_at(done)
     points = results.outcomes[["method", "ratio", "seed"]]
@@ -158,7 +158,7 @@ def test_every_point_has_one_trial_within_the_budget(
     assert len(results.iterations) == 1
 
 
-def test_studies_follow_the_schema(done: Workplace) -> None:
+def test_studies_follow_the_schema(done: Workspace) -> None:
     studies = studies_at(done)
     assert set(studies) == {*METHODS, "search"}
     for method, study in studies.items():
@@ -176,7 +176,7 @@ def test_studies_follow_the_schema(done: Workplace) -> None:
 
 
 def test_weights_of_the_best_network_are_kept(
-    comparison: Comparison, done: Workplace, storage_of_a_whole_run: Path
+    comparison: Comparison, done: Workspace, storage_of_a_whole_run: Path
 ) -> None:
     folder = storage_of_a_whole_run.parent / "artifacts"
     assert len(list(folder.iterdir())) == len(METHODS)
@@ -192,7 +192,7 @@ def test_weights_of_the_best_network_are_kept(
 
 
 def test_neuralscale_widths_are_those_of_the_stored_law(
-    comparison: Comparison, done: Workplace
+    comparison: Comparison, done: Workspace
 ) -> None:
     results = results_at(done)
     law = results.iterations[-1].law
@@ -201,7 +201,7 @@ def test_neuralscale_widths_are_those_of_the_stored_law(
     assert outcome["widths"] == tuple(expected.tolist())
 
 
-def test_running_again_repeats_nothing(comparison: Comparison, done: Workplace) -> None:
+def test_running_again_repeats_nothing(comparison: Comparison, done: Workspace) -> None:
     before = results_at(done)
     listener = Listener()
     run_comparison(comparison, done, listener)
@@ -210,7 +210,7 @@ def test_running_again_repeats_nothing(comparison: Comparison, done: Workplace) 
 
 
 def test_more_seeds_and_sizes_add_only_what_is_missing(
-    comparison: Comparison, done: Workplace
+    comparison: Comparison, done: Workspace
 ) -> None:
     before = results_at(done).outcomes
     sizes = comparison.sizes + sizes_of_budgets(comparison.task.arch, PARAMS, [20_000])
@@ -223,7 +223,7 @@ def test_more_seeds_and_sizes_add_only_what_is_missing(
 
 
 def test_a_trial_taken_by_a_process_that_died_at_once_is_run_again(
-    comparison: Comparison, done: Workplace, monkeypatch: pytest.MonkeyPatch
+    comparison: Comparison, done: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between taking a trial and its first heartbeat a process leaves no sign of life."""
     monkeypatch.setattr(opening, "DEAD_AFTER_SECONDS", 2)
@@ -238,7 +238,7 @@ def test_a_trial_taken_by_a_process_that_died_at_once_is_run_again(
     assert sorted(uniform["seed"]) == [0, 1, 2]
 
 
-def test_other_settings_are_refused_and_named(comparison: Comparison, done: Workplace) -> None:
+def test_other_settings_are_refused_and_named(comparison: Comparison, done: Workspace) -> None:
     before = results_at(done).outcomes
     changed = SETTINGS.updated(training=SETTINGS.training.updated(epochs=2))
     with pytest.raises(NsoptError, match=r"training\.epochs: 2 now, 1 there"):
@@ -247,7 +247,7 @@ def test_other_settings_are_refused_and_named(comparison: Comparison, done: Work
 
 
 def test_a_storage_without_checksums_of_test_images_is_continued(
-    comparison: Comparison, done: Workplace
+    comparison: Comparison, done: Workspace
 ) -> None:
     """As version 0.1.0 wrote it."""
     for study in studies_at(done).values():
@@ -259,7 +259,7 @@ def test_a_storage_without_checksums_of_test_images_is_continued(
     assert listener.tasks == []
 
 
-def test_other_test_images_are_refused(comparison: Comparison, done: Workplace) -> None:
+def test_other_test_images_are_refused(comparison: Comparison, done: Workspace) -> None:
     images = comparison.task.data.test.images.clone()
     images[0] = 255 - images[0]
     test = dataclasses.replace(comparison.task.data.test, images=images)
@@ -270,7 +270,7 @@ def test_other_test_images_are_refused(comparison: Comparison, done: Workplace) 
 
 
 def test_a_diverging_loss_fails_its_trial_and_the_study_goes_on(
-    comparison: Comparison, place: Workplace
+    comparison: Comparison, place: Workspace
 ) -> None:
     diverging = SETTINGS.updated(training=SETTINGS.training.updated(lr=1e6))
     broken = only(with_settings(comparison, diverging), "uniform", "magnitude")
@@ -288,14 +288,14 @@ def test_a_diverging_loss_fails_its_trial_and_the_study_goes_on(
     assert again.tasks == []
 
 
-def test_an_error_leaves_the_storage_as_it_was(comparison: Comparison, place: Workplace) -> None:
+def test_an_error_leaves_the_storage_as_it_was(comparison: Comparison, place: Workspace) -> None:
     short = SETTINGS.updated(search=SETTINGS.search.updated(filters_per_step=100))
     with pytest.raises(NsoptError, match="a law needs 6"):
         run_comparison(with_settings(comparison, short), place, Silent())
     assert list(place.folder.iterdir()) == []
 
 
-def test_descent_iterations_stand_side_by_side(comparison: Comparison, place: Workplace) -> None:
+def test_descent_iterations_stand_side_by_side(comparison: Comparison, place: Workspace) -> None:
     settings = SETTINGS.updated(search=SETTINGS.search.updated(iterations=2))
     names = ("neuralscale-iter1", "neuralscale-iter2")
     run_comparison(only(with_settings(comparison, settings), *names, seeds=1), place, Silent())
@@ -308,7 +308,7 @@ def test_descent_iterations_stand_side_by_side(comparison: Comparison, place: Wo
         assert outcome["widths"] == tuple(expected.tolist())
 
 
-def test_an_iteration_that_is_not_run_is_refused(comparison: Comparison, place: Workplace) -> None:
+def test_an_iteration_that_is_not_run_is_refused(comparison: Comparison, place: Workspace) -> None:
     with pytest.raises(NsoptError, match="needs --iterations 3 or more, not 1"):
         run_comparison(only(comparison, "neuralscale-iter3"), place, Silent())
 
@@ -320,7 +320,7 @@ def converging(comparison: Comparison) -> Comparison:
 
 
 def test_a_trial_without_a_law_fails_with_its_reason_and_work_goes_on(
-    comparison: Comparison, place: Workplace
+    comparison: Comparison, place: Workspace
 ) -> None:
     late = only(converging(comparison), "neuralscale-iter9", "uniform", seeds=1)
     task, compute = late.task, Compute(torch.device("cpu"), bf16=False)
@@ -339,7 +339,7 @@ def test_a_trial_without_a_law_fails_with_its_reason_and_work_goes_on(
 
 
 def test_a_method_that_descent_does_not_reach_is_refused_before_anything_is_trained(
-    comparison: Comparison, place: Workplace
+    comparison: Comparison, place: Workspace
 ) -> None:
     late = only(converging(comparison), "uniform", "neuralscale-iter9")
     with pytest.raises(NsoptError, match="neuralscale-iter9: descent converged after 1"):
@@ -359,11 +359,11 @@ class Impatient(Silent):
 
 
 def test_an_interrupted_descent_continues_after_its_last_iteration(
-    comparison: Comparison, place: Workplace, tmp_path: Path
+    comparison: Comparison, place: Workspace, tmp_path: Path
 ) -> None:
     settings = SETTINGS.updated(search=SETTINGS.search.updated(iterations=2))
     both = only(with_settings(comparison, settings), "neuralscale", seeds=1)
-    parted = workplace_in(tmp_path / "parted")
+    parted = workspace_in(tmp_path / "parted")
     with pytest.raises(KeyboardInterrupt):
         run_comparison(both, parted, Impatient("search iteration 1"))
     listener = Listener()
@@ -377,7 +377,7 @@ def test_an_interrupted_descent_continues_after_its_last_iteration(
 
 
 def test_magnitude_is_left_out_where_there_is_nothing_to_prune(
-    comparison: Comparison, place: Workplace
+    comparison: Comparison, place: Workspace
 ) -> None:
     sizes = sizes_of_ratios(comparison.task.arch, PARAMS, [1.0])
     listener = Listener()
@@ -386,7 +386,7 @@ def test_magnitude_is_left_out_where_there_is_nothing_to_prune(
     assert results_at(place).outcomes["method"].tolist() == ["uniform"]
 
 
-def test_budgets_may_be_macs(comparison: Comparison, place: Workplace) -> None:
+def test_budgets_may_be_macs(comparison: Comparison, place: Workspace) -> None:
     sizes = sizes_of_budgets(comparison.task.arch, MACS, [300_000])
     changes = {"sizes": sizes, "seeds": 1, "metric": MACS}
     run_comparison(only(comparison, "uniform", "neuralscale", **changes), place, Silent())
@@ -402,8 +402,8 @@ def test_ratios_must_be_positive(narrow: Architecture, ratio: float) -> None:
 
 
 def test_same_seed_gives_the_same_comparison(
-    comparison: Comparison, done: Workplace, tmp_path: Path
+    comparison: Comparison, done: Workspace, tmp_path: Path
 ) -> None:
-    other = workplace_in(tmp_path / "other")
+    other = workspace_in(tmp_path / "other")
     run_comparison(comparison, other, Silent())
     pd.testing.assert_frame_equal(measured(results_at(other)), measured(results_at(done)))

@@ -16,19 +16,19 @@ from nsopt.experiments.presets import override
 from nsopt.experiments.task import Task
 from nsopt.experiments.tuning import run_tuning
 from nsopt.experiments.tuning_request import Tuning, best_settings, best_trial
-from nsopt.experiments.workplace import Workplace
+from nsopt.experiments.workspace import Workspace
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.reports.tuning import publish_tuning
 from nsopt.scaling.metric import PARAMS
-from tests.experiments.test_comparison import SETTINGS, workplace_in
+from tests.experiments.test_comparison import SETTINGS, workspace_in
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workplace:
-    return workplace_in(tmp_path)
+def place(tmp_path: Path) -> Workspace:
+    return workspace_in(tmp_path)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def tuning(narrow: Architecture, digits: ImageData) -> Tuning:
     )
 
 
-def test_eta_is_tuned_on_one_law_and_found_by_name(tuning: Tuning, place: Workplace) -> None:
+def test_eta_is_tuned_on_one_law_and_found_by_name(tuning: Tuning, place: Workspace) -> None:
     study = run_tuning(tuning, place, Silent())
     assert study.study_name == "vgg11-digits-test-tune/eta"
     done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
@@ -62,17 +62,17 @@ def test_eta_is_tuned_on_one_law_and_found_by_name(tuning: Tuning, place: Workpl
 
 
 def test_continuing_adds_only_what_is_missing_and_gives_the_same(
-    tuning: Tuning, place: Workplace, tmp_path: Path
+    tuning: Tuning, place: Workspace, tmp_path: Path
 ) -> None:
     short = dataclasses.replace(tuning, trials=5)
     run_tuning(short, place, Silent())
     parted = run_tuning(tuning, place, Silent())
-    whole = run_tuning(tuning, workplace_in(tmp_path / "whole"), Silent())
+    whole = run_tuning(tuning, workspace_in(tmp_path / "whole"), Silent())
     assert [t.params for t in parted.trials] == [t.params for t in whole.trials]
     assert [t.values for t in parted.trials] == [t.values for t in whole.trials]
 
 
-def test_every_p_is_searched_and_trained_with_every_seed(tuning: Tuning, place: Workplace) -> None:
+def test_every_p_is_searched_and_trained_with_every_seed(tuning: Tuning, place: Workspace) -> None:
     both = dataclasses.replace(tuning, over="pretrain-epochs")
     study = run_tuning(both, place, Silent())
     found = [(t.params["pretrain_epochs"], t.user_attrs["seed"]) for t in study.trials]
@@ -96,7 +96,7 @@ def test_every_p_is_searched_and_trained_with_every_seed(tuning: Tuning, place: 
 
 
 def test_bad_trainings_are_pruned_when_accuracy_alone_counts(
-    tuning: Tuning, place: Workplace
+    tuning: Tuning, place: Workspace
 ) -> None:
     longer = SETTINGS.updated(training=SETTINGS.training.updated(epochs=4))
     task = dataclasses.replace(tuning.task, settings=longer)
@@ -117,14 +117,14 @@ def test_bad_trainings_are_pruned_when_accuracy_alone_counts(
     assert not (place.folder / "checkpoints").exists()
 
 
-def test_settings_belong_to_a_tuning_study(tuning: Tuning, place: Workplace) -> None:
+def test_settings_belong_to_a_tuning_study(tuning: Tuning, place: Workspace) -> None:
     run_tuning(dataclasses.replace(tuning, trials=1), place, Silent())
     with pytest.raises(NsoptError, match=r"other settings \(tuning\.budget: \d+ now, \d+ there"):
         run_tuning(dataclasses.replace(tuning, budget=tuning.budget + 1), place, Silent())
 
 
 @pytest.mark.parametrize("name", ["vgg11-digits-test/uniform", "nothing", "x-tune/eta"])
-def test_settings_that_were_not_tuned_are_not_found(place: Workplace, name: str) -> None:
+def test_settings_that_were_not_tuned_are_not_found(place: Workspace, name: str) -> None:
     with pytest.raises(NsoptError, match=r"no tuning study .* run nsopt tune first"):
         best_settings(place, name)
     assert list(place.folder.iterdir()) == []

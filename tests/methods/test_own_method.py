@@ -11,7 +11,7 @@ import torch
 
 import nsopt
 from nsopt.methods import registry
-from nsopt.methods.base import Evidence
+from nsopt.methods.base import LawInputs
 from nsopt.models.architecture import Architecture
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
@@ -34,9 +34,9 @@ class Flat(nsopt.Method):
     def __init__(self) -> None:
         self.started: list[tuple[int, ...]] = []
 
-    def law(self, evidence: Evidence) -> nsopt.PowerLaw:
-        assert evidence.trained is not None
-        return nsopt.uniform_curve([10] * len(evidence.arch.base_widths))
+    def law(self, inputs: LawInputs) -> nsopt.PowerLaw:
+        assert inputs.trained is not None
+        return nsopt.uniform_curve([10] * len(inputs.arch.base_widths))
 
     def start(
         self, arch: Architecture, widths: tuple[int, ...], trained: torch.nn.Module
@@ -82,8 +82,8 @@ class Deep(Method):
     name = "deep"
     label = "Deep layers first"
 
-    def law(self, evidence):
-        return nsopt.uniform_curve(range(1, 1 + len(evidence.arch.base_widths)))
+    def law(self, inputs):
+        return nsopt.uniform_curve(range(1, 1 + len(inputs.arch.base_widths)))
 """
 
 

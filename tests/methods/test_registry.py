@@ -7,7 +7,7 @@ import pytest
 
 import nsopt
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.methods.base import Evidence
+from nsopt.methods.base import LawInputs
 from nsopt.methods.registry import (
     get_method,
     get_methods,
@@ -35,7 +35,7 @@ def history(narrow: Architecture) -> list[Iteration]:
 
 
 def law_of(name: str, arch: Architecture, history: list[Iteration]) -> PowerLaw:
-    law = get_method(name).law(Evidence(arch, arch.cost("params"), 10_000, history))
+    law = get_method(name).law(LawInputs(arch, arch.cost("params"), 10_000, history))
     assert isinstance(law, PowerLaw)
     return law
 
@@ -86,10 +86,10 @@ def test_baselines_are_multiples_of_a_configuration(
 def test_magnitude_prunes_what_was_trained_below_its_size(narrow: Architecture) -> None:
     magnitude, cost = get_method("magnitude"), narrow.cost("params")
     base = cost(narrow.base_widths)
-    assert magnitude.serves(base - 1, base)
-    assert not magnitude.serves(base, base)
+    assert magnitude.supports(base - 1, base)
+    assert not magnitude.supports(base, base)
     trained = narrow.build(narrow.base_widths)
-    law = magnitude.law(Evidence(narrow, cost, base // 2, trained=trained))
+    law = magnitude.law(LawInputs(narrow, cost, base // 2, trained=trained))
     widths = nsopt.solve_widths(law, cost, base // 2).widths
     started = magnitude.start(narrow, tuple(widths.tolist()), trained)
     assert sum(p.numel() for p in started.parameters()) == cost(widths)
@@ -99,8 +99,8 @@ class Mine(nsopt.Method):
     name = "mine"
     label = "My own"
 
-    def law(self, evidence: Evidence) -> PowerLaw:
-        return uniform_curve(evidence.arch.base_widths)
+    def law(self, inputs: LawInputs) -> PowerLaw:
+        return uniform_curve(inputs.arch.base_widths)
 
 
 @dataclasses.dataclass

@@ -7,26 +7,26 @@ from pathlib import Path
 
 import torch
 
-from nsopt.compute.turns import Turns
+from nsopt.compute.device_lock import DeviceLock
 
 
 def test_who_measures_is_alone(tmp_path: Path) -> None:
     log: list[str] = []
 
-    def compute(machine: Turns) -> None:
+    def compute(machine: DeviceLock) -> None:
         for _ in range(40):
-            with machine.turn():
+            with machine.shared():
                 log.append("in")
                 time.sleep(0.002)
                 log.append("out")
 
-    machines = [Turns(tmp_path, "cpu") for _ in range(3)]
+    machines = [DeviceLock(tmp_path, "cpu") for _ in range(3)]
     with ThreadPoolExecutor(2) as pool:
         for machine in machines[:2]:
             pool.submit(compute, machine)
         for _ in range(3):
             time.sleep(0.01)
-            with machines[2].alone():
+            with machines[2].exclusive():
                 before = len(log)
                 assert log.count("in") == log.count("out")
                 time.sleep(0.02)
@@ -40,9 +40,9 @@ def test_a_measurement_uses_all_threads(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        with closing(Turns(tmp_path, "cpu")) as machine:
+        with closing(DeviceLock(tmp_path, "cpu")) as machine:
             torch.set_num_threads(1)
-            with machine.alone():
+            with machine.exclusive():
                 assert torch.get_num_threads() == 2
             assert torch.get_num_threads() == 1
     finally:

@@ -22,7 +22,7 @@ from nsopt.experiments.runner import clear_finished, make_runner
 from nsopt.experiments.running import run_comparison
 from nsopt.experiments.searching import continue_search
 from nsopt.experiments.worker import join
-from nsopt.experiments.workplace import Workplace
+from nsopt.experiments.workspace import Workspace
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.storage import schema, trials
@@ -35,7 +35,7 @@ from tests.experiments.test_comparison import (
     only,
     results_at,
     studies_at,
-    workplace_in,
+    workspace_in,
 )
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -47,11 +47,11 @@ def comparison(narrow: Architecture, digits: ImageData) -> Comparison:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workplace:
-    return workplace_in(tmp_path)
+def place(tmp_path: Path) -> Workspace:
+    return workspace_in(tmp_path)
 
 
-def unfinished_work(place: Workplace) -> list[Path]:
+def unfinished_work(place: Workspace) -> list[Path]:
     """Checkpoints of a search, of another study in this comparison, and of another comparison."""
     files = [
         place.checkpoints(study) / name
@@ -69,7 +69,7 @@ def unfinished_work(place: Workplace) -> list[Path]:
     return files
 
 
-def start_method(comparison: Comparison, place: Workplace, name: str) -> None:
+def start_method(comparison: Comparison, place: Workspace, name: str) -> None:
     """As a command leaves the study of a method when it is killed within a training."""
     study = comparison.task.open_study(place.storage, name, CPU)
     (method,) = only(comparison, name).methods
@@ -77,13 +77,13 @@ def start_method(comparison: Comparison, place: Workplace, name: str) -> None:
 
 
 @pytest.fixture
-def started(comparison: Comparison, place: Workplace) -> list[Path]:
+def started(comparison: Comparison, place: Workspace) -> list[Path]:
     start_method(comparison, place, "neuralscale")
     return unfinished_work(place)
 
 
 def test_a_finished_study_leaves_unfinished_work_of_others(
-    comparison: Comparison, place: Workplace, started: list[Path]
+    comparison: Comparison, place: Workspace, started: list[Path]
 ) -> None:
     own = make_runner(comparison.task, place, CPU, Silent())
     uniform = only(comparison, "uniform", seeds=1)
@@ -101,7 +101,7 @@ def test_a_finished_study_leaves_unfinished_work_of_others(
 
 
 def test_a_finished_search_leaves_unfinished_work_of_others(
-    comparison: Comparison, place: Workplace, started: list[Path]
+    comparison: Comparison, place: Workspace, started: list[Path]
 ) -> None:
     search, *others = started
     search.unlink()
@@ -111,7 +111,7 @@ def test_a_finished_search_leaves_unfinished_work_of_others(
 
 
 def test_a_worker_that_joined_leaves_unfinished_work_of_others(
-    comparison: Comparison, place: Workplace, monkeypatch: pytest.MonkeyPatch
+    comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has run what it could; what follows a law waits, and its process is gone."""
     run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
@@ -124,10 +124,10 @@ def test_a_worker_that_joined_leaves_unfinished_work_of_others(
 
 
 def test_of_two_commands_one_searches_and_the_other_waits(
-    comparison: Comparison, place: Workplace
+    comparison: Comparison, place: Workspace
 ) -> None:
     folder = place.checkpoints("vgg11-digits-test/search")
-    listener, code = Listener(), "import sys; from tests.experiments.test_workplace import hold\n"
+    listener, code = Listener(), "import sys; from tests.experiments.test_workspace import hold\n"
     command = [sys.executable, "-c", f"{code}hold(sys.argv[1])", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
@@ -147,7 +147,7 @@ def hold(folder: str) -> None:
 
 
 def test_of_two_searches_the_first_ones_iterations_count(
-    comparison: Comparison, place: Workplace
+    comparison: Comparison, place: Workspace
 ) -> None:
     """On two machines nobody waits: both add their iterations."""
     task = comparison.task
@@ -175,7 +175,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_latency_counts_only_where_it_was_measured(
     comparison: Comparison,
-    place: Workplace,
+    place: Workspace,
     measured: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -194,7 +194,7 @@ def test_a_latency_counts_only_where_it_was_measured(
 
 
 def test_a_latency_of_other_precision_or_batch_does_not_count(
-    comparison: Comparison, place: Workplace
+    comparison: Comparison, place: Workspace
 ) -> None:
     study = comparison.task.open_study(place.storage, "uniform", CPU)
     conditions = latency.latency_conditions(torch.device("cpu"))
@@ -228,7 +228,7 @@ def test_a_worker_that_is_busy_at_the_end_is_ended_and_nothing_is_lost(
 
 
 def test_results_of_one_comparison_do_not_hide_those_of_another(
-    comparison: Comparison, place: Workplace
+    comparison: Comparison, place: Workspace
 ) -> None:
     """A user's own study in the storage is not taken for a comparison."""
     run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
@@ -237,7 +237,7 @@ def test_results_of_one_comparison_do_not_hide_those_of_another(
 
 
 def test_a_worker_leaves_methods_that_it_does_not_have_to_others(
-    comparison: Comparison, place: Workplace
+    comparison: Comparison, place: Workspace
 ) -> None:
     start_method(comparison, place, "uniform")
     study = comparison.task.open_study(place.storage, "elsewhere", CPU)

@@ -13,8 +13,8 @@ _LONGEST_WAIT = 60.0
 _POLL_SECONDS = 0.005
 
 
-class Turns:
-    """Turns at a device, by file locks that end with their process.
+class DeviceLock:
+    """A shared and an exclusive lock on a device, by files; they end with their process.
 
     Make it before the number of torch's threads is changed: a measurement uses the number of
     that moment. Args: folder: of the lock files; device: what all processes call it.
@@ -33,7 +33,7 @@ class Turns:
         self._room.close()
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def shared(self) -> Iterator[None]:
         """Compute beside other processes, but for those that measure."""
         fcntl.flock(self._gate, fcntl.LOCK_SH)
         fcntl.flock(self._room, fcntl.LOCK_SH)
@@ -44,10 +44,10 @@ class Turns:
             fcntl.flock(self._room, fcntl.LOCK_UN)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Measure with all threads while the others wait for their next turn.
+    def exclusive(self) -> Iterator[None]:
+        """Measure with all threads while the others wait before their next batch.
 
-        A process that was stopped within its turn is waited for a minute, then no longer.
+        A process that was stopped while it computed is waited for a minute, then no longer.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)

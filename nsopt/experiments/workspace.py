@@ -13,7 +13,7 @@ _CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True, eq=False)
-class Workplace:
+class Workspace:
     """url: of the Optuna storage; folder: of everything else; data_dir: of data sets; workers:
     processes of this machine that share the work."""
 
