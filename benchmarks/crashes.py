@@ -95,8 +95,10 @@ def measure(kills: int, workers: int, seed: int, folder: Path) -> dict[str, floa
             process.wait()
         if start(out, workers).wait() != 0:
             raise SystemExit(f"after {done} kills the study in {out} does not complete")
-        if results(out) != expected:
-            raise SystemExit(f"after {done} kills {out} differs from the uninterrupted study")
+        found = results(out)
+        differing = [f"{name}: {found[name]}" for name in found if found[name] != expected[name]]
+        if differing:
+            raise SystemExit(f"after {done} kills a study differs in {'; '.join(differing)}")
         completed += 1
     return {"kills": done, "workers": workers, "studies_completed_and_equal": completed}
 
