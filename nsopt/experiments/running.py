@@ -7,6 +7,7 @@ from nsopt.experiments.comparison import Comparison, missing_points
 from nsopt.experiments.runner import Runner, clear_finished, make_runner
 from nsopt.experiments.searching import continue_search
 from nsopt.experiments.sharing import other_workers, sharing
+from nsopt.experiments.task import Task
 from nsopt.experiments.worker import Worker, is_ready
 from nsopt.experiments.workspace import Workspace
 from nsopt.methods.base import Method
@@ -18,7 +19,7 @@ from nsopt.storage import trials
 from nsopt.storage.trials import Point
 from nsopt.training.step import probe_memory
 
-Missing = Mapping[Method, Sequence[Point]]
+Points = Mapping[Method, Sequence[Point]]
 
 
 def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progress) -> None:
@@ -30,7 +31,8 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
     """
     task = comparison.task
     iterations = comparison.search_iterations
-    missing = _missing(comparison, workspace, progress)
+    points = {method: _supported(comparison, method, progress) for method in comparison.methods}
+    missing = _missing(task, workspace, points)
     with sharing(
         resolve_compute(task.settings.training.device, task.settings.training.precision)
     ) as compute:
@@ -44,20 +46,30 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
             if not workspace.shared:
                 _check_proposals(missing, history, runner)
                 _enqueue(missing, history, runner)
-            Worker(runner).work()
+            _work(points, history, runner)
     clear_finished(task, workspace)
 
 
-def _missing(comparison: Comparison, workspace: Workspace, progress: Progress) -> Missing:
+def _work(points: Points, history: Sequence[Iteration], runner: Runner) -> None:
+    """Run what waits until every point is settled.
+
+    A process that gives a dead one's trial back fails it first and then lets it wait again: who
+    looks in between sees nothing waiting, and a point without a trial. It is enqueued once more;
+    of two trials with one point only one is run.
+    """
+    Worker(runner).work()
+    while any((lost := _missing(runner.task, runner.workspace, points)).values()):
+        _enqueue(lost, history, runner)
+        Worker(runner).work()
+
+
+def _missing(task: Task, workspace: Workspace, points: Points) -> Points:
     """The points that are still to be run; NsoptError if other settings wrote the storage."""
-    stored = comparison.task.stored_studies(workspace.storage) if workspace.has_storage else {}
-    return {
-        method: missing_points(stored.get(method.name), _servable(comparison, method, progress))
-        for method in comparison.methods
-    }
+    stored = task.stored_studies(workspace.storage) if workspace.has_storage else {}
+    return {method: missing_points(stored.get(method.name), own) for method, own in points.items()}
 
 
-def _servable(comparison: Comparison, method: Method, progress: Progress) -> list[Point]:
+def _supported(comparison: Comparison, method: Method, progress: Progress) -> list[Point]:
     """The points of a method but for those at which it has nothing to offer."""
     arch, metric = comparison.task.arch, comparison.metric
     points, base = comparison.points(method), metric.cost(arch)(arch.base_widths)
@@ -83,7 +95,7 @@ def _probe_memory(comparison: Comparison, iterations: int, runner: Runner) -> No
     probe_memory(arch, largest.tolist(), settings.training.batch_size, runner.compute)
 
 
-def _check_proposals(missing: Missing, history: Sequence[Iteration], runner: Runner) -> None:
+def _check_proposals(missing: Points, history: Sequence[Iteration], runner: Runner) -> None:
     """NsoptError for a method that can propose no widths at one of its budgets."""
     for method, points in missing.items():
         if not method.needs_trained_network:
@@ -98,7 +110,7 @@ def _proposals(
     return [sampler.propose(budget) for budget, sampler in samplers.items()]
 
 
-def _enqueue(missing: Missing, history: Sequence[Iteration], runner: Runner) -> None:
+def _enqueue(missing: Points, history: Sequence[Iteration], runner: Runner) -> None:
     """Let the missing points wait in their studies.
 
     First the latencies of those whose widths are known are measured, in one pass.

@@ -22,6 +22,7 @@ from nsopt.storage import schema, trials
 from nsopt.storage.provenance import provenance
 from nsopt.storage.queue import Watch, claim, run
 from nsopt.storage.studies import has_unfinished, open_study
+from nsopt.storage.trials import TuningPoint
 
 
 def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Study:
@@ -33,8 +34,11 @@ def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Stud
         law = None
         if not tuning.trains:
             law = _law(tuning, workspace, study, compute, splits, progress)
-        _enqueue(tuning, study)
-        _run_all(study, TuningRunner(tuning, workspace, compute, splits, progress, law))
+        runner = TuningRunner(tuning, workspace, compute, splits, progress, law)
+        while lost := _missing(tuning, study):
+            for point in lost:
+                trials.enqueue_point(study, point)
+            _run_all(study, runner)
     workspace.clear(tuning.study_name)
     return study
 
@@ -56,6 +60,7 @@ def _law(
 
 
 def _run_all(study: Study, runner: TuningRunner) -> None:
+    """Run what waits; what other processes run is waited for."""
     watch = Watch()
     while has_unfinished(study):
         claimed = claim(study, runner)
@@ -89,10 +94,8 @@ def _pruner(tuning: Tuning) -> BasePruner:
     return SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
 
 
-def _enqueue(tuning: Tuning, study: Study) -> None:
-    """Trials that are not there yet. A failed one counts only if it would fail again."""
+def _missing(tuning: Tuning, study: Study) -> list[TuningPoint]:
+    """Points without a trial. A failed one counts only if it would fail again."""
     stored = study.get_trials(deepcopy=False)
     settled = {trials.read_tuning_point(trial) for trial in stored if trials.is_settled(trial)}
-    for point in tuning.points:
-        if point not in settled:
-            trials.enqueue_point(study, point)
+    return [point for point in tuning.points if point not in settled]

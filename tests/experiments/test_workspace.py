@@ -15,7 +15,7 @@ from nsopt.compute.device import Compute
 from nsopt.compute.locks import one_at_a_time
 from nsopt.data.cache import cache_folder
 from nsopt.data.images import ImageData
-from nsopt.experiments import processes, runner, worker
+from nsopt.experiments import processes, runner, running, worker
 from nsopt.experiments.comparison import Comparison
 from nsopt.experiments.processes import local_workers
 from nsopt.experiments.runner import clear_finished, make_runner
@@ -247,3 +247,24 @@ def test_a_worker_leaves_methods_that_it_does_not_have_to_others(
     assert worker.Worker(make_runner(comparison.task, place, CPU, listener)).work() == 1
     assert listener.messages[0] == "not installed here, left to others: elsewhere"
     assert [trial.state for trial in study.trials] == [TrialState.WAITING]
+
+
+def test_a_point_that_was_lost_meanwhile_is_enqueued_again(
+    comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has failed a dead one's trial, and not yet let it wait again."""
+
+    class Losing(worker.Worker):
+        def work(self) -> int:
+            study = studies_at(place)["uniform"]
+            if len(study.trials) == 2:
+                lost = claim(study, self.runner)
+                assert lost is not None
+                study.tell(lost.number, state=TrialState.FAIL)
+            return super().work()
+
+    monkeypatch.setattr(running, "Worker", Losing)
+    run_comparison(only(comparison, "uniform"), place, Silent())
+    states = [trial.state.name for trial in studies_at(place)["uniform"].trials]
+    assert states == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert len(results_at(place).outcomes) == 2
