@@ -1,0 +1,266 @@
+"""`nsopt.trace`: any module as an architecture, a family of networks indexed by widths."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor, nn
+
+from nsopt.errors import NsoptError, unknown_name
+from nsopt.models.tracing import probe
+from nsopt.models.tracing.cost import TracedCost
+from nsopt.models.tracing.groups import Group
+from nsopt.models.tracing.initialise import InitialisationLaw
+from nsopt.models.tracing.network import TracedNetwork
+from nsopt.models.tracing.run import LabelledRun
+from nsopt.models.tracing.trace import Atoms
+
+_MOST_REASONS = 5
+_PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
+
+
+@dataclass(frozen=True, eq=False)
+class TracedArchitecture:
+    """A traced module as a function of the widths of its L groups of channels.
+
+    layer_names: of the groups, each by the module that first makes its channels; base_widths: in
+    units; input_shape: of one example; num_classes: the last size of the output; capped: groups
+    that cannot grow, refused: those that cannot change at all, both by name with the reason;
+    init: draws first values into a network, None for the law told from the module itself.
+    """
+
+    name: str
+    network: TracedNetwork
+    layer_names: tuple[str, ...]
+    capped: dict[str, str]
+    refused: dict[str, str]
+    init: Callable[[nn.Module], None] | None = None
+
+    @property
+    def base_widths(self) -> tuple[int, ...]:
+        return self.network.family.widths
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.network.run.examples[0].shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        return self.network.outputs[0][-1]
+
+    def check_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
+        """`widths` as a tuple of ints; NsoptError if they cannot be those of a network."""
+        if len(widths) != len(self.base_widths):
+            raise NsoptError(f"{self.name} has {len(self.base_widths)} widths, got {len(widths)}")
+        if any(width != int(width) or width < 1 for width in widths):
+            raise NsoptError(f"widths must be integers of at least 1, got {tuple(widths)}")
+        for name, width, base in zip(self.layer_names, widths, self.base_widths, strict=True):
+            if width > base and name in self.capped:
+                raise NsoptError(f"the width of {name} cannot exceed {base}: {self.capped[name]}")
+        return tuple(int(width) for width in widths)
+
+    def build(self, widths: Sequence[int]) -> nn.Module:
+        """A freshly initialised network. NsoptError for widths that it cannot have."""
+        w = np.array(self.check_widths(widths), np.int64)
+        model = self.network.empty(w)
+        statistics = _reset_statistics(model)
+        for name, buffer in model.named_buffers():
+            if id(buffer) not in statistics:
+                _fill_buffer(buffer, self.network.template.get_buffer(name), name)
+        if self.init is not None:
+            self.init(model)
+        else:
+            self._law.draw(model)
+        return model
+
+    def prune(self, model: nn.Module, kept: Sequence[Sequence[int]]) -> nn.Module:
+        """A copy of `model`, a network of base widths, with the kept units of each group.
+
+        kept: per group, ascending indices. What is left computes as if the others were zero, where
+        `explain` does not call the group inexact.
+        """
+        if len(kept) != len(self.base_widths):
+            raise NsoptError(f"{self.name} has {len(self.base_widths)} groups, got {len(kept)}")
+        return self.network.cut(model, [np.asarray(indices, np.int64) for indices in kept])
+
+    def cost(self, metric: str) -> TracedCost:
+        """Exact cost model for `params` or `macs` (of one example)."""
+        network, layers = self.network, len(self.base_widths)
+        if metric == "params":
+            index = {(d.tensor, d.axis): i for i, d in enumerate(network.family.dimensions)}
+            factors, constants = network.family.factors, network.family.constants
+            terms = []
+            for name, parameter in network.template.named_parameters():
+                axes = [index[name, axis] for axis, n in enumerate(parameter.shape) if n > 1]
+                empty = int(parameter.numel() > 0)
+                terms.append((empty, [(factors[i], int(constants[i])) for i in axes]))
+            return TracedCost.of(terms, layers)
+        if metric == "macs":
+            count = network.family.count
+            products = [
+                (product.factor, [count(atoms) for atoms in product.dimensions])
+                for product in network.trace.products
+            ]
+            return TracedCost.of(products, layers, len(network.run.examples[0]))
+        raise unknown_name("metric", metric, ("params", "macs"))
+
+    def channels(self, widths: Sequence[int]) -> dict[str, int]:
+        """The channels that each group's module makes in a network of these widths."""
+        w = np.array(self.check_widths(widths), np.int64)
+        sizes = self.network.family.sizes(w)
+        return {
+            name: int(sizes[min(group.per_dimension)])
+            for name, group in zip(self.layer_names, self.network.family.groups, strict=True)
+        }
+
+    def explain(self) -> str:
+        """What can be scaled, what cannot, and why."""
+        lines = [f"{self.name}: {len(self.base_widths)} widths"]
+        for name, group in zip(self.layer_names, self.network.family.groups, strict=True):
+            lines.append(f"  {name}: {self._description(name, group)}")
+        lines += [f"  fixed: {name}: {reason}" for name, reason in self.refused.items()]
+        lines += [f"  fixed: {name}: {reason}" for name, reason in self._fixed().items()]
+        return "\n".join(lines)
+
+    def _description(self, name: str, group: Group) -> str:
+        channels = next(iter(group.per_dimension.values()))
+        parts = [f"{group.width} units" + (f" of {channels} channels" if channels > 1 else "")]
+        if group.rigid:
+            parts.append("cannot be cut one by one")
+        if not group.exact:
+            parts.append("removing one is not the same as setting it to zero")
+        if name in self.capped:
+            parts.append(f"cannot grow: {self.capped[name]}")
+        return ", ".join(parts)
+
+    def _fixed(self) -> dict[str, str]:
+        """Modules whose outputs keep their number, but for kernels, with the reasons."""
+        network, reasons = self.network, {}
+        read = {id(t) for t in network.template.parameters()} & network.trace.read.keys()
+        for path, module in network.template.named_modules():
+            weight = getattr(module, "weight", None)
+            if not isinstance(module, _PRODUCERS) or not isinstance(weight, Tensor):
+                continue
+            axis = 1 if getattr(module, "transposed", False) else 0
+            label = network.labels[f"{path}.weight"][axis] if path else None
+            if not isinstance(label, np.ndarray):
+                continue
+            units = network.family.units.of_atom[label]
+            if (network.family.group_of_unit[units] >= 0).all():
+                continue
+            found = _reasons(network, units) if id(weight) in read else ["is never used"]
+            reasons[path] = "; ".join(found)
+        return reasons
+
+    @cached_property
+    def _law(self) -> InitialisationLaw:
+        return InitialisationLaw.of(self.network.template)
+
+
+def trace(
+    module: nn.Module,
+    example_input: Tensor | tuple[Tensor, ...],
+    name: str | None = None,
+    fixed: Sequence[str] = (),
+    init: Callable[[nn.Module], None] | None = None,
+) -> TracedArchitecture:
+    """The family of networks that `module` belongs to, indexed by the widths of its groups.
+
+    example_input: what `module` is called with, at least two examples; name: for messages, by
+    default that of its class; fixed: paths of modules whose widths must stay; init: draws the first
+    values of a network, by default as the module's own values look (so it should be untrained).
+    The module is never changed.
+
+    Raises NsoptError if none of its widths can change, if its forward pass decides on the values
+    of tensors, or if it cannot be run on tensors without memory.
+    """
+    examples = example_input if isinstance(example_input, tuple) else (example_input,)
+    if len(examples[0]) < 2:
+        raise NsoptError("trace a network with at least two examples, so that sizes of 1 are told")
+    network = TracedNetwork.of(module, LabelledRun(tuple(e.detach() for e in examples)))
+    network = network.with_fixed(_units_below(network, fixed))
+    shrink = probe.cannot_shrink(network)
+    names = _layer_names(network)
+    refused = {names[i]: reason for i, reason in shrink.items()}
+    units = [network.family.groups[i].units for i in shrink]
+    if units:
+        network = network.with_fixed(np.concatenate(units))
+    if not network.family.groups:
+        raise NsoptError(
+            "no width of this network can change: " + "; ".join(_all_reasons(network, refused))
+        )
+    names = _layer_names(network)
+    capped = {names[i]: reason for i, reason in probe.cannot_grow(network).items()}
+    own = name or type(module).__name__.lower()
+    return TracedArchitecture(own, network, names, capped, refused, init)
+
+
+def _layer_names(network: TracedNetwork) -> tuple[str, ...]:
+    """The module that first makes a group's channels, or the tensor that holds them."""
+    modules = dict(network.template.named_modules())
+    names = []
+    for group in network.family.groups:
+        owners = []
+        for d in group.per_dimension:
+            dimension = network.family.dimensions[d]
+            path, _, attribute = dimension.tensor.rpartition(".")
+            made = 1 if getattr(modules[path], "transposed", False) else 0
+            if isinstance(modules[path], _PRODUCERS) and attribute == "weight":
+                owners += [path] if dimension.axis == made else []
+        first = network.family.dimensions[min(group.per_dimension)].tensor
+        names.append(owners[0] if owners else first)
+    return tuple(
+        f"{name}#{names[:i].count(name) + 1}" if names[:i].count(name) else name
+        for i, name in enumerate(names)
+    )
+
+
+def _units_below(network: TracedNetwork, paths: Sequence[str]) -> Atoms:
+    """The units that the modules at `paths` make. NsoptError for a path that is none."""
+    modules = dict(network.template.named_modules())
+    units = [np.zeros(0, np.int64)]
+    for path in paths:
+        if path not in modules:
+            raise unknown_name("module", path, modules)
+        units += [
+            network.family.units.of_atom[dimension.atoms]
+            for dimension in network.family.dimensions
+            if dimension.tensor.startswith(f"{path}.") and dimension.axis == 0
+        ]
+    return np.unique(np.concatenate(units))
+
+
+def _reasons(network: TracedNetwork, units: Atoms) -> list[str]:
+    """Why units have to stay."""
+    of_atom = network.family.units.of_atom
+    return sorted(
+        {
+            f"{frozen.reason} in {frozen.module}"
+            for frozen in network.trace.frozen
+            if np.isin(of_atom[frozen.atoms], units).any()
+        }
+    )
+
+
+def _all_reasons(network: TracedNetwork, refused: dict[str, str]) -> list[str]:
+    frozen = {f"{f.reason} in {f.module}" for f in network.trace.frozen if f.reason != "kernel"}
+    return sorted(frozen | set(refused.values()))[:_MOST_REASONS]
+
+
+def _reset_statistics(model: nn.Module) -> set[int]:
+    """Let all norms forget what they have seen; the ids of their buffers."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    for norm in norms:
+        norm.reset_running_stats()
+    return {id(buffer) for norm in norms for buffer in norm.buffers()}
+
+
+def _fill_buffer(buffer: Tensor, original: Tensor, name: str) -> None:
+    """Constants stay constants, and what has the same shape its values."""
+    if buffer.shape == original.shape:
+        buffer.copy_(original)
+    elif original.numel() and bool((original == original.flatten()[0]).all()):
+        buffer.fill_(original.flatten()[0])
+    else:
+        raise NsoptError(f"the buffer {name} cannot be made for other widths: give init=")

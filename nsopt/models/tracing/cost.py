@@ -1,0 +1,76 @@
+"""What a traced network costs: sums of products of sizes, each a linear function of the widths."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nsopt.errors import NsoptError
+from nsopt.models.tracing.trace import Atoms
+
+Size = tuple[Atoms, int]  # factors of the widths (L,), and a constant
+
+
+@dataclass(frozen=True, eq=False)
+class TracedCost:
+    """A `CostModel` that counts exactly, as all sizes of the network follow from its widths.
+
+    T terms of at most D factors. coefficients: (T,); factors: (D, T, L); constants: (D, T).
+    """
+
+    coefficients: Atoms
+    factors: Atoms
+    constants: Atoms
+
+    @classmethod
+    def of(cls, terms: Iterable[tuple[int, list[Size]]], layers: int, divisor: int = 1) -> Self:
+        """terms: a coefficient and the sizes that it is multiplied by; divisor: of the total, which
+        it divides without a rest."""
+        merged: Counter[tuple[tuple[bytes, int], ...]] = Counter()
+        for coefficient, sizes in terms:
+            fixed = [constant for factor, constant in sizes if not factor.any()]
+            growing = ((factor.tobytes(), c) for factor, c in sizes if factor.any())
+            merged[tuple(sorted(growing))] += coefficient * int(np.prod(fixed, dtype=np.int64))
+        degree = max((len(key) for key in merged), default=0)
+        factors = np.zeros((degree, len(merged), layers), np.int64)
+        constants = np.ones((degree, len(merged)), np.int64)
+        for t, key in enumerate(merged):
+            for d, (factor, constant) in enumerate(key):
+                factors[d, t], constants[d, t] = np.frombuffer(factor, np.int64), constant
+        coefficients = np.array(list(merged.values()), np.int64)
+        if (coefficients % divisor).any():
+            raise NsoptError("the work of the network is not the same for each of its examples")
+        return cls(coefficients // divisor, factors, constants)
+
+    def __call__(self, widths: ArrayLike) -> int | Atoms:
+        w = self._checked(widths)
+        total = self._terms(w).sum(axis=-1)
+        return int(total) if w.ndim == 1 else total
+
+    def lower_bound(self, widths: ArrayLike) -> int | Atoms:
+        """The cost itself: it never falls as a width grows."""
+        return self(widths)
+
+    def marginal(self, widths: ArrayLike) -> Atoms:
+        """What one more unit of each group costs: (L,), or (N, L)."""
+        w = self._checked(widths)
+        wider = w[..., None, :] + np.eye(w.shape[-1], dtype=np.int64)
+        result: Atoms = self._terms(wider).sum(axis=-1) - self._terms(w).sum(axis=-1)[..., None]
+        return result
+
+    def _terms(self, widths: Atoms) -> Atoms:
+        """(..., T) for widths (..., L)."""
+        result = np.broadcast_to(self.coefficients, (*widths.shape[:-1], len(self.coefficients)))
+        for factor, constant in zip(self.factors, self.constants, strict=True):
+            result = result * (widths @ factor.T + constant)
+        return result
+
+    def _checked(self, widths: ArrayLike) -> Atoms:
+        w = np.asarray(widths, dtype=np.int64)
+        layers = self.factors.shape[-1]
+        if w.ndim not in (1, 2) or w.shape[-1] != layers:
+            raise NsoptError(f"{layers} widths expected, got an array of shape {w.shape}")
+        return w

@@ -1,0 +1,117 @@
+"""Rules of operations that cut dimensions and put them together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from nsopt.models.tracing.shape_rules import tensors_in
+from nsopt.models.tracing.trace import Atoms, Label, arrays
+from nsopt.models.tracing.tracer import Tracer
+
+
+def split(tracer: Tracer, results: Sequence[Tensor], x: Tensor, sizes: Any, dim: int = 0) -> None:
+    start, labels = 0, list(tracer.get(x))
+    whole = labels[dim]
+    for part in results:
+        labels[dim] = _part(tracer, whole, start, part.shape[dim])
+        start += part.shape[dim]
+        tracer.put(part, labels)
+
+
+def cut(
+    tracer: Tracer,
+    result: Tensor,
+    x: Tensor,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> None:
+    """A slice of a dimension."""
+    labels, size = list(tracer.get(x)), x.shape[dim]
+    first = min(max(0, (start or 0) + (size if (start or 0) < 0 else 0)), size)
+    label = labels[dim]
+    if step == 1:
+        labels[dim] = _part(tracer, label, first, result.shape[dim])
+    elif isinstance(label, np.ndarray):
+        if size % step == 0:
+            tracer.tie(label.reshape(-1, step).T)
+        else:
+            tracer.freeze("is cut with a stride", label)
+        labels[dim] = label[first::step][: result.shape[dim]]
+    tracer.put(result, labels)
+
+
+def _part(tracer: Tracer, label: Label, start: int, length: int) -> Label:
+    """Halves, thirds and so on are tied, so that they stay halves and thirds."""
+    if not isinstance(label, np.ndarray) or length == len(label):
+        return label
+    if length and len(label) % length == 0 and start % length == 0:
+        tracer.tie(label.reshape(-1, length))
+    else:
+        tracer.freeze("is cut into unequal parts", label)
+    part: Atoms = label[start : start + length]
+    return part
+
+
+def glu(tracer: Tracer, result: Tensor, x: Tensor, dim: int = -1) -> None:
+    labels = list(tracer.get(x))
+    labels[dim] = _part(tracer, labels[dim], 0, x.shape[dim] // 2)
+    tracer.put(result, labels)
+
+
+def select(tracer: Tracer, result: Any, x: Tensor, dim: int = 0, index: Any = None) -> None:
+    """One index, or each alone."""
+    labels = list(tracer.get(x))
+    tracer.freeze("one channel is taken out", labels[dim])
+    labels.pop(dim)
+    for tensor in tensors_in(result):
+        tracer.put(tensor, labels)
+
+
+def concatenate(tracer: Tracer, result: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> None:
+    parts = [tensor for tensor in tensors if tensor.ndim == result.ndim and tensor.numel()]
+    labels: list[Label] = []
+    for d, size in enumerate(result.shape):
+        meeting = [tracer.get(part)[d] for part in parts]
+        if d != dim % result.ndim:
+            labels.append(tracer.join(*meeting) if size > 1 else None)
+        elif arrays(meeting):
+            sizes = [part.shape[d] for part in parts]
+            labels.append(_joined_ends(tracer, meeting, sizes))
+        else:
+            labels.append(None)
+    tracer.put(result, labels)
+
+
+def _joined_ends(tracer: Tracer, labels: Sequence[Label], sizes: Sequence[int]) -> Atoms:
+    """Labels one behind the other; what carries none gets frozen atoms."""
+    ends: list[Atoms] = []
+    for label, size in zip(labels, sizes, strict=True):
+        if isinstance(label, np.ndarray):
+            ends.append(label)
+        else:
+            ends.append(tracer.trace.new_atoms(size))
+            tracer.freeze("has a fixed number of channels", ends[-1])
+    return np.concatenate(ends)
+
+
+def pad(tracer: Tracer, result: Tensor, x: Tensor, widths: Sequence[int], *_: Any) -> None:
+    labels = list(tracer.get(x))
+    for i in range(len(widths) // 2):
+        d, (before, after) = x.ndim - 1 - i, widths[2 * i : 2 * i + 2]
+        label = labels[d]
+        if isinstance(label, np.ndarray) and min(before, after) < 0:
+            tracer.freeze("is cropped", label)
+            labels[d] = None
+        elif isinstance(label, np.ndarray) and (before or after):
+            labels[d] = _joined_ends(tracer, (None, label, None), (before, len(label), after))
+    tracer.put(result, labels)
+
+
+def stack(tracer: Tracer, result: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> None:
+    labels = [tracer.join(*meeting) for meeting in zip(*map(tracer.get, tensors), strict=True)]
+    labels.insert(dim % result.ndim, None)
+    tracer.put(result, labels)

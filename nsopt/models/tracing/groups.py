@@ -1,0 +1,187 @@
+"""From a trace to the widths of a network.
+
+A *unit* is a set of atoms that are kept or removed together. A *group* is the units that occur in
+the same dimensions of the same tensors equally often: they share one width, which counts units.
+Every size of the network is then a constant plus a sum of integers times widths.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from nsopt.models.tracing.trace import Atoms, Trace
+
+_LATE = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, eq=False)
+class Dimension:
+    """One dimension of a parameter or buffer, with its atoms."""
+
+    tensor: str
+    axis: int
+    atoms: Atoms
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units that share one width.
+
+    units: in the order of their first atoms; per_dimension: atoms of one unit in each dimension, by
+    the dimension's index; exact: whether removing a unit is the same as setting it to zero; rigid:
+    whether it is one unit whose parts cannot be cut one by one, though networks of other widths
+    can be built (channel shuffle); width: units, or the parts of a rigid one.
+    """
+
+    units: Atoms
+    per_dimension: Mapping[int, int]
+    exact: bool
+    rigid: bool
+    width: int
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Which atoms belong together. of_atom: the unit of every atom; fixed: which units must stay;
+    inexact: which are not the same removed as set to zero."""
+
+    of_atom: Atoms
+    fixed: NDArray[np.bool_]
+    inexact: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, trace: Trace, unread: list[Dimension]) -> "Units":
+        """unread: dimensions of tensors that the network does not use, which stay as they are."""
+        one, other = (
+            np.concatenate([edge[side] for edge in trace.edges] or [np.zeros(0, np.int64)])
+            for side in (0, 1)
+        )
+        shape = (trace.count, trace.count)
+        joined = coo_matrix((np.ones(len(one), np.int8), (one, other)), shape)
+        count, of_atom = connected_components(joined, directed=False)
+        fixed, inexact = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+        for frozen in trace.frozen:
+            fixed[of_atom[frozen.atoms]] = True
+        for dimension in unread:
+            fixed[of_atom[dimension.atoms]] = True
+        for atoms in trace.inexact:
+            inexact[of_atom[atoms]] = True
+        return cls(of_atom.astype(np.int64), fixed, inexact)
+
+    def without(self, units: Atoms) -> "Units":
+        """The same with more units fixed."""
+        fixed = self.fixed.copy()
+        fixed[units] = True
+        return Units(self.of_atom, fixed, self.inexact)
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """The groups of a network, and the sizes of its tensors as functions of their widths.
+
+    dimensions: all that have more than one index; groups: in the order in which the network uses
+    them.
+    """
+
+    dimensions: tuple[Dimension, ...]
+    units: Units
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def of(
+        cls, dimensions: tuple[Dimension, ...], units: Units, order: Mapping[str, int]
+    ) -> "Family":
+        """order: of tensors, by name."""
+        ranks = [(order.get(d.tensor, _LATE), d.axis) for d in dimensions]
+        groups = sorted(
+            _groups(dimensions, units),
+            key=lambda group: (min(ranks[d] for d in group.per_dimension), int(group.units[0])),
+        )
+        return cls(dimensions, units, tuple(groups))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(group.width for group in self.groups)
+
+    @cached_property
+    def group_of_unit(self) -> Atoms:
+        """The group of every unit; -1 for those that must stay."""
+        result = np.full(len(self.units.fixed), -1)
+        for index, group in enumerate(self.groups):
+            result[group.units] = index
+        return result
+
+    @cached_property
+    def factors(self) -> Atoms:
+        """(dimensions, groups): indices of a dimension that one unit of a group takes."""
+        result = np.zeros((len(self.dimensions), len(self.groups)), np.int64)
+        for index, group in enumerate(self.groups):
+            for d, count in group.per_dimension.items():
+                result[d, index] = count
+        return result
+
+    @cached_property
+    def constants(self) -> Atoms:
+        """(dimensions,): indices of a dimension that belong to no group."""
+        sizes = np.array([len(dimension.atoms) for dimension in self.dimensions])
+        result: Atoms = sizes - self.factors @ np.array(self.widths, np.int64)
+        return result
+
+    def sizes(self, widths: Atoms) -> Atoms:
+        """(dimensions,): the sizes in a network of other widths (groups,)."""
+        result: Atoms = self.factors @ widths + self.constants
+        return result
+
+    def count(self, atoms: Atoms) -> tuple[Atoms, int]:
+        """The size of a label: what each group's width is multiplied by, and a constant."""
+        groups = self.group_of_unit[self.units.of_atom[atoms]]
+        widths = np.array(self.widths, np.int64)
+        each = np.bincount(groups[groups >= 0], minlength=len(self.groups))
+        return each // np.maximum(widths, 1), int((groups < 0).sum())
+
+    def alive(self, kept: list[Atoms]) -> NDArray[np.bool_]:
+        """Which units are left when of every group those at the indices `kept` are."""
+        alive = np.ones(len(self.units.fixed), np.bool_)
+        for group, indices in zip(self.groups, kept, strict=True):
+            alive[group.units] = False
+            alive[group.units[indices]] = True
+        return alive
+
+
+def _groups(dimensions: tuple[Dimension, ...], units: Units) -> list[Group]:
+    """Units that are not fixed, by how often they occur in each dimension."""
+    of_index = np.concatenate([units.of_atom[dimension.atoms] for dimension in dimensions])
+    atoms = np.concatenate([dimension.atoms for dimension in dimensions])
+    where = np.repeat(np.arange(len(dimensions)), [len(d.atoms) for d in dimensions])
+    shape = (len(units.fixed), len(dimensions))
+    counts = coo_matrix((np.ones(len(where), np.int64), (of_index, where)), shape).tocsr()
+    counts.sum_duplicates()
+    counts.sort_indices()
+    first = np.full(len(units.fixed), _LATE)
+    np.minimum.at(first, of_index, atoms)
+    members: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for unit in np.unique(of_index[~units.fixed[of_index]]):
+        row = slice(counts.indptr[unit], counts.indptr[unit + 1])
+        key = zip(counts.indices[row].tolist(), counts.data[row].tolist(), strict=True)
+        members.setdefault(tuple(key), []).append(int(unit))
+    return [
+        _group(key, np.array(sorted(found, key=lambda unit: first[unit])), units)
+        for key, found in members.items()
+    ]
+
+
+def _group(key: tuple[tuple[int, int], ...], members: Atoms, units: Units) -> Group:
+    parts = int(np.gcd.reduce([count for _, count in key]))
+    rigid = len(members) == 1 and parts > 1
+    return Group(
+        units=members,
+        per_dimension={d: count // parts if rigid else count for d, count in key},
+        exact=not units.inexact[members].any(),
+        rigid=rigid,
+        width=parts if rigid else len(members),
+    )

@@ -1,0 +1,157 @@
+"""How a network draws its first weights, told from an untrained one.
+
+`reset_parameters` is not how networks are initialised: they draw anew in their constructors. What
+they draw follows a law: a constant; or numbers of mean 0, uniform or normal, whose variance is
+constant, or inverse to the fan-in or fan-out. Of these laws the one is taken whose variance times
+fan varies least over all tensors of a kind; one that differs from the others by more than chance
+is looked at alone.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Fan = Literal["in", "out", "out of a group", "none"]
+_UNIFORM_BOUND = 1.85  # deviations: uniform numbers end at 1.73, many normal ones go beyond
+_FEWEST_VALUES = 8
+_CHANCE = 5.0  # standard errors of a variance
+_FANS: tuple[Fan, ...] = ("in", "out", "out of a group")
+_USUAL_SCALES = (2.0, 1.0, 1 / 3)  # He's, Glorot's or LeCun's, and that of PyTorch's modules
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A tensor of numbers of mean 0; variance * fan is `scale`."""
+
+    fan: Fan
+    scale: float
+    uniform: bool
+
+    def draw(self, tensor: Tensor, fans: dict[Fan, int]) -> None:
+        deviation = math.sqrt(self.scale / fans[self.fan])
+        with torch.no_grad():
+            if self.uniform:
+                bound = deviation * math.sqrt(3)
+                tensor.uniform_(-bound, bound)
+            else:
+                tensor.normal_(0, deviation)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A tensor of one number."""
+
+    value: float
+
+    def draw(self, tensor: Tensor, fans: dict[Fan, int]) -> None:
+        with torch.no_grad():
+            tensor.fill_(self.value)
+
+
+@dataclass(frozen=True)
+class InitialisationLaw:
+    """By name of a parameter, how its first values are drawn."""
+
+    tensors: dict[str, Drawn | Filled]
+
+    @classmethod
+    def of(cls, template: nn.Module) -> "InitialisationLaw":
+        """Told from the weights of `template`, which should be untrained."""
+        fans = fans_of(template)
+        kinds: dict[str, list[str]] = {}
+        tensors: dict[str, Drawn | Filled] = {}
+        for name, parameter in template.named_parameters():
+            values = parameter.detach()
+            if values.numel() and (values == values.flatten()[0]).all():
+                tensors[name] = Filled(float(values.flatten()[0]))
+            else:
+                kinds.setdefault(_kind(template, name), []).append(name)
+        for names in kinds.values():
+            tensors |= _drawn({name: template.get_parameter(name) for name in names}, fans)
+        return cls(tensors)
+
+    def draw(self, model: nn.Module) -> None:
+        """First values for all parameters of a network of the same family."""
+        fans = fans_of(model)
+        for name, parameter in model.named_parameters():
+            self.tensors[name].draw(parameter, fans[name])
+
+
+def fans_of(model: nn.Module) -> dict[str, dict[Fan, int]]:
+    """Fan-in and fan-out of every parameter; those of a bias are its weight's."""
+    parameters = dict(model.named_parameters())
+    result: dict[str, dict[Fan, int]] = {}
+    for name, parameter in parameters.items():
+        prefix, _, _ = name.rpartition(".")
+        weight = parameters.get(f"{prefix}.weight", parameter)
+        shape = (parameter if parameter.ndim > 1 else weight).shape
+        field = math.prod(shape[2:])
+        fan_in, fan_out = (math.prod(shape[1:]), shape[0] * field) if len(shape) > 1 else (1, 1)
+        groups = getattr(model.get_submodule(prefix), "groups", 1)
+        per_group = max(1, fan_out // groups)
+        result[name] = {"in": fan_in, "out": fan_out, "out of a group": per_group, "none": 1}
+    return result
+
+
+def _kind(model: nn.Module, name: str) -> str:
+    """Tensors of one kind follow one law: those of one name in modules of one type."""
+    prefix, _, attribute = name.rpartition(".")
+    return f"{type(model.get_submodule(prefix)).__name__}.{attribute}"
+
+
+def _drawn(tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]]) -> dict[str, Drawn]:
+    """The laws of tensors of one kind."""
+    values = {name: tensor.detach().double() for name, tensor in tensors.items()}
+    variances = {name: float(value.square().mean()) for name, value in values.items()}
+    counts = {name: value.numel() for name, value in values.items()}
+    fan = _fan(variances, counts, fans)
+    scales = {name: variances[name] * fans[name][fan] for name in tensors}
+    common = _weighted_median(list(scales.values()), list(counts.values()))
+    drawn = {}
+    for name, scale in scales.items():
+        uniform = bool(values[name].abs().max() < _UNIFORM_BOUND * math.sqrt(variances[name]))
+        if len(tensors) > 1 and _agree(scale, common, counts[name]):
+            drawn[name] = Drawn(fan, common, uniform)
+        else:
+            drawn[name] = Drawn(*_alone(variances[name], counts[name], fans[name]), uniform)
+    return drawn
+
+
+def _alone(variance: float, count: int, fans: dict[Fan, int]) -> tuple[Fan, float]:
+    """The law of one tensor: a usual one if there is one that fits, else its own variance."""
+    for fan in _FANS:
+        for usual in _USUAL_SCALES:
+            if _agree(variance * fans[fan], usual, count):
+                return fan, usual
+    return "none", variance
+
+
+def _agree(one: float, other: float, count: int) -> bool:
+    """Whether two variances, one of `count` values, differ by no more than chance."""
+    return abs(math.log(one / other)) < _CHANCE * math.sqrt(2 / count)
+
+
+def _fan(
+    variances: dict[str, float], counts: dict[str, int], fans: dict[str, dict[Fan, int]]
+) -> Fan:
+    """The fan whose product with the variance varies least, in logarithms, weighed by values."""
+    names = [name for name in variances if counts[name] >= _FEWEST_VALUES] or list(variances)
+    weights = np.array([counts[name] for name in names], dtype=float)
+
+    def spread(fan: Fan) -> float:
+        logs = np.log([variances[name] * fans[name][fan] for name in names])
+        return float(
+            np.average(np.square(logs - np.average(logs, weights=weights)), weights=weights)
+        )
+
+    return min((*_FANS, "none"), key=spread)
+
+
+def _weighted_median(values: list[float], weights: list[int]) -> float:
+    order = np.argsort(values)
+    cumulated = np.cumsum(np.array(weights)[order])
+    return values[int(order[np.searchsorted(cumulated, cumulated[-1] / 2)])]

@@ -1,0 +1,154 @@
+"""A traced network: networks of other widths are cut out of it, or built like it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nsopt.models.tracing.groups import Dimension, Family, Units
+from nsopt.models.tracing.resize import describe_shapes, replaced
+from nsopt.models.tracing.run import LabelledRun, tensors_of
+from nsopt.models.tracing.trace import Atoms, Labels, Trace, TraceError
+
+
+@dataclass(frozen=True, eq=False)
+class TracedNetwork:
+    """One network with what its trace has shown. template: never changed.
+
+    labels: of its tensors, by name; outputs: their shapes.
+    """
+
+    template: nn.Module
+    run: LabelledRun
+    trace: Trace
+    labels: dict[str, Labels]
+    outputs: list[tuple[int, ...]]
+    family: Family
+
+    @classmethod
+    def of(
+        cls, template: nn.Module, run: LabelledRun, like: "TracedNetwork | None" = None
+    ) -> "TracedNetwork":
+        """Trace `template`. like: a network whose choices are taken again. Raises TraceError."""
+        trace, tensors = Trace(), tensors_of(template)
+        labels: dict[str, Labels] = {}
+        dimensions: list[Dimension] = []
+        for name, tensor in tensors.items():
+            labels[name] = tuple(trace.new_atoms(n) if n > 1 else None for n in tensor.shape)
+            dimensions += [
+                Dimension(name, axis, label)
+                for axis, label in enumerate(labels[name])
+                if isinstance(label, np.ndarray)
+            ]
+        if not dimensions:
+            raise TraceError("the network has no parameters")
+        outputs = run(template, trace, labels, like.trace.choices if like else None)
+        names = {id(tensor): name for name, tensor in tensors.items()}
+        order = {names[key]: place for place, key in enumerate(trace.read) if key in names}
+        units = Units.of(trace, [d for d in dimensions if d.tensor not in order])
+        family = Family.of(tuple(dimensions), units, order)
+        return cls(template, run, trace, labels, outputs, family)
+
+    def with_fixed(self, units: Atoms) -> "TracedNetwork":
+        """The same, of which more units have to stay."""
+        order = {d.tensor: place for place, d in enumerate(self._dimensions_in_order)}
+        family = Family.of(self.family.dimensions, self.family.units.without(units), order)
+        return TracedNetwork(self.template, self.run, self.trace, self.labels, self.outputs, family)
+
+    @cached_property
+    def _dimensions_in_order(self) -> list[Dimension]:
+        names = {id(tensor): name for name, tensor in tensors_of(self.template).items()}
+        used = [names[key] for key in self.trace.read if key in names]
+        rank = {name: place for place, name in enumerate(used)}
+        return sorted(self.family.dimensions, key=lambda d: (rank.get(d.tensor, len(rank)), d.axis))
+
+    @cached_property
+    def _dimension_of(self) -> dict[tuple[str, int], int]:
+        return {(d.tensor, d.axis): i for i, d in enumerate(self.family.dimensions)}
+
+    def dimensions_of(self, atoms: Atoms) -> set[int]:
+        """Indices of the dimensions that hold any of these atoms."""
+        starts = np.array([dimension.atoms[0] for dimension in self.family.dimensions])
+        own = atoms[atoms <= self.family.dimensions[-1].atoms[-1]]
+        return set((np.searchsorted(starts, own, side="right") - 1).tolist())
+
+    def indices(self, kept: Sequence[Atoms]) -> dict[str, list[Atoms]]:
+        """By tensor, the indices of every dimension that are left of it. kept: per group, the
+        ascending indices of the units that are left."""
+        alive = self.family.alive(list(kept))
+        picked = {
+            (d.tensor, d.axis): np.flatnonzero(alive[self.family.units.of_atom[d.atoms]])
+            for d in self.family.dimensions
+        }
+        return {
+            name: [picked.get((name, axis), np.arange(n)) for axis, n in enumerate(tensor.shape)]
+            for name, tensor in tensors_of(self.template).items()
+        }
+
+    def cut(self, model: nn.Module, kept: Sequence[Atoms]) -> nn.Module:
+        """A copy of `model`, which has the shapes of the template, with the kept units alone."""
+        indices = self.indices(kept)
+
+        def change(name: str, tensor: Tensor) -> Tensor:
+            for axis, picked in enumerate(indices[name]):
+                if len(picked) < tensor.shape[axis]:
+                    tensor = tensor.index_select(axis, torch.from_numpy(picked).to(tensor.device))
+            return tensor.clone()
+
+        smaller = replaced(model, change)
+        describe_shapes(smaller, self.trace.group_sizes)
+        return smaller
+
+    def check_cut(self, kept: Sequence[Atoms]) -> None:
+        """TraceError if a network cut so would not run, or would join other channels."""
+        indices, labels = self.indices(kept), {}
+        for name, picked in indices.items():
+            own = zip(self.labels[name], picked, strict=True)
+            labels[name] = tuple(
+                label[p] if isinstance(label, np.ndarray) and len(p) > 1 else None
+                for label, p in own
+            )
+        model = self._shaped({name: [len(p) for p in picked] for name, picked in indices.items()})
+        of_atom, known = self.family.units.of_atom, len(self.family.units.of_atom)
+
+        def same(one: Atoms, other: Atoms) -> bool:
+            old = (one < known) & (other < known)
+            return bool((of_atom[one[old]] == of_atom[other[old]]).all())
+
+        trace = Trace(count=known)
+        outputs = self.run(model, trace, labels, self.trace.choices, same)
+        self._check_outputs(outputs)
+
+    def empty(self, widths: Atoms) -> nn.Module:
+        """A network of other widths whose values are not there yet."""
+        sizes = self.family.sizes(widths)
+        shapes = {
+            name: [
+                int(sizes[self._dimension_of[name, axis]]) if n > 1 else n
+                for axis, n in enumerate(tensor.shape)
+            ]
+            for name, tensor in tensors_of(self.template).items()
+        }
+        return self._shaped(shapes)
+
+    def check_widths(self, widths: Atoms) -> None:
+        """TraceError if a network of these widths would not run, or have another output."""
+        labels = {name: (None,) * tensor.ndim for name, tensor in tensors_of(self.template).items()}
+        model = self.empty(widths)
+        outputs = LabelledRun(self.run.examples, self.run.modes)(model, Trace(), labels)
+        self._check_outputs(outputs)
+
+    def _check_outputs(self, outputs: list[tuple[int, ...]]) -> None:
+        if outputs != self.outputs:
+            raise TraceError(f"the output changes from {self.outputs} to {outputs}")
+
+    def _shaped(self, shapes: dict[str, list[int]]) -> nn.Module:
+        def change(name: str, tensor: Tensor) -> Tensor:
+            return tensor.new_empty(shapes[name]) if tensor.ndim else tensor.clone()
+
+        model = replaced(self.template, change)
+        describe_shapes(model, self.trace.group_sizes)
+        return model

@@ -1,0 +1,76 @@
+"""Which widths the code of a network writes down: found by trying others.
+
+A size in Python (`x.view(-1, 512)`) leaves no label. All groups are made smaller at once, and then
+larger; where that fails, the groups whose channels met at the failing operation are narrowed down.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from nsopt.models.tracing.network import TracedNetwork
+from nsopt.models.tracing.trace import TraceError
+
+Reasons = dict[int, str]  # by the index of a group
+
+
+def cannot_shrink(network: TracedNetwork) -> Reasons:
+    """Groups that a network cannot have fewer units of, with what happened."""
+    groups = network.family.groups
+
+    def shrink(some: Sequence[int]) -> None:
+        kept = []
+        for index, group in enumerate(groups):
+            count = len(group.units)
+            kept.append(np.arange(count - (max(1, count // 3) if index in some else 0)))
+        network.check_cut(kept)
+
+    return _culprits(network, [i for i, g in enumerate(groups) if len(g.units) > 1], shrink)
+
+
+def cannot_grow(network: TracedNetwork) -> Reasons:
+    """Groups that a network cannot have more units of."""
+    widths = np.array(network.family.widths, np.int64)
+
+    def grow(some: Sequence[int]) -> None:
+        larger = widths.copy()
+        larger[list(some)] += np.maximum(1, widths[list(some)] // 3)
+        network.check_widths(larger)
+
+    return _culprits(network, list(range(len(widths))), grow)
+
+
+def _culprits(
+    network: TracedNetwork, suspects: list[int], attempt: Callable[[Sequence[int]], None]
+) -> Reasons:
+    """The suspects without which `attempt` succeeds."""
+    found: Reasons = {}
+    active = suspects
+    while active and (error := _error(attempt, active)) is not None:
+        met = _that_met(network, active, error)
+        while len(met) > 1:
+            middle = len(met) // 2
+            halves = (met[:middle], met[middle:])
+            failing = next((h for h in halves if _error(attempt, h) is not None), None)
+            if failing is None:
+                break  # they fail only together
+            met = failing
+        found |= dict.fromkeys(met, str(error))
+        active = [index for index in active if index not in found]
+    return found
+
+
+def _error(attempt: Callable[[Sequence[int]], None], some: Sequence[int]) -> TraceError | None:
+    try:
+        attempt(some)
+    except TraceError as error:
+        return error
+    return None
+
+
+def _that_met(network: TracedNetwork, active: list[int], error: TraceError) -> list[int]:
+    """Those of the active groups whose atoms met where it failed; all if none is known to have."""
+    dimensions = network.dimensions_of(error.atoms) if error.atoms.size else set()
+    groups = network.family.groups
+    met = [index for index in active if dimensions & groups[index].per_dimension.keys()]
+    return met or active

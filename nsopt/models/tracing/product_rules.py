@@ -1,0 +1,178 @@
+"""Rules of operations that compute over channels: products, normalisations, attention."""
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from nsopt.models.tracing.shape_rules import pointwise, tensors_in, unlabelled
+from nsopt.models.tracing.trace import Label
+from nsopt.models.tracing.tracer import Tracer
+
+
+def convolution(
+    tracer: Tracer,
+    result: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> None:
+    labels, own = tracer.get(x), tracer.get(weight)
+    outputs, inputs = (own[1], own[0]) if transposed else (own[0], own[1])
+    tracer.freeze("kernel", *own[2:])
+    if groups == 1:
+        if x.shape[1] > 1:
+            tracer.join(labels[1], inputs)
+    else:
+        outputs = _grouped(tracer, weight, labels[1], groups, transposed)
+    if bias is not None and result.shape[1] > 1:
+        tracer.join(tracer.get(bias)[0], outputs)
+    places = math.prod((x if transposed else result).shape[2:]) * math.prod(weight.shape[2:])
+    rows, columns = zip(own[:2], weight.shape[:2], strict=True)
+    tracer.multiply(x.shape[0] * places, rows, columns)
+    tracer.put(result, [labels[0], outputs, *[None] * (result.ndim - 2)])
+
+
+def _grouped(tracer: Tracer, weight: Tensor, inputs: Label, groups: int, transposed: bool) -> Label:
+    """Either whole groups go, so that there are fewer, or the same channels of every group: what
+    leaves the finer choice of widths."""
+    own = tracer.get(weight)
+    first = own[0]
+    if not isinstance(inputs, np.ndarray) or not isinstance(first, np.ndarray):
+        tracer.freeze("reaches a grouped convolution beside a fixed size", inputs, *own)
+        return None
+    if transposed:
+        if weight.shape[1] > 1:
+            tracer.freeze("transposed grouped convolution", inputs, *own)
+            return None
+        return tracer.join(inputs, first)
+    per_group = inputs.reshape(groups, -1)
+    made = first.reshape(groups, -1)
+    if tracer.choose(lambda: per_group.shape[1] <= groups):
+        tracer.trace.group_sizes[tracer.where] = made.shape[1]
+        lead = per_group[:, :1]
+        for rows in (per_group[:, 1:], made):
+            tracer.tie(np.concatenate([lead, rows], axis=1).T)
+        tracer.freeze("inputs of one group of a convolution", own[1])
+    else:
+        tracer.join(tracer.tie(per_group), own[1])
+        tracer.tie(made)
+    return first
+
+
+def matrix_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any) -> None:
+    left, right = tracer.get(a), tracer.get(b)
+    if a.shape[-1] > 1:
+        tracer.join(left[-1], right[-2])
+    batch = [tracer.join(p, q) for p, q in zip(left[:-2], right[:-2], strict=True)]
+    inner = left[-1] if left[-1] is not None else right[-2]
+    rows, columns = (left[-2], a.shape[-2]), (right[-1], b.shape[-1])
+    tracer.multiply(1, *zip(batch, a.shape, strict=False), rows, (inner, a.shape[-1]), columns)
+    tracer.put(result, [*batch, left[-2], right[-1]])
+
+
+def sum_and_product(
+    tracer: Tracer, result: Tensor, bias: Tensor, a: Tensor, b: Tensor, *_: Any
+) -> None:
+    matrix_product(tracer, result, a, b)
+    labels = tracer.get(result)
+    pointwise(tracer, result, bias, result)
+    tracer.put(result, labels)
+
+
+def linear(
+    tracer: Tracer, result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> None:
+    labels, own = tracer.get(x), tracer.get(weight)
+    if x.shape[-1] > 1:
+        tracer.join(labels[-1], own[1])
+    if bias is not None and weight.shape[0] > 1:
+        tracer.join(own[0], tracer.get(bias)[0])
+    tracer.multiply(math.prod(x.shape[:-1]), *zip(own, weight.shape, strict=True))
+    tracer.put(result, [*labels[:-1], own[0]])
+
+
+def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> None:
+    queries, keys, values = tracer.get(q), tracer.get(k), tracer.get(v)
+    inner = tracer.join(queries[-1], keys[-1])
+    tracer.inexact(inner)  # its size scales the products
+    lead = [tracer.join(*m) for m in zip(queries[:-2], keys[:-2], values[:-2], strict=True)]
+    places = q.shape[-2] * k.shape[-2]
+    sized = list(zip(lead, q.shape, strict=False))
+    tracer.multiply(places, *sized, (inner, q.shape[-1]))
+    tracer.multiply(places, *sized, (values[-1], v.shape[-1]))
+    first, *others = tensors_in(result)
+    unlabelled(tracer, others)
+    tracer.put(first, [*lead, queries[-2], values[-1]])
+
+
+def softmax(tracer: Tracer, result: Tensor, x: Tensor, dim: int, *_: Any) -> None:
+    tracer.inexact(tracer.get(x)[dim])
+    tracer.put(result, tracer.get(x))
+
+
+def batch_norm(tracer: Tracer, result: Any, x: Tensor, *parameters: Any) -> None:
+    labels = tracer.get(x)
+    own = [tracer.get(p)[0] for p in parameters if isinstance(p, Tensor)]
+    channels = tracer.join(labels[1], *own) if x.shape[1] > 1 else labels[1]
+    tracer.inexact(labels[0], *labels[2:])  # of weights, as in weight standardisation
+    first, *statistics = tensors_in(result)
+    tracer.put(first, [labels[0], channels, *labels[2:]])
+    for tensor in statistics:
+        per_channel = tensor.ndim == 1 and tensor.shape[0] == x.shape[1]
+        tracer.put(tensor, [channels] if per_channel else [None] * tensor.ndim)
+
+
+def layer_norm(
+    tracer: Tracer, result: Any, x: Tensor, shape: Any, weight: Any, bias: Any = None, *_: Any
+) -> None:
+    labels = list(tracer.get(x))
+    own = [p for p in (weight, bias) if isinstance(p, Tensor)]
+    for d in range(-len(shape), 0):
+        if x.shape[d] > 1:
+            labels[d] = tracer.join(labels[d], *(tracer.get(p)[d] for p in own))
+            tracer.inexact(labels[d])
+    first, *statistics = tensors_in(result)
+    unlabelled(tracer, statistics)
+    tracer.put(first, labels)
+
+
+def group_norm(
+    tracer: Tracer,
+    result: Any,
+    x: Tensor,
+    weight: Any,
+    bias: Any,
+    examples: int,
+    channels: int,
+    places: int,
+    groups: int,
+    *_: Any,
+) -> None:
+    labels = list(tracer.get(x))
+    own = [tracer.get(p)[0] for p in (weight, bias) if isinstance(p, Tensor)]
+    labels[1] = tracer.join(labels[1], *own)
+    label = labels[1]
+    if isinstance(label, np.ndarray):
+        rows = label.reshape(groups, -1)
+        if tracer.choose(lambda: groups > 1 and rows.shape[1] <= groups):
+            tracer.tie(rows.T)
+            tracer.trace.group_sizes[tracer.where] = rows.shape[1]
+        else:
+            tracer.tie(rows)
+            tracer.inexact(label)
+    first, *statistics = tensors_in(result)
+    unlabelled(tracer, statistics)
+    tracer.put(first, labels)
+
+
+def embedding(tracer: Tracer, result: Tensor, weight: Tensor, index: Tensor, *_: Any) -> None:
+    tracer.freeze("rows of an embedding", tracer.get(weight)[0])
+    tracer.put(result, [*tracer.get(index), tracer.get(weight)[1]])

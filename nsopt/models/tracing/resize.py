@@ -1,0 +1,74 @@
+"""Networks with other tensors than the one that was traced."""
+
+import copy
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from nsopt.models.tracing.run import tensors_of
+
+
+def replaced(template: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Module:
+    """A copy of `template` with every parameter and buffer changed, shared ones once."""
+    model = copy.deepcopy(template)
+    names = {id(tensor): name for name, tensor in tensors_of(model).items()}
+    made: dict[str, Tensor] = {}
+    for module in model.modules():
+        for store in (module._parameters, module._buffers):
+            for key, tensor in store.items():
+                if tensor is None:
+                    continue
+                name = names[id(tensor)]
+                if name not in made:
+                    new = change(name, tensor.detach())
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    made[name] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+                store[key] = made[name]  # type: ignore[assignment]
+    return model
+
+
+def describe_shapes(model: nn.Module, group_sizes: dict[str, int]) -> None:
+    """Make the attributes of all modules tell the shapes that their tensors have.
+
+    group_sizes: by path, channels per group where the number of groups follows the width.
+    """
+    for path, module in model.named_modules():
+        _describe(module, group_sizes.get(path))
+
+
+def _describe(module: nn.Module, group_size: int | None) -> None:
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        _describe_unweighted(module)
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        _describe_convolution(module, group_size)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = len(weight)
+    elif isinstance(module, nn.GroupNorm):
+        module.num_groups = len(weight) // group_size if group_size else module.num_groups
+        module.num_channels = len(weight)
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(weight)
+
+
+def _describe_convolution(module: nn.modules.conv._ConvNd, group_size: int | None) -> None:
+    first, second = module.weight.shape[:2]
+    if group_size:
+        module.groups = first // group_size
+    elif module.transposed and module.groups > 1:
+        module.groups = first
+    inputs, outputs = second * module.groups, first
+    if module.transposed:
+        inputs, outputs = first, second * module.groups
+    module.in_channels, module.out_channels = inputs, outputs
+
+
+def _describe_unweighted(module: nn.Module) -> None:
+    """A norm without affine parameters knows its channels from its statistics."""
+    mean = getattr(module, "running_mean", None)
+    if isinstance(module, nn.modules.batchnorm._NormBase) and mean is not None:
+        module.num_features = len(mean)

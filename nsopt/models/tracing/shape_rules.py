@@ -1,0 +1,214 @@
+"""Rules of operations that move indices about: views, permutations, reductions.
+
+A rule gets the tracer, what the operation returned, and its arguments in the order of the ATen
+schema. It labels what was returned, and joins or freezes atoms where the operation ties them.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from nsopt.models.tracing.trace import ANY, Atoms, Label, Labels, arrays
+from nsopt.models.tracing.tracer import Tracer
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def alike(tracer: Tracer, result: Any, *_: Any) -> None:
+    """Filled with something that does not depend on the index."""
+    for tensor in tensors_in(result):
+        tracer.put(tensor, (ANY,) * tensor.ndim)
+
+
+def unlabelled(tracer: Tracer, result: Any, *_: Any) -> None:
+    """Sizes that no parameter decides."""
+    for tensor in tensors_in(result):
+        tracer.put(tensor, (None,) * tensor.ndim)
+
+
+def same(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
+    """The dimensions of the input: clone, dropout, fill."""
+    for tensor in tensors_in(result):
+        kept = tensor.shape == x.shape
+        tracer.put(tensor, tracer.get(x) if kept else (None,) * tensor.ndim)
+
+
+def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
+    """Broadcast from the right, and join what meets."""
+    tensors = [tensor for tensor in tensors_in(arguments) if tensor.ndim]
+    results = tensors_in(result)
+    labels: list[Label] = []
+    for d in range(1, results[0].ndim + 1):
+        meeting = [tracer.get(t)[-d] for t in tensors if t.ndim >= d and t.shape[-d] != 1]
+        fixed = None if results[0].shape[-d] == 1 else ANY
+        labels.insert(0, tracer.join(*meeting) if meeting else fixed)
+    for tensor in results:
+        own = labels[len(labels) - tensor.ndim :]
+        before = tracer.get(tensor)
+        if tensor._is_view() and len(arrays(own)) > len(arrays(before)):
+            tracer.freeze("is written into a part of another tensor", *own)
+        tracer.put(tensor, own)
+
+
+def as_strided(tracer: Tracer, result: Tensor, x: Tensor, size: Sequence[int], *_: Any) -> None:
+    if tuple(size) == tuple(x.shape):  # another layout of the same tensor
+        tracer.put(result, tracer.get(x))
+    else:
+        tracer.freeze("is read with strides", *tracer.get(x))
+        unlabelled(tracer, result)
+
+
+def view(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
+    """Runs of old dimensions become runs of new ones with the same number of elements."""
+    old, new, before = tuple(x.shape), tuple(result.shape), tracer.get(x)
+    labels: list[Label] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        first, start = i, j
+        i, j = min(i + 1, len(old)), min(j + 1, len(new))
+        while math.prod(old[first:i]) != math.prod(new[start:j]):
+            if math.prod(old[first:i]) < math.prod(new[start:j]):
+                i += 1
+            else:
+                j += 1
+        labels += _regrouped(tracer, before[first:i], old[first:i], new[start:j])
+    tracer.put(result, labels)
+
+
+def _regrouped(
+    tracer: Tracer, labels: Labels, old: tuple[int, ...], new: tuple[int, ...]
+) -> list[Label]:
+    """The labels of the dimensions `new` that hold the elements of `old`."""
+    labelled = [d for d, label in enumerate(labels) if isinstance(label, np.ndarray)]
+    if not labelled:
+        indifferent = all(label is ANY for label, n in zip(labels, old, strict=True) if n > 1)
+        return [ANY if indifferent else None] * len(new)
+    if len(labelled) > 1:
+        tracer.freeze("is flattened together with other channels", *labels)
+        return [None] * len(new)
+    (d,) = labelled
+    flat = np.tile(np.repeat(arrays(labels)[0], math.prod(old[d + 1 :])), math.prod(old[:d]))
+    return _spread(tracer, flat, new)
+
+
+def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...]) -> list[Label]:
+    """Put the atoms of a flat dimension on one of those that it is split into: the channels again,
+    if one holds them in every row, else the largest one, whose rows are tied (channel shuffle)."""
+    large = [e for e, size in enumerate(new) if size > 1]
+    if len(large) == 1:
+        return [flat if e in large else None for e in range(len(new))]
+    cube = flat.reshape(new)
+
+    def rows(e: int) -> Atoms:
+        return np.moveaxis(cube, e, -1).reshape(-1, new[e])
+
+    def best() -> int:
+        by_size = sorted(large, key=lambda e: -new[e])
+        return next((e for e in by_size if (rows(e) == rows(e)[0]).all()), by_size[0])
+
+    chosen = tracer.choose(best)
+    tied = tracer.tie(rows(chosen))
+    return [tied if e == chosen else None for e in range(len(new))]
+
+
+def expand(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
+    labels, lead = tracer.get(x), result.ndim - x.ndim
+    tracer.put(
+        result,
+        [
+            ANY if d < lead or x.shape[d - lead] != size else labels[d - lead]
+            for d, size in enumerate(result.shape)
+        ],
+    )
+
+
+def permute(tracer: Tracer, result: Tensor, x: Tensor, dims: Sequence[int]) -> None:
+    tracer.put(result, [tracer.get(x)[d] for d in dims])
+
+
+def transpose(tracer: Tracer, result: Tensor, x: Tensor, one: int = 0, other: int = 1) -> None:
+    labels = list(tracer.get(x))
+    if x.ndim > 1:
+        labels[one], labels[other] = labels[other], labels[one]
+    tracer.put(result, labels)
+
+
+def squeeze(tracer: Tracer, result: Tensor, x: Tensor, dims: Any = None) -> None:
+    gone = {d for d in _dimensions(x, dims) if x.shape[d] == 1}
+    tracer.put(result, [label for d, label in enumerate(tracer.get(x)) if d not in gone])
+
+
+def unsqueeze(tracer: Tracer, result: Tensor, x: Tensor, dim: int) -> None:
+    labels = list(tracer.get(x))
+    labels.insert(dim % result.ndim, None)
+    tracer.put(result, labels)
+
+
+def repeat(tracer: Tracer, result: Tensor, x: Tensor, times: Sequence[int]) -> None:
+    lead = result.ndim - x.ndim
+    labels: list[Label] = [None] * lead + list(tracer.get(x))
+    sizes = [1] * lead + list(x.shape)
+    for d, (label, size, count) in enumerate(zip(labels, sizes, times, strict=True)):
+        if isinstance(label, np.ndarray):
+            labels[d] = np.tile(label, count)
+        elif label is None and size == 1:
+            labels[d] = ANY
+    tracer.put(result, labels)
+
+
+def flip(tracer: Tracer, result: Tensor, x: Tensor, dims: Any) -> None:
+    labels = list(tracer.get(x))
+    for d in _dimensions(x, dims):
+        label = labels[d]
+        labels[d] = label[::-1] if isinstance(label, np.ndarray) else label
+    tracer.put(result, labels)
+
+
+def roll(tracer: Tracer, result: Tensor, x: Tensor, shifts: Any, dims: Any = ()) -> None:
+    tracer.freeze("is rolled", *(tracer.get(x)[d] for d in _dimensions(x, dims or None)))
+    tracer.put(result, tracer.get(x))
+
+
+def pixel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, factor: int) -> None:
+    labels = list(tracer.get(x))
+    channels = labels[-3]
+    if isinstance(channels, np.ndarray):
+        labels[-3] = tracer.tie(channels.reshape(-1, factor * factor).T)
+    tracer.put(result, [*labels[:-2], None, None])
+
+
+def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) -> None:
+    """A dimension goes, or keeps size 1."""
+    gone = set(_dimensions(x, dims if isinstance(dims, int | list | tuple) else None))
+    labels = tracer.get(x)
+    if tracer.operation not in ("sum", "any", "all"):  # of zeros as of nothing
+        tracer.inexact(*(labels[d] for d in gone))
+    left = [label for d, label in enumerate(labels) if d not in gone]
+    for tensor in tensors_in(result):
+        if tensor.ndim == x.ndim:
+            tracer.put(tensor, [None if d in gone else label for d, label in enumerate(labels)])
+        else:
+            tracer.put(tensor, left[: tensor.ndim])
+
+
+def spatial(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
+    """Pools and resizes: examples and channels stay, the other sizes are fixed."""
+    labels = tracer.get(x)
+    for tensor in tensors_in(result):
+        tracer.freeze(f"is resized by {tracer.operation}", *labels[2:])
+        tracer.put(tensor, [*labels[:2], *[None] * (tensor.ndim - 2)])
+
+
+def _dimensions(x: Tensor, dims: Any) -> Iterable[int]:
+    """`dims` as ATen operations take it (None or nothing for all), counted from the front."""
+    if x.ndim == 0:
+        return []
+    if dims is None or (isinstance(dims, list | tuple) and not dims):
+        return range(x.ndim)
+    return [d % x.ndim for d in ([dims] if isinstance(dims, int) else dims)]

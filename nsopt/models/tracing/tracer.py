@@ -1,0 +1,188 @@
+"""Runs a rule beside every ATen operation of a network (tracing/rules.py).
+
+A dispatch mode sees what the user's own `forward` really calls, so that functional calls, raw
+parameters and custom modules need nothing special.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nsopt.models.tracing.trace import (
+    ANY,
+    Atoms,
+    Frozen,
+    Label,
+    Labels,
+    Product,
+    Trace,
+    TraceError,
+    arrays,
+)
+
+Rule = Callable[..., None]
+
+
+class Tracer(TorchDispatchMode):
+    """Follows labels through one run.
+
+    Args:
+        trace: what it writes to.
+        rules: by name of an ATen operation.
+        replay: the choices of an earlier trace, to be taken again; None to choose.
+        same: whether two arrays of atoms stand for the same units; then nothing is recorded, and
+            joining others is a TraceError.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        rules: dict[str, Rule],
+        replay: Iterator[tuple[str, Any]] | None = None,
+        same: Callable[[Atoms, Atoms], bool] | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.trace = trace
+        self.operation = ""
+        self._rules = rules
+        self._replay = replay
+        self._same = same
+        self._modules: list[str] = []
+        self._labels: dict[int, Labels] = {}
+        self._kept_alive: list[Tensor] = []  # ids are those of living tensors
+        self._outer: set[int] = set()
+        self._last: tuple[Any, ...] = ()
+
+    def declare(self, tensor: Tensor, labels: Labels) -> None:
+        """Label a parameter or buffer."""
+        self.put(tensor, labels)
+        self._outer.add(id(tensor))
+
+    def enter(self, module: str) -> None:
+        self._modules.append(module)
+
+    def leave(self) -> None:
+        self._modules.pop()
+
+    @property
+    def where(self) -> str:
+        """The path of the module that runs."""
+        return self._modules[-1] if self._modules else "the network"
+
+    def get(self, tensor: Tensor) -> Labels:
+        if id(tensor) in self._outer:
+            self.trace.read[id(tensor)] = None
+        return self._labels.get(id(tensor), (None,) * tensor.ndim)
+
+    def put(self, tensor: Tensor, labels: Sequence[Label]) -> None:
+        """Label a tensor; a dimension of size 1 carries nothing."""
+        for label, size in zip(labels, tensor.shape, strict=True):
+            assert not isinstance(label, np.ndarray) or len(label) == size
+        sized = zip(labels, tensor.shape, strict=True)
+        self._labels[id(tensor)] = tuple(None if size == 1 else label for label, size in sized)
+        self._kept_alive.append(tensor)
+
+    def choose(self, best: Callable[[], Any]) -> Any:
+        """A decision that networks of other widths have to take alike."""
+        if self._replay is None:
+            choice = best()
+            self.trace.choices.append((self.operation, choice))
+            return choice
+        operation, choice = next(self._replay, ("nothing", None))
+        if operation != self.operation:
+            raise self._error(f"{self.operation} runs where {operation} did")
+        return choice
+
+    def join(self, *labels: Label) -> Label:
+        """One label for dimensions that meet; beside a fixed size, atoms freeze."""
+        atoms = arrays(labels)
+        if not atoms:
+            return ANY if ANY in labels and None not in labels else None
+        if any(label is None for label in labels):
+            self.freeze("meets a dimension of fixed size", *atoms)
+        for other in atoms[1:]:
+            self._edge(atoms[0], other)
+        return atoms[0]
+
+    def tie(self, rows: Atoms) -> Atoms:
+        """Join the rows of a matrix of atoms; the first one stands for all."""
+        for row in rows[1:]:
+            self._edge(rows[0], row)
+        first: Atoms = rows[0]
+        return first
+
+    def freeze(self, reason: str, *labels: Label) -> None:
+        atoms = [label.ravel() for label in arrays(labels)]
+        if atoms and self._same is None:
+            self.trace.frozen.append(Frozen(np.concatenate(atoms), reason, self.where))
+
+    def inexact(self, *labels: Label) -> None:
+        """Removing these is not the same as setting them to zero."""
+        self.trace.inexact += arrays(labels)
+
+    def multiply(self, factor: int, *dimensions: tuple[Label, int]) -> None:
+        """Count a product; dimensions: their labels and sizes."""
+        for label, size in dimensions:
+            factor *= 1 if isinstance(label, np.ndarray) else size
+        self.trace.products.append(Product(factor, tuple(arrays(d for d, _ in dimensions))))
+
+    def met(self) -> Atoms:
+        """The atoms of the tensors that the last operation was called with."""
+        tensors = [leaf for leaf in tree_leaves(self._last) if isinstance(leaf, Tensor)]
+        atoms = arrays(label for tensor in tensors for label in self.get(tensor))
+        return np.unique(np.concatenate(atoms)) if atoms else np.zeros(0, np.int64)
+
+    def _edge(self, one: Atoms, other: Atoms) -> None:
+        if one.shape != other.shape:
+            raise self._error(f"sizes {one.size} and {other.size} meet")
+        if self._same is None:
+            self.trace.edges.append((one.ravel(), other.ravel()))
+        elif not self._same(one, other):
+            raise self._error("different channels meet")
+
+    def _error(self, what: str) -> TraceError:
+        return TraceError(f"{what} in {self.where}", self.met())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        self._last = (args, kwargs)
+        result = func(*args, **kwargs)
+        namespace, name = func._schema.name.split("::")
+        if namespace == "prim":
+            return result
+        self.operation = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+        rule = self._rules.get(self.operation)
+        if rule is None and _is_pointwise(func, self.operation):
+            rule = self._rules["pointwise"]
+        if rule is not None:
+            rule(self, result, *_bound(func, args, kwargs))
+            return result
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        labels = [label for tensor in inputs for label in self.get(tensor)]
+        self.freeze(f"no rule for the operation {func._schema.name}", *labels)
+        if not inputs:
+            self._rules["empty"](self, result)
+        return result
+
+
+def _is_pointwise(func: Any, name: str) -> bool:
+    """Whether an operation, or the one that it is the in-place form of, works index by index."""
+    if torch.Tag.pointwise in func.tags:
+        return True
+    packet = getattr(torch.ops.aten, name, None)
+    overloads = [getattr(packet, overload) for overload in packet.overloads()] if packet else []
+    return any(torch.Tag.pointwise in overload.tags for overload in overloads)
+
+
+def _bound(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    """Arguments in the order of the schema, defaults filled in."""
+    bound = list(args)
+    for argument in func._schema.arguments[len(args) :]:
+        default = argument.default_value if argument.has_default_value() else None
+        bound.append(kwargs.get(argument.name, default))
+    return bound

@@ -1,0 +1,229 @@
+"""Any module as an architecture: awkward ones, and those of torchvision."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import nsopt
+from nsopt.data.torchvision_import import torchvision_datasets
+from nsopt.errors import NsoptError
+from nsopt.models.tracing.architecture import TracedArchitecture, trace
+from tests.models.tracing import awkward
+from tests.models.tracing.checks import (
+    check_building,
+    check_costs,
+    check_pruning,
+    randomise,
+    some_units,
+    widths_of,
+)
+
+GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
+    awkward.Chunks: [8, 16, 24],
+    awkward.PaddedShortcut: [16],
+    awkward.Norms: [8, 64, 24],
+    awkward.UpAndDown: [16, 32, 16, 16],
+    awkward.Shuffled: [16, 24],
+    awkward.Attentive: [16, 24],
+    awkward.UnequalParts: [24, 24],
+    awkward.WrittenSize: [16, 32],
+    awkward.Flattened: [16, 8, 32],
+    awkward.UsedTwice: [16],
+    awkward.RawParameter: [16, 24, 16],
+    awkward.Unused: [16],
+    awkward.Features: [24],
+    awkward.Transformer: [64],
+    awkward.Pieces: [8, 8, 24],
+    awkward.SumOfJoined: [16, 24, 8],
+    awkward.JoinedWithItself: [16, 24],
+    awkward.Assigned: [24, 12],
+    awkward.Grouped: [8, 16, 16],
+    awkward.Unruled: [16, 12],
+    awkward.OneDimensional: [16, 24],
+}
+NETWORKS = {  # of torchvision, with the numbers of their widths
+    "resnet18": 12,
+    "mobilenet_v2": 25,
+    "mobilenet_v3_small": 27,
+    "shufflenet_v2_x1_0": 21,
+    "squeezenet1_1": 25,
+    "mnasnet1_0": 25,
+    "regnet_y_400mf": 38,
+}
+
+
+def traced(kind: type[nn.Module]) -> tuple[TracedArchitecture, nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    model, x = kind(), torch.randn(2, 3, 32, 32)
+    return trace(model, x), model, x
+
+
+@pytest.mark.parametrize("kind", GROUPS, ids=lambda kind: kind.__name__)
+def test_an_awkward_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> None:
+    arch, model, x = traced(kind)
+    assert list(arch.base_widths) == GROUPS[kind]
+    check_costs(arch, model, arch.base_widths, x)
+    randomise(model)
+    check_pruning(arch, model, x)
+    fresh, _, _ = traced(kind)
+    check_building(fresh, x)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_of_torchvision_is_scaled_as_it_computes(name: str) -> None:
+    torchvision_datasets()  # cures the import beside a build of torch without its operators
+    from torchvision import models
+
+    torch.manual_seed(0)
+    model, x = getattr(models, name)(weights=None), torch.randn(2, 3, 64, 64)
+    arch = trace(model, x)
+    assert len(arch.base_widths) == NETWORKS[name]
+    check_building(arch, x)
+    randomise(model)
+    check_pruning(arch, model, x)
+
+
+def test_a_pruned_network_is_exported_to_the_same_numbers() -> None:
+    arch, model, x = traced(awkward.Chunks)
+    kept = some_units(arch, seed=2, inexact=True)
+    smaller = arch.prune(model, [indices.tolist() for indices in kept]).eval()
+    exported = torch.export.export(smaller, (x,)).module()
+    torch.testing.assert_close(exported(x), smaller(x))
+
+
+def test_the_template_is_never_changed() -> None:
+    torch.manual_seed(0)
+    model, x = awkward.Chunks().train(), torch.randn(2, 3, 32, 32)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    arch = trace(model, x)
+    arch.build([2 * width for width in arch.base_widths])
+    arch.prune(model, [[0] for _ in arch.base_widths])
+    assert model.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+def test_budgets_are_solved_for_a_traced_network() -> None:
+    arch, _, _ = traced(awkward.Chunks)
+    cost = arch.cost("macs")
+    fit = nsopt.solve_widths(
+        nsopt.uniform_curve(arch.base_widths), cost, cost(arch.base_widths) // 3
+    )
+    assert fit.cost <= cost(arch.base_widths) // 3
+    wider = fit.widths + np.eye(len(fit.widths), dtype=int)
+    np.testing.assert_array_equal(cost.marginal(fit.widths), cost(wider) - fit.cost)
+    np.testing.assert_array_equal(cost(np.array([fit.widths] * 2)), [fit.cost] * 2)
+
+
+def test_what_stays_fixed_is_explained() -> None:
+    arch, _, _ = traced(awkward.Unruled)
+    said = arch.explain()
+    assert said.startswith("unruled: 2 widths\n  a.0: 16 units\n")
+    assert "no rule for the operation aten::_fft_c2c in the network" in said
+    assert "fixed: head.linear: reaches the output in the output" in said
+    arch, _, _ = traced(awkward.WrittenSize)
+    assert "fixed: b.0: " in arch.explain()
+    arch, _, _ = traced(awkward.Unused)
+    assert "fixed: dead.0: is never used" in arch.explain()
+
+
+def test_widths_that_a_user_fixes_stay() -> None:
+    torch.manual_seed(0)
+    model, x = awkward.Chunks(), torch.randn(2, 3, 32, 32)
+    arch = trace(model, x, name="mine", fixed=["halves"])
+    assert arch.name == "mine"
+    assert arch.layer_names == ("stem.0", "joined.0")
+    with pytest.raises(NsoptError, match="unknown module 'halvs': did you mean 'halves'"):
+        trace(model, x, fixed=["halvs"])
+
+
+def test_channels_are_told_by_module() -> None:
+    arch, _, _ = traced(awkward.Chunks)
+    assert arch.channels([8, 10, 24]) == {"stem.0": 8, "halves.0": 20, "joined.0": 24}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (awkward.Deciding, "decides on the values of tensors, in the network"),
+        (awkward.LinearOnly, "no width of this network can change: .*reaches the output"),
+        (awkward.Recurrent, "in recurrent"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_cannot_be_traced_says_so_in_one_line(kind: type[nn.Module], message: str) -> None:
+    with pytest.raises(NsoptError, match=message) as caught:
+        traced(kind)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_calls_say_so() -> None:
+    arch, model, x = traced(awkward.Chunks)
+    with pytest.raises(NsoptError, match="at least two examples"):
+        trace(model, x[:1])
+    with pytest.raises(NsoptError, match="chunks has 3 widths, got 2"):
+        arch.build([1, 2])
+    with pytest.raises(NsoptError, match="at least 1"):
+        arch.build([1, 0, 1])
+    with pytest.raises(NsoptError, match="unknown metric"):
+        arch.cost("flops")
+    with pytest.raises(NsoptError, match="chunks has 3 groups, got 1"):
+        arch.prune(model, [[0]])
+
+
+LAWS: list[tuple[Any, str, float, bool]] = [  # how to draw, fan, scale, uniform
+    (lambda w: nn.init.kaiming_normal_(w, mode="fan_out", nonlinearity="relu"), "out", 2, False),
+    (lambda w: nn.init.kaiming_normal_(w, nonlinearity="relu"), "in", 2, False),
+    (lambda w: nn.init.kaiming_uniform_(w, a=5**0.5), "in", 1 / 3, True),
+    (lambda w: nn.init.normal_(w, 0, 0.02), "none", 0.02**2, False),
+]
+
+
+@pytest.mark.parametrize(("draw", "fan", "scale", "uniform"), LAWS, ids=lambda v: str(v)[:8])
+def test_new_networks_start_as_the_original_would_have(
+    draw: Any, fan: str, scale: float, uniform: bool
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 48, 5), nn.ReLU()),
+        *(nn.Conv2d(48, 64, 3), nn.ReLU(), nn.Conv2d(64, 10, 1)),
+    )
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            draw(module.weight)
+            nn.init.constant_(module.bias, 0.25)
+    arch = trace(model, torch.randn(2, 3, 16, 16))
+    built = arch.build([2 * width for width in arch.base_widths])
+    for module in built.modules():
+        if isinstance(module, nn.Conv2d):
+            outputs, inputs, *kernel = module.weight.shape
+            size = {"in": inputs, "out": outputs}.get(fan, 0) * int(np.prod(kernel)) or 1
+            found = float(module.weight.detach().square().mean()) * size
+            assert found == pytest.approx(scale, rel=0.25)
+            highest = float(module.weight.detach().abs().max()) / (found / size) ** 0.5
+            assert (highest < 1.85) == uniform
+            assert (module.bias == 0.25).all()
+
+
+def test_an_initialisation_may_be_given() -> None:
+    torch.manual_seed(0)
+
+    def ones(model: nn.Module) -> None:
+        for parameter in model.parameters():
+            nn.init.ones_(parameter)
+
+    arch = trace(awkward.Chunks(), torch.randn(2, 3, 32, 32), init=ones)
+    model = arch.build(arch.base_widths)
+    assert all(bool((parameter == 1).all()) for parameter in model.parameters())
+
+
+def test_widths_of_units_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    arch, model, _ = traced(awkward.Grouped)
+    kept = some_units(arch, seed=0, inexact=False)
+    smaller = arch.prune(model, [indices.tolist() for indices in kept])
+    assert arch.cost("params")(widths_of(arch, kept)) == sum(
+        p.numel() for p in smaller.parameters()
+    )
