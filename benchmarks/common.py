@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nsopt.data.images import ImageData, ImageSet
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 
 
@@ -30,7 +30,7 @@ def _warm(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def filters_per_step(arch: Architecture, steps: int) -> int:
+def filters_per_step(arch: TableArchitecture, steps: int) -> int:
     """Filters to prune at a step, so that `steps` of them leave 5 %."""
     return -(-95 * sum(arch.base_widths) // (100 * steps))
 

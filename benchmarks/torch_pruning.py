@@ -27,7 +27,7 @@ from nsopt.compute.random_state import seeded
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import floor_widths, uniform_curve
@@ -38,7 +38,7 @@ _RATIO = 0.25
 
 
 def prune_with_nsopt(
-    arch: Architecture, data: ImageData, settings: SearchSettings
+    arch: TableArchitecture, data: ImageData, settings: SearchSettings
 ) -> dict[str, Any]:
     """Seconds to the target size and to the end, and the law's widths at the target."""
     compute = resolve_compute("auto", "auto")
@@ -57,7 +57,7 @@ def prune_with_nsopt(
 
 
 def prune_with_torch_pruning(
-    arch: Architecture, data: ImageData, settings: SearchSettings
+    arch: TableArchitecture, data: ImageData, settings: SearchSettings
 ) -> dict[str, Any]:
     """Seconds to the target size, and the widths found, scaled to it."""
     import torch_pruning  # noqa: PLC0415  (optional)
@@ -105,7 +105,7 @@ def prune_with_torch_pruning(
 
 
 def retrain(
-    arch: Architecture, data: ImageData, widths: list[int], epochs: int, seeds: int
+    arch: TableArchitecture, data: ImageData, widths: list[int], epochs: int, seeds: int
 ) -> list[float]:
     """Test accuracies from scratch, one per seed."""
     settings = TrainSettings(epochs=epochs, batch_size=64, lr=0.05)
@@ -115,7 +115,7 @@ def retrain(
     ]
 
 
-def _target(arch: Architecture) -> int:
+def _target(arch: TableArchitecture) -> int:
     return int(arch.cost("params")(floor_widths(_RATIO, arch.base_widths)))
 
 

@@ -23,7 +23,7 @@ from benchmarks.common import in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute
 from nsopt.data.images import ImageSet
 from nsopt.data.torchvision_import import torchvision_datasets
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.scaling.law import floor_widths
 from nsopt.training.settings import TrainSettings
 
@@ -103,7 +103,7 @@ def run_nsopt(images: int, epochs: int, ratio: float, device: str, precision: st
     return epochs * len(data.split(_VALIDATION).train) / outcome.seconds
 
 
-def _widths(arch: Architecture, ratio: float) -> tuple[int, ...]:
+def _widths(arch: TableArchitecture, ratio: float) -> tuple[int, ...]:
     return tuple(floor_widths(ratio, arch.base_widths))
 
 

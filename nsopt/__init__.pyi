@@ -1,3 +1,5 @@
+from .data.images import ImageData as ImageData
+from .data.images import ImageSet as ImageSet
 from .data.registry import load_data as load_data
 from .descent.search import SearchResult as SearchResult
 from .descent.search import search as search

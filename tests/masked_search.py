@@ -14,7 +14,7 @@ from torch.profiler import record_function
 
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import Splits
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning.settings import SearchSettings
 
 _CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ class MaskedSearch:
 
 
 def gated(
-    arch: Architecture,
+    arch: TableArchitecture,
     widths: Sequence[int],
     follow: bool = False,
     device: torch.device = _CPU,
@@ -60,7 +60,7 @@ def gated(
     return search
 
 
-def followers(arch: Architecture) -> list[tuple[str, int, int]]:
+def followers(arch: TableArchitecture) -> list[tuple[str, int, int]]:
     """Paths of norms whose channels follow a group, with the group and the factor."""
     return [
         (op.name, op.outputs.layer, op.outputs.factor)

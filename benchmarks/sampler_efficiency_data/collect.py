@@ -23,7 +23,7 @@ sys.path[0] = str(_HERE.parents[1])  # it also runs as a file
 import nsopt
 from benchmarks.sampler_efficiency import BUDGET, DATA, law, perturbed
 from nsopt.data.registry import load_data
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.scaling.law import uniform_curve
 
 _SETTINGS = nsopt.TrainSettings(epochs=8, batch_size=64, lr=0.05, val_fraction=0.5)
@@ -32,7 +32,7 @@ _SEEDS = 3
 _TEST_IMAGES = 500  # it is not used
 
 
-def configurations(arch: Architecture) -> list[tuple[str, int, list[int]]]:
+def configurations(arch: TableArchitecture) -> list[tuple[str, int, list[int]]]:
     """Kind, seed and widths of each training."""
     cost, generator = arch.cost("params"), np.random.default_rng(0)
     uniform = uniform_curve(arch.base_widths)

@@ -1,19 +1,63 @@
-"""An architecture: a family of networks indexed by widths, with its costs and its gates."""
+"""Architectures: families of networks indexed by widths, with their costs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError
 from nsopt.models.layers import build_operation, copy_channels
-from nsopt.scaling.cost import CountedCost, Operation
+from nsopt.scaling.cost import CostModel, CountedCost, Operation
+
+
+class Architecture(Protocol):
+    """A network as a function of the widths of its L groups of layers, written by hand or traced.
+
+    layer_names, base_widths: of the groups, in forward order; channels_per_unit: what a width
+    counts, a channel or several that only go together; input_shape: of one example, (C, H, W) for
+    images.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def layer_names(self) -> tuple[str, ...]: ...
+    @property
+    def base_widths(self) -> tuple[int, ...]: ...
+    @property
+    def channels_per_unit(self) -> tuple[int, ...]: ...
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+    @property
+    def num_classes(self) -> int: ...
+
+    def build(self, widths: Sequence[int]) -> nn.Module:
+        """A freshly initialised network; NsoptError on a wrong length or a width below 1."""
+
+    def check_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
+        """`widths` as a tuple of ints; NsoptError if they cannot be those of a network."""
+
+    def cost(self, metric: str) -> CostModel:
+        """Exact cost model for `params` or `macs` (of one example)."""
+
+    def filter_norms(self, model: nn.Module) -> list[Tensor]:
+        """Per group, the L1 norms of what makes each unit of `model`, relative to the mean of the
+        layer; of several layers that share a width, the sum: float64 (w_l,)."""
+
+    def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
+        """A network of `widths` that starts from the kept units of a trained `model`.
+
+        kept: per group, indices of at most `widths[l]` units. Whatever lies beyond them is freshly
+        initialised.
+        """
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """A network as a function of the widths of its L searched groups of layers.
+class TableArchitecture:
+    """An `Architecture` made of one table of operations.
 
     A searched width controls one layer, or, in tied networks, all those that identity shortcuts
     join. layer_names, base_widths: of the groups, in forward order; input_shape: (C, H, W);
@@ -37,6 +81,10 @@ class Architecture:
     assemble: Callable[[dict[str, nn.Module]], nn.Module]
     identities: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     stream_reads: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def channels_per_unit(self) -> tuple[int, ...]:
+        return (1,) * len(self.base_widths)
 
     def build(self, widths: Sequence[int]) -> nn.Module:
         """A freshly initialised network; NsoptError on a wrong length or a width below 1."""
@@ -65,6 +113,13 @@ class Architecture:
         """The convolution weights that make each group's channels, shapes (w_l, inputs, k, k)."""
         return [[model.get_parameter(f"{path}.weight") for path in paths] for paths in self.filters]
 
+    def filter_norms(self, model: nn.Module) -> list[Tensor]:
+        """Per group, the relative L1 norms of the filters that make its channels, (w_l,)."""
+        return [
+            torch.stack([relative_norms(weight, 0) for weight in weights]).sum(dim=0)
+            for weights in self.filter_weights(model)
+        ]
+
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
         """A network of `widths` that starts from the kept channels of a trained `model`.
 
@@ -77,3 +132,9 @@ class Architecture:
             if operation.name in modules and operation.name in sources:
                 copy_channels(operation, sources[operation.name], modules[operation.name], kept)
         return smaller
+
+
+def relative_norms(weight: Tensor, axis: int) -> Tensor:
+    """L1 norms of the slices of a weight along `axis` over their mean, float64 (n,)."""
+    norms = weight.detach().abs().movedim(axis, 0).flatten(start_dim=1).sum(dim=1).double().cpu()
+    return norms / norms.mean()

@@ -7,7 +7,7 @@ convolution with BatchNorm. The expanded width follows as 6 times the input widt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.models.layers import OperationNetwork
 from nsopt.models.shortcuts import (
     Shortcuts,
@@ -62,7 +62,7 @@ class MobileNetV2(OperationNetwork):
 
 def mobilenetv2(
     shortcuts: Shortcuts, num_classes: int, image_size: int, in_channels: int
-) -> Architecture:
+) -> TableArchitecture:
     """MobileNetV2: 19 searched widths (stem, 17 bottlenecks, last); fewer where they are tied."""
     base = [_STEM] + [width for width, blocks in _STAGES for _ in range(blocks)] + [_LAST]
     strides = [
@@ -95,7 +95,7 @@ def mobilenetv2(
     names = ["stem", *blocks, "last"]
     gates = ["stem_bn", *(f"{block}_sum" for block in blocks), "last_bn"]
     filters = ["stem", *(f"{block}_project" for block in blocks), "last"]
-    return Architecture(
+    return TableArchitecture(
         name=variant_name("mobilenetv2", shortcuts),
         layer_names=leaders(group_of, names),
         base_widths=leaders(group_of, base),

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from functools import partial
 
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.models.mobilenet import mobilenetv2
 from nsopt.models.resnet import resnet18
 from nsopt.models.vgg import vgg11
 
-_FACTORIES: dict[str, Callable[[int, int, int], Architecture]] = {
+_FACTORIES: dict[str, Callable[[int, int, int], TableArchitecture]] = {
     "vgg11": vgg11,
     "mobilenetv2": partial(mobilenetv2, "identity"),
     "mobilenetv2-convcut": partial(mobilenetv2, "convcut"),
@@ -27,7 +27,7 @@ def architectures() -> tuple[str, ...]:
 
 def get_architecture(
     name: str, num_classes: int = 10, image_size: int = 32, in_channels: int = 3
-) -> Architecture:
+) -> TableArchitecture:
     """The architecture `name` for square images of `image_size` pixels.
 
     Raises NsoptError for an unknown name or an image too small for the network.

@@ -8,7 +8,7 @@ leaves the stream itself alone.
 
 from torch import Tensor, nn
 
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.models.layers import OperationNetwork
 from nsopt.models.shortcuts import (
     Shortcuts,
@@ -59,7 +59,7 @@ class ResNet(OperationNetwork):
 
 def resnet18(
     shortcuts: Shortcuts, num_classes: int, image_size: int, in_channels: int
-) -> Architecture:
+) -> TableArchitecture:
     """ResNet18: 17 searched widths (stem, two a block); fewer where they are tied."""
     stage_of = [block // _BLOCKS_PER_STAGE for block in range(_BLOCKS)]
     stage_strides = _STRIDES_64 if image_size >= 64 else _STRIDES
@@ -90,7 +90,7 @@ def resnet18(
 
     names = ["stem", *(f"{block}_conv{i}" for block in blocks for i in (1, 2))]
     gates = [*(f"{block}_bn{i}" for block in blocks for i in (1, 2)), "bn"]
-    return Architecture(
+    return TableArchitecture(
         name=variant_name("resnet18", shortcuts),
         layer_names=leaders(group_of, names),
         base_widths=leaders(group_of, base),

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.models.layers import OperationNetwork
 from nsopt.scaling.cost import Channels, Operation
 
@@ -27,7 +27,7 @@ class VGG(OperationNetwork):
         return self.run("classifier", x.mean(dim=(2, 3)))
 
 
-def vgg11(num_classes: int, image_size: int, in_channels: int) -> Architecture:
+def vgg11(num_classes: int, image_size: int, in_channels: int) -> TableArchitecture:
     """VGG11: 8 searched convolutions (3x3 with bias), max-pool after 1, 2, 4, 6 and 8."""
     if image_size < _SMALLEST_IMAGE:
         raise NsoptError(
@@ -46,7 +46,7 @@ def vgg11(num_classes: int, image_size: int, in_channels: int) -> Architecture:
         resolution //= 2 if layer in _POOL_AFTER else 1
     operations.append(Operation("classifier", "linear", inputs, Channels(None, num_classes)))
     names = tuple(f"conv{layer + 1}" for layer in range(len(_BASE_WIDTHS)))
-    return Architecture(
+    return TableArchitecture(
         name="vgg11",
         layer_names=names,
         base_widths=_BASE_WIDTHS,

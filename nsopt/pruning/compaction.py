@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.kernels.convolution import DepthwiseConv2d
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.models.layers import Selection, slice_channels
 from nsopt.pruning.layout import Layout, positions
 from nsopt.scaling.cost import Operation
 
 
 def compact(
-    arch: Architecture,
+    arch: TableArchitecture,
     model: nn.Module,
     optimizer: torch.optim.SGD,
     old: Layout,
@@ -42,7 +42,7 @@ def compact(
     select_channels(arch, model, new)
 
 
-def select_channels(arch: Architecture, model: nn.Module, layout: Layout) -> None:
+def select_channels(arch: TableArchitecture, model: nn.Module, layout: Layout) -> None:
     """Put a Selection wherever an identity joins tensors that hold different channels."""
     device = next(model.parameters()).device
     joined = {path: (group, layout.kept[group]) for path, group in arch.stream_reads.items()}

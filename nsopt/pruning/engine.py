@@ -21,10 +21,8 @@ from nsopt.data.images import Splits
 from nsopt.errors import NonFiniteLossError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
-from nsopt.pruning.compaction import compact
-from nsopt.pruning.gates import make_gates
 from nsopt.pruning.importance import ImportanceScores
-from nsopt.pruning.layout import Layout
+from nsopt.pruning.pruned import make_pruned
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Trajectory
 from nsopt.training.step import sgd, train_step
@@ -60,7 +58,8 @@ def iterative_prune(
         network = ShrinkingNetwork(arch, widths, splits, settings, compute)
         if resume is not None:
             network.restore(resume)
-        plan = Plan(sum(widths), network.batches_per_epoch, settings)
+        filters = int(np.dot(widths, arch.channels_per_unit))
+        plan = Plan(filters, network.batches_per_epoch, settings)
         progress.start("searching", settings.pretrain_epochs + plan.steps)
         for _ in range(plan.stages_done(network.batches)):
             progress.advance()
@@ -73,7 +72,7 @@ def iterative_prune(
                 loss = network.mean_loss()
                 if not network.prune(plan.filters_after(network.batches)):
                     break
-                left = sum(network.rows[-1]) / plan.filters
+                left = np.dot(network.rows[-1], arch.channels_per_unit) / plan.filters
                 progress.advance(f"{left:.0%} of the filters left, loss {loss:.3f}")
             after_batch(network.state)
     trajectory = np.array(network.rows, dtype=np.int64)
@@ -128,16 +127,17 @@ class ShrinkingNetwork:
     ) -> None:
         self._arch = arch
         self._compute = compute
-        self._model = place(arch.build(widths), compute.device).train()
+        fresh = arch.build(widths)
+        self._pruned = make_pruned(arch, fresh, widths)
+        self._model = place(fresh, compute.device).train()
         self._optimizer = sgd(self._model, settings.lr, settings.momentum, settings.weight_decay)
-        self._layout = Layout.full(widths)
-        self._scores = ImportanceScores(make_gates(arch.gate_modules(self._model)))
+        self._scores = ImportanceScores(self._pruned.gates)
         self._data = TrainingBatches(splits, settings.batch_size, settings.seed)
         self._loss = torch.zeros((), device=compute.device)
         self._losses = 0
         self.batches_per_epoch = self._data.per_epoch
         self.batches = 0
-        self.rows = [self._layout.widths]
+        self.rows = [self._widths()]
 
     def train_batch(self, lr: float, score: bool) -> None:
         """Train on one mini-batch and, if `score`, score the channels."""
@@ -170,31 +170,36 @@ class ShrinkingNetwork:
             kept = self._most_important(filters)
             if not all(mask.any() for mask in kept):
                 return False
-            channels = [
-                ids[mask.cpu().numpy()] for ids, mask in zip(self._layout.kept, kept, strict=True)
-            ]
-            self._shrink(Layout.of(self._arch, self._model, channels))
+            units = zip(self._pruned.kept, kept, strict=True)
+            left = [ids[mask.cpu().numpy()] for ids, mask in units]
+            self._pruned.shrink(left, self._optimizer)
             self._scores.reset()
-        self.rows.append(self._layout.widths)
+        self.rows.append(self._widths())
         return True
 
     def _most_important(self, filters: int) -> list[Tensor]:
-        """Which channels of each layer are kept: masks (w_l,)."""
-        scores = torch.cat(self._scores.mean())
+        """Which units of each group are kept: masks (w_l,). Of a unit of several channels the
+        importance per channel counts."""
+        scores, widths = torch.cat(self._scores.mean()), self._widths()
+        channels = torch.tensor(self._arch.channels_per_unit).repeat_interleave(
+            torch.tensor(widths)
+        )
+        channels = channels.to(scores.device)
+        order = (scores / channels).argsort(descending=True, stable=True)
         kept = torch.zeros_like(scores, dtype=torch.bool)
-        kept[scores.argsort(descending=True, stable=True)[:filters]] = True
-        return list(torch.split(kept, self._layout.widths))
+        kept[order[channels[order].cumsum(0) <= filters]] = True
+        return list(torch.split(kept, widths))
 
-    def _shrink(self, layout: Layout) -> None:
-        compact(self._arch, self._model, self._optimizer, self._layout, layout)
-        self._layout = layout
+    def _widths(self) -> list[int]:
+        """Units left in each group."""
+        return [len(units) for units in self._pruned.kept]
 
     def state(self) -> State:
         """Everything that `restore` needs to go on as if nothing had happened."""
         return {
             "model": self._model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "kept": [torch.from_numpy(channels) for channels in self._layout.kept],
+            "kept": [torch.from_numpy(units) for units in self._pruned.kept],
             "scores": self._scores.state(),
             "data": self._data.state(),
             "loss": self._loss,
@@ -206,8 +211,8 @@ class ShrinkingNetwork:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where the network that gave `state` was."""
-        kept = [channels.cpu().numpy() for channels in state["kept"]]
-        self._shrink(Layout.of(self._arch, self._model, kept))
+        kept = [units.cpu().numpy() for units in state["kept"]]
+        self._pruned.shrink(kept, self._optimizer)
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scores.restore(state["scores"])

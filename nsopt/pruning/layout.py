@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from torch import nn
 
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.scaling.cost import IntArray
 
 
@@ -30,7 +30,7 @@ class Layout:
         return cls(everything, everything)
 
     @classmethod
-    def of(cls, arch: Architecture, model: nn.Module, kept: Sequence[IntArray]) -> Self:
+    def of(cls, arch: TableArchitecture, model: nn.Module, kept: Sequence[IntArray]) -> Self:
         """What `model`, a network of `arch`, needs to write when `kept` is left."""
         written = list(kept)
         present = dict(model.named_modules()).keys() & arch.identities.keys()

@@ -54,15 +54,4 @@ class MagnitudeRanking:
 
 def rank_filters(arch: Architecture, model: nn.Module) -> MagnitudeRanking:
     """Rank the filters of a trained `model`; of tied layers, by the sum of their relative norms."""
-    return MagnitudeRanking(
-        tuple(
-            torch.stack([_relative_norms(weight) for weight in weights]).sum(dim=0)
-            for weights in arch.filter_weights(model)
-        )
-    )
-
-
-def _relative_norms(weight: Tensor) -> Tensor:
-    """L1 norms of the filters (w_l, inputs, k, k) over their mean, (w_l,)."""
-    norms = weight.detach().abs().sum(dim=(1, 2, 3)).double().cpu()
-    return norms / norms.mean()
+    return MagnitudeRanking(tuple(arch.filter_norms(model)))

@@ -47,7 +47,7 @@ def latency_conditions(device: torch.device, batch_size: int = 100) -> dict[str,
 @torch.no_grad()
 def measure_latency(
     model: nn.Module,
-    input_shape: tuple[int, int, int] = (3, 32, 32),
+    input_shape: tuple[int, ...] = (3, 32, 32),
     batch_size: int = 100,
     warmup: int = 20,
     repeats: int = 80,

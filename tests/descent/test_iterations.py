@@ -12,7 +12,7 @@ from nsopt.descent import iterations
 from nsopt.descent.iterations import iteration_seed
 from nsopt.descent.search import search
 from nsopt.errors import NsoptError, OutOfMemoryError, ShortRecordError
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 
@@ -36,14 +36,14 @@ def test_no_two_iterations_of_any_searches_share_a_seed() -> None:
 
 
 @pytest.fixture
-def whole(narrow: Architecture, digits: ImageData) -> list[dict]:
+def whole(narrow: TableArchitecture, digits: ImageData) -> list[dict]:
     result = search(narrow, digits, SETTINGS)
     return [{**iteration.to_dict(), "seconds": 0} for iteration in result.iterations]
 
 
 @pytest.mark.parametrize("error", [OutOfMemoryError("no room"), ShortRecordError("5 rows")])
 def test_an_error_in_a_late_iteration_leaves_the_earlier_ones(
-    narrow: Architecture,
+    narrow: TableArchitecture,
     digits: ImageData,
     whole: list[dict],
     tmp_path: Path,
@@ -69,7 +69,7 @@ def test_an_error_in_a_late_iteration_leaves_the_earlier_ones(
 
 
 def test_out_of_memory_within_an_iteration_leaves_its_state(
-    narrow: Architecture, digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    narrow: TableArchitecture, digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
     file, one = tmp_path / "search.pt", SETTINGS.updated(iterations=1)

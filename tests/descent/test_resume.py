@@ -22,7 +22,7 @@ from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData
 from nsopt.descent.search import search
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import get_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
@@ -77,14 +77,14 @@ def facts_of_search(result: Any) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def whole_search(narrow: Architecture, digits: ImageData) -> list[dict]:
+def whole_search(narrow: TableArchitecture, digits: ImageData) -> list[dict]:
     return facts_of_search(search(narrow, digits, SEARCH))
 
 
 @settings(max_examples=6)
 @given(first=st.integers(1, SEARCH_BATCHES), second=st.integers(1, SEARCH_BATCHES))
 def test_a_resumed_search_equals_an_uninterrupted_one(
-    narrow: Architecture,
+    narrow: TableArchitecture,
     digits: ImageData,
     whole_search: list[dict],
     tmp_path_factory: pytest.TempPathFactory,
@@ -134,7 +134,7 @@ def test_a_resumed_network_is_the_same_to_the_last_weight(digits: ImageData, nam
 @settings(max_examples=6)
 @given(first=st.integers(1, TRAINING_STEPS), precision=st.sampled_from(["fp32", "bf16"]))
 def test_a_resumed_training_equals_an_uninterrupted_one(
-    narrow: Architecture,
+    narrow: TableArchitecture,
     digits: ImageData,
     tmp_path_factory: pytest.TempPathFactory,
     first: int,
@@ -152,7 +152,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
 
 
 def test_seconds_go_on_from_the_checkpoint(
-    narrow: Architecture, digits: ImageData, tmp_path: Path
+    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "training.pt"
 
@@ -165,7 +165,7 @@ def test_seconds_go_on_from_the_checkpoint(
 
 
 def test_a_changed_search_is_refused_and_named(
-    narrow: Architecture, digits: ImageData, tmp_path: Path
+    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "search.pt"
     interrupted_after(5, lambda: search(narrow, digits, SEARCH, checkpoint=file))
@@ -181,7 +181,7 @@ def test_a_changed_search_is_refused_and_named(
 
 
 def test_more_iterations_may_be_asked_for_later(
-    narrow: Architecture, digits: ImageData, whole_search: list[dict], tmp_path: Path
+    narrow: TableArchitecture, digits: ImageData, whole_search: list[dict], tmp_path: Path
 ) -> None:
     file = tmp_path / "search.pt"
     one = SEARCH.updated(iterations=1)
@@ -190,7 +190,7 @@ def test_more_iterations_may_be_asked_for_later(
 
 
 def test_a_changed_training_is_refused_and_named(
-    narrow: Architecture, digits: ImageData, tmp_path: Path
+    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "training.pt"
     widths = narrow.base_widths
@@ -200,7 +200,7 @@ def test_a_changed_training_is_refused_and_named(
 
 
 def test_a_run_that_cannot_succeed_leaves_no_checkpoint(
-    narrow: Architecture, digits: ImageData, tmp_path: Path
+    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "run.pt"
     with pytest.raises(NonFiniteLossError):

@@ -14,7 +14,7 @@ import pytest
 from nsopt.data.images import ImageData
 from nsopt.experiments.running import run_comparison
 from nsopt.experiments.workspace import Workspace
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.dashboard import publish
 from nsopt.reports.page import write_report
@@ -36,7 +36,7 @@ Browser = Any  # selenium need not be there
 
 @pytest.fixture(scope="module")
 def place(
-    narrow: Architecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
+    narrow: TableArchitecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
 ) -> Workspace:
     """Two methods, stored, reported and published."""
     place = workspace_in(tmp_path_factory.mktemp("browser"))

@@ -26,7 +26,7 @@ from nsopt.experiments.task import Task
 from nsopt.experiments.worker import Worker
 from nsopt.experiments.workspace import Workspace
 from nsopt.methods.registry import get_methods, methods
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.pruning.settings import SearchSettings
 from nsopt.reports.results import Results, read_results
@@ -73,7 +73,7 @@ class Listener(Silent):
         self.messages.append(text)
 
 
-def comparison_in(arch: Architecture, data: ImageData) -> Comparison:
+def comparison_in(arch: TableArchitecture, data: ImageData) -> Comparison:
     return Comparison(
         task=Task(arch, data, Source("digits"), SETTINGS),
         methods=tuple(methods().values()),
@@ -98,7 +98,7 @@ def workspace_in(folder: Path) -> Workspace:
 
 
 @pytest.fixture
-def comparison(narrow: Architecture, digits: ImageData) -> Comparison:
+def comparison(narrow: TableArchitecture, digits: ImageData) -> Comparison:
     return comparison_in(narrow, digits)
 
 
@@ -125,7 +125,7 @@ def measured(results: Results) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def storage_of_a_whole_run(
-    narrow: Architecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
+    narrow: TableArchitecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     run_comparison(comparison_in(narrow, digits), workspace_in(folder), Silent())
@@ -396,7 +396,7 @@ def test_budgets_may_be_macs(comparison: Comparison, place: Workspace) -> None:
 
 
 @pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
-def test_ratios_must_be_positive(narrow: Architecture, ratio: float) -> None:
+def test_ratios_must_be_positive(narrow: TableArchitecture, ratio: float) -> None:
     with pytest.raises(NsoptError, match="must be above 0"):
         sizes_of_ratios(narrow, PARAMS, [ratio])
 

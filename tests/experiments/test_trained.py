@@ -8,7 +8,7 @@ import torch
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData
 from nsopt.experiments.trained import TrainedNetworks
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.training.settings import TrainSettings
 
@@ -23,7 +23,7 @@ class Starts(Silent):
 
 
 def test_who_asks_at_once_waits_for_one_training(
-    narrow: Architecture, digits: ImageData, tmp_path: Path
+    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
 ) -> None:
     compute = Compute(torch.device("cpu"), bf16=False)
     settings = TrainSettings(epochs=2, batch_size=64, device="cpu", precision="fp32")

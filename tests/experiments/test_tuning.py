@@ -17,7 +17,7 @@ from nsopt.experiments.task import Task
 from nsopt.experiments.tuning import run_tuning
 from nsopt.experiments.tuning_request import Tuning, best_settings, best_trial
 from nsopt.experiments.workspace import Workspace
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.tuning import publish_tuning
 from nsopt.scaling.metric import PARAMS
@@ -32,7 +32,7 @@ def place(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def tuning(narrow: Architecture, digits: ImageData) -> Tuning:
+def tuning(narrow: TableArchitecture, digits: ImageData) -> Tuning:
     return Tuning(
         task=Task(narrow, digits, Source("digits"), SETTINGS),
         metric=PARAMS,

@@ -23,7 +23,7 @@ from nsopt.experiments.running import run_comparison
 from nsopt.experiments.searching import continue_search
 from nsopt.experiments.worker import join
 from nsopt.experiments.workspace import Workspace
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.storage import schema, trials
 from nsopt.storage.queue import claim, run
@@ -42,7 +42,7 @@ CPU = Compute(torch.device("cpu"), bf16=False)
 
 
 @pytest.fixture
-def comparison(narrow: Architecture, digits: ImageData) -> Comparison:
+def comparison(narrow: TableArchitecture, digits: ImageData) -> Comparison:
     return comparison_in(narrow, digits)
 
 

@@ -16,7 +16,7 @@ from nsopt.methods.registry import (
     method_order,
     methods,
 )
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.record import Iteration, Trajectory
@@ -25,7 +25,7 @@ BUILT_IN = ["uniform", "magnitude", "morphnet", "neuralscale"]
 
 
 @pytest.fixture
-def history(narrow: Architecture) -> list[Iteration]:
+def history(narrow: TableArchitecture) -> list[Iteration]:
     """Two iterations with laws of their own, from a network that lost filters evenly."""
     base = np.array(narrow.base_widths)
     rows = np.array([np.ceil(base * fraction) for fraction in np.linspace(1, 0.1, 12)], dtype=int)
@@ -34,7 +34,7 @@ def history(narrow: Architecture) -> list[Iteration]:
     return [Iteration(trajectory, law**power, narrow.base_widths, 1.0) for power in (1, 2)]
 
 
-def law_of(name: str, arch: Architecture, history: list[Iteration]) -> PowerLaw:
+def law_of(name: str, arch: TableArchitecture, history: list[Iteration]) -> PowerLaw:
     law = get_method(name).law(LawInputs(arch, arch.cost("params"), 10_000, history))
     assert isinstance(law, PowerLaw)
     return law
@@ -59,7 +59,7 @@ def test_unknown_methods_suggest_the_nearest(name: str) -> None:
 
 
 def test_iterations_of_neuralscale_are_methods_of_their_own(
-    narrow: Architecture, history: list[Iteration]
+    narrow: TableArchitecture, history: list[Iteration]
 ) -> None:
     second = get_method("neuralscale-iter2")
     assert (second.name, second.label) == ("neuralscale-iter2", "NeuralScale, iteration 2")
@@ -75,7 +75,7 @@ def test_iterations_of_neuralscale_are_methods_of_their_own(
 
 
 def test_baselines_are_multiples_of_a_configuration(
-    narrow: Architecture, history: list[Iteration]
+    narrow: TableArchitecture, history: list[Iteration]
 ) -> None:
     assert law_of("uniform", narrow, []).alpha.tolist() == list(narrow.base_widths)
     half = law_of("morphnet", narrow, history)
@@ -83,7 +83,7 @@ def test_baselines_are_multiples_of_a_configuration(
     assert 0.4 * sum(narrow.base_widths) < half.alpha.sum() <= 0.5 * sum(narrow.base_widths)
 
 
-def test_magnitude_prunes_what_was_trained_below_its_size(narrow: Architecture) -> None:
+def test_magnitude_prunes_what_was_trained_below_its_size(narrow: TableArchitecture) -> None:
     magnitude, cost = get_method("magnitude"), narrow.cost("params")
     base = cost(narrow.base_widths)
     assert magnitude.supports(base - 1, base)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import architectures, get_architecture
 from nsopt.scaling.law import floor_widths
 
@@ -158,7 +158,7 @@ def test_a_filter_costs_what_the_network_grows_by(network: tuple) -> None:
         np.testing.assert_array_equal(cost.marginal(np.array([widths, widths]))[1], marginal)
 
 
-def operations_of(arch: Architecture, widths: Sequence[int]) -> list[str]:
+def operations_of(arch: TableArchitecture, widths: Sequence[int]) -> list[str]:
     w = np.asarray(widths)
     return [operation.name for operation in arch.operations if operation.exists(w)]
 

@@ -11,7 +11,7 @@ from nsopt.compute.device import Compute, place
 from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData, ImageSet, Splits
 from nsopt.kernels import folding
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import architectures, get_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.compaction import compact
@@ -35,7 +35,7 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def small(name: str) -> Architecture:
+def small(name: str) -> TableArchitecture:
     arch = get_architecture(name)
     return dataclasses.replace(arch, base_widths=tuple(max(6, w // 16) for w in arch.base_widths))
 
@@ -49,7 +49,7 @@ def coloured_noise() -> Splits:
     return ImageData("noise", tuple("0123456789"), images, images).split(0.1)
 
 
-def settings_for(arch: Architecture) -> SearchSettings:
+def settings_for(arch: TableArchitecture) -> SearchSettings:
     return SearchSettings(
         pretrain_epochs=1,
         prune_every=2,

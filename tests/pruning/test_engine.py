@@ -9,7 +9,7 @@ from nsopt.data.images import ImageData
 from nsopt.descent.iterations import descend
 from nsopt.descent.search import search
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import get_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
@@ -30,7 +30,7 @@ SHORT = SearchSettings(
 )
 
 
-def prune(arch: Architecture, data: ImageData, **changes: object) -> Trajectory:
+def prune(arch: TableArchitecture, data: ImageData, **changes: object) -> Trajectory:
     settings = SHORT.updated(**changes)
     compute = resolve_compute("cpu", "fp32")
     splits = data.split(settings.val_fraction)
@@ -38,7 +38,7 @@ def prune(arch: Architecture, data: ImageData, **changes: object) -> Trajectory:
 
 
 def test_every_step_prunes_as_many_filters_as_asked(
-    narrow: Architecture, digits: ImageData
+    narrow: TableArchitecture, digits: ImageData
 ) -> None:
     widths = prune(narrow, digits, keep_fraction=0.3).widths
     filters = widths.sum(axis=1)
@@ -50,7 +50,7 @@ def test_every_step_prunes_as_many_filters_as_asked(
 
 
 def test_tau_is_the_size_of_the_network_with_these_widths(
-    narrow: Architecture, digits: ImageData
+    narrow: TableArchitecture, digits: ImageData
 ) -> None:
     trajectory = prune(narrow, digits)
     built = [
@@ -60,7 +60,7 @@ def test_tau_is_the_size_of_the_network_with_these_widths(
     assert trajectory.tau[::4].tolist() == built
 
 
-def test_pruning_ends_before_a_layer_is_empty(narrow: Architecture, digits: ImageData) -> None:
+def test_pruning_ends_before_a_layer_is_empty(narrow: TableArchitecture, digits: ImageData) -> None:
     trajectory = prune(narrow, digits, keep_fraction=0.001, filters_per_step=9)
     assert trajectory.widths.min() >= 1
 
@@ -86,7 +86,7 @@ def test_records_of_fewer_than_six_rows_have_no_law() -> None:
 
 
 def test_a_loss_that_leaves_the_numbers_ends_the_search(
-    narrow: Architecture, digits: ImageData
+    narrow: TableArchitecture, digits: ImageData
 ) -> None:
     with pytest.raises(NonFiniteLossError, match="while searching"):
         prune(narrow, digits, lr=1e9)
@@ -108,7 +108,9 @@ def same(one: Iteration, two: Iteration) -> bool:
     return {**one.to_dict(), "seconds": 0} == {**two.to_dict(), "seconds": 0}
 
 
-def test_descent_rescales_to_the_original_size(narrow: Architecture, digits: ImageData) -> None:
+def test_descent_rescales_to_the_original_size(
+    narrow: TableArchitecture, digits: ImageData
+) -> None:
     result = search(narrow, digits, SHORT)
     first, second = result.iterations
     params = narrow.cost("params")
@@ -123,7 +125,7 @@ def test_descent_rescales_to_the_original_size(narrow: Architecture, digits: Ima
 
 
 def test_continued_descent_equals_an_uninterrupted_one(
-    narrow: Architecture, digits: ImageData
+    narrow: TableArchitecture, digits: ImageData
 ) -> None:
     whole = search(narrow, digits, SHORT).iterations
     stored = Iteration.from_dict(whole[0].to_dict())
@@ -134,13 +136,15 @@ def test_continued_descent_equals_an_uninterrupted_one(
     assert same(continued[0], whole[1])
 
 
-def test_descent_ends_when_widths_stop_changing(narrow: Architecture, digits: ImageData) -> None:
+def test_descent_ends_when_widths_stop_changing(
+    narrow: TableArchitecture, digits: ImageData
+) -> None:
     settings = SHORT.updated(iterations=9, convergence=1e9)
     assert len(search(narrow, digits, settings).iterations) == 1
 
 
 def test_channels_are_scored_by_the_weights_that_the_gradients_belong_to(
-    narrow: Architecture, digits: ImageData
+    narrow: TableArchitecture, digits: ImageData
 ) -> None:
     """With a large step, the weights after it are quite other ones."""
     compute, splits = resolve_compute("cpu", "fp32"), digits.split(0.1)

@@ -5,17 +5,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import architectures, get_architecture
 from nsopt.pruning.gates import Gate, make_gates
 from nsopt.pruning.importance import ImportanceScores
 
 
-def widths_of(arch: Architecture) -> list[int]:
+def widths_of(arch: TableArchitecture) -> list[int]:
     return [4 + i % 5 for i in range(len(arch.base_widths))]
 
 
-def randomised(arch: Architecture) -> nn.Module:
+def randomised(arch: TableArchitecture) -> nn.Module:
     """A small float64 network whose BatchNorms are not at their initial values."""
     model = arch.build(widths_of(arch)).double()
     for module in model.modules():
@@ -32,7 +32,9 @@ def loss_of(model: nn.Module, seed: int) -> Tensor:
     return functional.cross_entropy(model(images), labels)
 
 
-def explicit_gate_gradients(arch: Architecture, model: nn.Module, seed: int) -> list[list[Tensor]]:
+def explicit_gate_gradients(
+    arch: TableArchitecture, model: nn.Module, seed: int
+) -> list[list[Tensor]]:
     """dE/dz of every gate of every group."""
     z: list[list[Tensor]] = []
     hooks = []
@@ -46,7 +48,7 @@ def explicit_gate_gradients(arch: Architecture, model: nn.Module, seed: int) -> 
     return [[next(gradients) for _ in group] for group in z]
 
 
-def gates_of(arch: Architecture, model: nn.Module) -> list[list[Gate]]:
+def gates_of(arch: TableArchitecture, model: nn.Module) -> list[list[Gate]]:
     return make_gates(arch.gate_modules(model))
 
 

@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning.magnitude import rank_filters
 
 
-def test_weakest_filters_of_any_layer_go_first(narrow: Architecture) -> None:
+def test_weakest_filters_of_any_layer_go_first(narrow: TableArchitecture) -> None:
     model = narrow.build(narrow.base_widths)
     with torch.no_grad():
         for layer, (weight,) in enumerate(narrow.filter_weights(model)):
@@ -23,7 +23,7 @@ def test_weakest_filters_of_any_layer_go_first(narrow: Architecture) -> None:
 
 @pytest.mark.parametrize("fraction", [0.9, 0.5, 0.1])
 def test_pruned_network_fits_the_budget_and_no_larger_one_does(
-    narrow: Architecture, fraction: float
+    narrow: TableArchitecture, fraction: float
 ) -> None:
     ranking = rank_filters(narrow, narrow.build(narrow.base_widths))
     cost = narrow.cost("params")
@@ -41,7 +41,7 @@ def test_pruned_network_fits_the_budget_and_no_larger_one_does(
     assert cost(one_more) > budget
 
 
-def test_impossible_budgets_say_what_is_possible(narrow: Architecture) -> None:
+def test_impossible_budgets_say_what_is_possible(narrow: TableArchitecture) -> None:
     ranking = rank_filters(narrow, narrow.build(narrow.base_widths))
     cost = narrow.cost("params")
     with pytest.raises(NsoptError, match=f"smallest feasible one is {cost([1] * 8)}"):

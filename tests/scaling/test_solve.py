@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import get_architecture
 from nsopt.scaling.law import PowerLaw, floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
@@ -192,7 +192,7 @@ def test_a_law_that_barely_grows_is_refused_rather_than_searched_for_ever() -> N
         solve_widths(law, PARAMS, 10**6)
 
 
-def test_rounding_arguments_are_checked(vgg11: Architecture) -> None:
+def test_rounding_arguments_are_checked(vgg11: TableArchitecture) -> None:
     with pytest.raises(NsoptError, match="at least 1"):
         solve_widths(uniform_curve(vgg11.base_widths), PARAMS, 10**6, multiple_of=0)
 

@@ -8,7 +8,7 @@ from nsopt.compute.memory import explain_out_of_memory
 from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError, OutOfMemoryError
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import TableArchitecture
 from nsopt.training.latency import measure_latency
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
@@ -16,7 +16,7 @@ from nsopt.training.settings import TrainSettings
 SHORT = TrainSettings(epochs=4, batch_size=32, lr=0.05, device="cpu")
 
 
-def test_training_learns_and_keeps_its_curves(narrow: Architecture, digits: ImageData) -> None:
+def test_training_learns_and_keeps_its_curves(narrow: TableArchitecture, digits: ImageData) -> None:
     outcome = train(narrow, narrow.base_widths, digits, SHORT)
     assert len(outcome.epochs) == 4
     assert outcome.losses[-1] < 0.5 * outcome.losses[0]
@@ -27,7 +27,7 @@ def test_training_learns_and_keeps_its_curves(narrow: Architecture, digits: Imag
     assert outcome.seconds > 0
 
 
-def test_same_seed_gives_the_same_numbers(narrow: Architecture, digits: ImageData) -> None:
+def test_same_seed_gives_the_same_numbers(narrow: TableArchitecture, digits: ImageData) -> None:
     settings = SHORT.updated(epochs=2)
     one, two = (train(narrow, narrow.base_widths, digits, settings) for _ in range(2))
     assert one.epochs == two.epochs
@@ -36,7 +36,7 @@ def test_same_seed_gives_the_same_numbers(narrow: Architecture, digits: ImageDat
 
 
 def test_training_leaves_the_callers_random_state_alone(
-    narrow: Architecture, digits: ImageData
+    narrow: TableArchitecture, digits: ImageData
 ) -> None:
     before = torch.get_rng_state()
     train(narrow, narrow.base_widths, digits, SHORT.updated(epochs=1))
@@ -44,13 +44,13 @@ def test_training_leaves_the_callers_random_state_alone(
 
 
 def test_a_loss_that_leaves_the_numbers_is_an_error(
-    narrow: Architecture, digits: ImageData
+    narrow: TableArchitecture, digits: ImageData
 ) -> None:
     with pytest.raises(NonFiniteLossError, match=r"epoch 1: a learning rate below 1e\+06"):
         train(narrow, narrow.base_widths, digits, SHORT.updated(lr=1e6))
 
 
-def test_bf16_trains_as_well(narrow: Architecture, digits: ImageData) -> None:
+def test_bf16_trains_as_well(narrow: TableArchitecture, digits: ImageData) -> None:
     outcome = train(narrow, narrow.base_widths, digits, SHORT.updated(precision="bf16"))
     assert outcome.val_accuracy > 60
 
@@ -119,7 +119,7 @@ def test_seeded_restores_the_random_state() -> None:
     torch.testing.assert_close(torch.get_rng_state(), before)
 
 
-def test_latency_is_the_median_of_timed_passes(narrow: Architecture) -> None:
+def test_latency_is_the_median_of_timed_passes(narrow: TableArchitecture) -> None:
     model = narrow.build(narrow.base_widths).train()
     calls: list[int] = []
     model.register_forward_hook(lambda _, images, __: calls.append(len(images[0])))
@@ -131,6 +131,6 @@ def test_latency_is_the_median_of_timed_passes(narrow: Architecture) -> None:
     assert dataclasses.asdict(latency)["repeats"] == 7
 
 
-def test_latency_arguments_are_checked(narrow: Architecture) -> None:
+def test_latency_arguments_are_checked(narrow: TableArchitecture) -> None:
     with pytest.raises(NsoptError, match="repeats"):
         measure_latency(narrow.build(narrow.base_widths), narrow.input_shape, repeats=0)

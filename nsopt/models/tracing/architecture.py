@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
+from nsopt.models.architecture import relative_norms
 from nsopt.models.tracing import probe
 from nsopt.models.tracing.cost import TracedCost
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
 from nsopt.models.tracing.network import TracedNetwork
-from nsopt.models.tracing.run import LabelledRun
+from nsopt.models.tracing.run import LabelledRun, tensors_of
 from nsopt.models.tracing.trace import Atoms
 
 _MOST_REASONS = 5
@@ -40,6 +42,11 @@ class TracedArchitecture:
     @property
     def base_widths(self) -> tuple[int, ...]:
         return self.network.family.widths
+
+    @property
+    def channels_per_unit(self) -> tuple[int, ...]:
+        """Of the module that first makes them."""
+        return tuple(g.per_dimension[min(g.per_dimension)] for g in self.network.family.groups)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -83,6 +90,44 @@ class TracedArchitecture:
         if len(kept) != len(self.base_widths):
             raise NsoptError(f"{self.name} has {len(self.base_widths)} groups, got {len(kept)}")
         return self.network.cut(model, [np.asarray(indices, np.int64) for indices in kept])
+
+    def filter_norms(self, model: nn.Module) -> list[Tensor]:
+        """Per group, the relative L1 norms of what makes each unit, summed over its makers."""
+        network, family = self.network.at(model), self.network.at(model).family
+        norms = []
+        for index, group in enumerate(family.groups):
+            place = np.full(len(family.units.fixed), -1)
+            place[group.units] = np.arange(len(group.units))
+            total = torch.zeros(len(group.units), dtype=torch.float64)
+            for path in network.trace.makers:
+                weight = getattr(_module(model, path), "weight", None)
+                if not isinstance(weight, Tensor):
+                    continue
+                axis = 1 if getattr(_module(model, path), "transposed", False) else 0
+                label = network.labels[f"{path}.weight"][axis]
+                if isinstance(label, np.ndarray):
+                    units = torch.from_numpy(place[family.units.of_atom[label]])
+                    own = units >= 0
+                    total.index_add_(0, units[own], relative_norms(weight, axis)[own])
+            assert len(group.units) == family.widths[index] or group.rigid
+            norms.append(total)
+        return norms
+
+    def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
+        """A network of `widths` that starts from the kept units of a trained `model`."""
+        larger = self.build(widths).to(next(model.parameters()).device)
+        here, there = self.network.at(model), self.network.at(larger)
+        source = here.indices([k.cpu().numpy() for k in kept])
+        target = there.indices([np.arange(len(k)) for k in kept])
+        tensors, values = tensors_of(larger), tensors_of(model)
+        with torch.no_grad():
+            for name, picked in source.items():
+                if values[name].ndim == 0:
+                    tensors[name].copy_(values[name])
+                    continue
+                part = values[name][_grid(picked)]
+                tensors[name][_grid(target[name])] = part
+        return larger
 
     def cost(self, metric: str) -> TracedCost:
         """Exact cost model for `params` or `macs` (of one example)."""
@@ -246,6 +291,15 @@ def _reasons(network: TracedNetwork, units: Atoms) -> list[str]:
 def _all_reasons(network: TracedNetwork, refused: dict[str, str]) -> list[str]:
     frozen = {f"{f.reason} in {f.module}" for f in network.trace.frozen if f.reason != "kernel"}
     return sorted(frozen | set(refused.values()))[:_MOST_REASONS]
+
+
+def _grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:
+    """For indexing every dimension by its own indices."""
+    return tuple(torch.from_numpy(axis) for axis in np.ix_(*indices))
+
+
+def _module(model: nn.Module, path: str) -> nn.Module | None:
+    return dict(model.named_modules()).get(path)
 
 
 def _reset_statistics(model: nn.Module) -> set[int]:

@@ -58,6 +58,24 @@ class TracedNetwork:
         family = Family.of(self.family.dimensions, self.family.units.without(units), order)
         return TracedNetwork(self.template, self.run, self.trace, self.labels, self.outputs, family)
 
+    def at(self, model: nn.Module) -> "TracedNetwork":
+        """A network of the same family, with the same groups. NsoptError if it has others."""
+        other = TracedNetwork.of(model, self.run, like=self)
+        constant = {
+            (d.tensor, d.axis)
+            for d, factors in zip(self.family.dimensions, self.family.factors, strict=True)
+            if not factors.any()
+        }
+        stay = [
+            other.family.units.of_atom[d.atoms]
+            for d in other.family.dimensions
+            if (d.tensor, d.axis) in constant
+        ]
+        other = other.with_fixed(np.concatenate([np.zeros(0, np.int64), *stay]))
+        if len(other.family.groups) != len(self.family.groups):
+            raise TraceError("channels join differently at these widths: a layer may be too narrow")
+        return other
+
     @cached_property
     def _dimensions_in_order(self) -> list[Dimension]:
         names = {id(tensor): name for name, tensor in tensors_of(self.template).items()}

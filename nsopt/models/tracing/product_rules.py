@@ -30,6 +30,7 @@ def convolution(
     if groups == 1:
         if x.shape[1] > 1:
             tracer.join(labels[1], inputs)
+        tracer.note_maker(outputs)
     else:
         outputs = _grouped(tracer, weight, labels[1], groups, transposed)
     if bias is not None and result.shape[1] > 1:
@@ -75,6 +76,7 @@ def matrix_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any
     inner = left[-1] if left[-1] is not None else right[-2]
     rows, columns = (left[-2], a.shape[-2]), (right[-1], b.shape[-1])
     tracer.multiply(1, *zip(batch, a.shape, strict=False), rows, (inner, a.shape[-1]), columns)
+    tracer.note_maker(right[-1])
     tracer.put(result, [*batch, left[-2], right[-1]])
 
 
@@ -95,6 +97,7 @@ def linear(
         tracer.join(labels[-1], own[1])
     if bias is not None and weight.shape[0] > 1:
         tracer.join(own[0], tracer.get(bias)[0])
+    tracer.note_maker(own[0])
     tracer.multiply(math.prod(x.shape[:-1]), *zip(own, weight.shape, strict=True))
     tracer.put(result, [*labels[:-1], own[0]])
 
@@ -122,6 +125,7 @@ def batch_norm(tracer: Tracer, result: Any, x: Tensor, *parameters: Any) -> None
     labels = tracer.get(x)
     own = [tracer.get(p)[0] for p in parameters if isinstance(p, Tensor)]
     channels = tracer.join(labels[1], *own) if x.shape[1] > 1 else labels[1]
+    tracer.note_norm(channels)
     tracer.inexact(labels[0], *labels[2:])  # of weights, as in weight standardisation
     first, *statistics = tensors_in(result)
     tracer.put(first, [labels[0], channels, *labels[2:]])
@@ -139,6 +143,7 @@ def layer_norm(
         if x.shape[d] > 1:
             labels[d] = tracer.join(labels[d], *(tracer.get(p)[d] for p in own))
             tracer.inexact(labels[d])
+            tracer.note_norm(labels[d])
     first, *statistics = tensors_in(result)
     unlabelled(tracer, statistics)
     tracer.put(first, labels)
@@ -160,6 +165,7 @@ def group_norm(
     own = [tracer.get(p)[0] for p in (weight, bias) if isinstance(p, Tensor)]
     labels[1] = tracer.join(labels[1], *own)
     label = labels[1]
+    tracer.note_norm(label)
     if isinstance(label, np.ndarray):
         rows = label.reshape(groups, -1)
         if tracer.choose(lambda: groups > 1 and rows.shape[1] <= groups):

@@ -131,6 +131,16 @@ class Tracer(TorchDispatchMode):
             factor *= 1 if isinstance(label, np.ndarray) else size
         self.trace.products.append(Product(factor, tuple(arrays(d for d, _ in dimensions))))
 
+    def note_maker(self, label: Label) -> None:
+        """The module that runs makes these channels."""
+        if isinstance(label, np.ndarray):
+            self.trace.makers.setdefault(self.where, label)
+
+    def note_norm(self, label: Label) -> None:
+        """The module that runs scales these channels."""
+        if isinstance(label, np.ndarray):
+            self.trace.norms.setdefault(self.where, label)
+
     def met(self) -> Atoms:
         """The atoms of the tensors that the last operation was called with."""
         tensors = [leaf for leaf in tree_leaves(self._last) if isinstance(leaf, Tensor)]

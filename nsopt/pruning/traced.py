@@ -1,0 +1,172 @@
+"""Cutting units out of a traced network, in the middle of its training.
+
+A trace says which indices of every tensor belong to a unit; with them parameters, buffers and
+momentum are sliced alike.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nsopt.models.tracing.network import TracedNetwork
+from nsopt.models.tracing.resize import describe_shapes
+from nsopt.models.tracing.run import tensors_of
+from nsopt.pruning.gates import Gate
+from nsopt.pruning.layout import positions
+from nsopt.scaling.cost import IntArray
+
+
+class TracedPruned:
+    """A traced network that shrinks. network: traced from `model` before anything is cut away.
+
+    Groups whose units cannot be cut one by one keep them all.
+    """
+
+    def __init__(self, network: TracedNetwork, model: nn.Module) -> None:
+        self._network = network
+        self._model = model
+        self.kept: tuple[IntArray, ...] = tuple(
+            np.arange(group.width) for group in network.family.groups
+        )
+        self._units = network.family.units
+        self.gates: list[list[Gate]] = [
+            [TracedGate(self, path, group) for path in gate_modules(network, group)]
+            for group in range(len(network.family.groups))
+        ]
+
+    def module(self, path: str) -> nn.Module:
+        return self._model.get_submodule(path)
+
+    def unit_of_channel(self, tensor: str, axis: int, group: int) -> Tensor:
+        """The unit of a group that each channel left belongs to, as its place in `kept`; -1 for
+        channels of other groups."""
+        labels = self._network.labels[tensor][axis]
+        assert isinstance(labels, np.ndarray)
+        left = self._indices(self.kept)[tensor][axis]
+        units = self._network.family.groups[group].units
+        place = np.full(len(self._units.fixed), -1)
+        place[units[self.kept[group]]] = np.arange(len(self.kept[group]))
+        return torch.from_numpy(place[self._units.of_atom[labels[left]]])
+
+    def shrink(self, kept: Sequence[IntArray], optimizer: torch.optim.SGD) -> None:
+        before, after = self._indices(self.kept), self._indices(kept)
+        names = {id(tensor): name for name, tensor in tensors_of(self._model).items()}
+        made: dict[str, Tensor] = {}
+        for module in self._model.modules():
+            for store in (module._parameters, module._buffers):
+                for key, tensor in store.items():
+                    if tensor is None:
+                        continue
+                    name = names[id(tensor)]
+                    if name not in made:
+                        pick = zip(after[name], before[name], strict=True)
+                        places = [positions(new, old) for new, old in pick]
+                        made[name] = _smaller(tensor, places, optimizer)
+                    store[key] = made[name]  # type: ignore[assignment]
+        describe_shapes(self._model, self._network.trace.group_sizes)
+        optimizer.param_groups[0]["params"] = list(self._model.parameters())
+        self.kept = tuple(kept)
+        for gate in (gate for group in self.gates for gate in group):
+            assert isinstance(gate, TracedGate)
+            gate.forget()
+
+    def _indices(self, kept: Sequence[IntArray]) -> dict[str, list[IntArray]]:
+        return self._network.indices(list(kept))
+
+
+class TracedGate(Gate):
+    """Behind a norm, or behind a product that no norm follows (pruning/gates.py).
+
+    There dE/dz of a channel is <W, dE/dW> + b * dE/db of the slices that make it; that of a unit is
+    the sum over its channels.
+    """
+
+    def __init__(self, pruned: TracedPruned, path: str, group: int) -> None:
+        self._pruned = pruned
+        self._path = path
+        self._group = group
+        self._units: Tensor | None = None
+
+    def forget(self) -> None:
+        """Channels have been cut away."""
+        self._units = None
+
+    def gradient(self) -> Tensor:
+        module = self._pruned.module(self._path)
+        weight, bias = module.weight, module.bias
+        assert isinstance(weight, Tensor)
+        axis = 1 if getattr(module, "transposed", False) else 0
+        channels = _inner(weight).movedim(axis, 0)
+        channels = channels.reshape(len(channels), -1).sum(dim=1)
+        if isinstance(bias, Tensor):
+            channels = channels + _inner(bias)
+        if self._units is None:
+            name = f"{self._path}.weight"
+            units = self._pruned.unit_of_channel(name, axis, self._group)
+            self._units = units.to(weight.device)
+        own = self._units >= 0
+        count = len(self._pruned.kept[self._group])
+        total = torch.zeros(count, dtype=channels.dtype, device=channels.device)
+        return total.index_add_(0, self._units[own], channels[own])
+
+
+def gate_modules(network: TracedNetwork, group: int) -> list[str]:
+    """The modules behind which the units of a group are scored.
+
+    Norms right behind the products that make its channels; products that no norm follows; and
+    where norms only come later (behind a concatenation, say), those, as they take all scale out of
+    what the products make.
+    """
+    of_atom, group_of_unit = network.family.units.of_atom, network.family.group_of_unit
+
+    def belongs(atoms: IntArray) -> bool:
+        return bool((group_of_unit[of_atom[atoms]] == group).any())
+
+    makers = {p: a for p, a in network.trace.makers.items() if belongs(a)}
+    norms = {p: a for p, a in network.trace.norms.items() if belongs(a) and _is_affine(network, p)}
+    behind = {
+        maker: [norm for norm, seen in norms.items() if np.array_equal(seen, atoms)]
+        for maker, atoms in makers.items()
+    }
+    if norms and not any(behind.values()):
+        return list(norms)
+    found = [norm for following in behind.values() for norm in following[:1]]
+    alone = [m for m, following in behind.items() if not following and _has_weight(network, m)]
+    return list(dict.fromkeys(found + alone))
+
+
+def _is_affine(network: TracedNetwork, path: str) -> bool:
+    module = dict(network.template.named_modules()).get(path)
+    return isinstance(getattr(module, "weight", None), Tensor)
+
+
+def _has_weight(network: TracedNetwork, path: str) -> bool:
+    return f"{path}.weight" in network.labels
+
+
+def _inner(parameter: Tensor) -> Tensor:
+    """The parameter times its gradient, element by element."""
+    if parameter.grad is None:
+        return torch.zeros_like(parameter)
+    return (parameter * parameter.grad).detach()
+
+
+def _smaller(tensor: Tensor, places: list[IntArray], optimizer: torch.optim.SGD) -> Tensor:
+    """A tensor at some places of every dimension; of a parameter, its momentum too."""
+    if not isinstance(tensor, nn.Parameter):
+        return _picked(tensor, places)
+    smaller = nn.Parameter(_picked(tensor.detach(), places), tensor.requires_grad)
+    momentum = optimizer.state.pop(tensor, {}).get("momentum_buffer")
+    if momentum is not None:
+        optimizer.state[smaller] = {"momentum_buffer": _picked(momentum, places)}
+    return smaller
+
+
+def _picked(tensor: Tensor, places: list[IntArray]) -> Tensor:
+    for axis, where in enumerate(places):
+        if len(where) < tensor.shape[axis]:
+            tensor = tensor.index_select(axis, torch.from_numpy(where).to(tensor.device))
+    layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+    return tensor.clone(memory_format=layout)

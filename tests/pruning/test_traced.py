@@ -1,0 +1,169 @@
+"""Traced networks that shrink while they train."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import nsopt
+from nsopt.compute.device import Compute
+from nsopt.data.images import ImageData
+from nsopt.models.tracing.architecture import TracedArchitecture, trace
+from nsopt.progress import Silent
+from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
+from nsopt.pruning.pruned import make_pruned
+from nsopt.pruning.settings import SearchSettings
+from nsopt.pruning.traced import gate_modules
+from tests.models.tracing import awkward
+
+CPU = Compute(torch.device("cpu"), bf16=False)
+SETTINGS = SearchSettings(
+    pretrain_epochs=1,
+    prune_every=2,
+    filters_per_step=16,
+    iterations=1,
+    batch_size=64,
+    lr=0.05,
+    device="cpu",
+    precision="fp32",
+)
+
+
+def traced_like(arch: nsopt.Architecture) -> TracedArchitecture:
+    """The same networks, traced; they start from the same weights."""
+
+    def same_start(model: nn.Module) -> None:
+        convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+        model.load_state_dict(arch.build([len(c.weight) for c in convolutions]).state_dict())
+
+    template = arch.build(arch.base_widths)
+    return trace(template, torch.randn(2, *arch.input_shape), "vgg11", init=same_start)
+
+
+def test_a_traced_network_is_pruned_like_the_one_written_by_hand(
+    narrow: nsopt.Architecture, digits: ImageData
+) -> None:
+    traced, splits = traced_like(narrow), digits.split(0.1)
+    assert traced.base_widths == narrow.base_widths
+    by_hand, by_trace = (
+        iterative_prune(arch, narrow.base_widths, splits, SETTINGS, CPU, Silent())
+        for arch in (narrow, traced)
+    )
+    assert len(by_hand.widths) > 10
+    assert by_trace.widths.tolist() == by_hand.widths.tolist()
+    assert by_trace.tau.tolist() == by_hand.tau.tolist()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [awkward.Chunks, awkward.Pieces, awkward.Grouped, awkward.SumOfJoined, awkward.UpAndDown],
+    ids=lambda kind: kind.__name__,
+)
+def test_units_that_are_cut_out_are_those_that_masks_would_hold_at_zero(
+    kind: type[nn.Module],
+) -> None:
+    """A shrunken network has the tensors of a pruned one, and its momentum their shapes."""
+    torch.manual_seed(0)
+    arch, x = trace(kind(), torch.randn(2, 3, 32, 32)), torch.randn(6, 3, 32, 32)
+    images = ImageData("x", ("a", "b"), *([_noise()] * 2)).split(0.25)
+    network = ShrinkingNetwork(arch, arch.base_widths, images, SETTINGS, CPU)
+    model = network._model
+    optimizer = network._optimizer
+    for _ in range(2):
+        optimizer.zero_grad()
+        output = model(x)
+        (output["out"] if isinstance(output, dict) else output).square().mean().backward()
+        optimizer.step()
+    kept = [np.arange(0, max(1, w - w // 3)) for w in arch.base_widths]
+    expected = arch.network.at(model).cut(model, kept).state_dict()
+    network._pruned.shrink(kept, optimizer)
+    torch.testing.assert_close(dict(model.state_dict()), dict(expected), rtol=0, atol=0)
+    momentum = [state["momentum_buffer"].shape for state in optimizer.state.values()]
+    assert momentum == [p.shape for p in model.parameters() if p in optimizer.state]
+    for group, gates in zip(arch.base_widths, network._pruned.gates, strict=True):
+        assert gates
+        assert all(len(gate.gradient()) == max(1, group - group // 3) for gate in gates)
+
+
+def _noise() -> nsopt.ImageSet:
+    labels = torch.arange(40) % 2
+    return nsopt.ImageSet(torch.randint(255, (40, 3, 32, 32), dtype=torch.uint8), labels)
+
+
+def test_units_are_scored_behind_the_norm_of_what_makes_them() -> None:
+    torch.manual_seed(0)
+    arch = trace(awkward.RawParameter(), torch.randn(2, 3, 32, 32))
+    gates = [gate_modules(arch.network, group) for group in range(3)]
+    assert gates == [["a.1"], ["b.1"], ["c.1"]]
+    arch = trace(awkward.Flattened(), torch.randn(2, 3, 32, 32))
+    assert gate_modules(arch.network, 2) == ["hidden"]  # no norm follows
+
+
+def test_gates_are_those_of_explicit_multipliers() -> None:
+    """dE/dz of a factor z = 1 behind each place, by autograd in float64."""
+    torch.manual_seed(0)
+    arch = trace(awkward.Flattened(), torch.randn(2, 3, 32, 32))
+    model = arch.build(arch.base_widths).double()
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    x = torch.randn(6, 3, 32, 32, dtype=torch.float64)
+    z = {}
+    hooks = []
+    for path, width in (("a.1", 16), ("b.1", 8), ("hidden", 32)):
+        z[path] = torch.ones(width, dtype=torch.float64, requires_grad=True)
+        shape = (1, -1, 1, 1) if path != "hidden" else (1, -1)
+        hooks.append(
+            model.get_submodule(path).register_forward_hook(
+                lambda _, __, y, own=z[path], shape=shape: y * own.view(shape)
+            )
+        )
+    expected = torch.autograd.grad(model(x).square().mean(), list(z.values()))
+    for hook in hooks:
+        hook.remove()
+    pruned = make_pruned(arch, model, arch.base_widths)
+    model(x).square().mean().backward()
+    for group, gradient in zip(pruned.gates, expected, strict=True):
+        (gate,) = group
+        torch.testing.assert_close(gate.gradient(), gradient)
+
+
+def test_a_search_of_a_traced_network_gives_a_law(digits: ImageData) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 24, 3, 2, 1), nn.BatchNorm2d(24), nn.ReLU()),
+        *(nn.Conv2d(24, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)),
+    )
+    arch = trace(model, torch.randn(2, 1, 32, 32))
+    settings = SETTINGS.updated(filters_per_step=3, iterations=2, small_width=3)
+    result = nsopt.search(arch, digits, settings)
+    assert len(result.iterations) == 2
+    assert arch.cost("params")(result.iterations[0].widths) <= arch.cost("params")(arch.base_widths)
+    fit = nsopt.solve_widths(result.law, arch.cost("macs"), 100_000)
+    outcome = nsopt.train(
+        arch,
+        fit.widths.tolist(),
+        digits,
+        nsopt.TrainSettings(epochs=12, batch_size=16, lr=0.1, device="cpu", precision="fp32"),
+    )
+    assert outcome.val_accuracy > 30
+    assert sum(p.numel() for p in outcome.model.parameters()) == arch.cost("params")(fit.widths)
+
+
+def test_a_traced_network_inherits_the_kept_units() -> None:
+    torch.manual_seed(0)
+    arch, x = trace(awkward.SumOfJoined(), torch.randn(2, 3, 32, 32)), torch.randn(2, 3, 32, 32)
+    model = arch.build(arch.base_widths).eval()
+    kept = [np.array([0, 3, 5]), np.arange(1, 20, 2), np.array([2, 7])]
+    widths = [len(indices) for indices in kept]
+    smaller = arch.inherit(model, [torch.from_numpy(k) for k in kept], widths).eval()
+    pruned = arch.prune(model, [k.tolist() for k in kept]).eval()
+    torch.testing.assert_close(smaller(x), pruned(x))
+    more = [width + 2 for width in widths]
+    wider = arch.inherit(model, [torch.from_numpy(k) for k in kept], more)
+    assert arch.cost("params")(more) == sum(p.numel() for p in wider.parameters())
+    norms = arch.filter_norms(model)
+    assert [len(n) for n in norms] == list(arch.base_widths)
+    assert all(bool((n > 0).all()) for n in norms)
