@@ -16,10 +16,10 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
-import nsopt
 from benchmarks.common import filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute, wait_for
 from nsopt.compute.memory import memory_kept
+from nsopt.models.registry import table_architecture
 from nsopt.pruning.engine import Plan, ShrinkingNetwork
 from nsopt.pruning.settings import SearchSettings
 
@@ -28,7 +28,7 @@ _INTERVALS = (1, 2, 4, 8, 12)
 
 def time_pieces(name: str, batch: int, steps: int, batches: int, device: str) -> dict[str, Any]:
     """Seconds of a mini-batch at every size, and of every prune step."""
-    arch = nsopt.get_architecture(name)
+    arch = table_architecture(name)
     settings = SearchSettings(
         pretrain_epochs=0,
         prune_every=batches,

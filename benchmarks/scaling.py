@@ -15,9 +15,9 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
-import nsopt
 from benchmarks.common import filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute, wait_for
+from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
@@ -28,7 +28,7 @@ def run_search(
     name: str, factor: float, steps: int, batch: int, prune_every: int, device: str
 ) -> dict[str, float]:
     """A search that prunes to 5 % in `steps` steps, without pre-training."""
-    arch = nsopt.get_architecture(name)
+    arch = table_architecture(name)
     arch = dataclasses.replace(arch, base_widths=tuple(floor_widths(factor, arch.base_widths)))
     settings = SearchSettings(
         pretrain_epochs=0,

@@ -21,12 +21,12 @@ from torch.autograd.profiler import profile
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
-import nsopt
 from benchmarks.common import StageTimes, filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute, wait_for
 from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
+from nsopt.models.registry import table_architecture
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from tests import masked_search
@@ -58,7 +58,7 @@ class Protocol:
         return SearchSettings(
             pretrain_epochs=1,
             prune_every=self.prune_every,
-            filters_per_step=filters_per_step(nsopt.get_architecture(self.arch), self.steps),
+            filters_per_step=filters_per_step(table_architecture(self.arch), self.steps),
             batch_size=self.batch,
             lr=0.05,
             device=self.device,
@@ -79,7 +79,7 @@ def run_reference(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
     compute = resolve_compute(settings.device, "fp32")
     data = protocol.images()
     splits = data.split(settings.val_fraction).to(compute.device)
-    arch = nsopt.get_architecture(protocol.arch, len(data.classes))
+    arch = table_architecture(protocol.arch, len(data.classes))
     with seeded(settings.seed, compute.device):
         search = masked_search.gated(arch, arch.base_widths, device=compute.device)
         with profile(enabled=profiled) as profiler:
@@ -100,7 +100,7 @@ def run_engine(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
     compute = resolve_compute(settings.device, settings.precision)
     data = protocol.images()
     splits = data.split(settings.val_fraction).to(compute.device)
-    arch = nsopt.get_architecture(protocol.arch, len(data.classes))
+    arch = table_architecture(protocol.arch, len(data.classes))
     clock = StageTimes()
     with profile(enabled=profiled) as profiler:
         start = time.perf_counter()

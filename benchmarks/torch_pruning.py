@@ -28,6 +28,7 @@ from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.models.architecture import TableArchitecture
+from nsopt.models.registry import table_architecture
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import floor_widths, uniform_curve
@@ -135,7 +136,7 @@ def main() -> None:
     steps, prune_every, epochs = (12, 1, 2) if options.quick else (24, 4, options.epochs)
     if options.quick:
         data = data.subset(None, 40 if options.arch == "vgg11" else 20)
-    arch = nsopt.get_architecture(options.arch, len(data.classes), data.image_size, data.channels)
+    arch = table_architecture(options.arch, len(data.classes), data.image_size, data.channels)
     settings = SearchSettings(
         pretrain_epochs=1,
         prune_every=prune_every,

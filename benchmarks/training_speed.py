@@ -22,9 +22,10 @@ import nsopt
 from benchmarks.common import in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute
 from nsopt.data.images import ImageSet
-from nsopt.data.torchvision_import import torchvision_datasets
 from nsopt.models.architecture import TableArchitecture
+from nsopt.models.registry import table_architecture
 from nsopt.scaling.law import floor_widths
+from nsopt.torchvision_import import import_torchvision
 from nsopt.training.settings import TrainSettings
 
 _BATCH = 128
@@ -51,7 +52,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
 
 def run_plain(images: int, epochs: int, ratio: float, device: str) -> float:
     """Images per second of a plain loop."""
-    torchvision_datasets()  # makes torchvision importable beside a CPU build of torch
+    import_torchvision("datasets")  # makes torchvision importable beside a CPU build of torch
     from torchvision import transforms  # noqa: PLC0415
 
     splits = random_images(images).split(_VALIDATION)
@@ -72,7 +73,7 @@ def run_plain(images: int, epochs: int, ratio: float, device: str) -> float:
         persistent_workers=True,
         multiprocessing_context="fork",  # torchvision is imported already
     )
-    arch = nsopt.get_architecture("vgg11")
+    arch = table_architecture("vgg11")
     model = arch.build(_widths(arch, ratio)).to(where).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.5, weight_decay=5e-4)
     start = time.perf_counter()
@@ -98,7 +99,7 @@ def run_nsopt(images: int, epochs: int, ratio: float, device: str, precision: st
         device=device,
         precision=precision,
     )
-    arch = nsopt.get_architecture("vgg11")
+    arch = table_architecture("vgg11")
     outcome = nsopt.train(arch, _widths(arch, ratio), data, settings)
     return epochs * len(data.split(_VALIDATION).train) / outcome.seconds
 

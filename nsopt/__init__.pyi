@@ -10,7 +10,7 @@ from .methods.registry import register_method as register_method
 from .models.architecture import Architecture as Architecture
 from .models.registry import architectures as architectures
 from .models.registry import get_architecture as get_architecture
-from .models.tracing.architecture import trace as trace
+from .models.tracing.trace_module import trace as trace
 from .pruning.settings import SearchSettings as SearchSettings
 from .samplers.neuralscale import NeuralScaleSampler as NeuralScaleSampler
 from .samplers.neuralscale import suggest_widths as suggest_widths

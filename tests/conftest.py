@@ -18,7 +18,7 @@ from hypothesis import settings
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.data.registry import load_data
 from nsopt.models.architecture import TableArchitecture
-from nsopt.models.registry import get_architecture
+from nsopt.models.registry import table_architecture
 
 _cache = tempfile.TemporaryDirectory(prefix="nsopt-cache-")
 os.environ["XDG_CACHE_HOME"] = _cache.name  # of the tests and of the commands they run
@@ -63,13 +63,13 @@ def _first(images: ImageSet, count: int) -> ImageSet:
 @pytest.fixture(scope="session")
 def vgg11() -> TableArchitecture:
     """VGG11 for CIFAR-10."""
-    return get_architecture("vgg11")
+    return table_architecture("vgg11")
 
 
 @pytest.fixture(scope="session")
 def narrow() -> TableArchitecture:
     """VGG11 for digits, an eighth as wide: trains in seconds."""
-    arch = get_architecture("vgg11", num_classes=10, in_channels=1)
+    arch = table_architecture("vgg11", num_classes=10, in_channels=1)
     return dataclasses.replace(arch, base_widths=tuple(w // 8 for w in arch.base_widths))
 
 

@@ -15,6 +15,7 @@ FLOORS = [
     "errors",
     "progress",
     "settings",
+    "torchvision_import",
     "scaling",
     "kernels",
     "models",

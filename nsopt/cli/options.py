@@ -22,7 +22,7 @@ class TaskOptions:
     """What is searched and trained."""
 
     arch: str = "vgg11"
-    """Architecture, such as vgg11 or resnet18-tied."""
+    """vgg11, resnet18-tied, ...; torchvision:NAME, timm:NAME or package.module:factory."""
     data: str = "digits"
     """A name that `nsopt data list` shows, or folder:PATH."""
     data_dir: Path = Path("data")

@@ -12,13 +12,14 @@ from nsopt.cli.options import PlaceOptions, SizeOptions, TaskOptions
 from nsopt.compute.device import resolve_compute
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source, Subset
-from nsopt.errors import NsoptError, unknown_name
+from nsopt.errors import NsoptError
 from nsopt.experiments.comparison import Size, sizes_of_budgets, sizes_of_ratios
 from nsopt.experiments.presets import Preset, StudySettings, get_preset, override
 from nsopt.experiments.task import Task
 from nsopt.experiments.workspace import Workspace
 from nsopt.models.architecture import Architecture
-from nsopt.models.registry import architectures, get_architecture
+from nsopt.models.registry import check_name, get_architecture
+from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.scaling.metric import Metric
 from nsopt.storage.opening import sqlite_path
 
@@ -32,8 +33,7 @@ def prepare(
     options: TaskOptions, place: PlaceOptions, settings: StudySettings, workers: int = 1
 ) -> tuple[Task, Workspace]:
     """Check the options, load the data, say what will run."""
-    if options.arch not in architectures():
-        raise unknown_name("architecture", options.arch, architectures())
+    check_name(options.arch)
     resolve_compute(settings.training.device, settings.training.precision)
     if place.storage is not None:
         sqlite_path(place.storage)
@@ -58,6 +58,8 @@ def settings_of(preset: Preset, *changes: dict[str, dict[str, Any]]) -> StudySet
 def announce(task: Task, preset: Preset) -> None:
     """Say what will run, with its settings."""
     console.print(f"[bold]{escape(task.name)}[/bold]: {preset.question}", highlight=False)
+    if isinstance(task.arch, TracedArchitecture):
+        console.print(task.arch.summary(), highlight=False, markup=False)
     for part in ("search", "training"):
         values = getattr(task.settings, part).model_dump(exclude_none=True)
         shown = ", ".join(f"{name} {value}" for name, value in values.items())

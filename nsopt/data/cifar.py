@@ -9,8 +9,8 @@ import torch
 
 from nsopt.data.checksum import check_md5
 from nsopt.data.images import ImageData, ImageSet
-from nsopt.data.torchvision_import import torchvision_datasets
 from nsopt.errors import NsoptError
+from nsopt.torchvision_import import import_torchvision
 
 _READERS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
@@ -21,7 +21,7 @@ def load_cifar(name: str, directory: Path) -> ImageData:
     Unpacks the published archive where it lies there, else downloads it. torchvision checks the
     checksum of every file before it reads one. Raises NsoptError, with what to do, otherwise.
     """
-    reader = getattr(torchvision_datasets(), _READERS[name])
+    reader = getattr(import_torchvision("datasets"), _READERS[name])
     archive = directory / reader.filename
     if archive.is_file():
         check_md5(archive, reader.tgz_md5)

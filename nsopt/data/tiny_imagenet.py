@@ -12,8 +12,8 @@ from nsopt.data.cache import cached
 from nsopt.data.checksum import check_md5
 from nsopt.data.decode import Place, decode, folders_in, images_in, opened
 from nsopt.data.images import ImageData
-from nsopt.data.torchvision_import import torchvision_datasets
 from nsopt.errors import NsoptError
+from nsopt.torchvision_import import import_torchvision
 
 ARCHIVE = "tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -32,7 +32,7 @@ def load_tiny_imagenet(directory: Path, image_size: int = 64) -> ImageData:
 
 def fetch_tiny_imagenet(directory: Path) -> Path:
     """Download the archive and check it; NsoptError where the network does not allow it."""
-    utils: Any = torchvision_datasets().utils
+    utils: Any = import_torchvision("datasets").utils
     try:
         utils.download_url(_URL, str(directory), ARCHIVE, MD5)
     except (OSError, RuntimeError, urllib.error.URLError) as error:

@@ -88,6 +88,8 @@ def load_task(study: Study, data: str | None, data_dir: Path) -> Task:
     source = schema.read_source(study)
     source = replace(source, name=data or source.name)
     arch = get_architecture(stored.arch, stored.classes, stored.image_size, stored.channels)
+    if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
+        raise NsoptError(f"{stored.arch} is another network here than that of {study.study_name}")
     own = StudySettings(**{k: v for k, v in settings.items() if k in StudySettings.model_fields})
     task = Task(arch, load_source(source, data_dir), source, own)
     here = task.identity["data"]

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from functools import partial
 
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture, TableArchitecture
+from nsopt.models.imported import import_architecture, is_imported
 from nsopt.models.mobilenet import mobilenetv2
 from nsopt.models.resnet import resnet18
 from nsopt.models.vgg import vgg11
@@ -25,13 +26,30 @@ def architectures() -> tuple[str, ...]:
     return tuple(sorted(_FACTORIES))
 
 
+def check_name(name: str) -> None:
+    """NsoptError for a name that `get_architecture` does not know."""
+    if name not in _FACTORIES and not is_imported(name):
+        raise unknown_name("architecture", name, _FACTORIES)
+
+
 def get_architecture(
     name: str, num_classes: int = 10, image_size: int = 32, in_channels: int = 3
-) -> TableArchitecture:
+) -> Architecture:
     """The architecture `name` for square images of `image_size` pixels.
 
+    name: one of `architectures()`, or `torchvision:NAME`, `timm:NAME` or `package.module:factory`.
     Raises NsoptError for an unknown name or an image too small for the network.
     """
+    check_name(name)
+    if is_imported(name):
+        return import_architecture(name, num_classes, image_size, in_channels)
+    return table_architecture(name, num_classes, image_size, in_channels)
+
+
+def table_architecture(
+    name: str, num_classes: int = 10, image_size: int = 32, in_channels: int = 3
+) -> TableArchitecture:
+    """One of `architectures()`, which are written by hand."""
     if name not in _FACTORIES:
         raise unknown_name("architecture", name, _FACTORIES)
     if num_classes < 2 or in_channels < 1:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from nsopt.data.registry import load_data
-from nsopt.data.torchvision_import import torchvision_datasets
 from nsopt.errors import NsoptError
+from nsopt.torchvision_import import import_torchvision
 
 UNREACHABLE = "http://127.0.0.1:9/cifar-100-python.tar.gz"
 
@@ -45,7 +45,7 @@ def small_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "data"
     archive = pack(members, folder, "cifar-100-python", "cifar-100-python.tar.gz")
     md5 = {name: hashlib.md5(content).hexdigest() for name, content in members.items()}
-    reader: Any = torchvision_datasets().CIFAR100
+    reader: Any = import_torchvision("datasets").CIFAR100
     monkeypatch.setattr(reader, "train_list", [["train", md5["train"]]])
     monkeypatch.setattr(reader, "test_list", [["test", md5["test"]]])
     monkeypatch.setattr(reader, "meta", {**reader.meta, "md5": md5["meta"]})
@@ -67,7 +67,7 @@ def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "data"
     archive = pack(members, folder, "cifar-10-batches-py", "cifar-10-python.tar.gz")
     md5 = {name: hashlib.md5(content).hexdigest() for name, content in members.items()}
-    reader: Any = torchvision_datasets().CIFAR10
+    reader: Any = import_torchvision("datasets").CIFAR10
     train = [[name, md5[name]] for name in ("data_batch_1", "data_batch_2")]
     monkeypatch.setattr(reader, "train_list", train)
     monkeypatch.setattr(reader, "test_list", [["test_batch", md5["test_batch"]]])
@@ -118,7 +118,7 @@ def test_damaged_files_are_not_unpickled(small_cifar100: Path) -> None:
 def test_missing_archive_says_what_to_put_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torchvision_datasets().CIFAR100, "url", UNREACHABLE)
+    monkeypatch.setattr(import_torchvision("datasets").CIFAR100, "url", UNREACHABLE)
     with pytest.raises(NsoptError, match=r"put cifar-100-python.tar.gz \(md5 eb9058c3") as caught:
         load_data("cifar100", tmp_path / "none")
     assert "\n" not in str(caught.value)

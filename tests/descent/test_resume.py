@@ -23,7 +23,7 @@ from nsopt.data.images import ImageData
 from nsopt.descent.search import search
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.architecture import TableArchitecture
-from nsopt.models.registry import get_architecture
+from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
@@ -105,7 +105,7 @@ def test_a_resumed_search_equals_an_uninterrupted_one(
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "resnet18", "resnet18-tied"])
 def test_a_resumed_network_is_the_same_to_the_last_weight(digits: ImageData, name: str) -> None:
-    arch = get_architecture(name, in_channels=1)
+    arch = table_architecture(name, in_channels=1)
     arch = dataclasses.replace(arch, base_widths=tuple(max(4, w // 16) for w in arch.base_widths))
     each = SEARCH.updated(filters_per_step=sum(arch.base_widths) // 12)
     splits, compute = digits.split(0.1), Compute(torch.device("cpu"), bf16=True)

@@ -9,14 +9,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
-from nsopt.models.registry import architectures, get_architecture
+from nsopt.models.registry import architectures, table_architecture
 from nsopt.scaling.law import floor_widths
 
 
 @st.composite
 def networks(draw: st.DrawFn) -> tuple:
     """An architecture and widths with many ties, so that projections come and go."""
-    arch = get_architecture(
+    arch = table_architecture(
         draw(st.sampled_from(architectures())),
         num_classes=draw(st.integers(2, 30)),
         image_size=draw(st.sampled_from([32, 64])),
@@ -92,7 +92,7 @@ IRREGULAR = [  # with 100 classes
 def test_networks_have_their_published_numbers_of_parameters(
     name: str, classes: int, image_size: int, counts: tuple[int, int, int]
 ) -> None:
-    arch = get_architecture(name, classes, image_size)
+    arch = table_architecture(name, classes, image_size)
     params = arch.cost("params")
     assert tuple(params(floor_widths(r, arch.base_widths)) for r in (1, 0.25, 2)) == counts
 
@@ -101,7 +101,7 @@ def test_networks_have_their_published_numbers_of_parameters(
 def test_irregular_widths_have_their_published_number_of_parameters(
     name: str, widths: str, count: int
 ) -> None:
-    arch = get_architecture(name, 100)
+    arch = table_architecture(name, 100)
     assert arch.cost("params")([int(width) for width in widths.split("-")]) == count
 
 
@@ -109,15 +109,15 @@ def test_irregular_widths_have_their_published_number_of_parameters(
     ("name", "millions"), [("mobilenetv2-convcut", 2.66), ("resnet18-convcut", 11.62)]
 )
 def test_convcut_networks_have_the_supplements_size(name: str, millions: float) -> None:
-    arch = get_architecture(name, 200, 64)
+    arch = table_architecture(name, 200, 64)
     assert round(arch.cost("params")(arch.base_widths) / 1e6, 2) == millions
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2-tied", "resnet18-tied"])
 @pytest.mark.parametrize("image_size", [32, 64])
 def test_tied_networks_are_the_original_at_base_widths(name: str, image_size: int) -> None:
-    tied = get_architecture(name, 100, image_size)
-    original = get_architecture(name.removesuffix("-tied"), 100, image_size)
+    tied = table_architecture(name, 100, image_size)
+    original = table_architecture(name.removesuffix("-tied"), 100, image_size)
     assert len(tied.base_widths) < len(original.base_widths)
     for metric in ("params", "macs"):
         assert tied.cost(metric)(tied.base_widths) == original.cost(metric)(original.base_widths)
@@ -125,7 +125,7 @@ def test_tied_networks_are_the_original_at_base_widths(name: str, image_size: in
 
 @pytest.mark.parametrize("name", ["mobilenetv2-tied", "resnet18-tied"])
 def test_no_shortcut_of_a_tied_network_becomes_a_convolution(name: str) -> None:
-    arch = get_architecture(name)
+    arch = table_architecture(name)
     irregular = [10 + 3 * group for group in range(len(arch.base_widths))]
     at_base = dict(arch.build(arch.base_widths).named_modules())
     assert dict(arch.build(irregular).named_modules()).keys() == at_base.keys()
@@ -165,7 +165,7 @@ def operations_of(arch: TableArchitecture, widths: Sequence[int]) -> list[str]:
 
 @pytest.mark.parametrize("name", architectures())
 def test_every_group_has_a_name_gates_and_filters(name: str) -> None:
-    arch = get_architecture(name)
+    arch = table_architecture(name)
     widths = [3 + i for i in range(len(arch.base_widths))]
     model = arch.build(widths)
     assert len(set(arch.layer_names)) == len(widths) == len(arch.gate_modules(model))
@@ -181,7 +181,7 @@ def test_every_group_has_a_name_gates_and_filters(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vgg11", "resnet18-tied"])
 def test_inherited_network_computes_with_the_kept_channels(name: str) -> None:
-    arch = get_architecture(name)
+    arch = table_architecture(name)
     widths = tuple(6 + i for i in range(len(arch.base_widths)))
     model = arch.build(widths)
     for module in model.modules():
@@ -206,7 +206,7 @@ def test_inherited_network_computes_with_the_kept_channels(name: str) -> None:
 
 
 def test_expanded_channels_follow_their_input_channel() -> None:
-    arch = get_architecture("mobilenetv2")
+    arch = table_architecture("mobilenetv2")
     widths = tuple(4 for _ in arch.base_widths)
     model = arch.build(widths)
     kept = [torch.tensor([1, 3]) for _ in widths]
@@ -225,21 +225,21 @@ def test_expanded_channels_follow_their_input_channel() -> None:
 @pytest.mark.parametrize("widths", [[8] * 7, [8] * 9, [8] * 7 + [0], [8] * 7 + [1.5]])
 def test_build_refuses_widths_that_are_none(widths: list) -> None:
     with pytest.raises(NsoptError, match="widths"):
-        get_architecture("vgg11").build(widths)
+        table_architecture("vgg11").build(widths)
 
 
 def test_cost_refuses_a_wrong_length() -> None:
     with pytest.raises(NsoptError, match="8 widths expected"):
-        get_architecture("vgg11").cost("params")([1, 2])
+        table_architecture("vgg11").cost("params")([1, 2])
 
 
 def test_unknown_names_suggest_the_nearest() -> None:
     with pytest.raises(NsoptError, match="did you mean 'vgg11'"):
-        get_architecture("vgg12")
+        table_architecture("vgg12")
     with pytest.raises(NsoptError, match="did you mean 'params'"):
-        get_architecture("vgg11").cost("param")
+        table_architecture("vgg11").cost("param")
 
 
 def test_images_too_small_for_the_network_are_refused() -> None:
     with pytest.raises(NsoptError, match="--image-size 32"):
-        get_architecture("vgg11", image_size=28)
+        table_architecture("vgg11", image_size=28)

@@ -12,7 +12,7 @@ from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData, ImageSet, Splits
 from nsopt.kernels import folding
 from nsopt.models.architecture import TableArchitecture
-from nsopt.models.registry import architectures, get_architecture
+from nsopt.models.registry import architectures, table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.compaction import compact
 from nsopt.pruning.engine import iterative_prune
@@ -36,7 +36,7 @@ def float64() -> Iterator[None]:
 
 
 def small(name: str) -> TableArchitecture:
-    arch = get_architecture(name)
+    arch = table_architecture(name)
     return dataclasses.replace(arch, base_widths=tuple(max(6, w // 16) for w in arch.base_widths))
 
 
@@ -123,7 +123,7 @@ def test_a_compacted_network_has_the_shapes_of_one_built_so(name: str) -> None:
 
 
 def test_a_stream_keeps_what_later_blocks_still_read() -> None:
-    arch = get_architecture("resnet18")
+    arch = table_architecture("resnet18")
     model = arch.build(arch.base_widths)
     kept = [np.arange(width) for width in arch.base_widths]
     kept[0], kept[2], kept[4] = np.array([1]), np.array([2, 3]), np.array([5])
@@ -131,7 +131,7 @@ def test_a_stream_keeps_what_later_blocks_still_read() -> None:
     assert written[0].tolist() == [1, 2, 3, 5]  # blocks 1 and 2 carry it on to block 3
     assert written[2].tolist() == [2, 3, 5]
     assert written[4].tolist() == [5]  # block 3 has a stride, and so a projection
-    convcut = get_architecture("resnet18-convcut")
+    convcut = table_architecture("resnet18-convcut")
     assert Layout.of(convcut, convcut.build(arch.base_widths), kept).written[0].tolist() == [1]
 
 

@@ -10,7 +10,7 @@ from nsopt.descent.iterations import descend
 from nsopt.descent.search import search
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.architecture import TableArchitecture
-from nsopt.models.registry import get_architecture
+from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
 from nsopt.pruning.settings import SearchSettings
@@ -94,7 +94,7 @@ def test_a_loss_that_leaves_the_numbers_ends_the_search(
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "mobilenetv2-tied", "resnet18", "resnet18-tied"])
 def test_every_network_is_pruned_step_by_step(digits: ImageData, name: str) -> None:
-    arch = get_architecture(name, in_channels=1)
+    arch = table_architecture(name, in_channels=1)
     arch = dataclasses.replace(arch, base_widths=tuple(w // 4 for w in arch.base_widths))
     total = sum(arch.base_widths)
     trajectory = prune(arch, digits, keep_fraction=0.8, batch_size=32)

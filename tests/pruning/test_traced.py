@@ -8,7 +8,8 @@ from torch import nn
 import nsopt
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData
-from nsopt.models.tracing.architecture import TracedArchitecture, trace
+from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.tracing.trace_module import trace
 from nsopt.progress import Silent
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
 from nsopt.pruning.pruned import make_pruned

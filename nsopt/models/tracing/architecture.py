@@ -1,4 +1,4 @@
-"""`nsopt.trace`: any module as an architecture, a family of networks indexed by widths."""
+"""A traced module as an architecture: a family of networks indexed by widths."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,14 @@ from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.architecture import relative_norms
-from nsopt.models.tracing import probe
 from nsopt.models.tracing.cost import TracedCost
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
 from nsopt.models.tracing.network import TracedNetwork
-from nsopt.models.tracing.run import LabelledRun, tensors_of
+from nsopt.models.tracing.run import tensors_of
 from nsopt.models.tracing.trace import Atoms
 
-_MOST_REASONS = 5
-_PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
+PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +157,12 @@ class TracedArchitecture:
             for name, group in zip(self.layer_names, self.network.family.groups, strict=True)
         }
 
+    def summary(self) -> str:
+        """One line: how many widths there are, and which modules keep theirs."""
+        fixed = [*self.refused, *self._fixed()]
+        kept = f"fixed: {', '.join(fixed)}" if fixed else "nothing is fixed"
+        return f"{self.name}: {len(self.base_widths)} widths can change, {kept}"
+
     def explain(self) -> str:
         """What can be scaled, what cannot, and why."""
         lines = [f"{self.name}: {len(self.base_widths)} widths"]
@@ -185,7 +189,7 @@ class TracedArchitecture:
         read = {id(t) for t in network.template.parameters()} & network.trace.read.keys()
         for path, module in network.template.named_modules():
             weight = getattr(module, "weight", None)
-            if not isinstance(module, _PRODUCERS) or not isinstance(weight, Tensor):
+            if not isinstance(module, PRODUCERS) or not isinstance(weight, Tensor):
                 continue
             axis = 1 if getattr(module, "transposed", False) else 0
             label = network.labels[f"{path}.weight"][axis] if path else None
@@ -203,79 +207,6 @@ class TracedArchitecture:
         return InitialisationLaw.of(self.network.template)
 
 
-def trace(
-    module: nn.Module,
-    example_input: Tensor | tuple[Tensor, ...],
-    name: str | None = None,
-    fixed: Sequence[str] = (),
-    init: Callable[[nn.Module], None] | None = None,
-) -> TracedArchitecture:
-    """The family of networks that `module` belongs to, indexed by the widths of its groups.
-
-    example_input: what `module` is called with, at least two examples; name: for messages, by
-    default that of its class; fixed: paths of modules whose widths must stay; init: draws the first
-    values of a network, by default as the module's own values look (so it should be untrained).
-    The module is never changed.
-
-    Raises NsoptError if none of its widths can change, if its forward pass decides on the values
-    of tensors, or if it cannot be run on tensors without memory.
-    """
-    examples = example_input if isinstance(example_input, tuple) else (example_input,)
-    if len(examples[0]) < 2:
-        raise NsoptError("trace a network with at least two examples, so that sizes of 1 are told")
-    network = TracedNetwork.of(module, LabelledRun(tuple(e.detach() for e in examples)))
-    network = network.with_fixed(_units_below(network, fixed))
-    shrink = probe.cannot_shrink(network)
-    names = _layer_names(network)
-    refused = {names[i]: reason for i, reason in shrink.items()}
-    units = [network.family.groups[i].units for i in shrink]
-    if units:
-        network = network.with_fixed(np.concatenate(units))
-    if not network.family.groups:
-        raise NsoptError(
-            "no width of this network can change: " + "; ".join(_all_reasons(network, refused))
-        )
-    names = _layer_names(network)
-    capped = {names[i]: reason for i, reason in probe.cannot_grow(network).items()}
-    own = name or type(module).__name__.lower()
-    return TracedArchitecture(own, network, names, capped, refused, init)
-
-
-def _layer_names(network: TracedNetwork) -> tuple[str, ...]:
-    """The module that first makes a group's channels, or the tensor that holds them."""
-    modules = dict(network.template.named_modules())
-    names = []
-    for group in network.family.groups:
-        owners = []
-        for d in group.per_dimension:
-            dimension = network.family.dimensions[d]
-            path, _, attribute = dimension.tensor.rpartition(".")
-            made = 1 if getattr(modules[path], "transposed", False) else 0
-            if isinstance(modules[path], _PRODUCERS) and attribute == "weight":
-                owners += [path] if dimension.axis == made else []
-        first = network.family.dimensions[min(group.per_dimension)].tensor
-        names.append(owners[0] if owners else first)
-    return tuple(
-        f"{name}#{names[:i].count(name) + 1}" if names[:i].count(name) else name
-        for i, name in enumerate(names)
-    )
-
-
-def _units_below(network: TracedNetwork, paths: Sequence[str]) -> Atoms:
-    """The units that the modules at `paths` make. NsoptError for a path that is none."""
-    modules = dict(network.template.named_modules())
-    units = [np.zeros(0, np.int64)]
-    for path in paths:
-        if path not in modules:
-            raise unknown_name("module", path, modules)
-        units += [
-            network.family.units.of_atom[dimension.atoms]
-            for dimension in network.family.dimensions
-            if dimension.tensor.startswith(f"{path}.") and dimension.axis == 0
-        ]
-    return np.unique(np.concatenate(units))
-
-
 def _reasons(network: TracedNetwork, units: Atoms) -> list[str]:
     """Why units have to stay."""
     of_atom = network.family.units.of_atom
@@ -286,11 +217,6 @@ def _reasons(network: TracedNetwork, units: Atoms) -> list[str]:
             if np.isin(of_atom[frozen.atoms], units).any()
         }
     )
-
-
-def _all_reasons(network: TracedNetwork, refused: dict[str, str]) -> list[str]:
-    frozen = {f"{f.reason} in {f.module}" for f in network.trace.frozen if f.reason != "kernel"}
-    return sorted(frozen | set(refused.values()))[:_MOST_REASONS]
 
 
 def _grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:

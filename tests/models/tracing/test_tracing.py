@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import nsopt
-from nsopt.data.torchvision_import import torchvision_datasets
 from nsopt.errors import NsoptError
-from nsopt.models.tracing.architecture import TracedArchitecture, trace
+from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.tracing.trace_module import trace
+from nsopt.torchvision_import import import_torchvision
 from tests.models.tracing import awkward
 from tests.models.tracing.checks import (
     check_building,
@@ -74,7 +75,7 @@ def test_an_awkward_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> N
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_of_torchvision_is_scaled_as_it_computes(name: str) -> None:
-    torchvision_datasets()  # cures the import beside a build of torch without its operators
+    import_torchvision("datasets")  # cures the import beside a build of torch without its operators
     from torchvision import models
 
     torch.manual_seed(0)

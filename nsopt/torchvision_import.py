@@ -2,9 +2,10 @@
 
 A torchvision wheel made for CUDA, next to a CPU build of torch, cannot load its extension; its
 import then fails where it registers shape functions for operators nobody declared. Declaring
-their schemas first lets the import pass; the readers of data sets use none of them.
+their schemas first lets the import pass; readers of data sets and classifiers use none of them.
 """
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -16,20 +17,16 @@ _SCHEMAS = {
 _libraries: list[torch.library.Library] = []  # a declaration lives as long as its library object
 
 
-def torchvision_datasets() -> Any:
-    """The module `torchvision.datasets`."""
+def import_torchvision(part: str) -> Any:
+    """The module `torchvision.<part>`."""
     try:
-        from torchvision import datasets  # noqa: PLC0415
+        return import_module(f"torchvision.{part}")
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-    else:
-        return datasets
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name, schema in _SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, name):
             library.define(schema)
     _libraries.append(library)
-    from torchvision import datasets  # noqa: PLC0415
-
-    return datasets
+    return import_module(f"torchvision.{part}")

@@ -1,0 +1,117 @@
+"""Networks of others, by a word."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import nsopt
+from nsopt.errors import NsoptError
+from nsopt.reports.results import read_results
+from tests.conftest import call_nsopt
+from tests.e2e.test_user_errors import check
+
+MODULE = """
+from torch import nn
+
+
+def small(num_classes):
+    layers, inputs = [], 1
+    for outputs in (16, 24, 32):
+        layers += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
+        inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, num_classes))
+
+
+def sizeless():
+    return small(10)
+
+
+def nothing():
+    return 3
+"""
+SHORT = (
+    *("--pretrain-epochs=1", "--prune-every=2", "--filters-per-step=3", "--batch-size=32"),
+    *("--device=cpu", "--precision=fp32", "--per-class=60"),
+)
+
+
+@pytest.fixture(autouse=True)
+def mynets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "mynets.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_network_of_torchvision_is_an_architecture() -> None:
+    arch = nsopt.get_architecture("torchvision:squeezenet1_1", num_classes=7, image_size=64)
+    assert (arch.name, arch.num_classes) == ("torchvision:squeezenet1_1", 7)
+    assert len(arch.base_widths) == 25
+    again = nsopt.get_architecture("torchvision:squeezenet1_1", num_classes=7, image_size=64)
+    assert again.layer_names == arch.layer_names
+
+
+def test_a_factory_is_called_with_the_number_of_classes_if_it_takes_it() -> None:
+    assert nsopt.get_architecture("mynets:small", 5, in_channels=1).num_classes == 5
+    assert nsopt.get_architecture("mynets:sizeless", 5, in_channels=1).num_classes == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "torchvision:resnet19",
+            "unknown network of torchvision 'resnet19': did you mean 'resnet18'",
+        ),
+        ("mynets:smal", "no network 'mynets:smal' can be imported: .*smal"),
+        ("nowhere:small", "no network 'nowhere:small' can be imported: No module named"),
+        ("mynets:nothing", "mynets:nothing makes a int, not a torch.nn.Module"),
+        ("mynets:small", "mynets:small cannot be traced on images of 3x32x32"),
+    ],
+)
+def test_what_cannot_be_imported_says_so(name: str, message: str) -> None:
+    with pytest.raises(NsoptError, match=message) as caught:
+        nsopt.get_architecture(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_study_of_ones_own_network(tmp_path: Path) -> None:
+    methods = "--methods=uniform,morphnet,magnitude,neuralscale"
+    study = ("study", "--arch=mynets:small", methods, "--ratios=0.5", "--seeds=1", "--epochs=2")
+    done = call_nsopt(*study, *SHORT, f"--out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert "mynets:small: 3 widths can change, fixed: 11" in done.stdout
+    storage = f"sqlite:///{tmp_path / 'out' / 'study.db'}"
+    results = read_results(storage)
+    assert results.methods == ["uniform", "magnitude", "morphnet", "neuralscale"]
+    assert (results.outcomes["params"] <= results.outcomes["budget"]).all()
+    proposed = call_nsopt("widths", f"--storage={storage}", "--ratios=0.25", "--json")
+    (row,) = json.loads(proposed.stdout)
+    assert row["params"] <= row["budget"]
+    (weights, *_) = (tmp_path / "out" / "artifacts").iterdir()
+    assert sum(p.numel() for p in nsopt.load_weights(weights).parameters()) > 0
+
+
+def test_another_network_under_the_same_word_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = ("study", "--arch=mynets:small", "--methods=uniform", "--ratios=0.5", "--seeds=1")
+    out = f"--out={tmp_path / 'out'}"
+    assert call_nsopt(*study, "--epochs=1", *SHORT, out).returncode == 0
+    monkeypatch.setattr(import_module("mynets"), "small", narrower)
+    worker = ("worker", f"--storage=sqlite:///{tmp_path / 'out' / 'study.db'}", out)
+    check(
+        call_nsopt(*worker, "--study=mynets:small-digits-60each-smoke"),
+        "mynets:small is another network here",
+    )
+
+
+def narrower(num_classes: int) -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(1, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, num_classes)),
+    )
