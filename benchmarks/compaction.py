@@ -19,6 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 from benchmarks.common import filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute, wait_for
 from nsopt.compute.memory import memory_kept
+from nsopt.kernels.swap import fast_kernels
 from nsopt.models.registry import table_architecture
 from nsopt.pruning.engine import Plan, ShrinkingNetwork
 from nsopt.pruning.settings import SearchSettings
@@ -46,8 +47,8 @@ def time_pieces(name: str, batch: int, steps: int, batches: int, device: str) ->
         return time.perf_counter() - start
 
     steady, cuts = [], []
-    with memory_kept(compute.device):
-        network = ShrinkingNetwork(arch, arch.base_widths, splits, settings, compute)
+    network = ShrinkingNetwork(arch, arch.base_widths, splits, settings, compute)
+    with memory_kept(compute.device), fast_kernels(network.model):
         plan = Plan(sum(arch.base_widths), network.batches_per_epoch, settings)
         cut = 0.0
         for _ in range(plan.steps):

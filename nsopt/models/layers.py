@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nsopt.kernels.batch_norm import BatchNorm2d
-from nsopt.kernels.convolution import Conv2d, DepthwiseConv2d
 from nsopt.scaling.cost import Channels, IntArray, Operation
 
 
@@ -52,11 +50,11 @@ def build_operation(operation: Operation, widths: IntArray) -> nn.Module:
     """The module of one operation at widths (L,)."""
     inputs, outputs = (int(c.count(widths)) for c in (operation.inputs, operation.outputs))
     if operation.kind == "norm":
-        return BatchNorm2d(outputs)
+        return nn.BatchNorm2d(outputs)
     if operation.kind == "linear":
         return nn.Linear(inputs, outputs, bias=operation.bias)
     depthwise = operation.kind == "depthwise"
-    return (DepthwiseConv2d if depthwise else Conv2d)(
+    return nn.Conv2d(
         inputs,
         outputs,
         operation.kernel,

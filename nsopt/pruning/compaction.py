@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nsopt.kernels.convolution import DepthwiseConv2d
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.layers import Selection, slice_channels
 from nsopt.pruning.layout import Layout, positions
@@ -74,7 +73,7 @@ def _cut(
             optimizer.state[smaller] = {"momentum_buffer": momentum}
     for name, buffer in list(module.named_buffers()):
         module.register_buffer(name, _slice(operation, buffer, read, written))
-    _describe_shape(module)
+    _describe_shape(operation, module)
 
 
 def _slice(
@@ -85,7 +84,7 @@ def _slice(
     return part.contiguous(memory_format=layout)
 
 
-def _describe_shape(module: nn.Module) -> None:
+def _describe_shape(operation: Operation, module: nn.Module) -> None:
     """Make the attributes of a module tell the shapes that its parameters have."""
     if isinstance(module, nn.BatchNorm2d):
         module.num_features = len(module.weight)
@@ -93,5 +92,5 @@ def _describe_shape(module: nn.Module) -> None:
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.Conv2d):
         outputs, fan_in = module.weight.shape[:2]
-        module.groups = outputs if isinstance(module, DepthwiseConv2d) else 1
+        module.groups = outputs if operation.kind == "depthwise" else 1
         module.out_channels, module.in_channels = outputs, fan_in * module.groups

@@ -6,6 +6,7 @@ costs tens of milliseconds (benchmarks/compaction.py), once in `prune_every` min
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from nsopt.compute.random_state import random_state, restore_random_state, seede
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import Splits
 from nsopt.errors import NonFiniteLossError
+from nsopt.kernels.swap import fast_kernels
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.importance import ImportanceScores
@@ -54,8 +56,10 @@ def iterative_prune(
         seeded(settings.seed, compute.device),
         explain_out_of_memory(settings.batch_size),
         memory_kept(compute.device),
+        ExitStack() as kernels,
     ):
         network = ShrinkingNetwork(arch, widths, splits, settings, compute)
+        kernels.enter_context(fast_kernels(network.model))
         if resume is not None:
             network.restore(resume)
         filters = int(np.dot(widths, arch.channels_per_unit))
@@ -114,7 +118,8 @@ class Plan:
 class ShrinkingNetwork:
     """A network in training whose least important channels are cut out.
 
-    batches: mini-batches so far; rows: widths before and after every prune step.
+    model: the network itself; batches: mini-batches so far; rows: widths before and after every
+    prune step.
     """
 
     def __init__(
@@ -129,8 +134,8 @@ class ShrinkingNetwork:
         self._compute = compute
         fresh = arch.build(widths)
         self._pruned = make_pruned(arch, fresh, widths)
-        self._model = place(fresh, compute.device).train()
-        self._optimizer = sgd(self._model, settings.lr, settings.momentum, settings.weight_decay)
+        self.model = place(fresh, compute.device).train()
+        self._optimizer = sgd(self.model, settings.lr, settings.momentum, settings.weight_decay)
         self._scores = ImportanceScores(self._pruned.gates)
         self._data = TrainingBatches(splits, settings.batch_size, settings.seed)
         self._loss = torch.zeros((), device=compute.device)
@@ -144,7 +149,7 @@ class ShrinkingNetwork:
         with record_function("augmentation"):
             images, labels = self._data.next()
         scoring = self._score if score else _nothing
-        loss = train_step(self._model, self._optimizer, images, labels, lr, self._compute, scoring)
+        loss = train_step(self.model, self._optimizer, images, labels, lr, self._compute, scoring)
         self._loss += loss
         self._losses += 1
         self.batches += 1
@@ -197,7 +202,7 @@ class ShrinkingNetwork:
     def state(self) -> State:
         """Everything that `restore` needs to go on as if nothing had happened."""
         return {
-            "model": self._model.state_dict(),
+            "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "kept": [torch.from_numpy(units) for units in self._pruned.kept],
             "scores": self._scores.state(),
@@ -213,7 +218,7 @@ class ShrinkingNetwork:
         """Go on where the network that gave `state` was."""
         kept = [units.cpu().numpy() for units in state["kept"]]
         self._pruned.shrink(kept, self._optimizer)
-        self._model.load_state_dict(state["model"])
+        self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scores.restore(state["scores"])
         self._data.restore(state["data"])

@@ -16,6 +16,7 @@ from nsopt.compute.random_state import random_state, restore_random_state, seede
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData, Splits
 from nsopt.errors import NonFiniteLossError
+from nsopt.kernels.swap import fast_kernels
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress, Silent
 from nsopt.training.evaluation import Evaluation
@@ -115,6 +116,7 @@ def train_configuration(
         seeded(settings.seed, compute.device),
         explain_out_of_memory(settings.batch_size),
         memory_kept(compute.device),
+        fast_kernels(model),
     ):
         training = _Training(model, splits, settings, compute)
         if saved is not None:

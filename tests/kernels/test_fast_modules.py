@@ -10,6 +10,7 @@ from nsopt.kernels import folding
 from nsopt.kernels.batch_norm import BatchNorm2d
 from nsopt.kernels.convolution import Conv2d, DepthwiseConv2d
 from nsopt.kernels.folding import channel_dot
+from nsopt.kernels.swap import fast_kernels
 from nsopt.models.layers import Selection
 from nsopt.models.registry import architectures, get_architecture
 
@@ -162,8 +163,38 @@ def test_memory_layout_changes_no_result(name: str) -> None:
     for layout in (torch.contiguous_format, torch.channels_last):
         model.to(memory_format=layout)  # type: ignore[call-overload]
         model.zero_grad()
-        loss = model(x.contiguous(memory_format=layout)).square().mean()
-        loss.backward()
+        with fast_kernels(model):
+            loss = model(x.contiguous(memory_format=layout)).square().mean()
+            loss.backward()
         results.append([loss, *(p.grad for p in model.parameters())])
     for plain, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-7, atol=1e-9)
+
+
+def test_faster_ways_are_there_only_while_we_train() -> None:
+    class Own(nn.Conv2d):
+        """Of a user, with a forward of its own, say."""
+
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8)),
+        *(nn.Conv2d(8, 8, 3, groups=2), Own(8, 8, 3), nn.BatchNorm2d(8, affine=False)),
+        nn.BatchNorm2d(8, track_running_stats=False),
+    )
+    plain = [type(module) for module in model]
+    with fast_kernels(model):
+        assert [type(module) for module in model] == [
+            *(Conv2d, BatchNorm2d, DepthwiseConv2d),
+            *(nn.Conv2d, Own, nn.BatchNorm2d, nn.BatchNorm2d),
+        ]
+    assert [type(module) for module in model] == plain
+    with pytest.raises(RuntimeError), fast_kernels(model):
+        model(torch.zeros(1))
+    assert [type(module) for module in model] == plain
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_built_networks_are_plain_modules(name: str) -> None:
+    arch = get_architecture(name)
+    for module in arch.build([4] * len(arch.base_widths)).modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
+            assert type(module).__module__.startswith("torch.nn")

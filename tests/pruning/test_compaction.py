@@ -11,6 +11,7 @@ from nsopt.compute.device import Compute, place
 from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData, ImageSet, Splits
 from nsopt.kernels import folding
+from nsopt.kernels.swap import fast_kernels
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import architectures, table_architecture
 from nsopt.progress import Silent
@@ -68,7 +69,8 @@ def test_shrinking_and_masked_networks_give_the_same_record(name: str) -> None:
     shrinking = iterative_prune(arch, arch.base_widths, splits, settings, CPU, Silent())
     with seeded(settings.seed, CPU.device):
         search = masked_search.gated(arch, arch.base_widths, follow=True)
-    masked = list(masked_search.run(search, splits, settings))
+    with fast_kernels(search.model):  # rounding decides between equally unimportant channels
+        masked = list(masked_search.run(search, splits, settings))
     assert len(masked) >= 5
     assert shrinking.widths.tolist() == masked
 

@@ -151,10 +151,10 @@ def test_channels_are_scored_by_the_weights_that_the_gradients_belong_to(
     network, reference = (
         ShrinkingNetwork(narrow, narrow.base_widths, splits, SHORT, compute) for _ in range(2)
     )
-    reference._model.load_state_dict(network._model.state_dict())
+    reference.model.load_state_dict(network.model.state_dict())
     network.train_batch(lr=10.0, score=True)
     images, labels = reference._data.next()
-    batch_loss(reference._model, images, labels, compute).backward()
+    batch_loss(reference.model, images, labels, compute).backward()
     reference._scores.accumulate()
     for score, expected in zip(network._scores.mean(), reference._scores.mean(), strict=True):
         torch.testing.assert_close(score, expected, rtol=0, atol=0)

@@ -68,7 +68,7 @@ def test_units_that_are_cut_out_are_those_that_masks_would_hold_at_zero(
     arch, x = trace(kind(), torch.randn(2, 3, 32, 32)), torch.randn(6, 3, 32, 32)
     images = ImageData("x", ("a", "b"), *([_noise()] * 2)).split(0.25)
     network = ShrinkingNetwork(arch, arch.base_widths, images, SETTINGS, CPU)
-    model = network._model
+    model = network.model
     optimizer = network._optimizer
     for _ in range(2):
         optimizer.zero_grad()
