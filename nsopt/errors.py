@@ -28,9 +28,13 @@ class NoWidthsError(DeterministicError):
     """A method has no widths to propose: no law, or none that meet the budget."""
 
 
+_MOST_NAMES = 20
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> NsoptError:
     """An error for a name that is not among `known`, with the nearest one that is."""
     names = sorted(known)
     nearest = get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return NsoptError(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")
+    known_are = f"known are {', '.join(names)}" if len(names) <= _MOST_NAMES else ""
+    return NsoptError(f"unknown {kind} {name!r}: {hint}{known_are}".rstrip(": "))
