@@ -128,7 +128,7 @@ class Runner:
         )
 
     def _checkpoint(self, point: Point) -> Path:
-        folder = self.workspace.checkpoints(f"{self.task.name}/{point.method}")
+        folder = self.workspace.checkpoints(self.task.study_name(point.method))
         return folder / f"{point.metric}-{point.budget}-seed{point.seed}.pt"
 
     def _write(self, trial: Trial, point: Point, outcome: Outcome, latency: Latency) -> None:
@@ -159,7 +159,7 @@ class Runner:
 def make_runner(task: Task, workspace: Workspace, compute: Compute, progress: Progress) -> Runner:
     """A runner of `task` that keeps its files at `workspace`."""
     splits = task.splits.to(compute.device)
-    base = workspace.checkpoints(f"{task.name}/{_BASE}")
+    base = workspace.checkpoints(task.study_name(_BASE))
     return Runner(
         task,
         workspace,
@@ -176,6 +176,6 @@ def clear_finished(task: Task, workspace: Workspace) -> None:
     studies = task.stored_studies(workspace.storage)
     busy = {method for method, study in studies.items() if has_unfinished(study)}
     for method in studies.keys() - busy - {schema.SEARCH}:
-        workspace.clear(f"{task.name}/{method}")
+        workspace.clear(task.study_name(method))
     if not busy:
-        workspace.clear(f"{task.name}/{_BASE}")
+        workspace.clear(task.study_name(_BASE))

@@ -24,7 +24,7 @@ def continue_search(
     """
     if not iterations:
         return []
-    folder = workspace.checkpoints(f"{task.name}/{schema.SEARCH}")
+    folder = workspace.checkpoints(task.study_name(schema.SEARCH))
 
     def tell() -> None:
         progress.message("waiting for the search of another command in this folder")
@@ -52,7 +52,7 @@ def _search(
     same = settings.val_fraction == task.settings.training.val_fraction
     splits = task.splits if same else task.data.split(settings.val_fraction)
     own = replace(resolve_compute(settings.device, settings.precision), lock=compute.lock)
-    checkpoint = workspace.checkpoints(f"{task.name}/{schema.SEARCH}") / "search.pt"
+    checkpoint = workspace.checkpoints(task.study_name(schema.SEARCH)) / "search.pt"
     for number, iteration in enumerate(
         descend(task.arch, splits.to(own.device), settings, history, own, progress, checkpoint),
         start=len(history) + 1,

@@ -35,6 +35,10 @@ class Task:
         """What the names of its studies begin with."""
         return schema.comparison_name(self.arch.name, self.data.name, self.settings.preset)
 
+    def study_name(self, method: str) -> str:
+        """The name of the study of a method, or of the search."""
+        return schema.study_name(self.name, method)
+
     @cached_property
     def splits(self) -> Splits:
         """What trainings see."""
@@ -70,7 +74,7 @@ class Task:
         searching = method == schema.SEARCH
         return open_study(
             storage,
-            f"{self.name}/{method}",
+            self.study_name(method),
             self.description,
             self.source,
             self.identity,

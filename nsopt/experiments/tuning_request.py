@@ -43,7 +43,7 @@ class Tuning:
     @property
     def study_name(self) -> str:
         kind = f"{self.over}-{self.objective}" if self.trains else self.over
-        return f"{schema.tuning_name(self.task.name)}/{kind}"
+        return schema.study_name(schema.tuning_name(self.task.name), kind)
 
     @property
     def trains(self) -> bool:

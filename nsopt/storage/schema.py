@@ -48,6 +48,12 @@ def comparison_name(arch: str, data: str, preset: str) -> str:
     return f"{arch}-{data}-{preset}"
 
 
+def study_name(prefix: str, kind: str) -> str:
+    """The name of a study. prefix: of a comparison, or of the tuning beside it; kind: a method, the
+    search, or what is tuned."""
+    return f"{prefix}/{kind}"
+
+
 def tuning_name(comparison: str) -> str:
     """What the names of the tuning studies beside a comparison begin with."""
     return f"{comparison}{_TUNING}"
