@@ -25,6 +25,7 @@ from .scaling.solve import solve_widths as solve_widths
 from .storage.artifacts import load_weights as load_weights
 from .training.latency import Latency as Latency
 from .training.latency import measure_latency as measure_latency
+from .training.loop import Epoch as Epoch
 from .training.loop import Outcome as Outcome
 from .training.loop import train as train
 from .training.settings import TrainSettings as TrainSettings

@@ -1,19 +1,65 @@
-"""Random numbers of torch: from a seed, and from where they were interrupted."""
+"""Random numbers of torch: from a seed, and from where they were interrupted.
+
+torch has one generator a device for all threads of a process. Whoever draws here has it alone, and
+leaves it as it was.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import RLock
 
 import torch
+
+_generators = RLock()
+
+
+class OwnRandomState:
+    """The random numbers of one training among others: as a context, torch draws from them.
+
+    What is drawn follows from `seed` and from what was drawn before inside, whatever other threads
+    draw meanwhile; outside nothing changes.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._device = device
+        with seeded(seed, device):
+            self._state = random_state(device)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Draw from these numbers inside."""
+        with _alone(self._device):
+            restore_random_state(self._state, self._device)
+            try:
+                yield
+            finally:
+                self._state = random_state(self._device)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What `restore` needs to go on."""
+        return self._state
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from where `state` was told."""
+        self._state = dict(state)
+
+
+@contextmanager
+def _alone(device: torch.device) -> Iterator[None]:
+    """No other thread draws inside, and the state outside is left as it was."""
+    cuda = [device] if device.type == "cuda" else []
+    with (
+        _generators,
+        torch.random.fork_rng(devices=cuda),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+    ):
+        yield
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Random numbers of torch follow from `seed` inside; the state outside is left as it was."""
-    cuda = [device] if device.type == "cuda" else []
-    with (
-        torch.random.fork_rng(devices=cuda),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
-    ):
+    with _alone(device):
         torch.manual_seed(seed)
         yield
 

@@ -87,7 +87,7 @@ def best_settings(workspace: Workspace, name: str) -> dict[str, dict[str, Any]]:
 
     name: ARCH-DATA-PRESET-tune/KIND. NsoptError if there is no such study, or nothing in it.
     """
-    prefix, _, kind = name.rpartition("/")
+    prefix, kind = schema.split_name(name)
     there = workspace.has_storage and schema.is_tuning(prefix)
     study = load_studies(workspace.storage, prefix).get(kind) if there else None
     if study is None:

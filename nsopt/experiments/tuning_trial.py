@@ -7,7 +7,6 @@ from optuna.exceptions import TrialPruned
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.data.images import Splits
 from nsopt.descent.iterations import descend
@@ -117,7 +116,6 @@ class TuningRunner:
             if tuning.objective == "accuracy":
                 trial.report(epochs[-1].val_accuracy, len(epochs))
                 if trial.should_prune():
-                    Checkpoint(checkpoint, {}).remove()
                     raise TrialPruned
 
         outcome = train_configuration(

@@ -16,7 +16,7 @@ from torch.profiler import record_function
 
 from nsopt.compute.device import Compute, place
 from nsopt.compute.memory import explain_out_of_memory, memory_kept
-from nsopt.compute.random_state import random_state, restore_random_state, seeded
+from nsopt.compute.random_state import OwnRandomState
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import Splits
 from nsopt.errors import NonFiniteLossError
@@ -53,7 +53,6 @@ def iterative_prune(
     tells the state of the run; with it as `resume`, a run goes on to the same result.
     """
     with (
-        seeded(settings.seed, compute.device),
         explain_out_of_memory(settings.batch_size),
         memory_kept(compute.device),
         ExitStack() as kernels,
@@ -132,7 +131,9 @@ class ShrinkingNetwork:
     ) -> None:
         self._arch = arch
         self._compute = compute
-        fresh = arch.build(widths)
+        self._randomness = OwnRandomState(settings.seed, compute.device)
+        with self._randomness.in_use():
+            fresh = arch.build(widths)
         self._pruned = make_pruned(arch, fresh, widths)
         self.model = place(fresh, compute.device).train()
         self._optimizer = sgd(self.model, settings.lr, settings.momentum, settings.weight_decay)
@@ -149,7 +150,10 @@ class ShrinkingNetwork:
         with record_function("augmentation"):
             images, labels = self._data.next()
         scoring = self._score if score else _nothing
-        loss = train_step(self.model, self._optimizer, images, labels, lr, self._compute, scoring)
+        with self._randomness.in_use():
+            loss = train_step(
+                self.model, self._optimizer, images, labels, lr, self._compute, scoring
+            )
         self._loss += loss
         self._losses += 1
         self.batches += 1
@@ -211,7 +215,7 @@ class ShrinkingNetwork:
             "losses": self._losses,
             "batches": self.batches,
             "rows": self.rows,
-            "random": random_state(self._compute.device),
+            "random": self._randomness.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -224,4 +228,4 @@ class ShrinkingNetwork:
         self._data.restore(state["data"])
         self._loss, self._losses = state["loss"], state["losses"]
         self.batches, self.rows = state["batches"], state["rows"]
-        restore_random_state(state["random"], self._compute.device)
+        self._randomness.restore(state["random"])

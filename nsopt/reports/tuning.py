@@ -32,7 +32,7 @@ def publish_tuning(study: Study, metric_names: Sequence[str]) -> None:
 
 def tuning_note(study: Study, metric_names: Sequence[str]) -> str:
     """Markdown: question, protocol, one row per trial."""
-    kind = study.study_name.rpartition("/")[2]
+    _, kind = schema.split_name(study.study_name)
     question = next(text for over, text in _QUESTIONS.items() if kind.startswith(over))
     names, rows = tuning_rows(study, metric_names)
     settings = schema.read_settings(study)

@@ -54,6 +54,12 @@ def study_name(prefix: str, kind: str) -> str:
     return f"{prefix}/{kind}"
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """The prefix and the kind that `study_name` put together."""
+    prefix, _, kind = name.rpartition("/")
+    return prefix, kind
+
+
 def tuning_name(comparison: str) -> str:
     """What the names of the tuning studies beside a comparison begin with."""
     return f"{comparison}{_TUNING}"

@@ -17,17 +17,18 @@ from nsopt.storage import schema
 
 def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
     """Studies whose names are `prefix/METHOD`, by method."""
-    names = [name for name in optuna.get_all_study_names(storage) if name.startswith(f"{prefix}/")]
+    named = {name: schema.split_name(name) for name in optuna.get_all_study_names(storage)}
     return {
-        name.removeprefix(f"{prefix}/"): optuna.load_study(study_name=name, storage=storage)
-        for name in sorted(names)
+        kind: optuna.load_study(study_name=name, storage=storage)
+        for name, (own, kind) in sorted(named.items())
+        if own == prefix
     }
 
 
 def comparisons(storage: BaseStorage) -> list[str]:
     """The names of the comparisons and searches that nsopt keeps in a storage."""
     ours = [study.study_name for study in storage.get_all_studies() if schema.is_ours(study)]
-    names = {name.rpartition("/")[0] for name in ours}
+    names = {schema.split_name(name)[0] for name in ours}
     return sorted(name for name in names if not schema.is_tuning(name))
 
 

@@ -1,7 +1,9 @@
 """The one function that trains a configuration."""
 
+import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from torch import nn
 from nsopt.compute.checkpoint import Checkpoint, State
 from nsopt.compute.device import Compute, place, resolve_compute, wait_for
 from nsopt.compute.memory import explain_out_of_memory, memory_kept
-from nsopt.compute.random_state import random_state, restore_random_state, seeded
+from nsopt.compute.random_state import OwnRandomState, seeded
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData, Splits
 from nsopt.errors import NonFiniteLossError
@@ -72,9 +74,15 @@ def train(
     settings: TrainSettings,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
+    start: nn.Module | None = None,
+    on_epoch: Callable[[int, Epoch], None] = lambda epoch, metrics: None,
 ) -> Outcome:
-    """Train the network of `widths` from scratch.
+    """Train the network of `widths`, from scratch or from a network of these widths.
 
+    start: whose weights training begins with, as `arch.inherit` makes one; it is left as it is.
+    on_epoch: gets the number of every epoch, from 1, and its metrics when it has ended; it may end
+    the training by an exception, such as Optuna's TrialPruned.
+    Any number of trainings may run in threads of one process at once.
     checkpoint: a file in which a training of more than half a minute keeps its state, from which
     the same call goes on after an interruption; it is removed at the end.
 
@@ -84,7 +92,15 @@ def train(
     compute = resolve_compute(settings.device, settings.precision)
     splits = data.split(settings.val_fraction).to(compute.device)
     return train_configuration(
-        arch, arch.check_widths(widths), splits, settings, compute, progress or Silent(), checkpoint
+        arch,
+        arch.check_widths(widths),
+        splits,
+        settings,
+        compute,
+        progress or Silent(),
+        checkpoint,
+        start=None if start is None else lambda: copy.deepcopy(start),
+        after_epoch=lambda epochs: on_epoch(len(epochs), epochs[-1]),
     )
 
 
@@ -104,7 +120,7 @@ def train_configuration(
 
     splits: on the device of `compute`; checkpoint: as for `train`; task: its name for `progress`;
     start: makes the network that training begins with, by default a freshly initialised one.
-    `after_epoch` gets the epochs so far, and may end the training by an exception.
+    `after_epoch` gets the epochs so far, and may end the training for good by an exception.
     """
     identity = training_identity(arch, widths, splits, settings) if checkpoint else {}
     file = Checkpoint(checkpoint, identity)
@@ -113,7 +129,6 @@ def train_configuration(
         model = place(start() if start else arch.build(widths), compute.device)
     progress.start(task, settings.epochs)
     with (
-        seeded(settings.seed, compute.device),
         explain_out_of_memory(settings.batch_size),
         memory_kept(compute.device),
         fast_kernels(model),
@@ -125,18 +140,26 @@ def train_configuration(
             progress.advance()
         while len(training.epochs) < settings.epochs:
             done = len(training.epochs)
-            try:
+            with _ends_for_good(file, NonFiniteLossError):
                 training.advance()
-            except NonFiniteLossError:
-                file.remove()
-                raise
             if len(training.epochs) > done:
                 latest = training.epochs[-1]
                 progress.advance(f"loss {latest.train_loss:.3f}, val {latest.val_accuracy:.1f} %")
-                after_epoch(training.epochs)
+                with _ends_for_good(file, Exception):
+                    after_epoch(training.epochs)
             file.save_when_due(training.state)
     file.remove()
     return Outcome(widths, tuple(training.epochs), training.seconds, model)
+
+
+@contextmanager
+def _ends_for_good(checkpoint: Checkpoint, error: type[Exception]) -> Iterator[None]:
+    """Leave no checkpoint of a training that `error` has ended."""
+    try:
+        yield
+    except error:
+        checkpoint.remove()
+        raise
 
 
 def training_identity(
@@ -157,6 +180,7 @@ class _Training:
         self._model = model
         self._settings = settings
         self._compute = compute
+        self._randomness = OwnRandomState(settings.seed, compute.device)
         self._optimizer = sgd(model, settings.lr, settings.momentum, settings.weight_decay)
         self._data = TrainingBatches(splits, settings.batch_size, settings.seed)
         self._validation = Evaluation(splits.validation, splits, compute)
@@ -177,6 +201,10 @@ class _Training:
 
         NonFiniteLossError if the mean loss of the epoch's images is not a number.
         """
+        with self._randomness.in_use():
+            self._advance()
+
+    def _advance(self) -> None:
         if self._batch < self._data.per_epoch:
             self._train_batch()
             if self._batch == self._data.per_epoch:
@@ -225,7 +253,7 @@ class _Training:
             "images": self._images,
             "loss": self._loss,
             "epochs": [list(astuple(epoch)) for epoch in self.epochs],
-            "random": random_state(self._compute.device),
+            "random": self._randomness.state(),
             "seconds": self.seconds,
         }
 
@@ -238,5 +266,5 @@ class _Training:
         self._test.restore(state["test"])
         self._batch, self._images, self._loss = state["batch"], state["images"], state["loss"]
         self.epochs = [Epoch(*numbers) for numbers in state["epochs"]]
-        restore_random_state(state["random"], self._compute.device)
+        self._randomness.restore(state["random"])
         self._started = time.perf_counter() - state["seconds"]

@@ -1,14 +1,21 @@
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import optuna
 import pytest
 import torch
+from torch import nn
 
+import nsopt
+from nsopt.compute import checkpoint
 from nsopt.compute.device import resolve_compute
 from nsopt.compute.memory import explain_out_of_memory
 from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError, OutOfMemoryError
 from nsopt.models.architecture import TableArchitecture
+from nsopt.training.evaluation import Evaluation
 from nsopt.training.latency import measure_latency
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
@@ -134,3 +141,75 @@ def test_latency_is_the_median_of_timed_passes(narrow: TableArchitecture) -> Non
 def test_latency_arguments_are_checked(narrow: TableArchitecture) -> None:
     with pytest.raises(NsoptError, match="repeats"):
         measure_latency(narrow.build(narrow.base_widths), narrow.input_shape, repeats=0)
+
+
+def test_trainings_in_threads_give_what_each_gives_alone(
+    narrow: TableArchitecture, digits: ImageData
+) -> None:
+    """With dropout, which draws from the one generator that torch has."""
+    arch = nsopt.trace(dropping(), torch.randn(2, 1, 32, 32))
+    each = [SHORT.updated(epochs=2, seed=seed) for seed in range(3)]
+
+    def run(settings: TrainSettings) -> tuple:
+        return train(arch, arch.base_widths, digits, settings).epochs
+
+    alone = [run(settings) for settings in each]
+    before = torch.get_rng_state()
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(run, each))
+    assert together == alone
+    assert len({epochs[0].train_loss for epochs in alone}) == 3
+    torch.testing.assert_close(torch.get_rng_state(), before)
+
+
+def dropping() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3)),
+        *(nn.Conv2d(8, 16, 3, 2), nn.ReLU(), nn.Dropout2d(0.2)),
+        *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 10)),
+    )
+
+
+def test_every_epoch_is_told_and_may_be_the_last(
+    narrow: TableArchitecture, digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+    told: list[tuple[int, float]] = []
+
+    def listen(epoch: int, metrics: nsopt.Epoch) -> None:
+        told.append((epoch, metrics.val_accuracy))
+        if epoch == 2:
+            raise optuna.TrialPruned
+
+    file, widths = tmp_path / "training.pt", narrow.base_widths
+    with pytest.raises(optuna.TrialPruned):
+        train(narrow, widths, digits, SHORT, checkpoint=file, on_epoch=listen)
+    whole = train(narrow, widths, digits, SHORT)
+    assert told == [(i + 1, whole.epochs[i].val_accuracy) for i in range(2)]
+    assert not file.exists()
+
+
+def test_a_training_may_start_from_another_network(
+    narrow: TableArchitecture, digits: ImageData
+) -> None:
+    trained = train(narrow, narrow.base_widths, digits, SHORT).model
+    before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    kept = [torch.arange(width - 1) for width in narrow.base_widths]
+    widths = [width - 1 for width in narrow.base_widths]
+    start = narrow.inherit(trained, kept, widths)
+    gentle = SHORT.updated(epochs=1, lr=0.005)
+    inherited = train(narrow, widths, digits, gentle, start=start)
+    fresh = train(narrow, widths, digits, gentle)
+    assert inherited.val_accuracy > fresh.val_accuracy + 20
+    torch.testing.assert_close(dict(trained.state_dict()), before, rtol=0, atol=0)
+
+
+def test_the_trained_network_is_given_back(narrow: TableArchitecture, digits: ImageData) -> None:
+    outcome = train(narrow, narrow.base_widths, digits, SHORT.updated(epochs=1))
+    splits, compute = digits.split(SHORT.val_fraction), resolve_compute("cpu", "fp32")
+    evaluation = Evaluation(splits.test, splits, compute)
+    while not evaluation.complete:
+        evaluation.advance(outcome.model)
+    assert evaluation.accuracy == pytest.approx(outcome.test_accuracy, abs=1.5)
+    assert not any(type(m).__module__.startswith("nsopt.kernels") for m in outcome.model.modules())
