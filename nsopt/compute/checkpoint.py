@@ -4,12 +4,14 @@ import io
 import os
 import pickle
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nsopt.errors import NsoptError
 from nsopt.settings import differences
@@ -87,6 +89,15 @@ class Checkpoint:
             self._path.unlink(missing_ok=True)
             for unfinished in self._path.parent.glob(f"{self._path.name}.*.part"):
                 unfinished.unlink(missing_ok=True)
+
+
+def weights_checksum(model: nn.Module) -> int:
+    """What tells the weights of a network from others, for an identity."""
+    content = 0
+    for tensor in model.state_dict().values():
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        content = zlib.crc32(values.numpy().data, content)
+    return content
 
 
 def remove_checkpoints(folder: Path) -> None:

@@ -6,7 +6,7 @@ B, N: numbers of images; C, H, W: channels, height and width.
 import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -64,6 +64,20 @@ class ImageData:
     @property
     def channels(self) -> int:
         return self.train.images.shape[1]
+
+    @staticmethod
+    def from_arrays(*arguments: Any, **options: Any) -> "ImageData":
+        """A data set of arrays: see `nsopt.data.arrays.from_arrays`."""
+        from nsopt.data.arrays import from_arrays  # noqa: PLC0415  (which imports this module)
+
+        return from_arrays(*arguments, **options)
+
+    @staticmethod
+    def from_dataset(*arguments: Any, **options: Any) -> "ImageData":
+        """A data set of PyTorch's: see `nsopt.data.arrays.from_dataset`."""
+        from nsopt.data.arrays import from_dataset  # noqa: PLC0415  (which imports this module)
+
+        return from_dataset(*arguments, **options)
 
     def subset(self, classes: int | None, per_class: int | None) -> Self:
         """The first `classes` classes, with their first `per_class` training images; None for all.

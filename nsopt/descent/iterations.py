@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
-from nsopt.compute.checkpoint import Checkpoint, State
+from nsopt.compute.checkpoint import Checkpoint, State, weights_checksum
 from nsopt.compute.device import Compute
 from nsopt.data.images import Splits
 from nsopt.errors import DeterministicError
@@ -31,18 +32,21 @@ def descend(
     compute: Compute,
     progress: Progress,
     checkpoint: Path | None = None,
+    start: nn.Module | None = None,
 ) -> Iterator[Iteration]:
     """Continue after the iterations that are `done`; yields each further one as it ends.
 
-    splits: on the device of `compute`. A continued search equals an uninterrupted one. An
-    iteration counts as received when the next one is asked for: until then the checkpoint holds
-    it.
+    splits: on the device of `compute`; start: see `search`. A continued search equals an
+    uninterrupted one. An iteration counts as received when the next one is asked for: until then
+    the checkpoint holds it.
     """
     if is_complete(done, settings):
         Checkpoint(checkpoint, {}).remove()
         return
-    identity = _identity(arch, splits, settings) if checkpoint else {}
-    descent = _Descent(arch, splits, settings, compute, progress, Checkpoint(checkpoint, identity))
+    identity = _identity(arch, splits, settings, start) if checkpoint else {}
+    descent = _Descent(
+        arch, splits, settings, compute, progress, Checkpoint(checkpoint, identity), start
+    )
     yield from descent.run(done)
 
 
@@ -72,7 +76,9 @@ class _Descent:
         compute: Compute,
         progress: Progress,
         checkpoint: Checkpoint,
+        start: nn.Module | None,
     ) -> None:
+        self._start = start
         self._arch = arch
         self._splits = splits
         self._settings = settings
@@ -123,15 +129,20 @@ class _Descent:
                 )
             )
 
+        settings = self._settings.updated(seed=iteration_seed(self._settings.seed, number))
+        start = None if history else self._start
+        if start is not None:
+            settings = settings.updated(pretrain_epochs=0)
         trajectory = iterative_prune(
             self._arch,
             _starting_widths(self._arch, history, self._settings),
             self._splits,
-            self._settings.updated(seed=iteration_seed(self._settings.seed, number)),
+            settings,
             self._compute,
             self._progress,
             current["pruning"] if current else None,
             save,
+            start,
         )
         law = trajectory.record().law()
         params = PARAMS.cost(self._arch)
@@ -144,11 +155,14 @@ def _state(history: Sequence[Iteration], current: State | None = None) -> State:
     return {"history": [iteration.to_dict() for iteration in history], "current": current}
 
 
-def _identity(arch: Architecture, splits: Splits, settings: SearchSettings) -> dict[str, Any]:
+def _identity(
+    arch: Architecture, splits: Splits, settings: SearchSettings, start: nn.Module | None
+) -> dict[str, Any]:
     """What the iterations depend on; not how many there will be."""
     kept = settings.model_dump(mode="json", exclude={"iterations", "convergence"})
     network = {"arch": arch.name, "widths": list(arch.base_widths), "classes": arch.num_classes}
-    return network | {"data": splits.fingerprint(), "search": kept}
+    weights = {} if start is None else {"start": weights_checksum(start)}
+    return network | {"data": splits.fingerprint(), "search": kept} | weights
 
 
 def _starting_widths(

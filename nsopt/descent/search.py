@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData
 from nsopt.descent.iterations import descend
@@ -30,8 +32,12 @@ def search(
     settings: SearchSettings,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
+    start: nn.Module | None = None,
 ) -> SearchResult:
     """Run architecture descent on `arch` from its base widths.
+
+    start: a trained network of these widths, which is pruned at once, without pre-training; it is
+    left as it is. Later iterations of descent pre-train networks of their own.
 
     checkpoint: a file in which a search of more than half a minute keeps its state, from which the
     same call goes on after an interruption; it is removed at the end. After an error it keeps the
@@ -43,5 +49,7 @@ def search(
     """
     compute = resolve_compute(settings.device, settings.precision)
     splits = data.split(settings.val_fraction).to(compute.device)
-    iterations = descend(arch, splits, settings, (), compute, progress or Silent(), checkpoint)
+    iterations = descend(
+        arch, splits, settings, (), compute, progress or Silent(), checkpoint, start
+    )
     return SearchResult(tuple(iterations))

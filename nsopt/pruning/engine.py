@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import record_function
 
 from nsopt.compute.device import Compute, place
@@ -19,7 +19,7 @@ from nsopt.compute.memory import explain_out_of_memory, memory_kept
 from nsopt.compute.random_state import OwnRandomState
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import Splits
-from nsopt.errors import NonFiniteLossError
+from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.kernels.swap import fast_kernels
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
@@ -45,19 +45,21 @@ def iterative_prune(
     progress: Progress,
     resume: Mapping[str, Any] | None = None,
     after_batch: Callable[[Callable[[], State]], None] = lambda state: None,
+    start: nn.Module | None = None,
 ) -> Trajectory:
     """Pre-train the network of `widths`, then prune it; the widths after every step.
 
     splits: on the device of `compute`. Ends when `keep_fraction` of the filters are left, or
     before a step that would take the last filter of a layer. `after_batch` gets a function that
-    tells the state of the run; with it as `resume`, a run goes on to the same result.
+    tells the state of the run; with it as `resume`, a run goes on to the same result. start: a
+    network of `widths` to begin with, by default a freshly initialised one.
     """
     with (
         explain_out_of_memory(settings.batch_size),
         memory_kept(compute.device),
         ExitStack() as kernels,
     ):
-        network = ShrinkingNetwork(arch, widths, splits, settings, compute)
+        network = ShrinkingNetwork(arch, widths, splits, settings, compute, start)
         kernels.enter_context(fast_kernels(network.model))
         if resume is not None:
             network.restore(resume)
@@ -114,6 +116,15 @@ class Plan:
         return min(batches, self.pretraining) // self._epoch + pruning
 
 
+def load_weights_of(start: nn.Module, model: nn.Module) -> None:
+    """Copy the weights of a network of the same shapes; NsoptError for one of others."""
+    try:
+        model.load_state_dict(start.state_dict())
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise NsoptError(f"start is not a network of these widths: {reason}") from None
+
+
 class ShrinkingNetwork:
     """A network in training whose least important channels are cut out.
 
@@ -128,14 +139,17 @@ class ShrinkingNetwork:
         splits: Splits,
         settings: SearchSettings,
         compute: Compute,
+        start: nn.Module | None = None,
     ) -> None:
         self._arch = arch
         self._compute = compute
         self._randomness = OwnRandomState(settings.seed, compute.device)
         with self._randomness.in_use():
-            fresh = arch.build(widths)
-        self._pruned = make_pruned(arch, fresh, widths)
-        self.model = place(fresh, compute.device).train()
+            model = arch.build(widths)
+        if start is not None:
+            load_weights_of(start, model)
+        self._pruned = make_pruned(arch, model, widths)
+        self.model = place(model, compute.device).train()
         self._optimizer = sgd(self.model, settings.lr, settings.momentum, settings.weight_decay)
         self._scores = ImportanceScores(self._pruned.gates)
         self._data = TrainingBatches(splits, settings.batch_size, settings.seed)

@@ -78,11 +78,11 @@ def test_out_of_memory_within_an_iteration_leaves_its_state(
         batches = itertools.count(1)
 
         def save(state: Any) -> None:
-            arguments[-1](state)
+            arguments[-2](state)
             if next(batches) == 9:
                 raise OutOfMemoryError("no room")
 
-        return iterative_prune(*(*arguments[:-1], save))
+        return iterative_prune(*(*arguments[:-2], save, arguments[-1]))
 
     with monkeypatch.context() as patch:
         patch.setattr(iterations, "iterative_prune", runs_out_of_memory)
@@ -91,7 +91,7 @@ def test_out_of_memory_within_an_iteration_leaves_its_state(
     resumed = []
 
     def watch(*arguments: Any) -> Any:
-        resumed.append(arguments[-2]["batches"])
+        resumed.append(arguments[-3]["batches"])
         return iterative_prune(*arguments)
 
     monkeypatch.setattr(iterations, "iterative_prune", watch)

@@ -16,6 +16,8 @@ from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Iteration, PruneRecord, Trajectory
 from nsopt.scaling.solve import solve_widths
+from nsopt.training.loop import train
+from nsopt.training.settings import TrainSettings
 from nsopt.training.step import batch_loss
 
 SHORT = SearchSettings(
@@ -158,3 +160,24 @@ def test_channels_are_scored_by_the_weights_that_the_gradients_belong_to(
     reference._scores.accumulate()
     for score, expected in zip(network._scores.mean(), reference._scores.mean(), strict=True):
         torch.testing.assert_close(score, expected, rtol=0, atol=0)
+
+
+def test_a_search_may_start_from_a_trained_network(
+    narrow: TableArchitecture, digits: ImageData
+) -> None:
+    settings = SHORT.updated(iterations=1)
+    trained = train(
+        narrow,
+        narrow.base_widths,
+        digits,
+        TrainSettings(epochs=2, batch_size=64, lr=0.05, device="cpu", precision="fp32"),
+    ).model
+    before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    first = search(narrow, digits, settings, start=trained).iterations[0]
+    again = search(narrow, digits, settings.updated(pretrain_epochs=9), start=trained)
+    assert same(again.iterations[0], first)  # P does not count
+    assert not same(search(narrow, digits, settings).iterations[0], first)
+    torch.testing.assert_close(dict(trained.state_dict()), before, rtol=0, atol=0)
+    other = narrow.build([width + 1 for width in narrow.base_widths])
+    with pytest.raises(NsoptError, match="start is not a network of these widths: size mismatch"):
+        search(narrow, digits, settings, start=other)

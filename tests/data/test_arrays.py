@@ -1,0 +1,104 @@
+"""Images that a user has already."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, TensorDataset
+
+import nsopt
+from nsopt.data.images import ImageData
+from nsopt.errors import NsoptError
+
+
+def pixels(count: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+def test_arrays_in_either_layout_are_one_data_set() -> None:
+    images, labels = pixels(40, 3, 8, 8), np.arange(40) % 4
+    first = ImageData.from_arrays((images, labels), (images[:8], labels[:8]), name="mine")
+    last = images.transpose(0, 2, 3, 1)
+    other = ImageData.from_arrays((last, labels.tolist()), (last[:8], labels[:8].tolist()))
+    assert first.split(0.2).fingerprint() == other.split(0.2).fingerprint()
+    assert (first.name, first.classes) == ("mine", ("0", "1", "2", "3"))
+    assert (first.channels, first.image_size) == (3, 8)
+    np.testing.assert_array_equal(first.train.images.numpy(), images)
+
+
+def test_named_classes_and_a_validation_set_are_kept() -> None:
+    part = (pixels(10, 1, 8, 8), np.arange(10) % 2)
+    data = ImageData.from_arrays(part, part, part, classes=["ant", "bee", "cat"], mirror=False)
+    assert data.classes == ("ant", "bee", "cat")
+    assert data.validation is not None
+    assert not data.mirror
+
+
+GOOD = (pixels(10, 3, 8, 8), np.arange(10) % 2)
+
+
+@pytest.mark.parametrize(
+    ("train", "options", "message"),
+    [
+        ((GOOD[0] / 255, GOOD[1]), {}, "train images must be uint8, from 0 to 255, not float64"),
+        ((GOOD[0][:, :2], GOOD[1]), {}, "of 1 or 3 channels, not 10x2x8x8"),
+        ((GOOD[0][:, :, :5], GOOD[1]), {}, "square, of 1 or 3 channels, not 10x3x5x8"),
+        ((GOOD[0][0], GOOD[1]), {}, "not 3x8x8"),
+        ((GOOD[0], GOOD[1][:9]), {}, "train has 10 images and 9 labels"),
+        ((GOOD[0], GOOD[1] * 0.5), {}, "train labels must be integers"),
+        ((GOOD[0], GOOD[1] - 1), {}, "train labels must be at least 0, got -1"),
+        ((GOOD[0][:, :, :4, :4], GOOD[1]), {}, "test images are 3x8x8, train images 3x4x4"),
+        (GOOD, {"classes": ["one"]}, "labels go up to 1, and 1 classes are named"),
+    ],
+)
+def test_arrays_of_another_kind_say_what_is_wrong(train: Any, options: Any, message: str) -> None:
+    with pytest.raises(NsoptError, match=message) as caught:
+        ImageData.from_arrays(train, GOOD, **options)
+    assert "\n" not in str(caught.value)
+
+
+class Pictures(Dataset):
+    """As torchvision's: PIL images, and the names of classes."""
+
+    classes = ("ant", "bee")
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]), index % 2
+
+
+def test_data_sets_of_pictures_and_of_tensors_are_read() -> None:
+    images = pixels(12, 8, 8, 3)
+    data = ImageData.from_dataset(Pictures(images), Pictures(images[:4]))
+    np.testing.assert_array_equal(data.train.images.numpy(), images.transpose(0, 3, 1, 2))
+    assert data.classes == ("ant", "bee")
+    floats = torch.from_numpy(images.transpose(0, 3, 1, 2)).float() / 255
+    tensors = TensorDataset(floats, torch.arange(12) % 2)
+    again = ImageData.from_dataset(tensors, tensors)
+    np.testing.assert_array_equal(again.train.images, data.train.images)
+    grey = ImageData.from_dataset(Pictures(images[..., 0]), Pictures(images[:4, ..., 0]))
+    assert grey.channels == 1
+
+
+def test_bad_data_sets_say_what_is_wrong() -> None:
+    normalised = TensorDataset(torch.randn(4, 3, 8, 8), torch.arange(4))
+    with pytest.raises(NsoptError, match="train images are floats beyond 0 to 1"):
+        ImageData.from_dataset(normalised, normalised)
+    with pytest.raises(NsoptError, match="train images must be of one size: found none"):
+        ImageData.from_dataset(TensorDataset(torch.zeros(0, 3, 8, 8), torch.zeros(0)), normalised)
+
+
+def test_arrays_are_trained_on() -> None:
+    labels = np.arange(120) % 3
+    images = (pixels(120, 1, 32, 32) // 4 + 60 * labels[:, None, None, None]).astype(np.uint8)
+    data = ImageData.from_arrays((images, labels), (images[:30], labels[:30]))
+    arch = nsopt.get_architecture("vgg11", 3, in_channels=1)
+    settings = nsopt.TrainSettings(epochs=4, batch_size=16, lr=0.05, device="cpu", precision="fp32")
+    assert nsopt.train(arch, [4] * 8, data, settings).test_accuracy > 50
