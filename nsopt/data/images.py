@@ -4,6 +4,7 @@ B, N: numbers of images; C, H, W: channels, height and width.
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -13,10 +14,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from nsopt.data.arrays import checked, read, shown
 from nsopt.errors import NsoptError
 
 _VALUES = 256  # of a uint8 pixel
 _IMAGES_AT_ONCE = 1024
+Labelled = tuple[ArrayLike, ArrayLike]
 _SPLIT_SEED = 0  # one split for all seeds and methods, so that they can be compared
 
 
@@ -65,19 +68,53 @@ class ImageData:
     def channels(self) -> int:
         return self.train.images.shape[1]
 
-    @staticmethod
-    def from_arrays(*arguments: Any, **options: Any) -> "ImageData":
-        """A data set of arrays: see `nsopt.data.arrays.from_arrays`."""
-        from nsopt.data.arrays import from_arrays  # noqa: PLC0415  (which imports this module)
+    @classmethod
+    def from_arrays(
+        cls,
+        train: Labelled,
+        test: Labelled,
+        validation: Labelled | None = None,
+        classes: Sequence[str] | None = None,
+        name: str = "arrays",
+        mirror: bool = True,
+    ) -> Self:
+        """A data set of images and labels that are in memory.
 
-        return from_arrays(*arguments, **options)
+        train, test, validation: images uint8 (N, C, H, W) or (N, H, W, C), square, with C = 1 or 3,
+        and labels, integers from 0 (N,). classes: their names, by default the numbers; name: of the
+        data in the names of studies. NsoptError for images or labels of another kind.
+        """
+        parts = {"train": train, "test": test} | ({"validation": validation} if validation else {})
+        sets = {part: ImageSet(*checked(part, *pair)) for part, pair in parts.items()}
+        shape = sets["train"].images.shape[1:]
+        for part, own in sets.items():
+            if own.images.shape[1:] != shape:
+                raise NsoptError(
+                    f"{part} images are {shown(own.images.shape[1:])}, train images {shown(shape)}"
+                )
+        highest = max(int(own.labels.max()) for own in sets.values())
+        names = tuple(classes or (str(i) for i in range(max(2, highest + 1))))
+        if highest >= len(names):
+            raise NsoptError(f"labels go up to {highest}, and {len(names)} classes are named")
+        return cls(name, names, sets["train"], sets["test"], sets.get("validation"), mirror)
 
-    @staticmethod
-    def from_dataset(*arguments: Any, **options: Any) -> "ImageData":
-        """A data set of PyTorch's: see `nsopt.data.arrays.from_dataset`."""
-        from nsopt.data.arrays import from_dataset  # noqa: PLC0415  (which imports this module)
+    @classmethod
+    def from_dataset(
+        cls,
+        train: Any,
+        test: Any,
+        validation: Any = None,
+        classes: Sequence[str] | None = None,
+        name: str = "dataset",
+        mirror: bool = True,
+    ) -> Self:
+        """A data set of `torch.utils.data.Dataset`s (data/arrays.py), read once.
 
-        return from_dataset(*arguments, **options)
+        classes: by default `train.classes`, if there are any; the rest as for `from_arrays`.
+        """
+        own = None if validation is None else read("validation", validation)
+        named = classes or getattr(train, "classes", None)
+        return cls.from_arrays(read("train", train), read("test", test), own, named, name, mirror)
 
     def subset(self, classes: int | None, per_class: int | None) -> Self:
         """The first `classes` classes, with their first `per_class` training images; None for all.
