@@ -91,25 +91,17 @@ class TracedArchitecture:
 
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
         """Per group, the relative L1 norms of what makes each unit, summed over its makers."""
-        network, family = self.network.at(model), self.network.at(model).family
-        norms = []
-        for index, group in enumerate(family.groups):
-            place = np.full(len(family.units.fixed), -1)
-            place[group.units] = np.arange(len(group.units))
-            total = torch.zeros(len(group.units), dtype=torch.float64)
-            for path in network.trace.makers:
-                weight = getattr(_module(model, path), "weight", None)
-                if not isinstance(weight, Tensor):
-                    continue
-                axis = 1 if getattr(_module(model, path), "transposed", False) else 0
+        network, modules = self.network.at(model), dict(model.named_modules())
+        of_unit = torch.zeros(len(network.family.units.fixed), dtype=torch.float64)
+        for path in network.trace.makers:
+            weight = getattr(modules.get(path), "weight", None)
+            if isinstance(weight, Tensor):
+                axis = _output_axis(modules[path])
                 label = network.labels[f"{path}.weight"][axis]
                 if isinstance(label, np.ndarray):
-                    units = torch.from_numpy(place[family.units.of_atom[label]])
-                    own = units >= 0
-                    total.index_add_(0, units[own], relative_norms(weight, axis)[own])
-            assert len(group.units) == family.widths[index] or group.rigid
-            norms.append(total)
-        return norms
+                    units = torch.from_numpy(network.family.units.of_atom[label])
+                    of_unit.index_add_(0, units, relative_norms(weight, axis))
+        return [of_unit[torch.from_numpy(group.units)] for group in network.family.groups]
 
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
         """A network of `widths` that starts from the kept units of a trained `model`."""
@@ -122,9 +114,8 @@ class TracedArchitecture:
             for name, picked in source.items():
                 if values[name].ndim == 0:
                     tensors[name].copy_(values[name])
-                    continue
-                part = values[name][_grid(picked)]
-                tensors[name][_grid(target[name])] = part
+                else:
+                    tensors[name][_grid(target[name])] = values[name][_grid(picked)]
         return larger
 
     def cost(self, metric: str) -> TracedCost:
@@ -136,8 +127,8 @@ class TracedArchitecture:
             terms = []
             for name, parameter in network.template.named_parameters():
                 axes = [index[name, axis] for axis, n in enumerate(parameter.shape) if n > 1]
-                empty = int(parameter.numel() > 0)
-                terms.append((empty, [(factors[i], int(constants[i])) for i in axes]))
+                scale = int(parameter.numel() > 0)
+                terms.append((scale, [(factors[i], int(constants[i])) for i in axes]))
             return TracedCost.of(terms, layers)
         if metric == "macs":
             count = network.family.count
@@ -191,8 +182,7 @@ class TracedArchitecture:
             weight = getattr(module, "weight", None)
             if not isinstance(module, PRODUCERS) or not isinstance(weight, Tensor):
                 continue
-            axis = 1 if getattr(module, "transposed", False) else 0
-            label = network.labels[f"{path}.weight"][axis] if path else None
+            label = network.labels[f"{path}.weight"][_output_axis(module)] if path else None
             if not isinstance(label, np.ndarray):
                 continue
             units = network.family.units.of_atom[label]
@@ -224,8 +214,8 @@ def _grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(axis) for axis in np.ix_(*indices))
 
 
-def _module(model: nn.Module, path: str) -> nn.Module | None:
-    return dict(model.named_modules()).get(path)
+def _output_axis(module: nn.Module) -> int:
+    return 1 if getattr(module, "transposed", False) else 0
 
 
 def _reset_statistics(model: nn.Module) -> set[int]:
