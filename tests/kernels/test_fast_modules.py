@@ -1,5 +1,8 @@
 """The modules that networks are built from against those of PyTorch."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -107,6 +110,8 @@ GEOMETRIES: list[dict] = [
     {"padding": (1, 2)},
     {"padding": 1, "groups": 2},
     {"padding": 1, "stride": (1, 2)},
+    {"kernel_size": 1, "stride": 2},
+    {"kernel_size": 1, "stride": (1, 2), "padding": "valid"},
 ]
 
 
@@ -125,11 +130,31 @@ def test_any_depthwise_convolution_is_that_of_pytorch(
     options: dict, side: int, stride: int | tuple[int, int]
 ) -> None:
     given = {"kernel_size": 3} | options | {"stride": stride, "groups": 6}
-    if given["padding"] == "same" and stride != 1:
+    if given.get("padding") == "same" and stride != 1:
         return  # PyTorch knows no such convolution
     module, standard = (kind(6, 6, **given) for kind in (DepthwiseConv2d, nn.Conv2d))
     with torch.autocast("cpu", torch.bfloat16):
         assert_same(module, standard, image((3, 6, side, side), 0, torch.bfloat16))
+
+
+STRIDED_POINTS = """
+import torch
+from nsopt.kernels.convolution import Conv2d
+
+for channels in range(7, 16):
+    convolution = Conv2d(channels, 24, 1, 2).to(memory_format=torch.channels_last)
+    x = torch.randn(77, channels, 32, 32).to(memory_format=torch.channels_last)
+    for _ in range(10):
+        convolution(x).sum().backward()
+"""
+
+
+def test_a_strided_convolution_of_few_channels_leaves_the_memory_of_others_alone() -> None:
+    """With nn.Conv2d the process dies, so this one is of its own."""
+    ended = subprocess.run(
+        [sys.executable, "-c", STRIDED_POINTS], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.parametrize("stride", [1, 2])
