@@ -1,14 +1,18 @@
 """The search of a task: its iterations in storage, and those that are missing."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.locks import one_at_a_time
 from nsopt.data.cache import cache_folder
+from nsopt.data.images import Splits
 from nsopt.descent.iterations import descend
 from nsopt.experiments.task import Task
 from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Progress
+from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Iteration
 from nsopt.storage import schema, trials
 
@@ -44,17 +48,33 @@ def stored_iterations(task: Task, workspace: Workspace) -> list[Iteration]:
     return trials.read_iterations(study) if study else []
 
 
+def descend_task(
+    task: Task,
+    splits: Splits,
+    settings: SearchSettings,
+    history: Sequence[Iteration],
+    compute: Compute,
+    progress: Progress,
+    checkpoint: Path,
+) -> Iterator[Iteration]:
+    """`descend` with the device, the precision and the validation images that `settings` ask for.
+
+    splits: those of the task's trainings; compute: whose turns on the device are taken.
+    """
+    if settings.val_fraction != task.settings.training.val_fraction:
+        splits = task.data.split(settings.val_fraction)
+    own = replace(resolve_compute(settings.device, settings.precision), lock=compute.lock)
+    return descend(task.arch, splits.to(own.device), settings, history, own, progress, checkpoint)
+
+
 def _search(
     task: Task, workspace: Workspace, iterations: int, compute: Compute, progress: Progress
 ) -> list[Iteration]:
     history = stored_iterations(task, workspace)
     settings = task.settings.search.updated(iterations=iterations)
-    same = settings.val_fraction == task.settings.training.val_fraction
-    splits = task.splits if same else task.data.split(settings.val_fraction)
-    own = replace(resolve_compute(settings.device, settings.precision), lock=compute.lock)
     checkpoint = workspace.checkpoints(task.study_name(schema.SEARCH)) / "search.pt"
     for number, iteration in enumerate(
-        descend(task.arch, splits.to(own.device), settings, history, own, progress, checkpoint),
+        descend_task(task, task.splits, settings, history, compute, progress, checkpoint),
         start=len(history) + 1,
     ):
         study = task.open_study(workspace.storage, schema.SEARCH, compute)

@@ -1,16 +1,16 @@
 """What one trial of a tuning study does: search, solve and train, or solve alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from optuna.exceptions import TrialPruned
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from nsopt.compute.device import Compute, resolve_compute
+from nsopt.compute.device import Compute
 from nsopt.data.images import Splits
-from nsopt.descent.iterations import descend
 from nsopt.errors import DeterministicError
+from nsopt.experiments.searching import descend_task
 from nsopt.experiments.tuning_request import Tuning
 from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Progress
@@ -168,9 +168,5 @@ def searched(
 ) -> list[Iteration]:
     """The iterations of a search with some settings changed. checkpoint: the name of its file."""
     settings = tuning.task.settings.search.updated(**changes)
-    own = replace(resolve_compute(settings.device, settings.precision), lock=compute.lock)
-    if settings.val_fraction != tuning.task.settings.training.val_fraction:
-        splits = tuning.task.data.split(settings.val_fraction)
     path = workspace.checkpoints(tuning.study_name) / checkpoint
-    arch = tuning.task.arch
-    return list(descend(arch, splits.to(own.device), settings, (), own, progress, path))
+    return list(descend_task(tuning.task, splits, settings, (), compute, progress, path))

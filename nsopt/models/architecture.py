@@ -95,11 +95,7 @@ class TableArchitecture:
 
     def check_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
         """`widths` as a tuple of ints; NsoptError if they cannot be those of a network."""
-        if len(widths) != len(self.base_widths):
-            raise NsoptError(f"{self.name} has {len(self.base_widths)} widths, got {len(widths)}")
-        if any(width != int(width) or width < 1 for width in widths):
-            raise NsoptError(f"widths must be integers of at least 1, got {tuple(widths)}")
-        return tuple(int(width) for width in widths)
+        return checked_widths(self, widths)
 
     def cost(self, metric: str) -> CountedCost:
         """Exact cost model for `params` or `macs` (of one image)."""
@@ -132,6 +128,15 @@ class TableArchitecture:
             if operation.name in modules and operation.name in sources:
                 copy_channels(operation, sources[operation.name], modules[operation.name], kept)
         return smaller
+
+
+def checked_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
+    """`widths` as a tuple of ints; NsoptError on a wrong length or a width below 1."""
+    if len(widths) != len(arch.base_widths):
+        raise NsoptError(f"{arch.name} has {len(arch.base_widths)} widths, got {len(widths)}")
+    if any(width != int(width) or width < 1 for width in widths):
+        raise NsoptError(f"widths must be integers of at least 1, got {tuple(widths)}")
+    return tuple(int(width) for width in widths)
 
 
 def relative_norms(weight: Tensor, axis: int) -> Tensor:

@@ -40,7 +40,6 @@ def get_architecture(
     name: one of `architectures()`, or `torchvision:NAME`, `timm:NAME` or `package.module:factory`.
     Raises NsoptError for an unknown name or an image too small for the network.
     """
-    check_name(name)
     if is_imported(name):
         return import_architecture(name, num_classes, image_size, in_channels)
     return table_architecture(name, num_classes, image_size, in_channels)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.models.tracing.network import TracedNetwork
-from nsopt.models.tracing.resize import describe_shapes
-from nsopt.models.tracing.run import tensors_of
+from nsopt.models.tracing.resize import describe_shapes, replace_tensors
 from nsopt.pruning.gates import Gate
 from nsopt.pruning.layout import positions
 from nsopt.scaling.cost import IntArray
@@ -52,19 +51,12 @@ class TracedPruned:
 
     def shrink(self, kept: Sequence[IntArray], optimizer: torch.optim.SGD) -> None:
         before, after = self._indices(self.kept), self._indices(kept)
-        names = {id(tensor): name for name, tensor in tensors_of(self._model).items()}
-        made: dict[str, Tensor] = {}
-        for module in self._model.modules():
-            for store in (module._parameters, module._buffers):
-                for key, tensor in store.items():
-                    if tensor is None:
-                        continue
-                    name = names[id(tensor)]
-                    if name not in made:
-                        pick = zip(after[name], before[name], strict=True)
-                        places = [positions(new, old) for new, old in pick]
-                        made[name] = _smaller(tensor, places, optimizer)
-                    store[key] = made[name]  # type: ignore[assignment]
+
+        def smaller(name: str, tensor: Tensor) -> Tensor:
+            pick = zip(after[name], before[name], strict=True)
+            return _smaller(tensor, [positions(new, old) for new, old in pick], optimizer)
+
+        replace_tensors(self._model, smaller)
         describe_shapes(self._model, self._network.trace.group_sizes)
         optimizer.param_groups[0]["params"] = list(self._model.parameters())
         self.kept = tuple(kept)

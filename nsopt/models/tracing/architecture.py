@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.models.architecture import relative_norms
+from nsopt.models.architecture import checked_widths, relative_norms
 from nsopt.models.tracing.cost import TracedCost
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
@@ -56,14 +56,11 @@ class TracedArchitecture:
 
     def check_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
         """`widths` as a tuple of ints; NsoptError if they cannot be those of a network."""
-        if len(widths) != len(self.base_widths):
-            raise NsoptError(f"{self.name} has {len(self.base_widths)} widths, got {len(widths)}")
-        if any(width != int(width) or width < 1 for width in widths):
-            raise NsoptError(f"widths must be integers of at least 1, got {tuple(widths)}")
-        for name, width, base in zip(self.layer_names, widths, self.base_widths, strict=True):
+        checked = checked_widths(self, widths)
+        for name, width, base in zip(self.layer_names, checked, self.base_widths, strict=True):
             if width > base and name in self.capped:
                 raise NsoptError(f"the width of {name} cannot exceed {base}: {self.capped[name]}")
-        return tuple(int(width) for width in widths)
+        return checked
 
     def build(self, widths: Sequence[int]) -> nn.Module:
         """A freshly initialised network. NsoptError for widths that it cannot have."""

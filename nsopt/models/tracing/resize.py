@@ -11,6 +11,18 @@ from nsopt.models.tracing.run import tensors_of
 def replaced(template: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Module:
     """A copy of `template` with every parameter and buffer changed, shared ones once."""
     model = copy.deepcopy(template)
+
+    def changed(name: str, tensor: Tensor) -> Tensor:
+        new = change(name, tensor.detach())
+        is_parameter = isinstance(tensor, nn.Parameter)
+        return nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+
+    replace_tensors(model, changed)
+    return model
+
+
+def replace_tensors(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> None:
+    """Put what `change` makes in the place of every parameter and buffer, shared ones once."""
     names = {id(tensor): name for name, tensor in tensors_of(model).items()}
     made: dict[str, Tensor] = {}
     for module in model.modules():
@@ -20,11 +32,8 @@ def replaced(template: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn
                     continue
                 name = names[id(tensor)]
                 if name not in made:
-                    new = change(name, tensor.detach())
-                    is_parameter = isinstance(tensor, nn.Parameter)
-                    made[name] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+                    made[name] = change(name, tensor)
                 store[key] = made[name]  # type: ignore[assignment]
-    return model
 
 
 def describe_shapes(model: nn.Module, group_sizes: dict[str, int]) -> None:
