@@ -17,7 +17,7 @@ test: $(FOR_TESTS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m ''
 
 format: $(FOR_TESTS)
 	$(BIN)/ruff format .

@@ -22,7 +22,9 @@ from .scaling.law import uniform_curve as uniform_curve
 from .scaling.metric import Metric as Metric
 from .scaling.solve import WidthFit as WidthFit
 from .scaling.solve import solve_widths as solve_widths
-from .storage.artifacts import load_weights as load_weights
+from .storage.kept import KeptNetwork as KeptNetwork
+from .storage.kept import load_network as load_network
+from .storage.kept import load_weights as load_weights
 from .training.latency import Latency as Latency
 from .training.latency import measure_latency as measure_latency
 from .training.loop import Epoch as Epoch

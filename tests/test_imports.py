@@ -25,6 +25,7 @@ FLOORS = [
     "pruning",
     "descent",
     "storage",
+    "deployment",
     "samplers",
     "methods",
     "experiments",

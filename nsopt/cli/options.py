@@ -48,6 +48,15 @@ class SizeOptions:
     """Budgets instead of ratios: 600k,2M."""
     metric: str = "params"
     """What a budget limits: params or macs."""
+    multiple_of: Count | None = None
+    """Round widths down to multiples, such as 8."""
+    min_width: Count | None = None
+    """Narrowest layer."""
+
+    @property
+    def rounding(self) -> dict[str, int | None]:
+        """The settings of a study that say how widths are rounded."""
+        return {"multiple_of": self.multiple_of, "min_width": self.min_width}
 
 
 @Parameter(name="*", group="Search")

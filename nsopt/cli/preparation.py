@@ -48,10 +48,13 @@ def prepare(
 
 
 def settings_of(preset: Preset, *changes: dict[str, dict[str, Any]]) -> StudySettings:
-    """The settings of a preset with changes, the later ones last."""
+    """The settings of a preset with changes, the later ones last; NsoptError for what excludes
+    each other."""
     settings = preset.settings
     for change in changes:
         settings = override(settings, change)
+    if settings.eta is not None and (settings.multiple_of or settings.min_width):
+        raise NsoptError("Algorithm 3 knows no --multiple-of or --min-width: leave --eta out")
     return settings
 
 

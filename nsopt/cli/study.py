@@ -63,7 +63,9 @@ def study(options: StudyOptions = StudyOptions()) -> None:
 
     preset, metric = preset_of(options.task), get_metric(options.sizes.metric)
     methods = get_methods(words(options.methods))
-    own = changes(options.search, options.training, options.sgd, eta=options.eta)
+    own = changes(
+        options.search, options.training, options.sgd, eta=options.eta, **options.sizes.rounding
+    )
     settings = settings_of(preset, _tuned(options), own)
     for method in methods:
         method.search_iterations(settings.search)

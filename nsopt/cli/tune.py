@@ -62,7 +62,11 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
 
     preset, metric = preset_of(options.task), get_metric(options.sizes.metric)
     tried = _epochs(options.pretrain_epochs) if options.pretrain_epochs else PRETRAIN_EPOCHS
-    settings = settings_of(preset, changes(options.search, options.training, options.sgd))
+    rounding = options.sizes.rounding
+    if options.over != "pretrain-epochs" and any(rounding.values()):
+        raise NsoptError("Algorithm 3 knows no --multiple-of or --min-width: leave them out")
+    own = changes(options.search, options.training, options.sgd, **rounding)
+    settings = settings_of(preset, own)
     task, workspace = prepare(options.task, options.place, settings)
     sizes = sizes_of(options.sizes, task.arch, metric, (0.25,))
     if len(sizes) != 1:

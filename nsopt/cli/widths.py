@@ -38,10 +38,6 @@ class WidthsOptions:
     channels: Count = 3
     """Channels of its images."""
     sizes: SizeOptions = SizeOptions()
-    multiple_of: Count = 1
-    """Round widths down to multiples."""
-    min_width: Count = 1
-    """Narrowest layer."""
     as_json: Annotated[bool, Parameter(name="--json")] = False
     """Print JSON, not a table."""
 
@@ -71,9 +67,10 @@ def _proposals(options: WidthsOptions) -> list[dict[str, Any]]:
             "searched widths: give the --arch that it was found on"
         )
     metric = get_metric(options.sizes.metric)
+    multiple_of, min_width = options.sizes.multiple_of or 1, options.sizes.min_width or 1
     cost, rows = metric.cost(arch), []
     for size in sizes_of(options.sizes, arch, metric, _RATIOS):
-        fit = solve_widths(law, cost, size.budget, options.multiple_of, options.min_width)
+        fit = solve_widths(law, cost, size.budget, multiple_of, min_width)
         found = fit.widths.tolist()
         costs = {name: metric.cost(arch)(found) for name, metric in METRICS.items()}
         rows.append({"ratio": size.ratio, "budget": size.budget, **costs, "widths": found})

@@ -16,7 +16,8 @@ class StudySettings(Settings):
 
     Methods that start from a trained network have it trained with `training`, but for
     `magnitude_epochs`, and fine-tune for `fine_tune_epochs` at `fine_tune_lr` (Li et al.).
-    eta: step size of Algorithm 3, which then replaces the exact solver for fitted laws.
+    eta: step size of Algorithm 3, which then replaces the exact solver for fitted laws;
+    multiple_of, min_width: of all proposed widths, None for any.
     """
 
     preset: str
@@ -26,6 +27,13 @@ class StudySettings(Settings):
     fine_tune_epochs: int = Field(ge=1)
     fine_tune_lr: float = Field(gt=0)
     eta: float | None = Field(None, gt=0)
+    multiple_of: int | None = Field(None, ge=1)
+    min_width: int | None = Field(None, ge=1)
+
+    @property
+    def rounding(self) -> tuple[int, int]:
+        """multiple_of and min_width, as `solve_widths` takes them."""
+        return self.multiple_of or 1, self.min_width or 1
 
     def training_for(self, seed: int) -> TrainSettings:
         """From scratch, with one seed."""

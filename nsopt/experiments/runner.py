@@ -24,7 +24,8 @@ from nsopt.samplers.neuralscale import NeuralScaleSampler, suggest_widths
 from nsopt.scaling.metric import METRICS, get_metric
 from nsopt.scaling.record import Iteration
 from nsopt.storage import schema, trials
-from nsopt.storage.artifacts import BestWeights
+from nsopt.storage.artifacts import BestNetworks
+from nsopt.storage.kept import KeptNetwork
 from nsopt.storage.studies import has_unfinished
 from nsopt.storage.trials import Point
 from nsopt.training.latency import Latency, latency_conditions, measure_latency
@@ -42,7 +43,7 @@ class Runner:
     compute: Compute
     splits: Splits
     networks: TrainedNetworks
-    weights: BestWeights
+    kept: BestNetworks
     progress: Progress
 
     def point(self, trial: FrozenTrial) -> Point | None:
@@ -67,7 +68,10 @@ class Runner:
             trained = self.networks.get(settings.base_training_for(point.seed), self.progress)
         law = method.law(LawInputs(arch, cost, point.budget, history, trained))
         eta = settings.eta if method.by_algorithm_3 else None
-        return NeuralScaleSampler(law, cost, arch.layer_names, eta=eta)
+        multiple, narrowest = settings.rounding
+        return NeuralScaleSampler(
+            law, cost, arch.layer_names, eta=eta, multiple_of=multiple, min_width=narrowest
+        )
 
     def run(self, trial: Trial) -> tuple[float, float]:
         """Validation accuracy and latency of a trial; its numbers become its attributes."""
@@ -78,7 +82,9 @@ class Runner:
         latency = self.latency(trial.study, widths)
         outcome = self._train(get_method(point.method), point, widths)
         self._write(trial, point, outcome, latency)
-        self.weights.keep_if_best(trial.study, outcome.val_accuracy, widths, outcome.model)
+        arch, classes = self.task.arch.name, self.task.data.classes
+        network = KeptNetwork.of(arch, self.splits, classes, point, outcome)
+        self.kept.keep_if_best(trial.study, network)
         self.progress.message(
             f"{point.label}: validation {outcome.val_accuracy:.2f} %, "
             f"test {outcome.test_accuracy:.2f} %, {outcome.seconds:.0f} s"
@@ -166,7 +172,7 @@ def make_runner(task: Task, workspace: Workspace, compute: Compute, progress: Pr
         compute,
         splits,
         TrainedNetworks(task.arch, splits, compute, base),
-        BestWeights(task.arch, workspace.artifacts),
+        BestNetworks(workspace.artifacts),
         progress,
     )
 

@@ -107,7 +107,8 @@ class TuningRunner:
         if tuning.over == "both":
             widths = tuple(self._sgd_fit(trial, law).widths.tolist())
         else:
-            fit = solve_widths(law, tuning.metric.cost(arch), tuning.budget)
+            rounding = tuning.task.settings.rounding
+            fit = solve_widths(law, tuning.metric.cost(arch), tuning.budget, *rounding)
             widths = tuple(fit.widths.tolist())
         folder = self.workspace.checkpoints(tuning.study_name)
         checkpoint = folder / f"training-{schema.width_key(widths)}-seed{seed}.pt"

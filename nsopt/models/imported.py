@@ -30,7 +30,7 @@ def import_architecture(
     A factory is called with `num_classes` if it takes that. NsoptError if there is no such network,
     or if it cannot be traced.
     """
-    factory = _factory(name)
+    factory = network_factory(name)
     with torch.random.fork_rng():
         torch.manual_seed(_SEED)
         module = factory(num_classes)
@@ -42,7 +42,11 @@ def import_architecture(
         raise NsoptError(f"{name} cannot be traced on images of {shape}: {error}") from None
 
 
-def _factory(name: str) -> Callable[[int], nn.Module]:
+def network_factory(name: str) -> Callable[[int], nn.Module]:
+    """What makes the network that a word names, for a number of classes.
+
+    NsoptError if there is none.
+    """
     package, _, word = name.partition(":")
     if package == "torchvision":
         return _from_torchvision(word)
@@ -77,6 +81,7 @@ def _from_torchvision(word: str) -> Callable[[int], nn.Module]:
 
 
 def _from_timm(word: str) -> Callable[[int], nn.Module]:
+    import_torchvision("ops")  # timm imports it
     try:
         timm: Any = import_module("timm")
     except ImportError:

@@ -17,7 +17,7 @@ from nsopt.reports.results import Results, read_results
 from nsopt.reports.tables import descent_table, size_of, summary, with_deviation
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.storage import schema
-from nsopt.storage.opening import ARTIFACTS, open_storage, sqlite_path, storage_exists
+from nsopt.storage.opening import artifacts_beside, open_storage, storage_exists
 from nsopt.storage.studies import load_studies
 
 _LARGEST_PORT = 65535
@@ -79,8 +79,7 @@ def serve(url: str, host: str, port: int, artifacts: Path | None) -> None:
         raise NsoptError(f"nothing is stored at {url}: run a study first")
     storage = open_storage(url)
     _check_address(host, port)
-    path = sqlite_path(url)
-    folder = artifacts or (path.parent / ARTIFACTS if path is not None else None)
+    folder = artifacts_beside(url, artifacts)
     store = FileSystemArtifactStore(folder) if folder is not None and folder.is_dir() else None
     optuna_dashboard.run_server(storage, host=host, port=port, artifact_store=store)
 

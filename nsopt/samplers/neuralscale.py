@@ -43,6 +43,8 @@ class NeuralScaleSampler(BaseSampler):
         seed: of the default `independent_sampler`, and of the spread.
         eta: replaces the exact solver by Algorithm 3 with this step size, which may end above
             the budget.
+        multiple_of, min_width: widths are rounded down to multiples and never fall below, as
+            hardware likes it; for the exact solver.
         spread: standard deviation by which the logarithm of every layer's alpha is perturbed,
             anew for each trial; the perturbed curve is solved for the same budget, so that every
             proposal fits it. It follows from `seed` and the trial's number alone.
@@ -61,6 +63,8 @@ class NeuralScaleSampler(BaseSampler):
         eta: float | None = None,
         spread: float = 0.0,
         refine: bool = False,
+        multiple_of: int = 1,
+        min_width: int = 1,
     ) -> None:
         if not 0 <= spread < math.inf:
             raise NsoptError(f"spread must be a number of at least 0, got {spread}")
@@ -68,9 +72,11 @@ class NeuralScaleSampler(BaseSampler):
             raise NsoptError("spread needs the exact solver: leave eta out")
         if refine and not spread:
             raise NsoptError("refine needs a spread: give the deviation to begin with, such as 0.2")
+        if eta is not None and (multiple_of, min_width) != (1, 1):
+            raise NsoptError("multiple_of and min_width need the exact solver: leave eta out")
         if len(layer_names) != law.layers:
             raise NsoptError(f"{len(layer_names)} layer names for a law of {law.layers} layers")
-        self._proposals = Proposals(law, cost, eta)
+        self._proposals = Proposals(law, cost, eta, multiple_of, min_width)
         self._parameters = tuple(trials.width_parameter(name) for name in layer_names)
         self._budgets = tuple(budgets)
         self._independent = independent_sampler or TPESampler(seed=seed)

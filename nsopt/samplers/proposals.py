@@ -16,16 +16,19 @@ Shift = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Proposals:
-    """eta: replaces the exact solver by Algorithm 3 with this step size, for a power law."""
+    """eta: replaces the exact solver by Algorithm 3 with this step size, for a power law;
+    multiple_of, min_width: as for `solve_widths`."""
 
     law: ScalingLaw
     cost: CostFunction
     eta: float | None = None
+    multiple_of: int = 1
+    min_width: int = 1
 
     def at(self, budget: float) -> tuple[int, ...]:
         """The law's widths at a budget; NoWidthsError if none fit it."""
         if self.eta is None:
-            return tuple(solve_widths(self.law, self.cost, budget).widths.tolist())
+            return self._solved(self.law, budget)
         fit = solve_widths_sgd(self._power_law(), self.cost, budget, self.eta)
         if fit.diverged:
             raise NoWidthsError(f"Algorithm 3 diverges at eta = {self.eta:g}: try a smaller --eta")
@@ -38,7 +41,11 @@ class Proposals:
         """
         law = self._power_law()
         moved = PowerLaw(np.exp(shift), np.zeros_like(shift), np.ones_like(shift)) * law
-        return tuple(solve_widths(moved, self.cost, budget).widths.tolist())
+        return self._solved(moved, budget)
+
+    def _solved(self, law: ScalingLaw, budget: float) -> tuple[int, ...]:
+        fit = solve_widths(law, self.cost, budget, self.multiple_of, self.min_width)
+        return tuple(fit.widths.tolist())
 
     def _power_law(self) -> PowerLaw:
         if not isinstance(self.law, PowerLaw):

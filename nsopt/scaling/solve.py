@@ -7,9 +7,10 @@ integers (parameters, MACs) or floats (milliseconds); they are compared as they 
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.scaling.cost import CostFunction, IntArray, Numbers
@@ -17,6 +18,7 @@ from nsopt.scaling.law import FloatArray, ScalingLaw
 
 _LARGEST_SCALE = 1e290
 _BELOW = 1 - 1e-12  # steps off a breakpoint, well above the rounding error of a power
+_BEYOND = 1 + 1e-9  # past the last breakpoint that is needed
 _APART = 1 + 1e-11  # breakpoints closer than this are one, told apart by rounding alone
 
 
@@ -31,6 +33,29 @@ class WidthFit:
     widths: IntArray
     cost: int | float | Numbers
     tau: float | FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """The widths that layers may have: multiples of `step`, from narrowest to widest, (L,) each.
+
+    A layer that cannot be as wide as the narrowest asked for is as wide as it can be.
+    """
+
+    step: int
+    narrowest: FloatArray
+    widest: FloatArray
+
+    @classmethod
+    def of(cls, cost: CostFunction, layers: int, multiple_of: int, min_width: int) -> Self:
+        most = np.broadcast_to(getattr(cost, "widest", np.inf), layers).astype(np.float64)
+        smallest = -(-min_width // multiple_of) * multiple_of
+        narrowest = np.minimum(smallest, most)
+        return cls(multiple_of, narrowest, np.maximum(narrowest, _down(most, multiple_of)))
+
+    def below(self, widths: FloatArray) -> FloatArray:
+        """The widths on the grid that `widths` (L,) reach."""
+        return np.clip(_down(widths, self.step), self.narrowest, self.widest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +77,9 @@ def solve_widths(
     """The largest widths along `law` that cost no more than `budget`.
 
     cost: maps widths (N, L) to costs (N,), such as `arch.cost("params")`. It never falls as a
-    width grows, or has a `lower_bound` that does not. budget: a number or an (N,) array. Widths are
-    rounded down to multiples of `multiple_of` and never fall below `min_width`.
+    width grows, or has a `lower_bound` that does not; where layers cannot grow at will it says how
+    far, as `widest` (L,). budget: a number or an (N,) array. Widths are rounded down to multiples
+    of `multiple_of` and never fall below `min_width`.
 
     Raises NoWidthsError for a budget that no widths meet (naming the smallest that some do).
     """
@@ -64,7 +90,8 @@ def solve_widths(
         raise NsoptError("multiple_of and min_width must be at least 1")
     _check_growth(law)
 
-    table = _breakpoints(law, cost, float(budgets.max()), multiple_of, min_width)
+    grid = _Grid.of(cost, law.layers, multiple_of, min_width)
+    table = _breakpoints(law, cost, float(budgets.max()), grid)
     cheapest_from = np.minimum.accumulate(table.cost[::-1])[::-1]
     row = np.searchsorted(cheapest_from, budgets, side="right") - 1
     if (row < 0).any():
@@ -87,13 +114,13 @@ def _check_growth(law: ScalingLaw) -> None:
 
 
 def _breakpoints(
-    law: ScalingLaw, cost: CostFunction, largest_budget: float, multiple_of: int, min_width: int
+    law: ScalingLaw, cost: CostFunction, largest_budget: float, grid: _Grid
 ) -> _Breakpoints:
-    smallest = -(-min_width // multiple_of) * multiple_of
-    end = _scale_beyond(law, cost, largest_budget, multiple_of, smallest)
+    end = _scale_beyond(law, cost, largest_budget, grid)
     starts, layers = [], []
-    for layer, widest in enumerate(law.widths(end)):
-        widths = np.arange(smallest + multiple_of, widest + multiple_of, multiple_of)
+    reached = np.minimum(law.widths(end) + grid.step, grid.widest)
+    for layer, (narrowest, widest) in enumerate(zip(grid.narrowest, reached, strict=True)):
+        widths = np.arange(narrowest + grid.step, widest + 1, grid.step)
         starts.append(law.scales(layer, widths))
         layers.append(np.full(widths.size, layer))
     start, layer_of = np.concatenate(starts), np.concatenate(layers)
@@ -102,8 +129,8 @@ def _breakpoints(
     start, layer_of = start[order], layer_of[order]
 
     steps = np.zeros((start.size + 1, law.layers), dtype=np.int64)
-    steps[0] = smallest
-    steps[np.arange(1, start.size + 1), layer_of] = multiple_of
+    steps[0] = grid.narrowest
+    steps[np.arange(1, start.size + 1), layer_of] = grid.step
     widths = np.cumsum(steps, axis=0)
     start = np.concatenate([[0.0], start])
     apart = start[1:] > start[:-1] * _APART
@@ -112,10 +139,8 @@ def _breakpoints(
     return _Breakpoints(start, widths, np.asarray(cost(widths)))
 
 
-def _scale_beyond(
-    law: ScalingLaw, cost: CostFunction, budget: float, multiple_of: int, smallest: int
-) -> float:
-    """A scale just above all those whose widths fit the budget.
+def _scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Grid) -> float:
+    """A scale just above all those whose widths fit the budget, or at which no layer can grow.
 
     Costs that equal widths can lower (a projection that vanishes) tell a monotone bound below
     themselves as `cost.lower_bound`; other costs are taken to be monotone.
@@ -123,10 +148,12 @@ def _scale_beyond(
     bound: CostFunction = getattr(cost, "lower_bound", cost)
 
     def fits(scale: float) -> bool:
-        return bool(bound(_quantise(law.widths(scale), multiple_of, smallest)) <= budget)
+        return bool(bound(grid.below(law.widths(scale)).astype(np.int64)) <= budget)
 
     high = 1.0
     while fits(high):
+        if (law.widths(high) >= grid.widest).all():
+            return high * _BEYOND
         high *= 2
         if high > _LARGEST_SCALE:
             raise NoWidthsError(
@@ -138,12 +165,12 @@ def _scale_beyond(
     while high / low > 1 + 1e-6:
         middle = float(np.sqrt(low * high))
         low, high = (middle, high) if fits(middle) else (low, middle)
-    return high * (1 + 1e-9)
+    return high * _BEYOND
 
 
-def _quantise(widths: NDArray[np.float64], multiple_of: int, smallest: int) -> IntArray:
-    rounded = (np.floor(widths / multiple_of) * multiple_of).astype(np.int64)
-    return np.maximum(rounded, smallest, dtype=np.int64)
+def _down(widths: FloatArray, multiple_of: int) -> FloatArray:
+    """To multiples."""
+    return np.floor(widths / multiple_of) * multiple_of
 
 
 def _shown(cost: float) -> str:

@@ -54,6 +54,12 @@ def sqlite_path(url: str) -> Path | None:
     return Path(parsed.database)
 
 
+def artifacts_beside(url: str, given: Path | None = None) -> Path | None:
+    """The folder of kept networks: the given one, or that beside an SQLite file."""
+    path = sqlite_path(url)
+    return given or (path.parent / ARTIFACTS if path is not None else None)
+
+
 def open_storage(url: str) -> BaseStorage:
     """The storage at `url`, made if it is not there yet; `grpc://HOST:PORT` is Optuna's proxy.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -16,7 +17,8 @@ import pandas as pd
 import pytest
 
 from nsopt.reports.results import read_results
-from tests.conftest import free_port, run_nsopt
+from tests.conftest import call_nsopt, free_port, run_nsopt
+from tests.e2e.test_user_errors import check
 
 SHORT = (
     *("--methods=uniform,neuralscale", "--ratios=0.02,0.03", "--seeds=2", "--epochs=1"),
@@ -69,6 +71,50 @@ def test_a_second_call_repeats_nothing(whole: Path) -> None:
     done = run_short(whole)
     assert "validation" not in done.stdout.split("mean ±")[0]
     pd.testing.assert_frame_equal(measured(whole), before)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2", "state_dict"])
+def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None:
+    storage, out = f"--storage=sqlite:///{whole / 'study.db'}", tmp_path / "mine" / "network"
+    study = "--study=vgg11-digits-smoke/neuralscale"
+    done = call_nsopt("export", storage, study, "--ratio=0.03", f"--format={kind}", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    of_file, stored = re.findall(r"\d+\.\d\d", done.stdout)[:2]
+    best = read_results(f"sqlite:///{whole / 'study.db'}").outcomes.query(
+        "method == 'neuralscale' and ratio == 0.03"
+    )
+    assert of_file == stored == f"{best.loc[best['val_accuracy'].idxmax(), 'test_accuracy']:.2f}"
+    assert [path.name for path in out.parent.iterdir()] == ["network"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            (),
+            "say which network with --ratio, --budget or --metric: kept are 0.02x",
+        ),
+        (("--ratio=0.5",), "kept are 0.02x (params), 0.03x (params)"),
+        (("--study=vgg11-digits-smoke/uniforn",), "did you mean 'vgg11-digits-smoke/uniform'"),
+        (
+            ("--study=vgg11-digits-smoke/search",),
+            "no network of vgg11-digits-smoke/search is kept",
+        ),
+        (("--storage=sqlite:///nothing.db",), "nothing is stored at sqlite:///nothing.db"),
+        (("--ratio=0.03", "--data=folder:nowhere"), "nowhere"),
+        (("--format=onx",), "onnx"),
+    ],
+)
+def test_what_cannot_be_taken_home_says_so(
+    options: tuple[str, ...], message: str, whole: Path, tmp_path: Path
+) -> None:
+    given = {
+        "--storage": f"sqlite:///{whole / 'study.db'}",
+        "--study": "vgg11-digits-smoke/uniform",
+        "--out": str(tmp_path / "network"),
+    } | dict(option.split("=", 1) for option in options)
+    check(call_nsopt("export", *(f"{name}={value}" for name, value in given.items())), message)
+    assert not list(tmp_path.iterdir())
 
 
 def count(database: Path, state: str, study: str = "%") -> int:

@@ -9,7 +9,6 @@ import optuna
 import pandas as pd
 import pytest
 import torch
-from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 
 import nsopt
@@ -33,6 +32,7 @@ from nsopt.reports.results import Results, read_results
 from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import opening, queue, schema, trials
+from nsopt.storage.artifacts import BestNetworks
 from nsopt.storage.opening import open_storage
 from nsopt.storage.studies import load_studies
 from nsopt.training.evaluation import Evaluation
@@ -179,16 +179,19 @@ def test_weights_of_the_best_network_are_kept(
     comparison: Comparison, done: Workspace, storage_of_a_whole_run: Path
 ) -> None:
     folder = storage_of_a_whole_run.parent / "artifacts"
-    assert len(list(folder.iterdir())) == len(METHODS)
+    budgets = {point.budget for method in comparison.methods for point in comparison.points(method)}
+    assert len(list(folder.iterdir())) == len(METHODS) * len(budgets)
     for study in studies_at(done).values():
         if study.study_name.endswith("/search"):
             continue
-        (kept,) = get_all_artifact_meta(study)
-        model = nsopt.load_weights(folder / kept.artifact_id)
-        splits, compute = comparison.task.splits, Compute(torch.device("cpu"), bf16=False)
-        evaluation = Evaluation(splits.validation, splits, compute)
-        evaluation.advance(model)
-        assert evaluation.accuracy == max(trial.values[0] for trial in study.trials)
+        for path in BestNetworks(folder).files(study):
+            kept = nsopt.load_network(path)
+            splits, compute = comparison.task.splits, Compute(torch.device("cpu"), bf16=False)
+            evaluation = Evaluation(splits.validation, splits, compute)
+            evaluation.advance(kept.model)
+            own = [t for t in study.trials if t.user_attrs["budget"] == kept.budget]
+            assert evaluation.accuracy == kept.val_accuracy == max(t.values[0] for t in own)
+            assert kept.classes == comparison.task.data.classes
 
 
 def test_neuralscale_widths_are_those_of_the_stored_law(
@@ -306,6 +309,18 @@ def test_descent_iterations_stand_side_by_side(comparison: Comparison, place: Wo
         (outcome,) = results.outcomes.query(f"method == '{method}'").to_dict("records")
         expected = solve_widths(iteration.law, params, outcome["budget"]).widths
         assert outcome["widths"] == tuple(expected.tolist())
+
+
+def test_widths_of_all_methods_are_rounded(comparison: Comparison, place: Workspace) -> None:
+    rounded = with_settings(comparison, SETTINGS.updated(multiple_of=4, min_width=8))
+    run_comparison(dataclasses.replace(rounded, seeds=1), place, Silent())
+    outcomes = results_at(place).outcomes
+    assert set(outcomes["method"]) == set(METHODS)
+    for widths in outcomes["widths"]:
+        assert min(widths) >= 8
+        assert not any(width % 4 for width in widths)
+    with pytest.raises(NsoptError, match="multiple_of: None now, 4 there"):
+        run_comparison(comparison, place, Silent())
 
 
 def test_an_iteration_that_is_not_run_is_refused(comparison: Comparison, place: Workspace) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.samplers import RandomSampler
 
@@ -43,6 +43,19 @@ def test_an_enqueued_budget_comes_first() -> None:
     study.enqueue_trial({}, user_attrs={"budget": 700_000})
     assert suggest_widths(study.ask(), ARCH) == law_widths(700_000)
     assert suggest_widths(study.ask(), ARCH) == law_widths(10**5)
+
+
+@settings(max_examples=10)
+@given(st.integers(100_000, 5 * 10**6))
+def test_proposals_are_rounded_as_asked_for(budget: int) -> None:
+    for options in ({}, {"spread": 0.3, "seed": 1}):
+        study = optuna.create_study(
+            sampler=sampler(budgets=[budget], multiple_of=8, min_width=16, **options)
+        )
+        widths = suggest_widths(study.ask(), ARCH)
+        assert min(widths) >= 16
+        assert not any(width % 8 for width in widths)
+        assert PARAMS(widths) <= budget
 
 
 def test_two_objectives_change_nothing() -> None:
@@ -166,6 +179,8 @@ def test_refining_needs_a_spread() -> None:
 def test_spread_and_algorithm_3_exclude_each_other() -> None:
     with pytest.raises(NsoptError, match="leave eta out"):
         sampler(spread=0.1, eta=1.0)
+    with pytest.raises(NsoptError, match="leave eta out"):
+        sampler(multiple_of=8, eta=1.0)
 
 
 def test_an_impossible_budget_is_an_error_at_once() -> None:

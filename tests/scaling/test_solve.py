@@ -1,4 +1,5 @@
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,41 @@ def test_solver_never_exceeds_the_budget(
     assert fit.cost == PARAMS(fit.widths) <= budget
     assert (fit.widths % multiple == 0).all()
     assert (fit.widths >= smallest).all()
+
+
+@dataclass(frozen=True, eq=False)
+class Capped:
+    """VGG11's parameters, where layers cannot grow at will."""
+
+    widest: NDArray[np.float64]
+
+    def __call__(self, widths: ArrayLike) -> Any:
+        assert (np.asarray(widths) <= self.widest).all()
+        return PARAMS(widths)
+
+
+@given(
+    laws,
+    budgets,
+    arrays(np.float64, L, elements=st.sampled_from([1, 5, 24, 100, np.inf])),
+    st.sampled_from([1, 8]),
+)
+def test_layers_that_cannot_grow_leave_the_budget_to_the_others(
+    law: PowerLaw, budget: int, widest: NDArray[np.float64], multiple: int
+) -> None:
+    feasible = PARAMS(np.minimum(multiple, widest).astype(int))
+    if budget < feasible:
+        with pytest.raises(NsoptError, match=f"{feasible:,}"):
+            solve_widths(law, Capped(widest), budget, multiple)
+        return
+    fit = solve_widths(law, Capped(widest), budget, multiple)
+    assert fit.cost == PARAMS(fit.widths) <= budget
+    on_grid = fit.widths % multiple == 0
+    assert (on_grid | (fit.widths == widest)).all()
+    most = np.maximum(np.floor(widest / multiple) * multiple, np.minimum(multiple, widest))
+    larger = np.floor(law.widths(fit.tau * 1.01) / multiple + 1) * multiple
+    beyond = np.minimum(larger, most).astype(int)
+    assert (fit.widths == most).all() or PARAMS(beyond) > budget
 
 
 @given(laws, budgets)

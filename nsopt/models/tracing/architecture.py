@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
@@ -117,7 +118,7 @@ class TracedArchitecture:
 
     def cost(self, metric: str) -> TracedCost:
         """Exact cost model for `params` or `macs` (of one example)."""
-        network, layers = self.network, len(self.base_widths)
+        network, widest = self.network, self._widest
         if metric == "params":
             index = {(d.tensor, d.axis): i for i, d in enumerate(network.family.dimensions)}
             factors, constants = network.family.factors, network.family.constants
@@ -126,14 +127,14 @@ class TracedArchitecture:
                 axes = [index[name, axis] for axis, n in enumerate(parameter.shape) if n > 1]
                 scale = int(parameter.numel() > 0)
                 terms.append((scale, [(factors[i], int(constants[i])) for i in axes]))
-            return TracedCost.of(terms, layers)
+            return TracedCost.of(terms, widest)
         if metric == "macs":
             count = network.family.count
             products = [
                 (product.factor, [count(atoms) for atoms in product.dimensions])
                 for product in network.trace.products
             ]
-            return TracedCost.of(products, layers, len(network.run.examples[0]))
+            return TracedCost.of(products, widest, len(network.run.examples[0]))
         raise unknown_name("metric", metric, ("params", "macs"))
 
     def channels(self, widths: Sequence[int]) -> dict[str, int]:
@@ -188,6 +189,11 @@ class TracedArchitecture:
             found = _reasons(network, units) if id(weight) in read else ["is never used"]
             reasons[path] = "; ".join(found)
         return reasons
+
+    @cached_property
+    def _widest(self) -> NDArray[np.float64]:
+        named = zip(self.layer_names, self.base_widths, strict=True)
+        return np.array([base if name in self.capped else np.inf for name, base in named])
 
     @cached_property
     def _law(self) -> InitialisationLaw:

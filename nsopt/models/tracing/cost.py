@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.trace import Atoms
@@ -18,17 +18,25 @@ Size = tuple[Atoms, int]  # factors of the widths (L,), and a constant
 class TracedCost:
     """A `CostModel` that counts exactly, as all sizes of the network follow from its widths.
 
-    T terms of at most D factors. coefficients: (T,); factors: (D, T, L); constants: (D, T).
+    T terms of at most D factors. coefficients: (T,); factors: (D, T, L); constants: (D, T);
+    widest: (L,), infinite for groups that grow at will.
     """
 
     coefficients: Atoms
     factors: Atoms
     constants: Atoms
+    widest: NDArray[np.float64]
 
     @classmethod
-    def of(cls, terms: Iterable[tuple[int, list[Size]]], layers: int, divisor: int = 1) -> Self:
+    def of(
+        cls,
+        terms: Iterable[tuple[int, list[Size]]],
+        widest: NDArray[np.float64],
+        divisor: int = 1,
+    ) -> Self:
         """terms: a coefficient and the sizes that it is multiplied by; divisor: of the total, which
         it divides without a rest."""
+        layers = len(widest)
         merged: Counter[tuple[tuple[bytes, int], ...]] = Counter()
         for coefficient, sizes in terms:
             fixed = [constant for factor, constant in sizes if not factor.any()]
@@ -43,7 +51,7 @@ class TracedCost:
         coefficients = np.array(list(merged.values()), np.int64)
         if (coefficients % divisor).any():
             raise NsoptError("the work of the network is not the same for each of its examples")
-        return cls(coefficients // divisor, factors, constants)
+        return cls(coefficients // divisor, factors, constants, widest)
 
     def __call__(self, widths: ArrayLike) -> int | Atoms:
         w = self._checked(widths)

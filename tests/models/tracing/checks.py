@@ -1,18 +1,27 @@
 """What every traced network must fulfil."""
 
 import copy
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from onnxruntime import InferenceSession
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from nsopt.deployment.export import export_to_onnx
+from nsopt.models.imported import network_factory
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.run import tensors_of
 from nsopt.models.tracing.trace import Atoms
+from nsopt.models.tracing.trace_module import trace
 
 
 def outputs(result: Any) -> Tensor:
@@ -25,7 +34,10 @@ def randomise(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, tensor in tensors_of(model).items():
-            if not tensor.is_floating_point() or tensor.ndim != 1:
+            if not tensor.is_floating_point() or tensor.numel() < 2:
+                continue
+            alike = bool((tensor == tensor.flatten()[0]).all())
+            if tensor.numel() != max(tensor.shape) and not alike:
                 continue
             noise = torch.rand(tensor.shape, generator=generator)
             if name.endswith("running_var"):
@@ -90,7 +102,8 @@ def check_costs(
     """Parameters and multiply-accumulates are those of the network, counted."""
     assert arch.cost("params")(widths) == sum(p.numel() for p in model.parameters())
     model.eval()
-    with FlopCounterMode(display=False) as counter:
+    # the counter knows the products of attention, but not the fused kernel of processors
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(x[:1])
     assert arch.cost("macs")(widths) == counter.get_total_flops() // 2
 
@@ -115,3 +128,84 @@ def check_building(arch: TracedArchitecture, x: Tensor) -> None:
     again.load_state_dict(model.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(outputs(again.eval()(x)), outputs(model.eval()(x)))
+
+
+def check_exports(arch: TracedArchitecture, model: nn.Module, x: Tensor, folder: Path) -> None:
+    """A pruned network is exported, by PyTorch and to ONNX, to the same numbers."""
+    kept = some_units(arch, seed=2, inexact=True)
+    smaller = arch.prune(model, [indices.tolist() for indices in kept]).eval()
+    file = folder / "network.onnx"
+    export_to_onnx(smaller, x, {}, file)
+    with torch.no_grad():
+        expected = outputs(smaller(x))
+        exported = torch.export.export(smaller, (x,)).module()
+        torch.testing.assert_close(outputs(exported(x)), expected)
+    session = InferenceSession(file)
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    furthest = 1e-3 * float(expected.abs().max())
+    torch.testing.assert_close(
+        outputs([torch.from_numpy(array) for array in found]), expected, rtol=0, atol=furthest
+    )
+
+
+_RELOADING = """
+import json
+import sys
+import torch
+import nsopt
+from tests.models.tracing.checks import outputs
+
+torch.set_num_threads(1)
+for line in sys.stdin:
+    word, size, file = json.loads(line)
+    kept = torch.load(file, weights_only=True)
+    model = nsopt.get_architecture(word, 10, size).build(kept["widths"])
+    model.load_state_dict(kept["state"])
+    with torch.no_grad():
+        torch.testing.assert_close(outputs(model.eval()(kept["x"])), kept["y"])
+    print("equal", flush=True)
+"""
+
+
+class OtherProcess:
+    """A process that builds networks by their words, and takes states that it is given."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _RELOADING],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).resolve().parents[3],
+        )
+
+    def check_reload(self, arch: TracedArchitecture, x: Tensor, folder: Path) -> None:
+        """There, the network of the same word and widths computes the same with our state."""
+        widths = [max(1, base // 3) for base in arch.base_widths]
+        model = arch.build(widths).eval()
+        with torch.no_grad():
+            y = outputs(model(x))
+        file = folder / "state.pt"
+        torch.save({"widths": widths, "state": model.state_dict(), "x": x, "y": y}, file)
+        print(json.dumps([arch.name, x.shape[-1], str(file)]), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        assert answer == "equal\n", self._process.communicate()[1]
+
+    def end(self) -> None:
+        self._process.communicate()
+
+
+def check_network(
+    word: str, size: int, widths: int, refused: int, other: OtherProcess, folder: Path
+) -> None:
+    """Everything, for a network that a word names."""
+    torch.manual_seed(0)
+    model, x = network_factory(word)(10), torch.randn(2, 3, size, size)
+    arch = trace(model, x, word)
+    assert (len(arch.base_widths), len(arch.refused)) == (widths, refused)
+    check_building(arch, x)
+    randomise(model)
+    check_pruning(arch, model, x)
+    check_exports(arch, model, x, folder)
+    other.check_reload(arch, x, folder)

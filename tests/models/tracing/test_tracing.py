@@ -1,4 +1,4 @@
-"""Any module as an architecture: awkward ones, and those of torchvision."""
+"""Any module as an architecture: awkward ones."""
 
 from typing import Any
 
@@ -11,7 +11,6 @@ import nsopt
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.trace_module import trace
-from nsopt.torchvision_import import import_torchvision
 from tests.models.tracing import awkward
 from tests.models.tracing.checks import (
     check_building,
@@ -45,15 +44,6 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     awkward.Unruled: [16, 12],
     awkward.OneDimensional: [16, 24],
 }
-NETWORKS = {  # of torchvision, with the numbers of their widths
-    "resnet18": 12,
-    "mobilenet_v2": 25,
-    "mobilenet_v3_small": 27,
-    "shufflenet_v2_x1_0": 21,
-    "squeezenet1_1": 25,
-    "mnasnet1_0": 25,
-    "regnet_y_400mf": 38,
-}
 
 
 def traced(kind: type[nn.Module]) -> tuple[TracedArchitecture, nn.Module, torch.Tensor]:
@@ -71,28 +61,6 @@ def test_an_awkward_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> N
     check_pruning(arch, model, x)
     fresh, _, _ = traced(kind)
     check_building(fresh, x)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_of_torchvision_is_scaled_as_it_computes(name: str) -> None:
-    import_torchvision("datasets")  # cures the import beside a build of torch without its operators
-    from torchvision import models
-
-    torch.manual_seed(0)
-    model, x = getattr(models, name)(weights=None), torch.randn(2, 3, 64, 64)
-    arch = trace(model, x)
-    assert len(arch.base_widths) == NETWORKS[name]
-    check_building(arch, x)
-    randomise(model)
-    check_pruning(arch, model, x)
-
-
-def test_a_pruned_network_is_exported_to_the_same_numbers() -> None:
-    arch, model, x = traced(awkward.Chunks)
-    kept = some_units(arch, seed=2, inexact=True)
-    smaller = arch.prune(model, [indices.tolist() for indices in kept]).eval()
-    exported = torch.export.export(smaller, (x,)).module()
-    torch.testing.assert_close(exported(x), smaller(x))
 
 
 def test_the_template_is_never_changed() -> None:

@@ -1,0 +1,129 @@
+"""`nsopt export`: a network that a study trained, as a file for other tools."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from nsopt.data.images import ImageSet
+    from nsopt.storage.kept import KeptNetwork
+
+# Imports inside functions keep `nsopt --help` light.
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """The options of `nsopt export`."""
+
+    storage: Annotated[str, Parameter(env_var="NSOPT_STORAGE")]
+    """Storage URL of the study."""
+    study: str
+    """ARCH-DATA-PRESET/METHOD."""
+    out: Path
+    """The file to write."""
+    format: Literal["onnx", "pt2", "state_dict"] = "onnx"
+    """What the file is for: onnxruntime and others, torch.export.load, or nsopt.load_network."""
+    ratio: float | None = None
+    """Width ratio whose budget the network was trained for."""
+    budget: str | None = None
+    """Budget it was trained for, instead of a ratio: 600k, 2M."""
+    metric: str | None = None
+    """What the budget limits, where networks of several metrics are stored."""
+    artifacts: Path | None = None
+    """Folder of kept networks; by default beside an SQLite file."""
+    data: str | None = None
+    """folder:PATH, where the test images lie elsewhere here."""
+    data_dir: Path = Path("data")
+    """Where downloaded data lies."""
+    unchecked: bool = False
+    """Do not compare the file with the network on the test images."""
+
+
+def export(options: ExportOptions) -> None:
+    """Write the best network of a study at a budget as ONNX, PyTorch program or weights.
+
+    The file is loaded again and must reach the stored accuracy on the test images.
+    """
+    from nsopt.cli.console import console
+    from nsopt.deployment.check import check_export
+    from nsopt.deployment.export import export as write
+
+    network, test = _stored(options)
+    unfinished = options.out.with_name(f".{options.out.name}.unfinished")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write(network, unfinished, options.format)
+        if test is not None:
+            check = check_export(network, unfinished, options.format, test)
+            console.print(
+                f"test accuracy {check.exported:.2f} % of the file, {check.stored:.2f} % stored; "
+                f"logits differ from PyTorch's by {check.difference:.0e}",
+                highlight=False,
+            )
+        unfinished.replace(options.out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    console.print(str(options.out), soft_wrap=True, highlight=False)
+
+
+def _stored(options: ExportOptions) -> "tuple[KeptNetwork, ImageSet | None]":
+    """The network that was asked for, and the test images if it shall be checked."""
+    import optuna
+
+    from nsopt.errors import NsoptError, unknown_name
+    from nsopt.experiments.task import load_task
+    from nsopt.storage.artifacts import BestNetworks
+    from nsopt.storage.kept import load_network
+    from nsopt.storage.opening import (
+        artifacts_beside,
+        open_storage,
+        shown,
+        storage_errors,
+        storage_exists,
+    )
+
+    if not storage_exists(options.storage):
+        raise NsoptError(f"nothing is stored at {shown(options.storage)}: run a study first")
+    with storage_errors(options.storage):
+        storage = open_storage(options.storage)
+        names = optuna.get_all_study_names(storage)
+        if options.study not in names:
+            raise unknown_name("study", options.study, names)
+        study = optuna.load_study(study_name=options.study, storage=storage)
+        folder = artifacts_beside(options.storage, options.artifacts)
+        files = BestNetworks(folder).files(study) if folder else []
+        test = None if options.unchecked else load_task(study, options.data, options.data_dir).data
+    if not files:
+        raise NsoptError(
+            f"no network of {options.study} is kept in {folder or 'a folder known here'}: "
+            "give --artifacts"
+        )
+    network = _chosen([load_network(file) for file in files], options)
+    return network, test.test if test else None
+
+
+def _chosen(networks: "Sequence[KeptNetwork]", options: ExportOptions) -> "KeptNetwork":
+    """The one that the options name."""
+    from nsopt.errors import NsoptError
+    from nsopt.scaling.metric import get_metric
+    from nsopt.storage.trials import size_label
+
+    def fits(network: "KeptNetwork") -> bool:
+        metric = get_metric(network.metric)
+        return (
+            (options.metric is None or options.metric == network.metric)
+            and (options.ratio is None or options.ratio == network.ratio)
+            and (options.budget is None or metric.read(options.budget) == network.budget)
+        )
+
+    found = [network for network in networks if fits(network)]
+    if len(found) == 1:
+        return found[0]
+    kept = ", ".join(
+        sorted(f"{size_label(n.budget, n.metric, n.ratio)} ({n.metric})" for n in networks)
+    )
+    raise NsoptError(f"say which network with --ratio, --budget or --metric: kept are {kept}")

@@ -1,0 +1,1 @@
+"""Networks to take home: files that other tools run."""

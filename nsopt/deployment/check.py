@@ -1,0 +1,54 @@
+"""Whether an exported file does what the network did that it was made of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nsopt.data.images import ImageSet
+from nsopt.deployment.export import WithNormalisation, load_exported
+from nsopt.errors import NsoptError
+from nsopt.storage.kept import KeptNetwork
+
+_BATCH = 100
+_PIXEL_RANGE = 255.0
+_LOGITS_APART = 1e-3  # of the largest logit
+_POINTS_APART = 1.0  # trainings may have evaluated in bfloat16
+
+
+@dataclass(frozen=True)
+class ExportCheck:
+    """Accuracies in percent of an exported file on the test images, and of the network that a
+    study trained; difference: of the logits from PyTorch's, relative to the largest."""
+
+    exported: float
+    stored: float
+    difference: float
+
+
+@torch.no_grad()
+def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) -> ExportCheck:  # noqa: A002
+    """Load an exported file and compare it with `network` on test images, uint8.
+
+    NsoptError if its numbers are others, or its accuracy is not what was stored.
+    """
+    exported, original = load_exported(path, format), WithNormalisation(network).eval()
+    right, furthest, largest = 0, 0.0, 0.0
+    for images, labels in zip(test.images.split(_BATCH), test.labels.split(_BATCH), strict=True):
+        pixels = images.to(torch.float32) / _PIXEL_RANGE
+        found, expected = exported(pixels), original(pixels)
+        right += int((found.argmax(dim=1) == labels).sum())
+        furthest = max(furthest, float((found - expected).abs().max()))
+        largest = max(largest, float(expected.abs().max()))
+    check = ExportCheck(100 * right / len(test), network.test_accuracy, furthest / largest)
+    if check.difference > _LOGITS_APART:
+        raise NsoptError(
+            "the exported network computes other numbers: "
+            f"its logits differ by {check.difference:.1e}"
+        )
+    if abs(check.exported - check.stored) > _POINTS_APART:
+        raise NsoptError(
+            f"the exported network reaches {check.exported:.2f} % on the test images, "
+            f"and {check.stored:.2f} % were stored: are these the same images?"
+        )
+    return check

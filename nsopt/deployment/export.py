@@ -1,0 +1,151 @@
+"""A kept network as a file that other tools run.
+
+Exported networks take images as `torchvision.transforms.ToTensor` makes them, float32 with values
+from 0 to 1, (N, C, H, W) for any N; the normalisation is inside. Their output are logits (N, K).
+"""
+
+import contextlib
+import io
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nsopt.errors import NsoptError, unknown_name
+from nsopt.storage.kept import KeptNetwork, load_network
+
+Predict = Callable[[Tensor], Tensor]
+_FACTS = "nsopt.json"
+_EXAMPLES = 2
+
+
+class WithNormalisation(nn.Module):
+    """A network behind its normalisation."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: KeptNetwork) -> None:
+        super().__init__()
+        self.network = network.model
+        self.register_buffer("mean", torch.tensor(network.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(network.std)[:, None, None])
+
+    def forward(self, images: Tensor) -> Any:
+        return self.network((images - self.mean) / self.std)
+
+
+def export(network: KeptNetwork, path: Path | str, format: str = "onnx") -> None:  # noqa: A002
+    """Write a network for other tools.
+
+    format: `onnx`; `pt2`, for `torch.export.load`; or `state_dict`, for `nsopt.load_network`. All
+    hold the facts of the network, too: as metadata, in `nsopt.json`, beside the state.
+
+    Raises NsoptError for an unknown format, or if a package is missing that the format needs.
+    """
+    if format not in _FORMATS:
+        raise unknown_name("format", format, _FORMATS)
+    write, _ = _FORMATS[format]
+    write(network, Path(path))
+
+
+def load_exported(path: Path | str, format: str) -> Predict:  # noqa: A002
+    """What an exported file computes on the CPU: images from 0 to 1, (N, C, H, W), to logits.
+
+    Reads files of one's own: neither onnxruntime nor torch.export checks those of others.
+    """
+    if format not in _FORMATS:
+        raise unknown_name("format", format, _FORMATS)
+    _, read = _FORMATS[format]
+    return read(Path(path))
+
+
+def export_to_onnx(module: nn.Module, examples: Tensor, facts: dict[str, Any], path: Path) -> None:
+    """Write any network of one input, whose first size stays free."""
+    for package in ("onnx", "onnxscript"):
+        _needed(package)
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            (examples,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props.update({k: json.dumps(v) for k, v in facts.items()})
+    program.save(path, external_data=False)
+
+
+def _write_onnx(network: KeptNetwork, path: Path) -> None:
+    export_to_onnx(WithNormalisation(network), _examples(network), network.facts, path)
+
+
+def _read_onnx(path: Path) -> Predict:
+    runtime = _needed("onnxruntime")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (name,) = (value.name for value in session.get_inputs())
+
+    def predict(images: Tensor) -> Tensor:
+        logits: Tensor = torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+        return logits
+
+    return predict
+
+
+def _write_pt2(network: KeptNetwork, path: Path) -> None:
+    batch = torch.export.Dim("batch")
+    with _quiet():
+        program = torch.export.export(
+            WithNormalisation(network).eval(),
+            (_examples(network),),
+            dynamic_shapes=({0: batch},),
+        )
+        torch.export.save(program, path, extra_files={_FACTS: json.dumps(network.facts)})
+
+
+def _read_pt2(path: Path) -> Predict:
+    with _quiet():
+        module: Predict = torch.export.load(path).module()
+    return module
+
+
+def _write_state(network: KeptNetwork, path: Path) -> None:
+    network.save(path)
+
+
+def _read_state(path: Path) -> Predict:
+    return WithNormalisation(load_network(path)).eval()
+
+
+_FORMATS: dict[str, tuple[Callable[[KeptNetwork, Path], None], Callable[[Path], Predict]]] = {
+    "onnx": (_write_onnx, _read_onnx),
+    "pt2": (_write_pt2, _read_pt2),
+    "state_dict": (_write_state, _read_state),
+}
+
+
+def _examples(network: KeptNetwork) -> Tensor:
+    return torch.rand(_EXAMPLES, *network.input_shape)
+
+
+def _needed(package: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError:
+        raise NsoptError(f"{package} is not installed: pip install 'nsopt[export]'") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """PyTorch's exporters print their progress, and warn of their own use of PyTorch."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,110 @@
+"""A trained network as a file, with what it takes to use it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from nsopt.data.images import Splits
+from nsopt.errors import NsoptError
+from nsopt.models.registry import get_architecture
+from nsopt.storage.trials import Point
+from nsopt.training.loop import Outcome
+
+_PIXEL_RANGE = 255.0
+
+
+@dataclass(frozen=True, eq=False)
+class KeptNetwork:
+    """A trained network, in evaluation mode on the CPU, and how images become its input.
+
+    arch: the word that names it; input_shape: (C, H, W); mean, std: per channel, of pixels from 0
+    to 1, as `torchvision.transforms.Normalize` takes them; classes: their names in the order of the
+    outputs; method, metric, budget, ratio, seed: of the trial that trained it; accuracies in
+    percent, at the last epoch.
+    """
+
+    arch: str
+    widths: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    method: str
+    metric: str
+    budget: int | float
+    ratio: float | None
+    seed: int
+    val_accuracy: float
+    test_accuracy: float
+    model: nn.Module = field(repr=False)
+
+    @classmethod
+    def of(
+        cls, arch: str, splits: Splits, classes: tuple[str, ...], point: Point, outcome: Outcome
+    ) -> Self:
+        """What training `point` on `splits` gave. arch: the word that names the network."""
+        return cls(
+            arch=arch,
+            widths=outcome.widths,
+            input_shape=tuple(splits.train.images.shape[1:]),
+            mean=tuple((splits.mean / _PIXEL_RANGE).tolist()),
+            std=tuple((splits.std / _PIXEL_RANGE).tolist()),
+            classes=classes,
+            method=point.method,
+            metric=point.metric,
+            budget=point.budget,
+            ratio=point.ratio,
+            seed=point.seed,
+            val_accuracy=outcome.val_accuracy,
+            test_accuracy=outcome.test_accuracy,
+            model=outcome.model,
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Everything but the weights, as JSON can hold it."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model"}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def save(self, path: Path) -> None:
+        """Write a file that `load_network` reads."""
+        state = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
+        torch.save(self.facts | {"state": state}, path)
+
+
+def load_network(path: Path | str) -> KeptNetwork:
+    """A network that a study kept, or that `nsopt export --format state_dict` wrote.
+
+    Nothing in the file is executed. Raises NsoptError for a file that holds none.
+    """
+    try:
+        content = read_content(path)
+        state = content.pop("state")
+        kept: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
+        }
+        channels, image_size, _ = kept["input_shape"]
+        arch = get_architecture(kept["arch"], len(kept["classes"]), image_size, channels)
+        model = arch.build(kept["widths"])
+        model.load_state_dict(state)
+        return KeptNetwork(**kept, model=model.eval())
+    except OSError as error:
+        raise NsoptError(f"no weights can be read from {path}: {error.strerror}") from None
+    except Exception as error:  # whatever a foreign file makes torch raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NsoptError(f"{path} holds no weights that nsopt kept: {reason}") from None
+
+
+def load_weights(path: Path | str) -> nn.Module:
+    """The module of `load_network` alone."""
+    return load_network(path).model
+
+
+def read_content(path: Path | str) -> dict[str, Any]:
+    """What a file holds: facts and state."""
+    content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return dict(content)

@@ -1,0 +1,121 @@
+"""Kept networks, exported and loaded again."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from onnxruntime import InferenceSession
+from torch import nn
+
+import nsopt
+from nsopt.data.images import ImageData, ImageSet
+from nsopt.deployment.check import check_export
+from nsopt.deployment.export import WithNormalisation, export, load_exported
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import TableArchitecture
+from nsopt.storage.kept import KeptNetwork, load_network
+from nsopt.storage.trials import Point
+from nsopt.training.settings import TrainSettings
+
+FORMATS = ("onnx", "pt2", "state_dict")
+
+
+@pytest.fixture(scope="module")
+def kept(narrow: TableArchitecture, digits: ImageData) -> KeptNetwork:
+    settings = TrainSettings(epochs=1, batch_size=32, lr=0.02, precision="fp32", device="cpu")
+    outcome = nsopt.train(narrow, narrow.base_widths, digits, settings)
+    point = Point("uniform", "params", 1000, 0, 0.25)
+    splits = digits.split(settings.val_fraction)
+    return KeptNetwork.of(narrow.name, splits, digits.classes, point, outcome)
+
+
+def test_a_file_holds_what_it_takes_to_use_the_network(
+    kept: KeptNetwork, digits: ImageData, tmp_path: Path
+) -> None:
+    kept.save(tmp_path / "kept.pt")
+    loaded = load_network(tmp_path / "kept.pt")
+    assert loaded.facts == kept.facts
+    assert loaded.classes == digits.classes
+    assert loaded.input_shape == (1, 32, 32)
+    pixels = digits.split(0.1).train.images.double() / 255
+    assert loaded.mean[0] == pytest.approx(float(pixels.mean()), rel=1e-5)
+    assert loaded.std[0] == pytest.approx(float(pixels.std()), rel=1e-5)
+    logits = WithNormalisation(loaded)(digits.test.images / 255)
+    right = (logits.argmax(dim=1) == digits.test.labels).double().mean()
+    assert 100 * float(right) == pytest.approx(kept.test_accuracy)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_an_exported_network_computes_the_same(
+    kind: str, kept: KeptNetwork, digits: ImageData, tmp_path: Path
+) -> None:
+    path = tmp_path / "network"
+    export(kept, path, kind)
+    check = check_export(kept, path, kind, digits.test)
+    assert check.exported == pytest.approx(kept.test_accuracy)
+    assert check.difference < 1e-5
+    predict = load_exported(path, kind)
+    assert predict(torch.rand(1, 1, 32, 32)).shape == (1, 10)
+    assert predict(torch.rand(7, 1, 32, 32)).shape == (7, 10)
+
+
+def test_exported_files_tell_what_they_are(kept: KeptNetwork, tmp_path: Path) -> None:
+    export(kept, tmp_path / "network.onnx", "onnx")
+    session = InferenceSession(tmp_path / "network.onnx")
+    found = session.get_modelmeta().custom_metadata_map
+    assert {name: json.loads(value) for name, value in found.items()} == kept.facts
+    export(kept, tmp_path / "network.pt2", "pt2")
+    files = {"nsopt.json": ""}
+    torch.export.load(tmp_path / "network.pt2", extra_files=files)
+    assert json.loads(files["nsopt.json"]) == kept.facts
+
+
+def test_a_kept_network_is_made_of_plain_modules(kept: KeptNetwork) -> None:
+    """So that other tools know them."""
+    assert {type(module).__module__.split(".")[0] for module in kept.model.modules()} <= {
+        "torch",
+        "nsopt",
+    }
+    assert all(type(m).forward is getattr(nn, type(m).__name__).forward for m in leaves(kept.model))
+    traced = torch.fx.symbolic_trace(kept.model)
+    x = torch.rand(2, 1, 32, 32)
+    torch.testing.assert_close(traced(x), kept.model(x))
+
+
+def leaves(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if not list(module.children())]
+
+
+def shifted(images: ImageSet) -> ImageSet:
+    return ImageSet(images.images, (images.labels + 1) % 10)
+
+
+def other_weights(kept: KeptNetwork) -> KeptNetwork:
+    arch = nsopt.get_architecture(kept.arch, 10, 32, 1)
+    return replace(kept, model=arch.build(kept.widths).eval())
+
+
+def test_an_export_that_went_wrong_is_noticed(
+    kept: KeptNetwork, digits: ImageData, tmp_path: Path
+) -> None:
+    export(kept, tmp_path / "network", "state_dict")
+    with pytest.raises(NsoptError, match="are these the same images"):
+        check_export(kept, tmp_path / "network", "state_dict", shifted(digits.test))
+    with pytest.raises(NsoptError, match="computes other numbers"):
+        check_export(other_weights(kept), tmp_path / "network", "state_dict", digits.test)
+
+
+@pytest.mark.parametrize("use", [export, lambda kept, path, kind: load_exported(path, kind)])
+def test_unknown_formats_and_missing_packages_say_so(
+    use: Callable[..., object], kept: KeptNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NsoptError, match="unknown format 'onx': did you mean 'onnx'"):
+        use(kept, tmp_path / "network", "onx")
+    for package in ("onnx", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(NsoptError, match=r"is not installed: pip install 'nsopt\[export\]'"):
+        use(kept, tmp_path / "network", "onnx")
