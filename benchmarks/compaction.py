@@ -23,6 +23,7 @@ from nsopt.kernels.swap import fast_kernels
 from nsopt.models.registry import table_architecture
 from nsopt.pruning.engine import Plan, ShrinkingNetwork
 from nsopt.pruning.settings import SearchSettings
+from nsopt.training.supervision import Classification
 
 _INTERVALS = (1, 2, 4, 8, 12)
 
@@ -47,7 +48,7 @@ def time_pieces(name: str, batch: int, steps: int, batches: int, device: str) ->
         return time.perf_counter() - start
 
     steady, cuts = [], []
-    network = ShrinkingNetwork(arch, arch.base_widths, splits, settings, compute)
+    network = ShrinkingNetwork(arch, arch.base_widths, Classification(splits), settings, compute)
     with memory_kept(compute.device), fast_kernels(network.model):
         plan = Plan(sum(arch.base_widths), network.batches_per_epoch, settings)
         cut = 0.0

@@ -22,6 +22,7 @@ from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import floor_widths
+from nsopt.training.supervision import Classification
 
 
 def run_search(
@@ -40,7 +41,9 @@ def run_search(
     compute = resolve_compute(device, "auto")
     splits = random_images(10 * batch).split(0.1).to(compute.device)
     start = time.perf_counter()
-    trajectory = iterative_prune(arch, arch.base_widths, splits, settings, compute, Silent())
+    trajectory = iterative_prune(
+        arch, arch.base_widths, Classification(splits), settings, compute, Silent()
+    )
     wait_for(compute.device)
     seconds = time.perf_counter() - start
     done = len(trajectory.tau) - 1

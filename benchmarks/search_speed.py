@@ -29,6 +29,7 @@ from nsopt.data.registry import load_data
 from nsopt.models.registry import table_architecture
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
+from nsopt.training.supervision import Classification
 from tests import masked_search
 
 _FULL = {  # batch, prune steps, batches between them
@@ -104,7 +105,7 @@ def run_engine(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
     clock = StageTimes()
     with profile(enabled=profiled) as profiler:
         start = time.perf_counter()
-        iterative_prune(arch, arch.base_widths, splits, settings, compute, clock)
+        iterative_prune(arch, arch.base_widths, Classification(splits), settings, compute, clock)
         wait_for(compute.device)
         end = time.perf_counter()
     steps, times = len(clock.times) - 1, (start, clock.times[0], end)

@@ -34,6 +34,7 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
 from nsopt.training.settings import TrainSettings
+from nsopt.training.supervision import Classification
 
 _RATIO = 0.25
 
@@ -46,7 +47,9 @@ def prune_with_nsopt(
     splits = data.split(settings.val_fraction).to(compute.device)
     clock = StageTimes()
     start = time.perf_counter()
-    trajectory = iterative_prune(arch, arch.base_widths, splits, settings, compute, clock)
+    trajectory = iterative_prune(
+        arch, arch.base_widths, Classification(splits), settings, compute, clock
+    )
     seconds = time.perf_counter() - start
     small = int(np.flatnonzero(trajectory.tau <= _target(arch))[0])
     law = trajectory.record().law()

@@ -23,6 +23,7 @@ from nsopt.compute.device import describe_device, resolve_compute
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
+from nsopt.training.supervision import Classification
 
 _CLASSES = 10
 
@@ -43,7 +44,12 @@ def images_per_second(name: str, traced: bool, steps: int, batch: int, every: in
     splits, compute = random_images(4 * batch).split(0.1), resolve_compute("auto", "auto")
     start = time.perf_counter()
     trajectory = iterative_prune(
-        arch, arch.base_widths, splits.to(compute.device), settings, compute, Silent()
+        arch,
+        arch.base_widths,
+        Classification(splits.to(compute.device)),
+        settings,
+        compute,
+        Silent(),
     )
     return (len(trajectory.widths) - 1) * every * batch / (time.perf_counter() - start)
 

@@ -13,7 +13,6 @@ from torch import nn
 
 from nsopt.compute.checkpoint import Checkpoint, State, weights_checksum
 from nsopt.compute.device import Compute
-from nsopt.data.images import Splits
 from nsopt.errors import DeterministicError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
@@ -22,11 +21,12 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.metric import PARAMS
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
+from nsopt.training.supervision import Supervision
 
 
 def descend(
     arch: Architecture,
-    splits: Splits,
+    supervision: Supervision,
     settings: SearchSettings,
     done: Sequence[Iteration],
     compute: Compute,
@@ -36,16 +36,16 @@ def descend(
 ) -> Iterator[Iteration]:
     """Continue after the iterations that are `done`; yields each further one as it ends.
 
-    splits: on the device of `compute`; start: see `search`. A continued search equals an
+    supervision: on the device of `compute`; start: see `search`. A continued search equals an
     uninterrupted one. An iteration counts as received when the next one is asked for: until then
     the checkpoint holds it.
     """
     if is_complete(done, settings):
         Checkpoint(checkpoint, {}).remove()
         return
-    identity = _identity(arch, splits, settings, start) if checkpoint else {}
+    identity = _identity(arch, supervision, settings, start) if checkpoint else {}
     descent = _Descent(
-        arch, splits, settings, compute, progress, Checkpoint(checkpoint, identity), start
+        arch, supervision, settings, compute, progress, Checkpoint(checkpoint, identity), start
     )
     yield from descent.run(done)
 
@@ -71,7 +71,7 @@ class _Descent:
     def __init__(
         self,
         arch: Architecture,
-        splits: Splits,
+        supervision: Supervision,
         settings: SearchSettings,
         compute: Compute,
         progress: Progress,
@@ -80,7 +80,7 @@ class _Descent:
     ) -> None:
         self._start = start
         self._arch = arch
-        self._splits = splits
+        self._supervision = supervision
         self._settings = settings
         self._compute = compute
         self._progress = progress
@@ -136,7 +136,7 @@ class _Descent:
         trajectory = iterative_prune(
             self._arch,
             _starting_widths(self._arch, history, self._settings),
-            self._splits,
+            self._supervision,
             settings,
             self._compute,
             self._progress,
@@ -156,13 +156,13 @@ def _state(history: Sequence[Iteration], current: State | None = None) -> State:
 
 
 def _identity(
-    arch: Architecture, splits: Splits, settings: SearchSettings, start: nn.Module | None
+    arch: Architecture, supervision: Supervision, settings: SearchSettings, start: nn.Module | None
 ) -> dict[str, Any]:
     """What the iterations depend on; not how many there will be."""
     kept = settings.model_dump(mode="json", exclude={"iterations", "convergence"})
     network = {"arch": arch.name, "widths": list(arch.base_widths), "classes": arch.num_classes}
     weights = {} if start is None else {"start": weights_checksum(start)}
-    return network | {"data": splits.fingerprint(), "search": kept} | weights
+    return network | {"data": supervision.fingerprint(), "search": kept} | weights
 
 
 def _starting_widths(

@@ -1,18 +1,23 @@
 """A search: architecture descent from the base widths, as users call it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData
 from nsopt.descent.iterations import descend
+from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress, Silent
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration
+from nsopt.training.supervision import Classification, Loss, OwnBatches, Supervision
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,20 @@ class SearchResult:
 
 def search(
     arch: Architecture,
-    data: ImageData,
-    settings: SearchSettings,
+    data: ImageData | None = None,
+    settings: SearchSettings | None = None,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
     start: nn.Module | None = None,
+    loader: Iterable[Any] | None = None,
+    loss: Loss | None = None,
 ) -> SearchResult:
     """Run architecture descent on `arch` from its base widths.
+
+    Either `data` holds labelled images; or `loader` gives batches, pairs of inputs and targets, as
+    a DataLoader or a list does, and `loss(outputs, targets)` is what training lowers, for any task.
+    Then batch size, validation images and augmentation are the loader's own; what it draws from
+    torch's generator follows from the seed.
 
     start: a trained network of these widths, which is pruned at once, without pre-training; it is
     left as it is. Later iterations of descent pre-train networks of their own.
@@ -45,11 +57,28 @@ def search(
 
     Raises ShortRecordError if a prune record is too short for a law, NonFiniteLossError if
     training diverges, OutOfMemoryError when a batch does not fit the device, NsoptError for a
-    checkpoint of another search.
+    checkpoint of another search, and for a loader or a loss that is none.
     """
+    settings = settings or SearchSettings()
     compute = resolve_compute(settings.device, settings.precision)
-    splits = data.split(settings.val_fraction).to(compute.device)
+    supervision = _supervision(data, settings, loader, loss, compute.device)
     iterations = descend(
-        arch, splits, settings, (), compute, progress or Silent(), checkpoint, start
+        arch, supervision, settings, (), compute, progress or Silent(), checkpoint, start
     )
     return SearchResult(tuple(iterations))
+
+
+def _supervision(
+    data: ImageData | None,
+    settings: SearchSettings,
+    loader: Iterable[Any] | None,
+    loss: Loss | None,
+    device: torch.device,
+) -> Supervision:
+    if (data is None) == (loader is None) or (loader is None) != (loss is None):
+        raise NsoptError("search needs data=..., or loader=... and loss=... together")
+    if data is not None:
+        return Classification(data.split(settings.val_fraction).to(device))
+    assert loader is not None
+    assert loss is not None
+    return OwnBatches(loader, loss, device)

@@ -15,6 +15,7 @@ from nsopt.progress import Progress
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Iteration
 from nsopt.storage import schema, trials
+from nsopt.training.supervision import Classification
 
 
 def continue_search(
@@ -64,7 +65,8 @@ def descend_task(
     if settings.val_fraction != task.settings.training.val_fraction:
         splits = task.data.split(settings.val_fraction)
     own = replace(resolve_compute(settings.device, settings.precision), lock=compute.lock)
-    return descend(task.arch, splits.to(own.device), settings, history, own, progress, checkpoint)
+    images = Classification(splits.to(own.device))
+    return descend(task.arch, images, settings, history, own, progress, checkpoint)
 
 
 def _search(

@@ -17,8 +17,6 @@ from torch.profiler import record_function
 from nsopt.compute.device import Compute, place
 from nsopt.compute.memory import explain_out_of_memory, memory_kept
 from nsopt.compute.random_state import OwnRandomState
-from nsopt.data.augmentation import TrainingBatches
-from nsopt.data.images import Splits
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.kernels.swap import fast_kernels
 from nsopt.models.architecture import Architecture
@@ -28,6 +26,7 @@ from nsopt.pruning.pruned import make_pruned
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Trajectory
 from nsopt.training.step import sgd, train_step
+from nsopt.training.supervision import Supervision
 
 State = dict[str, Any]
 
@@ -39,7 +38,7 @@ def _nothing() -> None:
 def iterative_prune(
     arch: Architecture,
     widths: Sequence[int],
-    splits: Splits,
+    supervision: Supervision,
     settings: SearchSettings,
     compute: Compute,
     progress: Progress,
@@ -49,7 +48,7 @@ def iterative_prune(
 ) -> Trajectory:
     """Pre-train the network of `widths`, then prune it; the widths after every step.
 
-    splits: on the device of `compute`. Ends when `keep_fraction` of the filters are left, or
+    supervision: on the device of `compute`. Ends when `keep_fraction` of the filters are left, or
     before a step that would take the last filter of a layer. `after_batch` gets a function that
     tells the state of the run; with it as `resume`, a run goes on to the same result. start: a
     network of `widths` to begin with, by default a freshly initialised one.
@@ -59,7 +58,7 @@ def iterative_prune(
         memory_kept(compute.device),
         ExitStack() as kernels,
     ):
-        network = ShrinkingNetwork(arch, widths, splits, settings, compute, start)
+        network = ShrinkingNetwork(arch, widths, supervision, settings, compute, start)
         kernels.enter_context(fast_kernels(network.model))
         if resume is not None:
             network.restore(resume)
@@ -136,7 +135,7 @@ class ShrinkingNetwork:
         self,
         arch: Architecture,
         widths: Sequence[int],
-        splits: Splits,
+        supervision: Supervision,
         settings: SearchSettings,
         compute: Compute,
         start: nn.Module | None = None,
@@ -152,7 +151,8 @@ class ShrinkingNetwork:
         self.model = place(model, compute.device).train()
         self._optimizer = sgd(self.model, settings.lr, settings.momentum, settings.weight_decay)
         self._scores = ImportanceScores(self._pruned.gates)
-        self._data = TrainingBatches(splits, settings.batch_size, settings.seed)
+        self._supervision = supervision
+        self._data = supervision.batches(settings.batch_size, settings.seed)
         self._loss = torch.zeros((), device=compute.device)
         self._losses = 0
         self.batches_per_epoch = self._data.per_epoch
@@ -162,11 +162,18 @@ class ShrinkingNetwork:
     def train_batch(self, lr: float, score: bool) -> None:
         """Train on one mini-batch and, if `score`, score the channels."""
         with record_function("augmentation"):
-            images, labels = self._data.next()
+            inputs, targets = self._data.next()
         scoring = self._score if score else _nothing
         with self._randomness.in_use():
             loss = train_step(
-                self.model, self._optimizer, images, labels, lr, self._compute, scoring
+                self.model,
+                self._optimizer,
+                inputs,
+                targets,
+                lr,
+                self._compute,
+                self._supervision.loss,
+                scoring,
             )
         self._loss += loss
         self._losses += 1

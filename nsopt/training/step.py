@@ -1,16 +1,19 @@
 """One step of training, shared by the search and by training from scratch."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.profiler import record_function
+from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.device import Compute, place
 from nsopt.compute.memory import explain_out_of_memory
 from nsopt.compute.random_state import seeded
 from nsopt.models.architecture import Architecture
+from nsopt.training.supervision import Loss
 
 
 def sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
@@ -21,10 +24,11 @@ def sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> to
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.SGD,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    inputs: Any,
+    targets: Any,
     lr: float,
     compute: Compute,
+    loss: Loss = functional.cross_entropy,
     before_update: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
     """Move the weights of `model` once; the mean loss of the batch.
@@ -36,23 +40,31 @@ def train_step(
     with compute.shared():
         with record_function("forward"):
             optimizer.zero_grad()
-            loss = batch_loss(model, images, labels, compute)
+            value = batch_loss(model, inputs, targets, compute, loss)
         with record_function("backward"):
-            loss.backward()
+            value.backward()
         before_update()
         with record_function("optimizer"):
             optimizer.step()
-    return loss.detach()
+    return value.detach()
 
 
 def batch_loss(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, compute: Compute
+    model: nn.Module,
+    inputs: Any,
+    targets: Any,
+    compute: Compute,
+    loss: Loss = functional.cross_entropy,
 ) -> torch.Tensor:
-    """Mean cross-entropy of a batch, in float32 or wider."""
+    """The loss of a batch, of outputs in float32 or wider. inputs: a tensor, or a tuple of what
+    `forward` takes."""
     with compute.autocast():
-        logits = model(images)
-    exact = torch.promote_types(logits.dtype, torch.float32)
-    return functional.cross_entropy(logits.to(exact), labels)
+        outputs = model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+    return loss(tree_map_only(torch.Tensor, _exact, outputs), targets)
+
+
+def _exact(output: torch.Tensor) -> torch.Tensor:
+    return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def probe_memory(

@@ -29,6 +29,7 @@ from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
+from nsopt.training.supervision import Classification
 
 SEARCH = SearchSettings(
     pretrain_epochs=1,
@@ -120,7 +121,14 @@ def test_a_resumed_network_is_the_same_to_the_last_weight(digits: ImageData, nam
             seen.append(file.getvalue())
 
         iterative_prune(
-            arch, arch.base_widths, splits, each, compute, Silent(), resume, after_batch=keep
+            arch,
+            arch.base_widths,
+            Classification(splits),
+            each,
+            compute,
+            Silent(),
+            resume,
+            after_batch=keep,
         )
         return [torch.load(io.BytesIO(content), weights_only=True) for content in seen]
 

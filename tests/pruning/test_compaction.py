@@ -19,6 +19,7 @@ from nsopt.pruning.compaction import compact
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.layout import Layout, positions
 from nsopt.pruning.settings import SearchSettings
+from nsopt.training.supervision import Classification
 from tests import masked_search
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -66,7 +67,9 @@ def settings_for(arch: TableArchitecture) -> SearchSettings:
 def test_shrinking_and_masked_networks_give_the_same_record(name: str) -> None:
     arch, splits = small(name), coloured_noise()
     settings = settings_for(arch)
-    shrinking = iterative_prune(arch, arch.base_widths, splits, settings, CPU, Silent())
+    shrinking = iterative_prune(
+        arch, arch.base_widths, Classification(splits), settings, CPU, Silent()
+    )
     with seeded(settings.seed, CPU.device):
         search = masked_search.gated(arch, arch.base_widths, follow=True)
     with fast_kernels(search.model):  # rounding decides between equally unimportant channels

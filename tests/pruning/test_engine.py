@@ -19,6 +19,7 @@ from nsopt.scaling.solve import solve_widths
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import batch_loss
+from nsopt.training.supervision import Classification
 
 SHORT = SearchSettings(
     pretrain_epochs=1,
@@ -36,7 +37,9 @@ def prune(arch: TableArchitecture, data: ImageData, **changes: object) -> Trajec
     settings = SHORT.updated(**changes)
     compute = resolve_compute("cpu", "fp32")
     splits = data.split(settings.val_fraction)
-    return iterative_prune(arch, arch.base_widths, splits, settings, compute, Silent())
+    return iterative_prune(
+        arch, arch.base_widths, Classification(splits), settings, compute, Silent()
+    )
 
 
 def test_every_step_prunes_as_many_filters_as_asked(
@@ -132,7 +135,7 @@ def test_continued_descent_equals_an_uninterrupted_one(
     whole = search(narrow, digits, SHORT).iterations
     stored = Iteration.from_dict(whole[0].to_dict())
     compute, splits = resolve_compute("cpu", "fp32"), digits.split(SHORT.val_fraction)
-    continued = list(descend(narrow, splits, SHORT, [stored], compute, Silent()))
+    continued = list(descend(narrow, Classification(splits), SHORT, [stored], compute, Silent()))
     assert same(stored, whole[0])
     assert len(continued) == 1
     assert same(continued[0], whole[1])
@@ -151,7 +154,8 @@ def test_channels_are_scored_by_the_weights_that_the_gradients_belong_to(
     """With a large step, the weights after it are quite other ones."""
     compute, splits = resolve_compute("cpu", "fp32"), digits.split(0.1)
     network, reference = (
-        ShrinkingNetwork(narrow, narrow.base_widths, splits, SHORT, compute) for _ in range(2)
+        ShrinkingNetwork(narrow, narrow.base_widths, Classification(splits), SHORT, compute)
+        for _ in range(2)
     )
     reference.model.load_state_dict(network.model.state_dict())
     network.train_batch(lr=10.0, score=True)

@@ -15,6 +15,7 @@ from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
 from nsopt.pruning.pruned import make_pruned
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.traced import gate_modules
+from nsopt.training.supervision import Classification
 from tests.models.tracing import awkward
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -47,7 +48,7 @@ def test_a_traced_network_is_pruned_like_the_one_written_by_hand(
     traced, splits = traced_like(narrow), digits.split(0.1)
     assert traced.base_widths == narrow.base_widths
     by_hand, by_trace = (
-        iterative_prune(arch, narrow.base_widths, splits, SETTINGS, CPU, Silent())
+        iterative_prune(arch, narrow.base_widths, Classification(splits), SETTINGS, CPU, Silent())
         for arch in (narrow, traced)
     )
     assert len(by_hand.widths) > 10
@@ -67,7 +68,7 @@ def test_units_that_are_cut_out_are_those_that_masks_would_hold_at_zero(
     torch.manual_seed(0)
     arch, x = trace(kind(), torch.randn(2, 3, 32, 32)), torch.randn(6, 3, 32, 32)
     images = ImageData("x", ("a", "b"), *([_noise()] * 2)).split(0.25)
-    network = ShrinkingNetwork(arch, arch.base_widths, images, SETTINGS, CPU)
+    network = ShrinkingNetwork(arch, arch.base_widths, Classification(images), SETTINGS, CPU)
     model = network.model
     optimizer = network._optimizer
     for _ in range(2):
