@@ -105,6 +105,8 @@ class SgdOptions:
     """auto, cpu, cuda, cuda:1, ..."""
     precision: str = "auto"
     """auto, fp32 or bf16."""
+    resized_crop: float | None = None
+    """Train on random resized crops of at least this part of an image, such as 0.35."""
 
 
 @Parameter(name="*", group="Results")

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nsopt.data.images import Splits
+from nsopt.data.resized_crop import Windows, resized_crops
 
 _PADDING = 4
 
@@ -15,12 +16,16 @@ _PADDING = 4
 class TrainingBatches:
     """Epoch after epoch of shuffled, cropped and mirrored batches of the training set.
 
+    resized_crop: the smallest area of random resized crops; None moves images by up to 4 pixels.
     Everything random follows from `seed`; it is drawn on the CPU once an epoch and then lies where
     the images are. A last batch of one image is left out: BatchNorm cannot train on it.
     """
 
-    def __init__(self, splits: Splits, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, splits: Splits, batch_size: int, seed: int, resized_crop: float | None = None
+    ) -> None:
         self._splits = splits
+        self._resized_crop = resized_crop
         self._batch_size = batch_size
         self._generator = torch.Generator().manual_seed(seed)
         full, rest = divmod(len(splits.train), batch_size)
@@ -35,9 +40,11 @@ class TrainingBatches:
         here = slice(start, start + self._batch_size)
         self._position += 1
         rows, train = self._order[here], self._splits.train
-        images = crop_and_mirror(
-            train.images[rows], self._top[here], self._left[here], self._flipped[here]
-        )
+        images, flipped = train.pixels(rows), self._flipped[here]
+        if self._windows is None:
+            images = crop_and_mirror(images, self._top[here], self._left[here], flipped)
+        else:
+            images = mirror(resized_crops(images, self._windows, start), flipped)
         return normalise(images, self._splits), train.labels[rows]
 
     def state(self) -> dict[str, Any]:
@@ -53,18 +60,26 @@ class TrainingBatches:
     def _start_epoch(self) -> None:
         self._epoch_start = self._generator.get_state()
         self._position = 0
-        count, device = len(self._splits.train), self._splits.train.images.device
+        count, device = len(self._splits.train), self._splits.train.labels.device
         generator = self._generator
         self._order = torch.randperm(count, generator=generator).to(device)
         self._top = torch.randint(2 * _PADDING + 1, (count,), generator=generator).to(device)
         self._left = torch.randint(2 * _PADDING + 1, (count,), generator=generator).to(device)
         mirrored = torch.rand(count, generator=generator) < 0.5
         self._flipped = (mirrored & self._splits.mirror).to(device)
+        self._windows = None
+        if self._resized_crop is not None:
+            self._windows = Windows.draw(count, self._resized_crop, generator)
 
 
 def normalise(images: Tensor, splits: Splits) -> Tensor:
     """uint8 (B, C, H, W) to numbers of mean 0 and standard deviation 1 over the training set."""
     return (images - splits.mean[:, None, None]) / splits.std[:, None, None]
+
+
+def mirror(images: Tensor, flipped: Tensor) -> Tensor:
+    """Images (B, C, H, W), mirrored where `flipped`, bool (B,)."""
+    return torch.where(flipped[:, None, None, None], images.flip(-1), images)
 
 
 def crop_and_mirror(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor) -> Tensor:

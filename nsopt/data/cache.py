@@ -29,7 +29,7 @@ def cached(path: Path, variant: str, read: Callable[[], ImageData]) -> ImageData
         return _load(entry)
     data = read()
     _store(data, entry)
-    return data
+    return _load(entry) if (entry / _META).is_file() else data
 
 
 def cache_folder() -> Path:

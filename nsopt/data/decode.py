@@ -4,6 +4,9 @@ A zip is read in place: nothing is unpacked, so no name in it can reach outside,
 checks every file's checksum.
 """
 
+import math
+import os
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from nsopt.data.cache import cache_folder
 from nsopt.data.images import ImageSet
 from nsopt.errors import NsoptError
 
@@ -49,13 +54,24 @@ def folders_in(folder: Place) -> list[Place]:
 def decode(groups: Sequence[Sequence[Place]], size: int, path: Path) -> ImageSet:
     """RGB images of `size`; an image's label is the position of its group. path: for errors."""
     entries = [(entry, label) for label, group in enumerate(groups) for entry in group]
-    images = np.empty((len(entries), size, size, 3), dtype=np.uint8)
+    images = _room_for((len(entries), 3, size, size))
     for row, (entry, _) in enumerate(entries):
-        images[row] = np.asarray(_whole_image(entry, size, path))
-    return ImageSet(
-        images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
-        labels=torch.tensor([label for _, label in entries], dtype=torch.int64),
-    )
+        images[row] = np.asarray(_whole_image(entry, size, path)).transpose(2, 0, 1)
+    labels = torch.tensor([label for _, label in entries], dtype=torch.int64)
+    return ImageSet(torch.from_numpy(images), labels)
+
+
+def _room_for(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Memory in a nameless file, which the system can write out; plain memory where disks are
+    full, or files cannot be reserved."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+            return np.memmap(file, np.uint8, "r+", shape=shape)
+    except (OSError, AttributeError):
+        return np.empty(shape, np.uint8)
 
 
 def common_size(entries: Sequence[Place], path: Path) -> int:

@@ -4,7 +4,7 @@ B, N: numbers of images; C, H, W: channels, height and width.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -25,18 +25,43 @@ _SPLIT_SEED = 0  # one split for all seeds and methods, so that they can be comp
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """images: uint8 (N, C, H, W); labels: int64 (N,)."""
+    """Some of the images of one tensor, which may lie in a file; taking some copies none.
 
-    images: Tensor
+    stored: uint8 (M, C, H, W); labels: int64 (N,); rows: which of the stored images these are,
+    int64 (N,), None for all.
+    """
+
+    stored: Tensor
     labels: Tensor
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: ArrayLike) -> Self:
-        """The images at `indices`."""
-        rows = torch.as_tensor(np.asarray(indices, dtype=np.int64))
-        return type(self)(self.images[rows], self.labels[rows])
+    @property
+    def images(self) -> Tensor:
+        """All of them, uint8 (N, C, H, W): a copy where not all that are stored belong to it."""
+        return self.stored if self.rows is None else self.stored[self.rows]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image, (C, H, W)."""
+        return tuple(self.stored.shape[1:])
+
+    def pixels(self, where: slice | Tensor) -> Tensor:
+        """The images at these places, uint8 (B, C, H, W)."""
+        return self.stored[where if self.rows is None else self.rows[where]]
+
+    def parts(self, at_once: int = _IMAGES_AT_ONCE) -> Iterator[Tensor]:
+        """The images in order, few at a time."""
+        for start in range(0, len(self), at_once):
+            yield self.pixels(slice(start, start + at_once))
+
+    def take(self, places: ArrayLike) -> Self:
+        """The images at `places`."""
+        where = torch.as_tensor(np.asarray(places, dtype=np.int64))
+        rows = where if self.rows is None else self.rows[where]
+        return type(self)(self.stored, self.labels[where], rows)
 
     def of_classes(self, count: int) -> Self:
         """The images whose label is below `count`."""
@@ -45,6 +70,9 @@ class ImageSet:
         return self.take((self.labels < count).nonzero()[:, 0])
 
     def to(self, device: torch.device) -> Self:
+        """On `device`; there only these images, where it is another one."""
+        if device == self.stored.device:
+            return self
         return type(self)(self.images.to(device), self.labels.to(device))
 
 
@@ -62,11 +90,11 @@ class ImageData:
 
     @property
     def image_size(self) -> int:
-        return self.train.images.shape[-1]
+        return self.train.shape[-1]
 
     @property
     def channels(self) -> int:
-        return self.train.images.shape[1]
+        return self.train.shape[0]
 
     @classmethod
     def from_arrays(
@@ -86,11 +114,11 @@ class ImageData:
         """
         parts = {"train": train, "test": test} | ({"validation": validation} if validation else {})
         sets = {part: ImageSet(*checked(part, *pair)) for part, pair in parts.items()}
-        shape = sets["train"].images.shape[1:]
+        shape = sets["train"].shape
         for part, own in sets.items():
-            if own.images.shape[1:] != shape:
+            if own.shape != shape:
                 raise NsoptError(
-                    f"{part} images are {shown(own.images.shape[1:])}, train images {shown(shape)}"
+                    f"{part} images are {shown(own.shape)}, train images {shown(shape)}"
                 )
         highest = max(int(own.labels.max()) for own in sets.values())
         names = tuple(classes or (str(i) for i in range(max(2, highest + 1))))
@@ -147,7 +175,7 @@ class ImageData:
         train, validation = self.train, self.validation
         if validation is None:
             train, validation = _hold_out(self.train, val_fraction, len(self.classes))
-        mean, std = _pixel_statistics(train.images)
+        mean, std = _pixel_statistics(train)
         return Splits(
             train=train,
             validation=validation,
@@ -200,19 +228,19 @@ class Splits:
 
 def _checksum(images: ImageSet) -> int:
     content = 0
-    for tensor in (images.labels, images.images):
+    for tensor in (images.labels, *images.parts()):
         values: NDArray[np.generic] = tensor.cpu().contiguous().numpy()
         content = zlib.crc32(values.data, content)
     return content
 
 
-def _pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel of uint8 images (N, C, H, W): (C,) each.
+def _pixel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel: (C,) each.
 
     From histograms, which are exact and take no copy of all images.
     """
-    counts = torch.zeros(images.shape[1], _VALUES, dtype=torch.float64)
-    for some in images.split(_IMAGES_AT_ONCE):
+    counts = torch.zeros(images.shape[0], _VALUES, dtype=torch.float64)
+    for some in images.parts():
         for channel in range(len(counts)):
             counts[channel] += torch.bincount(some[:, channel].flatten(), minlength=_VALUES)
     pixels = counts.sum(dim=1)

@@ -34,7 +34,7 @@ def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) 
     """
     exported, original = load_exported(path, format), WithNormalisation(network).eval()
     right, furthest, largest = 0, 0.0, 0.0
-    for images, labels in zip(test.images.split(_BATCH), test.labels.split(_BATCH), strict=True):
+    for images, labels in zip(test.parts(_BATCH), test.labels.split(_BATCH), strict=True):
         pixels = images.to(torch.float32) / _PIXEL_RANGE
         found, expected = exported(pixels), original(pixels)
         right += int((found.argmax(dim=1) == labels).sum())

@@ -78,7 +78,8 @@ def _supervision(
     if (data is None) == (loader is None) or (loader is None) != (loss is None):
         raise NsoptError("search needs data=..., or loader=... and loss=... together")
     if data is not None:
-        return Classification(data.split(settings.val_fraction).to(device))
+        splits = data.split(settings.val_fraction).to(device)
+        return Classification(splits, settings.resized_crop)
     assert loader is not None
     assert loss is not None
     return OwnBatches(loader, loss, device)

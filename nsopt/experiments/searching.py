@@ -65,7 +65,7 @@ def descend_task(
     if settings.val_fraction != task.settings.training.val_fraction:
         splits = task.data.split(settings.val_fraction)
     own = replace(resolve_compute(settings.device, settings.precision), lock=compute.lock)
-    images = Classification(splits.to(own.device))
+    images = Classification(splits.to(own.device), settings.resized_crop)
     return descend(task.arch, images, settings, history, own, progress, checkpoint)
 
 
@@ -82,8 +82,9 @@ def _search(
         study = task.open_study(workspace.storage, schema.SEARCH, compute)
         study.add_trial(trials.search_trial(iteration, number, task.arch.layer_names))
         history = trials.read_iterations(study)
+        own = ", each layer on its own" if iteration.record.own_rows else ""
         progress.message(
-            f"search iteration {number}: {len(iteration.record.tau)} rows, "
+            f"search iteration {number}: {len(iteration.record.tau)} rows{own}, "
             f"r2 {iteration.law.r2.min():.3f} at least, {iteration.seconds:.0f} s"
         )
     return history

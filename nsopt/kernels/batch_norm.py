@@ -53,11 +53,12 @@ class _FoldedNorm(torch.autograd.Function):
         about_pivot, total = sums(rows, rows, fold, pivot)
         mean = total / count
         variance = (about_pivot / count - (mean - pivot) * mean).clamp(min=0)
-        output = _affine(rows, weight, bias, mean, variance, eps, fold)
+        output = torch.empty_like(x)  # no view: what follows may change it in place
+        _affine(rows, weight, bias, mean, variance, eps, fold, folded(output, fold))
         ctx.save_for_backward(rows, weight, mean, variance)
         ctx.eps, ctx.fold, ctx.count = eps, fold, count
         ctx.mark_non_differentiable(mean, variance)
-        return unfolded(output, x), mean, variance
+        return output, mean, variance
 
     @staticmethod
     @once_differentiable
@@ -72,8 +73,16 @@ class _FoldedNorm(torch.autograd.Function):
         )
         grad_weight, grad_bias = joined(weight_parts, fold), joined(bias_parts, fold)
         scale = weight * torch.rsqrt(variance + ctx.eps) / count
-        correction = _affine(
-            rows, -scale * grad_weight, -scale * grad_bias, mean, variance, ctx.eps, fold
+        correction = torch.empty_like(rows)
+        _affine(
+            rows,
+            -scale * grad_weight,
+            -scale * grad_bias,
+            mean,
+            variance,
+            ctx.eps,
+            fold,
+            correction,
         )
         grad.add_(correction)
         return unfolded(grad, gradients[0]), grad_weight, grad_bias, None, None, None
@@ -87,8 +96,11 @@ def _affine(
     variance: Tensor,
     eps: float,
     fold: int,
-) -> Tensor:
-    """weight * (rows - mean) / sqrt(variance + eps) + bias, parameters per channel."""
+    out: Tensor,
+) -> None:
+    """weight * (rows - mean) / sqrt(variance + eps) + bias into `out`, parameters per channel."""
     parameters = torch.stack([weight, bias, mean, variance]).repeat(1, fold)
-    output: Tensor = _aten.native_batch_norm(rows, *parameters, False, 0.0, eps)[0]
-    return output
+    unused = mean.new_empty(0)
+    _aten.native_batch_norm.out(
+        rows, *parameters, False, 0.0, eps, out=out, save_mean=unused, save_invstd=unused
+    )

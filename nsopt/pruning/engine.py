@@ -24,7 +24,7 @@ from nsopt.progress import Progress
 from nsopt.pruning.importance import ImportanceScores
 from nsopt.pruning.pruned import make_pruned
 from nsopt.pruning.settings import SearchSettings
-from nsopt.scaling.record import Trajectory
+from nsopt.scaling.record import Trajectory, gives_a_law
 from nsopt.training.step import sgd, train_step
 from nsopt.training.supervision import Supervision
 
@@ -49,7 +49,8 @@ def iterative_prune(
     """Pre-train the network of `widths`, then prune it; the widths after every step.
 
     supervision: on the device of `compute`. Ends when `keep_fraction` of the filters are left, or
-    before a step that would take the last filter of a layer. `after_batch` gets a function that
+    before a step that would take the last filter of a layer; where there would be no law then, it
+    goes on and spares the last ones. `after_batch` gets a function that
     tells the state of the run; with it as `resume`, a run goes on to the same result. start: a
     network of `widths` to begin with, by default a freshly initialised one.
     """
@@ -74,7 +75,8 @@ def iterative_prune(
                     progress.advance(f"pre-training, loss {network.mean_loss():.3f}")
             elif (network.batches - plan.pretraining) % settings.prune_every == 0:
                 loss = network.mean_loss()
-                if not network.prune(plan.filters_after(network.batches)):
+                spare = not gives_a_law(network.rows)
+                if not network.prune(plan.filters_after(network.batches), spare):
                     break
                 left = np.dot(network.rows[-1], arch.channels_per_unit) / plan.filters
                 progress.advance(f"{left:.0%} of the filters left, loss {loss:.3f}")
@@ -191,15 +193,19 @@ class ShrinkingNetwork:
             raise NonFiniteLossError(f"the loss became {mean} while searching: try a smaller --lr")
         return mean
 
-    def prune(self, filters: int) -> bool:
+    def prune(self, filters: int, spare: bool = False) -> bool:
         """Keep the `filters` most important channels, of all layers together.
 
-        The scores start anew. Returns False, and prunes nothing, if a layer would lose its last.
+        The scores start anew. Returns False, and prunes nothing, if a layer would lose its last and
+        the last ones are not spared.
         """
         with record_function("compaction"):
             kept = self._most_important(filters)
             if not all(mask.any() for mask in kept):
-                return False
+                if not spare:
+                    return False
+                for mask, scores in zip(kept, self._scores.mean(), strict=True):
+                    mask[scores.argmax()] = True
             units = zip(self._pruned.kept, kept, strict=True)
             left = [ids[mask.cpu().numpy()] for ids, mask in units]
             self._pruned.shrink(left, self._optimizer)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NoWidthsError, ShortRecordError
 from nsopt.scaling.cost import IntArray
@@ -16,15 +17,29 @@ from nsopt.scaling.law import PowerLaw
 MIN_ROWS = 6
 
 
+def gives_a_law(widths: ArrayLike) -> bool:
+    """Whether the published rule leaves rows enough of these widths, (N, L) from the unpruned."""
+    return int(_published_rows(np.asarray(widths)).sum()) >= MIN_ROWS
+
+
+def _published_rows(widths: IntArray) -> NDArray[np.bool_]:
+    """Those in which every layer has lost a filter."""
+    result: NDArray[np.bool_] = (widths < widths[0]).all(axis=1)
+    return result
+
+
 @dataclass(frozen=True, eq=False)
 class PruneRecord:
-    """The rows from which a law is fitted: those where every layer has lost a filter.
+    """The rows from which a law is fitted.
 
-    widths: int64 (N, L); tau: int64 (N,), parameters of the network with these widths.
+    widths: int64 (N, L); tau: int64 (N,), parameters of the network with these widths. As published
+    these are the rows in which every layer has lost a filter. own_rows: whether they begin with the
+    unpruned network instead, and each layer is fitted on rows of its own.
     """
 
     widths: IntArray
     tau: IntArray
+    own_rows: bool = False
 
     def law(self) -> PowerLaw:
         """The power law of this record; ShortRecordError for fewer than 6 rows."""
@@ -33,7 +48,26 @@ class PruneRecord:
                 f"the prune record has {len(self.tau)} rows and a law needs {MIN_ROWS}: prune in "
                 "smaller steps (--filters-per-step) or pre-train longer (--pretrain-epochs)"
             )
-        return PowerLaw.fit(self.widths, self.tau)
+        if not self.own_rows:
+            return PowerLaw.fit(self.widths, self.tau)
+        fits = []
+        for layer, widths in enumerate(self.widths.T):
+            rows = _rows_of_layer(widths)
+            fits.append(PowerLaw.fit(self.widths[rows, layer : layer + 1], self.tau[rows]))
+        alpha, beta, r2 = (
+            np.concatenate([getattr(fit, name) for fit in fits]) for name in ("alpha", "beta", "r2")
+        )
+        return PowerLaw(alpha, beta, r2)
+
+
+def _rows_of_layer(widths: IntArray) -> slice:
+    """From the first row in which the layer has lost a filter to the first in which it has one
+    left, where pruning spares it; with earlier rows where these are too few."""
+    lost = np.flatnonzero(widths < widths[0])
+    last = np.flatnonzero(widths == 1)
+    end = int(last[0]) + 1 if last.size else len(widths)
+    start = int(lost[0]) if lost.size else 0
+    return slice(max(0, min(start, end - MIN_ROWS)), max(end, MIN_ROWS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +81,10 @@ class Trajectory:
     tau: IntArray
 
     def record(self) -> PruneRecord:
-        """The rows from the moment that every layer has lost at least one filter."""
-        rows = (self.widths < self.widths[0]).all(axis=1)
+        """The rows for a law: those of the published rule; if they are too few, all."""
+        if not gives_a_law(self.widths) and len(self.tau) > MIN_ROWS:
+            return PruneRecord(self.widths, self.tau, own_rows=True)
+        rows = _published_rows(self.widths)
         return PruneRecord(self.widths[rows], self.tau[rows])
 
     def at_fraction(self, fraction: float) -> tuple[int, ...]:

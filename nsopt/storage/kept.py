@@ -50,7 +50,7 @@ class KeptNetwork:
         return cls(
             arch=arch,
             widths=outcome.widths,
-            input_shape=tuple(splits.train.images.shape[1:]),
+            input_shape=splits.train.shape,
             mean=tuple((splits.mean / _PIXEL_RANGE).tolist()),
             std=tuple((splits.std / _PIXEL_RANGE).tolist()),
             classes=classes,

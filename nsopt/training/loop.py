@@ -182,7 +182,9 @@ class _Training:
         self._compute = compute
         self._randomness = OwnRandomState(settings.seed, compute.device)
         self._optimizer = sgd(model, settings.lr, settings.momentum, settings.weight_decay)
-        self._data = TrainingBatches(splits, settings.batch_size, settings.seed)
+        self._data = TrainingBatches(
+            splits, settings.batch_size, settings.seed, settings.resized_crop
+        )
         self._validation = Evaluation(splits.validation, splits, compute)
         self._test = Evaluation(splits.test, splits, compute)
         self._batch, self._images = 0, 0

@@ -46,12 +46,13 @@ class Supervision(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """Augmented images of `splits`, and their cross-entropy."""
+    """Augmented images of `splits`, and their cross-entropy. resized_crop: see `SgdSettings`."""
 
     splits: Splits
+    resized_crop: float | None = None
 
     def batches(self, batch_size: int, seed: int) -> TrainingBatches:
-        return TrainingBatches(self.splits, batch_size, seed)
+        return TrainingBatches(self.splits, batch_size, seed, self.resized_crop)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(outputs, targets)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nsopt.data.augmentation import TrainingBatches, crop_and_mirror, normalise
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.data.registry import load_data
+from nsopt.data.resized_crop import Windows, resized_crops
 from nsopt.errors import NsoptError
 
 
@@ -126,6 +127,7 @@ PEAK = """
 import resource
 import torch
 from nsopt.data.images import ImageData, ImageSet
+from nsopt.data.resized_crop import Windows, resized_crops
 
 images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8).expand(20_000, -1, -1, -1)
 labels = torch.arange(20_000) % 2
@@ -177,3 +179,58 @@ def test_images_are_mirrored_half_the_time_where_that_is_allowed(mirror: bool) -
     batch = TrainingBatches(data.split(0.1), 300, seed=0).next()[0][:, 0, 16]
     mirrored = (batch[:, 10] > batch[:, 20]).float().mean()
     assert (0.3 < mirrored < 0.7) if mirror else mirrored == 0
+
+
+@settings(max_examples=30)
+@given(st.integers(8, 40), st.integers(8, 40), st.floats(0.05, 0.99), st.integers(0, 2**31))
+def test_windows_lie_within_the_image_and_have_the_area_asked_for(
+    height: int, width: int, smallest: float, seed: int
+) -> None:
+    windows = Windows.draw(20, smallest, torch.Generator().manual_seed(seed))
+    for image in range(20):
+        top, left, high, wide = windows.box(image, height, width)
+        assert 0 <= top <= height - high < height
+        assert 0 <= left <= width - wide < width
+        clamped = high == height or wide == width
+        rounding = (high + wide) / (2 * height * width) + 1e-6
+        assert high * wide / (height * width) >= smallest - rounding or clamped
+
+
+def test_resized_crops_are_windows_of_the_image() -> None:
+    """A picture whose pixels tell where they are."""
+    ramp = torch.arange(64, dtype=torch.uint8)
+    across, down = ramp.expand(64, 64), ramp[:, None].expand(64, 64)
+    image = torch.stack([across, down, across])[None]
+    windows = Windows.draw(50, 0.2, torch.Generator().manual_seed(3))
+    for i in range(50):
+        top, left, high, wide = windows.box(i, 64, 64)
+        found = resized_crops(image, windows, i)[0]
+        assert found.shape == (3, 64, 64)
+        assert abs(int(found[0, 0, 0]) - left) <= 1
+        assert abs(int(found[0, 0, -1]) - (left + wide - 1)) <= 1
+        assert abs(int(found[1, -1, 0]) - (top + high - 1)) <= 1
+
+
+def test_batches_of_resized_crops_follow_from_the_seed(digits: ImageData) -> None:
+    splits = digits.split(0.1)
+
+    def batches(seed: int) -> torch.Tensor:
+        own = TrainingBatches(splits, 64, seed, resized_crop=0.4)
+        return torch.cat([own.next()[0] for _ in range(2 * own.per_epoch)])
+
+    assert torch.equal(batches(1), batches(1))
+    assert not torch.equal(batches(1), batches(2))
+    whole, resumed = (TrainingBatches(splits, 64, seed, resized_crop=0.4) for seed in (0, 1))
+    for _ in range(whole.per_epoch + 2):
+        whole.next()
+    resumed.restore(whole.state())
+    assert torch.equal(resumed.next()[0], whole.next()[0])
+
+
+def test_taking_images_copies_none(digits: ImageData) -> None:
+    some = digits.train.take([5, 3, 8]).take([2, 0])
+    assert some.stored is digits.train.stored
+    assert torch.equal(some.images, digits.train.images[[8, 5]])
+    assert torch.equal(some.labels, digits.train.labels[[8, 5]])
+    assert torch.equal(torch.cat(list(some.parts(1))), some.images)
+    assert torch.equal(some.pixels(torch.tensor([1])), some.images[1:])

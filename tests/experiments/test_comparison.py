@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 import nsopt
 from nsopt.compute.device import Compute
-from nsopt.data.images import ImageData
+from nsopt.data.images import ImageData, ImageSet
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
 from nsopt.experiments.comparison import Comparison, sizes_of_budgets, sizes_of_ratios
@@ -265,7 +265,7 @@ def test_a_storage_without_checksums_of_test_images_is_continued(
 def test_other_test_images_are_refused(comparison: Comparison, done: Workspace) -> None:
     images = comparison.task.data.test.images.clone()
     images[0] = 255 - images[0]
-    test = dataclasses.replace(comparison.task.data.test, images=images)
+    test = ImageSet(images, comparison.task.data.test.labels)
     data = dataclasses.replace(comparison.task.data, test=test)
     other = dataclasses.replace(comparison, task=dataclasses.replace(comparison.task, data=data))
     with pytest.raises(NsoptError, match=r"data\.test_crc32: \d+ now"):

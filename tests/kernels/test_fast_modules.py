@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
 from nsopt.kernels import folding
 from nsopt.kernels.batch_norm import BatchNorm2d
@@ -33,9 +34,12 @@ def image(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64)
 
 
 def outcome(module: nn.Module, x: Tensor, seed: int = 7) -> list[Tensor]:
-    """Output, gradients of the input and of the parameters, and the buffers afterwards."""
+    """Output, gradients of the input and of the parameters, and the buffers afterwards.
+
+    The output is changed in place, as activations of other libraries do.
+    """
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-    output = module(x)
+    output = functional.leaky_relu_(module(x), 0.5)
     output.backward(image(output.shape, seed, output.dtype))
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     assert x.grad is not None

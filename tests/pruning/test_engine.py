@@ -14,6 +14,7 @@ from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
 from nsopt.pruning.settings import SearchSettings
+from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration, PruneRecord, Trajectory
 from nsopt.scaling.solve import solve_widths
 from nsopt.training.loop import train
@@ -75,6 +76,45 @@ def test_record_begins_when_every_layer_has_lost_a_filter() -> None:
     record = Trajectory(widths, widths.sum(axis=1)).record()
     assert record.widths.tolist() == [[3, 4], [2, 3]]
     assert record.tau.tolist() == [7, 5]
+
+
+def test_layers_are_fitted_on_their_own_rows_where_the_published_rule_leaves_too_few() -> None:
+    """One layer is never pruned, one soon down to its last filter, one in the last steps only."""
+    tau = np.geomspace(8000, 1000, 13).round()
+    steep = np.maximum(1, np.floor(40 * (tau / 8000) ** 2))
+    late = np.where(tau < 1500, 11, 12)
+    even = np.floor(100 * (tau / 8000) ** 0.5)
+    widths = np.column_stack([np.full(13, 7), steep, late, even]).astype(np.int64)
+    record = Trajectory(widths, tau.astype(np.int64)).record()
+    assert record.own_rows
+    assert len(record.tau) == 13
+    law = record.law()
+    assert (law.alpha[0], law.beta[0]) == (7, 0)
+    assert law.beta[1:] == pytest.approx([2, 0.1, 0.5], rel=0.3)
+    last = int(np.flatnonzero(steep == 1)[0]) + 1
+    alone = PowerLaw.fit(widths[1:last, 1:2], tau[1:last])
+    assert (law.alpha[1], law.beta[1]) == (alone.alpha[0], alone.beta[0])
+
+
+def test_a_record_of_the_published_rule_is_fitted_as_published() -> None:
+    tau = np.geomspace(8000, 1000, 10).round().astype(np.int64)
+    widths = np.floor(np.array([20, 30]) * (tau[:, None] / 8000) ** 0.5).astype(np.int64)
+    record = Trajectory(widths, tau).record()
+    assert not record.own_rows
+    assert record.tau.tolist() == tau[1:].tolist()
+    assert record.law().to_dict() == PowerLaw.fit(widths[1:], tau[1:]).to_dict()
+
+
+def test_pruning_goes_on_until_there_is_a_law(digits: ImageData) -> None:
+    """In a layer of two filters one is taken at once, or none."""
+    arch = table_architecture("vgg11", in_channels=1)
+    arch = dataclasses.replace(arch, base_widths=(2, 40, 2, 40, 2, 40, 2, 40))
+    trajectory = prune(arch, digits, filters_per_step=12, keep_fraction=0.1)
+    assert trajectory.widths.min() == 1
+    assert trajectory.record().own_rows
+    law = trajectory.record().law()
+    assert np.isfinite(law.alpha).all()
+    assert (law.beta >= 0).all()
 
 
 def test_half_pruned_configuration_is_the_first_with_half_the_filters() -> None:

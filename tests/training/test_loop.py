@@ -130,9 +130,13 @@ def test_latency_is_the_median_of_timed_passes(narrow: TableArchitecture) -> Non
     model = narrow.build(narrow.base_widths).train()
     calls: list[int] = []
     model.register_forward_hook(lambda _, images, __: calls.append(len(images[0])))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    strides = [tensor.stride() for tensor in model.parameters()]
     latency = measure_latency(model, narrow.input_shape, batch_size=5, warmup=3, repeats=7)
     assert calls == [5] * 10
     assert model.training
+    assert [tensor.stride() for tensor in model.parameters()] == strides
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
     assert 0 < latency.lower_quartile_ms <= latency.median_ms <= latency.upper_quartile_ms
     assert "threads" in latency.device
     assert dataclasses.asdict(latency)["repeats"] == 7
