@@ -33,6 +33,9 @@ class Architecture(Protocol):
     def input_shape(self) -> tuple[int, ...]: ...
     @property
     def num_classes(self) -> int: ...
+    @property
+    def streams(self) -> tuple[int, ...]:
+        """Per group, the first of those whose channels are added to its own at base widths."""
 
     def build(self, widths: Sequence[int]) -> nn.Module:
         """A freshly initialised network; NsoptError on a wrong length or a width below 1."""
@@ -45,7 +48,7 @@ class Architecture(Protocol):
 
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
         """Per group, the L1 norms of what makes each unit of `model`, relative to the mean of the
-        layer; of several layers that share a width, the sum: float64 (w_l,)."""
+        layer; of several layers that share a width, their mean: float64 (w_l,)."""
 
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
         """A network of `widths` that starts from the kept units of a trained `model`.
@@ -86,6 +89,15 @@ class TableArchitecture:
     def channels_per_unit(self) -> tuple[int, ...]:
         return (1,) * len(self.base_widths)
 
+    @property
+    def streams(self) -> tuple[int, ...]:
+        first = list(range(len(self.base_widths)))
+        for source, target in self.identities.values():
+            if self.base_widths[source] == self.base_widths[target]:
+                one, other = sorted((first[source], first[target]))
+                first = [one if place == other else place for place in first]
+        return tuple(first)
+
     def build(self, widths: Sequence[int]) -> nn.Module:
         """A freshly initialised network; NsoptError on a wrong length or a width below 1."""
         w = np.array(self.check_widths(widths), dtype=np.int64)
@@ -112,7 +124,7 @@ class TableArchitecture:
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
         """Per group, the relative L1 norms of the filters that make its channels, (w_l,)."""
         return [
-            torch.stack([relative_norms(weight, 0) for weight in weights]).sum(dim=0)
+            torch.stack([relative_norms(weight, 0) for weight in weights]).mean(dim=0)
             for weights in self.filter_weights(model)
         ]
 

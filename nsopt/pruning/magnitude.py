@@ -2,6 +2,8 @@
 
 Li et al. rank the filters of one layer. To compare layers, a filter's norm is divided by the mean
 norm of its layer; the filters of smallest relative norm go first, whichever layer they are in.
+Layers whose channels are added to each other lose the same ones, so that what is left computes as
+the whole network would with the others at zero.
 """
 
 from dataclasses import dataclass
@@ -17,9 +19,11 @@ from nsopt.scaling.cost import CostModel, IntArray
 
 @dataclass(frozen=True, eq=False)
 class MagnitudeRanking:
-    """norms: per searched layer, the relative L1 norms of its filters, a tensor (w_l,)."""
+    """norms: per searched layer, the relative L1 norms of its filters, a tensor (w_l,), summed over
+    the layers of its stream; streams: per layer, the first one of it."""
 
     norms: tuple[Tensor, ...]
+    streams: tuple[int, ...]
 
     def widths_within(self, cost: CostModel, budget: float) -> tuple[int, ...]:
         """Widths when just enough filters are removed to cost at most `budget`.
@@ -43,15 +47,22 @@ class MagnitudeRanking:
         ]
 
     def _removals(self) -> IntArray:
-        """Widths (N, L) while the weakest filters go, one after the other."""
+        """Widths (N, L) while the weakest filters go, one stream's after the other."""
         start = np.array([len(norms) for norms in self.norms])
-        layer_of = np.repeat(np.arange(len(start)), start)
-        weakest_first = layer_of[torch.cat(self.norms).argsort(stable=True).numpy()]
-        removed = np.cumsum(np.eye(len(start), dtype=np.int64)[weakest_first], axis=0)
+        firsts = sorted(set(self.streams))
+        stream_of = np.repeat(firsts, start[firsts])
+        ranked = torch.cat([self.norms[first] for first in firsts]).argsort(stable=True)
+        members = np.array(self.streams)[None] == stream_of[ranked.numpy()][:, None]
+        removed = np.cumsum(members, axis=0, dtype=np.int64)
         left: IntArray = start - np.vstack([np.zeros_like(start), removed])
         return left.clip(min=1)
 
 
 def rank_filters(arch: Architecture, model: nn.Module) -> MagnitudeRanking:
-    """Rank the filters of a trained `model`; of tied layers, by the sum of their relative norms."""
-    return MagnitudeRanking(tuple(arch.filter_norms(model)))
+    """Rank the filters of a trained `model`; of a stream, by the mean of their relative norms."""
+    own, streams = arch.filter_norms(model), arch.streams
+    norms = []
+    for first in streams:
+        members = [n for n, stream in zip(own, streams, strict=True) if stream == first]
+        norms.append(torch.stack(members).mean(dim=0))
+    return MagnitudeRanking(tuple(norms), streams)

@@ -1,9 +1,14 @@
+import dataclasses
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
+from nsopt.models.registry import table_architecture
 from nsopt.pruning.magnitude import rank_filters
 
 
@@ -46,3 +51,32 @@ def test_impossible_budgets_say_what_is_possible(narrow: TableArchitecture) -> N
     cost = narrow.cost("params")
     with pytest.raises(NsoptError, match=f"smallest feasible one is {cost([1] * 8)}"):
         ranking.widths_within(cost, 10)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet18", "resnet18-tied", "resnet18-convcut"])
+def test_what_is_left_computes_as_with_the_other_channels_at_zero(name: str) -> None:
+    """Where channels are added to each other the same ones go, so no shortcut starts afresh."""
+    arch = table_architecture(name)
+    arch = dataclasses.replace(arch, base_widths=tuple(max(4, w // 8) for w in arch.base_widths))
+    torch.manual_seed(0)
+    model = arch.build(arch.base_widths).double().eval()
+    ranking = rank_filters(arch, model)
+    widths = ranking.widths_within(arch.cost("params"), 0.8 * arch.cost("params")(arch.base_widths))
+    assert widths != arch.base_widths
+    kept = ranking.strongest(widths)
+    smaller = arch.inherit(model.float(), kept, widths).double().eval()
+    with torch.no_grad():
+        for gates, left in zip(arch.gate_modules(model.double()), kept, strict=True):
+            for gate in gates:
+                gate.register_forward_hook(only(left))
+    x = torch.randn(4, *arch.input_shape, dtype=torch.float64)
+    torch.testing.assert_close(smaller(x), model(x))
+
+
+def only(left: torch.Tensor) -> Callable[..., torch.Tensor]:
+    def hook(module: nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+        mask = torch.zeros(output.shape[1], dtype=output.dtype)
+        mask[left] = 1
+        return output * mask[:, None, None]
+
+    return hook

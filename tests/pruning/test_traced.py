@@ -169,3 +169,18 @@ def test_a_traced_network_inherits_the_kept_units() -> None:
     norms = arch.filter_norms(model)
     assert [len(n) for n in norms] == list(arch.base_widths)
     assert all(bool((n > 0).all()) for n in norms)
+
+
+@pytest.mark.parametrize(
+    "kind", [awkward.SumOfJoined, awkward.Chunks, awkward.UpAndDown, awkward.JoinedWithItself]
+)
+def test_a_single_unit_of_every_group_is_inherited(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    arch, x = trace(kind(), torch.randn(2, 3, 32, 32)), torch.randn(2, 3, 32, 32)
+    model = arch.build(arch.base_widths).eval()
+    kept = [np.array([width // 2]) for width in arch.base_widths]
+    pruned = arch.prune(model, [k.tolist() for k in kept]).eval()
+    smaller = arch.inherit(model, [torch.from_numpy(k) for k in kept], [1] * len(kept)).eval()
+    torch.testing.assert_close(smaller(x), pruned(x))
+    wider = arch.inherit(model, [torch.from_numpy(k) for k in kept], [1, 3] + [1] * (len(kept) - 2))
+    assert all(bool(p.isfinite().all()) for p in wider.parameters())

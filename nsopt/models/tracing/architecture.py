@@ -48,6 +48,11 @@ class TracedArchitecture:
         return tuple(g.per_dimension[min(g.per_dimension)] for g in self.network.family.groups)
 
     @property
+    def streams(self) -> tuple[int, ...]:
+        """Each group alone: what is added to each other is one."""
+        return tuple(range(len(self.base_widths)))
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         return tuple(self.network.run.examples[0].shape[1:])
 
@@ -88,9 +93,9 @@ class TracedArchitecture:
         return self.network.cut(model, [np.asarray(indices, np.int64) for indices in kept])
 
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
-        """Per group, the relative L1 norms of what makes each unit, summed over its makers."""
+        """Per group, the relative L1 norms of what makes each unit, their mean."""
         network, modules = self.network.at(model), dict(model.named_modules())
-        of_unit = torch.zeros(len(network.family.units.fixed), dtype=torch.float64)
+        of_unit, makers = torch.zeros(2, len(network.family.units.fixed), dtype=torch.float64)
         for path in network.trace.makers:
             weight = getattr(modules.get(path), "weight", None)
             if isinstance(weight, Tensor):
@@ -98,23 +103,41 @@ class TracedArchitecture:
                 label = network.labels[f"{path}.weight"][axis]
                 if isinstance(label, np.ndarray):
                     units = torch.from_numpy(network.family.units.of_atom[label])
-                    of_unit.index_add_(0, units, relative_norms(weight, axis))
+                    norms = relative_norms(weight, axis)
+                    of_unit.index_add_(0, units, norms)
+                    makers.index_add_(0, units, torch.ones_like(norms))
+        of_unit /= makers.clamp(min=1)
         return [of_unit[torch.from_numpy(group.units)] for group in network.family.groups]
 
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
         """A network of `widths` that starts from the kept units of a trained `model`."""
-        larger = self.build(widths).to(next(model.parameters()).device)
-        here, there = self.network.at(model), self.network.at(larger)
-        source = here.indices([k.cpu().numpy() for k in kept])
-        target = there.indices([np.arange(len(k)) for k in kept])
-        tensors, values = tensors_of(larger), tensors_of(model)
+        started = self.build(widths).to(next(model.parameters()).device)
+        source = self.network.at(model).indices([k.cpu().numpy() for k in kept])
+        target = self._places(started, [len(k) for k in kept], widths)
+        tensors, values = tensors_of(started), tensors_of(model)
         with torch.no_grad():
             for name, picked in source.items():
                 if values[name].ndim == 0:
                     tensors[name].copy_(values[name])
                 else:
                     tensors[name][_grid(target[name])] = values[name][_grid(picked)]
-        return larger
+        return started
+
+    def _places(
+        self, model: nn.Module, units: Sequence[int], widths: Sequence[int]
+    ) -> dict[str, list[Atoms]]:
+        """By tensor of `model`, the indices of every dimension that belong to the first `units` of
+        each group."""
+        traceable = np.maximum(widths, 2)  # of a single unit a trace tells nothing
+        if (traceable == widths).all():
+            return self.network.at(model).indices([np.arange(n) for n in units])
+        wider = self.network.at(self.network.empty(traceable))
+        there = wider.indices([np.arange(n) for n in widths])
+        first = wider.indices([np.arange(n) for n in units])
+        return {
+            name: [np.searchsorted(all_, own) for all_, own in zip(there[name], axes, strict=True)]
+            for name, axes in first.items()
+        }
 
     def cost(self, metric: str) -> TracedCost:
         """Exact cost model for `params` or `macs` (of one example)."""
