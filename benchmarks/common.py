@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 
 from nsopt.data.images import ImageData, ImageSet
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 
 
@@ -30,9 +31,10 @@ def _warm(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def filters_per_step(arch: TableArchitecture, steps: int) -> int:
+def filters_per_step(arch: Architecture, steps: int) -> int:
     """Filters to prune at a step, so that `steps` of them leave 5 %."""
-    return -(-95 * sum(arch.base_widths) // (100 * steps))
+    filters = int(np.dot(arch.base_widths, arch.channels_per_unit))
+    return -(-95 * filters // (100 * steps))
 
 
 class StageTimes(Silent):

@@ -2,8 +2,7 @@
 
 Both start from the same fresh network and see as many mini-batches of the same size, learning rate
 and momentum between as many prune steps; Torch-Pruning removes channels physically at every step,
-in float32. Prints the seconds until the network has no more parameters than VGG11 or ResNet18 at
-ratio 0.25, and what the widths found reach when they are trained from scratch in the same short
+in float32. Prints the seconds until the network has no more parameters than at ratio 0.25, and what the widths found reach when they are trained from scratch in the same short
 way, scaled to exactly this budget: uniformly for Torch-Pruning, by the power law for nsopt.
 
 Needs the optional dependency: pip install 'nsopt[benchmarks]'.
@@ -27,8 +26,8 @@ from nsopt.compute.random_state import seeded
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
-from nsopt.models.architecture import TableArchitecture
-from nsopt.models.registry import table_architecture
+from nsopt.models.architecture import Architecture, TableArchitecture
+from nsopt.models.registry import get_architecture
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import floor_widths, uniform_curve
@@ -39,10 +38,13 @@ from nsopt.training.supervision import Classification
 _RATIO = 0.25
 
 
-def prune_with_nsopt(
-    arch: TableArchitecture, data: ImageData, settings: SearchSettings
-) -> dict[str, Any]:
+def architecture(word: str, data: ImageData) -> Architecture:
+    return get_architecture(word, len(data.classes), data.image_size, data.channels)
+
+
+def prune_with_nsopt(word: str, data: ImageData, settings: SearchSettings) -> dict[str, Any]:
     """Seconds to the target size and to the end, and the law's widths at the target."""
+    arch = architecture(word, data)
     compute = resolve_compute("auto", "auto")
     splits = data.split(settings.val_fraction).to(compute.device)
     clock = StageTimes()
@@ -61,16 +63,18 @@ def prune_with_nsopt(
 
 
 def prune_with_torch_pruning(
-    arch: TableArchitecture, data: ImageData, settings: SearchSettings
+    word: str, data: ImageData, settings: SearchSettings
 ) -> dict[str, Any]:
     """Seconds to the target size, and the widths found, scaled to it."""
     import torch_pruning  # noqa: PLC0415  (optional)
 
+    arch = architecture(word, data)
     device = resolve_compute("auto", "fp32").device
     splits = data.split(settings.val_fraction).to(device)
     with seeded(settings.seed, device):
         model = arch.build(arch.base_widths).to(device).train()
-    filters = sum(arch.base_widths)
+    filters = int(np.dot(arch.base_widths, arch.channels_per_unit))
+    last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
     steps = -(-round((1 - settings.keep_fraction) * filters) // settings.filters_per_step)
     batches = TrainingBatches(splits, settings.batch_size, settings.seed)
 
@@ -93,7 +97,7 @@ def prune_with_torch_pruning(
         pruning_ratio=1 - settings.keep_fraction,
         max_pruning_ratio=0.99,
         iterative_steps=steps,
-        ignored_layers=[model.get_submodule("classifier")],
+        ignored_layers=[last],
     )
     train(settings.pretrain_epochs * batches.per_epoch, settings.lr)
     for _ in range(steps):
@@ -102,16 +106,25 @@ def prune_with_torch_pruning(
         if sum(p.numel() for p in model.parameters()) <= _target(arch):
             break
     seconds = time.perf_counter() - start
-    found = [len(weights[0]) for weights in arch.filter_weights(model)]
+    found = [
+        len(model.get_submodule(made_by(arch, group)).weight) // channels
+        for group, channels in enumerate(arch.channels_per_unit)
+    ]
     curve = uniform_curve(found)
     scaled = solve_widths(curve, arch.cost("params"), _target(arch)).widths.tolist()
     return {"seconds": seconds, "found": found, "widths": scaled}
 
 
-def retrain(
-    arch: TableArchitecture, data: ImageData, widths: list[int], epochs: int, seeds: int
-) -> list[float]:
+def made_by(arch: Architecture, group: int) -> str:
+    """The path of a module that makes the channels of a group."""
+    if isinstance(arch, TableArchitecture):
+        return arch.filters[group][0]
+    return arch.layer_names[group]
+
+
+def retrain(word: str, data: ImageData, widths: list[int], epochs: int, seeds: int) -> list[float]:
     """Test accuracies from scratch, one per seed."""
+    arch = architecture(word, data)
     settings = TrainSettings(epochs=epochs, batch_size=64, lr=0.05)
     return [
         nsopt.train(arch, widths, data, settings.updated(seed=seed)).test_accuracy
@@ -119,13 +132,13 @@ def retrain(
     ]
 
 
-def _target(arch: TableArchitecture) -> int:
+def _target(arch: Architecture) -> int:
     return int(arch.cost("params")(floor_widths(_RATIO, arch.base_widths)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--arch", choices=("vgg11", "resnet18"), default="vgg11")
+    parser.add_argument("--arch", default="vgg11", help="also torchvision:resnet18, ...")
     parser.add_argument("--data", default="digits", help="a name that `nsopt data list` shows")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--per-class", type=int, help="training images of a class")
@@ -139,7 +152,7 @@ def main() -> None:
     steps, prune_every, epochs = (12, 1, 2) if options.quick else (24, 4, options.epochs)
     if options.quick:
         data = data.subset(None, 40 if options.arch == "vgg11" else 20)
-    arch = table_architecture(options.arch, len(data.classes), data.image_size, data.channels)
+    arch = architecture(options.arch, data)
     settings = SearchSettings(
         pretrain_epochs=1,
         prune_every=prune_every,
@@ -150,8 +163,8 @@ def main() -> None:
     results: dict[str, Any] = {"arch": options.arch, "data": data.name, "target": _target(arch)}
     sides = {"torch_pruning": prune_with_torch_pruning, "nsopt": prune_with_nsopt}
     for name, prune in sides.items():
-        found = in_new_process(prune, arch, data, settings)
-        scores = in_new_process(retrain, arch, data, found["widths"], epochs, options.seeds)
+        found = in_new_process(prune, options.arch, data, settings)
+        scores = in_new_process(retrain, options.arch, data, found["widths"], epochs, options.seeds)
         results[name] = found | {
             "test_mean": float(np.mean(scores)),
             "test_std": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,

@@ -29,6 +29,7 @@ class TracedPruned:
         self.kept: tuple[IntArray, ...] = tuple(
             np.arange(group.width) for group in network.family.groups
         )
+        self._left = network.indices(list(self.kept))
         self._units = network.family.units
         self.gates: list[list[Gate]] = [
             [TracedGate(self, path, group) for path in gate_modules(network, group)]
@@ -43,14 +44,14 @@ class TracedPruned:
         channels of other groups."""
         labels = self._network.labels[tensor][axis]
         assert isinstance(labels, np.ndarray)
-        left = self._indices(self.kept)[tensor][axis]
+        left = self._left[tensor][axis]
         units = self._network.family.groups[group].units
         place = np.full(len(self._units.fixed), -1)
         place[units[self.kept[group]]] = np.arange(len(self.kept[group]))
         return torch.from_numpy(place[self._units.of_atom[labels[left]]])
 
     def shrink(self, kept: Sequence[IntArray], optimizer: torch.optim.SGD) -> None:
-        before, after = self._indices(self.kept), self._indices(kept)
+        before, after = self._left, self._network.indices(list(kept))
 
         def smaller(name: str, tensor: Tensor) -> Tensor:
             pick = zip(after[name], before[name], strict=True)
@@ -59,13 +60,10 @@ class TracedPruned:
         replace_tensors(self._model, smaller)
         describe_shapes(self._model, self._network.trace.group_sizes)
         optimizer.param_groups[0]["params"] = list(self._model.parameters())
-        self.kept = tuple(kept)
+        self.kept, self._left = tuple(kept), after
         for gate in (gate for group in self.gates for gate in group):
             assert isinstance(gate, TracedGate)
             gate.forget()
-
-    def _indices(self, kept: Sequence[IntArray]) -> dict[str, list[IntArray]]:
-        return self._network.indices(list(kept))
 
 
 class TracedGate(Gate):
@@ -80,6 +78,7 @@ class TracedGate(Gate):
         self._path = path
         self._group = group
         self._units: Tensor | None = None
+        self._one_each = False
 
     def forget(self) -> None:
         """Channels have been cut away."""
@@ -94,12 +93,15 @@ class TracedGate(Gate):
         channels = channels.reshape(len(channels), -1).sum(dim=1)
         if isinstance(bias, Tensor):
             channels = channels + _inner(bias)
+        count = len(self._pruned.kept[self._group])
         if self._units is None:
             name = f"{self._path}.weight"
             units = self._pruned.unit_of_channel(name, axis, self._group)
             self._units = units.to(weight.device)
+            self._one_each = torch.equal(units, torch.arange(count))
+        if self._one_each:
+            return channels
         own = self._units >= 0
-        count = len(self._pruned.kept[self._group])
         total = torch.zeros(count, dtype=channels.dtype, device=channels.device)
         return total.index_add_(0, self._units[own], channels[own])
 

@@ -60,6 +60,8 @@ class TracedNetwork:
 
     def at(self, model: nn.Module) -> "TracedNetwork":
         """A network of the same family, with the same groups. NsoptError if it has others."""
+        if _shapes(model) == _shapes(self.template):
+            return self
         other = TracedNetwork.of(model, self.run, like=self)
         constant = {
             (d.tensor, d.axis)
@@ -170,3 +172,7 @@ class TracedNetwork:
         model = replaced(self.template, change)
         describe_shapes(model, self.trace.group_sizes)
         return model
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}
