@@ -2,8 +2,9 @@
 
 Both start from the same fresh network and see as many mini-batches of the same size, learning rate
 and momentum between as many prune steps; Torch-Pruning removes channels physically at every step,
-in float32. Prints the seconds until the network has no more parameters than at ratio 0.25, and what the widths found reach when they are trained from scratch in the same short
-way, scaled to exactly this budget: uniformly for Torch-Pruning, by the power law for nsopt.
+in float32. Prints the seconds until the network has no more parameters than at ratio 0.25, and what
+the widths found reach when they are trained from scratch in the same short way, scaled to exactly
+this budget: uniformly for Torch-Pruning, by the power law for nsopt.
 
 Needs the optional dependency: pip install 'nsopt[benchmarks]'.
 """
@@ -107,7 +108,7 @@ def prune_with_torch_pruning(
             break
     seconds = time.perf_counter() - start
     found = [
-        len(model.get_submodule(made_by(arch, group)).weight) // channels
+        len(model.get_parameter(f"{made_by(arch, group)}.weight")) // channels
         for group, channels in enumerate(arch.channels_per_unit)
     ]
     curve = uniform_curve(found)
