@@ -61,12 +61,17 @@ def settings_of(preset: Preset, *changes: dict[str, dict[str, Any]]) -> StudySet
 def announce(task: Task, preset: Preset) -> None:
     """Say what will run, with its settings."""
     console.print(f"[bold]{escape(task.name)}[/bold]: {preset.question}", highlight=False)
-    if isinstance(task.arch, TracedArchitecture):
-        console.print(task.arch.summary(), highlight=False, markup=False)
+    tell_what_is_fixed(task.arch)
     for part in ("search", "training"):
         values = getattr(task.settings, part).model_dump(exclude_none=True)
         shown = ", ".join(f"{name} {value}" for name, value in values.items())
         console.print(f"[dim]{part}: {shown}[/dim]", highlight=False)
+
+
+def tell_what_is_fixed(arch: Architecture) -> None:
+    """Of a traced network, in one line."""
+    if isinstance(arch, TracedArchitecture):
+        console.print(arch.summary(), highlight=False, markup=False)
 
 
 def words(text: str) -> list[str]:

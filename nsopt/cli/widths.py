@@ -46,30 +46,33 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     """Widths of a law at budgets. With --storage the network is the one that was searched."""
     import json
 
-    rows = _proposals(options)
+    from nsopt.cli.preparation import tell_what_is_fixed
+
+    law, arch = _law_and_network(options)
+    rows = _proposals(law, arch, options.sizes)
     if options.as_json:
         print(json.dumps(rows, indent=1))
     else:
+        tell_what_is_fixed(arch)
         _print_table(rows)
 
 
-def _proposals(options: WidthsOptions) -> list[dict[str, Any]]:
+def _proposals(law: "ScalingLaw", arch: "Architecture", sizes: SizeOptions) -> list[dict[str, Any]]:
     """One row per budget: ratio, budget, widths, params, macs."""
     from nsopt.cli.preparation import sizes_of
     from nsopt.errors import NsoptError
     from nsopt.scaling.metric import METRICS, get_metric
     from nsopt.scaling.solve import solve_widths
 
-    law, arch = _law_and_network(options)
     if law.layers != len(arch.base_widths):
         raise NsoptError(
             f"the law has {law.layers} layers and {arch.name} has {len(arch.base_widths)} "
             "searched widths: give the --arch that it was found on"
         )
-    metric = get_metric(options.sizes.metric)
-    multiple_of, min_width = options.sizes.multiple_of or 1, options.sizes.min_width or 1
+    metric = get_metric(sizes.metric)
+    multiple_of, min_width = sizes.multiple_of or 1, sizes.min_width or 1
     cost, rows = metric.cost(arch), []
-    for size in sizes_of(options.sizes, arch, metric, _RATIOS):
+    for size in sizes_of(sizes, arch, metric, _RATIOS):
         fit = solve_widths(law, cost, size.budget, multiple_of, min_width)
         found = fit.widths.tolist()
         costs = {name: metric.cost(arch)(found) for name, metric in METRICS.items()}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,6 +26,10 @@ class OperationNetwork(nn.Module):
         """Apply one operation."""
         result: Tensor = getattr(self, name)(x)
         return result
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """For torch.jit.script, which follows no names: the same network, written out."""
+        return torch.fx.symbolic_trace(self)
 
 
 class Selection(nn.Module):

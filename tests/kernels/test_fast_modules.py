@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.ao.quantization import fuse_modules
 from torch.nn import functional
 
 from nsopt.kernels import folding
@@ -227,3 +229,23 @@ def test_built_networks_are_plain_modules(name: str) -> None:
     for module in arch.build([4] * len(arch.base_widths)).modules():
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
             assert type(module).__module__.startswith("torch.nn")
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_other_tools_work_on_built_networks(name: str) -> None:
+    model = get_architecture(name).build([4] * len(get_architecture(name).base_widths)).eval()
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(torch.fx.symbolic_trace(model)(x), model(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.jit itself
+        torch.testing.assert_close(torch.jit.script(model)(x), model(x))
+    pairs = [
+        [path, norm]
+        for path, module in model.named_modules()
+        for norm in (path.replace("conv", "bn"), f"{path}_bn")
+        if isinstance(module, nn.Conv2d) and norm in dict(model.named_modules())
+    ]
+    if "resnet" not in name:  # which normalises before it convolves
+        assert pairs
+        fused = fuse_modules(model, pairs)
+        torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-4)
