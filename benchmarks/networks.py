@@ -40,6 +40,7 @@ from tests.models.tracing.test_networks_torchvision import NETWORKS as SLOW
 
 _CLASSES = 10
 _PRUNED = 0.4
+_WITHOUT_END = ("torchvision:swin_t",)  # Torch-Pruning 1.6.1 took 17 GB there and was stopped
 
 
 def outcome(check: Callable[[], object]) -> str:
@@ -78,6 +79,8 @@ def nsopt_row(word: str, size: int, other: OtherProcess) -> dict[str, Any]:
 def torch_pruning_row(word: str, size: int) -> dict[str, Any]:
     import torch_pruning  # noqa: PLC0415  (optional)
 
+    if word in _WITHOUT_END:
+        return {"tp_prunes": "stopped: 17 GB"}
     torch.manual_seed(0)
     model, x = network_factory(word)(_CLASSES).eval(), torch.randn(2, 3, size, size)
     before = sum(p.numel() for p in model.parameters())
