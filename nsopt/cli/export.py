@@ -53,7 +53,7 @@ def export(options: ExportOptions) -> None:
     from nsopt.deployment.export import export as write
 
     network, test = _stored(options)
-    unfinished = options.out.with_name(f".{options.out.name}.unfinished")
+    unfinished = options.out.with_name(f"unfinished-{options.out.name}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         write(network, unfinished, options.format)
