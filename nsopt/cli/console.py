@@ -22,6 +22,12 @@ _INTERRUPTED = 130
 console = Console()
 
 
+def tell_what_is_fixed(summary: str) -> None:
+    """Print what an architecture says of its fixed parts, if it has any."""
+    if summary:
+        console.print(summary, highlight=False, markup=False)
+
+
 class LiveProgress:
     """A `Progress` drawn with Rich: one bar for the current task, messages above it."""
 

@@ -48,11 +48,12 @@ def export(options: ExportOptions) -> None:
 
     The file is loaded again and must reach the stored accuracy on the test images.
     """
-    from nsopt.cli.console import console
+    from nsopt.cli.console import console, tell_what_is_fixed
     from nsopt.deployment.check import check_export
     from nsopt.deployment.export import export as write
 
-    network, test = _stored(options)
+    network, fixed, test = _stored(options)
+    tell_what_is_fixed(fixed)
     unfinished = options.out.with_name(f"unfinished-{options.out.name}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -70,12 +71,13 @@ def export(options: ExportOptions) -> None:
     console.print(str(options.out), soft_wrap=True, highlight=False)
 
 
-def _stored(options: ExportOptions) -> "tuple[KeptNetwork, ImageSet | None]":
-    """The network that was asked for, and the test images if it shall be checked."""
+def _stored(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]":
+    """The network that was asked for, what of it was fixed, and the test images for a check."""
     import optuna
 
     from nsopt.errors import NsoptError, unknown_name
     from nsopt.experiments.task import load_task
+    from nsopt.storage import schema
     from nsopt.storage.artifacts import BestNetworks
     from nsopt.storage.kept import load_network
     from nsopt.storage.opening import (
@@ -103,7 +105,7 @@ def _stored(options: ExportOptions) -> "tuple[KeptNetwork, ImageSet | None]":
             "give --artifacts"
         )
     network = _chosen([load_network(file) for file in files], options)
-    return network, test.test if test else None
+    return network, schema.read_task(study).fixed, test.test if test else None
 
 
 def _chosen(networks: "Sequence[KeptNetwork]", options: ExportOptions) -> "KeptNetwork":

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 from rich.markup import escape
 
-from nsopt.cli.console import console
+from nsopt.cli.console import console, tell_what_is_fixed
 from nsopt.cli.options import PlaceOptions, SizeOptions, TaskOptions
 from nsopt.compute.device import resolve_compute
 from nsopt.data.registry import load_source
@@ -19,7 +19,6 @@ from nsopt.experiments.task import Task
 from nsopt.experiments.workspace import Workspace
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import check_name, get_architecture
-from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.scaling.metric import Metric
 from nsopt.storage.opening import sqlite_path
 
@@ -61,17 +60,11 @@ def settings_of(preset: Preset, *changes: dict[str, dict[str, Any]]) -> StudySet
 def announce(task: Task, preset: Preset) -> None:
     """Say what will run, with its settings."""
     console.print(f"[bold]{escape(task.name)}[/bold]: {preset.question}", highlight=False)
-    tell_what_is_fixed(task.arch)
+    tell_what_is_fixed(task.arch.summary())
     for part in ("search", "training"):
         values = getattr(task.settings, part).model_dump(exclude_none=True)
         shown = ", ".join(f"{name} {value}" for name, value in values.items())
         console.print(f"[dim]{part}: {shown}[/dim]", highlight=False)
-
-
-def tell_what_is_fixed(arch: Architecture) -> None:
-    """Of a traced network, in one line."""
-    if isinstance(arch, TracedArchitecture):
-        console.print(arch.summary(), highlight=False, markup=False)
 
 
 def words(text: str) -> list[str]:

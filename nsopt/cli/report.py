@@ -23,10 +23,13 @@ class ReportOptions:
 
 def report(options: ReportOptions) -> None:
     """Write the report of a stored comparison anew."""
-    from nsopt.cli.console import console
+    from nsopt.cli.console import console, tell_what_is_fixed
     from nsopt.reports.page import write_report
+    from nsopt.reports.results import read_results
     from nsopt.storage.opening import storage_errors
 
     with storage_errors(options.storage):
-        page = write_report(options.storage, options.out, options.name)
+        results = read_results(options.storage, options.name)
+        page = write_report(results, options.out)
+    tell_what_is_fixed(results.task.fixed)
     console.print(str(page), soft_wrap=True, highlight=False)

@@ -76,8 +76,9 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     with storage_errors(workspace.url):
         with live_progress() as progress:
             run_comparison(comparison, workspace, progress)
-        _print_summary(read_results(workspace.url, task.name))
-        page = write_report(workspace.url, workspace.folder / "report", task.name)
+        results = read_results(workspace.url, task.name)
+        _print_summary(results)
+        page = write_report(results, workspace.folder / "report")
         publish(workspace.url, task.name)
     console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
     console.print(f"report:  {page}", soft_wrap=True, highlight=False)

@@ -46,14 +46,14 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     """Widths of a law at budgets. With --storage the network is the one that was searched."""
     import json
 
-    from nsopt.cli.preparation import tell_what_is_fixed
+    from nsopt.cli.console import tell_what_is_fixed
 
     law, arch = _law_and_network(options)
     rows = _proposals(law, arch, options.sizes)
     if options.as_json:
         print(json.dumps(rows, indent=1))
     else:
-        tell_what_is_fixed(arch)
+        tell_what_is_fixed(arch.summary())
         _print_table(rows)
 
 

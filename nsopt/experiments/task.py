@@ -59,6 +59,7 @@ class Task:
             channels=self.data.channels,
             layer_names=self.arch.layer_names,
             base_widths=self.arch.base_widths,
+            fixed=self.arch.summary(),
         )
 
     def stored_studies(self, storage: BaseStorage) -> dict[str, Study]:

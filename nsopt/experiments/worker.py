@@ -106,6 +106,8 @@ def join(
     there is nothing to join.
     """
     task = load_task(_any_study(name, workspace), data, workspace.data_dir)
+    if task.arch.summary() and parent is None:
+        progress.message(task.arch.summary())
     with sharing(resolve_compute(device, task.settings.training.precision)) as compute:
         if threads is not None:
             torch.set_num_threads(threads)

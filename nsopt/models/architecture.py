@@ -46,6 +46,9 @@ class Architecture(Protocol):
     def cost(self, metric: str) -> CostModel:
         """Exact cost model for `params` or `macs` (of one example)."""
 
+    def summary(self) -> str:
+        """What stays as it is, in one line; empty where nothing does."""
+
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
         """Per group, the L1 norms of what makes each unit of `model`, relative to the mean of the
         layer; of several layers that share a width, their mean: float64 (w_l,)."""
@@ -112,6 +115,10 @@ class TableArchitecture:
     def cost(self, metric: str) -> CountedCost:
         """Exact cost model for `params` or `macs` (of one image)."""
         return CountedCost(metric, self.operations, len(self.base_widths))
+
+    def summary(self) -> str:
+        """Nothing stays as it is in a network written by hand."""
+        return ""
 
     def gate_modules(self, model: nn.Module) -> list[list[nn.Module]]:
         """The modules behind which each group's channels are scored and masked."""

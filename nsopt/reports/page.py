@@ -12,17 +12,13 @@ from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import accuracy_info, draw_accuracy, draw_pareto, pareto_info
 from nsopt.reports.law import draw_law, law_info
 from nsopt.reports.published import published_lines
-from nsopt.reports.results import Results, read_results
+from nsopt.reports.results import Results
 from nsopt.reports.tables import descent_table, size_of, summary, with_deviation, write_csv
 from nsopt.reports.widths import draw_widths, widths_info
 
 
-def write_report(url: str, folder: Path, name: str | None = None) -> Path:
-    """Write `index.html` and CSV files for a comparison in the storage at `url`; the page's path.
-
-    name: ARCH-DATA-PRESET; None where the storage holds only one comparison.
-    """
-    results = read_results(url, name)
+def write_report(results: Results, folder: Path) -> Path:
+    """Write `index.html` and CSV files of a comparison; the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     csv_files = write_csv(results, folder)
     page = folder / "index.html"

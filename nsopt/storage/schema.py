@@ -32,7 +32,8 @@ _LAW = "law"
 
 @dataclass(frozen=True)
 class TaskDescription:
-    """Network and data of a study, in the words of a report."""
+    """Network and data of a study, in the words of a report. fixed: what of the network stays as it
+    is, in one line; empty where nothing does."""
 
     arch: str
     data: str
@@ -41,6 +42,7 @@ class TaskDescription:
     channels: int
     layer_names: tuple[str, ...]
     base_widths: tuple[int, ...]
+    fixed: str = ""
 
 
 def comparison_name(arch: str, data: str, preset: str) -> str:

@@ -18,6 +18,7 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.dashboard import publish
 from nsopt.reports.page import write_report
+from nsopt.reports.results import read_results
 from tests.conftest import free_port
 from tests.experiments.test_comparison import (
     SETTINGS,
@@ -42,7 +43,7 @@ def place(
     place = workspace_in(tmp_path_factory.mktemp("browser"))
     smoke = with_settings(comparison_in(narrow, digits), SETTINGS.updated(preset="smoke"))
     run_comparison(only(smoke, "uniform", "neuralscale"), place, Silent())
-    write_report(place.url, place.folder / "report")
+    write_report(read_results(place.url), place.folder / "report")
     publish(place.url)
     return place
 

@@ -84,8 +84,17 @@ def test_a_study_of_ones_own_network(tmp_path: Path) -> None:
     study = ("study", "--arch=mynets:small", methods, "--ratios=0.5", "--seeds=1", "--epochs=2")
     done = call_nsopt(*study, *SHORT, f"--out={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
-    assert "mynets:small: 3 widths can change, fixed: 11" in done.stdout
+    fixed = "mynets:small: 3 widths can change, fixed: 11"
+    assert fixed in done.stdout
     storage = f"sqlite:///{tmp_path / 'out' / 'study.db'}"
+    name = "mynets:small-digits-60each-smoke"
+    for other in (
+        ("worker", f"--study={name}", f"--out={tmp_path / 'worker'}"),
+        ("report", f"--out={tmp_path / 'report'}"),
+        ("export", f"--study={name}/uniform", f"--out={tmp_path / 'small.onnx'}"),
+    ):
+        assert fixed in call_nsopt(*other, f"--storage={storage}").stdout
+    assert fixed in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     results = read_results(storage)
     assert results.methods == ["uniform", "magnitude", "morphnet", "neuralscale"]
     assert (results.outcomes["params"] <= results.outcomes["budget"]).all()

@@ -16,7 +16,7 @@ from nsopt.reports.accuracy import (
 )
 from nsopt.reports.dashboard import note
 from nsopt.reports.law import law_info
-from nsopt.reports.page import render, write_report
+from nsopt.reports.page import render
 from nsopt.reports.published import published_lines
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.tables import summary, with_deviation, write_csv
@@ -199,8 +199,6 @@ def test_published_accuracies_are_offered_beside_measured_ones(results: Results)
 
 def test_a_report_on_nothing_says_so(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'none.db'}"
-    with pytest.raises(NsoptError, match="nothing is stored"):
-        write_report(url, tmp_path / "report")
     with pytest.raises(NsoptError, match="nothing is stored"):
         read_results(url)
     assert list(tmp_path.iterdir()) == []
