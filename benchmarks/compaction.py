@@ -22,6 +22,7 @@ from nsopt.compute.memory import memory_kept
 from nsopt.kernels.swap import fast_kernels
 from nsopt.models.registry import table_architecture
 from nsopt.pruning.engine import Plan, ShrinkingNetwork
+from nsopt.pruning.rules import make_rule
 from nsopt.pruning.settings import SearchSettings
 from nsopt.training.supervision import Classification
 
@@ -50,14 +51,15 @@ def time_pieces(name: str, batch: int, steps: int, batches: int, device: str) ->
     steady, cuts = [], []
     network = ShrinkingNetwork(arch, arch.base_widths, Classification(splits), settings, compute)
     with memory_kept(compute.device), fast_kernels(network.model):
-        plan = Plan(sum(arch.base_widths), network.batches_per_epoch, settings)
+        rule = make_rule(arch, arch.base_widths, settings)
+        plan = Plan(rule.steps, network.batches_per_epoch, settings)
         cut = 0.0
         for _ in range(plan.steps):
             seconds = [timed(lambda: network.train_batch(0.01, score=True)) for _ in range(batches)]
             steady.append(statistics.median(seconds[1:]))
             cuts.append(cut + max(0.0, seconds[0] - steady[-1]))
             start = time.perf_counter()
-            if not network.prune(plan.filters_after(network.batches)):
+            if not network.prune(rule, plan.steps_after(network.batches)):
                 break
             cut = time.perf_counter() - start
     return {

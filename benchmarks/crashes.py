@@ -53,7 +53,7 @@ def results(folder: Path) -> dict[str, Any]:
     settled = sum(is_settled(trial) for study in studies.values() for trial in study.trials)
     return {
         "points": points.to_numpy().tolist(),
-        "iterations": [{**i.to_dict(), "seconds": 0} for i in found.iterations],
+        "iterations": [{**i.to_dict(), "seconds": 0} for i in found.searches["search"]],
         "settled trials": settled,
         "files": sorted(path.name for path in folder.iterdir()),
     }

@@ -98,12 +98,12 @@ def _stored(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]
         study = optuna.load_study(study_name=options.study, storage=storage)
         folder = artifacts_beside(options.storage, options.artifacts)
         files = BestNetworks(folder).files(study) if folder else []
+        if not files:
+            raise NsoptError(
+                f"no network of {options.study} is kept in {folder or 'a folder known here'}: "
+                "give --artifacts"
+            )
         test = None if options.unchecked else load_task(study, options.data, options.data_dir).data
-    if not files:
-        raise NsoptError(
-            f"no network of {options.study} is kept in {folder or 'a folder known here'}: "
-            "give --artifacts"
-        )
     network = _chosen([load_network(file) for file in files], options)
     return network, schema.read_task(study).fixed, test.test if test else None
 

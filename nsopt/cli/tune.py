@@ -1,5 +1,6 @@
-"""`nsopt tune`: studies over P and eta."""
+"""`nsopt tune`: studies over P, eta and the scaling curve."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -7,6 +8,7 @@ from cyclopts import Parameter
 
 from nsopt.cli.options import (
     Count,
+    CountFrom2,
     PlaceOptions,
     PruneOptions,
     SgdOptions,
@@ -19,7 +21,7 @@ from nsopt.cli.options import (
 if TYPE_CHECKING:
     from optuna.study import Study
 
-    from nsopt.experiments.tuning_request import Tuning
+    from nsopt.experiments.tuning_request import Over, Tuning
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -29,18 +31,22 @@ if TYPE_CHECKING:
 class TuneOptions:
     """The options of `nsopt tune`."""
 
-    over: Literal["pretrain-epochs", "eta", "both"] = "pretrain-epochs"
-    """What is tuned."""
+    over: Literal["pretrain-epochs", "eta", "both", "curve"] = "pretrain-epochs"
+    """What is tuned; curve: a law between and beyond those of searches, for --methods tuned."""
     objective: Literal["pareto", "accuracy"] = "pareto"
     """Accuracy and search seconds, or accuracy alone."""
     pruner: Literal["hyperband", "asha"] = "hyperband"
     """Ends bad trainings, where accuracy alone counts."""
     trials: Count = 30
-    """Trials of eta and both."""
+    """Trials of eta, both and curve."""
     pretrain_epochs: str | None = None
     """Values of P to try; by default 0,2,5,10,30,60."""
     seeds: Count | None = None
-    """Trials per value of P."""
+    """Trials per value of P; trainings per trial and budget of curve."""
+    confirmations: CountFrom2 = 3
+    """Fresh seeds with which curve is confirmed against uniform."""
+    sampler: Literal["gp", "tpe", "cmaes"] = "gp"
+    """What proposes curves."""
     task: TaskOptions = TaskOptions()
     sizes: SizeOptions = SizeOptions()
     search: PruneOptions = PruneOptions()
@@ -50,7 +56,14 @@ class TuneOptions:
 
 
 def tune(options: TuneOptions = TuneOptions()) -> None:
-    """Tune P, the epochs before pruning, and eta, the step size of Algorithm 3."""
+    """Tune P, the epochs before pruning, eta, the step size of Algorithm 3, or the whole curve."""
+    if options.over == "curve":
+        _tune_curve(options)
+    else:
+        _tune_settings(options, options.over)
+
+
+def _tune_settings(options: TuneOptions, over: "Over") -> None:
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.preparation import announce, prepare, preset_of, settings_of, sizes_of
     from nsopt.errors import NsoptError
@@ -63,7 +76,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     preset, metric = preset_of(options.task), get_metric(options.sizes.metric)
     tried = _epochs(options.pretrain_epochs) if options.pretrain_epochs else PRETRAIN_EPOCHS
     rounding = options.sizes.rounding
-    if options.over != "pretrain-epochs" and any(rounding.values()):
+    if over != "pretrain-epochs" and any(rounding.values()):
         raise NsoptError("Algorithm 3 knows no --multiple-of or --min-width: leave them out")
     own = changes(options.search, options.training, options.sgd, **rounding)
     settings = settings_of(preset, own)
@@ -76,7 +89,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
         task=task,
         metric=metric,
         budget=sizes[0].budget,
-        over=options.over,
+        over=over,
         objective=options.objective,
         pruner=options.pruner,
         trials=options.trials,
@@ -88,6 +101,43 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
             study = run_tuning(tuning, workspace, progress)
         publish_tuning(study, tuning.metric_names)
     _print_trials(study, tuning)
+    console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
+
+
+def _tune_curve(options: TuneOptions) -> None:
+    from nsopt.cli.console import console, live_progress
+    from nsopt.cli.preparation import announce, prepare, preset_of, settings_of, sizes_of
+    from nsopt.experiments.curve import METRIC_NAME, tune_curve
+    from nsopt.experiments.curve_request import CurveTuning
+    from nsopt.reports.tuning import publish_tuning
+    from nsopt.scaling.metric import get_metric
+    from nsopt.storage.opening import shown, storage_errors
+
+    preset, metric = preset_of(options.task), get_metric(options.sizes.metric)
+    own = changes(options.search, TrainingOptions(), options.sgd, **options.sizes.rounding)
+    settings = settings_of(preset, own)
+    task, workspace = prepare(options.task, options.place, settings)
+    tuning = CurveTuning(
+        task=task,
+        metric=metric,
+        sizes=sizes_of(options.sizes, task.arch, metric, (0.125,)),
+        trials=options.trials,
+        seeds=options.seeds or 1,
+        epochs=options.training.epochs or max(1, settings.training.epochs // 2),
+        confirmations=options.confirmations,
+        sampler=options.sampler,
+    )
+    announce(task, preset)
+    with storage_errors(workspace.url):
+        with live_progress() as progress:
+            study, confirmation = tune_curve(tuning, workspace, progress)
+        publish_tuning(study, [METRIC_NAME])
+    _print_table(study, [METRIC_NAME])
+    best = ", ".join(f"{name} {value:.2f}" for name, value in confirmation.parameters.items())
+    console.print(f"best: {best}; {confirmation}", highlight=False, soft_wrap=True)
+    console.print(
+        f"use it: nsopt study --methods uniform,tuned --metric {metric.name}", highlight=False
+    )
     console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
 
 
@@ -104,20 +154,10 @@ def _epochs(text: str) -> tuple[int, ...]:
 
 
 def _print_trials(study: "Study", tuning: "Tuning") -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from nsopt.cli.console import console
     from nsopt.experiments.tuning_request import best_trial
-    from nsopt.reports.tuning import tuning_rows
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, title=study.study_name)
-    names, rows = tuning_rows(study, tuning.metric_names)
-    for name in names:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    _print_table(study, tuning.metric_names)
     best = ", ".join(f"{name} {value:.4g}" for name, value in best_trial(study).params.items())
     console.print(f"best: {best}", highlight=False)
     console.print(
@@ -125,3 +165,19 @@ def _print_trials(study: "Study", tuning: "Tuning") -> None:
         soft_wrap=True,
         highlight=False,
     )
+
+
+def _print_table(study: "Study", metric_names: "Sequence[str]") -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from nsopt.cli.console import console
+    from nsopt.reports.tuning import tuning_rows
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, title=study.study_name)
+    names, rows = tuning_rows(study, metric_names)
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

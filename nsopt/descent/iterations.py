@@ -17,8 +17,8 @@ from nsopt.errors import DeterministicError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.engine import iterative_prune
+from nsopt.pruning.rules import scale_metric
 from nsopt.pruning.settings import SearchSettings
-from nsopt.scaling.metric import PARAMS
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
 from nsopt.training.supervision import Supervision
@@ -145,9 +145,11 @@ class _Descent:
             start,
         )
         law = trajectory.record().law()
-        params = PARAMS.cost(self._arch)
-        proposal = solve_widths(law, params, params(self._arch.base_widths)).widths
-        return Iteration(trajectory, law, tuple(proposal.tolist()), time.perf_counter() - started)
+        metric = scale_metric(settings.price)
+        cost = metric.cost(self._arch)
+        proposal = solve_widths(law, cost, cost(self._arch.base_widths)).widths
+        seconds = time.perf_counter() - started
+        return Iteration(trajectory, law, tuple(proposal.tolist()), seconds, metric.name)
 
 
 def _state(history: Sequence[Iteration], current: State | None = None) -> State:

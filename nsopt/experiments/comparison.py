@@ -12,6 +12,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.metric import Metric
 from nsopt.scaling.solve import solve_widths
+from nsopt.settings import Price
 from nsopt.storage import trials
 from nsopt.storage.trials import Point
 
@@ -35,10 +36,16 @@ class Comparison:
     seeds: int
 
     @property
-    def search_iterations(self) -> int:
-        """How many iterations of descent the methods need; NsoptError for more than are run."""
-        settings = self.task.settings.search
-        return max(method.search_iterations(settings) for method in self.methods)
+    def searches(self) -> dict[Price | None, int]:
+        """How many iterations of descent the methods need by price, None for the settings' own;
+        NsoptError for more than are run."""
+        task, needed = self.task, dict[str, tuple[Price | None, int]]()
+        for method in self.methods:
+            kind = task.search_kind(method.price)
+            _, before = needed.get(kind, (None, 0))
+            iterations = method.search_iterations(task.settings.search)
+            needed[kind] = (method.price, max(before, iterations))
+        return {price: iterations for price, iterations in needed.values() if iterations}
 
     def points(self, method: Method) -> list[Point]:
         """The points of a method, size by size."""

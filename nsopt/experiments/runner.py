@@ -13,16 +13,16 @@ from torch import nn
 from nsopt.compute.device import Compute
 from nsopt.data.images import Splits
 from nsopt.errors import DeterministicError
-from nsopt.experiments.searching import stored_iterations
+from nsopt.experiments.searching import Histories, stored_searches
 from nsopt.experiments.task import Task
 from nsopt.experiments.trained import TrainedNetworks
+from nsopt.experiments.tuned_law import tuned_law
 from nsopt.experiments.workspace import Workspace
 from nsopt.methods.base import LawInputs, Method
 from nsopt.methods.registry import get_method
 from nsopt.progress import Progress
 from nsopt.samplers.neuralscale import NeuralScaleSampler, suggest_widths
 from nsopt.scaling.metric import METRICS, get_metric
-from nsopt.scaling.record import Iteration
 from nsopt.storage import schema, trials
 from nsopt.storage.artifacts import BestNetworks
 from nsopt.storage.kept import KeptNetwork
@@ -54,19 +54,21 @@ class Runner:
         point = trials.read_point(trial)
         if point is None:
             return RandomSampler()
-        history = stored_iterations(self.task, self.workspace)
-        return self.method_sampler(get_method(point.method), point, history)
+        found = stored_searches(self.task, self.workspace)
+        return self.method_sampler(get_method(point.method), point, found)
 
-    def method_sampler(
-        self, method: Method, point: Point, history: Sequence[Iteration]
-    ) -> NeuralScaleSampler:
+    def method_sampler(self, method: Method, point: Point, found: Histories) -> NeuralScaleSampler:
         """The sampler along the law of a method; NoWidthsError if it has none at this point."""
         arch, settings = self.task.arch, self.task.settings
         cost = get_metric(point.metric).cost(arch)
         trained = None
         if method.needs_trained_network:
             trained = self.networks.get(settings.base_training_for(point.seed), self.progress)
-        law = method.law(LawInputs(arch, cost, point.budget, history, trained))
+        tuned = None
+        if method.needs_tuned_law:
+            tuned = tuned_law(self.workspace, self.task.name, point.metric)
+        history = found.get(self.task.search_kind(method.price), ())
+        law = method.law(LawInputs(arch, cost, point.budget, history, trained, tuned))
         eta = settings.eta if method.by_algorithm_3 else None
         multiple, narrowest = settings.rounding
         return NeuralScaleSampler(
@@ -181,7 +183,7 @@ def clear_finished(task: Task, workspace: Workspace) -> None:
     """Delete the checkpoints of those studies of `task` in which nothing waits or runs."""
     studies = task.stored_studies(workspace.storage)
     busy = {method for method, study in studies.items() if has_unfinished(study)}
-    for method in studies.keys() - busy - {schema.SEARCH}:
+    for method in {m for m in studies.keys() - busy if not schema.is_search(m)}:
         workspace.clear(task.study_name(method))
     if not busy:
         workspace.clear(task.study_name(_BASE))

@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from nsopt.compute.device import resolve_compute
 from nsopt.experiments.comparison import Comparison, missing_points
 from nsopt.experiments.runner import Runner, clear_finished, make_runner
-from nsopt.experiments.searching import continue_search
+from nsopt.experiments.searching import Histories, continue_search, stored_searches
 from nsopt.experiments.sharing import other_workers, sharing
 from nsopt.experiments.task import Task
+from nsopt.experiments.tuned_law import tuned_law
 from nsopt.experiments.worker import Worker, is_ready
 from nsopt.experiments.workspace import Workspace
 from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import trials
 from nsopt.storage.trials import Point
@@ -30,7 +30,9 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
     in the storage before the search begins, so that they have something to do meanwhile.
     """
     task = comparison.task
-    iterations = comparison.search_iterations
+    searches = comparison.searches
+    if any(method.needs_tuned_law for method in comparison.methods):
+        tuned_law(workspace, task.name, comparison.metric.name)
     points = {method: _supported(comparison, method, progress) for method in comparison.methods}
     missing = _missing(task, workspace, points)
     with sharing(
@@ -38,19 +40,21 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
     ) as compute:
         runner = make_runner(task, workspace, compute, progress)
         if any(missing.values()):
-            _probe_memory(comparison, iterations, runner)
+            _probe_memory(comparison, bool(searches), runner)
         if workspace.shared:
-            _enqueue(missing, [], runner)
+            _enqueue(missing, {}, runner)
         with other_workers(task.name, workspace, compute, progress):
-            history = continue_search(task, workspace, iterations, compute, progress)
+            for price, iterations in searches.items():
+                continue_search(task, workspace, iterations, compute, progress, price)
+            found = stored_searches(task, workspace)
             if not workspace.shared:
-                _check_proposals(missing, history, runner)
-                _enqueue(missing, history, runner)
-            _work(points, history, runner)
+                _check_proposals(missing, found, runner)
+                _enqueue(missing, found, runner)
+            _work(points, found, runner)
     clear_finished(task, workspace)
 
 
-def _work(points: Points, history: Sequence[Iteration], runner: Runner) -> None:
+def _work(points: Points, found: Histories, runner: Runner) -> None:
     """Run what waits until every point is settled.
 
     A process that gives a dead one's trial back fails it first and then lets it wait again: who
@@ -59,7 +63,7 @@ def _work(points: Points, history: Sequence[Iteration], runner: Runner) -> None:
     """
     Worker(runner).work()
     while any((lost := _missing(runner.task, runner.workspace, points)).values()):
-        _enqueue(lost, history, runner)
+        _enqueue(lost, found, runner)
         Worker(runner).work()
 
 
@@ -82,11 +86,11 @@ def _supported(comparison: Comparison, method: Method, progress: Progress) -> li
     return [point for point in points if point.budget not in left_out]
 
 
-def _probe_memory(comparison: Comparison, iterations: int, runner: Runner) -> None:
+def _probe_memory(comparison: Comparison, searching: bool, runner: Runner) -> None:
     """OutOfMemoryError if the largest network of the comparison, or of its search, does not fit."""
     arch, settings = comparison.task.arch, comparison.task.settings
-    if iterations or any(method.needs_trained_network for method in comparison.methods):
-        batch = settings.search.batch_size if iterations else settings.training.batch_size
+    if searching or any(method.needs_trained_network for method in comparison.methods):
+        batch = settings.search.batch_size if searching else settings.training.batch_size
         probe_memory(arch, arch.base_widths, batch, runner.compute)
     budget = max(size.budget for size in comparison.sizes)
     largest = solve_widths(
@@ -95,22 +99,22 @@ def _probe_memory(comparison: Comparison, iterations: int, runner: Runner) -> No
     probe_memory(arch, largest.tolist(), settings.training.batch_size, runner.compute)
 
 
-def _check_proposals(missing: Points, history: Sequence[Iteration], runner: Runner) -> None:
+def _check_proposals(missing: Points, found: Histories, runner: Runner) -> None:
     """NsoptError for a method that can propose no widths at one of its budgets."""
     for method, points in missing.items():
         if not method.needs_trained_network:
-            _proposals(method, points, history, runner)
+            _proposals(method, points, found, runner)
 
 
 def _proposals(
-    method: Method, points: Sequence[Point], history: Sequence[Iteration], runner: Runner
+    method: Method, points: Sequence[Point], found: Histories, runner: Runner
 ) -> list[tuple[int, ...]]:
     """The widths of a method's points, each once, where they do not depend on the seed."""
-    samplers = {p.budget: runner.method_sampler(method, p, history) for p in points}
+    samplers = {p.budget: runner.method_sampler(method, p, found) for p in points}
     return [sampler.propose(budget) for budget, sampler in samplers.items()]
 
 
-def _enqueue(missing: Points, history: Sequence[Iteration], runner: Runner) -> None:
+def _enqueue(missing: Points, found: Histories, runner: Runner) -> None:
     """Let the missing points wait in their studies.
 
     First the latencies of those whose widths are known are measured, in one pass.
@@ -120,8 +124,8 @@ def _enqueue(missing: Points, history: Sequence[Iteration], runner: Runner) -> N
     known = [
         (studies[method], widths)
         for method, points in missing.items()
-        if not method.needs_trained_network and is_ready(method, history, task.settings)
-        for widths in _proposals(method, points, history, runner)
+        if not method.needs_trained_network and is_ready(method, found, task)
+        for widths in _proposals(method, points, found, runner)
     ]
     if known:
         runner.progress.start("measuring latency", len(known))

@@ -16,6 +16,8 @@ from nsopt.errors import NsoptError
 from nsopt.experiments.presets import StudySettings
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
+from nsopt.pruning.settings import SearchSettings
+from nsopt.settings import Price
 from nsopt.storage import schema
 from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import check_settings, load_studies, open_study
@@ -49,6 +51,24 @@ class Task:
         """The settings as they come back from storage, with what tells the images from others."""
         return self.settings.model_dump(mode="json") | {"data": self.splits.fingerprint()}
 
+    def search_settings(self, price: Price | None) -> SearchSettings:
+        """Those of a search with `price`, None for the settings' own."""
+        own = self.settings.search
+        return own if price is None else own.updated(price=price)
+
+    def search_kind(self, price: Price | None) -> str:
+        """The kind of the study of a search with `price`, None for the settings' own."""
+        usual = self.settings.search.price
+        return schema.search_kind(price or usual, usual)
+
+    def _identity_of(self, kind: str) -> dict[str, Any]:
+        """Of the study of a method, or of a search."""
+        if not schema.is_search(kind):
+            return self.identity
+        price = schema.price_of_search(kind) or self.settings.search.price
+        search = self.identity["search"] | {"price": price}
+        return {"preset": self.settings.preset, "search": search, "data": self.identity["data"]}
+
     @property
     def description(self) -> schema.TaskDescription:
         return schema.TaskDescription(
@@ -65,22 +85,21 @@ class Task:
     def stored_studies(self, storage: BaseStorage) -> dict[str, Study]:
         """Its studies by method. NsoptError if other settings wrote them."""
         studies = load_studies(storage, self.name)
-        for study in studies.values():
+        for kind, study in studies.items():
             if schema.read_settings(study):
-                check_settings(study, self.identity)
+                check_settings(study, self._identity_of(kind))
         return studies
 
     def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:
         """The study of a method, or of the search, made if it is not there yet."""
-        searching = method == schema.SEARCH
         return open_study(
             storage,
             self.study_name(method),
             self.description,
             self.source,
-            self.identity,
+            self._identity_of(method),
             provenance(describe_device(compute.device), compute.precision),
-            schema.SEARCH_METRIC_NAMES if searching else schema.METRIC_NAMES,
+            schema.SEARCH_METRIC_NAMES if schema.is_search(method) else schema.METRIC_NAMES,
         )
 
 

@@ -94,6 +94,8 @@ def best_settings(workspace: Workspace, name: str) -> dict[str, dict[str, Any]]:
         raise NsoptError(
             f"no tuning study {name!r} is stored at {shown(workspace.url)}: run nsopt tune first"
         )
+    if schema.is_curve(kind):
+        raise NsoptError(f"{name!r} ended with a law: use it with --methods tuned")
     parameters = best_trial(study).params
     search = {k: v for k, v in parameters.items() if k == "pretrain_epochs"}
     return {"search": search, "": {k: v for k, v in parameters.items() if k == "eta"}}

@@ -10,25 +10,24 @@ from optuna.study import Study
 from nsopt.compute.device import resolve_compute
 from nsopt.descent.iterations import is_complete
 from nsopt.errors import NsoptError
-from nsopt.experiments.presets import StudySettings
 from nsopt.experiments.runner import Runner, clear_finished, make_runner
+from nsopt.experiments.searching import Histories, histories
 from nsopt.experiments.sharing import sharing
-from nsopt.experiments.task import load_task
+from nsopt.experiments.task import Task, load_task
 from nsopt.experiments.workspace import Workspace
 from nsopt.methods.base import Method
 from nsopt.methods.registry import get_method, is_method
 from nsopt.progress import Progress
-from nsopt.scaling.record import Iteration
-from nsopt.storage import schema, trials
+from nsopt.storage import schema
 from nsopt.storage.opening import shown
 from nsopt.storage.queue import Watch, claim, run
 from nsopt.storage.studies import comparisons, has_unfinished, load_studies
 
 
-def is_ready(method: Method, history: Sequence[Iteration], settings: StudySettings) -> bool:
+def is_ready(method: Method, found: Histories, task: Task) -> bool:
     """Whether a method can make its law, or say why there will be none."""
-    needed = method.search_iterations(settings.search)
-    return len(history) >= needed or is_complete(history, settings.search)
+    settings, history = task.settings.search, found.get(task.search_kind(method.price), ())
+    return len(history) >= method.search_iterations(settings) or is_complete(history, settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +50,9 @@ class Worker:
         done = 0
         while True:
             studies = load_studies(self.runner.workspace.storage, self.runner.task.name)
-            search = studies.pop(schema.SEARCH, None)
-            history = trials.read_iterations(search) if search else []
-            known = self._known(studies)
-            if self._run_one(known, history):
+            found = histories(studies)
+            known = self._known({m: s for m, s in studies.items() if m not in found})
+            if self._run_one(known, found):
                 done += 1
                 continue
             running = [self._watch.look(study) for _, study in known]
@@ -76,11 +74,9 @@ class Worker:
             self._told.add(message)
             self.runner.progress.message(message)
 
-    def _run_one(
-        self, studies: Sequence[tuple[Method, Study]], history: Sequence[Iteration]
-    ) -> bool:
+    def _run_one(self, studies: Sequence[tuple[Method, Study]], found: Histories) -> bool:
         for method, study in studies:
-            if is_ready(method, history, self.runner.task.settings):
+            if is_ready(method, found, self.runner.task):
                 claimed = claim(study, self.runner)
                 if claimed is not None:
                     run(study, claimed, self.runner)
@@ -123,7 +119,7 @@ def _any_study(name: str, workspace: Workspace) -> Study:
     if not workspace.has_storage:
         raise NsoptError(f"nothing is stored at {shown(workspace.url)}: start a study first")
     studies = load_studies(workspace.storage, name)
-    ready = [s for m, s in studies.items() if m != schema.SEARCH and schema.read_settings(s)]
+    ready = [s for m, s in studies.items() if not schema.is_search(m) and schema.read_settings(s)]
     if not ready:
         known = ", ".join(comparisons(workspace.storage)) or "none"
         raise NsoptError(

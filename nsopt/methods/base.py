@@ -9,6 +9,7 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.cost import CostModel
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.record import Iteration
+from nsopt.settings import Price
 
 if TYPE_CHECKING:  # reports name methods and need no torch
     from torch import nn
@@ -20,8 +21,10 @@ if TYPE_CHECKING:  # reports name methods and need no torch
 class LawInputs:
     """What a method may make its law from.
 
-    iterations: of architecture descent, at least as many as it asked for, unless descent converged
-    before; trained: the network of base widths, trained with the trial's seed, if it asked for it.
+    iterations: of architecture descent with the method's price, at least as many as it asked for,
+    unless descent converged before; trained: the network of base widths, trained with the trial's
+    seed, if it asked for it; tuned: the law that was tuned for the metric of the budget, if it
+    asked for it.
     """
 
     arch: "Architecture"
@@ -29,6 +32,7 @@ class LawInputs:
     budget: float
     iterations: Sequence[Iteration] = ()
     trained: "nn.Module | None" = None
+    tuned: ScalingLaw | None = None
 
 
 class Method(ABC):
@@ -37,7 +41,8 @@ class Method(ABC):
     name: its word on the command line and in storage, without a slash; label: its name in reports;
     needs_trained_network: whether `LawInputs.trained` must be there; inherits_weights: whether its
     networks then begin with weights of that one (`start`) and are fine-tuned; by_algorithm_3:
-    whether `--eta` replaces the exact solver for it.
+    whether `--eta` replaces the exact solver for it; price: of the search that it needs, None for
+    that of the study's settings; needs_tuned_law: whether `LawInputs.tuned` must be there.
     """
 
     name: str
@@ -45,6 +50,8 @@ class Method(ABC):
     needs_trained_network: bool = False
     inherits_weights: bool = False
     by_algorithm_3: bool = False
+    price: Price | None = None
+    needs_tuned_law: bool = False
 
     @abstractmethod
     def law(self, inputs: LawInputs) -> ScalingLaw:

@@ -2,14 +2,18 @@
 
 import re
 from dataclasses import dataclass
+from typing import cast
 
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.methods.base import LawInputs, Method
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import ScalingLaw
+from nsopt.settings import Price
 
 _NAME = "neuralscale"
 _LABEL = "NeuralScale"
+_COUNTED = {"filters": "filters", "params": "parameters", "macs": "MACs"}
+_VARIANT = re.compile(rf"{_NAME}(-(?P<price>{'|'.join(_COUNTED)}))?(-iter(?P<iteration>[1-9]\d*))?")
 
 
 @dataclass(frozen=True)
@@ -17,15 +21,18 @@ class NeuralScale(Method):
     """The law of descent iteration `iteration`, counted from 1; None for the last one."""
 
     iteration: int | None = None
+    price: Price | None = None
     by_algorithm_3 = True
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        return _NAME if self.iteration is None else f"{_NAME}-iter{self.iteration}"
+        by = f"-{self.price}" if self.price else ""
+        return f"{_NAME}{by}" + (f"-iter{self.iteration}" if self.iteration else "")
 
     @property
     def label(self) -> str:  # type: ignore[override]
-        return _LABEL if self.iteration is None else f"{_LABEL}, iteration {self.iteration}"
+        by = f" by {_COUNTED[self.price]}" if self.price else ""
+        return f"{_LABEL}{by}" + (f", iteration {self.iteration}" if self.iteration else "")
 
     def search_iterations(self, settings: SearchSettings) -> int:
         if self.iteration is None:
@@ -44,5 +51,8 @@ class NeuralScale(Method):
         return inputs.iterations[(self.iteration or done) - 1].law
 
     def variant(self, name: str) -> "NeuralScale | None":
-        match = re.fullmatch(rf"{_NAME}-iter([1-9]\d*)", name)
-        return NeuralScale(int(match[1])) if match else None
+        match = _VARIANT.fullmatch(name)
+        if match is None:
+            return None
+        iteration = int(match["iteration"]) if match["iteration"] else None
+        return NeuralScale(iteration, cast("Price | None", match["price"]))

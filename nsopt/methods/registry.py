@@ -13,6 +13,7 @@ from nsopt.methods.base import Method
 from nsopt.methods.magnitude import Magnitude
 from nsopt.methods.morphnet import MorphNet
 from nsopt.methods.neuralscale import NeuralScale
+from nsopt.methods.tuned import Tuned
 from nsopt.methods.uniform import Uniform
 
 _GROUP = "nsopt.methods"
@@ -79,7 +80,8 @@ def method_order(names: Sequence[str]) -> list[str]:
 
 @cache
 def _built_in() -> dict[str, Method]:
-    return {method.name: method for method in (Uniform(), Magnitude(), MorphNet(), NeuralScale())}
+    built_in = (Uniform(), Magnitude(), MorphNet(), NeuralScale(), Tuned())
+    return {method.name: method for method in built_in}
 
 
 @cache

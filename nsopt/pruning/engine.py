@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.profiler import record_function
 
 from nsopt.compute.device import Compute, place
@@ -23,6 +23,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.importance import ImportanceScores
 from nsopt.pruning.pruned import make_pruned
+from nsopt.pruning.rules import PruneRule, make_rule, scale_metric
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Trajectory, gives_a_law
 from nsopt.training.step import sgd, train_step
@@ -63,8 +64,8 @@ def iterative_prune(
         kernels.enter_context(fast_kernels(network.model))
         if resume is not None:
             network.restore(resume)
-        filters = int(np.dot(widths, arch.channels_per_unit))
-        plan = Plan(filters, network.batches_per_epoch, settings)
+        rule = make_rule(arch, widths, settings)
+        plan = Plan(rule.steps, network.batches_per_epoch, settings)
         progress.start("searching", settings.pretrain_epochs + plan.steps)
         for _ in range(plan.stages_done(network.batches)):
             progress.advance()
@@ -76,26 +77,24 @@ def iterative_prune(
             elif (network.batches - plan.pretraining) % settings.prune_every == 0:
                 loss = network.mean_loss()
                 spare = not gives_a_law(network.rows)
-                if not network.prune(plan.filters_after(network.batches), spare):
+                if not network.prune(rule, plan.steps_after(network.batches), spare):
                     break
-                left = np.dot(network.rows[-1], arch.channels_per_unit) / plan.filters
-                progress.advance(f"{left:.0%} of the filters left, loss {loss:.3f}")
+                left = rule.left(network.rows[-1])
+                progress.advance(f"{left:.0%} of the {rule.counted} left, loss {loss:.3f}")
             after_batch(network.state)
     trajectory = np.array(network.rows, dtype=np.int64)
-    return Trajectory(trajectory, np.asarray(arch.cost("params")(trajectory)))
+    return Trajectory(trajectory, np.asarray(scale_metric(settings.price).cost(arch)(trajectory)))
 
 
 class Plan:
-    """What is due after how many mini-batches. filters: of the network before pruning."""
+    """What is due after how many mini-batches. steps: prune steps, all together."""
 
-    def __init__(self, filters: int, batches_per_epoch: int, settings: SearchSettings) -> None:
-        self.filters = filters
-        self._keep = math.floor(settings.keep_fraction * filters)
+    def __init__(self, steps: int, batches_per_epoch: int, settings: SearchSettings) -> None:
         self._epoch = batches_per_epoch
         self._settings = settings
         self.pretraining = settings.pretrain_epochs * batches_per_epoch
-        self.steps = math.ceil((filters - self._keep) / settings.filters_per_step)
-        self.batches = self.pretraining + self.steps * settings.prune_every
+        self.steps = steps
+        self.batches = self.pretraining + steps * settings.prune_every
 
     def lr(self, batches: int) -> float:
         """The learning rate of the next mini-batch."""
@@ -106,15 +105,13 @@ class Plan:
         epochs = step * settings.prune_every // self._epoch
         return settings.prune_lr / settings.prune_lr_divisor ** (epochs // settings.prune_lr_epochs)
 
-    def filters_after(self, batches: int) -> int:
-        """Filters to keep at the prune step after `batches`."""
-        step = (batches - self.pretraining) // self._settings.prune_every
-        return max(self._keep, self.filters - step * self._settings.filters_per_step)
+    def steps_after(self, batches: int) -> int:
+        """Prune steps that are due after `batches`, the earlier ones included."""
+        return max(0, batches - self.pretraining) // self._settings.prune_every
 
     def stages_done(self, batches: int) -> int:
         """Epochs of pre-training and prune steps that lie behind."""
-        pruning = max(0, batches - self.pretraining) // self._settings.prune_every
-        return min(batches, self.pretraining) // self._epoch + pruning
+        return min(batches, self.pretraining) // self._epoch + self.steps_after(batches)
 
 
 def load_weights_of(start: nn.Module, model: nn.Module) -> None:
@@ -193,38 +190,25 @@ class ShrinkingNetwork:
             raise NonFiniteLossError(f"the loss became {mean} while searching: try a smaller --lr")
         return mean
 
-    def prune(self, filters: int, spare: bool = False) -> bool:
-        """Keep the `filters` most important channels, of all layers together.
+    def prune(self, rule: PruneRule, steps: int, spare: bool = False) -> bool:
+        """Keep what `rule` keeps after `steps` prune steps, of all layers together.
 
         The scores start anew. Returns False, and prunes nothing, if a layer would lose its last and
         the last ones are not spared.
         """
         with record_function("compaction"):
-            kept = self._most_important(filters)
+            importance = [scores.double().cpu().numpy() for scores in self._scores.mean()]
+            kept = rule.kept(importance, steps)
             if not all(mask.any() for mask in kept):
                 if not spare:
                     return False
-                for mask, scores in zip(kept, self._scores.mean(), strict=True):
+                for mask, scores in zip(kept, importance, strict=True):
                     mask[scores.argmax()] = True
             units = zip(self._pruned.kept, kept, strict=True)
-            left = [ids[mask.cpu().numpy()] for ids, mask in units]
-            self._pruned.shrink(left, self._optimizer)
+            self._pruned.shrink([ids[mask] for ids, mask in units], self._optimizer)
             self._scores.reset()
         self.rows.append(self._widths())
         return True
-
-    def _most_important(self, filters: int) -> list[Tensor]:
-        """Which units of each group are kept: masks (w_l,). Of a unit of several channels the
-        importance per channel counts."""
-        scores, widths = torch.cat(self._scores.mean()), self._widths()
-        channels = torch.tensor(self._arch.channels_per_unit).repeat_interleave(
-            torch.tensor(widths)
-        )
-        channels = channels.to(scores.device)
-        order = (scores / channels).argsort(descending=True, stable=True)
-        kept = torch.zeros_like(scores, dtype=torch.bool)
-        kept[order[channels[order].cumsum(0) <= filters]] = True
-        return list(torch.split(kept, widths))
 
     def _widths(self) -> list[int]:
         """Units left in each group."""

@@ -2,20 +2,25 @@
 
 from pydantic import Field
 
-from nsopt.settings import Fraction, SgdSettings
+from nsopt.settings import Fraction, Price, SgdSettings
 
 
 class SearchSettings(SgdSettings):
     """Algorithms 1 and 4; the defaults are the protocol of the published CIFAR records.
 
-    pretrain_epochs: P, at learning rate `lr`; prune_every: Q, mini-batches between prune steps;
-    filters_per_step: pruned across all layers together; keep_fraction: of all filters, at which
-    pruning stops. While pruning the learning rate is `prune_lr`, divided by `prune_lr_divisor`
+    price: what the importance of a filter is divided by when filters are ranked: nothing
+    (`filters`, as published), or what its removal frees of a metric at the present widths; tau is
+    then in that metric. pretrain_epochs: P, at learning rate `lr`; prune_every: Q, mini-batches
+    between prune steps; filters_per_step: pruned across all layers together; keep_fraction: of all
+    filters, at which pruning stops. With a price there are as many steps, but each frees the same
+    fraction of what is left, down to the cost of the network whose widths are all `keep_fraction`
+    of the first. While pruning the learning rate is `prune_lr`, divided by `prune_lr_divisor`
     every `prune_lr_epochs` epochs. iterations: of architecture descent, fewer where no width
     changes by more than `convergence` of itself. A proposed width below `small_width` is raised by
     that much before the next iteration.
     """
 
+    price: Price = "filters"
     pretrain_epochs: int = Field(10, ge=0)
     prune_every: int = Field(50, ge=1)
     filters_per_step: int = Field(10, ge=1)

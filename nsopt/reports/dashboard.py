@@ -35,8 +35,9 @@ def publish(url: str, name: str | None = None) -> None:
     front, widths = draw_pareto(pareto_info(results)), draw_widths(widths_info(results))
     for method, study in load_studies(open_storage(url), results.name).items():
         save_note(study, note(results, method))
-        if method == schema.SEARCH:
-            law = draw_law(law_info(results))
+        if method in results.searches:
+            metric = results.searches[method][-1].metric
+            law = draw_law(law_info(results, method), metric)
             save_plotly_graph_object(study, law, graph_object_id="law")
         else:
             save_plotly_graph_object(study, front, graph_object_id="pareto")
@@ -46,13 +47,13 @@ def publish(url: str, name: str | None = None) -> None:
 def note(results: Results, method: str) -> str:
     """Markdown about one study of a comparison."""
     preset = str(results.settings.get("preset", ""))
-    searching = method == schema.SEARCH
-    subject = "the search" if searching else method_label(method)
+    searching = schema.is_search(method)
+    subject = schema.search_label(method) if searching else method_label(method)
     parts = [
         f"# {plain_text(results.name)}: {plain_text(subject)}",
         get_preset(preset, results.task.data).question,
         protocol_text(results.settings, "search" if searching else "training"),
-        _descent(results) if searching else _outcomes(results),
+        _descent(results, method) if searching else _outcomes(results),
     ]
     if preset != "paper":
         parts.append("A short protocol: nothing is trained to convergence.")
@@ -115,8 +116,8 @@ def _outcomes(results: Results) -> str:
     return "Mean ± sample standard deviation over n seeds.\n\n" + markdown_table(names, rows)
 
 
-def _descent(results: Results) -> str:
-    table = descent_table(results)
+def _descent(results: Results, search: str) -> str:
+    table = descent_table(results.searches[search])
     return markdown_table(
         table.columns,
         [

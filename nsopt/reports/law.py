@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from nsopt.reports.results import Results
 from nsopt.reports.style import LAYER_COLOURS, new_figure
+from nsopt.scaling.metric import get_metric
 
 _SAMPLES = 40
 
@@ -25,12 +26,12 @@ class LawInfo(NamedTuple):
     extrapolated_widths: list[float | None]
 
 
-def law_info(results: Results) -> list[LawInfo]:
-    """The last descent iteration's law, one entry per layer."""
-    iteration = results.iterations[-1]
+def law_info(results: Results, search: str) -> list[LawInfo]:
+    """The law of a search's last iteration, one entry per layer. search: the kind of its study."""
+    iteration = results.searches[search][-1]
     record, law = iteration.record, iteration.law
     first, last = float(record.tau.min()), float(record.tau.max())
-    sizes = results.outcomes["params"]
+    sizes = results.outcomes[iteration.metric]
     inside = np.geomspace(first, last, _SAMPLES)
     below = np.geomspace(min(first, float(sizes.min())), first, _SAMPLES)
     above = np.geomspace(last, max(last, float(sizes.max())), _SAMPLES)
@@ -52,10 +53,11 @@ def law_info(results: Results) -> list[LawInfo]:
     ]
 
 
-def draw_law(layers: list[LawInfo]) -> go.Figure:
-    """Recorded points, fit and extrapolation of every layer."""
+def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
+    """Recorded points, fit and extrapolation of every layer. metric: of tau."""
+    unit = get_metric(metric).unit
     figure = new_figure(
-        xaxis={"title": "parameters (tau)", "type": "log", "dtick": "D2"},
+        xaxis={"title": f"tau ({unit})", "type": "log", "dtick": "D2"},
         yaxis={"title": "width", "type": "log", "dtick": "D2"},
         height=560,
         legend={"orientation": "v", "x": 1.01, "y": 1, "xanchor": "left", "yanchor": "top"},
@@ -70,7 +72,7 @@ def draw_law(layers: list[LawInfo]) -> go.Figure:
             marker={"color": shade, "size": 5, "opacity": 0.5},
             name=f"{info.layer}: exponent {info.exponent:.2f}, r2 {info.r2:.3f}",
             legendgroup=info.layer,
-            hovertemplate=f"{info.layer}: %{{y}} at %{{x:,}} parameters<extra></extra>",
+            hovertemplate=f"{info.layer}: %{{y}} at %{{x:,}} {unit}<extra></extra>",
         )
         figure.add_scatter(
             x=info.line_tau, y=info.line_widths, line={"color": shade}, showlegend=False, **shared

@@ -15,6 +15,7 @@ from nsopt.reports.published import published_lines
 from nsopt.reports.results import Results
 from nsopt.reports.tables import descent_table, size_of, summary, with_deviation, write_csv
 from nsopt.reports.widths import draw_widths, widths_info
+from nsopt.storage import schema
 
 
 def write_report(results: Results, folder: Path) -> Path:
@@ -35,14 +36,15 @@ def render(results: Results, csv_files: list[str]) -> str:
         "accuracy": draw_accuracy(accuracy_info(results), published),
         "widths": draw_widths(widths_info(results)),
     }
-    if results.iterations:
-        figures["law"] = draw_law(law_info(results))
+    for search, iterations in results.searches.items():
+        figures[search] = draw_law(law_info(results, search), iterations[-1].metric)
     return environment.get_template("page.html").render(
         results=results,
         plotly=get_plotlyjs(),
         figures={key: _fragment(figure, key) for key, figure in figures.items()},
         rows=_rows(summary(results)),
-        descent=descent_table(results),
+        search_label=schema.search_label,
+        descents={search: descent_table(found) for search, found in results.searches.items()},
         failures=results.failures.to_dict("records"),
         settings=_flat(results.settings),
         provenance=_flat(results.provenance),

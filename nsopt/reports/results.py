@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.errors import NsoptError
@@ -21,7 +20,7 @@ class Results:
 
     outcomes: one row per completed trial, the columns of the schema and `widths` (a tuple);
     failures: method, label and reason of the trials that failed; curves: per-epoch numbers, a row
-    per trial and epoch; iterations: of the search, first to last.
+    per trial and epoch; searches: their iterations, first to last, by the kind of their study.
     """
 
     name: str
@@ -31,7 +30,7 @@ class Results:
     outcomes: pd.DataFrame
     failures: pd.DataFrame
     curves: pd.DataFrame
-    iterations: list[Iteration]
+    searches: dict[str, list[Iteration]]
 
     @property
     def methods(self) -> list[str]:
@@ -49,7 +48,7 @@ def read_results(url: str, name: str | None = None) -> Results:
     storage = open_storage(url)
     name = name or only_comparison(storage)
     studies = load_studies(storage, name)
-    compared = {method: study for method, study in studies.items() if method != schema.SEARCH}
+    compared = {method: study for method, study in studies.items() if not schema.is_search(method)}
     points = [
         (study, trial)
         for study in compared.values()
@@ -72,12 +71,12 @@ def read_results(url: str, name: str | None = None) -> Results:
         outcomes=pd.DataFrame([_outcome(trial, task) for _, trial in done]),
         failures=pd.DataFrame(failures, columns=["label", "reason"]),
         curves=pd.concat([_curves(trial) for _, trial in done], ignore_index=True),
-        iterations=_iterations(studies),
+        searches={
+            kind: iterations
+            for kind, study in studies.items()
+            if schema.is_search(kind) and (iterations := trials.read_iterations(study))
+        },
     )
-
-
-def _iterations(studies: dict[str, Study]) -> list[Iteration]:
-    return trials.read_iterations(studies[schema.SEARCH]) if schema.SEARCH in studies else []
 
 
 def _outcome(trial: FrozenTrial, task: schema.TaskDescription) -> dict[str, Any]:

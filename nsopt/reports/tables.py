@@ -1,12 +1,13 @@
 """Tables of a report: a row per configuration, a row per descent iteration, and the CSV files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from nsopt.reports.results import Results
+from nsopt.scaling.record import Iteration
 from nsopt.storage.schema import width_key
 from nsopt.storage.trials import size_label
 
@@ -52,7 +53,7 @@ def with_deviation(mean: float, deviation: float) -> str:
     return f"{mean:.2f}" if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
-def descent_table(results: Results) -> pd.DataFrame:
+def descent_table(iterations: Sequence[Iteration]) -> pd.DataFrame:
     """One row per iteration of architecture descent."""
     return pd.DataFrame(
         [
@@ -65,7 +66,7 @@ def descent_table(results: Results) -> pd.DataFrame:
                 "largest change": iteration.change,
                 "seconds": iteration.seconds,
             }
-            for number, iteration in enumerate(results.iterations, start=1)
+            for number, iteration in enumerate(iterations, start=1)
         ]
     )
 
@@ -75,7 +76,7 @@ def write_csv(results: Results, folder: Path) -> list[Path]:
     layers = list(results.task.layer_names)
     outcomes = results.outcomes.assign(widths=results.outcomes["widths"].map(width_key))
     tables = {"outcomes": outcomes, "summary": summary(results), "epochs": results.curves}
-    if results.iterations:
+    if results.searches:
         tables["record"] = _records(results, layers)
         tables["laws"] = _laws(results, layers)
     paths = []
@@ -87,10 +88,11 @@ def write_csv(results: Results, folder: Path) -> list[Path]:
 
 def _records(results: Results, layers: list[str]) -> pd.DataFrame:
     frames = []
-    for number, iteration in enumerate(results.iterations, start=1):
+    for search, number, iteration in _iterations(results):
         frame = pd.DataFrame(iteration.record.widths, columns=layers)
         frame.insert(0, "tau", iteration.record.tau)
         frame.insert(0, "iteration", number)
+        frame.insert(0, "search", search)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
@@ -99,6 +101,7 @@ def _laws(results: Results, layers: list[str]) -> pd.DataFrame:
     frames = [
         pd.DataFrame(
             {
+                "search": search,
                 "iteration": number,
                 "layer": layers,
                 "alpha": iteration.law.alpha,
@@ -106,6 +109,12 @@ def _laws(results: Results, layers: list[str]) -> pd.DataFrame:
                 "r2": iteration.law.r2,
             }
         )
-        for number, iteration in enumerate(results.iterations, start=1)
+        for search, number, iteration in _iterations(results)
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+def _iterations(results: Results) -> Iterator[tuple[str, int, Iteration]]:
+    for search, iterations in results.searches.items():
+        for number, iteration in enumerate(iterations, start=1):
+            yield search, number, iteration

@@ -13,6 +13,7 @@ from nsopt.storage import schema, trials
 _QUESTIONS = {
     "pretrain-epochs": "How many epochs P should a network train before it is pruned?",
     "eta": "For which eta does Algorithm 3 end near the budget, and soon?",
+    "curve": "Which law of the family of uniform scaling and searched laws trains best?",
     "both": "Which P and eta give the widths that train best?",
 }
 
@@ -22,11 +23,13 @@ def publish_tuning(study: Study, metric_names: Sequence[str]) -> None:
     from optuna_dashboard import save_note, save_plotly_graph_object  # noqa: PLC0415
 
     save_note(study, tuning_note(study, metric_names))
-    figure = (
-        optuna.visualization.plot_pareto_front(study, target_names=list(metric_names))
-        if len(study.directions) > 1
-        else optuna.visualization.plot_intermediate_values(study)
-    )
+    _, kind = schema.split_name(study.study_name)
+    if len(study.directions) > 1:
+        figure = optuna.visualization.plot_pareto_front(study, target_names=list(metric_names))
+    elif schema.is_curve(kind):
+        figure = optuna.visualization.plot_slice(study)
+    else:
+        figure = optuna.visualization.plot_intermediate_values(study)
     save_plotly_graph_object(study, figure, graph_object_id="tuning")
 
 
@@ -43,6 +46,9 @@ def tuning_note(study: Study, metric_names: Sequence[str]) -> str:
         protocol_text(settings, "training"),
         markdown_table(names, rows),
     ]
+    verdict = schema.read_verdict(study)
+    if verdict is not None:
+        parts.insert(2, f"**{plain_text(verdict)}**")
     return "\n\n".join(parts)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NoWidthsError, ShortRecordError
-from nsopt.scaling.cost import IntArray
+from nsopt.scaling.cost import CostModel, IntArray, Numbers
 from nsopt.scaling.law import PowerLaw
 
 MIN_ROWS = 6
@@ -32,13 +32,14 @@ def _published_rows(widths: IntArray) -> NDArray[np.bool_]:
 class PruneRecord:
     """The rows from which a law is fitted.
 
-    widths: int64 (N, L); tau: int64 (N,), parameters of the network with these widths. As published
+    widths: int64 (N, L); tau: (N,), sizes of the networks with these widths: their parameters, or
+    what else importance was divided by. As published
     these are the rows in which every layer has lost a filter. own_rows: whether they begin with the
     unpruned network instead, and each layer is fitted on rows of its own.
     """
 
     widths: IntArray
-    tau: IntArray
+    tau: Numbers
     own_rows: bool = False
 
     def law(self) -> PowerLaw:
@@ -74,11 +75,11 @@ def _rows_of_layer(widths: IntArray) -> slice:
 class Trajectory:
     """All widths from the unpruned network, row 0, to the last prune step.
 
-    widths: int64 (N, L); tau: int64 (N,), their numbers of parameters.
+    widths: int64 (N, L); tau: (N,), their sizes.
     """
 
     widths: IntArray
-    tau: IntArray
+    tau: Numbers
 
     def record(self) -> PruneRecord:
         """The rows for a law: those of the published rule; if they are too few, all."""
@@ -104,17 +105,23 @@ class Iteration:
     """One iteration of architecture descent.
 
     trajectory: widths after every prune step; law: fitted to its record; widths: what the law
-    proposes at the original network's number of parameters; seconds: what it took.
+    proposes at the original network's size; seconds: what it took; metric: of tau.
     """
 
     trajectory: Trajectory
     law: PowerLaw
     widths: tuple[int, ...]
     seconds: float
+    metric: str = "params"
 
     @property
     def record(self) -> PruneRecord:
         return self.trajectory.record()
+
+    def reach(self, cost: CostModel) -> tuple[float, float]:
+        """The costs, in any metric, from which and to which the record goes."""
+        costs = np.asarray(cost(self.record.widths))
+        return float(costs.min()), float(costs.max())
 
     @property
     def start_widths(self) -> tuple[int, ...]:
@@ -135,11 +142,13 @@ class Iteration:
             "law": self.law.to_dict(),
             "widths": list(self.widths),
             "seconds": self.seconds,
+            "metric": self.metric,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`."""
-        rows, tau = (np.array(data[name], dtype=np.int64) for name in ("trajectory", "tau"))
+        trajectory = Trajectory(np.array(data["trajectory"], dtype=np.int64), np.array(data["tau"]))
         law = PowerLaw.from_dict(data["law"])
-        return cls(Trajectory(rows, tau), law, tuple(data["widths"]), data["seconds"])
+        metric = data.get("metric", "params")  # versions before 0.1 knew no other
+        return cls(trajectory, law, tuple(data["widths"]), data["seconds"], metric)

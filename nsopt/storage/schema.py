@@ -21,6 +21,8 @@ DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 METRIC_NAMES = ("validation accuracy (%)", "latency (ms)")
 SEARCH_METRIC_NAMES = ("lowest r2 of a layer", "seconds")
 SEARCH = "search"
+_OTHER_SEARCH = "search-"
+_BEFORE_PRICES = {"price": "filters"}
 _TUNING = "-tune"
 _SETTINGS = "settings"
 _PROVENANCE = "provenance"
@@ -28,6 +30,7 @@ _SUBJECT = "subject"
 _LATENCY = "latency:"
 _SOURCE = "source"
 _LAW = "law"
+_VERDICT = "verdict"
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,43 @@ def tuning_name(comparison: str) -> str:
     return f"{comparison}{_TUNING}"
 
 
+def curve_kind(metric: str) -> str:
+    """The kind of the tuning study whose law is for budgets in a metric."""
+    return f"curve-{metric}"
+
+
+def is_curve(kind: str) -> bool:
+    """Whether the tuning study of this kind ends with a law, or confirms one."""
+    return kind.startswith(curve_kind(""))
+
+
+def confirmation_name(study: str) -> str:
+    """The name of the study that confirms what the tuning `study` found."""
+    return f"{study}-confirmed"
+
+
 def is_tuning(prefix: str) -> bool:
     return prefix.endswith(_TUNING)
+
+
+def search_kind(price: str, usual: str) -> str:
+    """The kind of the study of a search with a price. usual: the price of the task's settings."""
+    return SEARCH if price == usual else f"{_OTHER_SEARCH}{price}"
+
+
+def is_search(kind: str) -> bool:
+    return kind == SEARCH or kind.startswith(_OTHER_SEARCH)
+
+
+def price_of_search(kind: str) -> str | None:
+    """The price that the kind of a search's study names; None where it is the settings' own."""
+    return kind.removeprefix(_OTHER_SEARCH) if kind.startswith(_OTHER_SEARCH) else None
+
+
+def search_label(kind: str) -> str:
+    """What a report calls a search."""
+    price = price_of_search(kind)
+    return "the search" if price is None else f"the search by {price}"
 
 
 def width_key(widths: Sequence[int]) -> str:
@@ -98,7 +136,10 @@ def write_identity(
 
 def read_settings(study: Study) -> dict[str, Any]:
     """Everything that decides its numbers; empty for a study that nsopt did not make."""
-    return dict(study.user_attrs.get(_SETTINGS, {}))
+    settings = dict(study.user_attrs.get(_SETTINGS, {}))
+    if "search" in settings:
+        settings["search"] = _BEFORE_PRICES | settings["search"]
+    return settings
 
 
 def is_ours(study: FrozenStudy) -> bool:
@@ -149,6 +190,16 @@ def write_latency(
 def write_law(study: Study, law: PowerLaw) -> None:
     """Keep a law with the study that is about it."""
     study.set_user_attr(_LAW, law.to_dict())
+
+
+def write_verdict(study: Study, verdict: str) -> None:
+    """Keep, in words, what a tuning study ended with."""
+    study.set_user_attr(_VERDICT, verdict)
+
+
+def read_verdict(study: Study) -> str | None:
+    """What `write_verdict` kept, if it did."""
+    return study.user_attrs.get(_VERDICT)
 
 
 def read_law(study: Study) -> PowerLaw | None:

@@ -73,9 +73,12 @@ def open_study(
 def check_settings(study: Study, ours: Mapping[str, Any]) -> None:
     """Raise NsoptError, listing the differences, if `study` was written by other settings.
 
-    What an older version did not store of the data is not compared.
+    What an older version did not store of the data is not compared, nor what it stored with a
+    search and a search does not depend on.
     """
     theirs = schema.read_settings(study)
+    if schema.is_search(schema.split_name(study.study_name)[1]):
+        theirs = {name: value for name, value in theirs.items() if name in ours}
     data = {name: value for name, value in ours["data"].items() if name in theirs["data"]}
     found = differences({**ours, "data": data}, theirs)
     if found:

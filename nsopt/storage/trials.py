@@ -82,10 +82,12 @@ def size_label(budget: float, metric: str, ratio: float | None) -> str:
     return get_metric(metric).show(budget) if ratio is None else f"{ratio:g}x"
 
 
-def enqueue_point(study: Study, point: Point | TuningPoint) -> None:
-    """Let a trial wait that runs `point`."""
+def enqueue_point(
+    study: Study, point: Point | TuningPoint, parameters: Mapping[str, float] | None = None
+) -> None:
+    """Let a trial wait that runs `point`, with `parameters` where they are given."""
     attributes = {name: value for name, value in asdict(point).items() if value is not None}
-    parameters = {}
+    parameters = dict(parameters or {})
     if isinstance(point, TuningPoint) and point.pretrain_epochs is not None:
         parameters = {_PRETRAIN_EPOCHS: attributes.pop(_PRETRAIN_EPOCHS)}
     study.enqueue_trial(parameters, user_attrs=attributes)

@@ -44,7 +44,7 @@ def measured(out: Path) -> pd.DataFrame:
 
 def found(out: Path) -> tuple[list, dict]:
     """The record and the law of a run."""
-    (iteration,) = read_results(f"sqlite:///{out / 'study.db'}").iterations
+    (iteration,) = read_results(f"sqlite:///{out / 'study.db'}").searches["search"]
     return iteration.record.widths.tolist(), iteration.law.to_dict()
 
 

@@ -38,7 +38,7 @@ from nsopt.storage.studies import load_studies
 from nsopt.training.evaluation import Evaluation
 from nsopt.training.settings import TrainSettings
 
-METHODS = tuple(methods())
+METHODS = tuple(name for name, method in methods().items() if not method.needs_tuned_law)
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 
 SETTINGS = StudySettings(
@@ -76,7 +76,7 @@ class Listener(Silent):
 def comparison_in(arch: TableArchitecture, data: ImageData) -> Comparison:
     return Comparison(
         task=Task(arch, data, Source("digits"), SETTINGS),
-        methods=tuple(methods().values()),
+        methods=get_methods(METHODS),
         metric=PARAMS,
         sizes=sizes_of_ratios(arch, PARAMS, [0.5]),
         seeds=2,
@@ -155,7 +155,7 @@ def test_every_point_has_one_trial_within_the_budget(
         assert row["latency_ms"] > 0
         assert row["epochs"] == 1
     assert len(results.curves) == 8
-    assert len(results.iterations) == 1
+    assert len(results.searches["search"]) == 1
 
 
 def test_studies_follow_the_schema(done: Workspace) -> None:
@@ -198,7 +198,7 @@ def test_neuralscale_widths_are_those_of_the_stored_law(
     comparison: Comparison, done: Workspace
 ) -> None:
     results = results_at(done)
-    law = results.iterations[-1].law
+    law = results.searches["search"][-1].law
     outcome = results.outcomes.query("method == 'neuralscale'").iloc[0]
     expected = solve_widths(law, PARAMS.cost(comparison.task.arch), outcome["budget"]).widths
     assert outcome["widths"] == tuple(expected.tolist())
@@ -305,7 +305,7 @@ def test_descent_iterations_stand_side_by_side(comparison: Comparison, place: Wo
     results = results_at(place)
     assert results.methods == list(names)
     params = PARAMS.cost(comparison.task.arch)
-    for iteration, method in zip(results.iterations, names, strict=True):
+    for iteration, method in zip(results.searches["search"], names, strict=True):
         (outcome,) = results.outcomes.query(f"method == '{method}'").to_dict("records")
         expected = solve_widths(iteration.law, params, outcome["budget"]).widths
         assert outcome["widths"] == tuple(expected.tolist())
@@ -386,7 +386,7 @@ def test_an_interrupted_descent_continues_after_its_last_iteration(
     assert listener.tasks.count("searching") == 1
     run_comparison(both, place, Silent())
     whole, again = results_at(place), results_at(parted)
-    for one, two in zip(whole.iterations, again.iterations, strict=True):
+    for one, two in zip(whole.searches["search"], again.searches["search"], strict=True):
         assert {**one.to_dict(), "seconds": 0} == {**two.to_dict(), "seconds": 0}
     pd.testing.assert_frame_equal(measured(whole), measured(again))
 

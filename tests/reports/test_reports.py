@@ -62,7 +62,7 @@ def results() -> Results:
         outcomes=pd.DataFrame(rows),
         failures=pd.DataFrame([{"label": "uniform <i>", "reason": "the loss became nan"}]),
         curves=pd.DataFrame({"method": ["uniform"], "epoch": [1], "train_loss": [0.5]}),
-        iterations=[Iteration(Trajectory(widths, tau), law, (80, 30), 12.0)],
+        searches={"search": [Iteration(Trajectory(widths, tau), law, (80, 30), 12.0)]},
     )
 
 
@@ -133,8 +133,8 @@ def test_widths_are_shown_budget_by_budget(results: Results) -> None:
 
 
 def test_law_is_solid_only_where_it_was_recorded(results: Results) -> None:
-    first = law_info(results)[0]
-    record = results.iterations[0].record
+    first = law_info(results, "search")[0]
+    record = results.searches["search"][0].record
     assert first.widths == record.widths[:, 0].tolist()
     assert (first.line_tau[0], first.line_tau[-1]) == pytest.approx(
         (record.tau.min(), record.tau.max())
@@ -156,7 +156,7 @@ def test_page_escapes_what_users_named(results: Results) -> None:
 def test_page_stands_alone_and_says_that_the_protocol_is_short(results: Results) -> None:
     page = render(results, [])
     assert "short protocol <b>smoke</b>" in page
-    for key in ("pareto", "accuracy", "widths", "law"):
+    for key in ("pareto", "accuracy", "widths", "search"):
         assert f'id="figure-{key}"' in page
     visible = page[page.index("<body>") :]
     assert 'src="http' not in page
@@ -170,10 +170,10 @@ def test_csv_files_hold_the_numbers(results: Results, tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "outcomes.csv")["widths"].iloc[0] == "2-4"
     record = pd.read_csv(tmp_path / "record.csv")
     assert record[["first", "second"]].to_numpy().tolist() == (
-        results.iterations[0].record.widths.tolist()
+        results.searches["search"][0].record.widths.tolist()
     )
     laws = pd.read_csv(tmp_path / "laws.csv")
-    np.testing.assert_array_equal(laws["alpha"], results.iterations[0].law.alpha)
+    np.testing.assert_array_equal(laws["alpha"], results.searches["search"][0].law.alpha)
 
 
 def test_published_accuracies_are_those_of_the_paper() -> None:

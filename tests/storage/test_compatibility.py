@@ -30,7 +30,7 @@ def test_results_and_laws_of_an_older_version_are_read(old: str) -> None:
     assert results.methods == ["uniform", "magnitude", "neuralscale"]
     assert (results.outcomes["params"] <= results.outcomes["budget"]).all()
     assert len(results.curves) == 1 + 2 + 1  # fine-tuning takes two epochs
-    (iteration,) = results.iterations
+    (iteration,) = results.searches["search"]
     assert iteration.law.layers == 8
     assert call_nsopt("widths", f"--storage={old}", "--ratios=0.1").returncode == 0
 

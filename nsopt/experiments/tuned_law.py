@@ -1,0 +1,25 @@
+"""The law that a tuning study of the same task ended with."""
+
+from nsopt.errors import NoWidthsError
+from nsopt.experiments.workspace import Workspace
+from nsopt.scaling.law import PowerLaw
+from nsopt.storage import schema
+from nsopt.storage.studies import load_studies
+
+
+def tuned_law(workspace: Workspace, name: str, metric: str) -> PowerLaw:
+    """What `nsopt tune --over curve` found for a metric; NoWidthsError if it has not ended.
+
+    name: ARCH-DATA-PRESET.
+    """
+    law = None
+    if workspace.has_storage:
+        studies = load_studies(workspace.storage, schema.tuning_name(name))
+        study = studies.get(schema.curve_kind(metric))
+        law = schema.read_law(study) if study else None
+    if law is None:
+        raise NoWidthsError(
+            f"no law of {name} is tuned for {metric} in this storage: run nsopt tune "
+            f"--over curve --metric {metric} with the same options first"
+        )
+    return law
