@@ -4,6 +4,9 @@ from .data.registry import load_data as load_data
 from .descent.search import SearchResult as SearchResult
 from .descent.search import search as search
 from .errors import NsoptError as NsoptError
+from .latency.attach import with_latency as with_latency
+from .latency.measure import Latency as Latency
+from .latency.measure import measure_latency as measure_latency
 from .methods.base import LawInputs as LawInputs
 from .methods.base import Method as Method
 from .methods.registry import register_method as register_method
@@ -25,8 +28,6 @@ from .scaling.solve import solve_widths as solve_widths
 from .storage.kept import KeptNetwork as KeptNetwork
 from .storage.kept import load_network as load_network
 from .storage.kept import load_weights as load_weights
-from .training.latency import Latency as Latency
-from .training.latency import measure_latency as measure_latency
 from .training.loop import Epoch as Epoch
 from .training.loop import Outcome as Outcome
 from .training.loop import train as train

@@ -8,7 +8,7 @@ from nsopt.errors import NsoptError
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Precision = Literal["auto", "fp32", "bf16"]
-Price = Literal["filters", "params", "macs"]
+Price = Literal["filters", "params", "macs", "latency"]
 
 
 class Settings(BaseModel):

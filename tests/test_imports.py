@@ -21,6 +21,7 @@ FLOORS = [
     "models",
     "data",
     "compute",
+    "latency",
     "training",
     "pruning",
     "descent",

@@ -10,6 +10,7 @@ from nsopt.cli import data
 from nsopt.cli.console import user_errors
 from nsopt.cli.dashboard import dashboard
 from nsopt.cli.export import export
+from nsopt.cli.latency import latency
 from nsopt.cli.report import report
 from nsopt.cli.search import search
 from nsopt.cli.study import study
@@ -25,7 +26,7 @@ app = App(
     default_parameter=Parameter(negative=()),
     result_action="return_value",
 )
-for command in (study, search, widths, tune, report, export, dashboard, worker):
+for command in (study, search, widths, tune, report, latency, export, dashboard, worker):
     app.command(command)
 app.command(data.app)
 

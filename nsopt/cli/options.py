@@ -6,10 +6,13 @@ A command holds these groups as fields. Their names are those of the settings th
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
+
+from nsopt.errors import NsoptError
+from nsopt.scaling.metric import get_metric
 
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 CountFrom0 = Annotated[int, Parameter(validator=Number(gte=0))]
@@ -47,16 +50,19 @@ class SizeOptions:
     budgets: str | None = None
     """Budgets instead of ratios: 600k,2M."""
     metric: str = "params"
-    """What a budget limits: params or macs."""
-    multiple_of: Count | None = None
-    """Round widths down to multiples, such as 8."""
-    min_width: Count | None = None
-    """Narrowest layer."""
+    """What a budget limits: params, macs or latency."""
+    multiple_of: str | None = None
+    """Round widths down to multiples: 8, or by metric, latency=16,macs=8."""
+    min_width: str | None = None
+    """Narrowest layer: 16, or by metric."""
 
     @property
-    def rounding(self) -> dict[str, int | None]:
-        """The settings of a study that say how widths are rounded."""
-        return {"multiple_of": self.multiple_of, "min_width": self.min_width}
+    def rounding(self) -> dict[str, Any]:
+        """The settings of a study that say how widths are rounded; NsoptError for what is none."""
+        return {
+            "multiple_of": _rounding("--multiple-of", self.multiple_of),
+            "min_width": _rounding("--min-width", self.min_width),
+        }
 
 
 @Parameter(name="*", group="Search")
@@ -64,6 +70,8 @@ class SizeOptions:
 class PruneOptions:
     """Settings of a search but for P."""
 
+    price: Literal["filters", "params", "macs", "latency"] | None = None
+    """What importance is divided by: filters is the published search."""
     prune_every: Count | None = None
     """Q: mini-batches between prune steps."""
     filters_per_step: Count | None = None
@@ -118,6 +126,18 @@ class PlaceOptions:
     """Optuna storage URL; by default a file in --out."""
     out: Path | None = None
     """Folder of the results; by default runs/ARCH-DATA-PRESET."""
+
+
+def _rounding(option: str, text: str | None) -> int | dict[str, int] | None:
+    """A number, or numbers by metric."""
+    if text is None:
+        return None
+    parts = [part.strip().rpartition("=") for part in text.split(",")]
+    if not all(number.isdecimal() and int(number) for _, _, number in parts):
+        raise NsoptError(f"{option} {text!r} is no width: write 8, or latency=16,macs=8")
+    if parts[0][0] == "" and len(parts) == 1:
+        return int(parts[0][2])
+    return {get_metric(name.strip()).name: int(number) for name, _, number in parts}
 
 
 def given(options: Any) -> dict[str, Any]:

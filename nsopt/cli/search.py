@@ -39,6 +39,8 @@ def search(options: LawOptions = LawOptions()) -> None:
     from nsopt.compute.device import resolve_compute
     from nsopt.experiments.searching import continue_search
     from nsopt.experiments.sharing import sharing
+    from nsopt.experiments.timing import with_latency_if_needed
+    from nsopt.scaling.metric import PARAMS
     from nsopt.storage.opening import shown, storage_errors
 
     preset = preset_of(options.task)
@@ -47,6 +49,7 @@ def search(options: LawOptions = LawOptions()) -> None:
     announce(task, preset)
     compute = resolve_compute(settings.search.device, settings.search.precision)
     with storage_errors(workspace.url), live_progress() as progress, sharing(compute) as shared:
+        task = with_latency_if_needed(task, PARAMS, (), workspace, progress)
         iterations = settings.search.iterations
         history = continue_search(task, workspace, iterations, shared, progress)
     _print_law(task.arch.layer_names, history[-1])

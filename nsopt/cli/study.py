@@ -54,6 +54,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     from nsopt.cli.preparation import announce, prepare, preset_of, settings_of, sizes_of, words
     from nsopt.experiments.comparison import Comparison
     from nsopt.experiments.running import run_comparison
+    from nsopt.experiments.timing import with_latency_if_needed
     from nsopt.methods.registry import get_methods
     from nsopt.reports.dashboard import publish
     from nsopt.reports.page import write_report
@@ -70,11 +71,12 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     for method in methods:
         method.search_iterations(settings.search)
     task, workspace = prepare(options.task, options.place, settings, options.workers)
-    sizes = sizes_of(options.sizes, task.arch, metric, preset.ratios)
     announce(task, preset)
-    comparison = Comparison(task, methods, metric, sizes, options.seeds or preset.seeds)
     with storage_errors(workspace.url):
         with live_progress() as progress:
+            task = with_latency_if_needed(task, metric, methods, workspace, progress)
+            sizes = sizes_of(options.sizes, task.arch, metric, preset.ratios)
+            comparison = Comparison(task, methods, metric, sizes, options.seeds or preset.seeds)
             run_comparison(comparison, workspace, progress)
         results = read_results(workspace.url, task.name)
         _print_summary(results)
@@ -108,7 +110,7 @@ def _print_summary(results: "Results") -> None:
     from rich.table import Table
 
     from nsopt.cli.console import console
-    from nsopt.reports.tables import size_of, summary, with_deviation
+    from nsopt.reports.tables import latency_in_words, size_of, summary, with_deviation
 
     table = Table(
         box=SIMPLE_HEAD,
@@ -127,7 +129,7 @@ def _print_summary(results: "Results") -> None:
             str(row["n"]),
             _short(row["params"]),
             _short(row["macs"]),
-            f"{row['latency_ms']:.1f}",
+            latency_in_words(row),
             with_deviation(row["val_mean"], row["val_std"]),
             with_deviation(row["test_mean"], row["test_std"]),
         )

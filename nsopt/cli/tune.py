@@ -67,6 +67,7 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.preparation import announce, prepare, preset_of, settings_of, sizes_of
     from nsopt.errors import NsoptError
+    from nsopt.experiments.timing import with_latency_if_needed
     from nsopt.experiments.tuning import run_tuning
     from nsopt.experiments.tuning_request import PRETRAIN_EPOCHS, Tuning
     from nsopt.reports.tuning import publish_tuning
@@ -81,23 +82,24 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
     own = changes(options.search, options.training, options.sgd, **rounding)
     settings = settings_of(preset, own)
     task, workspace = prepare(options.task, options.place, settings)
-    sizes = sizes_of(options.sizes, task.arch, metric, (0.25,))
-    if len(sizes) != 1:
-        raise NsoptError("tuning needs one size: give one --ratios or one --budgets")
-    announce(task, preset)
-    tuning = Tuning(
-        task=task,
-        metric=metric,
-        budget=sizes[0].budget,
-        over=over,
-        objective=options.objective,
-        pruner=options.pruner,
-        trials=options.trials,
-        seeds=options.seeds or preset.seeds,
-        pretrain_epochs=tried,
-    )
     with storage_errors(workspace.url):
         with live_progress() as progress:
+            task = with_latency_if_needed(task, metric, (), workspace, progress)
+            sizes = sizes_of(options.sizes, task.arch, metric, (0.25,))
+            if len(sizes) != 1:
+                raise NsoptError("tuning needs one size: give one --ratios or one --budgets")
+            announce(task, preset)
+            tuning = Tuning(
+                task=task,
+                metric=metric,
+                budget=sizes[0].budget,
+                over=over,
+                objective=options.objective,
+                pruner=options.pruner,
+                trials=options.trials,
+                seeds=options.seeds or preset.seeds,
+                pretrain_epochs=tried,
+            )
             study = run_tuning(tuning, workspace, progress)
         publish_tuning(study, tuning.metric_names)
     _print_trials(study, tuning)
@@ -109,6 +111,7 @@ def _tune_curve(options: TuneOptions) -> None:
     from nsopt.cli.preparation import announce, prepare, preset_of, settings_of, sizes_of
     from nsopt.experiments.curve import METRIC_NAME, tune_curve
     from nsopt.experiments.curve_request import CurveTuning
+    from nsopt.experiments.timing import with_latency_if_needed
     from nsopt.reports.tuning import publish_tuning
     from nsopt.scaling.metric import get_metric
     from nsopt.storage.opening import shown, storage_errors
@@ -117,19 +120,20 @@ def _tune_curve(options: TuneOptions) -> None:
     own = changes(options.search, TrainingOptions(), options.sgd, **options.sizes.rounding)
     settings = settings_of(preset, own)
     task, workspace = prepare(options.task, options.place, settings)
-    tuning = CurveTuning(
-        task=task,
-        metric=metric,
-        sizes=sizes_of(options.sizes, task.arch, metric, (0.125,)),
-        trials=options.trials,
-        seeds=options.seeds or 1,
-        epochs=options.training.epochs or max(1, settings.training.epochs // 2),
-        confirmations=options.confirmations,
-        sampler=options.sampler,
-    )
     announce(task, preset)
     with storage_errors(workspace.url):
         with live_progress() as progress:
+            task = with_latency_if_needed(task, metric, (), workspace, progress)
+            tuning = CurveTuning(
+                task=task,
+                metric=metric,
+                sizes=sizes_of(options.sizes, task.arch, metric, (0.125,)),
+                trials=options.trials,
+                seeds=options.seeds or 1,
+                epochs=options.training.epochs or max(1, settings.training.epochs // 2),
+                confirmations=options.confirmations,
+                sampler=options.sampler,
+            )
             study, confirmation = tune_curve(tuning, workspace, progress)
         publish_tuning(study, [METRIC_NAME])
     _print_table(study, [METRIC_NAME])

@@ -11,6 +11,7 @@ from nsopt.cli.options import Count, CountFrom2, SizeOptions
 if TYPE_CHECKING:
     from nsopt.models.architecture import Architecture
     from nsopt.scaling.law import ScalingLaw
+    from nsopt.scaling.record import Iteration
 
 # Imports inside functions keep `nsopt --help` light.
 _RATIOS = (0.25, 1.0)
@@ -29,6 +30,10 @@ class WidthsOptions:
     """ARCH-DATA-PRESET, where the storage holds several."""
     iteration: Count | None = None
     """Of architecture descent; the last by default."""
+    method: str = "neuralscale"
+    """Whose law, of those in a storage: neuralscale-macs, morphnet, tuned, ..."""
+    device: str = "auto"
+    """Whose latency is meant by --metric latency."""
     arch: str = "vgg11"
     """Architecture of the law in a file."""
     classes: CountFrom2 = 10
@@ -47,9 +52,13 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     import json
 
     from nsopt.cli.console import tell_what_is_fixed
+    from nsopt.latency.attach import with_latency
+    from nsopt.scaling.metric import LATENCY
 
-    law, arch = _law_and_network(options)
-    rows = _proposals(law, arch, options.sizes)
+    law, arch, iteration = _law_and_network(options)
+    if options.sizes.metric == LATENCY.name and arch.latency is None:
+        arch = with_latency(arch, options.device)
+    rows = _proposals(law, arch, iteration, options.sizes)
     if options.as_json:
         print(json.dumps(rows, indent=1))
     else:
@@ -57,11 +66,15 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
         _print_table(rows)
 
 
-def _proposals(law: "ScalingLaw", arch: "Architecture", sizes: SizeOptions) -> list[dict[str, Any]]:
-    """One row per budget: ratio, budget, widths, params, macs."""
+def _proposals(
+    law: "ScalingLaw", arch: "Architecture", iteration: "Iteration | None", sizes: SizeOptions
+) -> list[dict[str, Any]]:
+    """One row per budget: ratio, budget, its cost, params, macs, widths, and how far beyond the
+    record of `iteration` it lies. NsoptError for a law of another network."""
     from nsopt.cli.preparation import sizes_of
     from nsopt.errors import NsoptError
-    from nsopt.scaling.metric import METRICS, get_metric
+    from nsopt.experiments.presets import rounding_for
+    from nsopt.scaling.metric import counted_costs, get_metric
     from nsopt.scaling.solve import solve_widths
 
     if law.layers != len(arch.base_widths):
@@ -70,17 +83,24 @@ def _proposals(law: "ScalingLaw", arch: "Architecture", sizes: SizeOptions) -> l
             "searched widths: give the --arch that it was found on"
         )
     metric = get_metric(sizes.metric)
-    multiple_of, min_width = sizes.multiple_of or 1, sizes.min_width or 1
+    multiple_of, min_width = (
+        rounding_for(rounding, metric.name) for rounding in sizes.rounding.values()
+    )
     cost, rows = metric.cost(arch), []
     for size in sizes_of(sizes, arch, metric, _RATIOS):
         fit = solve_widths(law, cost, size.budget, multiple_of, min_width)
         found = fit.widths.tolist()
-        costs = {name: metric.cost(arch)(found) for name, metric in METRICS.items()}
-        rows.append({"ratio": size.ratio, "budget": size.budget, **costs, "widths": found})
+        costs = counted_costs(arch, found)
+        row = {"ratio": size.ratio, "budget": size.budget, "cost": fit.cost, **costs}
+        beyond = None if iteration is None else iteration.beyond(cost, size.budget)
+        rows.append(row | {"widths": found, "beyond_record": beyond})
     return rows
 
 
-def _law_and_network(options: WidthsOptions) -> "tuple[ScalingLaw, Architecture]":
+def _law_and_network(
+    options: WidthsOptions,
+) -> "tuple[ScalingLaw, Architecture, Iteration | None]":
+    """With the iteration of a search that the law is from, if it is."""
     from nsopt.errors import NsoptError
     from nsopt.models.registry import get_architecture
     from nsopt.scaling.law_file import read_law
@@ -88,31 +108,26 @@ def _law_and_network(options: WidthsOptions) -> "tuple[ScalingLaw, Architecture]
     if (options.law is None) == (options.storage is None):
         raise NsoptError("say where the law is: --law FILE or --storage URL")
     if options.law is None:
-        return _stored(str(options.storage), options.name, options.iteration)
+        return _stored(options, str(options.storage))
     arch = get_architecture(options.arch, options.classes, options.image_size, options.channels)
-    return read_law(options.law, options.iteration), arch
+    return read_law(options.law, options.iteration), arch, None
 
 
-def _stored(url: str, name: str | None, number: int | None) -> "tuple[ScalingLaw, Architecture]":
+def _stored(
+    options: WidthsOptions, url: str
+) -> "tuple[ScalingLaw, Architecture, Iteration | None]":
     from nsopt.errors import NsoptError
-    from nsopt.models.registry import get_architecture
-    from nsopt.storage import schema, trials
-    from nsopt.storage.opening import open_storage, shown, storage_errors, storage_exists
-    from nsopt.storage.studies import load_studies, only_comparison
+    from nsopt.experiments.stored_law import stored_law
+    from nsopt.experiments.workspace import Workspace
+    from nsopt.methods.registry import get_method
+    from nsopt.storage.opening import shown, storage_errors
 
-    if not storage_exists(url):
+    workspace = Workspace(url, Path())
+    if not workspace.has_storage:
         raise NsoptError(f"nothing is stored at {shown(url)}: run a search first")
+    method = get_method(options.method)
     with storage_errors(url):
-        storage = open_storage(url)
-        name = name or only_comparison(storage)
-        searched = load_studies(storage, name).get(schema.SEARCH)
-        if searched is None:
-            raise NsoptError(f"no search of {name} is stored at {shown(url)}: run one first")
-        iterations, task = trials.read_iterations(searched), schema.read_task(searched)
-    if number is not None and number > len(iterations):
-        raise NsoptError(f"{name} has {len(iterations)} iterations, not {number}")
-    arch = get_architecture(task.arch, task.classes, task.image_size, task.channels)
-    return iterations[(number or len(iterations)) - 1].law, arch
+        return stored_law(workspace, options.name, method, options.iteration, options.sizes.metric)
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -123,13 +138,21 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from nsopt.storage.schema import width_key
 
     table = Table(box=SIMPLE_HEAD, show_edge=False)
-    for name in ("ratio", "budget", "params", "macs", "widths"):
+    names = ["ratio", "budget", "params", "macs"]
+    beyond = any(row["beyond_record"] for row in rows)
+    for name in (*names, *(["beyond the record"] if beyond else []), "widths"):
         left = name == "widths"
         table.add_column(
             name, justify="left" if left else "right", overflow="fold", no_wrap=not left
         )
     for row in rows:
-        numbers = [f"{row[name]:,}" for name in ("budget", "params", "macs")]
+        numbers = [
+            f"{row[name]:,.6g}"
+            if name == "budget" and isinstance(row[name], float)
+            else f"{row[name]:,}"
+            for name in names[1:]
+        ]
         ratio = "" if row["ratio"] is None else f"{row['ratio']:g}"
-        table.add_row(ratio, *numbers, width_key(row["widths"]))
+        factor = [f"{row['beyond_record']:.1f}x" if row["beyond_record"] else ""] * beyond
+        table.add_row(ratio, *numbers, *factor, width_key(row["widths"]))
     console.print(table)

@@ -1,7 +1,8 @@
 """Where and how to compute: device and precision."""
 
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import get_args
 
@@ -33,9 +34,16 @@ class Compute:
         """Mixed precision where `bf16`; weights and BatchNorm statistics stay float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def shared(self) -> AbstractContextManager[None]:
-        """For one batch: other processes may compute meanwhile, but not measure."""
-        return self.lock.shared() if self.lock else nullcontext()
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """For one batch: other processes may compute meanwhile, but not measure. It ends when the
+        device has done what was queued on it."""
+        if self.lock is None:
+            yield
+            return
+        with self.lock.shared():
+            yield
+            wait_for(self.device)
 
     def exclusive(self) -> AbstractContextManager[None]:
         """For a measurement: other processes wait."""

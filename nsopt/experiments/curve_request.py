@@ -76,4 +76,4 @@ class CurveTuning:
         return self.task.identity | {"tuning": tuned}
 
 
-_PRICES: tuple[Price, ...] = ("params", "macs")
+_PRICES: tuple[Price, ...] = ("params", "macs", "latency")

@@ -12,7 +12,7 @@ from nsopt.experiments.curve_request import CurveTuning, Sampler
 from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Progress
 from nsopt.scaling.family import SLOPE, LawFamily
-from nsopt.scaling.metric import METRICS
+from nsopt.scaling.metric import counted_costs
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
@@ -57,12 +57,13 @@ class CurveRunner:
         }
         law = self.family.law(parameters)
         first, arch = trials.read_seed(trial), self.tuning.task.arch
-        cost, rounding = self.tuning.metric.cost(arch), self.tuning.task.settings.rounding
+        metric = self.tuning.metric
+        cost, rounding = metric.cost(arch), self.tuning.task.settings.rounding(metric.name)
         accuracies, numbers = [], dict[str, object]()
         for size in self.tuning.sizes:
             fit = solve_widths(law, cost, size.budget, *rounding)
             widths = tuple(fit.widths.tolist())
-            costs = {name: metric.cost(arch)(widths) for name, metric in METRICS.items()}
+            costs = counted_costs(arch, widths)
             numbers |= costs | {"widths": schema.width_key(widths)}
             accuracies += [self._train(widths, seed) for seed in range(first, first + self.seeds)]
         accuracy = sum(accuracies) / len(accuracies)

@@ -1,7 +1,7 @@
 """Presets: everything that decides the numbers of a study."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -10,6 +10,9 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.settings import Settings
 from nsopt.training.settings import TrainSettings
 
+_Multiple = Annotated[int, Field(ge=1)]
+Rounding = _Multiple | dict[str, _Multiple]
+
 
 class StudySettings(Settings):
     """Settings of a comparison; two runs with equal ones may share a storage.
@@ -17,7 +20,8 @@ class StudySettings(Settings):
     Methods that start from a trained network have it trained with `training`, but for
     `magnitude_epochs`, and fine-tune for `fine_tune_epochs` at `fine_tune_lr` (Li et al.).
     eta: step size of Algorithm 3, which then replaces the exact solver for fitted laws;
-    multiple_of, min_width: of all proposed widths, None for any.
+    multiple_of, min_width: of all proposed widths, or of those for budgets in a metric, by its
+    name; None for any.
     """
 
     preset: str
@@ -27,13 +31,12 @@ class StudySettings(Settings):
     fine_tune_epochs: int = Field(ge=1)
     fine_tune_lr: float = Field(gt=0)
     eta: float | None = Field(None, gt=0)
-    multiple_of: int | None = Field(None, ge=1)
-    min_width: int | None = Field(None, ge=1)
+    multiple_of: Rounding | None = None
+    min_width: Rounding | None = None
 
-    @property
-    def rounding(self) -> tuple[int, int]:
-        """multiple_of and min_width, as `solve_widths` takes them."""
-        return self.multiple_of or 1, self.min_width or 1
+    def rounding(self, metric: str) -> tuple[int, int]:
+        """multiple_of and min_width for budgets in a metric, as `solve_widths` takes them."""
+        return rounding_for(self.multiple_of, metric), rounding_for(self.min_width, metric)
 
     def training_for(self, seed: int) -> TrainSettings:
         """From scratch, with one seed."""
@@ -58,6 +61,13 @@ class Preset:
     ratios: tuple[float, ...]
     seeds: int
     settings: StudySettings
+
+
+def rounding_for(rounding: Rounding | None, metric: str) -> int:
+    """What a rounding, perhaps by metric, means for budgets in one."""
+    if isinstance(rounding, dict):
+        return rounding.get(metric, 1)
+    return rounding or 1
 
 
 _PAPER_VAL_FRACTION = 0.02  # the paper holds nothing out; selection needs something

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from optuna.exceptions import TrialPruned
 from optuna.samplers import BaseSampler, RandomSampler
@@ -18,17 +19,17 @@ from nsopt.experiments.task import Task
 from nsopt.experiments.trained import TrainedNetworks
 from nsopt.experiments.tuned_law import tuned_law
 from nsopt.experiments.workspace import Workspace
+from nsopt.latency.measure import Latency, distrust, latency_conditions, measure_latencies
 from nsopt.methods.base import LawInputs, Method
 from nsopt.methods.registry import get_method
 from nsopt.progress import Progress
 from nsopt.samplers.neuralscale import NeuralScaleSampler, suggest_widths
-from nsopt.scaling.metric import METRICS, get_metric
+from nsopt.scaling.metric import counted_costs, get_metric
 from nsopt.storage import schema, trials
 from nsopt.storage.artifacts import BestNetworks
 from nsopt.storage.kept import KeptNetwork
 from nsopt.storage.studies import has_unfinished
 from nsopt.storage.trials import Point
-from nsopt.training.latency import Latency, latency_conditions, measure_latency
 from nsopt.training.loop import Outcome, train_configuration
 
 _BASE = "base"  # in place of a method: the checkpoints of networks to start from
@@ -70,7 +71,7 @@ class Runner:
         history = found.get(self.task.search_kind(method.price), ())
         law = method.law(LawInputs(arch, cost, point.budget, history, trained, tuned))
         eta = settings.eta if method.by_algorithm_3 else None
-        multiple, narrowest = settings.rounding
+        multiple, narrowest = settings.rounding(point.metric)
         return NeuralScaleSampler(
             law, cost, arch.layer_names, eta=eta, multiple_of=multiple, min_width=narrowest
         )
@@ -99,18 +100,33 @@ class Runner:
 
     def latency(self, study: Study, widths: Sequence[int]) -> Latency:
         """The latency of a network on this device, as its study holds it or else measured now."""
+        (latency,) = self.latencies([(study, tuple(widths))])
+        return latency
+
+    def latencies(self, networks: Sequence[tuple[Study, tuple[int, ...]]]) -> list[Latency]:
+        """The latencies of networks, those that their studies do not hold measured side by side."""
         with self.compute.exclusive():
             conditions = latency_conditions(self.compute.device)
-            known = schema.read_latency(study, widths, conditions)
-            if known is not None:
-                return Latency(**known)
-            latency = measure_latency(
-                self.task.arch.build(widths),
+            known = {network: self._known_latency(*network, conditions) for network in networks}
+            missing = [network for network, latency in known.items() if latency is None]
+            measured = measure_latencies(
+                [self.task.arch.build(widths) for _, widths in missing],
                 self.task.arch.input_shape,
                 device=str(self.compute.device),
             )
-        schema.write_latency(study, widths, conditions, asdict(latency))
-        return latency
+        for network, latency in zip(missing, measured, strict=True):
+            schema.write_latency(*network, conditions, asdict(latency))
+            known[network] = latency
+        warning = distrust(measured)
+        if warning:
+            self.progress.message(warning)
+        return [found for network in networks if (found := known[network]) is not None]
+
+    def _known_latency(
+        self, study: Study, widths: tuple[int, ...], conditions: dict[str, Any]
+    ) -> Latency | None:
+        known = schema.read_latency(study, widths, conditions)
+        return None if known is None else Latency(**known)
 
     def _train(self, method: Method, point: Point, widths: tuple[int, ...]) -> Outcome:
         arch, settings = self.task.arch, self.task.settings
@@ -141,13 +157,16 @@ class Runner:
 
     def _write(self, trial: Trial, point: Point, outcome: Outcome, latency: Latency) -> None:
         arch = self.task.arch
-        costs = {name: metric.cost(arch)(outcome.widths) for name, metric in METRICS.items()}
-        excess = (costs[point.metric] - point.budget) / point.budget
+        costs = counted_costs(arch, outcome.widths)
+        budgeted = get_metric(point.metric).cost(arch)(outcome.widths)
+        excess = (budgeted - point.budget) / point.budget
         trial.set_constraint(trials.BUDGET, excess)
         numbers = costs | {
+            "cost": budgeted,
             "latency_ms": latency.median_ms,
             "latency_lower_quartile_ms": latency.lower_quartile_ms,
             "latency_upper_quartile_ms": latency.upper_quartile_ms,
+            "latency_spread": latency.spread,
             "tau": costs["params"],
             "val_accuracy": outcome.val_accuracy,
             "test_accuracy": outcome.test_accuracy,

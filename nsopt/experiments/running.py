@@ -117,7 +117,7 @@ def _proposals(
 def _enqueue(missing: Points, found: Histories, runner: Runner) -> None:
     """Let the missing points wait in their studies.
 
-    First the latencies of those whose widths are known are measured, in one pass.
+    First the latencies of those whose widths are known are measured, side by side.
     """
     task, storage = runner.task, runner.workspace.storage
     studies = {m: task.open_study(storage, m.name, runner.compute) for m in missing}
@@ -128,10 +128,8 @@ def _enqueue(missing: Points, found: Histories, runner: Runner) -> None:
         for widths in _proposals(method, points, found, runner)
     ]
     if known:
-        runner.progress.start("measuring latency", len(known))
-    for study, widths in known:
-        latency = runner.latency(study, widths)
-        runner.progress.advance(f"{latency.median_ms:.1f} ms")
+        runner.progress.start("measuring latency", 1)
+        runner.latencies(known)
     for method, points in missing.items():
         for point in points:
             trials.enqueue_point(studies[method], point)

@@ -1,5 +1,6 @@
 """The task of an experiment: everything that a result depends on beside its own point."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from nsopt.data.registry import load_source
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
 from nsopt.experiments.presets import StudySettings
+from nsopt.latency.model import LatencyModel
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
 from nsopt.pruning.settings import SearchSettings
@@ -92,7 +94,7 @@ class Task:
 
     def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:
         """The study of a method, or of the search, made if it is not there yet."""
-        return open_study(
+        study = open_study(
             storage,
             self.study_name(method),
             self.description,
@@ -101,6 +103,10 @@ class Task:
             provenance(describe_device(compute.device), compute.precision),
             schema.SEARCH_METRIC_NAMES if schema.is_search(method) else schema.METRIC_NAMES,
         )
+        model = self.arch.latency
+        if isinstance(model, LatencyModel) and schema.read_latency_model(study) is None:
+            schema.write_latency_model(study, model.to_dict())
+        return study
 
 
 def load_task(study: Study, data: str | None, data_dir: Path) -> Task:
@@ -119,4 +125,13 @@ def load_task(study: Study, data: str | None, data_dir: Path) -> Task:
     here = task.identity["data"]
     if any(here[name] != value for name, value in settings["data"].items()):
         raise NsoptError(f"{source.name} differs here from the images of {study.study_name}")
+    return with_stored_latency(task, [study])
+
+
+def with_stored_latency(task: Task, studies: Iterable[Study]) -> Task:
+    """`task` with the latency model that one of the studies holds, if one does."""
+    for study in studies:
+        stored = schema.read_latency_model(study)
+        if stored is not None:
+            return replace(task, arch=task.arch.with_latency(LatencyModel.from_dict(stored)))
     return task

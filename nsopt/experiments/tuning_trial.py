@@ -16,7 +16,7 @@ from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Progress
 from nsopt.scaling.algorithm3 import SgdFit, solve_widths_sgd
 from nsopt.scaling.law import PowerLaw
-from nsopt.scaling.metric import METRICS
+from nsopt.scaling.metric import counted_costs
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import schema, trials
@@ -107,7 +107,7 @@ class TuningRunner:
         if tuning.over == "both":
             widths = tuple(self._sgd_fit(trial, law).widths.tolist())
         else:
-            rounding = tuning.task.settings.rounding
+            rounding = tuning.task.settings.rounding(tuning.metric.name)
             fit = solve_widths(law, tuning.metric.cost(arch), tuning.budget, *rounding)
             widths = tuple(fit.widths.tolist())
         folder = self.workspace.checkpoints(tuning.study_name)
@@ -130,7 +130,7 @@ class TuningRunner:
             task=f"training, seed {seed}",
             after_epoch=report,
         )
-        costs = {name: metric.cost(arch)(widths) for name, metric in METRICS.items()}
+        costs = counted_costs(arch, widths)
         numbers = costs | {
             "widths": schema.width_key(widths),
             "val_accuracy": outcome.val_accuracy,

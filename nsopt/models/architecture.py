@@ -1,8 +1,8 @@
 """Architectures: families of networks indexed by widths, with their costs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ class Architecture(Protocol):
     @property
     def num_classes(self) -> int: ...
     @property
+    def latency(self) -> CostModel | None: ...
+    @property
     def streams(self) -> tuple[int, ...]:
         """Per group, the first of those whose channels are added to its own at base widths."""
 
@@ -44,7 +46,11 @@ class Architecture(Protocol):
         """`widths` as a tuple of ints; NsoptError if they cannot be those of a network."""
 
     def cost(self, metric: str) -> CostModel:
-        """Exact cost model for `params` or `macs` (of one example)."""
+        """Exact cost model for `params` or `macs` (of one example); for `latency`, the one it has
+        from `with_latency`."""
+
+    def with_latency(self, latency: CostModel) -> Self:
+        """The same, with a cost model for `latency`."""
 
     def summary(self) -> str:
         """What stays as it is, in one line; empty where nothing does."""
@@ -73,7 +79,8 @@ class TableArchitecture:
     assemble: joins the built operations, given by path, into a module. Of networks with shortcuts,
     identities: paths of the nn.Identity modules that take the place of projections, with the groups
     they lead from and to; stream_reads: where gates leave a residual stream alone, paths of the
-    nn.Identity modules through which a group's channels are read from it.
+    nn.Identity modules through which a group's channels are read from it. latency: its cost model
+    in milliseconds, if one was learned.
     """
 
     name: str
@@ -87,6 +94,7 @@ class TableArchitecture:
     assemble: Callable[[dict[str, nn.Module]], nn.Module]
     identities: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     stream_reads: Mapping[str, int] = field(default_factory=dict)
+    latency: CostModel | None = None
 
     @property
     def channels_per_unit(self) -> tuple[int, ...]:
@@ -112,9 +120,14 @@ class TableArchitecture:
         """`widths` as a tuple of ints; NsoptError if they cannot be those of a network."""
         return checked_widths(self, widths)
 
-    def cost(self, metric: str) -> CountedCost:
-        """Exact cost model for `params` or `macs` (of one image)."""
+    def cost(self, metric: str) -> CostModel:
+        """Exact cost model for `params` or `macs` (of one image); for `latency`, what it has."""
+        if metric == "latency":
+            return learned(self.name, self.latency)
         return CountedCost(metric, self.operations, len(self.base_widths))
+
+    def with_latency(self, latency: CostModel) -> Self:
+        return replace(self, latency=latency)
 
     def summary(self) -> str:
         """Nothing stays as it is in a network written by hand."""
@@ -147,6 +160,15 @@ class TableArchitecture:
             if operation.name in modules and operation.name in sources:
                 copy_channels(operation, sources[operation.name], modules[operation.name], kept)
         return smaller
+
+
+def learned(name: str, latency: CostModel | None) -> CostModel:
+    """The latency model of an architecture; NsoptError if it has none."""
+    if latency is None:
+        raise NsoptError(
+            f"no latency of {name} is known on this device: nsopt.with_latency({name})"
+        )
+    return latency
 
 
 def checked_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:

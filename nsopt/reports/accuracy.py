@@ -43,7 +43,7 @@ class ParetoInfo(NamedTuple):
 
 def pareto_info(results: Results) -> ParetoInfo:
     """Validation accuracy against latency."""
-    table = summary(results)
+    table = summary(results).dropna(subset="latency_ms")
     front = table[pareto_mask(table["latency_ms"].to_numpy(), table["val_mean"].to_numpy())]
     front = front.sort_values("latency_ms")
     return ParetoInfo(

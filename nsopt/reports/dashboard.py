@@ -14,7 +14,7 @@ from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import draw_pareto, pareto_info
 from nsopt.reports.law import draw_law, law_info
 from nsopt.reports.results import Results, read_results
-from nsopt.reports.tables import descent_table, size_of, summary, with_deviation
+from nsopt.reports.tables import descent_table, latency_in_words, size_of, summary, with_deviation
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.storage import schema
 from nsopt.storage.opening import artifacts_beside, open_storage, storage_exists
@@ -106,7 +106,7 @@ def _outcomes(results: Results) -> str:
             row["n"],
             f"{row['params']:,.0f}",
             f"{row['macs'] / 1e6:.2f} M",
-            f"{row['latency_ms']:.1f}",
+            latency_in_words(row),
             with_deviation(row["val_mean"], row["val_std"]),
             with_deviation(row["test_mean"], row["test_std"]),
         )

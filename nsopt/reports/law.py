@@ -7,9 +7,10 @@ import plotly.graph_objects as go
 
 from nsopt.reports.results import Results
 from nsopt.reports.style import LAYER_COLOURS, new_figure
-from nsopt.scaling.metric import get_metric
+from nsopt.scaling.metric import LATENCY, get_metric
 
 _SAMPLES = 40
+_COLUMNS = {LATENCY.name: "latency_ms"}
 
 
 class LawInfo(NamedTuple):
@@ -31,7 +32,7 @@ def law_info(results: Results, search: str) -> list[LawInfo]:
     iteration = results.searches[search][-1]
     record, law = iteration.record, iteration.law
     first, last = float(record.tau.min()), float(record.tau.max())
-    sizes = results.outcomes[iteration.metric]
+    sizes = results.outcomes[_COLUMNS.get(iteration.metric, iteration.metric)].dropna()
     inside = np.geomspace(first, last, _SAMPLES)
     below = np.geomspace(min(first, float(sizes.min())), first, _SAMPLES)
     above = np.geomspace(last, max(last, float(sizes.max())), _SAMPLES)

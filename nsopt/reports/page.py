@@ -13,7 +13,14 @@ from nsopt.reports.accuracy import accuracy_info, draw_accuracy, draw_pareto, pa
 from nsopt.reports.law import draw_law, law_info
 from nsopt.reports.published import published_lines
 from nsopt.reports.results import Results
-from nsopt.reports.tables import descent_table, size_of, summary, with_deviation, write_csv
+from nsopt.reports.tables import (
+    descent_table,
+    latency_in_words,
+    size_of,
+    summary,
+    with_deviation,
+    write_csv,
+)
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.storage import schema
 
@@ -43,6 +50,7 @@ def render(results: Results, csv_files: list[str]) -> str:
         plotly=get_plotlyjs(),
         figures={key: _fragment(figure, key) for key, figure in figures.items()},
         rows=_rows(summary(results)),
+        latencies=_latency_rows(results.latencies),
         search_label=schema.search_label,
         descents={search: descent_table(found) for search, found in results.searches.items()},
         failures=results.failures.to_dict("records"),
@@ -68,8 +76,17 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     for row in rows:
         row["size"] = size_of(row)
         row["name"] = method_label(row["method"])
+        row["latency"] = latency_in_words(row)
         for part in ("val", "test"):
             row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])
+    return rows
+
+
+def _latency_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.to_dict("records")
+    for row in rows:
+        row["name"] = method_label(row["method"])
+        row["shown_spread"] = "" if pd.isna(row["spread"]) else f"{row['spread']:.0%}"
     return rows
 
 

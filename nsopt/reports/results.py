@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.errors import NsoptError
@@ -13,12 +14,20 @@ from nsopt.storage import schema, trials
 from nsopt.storage.opening import open_storage, shown, storage_exists
 from nsopt.storage.studies import load_studies, only_comparison
 
+BATCH_SIZE = 100
+CONDITIONS = ["device", "precision", "batch_size", "torch_version", "protocol"]
+LATENCY_COLUMNS = [
+    *("method", "widths", *CONDITIONS),
+    *("median_ms", "lower_quartile_ms", "upper_quartile_ms", "repeats", "spread"),
+]
+
 
 @dataclass(frozen=True, eq=False)
 class Results:
     """A comparison as it was measured.
 
     outcomes: one row per completed trial, the columns of the schema and `widths` (a tuple);
+    latencies: one row per method, widths and conditions under which they were timed;
     failures: method, label and reason of the trials that failed; curves: per-epoch numbers, a row
     per trial and epoch; searches: their iterations, first to last, by the kind of their study.
     """
@@ -28,6 +37,7 @@ class Results:
     settings: dict[str, Any]
     provenance: dict[str, dict[str, Any]]
     outcomes: pd.DataFrame
+    latencies: pd.DataFrame
     failures: pd.DataFrame
     curves: pd.DataFrame
     searches: dict[str, list[Iteration]]
@@ -63,12 +73,15 @@ def read_results(url: str, name: str | None = None) -> Results:
     if not done:
         raise NsoptError(f"no completed trial of {name} at {shown(url)}: nothing to report on")
     task = schema.read_task(done[0][0])
+    latencies = _latencies(compared)
+    outcomes = pd.DataFrame([_outcome(trial, task) for _, trial in done])
     return Results(
         name=name,
         task=task,
         settings=schema.read_settings(done[0][0]),
         provenance={method: schema.read_provenance(study) for method, study in studies.items()},
-        outcomes=pd.DataFrame([_outcome(trial, task) for _, trial in done]),
+        outcomes=on_one_device(outcomes, latencies),
+        latencies=latencies,
         failures=pd.DataFrame(failures, columns=["label", "reason"]),
         curves=pd.concat([_curves(trial) for _, trial in done], ignore_index=True),
         searches={
@@ -76,6 +89,43 @@ def read_results(url: str, name: str | None = None) -> Results:
             for kind, study in studies.items()
             if schema.is_search(kind) and (iterations := trials.read_iterations(study))
         },
+    )
+
+
+def _latencies(studies: dict[str, Study]) -> pd.DataFrame:
+    rows = [
+        {"method": method} | latency
+        for method, study in studies.items()
+        for latency in schema.read_latencies(study)
+    ]
+    return pd.DataFrame(rows, columns=LATENCY_COLUMNS)
+
+
+def on_one_device(outcomes: pd.DataFrame, latencies: pd.DataFrame) -> pd.DataFrame:
+    """The outcomes with latencies that can be compared: all timed under the same conditions.
+
+    Of the conditions with batches of 100 those that cover most trainings count, the latest of equal
+    ones; trainings that they do not cover have none. As they were written, where the storage does
+    not tell the conditions.
+    """
+    batches = latencies[latencies["batch_size"] == BATCH_SIZE]
+    if batches.empty:
+        return outcomes
+    keys = outcomes["widths"].map(schema.width_key)
+    best = None
+    for _, group in batches.groupby(CONDITIONS, dropna=False, sort=False):
+        timed = group.set_index(["method", "widths"])["median_ms"]
+        timed = timed[~timed.index.duplicated(keep="last")]
+        found = timed.reindex(pd.MultiIndex.from_arrays([outcomes["method"], keys]))
+        if best is None or found.notna().sum() >= best.notna().sum():
+            best = found
+            quartiles = group.set_index(["method", "widths"])
+    assert best is not None
+    quartiles = quartiles[~quartiles.index.duplicated(keep="last")].reindex(best.index)
+    return outcomes.assign(
+        latency_ms=best.to_numpy(),
+        latency_lower_quartile_ms=quartiles["lower_quartile_ms"].to_numpy(),
+        latency_upper_quartile_ms=quartiles["upper_quartile_ms"].to_numpy(),
     )
 
 

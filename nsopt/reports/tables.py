@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from nsopt.reports.results import Results
+from nsopt.scaling.metric import LATENCY
 from nsopt.scaling.record import Iteration
 from nsopt.storage.schema import width_key
 from nsopt.storage.trials import size_label
@@ -28,6 +29,7 @@ def summary(results: Results) -> pd.DataFrame:
         n=("seed", "count"),
         params=("params", "mean"),
         macs=("macs", "mean"),
+        cost=("cost", "mean"),
         latency_ms=("latency_ms", "mean"),
         val_mean=("val_accuracy", "mean"),
         val_std=("val_accuracy", "std"),
@@ -46,6 +48,13 @@ def size_of(row: Mapping[str, Any]) -> str:
     """The size of a row of results, in words."""
     ratio = None if row["ratio"] is None or pd.isna(row["ratio"]) else row["ratio"]
     return size_label(row["budget"], row["metric"], ratio)
+
+
+def latency_in_words(row: Mapping[str, Any]) -> str:
+    """The measured latency of a row, with the predicted one where that was the budget's."""
+    measured = "not timed" if pd.isna(row["latency_ms"]) else f"{row['latency_ms']:.2f}"
+    predicted = row["metric"] == LATENCY.name and not pd.isna(row["cost"])
+    return f"{measured} ({row['cost']:.2f} predicted)" if predicted else measured
 
 
 def with_deviation(mean: float, deviation: float) -> str:
@@ -76,6 +85,8 @@ def write_csv(results: Results, folder: Path) -> list[Path]:
     layers = list(results.task.layer_names)
     outcomes = results.outcomes.assign(widths=results.outcomes["widths"].map(width_key))
     tables = {"outcomes": outcomes, "summary": summary(results), "epochs": results.curves}
+    if not results.latencies.empty:
+        tables["latencies"] = results.latencies
     if results.searches:
         tables["record"] = _records(results, layers)
         tables["laws"] = _laws(results, layers)

@@ -2,8 +2,9 @@
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.scaling.cost import CostModel
@@ -60,9 +61,37 @@ class Count(Metric):
         return arch.cost(self.name)
 
 
+@dataclass(frozen=True)
+class Milliseconds(Metric):
+    """The latency of a batch of 100 as predicted for one device, by the model of the network."""
+
+    name: str = "latency"
+    unit: str = "ms"
+
+    def read(self, text: str) -> float:
+        """`20ms`, `1.5 ms` or a plain number."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:ms)?", text.lower())
+        if not match or not float(match[1]):
+            raise NsoptError(f"{text!r} is not a latency: write 20ms")
+        return float(match[1])
+
+    def show(self, budget: float) -> str:
+        return f"{budget:.4g} {self.unit}"
+
+    def cost(self, arch: Costed) -> CostModel:
+        return arch.cost(self.name)
+
+
 PARAMS = Count("params", "params")
 MACS = Count("macs", "MACs")
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (PARAMS, MACS)}
+LATENCY = Milliseconds()
+COUNTED = (PARAMS, MACS)
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (*COUNTED, LATENCY)}
+
+
+def counted_costs(arch: Costed, widths: Sequence[int]) -> dict[str, Any]:
+    """What a network counts, by metric."""
+    return {metric.name: metric.cost(arch)(widths) for metric in COUNTED}
 
 
 def get_metric(name: str) -> Metric:

@@ -118,10 +118,15 @@ class Iteration:
     def record(self) -> PruneRecord:
         return self.trajectory.record()
 
-    def reach(self, cost: CostModel) -> tuple[float, float]:
-        """The costs, in any metric, from which and to which the record goes."""
-        costs = np.asarray(cost(self.record.widths))
-        return float(costs.min()), float(costs.max())
+    def beyond(self, cost: CostModel, budget: float) -> float | None:
+        """The factor by which a budget lies outside of what was recorded: above 1 beyond the
+        largest recorded network, below 1 beyond the smallest; None where the law interpolates.
+
+        cost: in the unit of the budget.
+        """
+        costs = np.asarray(cost(self.record.widths), dtype=np.float64)
+        nearest = float(np.clip(budget, costs.min(), costs.max()))
+        return None if nearest == budget else budget / nearest
 
     @property
     def start_widths(self) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ _SETTINGS = "settings"
 _PROVENANCE = "provenance"
 _SUBJECT = "subject"
 _LATENCY = "latency:"
+_LATENCY_MODEL = "latency_model"
 _SOURCE = "source"
 _LAW = "law"
 _VERDICT = "verdict"
@@ -175,6 +176,11 @@ def read_latency(
     return None
 
 
+def read_latencies(study: Study) -> list[dict[str, Any]]:
+    """All latencies that a study holds, whatever their conditions; `widths` is a `width_key`."""
+    return [dict(value) for name, value in study.user_attrs.items() if name.startswith(_LATENCY)]
+
+
 def write_latency(
     study: Study, widths: Sequence[int], conditions: Mapping[str, Any], latency: Mapping[str, Any]
 ) -> None:
@@ -185,6 +191,16 @@ def write_latency(
     value = {**latency, "widths": width_key(widths)}
     whole = repr((value["widths"], sorted(conditions.items())))
     study.set_user_attr(f"{_LATENCY}{hashlib.sha256(whole.encode()).hexdigest()[:16]}", value)
+
+
+def write_latency_model(study: Study, model: Mapping[str, Any]) -> None:
+    """Keep the latency model that decides the widths of a study at budgets in milliseconds."""
+    study.set_user_attr(_LATENCY_MODEL, dict(model))
+
+
+def read_latency_model(study: Study) -> dict[str, Any] | None:
+    """What `write_latency_model` kept, if it did."""
+    return study.user_attrs.get(_LATENCY_MODEL)
 
 
 def write_law(study: Study, law: PowerLaw) -> None:

@@ -22,6 +22,7 @@ OUTCOME_COLUMNS = (
     "metric",
     "budget",
     "seed",
+    "cost",
     "params",
     "macs",
     "latency_ms",

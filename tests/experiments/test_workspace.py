@@ -23,12 +23,12 @@ from nsopt.experiments.running import run_comparison
 from nsopt.experiments.searching import continue_search
 from nsopt.experiments.worker import join
 from nsopt.experiments.workspace import Workspace
+from nsopt.latency import measure as latency
+from nsopt.latency.measure import Latency
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.storage import schema, trials
 from nsopt.storage.queue import claim, run
-from nsopt.training import latency
-from nsopt.training.latency import Latency
 from tests.experiments.test_comparison import (
     Listener,
     comparison_in,
@@ -164,12 +164,14 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Devices on which latencies were measured, in words that a test can change."""
     devices: list[str] = []
 
-    def measure(model: torch.nn.Module, shape: tuple[int, int, int], device: str) -> Latency:
+    def measure(
+        models: list[torch.nn.Module], shape: tuple[int, int, int], device: str
+    ) -> list[Latency]:
         conditions = latency.latency_conditions(torch.device(device))
-        devices.append(conditions["device"])
-        return Latency(float(len(devices)), 1.0, 1.0, 1.0, repeats=1, **conditions)
+        devices.extend([conditions["device"]] * len(models))
+        return [Latency(float(len(devices)), 1.0, 1.0, 1.0, repeats=1, **conditions)] * len(models)
 
-    monkeypatch.setattr(runner, "measure_latency", measure)
+    monkeypatch.setattr(runner, "measure_latencies", measure)
     return devices
 
 

@@ -18,7 +18,7 @@ from nsopt.reports.dashboard import note
 from nsopt.reports.law import law_info
 from nsopt.reports.page import render
 from nsopt.reports.published import published_lines
-from nsopt.reports.results import Results, read_results
+from nsopt.reports.results import LATENCY_COLUMNS, Results, read_results
 from nsopt.reports.tables import summary, with_deviation, write_csv
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.scaling.law import PowerLaw
@@ -60,6 +60,7 @@ def results() -> Results:
         settings={"preset": "smoke", "training": {"epochs": 3}},
         provenance={"uniform": {"device": "<script>alert(1)</script>"}},
         outcomes=pd.DataFrame(rows),
+        latencies=pd.DataFrame(columns=LATENCY_COLUMNS),
         failures=pd.DataFrame([{"label": "uniform <i>", "reason": "the loss became nan"}]),
         curves=pd.DataFrame({"method": ["uniform"], "epoch": [1], "train_loss": [0.5]}),
         searches={"search": [Iteration(Trajectory(widths, tau), law, (80, 30), 12.0)]},
@@ -208,7 +209,7 @@ def test_notes_tell_question_protocol_and_numbers(results: Results) -> None:
     text = note(results, "neuralscale")
     assert "Too short to rank methods." in text
     assert "**Protocol** (smoke): epochs 3" in text
-    row = "| 0.25x | Uniform | 2 | 990 | 0.01 M | 1.0 | 51.50 ± 0.71 | 50.50 ± 0.71 |"
+    row = "| 0.25x | Uniform | 2 | 990 | 0.01 M | 1.00 | 51.50 ± 0.71 | 50.50 ± 0.71 |"
     assert row in text.splitlines()
     assert "A short protocol" in text
     assert "| 1 | 90-36 | 7 | 1 |" in note(results, "search")

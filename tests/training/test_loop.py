@@ -14,9 +14,9 @@ from nsopt.compute.memory import explain_out_of_memory
 from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError, OutOfMemoryError
+from nsopt.latency.measure import measure_latency
 from nsopt.models.architecture import TableArchitecture
 from nsopt.training.evaluation import Evaluation
-from nsopt.training.latency import measure_latency
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 

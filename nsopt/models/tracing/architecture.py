@@ -1,8 +1,9 @@
 """A traced module as an architecture: a family of networks indexed by widths."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.models.architecture import checked_widths, relative_norms
+from nsopt.models.architecture import checked_widths, learned, relative_norms
 from nsopt.models.tracing.cost import TracedCost
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.run import tensors_of
 from nsopt.models.tracing.trace import Atoms
+from nsopt.scaling.cost import CostModel
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -28,7 +30,8 @@ class TracedArchitecture:
     layer_names: of the groups, each by the module that first makes its channels; base_widths: in
     units; input_shape: of one example; num_classes: the last size of the output; capped: groups
     that cannot grow, refused: those that cannot change at all, both by name with the reason;
-    init: draws first values into a network, None for the law told from the module itself.
+    init: draws first values into a network, None for the law told from the module itself; latency:
+    its cost model in milliseconds, if one was learned.
     """
 
     name: str
@@ -37,6 +40,7 @@ class TracedArchitecture:
     capped: dict[str, str]
     refused: dict[str, str]
     init: Callable[[nn.Module], None] | None = None
+    latency: CostModel | None = None
 
     @property
     def base_widths(self) -> tuple[int, ...]:
@@ -139,8 +143,13 @@ class TracedArchitecture:
             for name, axes in first.items()
         }
 
-    def cost(self, metric: str) -> TracedCost:
-        """Exact cost model for `params` or `macs` (of one example)."""
+    def with_latency(self, latency: CostModel) -> Self:
+        return replace(self, latency=latency)
+
+    def cost(self, metric: str) -> CostModel:
+        """Exact cost model for `params` or `macs` (of one example); for `latency`, what it has."""
+        if metric == "latency":
+            return learned(self.name, self.latency)
         network, widest = self.network, self._widest
         if metric == "params":
             index = {(d.tensor, d.axis): i for i, d in enumerate(network.family.dimensions)}

@@ -1,0 +1,117 @@
+"""What a network calls: its torch functions with the shapes that they get, without computing.
+
+A call is told apart from others by everything but its channels (`kind`), and placed among those of
+its kind by one or two sizes (`place`): a plain convolution by its input and output channels, any
+other function by the elements that it reads and writes. Both follow the widths linearly.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils.hooks import RemovableHandle
+
+_CHANNELS = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a torch function. module: path of the innermost module that made it; arguments:
+    as they were, tensors on the meta device."""
+
+    kind: str
+    place: tuple[int, ...]
+    module: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether it is one without groups, which has two places."""
+        return len(self.place) > 1
+
+
+def calls_of(model: nn.Module, input_shape: Sequence[int], batch_size: int) -> list[Call]:
+    """The calls of one forward pass in evaluation mode that make a tensor, in order."""
+    with torch.no_grad():
+        meta = model.to("meta").eval()
+        images = torch.empty(batch_size, *input_shape, device="meta")
+        recorder = _Recorder()
+        handles = recorder.follow(meta)
+        try:
+            with recorder:
+                meta(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return recorder.calls
+
+
+class _Recorder(TorchFunctionMode):
+    """Collects calls, with the module that is running."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self._running = [""]
+
+    def follow(self, model: nn.Module) -> list[RemovableHandle]:
+        handles = []
+        for path, module in model.named_modules():
+            handles.append(module.register_forward_pre_hook(self._enter(path)))
+            handles.append(module.register_forward_hook(self._leave))
+        return handles
+
+    def _enter(self, path: str) -> Callable[..., None]:
+        def enter(*_: Any) -> None:
+            self._running.append(path)
+
+        return enter
+
+    def _leave(self, *_: Any) -> None:
+        self._running.pop()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        options = kwargs or {}
+        result = func(*args, **options)
+        if isinstance(result, Tensor) and not _is_view(func, args, result):
+            kind, place = _described(func, args, options, result)
+            self.calls.append(Call(kind, place, self._running[-1], func, args, options))
+        return result
+
+
+def _is_view(function: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> bool:
+    """Whether nothing is computed."""
+    return result._base is not None or any(result is arg for arg in args)
+
+
+def _described(
+    function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any], result: Tensor
+) -> tuple[str, tuple[int, ...]]:
+    """The kind and the place of a call."""
+    tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    fixed = [arg for arg in args if not isinstance(arg, Tensor)]
+    name = resolve_name(function) or repr(function)
+    shapes = [list(tensor.shape[2:]) for tensor in (*tensors, result)]
+    if function is torch.conv2d:
+        groups = options.get("groups", fixed.pop() if len(args) == _CONV2D_ARGUMENTS else 1)
+        kind = f"{name} {shapes} {fixed} {'groups' if groups > 1 else ''}"
+        if groups == 1:
+            return kind, (tensors[0].shape[_CHANNELS], result.shape[_CHANNELS])
+    else:
+        kind = f"{name} {shapes}"
+    read = tensors[0].numel() if tensors else result.numel()
+    return kind, (read + result.numel(),)
+
+
+_CONV2D_ARGUMENTS = 7

@@ -1,0 +1,115 @@
+"""Measuring the kernels behind a network's calls, one after another on their own."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils import _pytree as pytree
+
+from nsopt.compute.device import wait_for
+from nsopt.latency.calls import Call
+from nsopt.latency.tables import FloatArray, Table
+
+_WARMUP = 2
+_FEWEST = 4
+_MOST = 30
+_SECONDS = 0.04
+_POINTS = 7
+_SMALLEST = 16
+_FEW = (2, 8)
+
+
+def measure_table(calls: Sequence[Call], largest: tuple[int, ...], device: torch.device) -> Table:
+    """A table of the calls of one kind. calls: at several widths of the network; largest: the
+    place up to which convolutions are measured."""
+    if calls[0].is_convolution:
+        return _convolutions(calls, largest, device)
+    by_place = {call.place[0]: call for call in calls}
+    sizes = sorted(by_place)
+    chosen = np.unique(np.linspace(0, len(sizes) - 1, _POINTS).round().astype(int))
+    axis = np.array([sizes[i] for i in chosen], dtype=np.float64)
+    measured = [_seconds(_replay(by_place[sizes[i]], device), device) for i in chosen]
+    return Table.of((axis,), 1000 * np.array(measured), (1,))
+
+
+def _convolutions(calls: Sequence[Call], largest: tuple[int, ...], device: torch.device) -> Table:
+    """Over input and output channels; inputs that never change are not varied."""
+    inputs, outputs = (sorted({call.place[d] for call in calls}) for d in range(2))
+    axes = tuple(
+        np.array(places if len(places) == 1 else _grid(most), dtype=np.float64)
+        for places, most in zip((inputs, outputs), largest, strict=True)
+    )
+    pattern = calls[0]
+    images, weight = pattern.arguments[:2]
+    batch, shape, window = images.shape[0], images.shape[2:], weight.shape[2:]
+    measured = np.zeros((len(axes[0]), len(axes[1])))
+    for i, read in enumerate(axes[0].astype(int).tolist()):
+        x = _random((batch, read, *shape), device)
+        for j, made in enumerate(axes[1].astype(int).tolist()):
+            w = _random((made, read, *window), device)
+            bias = torch.zeros(made, device=device)
+            run = _convolution(pattern, x, w, bias)
+            measured[i, j] = 1000 * _seconds(run, device)
+    return Table.of(axes, measured, (1, 1 if len(axes[1]) == 1 else _SMALLEST))
+
+
+def _convolution(pattern: Call, x: Tensor, w: Tensor, bias: Tensor) -> Callable[[], Any]:
+    rest = pattern.arguments[3:]
+
+    def run() -> Tensor:
+        return functional.conv2d(x, w, bias, *rest, **pattern.options)
+
+    return run
+
+
+def _grid(largest: int) -> list[int]:
+    """Numbers of channels from a few to the largest, from a block on evenly spaced in logarithm."""
+    if largest <= _SMALLEST:
+        return sorted({*_FEW, largest})
+    spaced = np.geomspace(_SMALLEST, largest, _POINTS) / _SMALLEST
+    blocks: list[int] = np.unique(np.ceil(spaced - 1e-9).astype(int)).tolist()
+    return [*_FEW, *(_SMALLEST * block for block in blocks)]
+
+
+def _replay(call: Call, device: torch.device) -> Callable[[], Any]:
+    """The same call on random tensors of the same shapes."""
+
+    def real(value: Any) -> Any:
+        return _random(tuple(value.shape), device) if isinstance(value, Tensor) else value
+
+    arguments, options = pytree.tree_map(real, (call.arguments, call.options))
+
+    def run() -> Any:
+        return call.function(*arguments, **options)
+
+    return run
+
+
+def _random(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Positive numbers, as running variances are, laid out channels last."""
+    values = torch.rand(shape, device=device)
+    return values.to(memory_format=torch.channels_last) if values.ndim == 4 else values
+
+
+def _seconds(run: Callable[[], Any], device: torch.device) -> float:
+    """The lower quartile of a few runs, which other processes disturb least."""
+    with torch.no_grad():
+        for _ in range(_WARMUP):
+            run()
+        taken: list[float] = []
+        while len(taken) < _FEWEST or (sum(taken) < _SECONDS and len(taken) < _MOST):
+            wait_for(device)
+            start = time.perf_counter()
+            run()
+            wait_for(device)
+            taken.append(time.perf_counter() - start)
+    return float(np.percentile(taken, 25))
+
+
+def rounded_up(sizes: FloatArray) -> tuple[int, ...]:
+    """Sizes as whole numbers of blocks."""
+    return tuple(int(size) for size in np.ceil(sizes / _SMALLEST) * _SMALLEST)

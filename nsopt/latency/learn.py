@@ -1,0 +1,199 @@
+"""Making a latency model: which calls follow the widths how, their kernels, whole networks."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nsopt.compute.device import Compute
+from nsopt.compute.memory import memory_kept
+from nsopt.errors import NsoptError
+from nsopt.latency.calls import Call, calls_of
+from nsopt.latency.kernels import measure_table, rounded_up
+from nsopt.latency.measure import latency_conditions, measure_latencies
+from nsopt.latency.model import BLOCK, FEATURES, IntArray, LatencyModel, Term
+from nsopt.latency.tables import Table
+from nsopt.models.architecture import Architecture, TableArchitecture
+from nsopt.progress import Progress
+from nsopt.scaling.law import floor_widths
+
+BATCH_SIZE = 100
+_SCALES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4)
+_NETWORKS = 10  # whole ones, on which the sum of kernels is corrected
+_SPREAD = 0.4  # of the logarithm of their widths
+_ROUNDS, _REPEATS = 4, 3
+_FORMAT = 3
+
+
+@dataclass(frozen=True, eq=False)
+class _Structure:
+    """The calls of a network. kinds: of the tables, in order; terms: as functions of the widths;
+    samples: by kind, calls of networks of several sizes; largest: by kind, their largest place."""
+
+    kinds: tuple[str, ...]
+    terms: tuple[Term, ...]
+    samples: dict[str, list[Call]]
+    largest: dict[str, tuple[int, ...]]
+
+
+def latency_model(
+    arch: Architecture, compute: Compute, progress: Progress, folder: Path
+) -> LatencyModel:
+    """The latency model of `arch` on the device of `compute`: as `folder` keeps it, or made now.
+
+    It is kept by network, device, threads, precision, batch size and version of torch. While
+    kernels are measured, other processes on the device wait.
+    """
+    with compute.exclusive():
+        conditions = latency_conditions(compute.device, BATCH_SIZE)
+        path = folder / f"{_digest(arch, conditions)}.json"
+        if path.is_file():
+            return LatencyModel.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        model = _measured(arch, _structure(arch), compute.device, progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.part")
+    unfinished.write_text(json.dumps(model.to_dict() | {"conditions": conditions}), "utf-8")
+    unfinished.replace(path)
+    return model
+
+
+def sample_widths(arch: Architecture, count: int, seed: int) -> list[tuple[int, ...]]:
+    """Random networks of different sizes and shapes, (count, L)."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for size in np.geomspace(0.1, 1.0, count):
+        spread = np.exp(generator.normal(scale=_SPREAD, size=len(arch.base_widths)))
+        widths = np.maximum(1, size * np.array(arch.base_widths) * spread)
+        found.append(_allowed(arch, widths.astype(int).tolist()))
+    return found
+
+
+def _measured(
+    arch: Architecture, structure: _Structure, device: torch.device, progress: Progress
+) -> LatencyModel:
+    progress.start("learning this device's latency", len(structure.kinds) + 1)
+    tables: list[Table] = []
+    with memory_kept(device):
+        for kind in structure.kinds:
+            tables.append(measure_table(structure.samples[kind], structure.largest[kind], device))
+            progress.advance()
+    layers = len(arch.base_widths)
+    model = LatencyModel(tuple(tables), structure.terms, layers, np.ones(FEATURES))
+    ragged = sample_widths(arch, _NETWORKS, seed=0)
+    widths = [*ragged, *(_on_blocks(arch, w) for w in sample_widths(arch, _NETWORKS, seed=1))]
+    measured = measure_latencies(
+        [arch.build(w) for w in widths],
+        arch.input_shape,
+        BATCH_SIZE,
+        rounds=_ROUNDS,
+        repeats=_REPEATS * _ROUNDS,
+        device=str(device),
+    )
+    progress.advance()
+    return model.corrected(widths, [latency.median_ms for latency in measured])
+
+
+def _structure(arch: Architecture) -> _Structure:
+    """What `arch` calls, from networks without memory."""
+    samples: dict[str, list[Call]] = {}
+    for scale in _SCALES:
+        widths = _allowed(arch, floor_widths(scale, arch.base_widths))
+        for call in _calls(arch, widths):
+            samples.setdefault(call.kind, []).append(call)
+    base = _distinct(arch)
+    calls = _calls(arch, base)
+    for call in calls:
+        samples.setdefault(call.kind, []).append(call)
+    kinds = tuple(samples)
+    factors = np.stack([_growth(arch, base, calls, layer) for layer in range(len(base))], axis=-1)
+    vanishing = _vanishing(arch)
+    terms = []
+    position = 0
+    for call in calls:
+        places = len(call.place)
+        own: IntArray = factors[position : position + places]
+        position += places
+        constants = np.array(call.place) - own @ np.array(base)
+        terms.append(
+            Term(
+                kinds.index(call.kind),
+                own,
+                constants,
+                "conv2d" in call.kind,
+                vanishing.get(call.module),
+            )
+        )
+    largest = {
+        kind: rounded_up(np.max([call.place for call in found], axis=0))
+        for kind, found in samples.items()
+    }
+    return _Structure(kinds, tuple(terms), samples, largest)
+
+
+def _calls(arch: Architecture, widths: Sequence[int]) -> list[Call]:
+    return calls_of(arch.build(widths), arch.input_shape, BATCH_SIZE)
+
+
+def _allowed(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
+    """`widths`, no layer wider than it can be."""
+    widest = np.broadcast_to(getattr(arch.cost("params"), "widest", np.inf), len(widths))
+    return tuple(np.minimum(widths, widest).astype(int).tolist())
+
+
+def _on_blocks(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
+    """`widths` as whole numbers of blocks."""
+    return _allowed(arch, [max(BLOCK, round(width / BLOCK) * BLOCK) for width in widths])
+
+
+def _distinct(arch: Architecture) -> tuple[int, ...]:
+    """Widths near the base ones that can all grow by one. Of networks in which equal widths remove
+    calls none are equal, nor will be then, so that everything is there."""
+    if not isinstance(arch, TableArchitecture):
+        return tuple(max(1, width - 1) for width in arch.base_widths)
+    found: list[int] = []
+    for width in arch.base_widths:
+        while any(abs(width - other) <= 1 for other in found):
+            width += 1  # noqa: PLW2901
+        found.append(width)
+    return tuple(found)
+
+
+def _growth(arch: Architecture, base: Sequence[int], calls: Sequence[Call], layer: int) -> IntArray:
+    """By how much the places of the calls grow with one more unit of a layer, all in a row."""
+    wider = tuple(width + (index == layer) for index, width in enumerate(base))
+    grown = _calls(arch, wider)
+    if [call.kind for call in grown] != [call.kind for call in calls]:
+        raise NsoptError(f"{arch.name} computes otherwise at other widths: no latency model")
+    before = np.concatenate([call.place for call in calls])
+    growth: IntArray = np.concatenate([call.place for call in grown]) - before
+    return growth
+
+
+def _vanishing(arch: Architecture) -> dict[str, Any]:
+    """The modules that equal widths remove, by path, as `Term.unless_equal` takes them."""
+    if not isinstance(arch, TableArchitecture):
+        return {}
+    eye = np.eye(len(arch.base_widths), dtype=np.int64)
+
+    def linear(channels: Any) -> tuple[IntArray, int]:
+        if channels.layer is None:
+            return np.zeros(len(eye), dtype=np.int64), channels.factor
+        return channels.factor * eye[channels.layer], 0
+
+    return {
+        operation.name: tuple(linear(channels) for channels in operation.unless_equal)
+        for operation in arch.operations
+        if operation.unless_equal is not None
+    }
+
+
+def _digest(arch: Architecture, conditions: dict[str, Any]) -> str:
+    network = [arch.name, arch.num_classes, arch.input_shape, arch.layer_names, arch.base_widths]
+    whole = [_FORMAT, network, arch.cost("macs")(arch.base_widths), conditions]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:32]

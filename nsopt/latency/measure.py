@@ -1,0 +1,148 @@
+"""How long one forward pass takes."""
+
+import copy
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from nsopt.compute.device import describe_device, place, resolve_compute, wait_for
+from nsopt.compute.memory import explain_out_of_memory, memory_kept
+from nsopt.errors import NsoptError
+
+_LARGEST_SPREAD = 0.15
+_PROTOCOL = 2  # since then in rounds, and with the memory of tensors kept between passes
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per batch: median, quartiles and mean over `repeats` passes.
+
+    device (with its threads), precision, batch_size, torch_version and protocol: see
+    `latency_conditions`.
+    spread: of the medians of several rounds, the largest less the smallest over the whole median;
+    None where it was measured in one.
+    """
+
+    median_ms: float
+    lower_quartile_ms: float
+    upper_quartile_ms: float
+    mean_ms: float
+    batch_size: int
+    repeats: int
+    device: str
+    precision: str = "fp32"
+    torch_version: str = "unknown"
+    protocol: int = 1
+    spread: float | None = None
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether its rounds agree, as they do on a machine that does nothing else."""
+        return self.spread is None or self.spread <= _LARGEST_SPREAD
+
+
+def latency_conditions(device: torch.device, batch_size: int = 100) -> dict[str, Any]:
+    """The fields of a `Latency` that a measurement made here and now would have.
+
+    Only measurements that agree in them can be compared, or stand for each other.
+    """
+    return {
+        "device": describe_device(device),
+        "precision": "fp32",
+        "batch_size": batch_size,
+        "torch_version": torch.__version__,
+        "protocol": _PROTOCOL,
+    }
+
+
+def measure_latency(
+    model: nn.Module,
+    input_shape: tuple[int, ...] = (3, 32, 32),
+    batch_size: int = 100,
+    warmup: int = 20,
+    repeats: int = 80,
+    device: str = "cpu",
+) -> Latency:
+    """Time forward passes of `model` in evaluation mode and float32, one batch at a time.
+
+    The paper's protocol (section 4.2): batches of 100, 20 passes to warm up, 80 timed. It is done
+    on a copy: `model` stays as it is.
+    """
+    (latency,) = measure_latencies([model], input_shape, batch_size, warmup, repeats, 1, device)
+    return latency
+
+
+@torch.no_grad()
+def measure_latencies(
+    models: Sequence[nn.Module],
+    input_shape: tuple[int, ...],
+    batch_size: int = 100,
+    warmup: int = 20,
+    repeats: int = 80,
+    rounds: int = 5,
+    device: str = "cpu",
+) -> list[Latency]:
+    """Time networks side by side: in every round each of them, so that none has a better hour.
+
+    warmup and repeats are passes of each network over all rounds. What else the machine does shows
+    as a spread between rounds.
+    """
+    if warmup < 0 or batch_size < 1 or not 1 <= rounds <= repeats:
+        raise NsoptError("latency needs repeats >= rounds >= 1, batch_size >= 1 and warmup >= 0")
+    where = resolve_compute(device, "fp32").device
+    copies = [place(copy.deepcopy(model), where).eval() for model in models]
+    milliseconds = np.zeros((len(copies), rounds, repeats // rounds))
+    with explain_out_of_memory(batch_size), memory_kept(where):
+        images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
+        images = images.to(where, memory_format=torch.channels_last)
+        for turn in range(rounds):
+            for index, model in enumerate(copies):
+                for _ in range(-(-warmup // rounds)):
+                    model(images)
+                passes = [_timed_pass(model, images) for _ in range(repeats // rounds)]
+                milliseconds[index, turn] = passes
+    conditions = latency_conditions(where, batch_size)
+    return [_summary(1000 * passes, conditions) for passes in milliseconds]
+
+
+def distrust(latencies: Sequence[Latency]) -> str:
+    """What to tell of measurements whose rounds disagree; nothing where all agree."""
+    doubtful = [latency.spread for latency in latencies if not latency.is_trusted]
+    if not doubtful:
+        return ""
+    most = max(spread or 0.0 for spread in doubtful)
+    return (
+        f"latency: rounds of {len(doubtful)} of {len(latencies)} networks differ by more than "
+        f"{_LARGEST_SPREAD:.0%} (up to {most:.0%}, load {os.getloadavg()[0]:.1f}): the machine was "
+        "busy; nsopt latency measures again"
+    )
+
+
+def _summary(milliseconds: NDArray[np.float64], conditions: dict[str, Any]) -> Latency:
+    """milliseconds: (rounds, passes a round)."""
+    lower, median, upper = np.percentile(milliseconds, [25, 50, 75])
+    rounds = np.median(milliseconds, axis=1)
+    return Latency(
+        median_ms=float(median),
+        lower_quartile_ms=float(lower),
+        upper_quartile_ms=float(upper),
+        mean_ms=float(milliseconds.mean()),
+        repeats=milliseconds.size,
+        spread=float(np.ptp(rounds) / median) if len(rounds) > 1 else None,
+        **conditions,
+    )
+
+
+def _timed_pass(model: nn.Module, images: torch.Tensor) -> float:
+    wait_for(images.device)
+    start = time.perf_counter()
+    model(images)
+    wait_for(images.device)
+    return time.perf_counter() - start

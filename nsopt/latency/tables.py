@@ -1,0 +1,77 @@
+"""Measured kernels, interpolated: milliseconds over one or two sizes."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Milliseconds on a grid of D = 1 or 2 sizes, never falling along either.
+
+    axes: D ascending arrays; values: their grid. Between them it is (bi)linear, beyond them it goes
+    on as it did last. blocks: D sizes to whose multiples a larger size is rounded up first, as
+    kernels pad them.
+    """
+
+    axes: tuple[FloatArray, ...]
+    values: FloatArray
+    blocks: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, axes: tuple[FloatArray, ...], measured: FloatArray, blocks: tuple[int, ...]
+    ) -> Self:
+        """What was measured on a grid; where it fell, half way between the least raising and the
+        least lowering that make it grow."""
+        raised, lowered = measured, np.flip(measured)
+        for axis in range(measured.ndim):
+            raised = np.maximum.accumulate(raised, axis=axis)
+            lowered = np.minimum.accumulate(lowered, axis=axis)
+        return cls(axes, (raised + np.flip(lowered)) / 2, blocks)
+
+    def at(self, sizes: FloatArray) -> FloatArray:
+        """Milliseconds at sizes (..., D): shape (...)."""
+        blocks = np.array(self.blocks)
+        padded = np.where(sizes > blocks, np.ceil(sizes / blocks) * blocks, sizes)
+        places = [_place(axis, padded[..., d]) for d, axis in enumerate(self.axes)]
+        if len(places) == 1:
+            ((low, part),) = places
+            high = np.minimum(low + 1, self.values.shape[0] - 1)
+            result = (1 - part) * self.values[low] + part * self.values[high]
+        else:
+            (i, u), (j, v) = places
+            k = np.minimum(i + 1, self.values.shape[0] - 1)
+            m = np.minimum(j + 1, self.values.shape[1] - 1)
+            near = (1 - v) * self.values[i, j] + v * self.values[i, m]
+            far = (1 - v) * self.values[k, j] + v * self.values[k, m]
+            result = (1 - u) * near + u * far
+        milliseconds: FloatArray = np.maximum(result, 0.0)
+        return milliseconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe form."""
+        axes = [axis.tolist() for axis in self.axes]
+        return {"axes": axes, "values": self.values.tolist(), "blocks": list(self.blocks)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
+        axes = tuple(np.array(axis, dtype=np.float64) for axis in data["axes"])
+        return cls(axes, np.array(data["values"], dtype=np.float64), tuple(data["blocks"]))
+
+
+def _place(axis: FloatArray, sizes: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+    """Index of the grid point at or below each size, and how far it lies towards the next one.
+
+    Below the first point a size counts as the first; beyond the last the part exceeds 1.
+    """
+    if len(axis) == 1:
+        return np.zeros(sizes.shape, dtype=np.int64), np.zeros(sizes.shape)
+    low = np.clip(np.searchsorted(axis, sizes, side="right") - 1, 0, len(axis) - 2)
+    part = (sizes - axis[low]) / (axis[low + 1] - axis[low])
+    return low, np.maximum(part, 0.0)
