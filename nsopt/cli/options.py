@@ -12,7 +12,6 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from nsopt.errors import NsoptError
-from nsopt.scaling.metric import get_metric
 
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 CountFrom0 = Annotated[int, Parameter(validator=Number(gte=0))]
@@ -130,6 +129,8 @@ class PlaceOptions:
 
 def _rounding(option: str, text: str | None) -> int | dict[str, int] | None:
     """A number, or numbers by metric."""
+    from nsopt.scaling.metric import get_metric
+
     if text is None:
         return None
     parts = [part.strip().rpartition("=") for part in text.split(",")]

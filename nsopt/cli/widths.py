@@ -30,8 +30,8 @@ class WidthsOptions:
     """ARCH-DATA-PRESET, where the storage holds several."""
     iteration: Count | None = None
     """Of architecture descent; the last by default."""
-    method: str = "neuralscale"
-    """Whose law, of those in a storage: neuralscale-macs, morphnet, tuned, ..."""
+    method: str | None = None
+    """Whose law, of those in a storage: by default the search's own."""
     device: str = "auto"
     """Whose latency is meant by --metric latency."""
     arch: str = "vgg11"
@@ -119,13 +119,13 @@ def _stored(
     from nsopt.errors import NsoptError
     from nsopt.experiments.stored_law import stored_law
     from nsopt.experiments.workspace import Workspace
-    from nsopt.methods.registry import get_method
+    from nsopt.methods.registry import get_method, law_of_search
     from nsopt.storage.opening import shown, storage_errors
 
     workspace = Workspace(url, Path())
     if not workspace.has_storage:
         raise NsoptError(f"nothing is stored at {shown(url)}: run a search first")
-    method = get_method(options.method)
+    method = get_method(options.method) if options.method else law_of_search()
     with storage_errors(url):
         return stored_law(workspace, options.name, method, options.iteration, options.sizes.metric)
 

@@ -19,7 +19,7 @@ from nsopt.storage.trials import TuningPoint
 from nsopt.training.loop import train_configuration
 
 RANGES = {SLOPE: (-1.5, 1.5)}
-WEIGHTS = (-0.5, 1.5)
+WEIGHTS = (-1.0, 1.5)
 
 
 @dataclass(frozen=True, eq=False)

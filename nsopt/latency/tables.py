@@ -13,8 +13,8 @@ FloatArray = NDArray[np.float64]
 class Table:
     """Milliseconds on a grid of D = 1 or 2 sizes, never falling along either.
 
-    axes: D ascending arrays; values: their grid. Between them it is (bi)linear, beyond them it goes
-    on as it did last. blocks: D sizes to whose multiples a larger size is rounded up first, as
+    axes: D ascending arrays; values: their grid. Between them it is (bi)linear, beyond the last one
+    it grows in proportion. blocks: D sizes to whose multiples a larger size is rounded up first, as
     kernels pad them.
     """
 
@@ -42,7 +42,7 @@ class Table:
         if len(places) == 1:
             ((low, part),) = places
             high = np.minimum(low + 1, self.values.shape[0] - 1)
-            result = (1 - part) * self.values[low] + part * self.values[high]
+            result: FloatArray = (1 - part) * self.values[low] + part * self.values[high]
         else:
             (i, u), (j, v) = places
             k = np.minimum(i + 1, self.values.shape[0] - 1)
@@ -50,8 +50,9 @@ class Table:
             near = (1 - v) * self.values[i, j] + v * self.values[i, m]
             far = (1 - v) * self.values[k, j] + v * self.values[k, m]
             result = (1 - u) * near + u * far
-        milliseconds: FloatArray = np.maximum(result, 0.0)
-        return milliseconds
+        for d, axis in enumerate(self.axes):
+            result = result * np.maximum(padded[..., d] / axis[-1], 1.0)
+        return result
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""
@@ -68,10 +69,10 @@ class Table:
 def _place(axis: FloatArray, sizes: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
     """Index of the grid point at or below each size, and how far it lies towards the next one.
 
-    Below the first point a size counts as the first; beyond the last the part exceeds 1.
+    A size below the first point counts as the first, one beyond the last as the last.
     """
     if len(axis) == 1:
         return np.zeros(sizes.shape, dtype=np.int64), np.zeros(sizes.shape)
     low = np.clip(np.searchsorted(axis, sizes, side="right") - 1, 0, len(axis) - 2)
     part = (sizes - axis[low]) / (axis[low + 1] - axis[low])
-    return low, np.maximum(part, 0.0)
+    return low, np.clip(part, 0.0, 1.0)

@@ -50,6 +50,11 @@ def get_method(name: str) -> Method:
     return found
 
 
+def law_of_search() -> Method:
+    """The method whose law is that of the search."""
+    return NeuralScale()
+
+
 def get_methods(names: Sequence[str]) -> tuple[Method, ...]:
     """The methods of these names without repetitions; NsoptError for an unknown one, or none."""
     found = {name: get_method(name) for name in names}

@@ -130,7 +130,10 @@ def on_one_device(outcomes: pd.DataFrame, latencies: pd.DataFrame) -> pd.DataFra
 
 
 def _outcome(trial: FrozenTrial, task: schema.TaskDescription) -> dict[str, Any]:
-    return trials.read_outcome(trial) | {"widths": trials.read_widths(trial, task.layer_names)}
+    outcome = trials.read_outcome(trial)
+    if outcome["cost"] is None:  # versions before 0.1 had counted metrics alone
+        outcome["cost"] = outcome[outcome["metric"]]
+    return outcome | {"widths": trials.read_widths(trial, task.layer_names)}
 
 
 def _failure(trial: FrozenTrial) -> dict[str, str] | None:

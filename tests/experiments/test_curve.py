@@ -1,0 +1,136 @@
+"""Tuning a scaling curve on narrow networks, in this process."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from nsopt.data.images import ImageData
+from nsopt.data.source import Source
+from nsopt.errors import NsoptError
+from nsopt.experiments import curve
+from nsopt.experiments.comparison import Comparison, sizes_of_ratios
+from nsopt.experiments.curve import Confirmation, tune_curve
+from nsopt.experiments.curve_request import CurveTuning
+from nsopt.experiments.running import run_comparison
+from nsopt.experiments.task import Task
+from nsopt.experiments.tuned_law import tuned_law
+from nsopt.experiments.tuning_request import best_settings
+from nsopt.methods.registry import get_methods
+from nsopt.models.architecture import TableArchitecture
+from nsopt.progress import Silent
+from nsopt.reports.results import read_results
+from nsopt.reports.tuning import publish_tuning, tuning_note
+from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.metric import MACS
+from nsopt.scaling.solve import solve_widths
+from nsopt.storage import schema
+from nsopt.storage.studies import load_studies
+from tests.experiments.test_comparison import SETTINGS, Listener, workspace_in
+
+
+@pytest.fixture
+def tuning(narrow: TableArchitecture, digits: ImageData) -> CurveTuning:
+    return CurveTuning(
+        task=Task(narrow, digits, Source("digits"), SETTINGS),
+        metric=MACS,
+        sizes=sizes_of_ratios(narrow, MACS, [0.5]),
+        trials=8,
+        seeds=1,
+        epochs=1,
+        confirmations=2,
+    )
+
+
+def test_a_tuned_law_is_a_method(
+    tuning: CurveTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Confirmation, "holds", property(lambda self: True))
+    place = workspace_in(tmp_path)
+    study, confirmation = tune_curve(tuning, place, Silent())
+    tried = [trial.params for trial in study.trials]
+    assert tried[:3] == [
+        {"filters": 0.0, "macs": 0.0, "slope": 0.0},
+        {"filters": 1.0, "macs": 0.0, "slope": 0.0},
+        {"filters": 0.0, "macs": 1.0, "slope": 0.0},
+    ]
+    assert len(tried) == 8
+    best = max(study.trials, key=lambda trial: trial.values[0])
+    assert confirmation.parameters == best.params
+    law, budget = tuned_law(place, tuning.task.name, "macs"), tuning.sizes[0].budget
+    widths = solve_widths(law, tuning.metric.cost(tuning.task.arch), budget).widths
+    assert schema.width_key(widths.tolist()) == best.user_attrs["widths"]
+
+    again, same = tune_curve(tuning, place, Silent())
+    assert (len(again.trials), same) == (8, confirmation)
+    publish_tuning(again, [curve.METRIC_NAME])
+    assert str(confirmation) in tuning_note(again, [curve.METRIC_NAME])
+    with pytest.raises(NsoptError, match="use it with --methods tuned"):
+        best_settings(place, study.study_name)
+
+    methods = get_methods(["uniform", "tuned", "neuralscale-macs"])
+    comparison = Comparison(tuning.task, methods, MACS, tuning.sizes, 1)
+    listener = Listener()
+    run_comparison(comparison, place, listener)
+    assert "searching" not in listener.tasks
+    results = read_results(place.url, tuning.task.name)
+    assert set(results.searches) == {"search", "search-macs"}
+    own = results.outcomes.set_index("method")["widths"]
+    assert own["tuned"] == tuple(widths.tolist())
+    assert (results.outcomes["cost"] <= budget).all()
+
+
+def test_an_interrupted_tuning_goes_on_to_the_same_result(
+    tuning: CurveTuning, tmp_path: Path
+) -> None:
+    whole, _ = tune_curve(tuning, workspace_in(tmp_path / "whole"), Silent())
+    parted = workspace_in(tmp_path / "parted")
+    tune_curve(dataclasses.replace(tuning, trials=5), parted, Silent())
+    study, _ = tune_curve(tuning, parted, Silent())
+    assert [t.params for t in study.trials] == [t.params for t in whole.trials]
+    assert [t.values for t in study.trials] == [t.values for t in whole.trials]
+
+
+def test_what_is_not_confirmed_ends_as_uniform(
+    tuning: CurveTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Confirmation, "holds", property(lambda self: False))
+    place = workspace_in(tmp_path)
+    study, confirmation = tune_curve(tuning, place, Silent())
+    law, arch = tuned_law(place, tuning.task.name, "macs"), tuning.task.arch
+    for budget in (1e5, 1e6):
+        tuned, plain = (
+            solve_widths(each, arch.cost("macs"), budget).widths.tolist()
+            for each in (law, uniform_curve(arch.base_widths))
+        )
+        assert tuned == plain
+    if any(confirmation.parameters.values()):
+        assert len(confirmation.differences) == tuning.confirmations
+        names = load_studies(place.storage, schema.tuning_name(tuning.task.name))
+        assert "curve-macs-confirmed" in names
+    assert schema.read_verdict(study) == str(confirmation)
+
+
+@pytest.mark.parametrize(
+    ("differences", "p", "words"),
+    [
+        ((), 1.0, "nothing tried was better than uniform"),
+        ((0.5, 0.7), 0.05, "confirmed: \\+0.60 points on uniform with 2 fresh seeds"),
+        ((0.5, -0.7), 0.6, "no better than uniform: -0.10 points"),
+    ],
+)
+def test_a_confirmation_says_what_it_found(
+    differences: tuple[float, ...], p: float, words: str
+) -> None:
+    confirmation = Confirmation({}, differences, p)
+    assert re.search(words, str(confirmation))
+    assert confirmation.holds == ("confirmed" in words)
+
+
+def test_a_tuned_law_must_be_there(tuning: CurveTuning, tmp_path: Path) -> None:
+    comparison = Comparison(tuning.task, get_methods(["tuned"]), MACS, tuning.sizes, 1)
+    place = workspace_in(tmp_path)
+    with pytest.raises(NsoptError, match="run nsopt tune --over curve --metric macs"):
+        run_comparison(comparison, place, Silent())
+    assert not place.has_storage

@@ -1,0 +1,156 @@
+"""Tables of kernels, the calls of networks, and the model that they make."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import nsopt
+from nsopt.compute.device import resolve_compute
+from nsopt.errors import NsoptError
+from nsopt.latency import learn
+from nsopt.latency.calls import calls_of
+from nsopt.latency.learn import latency_model, sample_widths
+from nsopt.latency.measure import Latency, distrust, measure_latencies
+from nsopt.latency.model import LatencyModel
+from nsopt.latency.tables import Table
+from nsopt.models.architecture import Architecture, TableArchitecture
+from nsopt.models.registry import table_architecture
+from nsopt.progress import Silent
+from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.solve import solve_widths
+
+CPU = resolve_compute("cpu", "fp32")
+milliseconds = st.lists(st.floats(0.01, 10), min_size=4, max_size=4)
+
+
+@given(st.lists(milliseconds, min_size=3, max_size=3), st.floats(0, 100), st.floats(0, 100))
+def test_tables_never_fall(values: list[list[float]], one: float, other: float) -> None:
+    axes = (np.array([2.0, 8.0, 16.0]), np.array([2.0, 16.0, 32.0, 64.0]))
+    table = Table.of(axes, np.array(values), (1, 16))
+    low, high = sorted((one, other))
+    for fixed in (1.0, 20.0, 90.0):
+        assert table.at(np.array([low, fixed])) <= table.at(np.array([high, fixed])) + 1e-9
+        assert table.at(np.array([fixed, low])) <= table.at(np.array([fixed, high])) + 1e-9
+
+
+def test_tables_are_exact_where_measured_and_go_on_beyond() -> None:
+    table = Table.of((np.array([1.0, 2.0, 4.0]),), np.array([1.0, 3.0, 5.0]), (1,))
+    sizes = np.array([[0.5], [1.0], [2.0], [3.0], [4.0], [6.0]])
+    np.testing.assert_allclose(table.at(sizes), [1, 1, 3, 4, 5, 7.5])
+    blocks = Table.of((np.array([16.0, 32.0]),), np.array([1.0, 2.0]), (16,))
+    np.testing.assert_allclose(blocks.at(np.array([[16.0], [17.0], [32.0]])), [1, 2, 2])
+
+
+def test_calls_tell_what_a_network_computes(narrow: TableArchitecture) -> None:
+    calls = calls_of(narrow.build(narrow.base_widths), narrow.input_shape, 5)
+    convolutions = [call for call in calls if call.is_convolution]
+    inputs = (1, *narrow.base_widths)
+    assert [call.place for call in convolutions] == list(pairwise(inputs))
+    assert [call.module for call in convolutions] == [f"conv{i}" for i in range(1, 9)]
+    assert sum("batch_norm" in call.kind for call in calls) == len(narrow.base_widths)
+
+
+@pytest.fixture(scope="module")
+def models(narrow: TableArchitecture) -> dict[str, tuple[Architecture, LatencyModel]]:
+    """A network with shortcuts that vanish, one without, and a traced one; few kernels each."""
+    module = nn.Sequential(
+        *(nn.Conv2d(1, 24, 3, 2, 1), nn.BatchNorm2d(24), nn.ReLU()),
+        *(nn.Conv2d(24, 40, 3, 2, 1, bias=False), nn.Hardswish()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 10)),
+    )
+    found: dict[str, Architecture] = {
+        "vgg11": narrow,
+        "traced": nsopt.trace(module, torch.randn(2, 1, 32, 32), name="small"),
+    }
+    return {
+        name: (arch, learn._measured(arch, learn._structure(arch), CPU.device, Silent()))
+        for name, arch in found.items()
+    }
+
+
+def test_a_model_is_a_cost_that_the_solver_never_exceeds(
+    models: dict[str, tuple[Architecture, LatencyModel]],
+) -> None:
+    for arch, model in models.values():
+        rows = np.array(sample_widths(arch, 8, seed=3))
+        costs = np.asarray(model(rows))
+        assert (costs > 0).all()
+        assert (model.lower_bound(rows) <= costs + 1e-9).all()
+        assert (model.marginal(rows) >= 0).all()
+        assert model(rows[0]) == pytest.approx(costs[0])
+        law = uniform_curve(arch.base_widths)
+        budgets = np.linspace(costs.min() * 1.05, costs.max(), 4)
+        fits = solve_widths(law, model, budgets)
+        assert (fits.cost <= budgets).all()
+
+
+def test_a_model_comes_back_from_json(
+    models: dict[str, tuple[Architecture, LatencyModel]],
+) -> None:
+    arch, model = models["traced"]
+    again = LatencyModel.from_dict(json.loads(json.dumps(model.to_dict())))
+    rows = np.array(sample_widths(arch, 5, seed=1))
+    np.testing.assert_array_equal(again(rows), model(rows))
+
+
+def test_calls_that_equal_widths_remove_are_not_counted() -> None:
+    arch = table_architecture("resnet18", num_classes=10, in_channels=1)
+    structure = learn._structure(arch)
+    vanishing = [term for term in structure.terms if term.unless_equal is not None]
+    assert vanishing
+    equal, unequal = np.array(arch.base_widths), np.array(arch.base_widths) + np.arange(17) * 2
+    present = sum(int(term.exists(equal)) for term in vanishing)
+    everywhere = sum(int(term.exists(unequal)) for term in vanishing)
+    assert present < everywhere == len(vanishing)
+    for term, call in zip(structure.terms, learn._calls(arch, unequal.tolist()), strict=True):
+        assert tuple(term.sizes(unequal)) == call.place
+
+
+def test_a_model_is_learned_once_for_a_device(
+    narrow: TableArchitecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = latency_model(narrow, CPU, Silent(), tmp_path)
+    monkeypatch.setattr(learn, "_measured", None)
+    again = latency_model(narrow, CPU, Silent(), tmp_path)
+    assert again(narrow.base_widths) == model(narrow.base_widths)
+    (kept,) = tmp_path.iterdir()
+    assert json.loads(kept.read_text())["conditions"]["device"]
+
+
+def test_an_architecture_without_a_model_says_how_to_get_one(narrow: TableArchitecture) -> None:
+    with pytest.raises(NsoptError, match="no latency of vgg11 is known"):
+        narrow.cost("latency")
+
+
+def test_networks_are_timed_in_turns(
+    narrow: TableArchitecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[nn.Module] = []
+
+    def timed(model: nn.Module, images: torch.Tensor) -> float:
+        order.append(model)
+        return 0.002
+
+    monkeypatch.setattr("nsopt.latency.measure._timed_pass", timed)
+    networks = [narrow.build(narrow.base_widths) for _ in range(2)]
+    found = measure_latencies(networks, narrow.input_shape, 2, warmup=0, repeats=6, rounds=3)
+    first, second = order[0], order[2]
+    assert order == [first, first, second, second] * 3
+    assert [latency.median_ms for latency in found] == [2, 2]
+    assert found[0].repeats == 6
+    with pytest.raises(NsoptError, match="repeats >= rounds"):
+        measure_latencies(networks, narrow.input_shape, 2, repeats=2, rounds=3)
+
+
+def test_rounds_that_differ_are_told() -> None:
+    quiet = Latency(1.0, 1.0, 1.0, 1.0, 100, 80, "cpu", spread=0.05)
+    busy = Latency(1.0, 1.0, 1.0, 1.0, 100, 80, "cpu", spread=0.5)
+    assert distrust([quiet, quiet]) == ""
+    assert "rounds of 1 of 2 networks differ by more than 15% (up to 50%" in distrust([quiet, busy])

@@ -1,0 +1,70 @@
+"""What a prune step takes, by filters and by price."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nsopt.data.images import ImageData
+from nsopt.models.architecture import TableArchitecture
+from nsopt.models.registry import table_architecture
+from nsopt.pruning.rules import CostRule, make_rule
+from nsopt.pruning.settings import SearchSettings
+from nsopt.scaling.law import floor_widths
+from nsopt.settings import Price
+from tests.pruning.test_engine import prune
+
+ARCH = table_architecture("vgg11")
+
+
+def scores_of(widths: tuple[int, ...], seed: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return [generator.exponential(size=width) for width in widths]
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    widths=st.tuples(*[st.integers(3, 60)] * len(ARCH.base_widths)),
+    fraction=st.floats(0.3, 0.98),
+)
+def test_a_priced_step_takes_no_more_than_it_must_and_the_least_worth(
+    seed: int, widths: tuple[int, ...], fraction: float
+) -> None:
+    cost = ARCH.cost("macs")
+    rule = CostRule("MACs", cost, cost(widths), fraction, 10)
+    importance = scores_of(widths, seed)
+    kept = rule.kept(importance, 1)
+    left = np.array([mask.sum() for mask in kept])
+    assert cost(np.maximum(left, 1)) <= fraction * cost(widths) or left.sum() == 0
+    price = cost.marginal(widths)
+    worth = [scores / each for scores, each in zip(importance, price, strict=True)]
+    taken = np.concatenate([w[~mask] for w, mask in zip(worth, kept, strict=True)])
+    stayed = np.concatenate([w[mask] for w, mask in zip(worth, kept, strict=True)])
+    assert stayed.size == 0 or taken.max() <= stayed.min()
+    last = max(range(len(worth)), key=lambda g: worth[g][~kept[g]].max(initial=-1))
+    one_less = left + (np.arange(len(left)) == last)
+    assert cost(np.maximum(one_less, 1)) > fraction * cost(widths) or taken.size == 1
+
+
+@pytest.mark.parametrize("price", ["params", "macs"])
+def test_priced_records_are_evenly_spaced_and_reach_as_far_as_asked(
+    price: Price, narrow: TableArchitecture, digits: ImageData
+) -> None:
+    trajectory = prune(narrow, digits, price=price, keep_fraction=0.3)
+    cost = narrow.cost(price)
+    assert trajectory.tau.tolist() == cost(trajectory.widths).tolist()
+    steps = np.diff(np.log(trajectory.tau))
+    assert (steps < 0).all()
+    assert steps.std() < 0.25 * -steps.mean()
+    end = cost(floor_widths(0.3, narrow.base_widths))
+    assert trajectory.tau[-1] == pytest.approx(end, rel=0.25)
+
+
+def test_all_prices_take_as_many_steps(narrow: TableArchitecture) -> None:
+    settings = SearchSettings(filters_per_step=16)
+    rules = [
+        make_rule(narrow, narrow.base_widths, settings.updated(price=price))
+        for price in ("filters", "params", "macs")
+    ]
+    assert len({rule.steps for rule in rules}) == 1
+    assert all(rule.left(narrow.base_widths) == 1 for rule in rules)
