@@ -111,6 +111,7 @@ def _print_summary(results: "Results") -> None:
 
     from nsopt.cli.console import console
     from nsopt.reports.tables import latency_in_words, size_of, summary, with_deviation
+    from nsopt.reports.words import answer
 
     table = Table(
         box=SIMPLE_HEAD,
@@ -134,6 +135,8 @@ def _print_summary(results: "Results") -> None:
             with_deviation(row["test_mean"], row["test_std"]),
         )
     console.print(table)
+    for sentence in answer(results):
+        console.print(sentence, highlight=False, markup=False)
     for failure in results.failures.to_dict("records"):
         console.print(f"failed: {failure['label']}: {failure['reason']}", markup=False)
 

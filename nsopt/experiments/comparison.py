@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from optuna.study import Study
 
 from nsopt.errors import NsoptError
+from nsopt.experiments.searching import Histories
 from nsopt.experiments.task import Task
 from nsopt.methods.base import Method
 from nsopt.models.architecture import Architecture
@@ -81,3 +82,23 @@ def missing_points(study: Study | None, points: Sequence[Point]) -> list[Point]:
     stored = study.get_trials(deepcopy=False) if study else []
     settled = {trials.read_point(trial) for trial in stored if trials.is_settled(trial)}
     return [point for point in points if point not in settled]
+
+
+def beyond_records(comparison: Comparison, found: Histories) -> list[str]:
+    """A sentence for every budget that lies outside of what a search recorded, where its law
+    extrapolates. found: the searches."""
+    metric, arch = comparison.metric, comparison.task.arch
+    sentences = []
+    for method in comparison.methods:
+        history = found.get(comparison.task.search_kind(method.price), ())
+        if not method.by_algorithm_3 or not history:
+            continue
+        for size in comparison.sizes:
+            factor = history[-1].beyond(metric.cost(arch), size.budget)
+            if factor is not None:
+                reach = "largest" if factor > 1 else "smallest"
+                sentences.append(
+                    f"{method.name}: {metric.show(size.budget)} is {factor:.2g} times the {reach} "
+                    "recorded network: the law is extrapolated there"
+                )
+    return sentences

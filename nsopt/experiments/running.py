@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from nsopt.compute.device import resolve_compute
-from nsopt.experiments.comparison import Comparison, missing_points
+from nsopt.experiments.comparison import Comparison, beyond_records, missing_points
 from nsopt.experiments.runner import Runner, clear_finished, make_runner
 from nsopt.experiments.searching import Histories, continue_search, stored_searches
 from nsopt.experiments.sharing import other_workers, sharing
@@ -47,6 +47,8 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
             for price, iterations in searches.items():
                 continue_search(task, workspace, iterations, compute, progress, price)
             found = stored_searches(task, workspace)
+            for sentence in beyond_records(comparison, found):
+                progress.message(sentence)
             if not workspace.shared:
                 _check_proposals(missing, found, runner)
                 _enqueue(missing, found, runner)

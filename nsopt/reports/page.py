@@ -22,6 +22,7 @@ from nsopt.reports.tables import (
     write_csv,
 )
 from nsopt.reports.widths import draw_widths, widths_info
+from nsopt.reports.words import answer
 from nsopt.storage import schema
 
 
@@ -49,6 +50,7 @@ def render(results: Results, csv_files: list[str]) -> str:
         results=results,
         plotly=get_plotlyjs(),
         figures={key: _fragment(figure, key) for key, figure in figures.items()},
+        answer=answer(results),
         rows=_rows(summary(results)),
         latencies=_latency_rows(results.latencies),
         search_label=schema.search_label,

@@ -1,0 +1,127 @@
+"""The answer of a comparison, in sentences: who is ahead at every budget, and how sure that is.
+
+Validation accuracy selects, test accuracy is compared: differences are paired by seed, their
+interval is Student's at 90 %.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from nsopt.methods.registry import method_label
+from nsopt.reports.results import Results
+from nsopt.reports.tables import size_of, summary
+from nsopt.scaling.metric import get_metric
+from nsopt.storage.schema import width_key
+
+_REFERENCE = 0  # of the methods in a report, which begins with uniform scaling
+_COVERAGE = 0.9
+_COLUMNS = {"params": "parameters", "macs": "MACs", "latency_ms": "milliseconds"}
+
+
+class Difference(NamedTuple):
+    """Points of test accuracy by which a method is ahead: mean and interval over n paired seeds."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def is_certain(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        if self.n == 1:
+            return f"{self.mean:+.2f} points with one seed, which tells no interval"
+        return f"{self.mean:+.2f} points ({self.low:+.2f} to {self.high:+.2f}, {self.n} seeds)"
+
+
+def answer(results: Results) -> list[str]:
+    """One or more sentences for every budget, smallest first."""
+    reference = results.methods[_REFERENCE]
+    table = summary(results)
+    return [
+        " ".join(_at_budget(results, rows, reference))
+        for _, rows in table.groupby(["metric", "budget"], sort=True)
+    ]
+
+
+def paired_difference(one: pd.Series, other: pd.Series) -> Difference | None:
+    """How far `one` is ahead of `other`, both by seed; None where they share no seed."""
+    from scipy.stats import t  # noqa: PLC0415  (slow to import)
+
+    differences = (one - other).dropna().to_numpy()
+    n = len(differences)
+    if n == 0:
+        return None
+    mean = float(differences.mean())
+    if n == 1:
+        return Difference(mean, -np.inf, np.inf, n)
+    reach = float(t.ppf((1 + _COVERAGE) / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n))
+    return Difference(mean, mean - reach, mean + reach, n)
+
+
+def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> list[str]:
+    """rows: of the summary, at one budget."""
+    best = rows.loc[rows["val_mean"].idxmax()]
+    budget = get_metric(best["metric"]).show(best["budget"])
+    size = size_of(best.to_dict())
+    where = budget if size == budget else f"{size}, {budget}"
+    label = method_label(best["method"])
+    sentences = []
+    rivals = rows[rows["method"] != best["method"]]
+    against = rivals[rivals["method"] == reference]
+    if against.empty:
+        against = rivals.nlargest(1, "val_mean")
+    if against.empty:
+        sentences.append(f"At {where}: {label} has {best['test_mean']:.2f} % on the test images.")
+    else:
+        rival = against.iloc[0]
+        difference = paired_difference(
+            *(_by_seed(results, best, row["method"]) for row in (best, rival))
+        )
+        sentences.append(
+            f"At {where}, by validation accuracy {label} is ahead, with {best['test_mean']:.2f} % "
+            f"on the test images; on {method_label(rival['method'])}: {difference}"
+            + _certainty(difference)
+        )
+        sentences += _at_equal_accuracy(results, best, reference)
+    widths = results.outcomes.query(
+        "method == @best.method and budget == @best.budget and metric == @best.metric"
+    )["widths"].unique()
+    if len(widths) == 1:
+        sentences.append(f"Its widths: {width_key(widths[0])}.")
+    return sentences
+
+
+def _certainty(difference: Difference | None) -> str:
+    if difference is None or difference.n == 1:
+        return "."
+    return "." if difference.is_certain else ": not distinguishable."
+
+
+def _by_seed(results: Results, at: pd.Series, method: str) -> pd.Series:
+    """Test accuracies of a method at the budget of a row."""
+    rows = results.outcomes.query(
+        "method == @method and budget == @at.budget and metric == @at.metric"
+    )
+    return rows.set_index("seed")["test_accuracy"]
+
+
+def _at_equal_accuracy(results: Results, best: pd.Series, reference: str) -> list[str]:
+    """What the reference needs for the accuracy of the best, where its own sizes span that."""
+    curve = summary(results).query("method == @reference").sort_values("test_mean")
+    accuracy = best["test_mean"]
+    spans = len(curve) > 1 and curve["test_mean"].iloc[0] <= accuracy <= curve["test_mean"].iloc[-1]
+    if best["method"] == reference or not spans:
+        return []
+    parts = []
+    for column, unit in _COLUMNS.items():
+        known = curve.dropna(subset=column)
+        if pd.isna(best[column]) or len(known) < 2:
+            continue
+        needed = np.exp(np.interp(accuracy, known["test_mean"], np.log(known[column])))
+        parts.append(f"{needed / best[column]:.2f} times the {unit}")
+    return [f"For that accuracy {method_label(reference)} needs {', '.join(parts)}."] * bool(parts)

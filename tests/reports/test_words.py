@@ -1,0 +1,46 @@
+"""What a report says in sentences."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nsopt.reports.results import Results
+from nsopt.reports.words import answer, paired_difference
+from tests.reports.test_reports import results  # noqa: F401  (a fixture)
+
+
+def test_differences_are_paired_by_seed() -> None:
+    one, other = pd.Series({0: 70.0, 1: 60.0, 2: 65.0}), pd.Series({0: 69.0, 1: 59.2, 2: 63.9})
+    difference = paired_difference(one, other)
+    assert difference is not None
+    assert difference.mean == pytest.approx(2.9 / 3)
+    assert difference.is_certain
+    assert difference.low == pytest.approx(
+        0.967 - 2.920 * np.std([1, 0.8, 1.1], ddof=1) / 3**0.5, abs=1e-3
+    )
+    single = paired_difference(one[:1], other)
+    assert single is not None
+    assert not single.is_certain
+    assert "one seed, which tells no interval" in str(single)
+    assert paired_difference(one[:1], other[1:]) is None
+
+
+def test_the_answer_names_the_best_at_every_budget(results: Results) -> None:  # noqa: F811
+    sentences = answer(results)
+    assert len(sentences) == results.outcomes["budget"].nunique()
+    table = results.outcomes.groupby(["budget", "method"])["val_accuracy"].mean().unstack()
+    assert table.idxmax(axis=1).eq("neuralscale").all()
+    for sentence in sentences:
+        assert "NeuralScale is ahead" in sentence
+        assert "on Uniform:" in sentence
+        assert "Its widths:" in sentence
+    assert any("For that accuracy Uniform needs" in sentence for sentence in sentences)
+
+
+def test_what_cannot_be_told_apart_is_said(results: Results) -> None:  # noqa: F811
+    frame = results.outcomes
+    lead = frame["method"].eq("neuralscale") * np.where(frame["seed"] == 0, 5.0, -4.0)
+    sentences = answer(dataclasses.replace(results, outcomes=frame.assign(test_accuracy=50 + lead)))
+    assert all("not distinguishable" in sentence for sentence in sentences)
