@@ -8,6 +8,7 @@ from cyclopts.validators import Number
 
 from nsopt.cli.options import (
     Count,
+    CountFrom0,
     PlaceOptions,
     SearchOptions,
     SgdOptions,
@@ -38,6 +39,8 @@ class StudyOptions:
     """Separated by commas; also neuralscale-iter1, ..."""
     seeds: Count | None = None
     """Trainings per point."""
+    references: CountFrom0 | None = None
+    """Uniform networks of other sizes, to compare at equal MACs and latency."""
     eta: Annotated[float, Parameter(validator=Number(gt=0))] | None = None
     """Use Algorithm 3 as published, with this step size, for NeuralScale."""
     tuned: str | None = None
@@ -76,7 +79,15 @@ def study(options: StudyOptions = StudyOptions()) -> None:
         with live_progress() as progress:
             task = with_latency_if_needed(task, metric, methods, workspace, progress)
             sizes = sizes_of(options.sizes, task.arch, metric, preset.ratios)
-            comparison = Comparison(task, methods, metric, sizes, options.seeds or preset.seeds)
+            references = options.references
+            comparison = Comparison(
+                task,
+                methods,
+                metric,
+                sizes,
+                options.seeds or preset.seeds,
+                preset.references if references is None else references,
+            )
             run_comparison(comparison, workspace, progress)
         results = read_results(workspace.url, task.name)
         _print_summary(results)

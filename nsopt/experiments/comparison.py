@@ -3,19 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from optuna.study import Study
 
 from nsopt.errors import NsoptError
 from nsopt.experiments.searching import Histories
 from nsopt.experiments.task import Task
 from nsopt.methods.base import Method
+from nsopt.methods.registry import baseline
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import floor_widths, uniform_curve
-from nsopt.scaling.metric import Metric
+from nsopt.scaling.metric import MACS, Metric
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
 from nsopt.storage import trials
 from nsopt.storage.trials import Point
+
+_APART = 1.1  # sizes that differ by less are about the same
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,19 @@ class Size:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Every method at every size with seeds 0 to `seeds` - 1."""
+    """Every method at every size with seeds 0 to `seeds` - 1.
+
+    references: how many uniform networks are trained beside, at MAC budgets that reach as far as
+    the MACs and the latencies of the other methods' networks, so that uniform scaling can be read
+    off at those.
+    """
 
     task: Task
     methods: tuple[Method, ...]
     metric: Metric
     sizes: tuple[Size, ...]
     seeds: int
+    references: int = 0
 
     @property
     def searches(self) -> dict[Price | None, int]:
@@ -82,6 +92,33 @@ def missing_points(study: Study | None, points: Sequence[Point]) -> list[Point]:
     stored = study.get_trials(deepcopy=False) if study else []
     settled = {trials.read_point(trial) for trial in stored if trials.is_settled(trial)}
     return [point for point in points if point not in settled]
+
+
+def reference_points(
+    comparison: Comparison, macs: Sequence[float], latency: Sequence[float]
+) -> list[Point]:
+    """Uniform networks that span the others. macs, latency: of all networks that are compared,
+    uniform ones first, at one size after the other.
+
+    A uniform network is taken to be slower in proportion to its MACs. There are none where all
+    networks have about the same of both.
+    """
+    sizes = len({size.budget for size in comparison.sizes})
+    own_macs, own_latency = np.array(macs[:sizes]), np.array(latency[:sizes])
+    equal_latency = np.resize(own_macs / own_latency, len(latency)) * np.array(latency)
+    wanted = np.concatenate([macs, equal_latency])
+    low, high = float(wanted.min()), float(wanted.max())
+    if not comparison.references or high < _APART * low:
+        return []
+    budgets = np.geomspace(low, high, comparison.references).astype(np.int64)
+    new = [b for b in budgets.tolist() if np.abs(np.log(b / own_macs)).min() > np.log(_APART)]
+    smallest = MACS.cost(comparison.task.arch)([1] * len(comparison.task.arch.base_widths))
+    return [
+        Point(baseline().name, MACS.name, budget, seed)
+        for budget in new
+        if budget >= smallest
+        for seed in range(comparison.seeds)
+    ]
 
 
 def beyond_records(comparison: Comparison, found: Histories) -> list[str]:

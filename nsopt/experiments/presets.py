@@ -53,14 +53,22 @@ class StudySettings(Settings):
         )
 
 
+_REFERENCES = 3
+
+
 @dataclass(frozen=True)
 class Preset:
-    """A named protocol and the points it compares. question: what its results can answer."""
+    """A named protocol and the points it compares.
+
+    question: what its results can answer; references: uniform networks of other sizes, see
+    `Comparison`.
+    """
 
     question: str
     ratios: tuple[float, ...]
     seeds: int
     settings: StudySettings
+    references: int = _REFERENCES
 
 
 def rounding_for(rounding: Rounding | None, metric: str) -> int:
@@ -75,6 +83,7 @@ _PAPER_VAL_FRACTION = 0.02  # the paper holds nothing out; selection needs somet
 _PRESETS = {
     "smoke": Preset(
         question="Does everything run here? Too short to rank methods.",
+        references=0,
         ratios=(0.125, 0.25),
         seeds=2,
         settings=StudySettings(

@@ -1,9 +1,16 @@
 """Running a comparison: one Optuna study a method, the same budgets and seeds for all."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from nsopt.compute.device import resolve_compute
-from nsopt.experiments.comparison import Comparison, beyond_records, missing_points
+from nsopt.errors import NoWidthsError
+from nsopt.experiments.comparison import (
+    Comparison,
+    beyond_records,
+    missing_points,
+    reference_points,
+)
 from nsopt.experiments.runner import Runner, clear_finished, make_runner
 from nsopt.experiments.searching import Histories, continue_search, stored_searches
 from nsopt.experiments.sharing import other_workers, sharing
@@ -12,8 +19,10 @@ from nsopt.experiments.tuned_law import tuned_law
 from nsopt.experiments.worker import Worker, is_ready
 from nsopt.experiments.workspace import Workspace
 from nsopt.methods.base import Method
+from nsopt.methods.registry import baseline
 from nsopt.progress import Progress
 from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.metric import MACS
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import trials
 from nsopt.storage.trials import Point
@@ -52,6 +61,9 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
             if not workspace.shared:
                 _check_proposals(missing, found, runner)
                 _enqueue(missing, found, runner)
+            references = _references(comparison, found, runner)
+            points = {m: [*p, *references.get(m.name, ())] for m, p in points.items()}
+            _enqueue(_missing(task, workspace, points), found, runner)
             _work(points, found, runner)
     clear_finished(task, workspace)
 
@@ -67,6 +79,24 @@ def _work(points: Points, found: Histories, runner: Runner) -> None:
     while any((lost := _missing(runner.task, runner.workspace, points)).values()):
         _enqueue(lost, found, runner)
         Worker(runner).work()
+
+
+def _references(comparison: Comparison, found: Histories, runner: Runner) -> dict[str, list[Point]]:
+    """The reference points of a comparison by method, where uniform networks are compared."""
+    own = [m for m in comparison.methods if m.name == baseline().name]
+    others = [m for m in comparison.methods if not m.needs_trained_network and m not in own]
+    if not own or not others or not comparison.references:
+        return {}
+    task, storage = runner.task, runner.workspace.storage
+    networks = []
+    for method in (*own, *others):
+        with suppress(NoWidthsError):  # its trials fail, and say why
+            proposed = _proposals(method, comparison.points(method), found, runner)
+            study = task.open_study(storage, method.name, runner.compute)
+            networks += [(study, widths) for widths in proposed]
+    macs = [MACS.cost(task.arch)(widths) for _, widths in networks]
+    latencies = [latency.median_ms for latency in runner.latencies(networks)]
+    return {own[0].name: reference_points(comparison, macs, latencies)}
 
 
 def _missing(task: Task, workspace: Workspace, points: Points) -> Points:

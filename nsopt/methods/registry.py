@@ -50,6 +50,11 @@ def get_method(name: str) -> Method:
     return found
 
 
+def baseline() -> Method:
+    """The method that others are measured against."""
+    return Uniform()
+
+
 def law_of_search() -> Method:
     """The method whose law is that of the search."""
     return NeuralScale()

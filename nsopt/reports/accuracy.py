@@ -134,17 +134,18 @@ def _points(results: Results, x: str, y: str) -> list[MethodPoints]:
     points = []
     for method in results.methods:
         trials = results.outcomes[results.outcomes["method"] == method]
-        grouped = trials.groupby("budget", sort=True)
+        grouped = trials.groupby(["metric", "budget"], sort=True)
+        order = grouped[x].mean().argsort().to_numpy()
         points.append(
             MethodPoints(
                 method=method,
                 x=trials[x].tolist(),
                 y=trials[y].tolist(),
                 text=[_hover(row) for row in trials.to_dict("records")],
-                mean_x=grouped[x].mean().tolist(),
-                mean_y=grouped[y].mean().tolist(),
-                low=grouped[y].min().tolist(),
-                high=grouped[y].max().tolist(),
+                mean_x=grouped[x].mean().iloc[order].tolist(),
+                mean_y=grouped[y].mean().iloc[order].tolist(),
+                low=grouped[y].min().iloc[order].tolist(),
+                high=grouped[y].max().iloc[order].tolist(),
             )
         )
     return points

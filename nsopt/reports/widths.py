@@ -23,9 +23,11 @@ class WidthsInfo(NamedTuple):
 
 
 def widths_info(results: Results) -> list[WidthsInfo]:
-    """One entry per budget, smallest first."""
+    """One entry per budget, smallest first, of those at which most methods were compared."""
     infos = []
-    for _, trials in results.outcomes.groupby("budget", sort=True):
+    compared = results.outcomes.groupby(["metric", "budget"])["method"].transform("nunique")
+    most = results.outcomes[compared == compared.max()]
+    for _, trials in most.groupby(["metric", "budget"], sort=True):
         first = trials.sort_values("seed").groupby("method").first()
         infos.append(
             WidthsInfo(

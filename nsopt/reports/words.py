@@ -41,11 +41,9 @@ class Difference(NamedTuple):
 def answer(results: Results) -> list[str]:
     """One or more sentences for every budget, smallest first."""
     reference = results.methods[_REFERENCE]
-    table = summary(results)
-    return [
-        " ".join(_at_budget(results, rows, reference))
-        for _, rows in table.groupby(["metric", "budget"], sort=True)
-    ]
+    budgets = [rows for _, rows in summary(results).groupby(["metric", "budget"], sort=True)]
+    compared = [rows for rows in budgets if len(rows) > 1]
+    return [" ".join(_at_budget(results, rows, reference)) for rows in compared or budgets]
 
 
 def paired_difference(one: pd.Series, other: pd.Series) -> Difference | None:

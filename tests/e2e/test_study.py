@@ -60,7 +60,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_command_leaves_a_storage_and_a_report(whole: Path) -> None:
     names = {path.name for path in (whole / "report").iterdir()}
-    tables = {"outcomes.csv", "summary.csv", "epochs.csv", "record.csv", "laws.csv"}
+    tables = {
+        f"{name}.csv" for name in ("outcomes", "summary", "epochs", "latencies", "record", "laws")
+    }
     assert names == {"index.html"} | tables
     assert len(measured(whole)) == POINTS
     assert {path.name for path in whole.iterdir()} == {"study.db", "report", "artifacts"}
