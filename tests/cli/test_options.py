@@ -14,7 +14,17 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.training.settings import TrainSettings
 from tests.conftest import call_nsopt
 
-COMMANDS = ("study", "search", "tune", "widths", "report", "dashboard", "worker")
+COMMANDS = (
+    "study",
+    "search",
+    "tune",
+    "widths",
+    "report",
+    "latency",
+    "export",
+    "dashboard",
+    "worker",
+)
 
 
 def names_of(group: type) -> set[str]:

@@ -271,3 +271,33 @@ def test_a_dashboard_that_cannot_be_served_says_why(
     assert done.returncode == 2
     assert part in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_latency_is_measured_again_and_reported(whole: Path, tmp_path: Path) -> None:
+    storage = f"--storage=sqlite:///{whole / 'study.db'}"
+    before = read_results(f"sqlite:///{whole / 'study.db'}").latencies
+    done = call_nsopt("latency", storage, "--batch-size=1,7", "--threads=1")
+    assert done.returncode == 0, done.stderr
+    after = read_results(f"sqlite:///{whole / 'study.db'}").latencies
+    networks = before[["method", "widths"]].drop_duplicates()
+    assert len(after) == len(before) + 2 * len(networks)
+    assert set(after["batch_size"]) == {1, 7, 100}
+    assert after["spread"].notna().all()
+    for row in networks.itertuples():
+        assert row.method.split("-")[0] in done.stdout.lower()
+    assert call_nsopt("report", storage, f"--out={tmp_path}").returncode == 0
+    assert "All measurements of latency" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_widths_of_any_method_and_beyond_the_record(whole: Path) -> None:
+    storage = f"--storage=sqlite:///{whole / 'study.db'}"
+    asked = ("widths", storage, "--ratios=0.02,4", "--json")
+    small, large = json.loads(call_nsopt(*asked).stdout)
+    assert large["beyond_record"] > 1
+    assert small["beyond_record"] is None or small["beyond_record"] < 1
+    uniform = json.loads(call_nsopt(*asked, "--method=uniform", "--min-width=params=2").stdout)
+    assert [row["beyond_record"] for row in uniform] == [None, None]
+    assert uniform[1]["params"] == large["budget"]
+    assert "beyond the record" in call_nsopt(*asked[:-1]).stdout
+    check(call_nsopt(*asked, "--method=magnitude"), "a law for every trained network, not one")
+    check(call_nsopt(*asked, "--method=neuralscale-macs"), "no search-macs of vgg11-digits-smoke")

@@ -8,6 +8,7 @@ import pytest
 from torch import nn
 
 import nsopt
+from nsopt.data.cache import cache_folder
 from nsopt.errors import NsoptError
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
@@ -124,3 +125,23 @@ def narrower(num_classes: int) -> nn.Module:
         *(nn.Conv2d(1, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.ReLU()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, num_classes)),
     )
+
+
+def test_a_budget_in_milliseconds(tmp_path: Path) -> None:
+    """The study keeps the latency model, and goes on with it."""
+    study = (
+        *("study", "--arch=mynets:small", "--methods=uniform,neuralscale-latency", "--epochs=1"),
+        *("--metric=latency", "--ratios=0.5", *SHORT, f"--out={tmp_path}"),
+    )
+    done = call_nsopt(*study, "--seeds=1")
+    assert done.returncode == 0, done.stderr
+    assert "predicted)" in done.stdout
+    outcomes = read_results(f"sqlite:///{tmp_path / 'study.db'}").outcomes
+    assert (outcomes["cost"] <= outcomes["budget"]).all()
+    assert outcomes["latency_ms"].notna().all()
+    for model in (cache_folder() / "latency").iterdir():
+        model.unlink()
+    assert call_nsopt(*study, "--seeds=2").returncode == 0
+    after = read_results(f"sqlite:///{tmp_path / 'study.db'}").outcomes
+    assert after["budget"].nunique() == 1
+    assert len(after) == 2 * len(outcomes)
