@@ -2,9 +2,10 @@
 
 Both start from the same fresh network and see as many mini-batches of the same size, learning rate
 and momentum between as many prune steps; Torch-Pruning removes channels physically at every step,
-in float32. Prints the seconds until the network has no more parameters than at ratio 0.25, and what
-the widths found reach when they are trained from scratch in the same short way, scaled to exactly
-this budget: uniformly for Torch-Pruning, by the power law for nsopt.
+in float32. Prints the seconds until the network has no more parameters (`--metric macs`: MACs, by
+importance per MAC in nsopt) than at ratio 0.25, and what the widths found reach when they are
+trained from scratch in the same short way, scaled to exactly this budget: uniformly for
+Torch-Pruning, by the power law for nsopt.
 
 Needs the optional dependency: pip install 'nsopt[benchmarks]'.
 """
@@ -30,6 +31,7 @@ from nsopt.data.registry import load_data
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.models.registry import get_architecture
 from nsopt.pruning.engine import iterative_prune
+from nsopt.pruning.rules import scale_metric
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
@@ -54,12 +56,14 @@ def prune_with_nsopt(word: str, data: ImageData, settings: SearchSettings) -> di
         arch, arch.base_widths, Classification(splits), settings, compute, clock
     )
     seconds = time.perf_counter() - start
-    small = int(np.flatnonzero(trajectory.tau <= _target(arch))[0])
+    metric = scale_metric(settings.price).name
+    small = int(np.flatnonzero(trajectory.tau <= _target(arch, metric))[0])
     law = trajectory.record().law()
     return {
         "seconds": clock.times[settings.pretrain_epochs + small - 1] - start,
         "seconds_to_the_end": seconds,
-        "widths": solve_widths(law, arch.cost("params"), _target(arch)).widths.tolist(),
+        "macs": arch.cost("macs")(trajectory.widths[small]),
+        "widths": solve_widths(law, arch.cost(metric), _target(arch, metric)).widths.tolist(),
     }
 
 
@@ -89,6 +93,13 @@ def prune_with_torch_pruning(
             torch.nn.functional.cross_entropy(model(images), labels).backward()
             optimizer.step()
 
+    def found() -> list[int]:
+        return [
+            len(model.get_parameter(f"{made_by(arch, group)}.weight")) // channels
+            for group, channels in enumerate(arch.channels_per_unit)
+        ]
+
+    metric = scale_metric(settings.price).name
     start = time.perf_counter()
     pruner = torch_pruning.pruner.BasePruner(
         model,
@@ -104,16 +115,16 @@ def prune_with_torch_pruning(
     for _ in range(steps):
         train(settings.prune_every, settings.prune_lr)
         pruner.step()
-        if sum(p.numel() for p in model.parameters()) <= _target(arch):
+        if arch.cost(metric)(found()) <= _target(arch, metric):
             break
     seconds = time.perf_counter() - start
-    found = [
-        len(model.get_parameter(f"{made_by(arch, group)}.weight")) // channels
-        for group, channels in enumerate(arch.channels_per_unit)
-    ]
-    curve = uniform_curve(found)
-    scaled = solve_widths(curve, arch.cost("params"), _target(arch)).widths.tolist()
-    return {"seconds": seconds, "found": found, "widths": scaled}
+    scaled = solve_widths(uniform_curve(found()), arch.cost(metric), _target(arch, metric)).widths
+    return {
+        "seconds": seconds,
+        "found": found(),
+        "macs": arch.cost("macs")(found()),
+        "widths": scaled.tolist(),
+    }
 
 
 def made_by(arch: Architecture, group: int) -> str:
@@ -133,8 +144,8 @@ def retrain(word: str, data: ImageData, widths: list[int], epochs: int, seeds: i
     ]
 
 
-def _target(arch: Architecture) -> int:
-    return int(arch.cost("params")(floor_widths(_RATIO, arch.base_widths)))
+def _target(arch: Architecture, metric: str) -> int:
+    return int(arch.cost(metric)(floor_widths(_RATIO, arch.base_widths)))
 
 
 def main() -> None:
@@ -145,6 +156,7 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, help="training images of a class")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--metric", choices=("params", "macs"), default="params")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true", help="a fourth of everything")
     options = parser.parse_args()
@@ -160,8 +172,13 @@ def main() -> None:
         filters_per_step=filters_per_step(arch, steps),
         batch_size=32 if options.quick else 128,
         lr=0.05,
+        price="macs" if options.metric == "macs" else "filters",
     )
-    results: dict[str, Any] = {"arch": options.arch, "data": data.name, "target": _target(arch)}
+    results: dict[str, Any] = {
+        "arch": options.arch,
+        "data": data.name,
+        "target": _target(arch, options.metric),
+    }
     sides = {"torch_pruning": prune_with_torch_pruning, "nsopt": prune_with_nsopt}
     for name, prune in sides.items():
         found = in_new_process(prune, options.arch, data, settings)

@@ -112,4 +112,7 @@ def _search(
             f"{kind} iteration {number}: {len(iteration.record.tau)} rows{own}, "
             f"r2 {iteration.law.r2.min():.3f} at least, {iteration.seconds:.0f} s"
         )
+        doubts = iteration.doubts(task.arch.layer_names)
+        if doubts:
+            progress.message(f"{kind} iteration {number}: {doubts}")
     return history

@@ -3,7 +3,7 @@
 N: rows; L: searched layers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from nsopt.scaling.cost import CostModel, IntArray, Numbers
 from nsopt.scaling.law import PowerLaw
 
 MIN_ROWS = 6
+_POOR_R2 = 0.5
 
 
 def gives_a_law(widths: ArrayLike) -> bool:
@@ -43,12 +44,18 @@ class PruneRecord:
     own_rows: bool = False
 
     def law(self) -> PowerLaw:
-        """The power law of this record; ShortRecordError for fewer than 6 rows."""
+        """The power law of this record; ShortRecordError for fewer than 6 rows.
+
+        A layer that grew while the network shrank is held at its (geometric) mean width.
+        """
         if len(self.tau) < MIN_ROWS:
             raise ShortRecordError(
                 f"the prune record has {len(self.tau)} rows and a law needs {MIN_ROWS}: prune in "
                 "smaller steps (--filters-per-step) or pre-train longer (--pretrain-epochs)"
             )
+        return _without_falls(self._fitted(), self.widths)
+
+    def _fitted(self) -> PowerLaw:
         if not self.own_rows:
             return PowerLaw.fit(self.widths, self.tau)
         fits = []
@@ -59,6 +66,17 @@ class PruneRecord:
             np.concatenate([getattr(fit, name) for fit in fits]) for name in ("alpha", "beta", "r2")
         )
         return PowerLaw(alpha, beta, r2)
+
+
+def _without_falls(law: PowerLaw, widths: IntArray) -> PowerLaw:
+    """`law`, the layers with a negative exponent constant instead."""
+    falls = law.beta < 0
+    mean = np.exp(np.log(widths).mean(axis=0))
+    return PowerLaw(
+        np.where(falls, mean, law.alpha),
+        np.where(falls, 0.0, law.beta),
+        np.where(falls, 0.0, law.r2),
+    )
 
 
 def _rows_of_layer(widths: IntArray) -> slice:
@@ -127,6 +145,19 @@ class Iteration:
         costs = np.asarray(cost(self.record.widths), dtype=np.float64)
         nearest = float(np.clip(budget, costs.min(), costs.max()))
         return None if nearest == budget else budget / nearest
+
+    def doubts(self, layer_names: Sequence[str]) -> str:
+        """What to tell of layers that the law does not describe well; nothing if there are none."""
+        law = self.law
+        held = [n for n, b in zip(layer_names, law.beta, strict=True) if b == 0]
+        loose = [
+            n
+            for n, r2, b in zip(layer_names, law.r2, law.beta, strict=True)
+            if r2 < _POOR_R2 and b != 0
+        ]
+        parts = [f"the width of {', '.join(held)} does not follow the size"] if held else []
+        parts += [f"that of {', '.join(loose)} follows it loosely"] if loose else []
+        return "; ".join(parts)
 
     @property
     def start_widths(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from nsopt.errors import NsoptError
 from nsopt.scaling.law import PowerLaw, floor_widths, law_from_dict, uniform_curve
+from nsopt.scaling.record import Iteration, Trajectory
 
 layers = st.integers(1, 6)
 alphas = st.floats(1e-3, 1e3)
@@ -214,3 +215,25 @@ def test_a_tagged_law_is_read_back(law: PowerLaw) -> None:
 def test_what_is_no_law_says_so(data: Any) -> None:
     with pytest.raises(NsoptError, match="not a law"):
         law_from_dict(data)
+
+
+def test_a_layer_that_falls_is_held_and_told() -> None:
+    steps = np.arange(10, 1, -1)
+    widths = np.stack([10 * steps, 40 - 2 * steps, np.full(9, 7)], axis=1)
+    widths[0] += [5, 50, 3]  # the unpruned network, so that every layer has lost a filter
+    trajectory = Trajectory(widths, steps * 1000)
+    law = trajectory.record().law()
+    assert law.beta[0] > 0.9
+    assert law.beta[1:].tolist() == [0, 0]
+    rows = trajectory.record().widths
+    np.testing.assert_allclose(law.alpha[1], np.exp(np.log(rows[:, 1]).mean()))
+    iteration = Iteration(trajectory, law, (1, 1, 1), 1.0)
+    told = iteration.doubts(["first", "second", "third"])
+    assert told == "the width of second, third does not follow the size"
+    good = PowerLaw([1.0], [0.5], [0.9])
+    assert Iteration(trajectory, good, (1,), 1.0).doubts(["first"]) == ""
+    loose = PowerLaw([1.0], [0.5], [0.2])
+    assert (
+        Iteration(trajectory, loose, (1,), 1.0).doubts(["first"])
+        == "that of first follows it loosely"
+    )
