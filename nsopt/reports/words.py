@@ -80,10 +80,13 @@ def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> list[str
         difference = paired_difference(
             *(_by_seed(results, best, row["method"]) for row in (best, rival))
         )
+        other = method_label(rival["method"])
+        ahead = f"{label} is ahead"
+        if best["val_mean"] == rival["val_mean"]:
+            ahead = f"{label} and {other} are level"
         sentences.append(
-            f"At {where}, by validation accuracy {label} is ahead, with {best['test_mean']:.2f} % "
-            f"on the test images; on {method_label(rival['method'])}: {difference}"
-            + _certainty(difference)
+            f"At {where}, by validation accuracy {ahead}; on the test images {label} has "
+            f"{best['test_mean']:.2f} %, on {other} {difference}" + _certainty(difference)
         )
         sentences += _at_equal_accuracy(results, best, reference)
     widths = results.outcomes.query(

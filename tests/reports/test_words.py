@@ -34,7 +34,7 @@ def test_the_answer_names_the_best_at_every_budget(results: Results) -> None:  #
     assert table.idxmax(axis=1).eq("neuralscale").all()
     for sentence in sentences:
         assert "NeuralScale is ahead" in sentence
-        assert "on Uniform:" in sentence
+        assert ", on Uniform +3.00 points" in sentence
         assert "Its widths:" in sentence
     assert any("For that accuracy Uniform needs" in sentence for sentence in sentences)
 
@@ -44,3 +44,9 @@ def test_what_cannot_be_told_apart_is_said(results: Results) -> None:  # noqa: F
     lead = frame["method"].eq("neuralscale") * np.where(frame["seed"] == 0, 5.0, -4.0)
     sentences = answer(dataclasses.replace(results, outcomes=frame.assign(test_accuracy=50 + lead)))
     assert all("not distinguishable" in sentence for sentence in sentences)
+
+
+def test_equal_accuracies_are_called_level(results: Results) -> None:  # noqa: F811
+    level = results.outcomes.assign(val_accuracy=70.0)
+    for sentence in answer(dataclasses.replace(results, outcomes=level)):
+        assert "Uniform and NeuralScale are level; on the test images Uniform has" in sentence
