@@ -109,11 +109,7 @@ class Runner:
             conditions = latency_conditions(self.compute.device)
             known = {network: self._known_latency(*network, conditions) for network in networks}
             missing = [network for network, latency in known.items() if latency is None]
-            measured = measure_latencies(
-                [self.task.arch.build(widths) for _, widths in missing],
-                self.task.arch.input_shape,
-                device=str(self.compute.device),
-            )
+            measured = self._measured([widths for _, widths in missing]) if missing else []
         for network, latency in zip(missing, measured, strict=True):
             schema.write_latency(*network, conditions, asdict(latency))
             known[network] = latency
@@ -121,6 +117,11 @@ class Runner:
         if warning:
             self.progress.message(warning)
         return [found for network in networks if (found := known[network]) is not None]
+
+    def _measured(self, networks: Sequence[Sequence[int]]) -> list[Latency]:
+        arch = self.task.arch
+        models = [arch.build(widths) for widths in networks]
+        return measure_latencies(models, arch.input_shape, device=str(self.compute.device))
 
     def _known_latency(
         self, study: Study, widths: tuple[int, ...], conditions: dict[str, Any]
