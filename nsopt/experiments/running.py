@@ -62,8 +62,9 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
                 _check_proposals(missing, found, runner)
                 _enqueue(missing, found, runner)
             references = _references(comparison, found, runner)
-            points = {m: [*p, *references.get(m.name, ())] for m, p in points.items()}
-            _enqueue(_missing(task, workspace, points), found, runner)
+            if references:
+                _enqueue(_missing(task, workspace, references), found, runner)
+            points = {m: [*p, *references.get(m, ())] for m, p in points.items()}
             _work(points, found, runner)
     clear_finished(task, workspace)
 
@@ -81,7 +82,7 @@ def _work(points: Points, found: Histories, runner: Runner) -> None:
         Worker(runner).work()
 
 
-def _references(comparison: Comparison, found: Histories, runner: Runner) -> dict[str, list[Point]]:
+def _references(comparison: Comparison, found: Histories, runner: Runner) -> Points:
     """The reference points of a comparison by method, where uniform networks are compared."""
     own = [m for m in comparison.methods if m.name == baseline().name]
     others = [m for m in comparison.methods if not m.needs_trained_network and m not in own]
@@ -96,7 +97,7 @@ def _references(comparison: Comparison, found: Histories, runner: Runner) -> dic
             networks += [(study, widths) for widths in proposed]
     macs = [MACS.cost(task.arch)(widths) for _, widths in networks]
     latencies = [latency.median_ms for latency in runner.latencies(networks)]
-    return {own[0].name: reference_points(comparison, macs, latencies)}
+    return {own[0]: reference_points(comparison, macs, latencies)}
 
 
 def _missing(task: Task, workspace: Workspace, points: Points) -> Points:
