@@ -16,16 +16,18 @@ from nsopt.experiments.curve_request import FRESH_SEED, CurveTuning
 from nsopt.experiments.curve_trial import CurveRunner
 from nsopt.experiments.searching import continue_search
 from nsopt.experiments.sharing import sharing
+from nsopt.experiments.tuning_points import run_points
 from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Progress
+from nsopt.scaling.family import LawFamily
 from nsopt.storage import schema, trials
 from nsopt.storage.provenance import provenance
-from nsopt.storage.queue import Watch, claim, run
-from nsopt.storage.studies import has_unfinished, open_study
+from nsopt.storage.studies import open_study
 from nsopt.storage.trials import TuningPoint
 
 METRIC_NAME = "validation accuracy (%)"
 _LEVEL = 0.1
+_UNIFORM = 0  # the index of the first start
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,10 @@ class Confirmation:
         return self.p < _LEVEL
 
     def __str__(self) -> str:
-        if not self.differences:
+        if not any(self.parameters.values()) and not self.differences:
             return "nothing tried was better than uniform"
+        if not self.differences:
+            return "no better than uniform: no training with a fresh seed succeeded"
         mean = float(np.mean(self.differences))
         verdict = "confirmed" if self.holds else "no better than uniform"
         return (
@@ -77,10 +81,9 @@ def tune_curve(
             progress,
         )
         study = _open(tuning, tuning.study_name, workspace, compute)
-        points = {TuningPoint(0, index=i): _start(tuning, i) for i in range(tuning.trials)}
-        _run_missing(study, points, runner)
-        best = _best(study).params
-        confirmation = _confirm(tuning, best, workspace, runner)
+        points = {TuningPoint(0, index=i): _start(tuning, family, i) for i in range(tuning.trials)}
+        run_points(study, points, runner, progress)
+        confirmation = _confirm(tuning, _best(study), workspace, runner)
         law = family.law(confirmation.parameters if confirmation.holds else {})
         schema.write_law(study, law)
         schema.write_verdict(study, str(confirmation))
@@ -89,63 +92,48 @@ def tune_curve(
     return study, confirmation
 
 
-def _start(tuning: CurveTuning, index: int) -> dict[str, float]:
+def _start(tuning: CurveTuning, family: LawFamily, index: int) -> dict[str, float]:
     """The parameters with which a trial is enqueued; empty where the sampler proposes them."""
     if index >= len(tuning.starts):
         return {}
-    names = (*tuning.prices, "slope")
-    return {name: tuning.starts[index].get(name, 0.0) for name in names}
+    return dict.fromkeys(family.parameters, 0.0) | tuning.starts[index]
 
 
 def _confirm(
-    tuning: CurveTuning, best: dict[str, float], workspace: Workspace, runner: CurveRunner
+    tuning: CurveTuning, best: FrozenTrial, workspace: Workspace, runner: CurveRunner
 ) -> Confirmation:
-    """Train the best member and uniform scaling with fresh seeds, in a study of their own."""
+    """Train the best member and uniform scaling with fresh seeds, in a study of their own.
+
+    A member goes by the index that it had when it was found, so that a later one is not taken for
+    it; uniform scaling was the first.
+    """
     from scipy.stats import ttest_rel  # noqa: PLC0415  (slow to import)
 
-    if not any(best.values()):
-        return Confirmation(best, (), 1.0)
+    if not any(best.params.values()):
+        return Confirmation(best.params, (), 1.0)
     study = _open(tuning, tuning.confirmation_name, workspace, runner.compute)
-    uniform = dict.fromkeys(best, 0.0)
+    index = trials.read_tuning_point(best).index
+    members = {_UNIFORM: dict.fromkeys(best.params, 0.0), index: best.params}
     seeds = range(FRESH_SEED, FRESH_SEED + tuning.confirmations)
     points = {
-        TuningPoint(seed, index=index): parameters
+        TuningPoint(seed, index=member): parameters
         for seed in seeds
-        for index, parameters in enumerate((uniform, best))
+        for member, parameters in members.items()
     }
-    _run_missing(study, points, replace(runner, study_name=study.study_name, seeds=1))
+    fresh = replace(runner, study_name=study.study_name, seeds=1)
+    run_points(study, points, fresh, runner.progress)
     accuracy = {
-        (trials.read_seed(trial), any(trial.params.values())): trial.values[0]
+        trials.read_tuning_point(trial): trial.values[0]
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if trial.params in (best, uniform)
     }
-    pairs = [(accuracy[s, True], accuracy[s, False]) for s in seeds if (s, True) in accuracy]
-    tuned, plain = np.array(pairs).T
-    p = float(np.nan_to_num(ttest_rel(tuned, plain, alternative="greater").pvalue, nan=1.0))
-    return Confirmation(best, tuple((tuned - plain).tolist()), p)
-
-
-def _run_missing(
-    study: Study, points: dict[TuningPoint, dict[str, float]], runner: CurveRunner
-) -> None:
-    """Run the points without a settled trial; what other processes run is waited for."""
-    watch = Watch()
-    while missing := _missing(study, points):
-        for point in missing:
-            trials.enqueue_point(study, point, points[point])
-        while has_unfinished(study):
-            claimed = claim(study, runner)
-            if claimed is not None:
-                run(study, claimed, runner)
-            elif watch.look(study):
-                runner.progress.message("waiting for a trial of another process")
-                watch.wait()
-
-
-def _missing(study: Study, points: dict[TuningPoint, dict[str, float]]) -> list[TuningPoint]:
-    stored = study.get_trials(deepcopy=False)
-    settled = {trials.read_tuning_point(trial) for trial in stored if trials.is_settled(trial)}
-    return [point for point in points if point not in settled]
+    pairs = [tuple(TuningPoint(seed, index=i) for i in (index, _UNIFORM)) for seed in seeds]
+    differences = [
+        accuracy[one] - accuracy[two] for one, two in pairs if {one, two} <= set(accuracy)
+    ]
+    if len(differences) < 2:
+        return Confirmation(best.params, tuple(differences), 1.0)
+    p = ttest_rel(differences, np.zeros(len(differences)), alternative="greater").pvalue
+    return Confirmation(best.params, tuple(differences), float(np.nan_to_num(p, nan=1.0)))
 
 
 def _best(study: Study) -> FrozenTrial:

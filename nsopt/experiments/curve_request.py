@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from nsopt.experiments.comparison import Size
 from nsopt.experiments.task import Task
@@ -48,7 +48,7 @@ class CurveTuning:
     @property
     def prices(self) -> tuple[Price, ...]:
         """Of the searches whose laws span the family: the published one, and by the metric."""
-        return ("filters", *(price for price in _PRICES if price == self.metric.name))
+        return ("filters", cast("Price", self.metric.name))
 
     @property
     def starts(self) -> tuple[dict[str, float], ...]:
@@ -74,6 +74,3 @@ class CurveTuning:
             "epochs": self.epochs,
         }
         return self.task.identity | {"tuning": tuned}
-
-
-_PRICES: tuple[Price, ...] = ("params", "macs", "latency")

@@ -13,16 +13,15 @@ from optuna.study import Study
 from nsopt.compute.device import Compute, describe_device, resolve_compute
 from nsopt.data.images import Splits
 from nsopt.experiments.sharing import sharing
+from nsopt.experiments.tuning_points import run_points
 from nsopt.experiments.tuning_request import Tuning
 from nsopt.experiments.tuning_trial import TuningRunner, searched
 from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Progress
 from nsopt.scaling.law import PowerLaw
-from nsopt.storage import schema, trials
+from nsopt.storage import schema
 from nsopt.storage.provenance import provenance
-from nsopt.storage.queue import Watch, claim, run
-from nsopt.storage.studies import has_unfinished, open_study
-from nsopt.storage.trials import TuningPoint
+from nsopt.storage.studies import open_study
 
 
 def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Study:
@@ -35,10 +34,7 @@ def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Stud
         if not tuning.trains:
             law = _law(tuning, workspace, study, compute, splits, progress)
         runner = TuningRunner(tuning, workspace, compute, splits, progress, law)
-        while lost := _missing(tuning, study):
-            for point in lost:
-                trials.enqueue_point(study, point)
-            _run_all(study, runner)
+        run_points(study, {point: {} for point in tuning.points}, runner, progress)
     workspace.clear(tuning.study_name)
     return study
 
@@ -57,18 +53,6 @@ def _law(
         law = searched(tuning, workspace, compute, splits, progress, "search.pt")[-1].law
         schema.write_law(study, law)
     return law
-
-
-def _run_all(study: Study, runner: TuningRunner) -> None:
-    """Run what waits; what other processes run is waited for."""
-    watch = Watch()
-    while has_unfinished(study):
-        claimed = claim(study, runner)
-        if claimed is not None:
-            run(study, claimed, runner)
-        elif watch.look(study):
-            runner.progress.message("waiting for a trial of another process")
-            watch.wait()
 
 
 def _open(tuning: Tuning, workspace: Workspace, compute: Compute) -> Study:
@@ -92,10 +76,3 @@ def _pruner(tuning: Tuning) -> BasePruner:
     if tuning.pruner == "hyperband":
         return HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3)
     return SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
-
-
-def _missing(tuning: Tuning, study: Study) -> list[TuningPoint]:
-    """Points without a trial. A failed one counts only if it would fail again."""
-    stored = study.get_trials(deepcopy=False)
-    settled = {trials.read_tuning_point(trial) for trial in stored if trials.is_settled(trial)}
-    return [point for point in tuning.points if point not in settled]

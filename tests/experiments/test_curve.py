@@ -4,6 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import optuna
 import pytest
 
 from nsopt.data.images import ImageData
@@ -110,6 +111,24 @@ def test_what_is_not_confirmed_ends_as_uniform(
         names = load_studies(place.storage, schema.tuning_name(tuning.task.name))
         assert "curve-macs-confirmed" in names
     assert schema.read_verdict(study) == str(confirmation)
+
+
+def test_a_better_member_that_is_found_later_is_confirmed_anew(
+    tuning: CurveTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, chosen = workspace_in(tmp_path), [1, 2]
+
+    def best(study: optuna.Study) -> optuna.trial.FrozenTrial:
+        return study.trials[chosen[0]]
+
+    monkeypatch.setattr(curve, "_best", best)
+    for number in (1, 2):
+        chosen[0] = number
+        study, confirmation = tune_curve(tuning, place, Silent())
+        assert confirmation.parameters == study.trials[number].params
+        assert len(confirmation.differences) == tuning.confirmations
+    studies = load_studies(place.storage, schema.tuning_name(tuning.task.name))
+    assert len(studies["curve-macs-confirmed"].trials) == 3 * tuning.confirmations
 
 
 @pytest.mark.parametrize(
