@@ -10,9 +10,9 @@ from optuna.trial import TrialState
 from nsopt.compute.device import resolve_compute
 from nsopt.errors import NsoptError
 from nsopt.experiments.sharing import sharing
+from nsopt.experiments.task import stored_network
 from nsopt.experiments.workspace import Workspace
 from nsopt.latency.measure import Latency, distrust, latency_conditions, measure_latencies
-from nsopt.models.registry import get_architecture
 from nsopt.progress import Progress
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import shown
@@ -59,8 +59,7 @@ def measure_again(
     ]
     if not networks:
         raise NsoptError(f"no completed trial of {name} at {shown(workspace.url)}: nothing to time")
-    task = schema.read_task(networks[0][1])
-    arch = get_architecture(task.arch, task.classes, task.image_size, task.channels)
+    arch = stored_network(schema.read_task(networks[0][1]), ())
     found = []
     with sharing(resolve_compute(device, "fp32")) as compute:
         progress.start("measuring latency", len(batch_sizes))

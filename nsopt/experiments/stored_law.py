@@ -1,15 +1,12 @@
 """The law of a method as a storage holds it, with the network that it is for."""
 
-from optuna.study import Study
-
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.experiments.searching import histories
+from nsopt.experiments.task import stored_network
 from nsopt.experiments.tuned_law import tuned_law
 from nsopt.experiments.workspace import Workspace
-from nsopt.latency.model import LatencyModel
 from nsopt.methods.base import LawInputs, Method
 from nsopt.models.architecture import Architecture
-from nsopt.models.registry import get_architecture
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import PARAMS
 from nsopt.scaling.record import Iteration
@@ -33,7 +30,7 @@ def stored_law(
         raise NsoptError(f"no search of {name} is stored at {shown(workspace.url)}: run one first")
     if method.needs_trained_network:
         raise NoWidthsError(f"{method.name} has a law for every trained network, not one")
-    arch = _network(ours)
+    arch = stored_network(schema.read_task(ours[0]), ours)
     tuned = tuned_law(workspace, name, metric) if method.needs_tuned_law else None
     usual = schema.read_settings(ours[0])["search"]["price"]
     kind = schema.search_kind(method.price or usual, usual)
@@ -46,13 +43,3 @@ def stored_law(
     cost = PARAMS.cost(arch)
     law = method.law(LawInputs(arch, cost, cost(arch.base_widths), chosen, tuned=tuned))
     return law, arch, chosen[-1] if chosen and method.by_algorithm_3 else None
-
-
-def _network(studies: list[Study]) -> Architecture:
-    task = schema.read_task(studies[0])
-    arch = get_architecture(task.arch, task.classes, task.image_size, task.channels)
-    for study in studies:
-        model = schema.read_latency_model(study)
-        if model is not None:
-            return arch.with_latency(LatencyModel.from_dict(model))
-    return arch

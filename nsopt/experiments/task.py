@@ -117,7 +117,7 @@ def load_task(study: Study, data: str | None, data_dir: Path) -> Task:
     stored, settings = schema.read_task(study), schema.read_settings(study)
     source = schema.read_source(study)
     source = replace(source, name=data or source.name)
-    arch = get_architecture(stored.arch, stored.classes, stored.image_size, stored.channels)
+    arch = stored_network(stored, [study])
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
         raise NsoptError(f"{stored.arch} is another network here than that of {study.study_name}")
     own = StudySettings(**{k: v for k, v in settings.items() if k in StudySettings.model_fields})
@@ -125,13 +125,19 @@ def load_task(study: Study, data: str | None, data_dir: Path) -> Task:
     here = task.identity["data"]
     if any(here[name] != value for name, value in settings["data"].items()):
         raise NsoptError(f"{source.name} differs here from the images of {study.study_name}")
-    return with_stored_latency(task, [study])
+    return task
 
 
-def with_stored_latency(task: Task, studies: Iterable[Study]) -> Task:
-    """`task` with the latency model that one of the studies holds, if one does."""
+def stored_network(task: schema.TaskDescription, studies: Iterable[Study]) -> Architecture:
+    """The network of a stored task, with the latency model that one of the studies holds."""
+    arch = get_architecture(task.arch, task.classes, task.image_size, task.channels)
+    return with_stored_latency(arch, studies)
+
+
+def with_stored_latency(arch: Architecture, studies: Iterable[Study]) -> Architecture:
+    """`arch` with the latency model that one of the studies holds, if one does."""
     for study in studies:
         stored = schema.read_latency_model(study)
         if stored is not None:
-            return replace(task, arch=task.arch.with_latency(LatencyModel.from_dict(stored)))
-    return task
+            return arch.with_latency(LatencyModel.from_dict(stored))
+    return arch

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nsopt.compute.device import resolve_compute
-from nsopt.data.cache import cache_folder
 from nsopt.experiments.sharing import sharing
 from nsopt.experiments.task import Task, with_stored_latency
 from nsopt.experiments.workspace import Workspace
@@ -26,9 +25,10 @@ def with_latency_if_needed(
     if metric != LATENCY and LATENCY.name not in prices:
         return task
     if workspace.has_storage:
-        task = with_stored_latency(task, task.stored_studies(workspace.storage).values())
+        studies = task.stored_studies(workspace.storage).values()
+        task = replace(task, arch=with_stored_latency(task.arch, studies))
     if task.arch.latency is not None:
         return task
     with sharing(resolve_compute(task.settings.training.device, "fp32")) as compute:
-        model = latency_model(task.arch, compute, progress, cache_folder() / "latency")
+        model = latency_model(task.arch, compute, progress)
     return replace(task, arch=task.arch.with_latency(model))

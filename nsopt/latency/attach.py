@@ -3,7 +3,6 @@
 from typing import TypeVar
 
 from nsopt.compute.device import resolve_compute
-from nsopt.data.cache import cache_folder
 from nsopt.latency.learn import latency_model
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress, Silent
@@ -18,5 +17,4 @@ def with_latency(arch: A, device: str = "auto", progress: Progress | None = None
     nothing else should run, and kept in the cache folder by network, device, threads and versions.
     """
     compute = resolve_compute(device, "fp32")
-    model = latency_model(arch, compute, progress or Silent(), cache_folder() / "latency")
-    return arch.with_latency(model)
+    return arch.with_latency(latency_model(arch, compute, progress or Silent()))

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.hooks import RemovableHandle
 
 _CHANNELS = 1
+_CONV2D_ARGUMENTS = 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +85,13 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         options = kwargs or {}
         result = func(*args, **options)
-        if isinstance(result, Tensor) and not _is_view(func, args, result):
+        if isinstance(result, Tensor) and not _is_view(args, result):
             kind, place = _described(func, args, options, result)
             self.calls.append(Call(kind, place, self._running[-1], func, args, options))
         return result
 
 
-def _is_view(function: Callable[..., Any], args: tuple[Any, ...], result: Tensor) -> bool:
+def _is_view(args: tuple[Any, ...], result: Tensor) -> bool:
     """Whether nothing is computed."""
     return result._base is not None or any(result is arg for arg in args)
 
@@ -112,6 +113,3 @@ def _described(
         kind = f"{name} {shapes}"
     read = tensors[0].numel() if tensors else result.numel()
     return kind, (read + result.numel(),)
-
-
-_CONV2D_ARGUMENTS = 7

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,14 @@ from torch.utils import _pytree as pytree
 
 from nsopt.compute.device import wait_for
 from nsopt.latency.calls import Call
-from nsopt.latency.tables import FloatArray, Table
+from nsopt.latency.tables import BLOCK, Table
+from nsopt.scaling.law import FloatArray
 
 _WARMUP = 2
 _FEWEST = 4
 _MOST = 30
 _SECONDS = 0.04
 _POINTS = 7
-_SMALLEST = 16
 _FEW = (2, 8)
 
 
@@ -52,27 +53,18 @@ def _convolutions(calls: Sequence[Call], largest: tuple[int, ...], device: torch
         for j, made in enumerate(axes[1].astype(int).tolist()):
             w = _random((made, read, *window), device)
             bias = torch.zeros(made, device=device)
-            run = _convolution(pattern, x, w, bias)
+            run = partial(functional.conv2d, x, w, bias, *pattern.arguments[3:], **pattern.options)
             measured[i, j] = 1000 * _seconds(run, device)
-    return Table.of(axes, measured, (1, 1 if len(axes[1]) == 1 else _SMALLEST))
-
-
-def _convolution(pattern: Call, x: Tensor, w: Tensor, bias: Tensor) -> Callable[[], Any]:
-    rest = pattern.arguments[3:]
-
-    def run() -> Tensor:
-        return functional.conv2d(x, w, bias, *rest, **pattern.options)
-
-    return run
+    return Table.of(axes, measured, (1, 1 if len(axes[1]) == 1 else BLOCK))
 
 
 def _grid(largest: int) -> list[int]:
     """Numbers of channels from a few to the largest, from a block on evenly spaced in logarithm."""
-    if largest <= _SMALLEST:
+    if largest <= BLOCK:
         return sorted({*_FEW, largest})
-    spaced = np.geomspace(_SMALLEST, largest, _POINTS) / _SMALLEST
+    spaced = np.geomspace(BLOCK, largest, _POINTS) / BLOCK
     blocks: list[int] = np.unique(np.ceil(spaced - 1e-9).astype(int)).tolist()
-    return [*_FEW, *(_SMALLEST * block for block in blocks)]
+    return [*_FEW, *(BLOCK * block for block in blocks)]
 
 
 def _replay(call: Call, device: torch.device) -> Callable[[], Any]:
@@ -82,11 +74,7 @@ def _replay(call: Call, device: torch.device) -> Callable[[], Any]:
         return _random(tuple(value.shape), device) if isinstance(value, Tensor) else value
 
     arguments, options = pytree.tree_map(real, (call.arguments, call.options))
-
-    def run() -> Any:
-        return call.function(*arguments, **options)
-
-    return run
+    return partial(call.function, *arguments, **options)
 
 
 def _random(shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -112,4 +100,4 @@ def _seconds(run: Callable[[], Any], device: torch.device) -> float:
 
 def rounded_up(sizes: FloatArray) -> tuple[int, ...]:
     """Sizes as whole numbers of blocks."""
-    return tuple(int(size) for size in np.ceil(sizes / _SMALLEST) * _SMALLEST)
+    return tuple(int(size) for size in np.ceil(sizes / BLOCK) * BLOCK)

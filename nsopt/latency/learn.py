@@ -13,14 +13,16 @@ import torch
 
 from nsopt.compute.device import Compute
 from nsopt.compute.memory import memory_kept
+from nsopt.data.cache import cache_folder
 from nsopt.errors import NsoptError
 from nsopt.latency.calls import Call, calls_of
 from nsopt.latency.kernels import measure_table, rounded_up
 from nsopt.latency.measure import latency_conditions, measure_latencies
-from nsopt.latency.model import BLOCK, FEATURES, IntArray, LatencyModel, Term
-from nsopt.latency.tables import Table
+from nsopt.latency.model import FEATURES, LatencyModel, Term
+from nsopt.latency.tables import BLOCK, Table
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.progress import Progress
+from nsopt.scaling.cost import IntArray
 from nsopt.scaling.law import floor_widths
 
 BATCH_SIZE = 100
@@ -43,13 +45,14 @@ class _Structure:
 
 
 def latency_model(
-    arch: Architecture, compute: Compute, progress: Progress, folder: Path
+    arch: Architecture, compute: Compute, progress: Progress, folder: Path | None = None
 ) -> LatencyModel:
     """The latency model of `arch` on the device of `compute`: as `folder` keeps it, or made now.
 
     It is kept by network, device, threads, precision, batch size and version of torch. While
-    kernels are measured, other processes on the device wait.
+    kernels are measured, other processes on the device wait. folder: by default in the cache.
     """
+    folder = folder or cache_folder() / "latency"
     with compute.exclusive():
         conditions = latency_conditions(compute.device, BATCH_SIZE)
         path = folder / f"{_digest(arch, conditions)}.json"
@@ -114,18 +117,15 @@ def _structure(arch: Architecture) -> _Structure:
     factors = np.stack([_growth(arch, base, calls, layer) for layer in range(len(base))], axis=-1)
     vanishing = _vanishing(arch)
     terms = []
-    position = 0
-    for call in calls:
-        places = len(call.place)
-        own: IntArray = factors[position : position + places]
-        position += places
+    ends = np.cumsum([len(call.place) for call in calls])
+    for call, own in zip(calls, np.split(factors, ends[:-1]), strict=True):
         constants = np.array(call.place) - own @ np.array(base)
         terms.append(
             Term(
                 kinds.index(call.kind),
                 own,
                 constants,
-                "conv2d" in call.kind,
+                call.function is torch.conv2d,
                 vanishing.get(call.module),
             )
         )

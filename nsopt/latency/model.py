@@ -7,17 +7,16 @@ negative (scikit-learn). As whole blocks are faster, a wider network may be the 
 L: searched layers; N: rows of widths.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nsopt.errors import NsoptError
-from nsopt.latency.tables import FloatArray, Table
+from nsopt.latency.tables import BLOCK, Table
+from nsopt.scaling.cost import IntArray, checked_rows
+from nsopt.scaling.law import FloatArray
 
-IntArray = NDArray[np.int64]
-BLOCK = 16  # channels that kernels work on together
 _IN_CACHE = 4 * 2**20  # elements that a call reads and writes: 16 MB
 _WHOLE, _RAGGED, _NEAR, _FAR, _CONSTANT = range(5)
 FEATURES = 5
@@ -81,12 +80,12 @@ class LatencyModel:
     correction: FloatArray
 
     def __call__(self, widths: ArrayLike) -> float | FloatArray:
-        w = self._checked(widths)
+        w = checked_rows(widths, self.layers)
         return _plain(self.features(w) @ self.correction)
 
     def lower_bound(self, widths: ArrayLike) -> float | FloatArray:
         """The latency without the calls that equal widths can remove, all blocks counted whole."""
-        w = self._checked(widths)
+        w = checked_rows(widths, self.layers)
         least = self.correction.copy()
         for pair in (slice(_WHOLE, _NEAR), slice(_NEAR, _CONSTANT)):
             least[pair] = least[pair].min()
@@ -94,7 +93,7 @@ class LatencyModel:
 
     def marginal(self, widths: ArrayLike) -> FloatArray:
         """Milliseconds per filter more of each layer, over a block of them: (L,), or (N, L)."""
-        w = self._checked(widths)
+        w = checked_rows(widths, self.layers)
         wider = w[..., None, :] + BLOCK * np.eye(self.layers, dtype=np.int64)
         smooth = self.correction.copy()
         smooth[:_NEAR] = smooth[:_NEAR].max()
@@ -128,10 +127,10 @@ class LatencyModel:
         from sklearn.linear_model import LinearRegression  # noqa: PLC0415  (0.6 s to import)
 
         milliseconds = np.asarray(measured, dtype=np.float64)
-        relative = self.features(self._checked(widths)) / milliseconds[:, None]
+        relative = self.features(checked_rows(widths, self.layers)) / milliseconds[:, None]
         fit = LinearRegression(positive=True, fit_intercept=False)
         fit.fit(relative, np.ones(len(milliseconds)))
-        return LatencyModel(self.tables, self.terms, self.layers, fit.coef_.astype(np.float64))
+        return replace(self, correction=fit.coef_.astype(np.float64))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""
@@ -148,12 +147,6 @@ class LatencyModel:
         tables = tuple(Table.from_dict(table) for table in data["tables"])
         terms = tuple(Term.from_dict(term) for term in data["terms"])
         return cls(tables, terms, data["layers"], np.array(data["correction"], dtype=np.float64))
-
-    def _checked(self, widths: ArrayLike) -> IntArray:
-        w = np.asarray(widths, dtype=np.int64)
-        if w.ndim not in (1, 2) or w.shape[-1] != self.layers:
-            raise NsoptError(f"{self.layers} widths expected, got an array of shape {w.shape}")
-        return w
 
 
 def _plain(total: FloatArray) -> float | FloatArray:

@@ -6,7 +6,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from nsopt.scaling.law import FloatArray
+
+BLOCK = 16  # channels that kernels work on together
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,7 +78,10 @@ def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> list[str
     else:
         rival = against.iloc[0]
         difference = paired_difference(
-            *(_by_seed(results, best, row["method"]) for row in (best, rival))
+            *(
+                _outcomes(results, best, row["method"]).set_index("seed")["test_accuracy"]
+                for row in (best, rival)
+            )
         )
         other = method_label(rival["method"])
         ahead = f"{label} is ahead"
@@ -89,9 +92,7 @@ def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> list[str
             f"{best['test_mean']:.2f} %, on {other} {difference}" + _certainty(difference)
         )
         sentences += _at_equal_accuracy(results, best, reference)
-    widths = results.outcomes.query(
-        "method == @best.method and budget == @best.budget and metric == @best.metric"
-    )["widths"].unique()
+    widths = _outcomes(results, best, best["method"])["widths"].unique()
     if len(widths) == 1:
         sentences.append(f"Its widths: {width_key(widths[0])}.")
     return sentences
@@ -103,12 +104,11 @@ def _certainty(difference: Difference | None) -> str:
     return "." if difference.is_certain else ": not distinguishable."
 
 
-def _by_seed(results: Results, at: pd.Series, method: str) -> pd.Series:
-    """Test accuracies of a method at the budget of a row."""
-    rows = results.outcomes.query(
+def _outcomes(results: Results, at: pd.Series, method: str) -> pd.DataFrame:
+    """The trainings of a method at the budget of a row."""
+    return results.outcomes.query(
         "method == @method and budget == @at.budget and metric == @at.metric"
     )
-    return rows.set_index("seed")["test_accuracy"]
 
 
 def _at_equal_accuracy(results: Results, best: pd.Series, reference: str) -> list[str]:

@@ -109,18 +109,18 @@ class CountedCost:
             raise unknown_name("metric", self.metric, _COUNTED)
 
     def __call__(self, widths: ArrayLike) -> int | IntArray:
-        w = self._checked(widths)
+        w = checked_rows(widths, self.layers)
         return _plain(sum(self._existing(operation, w) for operation in self.operations))
 
     def lower_bound(self, widths: ArrayLike) -> int | IntArray:
         """The cost without the operations that equal widths can remove."""
-        w = self._checked(widths)
+        w = checked_rows(widths, self.layers)
         always = [o for o in self.operations if o.unless_equal is None]
         return _plain(sum(self._term(operation, w) for operation in always))
 
     def marginal(self, widths: ArrayLike) -> IntArray:
         """Of the operations that exist at these widths: the filter's own and its readers'."""
-        w = self._checked(widths)
+        w = checked_rows(widths, self.layers)
         wider = w[..., None, :] + np.eye(self.layers, dtype=np.int64)
         total = np.zeros(w.shape, dtype=np.int64)
         for operation in self.operations:
@@ -128,18 +128,20 @@ class CountedCost:
             total += np.where(operation.exists(w)[..., None], grown, 0)
         return total
 
-    def _checked(self, widths: ArrayLike) -> IntArray:
-        w = np.asarray(widths, dtype=np.int64)
-        if w.ndim not in (1, 2) or w.shape[-1] != self.layers:
-            raise NsoptError(f"{self.layers} widths expected, got an array of shape {w.shape}")
-        return w
-
     def _existing(self, operation: Operation, widths: IntArray) -> IntArray:
         term = self._term(operation, widths)
         return term if operation.unless_equal is None else operation.exists(widths) * term
 
     def _term(self, operation: Operation, widths: IntArray) -> IntArray:
         return operation.params(widths) if self.metric == "params" else operation.macs(widths)
+
+
+def checked_rows(widths: ArrayLike, layers: int) -> IntArray:
+    """`widths` as integers of shape (L,) or (N, L); NsoptError if they have another one."""
+    w = np.asarray(widths, dtype=np.int64)
+    if w.ndim not in (1, 2) or w.shape[-1] != layers:
+        raise NsoptError(f"{layers} widths expected, got an array of shape {w.shape}")
+    return w
 
 
 def _plain(total: Any) -> int | IntArray:

@@ -34,9 +34,9 @@ class PruneRecord:
     """The rows from which a law is fitted.
 
     widths: int64 (N, L); tau: (N,), sizes of the networks with these widths: their parameters, or
-    what else importance was divided by. As published
-    these are the rows in which every layer has lost a filter. own_rows: whether they begin with the
-    unpruned network instead, and each layer is fitted on rows of its own.
+    what else importance was divided by. As published these are the rows in which every layer has
+    lost a filter. own_rows: whether they begin with the unpruned network instead, and each layer is
+    fitted on rows of its own.
     """
 
     widths: IntArray

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.trace import Atoms
+from nsopt.scaling.cost import checked_rows
 
 Size = tuple[Atoms, int]  # factors of the widths (L,), and a constant
 
@@ -54,7 +55,7 @@ class TracedCost:
         return cls(coefficients // divisor, factors, constants, widest)
 
     def __call__(self, widths: ArrayLike) -> int | Atoms:
-        w = self._checked(widths)
+        w = checked_rows(widths, self.factors.shape[-1])
         total = self._terms(w).sum(axis=-1)
         return int(total) if w.ndim == 1 else total
 
@@ -64,7 +65,7 @@ class TracedCost:
 
     def marginal(self, widths: ArrayLike) -> Atoms:
         """What one more unit of each group costs: (L,), or (N, L)."""
-        w = self._checked(widths)
+        w = checked_rows(widths, self.factors.shape[-1])
         wider = w[..., None, :] + np.eye(w.shape[-1], dtype=np.int64)
         result: Atoms = self._terms(wider).sum(axis=-1) - self._terms(w).sum(axis=-1)[..., None]
         return result
@@ -75,10 +76,3 @@ class TracedCost:
         for factor, constant in zip(self.factors, self.constants, strict=True):
             result = result * (widths @ factor.T + constant)
         return result
-
-    def _checked(self, widths: ArrayLike) -> Atoms:
-        w = np.asarray(widths, dtype=np.int64)
-        layers = self.factors.shape[-1]
-        if w.ndim not in (1, 2) or w.shape[-1] != layers:
-            raise NsoptError(f"{layers} widths expected, got an array of shape {w.shape}")
-        return w
