@@ -40,7 +40,7 @@ class TuneOptions:
     trials: Count = 30
     """Trials of eta, both and curve."""
     pretrain_epochs: str | None = None
-    """Values of P to try; by default 0,2,5,10,30,60."""
+    """Values of P to try, by default 0,2,5,10,30,60; with curve the one P of its searches."""
     seeds: Count | None = None
     """Trials per value of P; trainings per trial and budget of curve."""
     confirmations: CountFrom2 = 3
@@ -118,7 +118,7 @@ def _tune_curve(options: TuneOptions) -> None:
 
     preset, metric = preset_of(options.task), get_metric(options.sizes.metric)
     own = changes(options.search, TrainingOptions(), options.sgd, **options.sizes.rounding)
-    settings = settings_of(preset, own)
+    settings = settings_of(preset, own, _one_pretraining(options.pretrain_epochs))
     task, workspace = prepare(options.task, options.place, settings)
     announce(task, preset)
     with storage_errors(workspace.url):
@@ -143,6 +143,18 @@ def _tune_curve(options: TuneOptions) -> None:
         f"use it: nsopt study --methods uniform,tuned --metric {metric.name}", highlight=False
     )
     console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
+
+
+def _one_pretraining(text: str | None) -> dict[str, dict[str, int]]:
+    """The change of settings that one value of P makes; NsoptError for several."""
+    from nsopt.errors import NsoptError
+
+    if text is None:
+        return {}
+    epochs = _epochs(text)
+    if len(epochs) > 1:
+        raise NsoptError("the searches of a curve pre-train alike: give one --pretrain-epochs")
+    return {"search": {"pretrain_epochs": epochs[0]}}
 
 
 def _epochs(text: str) -> tuple[int, ...]:

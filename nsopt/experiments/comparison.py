@@ -14,6 +14,7 @@ from nsopt.methods.registry import baseline
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.metric import MACS, Metric
+from nsopt.scaling.record import times_the_record
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
 from nsopt.storage import trials
@@ -124,18 +125,25 @@ def reference_points(
 def beyond_records(comparison: Comparison, found: Histories) -> list[str]:
     """A sentence for every budget that lies outside of what a search recorded, where its law
     extrapolates. found: the searches."""
-    metric, arch = comparison.metric, comparison.task.arch
+    metric, task = comparison.metric, comparison.task
     sentences = []
     for method in comparison.methods:
-        history = found.get(comparison.task.search_kind(method.price), ())
-        if not method.by_algorithm_3 or not history:
-            continue
         for size in comparison.sizes:
-            factor = history[-1].beyond(metric.cost(arch), size.budget)
+            factor = beyond_record(task, method, metric, size.budget, found)
             if factor is not None:
-                reach = "largest" if factor > 1 else "smallest"
                 sentences.append(
-                    f"{method.name}: {metric.show(size.budget)} is {factor:.2g} times the {reach} "
-                    "recorded network: the law is extrapolated there"
+                    f"{method.name}: {metric.show(size.budget)} is {times_the_record(factor)}: "
+                    "the law is extrapolated there"
                 )
     return sentences
+
+
+def beyond_record(
+    task: Task, method: Method, metric: Metric, budget: float, found: Histories
+) -> float | None:
+    """The factor by which a budget lies outside of the record that a method's law is fitted to;
+    None where it does not, and for methods without a record. found: the searches."""
+    history = found.get(task.search_kind(method.price), ())
+    if not method.by_algorithm_3 or not history:
+        return None
+    return history[-1].beyond(metric.cost(task.arch), budget)

@@ -14,6 +14,7 @@ from torch import nn
 from nsopt.compute.device import Compute
 from nsopt.data.images import Splits
 from nsopt.errors import DeterministicError
+from nsopt.experiments.comparison import beyond_record
 from nsopt.experiments.searching import Histories, stored_searches
 from nsopt.experiments.task import Task
 from nsopt.experiments.trained import TrainedNetworks
@@ -159,8 +160,11 @@ class Runner:
     def _write(self, trial: Trial, point: Point, outcome: Outcome, latency: Latency) -> None:
         arch = self.task.arch
         costs = counted_costs(arch, outcome.widths)
-        budgeted = get_metric(point.metric).cost(arch)(outcome.widths)
+        metric = get_metric(point.metric)
+        budgeted = metric.cost(arch)(outcome.widths)
         excess = (budgeted - point.budget) / point.budget
+        found = stored_searches(self.task, self.workspace)
+        beyond = beyond_record(self.task, get_method(point.method), metric, point.budget, found)
         trial.set_constraint(trials.BUDGET, excess)
         numbers = costs | {
             "cost": budgeted,
@@ -175,6 +179,7 @@ class Runner:
             "epochs": len(outcome.epochs),
             "seconds": outcome.seconds,
             "feasible": excess <= 0,
+            "beyond_record": beyond,
         }
         curves = {
             "train_loss": outcome.losses,

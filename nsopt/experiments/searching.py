@@ -56,7 +56,7 @@ def stored_searches(task: Task, workspace: Workspace) -> Histories:
     """What the storage has; NsoptError if other settings wrote it."""
     if not workspace.has_storage:
         return {}
-    return histories(task.stored_studies(workspace.storage))
+    return histories(task.stored_searches(workspace.storage))
 
 
 def histories(studies: Mapping[str, Study]) -> Histories:

@@ -1,6 +1,6 @@
 """The task of an experiment: everything that a result depends on beside its own point."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -87,10 +87,21 @@ class Task:
     def stored_studies(self, storage: BaseStorage) -> dict[str, Study]:
         """Its studies by method. NsoptError if other settings wrote them."""
         studies = load_studies(storage, self.name)
+        self._check(studies)
+        return studies
+
+    def stored_searches(self, storage: BaseStorage) -> dict[str, Study]:
+        """The searches among them. NsoptError if other settings wrote those; what methods were
+        trained with does not matter to them."""
+        studies = load_studies(storage, self.name)
+        searches = {kind: study for kind, study in studies.items() if schema.is_search(kind)}
+        self._check(searches)
+        return searches
+
+    def _check(self, studies: Mapping[str, Study]) -> None:
         for kind, study in studies.items():
             if schema.read_settings(study):
                 check_settings(study, self._identity_of(kind))
-        return studies
 
     def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:
         """The study of a method, or of the search, made if it is not there yet."""

@@ -1,7 +1,8 @@
-"""The latency model of a task, where its budgets or its prices are milliseconds."""
+"""The latency model of a network or of a task, learned while other processes wait."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from nsopt.compute.device import resolve_compute
 from nsopt.experiments.sharing import sharing
@@ -9,8 +10,12 @@ from nsopt.experiments.task import Task, with_stored_latency
 from nsopt.experiments.workspace import Workspace
 from nsopt.latency.learn import latency_model
 from nsopt.methods.base import Method
-from nsopt.progress import Progress
+from nsopt.models.architecture import Architecture
+from nsopt.progress import Progress, Silent
 from nsopt.scaling.metric import LATENCY, Metric
+from nsopt.storage.studies import load_studies
+
+A = TypeVar("A", bound=Architecture)
 
 
 def with_latency_if_needed(
@@ -25,10 +30,20 @@ def with_latency_if_needed(
     if metric != LATENCY and LATENCY.name not in prices:
         return task
     if workspace.has_storage:
-        studies = task.stored_studies(workspace.storage).values()
+        studies = load_studies(workspace.storage, task.name).values()
         task = replace(task, arch=with_stored_latency(task.arch, studies))
     if task.arch.latency is not None:
         return task
-    with sharing(resolve_compute(task.settings.training.device, "fp32")) as compute:
-        model = latency_model(task.arch, compute, progress)
-    return replace(task, arch=task.arch.with_latency(model))
+    arch = with_latency(task.arch, task.settings.training.device, progress)
+    return replace(task, arch=arch)
+
+
+def with_latency(arch: A, device: str = "auto", progress: Progress | None = None) -> A:
+    """`arch` with `cost("latency")`: milliseconds for a batch of 100 on a device of this machine.
+
+    The model is learned from kernels and a few whole networks, which takes a minute or two while
+    other nsopt processes on the device wait, and kept in the cache folder by network, device,
+    threads and versions.
+    """
+    with sharing(resolve_compute(device, "fp32")) as compute:
+        return arch.with_latency(latency_model(arch, compute, progress or Silent()))

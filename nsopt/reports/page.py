@@ -23,6 +23,7 @@ from nsopt.reports.tables import (
 )
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer
+from nsopt.scaling.record import times_the_record
 from nsopt.storage import schema
 
 
@@ -79,6 +80,8 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
         row["size"] = size_of(row)
         row["name"] = method_label(row["method"])
         row["latency"] = latency_in_words(row)
+        factor = row["beyond_record"]
+        row["beyond"] = "" if pd.isna(factor) else f"at {times_the_record(factor)}"
         for part in ("val", "test"):
             row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])
     return rows

@@ -21,7 +21,8 @@ def summary(results: Results) -> pd.DataFrame:
     """
     frame = results.outcomes.copy()
     frame["method"] = pd.Categorical(frame["method"], results.methods, ordered=True)
-    frame["ratio"] = frame["ratio"].astype(float)
+    for name in ("ratio", "beyond_record"):
+        frame[name] = frame[name].astype(float)
     grouped = frame.groupby(["budget", "method"], observed=True)
     table = grouped.agg(
         ratio=("ratio", "first"),
@@ -40,6 +41,7 @@ def summary(results: Results) -> pd.DataFrame:
         test_best_epoch_mean=("test_accuracy_best_epoch", "mean"),
         seconds=("seconds", "mean"),
         feasible=("feasible", "all"),
+        beyond_record=("beyond_record", "first"),
     )
     return table.reset_index()
 

@@ -13,6 +13,7 @@ from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
 from nsopt.reports.tables import size_of, summary
 from nsopt.scaling.metric import get_metric
+from nsopt.scaling.record import times_the_record
 from nsopt.storage.schema import width_key
 
 _REFERENCE = 0  # of the methods in a report, which begins with uniform scaling
@@ -89,19 +90,23 @@ def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> list[str
             ahead = f"{label} and {other} are level"
         sentences.append(
             f"At {where}, by validation accuracy {ahead}; on the test images {label} has "
-            f"{best['test_mean']:.2f} %, on {other} {difference}" + _certainty(difference)
+            f"{best['test_mean']:.2f} %{_in_words(difference, other)}."
         )
         sentences += _at_equal_accuracy(results, best, reference)
+    if not pd.isna(best["beyond_record"]):
+        factor = times_the_record(best["beyond_record"])
+        sentences.append(f"The budget is {factor}: its law is extrapolated there.")
     widths = _outcomes(results, best, best["method"])["widths"].unique()
     if len(widths) == 1:
         sentences.append(f"Its widths: {width_key(widths[0])}.")
     return sentences
 
 
-def _certainty(difference: Difference | None) -> str:
-    if difference is None or difference.n == 1:
-        return "."
-    return "." if difference.is_certain else ": not distinguishable."
+def _in_words(difference: Difference | None, other: str) -> str:
+    if difference is None:
+        return f", and no seed in common with {other}"
+    doubt = "" if difference.n == 1 or difference.is_certain else ": not distinguishable"
+    return f", on {other} {difference}{doubt}"
 
 
 def _outcomes(results: Results, at: pd.Series, method: str) -> pd.DataFrame:

@@ -29,6 +29,12 @@ def _published_rows(widths: IntArray) -> NDArray[np.bool_]:
     return result
 
 
+def times_the_record(factor: float) -> str:
+    """In words, by how much a budget lies outside of a record (`Iteration.beyond`)."""
+    reach = "largest" if factor > 1 else "smallest"
+    return f"{factor:.2g} times the {reach} recorded network"
+
+
 @dataclass(frozen=True, eq=False)
 class PruneRecord:
     """The rows from which a law is fitted.

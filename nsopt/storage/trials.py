@@ -35,6 +35,7 @@ OUTCOME_COLUMNS = (
     "epochs",
     "seconds",
     "feasible",
+    "beyond_record",
 )
 _WIDTH = "width_"
 _ITERATION = "iteration"

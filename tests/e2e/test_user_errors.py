@@ -101,6 +101,7 @@ def test_bad_options(
         ("study --price=flops", 'Invalid value "flops" for --price. Choose from: "filters"'),
         ("tune --over=curve --sampler=grid", 'Invalid value "grid" for --sampler'),
         ("tune --over=curve --confirmations=1", 'Invalid value "1" for --confirmations'),
+        ("tune --over=curve --pretrain-epochs=1,2", "give one --pretrain-epochs"),
         ("latency --storage=sqlite:///none.db", "nothing is stored at"),
         ("latency --storage=sqlite:///none.db --batch-size=0", "--batch-size '0': write 1,100"),
         ("widths --storage=sqlite:///none.db --method=tuned", "nothing is stored at"),

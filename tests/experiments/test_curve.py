@@ -28,7 +28,7 @@ from nsopt.scaling.metric import MACS
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import schema
 from nsopt.storage.studies import load_studies
-from tests.experiments.test_comparison import SETTINGS, Listener, workspace_in
+from tests.experiments.test_comparison import SETTINGS, Listener, results_at, workspace_in
 
 
 @pytest.fixture
@@ -80,6 +80,28 @@ def test_a_tuned_law_is_a_method(
     own = results.outcomes.set_index("method")["widths"]
     assert own["tuned"] == tuple(widths.tolist())
     assert (results.outcomes["cost"] <= budget).all()
+
+
+def test_a_tuning_uses_the_searches_of_a_study_with_other_trainings(
+    tuning: CurveTuning, tmp_path: Path
+) -> None:
+    place = workspace_in(tmp_path)
+    methods = get_methods(["uniform", "neuralscale", "neuralscale-macs"])
+    run_comparison(Comparison(tuning.task, methods, MACS, tuning.sizes, 1), place, Silent())
+    results, budget = results_at(place), tuning.sizes[0].budget
+    factors = {
+        method: results.searches[kind][-1].beyond(MACS.cost(tuning.task.arch), budget)
+        for method, kind in (("neuralscale", "search"), ("neuralscale-macs", "search-macs"))
+    }
+    written = results.outcomes.set_index("method")["beyond_record"].astype(float)
+    assert written.dropna().to_dict() == {m: f for m, f in factors.items() if f is not None}
+
+    training = SETTINGS.training.updated(epochs=SETTINGS.training.epochs + 1)
+    task = dataclasses.replace(tuning.task, settings=SETTINGS.updated(training=training))
+    listener = Listener()
+    study, _ = tune_curve(dataclasses.replace(tuning, task=task, trials=2), place, listener)
+    assert len(study.trials) == 2
+    assert "searching" not in listener.tasks
 
 
 def test_an_interrupted_tuning_goes_on_to_the_same_result(

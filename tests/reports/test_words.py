@@ -39,6 +39,19 @@ def test_the_answer_names_the_best_at_every_budget(results: Results) -> None:  #
     assert any("For that accuracy Uniform needs" in sentence for sentence in sentences)
 
 
+def test_methods_without_a_common_seed_are_not_compared(results: Results) -> None:  # noqa: F811
+    frame = results.outcomes
+    apart = frame["seed"].where(frame["method"] == "neuralscale", frame["seed"] + 100)
+    for sentence in answer(dataclasses.replace(results, outcomes=frame.assign(seed=apart))):
+        assert "%, and no seed in common with Uniform." in sentence
+
+
+def test_a_law_beyond_its_record_is_told(results: Results) -> None:  # noqa: F811
+    beyond = results.outcomes.assign(beyond_record=1.83)
+    for sentence in answer(dataclasses.replace(results, outcomes=beyond)):
+        assert "The budget is 1.8 times the largest recorded network" in sentence
+
+
 def test_what_cannot_be_told_apart_is_said(results: Results) -> None:  # noqa: F811
     frame = results.outcomes
     lead = frame["method"].eq("neuralscale") * np.where(frame["seed"] == 0, 5.0, -4.0)
