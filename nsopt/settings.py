@@ -21,8 +21,9 @@ class Settings(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
-            raise NsoptError(f"{name} = {first['input']!r}: {first['msg'].lower()}") from None
+            raise NsoptError(
+                f"{first['loc'][0]} = {first['input']!r}: {first['msg'].lower()}"
+            ) from None
 
     def updated(self, **changes: Any) -> Self:
         """A validated copy with `changes`."""

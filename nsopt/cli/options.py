@@ -77,8 +77,11 @@ class PruneOptions:
     """Filters pruned in a step, over all layers."""
     iterations: Count | None = None
     """Iterations of architecture descent."""
-    convergence: Annotated[float, Parameter(validator=Number(gte=0))] | None = None
-    """End descent when no width changes by more than this fraction."""
+    convergence: Annotated[float, Parameter(validator=Number(gte=0))] | Literal["band"] | None = (
+        None
+    )
+    """End descent when no width changes by more than this fraction, or when the proposal moves
+    less than its uncertainty: band."""
 
 
 @Parameter(name="*", group="Search")

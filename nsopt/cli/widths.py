@@ -69,8 +69,8 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
 def _proposals(
     law: "ScalingLaw", arch: "Architecture", iteration: "Iteration | None", sizes: SizeOptions
 ) -> list[dict[str, Any]]:
-    """One row per budget: ratio, budget, its cost, params, macs, widths, and how far beyond the
-    record of `iteration` it lies. NsoptError for a law of another network."""
+    """One row per budget: ratio, budget, its cost, params, macs, widths with their 90 % band, and
+    how far beyond the record of `iteration` it lies. NsoptError for a law of another network."""
     from nsopt.cli.preparation import sizes_of
     from nsopt.errors import NsoptError
     from nsopt.experiments.presets import rounding_for
@@ -93,7 +93,11 @@ def _proposals(
         costs = counted_costs(arch, found)
         row = {"ratio": size.ratio, "budget": size.budget, "cost": fit.cost, **costs}
         beyond = None if iteration is None else iteration.beyond(cost, size.budget)
-        rows.append(row | {"widths": found, "beyond_record": beyond})
+        band = {
+            name: None if edge is None else edge.tolist()
+            for name, edge in (("widths_low", fit.widths_low), ("widths_high", fit.widths_high))
+        }
+        rows.append(row | {"widths": found} | band | {"beyond_record": beyond})
     return rows
 
 
@@ -135,7 +139,6 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     from nsopt.cli.console import console
-    from nsopt.storage.schema import width_key
 
     table = Table(box=SIMPLE_HEAD, show_edge=False)
     names = ["ratio", "budget", "params", "macs"]
@@ -154,5 +157,17 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         ]
         ratio = "" if row["ratio"] is None else f"{row['ratio']:g}"
         factor = [f"{row['beyond_record']:.1f}x" if row["beyond_record"] else ""] * beyond
-        table.add_row(ratio, *numbers, *factor, width_key(row["widths"]))
+        table.add_row(ratio, *numbers, *factor, _shown_widths(row))
     console.print(table)
+    if any(row["widths_low"] for row in rows):
+        console.print("[dim]in brackets: between which 90 % of other searches' should lie[/dim]")
+
+
+def _shown_widths(row: dict[str, Any]) -> str:
+    from nsopt.storage.schema import width_key
+
+    if row["widths_low"] is None:
+        return width_key(row["widths"])
+    band = zip(row["widths_low"], row["widths_high"], strict=True)
+    ranges = " ".join(f"{low}-{high}" for low, high in band)
+    return f"{width_key(row['widths'])}\n[dim]({ranges})[/dim]"

@@ -54,8 +54,11 @@ def is_complete(history: Sequence[Iteration], settings: SearchSettings) -> bool:
     """Whether descent has run its iterations, or has converged."""
     if len(history) >= settings.iterations:
         return True
-    limit = settings.convergence
-    return limit is not None and bool(history) and history[-1].change <= limit
+    if settings.convergence is None or not history:
+        return False
+    if settings.convergence == "band":
+        return history[-1].is_settled
+    return history[-1].change <= settings.convergence
 
 
 def iteration_seed(seed: int, number: int) -> int:
@@ -147,9 +150,14 @@ class _Descent:
         law = trajectory.record().law()
         metric = scale_metric(settings.price)
         cost = metric.cost(self._arch)
-        proposal = solve_widths(law, cost, cost(self._arch.base_widths)).widths
+        fit = solve_widths(law, cost, cost(self._arch.base_widths))
         seconds = time.perf_counter() - started
-        return Iteration(trajectory, law, tuple(proposal.tolist()), seconds, metric.name)
+        widths, low, high = (
+            None if widths is None else tuple(widths.tolist())
+            for widths in (fit.widths, fit.widths_low, fit.widths_high)
+        )
+        assert widths is not None
+        return Iteration(trajectory, law, widths, seconds, metric.name, low, high)
 
 
 def _state(history: Sequence[Iteration], current: State | None = None) -> State:

@@ -50,8 +50,14 @@ class Task:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The settings as they come back from storage, with what tells the images from others."""
-        return self.settings.model_dump(mode="json") | {"data": self.splits.fingerprint()}
+        """The settings as they come back from storage, with what tells the images from others.
+
+        Of a single iteration no end is judged: then `convergence` does not matter.
+        """
+        settings = self.settings.model_dump(mode="json")
+        if self.settings.search.iterations == 1:
+            settings["search"]["convergence"] = None
+        return settings | {"data": self.splits.fingerprint()}
 
     def search_settings(self, price: Price | None) -> SearchSettings:
         """Those of a search with `price`, None for the settings' own."""

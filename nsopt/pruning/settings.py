@@ -1,5 +1,7 @@
 """Settings of a search: pruning and architecture descent."""
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from nsopt.settings import Fraction, Price, SgdSettings
@@ -15,9 +17,10 @@ class SearchSettings(SgdSettings):
     filters, at which pruning stops. With a price there are as many steps, but each frees the same
     fraction of what is left, down to the cost of the network whose widths are all `keep_fraction`
     of the first. While pruning the learning rate is `prune_lr`, divided by `prune_lr_divisor`
-    every `prune_lr_epochs` epochs. iterations: of architecture descent, fewer where no width
-    changes by more than `convergence` of itself. A proposed width below `small_width` is raised by
-    that much before the next iteration.
+    every `prune_lr_epochs` epochs. iterations: of architecture descent; it ends before where no
+    width changes by more than `convergence` of itself or, with `band`, where the proposal cannot be
+    told from the network that was pruned. A proposed width below `small_width` is raised by that
+    much before the next iteration.
     """
 
     price: Price = "filters"
@@ -26,7 +29,7 @@ class SearchSettings(SgdSettings):
     filters_per_step: int = Field(10, ge=1)
     keep_fraction: Fraction = 0.05
     iterations: int = Field(15, ge=1)
-    convergence: float | None = Field(None, ge=0)
+    convergence: Annotated[float, Field(ge=0)] | Literal["band"] | None = None
     small_width: int = Field(10, ge=0)
     batch_size: int = Field(256, ge=2)
     prune_lr: float = Field(0.01, gt=0)

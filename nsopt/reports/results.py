@@ -75,12 +75,13 @@ def read_results(url: str, name: str | None = None) -> Results:
     task = schema.read_task(done[0][0])
     latencies = _latencies(compared)
     outcomes = pd.DataFrame([_outcome(trial, task) for _, trial in done])
+    numbers = outcomes[["ratio", "beyond_record"]].astype(float)  # None where there is none
     return Results(
         name=name,
         task=task,
         settings=schema.read_settings(done[0][0]),
         provenance={method: schema.read_provenance(study) for method, study in studies.items()},
-        outcomes=on_one_device(outcomes, latencies),
+        outcomes=on_one_device(outcomes.assign(**numbers), latencies),
         latencies=latencies,
         failures=pd.DataFrame(failures, columns=["label", "reason"]),
         curves=pd.concat([_curves(trial) for _, trial in done], ignore_index=True),

@@ -21,8 +21,6 @@ def summary(results: Results) -> pd.DataFrame:
     """
     frame = results.outcomes.copy()
     frame["method"] = pd.Categorical(frame["method"], results.methods, ordered=True)
-    for name in ("ratio", "beyond_record"):
-        frame[name] = frame[name].astype(float)
     grouped = frame.groupby(["budget", "method"], observed=True)
     table = grouped.agg(
         ratio=("ratio", "first"),

@@ -51,4 +51,6 @@ def relative_uniform(base_widths: Sequence[int]) -> PowerLaw:
 
 def relative(law: PowerLaw, cost: CostModel, base_widths: Sequence[int]) -> PowerLaw:
     """A law over tau as one over tau relative to the base network's. cost: in the unit of tau."""
-    return replace(law, alpha=law.widths(float(cost(base_widths))))
+    base = float(cost(base_widths))
+    error = None if law.error is None else law.error.per_unit(base)
+    return replace(law, alpha=law.widths(base), error=error)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
+from nsopt.scaling.fit_error import FitError
 
 FloatArray = NDArray[np.float64]
 
@@ -46,7 +47,8 @@ class PowerLaw:
     """Widths of L layers as a power of size: a `ScalingLaw`.
 
     alpha, beta, r2: float64 arrays of shape (L,). `r2` is the coefficient of determination of
-    each layer's fit in log-log space; a law that was not fitted has r2 = 1.
+    each layer's fit in log-log space; a law that was not fitted has r2 = 1. error: of the fit,
+    where it is known.
 
     Power laws are closed under products and powers: `law * other` has the widths of both
     multiplied at every scale, `law ** p` the widths to the power p.
@@ -55,6 +57,7 @@ class PowerLaw:
     alpha: FloatArray
     beta: FloatArray
     r2: FloatArray
+    error: FitError | None = None
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "r2"):
@@ -86,7 +89,8 @@ class PowerLaw:
 
         log_tau, log_w = np.log(t)[:, None], np.log(w)
         regression = LinearRegression().fit(log_tau, log_w)
-        r2 = r2_score(log_w, regression.predict(log_tau), multioutput="raw_values")
+        predicted = regression.predict(log_tau)
+        r2 = r2_score(log_w, predicted, multioutput="raw_values")
         constant = np.ptp(w, axis=0) == 0
         with np.errstate(over="ignore", under="ignore"):
             alpha = np.exp(regression.intercept_)
@@ -94,6 +98,7 @@ class PowerLaw:
             alpha=np.where(constant, w[0], alpha),
             beta=np.where(constant, 0.0, regression.coef_[:, 0]),
             r2=np.where(constant, 1.0, r2),
+            error=FitError.of(log_tau[:, 0], log_w - predicted),
         )
 
     @property
@@ -106,6 +111,15 @@ class PowerLaw:
         result: FloatArray = self.alpha * tau**self.beta
         return result
 
+    def band(self, scale: ArrayLike) -> tuple[FloatArray, FloatArray] | None:
+        """Real-valued widths between which 90 % of those of other searches should lie, shaped like
+        `widths`; None where the error of the fit is not known."""
+        if self.error is None:
+            return None
+        factor = np.exp(self.error.reach(np.asarray(scale, dtype=np.float64)))
+        widths = self.widths(scale)
+        return widths / factor, widths * factor
+
     def scales(self, layer: int, widths: FloatArray) -> FloatArray:
         alpha, beta = self.alpha[layer], self.beta[layer]
         if beta <= 0:
@@ -115,27 +129,34 @@ class PowerLaw:
         return result
 
     def __mul__(self, other: "PowerLaw") -> "PowerLaw":
-        """The product of two laws of the same layers; its r2 is the lower one of theirs."""
+        """The product of two laws of the same layers; its r2 is the lower one of theirs. A law
+        whose error is not known counts as exact."""
         if self.layers != other.layers:
             raise NsoptError(f"a law of {self.layers} layers times one of {other.layers}")
         r2 = np.minimum(self.r2, other.r2)
-        return PowerLaw(self.alpha * other.alpha, self.beta + other.beta, r2)
+        errors = [law.error for law in (self, other) if law.error is not None]
+        error = sum(errors[1:], start=errors[0]) if errors else None
+        return PowerLaw(self.alpha * other.alpha, self.beta + other.beta, r2, error)
 
     def __pow__(self, exponent: float) -> "PowerLaw":
         """Every width to the power `exponent`."""
-        return PowerLaw(self.alpha**exponent, self.beta * exponent, self.r2)
+        error = None if self.error is None else self.error * exponent**2
+        return PowerLaw(self.alpha**exponent, self.beta * exponent, self.r2, error)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form; `from_dict` gives back exactly the same law."""
         arrays = {name: getattr(self, name).tolist() for name in ("alpha", "beta", "r2")}
-        return {"kind": "power"} | arrays
+        error = {} if self.error is None else {"error": self.error.to_dict()}
+        return {"kind": "power"} | arrays | error
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`; `kind` and `r2` may be missing, as in published laws (then NaN)."""
+        """Inverse of `to_dict`; `kind`, `r2` (then NaN) and `error` may be missing, as in published
+        laws."""
         try:
             alpha, beta = data["alpha"], data["beta"]
-            return cls(alpha=alpha, beta=beta, r2=data.get("r2", [float("nan")] * len(alpha)))
+            error = FitError.from_dict(data["error"]) if data.get("error") else None
+            return cls(alpha, beta, data.get("r2", [float("nan")] * len(alpha)), error)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise NsoptError(
                 f"not a law (alpha, beta and r2, a number per layer): {error}"

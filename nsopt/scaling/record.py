@@ -12,10 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NoWidthsError, ShortRecordError
 from nsopt.scaling.cost import CostModel, IntArray, Numbers
+from nsopt.scaling.fit_error import FitError
 from nsopt.scaling.law import PowerLaw
 
 MIN_ROWS = 6
 _POOR_R2 = 0.5
+_INSIDE = 0.9
 
 
 def gives_a_law(widths: ArrayLike) -> bool:
@@ -71,17 +73,28 @@ class PruneRecord:
         alpha, beta, r2 = (
             np.concatenate([getattr(fit, name) for fit in fits]) for name in ("alpha", "beta", "r2")
         )
-        return PowerLaw(alpha, beta, r2)
+        errors = [fit.error for fit in fits if fit.error is not None]
+        residual, covariance, freedom = (
+            np.concatenate([getattr(error, name) for error in errors])
+            for name in ("residual", "covariance", "freedom")
+        )
+        return PowerLaw(alpha, beta, r2, FitError(residual, covariance, freedom))
 
 
 def _without_falls(law: PowerLaw, widths: IntArray) -> PowerLaw:
     """`law`, the layers with a negative exponent constant instead."""
     falls = law.beta < 0
-    mean = np.exp(np.log(widths).mean(axis=0))
+    logs = np.log(widths)
+    error = law.error
+    if error is not None:
+        residual = np.where(falls, logs.var(axis=0, ddof=1), error.residual)
+        covariance = np.where(falls[:, None, None], 0.0, error.covariance)
+        error = FitError(residual, covariance, error.freedom)
     return PowerLaw(
-        np.where(falls, mean, law.alpha),
+        np.where(falls, np.exp(logs.mean(axis=0)), law.alpha),
         np.where(falls, 0.0, law.beta),
         np.where(falls, 0.0, law.r2),
+        error,
     )
 
 
@@ -129,7 +142,9 @@ class Iteration:
     """One iteration of architecture descent.
 
     trajectory: widths after every prune step; law: fitted to its record; widths: what the law
-    proposes at the original network's size; seconds: what it took; metric: of tau.
+    proposes at the original network's size; seconds: what it took; metric: of tau; widths_low,
+    widths_high: between which 90 % of the proposals of other searches should lie, None where an
+    older version did not tell.
     """
 
     trajectory: Trajectory
@@ -137,6 +152,8 @@ class Iteration:
     widths: tuple[int, ...]
     seconds: float
     metric: str = "params"
+    widths_low: tuple[int, ...] | None = None
+    widths_high: tuple[int, ...] | None = None
 
     @property
     def record(self) -> PruneRecord:
@@ -176,8 +193,19 @@ class Iteration:
         start = self.trajectory.widths[0]
         return float(np.max(np.abs(np.array(self.widths) - start) / start))
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the proposal is the network that was pruned, as far as can be told: 90 % of its
+        layers lie in the 90 % band of the proposal."""
+        if self.widths_low is None or self.widths_high is None:
+            return False
+        start = self.trajectory.widths[0]
+        inside = (np.array(self.widths_low) <= start) & (start <= np.array(self.widths_high))
+        return bool(inside.mean() >= _INSIDE)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form; `from_dict` gives back the same iteration."""
+        bands = {"widths_low": self.widths_low, "widths_high": self.widths_high}
         return {
             "trajectory": self.trajectory.widths.tolist(),
             "tau": self.trajectory.tau.tolist(),
@@ -185,7 +213,7 @@ class Iteration:
             "widths": list(self.widths),
             "seconds": self.seconds,
             "metric": self.metric,
-        }
+        } | {name: list(band) for name, band in bands.items() if band is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -193,4 +221,7 @@ class Iteration:
         trajectory = Trajectory(np.array(data["trajectory"], dtype=np.int64), np.array(data["tau"]))
         law = PowerLaw.from_dict(data["law"])
         metric = data.get("metric", "params")  # versions before 0.1 knew no other
-        return cls(trajectory, law, tuple(data["widths"]), data["seconds"], metric)
+        low, high = (
+            tuple(data[name]) if name in data else None for name in ("widths_low", "widths_high")
+        )
+        return cls(trajectory, law, tuple(data["widths"]), data["seconds"], metric, low, high)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.scaling.cost import CostFunction, IntArray, Numbers
-from nsopt.scaling.law import FloatArray, ScalingLaw
+from nsopt.scaling.law import FloatArray, PowerLaw, ScalingLaw
 
 _LARGEST_SCALE = 1e290
 _BELOW = 1 - 1e-12  # steps off a breakpoint, well above the rounding error of a power
@@ -27,12 +27,16 @@ class WidthFit:
     """Widths at a budget. For N budgets every field has a leading axis of length N.
 
     widths: int64 (L,); cost: theirs, an int or a float as the cost model gives it; tau: the
-    largest scale of the law whose widths fit.
+    largest scale of the law whose widths fit; widths_low, widths_high: int64 (L,), between which
+    90 % of the widths of other searches should lie at that scale, None for a law whose error is not
+    known.
     """
 
     widths: IntArray
     cost: int | float | Numbers
     tau: float | FloatArray
+    widths_low: IntArray | None = None
+    widths_high: IntArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +105,20 @@ def solve_widths(
         )
     tau = table.start[row + 1] * _BELOW
     if np.ndim(budget) == 0:
-        return WidthFit(table.widths[row[0]], table.cost[row[0]].item(), float(tau[0]))
-    return WidthFit(table.widths[row], table.cost[row], tau)
+        widths, scale = table.widths[row[0]], float(tau[0])
+        return WidthFit(widths, table.cost[row[0]].item(), scale, *_band(law, scale, widths))
+    return WidthFit(table.widths[row], table.cost[row], tau, *_band(law, tau, table.widths[row]))
+
+
+def _band(
+    law: ScalingLaw, scale: float | FloatArray, widths: IntArray
+) -> tuple[IntArray, IntArray] | tuple[None, None]:
+    """The law's band as whole widths, which holds `widths`."""
+    band = law.band(scale) if isinstance(law, PowerLaw) else None
+    if band is None:
+        return None, None
+    low, high = (np.rint(edge).astype(np.int64) for edge in band)
+    return np.clip(low, 1, widths), np.maximum(high, widths)
 
 
 def _check_growth(law: ScalingLaw) -> None:

@@ -188,6 +188,22 @@ def test_descent_ends_when_widths_stop_changing(
     assert len(search(narrow, digits, settings).iterations) == 1
 
 
+def test_descent_ends_when_the_proposal_cannot_be_told_from_the_start(
+    narrow: TableArchitecture, digits: ImageData
+) -> None:
+    settings = SHORT.updated(iterations=6, convergence="band")
+    iterations = search(narrow, digits, settings).iterations
+    assert len(iterations) < 6
+    settled = [iteration.is_settled for iteration in iterations]
+    assert settled == [False] * (len(settled) - 1) + [True]
+    again = Iteration.from_dict(iterations[-1].to_dict())
+    assert again.is_settled
+    assert (again.widths_low, again.widths_high) == (
+        iterations[-1].widths_low,
+        iterations[-1].widths_high,
+    )
+
+
 def test_channels_are_scored_by_the_weights_that_the_gradients_belong_to(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
