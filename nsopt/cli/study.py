@@ -146,8 +146,8 @@ def _print_summary(results: "Results") -> None:
             with_deviation(row["test_mean"], row["test_std"]),
         )
     console.print(table)
-    for sentence in answer(results):
-        console.print(sentence, highlight=False, markup=False)
+    for verdict in answer(results):
+        console.print(str(verdict), highlight=False, markup=False)
     for failure in results.failures.to_dict("records"):
         console.print(f"failed: {failure['label']}: {failure['reason']}", markup=False)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from nsopt.data.cache import cached
 from nsopt.data.decode import Place, common_size, decode, folders_in, images_in, opened
 from nsopt.data.images import ImageData
+from nsopt.data.source import FOLDER_PREFIX
 from nsopt.errors import NsoptError
 
 
@@ -34,7 +35,7 @@ def _load(path: Path, image_size: int | None) -> ImageData:
         size = image_size or common_size(firsts, path)
         sets = {part: decode(list(files.values()), size, path) for part, files in splits.items()}
     return ImageData(
-        name=f"folder-{path.stem if path.suffix == '.zip' else path.name}",
+        name=f"{FOLDER_PREFIX}{path.stem if path.suffix == '.zip' else path.name}",
         classes=classes,
         train=sets["train"],
         test=sets["test"] if "test" in sets else sets["val"],

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+FOLDER_PREFIX = "folder-"  # of the names of data that are no registered data set
+
 
 @dataclass(frozen=True)
 class Subset:

@@ -1,36 +1,24 @@
-"""Accuracy against latency (the Pareto front) and against parameters.
+"""Accuracy against latency (the Pareto front), against a cost, and at one budget.
 
 The front is a selection, so it is drawn over validation accuracy; test accuracy is only reported.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from nsopt.methods.registry import method_label
+from nsopt.methods.registry import baseline, method_label
+from nsopt.reports.points import MethodPoints, points_of
 from nsopt.reports.published import PublishedLine
 from nsopt.reports.results import Results
-from nsopt.reports.style import colour, new_figure
-from nsopt.reports.tables import size_of, summary
-from nsopt.storage.schema import width_key
+from nsopt.reports.style import TEXT, MethodStyle, log_axis, method_styles, new_figure
+from nsopt.reports.tables import summary
 
-_MARGIN = 1.25  # beside the outermost points, so that one budget alone is not blown up
-
-
-class MethodPoints(NamedTuple):
-    """Outcomes of one method: x and y of every trial with its hover text, and of the means."""
-
-    method: str
-    x: list[float]
-    y: list[float]
-    text: list[str]
-    mean_x: list[float]
-    mean_y: list[float]
-    low: list[float]
-    high: list[float]
+_ROW_HEIGHT = 34
+_SAME_BUDGET = 0.01
 
 
 class ParetoInfo(NamedTuple):
@@ -47,7 +35,7 @@ def pareto_info(results: Results) -> ParetoInfo:
     front = table[pareto_mask(table["latency_ms"].to_numpy(), table["val_mean"].to_numpy())]
     front = front.sort_values("latency_ms")
     return ParetoInfo(
-        methods=_points(results, "latency_ms", "val_accuracy"),
+        methods=points_of(results, "latency_ms", "val_accuracy"),
         front_x=front["latency_ms"].tolist(),
         front_y=front["val_mean"].tolist(),
     )
@@ -65,103 +53,104 @@ def pareto_mask(cost: NDArray[np.float64], value: NDArray[np.float64]) -> NDArra
 
 
 def draw_pareto(info: ParetoInfo) -> go.Figure:
-    """The front as a line, every trial as a small point, the means as large ones."""
+    """The front as a line, every trial as a small point, the means as large ones; uniform scaling
+    as a curve where it has several sizes."""
+    latencies = [x for points in info.methods for x in points.x if not np.isnan(x)] or [1.0]
     figure = new_figure(
-        xaxis={"title": "latency (ms per batch of 100)", "type": "log"},
-        yaxis={"title": "validation accuracy (%)"},
+        xaxis=log_axis(latencies, "latency (ms per batch of 100)"),
+        yaxis={"title": {"text": "validation accuracy (%)"}},
     )
     figure.add_scatter(
         x=info.front_x,
         y=info.front_y,
         mode="lines",
-        line={"color": "#111827", "dash": "dot", "shape": "hv"},
+        line={"color": TEXT, "dash": "dot", "shape": "hv"},
         name="Pareto front",
         hoverinfo="skip",
     )
     for points in info.methods:
         _add_trials(figure, points)
-        _add_means(figure, points, mode="markers")
+        is_curve = points.method == baseline().name and len(points.mean_x) > 1
+        _add_means(figure, points, mode="lines+markers" if is_curve else "markers")
     return figure
 
 
-def accuracy_info(results: Results) -> list[MethodPoints]:
-    """Test accuracy at the last epoch against parameters."""
-    return _points(results, "params", "test_accuracy")
+def accuracy_info(results: Results, cost: str = "params") -> list[MethodPoints]:
+    """Test accuracy at the last epoch against a cost, `params` or `macs`."""
+    return points_of(results, cost, "test_accuracy")
 
 
-def draw_accuracy(methods: list[MethodPoints], published: list[PublishedLine]) -> go.Figure:
+def draw_accuracy(
+    methods: list[MethodPoints], published: Sequence[PublishedLine] = (), cost: str = "parameters"
+) -> go.Figure:
     """A line through the means of each method, with a band from the worst to the best seed.
 
     Published accuracies are dotted, and hidden until their legend entry is clicked.
     """
-    params = [x for points in methods for x in points.x]
     figure = new_figure(
-        xaxis={
-            "title": "parameters",
-            "type": "log",
-            "range": [np.log10(min(params) / _MARGIN), np.log10(max(params) * _MARGIN)],
-        },
-        yaxis={"title": "test accuracy at the last epoch (%)"},
+        xaxis=log_axis([x for points in methods for x in points.x], cost),
+        yaxis={"title": {"text": "test accuracy at the last epoch (%)"}},
     )
     for points in methods:
         figure.add_scatter(
             x=points.mean_x + points.mean_x[::-1],
             y=points.high + points.low[::-1],
             fill="toself",
-            fillcolor=colour(points.method, 0.15),
+            fillcolor=points.style.faint(0.15),
             line={"width": 0},
             hoverinfo="skip",
             showlegend=False,
         )
         _add_trials(figure, points)
         _add_means(figure, points, mode="lines+markers")
+    styles = method_styles([*(p.method for p in methods), *(line.method for line in published)])
     for line in published:
-        figure.add_scatter(
-            x=line.params,
-            y=line.accuracy,
-            mode="lines+markers",
-            line={"color": colour(line.method), "dash": "dot"},
-            marker={"symbol": "circle-open", "size": 9},
-            name=line.label,
-            text=line.text,
-            hovertemplate="%{text}<extra></extra>",
-            visible="legendonly",
-        )
+        _add_published(figure, line, line.params, line.accuracy, styles[line.method])
     return figure
 
 
-def _points(results: Results, x: str, y: str) -> list[MethodPoints]:
-    points = []
-    for method in results.methods:
-        trials = results.outcomes[results.outcomes["method"] == method]
-        grouped = trials.groupby(["metric", "budget"], sort=True)
-        order = grouped[x].mean().argsort().to_numpy()
-        points.append(
-            MethodPoints(
-                method=method,
-                x=trials[x].tolist(),
-                y=trials[y].tolist(),
-                text=[_hover(row) for row in trials.to_dict("records")],
-                mean_x=grouped[x].mean().iloc[order].tolist(),
-                mean_y=grouped[y].mean().iloc[order].tolist(),
-                low=grouped[y].min().iloc[order].tolist(),
-                high=grouped[y].max().iloc[order].tolist(),
-            )
-        )
-    return points
+def draw_dots(methods: list[MethodPoints], published: Sequence[PublishedLine]) -> go.Figure:
+    """At one budget: a row per method, its seeds as small points and their mean with deviation.
 
-
-def _hover(row: dict[str, object]) -> str:
-    trial = pd.Series(row)
-    return "<br>".join(
-        [
-            f"<b>{method_label(trial['method'])}, {size_of(row)}, seed {trial['seed']}</b>",
-            f"widths {width_key(trial['widths'])}",
-            f"{trial['params']:,} parameters, {trial['macs']:,} MACs",
-            f"{trial['latency_ms']:.2f} ms",
-            f"validation {trial['val_accuracy']:.2f} %, test {trial['test_accuracy']:.2f} %",
-        ]
+    Published accuracies at that budget are hidden until their legend entry is clicked.
+    """
+    names = [method_label(points.method) for points in methods]
+    figure = new_figure(
+        xaxis={"title": {"text": "test accuracy at the last epoch (%)"}},
+        yaxis={"categoryarray": names[::-1], "categoryorder": "array", "automargin": True},
+        height=160 + _ROW_HEIGHT * len(methods),
+        showlegend=bool(published),
     )
+    budget = methods[0].mean_x[0]
+    for points in methods:
+        row = [method_label(points.method)]
+        figure.add_scatter(
+            x=points.y,
+            y=row * len(points.y),
+            mode="markers",
+            marker={"color": points.style.faint(0.45), "size": 6, "symbol": points.style.symbol},
+            text=points.text,
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=False,
+        )
+        figure.add_scatter(
+            x=points.mean_y,
+            y=row,
+            mode="markers",
+            error_x=_deviations(points),
+            marker=_large(points.style),
+            text=points.mean_text,
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=False,
+        )
+    own = {points.method: points.style for points in methods}
+    for line in published:
+        at = [i for i, b in enumerate(line.params) if abs(b / budget - 1) < _SAME_BUDGET]
+        if line.method in own and at:
+            accuracy = [line.accuracy[at[0]]]
+            row = [method_label(line.method)]
+            _add_published(figure, line, accuracy, row, own[line.method])
+    return figure
 
 
 def _add_trials(figure: go.Figure, points: MethodPoints) -> None:
@@ -169,7 +158,7 @@ def _add_trials(figure: go.Figure, points: MethodPoints) -> None:
         x=points.x,
         y=points.y,
         mode="markers",
-        marker={"color": colour(points.method, 0.45), "size": 6},
+        marker={"color": points.style.faint(0.45), "size": 6, "symbol": points.style.symbol},
         text=points.text,
         hovertemplate="%{text}<extra></extra>",
         legendgroup=points.method,
@@ -182,9 +171,54 @@ def _add_means(figure: go.Figure, points: MethodPoints, mode: str) -> None:
         x=points.mean_x,
         y=points.mean_y,
         mode=mode,
-        marker={"color": colour(points.method), "size": 11, "line": {"color": "white", "width": 1}},
-        line={"color": colour(points.method)},
+        error_y=_deviations(points),
+        error_x=_spans(points),
+        marker=_large(points.style),
+        line={"color": points.style.colour},
         name=method_label(points.method),
         legendgroup=points.method,
-        hovertemplate="mean over seeds: %{y:.2f} %<extra></extra>",
+        text=points.mean_text,
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _deviations(points: MethodPoints) -> dict[str, Any]:
+    return {"array": points.deviation, "color": points.style.colour, "thickness": 1.2}
+
+
+def _spans(points: MethodPoints) -> dict[str, Any] | None:
+    if points.quartiles is None:
+        return None
+    ends = zip(points.mean_x, points.quartiles, strict=True)
+    below, above = zip(*((mean - low, high - mean) for mean, (low, high) in ends), strict=True)
+    return {
+        "array": list(above),
+        "arrayminus": list(below),
+        "color": points.style.colour,
+        "thickness": 1.2,
+    }
+
+
+def _large(style: MethodStyle) -> dict[str, Any]:
+    line = {"color": "white", "width": 1}
+    return {"color": style.colour, "symbol": style.symbol, "size": 12, "line": line}
+
+
+def _add_published(
+    figure: go.Figure,
+    line: PublishedLine,
+    x: Sequence[Any],
+    y: Sequence[Any],
+    style: MethodStyle,
+) -> None:
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="lines+markers",
+        line={"color": style.colour, "dash": "dot"},
+        marker={"symbol": f"{style.symbol}-open", "size": 9},
+        name=line.label,
+        text=line.text if len(x) == len(line.text) else None,
+        hovertemplate="%{text}<extra></extra>" if len(x) == len(line.text) else None,
+        visible="legendonly",
     )

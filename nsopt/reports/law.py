@@ -1,20 +1,34 @@
-"""The fitted law over the recorded widths, both axes logarithmic."""
+"""The fitted law over the recorded widths: a panel per layer, both axes logarithmic."""
 
 from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
 
 from nsopt.reports.results import Results
-from nsopt.reports.style import LAYER_COLOURS, new_figure
+from nsopt.reports.style import TEXT, MethodStyle, apply_style, log_axis
+from nsopt.scaling.family import relative_uniform
 from nsopt.scaling.metric import LATENCY, get_metric
 
 _SAMPLES = 40
 _COLUMNS = {LATENCY.name: "latency_ms"}
+_PANELS_IN_A_ROW = 4
+_PANEL_HEIGHT = 230
+_LINE = MethodStyle("#0072b2", "circle")
+_ROWS = "#d55e00"
+_MENU = "#3b82c4"  # to be read on the pale button that is pressed and on a dark page
+
+FloatArray = NDArray[np.float64]
 
 
 class LawInfo(NamedTuple):
-    """One layer's record (N,) and fitted line; solid where recorded, dashed where extrapolated."""
+    """One layer: record (N,), fitted line and 90 % band (if known), and those of uniform scaling.
+
+    The line is solid where recorded, dashed where extrapolated. uniform, uniform_line: widths of
+    the layer in uniform networks as large as the rows, and as the points of the line.
+    """
 
     layer: str
     r2: float
@@ -23,21 +37,27 @@ class LawInfo(NamedTuple):
     widths: list[float]
     line_tau: list[float]
     line_widths: list[float]
-    extrapolated_tau: list[float | None]
-    extrapolated_widths: list[float | None]
+    low: list[float]
+    high: list[float]
+    recorded: tuple[int, int]
+    uniform: list[float]
+    uniform_line: list[float]
 
 
 def law_info(results: Results, search: str) -> list[LawInfo]:
     """The law of a search's last iteration, one entry per layer. search: the kind of its study."""
-    iteration = results.searches[search][-1]
-    record, law = iteration.record, iteration.law
+    iterations = results.searches[search]
+    record, law = iterations[-1].record, iterations[-1].law
     first, last = float(record.tau.min()), float(record.tau.max())
-    sizes = results.outcomes[_COLUMNS.get(iteration.metric, iteration.metric)].dropna()
-    inside = np.geomspace(first, last, _SAMPLES)
+    sizes = results.outcomes[_COLUMNS.get(iterations[-1].metric, iterations[-1].metric)].dropna()
     below = np.geomspace(min(first, float(sizes.min())), first, _SAMPLES)
+    inside = np.geomspace(first, last, _SAMPLES)
     above = np.geomspace(last, max(last, float(sizes.max())), _SAMPLES)
-    outside = [*below, None, *above]
-    widths_outside = [*law.widths(below), None, *law.widths(above)]
+    line = np.concatenate([below, inside, above])
+    widths = law.widths(line)
+    low, high = law.band(line) or (widths[:0], widths[:0])
+    uniform = relative_uniform(results.task.base_widths)
+    base = float(iterations[0].trajectory.tau[0])
     return [
         LawInfo(
             layer=name,
@@ -45,44 +65,110 @@ def law_info(results: Results, search: str) -> list[LawInfo]:
             exponent=float(law.beta[layer]),
             tau=record.tau.astype(float).tolist(),
             widths=record.widths[:, layer].astype(float).tolist(),
-            line_tau=inside.tolist(),
-            line_widths=law.widths(inside)[:, layer].tolist(),
-            extrapolated_tau=outside,
-            extrapolated_widths=[None if w is None else float(w[layer]) for w in widths_outside],
+            line_tau=line.tolist(),
+            line_widths=widths[:, layer].tolist(),
+            low=low[:, layer].tolist(),
+            high=high[:, layer].tolist(),
+            recorded=(_SAMPLES, 2 * _SAMPLES),
+            uniform=uniform.widths(record.tau / base)[:, layer].tolist(),
+            uniform_line=uniform.widths(line / base)[:, layer].tolist(),
         )
         for layer, name in enumerate(results.task.layer_names)
     ]
 
 
 def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
-    """Recorded points, fit and extrapolation of every layer. metric: of tau."""
+    """Recorded points, fit with band and extrapolation of every layer; buttons choose between
+    widths and widths relative to those of uniform networks as large. metric: of tau."""
     unit = get_metric(metric).unit
-    figure = new_figure(
-        xaxis={"title": f"tau ({unit})", "type": "log", "dtick": "D2"},
-        yaxis={"title": "width", "type": "log", "dtick": "D2"},
-        height=560,
-        legend={"orientation": "v", "x": 1.01, "y": 1, "xanchor": "left", "yanchor": "top"},
+    columns = min(_PANELS_IN_A_ROW, len(layers))
+    rows = -(-len(layers) // columns)
+    figure = make_subplots(
+        rows,
+        columns,
+        subplot_titles=[
+            f"{info.layer}: exponent {info.exponent:.2f}, r2 {info.r2:.2f}" for info in layers
+        ],
+        shared_xaxes="all",
+        shared_yaxes="all",
+        horizontal_spacing=0.02,
+        vertical_spacing=0.25 / rows,
     )
+    apply_style(figure).update_layout(
+        height=_PANEL_HEIGHT * rows + 130, showlegend=False, margin={"t": 70, "b": 80}
+    )
+    figure.update_annotations(font={"size": 11, "color": TEXT})
+    plain, relative = list[FloatArray](), list[FloatArray]()
     for index, info in enumerate(layers):
-        shade = LAYER_COLOURS[index % len(LAYER_COLOURS)]
-        shared = {"legendgroup": info.layer, "hoverinfo": "skip", "mode": "lines"}
-        figure.add_scatter(
-            x=info.tau,
-            y=info.widths,
-            mode="markers",
-            marker={"color": shade, "size": 5, "opacity": 0.5},
-            name=f"{info.layer}: exponent {info.exponent:.2f}, r2 {info.r2:.3f}",
-            legendgroup=info.layer,
-            hovertemplate=f"{info.layer}: %{{y}} at %{{x:,}} {unit}<extra></extra>",
+        for trace, values, uniform in _traces(info, unit):
+            figure.add_trace(trace, row=index // columns + 1, col=index % columns + 1)
+            plain.append(values)
+            relative.append(values / uniform)
+    x = log_axis([t for info in layers for t in (*info.tau, *info.line_tau)], f"tau ({unit})")
+    figure.update_xaxes({name: value for name, value in x.items() if name != "title"})
+    for column in range(1, columns + 1):
+        figure.update_xaxes({"title": x["title"]}, row=rows, col=column)
+    kinds = [("widths", plain), ("relative to uniform", relative)]
+    axes = [log_axis(np.concatenate(values), name) for name, values in kinds]
+    figure.update_yaxes({name: value for name, value in axes[0].items() if name != "title"})
+    figure.update_yaxes({"title": axes[0]["title"]}, col=1)
+    buttons = [
+        {
+            "label": name,
+            "method": "update",
+            "args": [{"y": [v.tolist() for v in values]}, _all_axes(axis, rows * columns, columns)],
+        }
+        for (name, values), axis in zip(kinds, axes, strict=True)
+    ]
+    menu = {"type": "buttons", "direction": "right", "buttons": buttons, "font": {"color": _MENU}}
+    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 26}}
+    return figure.update_layout(updatemenus=[menu | place])
+
+
+def _traces(info: LawInfo, unit: str) -> list[tuple[go.Scatter, FloatArray, FloatArray]]:
+    """Each with its widths, and those of uniform scaling at the same sizes."""
+    line, uniform = np.array(info.line_widths), np.array(info.uniform_line)
+    first, last = info.recorded
+    quiet = {"hoverinfo": "skip", "mode": "lines"}
+    parts = []
+    if info.low:
+        band = np.array([*info.high, *info.low[::-1]])
+        there_and_back = [*info.line_tau, *info.line_tau[::-1]]
+        shape = go.Scatter(
+            x=there_and_back,
+            y=band,
+            fill="toself",
+            fillcolor=_LINE.faint(0.18),
+            line={"width": 0},
+            **quiet,
         )
-        figure.add_scatter(
-            x=info.line_tau, y=info.line_widths, line={"color": shade}, showlegend=False, **shared
-        )
-        figure.add_scatter(
-            x=info.extrapolated_tau,
-            y=info.extrapolated_widths,
-            line={"color": shade, "dash": "dash", "width": 1},
-            showlegend=False,
-            **shared,
-        )
-    return figure
+        parts.append((shape, band, np.concatenate([uniform, uniform[::-1]])))
+    dashed = {"color": _LINE.colour, "width": 1, "dash": "dash"}
+    parts.append((go.Scatter(x=info.line_tau, y=line, line=dashed, **quiet), line, uniform))
+    recorded = slice(first, last)
+    solid = go.Scatter(
+        x=info.line_tau[recorded], y=line[recorded], line={"color": _LINE.colour}, **quiet
+    )
+    parts.append((solid, line[recorded], uniform[recorded]))
+    widths = np.array(info.widths)
+    points = go.Scatter(
+        x=info.tau,
+        y=widths,
+        mode="markers",
+        marker={"color": _ROWS, "size": 4, "opacity": 0.7},
+        hovertemplate=f"{info.layer}: %{{y}} at %{{x:,}} {unit}<extra></extra>",
+    )
+    parts.append((points, widths, np.array(info.uniform)))
+    return parts
+
+
+def _all_axes(axis: dict[str, object], panels: int, columns: int) -> dict[str, object]:
+    """Range and ticks of every panel's y axis, and the titles of the first ones."""
+    changes = dict[str, object]()
+    for panel in range(panels):
+        name = f"yaxis{panel + 1 if panel else ''}"
+        for part in ("range", "tickvals", "ticktext"):
+            changes[f"{name}.{part}"] = axis[part]
+        if panel % columns == 0:
+            changes[f"{name}.title"] = axis["title"]
+    return changes

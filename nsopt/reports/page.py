@@ -1,17 +1,25 @@
 """The report: one self-contained HTML page, with its numbers as CSV beside it."""
 
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader
-from plotly.offline import get_plotlyjs
 
+from nsopt.data.source import FOLDER_PREFIX
 from nsopt.methods.registry import method_label
-from nsopt.reports.accuracy import accuracy_info, draw_accuracy, draw_pareto, pareto_info
+from nsopt.reports.accuracy import (
+    accuracy_info,
+    draw_accuracy,
+    draw_dots,
+    draw_pareto,
+    pareto_info,
+)
 from nsopt.reports.law import draw_law, law_info
-from nsopt.reports.published import published_lines
+from nsopt.reports.published import PublishedLine, published_lines
 from nsopt.reports.results import Results
 from nsopt.reports.tables import (
     descent_table,
@@ -23,6 +31,7 @@ from nsopt.reports.tables import (
 )
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer
+from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.scaling.record import times_the_record
 from nsopt.storage import schema
 
@@ -42,14 +51,15 @@ def render(results: Results, csv_files: list[str]) -> str:
     published = published_lines(results.task.arch, results.task.data)
     figures = {
         "pareto": draw_pareto(pareto_info(results)),
-        "accuracy": draw_accuracy(accuracy_info(results), published),
         "widths": draw_widths(widths_info(results)),
+        **_by_size(results, published),
     }
     for search, iterations in results.searches.items():
         figures[search] = draw_law(law_info(results, search), iterations[-1].metric)
     return environment.get_template("page.html").render(
         results=results,
-        plotly=get_plotlyjs(),
+        data=results.task.data.removeprefix(FOLDER_PREFIX),
+        plotly=(files("nsopt.reports") / "plotly-basic.min.js").read_text(encoding="utf-8"),
         figures={key: _fragment(figure, key) for key, figure in figures.items()},
         answer=answer(results),
         rows=_rows(summary(results)),
@@ -69,9 +79,33 @@ def _fragment(figure: go.Figure, key: str) -> str:
         full_html=False,
         include_plotlyjs=False,
         div_id=f"figure-{key}",
-        config={"displaylogo": False, "responsive": True},
+        config={
+            "displaylogo": False,
+            "displayModeBar": "hover",
+            "responsive": True,
+            "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d"],
+        },
     )
     return html
+
+
+def _by_size(results: Results, published: list[PublishedLine]) -> dict[str, go.Figure]:
+    """Accuracy against what networks cost: a row per method where all methods met at one budget
+    only, and curves where there are several sizes."""
+    outcomes = results.outcomes
+    methods = outcomes.groupby(["metric", "budget"])["method"].nunique()
+    compared = methods[methods == methods.max()].index
+    figures = {}
+    if len(compared) == 1:
+        metric, budget = compared[0]
+        at = outcomes[(outcomes["metric"] == metric) & (outcomes["budget"] == budget)]
+        info = accuracy_info(replace(results, outcomes=at))
+        figures["dots"] = draw_dots(info, published if metric == PARAMS.name else [])
+    if len(methods) > 1 and MACS.name in outcomes["metric"].unique():
+        figures["macs"] = draw_accuracy(accuracy_info(results, "macs"), cost="MACs")
+    if len(compared) > 1:
+        figures["params"] = draw_accuracy(accuracy_info(results), published)
+    return figures
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,26 +1,55 @@
-"""How figures look: one colour per method, one layout."""
+"""How figures look: a colour and a marker per method, axes, one layout for light and dark pages.
 
-from typing import Any
+Colours are those of Okabe and Ito, which people with any colour vision tell apart; the marker tells
+methods apart without colour. Text and grid are grey on no background: the report's page colours
+them for light or dark, optuna-dashboard leaves them.
+"""
 
+from collections.abc import Iterable, Sequence
+from itertools import cycle
+from typing import Any, NamedTuple
+
+import numpy as np
 import plotly.graph_objects as go
 
 from nsopt.methods.registry import methods
 
-_COLOURS = ("#6b7280", "#d97706", "#2563eb", "#dc2626")
-_OTHER_COLOURS = ("#7c3aed", "#059669", "#db2777", "#0891b2", "#a16207")
-LAYER_COLOURS = (
-    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"),
-    *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
+_GREY = "#8a8a8a"
+TEXT = "#6e7781"
+_GRID = "rgba(128, 128, 128, 0.25)"
+_MARGIN = 1.25  # beside the outermost points, so that one point alone is not blown up
+
+
+class MethodStyle(NamedTuple):
+    """colour: as #rrggbb; symbol: of Plotly."""
+
+    colour: str
+    symbol: str
+
+    def faint(self, opacity: float) -> str:
+        """The colour as CSS, with an opacity."""
+        red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
+        return f"rgba({red}, {green}, {blue}, {opacity})"
+
+
+_STYLES = (
+    MethodStyle(_GREY, "circle"),
+    MethodStyle("#e69f00", "square"),
+    MethodStyle("#009e73", "diamond"),
+    MethodStyle("#d55e00", "triangle-up"),
+    MethodStyle("#0072b2", "star"),
 )
+_OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#b8a600", "#0072b2", "#009e73", "#e69f00", "#d55e00")
+_OTHER_SYMBOLS = ("triangle-down", "cross", "x", "pentagon", "hexagon", "hourglass", "bowtie")
 
 
-def colour(method: str, opacity: float = 1.0) -> str:
-    """CSS colour of a method: the same in all reports."""
-    known = dict(zip(methods(), _COLOURS, strict=False))
-    other = _OTHER_COLOURS[sum(method.encode()) % len(_OTHER_COLOURS)]
-    code = known.get(method, other)
-    red, green, blue = (int(code[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"
+def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
+    """The styles of the methods of a report: no two look the same, and those that are built in
+    look the same everywhere."""
+    known = dict(zip(methods(), _STYLES, strict=False))
+    looks = cycle(zip(cycle(_OTHER_COLOURS), _OTHER_SYMBOLS, strict=False))
+    others = [name for name in dict.fromkeys(names) if name not in known]
+    return known | {name: MethodStyle(*look) for name, look in zip(others, looks, strict=False)}
 
 
 def new_figure(**layout: Any) -> go.Figure:
@@ -29,11 +58,53 @@ def new_figure(**layout: Any) -> go.Figure:
 
 
 def apply_style(figure: go.Figure) -> go.Figure:
+    figure.update_xaxes(gridcolor=_GRID, linecolor=_GRID, zeroline=False, automargin=True)
+    figure.update_yaxes(gridcolor=_GRID, linecolor=_GRID, zeroline=False, automargin=True)
     return figure.update_layout(
-        template="plotly_white",
-        font={"family": "system-ui, sans-serif", "size": 13},
-        margin={"l": 70, "r": 20, "t": 30, "b": 60},
+        template="none",
+        paper_bgcolor="rgba(0, 0, 0, 0)",
+        plot_bgcolor="rgba(0, 0, 0, 0)",
+        font={"family": "system-ui, sans-serif", "size": 13, "color": TEXT},
+        margin={"l": 60, "r": 20, "t": 30, "b": 60},
         height=460,
         hoverlabel={"align": "left"},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        modebar={"bgcolor": "rgba(0, 0, 0, 0)", "color": TEXT, "orientation": "v"},
+        legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0},
     )
+
+
+def log_axis(values: Iterable[float], title: str) -> dict[str, Any]:
+    """A logarithmic axis that holds `values`, says so, and has ticks to be read."""
+    found = np.array(list(values), dtype=np.float64)
+    low, high = float(found.min()) / _MARGIN, float(found.max()) * _MARGIN
+    ticks = _ticks(low, high)
+    return {
+        "title": {"text": f"{title}, log scale"},
+        "type": "log",
+        "range": [np.log10(low), np.log10(high)],
+        "tickvals": ticks,
+        "ticktext": [short_number(tick) for tick in ticks],
+        "gridcolor": _GRID,
+        "automargin": True,
+    }
+
+
+def short_number(value: float) -> str:
+    """Three digits: 450 k, 2.5 M."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About four to eight round numbers between two others."""
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    for steps in ((1,), (1, 3), (1, 2, 5)):
+        ticks = [step * 10.0**decade for decade in decades for step in steps]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) >= 4:
+            return inside
+    unit = 10.0 ** np.floor(np.log10((high - low) / 4))
+    step = unit * max(factor for factor in (1, 2, 5) if factor * unit <= (high - low) / 4)
+    return [float(step * i) for i in range(int(np.ceil(low / step)), int(high / step) + 1)]

@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 
 from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
-from nsopt.reports.style import apply_style, colour
+from nsopt.reports.style import apply_style, method_styles
 from nsopt.reports.tables import size_of
 
 _COLUMNS = 2
@@ -47,20 +47,19 @@ def draw_widths(infos: list[WidthsInfo]) -> go.Figure:
     rows = -(-len(infos) // columns)
     figure = make_subplots(rows, columns, subplot_titles=[info.size for info in infos])
     apply_style(figure)
+    styles = method_styles(list(dict.fromkeys(m for info in infos for m in info.widths)))
     for index, info in enumerate(infos):
         for method, widths in info.widths.items():
             figure.add_bar(
                 x=info.layers,
                 y=widths,
                 name=method_label(method),
-                marker={"color": colour(method)},
+                marker={"color": styles[method].colour},
                 legendgroup=method,
                 showlegend=index == 0,
                 hovertemplate="%{x}: %{y}<extra>%{fullData.name}</extra>",
                 row=index // columns + 1,
                 col=index % columns + 1,
             )
-    figure.update_yaxes(title="width")
-    return figure.update_layout(
-        height=_ROW_HEIGHT * rows + 100, legend={"y": 1.12 if rows == 1 else 1.05}
-    )
+    figure.update_yaxes(title="width").update_xaxes(automargin=True)
+    return figure.update_layout(height=_ROW_HEIGHT * rows + 100, legend={"y": -0.2 / rows})

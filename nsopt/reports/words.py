@@ -39,12 +39,24 @@ class Difference(NamedTuple):
         return f"{self.mean:+.2f} points ({self.low:+.2f} to {self.high:+.2f}, {self.n} seeds)"
 
 
-def answer(results: Results) -> list[str]:
-    """One or more sentences for every budget, smallest first."""
+class Verdict(NamedTuple):
+    """What a comparison says of one budget. widths: of the method that is ahead, empty where they
+    differ from seed to seed."""
+
+    text: str
+    method: str
+    widths: str
+
+    def __str__(self) -> str:
+        return f"{self.text} Its widths: {self.widths}." if self.widths else self.text
+
+
+def answer(results: Results) -> list[Verdict]:
+    """For every budget, smallest first."""
     reference = results.methods[_REFERENCE]
     budgets = [rows for _, rows in summary(results).groupby(["metric", "budget"], sort=True)]
     compared = [rows for rows in budgets if len(rows) > 1]
-    return [" ".join(_at_budget(results, rows, reference)) for rows in compared or budgets]
+    return [_at_budget(results, rows, reference) for rows in compared or budgets]
 
 
 def paired_difference(one: pd.Series, other: pd.Series) -> Difference | None:
@@ -62,7 +74,7 @@ def paired_difference(one: pd.Series, other: pd.Series) -> Difference | None:
     return Difference(mean, mean - reach, mean + reach, n)
 
 
-def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> list[str]:
+def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
     """rows: of the summary, at one budget."""
     best = rows.loc[rows["val_mean"].idxmax()]
     budget = get_metric(best["metric"]).show(best["budget"])
@@ -97,9 +109,8 @@ def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> list[str
         factor = times_the_record(best["beyond_record"])
         sentences.append(f"The budget is {factor}: its law is extrapolated there.")
     widths = _outcomes(results, best, best["method"])["widths"].unique()
-    if len(widths) == 1:
-        sentences.append(f"Its widths: {width_key(widths[0])}.")
-    return sentences
+    shown = width_key(widths[0]) if len(widths) == 1 else ""
+    return Verdict(" ".join(sentences), label, shown)
 
 
 def _in_words(difference: Difference | None, other: str) -> str:

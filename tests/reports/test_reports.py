@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,18 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsopt.errors import NsoptError
+from nsopt.methods.registry import methods
 from nsopt.reports.accuracy import (
     accuracy_info,
     draw_accuracy,
+    draw_dots,
     draw_pareto,
     pareto_info,
     pareto_mask,
 )
 from nsopt.reports.dashboard import note
-from nsopt.reports.law import law_info
+from nsopt.reports.law import draw_law, law_info
 from nsopt.reports.page import render
 from nsopt.reports.published import published_lines
 from nsopt.reports.results import LATENCY_COLUMNS, Results, read_results
+from nsopt.reports.style import log_axis, method_styles
 from nsopt.reports.tables import summary, with_deviation, write_csv
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.scaling.law import PowerLaw
@@ -137,12 +141,61 @@ def test_law_is_solid_only_where_it_was_recorded(results: Results) -> None:
     first = law_info(results, "search")[0]
     record = results.searches["search"][0].record
     assert first.widths == record.widths[:, 0].tolist()
-    assert (first.line_tau[0], first.line_tau[-1]) == pytest.approx(
-        (record.tau.min(), record.tau.max())
-    )
-    outside = [tau for tau in first.extrapolated_tau if tau is not None]
-    assert min(outside) == pytest.approx(min(record.tau.min(), 990))
-    assert max(outside) == pytest.approx(3990)
+    start, end = first.recorded
+    recorded = first.line_tau[start:end]
+    assert (recorded[0], recorded[-1]) == pytest.approx((record.tau.min(), record.tau.max()))
+    assert first.line_tau[0] == pytest.approx(min(record.tau.min(), 990))
+    assert first.line_tau[-1] == pytest.approx(3990)
+    edges = zip(first.low, first.line_widths, first.high, strict=True)
+    assert all(low <= width <= high for low, width, high in edges)
+
+
+def test_the_law_is_drawn_beside_uniform_scaling(results: Results) -> None:
+    infos = law_info(results, "search")
+    figure = draw_law(infos, "params")
+    assert len(figure.data) == 4 * len(infos)  # band, extrapolation, line, rows
+    plain, relative = (button["args"][0]["y"] for button in figure.layout.updatemenus[0].buttons)
+    for part, widths, ratios in zip(figure.data, plain, relative, strict=True):
+        assert list(part.y) == pytest.approx(widths)
+        assert len(ratios) == len(part.x)
+    base, rows = infos[0].uniform, infos[0].widths
+    assert relative[3] == pytest.approx(np.divide(rows, base).tolist())
+
+
+def test_no_two_methods_look_the_same() -> None:
+    names = [*methods(), *(f"neuralscale-iter{i}" for i in range(1, 5)), "neuralscale-macs", "own"]
+    styles = list(method_styles(names).values())
+    assert len(set(styles)) == len(styles)
+    assert len({style.symbol for style in styles}) == len(styles)
+
+
+@given(low=st.floats(1e-3, 1e9), factor=st.floats(1, 1e4))
+def test_logarithmic_axes_have_ticks_that_can_be_read(low: float, factor: float) -> None:
+    axis = log_axis([low, low * factor], "MACs")
+    assert 3 <= len(axis["tickvals"]) <= 16
+    assert len(set(axis["ticktext"])) == len(axis["ticktext"])
+    start, end = axis["range"]
+    assert all(start <= np.log10(tick) <= end for tick in axis["tickvals"])
+    assert "log scale" in axis["title"]["text"]
+
+
+def test_at_one_budget_methods_have_a_row_each(results: Results) -> None:
+    one = dataclasses.replace(results, outcomes=results.outcomes.query("budget == 1000"))
+    figure = draw_dots(accuracy_info(one), [])
+    assert set(figure.layout.yaxis.categoryarray) == {"Uniform", "NeuralScale"}
+    means = [trace for trace in figure.data if trace.error_x.array is not None]
+    assert [list(trace.x) for trace in means] == [[50.5], [53.5]]
+    assert means[0].error_x.array[0] == pytest.approx(np.std([50, 51], ddof=1))
+    page = render(one, [])
+    assert 'id="figure-dots"' in page
+    assert 'id="figure-params"' not in page
+
+
+def test_means_tell_what_they_are_made_of(results: Results) -> None:
+    points = pareto_info(results).methods[1]
+    assert points.quartiles is not None
+    for part in ("NeuralScale, 0.25x, mean of 2", "990 parameters", "2.00 ms", "54.50 ± 0.71"):
+        assert part in points.mean_text[0]
 
 
 def test_page_escapes_what_users_named(results: Results) -> None:
@@ -157,7 +210,7 @@ def test_page_escapes_what_users_named(results: Results) -> None:
 def test_page_stands_alone_and_says_that_the_protocol_is_short(results: Results) -> None:
     page = render(results, [])
     assert "short protocol <b>smoke</b>" in page
-    for key in ("pareto", "accuracy", "widths", "search"):
+    for key in ("pareto", "params", "widths", "search"):
         assert f'id="figure-{key}"' in page
     visible = page[page.index("<body>") :]
     assert 'src="http' not in page

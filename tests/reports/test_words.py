@@ -28,7 +28,7 @@ def test_differences_are_paired_by_seed() -> None:
 
 
 def test_the_answer_names_the_best_at_every_budget(results: Results) -> None:  # noqa: F811
-    sentences = answer(results)
+    sentences = [str(verdict) for verdict in answer(results)]
     assert len(sentences) == results.outcomes["budget"].nunique()
     table = results.outcomes.groupby(["budget", "method"])["val_accuracy"].mean().unstack()
     assert table.idxmax(axis=1).eq("neuralscale").all()
@@ -42,24 +42,26 @@ def test_the_answer_names_the_best_at_every_budget(results: Results) -> None:  #
 def test_methods_without_a_common_seed_are_not_compared(results: Results) -> None:  # noqa: F811
     frame = results.outcomes
     apart = frame["seed"].where(frame["method"] == "neuralscale", frame["seed"] + 100)
-    for sentence in answer(dataclasses.replace(results, outcomes=frame.assign(seed=apart))):
+    for sentence in map(
+        str, answer(dataclasses.replace(results, outcomes=frame.assign(seed=apart)))
+    ):
         assert "%, and no seed in common with Uniform." in sentence
 
 
 def test_a_law_beyond_its_record_is_told(results: Results) -> None:  # noqa: F811
     beyond = results.outcomes.assign(beyond_record=1.83)
-    for sentence in answer(dataclasses.replace(results, outcomes=beyond)):
+    for sentence in map(str, answer(dataclasses.replace(results, outcomes=beyond))):
         assert "The budget is 1.8 times the largest recorded network" in sentence
 
 
 def test_what_cannot_be_told_apart_is_said(results: Results) -> None:  # noqa: F811
     frame = results.outcomes
     lead = frame["method"].eq("neuralscale") * np.where(frame["seed"] == 0, 5.0, -4.0)
-    sentences = answer(dataclasses.replace(results, outcomes=frame.assign(test_accuracy=50 + lead)))
-    assert all("not distinguishable" in sentence for sentence in sentences)
+    apart = dataclasses.replace(results, outcomes=frame.assign(test_accuracy=50 + lead))
+    assert all("not distinguishable" in verdict.text for verdict in answer(apart))
 
 
 def test_equal_accuracies_are_called_level(results: Results) -> None:  # noqa: F811
     level = results.outcomes.assign(val_accuracy=70.0)
-    for sentence in answer(dataclasses.replace(results, outcomes=level)):
+    for sentence in map(str, answer(dataclasses.replace(results, outcomes=level))):
         assert "Uniform and NeuralScale are level; on the test images Uniform has" in sentence

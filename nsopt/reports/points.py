@@ -1,0 +1,93 @@
+"""The outcomes of every method as points of a figure, with their means."""
+
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from nsopt.methods.registry import method_label
+from nsopt.reports.results import Results
+from nsopt.reports.style import MethodStyle, method_styles
+from nsopt.reports.tables import size_of, with_deviation
+from nsopt.storage.schema import width_key
+
+
+class MethodPoints(NamedTuple):
+    """Outcomes of one method: x and y of every trial with its hover text, and of the means, with
+    the deviation of y and the quartiles of x where there are some."""
+
+    method: str
+    style: MethodStyle
+    x: list[float]
+    y: list[float]
+    text: list[str]
+    mean_x: list[float]
+    mean_y: list[float]
+    mean_text: list[str]
+    deviation: list[float]
+    low: list[float]
+    high: list[float]
+    quartiles: list[tuple[float, float]] | None
+
+
+def points_of(results: Results, x: str, y: str) -> list[MethodPoints]:
+    """The outcomes of every method in two columns."""
+    styles, points = method_styles(results.methods), []
+    for method in results.methods:
+        trials = results.outcomes[results.outcomes["method"] == method].dropna(subset=x)
+        if trials.empty:
+            continue
+        groups = sorted(
+            (group for _, group in trials.groupby(["metric", "budget"], sort=True)),
+            key=lambda group: float(group[x].mean()),
+        )
+        points.append(
+            MethodPoints(
+                method=method,
+                style=styles[method],
+                x=trials[x].tolist(),
+                y=trials[y].tolist(),
+                text=[_hover(row) for row in trials.to_dict("records")],
+                mean_x=[float(group[x].mean()) for group in groups],
+                mean_y=[float(group[y].mean()) for group in groups],
+                mean_text=[_hover_of_mean(group) for group in groups],
+                deviation=[float(group[y].std()) if len(group) > 1 else 0.0 for group in groups],
+                low=[float(group[y].min()) for group in groups],
+                high=[float(group[y].max()) for group in groups],
+                quartiles=[_quartiles(group) for group in groups] if x == "latency_ms" else None,
+            )
+        )
+    return points
+
+
+def _quartiles(group: pd.DataFrame) -> tuple[float, float]:
+    columns = ["latency_lower_quartile_ms", "latency_upper_quartile_ms"]
+    low, high = group[columns].astype(float).mean()
+    return float(low), float(high)
+
+
+def _hover(trial: dict[str, Any]) -> str:
+    return "<br>".join(
+        [
+            f"<b>{method_label(trial['method'])}, {size_of(trial)}, seed {trial['seed']}</b>",
+            f"widths {width_key(trial['widths'])}",
+            f"{trial['params']:,} parameters, {trial['macs']:,} MACs",
+            f"{trial['latency_ms']:.2f} ms",
+            f"validation {trial['val_accuracy']:.2f} %, test {trial['test_accuracy']:.2f} %",
+        ]
+    )
+
+
+def _hover_of_mean(group: pd.DataFrame) -> str:
+    first = group.iloc[0].to_dict()
+    validation, test = (
+        with_deviation(group[name].mean(), group[name].std())
+        for name in ("val_accuracy", "test_accuracy")
+    )
+    return "<br>".join(
+        [
+            f"<b>{method_label(first['method'])}, {size_of(first)}, mean of {len(group)}</b>",
+            f"{group['params'].mean():,.0f} parameters, {group['macs'].mean():,.0f} MACs",
+            f"{group['latency_ms'].mean():.2f} ms",
+            f"validation {validation} %, test {test} %",
+        ]
+    )
