@@ -4,7 +4,12 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """One task at a time: `start` names it and its number of steps, `advance` ends a step."""
+    """One task at a time: `start` names it and its number of steps, `advance` ends a step.
+
+    `overall` tells how many points of the whole are done.
+    """
+
+    def overall(self, done: int, total: int) -> None: ...
 
     def start(self, task: str, total: int) -> None: ...
 
@@ -15,6 +20,9 @@ class Progress(Protocol):
 
 class Silent:
     """Nobody listens."""
+
+    def overall(self, done: int, total: int) -> None:
+        pass
 
     def start(self, task: str, total: int) -> None:
         pass

@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,15 +12,22 @@ from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichBars
 
 from nsopt.errors import NsoptError
 
 _USER_ERROR = 2
 _INTERRUPTED = 130
+_SECONDS_BETWEEN_LINES = 5.0
+_NARROW = 80  # columns of a terminal
 
 console = Console()
+
+
+def is_narrow() -> bool:
+    """Whether tables must do with few columns."""
+    return console.width < _NARROW
 
 
 def tell_what_is_fixed(summary: str) -> None:
@@ -29,30 +37,73 @@ def tell_what_is_fixed(summary: str) -> None:
 
 
 class LiveProgress:
-    """A `Progress` drawn with Rich: one bar for the current task, messages above it."""
+    """A `Progress` drawn with Rich: a bar for the whole and one for its present piece, messages
+    above them."""
 
     def __init__(self, bars: RichBars) -> None:
         self._bars = bars
-        self._task = bars.add_task("", total=None, detail="")
+        self._whole = bars.add_task("", total=None, detail="", visible=False)
+        self._piece = bars.add_task("preparing", total=None, detail="")
+
+    def overall(self, done: int, total: int) -> None:
+        now = f"point {min(done + 1, total)} of {total}"
+        self._bars.update(
+            self._whole, description=now, completed=done, total=total, visible=total > 0
+        )
 
     def start(self, task: str, total: int) -> None:
-        self._bars.reset(self._task, total=total, description=escape(task), detail="")
+        self._bars.reset(self._piece, total=total, description=escape(task), detail="")
 
     def advance(self, detail: str = "") -> None:
-        self._bars.update(self._task, advance=1, detail=escape(detail))
+        self._bars.update(self._piece, advance=1, detail=escape(detail))
 
     def message(self, text: str) -> None:
         self._bars.console.print(escape(text), highlight=False)
 
 
+class LineProgress:
+    """A `Progress` for a pipe or a file: a line for a step now and then, and every message.
+
+    steps: whether steps are told; a process that works for another one tells messages alone.
+    """
+
+    def __init__(self, steps: bool) -> None:
+        self._steps = steps
+        self._point = ""
+        self._task, self._done, self._total = "", 0, 0
+        self._told = time.monotonic()
+
+    def overall(self, done: int, total: int) -> None:
+        self._point = f"point {min(done + 1, total)} of {total}, " if total else ""
+
+    def start(self, task: str, total: int) -> None:
+        self._task, self._done, self._total = task, 0, total
+
+    def advance(self, detail: str = "") -> None:
+        self._done += 1
+        if self._steps and time.monotonic() - self._told > _SECONDS_BETWEEN_LINES:
+            step = f"{self._point}{self._task}: {self._done} of {self._total}"
+            self.message(f"{step}, {detail}" if detail else step)
+
+    def message(self, text: str) -> None:
+        print(text, flush=True)
+        self._told = time.monotonic()
+
+
 @contextmanager
-def live_progress() -> Iterator[LiveProgress]:
-    """A progress display that disappears at the end; its messages stay."""
+def live_progress(for_another: bool = False) -> Iterator[LiveProgress | LineProgress]:
+    """A progress display that disappears at the end; its messages stay.
+
+    for_another: what is printed becomes messages of another process.
+    """
+    if for_another or not console.is_terminal:
+        yield LineProgress(steps=not for_another)
+        return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         TextColumn("[dim]{task.fields[detail]}"),
     )
     with RichBars(*columns, console=console, transient=True) as bars:

@@ -35,8 +35,8 @@ class TaskOptions:
     """Only the first classes of the data."""
     per_class: Count | None = None
     """Only the first training images of each class."""
-    preset: str = "smoke"
-    """Protocol: smoke, quick or paper."""
+    preset: Literal["smoke", "quick", "paper"] = "smoke"
+    """Protocol: everything that decides the numbers."""
 
 
 @Parameter(name="*", group="Budgets")
@@ -48,8 +48,8 @@ class SizeOptions:
     """Width ratios whose uniform networks set the budgets: 0.25,2."""
     budgets: str | None = None
     """Budgets instead of ratios: 600k,2M."""
-    metric: str = "params"
-    """What a budget limits: params, macs or latency."""
+    metric: Literal["params", "macs", "latency"] = "params"
+    """What a budget limits."""
     multiple_of: str | None = None
     """Round widths down to multiples: 8, or by metric, latency=16,macs=8."""
     min_width: str | None = None
@@ -113,8 +113,10 @@ class SgdOptions:
     """Images a batch."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
-    precision: str = "auto"
-    """auto, fp32 or bf16."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of matrix products; auto is bf16 where that is fast."""
+    seed: CountFrom0 | None = None
+    """The first seed, 0 by default: of the search, and of the trainings that follow it."""
     resized_crop: float | None = None
     """Train on random resized crops of at least this part of an image, such as 0.35."""
 
@@ -128,6 +130,8 @@ class PlaceOptions:
     """Optuna storage URL; by default a file in --out."""
     out: Path | None = None
     """Folder of the results; by default runs/ARCH-DATA-PRESET."""
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False
+    """Print all settings."""
 
 
 def _rounding(option: str, text: str | None) -> int | dict[str, int] | None:

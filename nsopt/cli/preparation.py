@@ -57,14 +57,29 @@ def settings_of(preset: Preset, *changes: dict[str, dict[str, Any]]) -> StudySet
     return settings
 
 
-def announce(task: Task, preset: Preset) -> None:
-    """Say what will run, with its settings."""
+def announce(task: Task, preset: Preset, verbose: bool = False) -> None:
+    """Say what will run. verbose: with all settings."""
     console.print(f"[bold]{escape(task.name)}[/bold]: {preset.question}", highlight=False)
     tell_what_is_fixed(task.arch.summary())
+    search, training = task.settings.search, task.settings.training
+    console.print(
+        f"[dim]search: {search.pretrain_epochs} epochs, then a prune step every "
+        f"{search.prune_every} batches of {search.batch_size}; training: {training.epochs} epochs, "
+        f"batches of {training.batch_size}, learning rate {training.lr:g}[/dim]",
+        highlight=False,
+    )
+    if not verbose:
+        return
     for part in ("search", "training"):
         values = getattr(task.settings, part).model_dump(exclude_none=True)
-        shown = ", ".join(f"{name} {value}" for name, value in values.items())
+        shown = ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
         console.print(f"[dim]{part}: {shown}[/dim]", highlight=False)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return " ".join(_shown(part) for part in value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def words(text: str) -> list[str]:

@@ -18,18 +18,23 @@ class ReportOptions:
     out: Path
     """Folder for index.html and the CSV files."""
     name: str | None = None
-    """ARCH-DATA-PRESET, where several are stored."""
+    """ARCH-DATA-PRESET, where several are stored; ARCH-DATA-PRESET-tune for its tuning."""
 
 
 def report(options: ReportOptions) -> None:
-    """Write the report of a stored comparison anew."""
+    """Write the report of a stored comparison anew, or that of tuning studies."""
     from nsopt.cli.console import console, tell_what_is_fixed
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
+    from nsopt.reports.tuning_page import is_about_tuning, write_tuning_report
     from nsopt.storage.opening import storage_errors
 
-    with storage_errors(options.storage):
-        results = read_results(options.storage, options.name)
-        page = write_report(results, options.out)
-    tell_what_is_fixed(results.task.fixed)
+    url, name = options.storage, options.name
+    with storage_errors(url):
+        if is_about_tuning(url, name):
+            page = write_tuning_report(url, name, options.out)
+        else:
+            results = read_results(url, name)
+            page = write_report(results, options.out)
+            tell_what_is_fixed(results.task.fixed)
     console.print(str(page), soft_wrap=True, highlight=False)

@@ -74,7 +74,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     for method in methods:
         method.search_iterations(settings.search)
     task, workspace = prepare(options.task, options.place, settings, options.workers)
-    announce(task, preset)
+    announce(task, preset, options.place.verbose)
     with storage_errors(workspace.url):
         with live_progress() as progress:
             task = with_latency_if_needed(task, metric, methods, workspace, progress)

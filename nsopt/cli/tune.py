@@ -88,7 +88,7 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
             sizes = sizes_of(options.sizes, task.arch, metric, (0.25,))
             if len(sizes) != 1:
                 raise NsoptError("tuning needs one size: give one --ratios or one --budgets")
-            announce(task, preset)
+            announce(task, preset, options.place.verbose)
             tuning = Tuning(
                 task=task,
                 metric=metric,
@@ -102,7 +102,7 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
             )
             study = run_tuning(tuning, workspace, progress)
         publish_tuning(study, tuning.metric_names)
-    _print_trials(study, tuning)
+    _print_trials(study, tuning, shown(workspace.url))
     console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
 
 
@@ -120,7 +120,7 @@ def _tune_curve(options: TuneOptions) -> None:
     own = changes(options.search, TrainingOptions(), options.sgd, **options.sizes.rounding)
     settings = settings_of(preset, own, _one_pretraining(options.pretrain_epochs))
     task, workspace = prepare(options.task, options.place, settings)
-    announce(task, preset)
+    announce(task, preset, options.place.verbose)
     with storage_errors(workspace.url):
         with live_progress() as progress:
             task = with_latency_if_needed(task, metric, (), workspace, progress)
@@ -140,7 +140,10 @@ def _tune_curve(options: TuneOptions) -> None:
     best = ", ".join(f"{name} {value:.2f}" for name, value in confirmation.parameters.items())
     console.print(f"best: {best}; {confirmation}", highlight=False, soft_wrap=True)
     console.print(
-        f"use it: nsopt study --methods uniform,tuned --metric {metric.name}", highlight=False
+        f"use it: nsopt study --methods uniform,tuned --metric {metric.name} "
+        f"--storage '{shown(workspace.url)}' and the options of the task",
+        highlight=False,
+        soft_wrap=True,
     )
     console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
 
@@ -169,7 +172,7 @@ def _epochs(text: str) -> tuple[int, ...]:
     return found
 
 
-def _print_trials(study: "Study", tuning: "Tuning") -> None:
+def _print_trials(study: "Study", tuning: "Tuning", url: str) -> None:
     from nsopt.cli.console import console
     from nsopt.experiments.tuning_request import best_trial
 
@@ -177,7 +180,7 @@ def _print_trials(study: "Study", tuning: "Tuning") -> None:
     best = ", ".join(f"{name} {value:.4g}" for name, value in best_trial(study).params.items())
     console.print(f"best: {best}", highlight=False)
     console.print(
-        f"use it: nsopt study --tuned-storage URL --tuned {study.study_name}",
+        f"use it: nsopt study --tuned-storage '{url}' --tuned {study.study_name}",
         soft_wrap=True,
         highlight=False,
     )

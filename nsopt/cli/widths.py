@@ -34,8 +34,8 @@ class WidthsOptions:
     """Whose law, of those in a storage: by default the search's own."""
     device: str = "auto"
     """Whose latency is meant by --metric latency."""
-    arch: str = "vgg11"
-    """Architecture of the law in a file."""
+    arch: str | None = None
+    """Architecture of the law in a file, vgg11 by default; a storage knows its own."""
     classes: CountFrom2 = 10
     """Classes of the network."""
     image_size: Count = 32
@@ -113,7 +113,9 @@ def _law_and_network(
         raise NsoptError("say where the law is: --law FILE or --storage URL")
     if options.law is None:
         return _stored(options, str(options.storage))
-    arch = get_architecture(options.arch, options.classes, options.image_size, options.channels)
+    arch = get_architecture(
+        options.arch or "vgg11", options.classes, options.image_size, options.channels
+    )
     return read_law(options.law, options.iteration), arch, None
 
 
@@ -131,7 +133,15 @@ def _stored(
         raise NsoptError(f"nothing is stored at {shown(url)}: run a search first")
     method = get_method(options.method) if options.method else law_of_search()
     with storage_errors(url):
-        return stored_law(workspace, options.name, method, options.iteration, options.sizes.metric)
+        law, arch, iteration = stored_law(
+            workspace, options.name, method, options.iteration, options.sizes.metric
+        )
+    if options.arch not in (None, arch.name):
+        raise NsoptError(
+            f"the law stored at {shown(url)} is of {arch.name}, not {options.arch}: "
+            "leave out --arch"
+        )
+    return law, arch, iteration
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

@@ -45,7 +45,7 @@ def worker(options: WorkerOptions) -> None:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     folder = options.out or Path("runs") / options.study
     workspace = Workspace(options.storage, folder, options.data_dir)
-    with storage_errors(options.storage), live_progress() as progress:
+    with storage_errors(options.storage), live_progress(options.parent is not None) as progress:
         done = join(
             options.study,
             workspace,

@@ -33,7 +33,7 @@ class Size:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Every method at every size with seeds 0 to `seeds` - 1.
+    """Every method at every size with `seeds` seeds, from that of the settings on.
 
     references: how many uniform networks are trained beside, at MAC budgets that reach as far as
     the MACs and the latencies of the other methods' networks, so that uniform scaling can be read
@@ -64,8 +64,13 @@ class Comparison:
         return [
             Point(method.name, self.metric.name, size.budget, seed, size.ratio)
             for size in self.sizes
-            for seed in range(self.seeds)
+            for seed in self.all_seeds
         ]
+
+    @property
+    def all_seeds(self) -> range:
+        first = self.task.settings.training.seed
+        return range(first, first + self.seeds)
 
 
 def sizes_of_ratios(
@@ -118,7 +123,7 @@ def reference_points(
         Point(baseline().name, MACS.name, budget, seed)
         for budget in new
         if budget >= smallest
-        for seed in range(comparison.seeds)
+        for seed in comparison.all_seeds
     ]
 
 

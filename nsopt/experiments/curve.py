@@ -81,7 +81,10 @@ def tune_curve(
             progress,
         )
         study = _open(tuning, tuning.study_name, workspace, compute)
-        points = {TuningPoint(0, index=i): _start(tuning, family, i) for i in range(tuning.trials)}
+        first = training.seed
+        points = {
+            TuningPoint(first, index=i): _start(tuning, family, i) for i in range(tuning.trials)
+        }
         run_points(study, points, runner, progress)
         confirmation = _confirm(tuning, _best(study), workspace, runner)
         law = family.law(confirmation.parameters if confirmation.holds else {})
@@ -114,7 +117,8 @@ def _confirm(
     study = _open(tuning, tuning.confirmation_name, workspace, runner.compute)
     index = trials.read_tuning_point(best).index
     members = {_UNIFORM: dict.fromkeys(best.params, 0.0), index: best.params}
-    seeds = range(FRESH_SEED, FRESH_SEED + tuning.confirmations)
+    first = FRESH_SEED + tuning.task.settings.training.seed
+    seeds = range(first, first + tuning.confirmations)
     points = {
         TuningPoint(seed, index=member): parameters
         for seed in seeds

@@ -14,7 +14,7 @@ from nsopt.settings import Price
 from nsopt.storage import schema
 
 Sampler = Literal["gp", "tpe", "cmaes"]
-FRESH_SEED = 1000  # where the seeds of the confirmation begin
+FRESH_SEED = 1000  # by how much the seeds of the confirmation are higher
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -22,8 +22,8 @@ class CurveTuning:
     """Which law trains best at small budgets?
 
     sizes: the budgets, in the unit of `metric`; every trial trains its widths at each of them with
-    seeds 0 to `seeds` - 1, for `epochs`; the best is confirmed against uniform scaling with
-    `confirmations` fresh seeds.
+    `seeds` seeds, from that of the settings on, for `epochs`; the best is confirmed against uniform
+    scaling with `confirmations` fresh seeds.
     """
 
     task: Task

@@ -44,6 +44,8 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
         tuned_law(workspace, task.name, comparison.metric.name)
     points = {method: _supported(comparison, method, progress) for method in comparison.methods}
     missing = _missing(task, workspace, points)
+    total, left = (sum(len(own) for own in each.values()) for each in (points, missing))
+    progress.overall(total - left, total)
     with sharing(
         resolve_compute(task.settings.training.device, task.settings.training.precision)
     ) as compute:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from optuna.study import Study
+from optuna.trial import TrialState
 
 from nsopt.progress import Progress
 from nsopt.storage import trials
@@ -23,12 +24,19 @@ def run_points(
         for point in missing:
             trials.enqueue_point(study, point, points[point])
         while has_unfinished(study):
+            done = len(points) - len(_missing(study, points)) - _unfinished(study)
+            progress.overall(done, len(points))
             claimed = claim(study, work)
             if claimed is not None:
                 run(study, claimed, work)
             elif watch.look(study):
                 progress.message("waiting for a trial of another process")
                 watch.wait()
+
+
+def _unfinished(study: Study) -> int:
+    states = (TrialState.WAITING, TrialState.RUNNING)
+    return len(study.get_trials(deepcopy=False, states=states))
 
 
 def _missing(study: Study, points: Mapping[TuningPoint, Mapping[str, float]]) -> list[TuningPoint]:

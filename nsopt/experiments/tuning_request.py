@@ -26,8 +26,8 @@ _UP, _DOWN = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
 class Tuning:
     """What to tune. budget: of every network, in the unit of `metric`.
 
-    trials: of eta and both; P alone tries every one of `pretrain_epochs` with seeds 0 to
-    `seeds` - 1.
+    trials: of eta and both; P alone tries every one of `pretrain_epochs` with `seeds` seeds, from
+    that of the settings on.
     """
 
     task: Task
@@ -53,11 +53,12 @@ class Tuning:
     @property
     def points(self) -> list[TuningPoint]:
         """What its trials run."""
+        first = self.task.settings.training.seed
         if self.over != "pretrain-epochs":
-            return [TuningPoint(seed=0, index=index) for index in range(self.trials)]
+            return [TuningPoint(seed=first, index=index) for index in range(self.trials)]
         return [
             TuningPoint(seed, pretrain_epochs=epochs)
-            for seed in range(self.seeds)
+            for seed in range(first, first + self.seeds)
             for epochs in self.pretrain_epochs
         ]
 

@@ -1,7 +1,7 @@
 """One of the processes that work on a comparison: it runs what waits in its studies."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +18,7 @@ from nsopt.experiments.workspace import Workspace
 from nsopt.methods.base import Method
 from nsopt.methods.registry import get_method, is_method
 from nsopt.progress import Progress
-from nsopt.storage import schema
+from nsopt.storage import schema, trials
 from nsopt.storage.opening import shown
 from nsopt.storage.queue import Watch, claim, run
 from nsopt.storage.studies import comparisons, has_unfinished, load_studies
@@ -52,6 +52,7 @@ class Worker:
             studies = load_studies(self.runner.workspace.storage, self.runner.task.name)
             found = histories(studies)
             known = self._known({m: s for m, s in studies.items() if m not in found})
+            self.runner.progress.overall(*_counted(study for _, study in known))
             if self._run_one(known, found):
                 done += 1
                 continue
@@ -85,6 +86,17 @@ class Worker:
 
     def _is_orphan(self) -> bool:
         return self.parent is not None and os.getppid() != self.parent
+
+
+def _counted(studies: Iterable[Study]) -> tuple[int, int]:
+    """How many points of a comparison are settled, and how many there are."""
+    stored = [
+        trial
+        for study in studies
+        for trial in study.get_trials(deepcopy=False)
+        if trials.read_point(trial) is not None and trials.is_settled(trial)
+    ]
+    return sum(trial.state.is_finished() for trial in stored), len(stored)
 
 
 def join(

@@ -1,13 +1,11 @@
 """The report: one self-contained HTML page, with its numbers as CSV beside it."""
 
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader
 
 from nsopt.data.source import FOLDER_PREFIX
 from nsopt.methods.registry import method_label
@@ -29,6 +27,7 @@ from nsopt.reports.tables import (
     with_deviation,
     write_csv,
 )
+from nsopt.reports.template import flat, fragment, render_template
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer
 from nsopt.scaling.metric import MACS, PARAMS
@@ -47,7 +46,6 @@ def write_report(results: Results, folder: Path) -> Path:
 
 def render(results: Results, csv_files: list[str]) -> str:
     """The page as HTML; all text from users is escaped by the template engine."""
-    environment = Environment(loader=PackageLoader("nsopt.reports", "."), autoescape=True)
     published = published_lines(results.task.arch, results.task.data)
     figures = {
         "pareto": draw_pareto(pareto_info(results)),
@@ -56,37 +54,23 @@ def render(results: Results, csv_files: list[str]) -> str:
     }
     for search, iterations in results.searches.items():
         figures[search] = draw_law(law_info(results, search), iterations[-1].metric)
-    return environment.get_template("page.html").render(
+    return render_template(
+        "page.html",
+        results.name,
         results=results,
         data=results.task.data.removeprefix(FOLDER_PREFIX),
-        plotly=(files("nsopt.reports") / "plotly-basic.min.js").read_text(encoding="utf-8"),
-        figures={key: _fragment(figure, key) for key, figure in figures.items()},
+        figures={key: fragment(figure, key) for key, figure in figures.items()},
         answer=answer(results),
         rows=_rows(summary(results)),
         latencies=_latency_rows(results.latencies),
         search_label=schema.search_label,
         descents={search: descent_table(found) for search, found in results.searches.items()},
         failures=results.failures.to_dict("records"),
-        settings=_flat(results.settings),
-        provenance=_flat(results.provenance),
+        settings=flat(results.settings),
+        provenance=flat(results.provenance),
         csv_files=csv_files,
         published=published,
     )
-
-
-def _fragment(figure: go.Figure, key: str) -> str:
-    html: str = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=f"figure-{key}",
-        config={
-            "displaylogo": False,
-            "displayModeBar": "hover",
-            "responsive": True,
-            "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d"],
-        },
-    )
-    return html
 
 
 def _by_size(results: Results, published: list[PublishedLine]) -> dict[str, go.Figure]:
@@ -127,14 +111,3 @@ def _latency_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
         row["name"] = method_label(row["method"])
         row["shown_spread"] = "" if pd.isna(row["spread"]) else f"{row['spread']:.0%}"
     return rows
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested settings as (dotted name, value)."""
-    flat: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat += _flat(value, f"{prefix}{name}.")
-        else:
-            flat.append((f"{prefix}{name}", value))
-    return flat

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import optuna
+import plotly.graph_objects as go
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.reports.dashboard import markdown_table, plain_text, protocol_text
+from nsopt.reports.style import apply_style
 from nsopt.storage import schema, trials
 
 _QUESTIONS = {
@@ -23,6 +26,12 @@ def publish_tuning(study: Study, metric_names: Sequence[str]) -> None:
     from optuna_dashboard import save_note, save_plotly_graph_object  # noqa: PLC0415
 
     save_note(study, tuning_note(study, metric_names))
+    figure = draw_tuning(study, metric_names)
+    save_plotly_graph_object(study, figure, graph_object_id="tuning")
+
+
+def draw_tuning(study: Study, metric_names: Sequence[str]) -> go.Figure:
+    """The front of two objectives, accuracy over the parameters of a curve, or the trainings."""
     _, kind = schema.split_name(study.study_name)
     if len(study.directions) > 1:
         figure = optuna.visualization.plot_pareto_front(study, target_names=list(metric_names))
@@ -30,18 +39,22 @@ def publish_tuning(study: Study, metric_names: Sequence[str]) -> None:
         figure = optuna.visualization.plot_slice(study)
     else:
         figure = optuna.visualization.plot_intermediate_values(study)
-    save_plotly_graph_object(study, figure, graph_object_id="tuning")
+    return apply_style(figure).update_layout(title=None)
+
+
+def question(study: Study) -> str:
+    """What a tuning study answers."""
+    _, kind = schema.split_name(study.study_name)
+    return next(text for over, text in _QUESTIONS.items() if kind.startswith(over))
 
 
 def tuning_note(study: Study, metric_names: Sequence[str]) -> str:
     """Markdown: question, protocol, one row per trial."""
-    _, kind = schema.split_name(study.study_name)
-    question = next(text for over, text in _QUESTIONS.items() if kind.startswith(over))
     names, rows = tuning_rows(study, metric_names)
     settings = schema.read_settings(study)
     parts = [
         f"# {plain_text(study.study_name)}",
-        question,
+        question(study),
         protocol_text(settings, "search"),
         protocol_text(settings, "training"),
         markdown_table(names, rows),
@@ -52,22 +65,36 @@ def tuning_note(study: Study, metric_names: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def tuning_rows(study: Study, metric_names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Names of the columns, and a row per completed trial in the order of its parameters."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    """Names of the columns, and a row per trial that ended in the order of its parameters; one
+    that a pruner ended has no values."""
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    found = study.get_trials(deepcopy=False, states=ended)
+    done = [trial for trial in found if "seed" in trial.user_attrs]
     names = sorted({name for trial in done for name in trial.params})
     outcomes = {trial.number: trials.read_outcome(trial) for trial in done}
     extra = [
         name
         for name in ("params", "test_accuracy")
-        if all(numbers[name] is not None for numbers in outcomes.values())
+        if any(numbers[name] is not None for numbers in outcomes.values())
     ]
 
     def row(trial: FrozenTrial) -> list[str]:
         numbers = outcomes[trial.number]
-        values: list[Any] = [trial.params[name] for name in names]
-        values += [numbers["seed"], *trial.values, *(numbers[name] for name in extra)]
-        return [f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" for value in values]
+        found = trial.values or ["pruned"] * len(metric_names)
+        values: list[Any] = [trial.params.get(name) for name in names]
+        return [_shown(v) for v in (*values, numbers["seed"], *found, *map(numbers.get, extra))]
 
-    done.sort(key=lambda trial: (*(trial.params[name] for name in names), trial.number))
+    def place(trial: FrozenTrial) -> tuple[float, ...]:
+        return (*(trial.params.get(name, -np.inf) for name in names), trial.number)
+
+    done.sort(key=place)
     return [*names, "seed", *metric_names, *extra], [row(trial) for trial in done]

@@ -32,6 +32,12 @@ def comparisons(storage: BaseStorage) -> list[str]:
     return sorted(name for name in names if not schema.is_tuning(name))
 
 
+def tunings(storage: BaseStorage) -> list[str]:
+    """What the names of the tuning studies in a storage begin with."""
+    ours = [study.study_name for study in storage.get_all_studies() if schema.is_ours(study)]
+    return sorted({p for p, _ in map(schema.split_name, ours) if schema.is_tuning(p)})
+
+
 def only_comparison(storage: BaseStorage) -> str:
     """The name of the one comparison that is stored; NsoptError if there are none or several."""
     found = comparisons(storage)

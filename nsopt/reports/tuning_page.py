@@ -1,0 +1,56 @@
+"""The report of tuning studies: their trials, a figure and what they ended with."""
+
+from pathlib import Path
+from typing import Any
+
+from optuna.study import Study
+
+from nsopt.errors import NsoptError
+from nsopt.reports.template import flat, fragment, render_template
+from nsopt.reports.tuning import draw_tuning, question, tuning_rows
+from nsopt.storage import schema
+from nsopt.storage.opening import open_storage, shown, storage_exists
+from nsopt.storage.studies import comparisons, load_studies, tunings
+
+
+def is_about_tuning(url: str, name: str | None) -> bool:
+    """Whether a report on `name` is one on tuning studies: by that name, or because a storage holds
+    nothing else."""
+    if name is not None or not storage_exists(url):
+        return name is not None and schema.is_tuning(name)
+    storage = open_storage(url)
+    return bool(tunings(storage)) and not comparisons(storage)
+
+
+def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
+    """Write `index.html` about the tuning studies of a task; the page's path.
+
+    name: ARCH-DATA-PRESET-tune, None where a storage holds only one. NsoptError if there is none.
+    """
+    storage = open_storage(url)
+    found = tunings(storage)
+    if name is None and len(found) == 1:
+        name = found[0]
+    if name not in found:
+        known = ", ".join(found) or "none"
+        raise NsoptError(f"say which tuning with --name: at {shown(url)} are {known}")
+    studies = [study for study in load_studies(storage, name).values() if study.trials]
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "index.html"
+    described = [_described(study, index) for index, study in enumerate(studies)]
+    page.write_text(render_template("tuning.html", name, studies=described), encoding="utf-8")
+    return page
+
+
+def _described(study: Study, index: int) -> dict[str, Any]:
+    columns, rows = tuning_rows(study, study.metric_names or [])
+    return {
+        "name": study.study_name,
+        "question": question(study),
+        "verdict": schema.read_verdict(study),
+        "figure": fragment(draw_tuning(study, study.metric_names or []), f"tuning-{index}"),
+        "columns": columns,
+        "rows": rows,
+        "settings": flat(schema.read_settings(study)),
+        "provenance": flat(schema.read_provenance(study)),
+    }
