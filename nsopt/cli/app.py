@@ -29,6 +29,7 @@ app = App(
 for command in (study, search, widths, tune, report, latency, export, dashboard, worker):
     app.command(command)
 app.command(data.app)
+app.register_install_completion_command(add_to_startup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -91,13 +91,18 @@ def sizes_of(
     options: SizeOptions, arch: Architecture, metric: Metric, default_ratios: Sequence[float]
 ) -> tuple[Size, ...]:
     """The sizes that were asked for; NsoptError for what is none, or cannot be met."""
+    budgets, ratios = read_sizes(options, metric)
+    if budgets:
+        return sizes_of_budgets(arch, metric, budgets)
+    return sizes_of_ratios(arch, metric, ratios or default_ratios)
+
+
+def read_sizes(options: SizeOptions, metric: Metric) -> tuple[list[float], list[float]]:
+    """The budgets and the width ratios that were given; NsoptError for what is neither."""
     if options.ratios is not None and options.budgets is not None:
         raise NsoptError("give --ratios or --budgets, not both")
-    if options.budgets is not None:
-        budgets = [metric.read(word) for word in words(options.budgets)]
-        return sizes_of_budgets(arch, metric, budgets)
-    ratios = [_ratio(word) for word in words(options.ratios or "")]
-    return sizes_of_ratios(arch, metric, ratios or default_ratios)
+    budgets = [metric.read(word) for word in words(options.budgets or "")]
+    return budgets, [_ratio(word) for word in words(options.ratios or "")]
 
 
 def _ratio(text: str) -> float:

@@ -62,7 +62,12 @@ def _print_law(layer_names: Sequence[str], iteration: "Iteration") -> None:
 
     from nsopt.cli.console import console
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, title="width = alpha * parameters ** beta")
+    table = Table(
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        collapse_padding=True,
+        title="width = alpha * parameters ** beta",
+    )
     for name in ("layer", "alpha", "beta", "r2", "pruned from", "proposed"):
         table.add_column(name, justify="left" if name == "layer" else "right")
     law = iteration.law

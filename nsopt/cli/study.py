@@ -54,7 +54,15 @@ class StudyOptions:
 def study(options: StudyOptions = StudyOptions()) -> None:
     """Compare scaling methods at equal budgets. The same command again continues."""
     from nsopt.cli.console import console, live_progress
-    from nsopt.cli.preparation import announce, prepare, preset_of, settings_of, sizes_of, words
+    from nsopt.cli.preparation import (
+        announce,
+        prepare,
+        preset_of,
+        read_sizes,
+        settings_of,
+        sizes_of,
+        words,
+    )
     from nsopt.experiments.comparison import Comparison
     from nsopt.experiments.running import run_comparison
     from nsopt.experiments.timing import with_latency_if_needed
@@ -66,6 +74,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     from nsopt.storage.opening import shown, storage_errors
 
     preset, metric = preset_of(options.task), get_metric(options.sizes.metric)
+    read_sizes(options.sizes, metric)  # mistakes are told before anything is measured
     methods = get_methods(words(options.methods))
     own = changes(
         options.search, options.training, options.sgd, eta=options.eta, **options.sizes.rounding
@@ -120,7 +129,7 @@ def _print_summary(results: "Results") -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from nsopt.cli.console import console
+    from nsopt.cli.console import console, is_narrow
     from nsopt.reports.tables import latency_in_words, size_of, summary, with_deviation
     from nsopt.reports.words import answer
 
@@ -130,21 +139,24 @@ def _print_summary(results: "Results") -> None:
         collapse_padding=True,
         title=f"{results.name}: mean ± standard deviation over n seeds",
     )
-    for name in ("size", "method"):
-        table.add_column(name, no_wrap=True)
-    for name in ("n", "params", "MACs", "ms", "val %", "test %"):
-        table.add_column(name, justify="right", no_wrap=True)
+    left_out = ("n", "MACs", "val %") if is_narrow() else ()
     for row in summary(results).to_dict("records"):
-        table.add_row(
-            size_of(row),
-            row["method"],
-            str(row["n"]),
-            _short(row["params"]),
-            _short(row["macs"]),
-            latency_in_words(row),
-            with_deviation(row["val_mean"], row["val_std"]),
-            with_deviation(row["test_mean"], row["test_std"]),
-        )
+        cells = {
+            "size": size_of(row),
+            "method": row["method"],
+            "n": str(row["n"]),
+            "params": _short(row["params"]),
+            "MACs": _short(row["macs"]),
+            "ms": latency_in_words(row),
+            "val %": with_deviation(row["val_mean"], row["val_std"]),
+            "test %": with_deviation(row["test_mean"], row["test_std"]),
+        }
+        shown = {name: cell for name, cell in cells.items() if name not in left_out}
+        if not table.columns:
+            for name in shown:
+                left = name in ("size", "method")
+                table.add_column(name, justify="left" if left else "right", no_wrap=not left)
+        table.add_row(*shown.values())
     console.print(table)
     for verdict in answer(results):
         console.print(str(verdict), highlight=False, markup=False)

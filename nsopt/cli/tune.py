@@ -65,7 +65,14 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
 
 def _tune_settings(options: TuneOptions, over: "Over") -> None:
     from nsopt.cli.console import console, live_progress
-    from nsopt.cli.preparation import announce, prepare, preset_of, settings_of, sizes_of
+    from nsopt.cli.preparation import (
+        announce,
+        prepare,
+        preset_of,
+        read_sizes,
+        settings_of,
+        sizes_of,
+    )
     from nsopt.errors import NsoptError
     from nsopt.experiments.timing import with_latency_if_needed
     from nsopt.experiments.tuning import run_tuning
@@ -75,6 +82,7 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
     from nsopt.storage.opening import shown, storage_errors
 
     preset, metric = preset_of(options.task), get_metric(options.sizes.metric)
+    read_sizes(options.sizes, metric)  # mistakes are told before anything is measured
     tried = _epochs(options.pretrain_epochs) if options.pretrain_epochs else PRETRAIN_EPOCHS
     rounding = options.sizes.rounding
     if over != "pretrain-epochs" and any(rounding.values()):
@@ -108,7 +116,14 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
 
 def _tune_curve(options: TuneOptions) -> None:
     from nsopt.cli.console import console, live_progress
-    from nsopt.cli.preparation import announce, prepare, preset_of, settings_of, sizes_of
+    from nsopt.cli.preparation import (
+        announce,
+        prepare,
+        preset_of,
+        read_sizes,
+        settings_of,
+        sizes_of,
+    )
     from nsopt.experiments.curve import METRIC_NAME, tune_curve
     from nsopt.experiments.curve_request import CurveTuning
     from nsopt.experiments.timing import with_latency_if_needed
@@ -117,6 +132,7 @@ def _tune_curve(options: TuneOptions) -> None:
     from nsopt.storage.opening import shown, storage_errors
 
     preset, metric = preset_of(options.task), get_metric(options.sizes.metric)
+    read_sizes(options.sizes, metric)  # mistakes are told before anything is measured
     own = changes(options.search, TrainingOptions(), options.sgd, **options.sizes.rounding)
     settings = settings_of(preset, own, _one_pretraining(options.pretrain_epochs))
     task, workspace = prepare(options.task, options.place, settings)

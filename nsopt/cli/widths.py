@@ -148,12 +148,12 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from nsopt.cli.console import console
+    from nsopt.cli.console import console, is_narrow
 
     table = Table(box=SIMPLE_HEAD, show_edge=False)
-    names = ["ratio", "budget", "params", "macs"]
+    names = ["ratio", "budget", *([] if is_narrow() else ["params", "macs"])]
     beyond = any(row["beyond_record"] for row in rows)
-    for name in (*names, *(["beyond the record"] if beyond else []), "widths"):
+    for name in (*names, *(["record"] if beyond else []), "widths"):
         left = name == "widths"
         table.add_column(
             name, justify="left" if left else "right", overflow="fold", no_wrap=not left
@@ -166,9 +166,11 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             for name in names[1:]
         ]
         ratio = "" if row["ratio"] is None else f"{row['ratio']:g}"
-        factor = [f"{row['beyond_record']:.1f}x" if row["beyond_record"] else ""] * beyond
+        factor = [f"x {row['beyond_record']:.1f}" if row["beyond_record"] else ""] * beyond
         table.add_row(ratio, *numbers, *factor, _shown_widths(row))
     console.print(table)
+    if beyond:
+        console.print("[dim]record: how far beyond it the budget lies[/dim]")
     if any(row["widths_low"] for row in rows):
         console.print("[dim]in brackets: between which 90 % of other searches' should lie[/dim]")
 

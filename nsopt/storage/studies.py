@@ -16,8 +16,9 @@ from nsopt.storage import schema
 
 
 def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
-    """Studies whose names are `prefix/METHOD`, by method."""
-    named = {name: schema.split_name(name) for name in optuna.get_all_study_names(storage)}
+    """The studies that nsopt made whose names are `prefix/METHOD`, by method."""
+    ours = [study.study_name for study in storage.get_all_studies() if schema.is_ours(study)]
+    named = {name: schema.split_name(name) for name in ours}
     return {
         kind: optuna.load_study(study_name=name, storage=storage)
         for name, (own, kind) in sorted(named.items())

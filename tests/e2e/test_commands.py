@@ -1,12 +1,17 @@
 """The smaller commands, as a user calls them."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 
+import nsopt
 from nsopt.models.registry import get_architecture
 from nsopt.reports.results import read_results
 from nsopt.scaling.law import PowerLaw
@@ -55,10 +60,12 @@ def test_a_search_is_stored_and_its_law_used(tmp_path: Path) -> None:
     (row,) = json.loads(proposed.stdout)
     arch = get_architecture("vgg11", in_channels=1)
     assert arch.cost("params")(row["widths"]) == row["params"] <= row["budget"]
+    assert row["widths_low"] <= row["widths"] <= row["widths_high"]
     check(
         call_nsopt("widths", storage, "--iteration=5"),
         "vgg11-digits-smoke has 1 iterations, not 5",
     )
+    check(call_nsopt("widths", storage, "--arch=resnet18"), "is of vgg11, not resnet18")
 
 
 def test_the_best_of_a_tuning_study_is_used_by_name(tmp_path: Path) -> None:
@@ -67,8 +74,13 @@ def test_the_best_of_a_tuning_study_is_used_by_name(tmp_path: Path) -> None:
     done = call_nsopt(*tune)
     assert done.returncode == 0, done.stderr
     (best,) = re.findall(r"best: eta (\S+)", done.stdout)
+    assert f"--tuned-storage 'sqlite:///{tmp_path / 'tune' / 'study.db'}'" in done.stdout
     assert call_nsopt(*tune).stdout.count("from the budget,") == 0  # nothing was left to do
     storage = f"sqlite:///{tmp_path / 'tune' / 'study.db'}"
+    report = call_nsopt("report", f"--storage={storage}", f"--out={tmp_path / 'report'}")
+    page = Path(report.stdout.strip()).read_text()
+    assert "vgg11-digits-smoke-tune/eta" in page
+    assert page.count("<tr><td>") >= 4
     study = call_nsopt(
         *("study", "--methods=uniform", "--ratios=0.03", "--seeds=1", "--epochs=1"),
         *("--tuned=vgg11-digits-smoke-tune/eta", f"--tuned-storage={storage}"),
@@ -105,3 +117,67 @@ def test_data_is_listed_and_checked(tmp_path: Path) -> None:
     check(call_nsopt("data", "fetch", "imagenet"), "did you mean 'tiny-imagenet'")
     missing = call_nsopt("data", "check", "cifar10", f"--data-dir={tmp_path}")
     check(missing, "put cifar-10-python.tar.gz")
+
+
+SHORT = (
+    *("--methods=uniform", "--ratios=0.03", "--seeds=1", "--epochs=2", "--per-class=20"),
+    "--device=cpu",
+)
+
+
+def test_studies_of_others_in_a_storage_confuse_no_command(tmp_path: Path) -> None:
+    name, storage = "vgg11-digits-20each-smoke", f"sqlite:///{tmp_path / 'study.db'}"
+    assert call_nsopt("study", *SHORT, f"--out={tmp_path}").returncode == 0
+    for foreign in ("team/exp", f"{name}/mine"):
+        study = optuna.create_study(study_name=foreign, storage=storage)
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    ours = optuna.load_study(study_name=f"{name}/uniform", storage=storage)
+    own = ours.ask()
+    ours.tell(own, (50.0, 3.0))
+    for command in (
+        ("study", *SHORT, f"--out={tmp_path}"),
+        ("report", f"--storage={storage}", f"--out={tmp_path / 'report'}"),
+        ("latency", f"--storage={storage}"),
+        ("widths", f"--storage={storage}", "--method=uniform", "--ratios=0.1"),
+        ("worker", f"--storage={storage}", f"--study={name}"),
+        (
+            *("export", f"--storage={storage}", f"--study={name}/uniform", "--ratio=0.03"),
+            *("--format=state_dict", f"--out={tmp_path / 'best.pt'}"),
+        ),
+    ):
+        done = call_nsopt(*command)
+        assert done.returncode == 0, done.stderr
+        assert "mine" not in done.stdout
+    assert len(read_results(storage).outcomes) == 1
+
+
+def test_seeds_begin_where_they_are_asked_to(tmp_path: Path) -> None:
+    done = call_nsopt("study", *SHORT, "--seed=7", "--verbose", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "uniform 0.03x seed 7" in done.stdout
+    assert "decay_after 0.333 0.667 0.833" in " ".join(done.stdout.split())
+    assert read_results(f"sqlite:///{tmp_path / 'study.db'}").outcomes["seed"].tolist() == [7]
+
+
+def test_the_version_is_told() -> None:
+    assert call_nsopt("--version").stdout.strip() == nsopt.__version__
+
+
+def test_tables_fit_a_narrow_terminal(tmp_path: Path, golden: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    narrow = {**os.environ, "COLUMNS": "60"}
+    laws = golden / "vgg11-cifar10.laws.json"
+    for command in (
+        ("study", *SHORT, f"--out={tmp_path}"),
+        ("widths", f"--law={laws}", "--ratios=0.25,2"),
+        ("latency", f"--storage={storage}"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "nsopt", *command],
+            env=narrow,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        rows = [line for line in done.stdout.splitlines() if line.startswith(" ")]
+        assert max(map(len, rows)) <= 60, done.stdout

@@ -298,6 +298,6 @@ def test_widths_of_any_method_and_beyond_the_record(whole: Path) -> None:
     uniform = json.loads(call_nsopt(*asked, "--method=uniform", "--min-width=params=2").stdout)
     assert [row["beyond_record"] for row in uniform] == [None, None]
     assert uniform[1]["params"] == large["budget"]
-    assert "beyond the record" in call_nsopt(*asked[:-1]).stdout
+    assert "how far beyond it" in call_nsopt(*asked[:-1]).stdout
     check(call_nsopt(*asked, "--method=magnitude"), "a law for every trained network, not one")
     check(call_nsopt(*asked, "--method=neuralscale-macs"), "no search-macs of vgg11-digits-smoke")
