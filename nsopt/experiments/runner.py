@@ -82,7 +82,7 @@ class Runner:
         point = trials.read_point(trial)
         if point is None:
             raise TrialPruned("it has no method, metric, budget and seed")
-        widths = suggest_widths(trial, self.task.arch)
+        widths = suggest_widths(trial, self.task.arch, 1, trials.LARGEST_WIDTH, log=False)
         latency = self.latency(trial.study, widths)
         outcome = self._train(get_method(point.method), point, widths)
         self._write(trial, point, outcome, latency)

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.scaling.cost import IntArray, checked_rows
 from nsopt.scaling.law import FloatArray
+from nsopt.scaling.metric import LATENCY
 
 _IN_CACHE = 4 * 2**20  # elements that a call reads and writes: 16 MB
 _WHOLE, _RAGGED, _NEAR, _FAR, _CONSTANT = range(5)
@@ -78,6 +79,7 @@ class LatencyModel:
     terms: tuple[Term, ...]
     layers: int
     correction: FloatArray
+    metric = LATENCY.name
 
     def __call__(self, widths: ArrayLike) -> float | FloatArray:
         w = checked_rows(widths, self.layers)

@@ -78,7 +78,7 @@ def tuning_rows(study: Study, metric_names: Sequence[str]) -> tuple[list[str], l
     that a pruner ended has no values."""
     ended = (TrialState.COMPLETE, TrialState.PRUNED)
     found = study.get_trials(deepcopy=False, states=ended)
-    done = [trial for trial in found if "seed" in trial.user_attrs]
+    done = [trial for trial in found if trials.is_of_tuning(trial)]
     names = sorted({name for trial in done for name in trial.params})
     outcomes = {trial.number: trials.read_outcome(trial) for trial in done}
     extra = [

@@ -1,11 +1,11 @@
 """A sampler whose power law proposes the widths of a network at a budget."""
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -16,14 +16,35 @@ from nsopt.samplers.proposals import Proposals, Shift
 from nsopt.samplers.refinement import Refinement
 from nsopt.scaling.cost import CostFunction
 from nsopt.scaling.law import ScalingLaw
-from nsopt.storage import trials
+from nsopt.storage import internals, trials
+
+_NARROWER, _WIDER = 32, 8  # than the base widths: where widths may lie
 
 
-def suggest_widths(trial: Trial, arch: Architecture) -> tuple[int, ...]:
-    """The widths of a trial, one integer parameter `width_<layer name>` per searched layer."""
+def suggest_widths(
+    trial: Trial,
+    arch: Architecture,
+    low: int | Sequence[int] | None = None,
+    high: int | Sequence[int] | None = None,
+    log: bool = True,
+    step: int = 1,
+) -> tuple[int, ...]:
+    """The widths of a trial, one integer parameter `width_<layer name>` per searched layer.
+
+    low, high: for all layers or one each, by default from a 32nd of the base widths to eight times
+    them; the law's widths must lie there. log: whether other samplers propose on a logarithmic
+    scale, which they do in steps of 1 only; step: between widths, such as 8 with a sampler whose
+    `multiple_of` is 8.
+    """
+    base = np.array(arch.base_widths)
+    lowest = np.maximum(base // _NARROWER // step, 1) * step if low is None else low
+    highest = base * _WIDER if high is None else high
+    ranges = np.broadcast_arrays(lowest, highest, base)[:2]
     return tuple(
-        trial.suggest_int(trials.width_parameter(name), 1, trials.LARGEST_WIDTH)
-        for name in arch.layer_names
+        trial.suggest_int(
+            trials.width_parameter(name), int(least), int(most), log=log and step == 1, step=step
+        )
+        for name, least, most in zip(arch.layer_names, *ranges, strict=True)
     )
 
 
@@ -33,6 +54,10 @@ class NeuralScaleSampler(BaseSampler):
     A trial whose user attribute `budget` was set when it was enqueued gets the widths for that
     budget; other trials go through `budgets` in turn. Parameters that are not widths go to
     `independent_sampler`, TPE by default, jointly where it samples so.
+
+    When a trial ends, its budget, the metric of the budget and the cost of its widths become user
+    attributes, and the excess over the budget a constraint: also for widths that were enqueued,
+    which may exceed it.
 
     Args:
         law: a fitted one, or any other such as `uniform_curve(base_widths)`.
@@ -82,10 +107,17 @@ class NeuralScaleSampler(BaseSampler):
         self._independent = independent_sampler or TPESampler(seed=seed)
         self._spread = spread
         self._refine = refine
-        self._refinements: dict[tuple[int, float], Refinement] = {}
+        self._refinements: dict[tuple[str, float], Refinement] = {}
         self._entropy = np.random.SeedSequence(seed).entropy
-        self._space = {name: IntDistribution(1, trials.LARGEST_WIDTH) for name in self._parameters}
         self._solved = {budget: self.propose(budget) for budget in self._budgets}
+        self._proposed: dict[tuple[str, int], tuple[int, ...]] = {}  # of running trials
+
+    def __repr__(self) -> str:
+        budgets = ", ".join(f"{budget:,}" for budget in self._budgets) or "of the trials"
+        around = f", spread={self._spread:g}, refine={self._refine}" if self._spread else ""
+        metric = self._proposals.metric or "cost"
+        layers = len(self._parameters)
+        return f"NeuralScaleSampler({layers} layers, budgets in {metric}: {budgets}{around})"
 
     def propose(self, budget: float) -> tuple[int, ...]:
         """Widths at a budget; NsoptError if none fit it."""
@@ -94,23 +126,18 @@ class NeuralScaleSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The widths, where the trial or the sampler has a budget for them, and what the
-        independent sampler samples jointly."""
+        """What the independent sampler samples jointly; widths are proposed one by one, in
+        whatever range they are asked for."""
         joint = self._independent.infer_relative_search_space(study, trial)
-        widths = self._space if self._budget_of(trial) is not None else {}
-        return {**_without(joint, self._space), **widths}
+        return {name: range_ for name, range_ in joint.items() if name not in self._parameters}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The law's widths at the trial's budget; the others from the independent sampler."""
-        others = _without(search_space, self._space)
-        values = self._independent.sample_relative(study, trial, others)
-        for name in others.keys() - values.keys():
-            values[name] = self._independent.sample_independent(study, trial, name, others[name])
-        budget = self._budget_of(trial)
-        if budget is not None and len(others) < len(search_space):
-            values |= zip(self._parameters, self._widths(study, trial, budget), strict=True)
+        """From the independent sampler, what it does not sample jointly one by one."""
+        values = self._independent.sample_relative(study, trial, search_space)
+        for name in search_space.keys() - values.keys():
+            values[name] = self.sample_independent(study, trial, name, search_space[name])
         return values
 
     def sample_independent(
@@ -120,21 +147,34 @@ class NeuralScaleSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Parameters beside the widths.
+        """The law's width at the trial's budget; other parameters from the independent sampler.
 
-        Raises NsoptError where a width is asked for in a range that cannot hold the law's, and
-        where there is no budget to propose widths for.
+        Raises NsoptError for a width of a layer that the law has not, where there is no budget to
+        propose widths for, and for a range that cannot hold the law's width.
         """
-        if param_name in self._parameters:
-            budget = self._budget_of(trial)
-            if budget is None:
-                raise NsoptError("no budget for these widths: give the sampler budgets=[...]")
-            width = self._widths(study, trial, budget)[self._parameters.index(param_name)]
+        if param_name not in self._parameters:
+            if trials.is_width(param_name):
+                raise NsoptError(
+                    f"{param_name} is no layer of this law, which has "
+                    f"{', '.join(self._parameters)}: give the sampler the law of this network"
+                )
+            return self._independent.sample_independent(
+                study, trial, param_name, param_distribution
+            )
+        budget = self._budget_of(trial)
+        if budget is None:
+            raise NsoptError("no budget for these widths: give the sampler budgets=[...]")
+        key = (study.study_name, trial.number)
+        if key not in self._proposed:
+            self._proposed[key] = self._widths(study, trial, budget)
+        width = self._proposed[key][self._parameters.index(param_name)]
+        if not internals.can_be(param_distribution, width):
             raise NsoptError(
                 f"{param_name} must be able to be {width}, the law's width at a budget of "
-                f"{budget:,}: widen {param_distribution}"
+                f"{budget:,}: give suggest_widths another low or high, or widen "
+                f"{param_distribution}"
             )
-        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+        return width
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         self._independent.before_trial(study, trial)
@@ -147,6 +187,13 @@ class NeuralScaleSampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         self._independent.after_trial(study, trial, state, values)
+        self._proposed.pop((study.study_name, trial.number), None)
+        budget = self._budget_of(trial)
+        if budget is None or not all(name in trial.params for name in self._parameters):
+            return
+        metric, cost = self._proposals.metric, self._proposals.cost
+        spent = cost([trial.params[name] for name in self._parameters])
+        trials.write_cost(study, trial, budget, metric, spent)
 
     def reseed_rng(self) -> None:
         self._independent.reseed_rng()
@@ -181,7 +228,7 @@ class NeuralScaleSampler(BaseSampler):
         ]
         if all(other.number > trial.number for other in others):
             return np.zeros_like(drawn)
-        key = (study._study_id, budget)
+        key = (study.study_name, budget)
         if key not in self._refinements:
             self._refinements[key] = Refinement(
                 self._solved[budget], self._spread, study.directions
@@ -200,9 +247,3 @@ class NeuralScaleSampler(BaseSampler):
         if self._budgets:
             return self._budgets[trial.number % len(self._budgets)]
         return None
-
-
-def _without(
-    space: dict[str, BaseDistribution], names: Container[str]
-) -> dict[str, BaseDistribution]:
-    return {name: value for name, value in space.items() if name not in names}

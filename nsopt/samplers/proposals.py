@@ -25,6 +25,11 @@ class Proposals:
     multiple_of: int = 1
     min_width: int = 1
 
+    @property
+    def metric(self) -> str | None:
+        """What the cost counts, where it tells."""
+        return getattr(self.cost, "metric", None)
+
     def at(self, budget: float) -> tuple[int, ...]:
         """The law's widths at a budget; NoWidthsError if none fit it."""
         if self.eta is None:

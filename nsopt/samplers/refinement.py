@@ -44,13 +44,20 @@ class Refinement:
         self._known: set[int] = set()
 
     def learn(self, trial: FrozenTrial, widths: Sequence[int]) -> None:
-        """Take in a completed trial, once."""
-        if trial.number in self._known or trial.state != TrialState.COMPLETE:
+        """Take in a trial that was completed or pruned, once."""
+        ended = (TrialState.COMPLETE, TrialState.PRUNED)
+        if trial.number in self._known or trial.state not in ended:
             return
         shift = np.log(np.asarray(widths) / self._centre).clip(-self._reach, self._reach)
         parameters = {f"{i}": float(value) for i, value in enumerate(shift)}
         self._inner.add_trial(
-            create_trial(values=trial.values, params=parameters, distributions=self._space)
+            create_trial(
+                state=trial.state,
+                values=trial.values,
+                intermediate_values=trial.intermediate_values,
+                params=parameters,
+                distributions=self._space,
+            )
         )
         self._known.add(trial.number)
 

@@ -14,12 +14,12 @@ from typing import Protocol
 from optuna.exceptions import ExperimentalWarning, TrialPruned, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, fail_stale_trials
-from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nsopt.errors import DeterministicError
-from nsopt.storage import trials
+from nsopt.storage import internals, trials
+from nsopt.storage.internals import BaseHeartbeat
 from nsopt.storage.servers import HEARTBEAT_SECONDS
 
 _POLL_SECONDS = 1.0
@@ -52,7 +52,7 @@ def claim(study: Study, work: Work) -> FrozenTrial | None:
         original = _original(study, waiting, work)
         if original is None:
             return waiting
-        trials.write_duplicate(study, waiting._trial_id, original)
+        trials.write_duplicate(study, waiting, original)
         study.tell(waiting.number, state=TrialState.FAIL)
     return None
 
@@ -63,10 +63,10 @@ def run(study: Study, claimed: FrozenTrial, work: Work) -> bool:
     What would happen again (a training that diverges, no widths at this budget) fails the trial
     for good, one that a pruner ends is pruned; other errors fail it and are raised.
     """
-    with heartbeat(study._storage, claimed._trial_id):
+    with heartbeat(internals.storage_of(study), internals.trial_id(claimed)):
         try:
             study.sampler = work.sampler(claimed)
-            trial = Trial(study, claimed._trial_id)
+            trial = internals.running(study, claimed)
             trials.write_worker(trial)
             values = work.run(trial)
         except UpdateFinishedTrialError:
@@ -74,7 +74,7 @@ def run(study: Study, claimed: FrozenTrial, work: Work) -> bool:
         except TrialPruned:
             return _tell(study, claimed, state=TrialState.PRUNED)
         except DeterministicError as error:
-            trials.write_failure(study, claimed._trial_id, error)
+            trials.write_failure(study, claimed, error)
             work.failed(claimed, error)
             return _tell(study, claimed, state=TrialState.FAIL)
         except BaseException:
@@ -86,8 +86,7 @@ def run(study: Study, claimed: FrozenTrial, work: Work) -> bool:
 def _take(study: Study, waiting: FrozenTrial) -> bool:
     """Mark a trial as running, unless another process just did."""
     try:
-        state = TrialState.RUNNING
-        return study._storage.set_trial_state_values(waiting._trial_id, state=state)
+        return internals.take(study, waiting)
     except UpdateFinishedTrialError:
         return False
 
@@ -115,7 +114,7 @@ def _tell(
     try:
         study.tell(trial.number, values, state)
     except (UpdateFinishedTrialError, ValueError):
-        if study._storage.get_trial(trial._trial_id).state.is_finished():
+        if internals.is_finished(study, trial):
             return False
         raise
     return True
@@ -167,20 +166,21 @@ class Watch:
     def look(self, study: Study) -> bool:
         """Whether trials of `study` are running, or were until their process died."""
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        storage = study._storage
+        storage = internals.storage_of(study)
         if running and isinstance(storage, BaseHeartbeat):
-            for trial in running:
-                if trial._trial_id not in self._seen:
-                    storage.record_heartbeat(trial._trial_id)
-                    self._seen.add(trial._trial_id)
-            self._fail_stale(study, storage._get_stale_trial_ids(study._study_id))
+            for number in map(internals.trial_id, running):
+                if number not in self._seen:
+                    storage.record_heartbeat(number)
+                    self._seen.add(number)
+            self._fail_stale(study, internals.stale_trial_ids(storage, study))
         return bool(running)
 
     def _fail_stale(self, study: Study, stale: Sequence[int]) -> None:
         """Fail the trials that stay stale for as long as a heartbeat takes."""
-        now, before = time.monotonic(), self._silent.get(study._study_id, {})
-        silent = {trial_id: before.get(trial_id, now) for trial_id in stale}
-        self._silent[study._study_id] = silent
+        now, own = time.monotonic(), internals.study_id(study)
+        before = self._silent.get(own, {})
+        silent = {number: before.get(number, now) for number in stale}
+        self._silent[own] = silent
         if silent and now - max(silent.values()) > HEARTBEAT_SECONDS:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)

@@ -12,10 +12,10 @@ from typing import Any
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study, StudyDirection
-from optuna.study._frozen import FrozenStudy
 
 from nsopt.data.source import Source, Subset
 from nsopt.scaling.law import PowerLaw
+from nsopt.storage.internals import FrozenStudy
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 METRIC_NAMES = ("validation accuracy (%)", "latency (ms)")

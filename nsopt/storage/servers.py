@@ -7,11 +7,18 @@ from typing import Any
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
+
+from nsopt.storage.internals import (
+    GET_TRIALS,
+    STALE_TRIAL_IDS,
+    OwnHeartbeat,
+    stale_in_database,
+    trial_id,
+)
 
 HEARTBEAT_SECONDS = 3
 DEAD_AFTER_SECONDS = 9
@@ -49,7 +56,7 @@ class _Patience:
         return self.last_outage < deadline
 
     def __init_subclass__(cls) -> None:
-        own = ("_get_trials", "_get_stale_trial_ids", "record_heartbeat")
+        own = (GET_TRIALS, STALE_TRIAL_IDS, "record_heartbeat")
         for name in _REPEATABLE + own:
             if hasattr(cls, name):
                 setattr(cls, name, _repeated(getattr(cls, name)))
@@ -87,7 +94,7 @@ def is_of_grpc(error: BaseException) -> bool:
     return any(kind.__module__.split(".")[0] == "grpc" for kind in type(error).__mro__)
 
 
-class PatientStorage(_Patience, RDBStorage):
+class PatientStorage(_Patience, OwnHeartbeat, RDBStorage):
     """A database server that may restart while workers use it."""
 
     def __init__(self, url: str, **options: Any) -> None:
@@ -104,14 +111,14 @@ class PatientStorage(_Patience, RDBStorage):
                 if not self.wait_out(deadline):
                     raise
 
-    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+    def stale_trial_ids(self, study_id: int) -> list[int]:
         """Nobody counts as dead soon after an outage, in which no heartbeat could be written."""
-        stale = super()._get_stale_trial_ids(study_id)
+        stale = stale_in_database(self, study_id)
         recovered = time.monotonic() - self.last_outage > DEAD_AFTER_SECONDS
         return stale if recovered else []
 
 
-class ProxiedStorage(_Patience, GrpcStorageProxy, BaseHeartbeat):
+class ProxiedStorage(_Patience, GrpcStorageProxy, OwnHeartbeat):
     """Optuna's gRPC proxy with heartbeats, which it lacks: as an attribute of the trial.
 
     A trial is stale when its heartbeat has stood still while this process looked at it, so that
@@ -132,13 +139,14 @@ class ProxiedStorage(_Patience, GrpcStorageProxy, BaseHeartbeat):
     def record_heartbeat(self, trial_id: int) -> None:
         self.set_trial_system_attr(trial_id, _HEARTBEAT, time.time())
 
-    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+    def stale_trial_ids(self, study_id: int) -> list[int]:
         now, stale = time.monotonic(), []
         for trial in self.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,)):
             heartbeat = trial.system_attrs.get(_HEARTBEAT)
-            known, since = self._seen.get(trial._trial_id, (None, now))
-            if trial._trial_id not in self._seen or heartbeat != known:
-                self._seen[trial._trial_id] = (heartbeat, now)
+            number = trial_id(trial)
+            known, since = self._seen.get(number, (None, now))
+            if number not in self._seen or heartbeat != known:
+                self._seen[number] = (heartbeat, now)
             elif now - since > DEAD_AFTER_SECONDS:
-                stale.append(trial._trial_id)
+                stale.append(number)
         return stale

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from nsopt.scaling.metric import get_metric
 from nsopt.scaling.record import Iteration
+from nsopt.storage import internals
 from nsopt.storage.schema import SEARCH
 
 LARGEST_WIDTH = 2**16
@@ -110,6 +111,22 @@ def read_budget(trial: FrozenTrial) -> float | None:
     return None if budget is None else float(budget)
 
 
+def is_width(parameter: str) -> bool:
+    """Whether a parameter is the width of a layer."""
+    return parameter.startswith(_WIDTH)
+
+
+def write_cost(
+    study: Study, trial: FrozenTrial, budget: float, metric: str | None, cost: float
+) -> None:
+    """What a trial was allowed to cost and what it does; above its budget it is infeasible."""
+    numbers = {BUDGET: budget, "metric": metric, "cost": cost}
+    for name, value in numbers.items():
+        if value is not None and name not in trial.user_attrs:
+            internals.write_attribute(study, trial, name, value)
+    internals.write_constraint(study, trial, BUDGET, (cost - budget) / budget)
+
+
 def read_widths(trial: FrozenTrial, layer_names: Sequence[str]) -> tuple[int, ...]:
     """Widths of a trial, in forward order."""
     return tuple(trial.params[width_parameter(name)] for name in layer_names)
@@ -144,18 +161,18 @@ def read_curves(trial: FrozenTrial) -> dict[str, list[float]]:
     return dict(trial.user_attrs.get(_CURVES, {}))
 
 
-def write_failure(study: Study, trial_id: int, error: Exception) -> None:
+def write_failure(study: Study, trial: FrozenTrial, error: Exception) -> None:
     """Why a trial failed, and would fail again."""
-    study._storage.set_trial_user_attr(trial_id, _ERROR, str(error))
+    internals.write_attribute(study, trial, _ERROR, str(error))
 
 
 def read_failure(trial: FrozenTrial) -> str | None:
     return trial.user_attrs.get(_ERROR)
 
 
-def write_duplicate(study: Study, trial_id: int, original: FrozenTrial) -> None:
+def write_duplicate(study: Study, trial: FrozenTrial, original: FrozenTrial) -> None:
     """That a trial was enqueued beside another one with the same point."""
-    study._storage.set_trial_user_attr(trial_id, _DUPLICATE, original.number)
+    internals.write_attribute(study, trial, _DUPLICATE, original.number)
 
 
 def is_settled(trial: FrozenTrial) -> bool:
@@ -212,10 +229,15 @@ def read_seed(trial: FrozenTrial | Trial) -> int:
     return int(trial.user_attrs["seed"])
 
 
+def is_of_tuning(trial: FrozenTrial) -> bool:
+    """Whether a trial of a tuning study was enqueued by nsopt."""
+    return "seed" in trial.user_attrs
+
+
 def read_tuning_point(trial: FrozenTrial) -> TuningPoint:
     """The point of a trial of a tuning study."""
     seed = read_seed(trial)
-    epochs = trial.system_attrs.get("fixed_params", {}).get(_PRETRAIN_EPOCHS)
+    epochs = internals.fixed_parameters(trial).get(_PRETRAIN_EPOCHS)
     if epochs is not None:
         return TuningPoint(seed, pretrain_epochs=epochs)
     return TuningPoint(seed, index=trial.user_attrs.get(_INDEX, trial.number))

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.samplers import RandomSampler
+from optuna.samplers import PartialFixedSampler, RandomSampler
 
 from nsopt.errors import NsoptError
 from nsopt.models.registry import get_architecture
@@ -109,7 +109,7 @@ def test_spread_proposals_fit_the_budget(
     own = NeuralScaleSampler(LAW, cost, ARCH.layer_names, budgets=[limit], seed=seed, spread=spread)
     study = optuna.create_study(sampler=own)
     for _ in range(3):
-        assert cost(suggest_widths(study.ask(), ARCH)) <= limit
+        assert cost(suggest_widths(study.ask(), ARCH, low=1, high=10**6)) <= limit
 
 
 def test_spread_is_the_deviation_of_log_widths() -> None:
@@ -199,6 +199,88 @@ def test_widths_without_a_budget_are_an_error() -> None:
     study = optuna.create_study(sampler=sampler())
     with pytest.raises(NsoptError, match="budgets="):
         suggest_widths(study.ask(), ARCH)
+
+
+def test_a_budget_may_be_set_after_another_parameter_was_asked_for() -> None:
+    trial = optuna.create_study(sampler=sampler()).ask()
+    trial.suggest_float("lr", 0, 1)
+    trial.set_user_attr("budget", 700_000)
+    assert suggest_widths(trial, ARCH) == law_widths(700_000)
+
+
+def test_layers_of_another_network_are_an_error_that_names_both() -> None:
+    resnet = get_architecture("resnet18")
+    study = optuna.create_study(sampler=sampler(budgets=[10**6]))
+    with pytest.raises(NsoptError, match=r"width_stem is no layer .* width_conv1, width_conv2"):
+        suggest_widths(study.ask(), resnet)
+
+
+def test_without_their_sampler_widths_stay_near_the_base_ones() -> None:
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    for _ in range(20):
+        widths = np.array(suggest_widths(study.ask(), ARCH))
+        assert (widths <= 8 * np.array(ARCH.base_widths)).all()
+        assert (widths >= np.array(ARCH.base_widths) // 32).all()
+    other = optuna.create_study(sampler=RandomSampler(seed=0))
+    own = suggest_widths(other.ask(), ARCH, low=8, high=ARCH.base_widths, step=8)
+    assert not any(width % 8 for width in own)
+    assert (np.array(own) <= ARCH.base_widths).all()
+
+
+def test_widths_on_a_grid_of_steps() -> None:
+    study = optuna.create_study(sampler=sampler(budgets=[10**6], multiple_of=8, min_width=8))
+    widths = suggest_widths(study.ask(), ARCH, step=8)
+    assert not any(width % 8 for width in widths)
+    rough = optuna.create_study(sampler=sampler(budgets=[10**6]))
+    with pytest.raises(NsoptError, match="must be able to be"):
+        suggest_widths(rough.ask(), ARCH, step=8)
+
+
+def test_a_trial_tells_its_budget_and_its_cost() -> None:
+    study = optuna.create_study(sampler=sampler(budgets=[10**6]))
+    study.enqueue_trial({f"width_{name}": 300 for name in ARCH.layer_names})
+    study.optimize(lambda trial: float(sum(suggest_widths(trial, ARCH))), n_trials=2)
+    enqueued, proposed = study.trials
+    for trial, widths in ((enqueued, [300] * 8), (proposed, law_widths(10**6))):
+        assert trial.user_attrs == {"budget": 10**6, "metric": "params", "cost": PARAMS(widths)}
+        assert trial.constraints == {"budget": pytest.approx(PARAMS(widths) / 10**6 - 1)}
+    assert enqueued.constraints["budget"] > 0 >= proposed.constraints["budget"]
+    assert study.best_trial.number == proposed.number
+
+
+@pytest.mark.filterwarnings("ignore:PartialFixedSampler is experimental")
+def test_some_parameters_may_be_fixed_around_it() -> None:
+    own = PartialFixedSampler({"lr": 0.5, "width_conv1": 40}, sampler(budgets=[10**6]))
+    study = optuna.create_study(sampler=own)
+    study.optimize(
+        lambda trial: sum(suggest_widths(trial, ARCH)) * trial.suggest_float("lr", 0, 1), n_trials=1
+    )
+    (trial,) = study.trials
+    assert trial.params["lr"] == 0.5
+    assert widths_of(trial) == (40, *law_widths(10**6)[1:])
+    assert trial.user_attrs["cost"] == PARAMS(widths_of(trial))
+
+
+def test_a_sampler_can_be_read() -> None:
+    assert repr(sampler(budgets=[10**5, 10**6])) == (
+        "NeuralScaleSampler(8 layers, budgets in params: 100,000, 1,000,000)"
+    )
+    assert "spread=0.2, refine=True" in repr(sampler(spread=0.2, refine=True))
+
+
+def test_refining_learns_from_pruned_trials() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        value = similarity(suggest_widths(trial, ARCH))
+        trial.report(value, 0)
+        if trial.number % 3:
+            raise optuna.TrialPruned
+        return value
+
+    own = sampler(budgets=[10**7], seed=1, spread=0.25, refine=True)
+    study = optuna.create_study(direction="maximize", sampler=own)
+    study.optimize(objective, n_trials=60)
+    drawn = optimized(60, seed=1, refine=False)
+    assert max(similarity(widths_of(t)) for t in study.trials) > drawn.best_value
 
 
 def test_layer_names_must_match_the_law() -> None:

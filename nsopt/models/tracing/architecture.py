@@ -159,14 +159,14 @@ class TracedArchitecture:
                 axes = [index[name, axis] for axis, n in enumerate(parameter.shape) if n > 1]
                 scale = int(parameter.numel() > 0)
                 terms.append((scale, [(factors[i], int(constants[i])) for i in axes]))
-            return TracedCost.of(terms, widest)
+            return TracedCost.of(metric, terms, widest)
         if metric == "macs":
             count = network.family.count
             products = [
                 (product.factor, [count(atoms) for atoms in product.dimensions])
                 for product in network.trace.products
             ]
-            return TracedCost.of(products, widest, len(network.run.examples[0]))
+            return TracedCost.of(metric, products, widest, len(network.run.examples[0]))
         raise unknown_name("metric", metric, ("params", "macs"))
 
     def channels(self, widths: Sequence[int]) -> dict[str, int]:

@@ -19,10 +19,11 @@ Size = tuple[Atoms, int]  # factors of the widths (L,), and a constant
 class TracedCost:
     """A `CostModel` that counts exactly, as all sizes of the network follow from its widths.
 
-    T terms of at most D factors. coefficients: (T,); factors: (D, T, L); constants: (D, T);
-    widest: (L,), infinite for groups that grow at will.
+    T terms of at most D factors. metric: what it counts; coefficients: (T,); factors: (D, T, L);
+    constants: (D, T); widest: (L,), infinite for groups that grow at will.
     """
 
+    metric: str
     coefficients: Atoms
     factors: Atoms
     constants: Atoms
@@ -31,6 +32,7 @@ class TracedCost:
     @classmethod
     def of(
         cls,
+        metric: str,
         terms: Iterable[tuple[int, list[Size]]],
         widest: NDArray[np.float64],
         divisor: int = 1,
@@ -52,7 +54,7 @@ class TracedCost:
         coefficients = np.array(list(merged.values()), np.int64)
         if (coefficients % divisor).any():
             raise NsoptError("the work of the network is not the same for each of its examples")
-        return cls(coefficients // divisor, factors, constants, widest)
+        return cls(metric, coefficients // divisor, factors, constants, widest)
 
     def __call__(self, widths: ArrayLike) -> int | Atoms:
         w = checked_rows(widths, self.factors.shape[-1])

@@ -1,0 +1,78 @@
+"""What nsopt uses of Optuna beyond its public interface is still there, and nowhere else used."""
+
+import re
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import IntDistribution
+from optuna.storages import RDBStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+import nsopt
+from nsopt.storage import internals
+
+PRIVATE = re.compile(r"optuna\.[a-z_.]*\._|\._(storage|trial_id|study_id|contains|heartbeat)\b")
+
+
+@pytest.fixture
+def study() -> Study:
+    return optuna.create_study(study_name="s")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (RDBStorage, internals.STALE_TRIAL_IDS),
+        (RDBStorage, internals.GET_TRIALS),
+        (IntDistribution, "_contains"),
+    ],
+)
+def test_optuna_has_what_is_used(owner: type, name: str) -> None:
+    assert hasattr(owner, name), f"this version of Optuna has no {owner.__name__}.{name}"
+
+
+def test_a_waiting_trial_is_taken_and_run(study: Study) -> None:
+    study.enqueue_trial({"x": 0.5})
+    (waiting,) = study.trials
+    assert internals.fixed_parameters(waiting) == {"x": 0.5}
+    assert internals.take(study, waiting)
+    trial = internals.running(study, waiting)
+    assert isinstance(trial, Trial)
+    assert trial.suggest_float("x", 0, 1) == 0.5
+    internals.write_attribute(study, waiting, "note", "n")
+    internals.write_constraint(study, waiting, "budget", 0.25)
+    assert not internals.is_finished(study, waiting)
+    study.tell(trial, 1.0)
+    assert internals.is_finished(study, waiting)
+    (done,) = study.trials
+    assert (done.user_attrs, done.constraints) == ({"note": "n"}, {"budget": 0.25})
+
+
+def test_a_constraint_that_an_objective_set_stays(study: Study) -> None:
+    trial = study.ask()
+    trial.set_constraint("budget", -1.0)
+    (running,) = study.trials
+    internals.write_constraint(study, running, "budget", 1.0)
+    study.tell(trial, 1.0)
+    assert study.trials[0].constraints == {"budget": -1.0}
+
+
+def test_trials_and_studies_are_found_by_their_numbers(study: Study) -> None:
+    study.add_trial(create_trial(state=TrialState.COMPLETE, value=1.0))
+    (trial,) = study.trials
+    assert isinstance(trial, FrozenTrial)
+    storage = internals.storage_of(study)
+    assert storage.get_trial(internals.trial_id(trial)).number == trial.number
+    assert storage.get_study_name_from_id(internals.study_id(study)) == "s"
+
+
+def test_no_other_file_reaches_inside_optuna() -> None:
+    package = Path(nsopt.__file__).parent
+    inside = [
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if PRIVATE.search(path.read_text().replace("self._storage", ""))
+    ]
+    assert inside == ["storage/internals.py"]
