@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 INSTALLED := $(VENV)/.installed
 FOR_TESTS := $(VENV)/.installed-for-tests
 
-.PHONY: study test format clean
+.PHONY: study test docs format clean
 
 study: $(INSTALLED)
 	$(BIN)/python -m nsopt.study
@@ -19,6 +19,9 @@ test: $(FOR_TESTS)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m ''
 
+docs: $(FOR_TESTS)
+	$(BIN)/mkdocs build --strict
+
 format: $(FOR_TESTS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -28,7 +31,7 @@ clean:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable .
+	$(PIP) --editable '.[dashboard]'
 	touch $@
 
 $(FOR_TESTS): $(INSTALLED)

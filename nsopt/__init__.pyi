@@ -19,6 +19,8 @@ from .samplers.neuralscale import NeuralScaleSampler as NeuralScaleSampler
 from .samplers.neuralscale import suggest_widths as suggest_widths
 from .scaling.algorithm3 import SgdFit as SgdFit
 from .scaling.algorithm3 import solve_widths_sgd as solve_widths_sgd
+from .scaling.distance import law_distance as law_distance
+from .scaling.fit_error import FitError as FitError
 from .scaling.law import PowerLaw as PowerLaw
 from .scaling.law import ScalingLaw as ScalingLaw
 from .scaling.law import uniform_curve as uniform_curve

@@ -26,6 +26,9 @@ class DashboardOptions:
 
 def dashboard(options: DashboardOptions = DashboardOptions()) -> None:
     """Browse a storage with optuna-dashboard, with the notes and figures of its studies."""
+    from nsopt.cli.extras import need_extra
+
+    need_extra("dashboard")
     from nsopt.reports.dashboard import serve
     from nsopt.storage.opening import newest_storage, storage_errors
 

@@ -24,6 +24,9 @@ class ReportOptions:
 def report(options: ReportOptions) -> None:
     """Write the report of a stored comparison anew, or that of tuning studies."""
     from nsopt.cli.console import console, tell_what_is_fixed
+    from nsopt.cli.extras import need_extra
+
+    need_extra("report")
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
     from nsopt.reports.tuning_page import is_about_tuning, write_tuning_report

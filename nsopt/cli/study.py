@@ -19,6 +19,8 @@ from nsopt.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nsopt.reports.results import Results
 
 # Imports inside functions keep `nsopt --help` light.
@@ -54,6 +56,7 @@ class StudyOptions:
 def study(options: StudyOptions = StudyOptions()) -> None:
     """Compare scaling methods at equal budgets. The same command again continues."""
     from nsopt.cli.console import console, live_progress
+    from nsopt.cli.extras import has_extra
     from nsopt.cli.preparation import (
         announce,
         prepare,
@@ -67,8 +70,6 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     from nsopt.experiments.running import run_comparison
     from nsopt.experiments.timing import with_latency_if_needed
     from nsopt.methods.registry import get_methods
-    from nsopt.reports.dashboard import publish
-    from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
     from nsopt.scaling.metric import get_metric
     from nsopt.storage.opening import shown, storage_errors
@@ -100,10 +101,24 @@ def study(options: StudyOptions = StudyOptions()) -> None:
             run_comparison(comparison, workspace, progress)
         results = read_results(workspace.url, task.name)
         _print_summary(results)
-        page = write_report(results, workspace.folder / "report")
-        publish(workspace.url, task.name)
+        page = _write_report(results, workspace.folder / "report")
+        if has_extra("dashboard"):
+            from nsopt.reports.dashboard import publish
+
+            publish(workspace.url, task.name)
     console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
-    console.print(f"report:  {page}", soft_wrap=True, highlight=False)
+    console.print(f"report:  {page}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _write_report(results: "Results", folder: "Path") -> str:
+    """Where the report is, or how to get one."""
+    from nsopt.cli.extras import has_extra, install_command
+
+    if not has_extra("report"):
+        return f"none, as Plotly and Jinja are not installed: {install_command('report')}"
+    from nsopt.reports.page import write_report
+
+    return str(write_report(results, folder))
 
 
 def _tuned(options: StudyOptions) -> dict[str, dict[str, object]]:

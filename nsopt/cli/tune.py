@@ -77,7 +77,6 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
     from nsopt.experiments.timing import with_latency_if_needed
     from nsopt.experiments.tuning import run_tuning
     from nsopt.experiments.tuning_request import PRETRAIN_EPOCHS, Tuning
-    from nsopt.reports.tuning import publish_tuning
     from nsopt.scaling.metric import get_metric
     from nsopt.storage.opening import shown, storage_errors
 
@@ -109,7 +108,7 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
                 pretrain_epochs=tried,
             )
             study = run_tuning(tuning, workspace, progress)
-        publish_tuning(study, tuning.metric_names)
+        _publish(study, tuning.metric_names)
     _print_trials(study, tuning, shown(workspace.url))
     console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
 
@@ -127,7 +126,6 @@ def _tune_curve(options: TuneOptions) -> None:
     from nsopt.experiments.curve import METRIC_NAME, tune_curve
     from nsopt.experiments.curve_request import CurveTuning
     from nsopt.experiments.timing import with_latency_if_needed
-    from nsopt.reports.tuning import publish_tuning
     from nsopt.scaling.metric import get_metric
     from nsopt.storage.opening import shown, storage_errors
 
@@ -151,7 +149,7 @@ def _tune_curve(options: TuneOptions) -> None:
                 sampler=options.sampler,
             )
             study, confirmation = tune_curve(tuning, workspace, progress)
-        publish_tuning(study, [METRIC_NAME])
+        _publish(study, [METRIC_NAME])
     _print_table(study, [METRIC_NAME])
     best = ", ".join(f"{name} {value:.2f}" for name, value in confirmation.parameters.items())
     console.print(f"best: {best}; {confirmation}", highlight=False, soft_wrap=True)
@@ -162,6 +160,16 @@ def _tune_curve(options: TuneOptions) -> None:
         soft_wrap=True,
     )
     console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
+
+
+def _publish(study: "Study", metric_names: "Sequence[str]") -> None:
+    """For optuna-dashboard, where it is installed."""
+    from nsopt.cli.extras import has_extra
+
+    if has_extra("dashboard"):
+        from nsopt.reports.tuning import publish_tuning
+
+        publish_tuning(study, metric_names)
 
 
 def _one_pretraining(text: str | None) -> dict[str, dict[str, int]]:
@@ -207,7 +215,7 @@ def _print_table(study: "Study", metric_names: "Sequence[str]") -> None:
     from rich.table import Table
 
     from nsopt.cli.console import console
-    from nsopt.reports.tuning import tuning_rows
+    from nsopt.reports.tuning_table import tuning_rows
 
     table = Table(box=SIMPLE_HEAD, show_edge=False, title=study.study_name)
     names, rows = tuning_rows(study, metric_names)

@@ -1,17 +1,15 @@
 """What optuna-dashboard shows of a tuning study: a note with its trials, and its front."""
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import optuna
 import plotly.graph_objects as go
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.reports.dashboard import markdown_table, plain_text, protocol_text
 from nsopt.reports.style import apply_style
-from nsopt.storage import schema, trials
+from nsopt.reports.tuning_table import tuning_rows
+from nsopt.storage import schema
 
 _QUESTIONS = {
     "pretrain-epochs": "How many epochs P should a network train before it is pruned?",
@@ -63,38 +61,3 @@ def tuning_note(study: Study, metric_names: Sequence[str]) -> str:
     if verdict is not None:
         parts.insert(2, f"**{plain_text(verdict)}**")
     return "\n\n".join(parts)
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:,.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def tuning_rows(study: Study, metric_names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Names of the columns, and a row per trial that ended in the order of its parameters; one
-    that a pruner ended has no values."""
-    ended = (TrialState.COMPLETE, TrialState.PRUNED)
-    found = study.get_trials(deepcopy=False, states=ended)
-    done = [trial for trial in found if trials.is_of_tuning(trial)]
-    names = sorted({name for trial in done for name in trial.params})
-    outcomes = {trial.number: trials.read_outcome(trial) for trial in done}
-    extra = [
-        name
-        for name in ("params", "test_accuracy")
-        if any(numbers[name] is not None for numbers in outcomes.values())
-    ]
-
-    def row(trial: FrozenTrial) -> list[str]:
-        numbers = outcomes[trial.number]
-        found = trial.values or ["pruned"] * len(metric_names)
-        values: list[Any] = [trial.params.get(name) for name in names]
-        return [_shown(v) for v in (*values, numbers["seed"], *found, *map(numbers.get, extra))]
-
-    def place(trial: FrozenTrial) -> tuple[float, ...]:
-        return (*(trial.params.get(name, -np.inf) for name in names), trial.number)
-
-    done.sort(key=place)
-    return [*names, "seed", *metric_names, *extra], [row(trial) for trial in done]

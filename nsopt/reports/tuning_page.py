@@ -7,7 +7,8 @@ from optuna.study import Study
 
 from nsopt.errors import NsoptError
 from nsopt.reports.template import flat, fragment, render_template
-from nsopt.reports.tuning import draw_tuning, question, tuning_rows
+from nsopt.reports.tuning import draw_tuning, question
+from nsopt.reports.tuning_table import tuning_rows
 from nsopt.storage import schema
 from nsopt.storage.opening import open_storage, shown, storage_exists
 from nsopt.storage.studies import comparisons, load_studies, tunings

@@ -68,8 +68,9 @@ class NeuralScaleSampler(BaseSampler):
         seed: of the default `independent_sampler`, and of the spread.
         eta: replaces the exact solver by Algorithm 3 with this step size, which may end above
             the budget.
-        multiple_of, min_width: widths are rounded down to multiples and never fall below, as
-            hardware likes it; for the exact solver.
+        multiple_of: widths are rounded down to its multiples, as hardware likes it; for the exact
+            solver.
+        min_width: below which no width falls; for the exact solver.
         spread: standard deviation by which the logarithm of every layer's alpha is perturbed,
             anew for each trial; the perturbed curve is solved for the same budget, so that every
             proposal fits it. It follows from `seed` and the trial's number alone.

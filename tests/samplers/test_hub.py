@@ -1,6 +1,9 @@
 """The sampler as OptunaHub loads it."""
 
 import runpy
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -43,5 +46,20 @@ def test_the_readme_has_the_front_matter_of_the_registry() -> None:
     assert set(fields) == {"author", "title", "description", "tags", "optuna_versions", "license"}
     assert "sampler" in fields["tags"]
     assert fields["license"] == "MIT License"
-    for heading in ("## Abstract", "## APIs", "## Installation", "## Example"):
+    for heading in ("## Abstract", "## APIs", "## Installation", "## Example", "### Reference"):
         assert heading in text
+
+
+def test_the_registry_finds_what_it_asks_for() -> None:
+    assert "nsopt" in (HOME / "requirements.txt").read_text()
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, HOME],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
+    config = tomllib.loads((PACKAGE / "ruff.toml").read_text())
+    assert config["line-length"] == 99
+    assert config["lint"]["isort"]["force-single-line"]

@@ -3,11 +3,14 @@
 import optuna
 import optunahub
 
+
 module = optunahub.load_module("samplers/neuralscale")
 arch = module.get_architecture("vgg11")
 cost = arch.cost("params")
 law = module.uniform_curve(arch.base_widths)  # or the law that `nsopt search` found
-sampler = module.NeuralScaleSampler(law, cost, arch.layer_names, budgets=[300_000, 600_000], seed=0)
+sampler = module.NeuralScaleSampler(
+    law, cost, arch.layer_names, budgets=[300_000, 600_000], seed=0
+)
 
 
 def objective(trial: optuna.Trial) -> float:

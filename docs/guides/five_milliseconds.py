@@ -1,0 +1,42 @@
+"""Fit a torchvision model into a latency budget."""
+
+import nsopt
+
+# Its forward is traced, and tells which channels go together. A network of your own:
+# arch = nsopt.trace(network, torch.randn(2, 3, 32, 32))
+arch = nsopt.get_architecture("torchvision:resnet18", num_classes=10)
+print(arch.summary())
+
+# Digits have one channel; a network for colour wants three.
+digits = nsopt.load_data("digits")
+images = [split.images.expand(-1, 3, -1, -1).numpy() for split in (digits.train, digits.test)]
+labels = [split.labels.numpy() for split in (digits.train, digits.test)]
+data = nsopt.ImageData.from_arrays((images[0], labels[0]), (images[1], labels[1]))
+
+# A latency model of this device: kernels timed alone, corrected on whole networks.
+arch = nsopt.with_latency(arch)
+latency = arch.cost("latency")  # widths -> milliseconds for a batch of 100
+print(f"as it comes: {latency(arch.base_widths):.1f} ms")
+
+# One short search; importance is divided by the milliseconds that a channel's removal frees.
+short = nsopt.SearchSettings(
+    price="latency",
+    iterations=1,
+    pretrain_epochs=4,
+    prune_every=4,
+    filters_per_step=120,
+    batch_size=64,
+    lr=0.02,
+)
+law = nsopt.search(arch, data, short).law
+
+# The widest networks that are not predicted to take longer, along the law and in proportion.
+training = nsopt.TrainSettings(epochs=6, batch_size=32, lr=0.02)
+for name, curve in (("law", law), ("uniform", nsopt.uniform_curve(arch.base_widths))):
+    fit = nsopt.solve_widths(curve, latency, 5.0)
+    outcome = nsopt.train(arch, fit.widths, data, training)
+    measured = nsopt.measure_latency(outcome.model, arch.input_shape)
+    print(
+        f"{name}: {fit.cost:.2f} ms predicted, {measured.median_ms:.2f} measured, "
+        f"test accuracy {outcome.test_accuracy:.1f} %, widths {fit.widths.tolist()}"
+    )

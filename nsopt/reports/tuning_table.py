@@ -1,0 +1,45 @@
+"""The trials of a tuning study as a table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from nsopt.storage import trials
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def tuning_rows(study: Study, metric_names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Names of the columns, and a row per trial that ended in the order of its parameters; one
+    that a pruner ended has no values."""
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    found = study.get_trials(deepcopy=False, states=ended)
+    done = [trial for trial in found if trials.is_of_tuning(trial)]
+    names = sorted({name for trial in done for name in trial.params})
+    outcomes = {trial.number: trials.read_outcome(trial) for trial in done}
+    extra = [
+        name
+        for name in ("params", "test_accuracy")
+        if any(numbers[name] is not None for numbers in outcomes.values())
+    ]
+
+    def row(trial: FrozenTrial) -> list[str]:
+        numbers = outcomes[trial.number]
+        found = trial.values or ["pruned"] * len(metric_names)
+        values: list[Any] = [trial.params.get(name) for name in names]
+        return [_shown(v) for v in (*values, numbers["seed"], *found, *map(numbers.get, extra))]
+
+    def place(trial: FrozenTrial) -> tuple[float, ...]:
+        return (*(trial.params.get(name, -np.inf) for name in names), trial.number)
+
+    done.sort(key=place)
+    return [*names, "seed", *metric_names, *extra], [row(trial) for trial in done]

@@ -1,0 +1,50 @@
+"""The guides run, and the site builds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("guide", "parts"),
+    [
+        ("beside_optuna", ["'budget': 300000, 'metric': 'params', 'cost': 2"]),
+        ("five_milliseconds", ["law: ", "uniform: ", "ms predicted", "test accuracy"]),
+    ],
+)
+def test_a_guide_runs(guide: str, parts: list[str], tmp_path: Path) -> None:
+    file = ROOT / "docs" / "guides" / f"{guide}.py"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, file],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for part in parts:
+        assert part in done.stdout
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = ["mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "site" / "reference" / "optuna.html").read_text()
+    assert "spread" in page
+    assert "Weights may" not in page  # of a private module
