@@ -15,17 +15,20 @@ from nsopt.storage.trials import TuningPoint
 def run_points(
     study: Study, points: Mapping[TuningPoint, Mapping[str, float]], work: Work, progress: Progress
 ) -> None:
-    """Run every point that no trial has settled; what other processes run is waited for.
+    """Run every point that no trial has settled, and what a process that died left waiting; what
+    other processes run is waited for.
 
     points: with the parameters of their trials, empty where those are proposed.
     """
     watch = Watch()
-    while missing := _missing(study, points):
-        for point in missing:
+    while True:
+        for point in _missing(study, points):
             trials.enqueue_point(study, point, points[point])
+        if not has_unfinished(study):
+            return
         while has_unfinished(study):
             done = len(points) - len(_missing(study, points)) - _unfinished(study)
-            progress.overall(done, len(points))
+            progress.overall(max(0, done), len(points))
             claimed = claim(study, work)
             if claimed is not None:
                 run(study, claimed, work)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
-from nsopt.experiments import curve
+from nsopt.experiments import curve, tuning_points
 from nsopt.experiments.comparison import Comparison, sizes_of_ratios
 from nsopt.experiments.curve import Confirmation, tune_curve
 from nsopt.experiments.curve_request import CurveTuning
@@ -113,6 +114,25 @@ def test_an_interrupted_tuning_goes_on_to_the_same_result(
     study, _ = tune_curve(tuning, parted, Silent())
     assert [t.params for t in study.trials] == [t.params for t in whole.trials]
     assert [t.values for t in study.trials] == [t.values for t in whole.trials]
+
+
+def test_what_a_killed_process_left_waiting_is_run(
+    tuning: CurveTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = dataclasses.replace(tuning, trials=4)
+    place = workspace_in(tmp_path / "killed")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt  # all points wait, none is taken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning_points, "claim", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune_curve(short, place, Silent())
+    study, _ = tune_curve(short, place, Silent())
+    whole, _ = tune_curve(short, workspace_in(tmp_path / "whole"), Silent())
+    assert [trial.values for trial in study.trials] == [trial.values for trial in whole.trials]
+    assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
 
 
 def test_what_is_not_confirmed_ends_as_uniform(
