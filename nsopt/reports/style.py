@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 
 from nsopt.methods.registry import methods
 
-_GREY = "#8a8a8a"
+_GREY = "#666666"
 TEXT = "#6e7781"
 _GRID = "rgba(128, 128, 128, 0.25)"
 _MARGIN = 1.25  # beside the outermost points, so that one point alone is not blown up
@@ -39,7 +39,7 @@ _STYLES = (
     MethodStyle("#d55e00", "triangle-up"),
     MethodStyle("#0072b2", "star"),
 )
-_OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#b8a600", "#0072b2", "#009e73", "#e69f00", "#d55e00")
+_OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#882255", "#0072b2", "#009e73", "#e69f00", "#d55e00")
 _OTHER_SYMBOLS = ("triangle-down", "cross", "x", "pentagon", "hexagon", "hourglass", "bowtie")
 
 
