@@ -1,6 +1,7 @@
 """The wheel: what it holds, and that it works from an empty folder."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -40,6 +41,16 @@ def test_the_source_distribution_is_complete(built: Path) -> None:
         assert name in names
     for folder in ("tests/golden", "benchmarks", "docs/guides", "studies", "package"):
         assert any(name.startswith(f"{folder}/") for name in names)
+
+
+def test_what_an_index_page_shows_needs_no_file_beside_it(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        (name,) = (name for name in file.namelist() if name.endswith("METADATA"))
+        text = file.read(name).decode()
+    assert "Give every layer of a network the width it deserves" in text
+    assert "![" not in text
+    assert not re.search(r"\]\((?!https?:)", text)
 
 
 def test_the_wheel_runs_a_study_in_an_empty_folder(built: Path, tmp_path: Path) -> None:
