@@ -179,8 +179,9 @@ class Runner:
             "epochs": len(outcome.epochs),
             "seconds": outcome.seconds,
             "feasible": excess <= 0,
-            "beyond_record": beyond,
         }
+        if beyond is not None:
+            numbers["beyond_record"] = beyond
         curves = {
             "train_loss": outcome.losses,
             "val_accuracy": [epoch.val_accuracy for epoch in outcome.epochs],
