@@ -46,9 +46,12 @@ class LiveProgress:
         self._piece = bars.add_task("preparing", total=None, detail="")
 
     def overall(self, done: int, total: int) -> None:
-        now = f"point {min(done + 1, total)} of {total}"
         self._bars.update(
-            self._whole, description=now, completed=done, total=total, visible=total > 0
+            self._whole,
+            description=_present(done, total),
+            completed=done,
+            total=total,
+            visible=total > 0,
         )
 
     def start(self, task: str, total: int) -> None:
@@ -74,7 +77,7 @@ class LineProgress:
         self._told = time.monotonic()
 
     def overall(self, done: int, total: int) -> None:
-        self._point = f"point {min(done + 1, total)} of {total}, " if total else ""
+        self._point = f"{_present(done, total)}, " if total else ""
 
     def start(self, task: str, total: int) -> None:
         self._task, self._done, self._total = task, 0, total
@@ -88,6 +91,10 @@ class LineProgress:
     def message(self, text: str) -> None:
         print(text, flush=True)
         self._told = time.monotonic()
+
+
+def _present(done: int, total: int) -> str:
+    return f"point {min(done + 1, total)} of {total}"
 
 
 @contextmanager

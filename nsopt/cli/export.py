@@ -80,18 +80,10 @@ def _stored(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]
     from nsopt.storage import schema
     from nsopt.storage.artifacts import BestNetworks
     from nsopt.storage.kept import load_network
-    from nsopt.storage.opening import (
-        artifacts_beside,
-        open_storage,
-        shown,
-        storage_errors,
-        storage_exists,
-    )
+    from nsopt.storage.opening import artifacts_beside, existing_storage, storage_errors
 
-    if not storage_exists(options.storage):
-        raise NsoptError(f"nothing is stored at {shown(options.storage)}: run a study first")
     with storage_errors(options.storage):
-        storage = open_storage(options.storage)
+        storage = existing_storage(options.storage)
         names = optuna.get_all_study_names(storage)
         if options.study not in names:
             raise unknown_name("study", options.study, names)

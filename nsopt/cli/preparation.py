@@ -19,13 +19,21 @@ from nsopt.experiments.task import Task
 from nsopt.experiments.workspace import Workspace
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import check_name, get_architecture
-from nsopt.scaling.metric import Metric
+from nsopt.scaling.metric import Metric, get_metric
 from nsopt.storage.opening import sqlite_path
 
 
 def preset_of(options: TaskOptions) -> Preset:
     """The preset for the data; NsoptError for an unknown one."""
     return get_preset(options.preset, options.data)
+
+
+def preset_and_metric(task: TaskOptions, sizes: SizeOptions) -> tuple[Preset, Metric]:
+    """The preset and what the budgets limit; NsoptError also for sizes that are none, so that
+    mistakes are told before anything is measured."""
+    metric = get_metric(sizes.metric)
+    _read_sizes(sizes, metric)
+    return preset_of(task), metric
 
 
 def prepare(
@@ -91,13 +99,13 @@ def sizes_of(
     options: SizeOptions, arch: Architecture, metric: Metric, default_ratios: Sequence[float]
 ) -> tuple[Size, ...]:
     """The sizes that were asked for; NsoptError for what is none, or cannot be met."""
-    budgets, ratios = read_sizes(options, metric)
+    budgets, ratios = _read_sizes(options, metric)
     if budgets:
         return sizes_of_budgets(arch, metric, budgets)
     return sizes_of_ratios(arch, metric, ratios or default_ratios)
 
 
-def read_sizes(options: SizeOptions, metric: Metric) -> tuple[list[float], list[float]]:
+def _read_sizes(options: SizeOptions, metric: Metric) -> tuple[list[float], list[float]]:
     """The budgets and the width ratios that were given; NsoptError for what is neither."""
     if options.ratios is not None and options.budgets is not None:
         raise NsoptError("give --ratios or --budgets, not both")

@@ -60,8 +60,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     from nsopt.cli.preparation import (
         announce,
         prepare,
-        preset_of,
-        read_sizes,
+        preset_and_metric,
         settings_of,
         sizes_of,
         words,
@@ -71,11 +70,9 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     from nsopt.experiments.timing import with_latency_if_needed
     from nsopt.methods.registry import get_methods
     from nsopt.reports.results import read_results
-    from nsopt.scaling.metric import get_metric
     from nsopt.storage.opening import shown, storage_errors
 
-    preset, metric = preset_of(options.task), get_metric(options.sizes.metric)
-    read_sizes(options.sizes, metric)  # mistakes are told before anything is measured
+    preset, metric = preset_and_metric(options.task, options.sizes)
     methods = get_methods(words(options.methods))
     own = changes(
         options.search, options.training, options.sgd, eta=options.eta, **options.sizes.rounding
@@ -145,7 +142,13 @@ def _print_summary(results: "Results") -> None:
     from rich.table import Table
 
     from nsopt.cli.console import console, is_narrow
-    from nsopt.reports.tables import latency_in_words, size_of, summary, with_deviation
+    from nsopt.reports.tables import (
+        latency_in_words,
+        short_number,
+        size_of,
+        summary,
+        with_deviation,
+    )
     from nsopt.reports.words import answer
 
     table = Table(
@@ -154,35 +157,28 @@ def _print_summary(results: "Results") -> None:
         collapse_padding=True,
         title=f"{results.name}: mean ± standard deviation over n seeds",
     )
-    left_out = ("n", "MACs", "val %") if is_narrow() else ()
-    for row in summary(results).to_dict("records"):
-        cells = {
+    rows = [
+        {
             "size": size_of(row),
             "method": row["method"],
             "n": str(row["n"]),
-            "params": _short(row["params"]),
-            "MACs": _short(row["macs"]),
+            "params": short_number(row["params"]),
+            "MACs": short_number(row["macs"]),
             "ms": latency_in_words(row),
             "val %": with_deviation(row["val_mean"], row["val_std"]),
             "test %": with_deviation(row["test_mean"], row["test_std"]),
         }
-        shown = {name: cell for name, cell in cells.items() if name not in left_out}
-        if not table.columns:
-            for name in shown:
-                left = name in ("size", "method")
-                table.add_column(name, justify="left" if left else "right", no_wrap=not left)
-        table.add_row(*shown.values())
+        for row in summary(results).to_dict("records")
+    ]
+    left_out = ("n", "MACs", "val %") if is_narrow() else ()
+    columns = [name for name in rows[0] if name not in left_out]
+    for name in columns:
+        left = name in ("size", "method")
+        table.add_column(name, justify="left" if left else "right", no_wrap=not left)
+    for row in rows:
+        table.add_row(*(row[name] for name in columns))
     console.print(table)
     for verdict in answer(results):
         console.print(str(verdict), highlight=False, markup=False)
     for failure in results.failures.to_dict("records"):
         console.print(f"failed: {failure['label']}: {failure['reason']}", markup=False)
-
-
-def _short(number: float) -> str:
-    """Three digits or more and a unit, such as `580k` or `15.5M`."""
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            digits = ".3g" if number < 100 * size else ".0f"
-            return f"{number / size:{digits}}{unit}"
-    return f"{number:.0f}"

@@ -68,8 +68,7 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
     from nsopt.cli.preparation import (
         announce,
         prepare,
-        preset_of,
-        read_sizes,
+        preset_and_metric,
         settings_of,
         sizes_of,
     )
@@ -77,11 +76,9 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
     from nsopt.experiments.timing import with_latency_if_needed
     from nsopt.experiments.tuning import run_tuning
     from nsopt.experiments.tuning_request import PRETRAIN_EPOCHS, Tuning
-    from nsopt.scaling.metric import get_metric
     from nsopt.storage.opening import shown, storage_errors
 
-    preset, metric = preset_of(options.task), get_metric(options.sizes.metric)
-    read_sizes(options.sizes, metric)  # mistakes are told before anything is measured
+    preset, metric = preset_and_metric(options.task, options.sizes)
     tried = _epochs(options.pretrain_epochs) if options.pretrain_epochs else PRETRAIN_EPOCHS
     rounding = options.sizes.rounding
     if over != "pretrain-epochs" and any(rounding.values()):
@@ -118,19 +115,16 @@ def _tune_curve(options: TuneOptions) -> None:
     from nsopt.cli.preparation import (
         announce,
         prepare,
-        preset_of,
-        read_sizes,
+        preset_and_metric,
         settings_of,
         sizes_of,
     )
     from nsopt.experiments.curve import METRIC_NAME, tune_curve
     from nsopt.experiments.curve_request import CurveTuning
     from nsopt.experiments.timing import with_latency_if_needed
-    from nsopt.scaling.metric import get_metric
     from nsopt.storage.opening import shown, storage_errors
 
-    preset, metric = preset_of(options.task), get_metric(options.sizes.metric)
-    read_sizes(options.sizes, metric)  # mistakes are told before anything is measured
+    preset, metric = preset_and_metric(options.task, options.sizes)
     own = changes(options.search, TrainingOptions(), options.sgd, **options.sizes.rounding)
     settings = settings_of(preset, own, _one_pretraining(options.pretrain_epochs))
     task, workspace = prepare(options.task, options.place, settings)

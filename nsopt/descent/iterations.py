@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from nsopt.compute.checkpoint import Checkpoint, State, weights_checksum
@@ -152,12 +153,13 @@ class _Descent:
         cost = metric.cost(self._arch)
         fit = solve_widths(law, cost, cost(self._arch.base_widths))
         seconds = time.perf_counter() - started
-        widths, low, high = (
-            None if widths is None else tuple(widths.tolist())
-            for widths in (fit.widths, fit.widths_low, fit.widths_high)
-        )
-        assert widths is not None
+        widths = tuple(fit.widths.tolist())
+        low, high = _tuple(fit.widths_low), _tuple(fit.widths_high)
         return Iteration(trajectory, law, widths, seconds, metric.name, low, high)
+
+
+def _tuple(widths: NDArray[np.int64] | None) -> tuple[int, ...] | None:
+    return None if widths is None else tuple(widths.tolist())
 
 
 def _state(history: Sequence[Iteration], current: State | None = None) -> State:

@@ -165,7 +165,6 @@ class Runner:
         excess = (budgeted - point.budget) / point.budget
         found = stored_searches(self.task, self.workspace)
         beyond = beyond_record(self.task, get_method(point.method), metric, point.budget, found)
-        trial.set_constraint(trials.BUDGET, excess)
         numbers = costs | {
             "cost": budgeted,
             "latency_ms": latency.median_ms,

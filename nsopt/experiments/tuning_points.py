@@ -1,9 +1,8 @@
 """Running the points of a tuning study, beside any number of other processes."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from optuna.study import Study
-from optuna.trial import TrialState
 
 from nsopt.progress import Progress
 from nsopt.storage import trials
@@ -27,8 +26,7 @@ def run_points(
         if not has_unfinished(study):
             return
         while has_unfinished(study):
-            done = len(points) - len(_missing(study, points)) - _unfinished(study)
-            progress.overall(max(0, done), len(points))
+            progress.overall(_finished(study, points), len(points))
             claimed = claim(study, work)
             if claimed is not None:
                 run(study, claimed, work)
@@ -37,13 +35,20 @@ def run_points(
                 watch.wait()
 
 
-def _unfinished(study: Study) -> int:
-    states = (TrialState.WAITING, TrialState.RUNNING)
-    return len(study.get_trials(deepcopy=False, states=states))
+def _finished(study: Study, points: Container[TuningPoint]) -> int:
+    return sum(point in points and ended for point, ended in _settled(study).items())
 
 
-def _missing(study: Study, points: Mapping[TuningPoint, Mapping[str, float]]) -> list[TuningPoint]:
-    """Points without a trial. A failed one counts only if it would fail again."""
-    stored = study.get_trials(deepcopy=False)
-    settled = {trials.read_tuning_point(trial) for trial in stored if trials.is_settled(trial)}
+def _missing(study: Study, points: Iterable[TuningPoint]) -> list[TuningPoint]:
+    settled = _settled(study)
     return [point for point in points if point not in settled]
+
+
+def _settled(study: Study) -> dict[TuningPoint, bool]:
+    """The points that have a trial, and whether that has ended. A failed one counts only if it
+    would fail again."""
+    return {
+        trials.read_tuning_point(trial): trial.state.is_finished()
+        for trial in study.get_trials(deepcopy=False)
+        if trials.is_settled(trial)
+    }

@@ -55,7 +55,7 @@ def pareto_mask(cost: NDArray[np.float64], value: NDArray[np.float64]) -> NDArra
 def draw_pareto(info: ParetoInfo) -> go.Figure:
     """The front as a line, every trial as a small point, the means as large ones; uniform scaling
     as a curve where it has several sizes."""
-    latencies = [x for points in info.methods for x in points.x if not np.isnan(x)] or [1.0]
+    latencies = [x for points in info.methods for x in points.x] or [1.0]
     figure = new_figure(
         xaxis=log_axis(latencies, "latency (ms per batch of 100)"),
         yaxis={"title": {"text": "validation accuracy (%)"}},
@@ -105,7 +105,7 @@ def draw_accuracy(
         _add_means(figure, points, mode="lines+markers")
     styles = method_styles([*(p.method for p in methods), *(line.method for line in published)])
     for line in published:
-        _add_published(figure, line, line.params, line.accuracy, styles[line.method])
+        _add_published(figure, line, line.params, line.accuracy, line.text, styles[line.method])
     return figure
 
 
@@ -147,9 +147,9 @@ def draw_dots(methods: list[MethodPoints], published: Sequence[PublishedLine]) -
     for line in published:
         at = [i for i, b in enumerate(line.params) if abs(b / budget - 1) < _SAME_BUDGET]
         if line.method in own and at:
-            accuracy = [line.accuracy[at[0]]]
+            accuracy, text = [line.accuracy[at[0]]], [line.text[at[0]]]
             row = [method_label(line.method)]
-            _add_published(figure, line, accuracy, row, own[line.method])
+            _add_published(figure, line, accuracy, row, text, own[line.method])
     return figure
 
 
@@ -209,6 +209,7 @@ def _add_published(
     line: PublishedLine,
     x: Sequence[Any],
     y: Sequence[Any],
+    text: Sequence[str],
     style: MethodStyle,
 ) -> None:
     figure.add_scatter(
@@ -218,7 +219,7 @@ def _add_published(
         line={"color": style.colour, "dash": "dot"},
         marker={"symbol": f"{style.symbol}-open", "size": 9},
         name=line.label,
-        text=line.text if len(x) == len(line.text) else None,
-        hovertemplate="%{text}<extra></extra>" if len(x) == len(line.text) else None,
+        text=text,
+        hovertemplate="%{text}<extra></extra>",
         visible="legendonly",
     )

@@ -17,7 +17,7 @@ from nsopt.reports.results import Results, read_results
 from nsopt.reports.tables import descent_table, latency_in_words, size_of, summary, with_deviation
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.storage import schema
-from nsopt.storage.opening import artifacts_beside, open_storage, storage_exists
+from nsopt.storage.opening import artifacts_beside, existing_storage, open_storage
 from nsopt.storage.studies import load_studies
 
 _LARGEST_PORT = 65535
@@ -76,9 +76,7 @@ def serve(url: str, host: str, port: int, artifacts: Path | None) -> None:
     """
     import optuna_dashboard  # noqa: PLC0415
 
-    if not storage_exists(url):
-        raise NsoptError(f"nothing is stored at {url}: run a study first")
-    storage = open_storage(url)
+    storage = existing_storage(url)
     _check_address(host, port)
     folder = artifacts_beside(url, artifacts)
     store = FileSystemArtifactStore(folder) if folder is not None and folder.is_dir() else None

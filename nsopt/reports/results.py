@@ -11,7 +11,7 @@ from nsopt.errors import NsoptError
 from nsopt.methods.registry import method_order
 from nsopt.scaling.record import Iteration
 from nsopt.storage import schema, trials
-from nsopt.storage.opening import open_storage, shown, storage_exists
+from nsopt.storage.opening import existing_storage, shown
 from nsopt.storage.studies import load_studies, only_comparison
 
 BATCH_SIZE = 100
@@ -53,9 +53,7 @@ def read_results(url: str, name: str | None = None) -> Results:
 
     Raises NsoptError if there is no such comparison, or no completed trial in it.
     """
-    if not storage_exists(url):
-        raise NsoptError(f"nothing is stored at {url}: run a study first")
-    storage = open_storage(url)
+    storage = existing_storage(url)
     name = name or only_comparison(storage)
     studies = load_studies(storage, name)
     compared = {method: study for method, study in studies.items() if not schema.is_search(method)}

@@ -13,6 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from nsopt.methods.registry import methods
+from nsopt.reports.tables import short_number
 
 _GREY = "#666666"
 TEXT = "#6e7781"
@@ -84,17 +85,7 @@ def log_axis(values: Iterable[float], title: str) -> dict[str, Any]:
         "range": [np.log10(low), np.log10(high)],
         "tickvals": ticks,
         "ticktext": [short_number(tick) for tick in ticks],
-        "gridcolor": _GRID,
-        "automargin": True,
     }
-
-
-def short_number(value: float) -> str:
-    """Three digits: 450 k, 2.5 M."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g} {unit}"
-    return f"{value:.3g}"
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -62,6 +62,14 @@ def with_deviation(mean: float, deviation: float) -> str:
     return f"{mean:.2f}" if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
+def short_number(value: float) -> str:
+    """Three digits and a unit: 450k, 2.5M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:  # three digits of less may be 1000 of the smaller unit
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
 def descent_table(iterations: Sequence[Iteration]) -> pd.DataFrame:
     """One row per iteration of architecture descent."""
     return pd.DataFrame(

@@ -10,16 +10,16 @@ from nsopt.reports.template import flat, fragment, render_template
 from nsopt.reports.tuning import draw_tuning, question
 from nsopt.reports.tuning_table import tuning_rows
 from nsopt.storage import schema
-from nsopt.storage.opening import open_storage, shown, storage_exists
+from nsopt.storage.opening import existing_storage, shown
 from nsopt.storage.studies import comparisons, load_studies, tunings
 
 
 def is_about_tuning(url: str, name: str | None) -> bool:
     """Whether a report on `name` is one on tuning studies: by that name, or because a storage holds
-    nothing else."""
-    if name is not None or not storage_exists(url):
-        return name is not None and schema.is_tuning(name)
-    storage = open_storage(url)
+    nothing else. NsoptError if nothing is stored there."""
+    if name is not None:
+        return schema.is_tuning(name)
+    storage = existing_storage(url)
     return bool(tunings(storage)) and not comparisons(storage)
 
 
@@ -28,7 +28,7 @@ def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
 
     name: ARCH-DATA-PRESET-tune, None where a storage holds only one. NsoptError if there is none.
     """
-    storage = open_storage(url)
+    storage = existing_storage(url)
     found = tunings(storage)
     if name is None and len(found) == 1:
         name = found[0]

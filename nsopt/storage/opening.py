@@ -33,6 +33,13 @@ def storage_exists(url: str) -> bool:
     return path is None or path.is_file()
 
 
+def existing_storage(url: str) -> BaseStorage:
+    """The storage at `url`; NsoptError if nothing is stored there."""
+    if not storage_exists(url):
+        raise NsoptError(f"nothing is stored at {shown(url)}: run a study first")
+    return open_storage(url)
+
+
 def newest_storage(folder: Path) -> str:
     """The URL of the study in `folder` that was written last; NsoptError if there is none."""
     found = sorted(folder.glob("*/study.db"), key=lambda path: path.stat().st_mtime)

@@ -17,26 +17,27 @@ from nsopt.storage import schema
 
 def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
     """The studies that nsopt made whose names are `prefix/METHOD`, by method."""
-    ours = [study.study_name for study in storage.get_all_studies() if schema.is_ours(study)]
-    named = {name: schema.split_name(name) for name in ours}
     return {
-        kind: optuna.load_study(study_name=name, storage=storage)
-        for name, (own, kind) in sorted(named.items())
+        kind: optuna.load_study(study_name=f"{own}/{kind}", storage=storage)
+        for own, kind in _ours(storage)
         if own == prefix
     }
 
 
 def comparisons(storage: BaseStorage) -> list[str]:
     """The names of the comparisons and searches that nsopt keeps in a storage."""
-    ours = [study.study_name for study in storage.get_all_studies() if schema.is_ours(study)]
-    names = {schema.split_name(name)[0] for name in ours}
-    return sorted(name for name in names if not schema.is_tuning(name))
+    return sorted({prefix for prefix, _ in _ours(storage) if not schema.is_tuning(prefix)})
 
 
 def tunings(storage: BaseStorage) -> list[str]:
     """What the names of the tuning studies in a storage begin with."""
+    return sorted({prefix for prefix, _ in _ours(storage) if schema.is_tuning(prefix)})
+
+
+def _ours(storage: BaseStorage) -> list[tuple[str, str]]:
+    """Prefix and method of the studies that nsopt made."""
     ours = [study.study_name for study in storage.get_all_studies() if schema.is_ours(study)]
-    return sorted({p for p, _ in map(schema.split_name, ours) if schema.is_tuning(p)})
+    return [schema.split_name(name) for name in sorted(ours)]
 
 
 def only_comparison(storage: BaseStorage) -> str:

@@ -94,6 +94,8 @@ def test_bad_options(
         ("study --tuned=x", "--tuned needs the --tuned-storage, or --storage"),
         ("study --tuned=x --storage=sqlite:///none.db", "no tuning study 'x' is stored at"),
         ("worker --storage=sqlite:///none.db --study=x", "nothing is stored at"),
+        ("report --storage=sqlite:///none.db --out=r", "nothing is stored at"),
+        ("report --storage=sqlite:///none.db --out=r --name=x-tune", "nothing is stored at"),
         ("study --methods=tuned", "no law of vgg11-digits-smoke is tuned for params in this"),
         ("study --metric=latency --budgets=fast", "'fast' is not a latency: write 20ms"),
         ("study --multiple-of=eight", "--multiple-of 'eight' is no width: write 8, or latency=16"),
@@ -229,10 +231,3 @@ def test_out_of_memory_names_a_batch_size(tmp_path: Path) -> None:
     )
     check(done, "out of memory with batches of 60000: try --batch-size 30000")
     assert not (tmp_path / "out").exists()
-
-
-def test_report_on_nothing(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'none.db'}"
-    done = call_nsopt("report", f"--storage={url}", f"--out={tmp_path / 'r'}")
-    check(done, "nothing is stored", "run a study first")
-    assert list(tmp_path.iterdir()) == []

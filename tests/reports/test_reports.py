@@ -23,7 +23,7 @@ from nsopt.reports.page import render
 from nsopt.reports.published import published_lines
 from nsopt.reports.results import LATENCY_COLUMNS, Results, read_results
 from nsopt.reports.style import log_axis, method_styles
-from nsopt.reports.tables import summary, with_deviation, write_csv
+from nsopt.reports.tables import short_number, summary, with_deviation, write_csv
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration, Trajectory
@@ -100,6 +100,14 @@ def test_summary_has_means_and_deviations_over_seeds(results: Results) -> None:
 def test_a_single_seed_has_no_deviation() -> None:
     assert with_deviation(79.634, 0.04) == "79.63 ± 0.04"
     assert with_deviation(79.634, float("nan")) == "79.63"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(116, "116"), (999.6, "1k"), (580_123, "580k"), (999_600, "1M"), (15_512_345, "15.5M")],
+)
+def test_short_numbers_have_three_digits_and_a_unit(value: float, text: str) -> None:
+    assert short_number(value) == text
 
 
 def test_front_is_chosen_by_validation_accuracy(results: Results) -> None:

@@ -45,11 +45,10 @@ def published_laws(shared: Path, name: str) -> list[PowerLaw]:
     return [PowerLaw.fit(widths, tau) for _, widths, tau, _ in found]
 
 
-PUBLISHED = [
-    ("vgg11", "cifar10", 10),
-    ("resnet18", "cifar100", 100),
-    ("mobilenetv2", "cifar100", 100),
-]
+of_published = pytest.mark.parametrize(
+    ("name", "data", "classes"),
+    [("vgg11", "cifar10", 10), ("resnet18", "cifar100", 100), ("mobilenetv2", "cifar100", 100)],
+)
 
 
 def test_the_band_is_that_of_a_prediction() -> None:
@@ -72,7 +71,7 @@ def test_rows_that_drift_together_tell_less() -> None:
 
 
 @pytest.mark.shared_data
-@pytest.mark.parametrize(("name", "data", "classes"), PUBLISHED)
+@of_published
 def test_bands_hold_the_widths_of_neighbouring_published_iterations(
     shared: Path, name: str, data: str, classes: int
 ) -> None:
@@ -153,7 +152,7 @@ def test_the_distance_of_laws_is_that_of_log_widths() -> None:
 
 
 @pytest.mark.shared_data
-@pytest.mark.parametrize(("name", "data", "classes"), PUBLISHED)
+@of_published
 def test_published_iterations_come_closer_to_each_other(
     shared: Path, name: str, data: str, classes: int
 ) -> None:
