@@ -31,7 +31,7 @@ from nsopt.data.registry import load_data
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.models.registry import get_architecture
 from nsopt.pruning.engine import iterative_prune
-from nsopt.pruning.rules import scale_metric
+from nsopt.pruning.rules import make_rule, scale_metric
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
@@ -78,9 +78,8 @@ def prune_with_torch_pruning(
     splits = data.split(settings.val_fraction).to(device)
     with seeded(settings.seed, device):
         model = arch.build(arch.base_widths).to(device).train()
-    filters = int(np.dot(arch.base_widths, arch.channels_per_unit))
     last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
-    steps = -(-round((1 - settings.keep_fraction) * filters) // settings.filters_per_step)
+    steps = make_rule(arch, arch.base_widths, settings).steps
     batches = TrainingBatches(splits, settings.batch_size, settings.seed)
 
     def train(count: int, lr: float) -> None:

@@ -18,7 +18,7 @@ from nsopt.errors import DeterministicError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.engine import iterative_prune
-from nsopt.pruning.rules import scale_metric
+from nsopt.pruning.rules import check_steps, scale_metric
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
@@ -134,12 +134,14 @@ class _Descent:
             )
 
         settings = self._settings.updated(seed=iteration_seed(self._settings.seed, number))
+        widths = _starting_widths(self._arch, history, settings)
+        check_steps(self._arch, widths, settings)
         start = None if history else self._start
         if start is not None:
             settings = settings.updated(pretrain_epochs=0)
         trajectory = iterative_prune(
             self._arch,
-            _starting_widths(self._arch, history, self._settings),
+            widths,
             self._supervision,
             settings,
             self._compute,
@@ -153,9 +155,9 @@ class _Descent:
         cost = metric.cost(self._arch)
         fit = solve_widths(law, cost, cost(self._arch.base_widths))
         seconds = time.perf_counter() - started
-        widths = tuple(fit.widths.tolist())
+        proposed = tuple(fit.widths.tolist())
         low, high = _tuple(fit.widths_low), _tuple(fit.widths_high)
-        return Iteration(trajectory, law, widths, seconds, metric.name, low, high)
+        return Iteration(trajectory, law, proposed, seconds, metric.name, low, high)
 
 
 def _tuple(widths: NDArray[np.int64] | None) -> tuple[int, ...] | None:

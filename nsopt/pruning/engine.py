@@ -151,6 +151,7 @@ class ShrinkingNetwork:
         self._optimizer = sgd(self.model, settings.lr, settings.momentum, settings.weight_decay)
         self._scores = ImportanceScores(self._pruned.gates)
         self._supervision = supervision
+        self._decay = settings.importance_decay
         self._data = supervision.batches(settings.batch_size, settings.seed)
         self._loss = torch.zeros((), device=compute.device)
         self._losses = 0
@@ -193,8 +194,8 @@ class ShrinkingNetwork:
     def prune(self, rule: PruneRule, steps: int, spare: bool = False) -> bool:
         """Keep what `rule` keeps after `steps` prune steps, of all layers together.
 
-        The scores start anew. Returns False, and prunes nothing, if a layer would lose its last and
-        the last ones are not spared.
+        Returns False, and prunes nothing, if a layer would lose its last and the last ones are not
+        spared.
         """
         with record_function("compaction"):
             importance = [scores.double().cpu().numpy() for scores in self._scores.mean()]
@@ -206,7 +207,7 @@ class ShrinkingNetwork:
                     mask[scores.argmax()] = True
             units = zip(self._pruned.kept, kept, strict=True)
             self._pruned.shrink([ids[mask] for ids, mask in units], self._optimizer)
-            self._scores.reset()
+            self._scores.shrink(kept, self._decay)
         self.rows.append(self._widths())
         return True
 

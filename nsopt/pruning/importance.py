@@ -3,26 +3,37 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nsopt.pruning.gates import Gate
 
 
 class ImportanceScores:
-    """Mean importance of every channel over the mini-batches since the last `reset`.
+    """Mean importance of every channel over mini-batches, of which earlier ones may count less.
 
     The importance of a tied group's channel is the sum over its gates.
     """
 
     def __init__(self, gates: Sequence[Sequence[Gate]]) -> None:
         self._gates = gates
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget what was accumulated."""
         self._totals: list[Tensor] | None = None
-        self._batches = 0
+        self._batches = 0.0
+
+    def shrink(self, kept: Sequence[NDArray[np.bool_]], decay: float) -> None:
+        """Go on with the channels that are kept, masks (w_l,) per group; what was accumulated
+        counts `decay` times, 0 for not at all."""
+        if decay == 0 or self._totals is None:
+            self._totals, self._batches = None, 0.0
+            return
+        masks = (torch.from_numpy(mask) for mask in kept)
+        self._totals = [
+            decay * total[mask.to(total.device)]
+            for total, mask in zip(self._totals, masks, strict=True)
+        ]
+        self._batches *= decay
 
     def accumulate(self) -> None:
         """Add the importance at the current gradients."""

@@ -8,16 +8,19 @@ fraction of what is left, so that the record is evenly spaced in log tau.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nsopt.errors import ShortRecordError
 from nsopt.models.architecture import Architecture
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.cost import CostModel, IntArray
 from nsopt.scaling.law import FloatArray, floor_widths
 from nsopt.scaling.metric import PARAMS, Metric, get_metric
+from nsopt.scaling.record import MIN_ROWS
 
 Masks = list[NDArray[np.bool_]]
 
@@ -65,9 +68,24 @@ def make_rule(arch: Architecture, widths: Sequence[int], settings: SearchSetting
     )
 
 
+def check_steps(arch: Architecture, widths: Sequence[int], settings: SearchSettings) -> None:
+    """ShortRecordError, before anything is trained, if there will be too few rows for a law."""
+    rule = make_rule(arch, widths, settings)
+    if rule.steps >= MIN_ROWS:
+        return
+    filters = int(np.dot(widths, arch.channels_per_unit))
+    pruned = filters - math.floor(settings.keep_fraction * filters)
+    largest = max(1, math.ceil(pruned / (MIN_ROWS - 1)) - 1)
+    raise ShortRecordError(
+        f"pruning ends after {rule.steps} steps and a law needs {MIN_ROWS}: try --filters-per-step "
+        f"{largest} or less"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class FilterRule:
-    """The most important channels are kept, `per_step` fewer at every step (Algorithm 1).
+    """The most important channels are kept, `per_step` fewer at every step (Algorithm 1), or that
+    fraction of what is left.
 
     channels: of a unit of each group, (L,); total: channels before pruning. Of a unit of several
     channels the importance per channel counts.
@@ -76,19 +94,25 @@ class FilterRule:
     channels: IntArray
     total: int
     keep_fraction: float
-    per_step: int
+    per_step: int | float
     counted = "filters"
 
     @property
-    def _fewest(self) -> int:
-        return math.floor(self.keep_fraction * self.total)
-
-    @property
     def steps(self) -> int:
-        return math.ceil((self.total - self._fewest) / self.per_step)
+        return len(self._sizes) - 1
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Channels before and after every step."""
+        sizes, fewest = [self.total], math.floor(self.keep_fraction * self.total)
+        while sizes[-1] > fewest:
+            step = self.per_step
+            taken = step if isinstance(step, int) else max(1, math.floor(step * sizes[-1]))
+            sizes.append(max(fewest, sizes[-1] - taken))
+        return sizes
 
     def kept(self, importance: Sequence[FloatArray], steps: int) -> Masks:
-        wanted = max(self._fewest, self.total - steps * self.per_step)
+        wanted = self._sizes[min(steps, self.steps)]
         widths = [len(scores) for scores in importance]
         channels = np.repeat(self.channels, widths)
         order = np.argsort(-np.concatenate(importance) / channels, kind="stable")

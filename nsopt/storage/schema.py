@@ -22,7 +22,7 @@ METRIC_NAMES = ("validation accuracy (%)", "latency (ms)")
 SEARCH_METRIC_NAMES = ("lowest r2 of a layer", "seconds")
 SEARCH = "search"
 _OTHER_SEARCH = "search-"
-_BEFORE_PRICES = {"price": "filters"}
+_SINCE_0_1 = {"price": "filters", "importance_decay": 0.0}  # what a search did before
 _TUNING = "-tune"
 _SETTINGS = "settings"
 _PROVENANCE = "provenance"
@@ -139,7 +139,7 @@ def read_settings(study: Study) -> dict[str, Any]:
     """Everything that decides its numbers; empty for a study that nsopt did not make."""
     settings = dict(study.user_attrs.get(_SETTINGS, {}))
     if "search" in settings:
-        settings["search"] = _BEFORE_PRICES | settings["search"]
+        settings["search"] = _SINCE_0_1 | settings["search"]
     return settings
 
 

@@ -1,5 +1,6 @@
 """Importance against gates that are really there: parameters z = 1, multiplied in."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -71,19 +72,46 @@ def test_importance_is_that_of_explicit_gates(name: str) -> None:
         torch.testing.assert_close(mean, sum(squares) / 3, rtol=1e-9, atol=1e-14)
 
 
-def test_scores_forget_on_reset() -> None:
+def scored_once() -> tuple[ImportanceScores, list[np.ndarray]]:
+    """Scores of one batch, and masks that keep every other channel."""
     arch = get_architecture("vgg11")
     model = randomised(arch)
     scores = ImportanceScores(gates_of(arch, model))
     loss_of(model, 0).backward()
     scores.accumulate()
+    return scores, [np.arange(len(mean)) % 2 == 0 for mean in scores.mean()]
+
+
+def test_without_decay_nothing_is_remembered() -> None:
+    scores, kept = scored_once()
     once = scores.mean()
-    scores.reset()
+    scores.shrink(kept, decay=0)
     with pytest.raises(ValueError, match="no mini-batch"):
         scores.mean()
     scores.accumulate()
     for before, after in zip(once, scores.mean(), strict=True):
         torch.testing.assert_close(after, before)
+
+
+def test_with_decay_earlier_batches_count_less() -> None:
+    scores, _ = scored_once()
+    everything = [np.ones(len(mean), dtype=np.bool_) for mean in scores.mean()]
+    for batches, decay in ((3, 0.5), (1, 0.5)):  # the same batch: a mean over any is its score
+        for _ in range(batches):
+            scores.accumulate()
+        before = scores.mean()
+        scores.shrink(everything, decay)
+        for one, other in zip(before, scores.mean(), strict=True):
+            torch.testing.assert_close(one, other)
+    assert scores.state()["batches"] == ((1 + 3) * 0.5 + 1) * 0.5
+
+
+def test_with_decay_the_channels_that_are_kept_keep_their_scores() -> None:
+    scores, kept = scored_once()
+    once = scores.mean()
+    scores.shrink(kept, decay=0.5)
+    for before, after, mask in zip(once, scores.mean(), kept, strict=True):
+        torch.testing.assert_close(after, before[torch.from_numpy(mask)])
 
 
 def test_gates_stand_only_where_they_can() -> None:

@@ -1,5 +1,7 @@
 """What a prune step takes, by filters and by price."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,6 +46,29 @@ def test_a_priced_step_takes_no_more_than_it_must_and_the_least_worth(
     last = max(range(len(worth)), key=lambda g: worth[g][~kept[g]].max(initial=-1))
     one_less = left + (np.arange(len(left)) == last)
     assert cost(np.maximum(one_less, 1)) > fraction * cost(widths) or taken.size == 1
+
+
+@given(
+    per_step=st.integers(1, 500) | st.floats(0.001, 0.999),
+    keep=st.floats(0.001, 0.9),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_step_takes_its_number_or_its_fraction(
+    per_step: int | float, keep: float, seed: int
+) -> None:
+    settings = SearchSettings(filters_per_step=per_step, keep_fraction=keep)
+    rule = make_rule(ARCH, ARCH.base_widths, settings)
+    importance = scores_of(ARCH.base_widths, seed)
+    sizes = [
+        sum(int(mask.sum()) for mask in rule.kept(importance, step))
+        for step in range(rule.steps + 2)
+    ]
+    total = sum(ARCH.base_widths)
+    assert sizes[0] == total
+    assert sizes[-1] == sizes[-2] == int(keep * total)
+    for before, after in pairwise(sizes[:-2]):
+        wanted = per_step if isinstance(per_step, int) else max(1, int(per_step * before))
+        assert before - after == wanted
 
 
 @pytest.mark.parametrize("price", ["params", "macs"])

@@ -1,0 +1,190 @@
+"""Claim: the preset `fast` finds the law of the published search with a tenth of its images.
+
+Every protocol differs from that of `--preset quick` in one thing. For each: the images that its
+searches saw, their seconds, the rows of their records and how far these reach, their distance to
+the reference (nsopt/scaling/distance.py), and the distance between seeds, which is the noise below
+which protocols cannot be told apart. With `--epochs` the network that each law proposes at the
+parameters of uniform 0.25x is trained, too. The reference is the mean law of searches in storages
+(`--reference`), one a seed, made by `nsopt search --preset paper --iterations 1`.
+
+What is done is kept in `--out`, a line of JSON each, and not run again; a search or a training that
+was interrupted goes on.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import combinations
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
+
+import nsopt
+from nsopt.data.source import Subset
+from nsopt.experiments.presets import get_preset
+from nsopt.models.architecture import Architecture
+from nsopt.scaling.distance import law_distance
+from nsopt.scaling.law import PowerLaw, floor_widths
+from nsopt.scaling.solve import solve_widths
+from nsopt.storage.opening import existing_storage
+from nsopt.storage.studies import load_studies, only_comparison
+from nsopt.storage.trials import read_iterations
+
+_RATIO = 0.25  # of the uniform network whose parameters a training may have
+_PER_CLASS = "per_class"  # of the images, where a protocol sees only some of them
+PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
+    "quick": {},
+    "pretrain 1": {"pretrain_epochs": 1},
+    "pretrain 5": {"pretrain_epochs": 5},
+    "pretrain 10 of 1000 a class": {"pretrain_epochs": 10, _PER_CLASS: 1000},
+    "lr 0.1, batches of 256": {"lr": 0.1, "batch_size": 256, "prune_every": 5},
+    "every 5": {"prune_every": 5},
+    "every 20": {"prune_every": 20},
+    "every 5, half a step": {"prune_every": 5, "filters_per_step": 20},
+    "prune at lr 0.05": {"prune_lr": 0.05},
+    "fraction": {"filters_per_step": 0.045},
+    "fraction, every 5": {"filters_per_step": 0.045, "prune_every": 5},
+    "fraction, every 5, decay": {
+        "filters_per_step": 0.045,
+        "prune_every": 5,
+        "importance_decay": 0.7,
+    },
+}
+
+
+Run = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Economy:
+    """Searches and trainings on one network and one data set, whose results are kept in `file`."""
+
+    arch: Architecture
+    data: str
+    file: Path
+
+    def done(self) -> list[Run]:
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def run(self, protocol: str, seed: int, epochs: int) -> None:
+        """Search, and train for `epochs` where there are any; what is missing of it."""
+        law = self._kept({"kind": "search", "protocol": protocol, "seed": seed}, self._search)
+        if epochs:
+            training = {"kind": "training", "protocol": protocol, "seed": seed, "epochs": epochs}
+            self._kept(training, lambda run: self._train(run, PowerLaw.from_dict(law["law"])))
+
+    def _kept(self, run: Run, work: Callable[[Run], Run]) -> Run:
+        for other in self.done():
+            if other.items() >= run.items():
+                return other
+        result = run | work(run)
+        with self.file.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+        print(f"{run}: {result['seconds']:.0f} s", flush=True)
+        return result
+
+    def _search(self, run: Run) -> Run:
+        changes = dict(PROTOCOLS[run["protocol"]])
+        data = nsopt.load_data(self.data, subset=Subset(per_class=changes.pop(_PER_CLASS, None)))
+        settings = get_preset("quick").settings.search.updated(seed=run["seed"], **changes)
+        start = time.perf_counter()
+        (iteration,) = nsopt.search(
+            self.arch, data, settings, checkpoint=self._checkpoint()
+        ).iterations
+        seconds = time.perf_counter() - start
+        images = settings.pretrain_epochs * len(data.split(settings.val_fraction).train)
+        images += (len(iteration.trajectory.tau) - 1) * settings.prune_every * settings.batch_size
+        tau, full = iteration.record.tau, self.arch.cost("params")(self.arch.base_widths)
+        return {
+            "images": images,
+            "seconds": seconds,
+            "rows": len(tau),
+            "from": float(tau.min() / full),
+            "to": float(tau.max() / full),
+            "law": iteration.law.to_dict(),
+        }
+
+    def _train(self, run: Run, law: PowerLaw) -> Run:
+        cost = self.arch.cost("params")
+        widths = solve_widths(law, cost, cost(floor_widths(_RATIO, self.arch.base_widths))).widths
+        settings = get_preset("quick").settings.training.updated(
+            seed=run["seed"], epochs=run["epochs"]
+        )
+        data = nsopt.load_data(self.data)
+        outcome = nsopt.train(
+            self.arch, widths.tolist(), data, settings, checkpoint=self._checkpoint()
+        )
+        return {"accuracy": outcome.val_accuracy, "seconds": outcome.seconds}
+
+    def _checkpoint(self) -> Path:
+        return self.file.with_suffix(".pt")
+
+
+def reference_law(urls: Sequence[str]) -> PowerLaw:
+    """The geometric mean of the laws of the first iterations that storages hold."""
+    laws = []
+    for url in urls:
+        storage = existing_storage(url)
+        studies = load_studies(storage, only_comparison(storage))
+        laws.append(read_iterations(studies["search"])[0].law)
+    return reduce(mul, laws) ** (1 / len(laws))
+
+
+def rows(
+    done: Sequence[Mapping[str, Any]], arch: Architecture, reference: PowerLaw | None
+) -> Iterator[Run]:
+    """One per protocol, means over its searches."""
+    cost, base = arch.cost("params"), arch.base_widths
+    for protocol in dict.fromkeys(run["protocol"] for run in done):
+        searches, trainings = (
+            [run for run in done if run["protocol"] == protocol and run["kind"] == kind]
+            for kind in ("search", "training")
+        )
+        laws = [PowerLaw.from_dict(run["law"]) for run in searches]
+        between = [law_distance(*pair, cost, base) for pair in combinations(laws, 2)]
+        apart = [law_distance(law, reference, cost, base) for law in laws if reference is not None]
+        numbers = ("images", "seconds", "rows", "from", "to")
+        yield {
+            "protocol": protocol,
+            "n": len(searches),
+            **{name: np.mean([run[name] for run in searches]) for name in numbers},
+            "lowest r2": np.mean([law.r2.min() for law in laws]),
+            "to reference": np.mean(apart) if apart else None,
+            "between seeds": np.mean(between) if between else None,
+            "accuracy": np.mean([run["accuracy"] for run in trainings]) if trainings else None,
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arch", default="vgg11")
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--protocol", action="append", choices=list(PROTOCOLS), help="default: all")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=0)
+    parser.add_argument("--reference", action="append", default=[], help="a storage's URL")
+    parser.add_argument("--out", type=Path, required=True, help="file of what is done")
+    options = parser.parse_args()
+    data = nsopt.load_data(options.data)
+    arch = nsopt.get_architecture(options.arch, len(data.classes), data.image_size, data.channels)
+    economy = Economy(arch, options.data, options.out)
+    for seed in range(options.seeds):
+        for protocol in options.protocol or PROTOCOLS:
+            economy.run(protocol, seed, options.epochs)
+    reference = reference_law(options.reference) if options.reference else None
+    table = pd.DataFrame(rows(economy.done(), arch, reference))
+    print(table.to_string(index=False, float_format=lambda number: f"{number:.3g}"))
+
+
+if __name__ == "__main__":
+    main()
