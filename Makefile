@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 INSTALLED := $(VENV)/.installed
 FOR_TESTS := $(VENV)/.installed-for-tests
 
-.PHONY: study test docs format clean
+.PHONY: study test networks docs format clean
 
 study: $(INSTALLED)
 	$(BIN)/python -m nsopt.study
@@ -17,7 +17,10 @@ test: $(FOR_TESTS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest
+
+networks: $(FOR_TESTS)
+	$(BIN)/python -m pytest -m networks
 
 docs: $(FOR_TESTS)
 	$(BIN)/mkdocs build --strict

@@ -4,11 +4,12 @@ import copy
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from onnxruntime import InferenceSession
 from torch import Tensor, nn
@@ -113,11 +114,14 @@ def check_building(arch: TracedArchitecture, x: Tensor) -> None:
     generator = np.random.default_rng(1)
     base = np.array(arch.base_widths)
     most = [
-        b if name in arch.capped else 2 * b for name, b in zip(arch.layer_names, base, strict=True)
+        b if name in arch.capped else b + max(1, b // 4)
+        for name, b in zip(arch.layer_names, base, strict=True)
     ]
     for widths in (
         np.maximum(1, base // 4),
-        np.minimum(most, np.maximum(1, (base * generator.uniform(0.2, 2, len(base))).astype(int))),
+        np.minimum(
+            most, np.maximum(1, (base * generator.uniform(0.2, 1.25, len(base))).astype(int))
+        ),
         np.array(most),
     ):
         model = arch.build(widths.tolist())
@@ -194,6 +198,11 @@ class OtherProcess:
 
     def end(self) -> None:
         self._process.communicate()
+
+
+def one_of_each(own_structure: Iterable[str], others: Iterable[str]) -> list[Any]:
+    """Names for `parametrize`; those without a structure of their own are run by `-m networks`."""
+    return [*own_structure, *(pytest.param(word, marks=pytest.mark.networks) for word in others)]
 
 
 def check_network(

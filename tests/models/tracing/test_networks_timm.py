@@ -1,30 +1,32 @@
-"""Networks of timm are scaled as they compute."""
+"""Networks of timm are scaled as they compute: one of each structure, and the others."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.models.tracing.checks import OtherProcess, check_network
+from tests.models.tracing.checks import OtherProcess, check_network, one_of_each
 
 pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
-NETWORKS = {  # side of images, number of widths, of refused groups
-    "timm:mobilenetv4_conv_small": (64, 21, 0),
+OWN_STRUCTURE = {  # side of images, number of widths, of refused groups
     "timm:convnextv2_atto": (64, 16, 0),
-    "timm:efficientnet_lite0": (64, 24, 0),
     "timm:resnest14d": (64, 19, 0),
     "timm:hrnet_w18_small": (64, 45, 0),
+    "timm:cspresnet50": (64, 38, 4),
+    "timm:edgenext_xx_small": (64, 13, 2),
+}
+OTHERS = {
+    "timm:mobilenetv4_conv_small": (64, 21, 0),
+    "timm:efficientnet_lite0": (64, 24, 0),
     "timm:repvgg_a0": (64, 5, 0),
     "timm:rexnet_100": (64, 31, 0),
     "timm:dla34": (64, 25, 0),
-    "timm:cspresnet50": (64, 38, 4),
     "timm:skresnet18": (64, 16, 4),
-    "timm:edgenext_xx_small": (64, 13, 2),
 }
+NETWORKS = OWN_STRUCTURE | OTHERS
 
 
-@pytest.mark.networks
-@pytest.mark.parametrize("word", NETWORKS)
+@pytest.mark.parametrize("word", one_of_each(OWN_STRUCTURE, OTHERS))
 def test_a_network_of_timm_is_scaled_as_it_computes(
     word: str, other_process: OtherProcess, tmp_path: Path
 ) -> None:
