@@ -73,9 +73,7 @@ class PruneOptions:
     """What importance is divided by: filters is the published search."""
     prune_every: Count | None = None
     """Q: mini-batches between prune steps."""
-    filters_per_step: Count | Annotated[float, Parameter(validator=Number(gt=0, lt=1))] | None = (
-        None
-    )
+    filters_per_step: Annotated[float, Parameter(validator=Number(gt=0))] | None = None
     """Filters pruned in a step, over all layers: a number, or a fraction of those left."""
     importance_decay: Annotated[float, Parameter(validator=Number(gte=0, lt=1))] | None = None
     """What importance counts after a prune step that was measured before it: 0 for nothing."""

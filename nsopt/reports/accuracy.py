@@ -88,7 +88,7 @@ def draw_accuracy(
     Published accuracies are dotted, and hidden until their legend entry is clicked.
     """
     figure = new_figure(
-        xaxis=log_axis([x for points in methods for x in points.x], cost),
+        xaxis=log_axis([x for points in methods for x in points.x] or [1.0], cost),
         yaxis={"title": {"text": "test accuracy at the last epoch (%)"}},
     )
     for points in methods:

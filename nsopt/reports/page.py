@@ -17,6 +17,7 @@ from nsopt.reports.accuracy import (
     pareto_info,
 )
 from nsopt.reports.law import draw_law, law_info
+from nsopt.reports.paper import write_paper
 from nsopt.reports.published import PublishedLine, published_lines
 from nsopt.reports.results import Results
 from nsopt.reports.tables import (
@@ -40,12 +41,15 @@ def write_report(results: Results, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     csv_files = write_csv(results, folder)
     page = folder / "index.html"
-    page.write_text(render(results, [path.name for path in csv_files]), encoding="utf-8")
+    files = [path.name for path in csv_files]
+    paper = write_paper(results, folder)
+    page.write_text(render(results, files, paper.name if paper else None), encoding="utf-8")
     return page
 
 
-def render(results: Results, csv_files: list[str]) -> str:
-    """The page as HTML; all text from users is escaped by the template engine."""
+def render(results: Results, csv_files: list[str], paper: str | None = None) -> str:
+    """The page as HTML; all text from users is escaped by the template engine. paper: the file
+    beside it with the paper's tables, if there is one."""
     published = published_lines(results.task.arch, results.task.data)
     figures = {
         "pareto": draw_pareto(pareto_info(results)),
@@ -70,6 +74,7 @@ def render(results: Results, csv_files: list[str]) -> str:
         provenance=flat(results.provenance),
         csv_files=csv_files,
         published=published,
+        paper=paper,
     )
 
 

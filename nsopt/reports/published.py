@@ -1,10 +1,13 @@
-"""The accuracies that the paper's authors published, to be drawn beside measured ones.
+"""What the authors of NeuralScale (Lee & Lee, CVPR 2020) published, to stand beside measurements.
 
 `published_accuracy.csv`: per network, data set, method and width ratio, statistics over seeds of
-the published runs of NeuralScale (Lee & Lee, CVPR 2020; they reproduce its Tables 1 to 6).
+their runs (they reproduce Tables 1 to 6; of magnitude pruning only what is printed there).
 `budget_params` is the number of parameters of the uniform network at that ratio.
+`published_widths.csv`: what the law of every iteration of their descents proposes at the parameters
+of the original network. `published_tables.csv`: which methods a table of the paper compares.
 """
 
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -12,9 +15,11 @@ import pandas as pd
 
 from nsopt.methods.registry import is_method, method_order
 
+LAST_EPOCH, BEST_EPOCH = "last_epoch_test_mean", "best_test_mean"
+
 
 class PublishedLine(NamedTuple):
-    """One published method: parameters and mean test accuracy of the last epoch, per ratio."""
+    """One published method: parameters and mean test accuracy per ratio."""
 
     method: str
     label: str
@@ -23,23 +28,77 @@ class PublishedLine(NamedTuple):
     text: list[str]
 
 
-def published_lines(arch: str, data: str) -> list[PublishedLine]:
-    """What was published on a network and a data set of these names, by methods known here."""
-    with (files("nsopt.reports") / "published_accuracy.csv").open(encoding="utf-8") as file:
-        table = pd.read_csv(file)
-    table = table[(table["arch"] == arch) & (table["data"] == data)].sort_values("width_ratio")
-    by_method = dict(iter(table.groupby("method")))
+class PublishedTable(NamedTuple):
+    """A table of the paper with its accuracy figures, for one network and one data set. methods:
+    their names in the table by those of the published numbers."""
+
+    table: str
+    by_size: str
+    by_latency: str
+    methods: dict[str, str]
+
+
+def published_lines(
+    arch: str, data: str, names: Sequence[str] | None = None, accuracy: str = LAST_EPOCH
+) -> list[PublishedLine]:
+    """What was published on a network and a data set of these names, by methods known here or by
+    those of `names`. accuracy: of the last epoch or of the best."""
+    by_method = dict(
+        iter(published_accuracies(arch, data).dropna(subset=accuracy).groupby("method"))
+    )
+    if names is None:
+        names = method_order([name for name in by_method if is_method(name)])
     return [
         PublishedLine(
             method=name,
             label=f"published {name}",
             params=rows["budget_params"].astype(float).tolist(),
-            accuracy=rows["last_epoch_test_mean"].tolist(),
+            accuracy=rows[accuracy].tolist(),
             text=[_hover(name, row) for row in rows.to_dict("records")],
         )
-        for name in method_order([name for name in by_method if is_method(name)])
+        for name in names
+        if name in by_method
         for rows in [by_method[name]]
     ]
+
+
+def published_data(arch: str, data: str) -> str | None:
+    """The published data set on which `arch` was trained and that `data` is by its name, or is a
+    copy of (`folder-cifar10-jpeg`); None if there is none."""
+    table = _read("published_accuracy.csv")
+    names = table[table["arch"] == arch]["data"].unique()
+    return max((name for name in names if name in data), key=len, default=None)
+
+
+def published_tables(arch: str, data: str) -> list[PublishedTable]:
+    """The tables of the paper on a network and a data set."""
+    table = _read("published_tables.csv")
+    own = table[(table["arch"] == arch) & (table["data"] == data)]
+    return [
+        PublishedTable(
+            table, by_size, by_latency, dict(zip(rows["method"], rows["label"], strict=True))
+        )
+        for (table, by_size, by_latency), rows in own.groupby(["table", "by_size", "by_latency"])
+    ]
+
+
+def published_accuracies(arch: str, data: str) -> pd.DataFrame:
+    """The rows of `published_accuracy.csv`, smallest ratio first."""
+    table = _read("published_accuracy.csv")
+    return table[(table["arch"] == arch) & (table["data"] == data)].sort_values("width_ratio")
+
+
+def published_widths(arch: str, data: str) -> pd.DataFrame:
+    """A row per iteration of the published descent, a column per layer; empty if there is none."""
+    table = _read("published_widths.csv")
+    own = table[(table["arch"] == arch) & (table["data"] == data)]
+    layers = list(dict.fromkeys(own["layer"]))
+    return own.pivot(index="iteration", columns="layer", values="width")[layers]
+
+
+def _read(name: str) -> pd.DataFrame:
+    with (files("nsopt.reports") / name).open(encoding="utf-8") as file:
+        return pd.read_csv(file)
 
 
 def _hover(name: str, row: dict[str, float]) -> str:

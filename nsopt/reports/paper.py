@@ -1,0 +1,201 @@
+"""The paper's tables and figures from a comparison at its protocol, beside what was published.
+
+The paper reports the best test epoch of every run, so that is what stands here; nothing is chosen
+by it. What was not run is drawn from the published numbers alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+
+from nsopt.methods.registry import law_of_search
+from nsopt.reports.accuracy import draw_accuracy
+from nsopt.reports.law import draw_law, law_info
+from nsopt.reports.points import points_of
+from nsopt.reports.published import (
+    BEST_EPOCH,
+    PublishedTable,
+    published_accuracies,
+    published_data,
+    published_lines,
+    published_tables,
+    published_widths,
+)
+from nsopt.reports.results import Results
+from nsopt.reports.style import log_axis, new_figure
+from nsopt.reports.tables import latency_in_words, with_deviation
+from nsopt.reports.template import fragment, render_template
+from nsopt.scaling.metric import PARAMS
+from nsopt.storage.schema import SEARCH
+
+PAGE = "paper.html"
+_PRESET = "paper"
+_BEST = "test_accuracy_best_epoch"
+_PUBLISHED_P = 10  # epochs of pre-training, where the name of a published method tells none
+_ACCURACY_TITLE = "best-epoch test accuracy (%)"
+
+
+def write_paper(results: Results, folder: Path) -> Path | None:
+    """Write `paper.html` beside a report; None where the comparison is none of the paper's."""
+    data = published_data(results.task.arch, results.task.data)
+    if results.settings.get("preset") != _PRESET or data is None:
+        return None
+    page = folder / PAGE
+    page.write_text(render_paper(results, data), encoding="utf-8")
+    return page
+
+
+def render_paper(results: Results, data: str) -> str:
+    """The page as HTML. data: the published data set that these images are, or are a copy of."""
+    arch = results.task.arch
+    own = results.outcomes.assign(
+        method=[_in_the_paper(m, results) for m in results.outcomes["method"]]
+    )
+    parts = []
+    for part in published_tables(arch, data):
+        compared = results.outcomes[own["method"].isin(part.methods)]
+        figures = _accuracy_figures(replace(results, outcomes=compared), part, data)
+        parts.append(
+            {
+                "names": part,
+                "rows": table_rows(part.methods, own, published_accuracies(arch, data)),
+                "figures": {
+                    name: fragment(figure, name.replace(" ", "-"))
+                    for name, figure in figures.items()
+                },
+            }
+        )
+    descents = {
+        "here": _own_widths(results),
+        "published": published_widths(arch, data),
+    }
+    return render_template(
+        PAGE,
+        f"{results.name} and the paper",
+        results=results,
+        published_data=data,
+        parts=parts,
+        descents={
+            name: fragment(draw_descent(widths), f"descent-{name}")
+            for name, widths in descents.items()
+            if not widths.empty
+        },
+        law=_law(results),
+    )
+
+
+def table_rows(
+    methods: Mapping[str, str], own: pd.DataFrame, published: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """A row per ratio and method. methods: as in `PublishedTable`; own: outcomes, methods by
+    their published names."""
+    rows = []
+    for ratio in sorted({*published["width_ratio"], *own["ratio"].dropna()}):
+        for method, name in methods.items():
+            there = published[(published["width_ratio"] == ratio) & (published["method"] == method)]
+            here = own[(own["ratio"] == ratio) & (own["method"] == method)]
+            here = here[here["metric"] == PARAMS.name]
+            if there.empty and here.empty:
+                continue
+            rows.append({"ratio": ratio, "name": name} | _published_cells(there) | _own_cells(here))
+    return rows
+
+
+def draw_descent(widths: pd.DataFrame) -> go.Figure:
+    """Widths at the original network's size by iteration, a line per layer (Figure 3)."""
+    layers = list(widths.columns)
+    places = [index / max(1, len(layers) - 1) for index in range(len(layers))]
+    figure = new_figure(
+        xaxis={"title": {"text": "iteration"}, "dtick": 1},
+        yaxis={"title": {"text": "width"}, "rangemode": "tozero"},
+    )
+    for layer, colour in zip(layers, sample_colorscale("Viridis", places), strict=True):
+        figure.add_scatter(
+            x=list(widths.index),
+            y=widths[layer].tolist(),
+            mode="lines+markers",
+            line={"color": colour},
+            marker={"size": 5},
+            name=layer,
+            hovertemplate=f"{layer}, iteration %{{x}}: %{{y}}<extra></extra>",
+        )
+    return figure
+
+
+def _in_the_paper(method: str, results: Results) -> str:
+    """The published name of a method, which tells the iteration, and P if it is not 10."""
+    law = law_of_search().name
+    if not method.startswith(law):
+        return method
+    iteration = method.removeprefix(law) or f"-iter{len(results.searches.get(SEARCH, ()))}"
+    pretraining = results.settings["search"]["pretrain_epochs"]
+    return law + ("" if pretraining == _PUBLISHED_P else f"-P{pretraining}") + iteration
+
+
+def _published_cells(rows: pd.DataFrame) -> dict[str, str]:
+    if rows.empty:
+        return {"published": "", "published_last": "", "published_n": ""}
+    row = rows.iloc[0]
+    last = row["last_epoch_test_mean"]
+    return {
+        "published": with_deviation(row["best_test_mean"], row["best_test_std"]),
+        "published_last": "" if pd.isna(last) else f"{last:.2f}",
+        "published_n": str(row["seeds"]),
+    }
+
+
+def _own_cells(rows: pd.DataFrame) -> dict[str, str]:
+    if rows.empty:
+        return {"params": "", "latency": "", "best": "", "last": "", "n": ""}
+    means = rows.select_dtypes("number").mean()
+    latency = latency_in_words({"metric": PARAMS.name, "latency_ms": means["latency_ms"]})
+    return {
+        "params": f"{means['params'] / 1e6:.2f} M",
+        "latency": latency,
+        "best": with_deviation(means[_BEST], rows[_BEST].std()),
+        "last": with_deviation(means["test_accuracy"], rows["test_accuracy"].std()),
+        "n": str(len(rows)),
+    }
+
+
+def _accuracy_figures(results: Results, part: PublishedTable, data: str) -> dict[str, go.Figure]:
+    """Accuracy against parameters with the published lines, and against the latency measured."""
+    lines = [
+        line._replace(label=f"{part.methods[line.method]}, published")
+        for line in published_lines(results.task.arch, data, tuple(part.methods), BEST_EPOCH)
+    ]
+    points = points_of(results, PARAMS.name, _BEST)
+    figures = {part.by_size: draw_accuracy(points, lines)}
+    sizes = [size for each in points for size in each.x] + [
+        p for line in lines for p in line.params
+    ]
+    figures[part.by_size].update_traces(visible=True).update_xaxes(log_axis(sizes, "parameters"))
+    timed = points_of(results, "latency_ms", _BEST)
+    if timed:
+        figures[part.by_latency] = draw_accuracy(timed, cost="latency (ms per batch of 100)")
+    for figure in figures.values():
+        figure.update_yaxes(title={"text": _ACCURACY_TITLE})
+    return figures
+
+
+def _own_widths(results: Results) -> pd.DataFrame:
+    """A row per iteration of the search by filters, a column per layer."""
+    iterations = results.searches.get(SEARCH, [])
+    return pd.DataFrame(
+        [iteration.widths for iteration in iterations],
+        index=range(1, len(iterations) + 1),
+        columns=list(results.task.layer_names),
+    )
+
+
+def _law(results: Results) -> str | None:
+    """Figure 2, where there was a search."""
+    if SEARCH not in results.searches:
+        return None
+    metric = results.searches[SEARCH][-1].metric
+    return fragment(draw_law(law_info(results, SEARCH), metric), "paper-law")

@@ -1,0 +1,155 @@
+"""The paper's tables and figures, from a comparison and from what was published."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nsopt.reports.page import write_report
+from nsopt.reports.paper import render_paper, table_rows, write_paper
+from nsopt.reports.published import (
+    BEST_EPOCH,
+    published_accuracies,
+    published_data,
+    published_lines,
+    published_widths,
+)
+from nsopt.reports.results import LATENCY_COLUMNS, Results
+from nsopt.scaling.law import PowerLaw
+from nsopt.scaling.record import Iteration, Trajectory
+from nsopt.storage.schema import TaskDescription
+from nsopt.storage.trials import OUTCOME_COLUMNS
+
+LAYERS = tuple(f"conv{number}" for number in range(1, 9))
+
+
+def outcome(method: str, seed: int, best: float, ratio: float = 0.25) -> dict[str, Any]:
+    return dict.fromkeys(OUTCOME_COLUMNS, 1.0) | {
+        "method": method,
+        "metric": "params",
+        "ratio": ratio,
+        "budget": 579_786,
+        "seed": seed,
+        "params": 579_000,
+        "test_accuracy": best - 1,
+        "test_accuracy_best_epoch": best,
+        "widths": (8,) * 8,
+    }
+
+
+@pytest.fixture
+def results() -> Results:
+    """A comparison of VGG11 on a copy of CIFAR-10, after one iteration of descent."""
+    widths = np.arange(20, 4, -1)[:, None] * np.arange(1, 9)
+    tau = widths.sum(axis=1).astype(float)
+    law = PowerLaw.fit(widths[1:], tau[1:])
+    return Results(
+        name="vgg11-folder-cifar10-jpeg-paper",
+        task=TaskDescription(
+            "vgg11", "folder-cifar10-jpeg", 10, 32, 3, LAYERS, tuple(widths[0].tolist())
+        ),
+        settings={
+            "preset": "paper",
+            "search": {"pretrain_epochs": 10},
+            "training": {"epochs": 300, "val_fraction": 0.02},
+        },
+        provenance={},
+        outcomes=pd.DataFrame(
+            [
+                outcome("uniform", 0, 88.0),
+                outcome("uniform", 1, 89.0),
+                outcome("neuralscale", 0, 90.5),
+                outcome("mine", 0, 91.0, ratio=0.3),
+            ]
+        ),
+        latencies=pd.DataFrame(columns=LATENCY_COLUMNS),
+        failures=pd.DataFrame(columns=["label", "reason"]),
+        curves=pd.DataFrame({"method": ["uniform"], "epoch": [1], "train_loss": [0.5]}),
+        searches={"search": [Iteration(Trajectory(widths, tau), law, (9,) * 8, 12.0)]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("arch", "data", "found"),
+    [
+        ("vgg11", "cifar10", "cifar10"),
+        ("vgg11", "folder-cifar10-jpeg", "cifar10"),
+        ("vgg11", "cifar100", "cifar100"),
+        ("vgg11", "tiny-imagenet", None),
+        ("mobilenetv2", "tiny-imagenet", "tiny-imagenet"),
+        ("vgg11", "digits", None),
+    ],
+)
+def test_the_published_data_set_is_told_by_name(arch: str, data: str, found: str | None) -> None:
+    assert published_data(arch, data) == found
+
+
+def test_published_numbers_are_those_printed() -> None:
+    """Table 1: 91.13 after one iteration, 91.12 for Li et al.; Table 4: 67.04 for P = 2."""
+    vgg = {
+        (row["method"], row["width_ratio"]): row[BEST_EPOCH]
+        for row in published_accuracies("vgg11", "cifar10").to_dict("records")
+    }
+    assert vgg["neuralscale-iter1", 0.25] == pytest.approx(91.13, abs=0.005)
+    assert vgg["magnitude", 0.75] == 91.12
+    (line,) = published_lines("mobilenetv2", "cifar100", ["neuralscale-P2"], BEST_EPOCH)
+    assert line.accuracy[0] == pytest.approx(67.04, abs=0.005)
+    assert published_widths("vgg11", "cifar10").shape == (15, 8)
+    assert published_widths("vgg11", "cifar100").empty
+
+
+def test_a_table_holds_published_and_own_numbers_side_by_side(results: Results) -> None:
+    own = results.outcomes.replace({"method": {"neuralscale": "neuralscale-iter1"}})
+    methods = {"uniform": "Uniform", "neuralscale-iter1": "NeuralScale (iteration 1)"}
+    rows = table_rows(methods, own, published_accuracies("vgg11", "cifar10"))
+    uniform, law = (row for row in rows if row["ratio"] == 0.25)
+    assert (uniform["name"], uniform["published"], uniform["published_n"]) == (
+        "Uniform",
+        "88.18 ± 0.17",
+        "5",
+    )
+    assert (uniform["best"], uniform["last"], uniform["n"]) == ("88.50 ± 0.71", "87.50 ± 0.71", "2")
+    assert (law["best"], law["params"], law["latency"]) == ("90.50", "0.58 M", "1.00")
+    wide = next(row for row in rows if row["ratio"] == 2)
+    assert wide["published"]
+    assert wide["best"] == wide["n"] == ""
+
+
+def test_the_page_tells_what_is_published_and_what_is_a_copy(results: Results) -> None:
+    page = render_paper(results, "cifar10")
+    for part in ("Table 1", "Table 3", "Figure 2", "Figure 3", "Figure 4a", "Figure 7b"):
+        assert f"<h2>{part}</h2>" in page
+    assert "by its name a copy of cifar10" in page
+    assert "<b>90.50</b>" in page  # the last of one iteration is iteration 1
+    assert "figure-descent-here" in page
+    assert "figure-descent-published" in page
+
+
+def test_a_search_with_another_p_is_not_put_beside_that_of_ten(results: Results) -> None:
+    other = replace(results, settings=results.settings | {"search": {"pretrain_epochs": 3}})
+    page = render_paper(other, "cifar10")
+    assert "<b>90.50</b>" not in page
+    assert "<b>88.50 ± 0.71</b>" in page
+
+
+def test_without_a_search_published_laws_are_drawn_alone(results: Results) -> None:
+    page = render_paper(replace(results, searches={}), "cifar10")
+    assert "figure-descent-here" not in page
+    assert "figure-descent-published" in page
+    assert "Nothing was searched here" in page
+
+
+def test_only_comparisons_by_the_papers_protocol_have_the_page(
+    results: Results, tmp_path: Path
+) -> None:
+    page = write_report(results, tmp_path / "paper")
+    assert 'href="paper.html"' in page.read_text()
+    assert (page.parent / "paper.html").exists()
+    short = replace(results, settings=results.settings | {"preset": "quick"})
+    assert write_paper(short, tmp_path) is None
+    unknown = replace(results, task=replace(results.task, data="folder-mine"))
+    assert write_paper(unknown, tmp_path) is None
+    assert not (tmp_path / "paper.html").exists()
