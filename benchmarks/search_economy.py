@@ -58,6 +58,12 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
         "prune_every": 5,
         "importance_decay": 0.7,
     },
+    "pretrain 5, fraction, every 5, decay": {
+        "pretrain_epochs": 5,
+        "filters_per_step": 0.045,
+        "prune_every": 5,
+        "importance_decay": 0.7,
+    },
 }
 
 

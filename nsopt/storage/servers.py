@@ -11,6 +11,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from nsopt.storage.internals import (
     GET_TRIALS,
@@ -49,11 +50,25 @@ class _Patience:
 
     last_outage = -float("inf")
 
-    def wait_out(self, deadline: float) -> bool:
-        """Wait a little for the server to come back; False when that is no longer worth it."""
+    def patiently(
+        self,
+        is_outage: Callable[[BaseException], bool],
+        call: Callable[..., Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """What `call` answers; the last error, if none comes for minutes."""
+        repeated = Retrying(
+            retry=retry_if_exception(is_outage),
+            wait=wait_fixed(_RETRY_SECONDS),
+            stop=stop_after_delay(_PATIENCE_SECONDS),
+            before_sleep=self._note_outage,
+            reraise=True,
+        )
+        return repeated(call, *args, **kwargs)
+
+    def _note_outage(self, attempt: RetryCallState) -> None:
         self.last_outage = time.monotonic()
-        time.sleep(_RETRY_SECONDS)
-        return self.last_outage < deadline
 
     def __init_subclass__(cls) -> None:
         own = (GET_TRIALS, STALE_TRIAL_IDS, "record_heartbeat")
@@ -66,16 +81,12 @@ def _repeated(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: _Patience, *args: Any, **kwargs: Any) -> Any:
         started = time.monotonic()
-        while True:
-            try:
-                return method(self, *args, **kwargs)
-            except UpdateFinishedTrialError:
-                if self.last_outage > started and _has_happened(self, *args, **kwargs):
-                    return True
-                raise
-            except Exception as error:
-                if not _is_outage(error) or not self.wait_out(started + _PATIENCE_SECONDS):
-                    raise
+        try:
+            return self.patiently(_is_outage, method, self, *args, **kwargs)
+        except UpdateFinishedTrialError:
+            if self.last_outage > started and _has_happened(self, *args, **kwargs):
+                return True
+            raise
 
     return call
 
@@ -85,7 +96,7 @@ def _has_happened(storage: Any, trial_id: int, state: Any = None, *_: Any, **__:
     return isinstance(state, TrialState) and storage.get_trial(trial_id).state == state
 
 
-def _is_outage(error: Exception) -> bool:
+def _is_outage(error: BaseException) -> bool:
     return isinstance(error, SQLAlchemyError | StorageInternalError) or is_of_grpc(error)
 
 
@@ -103,13 +114,11 @@ class PatientStorage(_Patience, OwnHeartbeat, RDBStorage):
 
     def _connect(self, dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
         """Connect as soon as the server, which has answered before, does so again."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while True:
-            try:
-                return dialect.connect(*arguments, **options)
-            except dialect.dbapi.OperationalError:
-                if not self.wait_out(deadline):
-                    raise
+
+        def is_outage(error: BaseException) -> bool:
+            return isinstance(error, dialect.dbapi.OperationalError)
+
+        return self.patiently(is_outage, dialect.connect, *arguments, **options)
 
     def stale_trial_ids(self, study_id: int) -> list[int]:
         """Nobody counts as dead soon after an outage, in which no heartbeat could be written."""
