@@ -97,20 +97,27 @@ def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
             )
         )
         other = method_label(rival["method"])
-        ahead = f"{label} is ahead"
-        if best["val_mean"] == rival["val_mean"]:
-            ahead = f"{label} and {other} are level"
         sentences.append(
-            f"At {where}, by validation accuracy {ahead}; on the test images {label} has "
-            f"{best['test_mean']:.2f} %{_in_words(difference, other)}."
+            f"At {where}, by validation accuracy {_standing(results, best, rival)}; on the test "
+            f"images {label} has {best['test_mean']:.2f} %{_in_words(difference, other)}."
         )
         sentences += _at_equal_accuracy(results, best, reference)
     if not pd.isna(best["beyond_record"]):
         factor = times_the_record(best["beyond_record"])
         sentences.append(f"The budget is {factor}: its law is extrapolated there.")
-    widths = _outcomes(results, best, best["method"])["widths"].unique()
-    shown = width_key(widths[0]) if len(widths) == 1 else ""
+    widths = _widths(results, best, best["method"])
+    shown = width_key(*widths) if len(widths) == 1 else ""
     return Verdict(" ".join(sentences), label, shown)
+
+
+def _standing(results: Results, best: pd.Series, rival: pd.Series) -> str:
+    """Who is ahead of whom, by validation accuracy."""
+    label, other = method_label(best["method"]), method_label(rival["method"])
+    if _widths(results, best, best["method"]) == _widths(results, best, rival["method"]):
+        return f"{label} and {other} are level: their widths are the same"
+    if best["val_mean"] == rival["val_mean"]:
+        return f"{label} and {other} are level"
+    return f"{label} is ahead"
 
 
 def _in_words(difference: Difference | None, other: str) -> str:
@@ -125,6 +132,11 @@ def _outcomes(results: Results, at: pd.Series, method: str) -> pd.DataFrame:
     return results.outcomes.query(
         "method == @method and budget == @at.budget and metric == @at.metric"
     )
+
+
+def _widths(results: Results, at: pd.Series, method: str) -> set[tuple[int, ...]]:
+    """The widths of these trainings, which may differ from seed to seed."""
+    return set(_outcomes(results, at, method)["widths"])
 
 
 def _at_equal_accuracy(results: Results, best: pd.Series, reference: str) -> list[str]:

@@ -52,7 +52,7 @@ def results() -> Results:
                     "test_accuracy": accuracy - 1,
                     "test_accuracy_best_epoch": accuracy,
                     "feasible": True,
-                    "widths": (budget // 500, budget // 250),
+                    "widths": (budget // 500, budget // 250 + int(gain)),
                 }
                 rows.append(row)
     widths = np.array([[10 * k, 4 * k] for k in range(9, 1, -1)])
@@ -130,7 +130,7 @@ def test_hover_tells_everything_about_a_training(results: Results) -> None:
         "NeuralScale",
         "0.25x",
         "seed 0",
-        "2-4",
+        "2-7",
         "990 parameters",
         "7,000 MACs",
         "2.00 ms",
@@ -141,7 +141,7 @@ def test_hover_tells_everything_about_a_training(results: Results) -> None:
 def test_widths_are_shown_budget_by_budget(results: Results) -> None:
     infos = widths_info(results)
     assert [info.size for info in infos] == ["0.25x", "1x"]
-    assert infos[1].widths == {"uniform": [8, 16], "neuralscale": [8, 16]}
+    assert infos[1].widths == {"uniform": [8, 16], "neuralscale": [8, 19]}
     assert len(draw_widths(infos).data) == 4
 
 

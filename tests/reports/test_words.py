@@ -65,3 +65,13 @@ def test_equal_accuracies_are_called_level(results: Results) -> None:  # noqa: F
     level = results.outcomes.assign(val_accuracy=70.0)
     for sentence in map(str, answer(dataclasses.replace(results, outcomes=level))):
         assert "Uniform and NeuralScale are level; on the test images Uniform has" in sentence
+
+
+def test_methods_with_the_same_widths_are_said_to_have_them(results: Results) -> None:  # noqa: F811
+    frame = results.outcomes
+    by_budget = frame[frame["method"] == "uniform"].drop_duplicates("budget")
+    same = frame["budget"].map(dict(zip(by_budget["budget"], by_budget["widths"], strict=True)))
+    for sentence in map(
+        str, answer(dataclasses.replace(results, outcomes=frame.assign(widths=same)))
+    ):
+        assert "NeuralScale and Uniform are level: their widths are the same" in sentence

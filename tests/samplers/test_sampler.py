@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,14 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.samplers import PartialFixedSampler, RandomSampler
+from optuna.samplers import (
+    BaseSampler,
+    GPSampler,
+    NSGAIISampler,
+    PartialFixedSampler,
+    RandomSampler,
+    TPESampler,
+)
 
 from nsopt.errors import NsoptError
 from nsopt.models.registry import get_architecture
@@ -246,6 +253,36 @@ def test_a_trial_tells_its_budget_and_its_cost() -> None:
         assert trial.constraints == {"budget": pytest.approx(PARAMS(widths) / 10**6 - 1)}
     assert enqueued.constraints["budget"] > 0 >= proposed.constraints["budget"]
     assert study.best_trial.number == proposed.number
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The 'greenlet' package", "ignore::optuna.exceptions.ExperimentalWarning"
+)
+@pytest.mark.parametrize(
+    "other",
+    [lambda: TPESampler(seed=0), lambda: NSGAIISampler(seed=0), lambda: GPSampler(seed=0)],
+    ids=["TPE", "NSGA-II", "GP"],
+)
+def test_other_samplers_go_on_in_its_study(other: Callable[[], BaseSampler]) -> None:
+    """They learn from its trials, and know from the constraint what a network may cost."""
+    budget = 10**6
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        widths = suggest_widths(trial, ARCH)
+        trial.set_constraint("budget", PARAMS(widths) / budget - 1)
+        return trial.suggest_float("lr", 1e-3, 1e-1, log=True), float(sum(widths))
+
+    study = optuna.create_study(
+        directions=["minimize", "maximize"], sampler=sampler(budgets=[budget], spread=0.2, seed=0)
+    )
+    study.optimize(objective, n_trials=8)
+    study.sampler = other()
+    study.optimize(objective, n_trials=4)
+    ranges = study.trials[0].distributions
+    for trial in study.trials[8:]:
+        assert trial.state == optuna.trial.TrialState.COMPLETE
+        assert trial.distributions == ranges
+        assert list(trial.constraints) == ["budget"]
 
 
 @pytest.mark.filterwarnings("ignore:PartialFixedSampler is experimental")
