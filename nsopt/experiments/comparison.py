@@ -148,7 +148,5 @@ def beyond_record(
 ) -> float | None:
     """The factor by which a budget lies outside of the record that a method's law is fitted to;
     None where it does not, and for methods without a record. found: the searches."""
-    history = found.get(task.search_kind(method.price), ())
-    if not method.by_algorithm_3 or not history:
-        return None
-    return history[-1].beyond(metric.cost(task.arch), budget)
+    fitted = method.fitted_to(found.get(task.search_kind(method.price), ()))
+    return None if fitted is None else fitted.beyond(metric.cost(task.arch), budget)

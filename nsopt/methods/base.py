@@ -64,6 +64,10 @@ class Method(ABC):
         """How many iterations of architecture descent it needs; NsoptError for more than run."""
         return 0
 
+    def fitted_to(self, iterations: Sequence[Iteration]) -> Iteration | None:
+        """The iteration of a search to whose record its law is fitted; None if it is to none."""
+        return None
+
     def supports(self, budget: float, base_cost: float) -> bool:
         """Whether it has widths to offer at a budget; base_cost: of the base widths."""
         return True

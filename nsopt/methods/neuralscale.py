@@ -1,6 +1,7 @@
 """NeuralScale (Lee & Lee, CVPR 2020): the power law that pruning gives."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -8,6 +9,7 @@ from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.methods.base import LawInputs, Method
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import ScalingLaw
+from nsopt.scaling.record import Iteration
 from nsopt.settings import Price
 
 _NAME = "neuralscale"
@@ -44,11 +46,16 @@ class NeuralScale(Method):
             )
         return self.iteration
 
+    def fitted_to(self, iterations: Sequence[Iteration]) -> Iteration | None:
+        number = self.iteration or len(iterations)
+        return iterations[number - 1] if 0 < number <= len(iterations) else None
+
     def law(self, inputs: LawInputs) -> ScalingLaw:
-        done = len(inputs.iterations)
-        if self.iteration is not None and self.iteration > done:
+        fitted = self.fitted_to(inputs.iterations)
+        if fitted is None:
+            done = len(inputs.iterations)
             raise NoWidthsError(f"{self.name}: descent converged after {done} iterations")
-        return inputs.iterations[(self.iteration or done) - 1].law
+        return fitted.law
 
     def variant(self, name: str) -> "NeuralScale | None":
         match = _VARIANT.fullmatch(name)

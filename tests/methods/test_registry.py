@@ -58,6 +58,14 @@ def test_unknown_methods_suggest_the_nearest(name: str) -> None:
         get_methods([])
 
 
+def test_a_method_tells_the_record_that_its_law_is_fitted_to(history: list[Iteration]) -> None:
+    for name, number in (("neuralscale-iter1", 0), ("neuralscale-iter2", 1), ("neuralscale", 1)):
+        assert get_method(name).fitted_to(history) is history[number]
+    for name in ("neuralscale-iter3", "uniform", "morphnet"):
+        assert get_method(name).fitted_to(history) is None
+    assert get_method("neuralscale").fitted_to([]) is None
+
+
 def test_iterations_of_neuralscale_are_methods_of_their_own(
     narrow: TableArchitecture, history: list[Iteration]
 ) -> None:
