@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 from optuna.artifacts import FileSystemArtifactStore
 
 from nsopt.errors import NsoptError
@@ -21,6 +22,7 @@ from nsopt.storage.opening import artifacts_beside, existing_storage, open_stora
 from nsopt.storage.studies import load_studies
 
 _LARGEST_PORT = 65535
+_CARD_HEIGHT = 450
 
 
 def publish(url: str, name: str | None = None) -> None:
@@ -37,11 +39,21 @@ def publish(url: str, name: str | None = None) -> None:
         save_note(study, note(results, method))
         if method in results.searches:
             metric = results.searches[method][-1].metric
-            law = draw_law(law_info(results, method), metric)
+            law = _as_card(draw_law(law_info(results, method), metric))
             save_plotly_graph_object(study, law, graph_object_id="law")
         else:
             save_plotly_graph_object(study, front, graph_object_id="pareto")
             save_plotly_graph_object(study, widths, graph_object_id="widths")
+
+
+def _as_card(law: go.Figure) -> go.Figure:
+    """The panels of a law in the little room that the dashboard gives a figure."""
+    law.for_each_annotation(lambda title: title.update(text=title.text.partition(":")[0]))
+    axis = law.layout.xaxis
+    law.update_xaxes(title={"text": ""}, tickvals=axis.tickvals[::2], ticktext=axis.ticktext[::2])
+    below = {"x": 0.5, "y": -0.12, "xref": "paper", "yref": "paper", "showarrow": False}
+    law.add_annotation(text="tau, log scale", **below)
+    return law.update_layout(height=_CARD_HEIGHT, margin={"t": 60, "b": 60})
 
 
 def note(results: Results, method: str) -> str:
