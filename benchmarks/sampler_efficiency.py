@@ -6,8 +6,7 @@ of the uniform network at 0.125x, for
 - `random`: uniform widths, every layer perturbed by a factor of about 2, scaled to the budget;
 - `tpe`: Optuna's TPE over the eight widths, the budget as a constraint; what exceeds it is not
   trained and not counted;
-- `spread`, `refine`, `cmaes`: the law perturbed at random, by NeuralScaleSampler's refine mode,
-  and by CMA-ES.
+- `spread`, `cmaes`: the law perturbed at random by NeuralScaleSampler, and by CMA-ES.
 
 Trainings are those of a surrogate: a Gaussian process over log-widths, fitted to the real short
 trainings in sampler_efficiency_data/trainings.csv (collect.py made them). It answers with its mean
@@ -115,10 +114,10 @@ def _with_sampler(sampler: nsopt.NeuralScaleSampler, train: Objective, trainings
     study.optimize(lambda trial: train(nsopt.suggest_widths(trial, _ARCH)), n_trials=trainings)
 
 
-def _around(curve: PowerLaw, spread: float, refine: bool = False) -> Callable[..., None]:
+def _around(curve: PowerLaw, spread: float) -> Callable[..., None]:
     def search(train: Objective, trainings: int, seed: int) -> None:
         sampler = nsopt.NeuralScaleSampler(
-            curve, _PARAMS, _ARCH.layer_names, [BUDGET], seed=seed, spread=spread, refine=refine
+            curve, _PARAMS, _ARCH.layer_names, [BUDGET], seed=seed, spread=spread
         )
         _with_sampler(sampler, train, trainings)
 
@@ -201,7 +200,6 @@ def main() -> None:
         ("random", _around(uniform, 0.7)),
         ("tpe", _tpe),
         ("spread", _around(law(), _SPREAD)),
-        ("refine", _around(law(), _SPREAD, refine=True)),
         ("cmaes", _cmaes),
     ):
         runs = [_best_so_far(search, surrogate, max(_AT), seed) for seed in range(results["seeds"])]

@@ -45,6 +45,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
     "quick": {},
     "pretrain 1": {"pretrain_epochs": 1},
     "pretrain 5": {"pretrain_epochs": 5},
+    "pretrain 8": {"pretrain_epochs": 8},
     "pretrain 10 of 1000 a class": {"pretrain_epochs": 10, _PER_CLASS: 1000},
     "lr 0.1, batches of 256": {"lr": 0.1, "batch_size": 256, "prune_every": 5},
     "every 5": {"prune_every": 5},

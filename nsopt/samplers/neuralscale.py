@@ -12,8 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
-from nsopt.samplers.proposals import Proposals, Shift
-from nsopt.samplers.refinement import Refinement
+from nsopt.samplers.proposals import Proposals
 from nsopt.scaling.cost import CostFunction
 from nsopt.scaling.law import ScalingLaw
 from nsopt.storage import internals, trials
@@ -74,8 +73,6 @@ class NeuralScaleSampler(BaseSampler):
         spread: standard deviation by which the logarithm of every layer's alpha is perturbed,
             anew for each trial; the perturbed curve is solved for the same budget, so that every
             proposal fits it. It follows from `seed` and the trial's number alone.
-        refine: after the law itself and ten such perturbations at a budget, learn from the results
-            at that budget, by TPE, where to look next (samplers/refinement.py).
     """
 
     def __init__(
@@ -88,7 +85,6 @@ class NeuralScaleSampler(BaseSampler):
         seed: int | None = None,
         eta: float | None = None,
         spread: float = 0.0,
-        refine: bool = False,
         multiple_of: int = 1,
         min_width: int = 1,
     ) -> None:
@@ -96,8 +92,6 @@ class NeuralScaleSampler(BaseSampler):
             raise NsoptError(f"spread must be a number of at least 0, got {spread}")
         if spread and eta is not None:
             raise NsoptError("spread needs the exact solver: leave eta out")
-        if refine and not spread:
-            raise NsoptError("refine needs a spread: give the deviation to begin with, such as 0.2")
         if eta is not None and (multiple_of, min_width) != (1, 1):
             raise NsoptError("multiple_of and min_width need the exact solver: leave eta out")
         if len(layer_names) != law.layers:
@@ -107,15 +101,13 @@ class NeuralScaleSampler(BaseSampler):
         self._budgets = tuple(budgets)
         self._independent = independent_sampler or TPESampler(seed=seed)
         self._spread = spread
-        self._refine = refine
-        self._refinements: dict[tuple[str, float], Refinement] = {}
         self._entropy = np.random.SeedSequence(seed).entropy
         self._solved = {budget: self.propose(budget) for budget in self._budgets}
         self._proposed: dict[tuple[str, int], tuple[int, ...]] = {}  # of running trials
 
     def __repr__(self) -> str:
         budgets = ", ".join(f"{budget:,}" for budget in self._budgets) or "of the trials"
-        around = f", spread={self._spread:g}, refine={self._refine}" if self._spread else ""
+        around = f", spread={self._spread:g}" if self._spread else ""
         metric = self._proposals.metric or "cost"
         layers = len(self._parameters)
         return f"NeuralScaleSampler({layers} layers, budgets in {metric}: {budgets}{around})"
@@ -167,7 +159,7 @@ class NeuralScaleSampler(BaseSampler):
             raise NsoptError("no budget for these widths: give the sampler budgets=[...]")
         key = (study.study_name, trial.number)
         if key not in self._proposed:
-            self._proposed[key] = self._widths(study, trial, budget)
+            self._proposed[key] = self._widths(trial, budget)
         width = self._proposed[key][self._parameters.index(param_name)]
         if not internals.can_be(param_distribution, width):
             raise NsoptError(
@@ -199,7 +191,7 @@ class NeuralScaleSampler(BaseSampler):
     def reseed_rng(self) -> None:
         self._independent.reseed_rng()
 
-    def _widths(self, study: Study, trial: FrozenTrial, budget: float) -> tuple[int, ...]:
+    def _widths(self, trial: FrozenTrial, budget: float) -> tuple[int, ...]:
         """What `propose` gives, solved once a budget; with a spread, around that."""
         if budget not in self._solved:
             self._solved[budget] = self.propose(budget)
@@ -209,37 +201,7 @@ class NeuralScaleSampler(BaseSampler):
             np.random.SeedSequence(self._entropy, spawn_key=(trial.number,))
         )
         shift = generator.normal(scale=self._spread, size=len(self._parameters))
-        if self._refine:
-            shift = self._refined(study, trial, budget, generator, shift)
         return self._proposals.around(budget, shift)
-
-    def _refined(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        budget: float,
-        generator: np.random.Generator,
-        drawn: Shift,
-    ) -> Shift:
-        """What the results at this budget suggest; at first nothing, then what was drawn."""
-        others = [
-            other
-            for other in study.get_trials(deepcopy=False)
-            if other.number != trial.number and self._budget_of(other) == budget
-        ]
-        if all(other.number > trial.number for other in others):
-            return np.zeros_like(drawn)
-        key = (study.study_name, budget)
-        if key not in self._refinements:
-            self._refinements[key] = Refinement(
-                self._solved[budget], self._spread, study.directions
-            )
-        refinement = self._refinements[key]
-        for other in others:
-            if all(name in other.params for name in self._parameters):
-                refinement.learn(other, [other.params[name] for name in self._parameters])
-        proposed = refinement.propose(int(generator.integers(2**31)))
-        return drawn if proposed is None else proposed
 
     def _budget_of(self, trial: FrozenTrial) -> float | None:
         own = trials.read_budget(trial)

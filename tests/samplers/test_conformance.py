@@ -16,11 +16,10 @@ from tests.samplers.test_sampler import sampler as neuralscale
 OPTIONS: dict[str, Callable[[], dict]] = {
     "default": lambda: {"budgets": (10**5, 10**6)},
     "without-budget": lambda: {"independent_sampler": RandomSampler(seed=0)},
-    "refined": lambda: {
+    "spread": lambda: {
         "budgets": (10**6,),
         "independent_sampler": TPESampler(seed=0, multivariate=False),
         "spread": 0.2,
-        "refine": True,
     },
 }
 

@@ -1,7 +1,6 @@
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import optuna
@@ -135,52 +134,8 @@ def test_a_spread_out_of_range_is_an_error(spread: float) -> None:
         sampler(spread=spread)
 
 
-TARGET = np.linspace(-0.5, 0.5, len(ARCH.layer_names))
-
-
-def similarity(widths: Sequence[int]) -> float:
-    """Highest for widths that are the law's at 10**7, tilted from the first layers to the last."""
-    shift = np.log(widths) - np.log(law_widths(10**7))
-    return -float(np.square(shift - shift.mean() - TARGET).mean())
-
-
 def widths_of(trial: optuna.trial.FrozenTrial) -> tuple[int, ...]:
     return tuple(trial.params[f"width_{name}"] for name in ARCH.layer_names)
-
-
-def optimized(count: int, seed: int, refine: bool, storage: str | None = None) -> optuna.Study:
-    """A study of `count` more trials around the law."""
-    study = optuna.create_study(
-        study_name="s",
-        storage=storage,
-        direction="maximize",
-        sampler=sampler(budgets=[10**7], seed=seed, spread=0.25, refine=refine),
-        load_if_exists=True,
-    )
-    study.optimize(lambda trial: similarity(suggest_widths(trial, ARCH)), n_trials=count)
-    return study
-
-
-def test_refining_begins_with_the_law_and_learns_from_results() -> None:
-    refined, drawn = (optimized(60, seed=1, refine=refine) for refine in (True, False))
-    assert widths_of(refined.trials[0]) == law_widths(10**7)
-    assert all(PARAMS(widths_of(trial)) <= 10**7 for trial in refined.trials)
-    law = similarity(law_widths(10**7))
-    assert law < drawn.best_value < refined.best_value
-    assert refined.best_value > 0.4 * law
-
-
-def test_refining_in_another_process_proposes_the_same(tmp_path: Path) -> None:
-    storage = f"sqlite:///{tmp_path / 'study.db'}"
-    optimized(14, seed=3, refine=True, storage=storage)
-    parted = optimized(1, seed=3, refine=True, storage=storage)
-    whole = optimized(15, seed=3, refine=True)
-    assert [widths_of(t) for t in parted.trials] == [widths_of(t) for t in whole.trials]
-
-
-def test_refining_needs_a_spread() -> None:
-    with pytest.raises(NsoptError, match="refine needs a spread"):
-        sampler(refine=True)
 
 
 def test_spread_and_algorithm_3_exclude_each_other() -> None:
@@ -302,22 +257,7 @@ def test_a_sampler_can_be_read() -> None:
     assert repr(sampler(budgets=[10**5, 10**6])) == (
         "NeuralScaleSampler(8 layers, budgets in params: 100,000, 1,000,000)"
     )
-    assert "spread=0.2, refine=True" in repr(sampler(spread=0.2, refine=True))
-
-
-def test_refining_learns_from_pruned_trials() -> None:
-    def objective(trial: optuna.Trial) -> float:
-        value = similarity(suggest_widths(trial, ARCH))
-        trial.report(value, 0)
-        if trial.number % 3:
-            raise optuna.TrialPruned
-        return value
-
-    own = sampler(budgets=[10**7], seed=1, spread=0.25, refine=True)
-    study = optuna.create_study(direction="maximize", sampler=own)
-    study.optimize(objective, n_trials=60)
-    drawn = optimized(60, seed=1, refine=False)
-    assert max(similarity(widths_of(t)) for t in study.trials) > drawn.best_value
+    assert repr(sampler(spread=0.2)).endswith("budgets in params: of the trials, spread=0.2)")
 
 
 def test_layer_names_must_match_the_law() -> None:
