@@ -4,8 +4,9 @@ Every protocol differs from that of `--preset quick` in one thing. For each: the
 searches saw, their seconds, the rows of their records and how far these reach, their distance to
 the reference (nsopt/scaling/distance.py), and the distance between seeds, which is the noise below
 which protocols cannot be told apart. With `--epochs` the network that each law proposes at the
-parameters of uniform 0.25x is trained, too. The reference is the mean law of searches in storages
-(`--reference`), one a seed, made by `nsopt search --preset paper --iterations 1`.
+parameters of uniform 0.25x is trained, too, with those of the reference and of uniform scaling. The
+reference is the mean law of searches in storages (`--reference`), one a seed, made by
+`nsopt search --preset paper --iterations 1`.
 
 What is done is kept in `--out`, a line of JSON each, and not run again; a search or a training that
 was interrupted goes on.
@@ -33,7 +34,7 @@ from nsopt.data.source import Subset
 from nsopt.experiments.presets import get_preset
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.distance import law_distance
-from nsopt.scaling.law import PowerLaw, floor_widths
+from nsopt.scaling.law import PowerLaw, floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage.opening import existing_storage
 from nsopt.storage.studies import load_studies, only_comparison
@@ -46,6 +47,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
     "pretrain 1": {"pretrain_epochs": 1},
     "pretrain 5": {"pretrain_epochs": 5},
     "pretrain 8": {"pretrain_epochs": 8},
+    "pretrain 5, fraction": {"pretrain_epochs": 5, "filters_per_step": 0.045},
     "pretrain 10 of 1000 a class": {"pretrain_epochs": 10, _PER_CLASS: 1000},
     "lr 0.1, batches of 256": {"lr": 0.1, "batch_size": 256, "prune_every": 5},
     "every 5": {"prune_every": 5},
@@ -87,8 +89,12 @@ class Economy:
         """Search, and train for `epochs` where there are any; what is missing of it."""
         law = self._kept({"kind": "search", "protocol": protocol, "seed": seed}, self._search)
         if epochs:
-            training = {"kind": "training", "protocol": protocol, "seed": seed, "epochs": epochs}
-            self._kept(training, lambda run: self._train(run, PowerLaw.from_dict(law["law"])))
+            self.train(protocol, PowerLaw.from_dict(law["law"]), seed, epochs)
+
+    def train(self, name: str, law: PowerLaw, seed: int, epochs: int) -> None:
+        """The network that a law proposes, if it is missing."""
+        training = {"kind": "training", "protocol": name, "seed": seed, "epochs": epochs}
+        self._kept(training, lambda run: self._train(run, law))
 
     def _kept(self, run: Run, work: Callable[[Run], Run]) -> Run:
         for other in self.done():
@@ -106,7 +112,7 @@ class Economy:
         settings = get_preset("quick").settings.search.updated(seed=run["seed"], **changes)
         start = time.perf_counter()
         (iteration,) = nsopt.search(
-            self.arch, data, settings, checkpoint=self._checkpoint()
+            self.arch, data, settings, checkpoint=self._checkpoint(run)
         ).iterations
         seconds = time.perf_counter() - start
         images = settings.pretrain_epochs * len(data.split(settings.val_fraction).train)
@@ -129,12 +135,13 @@ class Economy:
         )
         data = nsopt.load_data(self.data)
         outcome = nsopt.train(
-            self.arch, widths.tolist(), data, settings, checkpoint=self._checkpoint()
+            self.arch, widths.tolist(), data, settings, checkpoint=self._checkpoint(run)
         )
         return {"accuracy": outcome.val_accuracy, "seconds": outcome.seconds}
 
-    def _checkpoint(self) -> Path:
-        return self.file.with_suffix(".pt")
+    def _checkpoint(self, run: Run) -> Path:
+        name = "-".join(f"{value}" for value in run.values()).replace(" ", "-")
+        return self.file.with_name(f"{self.file.stem}-{name}.pt")
 
 
 def reference_law(urls: Sequence[str]) -> PowerLaw:
@@ -150,7 +157,7 @@ def reference_law(urls: Sequence[str]) -> PowerLaw:
 def rows(
     done: Sequence[Mapping[str, Any]], arch: Architecture, reference: PowerLaw | None
 ) -> Iterator[Run]:
-    """One per protocol, means over its searches."""
+    """One per protocol, means over its searches and trainings; of laws not searched, trainings."""
     cost, base = arch.cost("params"), arch.base_widths
     for protocol in dict.fromkeys(run["protocol"] for run in done):
         searches, trainings = (
@@ -164,12 +171,17 @@ def rows(
         yield {
             "protocol": protocol,
             "n": len(searches),
-            **{name: np.mean([run[name] for run in searches]) for name in numbers},
-            "lowest r2": np.mean([law.r2.min() for law in laws]),
-            "to reference": np.mean(apart) if apart else None,
-            "between seeds": np.mean(between) if between else None,
-            "accuracy": np.mean([run["accuracy"] for run in trainings]) if trainings else None,
+            **{name: _mean([run[name] for run in searches]) for name in numbers},
+            "lowest r2": _mean([law.r2.min() for law in laws]),
+            "to reference": _mean(apart),
+            "between seeds": _mean(between),
+            "trainings": len(trainings),
+            "accuracy": _mean([run["accuracy"] for run in trainings]),
         }
+
+
+def _mean(numbers: Sequence[float]) -> float | None:
+    return float(np.mean(numbers)) if numbers else None
 
 
 def main() -> None:
@@ -185,10 +197,14 @@ def main() -> None:
     data = nsopt.load_data(options.data)
     arch = nsopt.get_architecture(options.arch, len(data.classes), data.image_size, data.channels)
     economy = Economy(arch, options.data, options.out)
+    reference = reference_law(options.reference) if options.reference else None
+    others = {"uniform scaling": uniform_curve(arch.base_widths), "reference": reference}
     for seed in range(options.seeds):
         for protocol in options.protocol or PROTOCOLS:
             economy.run(protocol, seed, options.epochs)
-    reference = reference_law(options.reference) if options.reference else None
+        for name, law in others.items() if options.epochs else ():
+            if law is not None:
+                economy.train(name, law, seed, options.epochs)
     table = pd.DataFrame(rows(economy.done(), arch, reference))
     print(table.to_string(index=False, float_format=lambda number: f"{number:.3g}"))
 

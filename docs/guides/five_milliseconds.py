@@ -16,13 +16,15 @@ data = nsopt.ImageData.from_arrays((images[0], labels[0]), (images[1], labels[1]
 # A latency model of this device: kernels timed alone, corrected on whole networks.
 arch = nsopt.with_latency(arch)
 latency = arch.cost("latency")  # widths -> milliseconds for a batch of 100
-print(f"as it comes: {latency(arch.base_widths):.1f} ms")
+narrowest = latency([1] * len(arch.base_widths))
+print(f"as it comes: {latency(arch.base_widths):.1f} ms, with one channel each {narrowest:.1f}")
+budget = max(5.0, 2 * narrowest)  # a slow or busy device needs more than 5 ms for any network
 
 # One short search; importance is divided by the milliseconds that a channel's removal frees.
 short = nsopt.SearchSettings(
     price="latency",
     iterations=1,
-    pretrain_epochs=4,
+    pretrain_epochs=2,
     prune_every=4,
     filters_per_step=120,
     batch_size=64,
@@ -31,9 +33,9 @@ short = nsopt.SearchSettings(
 law = nsopt.search(arch, data, short).law
 
 # The widest networks that are not predicted to take longer, along the law and in proportion.
-training = nsopt.TrainSettings(epochs=6, batch_size=32, lr=0.02)
+training = nsopt.TrainSettings(epochs=4, batch_size=32, lr=0.02)
 for name, curve in (("law", law), ("uniform", nsopt.uniform_curve(arch.base_widths))):
-    fit = nsopt.solve_widths(curve, latency, 5.0)
+    fit = nsopt.solve_widths(curve, latency, budget)
     outcome = nsopt.train(arch, fit.widths, data, training)
     measured = nsopt.measure_latency(outcome.model, arch.input_shape)
     print(

@@ -35,7 +35,7 @@ class TaskOptions:
     """Only the first classes of the data."""
     per_class: Count | None = None
     """Only the first training images of each class."""
-    preset: Literal["smoke", "quick", "paper"] = "smoke"
+    preset: Literal["smoke", "quick", "fast", "paper"] = "smoke"
     """Protocol: everything that decides the numbers."""
 
 

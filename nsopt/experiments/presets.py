@@ -1,6 +1,6 @@
 """Presets: everything that decides the numbers of a study."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -80,6 +80,18 @@ def rounding_for(rounding: Rounding | None, metric: str) -> int:
 
 _PAPER_VAL_FRACTION = 0.02  # the paper holds nothing out; selection needs something
 
+# A twelfth of the images of the published search on CIFAR-10: benchmarks/search_economy.py. A step
+# takes a fraction, so that a network of any size has about as many.
+_SHORT_SEARCH = SearchSettings(
+    pretrain_epochs=5,
+    prune_every=10,
+    filters_per_step=0.045,
+    iterations=1,
+    convergence="band",
+    batch_size=128,
+    lr=0.05,
+)
+
 _PRESETS = {
     "smoke": Preset(
         question="Does everything run here? Too short to rank methods.",
@@ -109,19 +121,24 @@ _PRESETS = {
         seeds=2,
         settings=StudySettings(
             preset="quick",
-            search=SearchSettings(
-                pretrain_epochs=2,
-                prune_every=10,
-                filters_per_step=40,
-                iterations=1,
-                convergence="band",
-                batch_size=128,
-                lr=0.05,
-            ),
+            search=_SHORT_SEARCH,
             training=TrainSettings(epochs=12, lr=0.05),
             magnitude_epochs=5,
             fine_tune_epochs=4,
             fine_tune_lr=0.005,
+        ),
+    ),
+    "fast": Preset(
+        question="What are the widths of a search of minutes worth after the paper's trainings?",
+        ratios=(0.25, 0.5, 0.75, 1.0),
+        seeds=5,
+        settings=StudySettings(
+            preset="fast",
+            search=_SHORT_SEARCH,
+            training=TrainSettings(),
+            magnitude_epochs=300,
+            fine_tune_epochs=40,
+            fine_tune_lr=0.001,
         ),
     ),
     "paper": Preset(
@@ -139,32 +156,37 @@ _PRESETS = {
     ),
 }
 
-_PAPER_TINY_IMAGENET = Preset(
-    question=_PRESETS["paper"].question,
-    ratios=(0.25, 0.5, 0.75, 1.0),
-    seeds=5,
-    settings=StudySettings(
-        preset="paper",
-        search=SearchSettings(prune_every=100, val_fraction=_PAPER_VAL_FRACTION),
-        training=TrainSettings(
-            epochs=150, decay_after=(1 / 3, 2 / 3), val_fraction=_PAPER_VAL_FRACTION
+
+def _for_tiny_imagenet(preset: Preset, **search: Any) -> Preset:
+    """The paper's trainings there, and what changes in its search."""
+    settings = preset.settings
+    return replace(
+        preset,
+        ratios=(0.25, 0.5, 0.75, 1.0),
+        settings=settings.updated(
+            search=settings.search.updated(**search),
+            training=settings.training.updated(epochs=150, decay_after=(1 / 3, 2 / 3)),
+            magnitude_epochs=150,
+            fine_tune_epochs=20,
         ),
-        magnitude_epochs=150,
-        fine_tune_epochs=20,
-        fine_tune_lr=0.001,
-    ),
-)
+    )
+
+
+_TINY_IMAGENET_PRESETS = {
+    "paper": _for_tiny_imagenet(_PRESETS["paper"], prune_every=100),
+    "fast": _for_tiny_imagenet(_PRESETS["fast"]),
+}
 
 
 def get_preset(name: str, data: str = "") -> Preset:
     """The preset `name` for a data set; NsoptError if there is none.
 
-    The paper has a protocol of its own for Tiny ImageNet.
+    The paper has trainings of their own for Tiny ImageNet.
     """
     if name not in _PRESETS:
         raise unknown_name("preset", name, _PRESETS)
-    if name == "paper" and data == "tiny-imagenet":
-        return _PAPER_TINY_IMAGENET
+    if data == "tiny-imagenet":
+        return _TINY_IMAGENET_PRESETS.get(name, _PRESETS[name])
     return _PRESETS[name]
 
 

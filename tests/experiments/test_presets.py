@@ -35,7 +35,17 @@ def test_paper_preset_for_tiny_imagenet_is_the_papers_too() -> None:
     assert get_preset("paper", "tiny-imagenet-100-32px") is get_preset("paper")
 
 
-@pytest.mark.parametrize("name", ["smoke", "quick", "paper"])
+def test_fast_trains_like_the_paper_and_searches_like_quick() -> None:
+    fast = get_preset("fast").settings
+    assert fast.search == get_preset("quick").settings.search
+    paper = get_preset("paper").settings.training
+    assert fast.training.updated(val_fraction=paper.val_fraction) == paper
+    tiny = get_preset("fast", "tiny-imagenet").settings
+    assert tiny.search == fast.search
+    assert tiny.training.milestones == [50, 100]
+
+
+@pytest.mark.parametrize("name", ["smoke", "quick", "fast", "paper"])
 def test_settings_come_back_from_json(name: str) -> None:
     settings = get_preset(name).settings
     stored = json.loads(json.dumps(settings.model_dump(mode="json")))

@@ -11,11 +11,11 @@ pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not i
 OWN_STRUCTURE = {  # side of images, number of widths, of refused groups
     "timm:convnextv2_atto": (64, 16, 0),
     "timm:resnest14d": (64, 19, 0),
-    "timm:hrnet_w18_small": (64, 45, 0),
     "timm:cspresnet50": (64, 38, 4),
-    "timm:edgenext_xx_small": (64, 13, 2),
 }
 OTHERS = {
+    "timm:hrnet_w18_small": (64, 45, 0),
+    "timm:edgenext_xx_small": (64, 13, 2),
     "timm:mobilenetv4_conv_small": (64, 21, 0),
     "timm:efficientnet_lite0": (64, 24, 0),
     "timm:repvgg_a0": (64, 5, 0),
