@@ -18,7 +18,7 @@ from nsopt.errors import NsoptError
 from nsopt.latency.calls import Call, calls_of
 from nsopt.latency.kernels import measure_table, rounded_up
 from nsopt.latency.measure import latency_conditions, measure_latencies
-from nsopt.latency.model import FEATURES, LatencyModel, Term
+from nsopt.latency.model import LatencyModel, Term
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.progress import Progress
@@ -27,10 +27,10 @@ from nsopt.scaling.law import floor_widths
 
 BATCH_SIZE = 100
 _SCALES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4)
-_NETWORKS = 10  # whole ones, on which the sum of kernels is corrected
+_RANDOM, _UNIFORM = 25, 10  # of the whole networks on which the sum of kernels is corrected
 _SPREAD = 0.4  # of the logarithm of their widths
 _ROUNDS, _REPEATS = 4, 3
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,19 +87,28 @@ def _measured(
             tables.append(measure_table(structure.samples[kind], structure.largest[kind], device))
             progress.advance()
     layers = len(arch.base_widths)
-    model = LatencyModel(tuple(tables), structure.terms, layers, np.ones(FEATURES))
-    ragged = sample_widths(arch, _NETWORKS, seed=0)
-    widths = [*ragged, *(_on_blocks(arch, w) for w in sample_widths(arch, _NETWORKS, seed=1))]
+    model = LatencyModel(tuple(tables), structure.terms, layers, np.ones((len(tables), 2)), 0.0)
+    widths = _whole_networks(arch)
     measured = measure_latencies(
         [arch.build(w) for w in widths],
         arch.input_shape,
         BATCH_SIZE,
+        warmup=_ROUNDS,
         rounds=_ROUNDS,
         repeats=_REPEATS * _ROUNDS,
         device=str(device),
     )
     progress.advance()
     return model.corrected(widths, [latency.median_ms for latency in measured])
+
+
+def _whole_networks(arch: Architecture) -> list[tuple[int, ...]]:
+    """Random widths, some of them whole blocks, and uniform ones, of which shortcuts may vanish."""
+    ragged = sample_widths(arch, _RANDOM, seed=0)
+    blocks = [_on_blocks(arch, widths) for widths in sample_widths(arch, _RANDOM, seed=1)]
+    ratios = np.geomspace(0.1, 0.9, _UNIFORM)
+    uniform = [_allowed(arch, floor_widths(ratio, arch.base_widths)) for ratio in ratios]
+    return [*ragged, *blocks, *uniform]
 
 
 def _structure(arch: Architecture) -> _Structure:

@@ -1,12 +1,14 @@
 """A latency model: widths to milliseconds on one device, from the kernels a network is made of.
 
 Kernels are measured alone over their channels (`tables`), and their sum is corrected on whole
-networks: milliseconds = a * convolutions whose channels fill whole blocks + b * other convolutions
-+ c * everything else on tensors that a cache holds + d * on larger ones + e per network, all not
-negative (scikit-learn). As whole blocks are faster, a wider network may be the quicker one.
-L: searched layers; N: rows of widths.
+networks: each kind of call has a factor where it is cheap (a convolution whose channels fill whole
+blocks, anything else on tensors that a cache holds) and one where it is dear, and there is a
+constant per network; none is negative (scikit-learn). As whole blocks are faster, a wider network
+may be the quicker one.
+L: searched layers; N: rows of widths; T: tables.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -19,8 +21,8 @@ from nsopt.scaling.law import FloatArray
 from nsopt.scaling.metric import LATENCY
 
 _IN_CACHE = 4 * 2**20  # elements that a call reads and writes: 16 MB
-_WHOLE, _RAGGED, _NEAR, _FAR, _CONSTANT = range(5)
-FEATURES = 5
+_CHEAP, _DEAR = range(2)
+_SHRINKAGE = 2e-5  # of the factors of tables to the shared ones; a tenth or ten times do as well
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,40 +75,42 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class LatencyModel:
-    """A `CostModel` in milliseconds. correction: a to e."""
+    """A `CostModel` in milliseconds.
+
+    factors: of the calls of each table where they are cheap and where they are dear, (T, 2);
+    constant: milliseconds that every network takes.
+    """
 
     tables: tuple[Table, ...]
     terms: tuple[Term, ...]
     layers: int
-    correction: FloatArray
+    factors: FloatArray
+    constant: float
     metric = LATENCY.name
 
     def __call__(self, widths: ArrayLike) -> float | FloatArray:
         w = checked_rows(widths, self.layers)
-        return _plain(self.features(w) @ self.correction)
+        return _plain(_total(self.parts(w), self.factors) + self.constant)
 
     def lower_bound(self, widths: ArrayLike) -> float | FloatArray:
-        """The latency without the calls that equal widths can remove, all blocks counted whole."""
+        """The latency without the calls that equal widths can remove, every other as cheap as it
+        may be."""
         w = checked_rows(widths, self.layers)
-        least = self.correction.copy()
-        for pair in (slice(_WHOLE, _NEAR), slice(_NEAR, _CONSTANT)):
-            least[pair] = least[pair].min()
-        return _plain(self.features(w, always=True) @ least)
+        least = self.factors.min(axis=1, keepdims=True)
+        return _plain(_total(self.parts(w, always=True), least) + self.constant)
 
     def marginal(self, widths: ArrayLike) -> FloatArray:
         """Milliseconds per filter more of each layer, over a block of them: (L,), or (N, L)."""
         w = checked_rows(widths, self.layers)
         wider = w[..., None, :] + BLOCK * np.eye(self.layers, dtype=np.int64)
-        smooth = self.correction.copy()
-        smooth[:_NEAR] = smooth[:_NEAR].max()
-        grown: FloatArray = self.features(wider) @ smooth
-        return (grown - (self.features(w) @ smooth)[..., None]) / BLOCK
+        smooth = self.factors.max(axis=1, keepdims=True)
+        grown = _total(self.parts(wider), smooth)
+        return (grown - _total(self.parts(w), smooth)[..., None]) / BLOCK
 
-    def features(self, widths: IntArray, always: bool = False) -> FloatArray:
-        """Uncorrected milliseconds in convolutions on whole blocks, in others, in everything else
-        near and far, and 1: (..., 5). always: only of calls that all networks make."""
-        result = np.zeros((*widths.shape[:-1], FEATURES))
-        result[..., _CONSTANT] = 1.0
+    def parts(self, widths: IntArray, always: bool = False) -> FloatArray:
+        """Uncorrected milliseconds in the calls of each table, cheap ones and dear ones:
+        (..., T, 2). always: only of calls that all networks make."""
+        result = np.zeros((*widths.shape[:-1], len(self.tables), 2))
         for term in self.terms:
             if always and term.unless_equal is not None:
                 continue
@@ -116,23 +120,28 @@ class LatencyModel:
                 cheap = ((sizes % BLOCK == 0) | (term.factors.sum(axis=1) == 0)).all(axis=-1)
             else:
                 cheap = sizes[..., 0] <= _IN_CACHE
-            first = _WHOLE if term.convolution else _NEAR
-            result[..., first] += np.where(cheap, taken, 0.0)
-            result[..., first + 1] += np.where(cheap, 0.0, taken)
+            result[..., term.table, _CHEAP] += np.where(cheap, taken, 0.0)
+            result[..., term.table, _DEAR] += np.where(cheap, 0.0, taken)
         return result
 
     def corrected(self, widths: ArrayLike, measured: ArrayLike) -> "LatencyModel":
-        """The model whose correction fits whole networks best, relative to their latency.
+        """The model that fits whole networks best, relative to their latency.
 
-        widths: (M, L); measured: their milliseconds, (M,).
+        First all convolutions share two factors, and all other calls two; then each table gets its
+        own, drawn to these. widths: (M, L); measured: their milliseconds, (M,).
         """
-        from sklearn.linear_model import LinearRegression  # noqa: PLC0415  (0.6 s to import)
-
-        milliseconds = np.asarray(measured, dtype=np.float64)
-        relative = self.features(checked_rows(widths, self.layers)) / milliseconds[:, None]
-        fit = LinearRegression(positive=True, fit_intercept=False)
-        fit.fit(relative, np.ones(len(milliseconds)))
-        return replace(self, correction=fit.coef_.astype(np.float64))
+        every = 1 / np.asarray(measured, dtype=np.float64)[:, None]
+        parts = self.parts(checked_rows(widths, self.layers)) * every[..., None]
+        convolution = _convolutions(self.terms, len(self.tables))
+        sums = [parts[:, of].sum(axis=1) for of in (convolution, ~convolution)]
+        fit = _fit(np.hstack([*sums, every]), np.ones(len(every)))
+        shared = np.where(convolution[:, None], fit[:2], fit[2:4])
+        own = np.hstack([(parts * shared).reshape(len(every), -1), fit[4] * every])
+        drawn = np.sqrt(_SHRINKAGE * len(every)) * np.eye(own.shape[1])
+        target = np.concatenate([np.ones(len(every)), drawn.sum(axis=1)])
+        change = _fit(np.vstack([own, drawn]), target)
+        factors = shared * change[:-1].reshape(shared.shape)
+        return replace(self, factors=factors, constant=float(fit[4] * change[-1]))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""
@@ -140,15 +149,43 @@ class LatencyModel:
             "tables": [table.to_dict() for table in self.tables],
             "terms": [term.to_dict() for term in self.terms],
             "layers": self.layers,
-            "correction": self.correction.tolist(),
+            "factors": self.factors.tolist(),
+            "constant": self.constant,
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`; of earlier models too, whose tables shared their factors."""
         tables = tuple(Table.from_dict(table) for table in data["tables"])
         terms = tuple(Term.from_dict(term) for term in data["terms"])
-        return cls(tables, terms, data["layers"], np.array(data["correction"], dtype=np.float64))
+        if "correction" in data:
+            shared, constant = np.array(data["correction"][:4]), data["correction"][4]
+            convolution = _convolutions(terms, len(tables))
+            factors = np.where(convolution[:, None], shared[:2], shared[2:])
+        else:
+            factors, constant = np.array(data["factors"]), data["constant"]
+        return cls(tables, terms, data["layers"], factors, constant)
+
+
+def _convolutions(terms: Sequence[Term], tables: int) -> NDArray[np.bool_]:
+    """Which tables are of convolutions, (T,)."""
+    found = np.zeros(tables, dtype=np.bool_)
+    found[[term.table for term in terms if term.convolution]] = True
+    return found
+
+
+def _fit(rows: FloatArray, target: FloatArray) -> FloatArray:
+    """Least squares with coefficients of at least 0."""
+    from sklearn.linear_model import LinearRegression  # noqa: PLC0415  (0.6 s to import)
+
+    fit = LinearRegression(positive=True, fit_intercept=False).fit(rows, target)
+    return np.asarray(fit.coef_, dtype=np.float64)
+
+
+def _total(parts: FloatArray, factors: FloatArray) -> FloatArray:
+    """Of (..., T, 2), (...)."""
+    total: FloatArray = (parts * factors).sum(axis=(-2, -1))
+    return total
 
 
 def _plain(total: FloatArray) -> float | FloatArray:

@@ -1,6 +1,7 @@
 """Tables of kernels, the calls of networks, and the model that they make."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -98,6 +99,31 @@ def test_a_model_comes_back_from_json(
     again = LatencyModel.from_dict(json.loads(json.dumps(model.to_dict())))
     rows = np.array(sample_widths(arch, 5, seed=1))
     np.testing.assert_array_equal(again(rows), model(rows))
+
+
+def test_a_model_of_before_predicts_what_it_did(
+    models: dict[str, tuple[Architecture, LatencyModel]],
+) -> None:
+    arch, model = models["vgg11"]
+    data = model.to_dict() | {"correction": [1.0, 2.0, 3.0, 4.0, 0.5]}
+    of_convolutions = {term.table for term in model.terms if term.convolution}
+    pairs = [(1, 2) if table in of_convolutions else (3, 4) for table in range(len(model.tables))]
+    same = replace(model, factors=np.array(pairs, dtype=float), constant=0.5)
+    rows = np.array(sample_widths(arch, 5, seed=1))
+    del data["factors"], data["constant"]
+    np.testing.assert_allclose(LatencyModel.from_dict(data)(rows), same(rows))
+
+
+def test_what_kinds_of_calls_take_in_whole_networks_is_found(
+    models: dict[str, tuple[Architecture, LatencyModel]],
+) -> None:
+    for arch, model in models.values():
+        spread = np.random.default_rng(0).uniform(0.5, 2.0, model.factors.shape)
+        truth = replace(model, factors=spread, constant=0.1)
+        widths = learn._whole_networks(arch)
+        unseen = np.array(sample_widths(arch, 10, seed=5))
+        found = model.corrected(widths, truth(widths))
+        np.testing.assert_allclose(found(unseen), truth(unseen), rtol=0.05)
 
 
 def test_calls_that_equal_widths_remove_are_not_counted() -> None:
