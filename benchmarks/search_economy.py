@@ -50,6 +50,13 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
     "pretrain 5, fraction": {"pretrain_epochs": 5, "filters_per_step": 0.045},
     "pretrain 10 of 1000 a class": {"pretrain_epochs": 10, _PER_CLASS: 1000},
     "pretrain 20 of 1000 a class": {"pretrain_epochs": 20, _PER_CLASS: 1000},
+    "pretrain 20 of 500 a class": {"pretrain_epochs": 20, _PER_CLASS: 500},
+    "pretrain 40 of 500 a class": {"pretrain_epochs": 40, _PER_CLASS: 500},
+    "pretrain 20 of 1000 a class, fraction": {
+        "pretrain_epochs": 20,
+        "filters_per_step": 0.045,
+        _PER_CLASS: 1000,
+    },
     "lr 0.1, batches of 256": {"lr": 0.1, "batch_size": 256, "prune_every": 5},
     "every 5": {"prune_every": 5},
     "every 20": {"prune_every": 20},

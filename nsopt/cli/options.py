@@ -77,6 +77,8 @@ class PruneOptions:
     """Filters pruned in a step, over all layers: a number, or a fraction of those left."""
     importance_decay: Annotated[float, Parameter(validator=Number(gte=0, lt=1))] | None = None
     """What importance counts after a prune step that was measured before it: 0 for nothing."""
+    search_images: Count | None = None
+    """A search sees only about so many training images, as many of every class."""
     iterations: Count | None = None
     """Iterations of architecture descent."""
     convergence: Annotated[float, Parameter(validator=Number(gte=0))] | Literal["band"] | None = (

@@ -57,6 +57,13 @@ class ImageSet:
         for start in range(0, len(self), at_once):
             yield self.pixels(slice(start, start + at_once))
 
+    def first_of_each(self, count: int) -> Self:
+        """The first `count` images of every class, in order."""
+        rows = [
+            (self.labels == label).nonzero()[:count, 0] for label in self.labels.unique().tolist()
+        ]
+        return self.take(torch.cat(rows).sort().values)
+
     def take(self, places: ArrayLike) -> Self:
         """The images at `places`."""
         where = torch.as_tensor(np.asarray(places, dtype=np.int64))
@@ -156,8 +163,7 @@ class ImageData:
         kept = classes or len(self.classes)
         train = self.train.of_classes(kept)
         if per_class is not None:
-            rows = [(train.labels == label).nonzero()[:per_class, 0] for label in range(kept)]
-            train = train.take(torch.cat(rows).sort().values)
+            train = train.first_of_each(per_class)
         suffix = f"-{classes}classes" if classes else ""
         suffix += f"-{per_class}each" if per_class else ""
         return replace(
@@ -210,6 +216,14 @@ class Splits:
             std=self.std.to(device),
             mirror=self.mirror,
         )
+
+    def with_train_images(self, count: int | None) -> Self:
+        """These splits with only about `count` training images, the first ones, as many of every
+        class; None for all."""
+        if count is None or count >= len(self.train):
+            return self
+        per_class = -(-count // len(self.train.labels.unique()))
+        return replace(self, train=self.train.first_of_each(per_class))
 
     def fingerprint(self) -> dict[str, int]:
         """What tells these splits from others: their sizes, and a checksum of each."""

@@ -78,8 +78,10 @@ def _supervision(
     if (data is None) == (loader is None) or (loader is None) != (loss is None):
         raise NsoptError("search needs data=..., or loader=... and loss=... together")
     if data is not None:
-        splits = data.split(settings.val_fraction).to(device)
-        return Classification(splits, settings.resized_crop)
+        splits = data.split(settings.val_fraction).with_train_images(settings.search_images)
+        return Classification(splits.to(device), settings.resized_crop)
+    if settings.search_images is not None:
+        raise NsoptError("search_images= needs data=...: a loader decides which images there are")
     assert loader is not None
     assert loss is not None
     return OwnBatches(loader, loss, device)

@@ -84,6 +84,7 @@ def descend_task(
     if settings.val_fraction != task.settings.training.val_fraction:
         splits = task.data.split(settings.val_fraction)
     own = replace(resolve_compute(settings.device, settings.precision), lock=compute.lock)
+    splits = splits.with_train_images(settings.search_images)
     images = Classification(splits.to(own.device), settings.resized_crop)
     return descend(task.arch, images, settings, history, own, progress, checkpoint)
 

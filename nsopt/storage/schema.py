@@ -22,7 +22,8 @@ METRIC_NAMES = ("validation accuracy (%)", "latency (ms)")
 SEARCH_METRIC_NAMES = ("lowest r2 of a layer", "seconds")
 SEARCH = "search"
 _OTHER_SEARCH = "search-"
-_SINCE_0_1 = {"price": "filters", "importance_decay": 0.0}  # what a search did before
+# As searches did before.
+_SINCE_0_1 = {"search_images": None, "price": "filters", "importance_decay": 0.0}
 _TUNING = "-tune"
 _SETTINGS = "settings"
 _PROVENANCE = "provenance"

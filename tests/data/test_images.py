@@ -41,6 +41,19 @@ def test_split_is_always_the_same(digits: ImageData) -> None:
     torch.testing.assert_close(digits.split(0.1).train.images, digits.split(0.1).train.images)
 
 
+def test_the_first_images_of_every_class_stay(digits: ImageData) -> None:
+    splits = digits.split(0.1)
+    few = splits.with_train_images(95)
+    assert few.train.labels.bincount().tolist() == [10] * 10
+    for label in range(10):
+        own, all_own = (part.images[part.labels == label] for part in (few.train, splits.train))
+        torch.testing.assert_close(own, all_own[:10])
+    assert few.validation is splits.validation
+    torch.testing.assert_close(few.mean, splits.mean)
+    for count in (None, len(splits.train), 10**6):
+        assert splits.with_train_images(count) is splits
+
+
 def test_too_few_images_for_a_validation_split_say_so(digits: ImageData) -> None:
     with pytest.raises(NsoptError, match="too few"):
         digits.split(0.01)

@@ -161,6 +161,12 @@ def test_what_is_no_loader_or_loss_says_so(
         nsopt.search(segmentation, settings=SETTINGS, loader=own, loss=loss)
 
 
+def test_a_loader_decides_which_images_there_are(segmentation: TracedArchitecture) -> None:
+    some = SETTINGS.updated(search_images=10)
+    with pytest.raises(NsoptError, match="search_images= needs data="):
+        nsopt.search(segmentation, settings=some, loader=[BATCH], loss=pixel_loss)
+
+
 def test_a_loss_that_leaves_the_numbers_is_told(segmentation: TracedArchitecture) -> None:
     with pytest.raises(NonFiniteLossError):
         nsopt.search(

@@ -153,6 +153,17 @@ def same(one: Iteration, two: Iteration) -> bool:
     return {**one.to_dict(), "seconds": 0} == {**two.to_dict(), "seconds": 0}
 
 
+def test_a_search_may_see_a_part_of_the_images(
+    narrow: TableArchitecture, digits: ImageData
+) -> None:
+    def record(images: int | None) -> list:
+        settings = SHORT.updated(iterations=1, search_images=images)
+        (iteration,) = search(narrow, digits, settings).iterations
+        return iteration.trajectory.widths.tolist()
+
+    assert record(10**6) == record(None) != record(60)
+
+
 def test_descent_rescales_to_the_original_size(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:

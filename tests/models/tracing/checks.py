@@ -200,9 +200,9 @@ class OtherProcess:
         self._process.communicate()
 
 
-def one_of_each(own_structure: Iterable[str], others: Iterable[str]) -> list[Any]:
-    """Names for `parametrize`; those without a structure of their own are run by `-m networks`."""
-    return [*own_structure, *(pytest.param(word, marks=pytest.mark.networks) for word in others)]
+def selected_first(in_suite: Iterable[str], others: Iterable[str]) -> list[Any]:
+    """Names for `parametrize`; the others are run by `-m networks`."""
+    return [*in_suite, *(pytest.param(word, marks=pytest.mark.networks) for word in others)]
 
 
 def check_network(

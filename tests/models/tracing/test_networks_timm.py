@@ -1,14 +1,14 @@
-"""Networks of timm are scaled as they compute: one of each structure, and the others."""
+"""Networks of timm are scaled as they compute: some with the suite, the others by `-m networks`."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.models.tracing.checks import OtherProcess, check_network, one_of_each
+from tests.models.tracing.checks import OtherProcess, check_network, selected_first
 
 pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
-OWN_STRUCTURE = {  # side of images, number of widths, of refused groups
+IN_SUITE = {  # side of images, number of widths, of refused groups
     "timm:convnextv2_atto": (64, 16, 0),
     "timm:resnest14d": (64, 19, 0),
     "timm:cspresnet50": (64, 38, 4),
@@ -23,10 +23,10 @@ OTHERS = {
     "timm:dla34": (64, 25, 0),
     "timm:skresnet18": (64, 16, 4),
 }
-NETWORKS = OWN_STRUCTURE | OTHERS
+NETWORKS = IN_SUITE | OTHERS
 
 
-@pytest.mark.parametrize("word", one_of_each(OWN_STRUCTURE, OTHERS))
+@pytest.mark.parametrize("word", selected_first(IN_SUITE, OTHERS))
 def test_a_network_of_timm_is_scaled_as_it_computes(
     word: str, other_process: OtherProcess, tmp_path: Path
 ) -> None:

@@ -1,12 +1,12 @@
-"""Networks of torchvision are scaled as they compute: one of each structure, and the others."""
+"""Networks of torchvision are scaled as they compute: larger ones, most by `-m networks`."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.models.tracing.checks import OtherProcess, check_network, one_of_each
+from tests.models.tracing.checks import OtherProcess, check_network, selected_first
 
-OWN_STRUCTURE = {  # side of images, number of widths, of refused groups
+IN_SUITE = {  # side of images, number of widths, of refused groups
     "torchvision:densenet121": (64, 120, 0),
     "torchvision:googlenet": (64, 61, 0),
     "torchvision:vit_b_16": (224, 12, 13),
@@ -21,10 +21,10 @@ OTHERS = {
     "torchvision:resnext50_32x4d": (64, 21, 0),
     "torchvision:mnasnet1_0": (64, 25, 0),
 }
-NETWORKS = OWN_STRUCTURE | OTHERS
+NETWORKS = IN_SUITE | OTHERS
 
 
-@pytest.mark.parametrize("word", one_of_each(OWN_STRUCTURE, OTHERS))
+@pytest.mark.parametrize("word", selected_first(IN_SUITE, OTHERS))
 def test_a_network_of_torchvision_is_scaled_as_it_computes(
     word: str, other_process: OtherProcess, tmp_path: Path
 ) -> None:
