@@ -1,6 +1,6 @@
 """Claim: the preset `fast` finds the law of the published search with a tenth of its images.
 
-Every protocol differs from that of `--preset quick` in one thing. For each: the images that its
+Every protocol differs from a short one in one or two things. For each: the images that its
 searches saw, their seconds, the rows of their records and how far these reach, their distance to
 the reference (nsopt/scaling/distance.py), and the distance between seeds, which is the noise below
 which protocols cannot be told apart. With `--epochs` the network that each law proposes at the
@@ -30,9 +30,9 @@ import pandas as pd
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import nsopt
-from nsopt.data.source import Subset
 from nsopt.experiments.presets import get_preset
 from nsopt.models.architecture import Architecture
+from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.distance import law_distance
 from nsopt.scaling.law import PowerLaw, floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
@@ -41,40 +41,45 @@ from nsopt.storage.studies import load_studies, only_comparison
 from nsopt.storage.trials import read_iterations
 
 _RATIO = 0.25  # of the uniform network whose parameters a training may have
-_PER_CLASS = "per_class"  # of the images, where a protocol sees only some of them
+_BASE = SearchSettings(
+    pretrain_epochs=2,
+    prune_every=10,
+    filters_per_step=40,
+    iterations=1,
+    batch_size=128,
+    lr=0.05,
+)
+_FRACTION = 0.045
 PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
-    "quick": {},
     "pretrain 1": {"pretrain_epochs": 1},
+    "pretrain 2": {},
     "pretrain 5": {"pretrain_epochs": 5},
     "pretrain 8": {"pretrain_epochs": 8},
-    "pretrain 5, fraction": {"pretrain_epochs": 5, "filters_per_step": 0.045},
-    "pretrain 10 of 1000 a class": {"pretrain_epochs": 10, _PER_CLASS: 1000},
-    "pretrain 20 of 1000 a class": {"pretrain_epochs": 20, _PER_CLASS: 1000},
-    "pretrain 20 of 500 a class": {"pretrain_epochs": 20, _PER_CLASS: 500},
-    "pretrain 40 of 500 a class": {"pretrain_epochs": 40, _PER_CLASS: 500},
-    "pretrain 20 of 1000 a class, fraction": {
+    "pretrain 5, fraction": {"pretrain_epochs": 5, "filters_per_step": _FRACTION},
+    "pretrain 10 of 9000": {"pretrain_epochs": 10, "search_images": 9000},
+    "pretrain 20 of 9000": {"pretrain_epochs": 20, "search_images": 9000},
+    "pretrain 20 of 9000, fraction": {
         "pretrain_epochs": 20,
-        "filters_per_step": 0.045,
-        _PER_CLASS: 1000,
+        "search_images": 9000,
+        "filters_per_step": _FRACTION,
     },
+    "pretrain 20 of 4500": {"pretrain_epochs": 20, "search_images": 4500},
+    "pretrain 40 of 4500": {"pretrain_epochs": 40, "search_images": 4500},
     "lr 0.1, batches of 256": {"lr": 0.1, "batch_size": 256, "prune_every": 5},
-    "every 5": {"prune_every": 5},
     "every 20": {"prune_every": 20},
-    "every 5, half a step": {"prune_every": 5, "filters_per_step": 20},
     "prune at lr 0.05": {"prune_lr": 0.05},
-    "fraction": {"filters_per_step": 0.045},
-    "fraction, every 5": {"filters_per_step": 0.045, "prune_every": 5},
     "fraction, every 5, decay": {
-        "filters_per_step": 0.045,
+        "filters_per_step": _FRACTION,
         "prune_every": 5,
         "importance_decay": 0.7,
     },
     "pretrain 5, fraction, every 5, decay": {
         "pretrain_epochs": 5,
-        "filters_per_step": 0.045,
+        "filters_per_step": _FRACTION,
         "prune_every": 5,
         "importance_decay": 0.7,
     },
+    "fast": get_preset("fast").settings.search.model_dump(),
 }
 
 
@@ -115,15 +120,16 @@ class Economy:
         return result
 
     def _search(self, run: Run) -> Run:
-        changes = dict(PROTOCOLS[run["protocol"]])
-        data = nsopt.load_data(self.data, subset=Subset(per_class=changes.pop(_PER_CLASS, None)))
-        settings = get_preset("quick").settings.search.updated(seed=run["seed"], **changes)
+        data = nsopt.load_data(self.data)
+        changes = {**PROTOCOLS[run["protocol"]], "seed": run["seed"]}
+        settings = _BASE.updated(**changes)
         start = time.perf_counter()
         (iteration,) = nsopt.search(
             self.arch, data, settings, checkpoint=self._checkpoint(run)
         ).iterations
         seconds = time.perf_counter() - start
-        images = settings.pretrain_epochs * len(data.split(settings.val_fraction).train)
+        splits = data.split(settings.val_fraction).with_train_images(settings.search_images)
+        images = settings.pretrain_epochs * len(splits.train)
         images += (len(iteration.trajectory.tau) - 1) * settings.prune_every * settings.batch_size
         tau, full = iteration.record.tau, self.arch.cost("params")(self.arch.base_widths)
         return {
