@@ -190,7 +190,9 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
         last, _ = others[2].communicate(timeout=60)
         assert others[2].returncode == 0, last
     assert_each_point_once(server.url, POINTS)
-    dead = in_state(server.url, TrialState.FAIL)
+    failed = in_state(server.url, TrialState.FAIL)
+    # Two processes may give a point back, each unsure whether its call came through the outage.
+    dead = [trial for trial in failed if "duplicate_of" not in trial.user_attrs]
     assert {trial._trial_id for trial in dead} == left
     assert {read_worker(trial) for trial in dead} == victims
     assert len(dead) == 2
