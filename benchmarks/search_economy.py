@@ -30,6 +30,7 @@ import pandas as pd
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import nsopt
+from nsopt.data.images import ImageData
 from nsopt.experiments.presets import get_preset
 from nsopt.models.architecture import Architecture
 from nsopt.pruning.settings import SearchSettings
@@ -91,7 +92,7 @@ class Economy:
     """Searches and trainings on one network and one data set, whose results are kept in `file`."""
 
     arch: Architecture
-    data: str
+    data: ImageData
     file: Path
 
     def done(self) -> list[Run]:
@@ -120,15 +121,14 @@ class Economy:
         return result
 
     def _search(self, run: Run) -> Run:
-        data = nsopt.load_data(self.data)
         changes = {**PROTOCOLS[run["protocol"]], "seed": run["seed"]}
         settings = _BASE.updated(**changes)
         start = time.perf_counter()
         (iteration,) = nsopt.search(
-            self.arch, data, settings, checkpoint=self._checkpoint(run)
+            self.arch, self.data, settings, checkpoint=self._checkpoint(run)
         ).iterations
         seconds = time.perf_counter() - start
-        splits = data.split(settings.val_fraction).with_train_images(settings.search_images)
+        splits = self.data.split(settings.val_fraction).with_train_images(settings.search_images)
         images = settings.pretrain_epochs * len(splits.train)
         images += (len(iteration.trajectory.tau) - 1) * settings.prune_every * settings.batch_size
         tau, full = iteration.record.tau, self.arch.cost("params")(self.arch.base_widths)
@@ -147,9 +147,8 @@ class Economy:
         settings = get_preset("quick").settings.training.updated(
             seed=run["seed"], epochs=run["epochs"]
         )
-        data = nsopt.load_data(self.data)
         outcome = nsopt.train(
-            self.arch, widths.tolist(), data, settings, checkpoint=self._checkpoint(run)
+            self.arch, widths.tolist(), self.data, settings, checkpoint=self._checkpoint(run)
         )
         return {"accuracy": outcome.val_accuracy, "seconds": outcome.seconds}
 
@@ -210,7 +209,7 @@ def main() -> None:
     options = parser.parse_args()
     data = nsopt.load_data(options.data)
     arch = nsopt.get_architecture(options.arch, len(data.classes), data.image_size, data.channels)
-    economy = Economy(arch, options.data, options.out)
+    economy = Economy(arch, data, options.out)
     reference = reference_law(options.reference) if options.reference else None
     others = {"uniform scaling": uniform_curve(arch.base_widths), "reference": reference}
     for seed in range(options.seeds):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nsopt.compute.device import resolve_compute
-from nsopt.data.images import ImageData
+from nsopt.data.images import ImageData, Splits
 from nsopt.descent.iterations import descend
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
@@ -68,6 +68,14 @@ def search(
     return SearchResult(tuple(iterations))
 
 
+def images_of_search(
+    splits: Splits, settings: SearchSettings, device: torch.device
+) -> Classification:
+    """What a search sees of `splits`, on `device`."""
+    some = splits.with_train_images(settings.search_images)
+    return Classification(some.to(device), settings.resized_crop)
+
+
 def _supervision(
     data: ImageData | None,
     settings: SearchSettings,
@@ -78,8 +86,7 @@ def _supervision(
     if (data is None) == (loader is None) or (loader is None) != (loss is None):
         raise NsoptError("search needs data=..., or loader=... and loss=... together")
     if data is not None:
-        splits = data.split(settings.val_fraction).with_train_images(settings.search_images)
-        return Classification(splits.to(device), settings.resized_crop)
+        return images_of_search(data.split(settings.val_fraction), settings, device)
     if settings.search_images is not None:
         raise NsoptError("search_images= needs data=...: a loader decides which images there are")
     assert loader is not None

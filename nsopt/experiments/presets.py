@@ -94,6 +94,20 @@ _SHORT_SEARCH = SearchSettings(
     lr=0.05,
 )
 
+_PAPER = Preset(
+    question="The paper's protocol (Lee & Lee, CVPR 2020, section 4).",
+    ratios=(0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
+    seeds=5,
+    settings=StudySettings(
+        preset="paper",
+        search=SearchSettings(val_fraction=_PAPER_VAL_FRACTION),
+        training=TrainSettings(val_fraction=_PAPER_VAL_FRACTION),
+        magnitude_epochs=300,
+        fine_tune_epochs=40,
+        fine_tune_lr=0.001,
+    ),
+)
+
 _PRESETS = {
     "smoke": Preset(
         question="Does everything run here? Too short to rank methods.",
@@ -130,32 +144,15 @@ _PRESETS = {
             fine_tune_lr=0.005,
         ),
     ),
-    "fast": Preset(
+    "fast": replace(
+        _PAPER,
         question="What are the widths of a search of minutes worth after the paper's trainings?",
         ratios=(0.25, 0.5, 0.75, 1.0),
-        seeds=5,
-        settings=StudySettings(
-            preset="fast",
-            search=_SHORT_SEARCH,
-            training=TrainSettings(),
-            magnitude_epochs=300,
-            fine_tune_epochs=40,
-            fine_tune_lr=0.001,
+        settings=_PAPER.settings.updated(
+            preset="fast", search=_SHORT_SEARCH, training=TrainSettings()
         ),
     ),
-    "paper": Preset(
-        question="The paper's protocol (Lee & Lee, CVPR 2020, section 4).",
-        ratios=(0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
-        seeds=5,
-        settings=StudySettings(
-            preset="paper",
-            search=SearchSettings(val_fraction=_PAPER_VAL_FRACTION),
-            training=TrainSettings(val_fraction=_PAPER_VAL_FRACTION),
-            magnitude_epochs=300,
-            fine_tune_epochs=40,
-            fine_tune_lr=0.001,
-        ),
-    ),
+    "paper": _PAPER,
 }
 
 
@@ -183,7 +180,7 @@ _TINY_IMAGENET_PRESETS = {
 def get_preset(name: str, data: str = "") -> Preset:
     """The preset `name` for a data set; NsoptError if there is none.
 
-    The paper has trainings of their own for Tiny ImageNet.
+    On Tiny ImageNet the paper trains, and prunes, in a way of its own.
     """
     if name not in _PRESETS:
         raise unknown_name("preset", name, _PRESETS)

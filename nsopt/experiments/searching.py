@@ -11,6 +11,7 @@ from nsopt.compute.locks import one_at_a_time
 from nsopt.data.cache import cache_folder
 from nsopt.data.images import Splits
 from nsopt.descent.iterations import descend
+from nsopt.descent.search import images_of_search
 from nsopt.experiments.task import Task
 from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Progress
@@ -18,7 +19,6 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Iteration
 from nsopt.settings import Price
 from nsopt.storage import schema, trials
-from nsopt.training.supervision import Classification
 
 Histories = Mapping[str, Sequence[Iteration]]  # by the kind of the search's study
 
@@ -84,8 +84,7 @@ def descend_task(
     if settings.val_fraction != task.settings.training.val_fraction:
         splits = task.data.split(settings.val_fraction)
     own = replace(resolve_compute(settings.device, settings.precision), lock=compute.lock)
-    splits = splits.with_train_images(settings.search_images)
-    images = Classification(splits.to(own.device), settings.resized_crop)
+    images = images_of_search(splits, settings, own.device)
     return descend(task.arch, images, settings, history, own, progress, checkpoint)
 
 
