@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ _SCALES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4)
 _RANDOM, _UNIFORM = 25, 10  # of the whole networks on which the sum of kernels is corrected
 _SPREAD = 0.4  # of the logarithm of their widths
 _ROUNDS, _REPEATS = 4, 3
-_FORMAT = 4
+_FORMAT = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,12 @@ def _structure(arch: Architecture) -> _Structure:
 
 
 def _calls(arch: Architecture, widths: Sequence[int]) -> list[Call]:
-    return calls_of(arch.build(widths), arch.input_shape, BATCH_SIZE)
+    """Those that equal widths can remove are of kinds of their own."""
+    vanishing = _vanishing(arch)
+    return [
+        replace(call, kind=f"{call.kind} of a shortcut") if call.module in vanishing else call
+        for call in calls_of(arch.build(widths), arch.input_shape, BATCH_SIZE)
+    ]
 
 
 def _allowed(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:

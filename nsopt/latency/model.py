@@ -4,7 +4,8 @@ Kernels are measured alone over their channels (`tables`), and their sum is corr
 networks: each kind of call has a factor where it is cheap (a convolution whose channels fill whole
 blocks, anything else on tensors that a cache holds) and one where it is dear, and there is a
 constant per network; none is negative (scikit-learn). As whole blocks are faster, a wider network
-may be the quicker one.
+may be the quicker one. A shortcut that equal widths remove reads what the block began with, when
+the block has filled the caches: it takes four times what its kernel takes alone.
 L: searched layers; N: rows of widths; T: tables.
 """
 
@@ -22,6 +23,7 @@ from nsopt.scaling.metric import LATENCY
 
 _IN_CACHE = 4 * 2**20  # elements that a call reads and writes: 16 MB
 _CHEAP, _DEAR = range(2)
+_ROLES = _CONVOLUTION, _SHORTCUT, _OTHER = range(3)
 _SHRINKAGE = 2e-5  # of the factors of tables to the shared ones; a tenth or ten times do as well
 
 
@@ -127,21 +129,21 @@ class LatencyModel:
     def corrected(self, widths: ArrayLike, measured: ArrayLike) -> "LatencyModel":
         """The model that fits whole networks best, relative to their latency.
 
-        First all convolutions share two factors, and all other calls two; then each table gets its
-        own, drawn to these. widths: (M, L); measured: their milliseconds, (M,).
+        First all tables of one role share two factors; then each gets its own, drawn to these.
+        widths: (M, L); measured: their milliseconds, (M,).
         """
         every = 1 / np.asarray(measured, dtype=np.float64)[:, None]
         parts = self.parts(checked_rows(widths, self.layers)) * every[..., None]
-        convolution = _convolutions(self.terms, len(self.tables))
-        sums = [parts[:, of].sum(axis=1) for of in (convolution, ~convolution)]
+        roles = _roles(self.terms, len(self.tables))
+        sums = [parts[:, roles == role].sum(axis=1) for role in _ROLES]
         fit = _fit(np.hstack([*sums, every]), np.ones(len(every)))
-        shared = np.where(convolution[:, None], fit[:2], fit[2:4])
-        own = np.hstack([(parts * shared).reshape(len(every), -1), fit[4] * every])
+        shared = fit[:-1].reshape(len(_ROLES), 2)[roles]
+        own = np.hstack([(parts * shared).reshape(len(every), -1), fit[-1] * every])
         drawn = np.sqrt(_SHRINKAGE * len(every)) * np.eye(own.shape[1])
         target = np.concatenate([np.ones(len(every)), drawn.sum(axis=1)])
         change = _fit(np.vstack([own, drawn]), target)
         factors = shared * change[:-1].reshape(shared.shape)
-        return replace(self, factors=factors, constant=float(fit[4] * change[-1]))
+        return replace(self, factors=factors, constant=float(fit[-1] * change[-1]))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""
@@ -160,18 +162,23 @@ class LatencyModel:
         terms = tuple(Term.from_dict(term) for term in data["terms"])
         if "correction" in data:
             shared, constant = np.array(data["correction"][:4]), data["correction"][4]
-            convolution = _convolutions(terms, len(tables))
+            of_convolutions = [term.table for term in terms if term.convolution]
+            convolution = np.isin(np.arange(len(tables)), of_convolutions)
             factors = np.where(convolution[:, None], shared[:2], shared[2:])
         else:
             factors, constant = np.array(data["factors"]), data["constant"]
         return cls(tables, terms, data["layers"], factors, constant)
 
 
-def _convolutions(terms: Sequence[Term], tables: int) -> NDArray[np.bool_]:
-    """Which tables are of convolutions, (T,)."""
-    found = np.zeros(tables, dtype=np.bool_)
-    found[[term.table for term in terms if term.convolution]] = True
-    return found
+def _roles(terms: Sequence[Term], tables: int) -> IntArray:
+    """What the calls of each table are, (T,)."""
+    roles = np.full(tables, _OTHER)
+    for term in terms:
+        if term.unless_equal is not None:
+            roles[term.table] = _SHORTCUT
+        elif term.convolution:
+            roles[term.table] = _CONVOLUTION
+    return roles
 
 
 def _fit(rows: FloatArray, target: FloatArray) -> FloatArray:

@@ -135,6 +135,9 @@ def test_calls_that_equal_widths_remove_are_not_counted() -> None:
     present = sum(int(term.exists(equal)) for term in vanishing)
     everywhere = sum(int(term.exists(unequal)) for term in vanishing)
     assert present < everywhere == len(vanishing)
+    assert not {term.table for term in vanishing} & {
+        term.table for term in structure.terms if term.unless_equal is None
+    }
     for term, call in zip(structure.terms, learn._calls(arch, unequal.tolist()), strict=True):
         assert tuple(term.sizes(unequal)) == call.place
 
