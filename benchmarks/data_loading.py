@@ -48,7 +48,7 @@ def main() -> None:
     def load_and_train() -> float:
         start = time.perf_counter()
         for _ in range(batches):
-            train_step(model, optimizer, *source.next(), 0.01, compute)
+            train_step(model, optimizer, *source.next(), compute)
         wait_for(compute.device)
         return time.perf_counter() - start
 

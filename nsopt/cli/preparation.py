@@ -65,20 +65,24 @@ def settings_of(preset: Preset, *changes: dict[str, dict[str, Any]]) -> StudySet
     return settings
 
 
-def announce(task: Task, preset: Preset, verbose: bool = False) -> None:
-    """Say what will run. verbose: with all settings."""
-    console.print(f"[bold]{escape(task.name)}[/bold]: {preset.question}", highlight=False)
+def announce(
+    task: Task, preset: Preset, verbose: bool = False, searches_only: bool = False
+) -> None:
+    """Say what will run. verbose: with all settings; searches_only: without what nothing trains."""
+    parts = ("search",) if searches_only else ("search", "training")
+    question = "" if searches_only else f": {preset.question}"
+    console.print(f"[bold]{escape(task.name)}[/bold]{question}", highlight=False)
     tell_what_is_fixed(task.arch.summary())
     search, training = task.settings.search, task.settings.training
-    console.print(
-        f"[dim]search: {search.pretrain_epochs} epochs, then a prune step every "
-        f"{search.prune_every} batches of {search.batch_size}; training: {training.epochs} epochs, "
-        f"batches of {training.batch_size}, learning rate {training.lr:g}[/dim]",
-        highlight=False,
-    )
-    if not verbose:
-        return
-    for part in ("search", "training"):
+    in_short = {
+        "search": f"{search.pretrain_epochs} epochs, then a prune step every {search.prune_every} "
+        f"batches of {search.batch_size}",
+        "training": f"{training.epochs} epochs, batches of {training.batch_size}, learning rate "
+        f"{training.lr:g}",
+    }
+    said = "; ".join(f"{part}: {in_short[part]}" for part in parts)
+    console.print(f"[dim]{said}[/dim]", highlight=False)
+    for part in parts if verbose else ():
         values = getattr(task.settings, part).model_dump(exclude_none=True)
         shown = ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
         console.print(f"[dim]{part}: {shown}[/dim]", highlight=False)

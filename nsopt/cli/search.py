@@ -46,7 +46,7 @@ def search(options: LawOptions = LawOptions()) -> None:
     preset = preset_of(options.task)
     settings = settings_of(preset, changes(options.search, TrainingOptions(), options.sgd))
     task, workspace = prepare(options.task, options.place, settings)
-    announce(task, preset, options.place.verbose)
+    announce(task, preset, options.place.verbose, searches_only=True)
     compute = resolve_compute(settings.search.device, settings.search.precision)
     with storage_errors(workspace.url), live_progress() as progress, sharing(compute) as shared:
         task = with_latency_if_needed(task, PARAMS, (), workspace, progress)

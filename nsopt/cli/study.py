@@ -102,7 +102,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
         if has_extra("dashboard"):
             from nsopt.reports.dashboard import publish
 
-            publish(workspace.url, task.name)
+            publish(results, workspace.url)
     console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
     console.print(f"report:  {page}", soft_wrap=True, highlight=False, markup=False)
 

@@ -164,13 +164,13 @@ class ShrinkingNetwork:
         with record_function("augmentation"):
             inputs, targets = self._data.next()
         scoring = self._score if score else _nothing
+        self._optimizer.param_groups[0]["lr"] = lr
         with self._randomness.in_use():
             loss = train_step(
                 self.model,
                 self._optimizer,
                 inputs,
                 targets,
-                lr,
                 self._compute,
                 self._supervision.loss,
                 scoring,

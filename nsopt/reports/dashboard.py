@@ -14,7 +14,7 @@ from nsopt.experiments.presets import get_preset
 from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import draw_pareto, pareto_info
 from nsopt.reports.law import draw_law, law_info
-from nsopt.reports.results import Results, read_results
+from nsopt.reports.results import Results
 from nsopt.reports.tables import descent_table, latency_in_words, size_of, summary, with_deviation
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.storage import schema
@@ -25,15 +25,14 @@ _LARGEST_PORT = 65535
 _CARD_HEIGHT = 450
 
 
-def publish(url: str, name: str | None = None) -> None:
-    """Save notes and figures for a comparison in the storage at `url`, replacing older ones.
+def publish(results: Results, url: str) -> None:
+    """Save notes and figures for a comparison in its storage, at `url`, replacing older ones.
 
     Every study gets a note with its question, its protocol and its numbers; those of methods the
-    Pareto front and the widths, that of the search the law. name: as for `write_report`.
+    Pareto front and the widths, that of the search the law.
     """
     from optuna_dashboard import save_note, save_plotly_graph_object  # noqa: PLC0415
 
-    results = read_results(url, name)
     front, widths = draw_pareto(pareto_info(results)), draw_widths(widths_info(results))
     for method, study in load_studies(open_storage(url), results.name).items():
         save_note(study, note(results, method))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import MultiStepLR
 
 from nsopt.compute.checkpoint import Checkpoint, State
 from nsopt.compute.device import Compute, place, resolve_compute, wait_for
@@ -24,6 +25,8 @@ from nsopt.progress import Progress, Silent
 from nsopt.training.evaluation import Evaluation
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import sgd, train_step
+
+_FORMAT = 2  # of a training's checkpoint
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ def training_identity(
     """What a training depends on: the identity of its checkpoint."""
     network = {"arch": arch.name, "widths": list(widths), "classes": arch.num_classes}
     kept = settings.model_dump(mode="json", exclude={"device"})
-    return network | {"data": splits.fingerprint(), "training": kept}
+    return network | {"data": splits.fingerprint(), "training": kept, "format": _FORMAT}
 
 
 class _Training:
@@ -182,6 +185,7 @@ class _Training:
         self._compute = compute
         self._randomness = OwnRandomState(settings.seed, compute.device)
         self._optimizer = sgd(model, settings.lr, settings.momentum, settings.weight_decay)
+        self._schedule = MultiStepLR(self._optimizer, settings.milestones, settings.decay)
         self._data = TrainingBatches(
             splits, settings.batch_size, settings.seed, settings.resized_crop
         )
@@ -221,8 +225,7 @@ class _Training:
     def _train_batch(self) -> None:
         self._model.train()
         images, labels = self._data.next()
-        lr = self._settings.lr_in(len(self.epochs))
-        loss = train_step(self._model, self._optimizer, images, labels, lr, self._compute)
+        loss = train_step(self._model, self._optimizer, images, labels, self._compute)
         self._loss += loss * len(labels)
         self._images += len(labels)
         self._batch += 1
@@ -238,6 +241,7 @@ class _Training:
         mean_loss = float(self._loss) / self._images
         accuracies = (self._validation.accuracy, self._test.accuracy)
         self.epochs.append(Epoch(mean_loss, *accuracies))
+        self._schedule.step()
         self._validation.start_over()
         self._test.start_over()
         self._batch, self._images = 0, 0
@@ -248,6 +252,7 @@ class _Training:
         return {
             "model": self._model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
             "data": self._data.state(),
             "validation": self._validation.state(),
             "test": self._test.state(),
@@ -263,6 +268,7 @@ class _Training:
         """Go on where the training that gave `state` was."""
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
         self._data.restore(state["data"])
         self._validation.restore(state["validation"])
         self._test.restore(state["test"])

@@ -19,8 +19,3 @@ class TrainSettings(SgdSettings):
     def milestones(self) -> list[int]:
         """Epochs after which the learning rate falls."""
         return [max(1, round(fraction * self.epochs)) for fraction in self.decay_after]
-
-    def lr_in(self, epoch: int) -> float:
-        """The learning rate in `epoch`, counted from 0."""
-        falls = sum(epoch >= milestone for milestone in self.milestones)
-        return self.lr * self.decay**falls

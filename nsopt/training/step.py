@@ -26,7 +26,6 @@ def train_step(
     optimizer: torch.optim.SGD,
     inputs: Any,
     targets: Any,
-    lr: float,
     compute: Compute,
     loss: Loss = functional.cross_entropy,
     before_update: Callable[[], None] = lambda: None,
@@ -36,7 +35,6 @@ def train_step(
     `before_update` is called when the gradients are there and the weights are still those that
     they belong to.
     """
-    optimizer.param_groups[0]["lr"] = lr
     with compute.shared():
         with record_function("forward"):
             optimizer.zero_grad()

@@ -43,8 +43,9 @@ def place(
     place = workspace_in(tmp_path_factory.mktemp("browser"))
     smoke = with_settings(comparison_in(narrow, digits), SETTINGS.updated(preset="smoke"))
     run_comparison(only(smoke, "uniform", "neuralscale"), place, Silent())
-    write_report(read_results(place.url), place.folder / "report")
-    publish(place.url)
+    results = read_results(place.url)
+    write_report(results, place.folder / "report")
+    publish(results, place.url)
     return place
 
 

@@ -67,6 +67,18 @@ def test_milestones_are_those_of_the_paper_at_its_length() -> None:
     assert TrainSettings(epochs=12).milestones == [4, 8, 10]
 
 
+def test_after_a_milestone_the_learning_rate_has_fallen(
+    narrow: TableArchitecture, digits: ImageData
+) -> None:
+    weights = {}
+    for epochs, decay in ((1, 1.0), (3, 1e-9), (3, 1.0)):
+        settings = SHORT.updated(epochs=epochs, decay_after=(1 / 3,), decay=decay)
+        model = train(narrow, narrow.base_widths, digits, settings).model
+        weights[epochs, decay] = torch.cat([p.flatten() for p in model.parameters()])
+    torch.testing.assert_close(weights[3, 1e-9], weights[1, 1.0])
+    assert not torch.allclose(weights[3, 1.0], weights[1, 1.0], atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

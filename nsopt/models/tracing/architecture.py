@@ -180,7 +180,7 @@ class TracedArchitecture:
 
     def summary(self) -> str:
         """One line: how many widths there are, and which modules keep theirs."""
-        fixed = [*self.refused, *self._fixed()]
+        fixed = dict.fromkeys([*self.refused, *self._fixed()])
         kept = f"fixed: {', '.join(fixed)}" if fixed else "nothing is fixed"
         return f"{self.name}: {len(self.base_widths)} widths can change, {kept}"
 
