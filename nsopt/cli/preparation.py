@@ -75,10 +75,10 @@ def announce(
     tell_what_is_fixed(task.arch.summary())
     search, training = task.settings.search, task.settings.training
     in_short = {
-        "search": f"{search.pretrain_epochs} epochs, then a prune step every {search.prune_every} "
-        f"batches of {search.batch_size}",
-        "training": f"{training.epochs} epochs, batches of {training.batch_size}, learning rate "
-        f"{training.lr:g}",
+        "search": f"{_epochs(search.pretrain_epochs)}, then a prune step every "
+        f"{search.prune_every} batches of {search.batch_size}",
+        "training": f"{_epochs(training.epochs)}, batches of {training.batch_size}, "
+        f"learning rate {training.lr:g}",
     }
     said = "; ".join(f"{part}: {in_short[part]}" for part in parts)
     console.print(f"[dim]{said}[/dim]", highlight=False)
@@ -86,6 +86,10 @@ def announce(
         values = getattr(task.settings, part).model_dump(exclude_none=True)
         shown = ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
         console.print(f"[dim]{part}: {shown}[/dim]", highlight=False)
+
+
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
 
 
 def _shown(value: object) -> str:
