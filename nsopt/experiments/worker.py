@@ -59,8 +59,11 @@ class Worker:
             running = [self._watch.look(study) for _, study in known]
             if not any(has_unfinished(study) for _, study in known) or self._is_orphan():
                 return done
-            other = "training of another process" if any(running) else "search"
-            self._tell_once(f"waiting for the {other} to end")
+            self._tell_once(
+                "waiting for the training of another process to end"
+                if any(running)
+                else "waiting for the search; if nobody runs it, repeat the study's command"
+            )
             self._watch.wait()
 
     def _known(self, studies: Mapping[str, Study]) -> list[tuple[Method, Study]]:
