@@ -1,6 +1,8 @@
 """The guides run, and the site builds."""
 
+import html
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,10 +36,10 @@ def test_a_guide_runs(guide: str, parts: list[str], tmp_path: Path) -> None:
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    command = ["mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    program = Path(sys.executable).parent / "mkdocs"
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", *command],
+        [program, "build", "--strict", "--site-dir", tmp_path / "site"],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -48,3 +50,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     page = (tmp_path / "site" / "reference" / "optuna.html").read_text()
     assert "spread" in page
     assert "Weights may" not in page  # of a private module
+    assert "nsopt study [OPTIONS]" in (tmp_path / "site/reference/commands.html").read_text()
+    for guide in (ROOT / "docs" / "guides").glob("*.py"):
+        page = (tmp_path / "site" / "guides" / f"{guide.stem}.html").read_text()
+        shown = html.unescape(re.sub(r"<[^>]+>", "", page))
+        assert guide.read_text() in shown
