@@ -80,9 +80,10 @@ def rounding_for(rounding: Rounding | None, metric: str) -> int:
 
 _PAPER_VAL_FRACTION = 0.02  # the paper holds nothing out; selection needs something
 
-# A fifteenth of the images that the published search sees on CIFAR-10, for a law about as near to
-# its law as that of another such search: studies/search-economy. Few images seen often tell more
-# than many seen seldom. Steps take a fraction, so that networks of all sizes have about as many.
+# A fifteenth of the images that the published search sees on CIFAR-10, for a law hardly farther
+# from its law than that of another such search: studies/search-economy. Few images seen often tell
+# more than many seen seldom. Steps take a fraction, so that networks of all sizes have about as
+# many.
 _SHORT_SEARCH = SearchSettings(
     search_images=9_000,
     pretrain_epochs=18,
