@@ -116,8 +116,12 @@ def reference_points(
     low, high = float(wanted.min()), float(wanted.max())
     if not comparison.references or high < _APART * low:
         return []
-    budgets = np.geomspace(low, high, comparison.references).astype(np.int64)
-    new = [b for b in budgets.tolist() if np.abs(np.log(b / own_macs)).min() > np.log(_APART)]
+
+    def is_new(budget: float) -> bool:
+        return bool(np.abs(np.log(budget / own_macs)).min() > np.log(_APART))
+
+    budgets = np.geomspace(low, high, comparison.references + (not is_new(low))).astype(np.int64)
+    new = [budget for budget in budgets.tolist() if is_new(budget)]
     smallest = MACS.cost(comparison.task.arch)([1] * len(comparison.task.arch.base_widths))
     return [
         Point(baseline().name, MACS.name, budget, seed)
