@@ -176,10 +176,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _shown_widths(row: dict[str, Any]) -> str:
-    from nsopt.storage.schema import width_key
-
+    widths = " ".join(str(width) for width in row["widths"])  # a hyphen would not break lines
     if row["widths_low"] is None:
-        return width_key(row["widths"])
+        return widths
     band = zip(row["widths_low"], row["widths_high"], strict=True)
     ranges = " ".join(f"{low}-{high}" for low, high in band)
-    return f"{width_key(row['widths'])}\n[dim]({ranges})[/dim]"
+    return f"{widths}\n[dim]({ranges})[/dim]"

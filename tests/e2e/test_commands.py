@@ -44,7 +44,7 @@ def test_widths_of_an_iteration_on_a_grid_at_a_mac_budget(golden: Path) -> None:
     assert (np.array(row["widths"]) % 8 == 0).all()
     assert min(row["widths"]) >= 16
     table = call_nsopt("widths", f"--law={laws}", *options)
-    assert "-".join(str(width) for width in row["widths"]) in table.stdout
+    assert " ".join(str(width) for width in row["widths"]) in table.stdout
 
 
 def test_a_search_is_stored_and_its_law_used(tmp_path: Path) -> None:
