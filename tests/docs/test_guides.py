@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import nsopt
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -33,6 +35,14 @@ def test_a_guide_runs(guide: str, parts: list[str], tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for part in parts:
         assert part in done.stdout
+
+
+def test_the_reference_has_all_public_names() -> None:
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    described = {
+        name for page in pages for name in re.findall(r"^::: .*\.(\w+)$", page.read_text(), re.M)
+    }
+    assert set(nsopt.__all__) <= described
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
