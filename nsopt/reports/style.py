@@ -91,11 +91,12 @@ def log_axis(values: Iterable[float], title: str) -> dict[str, Any]:
 def _ticks(low: float, high: float) -> list[float]:
     """About four to eight round numbers between two others."""
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    for steps in ((1,), (1, 3), (1, 2, 5)):
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
         ticks = [step * 10.0**decade for decade in decades for step in steps]
         inside = [tick for tick in ticks if low <= tick <= high]
         if len(inside) >= 4:
             return inside
-    unit = 10.0 ** np.floor(np.log10((high - low) / 4))
-    step = unit * max(factor for factor in (1, 2, 5) if factor * unit <= (high - low) / 4)
+    least = (high - low) / 7.5
+    unit = 10.0 ** np.floor(np.log10(least))
+    step = unit * min(factor for factor in (1, 2, 5, 10) if factor * unit >= least)
     return [float(step * i) for i in range(int(np.ceil(low / step)), int(high / step) + 1)]
