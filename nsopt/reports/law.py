@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
+from nsopt.methods.registry import baseline
 from nsopt.reports.results import Results
 from nsopt.reports.style import TEXT, MethodStyle, apply_style, log_axis
 from nsopt.scaling.family import relative_uniform
@@ -49,7 +51,7 @@ def law_info(results: Results, search: str) -> list[LawInfo]:
     iterations = results.searches[search]
     record, law = iterations[-1].record, iterations[-1].law
     first, last = float(record.tau.min()), float(record.tau.max())
-    sizes = results.outcomes[_COLUMNS.get(iterations[-1].metric, iterations[-1].metric)].dropna()
+    sizes = _sizes(results, _COLUMNS.get(iterations[-1].metric, iterations[-1].metric))
     below = np.geomspace(min(first, float(sizes.min())), first, _SAMPLES)
     inside = np.geomspace(first, last, _SAMPLES)
     above = np.geomspace(last, max(last, float(sizes.max())), _SAMPLES)
@@ -75,6 +77,13 @@ def law_info(results: Results, search: str) -> list[LawInfo]:
         )
         for layer, name in enumerate(results.task.layer_names)
     ]
+
+
+def _sizes(results: Results, column: str) -> pd.Series:
+    """Of the networks that a law may have proposed; of uniform ones where there are no others."""
+    proposed = results.outcomes[results.outcomes["method"] != baseline().name]
+    sizes = (results.outcomes if proposed.empty else proposed)[column]
+    return sizes.dropna()
 
 
 def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:

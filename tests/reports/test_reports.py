@@ -154,6 +154,9 @@ def test_law_is_solid_only_where_it_was_recorded(results: Results) -> None:
     assert (recorded[0], recorded[-1]) == pytest.approx((record.tau.min(), record.tau.max()))
     assert first.line_tau[0] == pytest.approx(min(record.tau.min(), 990))
     assert first.line_tau[-1] == pytest.approx(3990)
+    with_reference = results.outcomes.query("method == 'uniform'").assign(params=100_000)
+    more = dataclasses.replace(results, outcomes=pd.concat([results.outcomes, with_reference]))
+    assert law_info(more, "search")[0].line_tau == first.line_tau
     edges = zip(first.low, first.line_widths, first.high, strict=True)
     assert all(low <= width <= high for low, width, high in edges)
 
