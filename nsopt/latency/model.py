@@ -1,11 +1,11 @@
 """A latency model: widths to milliseconds on one device, from the kernels a network is made of.
 
 Kernels are measured alone over their channels (`tables`), and their sum is corrected on whole
-networks: each kind of call has a factor where it is cheap (a convolution whose channels fill whole
-blocks, anything else on tensors that a cache holds) and one where it is dear, and there is a
-constant per network; none is negative (scikit-learn). As whole blocks are faster, a wider network
-may be the quicker one. A shortcut that equal widths remove reads what the block began with, when
-the block has filled the caches: it takes four times what its kernel takes alone.
+networks by non-negative least squares (scikit-learn): each kind of call has a factor where it is
+cheap (a convolution whose channels fill whole blocks, anything else on tensors that a cache holds)
+and one where it is dear, and there is a constant per network. As whole blocks are faster, a wider
+network may be the quicker one. A shortcut that equal widths remove reads what the block began with,
+when the block has filled the caches: it takes four times what its kernel takes alone.
 L: searched layers; N: rows of widths; T: tables.
 """
 
@@ -24,6 +24,7 @@ from nsopt.scaling.metric import LATENCY
 _IN_CACHE = 4 * 2**20  # elements that a call reads and writes: 16 MB
 _CHEAP, _DEAR = range(2)
 _ROLES = _CONVOLUTION, _SHORTCUT, _OTHER = range(3)
+_LEAST = 0.5  # of what a kernel takes alone, it takes in a network, whatever noise says
 _SHRINKAGE = 2e-5  # of the factors of tables to the shared ones; a tenth or ten times do as well
 
 
@@ -182,11 +183,12 @@ def _roles(terms: Sequence[Term], tables: int) -> IntArray:
 
 
 def _fit(rows: FloatArray, target: FloatArray) -> FloatArray:
-    """Least squares with coefficients of at least 0."""
+    """Least squares with factors of at least `_LEAST`; the last one is a constant, of at least 0."""
     from sklearn.linear_model import LinearRegression  # noqa: PLC0415  (0.6 s to import)
 
-    fit = LinearRegression(positive=True, fit_intercept=False).fit(rows, target)
-    return np.asarray(fit.coef_, dtype=np.float64)
+    least = np.append(np.full(rows.shape[1] - 1, _LEAST), 0.0)
+    fit = LinearRegression(positive=True, fit_intercept=False).fit(rows, target - rows @ least)
+    return np.asarray(least + fit.coef_, dtype=np.float64)
 
 
 def _total(parts: FloatArray, factors: FloatArray) -> FloatArray:

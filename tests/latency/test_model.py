@@ -126,6 +126,18 @@ def test_what_kinds_of_calls_take_in_whole_networks_is_found(
         np.testing.assert_allclose(found(unseen), truth(unseen), rtol=0.05)
 
 
+def test_a_model_of_mere_noise_still_grows_with_the_widths(
+    models: dict[str, tuple[Architecture, LatencyModel]],
+) -> None:
+    for arch, model in models.values():
+        widths = learn._whole_networks(arch)
+        noise = np.random.default_rng(0).uniform(1.0, 2.0, len(widths))
+        found = model.corrected(widths, noise)
+        base = np.array(arch.base_widths)
+        assert found.lower_bound(2 * base) > found.lower_bound(base)
+        assert solve_widths(uniform_curve(base), found, 2 * found(base)).cost <= 2 * found(base)
+
+
 def test_calls_that_equal_widths_remove_are_not_counted() -> None:
     arch = table_architecture("resnet18", num_classes=10, in_channels=1)
     structure = learn._structure(arch)
