@@ -183,7 +183,7 @@ def _roles(terms: Sequence[Term], tables: int) -> IntArray:
 
 
 def _fit(rows: FloatArray, target: FloatArray) -> FloatArray:
-    """Least squares with factors of at least `_LEAST`; the last one is a constant, of at least 0."""
+    """Least squares with factors of at least `_LEAST` and, at the end, a constant of at least 0."""
     from sklearn.linear_model import LinearRegression  # noqa: PLC0415  (0.6 s to import)
 
     least = np.append(np.full(rows.shape[1] - 1, _LEAST), 0.0)
