@@ -26,7 +26,7 @@ from nsopt.training.evaluation import Evaluation
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import sgd, train_step
 
-_FORMAT = 2  # of a training's checkpoint
+_FORMAT = 2  # of the checkpoint of an unfinished training
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def train_configuration(
     `after_epoch` gets the epochs so far, and may end the training for good by an exception.
     """
     identity = training_identity(arch, widths, splits, settings) if checkpoint else {}
-    file = Checkpoint(checkpoint, identity)
+    file = Checkpoint(checkpoint, identity | {"format": _FORMAT})
     saved = file.load(compute.device)
     with seeded(settings.seed, compute.device):
         model = place(start() if start else arch.build(widths), compute.device)
@@ -168,10 +168,10 @@ def _ends_for_good(checkpoint: Checkpoint, error: type[Exception]) -> Iterator[N
 def training_identity(
     arch: Architecture, widths: Sequence[int], splits: Splits, settings: TrainSettings
 ) -> dict[str, Any]:
-    """What a training depends on: the identity of its checkpoint."""
+    """What a training depends on: the identity of its checkpoint, and of the weights it gives."""
     network = {"arch": arch.name, "widths": list(widths), "classes": arch.num_classes}
     kept = settings.model_dump(mode="json", exclude={"device"})
-    return network | {"data": splits.fingerprint(), "training": kept, "format": _FORMAT}
+    return network | {"data": splits.fingerprint(), "training": kept}
 
 
 class _Training:

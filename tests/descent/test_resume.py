@@ -207,6 +207,19 @@ def test_a_changed_training_is_refused_and_named(
         train(narrow, widths, digits, TRAINING.updated(lr=0.06), checkpoint=file)
 
 
+def test_a_training_that_an_older_version_began_is_refused(
+    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+) -> None:
+    file = tmp_path / "training.pt"
+    widths = narrow.base_widths
+    interrupted_after(5, lambda: train(narrow, widths, digits, TRAINING, checkpoint=file))
+    stored = torch.load(file, weights_only=True)
+    del stored["identity"]["format"]
+    torch.save(stored, file)
+    with pytest.raises(NsoptError, match=r"written by other settings \(format: .*delete it"):
+        train(narrow, widths, digits, TRAINING, checkpoint=file)
+
+
 def test_a_run_that_cannot_succeed_leaves_no_checkpoint(
     narrow: TableArchitecture, digits: ImageData, tmp_path: Path
 ) -> None:
