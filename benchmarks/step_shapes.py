@@ -1,0 +1,116 @@
+"""Question: would training steps gain by float32, or by widths rounded up, where these are faster?
+
+Filters of zeros would round widths up without changing what a network computes. For networks along
+the published laws, from the original size down to an eighth of every width, one training step is
+timed next to the same in float32 and next to that of a network of the rounded widths, in turn, in
+seconds of the processor. Prints medians of the ratios: below 1 the other way is faster. `first` is
+what the first step on new shapes takes more, in steps; a search meets new shapes at every prune
+step.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
+
+import pandas as pd
+import torch
+
+import nsopt
+from benchmarks.common import in_new_process, show
+from nsopt.compute.device import Compute, describe_device, place, resolve_compute
+from nsopt.compute.memory import memory_kept
+from nsopt.kernels.swap import fast_kernels
+from nsopt.models.architecture import Architecture
+from nsopt.scaling.law import floor_widths
+from nsopt.scaling.law_file import read_law
+from nsopt.training.step import sgd, train_step
+
+_GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
+_LAWS = {
+    "vgg11": "vgg11-cifar10",
+    "mobilenetv2": "mobilenetv2-cifar100",
+    "resnet18": "resnet18-cifar100",
+}
+_RATIOS = (1, 0.5, 0.25, 0.125)
+_MULTIPLES = (8, 16, 32)
+_BATCH = 128
+
+
+class Step:
+    """Training steps of one network on the same random batch."""
+
+    def __init__(self, arch: Architecture, widths: Sequence[int], compute: Compute) -> None:
+        self.model = place(arch.build(widths), compute.device)
+        optimizer = sgd(self.model, 0.01, 0.5, 5e-4)
+        images = torch.randn(_BATCH, *arch.input_shape)
+        images = images.contiguous(memory_format=torch.channels_last)
+        labels = torch.randint(arch.num_classes, (_BATCH,))
+        self._run = partial(train_step, self.model, optimizer, images, labels, compute)
+
+    def seconds(self) -> float:
+        with fast_kernels(self.model):
+            start = time.process_time()
+            self._run()
+            return time.process_time() - start
+
+
+def rounded_up(widths: Sequence[int], multiple: int) -> list[int]:
+    return [-(-width // multiple) * multiple for width in widths]
+
+
+def measure(name: str, ratio: float, rounds: int) -> dict[str, float]:
+    """Of the network on the published law at the parameters of the uniform one of `ratio`."""
+    torch.set_num_threads(1)
+    arch = nsopt.get_architecture(name)
+    cost, law = arch.cost("params"), read_law(_GOLDEN / f"{_LAWS[name]}.laws.json", 15)
+    fit = nsopt.solve_widths(law, cost, float(cost(floor_widths(ratio, arch.base_widths))))
+    widths = fit.widths.tolist()
+    bf16, fp32 = (resolve_compute("cpu", precision) for precision in ("bf16", "fp32"))
+    others = {"float32": Step(arch, widths, fp32)} | {
+        f"up to {multiple}": Step(arch, rounded_up(widths, multiple), bf16)
+        for multiple in _MULTIPLES
+    }
+    usual = Step(arch, widths, bf16)
+    with memory_kept(bf16.device):
+        for step in others.values():
+            step.seconds()
+        first = usual.seconds()
+        times = [
+            (usual.seconds(), {key: step.seconds() for key, step in others.items()})
+            for _ in range(rounds)
+        ]
+    usually = statistics.median(seconds for seconds, _ in times)
+    ratios = {
+        key: statistics.median(by_name[key] / seconds for seconds, by_name in times)
+        for key in others
+    }
+    return {"ms": 1000 * usually, "first": first / usually - 1, **ratios}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    options = parser.parse_args()
+    rounds = 5 if options.quick else 20
+    results: dict[str, Any] = {
+        f"{name} {ratio}x": in_new_process(measure, name, ratio, rounds)
+        for name in _LAWS
+        for ratio in _RATIOS
+    }
+    if not options.json:
+        table = pd.DataFrame(results).T
+        print(table.to_string(float_format=lambda number: f"{number:.2f}"))
+        results = {}
+    show(results | {"device": describe_device(torch.device("cpu"))}, options.json)
+
+
+if __name__ == "__main__":
+    main()
