@@ -10,7 +10,7 @@ import numpy as np
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nsopt.compute.device import Compute, describe_device, resolve_compute
+from nsopt.compute.device import Compute, resolve_compute
 from nsopt.errors import NsoptError
 from nsopt.experiments.curve_request import FRESH_SEED, CurveTuning
 from nsopt.experiments.curve_trial import CurveRunner
@@ -154,7 +154,7 @@ def _open(tuning: CurveTuning, name: str, workspace: Workspace, compute: Compute
         tuning.task.description,
         tuning.task.source,
         tuning.identity,
-        provenance(describe_device(compute.device), compute.precision),
+        provenance(compute),
         [METRIC_NAME],
         [StudyDirection.MAXIMIZE],
     )

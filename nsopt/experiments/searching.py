@@ -19,6 +19,7 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Iteration
 from nsopt.settings import Price
 from nsopt.storage import schema, trials
+from nsopt.storage.provenance import provenance
 
 Histories = Mapping[str, Sequence[Iteration]]  # by the kind of the search's study
 
@@ -105,7 +106,9 @@ def _search(
         start=len(history) + 1,
     ):
         study = task.open_study(workspace.storage, kind, compute)
-        study.add_trial(trials.search_trial(iteration, number, task.arch.layer_names))
+        study.add_trial(
+            trials.search_trial(iteration, number, task.arch.layer_names, provenance(compute))
+        )
         history = trials.read_iterations(study)
         own = ", each layer on its own" if iteration.record.own_rows else ""
         progress.message(

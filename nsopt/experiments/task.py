@@ -9,7 +9,7 @@ from typing import Any
 from optuna.storages import BaseStorage
 from optuna.study import Study
 
-from nsopt.compute.device import Compute, describe_device
+from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source
@@ -117,7 +117,7 @@ class Task:
             self.description,
             self.source,
             self._identity_of(method),
-            provenance(describe_device(compute.device), compute.precision),
+            provenance(compute),
             schema.SEARCH_METRIC_NAMES if schema.is_search(method) else schema.METRIC_NAMES,
         )
         model = self.arch.latency

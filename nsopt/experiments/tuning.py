@@ -10,7 +10,7 @@ that a proposed P gives. `objective="accuracy"` asks for accuracy alone and prun
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.study import Study
 
-from nsopt.compute.device import Compute, describe_device, resolve_compute
+from nsopt.compute.device import Compute, resolve_compute
 from nsopt.data.images import Splits
 from nsopt.experiments.sharing import sharing
 from nsopt.experiments.tuning_points import run_points
@@ -62,7 +62,7 @@ def _open(tuning: Tuning, workspace: Workspace, compute: Compute) -> Study:
         tuning.task.description,
         tuning.task.source,
         tuning.identity,
-        provenance(describe_device(compute.device), compute.precision),
+        provenance(compute),
         tuning.metric_names,
         tuning.directions,
         _pruner(tuning),

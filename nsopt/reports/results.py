@@ -78,7 +78,7 @@ def read_results(url: str, name: str | None = None) -> Results:
         name=name,
         task=task,
         settings=schema.read_settings(done[0][0]),
-        provenance={method: schema.read_provenance(study) for method, study in studies.items()},
+        provenance={method: trials.read_provenance(study) for method, study in studies.items()},
         outcomes=on_one_device(outcomes.assign(**numbers), latencies),
         latencies=latencies,
         failures=pd.DataFrame(failures, columns=["label", "reason"]),
@@ -144,7 +144,7 @@ def _failure(trial: FrozenTrial) -> dict[str, str] | None:
 
 def _curves(trial: FrozenTrial) -> pd.DataFrame:
     frame, numbers = pd.DataFrame(trials.read_curves(trial)), trials.read_outcome(trial)
-    for position, name in enumerate(("method", "budget", "seed")):
+    for position, name in enumerate(("method", "metric", "budget", "seed")):
         frame.insert(position, name, numbers[name])
-    frame.insert(3, "epoch", range(1, len(frame) + 1))
+    frame.insert(4, "epoch", range(1, len(frame) + 1))
     return frame

@@ -14,17 +14,16 @@ from nsopt.storage.trials import size_label
 
 
 def summary(results: Results) -> pd.DataFrame:
-    """One row per method and budget: n, means and standard deviations over seeds.
+    """One row per budget, metric and method: n, means and standard deviations over seeds.
 
     Costs and latency are means too, for the methods whose widths differ from seed to seed.
     Standard deviations are of the sample (n - 1); NaN for a single seed.
     """
     frame = results.outcomes.copy()
     frame["method"] = pd.Categorical(frame["method"], results.methods, ordered=True)
-    grouped = frame.groupby(["budget", "method"], observed=True)
+    grouped = frame.groupby(["budget", "metric", "method"], observed=True)
     table = grouped.agg(
         ratio=("ratio", "first"),
-        metric=("metric", "first"),
         n=("seed", "count"),
         params=("params", "mean"),
         macs=("macs", "mean"),

@@ -9,7 +9,7 @@ from nsopt.errors import NsoptError
 from nsopt.reports.template import flat, fragment, render_template
 from nsopt.reports.tuning import draw_tuning, question
 from nsopt.reports.tuning_table import tuning_rows
-from nsopt.storage import schema
+from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage, shown
 from nsopt.storage.studies import comparisons, load_studies, tunings
 
@@ -53,5 +53,5 @@ def _described(study: Study, index: int) -> dict[str, Any]:
         "columns": columns,
         "rows": rows,
         "settings": flat(schema.read_settings(study)),
-        "provenance": flat(schema.read_provenance(study)),
+        "provenance": flat(trials.read_provenance(study)),
     }

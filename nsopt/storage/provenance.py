@@ -2,17 +2,20 @@
 
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from nsopt.compute.device import Compute, describe_device
 
 _PACKAGES = ("nsopt", "torch", "torchvision", "optuna", "scikit-learn", "numpy")
 
 
-def provenance(device: str, precision: str) -> dict[str, str]:
-    """Names and versions of what computes here. device: as `describe_device` names it."""
+def provenance(compute: Compute) -> dict[str, str]:
+    """Names and versions of what computes here."""
     return {
-        "device": device,
-        "training precision": precision,
+        "device": describe_device(compute.device),
+        "training precision": compute.precision,
         "commit": _commit(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -27,6 +30,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+@cache
 def _commit() -> str:
     """The git commit of nsopt's sources, marked where they were changed since."""
     root = Path(__file__).resolve().parents[2]

@@ -17,16 +17,21 @@ from optuna.storages import BaseStorage, fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError
 from nsopt.storage import internals, trials
 from nsopt.storage.internals import BaseHeartbeat
+from nsopt.storage.provenance import provenance
 from nsopt.storage.servers import HEARTBEAT_SECONDS
 
 _POLL_SECONDS = 1.0
 
 
 class Work(Protocol):
-    """What the trials of a study are run by."""
+    """What the trials of a study are run by. compute: where, and how."""
+
+    @property
+    def compute(self) -> Compute: ...
 
     def point(self, trial: FrozenTrial) -> Hashable:
         """What a trial was enqueued to run: of two trials with one point only one is run."""
@@ -68,6 +73,7 @@ def run(study: Study, claimed: FrozenTrial, work: Work) -> bool:
             study.sampler = work.sampler(claimed)
             trial = internals.running(study, claimed)
             trials.write_worker(trial)
+            trials.write_provenance(trial, provenance(work.compute))
             values = work.run(trial)
         except UpdateFinishedTrialError:
             return False

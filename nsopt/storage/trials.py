@@ -12,8 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from nsopt.scaling.metric import get_metric
 from nsopt.scaling.record import Iteration
-from nsopt.storage import internals
-from nsopt.storage.schema import SEARCH
+from nsopt.storage import internals, schema
 
 LARGEST_WIDTH = 2**16
 BUDGET = "budget"
@@ -46,6 +45,7 @@ _CURVES = "curves_per_epoch"
 _ERROR = "error"
 _DUPLICATE = "duplicate_of"
 _WORKER = "worker"
+_PROVENANCE = "provenance"
 _INDEX = "index"
 _PRETRAIN_EPOCHS = "pretrain_epochs"
 
@@ -141,6 +141,24 @@ def read_worker(trial: FrozenTrial) -> str | None:
     return trial.user_attrs.get(_WORKER)
 
 
+def write_provenance(trial: Trial, provenance: Mapping[str, str]) -> None:
+    """Note what a trial is run by; the study tells what began it."""
+    trial.set_user_attr(_PROVENANCE, _in_words(provenance))
+
+
+def read_provenance(study: Study) -> dict[str, str]:
+    """What began a study, and in words what else ran trials of it."""
+    began = schema.read_provenance(study)
+    attributes = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+    told: set[str] = {own[_PROVENANCE] for own in attributes if _PROVENANCE in own}
+    others = sorted(told - {_in_words(began)})
+    return began | ({"other trials": "; ".join(others)} if others else {})
+
+
+def _in_words(provenance: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in provenance.items())
+
+
 def write_outcome(
     trial: Trial, numbers: Mapping[str, Any], curves: Mapping[str, Sequence[float]]
 ) -> None:
@@ -180,7 +198,9 @@ def is_settled(trial: FrozenTrial) -> bool:
     return trial.state != TrialState.FAIL or read_failure(trial) is not None
 
 
-def search_trial(iteration: Iteration, number: int, layer_names: Sequence[str]) -> FrozenTrial:
+def search_trial(
+    iteration: Iteration, number: int, layer_names: Sequence[str], provenance: Mapping[str, str]
+) -> FrozenTrial:
     """The completed trial that holds one iteration of descent. number: from 1."""
     lowest_r2 = float(iteration.law.r2.min())
     names = [width_parameter(name) for name in layer_names]
@@ -190,11 +210,12 @@ def search_trial(iteration: Iteration, number: int, layer_names: Sequence[str]) 
         params=dict(zip(names, iteration.widths, strict=True)),
         distributions={name: IntDistribution(1, LARGEST_WIDTH) for name in names},
         user_attrs={
-            "method": SEARCH,
+            "method": schema.SEARCH,
             _ITERATION_NUMBER: number,
             "seconds": iteration.seconds,
             "rows": len(iteration.record.tau),
             "lowest_r2": lowest_r2,
+            _PROVENANCE: _in_words(provenance),
             _ITERATION: iteration.to_dict(),
         },
     )

@@ -175,6 +175,18 @@ def test_studies_follow_the_schema(done: Workspace) -> None:
     assert studies["search"].user_attrs["provenance"]["device"]
 
 
+def test_a_trial_that_another_version_ran_is_told(done: Workspace) -> None:
+    study = studies_at(done)["uniform"]
+    own = trials.read_provenance(study)
+    assert own == study.user_attrs["provenance"]
+    other = study.trials[-1]
+    attributes = other.user_attrs | {"provenance": "device another, commit 0123456789ab"}
+    study.add_trial(optuna.trial.create_trial(values=other.values, user_attrs=attributes))
+    assert trials.read_provenance(study) == own | {
+        "other trials": "device another, commit 0123456789ab"
+    }
+
+
 def test_weights_of_the_best_network_are_kept(
     comparison: Comparison, done: Workspace, storage_of_a_whole_run: Path
 ) -> None:

@@ -154,7 +154,7 @@ def test_of_two_searches_the_first_ones_iterations_count(
     (found,) = continue_search(task, place, 1, CPU, Silent())
     study = studies_at(place)[schema.SEARCH]
     late = dataclasses.replace(found, seconds=1e6)
-    study.add_trial(trials.search_trial(late, 1, task.arch.layer_names))
+    study.add_trial(trials.search_trial(late, 1, task.arch.layer_names, {}))
     (read,) = trials.read_iterations(study)
     assert read.to_dict() == found.to_dict()
 

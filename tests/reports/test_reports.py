@@ -97,6 +97,15 @@ def test_summary_has_means_and_deviations_over_seeds(results: Results) -> None:
     assert (row["test_min"], row["test_max"]) == (56, 57)
 
 
+def test_the_same_number_of_parameters_and_of_macs_are_two_budgets(results: Results) -> None:
+    macs = results.outcomes.assign(metric="macs", test_accuracy=10.0)
+    both = pd.concat([results.outcomes, macs], ignore_index=True)
+    table = summary(dataclasses.replace(results, outcomes=both))
+    assert len(table) == 8
+    assert set(table["n"]) == {2}
+    assert set(table.query("metric == 'macs'")["test_mean"]) == {10.0}
+
+
 def test_a_single_seed_has_no_deviation() -> None:
     assert with_deviation(79.634, 0.04) == "79.63 ± 0.04"
     assert with_deviation(79.634, float("nan")) == "79.63"

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import OperationalError
 
+from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError, NonFiniteLossError, NoWidthsError, ShortRecordError
 from nsopt.storage import opening, queue
 from nsopt.storage.opening import open_storage
@@ -33,6 +35,8 @@ def study_at(url: str) -> optuna.Study:
 
 class Job:
     """Work that runs every trial with one function; trials with the attribute `point` have one."""
+
+    compute = Compute(torch.device("cpu"), bf16=False)
 
     def __init__(self, function: Callable[[Trial], Sequence[float]] = lambda trial: [1.0]) -> None:
         self.run = function
