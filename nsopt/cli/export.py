@@ -117,7 +117,5 @@ def _chosen(networks: "Sequence[KeptNetwork]", options: ExportOptions) -> "KeptN
     found = [network for network in networks if fits(network)]
     if len(found) == 1:
         return found[0]
-    kept = ", ".join(
-        sorted(f"{size_label(n.budget, n.metric, n.ratio)} ({n.metric})" for n in networks)
-    )
+    kept = ", ".join(sorted(size_label(n.budget, n.metric, n.ratio) for n in networks))
     raise NsoptError(f"say which network with --ratio, --budget or --metric: kept are {kept}")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
-from nsopt.reports.tables import size_of, summary
+from nsopt.reports.tables import summary
 from nsopt.scaling.metric import get_metric
 from nsopt.scaling.record import times_the_record
 from nsopt.storage.schema import width_key
@@ -78,8 +78,7 @@ def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
     """rows: of the summary, at one budget."""
     best = rows.loc[rows["val_mean"].idxmax()]
     budget = get_metric(best["metric"]).show(best["budget"])
-    size = size_of(best.to_dict())
-    where = budget if size == budget else f"{size}, {budget}"
+    where = budget if pd.isna(best["ratio"]) else f"{best['ratio']:g}x, {budget}"
     label = method_label(best["method"])
     sentences = []
     rivals = rows[rows["method"] != best["method"]]

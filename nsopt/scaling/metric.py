@@ -27,6 +27,11 @@ class Metric(ABC):
     name: str
     unit: str
 
+    @property
+    def noun(self) -> str:
+        """What a budget limits, in a word of a report."""
+        return self.unit
+
     @abstractmethod
     def read(self, text: str) -> int | float:
         """A budget in `unit` from a user's word; NsoptError for what is none."""
@@ -64,6 +69,10 @@ class Milliseconds(Metric):
 
     name: str = "latency"
     unit: str = "ms"
+
+    @property
+    def noun(self) -> str:
+        return self.name
 
     def read(self, text: str) -> float:
         """`20ms`, `1.5 ms` or a plain number."""

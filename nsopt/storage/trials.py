@@ -10,7 +10,7 @@ from optuna.distributions import IntDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from nsopt.scaling.metric import get_metric
+from nsopt.scaling.metric import PARAMS, get_metric
 from nsopt.scaling.record import Iteration
 from nsopt.storage import internals, schema
 
@@ -81,8 +81,12 @@ def width_parameter(layer_name: str) -> str:
 
 
 def size_label(budget: float, metric: str, ratio: float | None) -> str:
-    """`0.25x` for a ratio, `600,000 params` for a plain budget."""
-    return get_metric(metric).show(budget) if ratio is None else f"{ratio:g}x"
+    """`600,000 params` for a plain budget; for a ratio `0.25x`, or `0.25x MACs` where the budget is
+    not one of parameters."""
+    limited = get_metric(metric)
+    if ratio is None:
+        return limited.show(budget)
+    return f"{ratio:g}x" if limited == PARAMS else f"{ratio:g}x {limited.noun}"
 
 
 def enqueue_point(

@@ -96,7 +96,7 @@ def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None
             (),
             "say which network with --ratio, --budget or --metric: kept are 0.02x",
         ),
-        (("--ratio=0.5",), "kept are 0.02x (params), 0.03x (params)"),
+        (("--ratio=0.5",), "kept are 0.02x, 0.03x"),
         (("--study=vgg11-digits-smoke/uniforn",), "did you mean 'vgg11-digits-smoke/uniform'"),
         (
             ("--study=vgg11-digits-smoke/search",),

@@ -23,7 +23,7 @@ from nsopt.reports.page import render
 from nsopt.reports.published import published_lines
 from nsopt.reports.results import LATENCY_COLUMNS, Results, read_results
 from nsopt.reports.style import log_axis, method_styles
-from nsopt.reports.tables import short_number, summary, with_deviation, write_csv
+from nsopt.reports.tables import short_number, size_of, summary, with_deviation, write_csv
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration, Trajectory
@@ -104,6 +104,22 @@ def test_the_same_number_of_parameters_and_of_macs_are_two_budgets(results: Resu
     assert len(table) == 8
     assert set(table["n"]) == {2}
     assert set(table.query("metric == 'macs'")["test_mean"]) == {10.0}
+
+
+@pytest.mark.parametrize(
+    ("budget", "metric", "ratio", "label"),
+    [
+        (600_000, "params", None, "600,000 params"),
+        (20.0, "latency", None, "20 ms"),
+        (600_000, "params", 0.25, "0.25x"),
+        (600_000, "macs", 0.25, "0.25x MACs"),
+        (20.0, "latency", 0.25, "0.25x latency"),
+    ],
+)
+def test_a_ratio_says_what_it_is_of(
+    budget: float, metric: str, ratio: float | None, label: str
+) -> None:
+    assert size_of({"budget": budget, "metric": metric, "ratio": ratio}) == label
 
 
 def test_a_single_seed_has_no_deviation() -> None:
