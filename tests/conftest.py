@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,10 @@ from nsopt.data.registry import load_data
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
 
+_MEMORY = Path("/dev/shm")  # Linux's folder in memory, where SQLite waits for no disk
+_ROOM = 2**30
+if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 _cache = tempfile.TemporaryDirectory(prefix="nsopt-cache-")
 os.environ["XDG_CACHE_HOME"] = _cache.name  # of the tests and of the commands they run
 os.environ["COLUMNS"] = "160"
