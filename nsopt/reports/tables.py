@@ -7,21 +7,23 @@ from typing import Any
 import pandas as pd
 
 from nsopt.reports.results import Results
-from nsopt.scaling.metric import LATENCY
+from nsopt.scaling.metric import LATENCY, METRICS
 from nsopt.scaling.record import Iteration
 from nsopt.storage.schema import width_key
 from nsopt.storage.trials import size_label
 
 
 def summary(results: Results) -> pd.DataFrame:
-    """One row per budget, metric and method: n, means and standard deviations over seeds.
+    """One row per metric, budget and method, in this order: n, means and standard deviations over
+    seeds.
 
     Costs and latency are means too, for the methods whose widths differ from seed to seed.
     Standard deviations are of the sample (n - 1); NaN for a single seed.
     """
     frame = results.outcomes.copy()
     frame["method"] = pd.Categorical(frame["method"], results.methods, ordered=True)
-    grouped = frame.groupby(["budget", "metric", "method"], observed=True)
+    frame["metric"] = pd.Categorical(frame["metric"], list(METRICS), ordered=True)
+    grouped = frame.groupby(["metric", "budget", "method"], observed=True)
     table = grouped.agg(
         ratio=("ratio", "first"),
         n=("seed", "count"),
@@ -40,7 +42,7 @@ def summary(results: Results) -> pd.DataFrame:
         feasible=("feasible", "all"),
         beyond_record=("beyond_record", "first"),
     )
-    return table.reset_index()
+    return table.reset_index().astype({"metric": str})
 
 
 def size_of(row: Mapping[str, Any]) -> str:

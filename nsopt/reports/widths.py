@@ -9,6 +9,7 @@ from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
 from nsopt.reports.style import apply_style, method_styles
 from nsopt.reports.tables import size_of
+from nsopt.scaling.metric import METRICS
 
 _COLUMNS = 2
 _ROW_HEIGHT = 320
@@ -23,11 +24,13 @@ class WidthsInfo(NamedTuple):
 
 
 def widths_info(results: Results) -> list[WidthsInfo]:
-    """One entry per budget, smallest first, of those at which most methods were compared."""
+    """One entry per metric and budget, smallest first, of those at which most methods were
+    compared."""
     infos = []
     compared = results.outcomes.groupby(["metric", "budget"])["method"].transform("nunique")
     most = results.outcomes[compared == compared.max()]
-    for _, trials in most.groupby(["metric", "budget"], sort=True):
+    order = most["metric"].map(list(METRICS).index)
+    for _, trials in most.groupby([order, "budget"], sort=True):
         first = trials.sort_values("seed").groupby("method").first()
         infos.append(
             WidthsInfo(

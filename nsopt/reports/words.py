@@ -52,9 +52,9 @@ class Verdict(NamedTuple):
 
 
 def answer(results: Results) -> list[Verdict]:
-    """For every budget, smallest first."""
+    """For every budget of every metric, smallest first."""
     reference = results.methods[_REFERENCE]
-    budgets = [rows for _, rows in summary(results).groupby(["metric", "budget"], sort=True)]
+    budgets = [rows for _, rows in summary(results).groupby(["metric", "budget"], sort=False)]
     compared = [rows for rows in budgets if len(rows) > 1]
     return [_at_budget(results, rows, reference) for rows in compared or budgets]
 

@@ -25,6 +25,7 @@ from nsopt.reports.results import LATENCY_COLUMNS, Results, read_results
 from nsopt.reports.style import log_axis, method_styles
 from nsopt.reports.tables import short_number, size_of, summary, with_deviation, write_csv
 from nsopt.reports.widths import draw_widths, widths_info
+from nsopt.reports.words import answer
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration, Trajectory
 from nsopt.storage.schema import TaskDescription
@@ -99,9 +100,16 @@ def test_summary_has_means_and_deviations_over_seeds(results: Results) -> None:
 
 def test_the_same_number_of_parameters_and_of_macs_are_two_budgets(results: Results) -> None:
     macs = results.outcomes.assign(metric="macs", test_accuracy=10.0)
-    both = pd.concat([results.outcomes, macs], ignore_index=True)
-    table = summary(dataclasses.replace(results, outcomes=both))
-    assert len(table) == 8
+    outcomes = pd.concat([macs, results.outcomes], ignore_index=True)
+    both = dataclasses.replace(results, outcomes=outcomes)
+    table = summary(both)
+    assert list(zip(table["metric"], table["budget"], strict=True)) == [
+        (metric, budget) for metric in ("params", "macs") for budget in (1000, 4000) for _ in "12"
+    ]
+    assert [verdict.text.split(",")[0] for verdict in answer(both)] == [
+        *("At 0.25x", "At 1x", "At 0.25x", "At 1x")
+    ]
+    assert [info.size for info in widths_info(both)] == ["0.25x", "1x", "0.25x MACs", "1x MACs"]
     assert set(table["n"]) == {2}
     assert set(table.query("metric == 'macs'")["test_mean"]) == {10.0}
 
