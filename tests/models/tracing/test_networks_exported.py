@@ -1,0 +1,26 @@
+"""Pruned networks of others are exported: a few with the suite, the others by `-m networks`."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.models.tracing import test_networks, test_networks_timm, test_networks_torchvision
+from tests.models.tracing.checks import check_exports, randomise, selected_first, traced
+
+NETWORKS = test_networks.NETWORKS | test_networks_torchvision.NETWORKS | test_networks_timm.NETWORKS
+IN_SUITE = (
+    "torchvision:resnet18",
+    "torchvision:mobilenet_v3_small",
+    "timm:vit_tiny_patch16_224",
+)
+OTHERS = [word for word in NETWORKS if word not in IN_SUITE]
+
+
+@pytest.mark.parametrize("word", selected_first(IN_SUITE, OTHERS))
+def test_a_pruned_network_is_exported_to_the_same_numbers(word: str, tmp_path: Path) -> None:
+    if word.startswith("timm:"):
+        pytest.importorskip("timm")
+    size, *_ = NETWORKS[word]
+    arch, model, x = traced(word, size)
+    randomise(model)
+    check_exports(arch, model, x, tmp_path)
