@@ -81,6 +81,7 @@ class LineProgress:
 
     def start(self, task: str, total: int) -> None:
         self._task, self._done, self._total = task, 0, total
+        self._told = time.monotonic()  # what a continued task has done is not worth a line
 
     def advance(self, detail: str = "") -> None:
         self._done += 1

@@ -29,6 +29,19 @@ def test_steps_are_told_after_a_silence(
     ]
 
 
+def test_of_a_continued_task_the_steps_of_before_are_not_told(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = LineProgress(steps=True)
+    clock[0] = 20.0
+    progress.start("training", 300)
+    for _ in range(140):
+        progress.advance()
+    clock[0] = 40.0
+    progress.advance("loss 0.500")
+    assert capsys.readouterr().out == "training: 141 of 300, loss 0.500\n"
+
+
 def test_who_works_for_another_tells_messages_alone(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
