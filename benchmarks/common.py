@@ -5,6 +5,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,21 @@ import torch
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
+from nsopt.scaling.law import ScalingLaw
+from nsopt.scaling.law_file import read_law
+
+_GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
+_PUBLISHED = {
+    "vgg11": "vgg11-cifar10",
+    "mobilenetv2": "mobilenetv2-cifar100",
+    "resnet18": "resnet18-cifar100",
+}
+NETWORKS = tuple(_PUBLISHED)
+
+
+def published_law(network: str) -> ScalingLaw:
+    """The published law of one of `NETWORKS`, of the last iteration of its descent."""
+    return read_law(_GOLDEN / f"{_PUBLISHED[network]}.laws.json", 15)
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:

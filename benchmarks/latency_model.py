@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 import nsopt
-from benchmarks.common import show
+from benchmarks.common import NETWORKS, published_law, show
 from nsopt.compute.device import resolve_compute
 from nsopt.experiments.sharing import sharing
 from nsopt.latency.learn import latency_model, sample_widths
@@ -25,20 +25,13 @@ from nsopt.latency.measure import measure_latencies
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.scaling.law import floor_widths
-from nsopt.scaling.law_file import read_law
 
-_GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
-_LAWS = {
-    "vgg11": "vgg11-cifar10",
-    "resnet18": "resnet18-cifar100",
-    "mobilenetv2": "mobilenetv2-cifar100",
-}
 _RATIOS = np.geomspace(0.15, 1.0, 10)
 
 
-def unseen(arch: Architecture, law_name: str) -> list[tuple[int, ...]]:
+def unseen(arch: Architecture) -> list[tuple[int, ...]]:
     """30 networks."""
-    law, cost = read_law(_GOLDEN / f"{law_name}.laws.json", 15), arch.cost("macs")
+    law, cost = published_law(arch.name), arch.cost("macs")
     uniform = [floor_widths(ratio, arch.base_widths) for ratio in _RATIOS]
     budgets = [float(cost(widths)) for widths in uniform]
     searched = nsopt.solve_widths(law, cost, budgets).widths
@@ -47,7 +40,7 @@ def unseen(arch: Architecture, law_name: str) -> list[tuple[int, ...]]:
 
 def measure(name: str, device: str, quick: bool) -> dict[str, float]:
     arch = nsopt.get_architecture(name)
-    widths = unseen(arch, _LAWS[name])
+    widths = unseen(arch)
     with (
         sharing(resolve_compute(device, "fp32")) as compute,
         tempfile.TemporaryDirectory() as folder,
@@ -81,7 +74,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true", help="fewer passes of the unseen networks")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--networks", default=",".join(_LAWS))
+    parser.add_argument("--networks", default=",".join(NETWORKS))
     options = parser.parse_args()
     for name in options.networks.split(","):
         if not options.json:

@@ -18,17 +18,16 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 import numpy as np
 
 import nsopt
+from benchmarks.common import published_law
 from nsopt.scaling.law import floor_widths
-from nsopt.scaling.law_file import read_law
 
-_GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 _RATIOS = (0.05, 0.1, 0.25, 0.5, 0.75, 1, 2, 4, 8)
 _PUBLISHED_RATIOS = (0.25, 1, 2)  # what Algorithm 3, the slow one, is run at
 _MAX_STEPS = 20_000
-_SUBJECTS = {  # law, number of classes, published eta
-    "vgg11": ("vgg11-cifar10", 10, 50.0),
-    "mobilenetv2": ("mobilenetv2-cifar100", 100, 1.0),
-    "resnet18": ("resnet18-cifar100", 100, 1.0),
+_SUBJECTS = {  # number of classes, published eta
+    "vgg11": (10, 50.0),
+    "mobilenetv2": (100, 1.0),
+    "resnet18": (100, 1.0),
 }
 
 
@@ -44,9 +43,9 @@ def median_ms(function: Callable[[], object], repeats: int) -> float:
 
 
 def measure(name: str, repeats: int) -> dict[str, float]:
-    law_name, classes, eta = _SUBJECTS[name]
+    classes, eta = _SUBJECTS[name]
     arch = nsopt.get_architecture(name, classes)
-    cost, law = arch.cost("params"), read_law(_GOLDEN / f"{law_name}.laws.json", 15)
+    cost, law = arch.cost("params"), published_law(name)
     assert isinstance(law, nsopt.PowerLaw)
     budgets = [float(cost(floor_widths(ratio, arch.base_widths))) for ratio in _RATIOS]
     many = np.geomspace(budgets[0], budgets[-1], 1000)

@@ -23,21 +23,14 @@ import pandas as pd
 import torch
 
 import nsopt
-from benchmarks.common import in_new_process, show
+from benchmarks.common import NETWORKS, in_new_process, published_law, show
 from nsopt.compute.device import Compute, describe_device, place, resolve_compute
 from nsopt.compute.memory import memory_kept
 from nsopt.kernels.swap import fast_kernels
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import floor_widths
-from nsopt.scaling.law_file import read_law
 from nsopt.training.step import sgd, train_step
 
-_GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
-_LAWS = {
-    "vgg11": "vgg11-cifar10",
-    "mobilenetv2": "mobilenetv2-cifar100",
-    "resnet18": "resnet18-cifar100",
-}
 _RATIOS = (1, 0.5, 0.25, 0.125)
 _MULTIPLES = (8, 16, 32)
 _BATCH = 128
@@ -72,7 +65,7 @@ def measure(name: str, ratio: float, rounds: int) -> dict[str, float]:
     """Of the network on the published law at the parameters of the uniform one of `ratio`."""
     torch.set_num_threads(1)
     arch = nsopt.get_architecture(name)
-    cost, law = arch.cost("params"), read_law(_GOLDEN / f"{_LAWS[name]}.laws.json", 15)
+    cost, law = arch.cost("params"), published_law(name)
     fit = nsopt.solve_widths(law, cost, float(cost(floor_widths(ratio, arch.base_widths))))
     widths = fit.widths.tolist()
     bf16, fp32 = (resolve_compute("cpu", precision) for precision in ("bf16", "fp32"))
@@ -101,7 +94,7 @@ def main() -> None:
     rounds = 5 if options.quick else 15
     results: dict[str, Any] = {
         f"{name} {ratio}x": in_new_process(measure, name, ratio, rounds)
-        for name in _LAWS
+        for name in NETWORKS
         for ratio in _RATIOS
     }
     if not options.json:

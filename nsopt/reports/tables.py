@@ -13,6 +13,12 @@ from nsopt.storage.schema import width_key
 from nsopt.storage.trials import size_label
 
 
+def with_ordered_metrics(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """A copy whose metrics sort as reports list them: parameters, MACs, latency."""
+    metrics = pd.Categorical(outcomes["metric"], list(METRICS), ordered=True)
+    return outcomes.assign(metric=metrics)
+
+
 def summary(results: Results) -> pd.DataFrame:
     """One row per metric, budget and method, in this order: n, means and standard deviations over
     seeds.
@@ -20,9 +26,8 @@ def summary(results: Results) -> pd.DataFrame:
     Costs and latency are means too, for the methods whose widths differ from seed to seed.
     Standard deviations are of the sample (n - 1); NaN for a single seed.
     """
-    frame = results.outcomes.copy()
+    frame = with_ordered_metrics(results.outcomes)
     frame["method"] = pd.Categorical(frame["method"], results.methods, ordered=True)
-    frame["metric"] = pd.Categorical(frame["metric"], list(METRICS), ordered=True)
     grouped = frame.groupby(["metric", "budget", "method"], observed=True)
     table = grouped.agg(
         ratio=("ratio", "first"),

@@ -8,8 +8,7 @@ from plotly.subplots import make_subplots
 from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
 from nsopt.reports.style import apply_style, method_styles
-from nsopt.reports.tables import size_of
-from nsopt.scaling.metric import METRICS
+from nsopt.reports.tables import size_of, with_ordered_metrics
 
 _COLUMNS = 2
 _ROW_HEIGHT = 320
@@ -28,9 +27,8 @@ def widths_info(results: Results) -> list[WidthsInfo]:
     compared."""
     infos = []
     compared = results.outcomes.groupby(["metric", "budget"])["method"].transform("nunique")
-    most = results.outcomes[compared == compared.max()]
-    order = most["metric"].map(list(METRICS).index)
-    for _, trials in most.groupby([order, "budget"], sort=True):
+    most = with_ordered_metrics(results.outcomes[compared == compared.max()])
+    for _, trials in most.groupby(["metric", "budget"], observed=True):
         first = trials.sort_values("seed").groupby("method").first()
         infos.append(
             WidthsInfo(

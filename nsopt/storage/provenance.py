@@ -23,6 +23,7 @@ def provenance(compute: Compute) -> dict[str, str]:
     }
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)
