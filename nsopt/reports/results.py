@@ -78,7 +78,7 @@ def read_results(url: str, name: str | None = None) -> Results:
         name=name,
         task=task,
         settings=schema.read_settings(done[0][0]),
-        provenance={method: trials.read_provenance(study) for method, study in studies.items()},
+        provenance={method: trials.read_all_provenance(study) for method, study in studies.items()},
         outcomes=on_one_device(outcomes.assign(**numbers), latencies),
         latencies=latencies,
         failures=pd.DataFrame(failures, columns=["label", "reason"]),

@@ -53,5 +53,5 @@ def _described(study: Study, index: int) -> dict[str, Any]:
         "columns": columns,
         "rows": rows,
         "settings": flat(schema.read_settings(study)),
-        "provenance": flat(trials.read_provenance(study)),
+        "provenance": flat(trials.read_all_provenance(study)),
     }

@@ -150,7 +150,7 @@ def write_provenance(trial: Trial, provenance: Mapping[str, str]) -> None:
     trial.set_user_attr(_PROVENANCE, _in_words(provenance))
 
 
-def read_provenance(study: Study) -> dict[str, str]:
+def read_all_provenance(study: Study) -> dict[str, str]:
     """What began a study, and in words what else ran trials of it."""
     began = schema.read_provenance(study)
     attributes = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]

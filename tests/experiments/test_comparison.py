@@ -177,12 +177,12 @@ def test_studies_follow_the_schema(done: Workspace) -> None:
 
 def test_a_trial_that_another_version_ran_is_told(done: Workspace) -> None:
     study = studies_at(done)["uniform"]
-    own = trials.read_provenance(study)
+    own = trials.read_all_provenance(study)
     assert own == study.user_attrs["provenance"]
     other = study.trials[-1]
     attributes = other.user_attrs | {"provenance": "device another, commit 0123456789ab"}
     study.add_trial(optuna.trial.create_trial(values=other.values, user_attrs=attributes))
-    assert trials.read_provenance(study) == own | {
+    assert trials.read_all_provenance(study) == own | {
         "other trials": "device another, commit 0123456789ab"
     }
 
