@@ -126,7 +126,8 @@ class FilterRule:
 
 @dataclass(frozen=True, eq=False)
 class CostRule:
-    """The units worth their price are kept; every step leaves the same `fraction` of the cost.
+    """The units worth their price are kept; a step leaves no more than `fraction` of the cost that
+    the one before was to leave, so that what single units free too much does not add up.
 
     The price of a unit is the marginal cost of its group at the present widths: its own weights
     and those of its readers. full: the cost before pruning.
@@ -143,7 +144,7 @@ class CostRule:
         price = np.maximum(self.cost.marginal(widths), np.finfo(np.float64).tiny)
         order = np.argsort(np.concatenate(importance) / np.repeat(price, widths), kind="stable")
         group = np.repeat(np.arange(len(widths)), widths)[order]
-        removed = self._fewest_removals(widths, group)
+        removed = self._fewest_removals(widths, group, self.full * self.fraction**steps)
         kept = np.ones(len(order), dtype=np.bool_)
         kept[order[:removed]] = False
         return np.split(kept, np.cumsum(widths)[:-1])
@@ -151,10 +152,9 @@ class CostRule:
     def left(self, widths: Sequence[int]) -> float:
         return float(self.cost(widths) / self.full)
 
-    def _fewest_removals(self, widths: IntArray, group: IntArray) -> int:
-        """How many units, removed in the order of their groups `group`, free enough: one at least.
-        A group keeps its last one here."""
-        budget = self.fraction * self.cost(widths)
+    def _fewest_removals(self, widths: IntArray, group: IntArray, budget: float) -> int:
+        """How many units, removed in the order of their groups `group`, leave no more than the
+        budget: one at least. A group keeps its last one here."""
 
         def fits(removals: int) -> bool:
             left = widths - np.bincount(group[:removals], minlength=len(widths))

@@ -7,6 +7,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
+from scipy.stats import ttest_rel
 
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
@@ -187,6 +188,18 @@ def test_a_confirmation_says_what_it_found(
     confirmation = Confirmation({}, differences, p)
     assert re.search(words, str(confirmation))
     assert confirmation.holds == ("confirmed" in words)
+
+
+@pytest.mark.parametrize("differences", [[0.5, 0.7], [2.5, -1.0, 0.25, 1.5], [-3.0, -2.0, -4.5]])
+def test_a_confirmation_is_a_paired_t_test(differences: list[float]) -> None:
+    expected = ttest_rel(differences, [0.0] * len(differences), alternative="greater").pvalue
+    assert curve._p_of_no_gain(differences) == pytest.approx(expected)
+
+
+def test_equal_differences_are_certain_without_a_warning() -> None:
+    for gain, p in ((2.5, 0.0), (0.0, 1.0), (-2.5, 1.0)):
+        assert curve._p_of_no_gain([gain, gain]) == p
+    assert curve._p_of_no_gain([2.5, 2.5 + 1e-14]) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_a_tuned_law_must_be_there(tuning: CurveTuning, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_priced_records_are_evenly_spaced_and_reach_as_far_as_asked(
     assert (steps < 0).all()
     assert steps.std() < 0.25 * -steps.mean()
     end = cost(floor_widths(0.3, narrow.base_widths))
-    assert trajectory.tau[-1] == pytest.approx(end, rel=0.25)
+    assert trajectory.tau[-1] == pytest.approx(end, rel=0.05)
 
 
 def test_all_prices_take_as_many_steps(narrow: TableArchitecture) -> None:
