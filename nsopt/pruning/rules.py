@@ -1,8 +1,8 @@
 """Which units a prune step takes: so many filters, or so much of a metric.
 
 Without a price filters are ranked by importance and every step takes the same number (Algorithm 1).
-With one they are ranked by importance per what their removal frees, and every step frees the same
-fraction of what is left, so that the record is evenly spaced in log tau.
+With one they are ranked by importance per what their removal frees, and sizes after the steps are a
+geometric sequence, so that the record is evenly spaced in log tau.
 """
 
 import math
@@ -126,8 +126,9 @@ class FilterRule:
 
 @dataclass(frozen=True, eq=False)
 class CostRule:
-    """The units worth their price are kept; a step leaves no more than `fraction` of the cost that
-    the one before was to leave, so that what single units free too much does not add up.
+    """The units worth their price are kept; after n steps no more than full * fraction^n is left.
+
+    That is counted from the unpruned network: what single units free too much does not add up.
 
     The price of a unit is the marginal cost of its group at the present widths: its own weights
     and those of its readers. full: the cost before pruning.
