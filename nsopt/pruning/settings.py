@@ -16,14 +16,13 @@ class SearchSettings(SgdSettings):
     widths; tau is then in that metric. pretrain_epochs: P, at learning rate `lr`; prune_every: Q,
     mini-batches between prune steps; filters_per_step: pruned across all layers together, a number
     or a fraction of what is left; keep_fraction: of all filters, at which pruning stops. With a
-    price there are as many steps, but each frees the same fraction of what is left, down to the
-    cost of the network whose widths are all `keep_fraction` of the first. While pruning the
-    learning rate is `prune_lr`, divided by `prune_lr_divisor` every `prune_lr_epochs` epochs.
-    iterations: of architecture descent; it ends before where no width changes by more than
-    `convergence` of itself or, with `band`, where the proposal cannot be told from the network that
-    was pruned. A proposed width below `small_width` is raised by that much before the next
-    iteration. importance_decay: what the importance measured before a prune step counts after it, 0
-    (as published) for nothing.
+    price there are as many steps, to costs evenly spaced in their logarithm, down to the cost of
+    the network whose widths are all `keep_fraction` of the first. While pruning the learning rate
+    is `prune_lr`, divided by `prune_lr_divisor` every `prune_lr_epochs` epochs. iterations: of
+    architecture descent; it ends before where no width changes by more than `convergence` of itself
+    or, with `band`, where the proposal cannot be told from the network that was pruned. A proposed
+    width below `small_width` is raised by that much before the next iteration. importance_decay:
+    what the importance measured before a prune step counts after it, 0 (as published) for nothing.
     """
 
     search_images: int | None = Field(None, ge=1)
