@@ -38,7 +38,7 @@ def stored_law(
     if method.by_algorithm_3 and not found:
         raise NsoptError(f"no {kind} of {name} is stored at {shown(workspace.url)}: run one first")
     if iteration is not None and iteration > len(found):
-        raise NsoptError(f"{name} has {len(found)} iterations, not {iteration}")
+        raise NsoptError(f"{name} has no iteration {iteration}: its last is {len(found)}")
     chosen = found[:iteration]
     cost = PARAMS.cost(arch)
     law = method.law(LawInputs(arch, cost, cost(arch.base_widths), chosen, tuned=tuned))

@@ -360,7 +360,7 @@ def test_a_trial_without_a_law_fails_with_its_reason_and_work_goes_on(
     studies = studies_at(place)
     (failed,) = studies["neuralscale-iter9"].trials
     assert failed.state == TrialState.FAIL
-    assert failed.user_attrs["error"] == "neuralscale-iter9: descent converged after 1 iterations"
+    assert failed.user_attrs["error"] == "neuralscale-iter9: descent converged at iteration 1"
     assert [trial.state for trial in studies["uniform"].trials] == [TrialState.COMPLETE]
     assert any("descent converged" in message for message in listener.messages)
 
@@ -369,7 +369,7 @@ def test_a_method_that_descent_does_not_reach_is_refused_before_anything_is_trai
     comparison: Comparison, place: Workspace
 ) -> None:
     late = only(converging(comparison), "uniform", "neuralscale-iter9")
-    with pytest.raises(NsoptError, match="neuralscale-iter9: descent converged after 1"):
+    with pytest.raises(NsoptError, match="neuralscale-iter9: descent converged at iteration 1"):
         run_comparison(late, place, Silent())
     assert set(studies_at(place)) == {"search"}
 

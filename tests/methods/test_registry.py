@@ -78,7 +78,7 @@ def test_iterations_of_neuralscale_are_methods_of_their_own(
     assert get_method("neuralscale").search_iterations(settings) == 3
     with pytest.raises(NsoptError, match="neuralscale-iter4 needs --iterations 4 or more, not 3"):
         get_method("neuralscale-iter4").search_iterations(settings)
-    with pytest.raises(NoWidthsError, match="descent converged after 2 iterations"):
+    with pytest.raises(NoWidthsError, match="descent converged at iteration 2"):
         law_of("neuralscale-iter3", narrow, history)
 
 

@@ -105,13 +105,13 @@ def test_a_trial_ends_as_its_objective_does(url: str) -> None:
 def test_a_trial_without_a_sampler_fails_with_its_reason(url: str) -> None:
     class Helpless(Job):
         def sampler(self, trial: FrozenTrial) -> BaseSampler:
-            raise NoWidthsError("descent converged after 1 iterations")
+            raise NoWidthsError("descent converged at iteration 1")
 
     study, helpless = study_at(url), Helpless()
     assert run(study, claimed_trial(study), helpless)
     assert study.trials[0].state == TrialState.FAIL
-    assert read_failure(study.trials[0]) == "descent converged after 1 iterations"
-    assert helpless.failures == ["descent converged after 1 iterations"]
+    assert read_failure(study.trials[0]) == "descent converged at iteration 1"
+    assert helpless.failures == ["descent converged at iteration 1"]
     assert is_settled(study.trials[0])
 
 
