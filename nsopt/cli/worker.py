@@ -56,4 +56,4 @@ def worker(options: WorkerOptions) -> None:
             progress,
         )
     if options.parent is None:
-        console.print(f"{done} trainings of {options.study} were run here", highlight=False)
+        console.print(f"trainings of {options.study} that were run here: {done}", highlight=False)
