@@ -35,7 +35,7 @@ def test_no_two_iterations_of_any_searches_share_a_seed() -> None:
     assert [iteration_seed(seed, 0) for seed in range(3)] == [0, 1, 2]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def whole(narrow: TableArchitecture, digits: ImageData) -> list[dict]:
     result = search(narrow, digits, SETTINGS)
     return [{**iteration.to_dict(), "seconds": 0} for iteration in result.iterations]

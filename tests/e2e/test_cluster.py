@@ -32,7 +32,7 @@ from tests.storage.test_queue import Job
 NAME = "vgg11-digits-smoke"
 STUDY = (
     *("--methods=uniform,neuralscale", "--ratios=0.04,0.06", "--seeds=2", "--epochs=4"),
-    *("--pretrain-epochs=0", "--prune-every=2", "--filters-per-step=200", "--batch-size=32"),
+    *("--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=400", "--batch-size=32"),
     *("--precision=fp32", "--device=cpu"),
 )
 POINTS = {(m, r, s) for m in ("uniform", "neuralscale") for r in (0.04, 0.06) for s in range(2)}

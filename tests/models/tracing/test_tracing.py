@@ -17,8 +17,6 @@ from tests.models.tracing.checks import (
     check_costs,
     check_pruning,
     randomise,
-    some_units,
-    widths_of,
 )
 
 GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
@@ -187,12 +185,3 @@ def test_an_initialisation_may_be_given() -> None:
     arch = trace(awkward.Chunks(), torch.randn(2, 3, 32, 32), init=ones)
     model = arch.build(arch.base_widths)
     assert all(bool((parameter == 1).all()) for parameter in model.parameters())
-
-
-def test_widths_of_units_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    arch, model, _ = traced(awkward.Grouped)
-    kept = some_units(arch, seed=0, inexact=False)
-    smaller = arch.prune(model, [indices.tolist() for indices in kept])
-    assert arch.cost("params")(widths_of(arch, kept)) == sum(
-        p.numel() for p in smaller.parameters()
-    )
