@@ -66,7 +66,7 @@ def _print(measured: "list[Measured]") -> None:
     first = measured[0].latency
     title = f"{first.device}, {first.precision}, torch {first.torch_version}: milliseconds"
     table = Table(box=SIMPLE_HEAD, show_edge=False, title=title)
-    for name in ("method", "size", "batch", "median", "quartiles", "spread"):
+    for name in ("method", "size", "batch", "median", "quartiles", "spread", "waited"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for network in measured:
         latency = network.latency
@@ -76,6 +76,9 @@ def _print(measured: "list[Measured]") -> None:
             f"{latency.batch_size}",
             f"{latency.median_ms:.2f}",
             f"{latency.lower_quartile_ms:.2f} to {latency.upper_quartile_ms:.2f}",
-            f"{latency.spread:.0%}" if latency.spread is not None else "",
+            *(
+                f"{part:.0%}" if part is not None else ""
+                for part in (latency.spread, latency.waited)
+            ),
         )
     console.print(table)

@@ -14,9 +14,11 @@ from torch import nn
 
 from nsopt.compute.device import describe_device, place, resolve_compute, wait_for
 from nsopt.compute.memory import explain_out_of_memory, memory_kept
+from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError
 
 _LARGEST_SPREAD = 0.15
+_LONGEST_WAIT = 0.15
 _PROTOCOL = 2  # since then in rounds, and with the memory of tensors kept between passes
 
 
@@ -28,6 +30,8 @@ class Latency:
     `latency_conditions`.
     spread: of the medians of several rounds, the largest less the smallest over the whole median;
     None where it was measured in one.
+    waited: how long threads waited for a processor, over the time of the passes; None where the
+    system does not tell. Beside something that computes all the time rounds agree, and this tells.
     """
 
     median_ms: float
@@ -41,11 +45,7 @@ class Latency:
     torch_version: str = "unknown"
     protocol: int = 1
     spread: float | None = None
-
-    @property
-    def is_trusted(self) -> bool:
-        """Whether its rounds agree, as they do on a machine that does nothing else."""
-        return self.spread is None or self.spread <= _LARGEST_SPREAD
+    waited: float | None = None
 
 
 def latency_conditions(device: torch.device, batch_size: int = 100) -> dict[str, Any]:
@@ -99,6 +99,7 @@ def measure_latencies(
     where = resolve_compute(device, "fp32").device
     copies = [place(copy.deepcopy(model), where).eval() for model in models]
     milliseconds = np.zeros((len(copies), rounds, repeats // rounds))
+    waited = np.zeros(len(copies))
     with explain_out_of_memory(batch_size), memory_kept(where):
         images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
         images = images.to(where, memory_format=torch.channels_last)
@@ -106,26 +107,49 @@ def measure_latencies(
             for index, model in enumerate(copies):
                 for _ in range(-(-warmup // rounds)):
                     model(images)
+                before = seconds_waited()
                 passes = [_timed_pass(model, images) for _ in range(repeats // rounds)]
+                waited[index] += _since(before)
                 milliseconds[index, turn] = passes
     conditions = latency_conditions(where, batch_size)
-    return [_summary(1000 * passes, conditions) for passes in milliseconds]
+    return [
+        _summary(1000 * passes, seconds / passes.sum(), conditions)
+        for passes, seconds in zip(milliseconds, waited, strict=True)
+    ]
 
 
 def distrust(latencies: Sequence[Latency]) -> str:
-    """What to tell of measurements whose rounds disagree; nothing where all agree."""
-    doubtful = [latency.spread for latency in latencies if not latency.is_trusted]
-    if not doubtful:
+    """What to tell of measurements on a machine that did something else; nothing of others."""
+    spreads = [own for each in latencies if (own := each.spread or 0.0) > _LARGEST_SPREAD]
+    waits = [own for each in latencies if (own := each.waited or 0.0) > _LONGEST_WAIT]
+    reasons = []
+    if spreads:
+        reasons.append(
+            f"rounds of {len(spreads)} of {len(latencies)} networks differ by more than "
+            f"{_LARGEST_SPREAD:.0%} (up to {max(spreads):.0%})"
+        )
+    if waits:
+        reasons.append(
+            f"with {len(waits)} of {len(latencies)} networks threads waited for a processor "
+            f"(up to {max(waits):.0%} of the time)"
+        )
+    if not reasons:
         return ""
-    most = max(spread or 0.0 for spread in doubtful)
     return (
-        f"latency: rounds of {len(doubtful)} of {len(latencies)} networks differ by more than "
-        f"{_LARGEST_SPREAD:.0%} (up to {most:.0%}, load {os.getloadavg()[0]:.1f}): the machine was "
-        "busy; nsopt latency measures again"
+        f"latency: {', '.join(reasons)}, load {os.getloadavg()[0]:.1f}: the machine was busy; "
+        "nsopt latency measures again"
     )
 
 
-def _summary(milliseconds: NDArray[np.float64], conditions: dict[str, Any]) -> Latency:
+def _since(before: float | None) -> float:
+    """Seconds waited since then; not a number where the system does not tell."""
+    now = seconds_waited()
+    return float("nan") if before is None or now is None else max(0.0, now - before)
+
+
+def _summary(
+    milliseconds: NDArray[np.float64], waited: float, conditions: dict[str, Any]
+) -> Latency:
     """milliseconds: (rounds, passes a round)."""
     lower, median, upper = np.percentile(milliseconds, [25, 50, 75])
     rounds = np.median(milliseconds, axis=1)
@@ -136,6 +160,7 @@ def _summary(milliseconds: NDArray[np.float64], conditions: dict[str, Any]) -> L
         mean_ms=float(milliseconds.mean()),
         repeats=milliseconds.size,
         spread=float(np.ptp(rounds) / median) if len(rounds) > 1 else None,
+        waited=None if np.isnan(waited) else float(waited),
         **conditions,
     )
 

@@ -114,5 +114,6 @@ def _latency_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = table.to_dict("records")
     for row in rows:
         row["name"] = method_label(row["method"])
-        row["shown_spread"] = "" if pd.isna(row["spread"]) else f"{row['spread']:.0%}"
+        for part in ("spread", "waited"):
+            row[f"shown_{part}"] = "" if pd.isna(row[part]) else f"{row[part]:.0%}"
     return rows

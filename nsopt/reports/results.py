@@ -18,7 +18,7 @@ BATCH_SIZE = 100
 CONDITIONS = ["device", "precision", "batch_size", "torch_version", "protocol"]
 LATENCY_COLUMNS = [
     *("method", "widths", *CONDITIONS),
-    *("median_ms", "lower_quartile_ms", "upper_quartile_ms", "repeats", "spread"),
+    *("median_ms", "lower_quartile_ms", "upper_quartile_ms", "repeats", "spread", "waited"),
 ]
 
 

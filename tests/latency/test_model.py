@@ -1,6 +1,9 @@
 """Tables of kernels, the calls of networks, and the model that they make."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -195,3 +198,24 @@ def test_rounds_that_differ_are_told() -> None:
     busy = Latency(1.0, 1.0, 1.0, 1.0, 100, 80, "cpu", spread=0.5)
     assert distrust([quiet, quiet]) == ""
     assert "rounds of 1 of 2 networks differ by more than 15% (up to 50%" in distrust([quiet, busy])
+    waiting = Latency(1.0, 1.0, 1.0, 1.0, 100, 80, "cpu", spread=0.05, waited=0.4)
+    told = "with 1 of 2 networks threads waited for a processor (up to 40% of the time)"
+    assert told in distrust([quiet, waiting])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how long threads waited")
+def test_what_computes_all_the_time_is_noticed(narrow: TableArchitecture) -> None:
+    """On one processor with us, so that all rounds are slow alike."""
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        model = narrow.build(narrow.base_widths)
+        (latency,) = measure_latencies([model], narrow.input_shape, 20, repeats=200)
+    finally:
+        other.kill()
+        other.wait()
+        os.sched_setaffinity(0, processors)
+    assert latency.waited is not None
+    assert latency.waited > 0.25
+    assert "threads waited for a processor" in distrust([latency])
