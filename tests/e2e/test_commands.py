@@ -1,7 +1,10 @@
 """The smaller commands, as a user calls them."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,18 +164,21 @@ def test_the_version_is_told() -> None:
     assert call_nsopt("--version").stdout.strip() == nsopt.__version__
 
 
-def test_tables_fit_a_narrow_terminal(
-    tmp_path: Path, golden: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
+def test_tables_fit_a_narrow_terminal(tmp_path: Path, golden: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'study.db'}"
+    narrow = {**os.environ, "COLUMNS": "60"}
     laws = golden / "vgg11-cifar10.laws.json"
     for command in (
         ("study", *SHORT, f"--out={tmp_path}"),
         ("widths", f"--law={laws}", "--ratios=0.25,2"),
         ("latency", f"--storage={storage}"),
     ):
-        done = call_nsopt(*command)
-        assert done.returncode == 0, done.stderr
+        done = subprocess.run(
+            [sys.executable, "-m", "nsopt", *command],
+            env=narrow,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         rows = [line for line in done.stdout.splitlines() if line.startswith(" ")]
         assert max(map(len, rows)) <= 60, done.stdout
