@@ -1,15 +1,16 @@
 """How long this process has waited for its turn on the processors."""
 
 import contextlib
+import math
 from pathlib import Path
 
 _TASKS = Path("/proc/self/task")
 
 
-def seconds_waited() -> float | None:
-    """Of all threads together that are there now, as Linux counts it; None on other systems."""
+def seconds_waited() -> float:
+    """Of all threads that are there now together, as Linux counts it; elsewhere not a number."""
     if not _TASKS.is_dir():
-        return None
+        return math.nan
     nanoseconds = 0
     for task in _TASKS.iterdir():
         with contextlib.suppress(OSError):  # it may have ended

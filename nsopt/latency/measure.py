@@ -109,7 +109,7 @@ def measure_latencies(
                     model(images)
                 before = seconds_waited()
                 passes = [_timed_pass(model, images) for _ in range(repeats // rounds)]
-                waited[index] += _since(before)
+                waited[index] += np.maximum(0.0, seconds_waited() - before)
                 milliseconds[index, turn] = passes
     conditions = latency_conditions(where, batch_size)
     return [
@@ -139,12 +139,6 @@ def distrust(latencies: Sequence[Latency]) -> str:
         f"latency: {', '.join(reasons)}, load {os.getloadavg()[0]:.1f}: the machine was busy; "
         "nsopt latency measures again"
     )
-
-
-def _since(before: float | None) -> float:
-    """Seconds waited since then; not a number where the system does not tell."""
-    now = seconds_waited()
-    return float("nan") if before is None or now is None else max(0.0, now - before)
 
 
 def _summary(
