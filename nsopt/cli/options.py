@@ -103,7 +103,7 @@ class TrainingOptions:
     """Settings of a training."""
 
     epochs: Count | None = None
-    """Epochs of a training."""
+    """Epochs of a training; the parts of magnitude pruning follow in proportion."""
 
 
 @Parameter(name="*", group="Search and training")
