@@ -1,7 +1,7 @@
 """`nsopt tune`: studies over P, eta and the scaling curve."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
@@ -121,14 +121,17 @@ def _tune_curve(options: TuneOptions) -> None:
     )
     from nsopt.experiments.curve import METRIC_NAME, tune_curve
     from nsopt.experiments.curve_request import CurveTuning
+    from nsopt.experiments.presets import override
     from nsopt.experiments.timing import with_latency_if_needed
     from nsopt.storage.opening import shown, storage_errors
 
     preset, metric = preset_and_metric(options.task, options.sizes)
     own = changes(options.search, TrainingOptions(), options.sgd, **options.sizes.rounding)
     settings = settings_of(preset, own, _one_pretraining(options.pretrain_epochs))
+    epochs = options.training.epochs or max(1, settings.training.epochs // 2)
     task, workspace = prepare(options.task, options.place, settings)
-    announce(task, preset, options.place.verbose)
+    shown_as = override(settings, {"training": {"epochs": epochs}})
+    announce(replace(task, settings=shown_as), preset, options.place.verbose)
     with storage_errors(workspace.url):
         with live_progress() as progress:
             task = with_latency_if_needed(task, metric, (), workspace, progress)
@@ -138,7 +141,7 @@ def _tune_curve(options: TuneOptions) -> None:
                 sizes=sizes_of(options.sizes, task.arch, metric, (0.125,)),
                 trials=options.trials,
                 seeds=options.seeds or 1,
-                epochs=options.training.epochs or max(1, settings.training.epochs // 2),
+                epochs=epochs,
                 confirmations=options.confirmations,
                 sampler=options.sampler,
             )

@@ -92,6 +92,20 @@ def test_the_best_of_a_tuning_study_is_used_by_name(tmp_path: Path) -> None:
     assert settings["eta"] == pytest.approx(float(best), rel=1e-3)
 
 
+def test_a_tuned_curve_is_used_by_name(tmp_path: Path) -> None:
+    tune = ["tune", "--over=curve", "--metric=macs", "--epochs=2", "--trials=3"]
+    short = ["--per-class=30", "--filters-per-step=0.3", "--prune-every=1", "--batch-size=32"]
+    done = call_nsopt(*tune, "--confirmations=2", *short, "--device=cpu", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "training: 2 epochs" in " ".join(done.stdout.split())
+    assert re.search(r"best: filters \S+, macs \S+, slope \S+; (confirmed|no)", done.stdout)
+    storage = f"--storage=sqlite:///{tmp_path / 'study.db'}"
+    law = ["--method=tuned", "--metric=macs", "--ratios=0.5", "--json"]
+    (row,) = json.loads(call_nsopt("widths", storage, *law).stdout)
+    arch = get_architecture("vgg11", in_channels=1)
+    assert arch.cost("macs")(row["widths"]) == row["macs"] <= row["budget"]
+
+
 def test_widths_without_a_usable_law(tmp_path: Path, golden: Path) -> None:
     text = tmp_path / "law.json"
     text.write_text("alpha")

@@ -1,0 +1,22 @@
+"""How long threads waited for a processor."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from nsopt.compute import waiting
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").is_file(), reason="the kernel does not tell")
+def test_it_only_grows() -> None:
+    before = waiting.seconds_waited()
+    assert 0 <= before <= waiting.seconds_waited()
+
+
+def test_a_kernel_that_does_not_tell_is_no_idle_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "task" / "1").mkdir(parents=True)
+    monkeypatch.setattr(waiting, "_PROCESS", tmp_path)
+    assert math.isnan(waiting.seconds_waited())
