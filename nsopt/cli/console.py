@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichBars
+from rich.table import Table
 
 from nsopt.errors import NsoptError
 
@@ -21,6 +22,7 @@ _USER_ERROR = 2
 _INTERRUPTED = 130
 _SECONDS_BETWEEN_LINES = 5.0
 _NARROW = 80  # columns of a terminal
+_UNLIMITED = 10_000
 
 console = Console()
 
@@ -28,6 +30,12 @@ console = Console()
 def is_narrow() -> bool:
     """Whether tables must do with few columns."""
     return console.width < _NARROW
+
+
+def fits(table: Table) -> bool:
+    """Whether a table needs no line twice and leaves nothing out."""
+    unlimited = console.options.update(width=_UNLIMITED)
+    return console.measure(table, options=unlimited).maximum <= console.width
 
 
 def tell_what_is_fixed(summary: str) -> None:

@@ -74,9 +74,10 @@ def announce(
     console.print(f"[bold]{escape(task.name)}[/bold]{question}", highlight=False)
     tell_what_is_fixed(task.arch.summary())
     search, training = task.settings.search, task.settings.training
+    every = "batch" if search.prune_every == 1 else f"{search.prune_every} batches"
     in_short = {
-        "search": f"{_epochs(search.pretrain_epochs)}, then a prune step every "
-        f"{search.prune_every} batches of {search.batch_size}",
+        "search": f"{_epochs(search.pretrain_epochs)}, then a prune step every {every} "
+        f"of {search.batch_size}",
         "training": f"{_epochs(training.epochs)}, batches of {training.batch_size}, "
         f"learning rate {training.lr:g}",
     }

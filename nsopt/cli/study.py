@@ -1,7 +1,7 @@
 """`nsopt study`, the main job: searches, trains, measures, stores and reports."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -19,9 +19,14 @@ from nsopt.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from rich.table import Table
+
     from nsopt.reports.results import Results
+
+_LEFT_OUT_FIRST = ("MACs", "predicted", "val %", "n", "params")  # where a terminal is narrow
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -138,25 +143,33 @@ def _tuned(options: StudyOptions) -> dict[str, dict[str, object]]:
 
 def _print_summary(results: "Results") -> None:
     """The result table, and the trainings that failed."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from nsopt.cli.console import console, fits
+    from nsopt.reports.words import answer
 
-    from nsopt.cli.console import console, is_narrow
+    rows = _summary_rows(results)
+    names = list(rows[0])
+    table = _summary_table(results.name, names, rows)
+    for name in _LEFT_OUT_FIRST:
+        if not fits(table):
+            names = [kept for kept in names if kept != name]
+            table = _summary_table(results.name, names, rows)
+    console.print(table)
+    for verdict in answer(results):
+        console.print(str(verdict), highlight=False, markup=False)
+    for failure in results.failures.to_dict("records"):
+        console.print(f"failed: {failure['label']}: {failure['reason']}", markup=False)
+
+
+def _summary_rows(results: "Results") -> list[dict[str, str]]:
     from nsopt.reports.tables import (
-        latency_in_words,
+        measured_latency,
+        predicted_latency,
         short_number,
         size_of,
         summary,
         with_deviation,
     )
-    from nsopt.reports.words import answer
 
-    table = Table(
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        collapse_padding=True,
-        title=f"{results.name}: mean ± standard deviation over n seeds",
-    )
     rows = [
         {
             "size": size_of(row),
@@ -164,21 +177,35 @@ def _print_summary(results: "Results") -> None:
             "n": str(row["n"]),
             "params": short_number(row["params"]),
             "MACs": short_number(row["macs"]),
-            "ms": latency_in_words(row),
+            "ms": measured_latency(row),
+            "predicted": predicted_latency(row),
             "val %": with_deviation(row["val_mean"], row["val_std"]),
             "test %": with_deviation(row["test_mean"], row["test_std"]),
         }
         for row in summary(results).to_dict("records")
     ]
-    left_out = ("n", "MACs", "val %") if is_narrow() else ()
-    columns = [name for name in rows[0] if name not in left_out]
-    for name in columns:
+    if not any(row["predicted"] for row in rows):
+        for row in rows:
+            del row["predicted"]
+    return rows
+
+
+def _summary_table(
+    title: str, names: "Sequence[str]", rows: "Sequence[Mapping[str, str]]"
+) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        collapse_padding=True,
+        title=f"{title}: mean ± standard deviation over n seeds",
+    )
+    for name in names:
         left = name in ("size", "method")
-        table.add_column(name, justify="left" if left else "right", no_wrap=not left)
+        justify: Literal["left", "right"] = "left" if left else "right"
+        table.add_column(name, justify=justify, no_wrap=not left, overflow="fold")
     for row in rows:
-        table.add_row(*(row[name] for name in columns))
-    console.print(table)
-    for verdict in answer(results):
-        console.print(str(verdict), highlight=False, markup=False)
-    for failure in results.failures.to_dict("records"):
-        console.print(f"failed: {failure['label']}: {failure['reason']}", markup=False)
+        table.add_row(*(row[name] for name in names))
+    return table

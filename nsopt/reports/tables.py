@@ -56,11 +56,21 @@ def size_of(row: Mapping[str, Any]) -> str:
     return size_label(row["budget"], row["metric"], ratio)
 
 
-def latency_in_words(row: Mapping[str, Any]) -> str:
-    """The measured latency of a row, with the predicted one where that was the budget's."""
-    measured = "not timed" if pd.isna(row["latency_ms"]) else f"{row['latency_ms']:.2f}"
+def measured_latency(row: Mapping[str, Any]) -> str:
+    """The latency of a row in milliseconds."""
+    return "not timed" if pd.isna(row["latency_ms"]) else f"{row['latency_ms']:.2f}"
+
+
+def predicted_latency(row: Mapping[str, Any]) -> str:
+    """What its budget counted, where that was one of latency; elsewhere nothing."""
     predicted = row["metric"] == LATENCY.name and not pd.isna(row["cost"])
-    return f"{measured} ({row['cost']:.2f} predicted)" if predicted else measured
+    return f"{row['cost']:.2f}" if predicted else ""
+
+
+def latency_in_words(row: Mapping[str, Any]) -> str:
+    """The measured latency of a row, with the predicted one where there is one."""
+    measured, predicted = measured_latency(row), predicted_latency(row)
+    return f"{measured} ({predicted} predicted)" if predicted else measured
 
 
 def with_deviation(mean: float, deviation: float) -> str:

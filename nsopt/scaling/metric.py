@@ -60,7 +60,7 @@ class Count(Metric):
         return round(float(match[1]) * _UNITS[match[2]])
 
     def show(self, budget: float) -> str:
-        return f"{budget:,} {self.unit}"
+        return f"{budget:,.0f} {self.unit}"
 
 
 @dataclass(frozen=True)

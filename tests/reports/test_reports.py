@@ -118,6 +118,7 @@ def test_the_same_number_of_parameters_and_of_macs_are_two_budgets(results: Resu
     ("budget", "metric", "ratio", "label"),
     [
         (600_000, "params", None, "600,000 params"),
+        (600_000.0, "params", None, "600,000 params"),
         (20.0, "latency", None, "20 ms"),
         (600_000, "params", 0.25, "0.25x"),
         (600_000, "macs", 0.25, "0.25x MACs"),

@@ -1,0 +1,35 @@
+"""The table with which a study ends."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from nsopt.cli import console as module
+from nsopt.cli.study import _print_summary
+from nsopt.reports.results import Results
+from tests.reports.test_reports import results  # noqa: F401  (a fixture)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_it_leaves_out_columns_but_cuts_no_word(
+    results: Results,  # noqa: F811
+    width: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    others = [
+        results.outcomes.assign(metric=metric, cost=1.5, method="neuralscale-latency")
+        for metric in ("macs", "latency")
+    ]
+    outcomes = pd.concat([results.outcomes, *others], ignore_index=True)
+    terminal = Console(width=width, record=True)
+    monkeypatch.setattr(module, "console", terminal)
+    _print_summary(dataclasses.replace(results, outcomes=outcomes))
+    lines = terminal.export_text().splitlines()
+    table = [line.rstrip() for line in lines if " ± " in line and "mean" not in line]
+    assert len(table) == 4 + 2 * 2
+    assert max(map(len, table)) <= width
+    assert sum("0.25x latency  neuralscale-latency" in line for line in table) == 1
+    assert not any("…" in line for line in lines)
+    assert any("predicted" in line for line in lines) == (width == 100)
