@@ -17,7 +17,7 @@ from nsopt.data.cache import cache_folder
 from nsopt.errors import NsoptError
 from nsopt.latency.calls import Call, calls_of
 from nsopt.latency.kernels import measure_table, rounded_up
-from nsopt.latency.measure import latency_conditions, measure_latencies
+from nsopt.latency.measure import latency_conditions, measure_latencies, was_busy
 from nsopt.latency.model import LatencyModel, Term
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.models.architecture import Architecture, TableArchitecture
@@ -31,6 +31,10 @@ _RANDOM, _UNIFORM = 25, 10  # of the whole networks on which the sum of kernels 
 _SPREAD = 0.4  # of the logarithm of their widths
 _ROUNDS, _REPEATS = 4, 3
 _FORMAT = 5
+_BUSY = (
+    "the machine was busy while its latency was learned: predicted milliseconds are too large; "
+    "another study, with its own --out, learns it again"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +53,9 @@ def latency_model(
 ) -> LatencyModel:
     """The latency model of `arch` on the device of `compute`: as `folder` keeps it, or made now.
 
-    It is kept by network, device, threads, precision, batch size and version of torch. While
-    kernels are measured, other processes on the device wait. folder: by default in the cache.
+    It is kept by network, device, threads, precision, batch size and version of torch, unless the
+    machine was busy. While kernels are measured, other nsopt processes on the device wait. folder:
+    by default in the cache.
     """
     folder = folder or cache_folder() / "latency"
     with compute.exclusive():
@@ -58,7 +63,10 @@ def latency_model(
         path = folder / f"{_digest(arch, conditions)}.json"
         if path.is_file():
             return LatencyModel.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        model = _measured(arch, _structure(arch), compute.device, progress)
+        model, busy = _measured(arch, _structure(arch), compute.device, progress)
+    if busy:
+        progress.message(_BUSY)
+        return model
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.part")
     unfinished.write_text(json.dumps(model.to_dict() | {"conditions": conditions}), "utf-8")
@@ -79,7 +87,8 @@ def sample_widths(arch: Architecture, count: int, seed: int) -> list[tuple[int, 
 
 def _measured(
     arch: Architecture, structure: _Structure, device: torch.device, progress: Progress
-) -> LatencyModel:
+) -> tuple[LatencyModel, bool]:
+    """The model, and whether the machine was busy."""
     progress.start("learning this device's latency", len(structure.kinds) + 1)
     tables: list[Table] = []
     with memory_kept(device):
@@ -99,7 +108,8 @@ def _measured(
         device=str(device),
     )
     progress.advance()
-    return model.corrected(widths, [latency.median_ms for latency in measured])
+    model = model.corrected(widths, [latency.median_ms for latency in measured])
+    return model, was_busy(measured)
 
 
 def _whole_networks(arch: Architecture) -> list[tuple[int, ...]]:

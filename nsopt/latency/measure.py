@@ -141,6 +141,12 @@ def distrust(latencies: Sequence[Latency]) -> str:
     )
 
 
+def was_busy(latencies: Sequence[Latency]) -> bool:
+    """Whether something else computed all the time while networks were measured."""
+    waited = [each.waited or 0.0 for each in latencies]
+    return float(np.median(waited)) > _LONGEST_WAIT
+
+
 def _summary(
     milliseconds: NDArray[np.float64], waited: float, conditions: dict[str, Any]
 ) -> Latency:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +30,7 @@ from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.solve import solve_widths
+from tests.experiments.test_comparison import Listener
 
 CPU = resolve_compute("cpu", "fp32")
 milliseconds = st.lists(st.floats(0.01, 10), min_size=4, max_size=4)
@@ -74,7 +76,7 @@ def models(narrow: TableArchitecture) -> dict[str, tuple[Architecture, LatencyMo
         "traced": nsopt.trace(module, torch.randn(2, 1, 32, 32), name="small"),
     }
     return {
-        name: (arch, learn._measured(arch, learn._structure(arch), CPU.device, Silent()))
+        name: (arch, learn._measured(arch, learn._structure(arch), CPU.device, Silent())[0])
         for name, arch in found.items()
     }
 
@@ -160,6 +162,7 @@ def test_calls_that_equal_widths_remove_are_not_counted() -> None:
 def test_a_model_is_learned_once_for_a_device(
     narrow: TableArchitecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(learn, "was_busy", lambda measured: False)  # other tests may run
     model = latency_model(narrow, CPU, Silent(), tmp_path)
     monkeypatch.setattr(learn, "_measured", None)
     again = latency_model(narrow, CPU, Silent(), tmp_path)
@@ -203,19 +206,37 @@ def test_rounds_that_differ_are_told() -> None:
     assert told in distrust([quiet, waiting])
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells how long threads waited")
-def test_what_computes_all_the_time_is_noticed(narrow: TableArchitecture) -> None:
-    """On one processor with us, so that all rounds are slow alike."""
+@pytest.fixture
+def busy_processor() -> Iterator[None]:
+    """One with us on it and something that computes all the time, so that all rounds are slow
+    alike."""
+    if sys.platform != "linux":
+        pytest.skip("/proc tells how long threads waited")
     processors = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(processors)})
     other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        model = narrow.build(narrow.base_widths)
-        (latency,) = measure_latencies([model], narrow.input_shape, 20, repeats=200)
-    finally:
-        other.kill()
-        other.wait()
-        os.sched_setaffinity(0, processors)
+    yield
+    other.kill()
+    other.wait()
+    os.sched_setaffinity(0, processors)
+
+
+@pytest.mark.usefixtures("busy_processor")
+def test_what_computes_all_the_time_is_noticed(narrow: TableArchitecture) -> None:
+    model = narrow.build(narrow.base_widths)
+    (latency,) = measure_latencies([model], narrow.input_shape, 20, repeats=200)
     assert latency.waited is not None
     assert latency.waited > 0.25
     assert "threads waited for a processor" in distrust([latency])
+
+
+@pytest.mark.usefixtures("busy_processor")
+def test_a_model_learned_on_a_busy_machine_is_not_kept(
+    models: dict[str, tuple[Architecture, LatencyModel]], tmp_path: Path
+) -> None:
+    arch, _ = models["traced"]
+    listener = Listener()
+    model = latency_model(arch, CPU, listener, tmp_path)
+    assert arch.with_latency(model).cost("latency")(arch.base_widths) > 0
+    assert "the machine was busy while its latency was learned" in listener.messages[0]
+    assert not list(tmp_path.iterdir())
