@@ -6,8 +6,9 @@ others and d_l the depth of layer l from -1/2 to 1/2, the family is
     w_l(s) = u_l(s) * prod_k (f_kl(s) / u_l(s)) ** weight_k * exp(slope * d_l):
 
 all weights 0 give uniform scaling, one weight of 1 gives that law. Weights may lie outside 0 to 1.
-A layer whose width would fall as the network grows keeps its width. s is a size relative to that of
-the base network, so that laws of different metrics can be multiplied.
+A layer whose width would fall as the network grows nearly keeps its width, but grows, so that every
+member fits every budget that one filter a layer fits. s is a size relative to that of the base
+network, so that laws of different metrics can be multiplied.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from nsopt.scaling.cost import CostModel
 from nsopt.scaling.law import PowerLaw
 
 SLOPE = "slope"
+_LEAST_BETA = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,7 @@ class LawFamily:
             law = law * (other * self.uniform**-1) ** parameters.get(name, 0.0)
         depth = np.linspace(-0.5, 0.5, law.layers) if law.layers > 1 else np.zeros(1)
         tilt = np.exp(parameters.get(SLOPE, 0.0) * depth)
-        return replace(law, alpha=law.alpha * tilt, beta=np.maximum(law.beta, 0.0))
+        return replace(law, alpha=law.alpha * tilt, beta=np.maximum(law.beta, _LEAST_BETA))
 
 
 def relative_uniform(base_widths: Sequence[int]) -> PowerLaw:

@@ -17,6 +17,7 @@ from nsopt.scaling.cost import CostFunction, IntArray, Numbers
 from nsopt.scaling.law import FloatArray, PowerLaw, ScalingLaw
 
 _LARGEST_SCALE = 1e290
+_WIDEST = 2**20  # filters of a layer: the costs of wider networks overflow
 _BELOW = 1 - 1e-12  # steps off a breakpoint, well above the rounding error of a power
 _BEYOND = 1 + 1e-9  # past the last breakpoint that is needed
 _APART = 1 + 1e-11  # breakpoints closer than this are one, told apart by rounding alone
@@ -52,7 +53,7 @@ class _Grid:
 
     @classmethod
     def of(cls, cost: CostFunction, layers: int, multiple_of: int, min_width: int) -> Self:
-        most = np.broadcast_to(getattr(cost, "widest", np.inf), layers).astype(np.float64)
+        most = np.broadcast_to(getattr(cost, "widest", _WIDEST), layers).astype(np.float64)
         smallest = -(-min_width // multiple_of) * multiple_of
         narrowest = np.minimum(smallest, most)
         return cls(multiple_of, narrowest, np.maximum(narrowest, _down(most, multiple_of)))
@@ -179,7 +180,7 @@ def _scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Gri
     while not fits(low) and low > 1 / _LARGEST_SCALE:
         low, high = low / 2, low
     while high / low > 1 + 1e-6:
-        middle = float(np.sqrt(low * high))
+        middle = low * float(np.sqrt(high / low))
         low, high = (middle, high) if fits(middle) else (low, middle)
     return high * _BEYOND
 

@@ -228,6 +228,16 @@ def test_a_law_that_barely_grows_is_refused_rather_than_searched_for_ever() -> N
         solve_widths(law, PARAMS, 10**6)
 
 
+@pytest.mark.parametrize("alpha", [1e-9, 1e9, 1e12])
+def test_a_law_in_a_unit_of_its_own_is_solved_alike(alpha: float) -> None:
+    """At scale 1 its widths may overflow a cost."""
+    law, usual = (PowerLaw(np.full(L, a), np.full(L, 0.5), np.ones(L)) for a in (alpha, 1.0))
+    macs = VGG11.cost("macs")
+    assert solve_widths(law, macs, 10**7).widths.tolist() == (
+        solve_widths(usual, macs, 10**7).widths.tolist()
+    )
+
+
 def test_rounding_arguments_are_checked(vgg11: TableArchitecture) -> None:
     with pytest.raises(NsoptError, match="at least 1"):
         solve_widths(uniform_curve(vgg11.base_widths), PARAMS, 10**6, multiple_of=0)
