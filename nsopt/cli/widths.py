@@ -124,18 +124,22 @@ def _stored(
 ) -> "tuple[ScalingLaw, Architecture, Iteration | None]":
     from nsopt.errors import NsoptError
     from nsopt.experiments.stored_law import stored_law
+    from nsopt.experiments.tuned_law import tuned_verdict
     from nsopt.experiments.workspace import Workspace
     from nsopt.methods.registry import get_method, law_of_search
     from nsopt.storage.opening import shown, storage_errors
+    from nsopt.storage.studies import only_comparison
 
     workspace = Workspace(url, Path())
     if not workspace.has_storage:
         raise NsoptError(f"nothing is stored at {shown(url)}: run a search first")
     method = get_method(options.method) if options.method else law_of_search()
+    metric = options.sizes.metric
     with storage_errors(url):
-        law, arch, iteration = stored_law(
-            workspace, options.name, method, options.iteration, options.sizes.metric
-        )
+        name = options.name or only_comparison(workspace.storage)
+        law, arch, iteration = stored_law(workspace, name, method, options.iteration, metric)
+        if method.needs_tuned_law and not options.as_json:
+            print(f"tuned: {tuned_verdict(workspace, name, metric)}")
     if options.arch not in (None, arch.name):
         raise NsoptError(
             f"the law stored at {shown(url)} is of {arch.name}, not {options.arch}: "

@@ -12,18 +12,17 @@ from nsopt.scaling.metric import PARAMS
 from nsopt.scaling.record import Iteration
 from nsopt.storage import schema
 from nsopt.storage.opening import shown
-from nsopt.storage.studies import load_studies, only_comparison
+from nsopt.storage.studies import load_studies
 
 
 def stored_law(
-    workspace: Workspace, name: str | None, method: Method, iteration: int | None, metric: str
+    workspace: Workspace, name: str, method: Method, iteration: int | None, metric: str
 ) -> tuple[ScalingLaw, Architecture, Iteration | None]:
     """The law of a method, its network, and the iteration of descent that it came from, if it did.
 
-    name: ARCH-DATA-PRESET, None where only one is stored; iteration: of descent, None for the
-    method's own; metric: of the budgets. NsoptError if the storage has no such law.
+    name: ARCH-DATA-PRESET; iteration: of descent, None for the method's own; metric: of the
+    budgets. NsoptError if the storage has no such law.
     """
-    name = name or only_comparison(workspace.storage)
     studies = load_studies(workspace.storage, name)
     ours = [study for study in studies.values() if schema.read_settings(study)]
     if not ours:

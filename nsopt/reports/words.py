@@ -4,6 +4,7 @@ Validation accuracy selects, test accuracy is compared: differences are paired b
 interval is Student's at 90 %.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -40,15 +41,15 @@ class Difference(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a comparison says of one budget. widths: of the method that is ahead, empty where they
-    differ from seed to seed."""
+    """What a comparison says of one budget. method: that is ahead, or several that propose the same
+    widths; widths: empty where they differ from seed to seed."""
 
     text: str
     method: str
     widths: str
 
     def __str__(self) -> str:
-        return f"{self.text} Its widths: {self.widths}." if self.widths else self.text
+        return f"{self.text} Widths of {self.method}: {self.widths}." if self.widths else self.text
 
 
 def answer(results: Results) -> list[Verdict]:
@@ -79,16 +80,15 @@ def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
     best = rows.loc[rows["val_mean"].idxmax()]
     budget = get_metric(best["metric"]).show(best["budget"])
     where = budget if pd.isna(best["ratio"]) else f"{best['ratio']:g}x, {budget}"
-    label = method_label(best["method"])
+    equals = _equals(results, best, rows["method"])
+    label = " and ".join(method_label(method) for method in equals)
+    verb = "have" if len(equals) > 1 else "has"
+    accuracy = f"{label} {verb} {best['test_mean']:.2f} %"
+    rival = _rival(rows[~rows["method"].isin(equals)], reference)
     sentences = []
-    rivals = rows[rows["method"] != best["method"]]
-    against = rivals[rivals["method"] == reference]
-    if against.empty:
-        against = rivals.nlargest(1, "val_mean")
-    if against.empty:
-        sentences.append(f"At {where}: {label} has {best['test_mean']:.2f} % on the test images.")
+    if rival is None:
+        sentences.append(f"At {where}: {accuracy} on the test images.")
     else:
-        rival = against.iloc[0]
         difference = paired_difference(
             *(
                 _outcomes(results, best, row["method"]).set_index("seed")["test_accuracy"]
@@ -97,8 +97,8 @@ def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
         )
         other = method_label(rival["method"])
         sentences.append(
-            f"At {where}, by validation accuracy {_standing(results, best, rival)}; on the test "
-            f"images {label} has {best['test_mean']:.2f} %{_in_words(difference, other)}."
+            f"At {where}, by validation accuracy {_standing(label, len(equals), best, rival)}; on "
+            f"the test images {accuracy}{_in_words(difference, other)}."
         )
         sentences += _at_equal_accuracy(results, best, reference)
     if not pd.isna(best["beyond_record"]):
@@ -109,14 +109,26 @@ def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
     return Verdict(" ".join(sentences), label, shown)
 
 
-def _standing(results: Results, best: pd.Series, rival: pd.Series) -> str:
-    """Who is ahead of whom, by validation accuracy."""
-    label, other = method_label(best["method"]), method_label(rival["method"])
-    if _widths(results, best, best["method"]) == _widths(results, best, rival["method"]):
-        return f"{label} and {other} are level: their widths are the same"
+def _equals(results: Results, best: pd.Series, methods: Iterable[str]) -> list[str]:
+    """The best method, and those that propose the same widths."""
+    widths = _widths(results, best, best["method"])
+    others = [m for m in methods if m != best["method"] and _widths(results, best, m) == widths]
+    return [best["method"], *others]
+
+
+def _rival(rows: pd.DataFrame, reference: str) -> pd.Series | None:
+    """Whom the best is compared with: the reference, or else the next best."""
+    if rows.empty:
+        return None
+    own = rows[rows["method"] == reference]
+    return (rows.nlargest(1, "val_mean") if own.empty else own).iloc[0]
+
+
+def _standing(label: str, count: int, best: pd.Series, rival: pd.Series) -> str:
+    """Who is ahead of whom, by validation accuracy. label: of the `count` best."""
     if best["val_mean"] == rival["val_mean"]:
-        return f"{label} and {other} are level"
-    return f"{label} is ahead"
+        return f"{label} and {method_label(rival['method'])} are level"
+    return f"{label} {'are' if count > 1 else 'is'} ahead"
 
 
 def _in_words(difference: Difference | None, other: str) -> str:

@@ -39,7 +39,9 @@ class LawFamily:
         """A member; what `parameters` does not name is 0."""
         law = self.uniform
         for name, other in self.others.items():
-            law = law * (other * self.uniform**-1) ** parameters.get(name, 0.0)
+            weight = parameters.get(name, 0.0)
+            if weight:  # what has none adds no uncertainty
+                law = law * (other * self.uniform**-1) ** weight
         depth = np.linspace(-0.5, 0.5, law.layers) if law.layers > 1 else np.zeros(1)
         tilt = np.exp(parameters.get(SLOPE, 0.0) * depth)
         return replace(law, alpha=law.alpha * tilt, beta=np.maximum(law.beta, _LEAST_BETA))

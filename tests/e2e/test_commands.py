@@ -98,10 +98,13 @@ def test_a_tuned_curve_is_used_by_name(tmp_path: Path) -> None:
     done = call_nsopt(*tune, "--confirmations=2", *short, "--device=cpu", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "training: 2 epochs" in " ".join(done.stdout.split())
-    assert re.search(r"best: filters \S+, macs \S+, slope \S+; (confirmed|no)", done.stdout)
+    told = " ".join(done.stdout.split())
+    verdict = re.search(r"best: filters \S+, macs \S+, slope \S+; ((confirmed|no).*?) use", told)
+    assert verdict is not None
     storage = f"--storage=sqlite:///{tmp_path / 'study.db'}"
-    law = ["--method=tuned", "--metric=macs", "--ratios=0.5", "--json"]
-    (row,) = json.loads(call_nsopt("widths", storage, *law).stdout)
+    law = ["--method=tuned", "--metric=macs", "--ratios=0.5"]
+    assert call_nsopt("widths", storage, *law).stdout.startswith(f"tuned: {verdict[1]}")
+    (row,) = json.loads(call_nsopt("widths", storage, *law, "--json").stdout)
     arch = get_architecture("vgg11", in_channels=1)
     assert arch.cost("macs")(row["widths"]) == row["macs"] <= row["budget"]
 

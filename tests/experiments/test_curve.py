@@ -77,6 +77,7 @@ def test_a_tuned_law_is_a_method(
     listener = Listener()
     run_comparison(comparison, place, listener)
     assert "searching" not in listener.tasks
+    assert f"tuned: {confirmation}" in listener.messages
     results = read_results(place.url, tuning.task.name)
     assert set(results.searches) == {"search", "search-macs"}
     own = results.outcomes.set_index("method")["widths"]
@@ -149,6 +150,7 @@ def test_what_is_not_confirmed_ends_as_uniform(
             for each in (law, uniform_curve(arch.base_widths))
         )
         assert tuned == plain
+    assert law.band(1e5) is None
     if any(confirmation.parameters.values()):
         assert len(confirmation.differences) == tuning.confirmations
         names = load_studies(place.storage, schema.tuning_name(tuning.task.name))

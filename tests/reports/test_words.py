@@ -35,7 +35,7 @@ def test_the_answer_names_the_best_at_every_budget(results: Results) -> None:  #
     for sentence in sentences:
         assert "NeuralScale is ahead" in sentence
         assert ", on Uniform +3.00 points" in sentence
-        assert "Its widths:" in sentence
+        assert "Widths of NeuralScale: " in sentence
     assert any("For that accuracy Uniform needs" in sentence for sentence in sentences)
 
 
@@ -74,4 +74,20 @@ def test_methods_with_the_same_widths_are_said_to_have_them(results: Results) ->
     for sentence in map(
         str, answer(dataclasses.replace(results, outcomes=frame.assign(widths=same)))
     ):
-        assert "NeuralScale and Uniform are level: their widths are the same" in sentence
+        assert ": NeuralScale and Uniform have 5" in sentence
+        assert "% on the test images." in sentence
+        assert "Widths of NeuralScale and Uniform: " in sentence
+
+
+def test_who_shares_the_best_widths_is_no_rival(results: Results) -> None:  # noqa: F811
+    frame = results.outcomes
+    lead = frame[["val_accuracy", "test_accuracy"]].sub(
+        frame["method"].eq("neuralscale") * 5, axis=0
+    )
+    behind = frame.assign(**lead)
+    tuned = behind[behind["method"] == "uniform"].assign(method="tuned")
+    outcomes = pd.concat([behind, tuned], ignore_index=True)
+    for sentence in map(str, answer(dataclasses.replace(results, outcomes=outcomes))):
+        assert "Uniform and Tuned are ahead; on the test images Uniform and Tuned have" in sentence
+        assert ", on NeuralScale +2.00 points" in sentence
+        assert "Widths of Uniform and Tuned: " in sentence
