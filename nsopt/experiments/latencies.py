@@ -39,7 +39,8 @@ def measure_again(
     threads: int | None,
     progress: Progress,
 ) -> list[Measured]:
-    """Measure all trained networks of the comparison `name` side by side, and store it.
+    """Measure all trained networks of the comparison `name` side by side, equal ones once, and
+    store it.
 
     What was measured under other conditions (device, threads, precision, batch size, version of
     torch) stays beside it; under the same ones it is replaced. NsoptError if nothing is stored.
@@ -60,6 +61,7 @@ def measure_again(
     if not networks:
         raise NsoptError(f"no completed trial of {name} at {shown(workspace.url)}: nothing to time")
     arch = stored_network(schema.read_task(networks[0][1]), ())
+    different = list(dict.fromkeys(widths for _, _, widths, _ in networks))
     found = []
     with sharing(resolve_compute(device, "fp32")) as compute:
         progress.start("measuring latency", len(batch_sizes))
@@ -69,7 +71,7 @@ def measure_again(
                     torch.set_num_threads(threads)
                 conditions = latency_conditions(compute.device, batch_size)
                 measured = measure_latencies(
-                    [arch.build(widths) for _, _, widths, _ in networks],
+                    [arch.build(widths) for widths in different],
                     arch.input_shape,
                     batch_size,
                     repeats=_PASSES,
@@ -79,7 +81,9 @@ def measure_again(
             warning = distrust(measured)
             if warning:
                 progress.message(warning)
-            for (method, study, widths, sizes), latency in zip(networks, measured, strict=True):
+            latencies = dict(zip(different, measured, strict=True))
+            for method, study, widths, sizes in networks:
+                latency = latencies[widths]
                 schema.write_latency(study, widths, conditions, asdict(latency))
                 found.append(Measured(method, tuple(sizes), widths, latency))
     return found

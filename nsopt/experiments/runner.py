@@ -1,6 +1,6 @@
 """What one trial of a comparison does: propose widths, train them, write down what came out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from nsopt.scaling.metric import counted_costs, get_metric
 from nsopt.storage import schema, trials
 from nsopt.storage.artifacts import BestNetworks
 from nsopt.storage.kept import KeptNetwork
-from nsopt.storage.studies import has_unfinished
+from nsopt.storage.studies import has_unfinished, load_studies
 from nsopt.storage.trials import Point
 from nsopt.training.loop import Outcome, train_configuration
 
@@ -105,30 +105,39 @@ class Runner:
         return latency
 
     def latencies(self, networks: Sequence[tuple[Study, tuple[int, ...]]]) -> list[Latency]:
-        """The latencies of networks, those that their studies do not hold measured side by side."""
+        """The latencies of networks, those that no study of the comparison holds measured side by
+        side: a network has one, whichever methods propose it."""
         with self.compute.exclusive():
             conditions = latency_conditions(self.compute.device)
-            known = {network: self._known_latency(*network, conditions) for network in networks}
-            missing = [network for network, latency in known.items() if latency is None]
-            measured = self._measured([widths for _, widths in missing]) if missing else []
-        for network, latency in zip(missing, measured, strict=True):
-            schema.write_latency(*network, conditions, asdict(latency))
-            known[network] = latency
+            known = self._known_latencies({widths for _, widths in networks}, conditions)
+            missing = list(dict.fromkeys(w for _, w in networks if w not in known))
+            measured = self._measured(missing) if missing else []
+        known |= dict(zip(missing, measured, strict=True))
+        for study, widths in networks:
+            if schema.read_latency(study, widths, conditions) is None:
+                schema.write_latency(study, widths, conditions, asdict(known[widths]))
         warning = distrust(measured)
         if warning:
             self.progress.message(warning)
-        return [found for network in networks if (found := known[network]) is not None]
+        return [known[widths] for _, widths in networks]
 
     def _measured(self, networks: Sequence[Sequence[int]]) -> list[Latency]:
         arch = self.task.arch
         models = [arch.build(widths) for widths in networks]
         return measure_latencies(models, arch.input_shape, device=str(self.compute.device))
 
-    def _known_latency(
-        self, study: Study, widths: tuple[int, ...], conditions: dict[str, Any]
-    ) -> Latency | None:
-        known = schema.read_latency(study, widths, conditions)
-        return None if known is None else Latency(**known)
+    def _known_latencies(
+        self, networks: Iterable[tuple[int, ...]], conditions: dict[str, Any]
+    ) -> dict[tuple[int, ...], Latency]:
+        """Those that a study of the comparison holds."""
+        asked = {schema.width_key(widths): widths for widths in networks}
+        known = {}
+        for study in load_studies(self.workspace.storage, self.task.name).values():
+            for found in schema.read_latencies(study):
+                key = found.pop("widths")
+                if key in asked and conditions.items() <= found.items():
+                    known[asked[key]] = Latency(**found)
+        return known
 
     def _train(self, method: Method, point: Point, widths: tuple[int, ...]) -> Outcome:
         arch, settings = self.task.arch, self.task.settings

@@ -195,6 +195,24 @@ def test_a_latency_counts_only_where_it_was_measured(
     assert len(measured) == 3
 
 
+def test_a_network_is_measured_once_whichever_methods_propose_it(
+    comparison: Comparison, place: Workspace, measured: list[str]
+) -> None:
+    own, base = make_runner(comparison.task, place, CPU, Silent()), comparison.task.arch.base_widths
+    uniform, tuned, other = (
+        comparison.task.open_study(place.storage, name, CPU)
+        for name in ("uniform", "tuned", "neuralscale")
+    )
+    narrow = tuple(width - 1 for width in base)
+    together = own.latencies([(uniform, base), (uniform, narrow), (tuned, base)])
+    assert len(measured) == 2
+    assert together[0] == together[2]
+    assert own.latency(other, narrow) == together[1]
+    assert len(measured) == 2
+    assert len(schema.read_latencies(uniform)) == 2
+    assert [found["widths"] for found in schema.read_latencies(other)] == [schema.width_key(narrow)]
+
+
 def test_a_latency_of_other_precision_or_batch_does_not_count(
     comparison: Comparison, place: Workspace
 ) -> None:
