@@ -103,7 +103,7 @@ class TrainingOptions:
     """Settings of a training."""
 
     epochs: Count | None = None
-    """Epochs of a training; the parts of magnitude pruning follow in proportion."""
+    """Epochs of a training."""
 
 
 @Parameter(name="*", group="Search and training")

@@ -50,6 +50,10 @@ class StudyOptions:
     """Uniform networks of other sizes, to compare at equal MACs and latency."""
     eta: Annotated[float, Parameter(validator=Number(gt=0))] | None = None
     """Use Algorithm 3 as published, with this step size, for NeuralScale."""
+    magnitude_epochs: Count | None = None
+    """Epochs of the networks that magnitude pruning starts from."""
+    fine_tune_epochs: Count | None = None
+    """Epochs for which it fine-tunes."""
     tuned: str | None = None
     """Tuning study whose best P or eta is used."""
     tuned_storage: str | None = None
@@ -80,7 +84,13 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     preset, metric = preset_and_metric(options.task, options.sizes)
     methods = get_methods(words(options.methods))
     own = changes(
-        options.search, options.training, options.sgd, eta=options.eta, **options.sizes.rounding
+        options.search,
+        options.training,
+        options.sgd,
+        eta=options.eta,
+        magnitude_epochs=options.magnitude_epochs,
+        fine_tune_epochs=options.fine_tune_epochs,
+        **options.sizes.rounding,
     )
     settings = settings_of(preset, _tuned(options), own)
     for method in methods:

@@ -1,6 +1,5 @@
 """Presets: everything that decides the numbers of a study."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -192,19 +191,9 @@ def get_preset(name: str, data: str = "") -> Preset:
 
 
 def override(settings: StudySettings, changes: dict[str, dict[str, Any]]) -> StudySettings:
-    """A copy with changes of `search`, `training` and, under "", of the study itself.
-
-    Where trainings become longer or shorter, those of methods that start from a trained network
-    follow in proportion, in whole epochs: else they would have an advantage in a short comparison.
-    """
-    training = settings.training.updated(**changes.get("training", {}))
-
-    def in_proportion(epochs: int) -> int:
-        return math.ceil(epochs * training.epochs / settings.training.epochs)
-
-    own = {
-        "magnitude_epochs": in_proportion(settings.magnitude_epochs),
-        "fine_tune_epochs": in_proportion(settings.fine_tune_epochs),
-    }
-    search = settings.search.updated(**changes.get("search", {}))
-    return settings.updated(search=search, training=training, **own | changes.get("", {}))
+    """A copy with changes of `search`, `training` and, under "", of the study itself."""
+    return settings.updated(
+        search=settings.search.updated(**changes.get("search", {})),
+        training=settings.training.updated(**changes.get("training", {})),
+        **changes.get("", {}),
+    )

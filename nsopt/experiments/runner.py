@@ -134,7 +134,7 @@ class Runner:
         known = {}
         for study in load_studies(self.workspace.storage, self.task.name).values():
             for found in schema.read_latencies(study):
-                key = found.pop("widths")
+                key = found.pop("widths", None)  # versions before 0.1 kept none
                 if key in asked and conditions.items() <= found.items():
                     known[asked[key]] = Latency(**found)
         return known

@@ -55,6 +55,14 @@ def test_a_new_search_option_is_one_field() -> None:
     )
 
 
+def test_magnitude_pruning_is_as_long_as_it_is_asked_to_be() -> None:
+    changed = changes(
+        PruneOptions(), TrainingOptions(), SgdOptions(), magnitude_epochs=2, fine_tune_epochs=None
+    )
+    settings = override(get_preset("quick").settings, changed)
+    assert (settings.magnitude_epochs, settings.fine_tune_epochs) == (2, 4)
+
+
 def test_what_is_not_given_stays_as_the_preset_has_it() -> None:
     changed = changes(PruneOptions(), TrainingOptions(epochs=3), SgdOptions(lr=0.5), eta=None)
     before = get_preset("quick").settings

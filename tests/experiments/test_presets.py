@@ -64,15 +64,6 @@ def test_flags_override_a_preset() -> None:
     assert settings.preset == "smoke"
 
 
-@pytest.mark.parametrize(("epochs", "trained", "fine_tuned"), [(3, 2, 1), (6, 3, 2), (24, 10, 8)])
-def test_pruning_a_trained_network_follows_the_length_of_trainings(
-    epochs: int, trained: int, fine_tuned: int
-) -> None:
-    settings = override(get_preset("quick").settings, {"training": {"epochs": epochs}})
-    assert (settings.magnitude_epochs, settings.fine_tune_epochs) == (trained, fine_tuned)
-    assert settings.magnitude_epochs + settings.fine_tune_epochs <= epochs
-
-
 def test_differences_name_every_setting_that_differs() -> None:
     ours, theirs = {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 5, "d": 3}, "e": 6}
     assert differences(ours, theirs) == ["b.c: 2 now, 5 there", "e: None now, 6 there"]

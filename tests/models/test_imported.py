@@ -135,7 +135,7 @@ def test_a_budget_in_milliseconds(tmp_path: Path) -> None:
     )
     done = call_nsopt(*study, "--seeds=1")
     assert done.returncode == 0, done.stderr
-    assert "predicted)" in done.stdout
+    assert "predicted" in done.stdout
     outcomes = read_results(f"sqlite:///{tmp_path / 'study.db'}").outcomes
     assert (outcomes["cost"] <= outcomes["budget"]).all()
     assert outcomes["latency_ms"].notna().all()
