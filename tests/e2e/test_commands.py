@@ -97,8 +97,8 @@ def test_a_tuned_curve_is_used_by_name(tmp_path: Path) -> None:
     short = ["--per-class=30", "--filters-per-step=0.3", "--prune-every=1", "--batch-size=32"]
     done = call_nsopt(*tune, "--confirmations=2", *short, "--device=cpu", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert "training: 2 epochs" in " ".join(done.stdout.split())
     told = " ".join(done.stdout.split())
+    assert "training: 2 epochs" in told
     verdict = re.search(r"best: filters \S+, macs \S+, slope \S+; ((confirmed|no).*?) use", told)
     assert verdict is not None
     storage = f"--storage=sqlite:///{tmp_path / 'study.db'}"

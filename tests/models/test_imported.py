@@ -1,6 +1,7 @@
 """Networks of others, by a word."""
 
 import json
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def test_a_budget_in_milliseconds(tmp_path: Path) -> None:
     )
     done = call_nsopt(*study, "--seeds=1")
     assert done.returncode == 0, done.stderr
-    assert "predicted" in done.stdout
+    assert re.search(r" ms +predicted ", done.stdout)
     outcomes = read_results(f"sqlite:///{tmp_path / 'study.db'}").outcomes
     assert (outcomes["cost"] <= outcomes["budget"]).all()
     assert outcomes["latency_ms"].notna().all()
