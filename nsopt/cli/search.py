@@ -37,7 +37,7 @@ def search(options: LawOptions = LawOptions()) -> None:
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.preparation import announce, prepare, preset_of, settings_of
     from nsopt.compute.device import resolve_compute
-    from nsopt.experiments.searching import continue_search
+    from nsopt.experiments.searching import continue_searches
     from nsopt.experiments.sharing import sharing
     from nsopt.experiments.timing import with_latency_if_needed
     from nsopt.scaling.metric import PARAMS
@@ -51,8 +51,8 @@ def search(options: LawOptions = LawOptions()) -> None:
     with storage_errors(workspace.url), live_progress() as progress, sharing(compute) as shared:
         task = with_latency_if_needed(task, PARAMS, (), workspace, progress)
         iterations = settings.search.iterations
-        history = continue_search(task, workspace, iterations, shared, progress)
-    _print_law(task.arch.layer_names, history[-1])
+        found = continue_searches(task, workspace, {None: iterations}, shared, progress)
+    _print_law(task.arch.layer_names, found[None][-1])
     console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
 
 

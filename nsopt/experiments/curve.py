@@ -15,12 +15,13 @@ from nsopt.compute.device import Compute, resolve_compute
 from nsopt.errors import NsoptError
 from nsopt.experiments.curve_request import FRESH_SEED, CurveTuning
 from nsopt.experiments.curve_trial import CurveRunner
-from nsopt.experiments.searching import continue_search
+from nsopt.experiments.searching import continue_searches
 from nsopt.experiments.sharing import sharing
 from nsopt.experiments.tuning_points import run_points
 from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Progress
 from nsopt.scaling.family import LawFamily
+from nsopt.settings import Price
 from nsopt.storage import schema, trials
 from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import open_study
@@ -66,11 +67,9 @@ def tune_curve(
     """Run what is missing, confirm, and keep the law; calling again continues. NsoptError."""
     training = tuning.task.settings.training
     with sharing(resolve_compute(training.device, training.precision)) as compute:
-        laws = {
-            price: continue_search(tuning.task, workspace, 1, compute, progress, price)[0].law
-            for price in tuning.prices
-        }
-        family = tuning.family(laws)
+        needed: dict[Price | None, int] = dict.fromkeys(tuning.prices, 1)
+        found = continue_searches(tuning.task, workspace, needed, compute, progress)
+        family = tuning.family({price: found[price][0].law for price in tuning.prices})
         runner = CurveRunner(
             tuning,
             tuning.study_name,

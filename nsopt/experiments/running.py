@@ -12,7 +12,7 @@ from nsopt.experiments.comparison import (
     reference_points,
 )
 from nsopt.experiments.runner import Runner, clear_finished, make_runner
-from nsopt.experiments.searching import Histories, continue_search, stored_searches
+from nsopt.experiments.searching import Histories, continue_searches, stored_searches
 from nsopt.experiments.sharing import other_workers, sharing
 from nsopt.experiments.task import Task
 from nsopt.experiments.tuned_law import tuned_law, tuned_verdict
@@ -57,8 +57,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
         if workspace.shared:
             _enqueue(missing, {}, runner)
         with other_workers(task.name, workspace, compute, progress):
-            for price, iterations in searches.items():
-                continue_search(task, workspace, iterations, compute, progress, price)
+            continue_searches(task, workspace, searches, compute, progress)
             found = stored_searches(task, workspace)
             for sentence in beyond_records(comparison, found):
                 progress.message(sentence)

@@ -44,16 +44,16 @@ def iterative_prune(
     compute: Compute,
     progress: Progress,
     resume: Mapping[str, Any] | None = None,
-    after_batch: Callable[[Callable[[], State]], None] = lambda state: None,
+    after_batch: Callable[[Callable[[], State], bool], None] = lambda state, pretrained: None,
     start: nn.Module | None = None,
 ) -> Trajectory:
     """Pre-train the network of `widths`, then prune it; the widths after every step.
 
     supervision: on the device of `compute`. Ends when `keep_fraction` of the filters are left, or
     before a step that would take the last filter of a layer; where there would be no law then, it
-    goes on and spares the last ones. `after_batch` gets a function that
-    tells the state of the run; with it as `resume`, a run goes on to the same result. start: a
-    network of `widths` to begin with, by default a freshly initialised one.
+    goes on and spares the last ones. `after_batch` gets a function that tells the state of the
+    run, and whether pre-training has just ended; with the state as `resume`, a run goes on to the
+    same result. start: a network of `widths` to begin with, by default a freshly initialised one.
     """
     with (
         explain_out_of_memory(settings.batch_size),
@@ -81,7 +81,7 @@ def iterative_prune(
                     break
                 left = rule.left(network.rows[-1])
                 progress.advance(f"{left:.0%} of the {rule.counted} left, loss {loss:.3f}")
-            after_batch(network.state)
+            after_batch(network.state, network.batches == plan.pretraining)
     trajectory = np.array(network.rows, dtype=np.int64)
     return Trajectory(trajectory, np.asarray(scale_metric(settings.price).cost(arch)(trajectory)))
 

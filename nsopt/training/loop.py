@@ -26,7 +26,7 @@ from nsopt.training.evaluation import Evaluation
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import sgd, train_step
 
-_FORMAT = 2  # of the checkpoint of an unfinished training
+_FORMAT = 3  # of the checkpoint of an unfinished training
 
 
 @dataclass(frozen=True)
@@ -215,6 +215,7 @@ class _Training:
             self._train_batch()
             if self._batch == self._data.per_epoch:
                 self._check_loss()
+                self._schedule.step()
         elif not self._validation.complete:
             self._validation.advance(self._model)
         else:
@@ -241,7 +242,6 @@ class _Training:
         mean_loss = float(self._loss) / self._images
         accuracies = (self._validation.accuracy, self._test.accuracy)
         self.epochs.append(Epoch(mean_loss, *accuracies))
-        self._schedule.step()
         self._validation.start_over()
         self._test.start_over()
         self._batch, self._images = 0, 0

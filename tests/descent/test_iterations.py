@@ -77,8 +77,8 @@ def test_out_of_memory_within_an_iteration_leaves_its_state(
     def runs_out_of_memory(*arguments: Any) -> Any:
         batches = itertools.count(1)
 
-        def save(state: Any) -> None:
-            arguments[-2](state)
+        def save(state: Any, pretrained: bool) -> None:
+            arguments[-2](state, pretrained)
             if next(batches) == 9:
                 raise OutOfMemoryError("no room")
 

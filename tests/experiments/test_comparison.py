@@ -20,7 +20,7 @@ from nsopt.experiments.comparison import Comparison, sizes_of_budgets, sizes_of_
 from nsopt.experiments.presets import StudySettings
 from nsopt.experiments.runner import make_runner
 from nsopt.experiments.running import run_comparison
-from nsopt.experiments.searching import continue_search
+from nsopt.experiments.searching import continue_searches
 from nsopt.experiments.task import Task
 from nsopt.experiments.worker import Worker
 from nsopt.experiments.workspace import Workspace
@@ -351,7 +351,7 @@ def test_a_trial_without_a_law_fails_with_its_reason_and_work_goes_on(
 ) -> None:
     late = only(converging(comparison), "neuralscale-iter9", "uniform", seeds=1)
     task, compute = late.task, Compute(torch.device("cpu"), bf16=False)
-    continue_search(task, place, 9, compute, Silent())
+    continue_searches(task, place, {None: 9}, compute, Silent())
     for method in late.methods:
         study = task.open_study(place.storage, method.name, compute)
         trials.enqueue_point(study, late.points(method)[0])

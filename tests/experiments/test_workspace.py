@@ -20,7 +20,7 @@ from nsopt.experiments.comparison import Comparison
 from nsopt.experiments.processes import local_workers
 from nsopt.experiments.runner import clear_finished, make_runner
 from nsopt.experiments.running import run_comparison
-from nsopt.experiments.searching import continue_search
+from nsopt.experiments.searching import continue_searches
 from nsopt.experiments.worker import join
 from nsopt.experiments.workspace import Workspace
 from nsopt.latency import measure as latency
@@ -105,7 +105,7 @@ def test_a_finished_search_leaves_unfinished_work_of_others(
 ) -> None:
     search, *others = started
     search.unlink()
-    continue_search(comparison.task, place, 1, CPU, Silent())
+    continue_searches(comparison.task, place, {None: 1}, CPU, Silent())
     assert all(file.exists() for file in others)
     assert not search.parent.exists()
 
@@ -132,10 +132,10 @@ def test_of_two_commands_one_searches_and_the_other_waits(
     with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"inside\n"
-        continue_search(comparison.task, place, 1, CPU, listener)
+        continue_searches(comparison.task, place, {None: 1}, CPU, listener)
     assert listener.messages[0] == "waiting for the search of another command in this folder"
     again = Listener()
-    continue_search(comparison.task, place, 1, CPU, again)
+    continue_searches(comparison.task, place, {None: 1}, CPU, again)
     assert again.messages == []
 
 
@@ -151,7 +151,7 @@ def test_of_two_searches_the_first_ones_iterations_count(
 ) -> None:
     """On two machines nobody waits: both add their iterations."""
     task = comparison.task
-    (found,) = continue_search(task, place, 1, CPU, Silent())
+    (found,) = continue_searches(task, place, {None: 1}, CPU, Silent())[None]
     study = studies_at(place)[schema.SEARCH]
     late = dataclasses.replace(found, seconds=1e6)
     study.add_trial(trials.search_trial(late, 1, task.arch.layer_names, {}))

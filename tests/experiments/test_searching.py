@@ -1,0 +1,111 @@
+"""Searches of one task whose prices differ pre-train one network together."""
+
+from collections.abc import Mapping
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nsopt.compute.device import Compute
+from nsopt.data.images import ImageData
+from nsopt.descent import iterations
+from nsopt.errors import ShortRecordError
+from nsopt.experiments.comparison import Comparison
+from nsopt.experiments.searching import continue_searches
+from nsopt.experiments.workspace import Workspace
+from nsopt.models.architecture import TableArchitecture
+from nsopt.progress import Silent
+from nsopt.pruning.engine import iterative_prune
+from nsopt.scaling.record import Iteration
+from nsopt.settings import Price
+from tests.experiments.test_comparison import comparison_in, workspace_in
+
+CPU = Compute(torch.device("cpu"), bf16=False)
+BOTH: dict[Price | None, int] = {"filters": 1, "macs": 1}
+
+
+class EndedError(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture
+def comparison(narrow: TableArchitecture, digits: ImageData) -> Comparison:
+    return comparison_in(narrow, digits)
+
+
+@pytest.fixture
+def began_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """After how many mini-batches every pruning of this test began."""
+    seen: list[int] = []
+
+    def watch(*arguments: Any) -> Any:
+        resume = arguments[6]
+        seen.append(resume["batches"] if resume else 0)
+        return iterative_prune(*arguments)
+
+    monkeypatch.setattr(iterations, "iterative_prune", watch)
+    return seen
+
+
+def searched(
+    comparison: Comparison, folder: Path, searches: Mapping[Price | None, int]
+) -> dict[Price | None, list[Iteration]]:
+    return continue_searches(comparison.task, workspace_in(folder), searches, CPU, Silent())
+
+
+def facts(found: Mapping[Price | None, list[Iteration]]) -> dict:
+    return {price: [{**i.to_dict(), "seconds": 0} for i in own] for price, own in found.items()}
+
+
+def files_in(place: Workspace) -> list[Path]:
+    return list((place.folder / "checkpoints").rglob("*"))
+
+
+def test_the_second_search_begins_after_the_pre_training_of_the_first(
+    comparison: Comparison, tmp_path: Path, began_at: list[int]
+) -> None:
+    apart = [searched(comparison, tmp_path / f"{price}", {price: 1}) for price in BOTH]
+    assert began_at == [0, 0]
+    together = searched(comparison, tmp_path / "both", BOTH)
+    assert facts(together) == facts(apart[0] | apart[1])
+    images, search = len(comparison.task.splits.train), comparison.task.settings.search
+    assert began_at[2:] == [0, search.pretrain_epochs * ceil(images / search.batch_size)]
+    assert files_in(workspace_in(tmp_path / "both")) == []
+    first, second = (own[0].seconds for own in together.values())
+    assert second > 0.1 * first  # what pre-training took counts for both
+
+
+def test_killed_between_two_searches_the_second_needs_no_pre_training(
+    comparison: Comparison, tmp_path: Path, began_at: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = searched(comparison, tmp_path / "whole", BOTH)
+    watch = iterations.iterative_prune
+
+    def ends_in_the_second(*arguments: Any) -> Any:
+        if len(began_at) == 3:
+            raise EndedError
+        return watch(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(iterations, "iterative_prune", ends_in_the_second)
+        with pytest.raises(EndedError):
+            searched(comparison, tmp_path / "killed", BOTH)
+    assert facts(searched(comparison, tmp_path / "killed", BOTH)) == facts(whole)
+    assert began_at[3] == began_at[1] > 0
+    assert files_in(workspace_in(tmp_path / "killed")) == []
+
+
+def test_a_search_that_gives_no_law_keeps_no_network(
+    comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings that its message asks for pre-train another one."""
+
+    def ends_early(*arguments: Any) -> Any:
+        raise ShortRecordError("too few rows")
+
+    monkeypatch.setattr(iterations, "solve_widths", ends_early)
+    with pytest.raises(ShortRecordError):
+        searched(comparison, tmp_path, BOTH)
+    assert files_in(workspace_in(tmp_path)) == []
