@@ -1,6 +1,7 @@
 """Searches of one task whose prices differ pre-train one network together."""
 
 from collections.abc import Mapping
+from itertools import count
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.scaling.record import Iteration
+from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
 from tests.experiments.test_comparison import comparison_in, workspace_in
 
@@ -81,19 +83,19 @@ def test_killed_between_two_searches_the_second_needs_no_pre_training(
     comparison: Comparison, tmp_path: Path, began_at: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = searched(comparison, tmp_path / "whole", BOTH)
-    watch = iterations.iterative_prune
+    calls = count(1)
 
     def ends_in_the_second(*arguments: Any) -> Any:
-        if len(began_at) == 3:
+        if next(calls) == 2:
             raise EndedError
-        return watch(*arguments)
+        return solve_widths(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(iterations, "iterative_prune", ends_in_the_second)
+        patch.setattr(iterations, "solve_widths", ends_in_the_second)
         with pytest.raises(EndedError):
             searched(comparison, tmp_path / "killed", BOTH)
     assert facts(searched(comparison, tmp_path / "killed", BOTH)) == facts(whole)
-    assert began_at[3] == began_at[1] > 0
+    assert began_at[4] == began_at[3] == began_at[1] > 0
     assert files_in(workspace_in(tmp_path / "killed")) == []
 
 
