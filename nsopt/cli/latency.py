@@ -62,6 +62,7 @@ def _print(measured: "list[Measured]") -> None:
 
     from nsopt.cli.console import console
     from nsopt.methods.registry import method_label
+    from nsopt.reports.tables import share
 
     first = measured[0].latency
     title = f"{first.device}, {first.precision}, torch {first.torch_version}: milliseconds"
@@ -76,9 +77,7 @@ def _print(measured: "list[Measured]") -> None:
             f"{latency.batch_size}",
             f"{latency.median_ms:.2f}",
             f"{latency.lower_quartile_ms:.2f} to {latency.upper_quartile_ms:.2f}",
-            *(
-                f"{part:.0%}" if part is not None else ""
-                for part in (latency.spread, latency.waited)
-            ),
+            share(latency.spread),
+            share(latency.waited),
         )
     console.print(table)

@@ -15,7 +15,7 @@ from nsopt.experiments.runner import Runner, clear_finished, make_runner
 from nsopt.experiments.searching import Histories, continue_searches, stored_searches
 from nsopt.experiments.sharing import other_workers, sharing
 from nsopt.experiments.task import Task
-from nsopt.experiments.tuned_law import tuned_law, tuned_verdict
+from nsopt.experiments.tuned_law import tuned_verdict
 from nsopt.experiments.worker import Worker, is_ready
 from nsopt.experiments.workspace import Workspace
 from nsopt.methods.base import Method
@@ -41,7 +41,6 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
     task = comparison.task
     searches = comparison.searches
     if any(method.needs_tuned_law for method in comparison.methods):
-        tuned_law(workspace, task.name, comparison.metric.name)
         verdict = tuned_verdict(workspace, task.name, comparison.metric.name)
         progress.message(f"tuned: {verdict}")
     points = {method: _supported(comparison, method, progress) for method in comparison.methods}

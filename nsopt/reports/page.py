@@ -23,6 +23,7 @@ from nsopt.reports.results import Results
 from nsopt.reports.tables import (
     descent_table,
     latency_in_words,
+    share,
     size_of,
     summary,
     with_deviation,
@@ -115,5 +116,5 @@ def _latency_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     for row in rows:
         row["name"] = method_label(row["method"])
         for part in ("spread", "waited"):
-            row[f"shown_{part}"] = "" if pd.isna(row[part]) else f"{row[part]:.0%}"
+            row[f"shown_{part}"] = share(row[part])
     return rows

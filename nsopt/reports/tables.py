@@ -78,6 +78,11 @@ def with_deviation(mean: float, deviation: float) -> str:
     return f"{mean:.2f}" if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
+def share(part: float | None) -> str:
+    """`3%`; nothing where it is not known."""
+    return "" if pd.isna(part) else f"{part:.0%}"
+
+
 def short_number(value: float) -> str:
     """Three digits and a unit: 450k, 2.5M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
