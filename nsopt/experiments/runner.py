@@ -15,6 +15,7 @@ from nsopt.compute.device import Compute
 from nsopt.data.images import Splits
 from nsopt.errors import DeterministicError
 from nsopt.experiments.comparison import beyond_record
+from nsopt.experiments.equal_training import equal_training
 from nsopt.experiments.searching import Histories, stored_searches
 from nsopt.experiments.task import Task
 from nsopt.experiments.trained import TrainedNetworks
@@ -31,7 +32,7 @@ from nsopt.storage.artifacts import BestNetworks
 from nsopt.storage.kept import KeptNetwork
 from nsopt.storage.studies import has_unfinished, load_studies
 from nsopt.storage.trials import Point
-from nsopt.training.loop import Outcome, train_configuration
+from nsopt.training.loop import Figures, Outcome, train_configuration
 
 _BASE = "base"  # in place of a method: the checkpoints of networks to start from
 
@@ -84,16 +85,9 @@ class Runner:
             raise TrialPruned("it has no method, metric, budget and seed")
         widths = suggest_widths(trial, self.task.arch, 1, trials.LARGEST_WIDTH, log=False)
         latency = self.latency(trial.study, widths)
-        outcome = self._train(get_method(point.method), point, widths)
-        self._write(trial, point, outcome, latency)
-        arch, classes = self.task.arch.name, self.task.data.classes
-        network = KeptNetwork.of(arch, self.splits, classes, point, outcome)
-        self.kept.keep_if_best(trial.study, network)
-        self.progress.message(
-            f"{point.label}: validation {outcome.val_accuracy:.2f} %, "
-            f"test {outcome.test_accuracy:.2f} %, {outcome.seconds:.0f} s"
-        )
-        return outcome.val_accuracy, latency.median_ms
+        figures = self._copied(trial, point, widths) or self._trained(trial, point, widths)
+        self._write(trial, point, figures, latency)
+        return figures.val_accuracy, latency.median_ms
 
     def failed(self, trial: FrozenTrial, error: DeterministicError) -> None:
         point = trials.read_point(trial)
@@ -139,6 +133,35 @@ class Runner:
                     known[asked[key]] = Latency(**found)
         return known
 
+    def _copied(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> Figures | None:
+        """What an equal training of another trial gave, with the network that is kept of it."""
+        studies = load_studies(self.workspace.storage, self.task.name)
+        known = None
+        if not get_method(point.method).inherits_weights:
+            known = equal_training(
+                studies, self.kept, self.task.arch.layer_names, widths, point.seed
+            )
+        if known is None:
+            return None
+        self.kept.keep_again(known.network, trial.study, point)
+        trials.write_origin(trial, known.study, known.number)
+        self._tell(point, known.figures, f"as {known.point.label}")
+        return known.figures
+
+    def _trained(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> Figures:
+        outcome = self._train(get_method(point.method), point, widths)
+        arch, classes = self.task.arch.name, self.task.data.classes
+        network = KeptNetwork.of(arch, self.splits, classes, point, outcome)
+        self.kept.keep_if_best(trial.study, network)
+        self._tell(point, outcome, f"{outcome.seconds:.0f} s")
+        return outcome
+
+    def _tell(self, point: Point, figures: Figures, how: str) -> None:
+        self.progress.message(
+            f"{point.label}: validation {figures.val_accuracy:.2f} %, "
+            f"test {figures.test_accuracy:.2f} %, {how}"
+        )
+
     def _train(self, method: Method, point: Point, widths: tuple[int, ...]) -> Outcome:
         arch, settings = self.task.arch, self.task.settings
         start, training = None, settings.training_for(point.seed)
@@ -166,7 +189,7 @@ class Runner:
         folder = self.workspace.checkpoints(self.task.study_name(point.method))
         return folder / f"{point.metric}-{point.budget}-seed{point.seed}.pt"
 
-    def _write(self, trial: Trial, point: Point, outcome: Outcome, latency: Latency) -> None:
+    def _write(self, trial: Trial, point: Point, outcome: Figures, latency: Latency) -> None:
         arch = self.task.arch
         costs = counted_costs(arch, outcome.widths)
         metric = get_metric(point.metric)

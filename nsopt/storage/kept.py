@@ -70,10 +70,15 @@ class KeptNetwork:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model"}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """What a file of it holds: facts and state."""
+        state = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
+        return self.facts | {"state": state}
+
     def save(self, path: Path) -> None:
         """Write a file that `load_network` reads."""
-        state = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
-        torch.save(self.facts | {"state": state}, path)
+        torch.save(self.content, path)
 
 
 def load_network(path: Path | str) -> KeptNetwork:
@@ -105,6 +110,6 @@ def load_weights(path: Path | str) -> nn.Module:
 
 
 def read_content(path: Path | str) -> dict[str, Any]:
-    """What a file holds: facts and state."""
+    """The `content` of the network in a file."""
     content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return dict(content)

@@ -44,6 +44,7 @@ _SEARCH_SECONDS = "search_seconds"
 _CURVES = "curves_per_epoch"
 _ERROR = "error"
 _DUPLICATE = "duplicate_of"
+_ORIGIN = "trained_as"
 _WORKER = "worker"
 _PROVENANCE = "provenance"
 _INDEX = "index"
@@ -195,6 +196,11 @@ def read_failure(trial: FrozenTrial) -> str | None:
 def write_duplicate(study: Study, trial: FrozenTrial, original: FrozenTrial) -> None:
     """That a trial was enqueued beside another one with the same point."""
     internals.write_attribute(study, trial, _DUPLICATE, original.number)
+
+
+def write_origin(trial: Trial, study: Study, number: int) -> None:
+    """That the numbers of a trial are those of an equal training, which another trial ran."""
+    trial.set_user_attr(_ORIGIN, f"{study.study_name} trial {number}")
 
 
 def is_settled(trial: FrozenTrial) -> bool:

@@ -39,17 +39,15 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What training one configuration gave; accuracies are percentages at the last epoch.
+class Figures:
+    """What training one configuration gave, in numbers; accuracies in percent, at the last epoch.
 
-    seconds: of training and evaluation, interruptions left out; model: the trained network, on the
-    device that it was trained on.
+    seconds: of training and evaluation, interruptions left out.
     """
 
     widths: tuple[int, ...]
     epochs: tuple[Epoch, ...]
     seconds: float
-    model: nn.Module = field(repr=False, compare=False)
 
     @property
     def losses(self) -> tuple[float, ...]:
@@ -68,6 +66,16 @@ class Outcome:
     def test_accuracy_best_epoch(self) -> float:
         """Selected on the test set, as the paper reports it; never used to choose anything."""
         return max(epoch.test_accuracy for epoch in self.epochs)
+
+
+@dataclass(frozen=True)
+class Outcome(Figures):
+    """What training one configuration gave: its numbers, and the trained network.
+
+    model: on the device that it was trained on.
+    """
+
+    model: nn.Module = field(repr=False, compare=False)
 
 
 def train(

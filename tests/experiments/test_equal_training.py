@@ -1,0 +1,106 @@
+"""The same widths with the same seed are trained once in a comparison."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nsopt
+from nsopt.data.images import ImageData
+from nsopt.experiments import runner
+from nsopt.experiments.comparison import Comparison, sizes_of_ratios
+from nsopt.experiments.running import run_comparison
+from nsopt.experiments.workspace import Workspace
+from nsopt.models.architecture import TableArchitecture
+from nsopt.scaling.metric import MACS
+from nsopt.storage.artifacts import BestNetworks
+from nsopt.training.loop import train_configuration
+from tests.experiments.test_comparison import (
+    Listener,
+    comparison_in,
+    only,
+    results_at,
+    studies_at,
+    workspace_in,
+)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is trained, by name."""
+    seen: list[str] = []
+
+    def watch(*arguments: Any, **options: Any) -> Any:
+        seen.append(options["task"])
+        return train_configuration(*arguments, **options)
+
+    monkeypatch.setattr(runner, "train_configuration", watch)
+    return seen
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workspace:
+    return workspace_in(tmp_path)
+
+
+@pytest.fixture
+def uniform(narrow: TableArchitecture, digits: ImageData) -> Comparison:
+    return only(comparison_in(narrow, digits), "uniform")
+
+
+def at_macs(comparison: Comparison) -> Comparison:
+    """The MACs of the same uniform network."""
+    sizes = sizes_of_ratios(comparison.task.arch, MACS, [0.5])
+    return dataclasses.replace(comparison, metric=MACS, sizes=sizes)
+
+
+def test_at_a_budget_in_another_metric_nothing_is_trained_again(
+    uniform: Comparison, place: Workspace, trained: list[str]
+) -> None:
+    run_comparison(uniform, place, Listener())
+    listener = Listener()
+    run_comparison(at_macs(uniform), place, listener)
+    assert trained == ["uniform 0.5x seed 0", "uniform 0.5x seed 1"]
+    outcomes = results_at(place).outcomes.set_index(["metric", "seed"])
+    own = ["widths", "val_accuracy", "test_accuracy", "epochs", "seconds"]
+    assert outcomes.loc["macs", own].equals(outcomes.loc["params", own])
+    trial = studies_at(place)["uniform"].trials[2]
+    assert trial.user_attrs["trained_as"] == "vgg11-digits-test/uniform trial 0"
+    assert any(message.endswith("as uniform 0.5x seed 0") for message in listener.messages)
+
+
+def test_its_network_is_kept_for_both_budgets(uniform: Comparison, place: Workspace) -> None:
+    for comparison in (uniform, at_macs(uniform)):
+        run_comparison(comparison, place, Listener())
+    files = BestNetworks(place.artifacts).files(studies_at(place)["uniform"])
+    one, two = sorted((nsopt.load_network(path) for path in files), key=lambda n: n.metric)
+    assert (one.metric, two.metric) == ("macs", "params")
+    assert one.budget == at_macs(uniform).sizes[0].budget
+    assert (one.seed, one.val_accuracy) == (two.seed, two.val_accuracy)
+    for name, weights in one.model.state_dict().items():
+        assert weights.equal(two.model.state_dict()[name])
+
+
+def test_where_its_network_was_lost_it_is_trained_again(
+    uniform: Comparison, place: Workspace, trained: list[str]
+) -> None:
+    run_comparison(uniform, place, Listener())
+    for path in place.artifacts.iterdir():
+        path.unlink()
+    run_comparison(at_macs(uniform), place, Listener())
+    assert trained[2] == "uniform 0.5x MACs seed 0"
+
+
+def test_a_pruned_network_that_is_fine_tuned_is_another_one(
+    uniform: Comparison, place: Workspace, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Magnitude pruning to the same widths begins with other weights."""
+    run_comparison(uniform, place, Listener())
+    widths = results_at(place).outcomes["widths"][0]
+    magnitude = only(uniform, "magnitude", seeds=1)
+    law = nsopt.uniform_curve(widths)
+    monkeypatch.setattr(type(magnitude.methods[0]), "law", lambda self, inputs: law)
+    run_comparison(magnitude, place, Listener())
+    assert trained[-1] == "magnitude 0.5x seed 0"
+    assert results_at(place).outcomes.query("method == 'magnitude'")["widths"].tolist() == [widths]
