@@ -43,7 +43,7 @@ class TuneOptions:
     """Values of P to try, by default 0,2,5,10,30,60; with curve the one P of its searches."""
     seeds: Count | None = None
     """Trials per value of P; trainings per trial and budget of curve."""
-    confirmations: CountFrom2 = 3
+    confirmations: CountFrom2 = 5
     """Fresh seeds with which curve is confirmed against uniform."""
     sampler: Literal["gp", "tpe", "cmaes"] = "gp"
     """What proposes curves."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from optuna.study import Study
+from optuna.trial import TrialState
 
 from nsopt.errors import NsoptError
 from nsopt.experiments.searching import Histories
@@ -98,6 +99,13 @@ def missing_points(study: Study | None, points: Sequence[Point]) -> list[Point]:
     stored = study.get_trials(deepcopy=False) if study else []
     settled = {trials.read_point(trial) for trial in stored if trials.is_settled(trial)}
     return [point for point in points if point not in settled]
+
+
+def trained_widths(study: Study, layer_names: Sequence[str]) -> dict[Point, tuple[int, ...]]:
+    """The widths of the points that are done."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    points = [(trials.read_point(trial), trial) for trial in done]
+    return {p: trials.read_widths(trial, layer_names) for p, trial in points if p and trial.params}
 
 
 def reference_points(

@@ -1,6 +1,6 @@
 """Running a comparison: one Optuna study a method, the same budgets and seeds for all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from nsopt.compute.device import resolve_compute
@@ -10,6 +10,7 @@ from nsopt.experiments.comparison import (
     beyond_records,
     missing_points,
     reference_points,
+    trained_widths,
 )
 from nsopt.experiments.runner import Runner, clear_finished, make_runner
 from nsopt.experiments.searching import Histories, continue_searches, stored_searches
@@ -25,6 +26,7 @@ from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import MACS
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import trials
+from nsopt.storage.opening import shown
 from nsopt.storage.trials import Point
 from nsopt.training.step import probe_memory
 
@@ -58,7 +60,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
         with other_workers(task.name, workspace, compute, progress):
             continue_searches(task, workspace, searches, compute, progress)
             found = stored_searches(task, workspace)
-            for sentence in beyond_records(comparison, found):
+            for sentence in (*beyond_records(comparison, found), *_outdated(points, found, runner)):
                 progress.message(sentence)
             if not workspace.shared:
                 _check_proposals(missing, found, runner)
@@ -96,7 +98,7 @@ def _references(comparison: Comparison, found: Histories, runner: Runner) -> Poi
         with suppress(NoWidthsError):  # its trials fail, and say why
             proposed = _proposals(method, comparison.points(method), found, runner)
             study = task.open_study(storage, method.name, runner.compute)
-            networks += [(study, widths) for widths in proposed]
+            networks += [(study, widths) for widths in proposed.values()]
     macs = [MACS.cost(task.arch)(widths) for _, widths in networks]
     latencies = [latency.median_ms for latency in runner.latencies(networks)]
     return {own[0]: reference_points(comparison, macs, latencies)}
@@ -141,12 +143,31 @@ def _check_proposals(missing: Points, found: Histories, runner: Runner) -> None:
             _proposals(method, points, found, runner)
 
 
+def _outdated(points: Points, found: Histories, runner: Runner) -> Iterator[str]:
+    """Which methods were trained along a law that has changed since, as a tuned one may."""
+    stored = runner.task.stored_studies(runner.workspace.storage)
+    for method, own in points.items():
+        study = stored.get(method.name)
+        if study is None or method.needs_trained_network:
+            continue
+        trained = trained_widths(study, runner.task.arch.layer_names)
+        with suppress(NoWidthsError):  # its trials fail, and say why
+            proposed = _proposals(method, own, found, runner)
+            others = [p for p in own if trained.get(p, proposed[p.budget]) != proposed[p.budget]]
+            if others:
+                yield (
+                    f"{method.name}: {len(others)} of {len(own)} points were trained along another "
+                    "law, and stay; to train them along the present one, first optuna delete-study "
+                    f"--study-name {study.study_name} --storage {shown(runner.workspace.url)}"
+                )
+
+
 def _proposals(
     method: Method, points: Sequence[Point], found: Histories, runner: Runner
-) -> list[tuple[int, ...]]:
-    """The widths of a method's points, each once, where they do not depend on the seed."""
+) -> dict[int | float, tuple[int, ...]]:
+    """The widths of a method's points by budget, where they do not depend on the seed."""
     samplers = {p.budget: runner.method_sampler(method, p, found) for p in points}
-    return [sampler.propose(budget) for budget, sampler in samplers.items()]
+    return {budget: sampler.propose(budget) for budget, sampler in samplers.items()}
 
 
 def _enqueue(missing: Points, found: Histories, runner: Runner) -> None:
@@ -160,7 +181,7 @@ def _enqueue(missing: Points, found: Histories, runner: Runner) -> None:
         (studies[method], widths)
         for method, points in missing.items()
         if not method.needs_trained_network and is_ready(method, found, task)
-        for widths in _proposals(method, points, found, runner)
+        for widths in _proposals(method, points, found, runner).values()
     ]
     if known:
         runner.progress.start("measuring latency", 1)

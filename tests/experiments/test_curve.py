@@ -84,6 +84,13 @@ def test_a_tuned_law_is_a_method(
     assert own["tuned"] == tuple(widths.tolist())
     assert (results.outcomes["cost"] <= budget).all()
 
+    schema.write_law(study, law**0.5)
+    listener = Listener()
+    run_comparison(comparison, place, listener)
+    (told,) = [text for text in listener.messages if "another law" in text]
+    assert told.startswith("tuned: 1 of 1 points were trained along another law, and stay; to ")
+    assert f"--study-name {tuning.task.name}/tuned --storage sqlite:///" in told
+
 
 def test_a_tuning_uses_the_searches_of_a_study_with_other_trainings(
     tuning: CurveTuning, tmp_path: Path
