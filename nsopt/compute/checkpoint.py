@@ -5,8 +5,8 @@ import os
 import pickle
 import time
 import zlib
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,15 @@ class Checkpoint:
             unfinished.unlink(missing_ok=True)
             raise
         self._saved_at = time.monotonic()
+
+    @contextmanager
+    def removed_by(self, error: type[Exception]) -> Iterator[None]:
+        """Leave no file of a run that `error` ends for good."""
+        try:
+            yield
+        except error:
+            self.remove()
+            raise
 
     def remove(self) -> None:
         """Delete the file, once nothing needs it any more."""

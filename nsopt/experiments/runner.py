@@ -135,12 +135,10 @@ class Runner:
 
     def _copied(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> Figures | None:
         """What an equal training of another trial gave, with the network that is kept of it."""
+        if get_method(point.method).inherits_weights:
+            return None
         studies = load_studies(self.workspace.storage, self.task.name)
-        known = None
-        if not get_method(point.method).inherits_weights:
-            known = equal_training(
-                studies, self.kept, self.task.arch.layer_names, widths, point.seed
-            )
+        known = equal_training(studies, self.kept, self.task.arch.layer_names, widths, point.seed)
         if known is None:
             return None
         self.kept.keep_again(known.network, trial.study, point)
@@ -189,11 +187,11 @@ class Runner:
         folder = self.workspace.checkpoints(self.task.study_name(point.method))
         return folder / f"{point.metric}-{point.budget}-seed{point.seed}.pt"
 
-    def _write(self, trial: Trial, point: Point, outcome: Figures, latency: Latency) -> None:
+    def _write(self, trial: Trial, point: Point, figures: Figures, latency: Latency) -> None:
         arch = self.task.arch
-        costs = counted_costs(arch, outcome.widths)
+        costs = counted_costs(arch, figures.widths)
         metric = get_metric(point.metric)
-        budgeted = metric.cost(arch)(outcome.widths)
+        budgeted = metric.cost(arch)(figures.widths)
         excess = (budgeted - point.budget) / point.budget
         found = stored_searches(self.task, self.workspace)
         beyond = beyond_record(self.task, get_method(point.method), metric, point.budget, found)
@@ -204,19 +202,19 @@ class Runner:
             "latency_upper_quartile_ms": latency.upper_quartile_ms,
             "latency_spread": latency.spread,
             "tau": costs["params"],
-            "val_accuracy": outcome.val_accuracy,
-            "test_accuracy": outcome.test_accuracy,
-            "test_accuracy_best_epoch": outcome.test_accuracy_best_epoch,
-            "epochs": len(outcome.epochs),
-            "seconds": outcome.seconds,
+            "val_accuracy": figures.val_accuracy,
+            "test_accuracy": figures.test_accuracy,
+            "test_accuracy_best_epoch": figures.test_accuracy_best_epoch,
+            "epochs": len(figures.epochs),
+            "seconds": figures.seconds,
             "feasible": excess <= 0,
         }
         if beyond is not None:
             numbers["beyond_record"] = beyond
         curves = {
-            "train_loss": outcome.losses,
-            "val_accuracy": [epoch.val_accuracy for epoch in outcome.epochs],
-            "test_accuracy": [epoch.test_accuracy for epoch in outcome.epochs],
+            "train_loss": figures.losses,
+            "val_accuracy": [epoch.val_accuracy for epoch in figures.epochs],
+            "test_accuracy": [epoch.test_accuracy for epoch in figures.epochs],
         }
         trials.write_outcome(trial, numbers, curves)
 

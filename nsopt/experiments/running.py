@@ -151,9 +151,10 @@ def _outdated(points: Points, found: Histories, runner: Runner) -> Iterator[str]
         if study is None or method.needs_trained_network:
             continue
         trained = trained_widths(study, runner.task.arch.layer_names)
+        done = [point for point in own if point in trained]
         with suppress(NoWidthsError):  # its trials fail, and say why
-            proposed = _proposals(method, own, found, runner)
-            others = [p for p in own if trained.get(p, proposed[p.budget]) != proposed[p.budget]]
+            proposed = _proposals(method, done, found, runner)
+            others = [point for point in done if trained[point] != proposed[point.budget]]
             if others:
                 yield (
                     f"{method.name}: {len(others)} of {len(own)} points were trained along another "

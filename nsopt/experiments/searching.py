@@ -45,18 +45,16 @@ def continue_searches(
     on from. Of two commands in one folder one searches, and the other waits.
     """
     pretrained = workspace.checkpoints(task.study_name(_PRETRAINED)) / "network.pt"
+    shared = Checkpoint(pretrained, {})
     found: dict[Price | None, list[Iteration]] = {}
     try:
-        for price, iterations in searches.items():
-            is_last = len(found) + 1 == len(searches)
-            kept = None if is_last and not pretrained.exists() else pretrained
-            search = _Search(task, workspace, iterations, compute, progress, price, kept)
-            found[price] = search.continued()
-    except DeterministicError:
-        Checkpoint(pretrained, {}).remove()
-        raise
-    else:
-        Checkpoint(pretrained, {}).remove()
+        with shared.removed_by(DeterministicError):
+            for price, iterations in searches.items():
+                is_last = len(found) + 1 == len(searches)
+                kept = None if is_last and not pretrained.exists() else pretrained
+                search = _Search(task, workspace, iterations, compute, progress, price, kept)
+                found[price] = search.continued()
+        shared.remove()
     finally:
         workspace.tidy()
     return found

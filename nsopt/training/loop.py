@@ -2,8 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,26 +150,16 @@ def train_configuration(
             progress.advance()
         while len(training.epochs) < settings.epochs:
             done = len(training.epochs)
-            with _ends_for_good(file, NonFiniteLossError):
+            with file.removed_by(NonFiniteLossError):
                 training.advance()
             if len(training.epochs) > done:
                 latest = training.epochs[-1]
                 progress.advance(f"loss {latest.train_loss:.3f}, val {latest.val_accuracy:.1f} %")
-                with _ends_for_good(file, Exception):
+                with file.removed_by(Exception):
                     after_epoch(training.epochs)
             file.save_when_due(training.state)
     file.remove()
     return Outcome(widths, tuple(training.epochs), training.seconds, model)
-
-
-@contextmanager
-def _ends_for_good(checkpoint: Checkpoint, error: type[Exception]) -> Iterator[None]:
-    """Leave no checkpoint of a training that `error` has ended."""
-    try:
-        yield
-    except error:
-        checkpoint.remove()
-        raise
 
 
 def training_identity(

@@ -1,12 +1,18 @@
-"""Comparisons here are timed with few passes; those of `tests/e2e` with all."""
+"""A comparison and its place, timed with few passes; those of `tests/e2e` are timed with all."""
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from nsopt.data.images import ImageData
 from nsopt.experiments import runner
+from nsopt.experiments.comparison import Comparison
+from nsopt.experiments.workspace import Workspace
 from nsopt.latency.measure import measure_latencies
+from nsopt.models.architecture import TableArchitecture
+from tests.experiments.test_comparison import comparison_in, workspace_in
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -15,3 +21,13 @@ def _latencies_of_few_passes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "measure_latencies", few)
         yield
+
+
+@pytest.fixture
+def comparison(narrow: TableArchitecture, digits: ImageData) -> Comparison:
+    return comparison_in(narrow, digits)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workspace:
+    return workspace_in(tmp_path)

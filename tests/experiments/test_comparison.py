@@ -97,16 +97,6 @@ def workspace_in(folder: Path) -> Workspace:
     return Workspace(f"sqlite:///{folder / 'study.db'}", folder)
 
 
-@pytest.fixture
-def comparison(narrow: TableArchitecture, digits: ImageData) -> Comparison:
-    return comparison_in(narrow, digits)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Workspace:
-    return workspace_in(tmp_path)
-
-
 def results_at(place: Workspace) -> Results:
     return read_results(place.url)
 

@@ -1,28 +1,23 @@
 """The same widths with the same seed are trained once in a comparison."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import nsopt
-from nsopt.data.images import ImageData
 from nsopt.experiments import runner
 from nsopt.experiments.comparison import Comparison, sizes_of_ratios
 from nsopt.experiments.running import run_comparison
 from nsopt.experiments.workspace import Workspace
-from nsopt.models.architecture import TableArchitecture
 from nsopt.scaling.metric import MACS
 from nsopt.storage.artifacts import BestNetworks
 from nsopt.training.loop import train_configuration
 from tests.experiments.test_comparison import (
     Listener,
-    comparison_in,
     only,
     results_at,
     studies_at,
-    workspace_in,
 )
 
 
@@ -40,13 +35,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workspace:
-    return workspace_in(tmp_path)
-
-
-@pytest.fixture
-def uniform(narrow: TableArchitecture, digits: ImageData) -> Comparison:
-    return only(comparison_in(narrow, digits), "uniform")
+def uniform(comparison: Comparison) -> Comparison:
+    return only(comparison, "uniform")
 
 
 def at_macs(comparison: Comparison) -> Comparison:

@@ -10,31 +10,21 @@ import pytest
 import torch
 
 from nsopt.compute.device import Compute
-from nsopt.data.images import ImageData
 from nsopt.descent import iterations
 from nsopt.errors import ShortRecordError
 from nsopt.experiments.comparison import Comparison
 from nsopt.experiments.searching import continue_searches
 from nsopt.experiments.workspace import Workspace
-from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
-from tests.experiments.test_comparison import comparison_in, workspace_in
+from tests.descent.test_resume import EndedError
+from tests.experiments.test_comparison import workspace_in
 
 CPU = Compute(torch.device("cpu"), bf16=False)
 BOTH: dict[Price | None, int] = {"filters": 1, "macs": 1}
-
-
-class EndedError(Exception):
-    """Stands for whatever ends a process."""
-
-
-@pytest.fixture
-def comparison(narrow: TableArchitecture, digits: ImageData) -> Comparison:
-    return comparison_in(narrow, digits)
 
 
 @pytest.fixture

@@ -27,11 +27,6 @@ optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workspace:
-    return workspace_in(tmp_path)
-
-
-@pytest.fixture
 def tuning(narrow: TableArchitecture, digits: ImageData) -> Tuning:
     return Tuning(
         task=Task(narrow, digits, Source("digits"), SETTINGS),

@@ -14,7 +14,6 @@ from optuna.trial import TrialState
 from nsopt.compute.device import Compute
 from nsopt.compute.locks import one_at_a_time
 from nsopt.data.cache import cache_folder
-from nsopt.data.images import ImageData
 from nsopt.experiments import processes, runner, running, worker
 from nsopt.experiments.comparison import Comparison
 from nsopt.experiments.processes import local_workers
@@ -25,30 +24,17 @@ from nsopt.experiments.worker import join
 from nsopt.experiments.workspace import Workspace
 from nsopt.latency import measure as latency
 from nsopt.latency.measure import Latency
-from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.storage import schema, trials
 from nsopt.storage.queue import claim, run
 from tests.experiments.test_comparison import (
     Listener,
-    comparison_in,
     only,
     results_at,
     studies_at,
-    workspace_in,
 )
 
 CPU = Compute(torch.device("cpu"), bf16=False)
-
-
-@pytest.fixture
-def comparison(narrow: TableArchitecture, digits: ImageData) -> Comparison:
-    return comparison_in(narrow, digits)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Workspace:
-    return workspace_in(tmp_path)
 
 
 def unfinished_work(place: Workspace) -> list[Path]:
