@@ -1,27 +1,31 @@
 """Claim: a latency model predicts networks that it has not seen, and orders them better than MACs.
 
-For each network the model is learned anew, then 30 others are timed side by side: 10 uniform,
-10 along a published law and 10 random ones. Prints the seconds of learning, the mean absolute
-error, and Kendall's tau of the predictions and, for comparison, of MACs.
+For each network the model is learned anew, and 30 others are timed side by side, half of the passes
+before and half after, so that a machine that becomes slower or faster does not count as an error
+of the model: 10 uniform, 10 along a published law and 10 random ones. Prints the seconds of
+learning, the mean absolute error, Kendall's tau of the predictions and, for comparison, of MACs,
+and how far the machine drifted from the first half to the second.
 """
 
 import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 import nsopt
 from benchmarks.common import NETWORKS, published_law, show
-from nsopt.compute.device import resolve_compute
+from nsopt.compute.device import Compute, resolve_compute
 from nsopt.experiments.sharing import sharing
 from nsopt.latency.learn import latency_model, sample_widths
-from nsopt.latency.measure import measure_latencies
+from nsopt.latency.measure import Latency, measure_latencies
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.scaling.law import floor_widths
@@ -45,19 +49,12 @@ def measure(name: str, device: str, quick: bool) -> dict[str, float]:
         sharing(resolve_compute(device, "fp32")) as compute,
         tempfile.TemporaryDirectory() as folder,
     ):
+        before = timed(arch, widths, compute, quick)
         start = time.perf_counter()
         model = latency_model(arch, compute, Silent(), Path(folder))
         seconds = time.perf_counter() - start
-        with compute.exclusive():
-            timed = measure_latencies(
-                [arch.build(row) for row in widths],
-                arch.input_shape,
-                warmup=8,
-                repeats=12 if quick else 40,
-                rounds=4,
-                device=str(compute.device),
-            )
-    actual = np.array([latency.median_ms for latency in timed])
+        after = timed(arch, widths, compute, quick)
+    actual = (medians(before) + medians(after)) / 2
     errors = np.abs(np.asarray(model(widths)) / actual - 1)
     return {
         "seconds": seconds,
@@ -65,8 +62,27 @@ def measure(name: str, device: str, quick: bool) -> dict[str, float]:
         "largest_error": float(errors.max()),
         "kendall_tau": float(kendalltau(model(widths), actual).statistic),
         "kendall_tau_of_macs": float(kendalltau(arch.cost("macs")(widths), actual).statistic),
-        "median_spread": float(np.median([latency.spread or 0.0 for latency in timed])),
+        "drift": float(np.median(medians(after) / medians(before)) - 1),
+        "median_spread": float(np.median([each.spread or 0.0 for each in (*before, *after)])),
     }
+
+
+def timed(
+    arch: Architecture, widths: Sequence[Sequence[int]], compute: Compute, quick: bool
+) -> list[Latency]:
+    with compute.exclusive():
+        return measure_latencies(
+            [arch.build(row) for row in widths],
+            arch.input_shape,
+            warmup=4,
+            repeats=8 if quick else 20,
+            rounds=4,
+            device=str(compute.device),
+        )
+
+
+def medians(latencies: Sequence[Latency]) -> NDArray[np.float64]:
+    return np.array([latency.median_ms for latency in latencies])
 
 
 def main() -> None:
