@@ -1,4 +1,4 @@
-"""nsopt: widths for any parameter or MAC budget, from a power law found by pruning.
+"""nsopt: widths for any budget of parameters, MACs or milliseconds, from a power law.
 
 The public names stand in `__init__.pyi`. Each is imported when it is first used: `import nsopt`
 alone stays light.

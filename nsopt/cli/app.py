@@ -21,7 +21,7 @@ from nsopt.errors import NsoptError
 
 app = App(
     name="nsopt",
-    help="Widths for any parameter or MAC budget, from a power law found by pruning.",
+    help="Widths for any budget of parameters, MACs or milliseconds, from a law found by pruning.",
     version=nsopt.__version__,
     default_parameter=Parameter(negative=()),
     result_action="return_value",

@@ -47,7 +47,7 @@ class SizeOptions:
     ratios: str | None = None
     """Width ratios whose uniform networks set the budgets: 0.25,2."""
     budgets: str | None = None
-    """Budgets instead of ratios: 600k,2M."""
+    """Budgets instead of ratios: 600k,2M, or 20ms where the metric is latency."""
     metric: Literal["params", "macs", "latency"] = "params"
     """What a budget limits."""
     multiple_of: str | None = None

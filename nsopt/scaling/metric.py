@@ -56,7 +56,8 @@ class Count(Metric):
         """`600k`, `2M`, `1.5M` or a plain number."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)", text.lower())
         if not match:
-            raise NsoptError(f"{text!r} is not a budget: write 600000, 600k or 2M")
+            hint = ", or give --metric latency" if text.endswith("ms") else ""
+            raise NsoptError(f"{text!r} is not a budget: write 600000, 600k or 2M{hint}")
         return round(float(match[1]) * _UNITS[match[2]])
 
     def show(self, budget: float) -> str:

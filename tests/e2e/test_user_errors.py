@@ -55,6 +55,7 @@ def folder_with(root: Path, content: bytes | None, images: int = 1) -> Path:
         (["--ratios=a"], ["'a' is not a width ratio"]),
         (["--budgets=100"], ["no widths fit a budget of 100", "smallest feasible one is 116"]),
         (["--budgets=6x"], ["'6x' is not a budget: write 600000, 600k or 2M"]),
+        (["--budgets=20ms"], ["'20ms' is not a budget", "or give --metric latency"]),
         (["--budgets=1M", "--ratios=1"], ["--ratios or --budgets, not both"]),
         (["--lr=-1"], ["lr = -1"]),
         (["--eta=0"], ["--eta", "Must be > 0"]),

@@ -28,6 +28,13 @@ def test_what_is_no_budget_says_so(text: str) -> None:
         PARAMS.read(text)
 
 
+def test_milliseconds_for_a_count_name_the_metric_that_takes_them() -> None:
+    with pytest.raises(NsoptError, match=r"2M, or give --metric latency$"):
+        MACS.read("20ms")
+    with pytest.raises(NsoptError, match=r"2M$"):
+        MACS.read("20s")
+
+
 def test_budgets_are_written_with_their_unit() -> None:
     assert PARAMS.show(600_000) == "600,000 params"
     assert MACS.show(9_590_000) == "9,590,000 MACs"
