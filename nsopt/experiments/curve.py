@@ -55,9 +55,10 @@ class Confirmation:
             return "no better than uniform: no training with a fresh seed succeeded"
         mean = float(np.mean(self.differences))
         verdict = "confirmed" if self.holds else "no better than uniform"
+        p = f"p = {self.p:.2f}" if self.p >= 0.01 else "p < 0.01"
         return (
             f"{verdict}: {mean:+.2f} points on uniform with {len(self.differences)} fresh seeds "
-            f"(one-sided paired t-test, p = {self.p:.2f})"
+            f"(one-sided paired t-test, {p})"
         )
 
 

@@ -187,7 +187,8 @@ def test_a_better_member_that_is_found_later_is_confirmed_anew(
     ("differences", "p", "words"),
     [
         ((), 1.0, "nothing tried was better than uniform"),
-        ((0.5, 0.7), 0.05, "confirmed: \\+0.60 points on uniform with 2 fresh seeds"),
+        ((0.5, 0.7), 0.05, "confirmed: \\+0.60 points on uniform with 2 fresh seeds.*p = 0.05"),
+        ((5.0, 5.1), 0.0004, "confirmed: \\+5.05 points.*p < 0.01"),
         ((0.5, -0.7), 0.6, "no better than uniform: -0.10 points"),
     ],
 )
