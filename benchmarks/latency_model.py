@@ -1,10 +1,10 @@
 """Claim: a latency model predicts networks that it has not seen, and orders them better than MACs.
 
 For each network the model is learned anew, and 30 others are timed side by side, half of the passes
-before and half after, so that a machine that becomes slower or faster does not count as an error
-of the model: 10 uniform, 10 along a published law and 10 random ones. Prints the seconds of
-learning, the mean absolute error, Kendall's tau of the predictions and, for comparison, of MACs,
-and how far the machine drifted from the first half to the second.
+before and half after, so that what becomes slower or faster meanwhile, the machine or the memory of
+the process, does not count as an error of the model: 10 uniform, 10 along a published law and 10
+random ones. Prints the seconds of learning, the mean absolute error, Kendall's tau of the
+predictions and, for comparison, of MACs, and the drift from the first half to the second.
 """
 
 import argparse
