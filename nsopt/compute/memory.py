@@ -12,6 +12,7 @@ from nsopt.errors import OutOfMemoryError
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # parameters of glibc's mallopt(3)
 _NEVER = -1
 _MIB = 2**20
+_LARGEST_GAP, _SMALLEST_GAP = 256 * _MIB, _MIB // 512
 # What glibc's own adjustment ends at in a process that has freed large blocks.
 _USUAL = {_TRIM_THRESHOLD: 64 * _MIB, _MMAP_THRESHOLD: 32 * _MIB, _MMAP_MAX: 65536}
 
@@ -22,17 +23,23 @@ def memory_kept(device: torch.device) -> Iterator[None]:
 
     glibc maps every tensor above 32 MB anew, and the system clears its pages one by one: a fifth
     of a training step at the base widths (benchmarks/training_speed.py). Inside, such memory stays
-    with the process; at the end it is given back. Elsewhere than on glibc this does nothing.
+    with the process; at the end it is given back. And it comes from one piece: in a process that
+    has computed for long, tensors of each size would find a gap of their own, and a network that
+    needs 25 MB touch 65, which takes it a third longer (benchmarks/process_age.py). Elsewhere than
+    on glibc this does nothing.
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         yield
         return
-    libc = ctypes.CDLL(None)
+    libc = _glibc()
     libc.mallopt(_MMAP_MAX, 0)
     libc.mallopt(_TRIM_THRESHOLD, _NEVER)
+    gaps = _take_gaps(libc)
     try:
         yield
     finally:
+        for gap in gaps:
+            libc.free(gap)
         for parameter, value in _USUAL.items():
             libc.mallopt(parameter, value)
         libc.malloc_trim(0)
@@ -57,3 +64,28 @@ def _is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return "can't allocate memory" in text or "not enough memory" in text
+
+
+def _glibc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None)
+    libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_size_t
+    libc.free.argtypes, libc.free.restype = [ctypes.c_size_t], None
+    libc.sbrk.argtypes, libc.sbrk.restype = [ctypes.c_ssize_t], ctypes.c_size_t
+    return libc
+
+
+def _take_gaps(libc: ctypes.CDLL) -> list[int]:
+    """Allocate what is free between blocks in use, all but the smallest gaps, so that what is
+    allocated next lies above. Untouched, these blocks take no memory."""
+    libc.malloc_trim(0)
+    end = libc.sbrk(0)
+    gaps = []
+    size = _LARGEST_GAP
+    while size >= _SMALLEST_GAP:
+        block = libc.malloc(size)
+        if block and block + size <= end:
+            gaps.append(block)
+        else:
+            libc.free(block)
+            size //= 2
+    return gaps

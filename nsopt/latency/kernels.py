@@ -12,7 +12,9 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from nsopt.compute.device import wait_for
+from nsopt.compute.memory import memory_kept
 from nsopt.latency.calls import Call
+from nsopt.latency.measure import garbage_kept
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.scaling.law import FloatArray
 
@@ -27,8 +29,14 @@ _FEW = (2, 8)
 def measure_table(calls: Sequence[Call], largest: tuple[int, ...], device: torch.device) -> Table:
     """A table of the calls of one kind. calls: at several widths of the network; largest: the
     place up to which convolutions are measured."""
-    if calls[0].is_convolution:
-        return _convolutions(calls, largest, device)
+    with memory_kept(device), garbage_kept():
+        if calls[0].is_convolution:
+            return _convolutions(calls, largest, device)
+        return _others(calls, device)
+
+
+def _others(calls: Sequence[Call], device: torch.device) -> Table:
+    """Over the one size of calls that are no convolutions."""
     by_place = {call.place[0]: call for call in calls}
     sizes = sorted(by_place)
     chosen = np.unique(np.linspace(0, len(sizes) - 1, _POINTS).round().astype(int))

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from nsopt.compute.device import Compute
-from nsopt.compute.memory import memory_kept
 from nsopt.data.cache import cache_folder
 from nsopt.errors import NsoptError
 from nsopt.latency.calls import Call, calls_of
@@ -91,10 +90,9 @@ def _measured(
     """The model, and whether the machine was busy."""
     progress.start("learning this device's latency", len(structure.kinds) + 1)
     tables: list[Table] = []
-    with memory_kept(device):
-        for kind in structure.kinds:
-            tables.append(measure_table(structure.samples[kind], structure.largest[kind], device))
-            progress.advance()
+    for kind in structure.kinds:
+        tables.append(measure_table(structure.samples[kind], structure.largest[kind], device))
+        progress.advance()
     layers = len(arch.base_widths)
     model = LatencyModel(tuple(tables), structure.terms, layers, np.ones((len(tables), 2)), 0.0)
     widths = _whole_networks(arch)

@@ -1,9 +1,11 @@
 """How long one forward pass takes."""
 
 import copy
+import gc
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,9 @@ from nsopt.errors import NsoptError
 
 _LARGEST_SPREAD = 0.15
 _LONGEST_WAIT = 0.15
-_PROTOCOL = 2  # since then in rounds, and with the memory of tensors kept between passes
+# 2: in rounds, and the memory of tensors is kept between passes. 3: that memory is one piece for
+# each network, and Python collects no garbage meanwhile.
+_PROTOCOL = 3
 
 
 @dataclass(frozen=True)
@@ -100,15 +104,16 @@ def measure_latencies(
     copies = [place(copy.deepcopy(model), where).eval() for model in models]
     milliseconds = np.zeros((len(copies), rounds, repeats // rounds))
     waited = np.zeros(len(copies))
-    with explain_out_of_memory(batch_size), memory_kept(where):
+    with explain_out_of_memory(batch_size):
         images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
         images = images.to(where, memory_format=torch.channels_last)
         for turn in range(rounds):
             for index, model in enumerate(copies):
-                for _ in range(-(-warmup // rounds)):
-                    model(images)
-                before = seconds_waited()
-                passes = [_timed_pass(model, images) for _ in range(repeats // rounds)]
+                with memory_kept(where), garbage_kept():
+                    for _ in range(-(-warmup // rounds)):
+                        model(images)
+                    before = seconds_waited()
+                    passes = [_timed_pass(model, images) for _ in range(repeats // rounds)]
                 waited[index] += np.maximum(0.0, seconds_waited() - before)
                 milliseconds[index, turn] = passes
     conditions = latency_conditions(where, batch_size)
@@ -116,6 +121,18 @@ def measure_latencies(
         _summary(1000 * passes, seconds / passes.sum(), conditions)
         for passes, seconds in zip(milliseconds, waited, strict=True)
     ]
+
+
+@contextmanager
+def garbage_kept() -> Iterator[None]:
+    """Python collects no garbage while something is timed, as in the standard library's timeit."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def distrust(latencies: Sequence[Latency]) -> str:

@@ -1,5 +1,6 @@
 """Tables of kernels, the calls of networks, and the model that they make."""
 
+import gc
 import json
 import os
 import subprocess
@@ -194,6 +195,18 @@ def test_networks_are_timed_in_turns(
     assert found[0].repeats == 6
     with pytest.raises(NsoptError, match="repeats >= rounds"):
         measure_latencies(networks, narrow.input_shape, 2, repeats=2, rounds=3)
+
+
+def test_python_collects_no_garbage_while_a_network_is_timed() -> None:
+    class Asking(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            collecting.append(gc.isenabled())
+            return images
+
+    collecting: list[bool] = []
+    measure_latencies([Asking()], (3, 4, 4), 2, warmup=2, repeats=2, rounds=2)
+    assert collecting == [False] * 4
+    assert gc.isenabled()
 
 
 def test_rounds_that_differ_are_told() -> None:
