@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import TrialState
 
 from nsopt.methods.registry import methods
-from nsopt.storage import trials
+from nsopt.storage import schema, trials
 from nsopt.storage.artifacts import BestNetworks
+from nsopt.storage.studies import load_studies
 from nsopt.storage.trials import Point
 from nsopt.training.loop import Epoch, Figures
 
@@ -59,3 +61,22 @@ def equal_training(
                 figures = Figures(widths, epochs, trials.read_outcome(trial)["seconds"])
                 return EqualTraining(figures, point, study, trial.number, network)
     return None
+
+
+def equal_tuning_trainings(study: Study, storage: BaseStorage) -> dict[str, float]:
+    """Validation accuracies by `training_key`, of the tunings of curves beside `study`, and of
+    `study` itself, that train as it does: those for all metrics begin with the same networks."""
+    prefix, _ = schema.split_name(study.study_name)
+    training = _of_training(study)
+    found: dict[str, float] = {}
+    for kind, other in load_studies(storage, prefix).items():
+        if schema.is_curve(kind) and _of_training(other) == training:
+            for trial in other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+                found |= trials.read_trainings(trial)
+    return found
+
+
+def _of_training(study: Study) -> dict[str, Any]:
+    """The settings of a curve's tuning, but for what it is tuned at."""
+    settings = schema.read_settings(study)
+    return settings | {"tuning": settings["tuning"]["epochs"]}

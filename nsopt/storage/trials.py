@@ -48,6 +48,7 @@ _ORIGIN = "trained_as"
 _WORKER = "worker"
 _PROVENANCE = "provenance"
 _INDEX = "index"
+_TRAININGS = "trainings"
 _PRETRAIN_EPOCHS = "pretrain_epochs"
 
 
@@ -201,6 +202,21 @@ def write_duplicate(study: Study, trial: FrozenTrial, original: FrozenTrial) -> 
 def write_origin(trial: Trial, study: Study, number: int) -> None:
     """That the numbers of a trial are those of an equal training, which another trial ran."""
     trial.set_user_attr(_ORIGIN, f"{study.study_name} trial {number}")
+
+
+def training_key(widths: Sequence[int], seed: int) -> str:
+    """Names a training among those with one set of settings."""
+    return f"{schema.width_key(widths)}-seed{seed}"
+
+
+def write_trainings(trial: Trial, accuracies: Mapping[str, float]) -> None:
+    """The validation accuracies, by training, of which a trial's is the mean."""
+    trial.set_user_attr(_TRAININGS, dict(accuracies))
+
+
+def read_trainings(trial: FrozenTrial) -> dict[str, float]:
+    """What `write_trainings` kept; older versions kept nothing."""
+    return dict(trial.user_attrs.get(_TRAININGS, {}))
 
 
 def is_settled(trial: FrozenTrial) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -12,7 +13,7 @@ from scipy.stats import ttest_rel
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
-from nsopt.experiments import curve, tuning_points
+from nsopt.experiments import curve, curve_trial, tuning_points
 from nsopt.experiments.comparison import Comparison, sizes_of_ratios
 from nsopt.experiments.curve import Confirmation, tune_curve
 from nsopt.experiments.curve_request import CurveTuning
@@ -20,16 +21,18 @@ from nsopt.experiments.running import run_comparison
 from nsopt.experiments.task import Task
 from nsopt.experiments.tuned_law import tuned_law
 from nsopt.experiments.tuning_request import best_settings
+from nsopt.experiments.workspace import Workspace
 from nsopt.methods.registry import get_methods
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.results import read_results
 from nsopt.reports.tuning import publish_tuning, tuning_note
-from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.metric import MACS
+from nsopt.scaling.law import floor_widths, uniform_curve
+from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import schema
 from nsopt.storage.studies import load_studies
+from nsopt.training.loop import Outcome, train_configuration
 from tests.experiments.test_comparison import SETTINGS, Listener, results_at, workspace_in
 
 
@@ -112,6 +115,44 @@ def test_a_tuning_uses_the_searches_of_a_study_with_other_trainings(
     study, _ = tune_curve(dataclasses.replace(tuning, task=task, trials=2), place, listener)
     assert len(study.trials) == 2
     assert "searching" not in listener.tasks
+
+
+def test_tunings_for_several_metrics_train_the_same_network_once(
+    tuning: CurveTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(place: Workspace, own: CurveTuning) -> tuple[list[object], list[object]]:
+        """What the tuning trained, and what its trials gave."""
+        ran: list[object] = []
+
+        def train(arch: Architecture, widths: object, *rest: Any, **options: Any) -> Outcome:
+            ran.append((widths, rest[1].seed))
+            return train_configuration(arch, widths, *rest, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(curve_trial, "train_configuration", train)
+            study, _ = tune_curve(own, place, Silent())
+        return ran, [trial.values for trial in study.trials]
+
+    monkeypatch.setattr(Confirmation, "holds", property(lambda self: True))
+    arch = tuning.task.arch
+    by_macs = dataclasses.replace(tuning, trials=3)
+    by_params = dataclasses.replace(
+        by_macs, metric=PARAMS, sizes=sizes_of_ratios(arch, PARAMS, [0.5])
+    )
+    place = workspace_in(tmp_path / "both")
+    first, _ = trained(place, by_macs)
+    second, values = trained(place, by_params)
+    elsewhere = workspace_in(tmp_path / "alone")
+    alone, expected = trained(elsewhere, by_params)
+    uniform = (tuple(floor_widths(0.5, arch.base_widths)), 0)
+    assert uniform in first
+    assert uniform in alone
+    assert len(set(first)) == len(first)
+    assert second == [training for training in alone if training not in first]
+    assert values == expected
+
+    longer, _ = trained(elsewhere, dataclasses.replace(by_macs, epochs=2))
+    assert uniform in longer
 
 
 def test_an_interrupted_tuning_goes_on_to_the_same_result(
