@@ -108,11 +108,11 @@ def trained_widths(study: Study, layer_names: Sequence[str]) -> dict[Point, tupl
     return {p: trials.read_widths(trial, layer_names) for p, trial in points if p and trial.params}
 
 
-def reference_points(
+def reference_budgets(
     comparison: Comparison, macs: Sequence[float], latency: Sequence[float]
-) -> list[Point]:
-    """Uniform networks that span the others. macs, latency: of all networks that are compared,
-    uniform ones first, at one size after the other.
+) -> list[int]:
+    """MACs of uniform networks that span the others. macs, latency: of all networks that are
+    compared, uniform ones first, at one size after the other.
 
     A uniform network is taken to be slower in proportion to its MACs. There are none where all
     networks have about the same of both.
@@ -131,10 +131,14 @@ def reference_points(
     budgets = np.geomspace(low, high, comparison.references + (not is_new(low))).astype(np.int64)
     new = [budget for budget in budgets.tolist() if is_new(budget)]
     smallest = MACS.cost(comparison.task.arch)([1] * len(comparison.task.arch.base_widths))
+    return [budget for budget in new if budget >= smallest]
+
+
+def reference_points(comparison: Comparison, budgets: Sequence[int]) -> list[Point]:
+    """The points of uniform networks of these MACs."""
     return [
         Point(baseline().name, MACS.name, budget, seed)
-        for budget in new
-        if budget >= smallest
+        for budget in budgets
         for seed in comparison.all_seeds
     ]
 

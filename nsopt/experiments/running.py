@@ -9,9 +9,11 @@ from nsopt.experiments.comparison import (
     Comparison,
     beyond_records,
     missing_points,
+    reference_budgets,
     reference_points,
     trained_widths,
 )
+from nsopt.experiments.latencies import measure_together
 from nsopt.experiments.runner import Runner, clear_finished, make_runner
 from nsopt.experiments.searching import Histories, continue_searches, stored_searches
 from nsopt.experiments.sharing import other_workers, sharing
@@ -25,7 +27,7 @@ from nsopt.progress import Progress
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import MACS
 from nsopt.scaling.solve import solve_widths
-from nsopt.storage import trials
+from nsopt.storage import schema, trials
 from nsopt.storage.opening import shown
 from nsopt.storage.trials import Point
 from nsopt.training.step import probe_memory
@@ -70,6 +72,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
                 _enqueue(_missing(task, workspace, references), found, runner)
             points = {m: [*p, *references.get(m, ())] for m, p in points.items()}
             _work(points, found, runner)
+        measure_together(task, workspace, compute, progress)
     clear_finished(task, workspace)
 
 
@@ -100,8 +103,14 @@ def _references(comparison: Comparison, found: Histories, runner: Runner) -> Poi
             study = task.open_study(storage, method.name, runner.compute)
             networks += [(study, widths) for widths in proposed.values()]
     macs = [MACS.cost(task.arch)(widths) for _, widths in networks]
-    latencies = [latency.median_ms for latency in runner.latencies(networks)]
-    return {own[0]: reference_points(comparison, macs, latencies)}
+    asked = [comparison.references, *macs]
+    study = task.open_study(storage, own[0].name, runner.compute)
+    budgets = schema.read_references(study, asked)
+    if budgets is None:
+        latencies = [latency.median_ms for latency in runner.latencies(networks)]
+        budgets = reference_budgets(comparison, macs, latencies)
+        schema.write_references(study, asked, budgets)
+    return {own[0]: reference_points(comparison, budgets)}
 
 
 def _missing(task: Task, workspace: Workspace, points: Points) -> Points:

@@ -6,7 +6,8 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ class Latency:
     None where it was measured in one.
     waited: how long threads waited for a processor, over the time of the passes; None where the
     system does not tell. Beside something that computes all the time rounds agree, and this tells.
+    sitting: when networks were timed side by side, the same for all of them; None where that was
+    not kept.
     """
 
     median_ms: float
@@ -50,6 +53,7 @@ class Latency:
     protocol: int = 1
     spread: float | None = None
     waited: float | None = None
+    sitting: str | None = None
 
 
 def latency_conditions(device: torch.device, batch_size: int = 100) -> dict[str, Any]:
@@ -117,8 +121,9 @@ def measure_latencies(
                 waited[index] += np.maximum(0.0, seconds_waited() - before)
                 milliseconds[index, turn] = passes
     conditions = latency_conditions(where, batch_size)
+    sitting = datetime.now(UTC).isoformat()
     return [
-        _summary(1000 * passes, seconds / passes.sum(), conditions)
+        replace(_summary(1000 * passes, seconds / passes.sum(), conditions), sitting=sitting)
         for passes, seconds in zip(milliseconds, waited, strict=True)
     ]
 

@@ -19,6 +19,7 @@ CONDITIONS = ["device", "precision", "batch_size", "torch_version", "protocol"]
 LATENCY_COLUMNS = [
     *("method", "widths", *CONDITIONS),
     *("median_ms", "lower_quartile_ms", "upper_quartile_ms", "repeats", "spread", "waited"),
+    "sitting",
 ]
 
 

@@ -30,6 +30,7 @@ _PROVENANCE = "provenance"
 _SUBJECT = "subject"
 _LATENCY = "latency:"
 _LATENCY_MODEL = "latency_model"
+_REFERENCES = "references:"
 _SOURCE = "source"
 _LAW = "law"
 _VERDICT = "verdict"
@@ -185,13 +186,10 @@ def read_latencies(study: Study) -> list[dict[str, Any]]:
 def write_latency(
     study: Study, widths: Sequence[int], conditions: Mapping[str, Any], latency: Mapping[str, Any]
 ) -> None:
-    """An attribute of its own for widths and conditions, so that two processes can write at once.
-
-    Its name is their digest, as names must be short.
-    """
+    """An attribute of its own for widths and conditions: two processes can write at once."""
     value = {**latency, "widths": width_key(widths)}
-    whole = repr((value["widths"], sorted(conditions.items())))
-    study.set_user_attr(f"{_LATENCY}{hashlib.sha256(whole.encode()).hexdigest()[:16]}", value)
+    digest = _short_digest((value["widths"], sorted(conditions.items())))
+    study.set_user_attr(f"{_LATENCY}{digest}", value)
 
 
 def write_latency_model(study: Study, model: Mapping[str, Any]) -> None:
@@ -202,6 +200,26 @@ def write_latency_model(study: Study, model: Mapping[str, Any]) -> None:
 def read_latency_model(study: Study) -> dict[str, Any] | None:
     """What `write_latency_model` kept, if it did."""
     return study.user_attrs.get(_LATENCY_MODEL)
+
+
+def write_references(study: Study, asked: Sequence[float], budgets: Sequence[int]) -> None:
+    """Keep the budgets of the reference networks that span others. asked: what decides them, but
+    for latencies, which may be measured again."""
+    study.set_user_attr(_references(asked), list(budgets))
+
+
+def read_references(study: Study, asked: Sequence[float]) -> list[int] | None:
+    """What `write_references` kept, if it did."""
+    return study.user_attrs.get(_references(asked))
+
+
+def _references(asked: Sequence[float]) -> str:
+    return f"{_REFERENCES}{_short_digest(list(asked))}"
+
+
+def _short_digest(value: Any) -> str:
+    """For the name of an attribute: these must be short."""
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
 def write_law(study: Study, law: PowerLaw) -> None:

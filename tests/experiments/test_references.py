@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from nsopt.data.images import ImageData
-from nsopt.experiments.comparison import Comparison, reference_points
+from nsopt.experiments.comparison import Comparison, reference_budgets, reference_points
 from nsopt.experiments.running import run_comparison
 from nsopt.experiments.workspace import Workspace
 from nsopt.methods.registry import get_methods
@@ -28,14 +28,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def test_references_span_the_macs_and_the_latencies_of_the_others(comparison: Comparison) -> None:
-    points = reference_points(comparison, [10**6, 3 * 10**6], [1.0, 5.0])
-    assert [point.budget for point in points] == [1709975, 2924017, 5000000]
+    budgets = reference_budgets(comparison, [10**6, 3 * 10**6], [1.0, 5.0])
+    assert budgets == [1709975, 2924017, 5000000]
+    points = reference_points(comparison, budgets)
+    assert [point.budget for point in points] == budgets
     assert {(point.method, point.metric, point.seed) for point in points} == {
         ("uniform", "macs", 0)
     }
-    assert reference_points(comparison, [10**6, 1.02 * 10**6], [1.0, 1.05]) == []
+    assert reference_budgets(comparison, [10**6, 1.02 * 10**6], [1.0, 1.05]) == []
     none = dataclasses.replace(comparison, references=0)
-    assert reference_points(none, [10**6, 3 * 10**6], [1.0, 5.0]) == []
+    assert reference_budgets(none, [10**6, 3 * 10**6], [1.0, 5.0]) == []
 
 
 def test_references_are_trained_and_read_off(comparison: Comparison, place: Workspace) -> None:

@@ -199,6 +199,29 @@ def test_a_network_is_measured_once_whichever_methods_propose_it(
     assert [found["widths"] for found in schema.read_latencies(other)] == [schema.width_key(narrow)]
 
 
+def test_in_the_end_all_networks_of_a_comparison_were_timed_side_by_side(
+    comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sittings() -> set[str]:
+        return set(results_at(place).latencies["sitting"])
+
+    first = only(comparison, "uniform", seeds=1)
+    run_comparison(first, place, Silent())
+    alone = sittings()
+    assert len(alone) == 1
+    run_comparison(first, place, Silent())
+    assert sittings() == alone
+
+    run_comparison(only(comparison, "morphnet", seeds=1), place, Silent())
+    both = sittings()
+    assert len(both) == 1
+    assert min(both) > min(alone)
+
+    monkeypatch.setattr(latency, "describe_device", lambda device: "another processor")
+    run_comparison(first, place, Silent())
+    assert sittings() == both
+
+
 def test_a_latency_of_other_precision_or_batch_does_not_count(
     comparison: Comparison, place: Workspace
 ) -> None:
