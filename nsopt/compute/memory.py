@@ -12,7 +12,7 @@ from nsopt.errors import OutOfMemoryError
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # parameters of glibc's mallopt(3)
 _NEVER = -1
 _MIB = 2**20
-_LARGEST_GAP, _SMALLEST_GAP = 256 * _MIB, _MIB // 512
+_LARGEST_GAP, _SMALLEST_GAP = 256 * _MIB, _MIB // 64
 # What glibc's own adjustment ends at in a process that has freed large blocks.
 _USUAL = {_TRIM_THRESHOLD: 64 * _MIB, _MMAP_THRESHOLD: 32 * _MIB, _MMAP_MAX: 65536}
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(
 )
 CPU = torch.device("cpu")
 MIB = 2**20
-SIZES = [size * MIB for size in (2, 3, 5, 8, 12)]
+SIZES = [size * MIB for size in (12, 8, 5, 3, 2)]  # what is left of a gap holds the next
 
 
 def tensor(size: int) -> torch.Tensor:
@@ -36,10 +36,10 @@ def test_tensors_of_several_sizes_share_their_memory_in_a_process_that_computed_
             freed.append(tensor(size))
             between.append(tensor(MIB // 4))  # stays, so that the memory below remains a gap
         freed.clear()
-        assert touched() > 1.5 * max(SIZES)  # each in the gap that fits it best
+        assert touched() > 1.25 * max(SIZES)  # each in the gap that fits it best
         with memory_kept(CPU):
             assert touched() < 1.1 * max(SIZES)
-        assert touched() > 1.5 * max(SIZES)  # the gaps can be used again
+        assert touched() > 1.25 * max(SIZES)  # the gaps can be used again
 
 
 def test_memory_that_is_kept_is_given_back() -> None:
