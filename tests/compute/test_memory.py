@@ -24,3 +24,14 @@ def test_memory_that_is_kept_is_given_back() -> None:
         torch.zeros(200 * MIB, dtype=torch.uint8)
         assert resident() > before + 190 * MIB
     assert resident() < before + 20 * MIB
+
+
+def test_tensors_do_not_lie_in_the_gaps_that_freed_ones_left() -> None:
+    with memory_kept(CPU):
+        old = [torch.empty(8 * MIB, dtype=torch.uint8) for _ in range(8)]
+    gaps = [range(old[i].data_ptr(), old[i].data_ptr() + 8 * MIB) for i in (1, 3, 5)]
+    del old[1:6:2]
+
+    with memory_kept(CPU):
+        new = [torch.empty(MIB, dtype=torch.uint8) for _ in range(16)]
+    assert [tensor for tensor in new if any(tensor.data_ptr() in gap for gap in gaps)] == []
