@@ -66,15 +66,15 @@ def test_calls_tell_what_a_network_computes(narrow: TableArchitecture) -> None:
 
 @pytest.fixture(scope="module")
 def models(narrow: TableArchitecture) -> dict[str, tuple[Architecture, LatencyModel]]:
-    """A network with shortcuts that vanish, one without, and a traced one; few kernels each."""
+    """A network of ours and a traced one, few kernels each."""
     module = nn.Sequential(
         *(nn.Conv2d(1, 24, 3, 2, 1), nn.BatchNorm2d(24), nn.ReLU()),
         *(nn.Conv2d(24, 40, 3, 2, 1, bias=False), nn.Hardswish()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 10)),
     )
     found: dict[str, Architecture] = {
-        "vgg11": narrow,
-        "traced": nsopt.trace(module, torch.randn(2, 1, 32, 32), name="small"),
+        "vgg11": replace(narrow, base_widths=tuple(w // 4 for w in narrow.base_widths)),
+        "traced": nsopt.trace(module, torch.randn(2, 1, 16, 16), name="small"),
     }
     return {
         name: (arch, learn._measured(arch, learn._structure(arch), CPU.device, Silent())[0])
@@ -161,13 +161,16 @@ def test_calls_that_equal_widths_remove_are_not_counted() -> None:
 
 
 def test_a_model_is_learned_once_for_a_device(
-    narrow: TableArchitecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: dict[str, tuple[Architecture, LatencyModel]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    arch, _ = models["traced"]
     monkeypatch.setattr(learn, "was_busy", lambda measured: False)  # other tests may run
-    model = latency_model(narrow, CPU, Silent(), tmp_path)
+    model = latency_model(arch, CPU, Silent(), tmp_path)
     monkeypatch.setattr(learn, "_measured", None)
-    again = latency_model(narrow, CPU, Silent(), tmp_path)
-    assert again(narrow.base_widths) == model(narrow.base_widths)
+    again = latency_model(arch, CPU, Silent(), tmp_path)
+    assert again(arch.base_widths) == model(arch.base_widths)
     (kept,) = tmp_path.iterdir()
     assert json.loads(kept.read_text())["conditions"]["device"]
 
