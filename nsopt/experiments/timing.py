@@ -41,8 +41,8 @@ def with_latency_if_needed(
 def with_latency(arch: A, device: str = "auto", progress: Progress | None = None) -> A:
     """`arch` with `cost("latency")`: milliseconds for a batch of 100 on a device of this machine.
 
-    The model is learned from kernels and a few whole networks, which takes a minute or two while
-    other nsopt processes on the device wait, and kept in the cache folder by network, device,
+    The model is learned from kernels and a few whole networks, which takes one to three minutes
+    while other nsopt processes on the device wait, and kept in the cache folder by network, device,
     threads and versions.
     """
     with sharing(resolve_compute(device, "fp32")) as compute:
