@@ -17,9 +17,7 @@ def one_at_a_time(
     folder: where lock files lie and stay. A process that dies makes room for the next.
     `before_waiting` is called if another one is inside.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(str(what.resolve()).encode()).hexdigest()[:32]
-    lock = FileLock(folder / f"{name}.lock")
+    lock = _lock(folder, what)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -29,3 +27,18 @@ def one_at_a_time(
         yield
     finally:
         lock.release()
+
+
+def is_being_done(folder: Path, what: Path) -> bool:
+    """Whether a process is inside `one_at_a_time` now."""
+    try:
+        with _lock(folder, what).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _lock(folder: Path, what: Path) -> FileLock:
+    folder.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(str(what.resolve()).encode()).hexdigest()[:32]
+    return FileLock(folder / f"{name}.lock")

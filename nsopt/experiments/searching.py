@@ -1,14 +1,16 @@
 """The searches of a task: their iterations in storage, and those that are missing."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from optuna.study import Study
 
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import Compute, resolve_compute
-from nsopt.compute.locks import one_at_a_time
+from nsopt.compute.locks import is_being_done, one_at_a_time
 from nsopt.data.cache import cache_folder
 from nsopt.data.images import Splits
 from nsopt.descent.iterations import descend
@@ -44,20 +46,37 @@ def continue_searches(
     leaves the storage as it was. Within an iteration, a checkpoint is what the same command goes
     on from. Of two commands in one folder one searches, and the other waits.
     """
-    pretrained = workspace.checkpoints(task.study_name(_PRETRAINED)) / "network.pt"
-    shared = Checkpoint(pretrained, {})
     found: dict[Price | None, list[Iteration]] = {}
+    with _shared_network(task, workspace, len(searches)) as pretrained:
+        for price, iterations in searches.items():
+            is_last = len(found) + 1 == len(searches)
+            kept = None if is_last and not pretrained.exists() else pretrained
+            search = _Search(task, workspace, iterations, compute, progress, price, kept)
+            found[price] = search.continued()
+    return found
+
+
+@contextmanager
+def _shared_network(task: Task, workspace: Workspace, searches: int) -> Iterator[Path]:
+    """The file of the pre-trained network. A command of several searches deletes it at the end, and
+    after an error that would come again, unless another one searches in this folder."""
+    path = workspace.checkpoints(task.study_name(_PRETRAINED)) / "network.pt"
+
+    def let_go() -> None:
+        kinds = {task.search_kind(price) for price in get_args(Price)}
+        folders = [workspace.checkpoints(task.study_name(kind)) for kind in kinds]
+        others = any(is_being_done(cache_folder() / "locks", folder) for folder in folders)
+        if searches > 1 and not others:
+            Checkpoint(path, {}).remove()
+
     try:
-        with shared.removed_by(DeterministicError):
-            for price, iterations in searches.items():
-                is_last = len(found) + 1 == len(searches)
-                kept = None if is_last and not pretrained.exists() else pretrained
-                search = _Search(task, workspace, iterations, compute, progress, price, kept)
-                found[price] = search.continued()
-        shared.remove()
+        yield path
+        let_go()
+    except DeterministicError:
+        let_go()
+        raise
     finally:
         workspace.tidy()
-    return found
 
 
 def stored_searches(task: Task, workspace: Workspace) -> Histories:

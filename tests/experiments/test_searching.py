@@ -89,6 +89,29 @@ def test_killed_between_two_searches_the_second_needs_no_pre_training(
     assert files_in(workspace_in(tmp_path / "killed")) == []
 
 
+@pytest.mark.parametrize("others", [{}, {"params": 1}, {"params": 1, "macs": 1}])
+def test_another_command_leaves_the_network_to_who_searches(
+    comparison: Comparison,
+    tmp_path: Path,
+    began_at: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    others: dict[Price | None, int],
+) -> None:
+    """others: what a command searches that comes and ends while the first search still runs."""
+    place, calls = workspace_in(tmp_path), count(1)
+
+    def disturbed(*arguments: Any) -> Any:
+        if next(calls) == 1:
+            searched(comparison, tmp_path, others)
+            assert "network.pt" in {path.name for path in files_in(place)}
+        return solve_widths(*arguments)
+
+    monkeypatch.setattr(iterations, "solve_widths", disturbed)
+    searched(comparison, tmp_path, BOTH)
+    assert [batches > 0 for batches in began_at] == [False, *(True for _ in others | {"macs": 1})]
+    assert files_in(place) == []
+
+
 def test_a_search_that_gives_no_law_keeps_no_network(
     comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
