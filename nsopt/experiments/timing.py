@@ -7,6 +7,7 @@ from typing import TypeVar
 from nsopt.compute.device import resolve_compute
 from nsopt.experiments.sharing import sharing
 from nsopt.experiments.task import Task, with_stored_latency
+from nsopt.experiments.tuned_law import tuned_law
 from nsopt.experiments.workspace import Workspace
 from nsopt.latency.learn import latency_model
 from nsopt.methods.base import Method
@@ -24,7 +25,8 @@ def with_latency_if_needed(
     """`task` with a latency model if anything asks for one.
 
     That of its storage, so that the same budget goes on meaning the same widths; else the one of
-    the device here, which is learned now if it is not known.
+    the device here, which is learned now if it is not known. NoWidthsError before that for a method
+    whose law is yet to be tuned.
     """
     prices = {task.settings.search.price, *(method.price for method in methods)}
     if metric != LATENCY and LATENCY.name not in prices:
@@ -34,6 +36,8 @@ def with_latency_if_needed(
         task = replace(task, arch=with_stored_latency(task.arch, studies))
     if task.arch.latency is not None:
         return task
+    if any(method.needs_tuned_law for method in methods):
+        tuned_law(workspace, task.name, metric.name)
     arch = with_latency(task.arch, task.settings.training.device, progress)
     return replace(task, arch=arch)
 

@@ -12,8 +12,8 @@ from scipy.stats import ttest_rel
 
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
-from nsopt.errors import NsoptError
-from nsopt.experiments import curve, curve_trial, tuning_points
+from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.experiments import curve, curve_trial, timing, tuning_points
 from nsopt.experiments.comparison import Comparison, sizes_of_ratios
 from nsopt.experiments.curve import Confirmation, tune_curve
 from nsopt.experiments.curve_request import CurveTuning
@@ -28,7 +28,7 @@ from nsopt.progress import Silent
 from nsopt.reports.results import read_results
 from nsopt.reports.tuning import publish_tuning, tuning_note
 from nsopt.scaling.law import floor_widths, uniform_curve
-from nsopt.scaling.metric import MACS, PARAMS
+from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import schema
 from nsopt.storage.studies import load_studies
@@ -93,6 +93,16 @@ def test_a_tuned_law_is_a_method(
     (told,) = [text for text in listener.messages if "another law" in text]
     assert told.startswith("tuned: 1 of 1 points were trained along another law, and stay; to ")
     assert f"--study-name {tuning.task.name}/tuned --storage sqlite:///" in told
+
+
+def test_that_no_law_is_tuned_is_told_before_a_latency_is_learned(
+    tuning: CurveTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "latency_model", None)
+    place, methods = workspace_in(tmp_path), get_methods(["uniform", "tuned"])
+    with pytest.raises(NoWidthsError, match="is tuned for latency in this storage"):
+        timing.with_latency_if_needed(tuning.task, LATENCY, methods, place, Silent())
+    assert not place.has_storage
 
 
 def test_a_tuning_uses_the_searches_of_a_study_with_other_trainings(
