@@ -116,9 +116,10 @@ class PowerLaw:
         `widths`; None where the error of the fit is not known."""
         if self.error is None:
             return None
-        factor = np.exp(self.error.reach(np.asarray(scale, dtype=np.float64)))
-        widths = self.widths(scale)
-        return widths / factor, widths * factor
+        widths, reach = self.widths(scale), self.error.reach(np.asarray(scale, dtype=np.float64))
+        with np.errstate(over="ignore"):
+            factor = np.exp(reach)
+            return widths / factor, widths * factor
 
     def scales(self, layer: int, widths: FloatArray) -> FloatArray:
         alpha, beta = self.alpha[layer], self.beta[layer]

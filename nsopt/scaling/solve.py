@@ -118,7 +118,7 @@ def _band(
     band = law.band(scale) if isinstance(law, PowerLaw) else None
     if band is None:
         return None, None
-    low, high = (np.rint(edge).astype(np.int64) for edge in band)
+    low, high = (np.rint(np.minimum(edge, _WIDEST)).astype(np.int64) for edge in band)
     return np.clip(low, 1, widths), np.maximum(high, widths)
 
 

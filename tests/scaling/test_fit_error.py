@@ -1,6 +1,7 @@
 """Bands of laws: what other searches should find."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -102,6 +103,16 @@ def test_budgets_at_once_have_the_bands_of_each() -> None:
         alone = solve_widths(law, PARAMS, budget)
         for whole, one in zip(edges(together), edges(alone), strict=True):
             assert (whole[index] == one).all()
+
+
+@pytest.mark.parametrize("scatter", [500.0, 50_000.0])
+def test_a_law_that_tells_nothing_has_the_widest_band(scatter: float) -> None:
+    """Edges beyond what an integer holds, and beyond what a float does."""
+    law = PowerLaw.fit(*noisy_record(0))
+    lost = replace(law, error=error_of(law) * scatter**2)
+    low, high = edges(solve_widths(lost, PARAMS, 600_000))
+    assert (low == 1).all()
+    assert (high == 2**20).all()
 
 
 def test_a_law_that_was_not_fitted_has_no_band() -> None:
