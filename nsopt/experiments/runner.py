@@ -1,7 +1,7 @@
 """What one trial of a comparison does: propose widths, train them, write down what came out."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from nsopt.errors import DeterministicError
 from nsopt.experiments.comparison import beyond_record
 from nsopt.experiments.equal_training import equal_training
 from nsopt.experiments.searching import Histories, stored_searches
-from nsopt.experiments.task import Task
+from nsopt.experiments.task import Task, with_stored_latency
 from nsopt.experiments.trained import TrainedNetworks
 from nsopt.experiments.tuned_law import tuned_law
 from nsopt.experiments.workspace import Workspace
@@ -48,6 +48,14 @@ class Runner:
     networks: TrainedNetworks
     kept: BestNetworks
     progress: Progress
+
+    def with_latency_of(self, studies: Iterable[Study]) -> "Runner":
+        """This one, with the latency model that one of the studies holds if it has none: another
+        command, with budgets in milliseconds, may have learned it since this one began."""
+        if self.task.arch.latency is not None:
+            return self
+        arch = with_stored_latency(self.task.arch, studies)
+        return replace(self, task=replace(self.task, arch=arch))
 
     def point(self, trial: FrozenTrial) -> Point | None:
         return trials.read_point(trial)

@@ -53,7 +53,7 @@ class Worker:
             found = histories(studies)
             known = self._known({m: s for m, s in studies.items() if m not in found})
             self.runner.progress.overall(*_counted(study for _, study in known))
-            if self._run_one(known, found):
+            if self._run_one(known, found, self.runner.with_latency_of(studies.values())):
                 done += 1
                 continue
             running = [self._watch.look(study) for _, study in known]
@@ -78,12 +78,14 @@ class Worker:
             self._told.add(message)
             self.runner.progress.message(message)
 
-    def _run_one(self, studies: Sequence[tuple[Method, Study]], found: Histories) -> bool:
+    def _run_one(
+        self, studies: Sequence[tuple[Method, Study]], found: Histories, runner: Runner
+    ) -> bool:
         for method, study in studies:
-            if is_ready(method, found, self.runner.task):
-                claimed = claim(study, self.runner)
+            if is_ready(method, found, runner.task):
+                claimed = claim(study, runner)
                 if claimed is not None:
-                    run(study, claimed, self.runner)
+                    run(study, claimed, runner)
                     return True
         return False
 

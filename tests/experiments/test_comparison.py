@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
@@ -24,12 +25,14 @@ from nsopt.experiments.searching import continue_searches
 from nsopt.experiments.task import Task
 from nsopt.experiments.worker import Worker
 from nsopt.experiments.workspace import Workspace
+from nsopt.latency.model import LatencyModel, Term
+from nsopt.latency.tables import Table
 from nsopt.methods.registry import get_methods, methods
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.pruning.settings import SearchSettings
 from nsopt.reports.results import Results, read_results
-from nsopt.scaling.metric import MACS, PARAMS
+from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import opening, queue, schema, trials
 from nsopt.storage.artifacts import BestNetworks
@@ -241,6 +244,36 @@ def test_a_trial_taken_by_a_process_that_died_at_once_is_run_again(
     run_comparison(more, done, Silent())
     uniform = results_at(done).outcomes.query("method == 'uniform'")
     assert sorted(uniform["seed"]) == [0, 1, 2]
+
+
+def test_budgets_in_milliseconds_of_another_command_are_run(
+    comparison: Comparison, place: Workspace
+) -> None:
+    """Its latency model was not there when this command began, which has no such budgets."""
+    widest = sum(comparison.task.arch.base_widths)
+    table = Table.of((np.array([1.0, widest]),), np.array([0.1, 9.0]), (1,))
+    layers = len(comparison.task.arch.base_widths)
+    of_all_widths = Term(
+        0, np.ones((1, layers), dtype=np.int64), np.zeros(1, dtype=np.int64), False
+    )
+    model = LatencyModel((table,), (of_all_widths,), layers, np.ones((1, 2)), 0.0)
+    arch = comparison.task.arch.with_latency(model)
+    in_time = dataclasses.replace(
+        only(comparison, "uniform", seeds=1),
+        task=dataclasses.replace(comparison.task, arch=arch),
+        metric=LATENCY,
+        sizes=sizes_of_ratios(arch, LATENCY, [0.5]),
+    )
+    (uniform,) = in_time.methods
+    study = in_time.task.open_study(
+        place.storage, uniform.name, Compute(torch.device("cpu"), bf16=False)
+    )
+    for point in in_time.points(uniform):
+        trials.enqueue_point(study, point)
+    run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
+    results = results_at(place)
+    assert set(results.outcomes["metric"]) == {"params", "latency"}
+    assert results.failures.empty
 
 
 def test_other_settings_are_refused_and_named(comparison: Comparison, done: Workspace) -> None:
