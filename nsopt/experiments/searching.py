@@ -63,10 +63,11 @@ def _shared_network(task: Task, workspace: Workspace, searches: int) -> Iterator
     path = workspace.checkpoints(task.study_name(_PRETRAINED)) / "network.pt"
 
     def let_go() -> None:
+        if searches < 2:
+            return
         kinds = {task.search_kind(price) for price in get_args(Price)}
         folders = [workspace.checkpoints(task.study_name(kind)) for kind in kinds]
-        others = any(is_being_done(cache_folder() / "locks", folder) for folder in folders)
-        if searches > 1 and not others:
+        if not any(is_being_done(cache_folder() / "locks", folder) for folder in folders):
             Checkpoint(path, {}).remove()
 
     try:
