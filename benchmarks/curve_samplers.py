@@ -1,4 +1,4 @@
-"""Claim: a Gaussian process finds a good curve in fewer trainings than TPE or CMA-ES.
+"""Claim: a Gaussian process finds a good curve in fewer trainings than TPE or random search.
 
 Real trainings of `nsopt tune --over curve` (VGG11 on CIFAR-10 at the MACs of its 0.125x network, 5
 epochs; curve_samplers_data/trainings.csv) give a surrogate: a Gaussian process over the weights,

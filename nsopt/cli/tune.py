@@ -31,21 +31,17 @@ if TYPE_CHECKING:
 class TuneOptions:
     """The options of `nsopt tune`."""
 
-    over: Literal["pretrain-epochs", "eta", "both", "curve"] = "pretrain-epochs"
+    over: Literal["pretrain-epochs", "eta", "curve"] = "pretrain-epochs"
     """What is tuned; curve: a law between and beyond those of searches, for --methods tuned."""
-    objective: Literal["pareto", "accuracy"] = "pareto"
-    """Accuracy and search seconds, or accuracy alone."""
-    pruner: Literal["hyperband", "asha"] = "hyperband"
-    """Ends bad trainings, where accuracy alone counts."""
     trials: Count = 30
-    """Trials of eta, both and curve."""
+    """Trials of eta and curve."""
     pretrain_epochs: str | None = None
     """Values of P to try, by default 0,2,5,10,30,60; with curve the one P of its searches."""
     seeds: Count | None = None
     """Trials per value of P; trainings per trial and budget of curve."""
     confirmations: CountFrom2 = 5
     """Fresh seeds with which curve is confirmed against uniform."""
-    sampler: Literal["gp", "tpe", "cmaes"] = "gp"
+    sampler: Literal["gp", "tpe"] = "gp"
     """What proposes curves."""
     task: TaskOptions = TaskOptions()
     sizes: SizeOptions = SizeOptions()
@@ -81,7 +77,7 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
     preset, metric = preset_and_metric(options.task, options.sizes)
     tried = _epochs(options.pretrain_epochs) if options.pretrain_epochs else PRETRAIN_EPOCHS
     rounding = options.sizes.rounding
-    if over != "pretrain-epochs" and any(rounding.values()):
+    if over == "eta" and any(rounding.values()):
         raise NsoptError("Algorithm 3 knows no --multiple-of or --min-width: leave them out")
     own = changes(options.search, options.training, options.sgd, **rounding)
     settings = settings_of(preset, own)
@@ -98,8 +94,6 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
                 metric=metric,
                 budget=sizes[0].budget,
                 over=over,
-                objective=options.objective,
-                pruner=options.pruner,
                 trials=options.trials,
                 seeds=options.seeds or preset.seeds,
                 pretrain_epochs=tried,

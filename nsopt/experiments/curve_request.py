@@ -13,7 +13,7 @@ from nsopt.scaling.metric import Metric
 from nsopt.settings import Price
 from nsopt.storage import schema
 
-Sampler = Literal["gp", "tpe", "cmaes"]
+Sampler = Literal["gp", "tpe"]
 FRESH_SEED = 1000  # by how much the seeds of the confirmation are higher
 
 

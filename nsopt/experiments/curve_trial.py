@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
@@ -111,6 +111,4 @@ def make_sampler(name: Sampler, seed: int) -> BaseSampler:
     """A sampler of the weights, which begins to model after what was enqueued and a few others."""
     if name == "gp":
         return GPSampler(seed=seed, n_startup_trials=6)
-    if name == "cmaes":
-        return CmaEsSampler(seed=seed, n_startup_trials=6)
     return TPESampler(seed=seed, multivariate=True, n_startup_trials=6)

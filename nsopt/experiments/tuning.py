@@ -3,11 +3,9 @@
 `pretrain-epochs`: how long must a network train before it is pruned? Each P runs a search, whose
 law is solved for the budget and trained: validation accuracy against seconds of search.
 `eta`: does Algorithm 3 end at the budget, and soon? It needs one law and no training: distance
-from the budget against steps. `both`: widths by Algorithm 3 with a proposed eta, from the law
-that a proposed P gives. `objective="accuracy"` asks for accuracy alone and prunes bad trainings.
+from the budget against steps.
 """
 
-from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.study import Study
 
 from nsopt.compute.device import Compute, resolve_compute
@@ -65,14 +63,4 @@ def _open(tuning: Tuning, workspace: Workspace, compute: Compute) -> Study:
         provenance(compute),
         tuning.metric_names,
         tuning.directions,
-        _pruner(tuning),
     )
-
-
-def _pruner(tuning: Tuning) -> BasePruner:
-    if tuning.objective != "accuracy" or not tuning.trains:
-        return NopPruner()
-    epochs = tuning.task.settings.training.epochs
-    if tuning.pruner == "hyperband":
-        return HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3)
-    return SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)

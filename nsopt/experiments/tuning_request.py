@@ -15,9 +15,7 @@ from nsopt.storage.opening import shown
 from nsopt.storage.studies import load_studies
 from nsopt.storage.trials import TuningPoint
 
-Over = Literal["pretrain-epochs", "eta", "both"]
-Objective = Literal["pareto", "accuracy"]
-Pruner = Literal["hyperband", "asha"]
+Over = Literal["pretrain-epochs", "eta"]
 PRETRAIN_EPOCHS = (0, 2, 5, 10, 30, 60)
 _UP, _DOWN = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
 
@@ -26,23 +24,21 @@ _UP, _DOWN = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
 class Tuning:
     """What to tune. budget: of every network, in the unit of `metric`.
 
-    trials: of eta and both; P alone tries every one of `pretrain_epochs` with `seeds` seeds, from
-    that of the settings on.
+    trials: of eta; P tries every one of `pretrain_epochs` with `seeds` seeds, from that of the
+    settings on.
     """
 
     task: Task
     metric: Metric
     budget: int | float
     over: Over
-    objective: Objective
-    pruner: Pruner
     trials: int
     seeds: int
     pretrain_epochs: tuple[int, ...] = PRETRAIN_EPOCHS
 
     @property
     def study_name(self) -> str:
-        kind = f"{self.over}-{self.objective}" if self.trains else self.over
+        kind = f"{self.over}-pareto" if self.trains else self.over
         return schema.study_name(schema.tuning_name(self.task.name), kind)
 
     @property
@@ -54,7 +50,7 @@ class Tuning:
     def points(self) -> list[TuningPoint]:
         """What its trials run."""
         first = self.task.settings.training.seed
-        if self.over != "pretrain-epochs":
+        if not self.trains:
             return [TuningPoint(seed=first, index=index) for index in range(self.trials)]
         return [
             TuningPoint(seed, pretrain_epochs=epochs)
@@ -64,23 +60,18 @@ class Tuning:
 
     @property
     def directions(self) -> tuple[StudyDirection, ...]:
-        if not self.trains:
-            return (_DOWN, _DOWN)
-        return (_UP, _DOWN) if self.objective == "pareto" else (_UP,)
+        return (_UP, _DOWN) if self.trains else (_DOWN, _DOWN)
 
     @property
     def metric_names(self) -> list[str]:
-        if not self.trains:
-            return ["distance from the budget", "steps"]
-        return ["validation accuracy (%)", "search seconds"][: len(self.directions)]
+        if self.trains:
+            return ["validation accuracy (%)", "search seconds"]
+        return ["distance from the budget", "steps"]
 
     @property
     def identity(self) -> dict[str, Any]:
         """What its numbers depend on, beside the parameters of a trial."""
-        tuned: dict[str, Any] = {"budget": self.budget, "metric": self.metric.name}
-        if self.over == "both":
-            tuned["pretrain_epochs"] = list(self.pretrain_epochs)
-        return self.task.identity | {"tuning": tuned}
+        return self.task.identity | {"tuning": {"budget": self.budget, "metric": self.metric.name}}
 
 
 def best_settings(workspace: Workspace, name: str) -> dict[str, dict[str, Any]]:

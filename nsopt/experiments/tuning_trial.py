@@ -1,11 +1,10 @@
 """What one trial of a tuning study does: search, solve and train, or solve alone."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optuna.exceptions import TrialPruned
 from optuna.samplers import TPESampler
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial
 
 from nsopt.compute.device import Compute
 from nsopt.data.images import Splits
@@ -21,7 +20,7 @@ from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
-from nsopt.training.loop import Epoch, train_configuration
+from nsopt.training.loop import train_configuration
 
 _P = "pretrain_epochs"
 _MOST_EPOCHS = 10**6
@@ -66,29 +65,18 @@ class TuningRunner:
                 f"{fit.steps} steps"
             )
             return [abs(fit.error), fit.steps]
-        epochs = self._pretrain_epochs(trial)
+        epochs = trial.suggest_int(_P, 0, _MOST_EPOCHS)  # enqueued, so that more can be added
         seed = trials.read_seed(trial)
-        iteration, seconds = self._searched(trial, epochs, seed)
+        iteration, seconds = self._searched(epochs, seed)
         trials.write_search(trial, iteration, seconds)
         accuracy = self._train(trial, iteration.law, seed)
         self.progress.message(
             f"P {epochs} seed {seed}: validation {accuracy:.2f} %, search {seconds:.0f} s"
         )
-        return [accuracy, seconds][: len(self.tuning.directions)]
+        return [accuracy, seconds]
 
-    def _pretrain_epochs(self, trial: Trial) -> int:
-        """As it was enqueued, so that more values can be added later; or proposed."""
-        if self.tuning.over == "pretrain-epochs":
-            return trial.suggest_int(_P, 0, _MOST_EPOCHS)
-        epochs: int = trial.suggest_categorical(_P, self.tuning.pretrain_epochs)
-        return epochs
-
-    def _searched(self, trial: Trial, epochs: int, seed: int) -> tuple[Iteration, float]:
-        """The last iteration of a search, and the seconds of all; an earlier trial may have it."""
-        for other in trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            same = (other.params[_P], trials.read_seed(other))
-            if same == (epochs, seed):
-                return trials.read_iteration(other), trials.read_search_seconds(other)
+    def _searched(self, epochs: int, seed: int) -> tuple[Iteration, float]:
+        """The last iteration of a search, and the seconds of all."""
         iterations = searched(
             self.tuning,
             self.workspace,
@@ -104,21 +92,11 @@ class TuningRunner:
     def _train(self, trial: Trial, law: PowerLaw, seed: int) -> float:
         """Validation accuracy of the law's network at the budget, trained from scratch."""
         tuning, arch = self.tuning, self.tuning.task.arch
-        if tuning.over == "both":
-            widths = tuple(self._sgd_fit(trial, law).widths.tolist())
-        else:
-            rounding = tuning.task.settings.rounding(tuning.metric.name)
-            fit = solve_widths(law, tuning.metric.cost(arch), tuning.budget, *rounding)
-            widths = tuple(fit.widths.tolist())
+        rounding = tuning.task.settings.rounding(tuning.metric.name)
+        fit = solve_widths(law, tuning.metric.cost(arch), tuning.budget, *rounding)
+        widths = tuple(fit.widths.tolist())
         folder = self.workspace.checkpoints(tuning.study_name)
         checkpoint = folder / f"training-{schema.width_key(widths)}-seed{seed}.pt"
-
-        def report(epochs: Sequence[Epoch]) -> None:
-            if tuning.objective == "accuracy":
-                trial.report(epochs[-1].val_accuracy, len(epochs))
-                if trial.should_prune():
-                    raise TrialPruned
-
         outcome = train_configuration(
             arch,
             widths,
@@ -128,7 +106,6 @@ class TuningRunner:
             self.progress,
             checkpoint,
             task=f"training, seed {seed}",
-            after_epoch=report,
         )
         costs = counted_costs(arch, widths)
         numbers = costs | {

@@ -15,7 +15,6 @@ _QUESTIONS = {
     "pretrain-epochs": "How many epochs P should a network train before it is pruned?",
     "eta": "For which eta does Algorithm 3 end near the budget, and soon?",
     "curve": "Which law of the family of uniform scaling and searched laws trains best?",
-    "both": "Which P and eta give the widths that train best?",
 }
 
 
@@ -29,14 +28,11 @@ def publish_tuning(study: Study, metric_names: Sequence[str]) -> None:
 
 
 def draw_tuning(study: Study, metric_names: Sequence[str]) -> go.Figure:
-    """The front of two objectives, accuracy over the parameters of a curve, or the trainings."""
-    _, kind = schema.split_name(study.study_name)
+    """The front of two objectives, or accuracy over the parameters of a law."""
     if len(study.directions) > 1:
         figure = optuna.visualization.plot_pareto_front(study, target_names=list(metric_names))
-    elif schema.is_curve(kind):
-        figure = optuna.visualization.plot_slice(study)
     else:
-        figure = optuna.visualization.plot_intermediate_values(study)
+        figure = optuna.visualization.plot_slice(study)
     return apply_style(figure).update_layout(title=None)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
@@ -58,7 +57,6 @@ def open_study(
     provenance: Mapping[str, Any],
     metric_names: Sequence[str],
     directions: Sequence[StudyDirection] = schema.DIRECTIONS,
-    pruner: BasePruner | None = None,
 ) -> Study:
     """The study `name`, made and marked if it is not there yet.
 
@@ -68,7 +66,6 @@ def open_study(
         study_name=name,
         storage=storage,
         directions=directions,
-        pruner=pruner,
         load_if_exists=True,
     )
     if schema.read_settings(study):

@@ -79,8 +79,8 @@ def test_bad_options(
     ("command", "part"),
     [
         ("tune --over=p", 'Invalid value "p" for --over. Choose from: "pretrain-epochs", "eta"'),
-        ("tune --objective=speed", 'Invalid value "speed" for --objective. Choose from: "pareto"'),
-        ("tune --pruner=asah", 'Invalid value "asah" for --pruner'),
+        ("tune --objective=accuracy", "Unknown option: --objective"),
+        ("tune --sampler=cmaes", 'Invalid value "cmaes" for --sampler'),
         ("tune --trials=0", 'Invalid value "0" for --trials. Must be >= 1'),
         ("study --sedes=2", "Unknown option: --sedes. Did you mean --seeds?"),
         ("study --epochs=two", 'Invalid value for --epochs: unable to convert "two" into int'),

@@ -33,8 +33,6 @@ def tuning(narrow: TableArchitecture, digits: ImageData) -> Tuning:
         metric=PARAMS,
         budget=sizes_of_ratios(narrow, PARAMS, [0.5])[0].budget,
         over="eta",
-        objective="pareto",
-        pruner="hyperband",
         trials=12,
         seeds=2,
         pretrain_epochs=(0, 1),
@@ -87,28 +85,6 @@ def test_every_p_is_searched_and_trained_with_every_seed(tuning: Tuning, place: 
     assert run_tuning(both, place, Silent()).trials[:4] == study.trials[:4]
     publish_tuning(study, both.metric_names)
     assert "How many epochs P" in optuna_dashboard.get_note(study)
-    assert not (place.folder / "checkpoints").exists()
-
-
-def test_bad_trainings_are_pruned_when_accuracy_alone_counts(
-    tuning: Tuning, place: Workspace
-) -> None:
-    longer = SETTINGS.updated(training=SETTINGS.training.updated(epochs=4))
-    task = dataclasses.replace(tuning.task, settings=longer)
-    accuracy = dataclasses.replace(
-        tuning, task=task, over="both", objective="accuracy", pruner="asha", trials=8
-    )
-    study = run_tuning(accuracy, place, Silent())
-    assert len(study.directions) == 1
-    trained = [trial for trial in study.trials if trial.intermediate_values]
-    assert any(len(trial.intermediate_values) < 4 for trial in trained)
-    for trial in trained:
-        short = len(trial.intermediate_values) < 4
-        assert trial.state == (TrialState.PRUNED if short else TrialState.COMPLETE)
-    seconds = {t.params["pretrain_epochs"]: t.user_attrs["search_seconds"] for t in trained}
-    for trial in trained:  # one search serves all trials of a P
-        if trial.state == TrialState.COMPLETE:
-            assert trial.user_attrs["search_seconds"] == seconds[trial.params["pretrain_epochs"]]
     assert not (place.folder / "checkpoints").exists()
 
 
