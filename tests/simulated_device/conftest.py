@@ -1,0 +1,122 @@
+"""The tests of this folder run where torch says that it has a GPU: in a child process a file.
+
+The library behind it (guard.cpp) must be loaded before torch. The child runs pytest again and sends
+its reports; they are shown as if the tests had run here. A test asks for the devices that it needs
+by the fixtures `cuda` (one), `two_cuda` and `mps`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.simulated_device.guard import LIBRARY, build, compiler
+from tests.simulated_device.simulation import SimulatedDevices, simulated
+
+_FOLDER = Path(__file__).parent
+_REPORTS = "NSOPT_SIMULATED_DEVICE_REPORTS"  # environment variable: where the child sends them
+_LONGEST = 600.0
+_child = LIBRARY in os.environ
+_reports: dict[Path, dict[str, list[Any]]] = {}  # by file and test
+
+
+@pytest.fixture
+def cuda() -> Iterator[SimulatedDevices]:
+    with simulated("cuda") as devices:
+        yield devices
+
+
+@pytest.fixture
+def two_cuda() -> Iterator[SimulatedDevices]:
+    with simulated("cuda", count=2) as devices:
+        yield devices
+
+
+@pytest.fixture
+def mps() -> Iterator[SimulatedDevices]:
+    with simulated("mps") as devices:
+        yield devices
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _FOLDER in item.path.parents:
+            item.add_marker(pytest.mark.simulated_device)
+            if reason := _why_not():
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _why_not() -> str:
+    if compiler() is None:
+        return "the simulated device needs Linux and a C++ compiler"
+    return "torch has real devices here" if torch.backends.cuda.is_built() else ""
+
+
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    if _child or not item.get_closest_marker("simulated_device"):
+        return None
+    if item.get_closest_marker("skip"):
+        return None
+    if item.path not in _reports:
+        _reports[item.path] = _run_in_child(item.path, item.session)
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in _reports[item.path].get(item.nodeid, []):
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _run_in_child(path: Path, session: pytest.Session) -> dict[str, list[Any]]:
+    """The reports of the tests of a file that were asked for, by test."""
+    config = session.config
+    tests = [item for item in session.items if item.path == path]
+    library = build(str(compiler()), config.cache.mkdir("simulated-device"))
+    with tempfile.TemporaryDirectory() as folder:
+        sent = Path(folder) / "reports"
+        sent.touch()
+        run = subprocess.run(
+            [
+                *(sys.executable, "-m", "pytest", "--numprocesses=0", "-p", "no:cacheprovider"),
+                *("-p", "tests.simulated_device.guard"),
+                *(item.nodeid for item in tests),
+            ],
+            cwd=config.rootpath,
+            env=os.environ | {LIBRARY: str(library), _REPORTS: str(sent)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=_LONGEST,
+        )
+        lines = sent.read_text(encoding="utf-8").splitlines()
+    found: dict[str, list[Any]] = {item.nodeid: [] for item in tests}
+    for line in lines:
+        data = json.loads(line)
+        report = config.hook.pytest_report_from_serializable(config=config, data=data)
+        found[report.nodeid].append(report)
+    for item in tests:
+        if not any(report.when == "teardown" for report in found[item.nodeid]):
+            found[item.nodeid].append(_lost(item, run.stdout))
+    return found
+
+
+def _lost(item: pytest.Item, output: str) -> pytest.TestReport:
+    """Of a test that the child did not end."""
+    return pytest.TestReport(item.nodeid, item.location, {}, "failed", output, "call")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if _child:
+        with Path(os.environ[_REPORTS]).open("a", encoding="utf-8") as sent:
+            sent.write(json.dumps(_to_json(report)) + "\n")
+
+
+def _to_json(report: pytest.TestReport) -> Any:
+    return report._to_json() | {"$report_type": "TestReport"}

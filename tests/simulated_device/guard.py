@@ -1,0 +1,49 @@
+"""The library of guard.cpp, which a process loads before torch."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+LIBRARY = "NSOPT_SIMULATED_DEVICE"  # environment variable with the path of the built library
+_SOURCE = Path(__file__).with_name("guard.cpp")
+_FLAGS = ("-O1", "-shared", "-fPIC", "-std=c++20")
+
+# pytest imports this module as a plugin (`-p`), before any conftest imports torch.
+if LIBRARY in os.environ:
+    ctypes.CDLL(os.environ[LIBRARY], mode=ctypes.RTLD_GLOBAL)
+
+
+def compiler() -> str | None:
+    """The C++ compiler, if there is one for this system."""
+    return shutil.which(os.environ.get("CXX", "c++")) if sys.platform == "linux" else None
+
+
+def build(compiler: str, folder: Path) -> Path:
+    """The library for the installed torch, compiled if `folder` does not hold it yet."""
+    torch = find_spec("torch")
+    assert torch is not None
+    assert torch.origin is not None
+    root = Path(torch.origin).parent
+    include, libraries = root / "include", root / "lib"
+    digest = hashlib.sha256(f"{root} {version('torch')}".encode() + _SOURCE.read_bytes())
+    built = folder / f"guard-{digest.hexdigest()[:16]}.so"
+    if not built.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+            made = Path(unfinished) / built.name
+            subprocess.run(
+                [
+                    *(compiler, *_FLAGS, str(_SOURCE), "-o", str(made)),
+                    *(f"-I{include}", f"-I{include}/torch/csrc/api/include"),
+                    *(f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-ltorch_cpu", "-lc10"),
+                ],
+                check=True,
+            )
+            made.replace(built)
+    return built
