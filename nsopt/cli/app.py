@@ -11,6 +11,7 @@ from nsopt.cli.console import user_errors
 from nsopt.cli.dashboard import dashboard
 from nsopt.cli.export import export
 from nsopt.cli.latency import latency
+from nsopt.cli.proxy import proxy
 from nsopt.cli.report import report
 from nsopt.cli.search import search
 from nsopt.cli.study import study
@@ -26,7 +27,7 @@ app = App(
     default_parameter=Parameter(negative=()),
     result_action="return_value",
 )
-for command in (study, search, widths, tune, report, latency, export, dashboard, worker):
+for command in (study, search, widths, tune, report, latency, export, dashboard, worker, proxy):
     app.command(command)
 app.command(data.app)
 app.register_install_completion_command(add_to_startup=False)

@@ -4,7 +4,11 @@ from importlib import import_module
 
 from nsopt.errors import NsoptError
 
-_MODULES = {"report": ("jinja2", "plotly"), "dashboard": ("plotly", "optuna_dashboard")}
+_MODULES = {
+    "report": ("jinja2", "plotly"),
+    "dashboard": ("plotly", "optuna_dashboard"),
+    "cluster": ("grpc", "google.protobuf"),
+}
 
 
 def has_extra(extra: str) -> bool:

@@ -1,7 +1,6 @@
 """What optuna-dashboard shows of a comparison: a note and the figures of the report, in storage."""
 
 import html
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import plotly.graph_objects as go
 from optuna.artifacts import FileSystemArtifactStore
 
-from nsopt.errors import NsoptError
 from nsopt.experiments.presets import get_preset
 from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import draw_pareto, pareto_info
@@ -19,9 +17,9 @@ from nsopt.reports.tables import descent_table, latency_in_words, size_of, summa
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.storage import schema
 from nsopt.storage.opening import artifacts_beside, existing_storage, open_storage
+from nsopt.storage.serving import check_address
 from nsopt.storage.studies import load_studies
 
-_LARGEST_PORT = 65535
 _CARD_HEIGHT = 450
 
 
@@ -88,23 +86,10 @@ def serve(url: str, host: str, port: int, artifacts: Path | None) -> None:
     import optuna_dashboard  # noqa: PLC0415
 
     storage = existing_storage(url)
-    _check_address(host, port)
+    check_address(host, port)
     folder = artifacts_beside(url, artifacts)
     store = FileSystemArtifactStore(folder) if folder is not None and folder.is_dir() else None
     optuna_dashboard.run_server(storage, host=host, port=port, artifact_store=store)
-
-
-def _check_address(host: str, port: int) -> None:
-    if not 0 < port <= _LARGEST_PORT:
-        raise NsoptError(f"--port must be from 1 to {_LARGEST_PORT}, got {port}")
-    try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        raise NsoptError(
-            f"cannot serve on {host}:{port} ({error.strerror or error}): try another --port"
-        ) from None
 
 
 def _outcomes(results: Results) -> str:

@@ -8,12 +8,13 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._grpc.server import make_server
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.study import Study
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-__all__ = ["BaseHeartbeat", "FrozenStudy"]
+__all__ = ["BaseHeartbeat", "FrozenStudy", "make_server"]
 
 _CONSTRAINT = "constraints"
 
@@ -36,7 +37,7 @@ def storage_of(study: Study) -> BaseStorage:
     return study._storage
 
 
-def study_id(study: Study) -> int:
+def study_id(study: Study | FrozenStudy) -> int:
     return study._study_id
 
 

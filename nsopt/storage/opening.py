@@ -61,6 +61,11 @@ def sqlite_path(url: str) -> Path | None:
     return Path(parsed.database)
 
 
+def is_proxy(url: str) -> bool:
+    """Whether a URL names Optuna's gRPC proxy."""
+    return url.startswith(f"{_GRPC}://")
+
+
 def artifacts_beside(url: str, given: Path | None = None) -> Path | None:
     """The folder of kept networks: the given one, or that beside an SQLite file."""
     path = sqlite_path(url)
@@ -77,7 +82,7 @@ def open_storage(url: str) -> BaseStorage:
     try:
         with storage_errors(url), warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            if url.startswith(f"{_GRPC}://"):
+            if is_proxy(url):
                 return _open_proxy(url)
             if path is None:
                 return get_storage(_open_database(url, PatientStorage, {"poolclass": NullPool}))

@@ -18,6 +18,7 @@ from nsopt.storage.internals import (
     STALE_TRIAL_IDS,
     OwnHeartbeat,
     stale_in_database,
+    study_id,
     trial_id,
 )
 
@@ -138,6 +139,15 @@ class ProxiedStorage(_Patience, GrpcStorageProxy, OwnHeartbeat):
         super().__init__(host=host, port=port)
         self._seen: dict[int, tuple[Any, float]] = {}
         self._retry = RetryHeartbeatStaleTrialCallback()
+
+    def set_trial_param(self, trial_id: int, *parameter: Any, **named: Any) -> None:
+        """A proxy that was started after a trial does not know it until its study is read."""
+        try:
+            super().set_trial_param(trial_id, *parameter, **named)
+        except KeyError:
+            for study in self.get_all_studies():
+                self.get_all_trials(study_id(study), deepcopy=False)
+            super().set_trial_param(trial_id, *parameter, **named)
 
     def get_heartbeat_interval(self) -> int:
         return HEARTBEAT_SECONDS

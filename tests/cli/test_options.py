@@ -24,6 +24,7 @@ COMMANDS = (
     "export",
     "dashboard",
     "worker",
+    "proxy",
 )
 
 

@@ -18,16 +18,12 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.storages import RDBStorage
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
 
 from nsopt.reports.results import read_results
-from nsopt.storage import queue, servers
-from nsopt.storage.opening import open_storage
-from nsopt.storage.queue import Watch, claim, heartbeat, run
-from nsopt.storage.trials import read_worker, write_worker
+from nsopt.storage.trials import read_worker
 from tests.conftest import free_port, run_nsopt
-from tests.storage.test_queue import Job
 
 NAME = "vgg11-digits-smoke"
 STUDY = (
@@ -203,54 +199,17 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["artifacts", "report"]
 
 
-@pytest.fixture
-def proxy(tmp_path: Path) -> Iterator[str]:
-    """The URL of Optuna's gRPC proxy before an SQLite file."""
+def test_workers_may_share_a_proxy(tmp_path: Path) -> None:
     pytest.importorskip("grpc")
-    port = free_port()
-    code = (
-        "import optuna.storages as s; "
-        f"s.run_grpc_proxy_server(s.get_storage('sqlite:///{tmp_path / 'study.db'}'), port={port})"
-    )
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code])
-    try:
-        yield f"grpc://localhost:{port}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def test_workers_may_share_a_proxy(proxy: str, tmp_path: Path) -> None:
-    options = ("--workers=2", f"--storage={proxy}", f"--out={tmp_path / 'out'}")
-    done = run_nsopt("--methods=uniform", *STUDY[1:], *options)
-    assert done.returncode == 0, done.stderr
+    port, storage = free_port(), f"sqlite:///{tmp_path / 'study.db'}"
+    url = f"grpc://localhost:{port}"
+    with started("proxy", f"--storage={storage}", f"--port={port}") as proxy:
+        options = ("--workers=2", f"--storage={url}", f"--out={tmp_path / 'out'}")
+        done = run_nsopt("--methods=uniform", *STUDY[1:], *options)
+        assert done.returncode == 0, done.stderr
+        proxy.send_signal(signal.SIGTERM)
+        said, _ = proxy.communicate(timeout=30)
+    assert (proxy.returncode, said) == (0, f"{storage} is served at grpc://127.0.0.1:{port}\n")
     uniform = {point for point in POINTS if point[0] == "uniform"}
-    assert_each_point_once(f"sqlite:///{tmp_path / 'study.db'}", uniform)
+    assert_each_point_once(storage, uniform)
     assert (tmp_path / "out" / "report" / "index.html").is_file()
-
-
-def test_behind_a_proxy_too_a_dead_process_gives_its_trial_back(
-    proxy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(servers, "DEAD_AFTER_SECONDS", 0.5)
-    monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 0.3)
-    storage = open_storage(proxy)
-    assert isinstance(storage, servers.ProxiedStorage)
-    study = optuna.create_study(storage=storage)
-    study.enqueue_trial({}, user_attrs={"point": 1})
-    trial, watch = claim(study, Job()), Watch()
-    assert trial is not None
-    assert claim(study, Job()) is None
-    write_worker(Trial(study, trial._trial_id))
-    with heartbeat(storage, trial._trial_id):
-        for _ in range(4):
-            assert watch.look(study)
-            storage.record_heartbeat(trial._trial_id)
-            time.sleep(0.2)
-    assert [t.state for t in study.trials] == [TrialState.RUNNING]
-    wait_until(lambda: watch.look(study) and len(study.trials) == 2, seconds=10)
-    dead, retried = study.trials
-    assert (dead.state, retried.state) == (TrialState.FAIL, TrialState.WAITING)
-    assert retried.user_attrs == {"point": 1, "worker": f"{platform.node()}:{os.getpid()}"}
-    assert not run(study, trial, Job())
-    storage.close()

@@ -1,0 +1,41 @@
+"""`nsopt proxy`: one process between a database and many workers."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+
+# Imports inside functions keep `nsopt --help` light.
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ProxyOptions:
+    """The options of `nsopt proxy`."""
+
+    storage: Annotated[str, Parameter(env_var="NSOPT_STORAGE")]
+    """Storage URL of the database."""
+    host: str = "127.0.0.1"
+    """Address to serve on; beyond 127.0.0.1 anyone may read and change the storage."""
+    port: int = 13000
+    """Port to serve on."""
+
+
+def proxy(options: ProxyOptions) -> None:
+    """Serve a database to many workers, for which it is then grpc://HOST:PORT."""
+    from nsopt.cli.extras import need_extra
+
+    need_extra("cluster")
+    import optuna
+
+    from nsopt.cli.console import console
+    from nsopt.storage.opening import shown, storage_errors
+    from nsopt.storage.serving import serve_proxy
+
+    def announce() -> None:
+        address = f"grpc://{options.host}:{options.port}"
+        console.print(f"{shown(options.storage)} is served at {address}", highlight=False)
+
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    with storage_errors(options.storage):
+        serve_proxy(options.storage, options.host, options.port, announce)

@@ -1,0 +1,48 @@
+"""Serving a storage to other processes: Optuna's gRPC proxy, and addresses to serve on."""
+
+import signal
+import socket
+from collections.abc import Callable
+from threading import Event
+
+from nsopt.errors import NsoptError
+from nsopt.storage.internals import make_server
+from nsopt.storage.opening import is_proxy, open_storage, shown
+
+_LARGEST_PORT = 65535
+_SECONDS_TO_ANSWER = 5.0
+
+
+def serve_proxy(url: str, host: str, port: int, ready: Callable[[], None]) -> None:
+    """Serve the storage at `url` through Optuna's gRPC proxy, until SIGINT or SIGTERM.
+
+    The calls that are being answered then have a few seconds to end. Args: ready: called when
+    clients may come.
+
+    Raises NsoptError if the storage or the address cannot be used.
+    """
+    if is_proxy(url):
+        raise NsoptError(f"{shown(url)} is a proxy: give --storage the database behind it")
+    check_address(host, port)
+    server = make_server(open_storage(url), host, port)
+    ended = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    server.start()
+    ready()
+    ended.wait()
+    server.stop(_SECONDS_TO_ANSWER).wait()
+
+
+def check_address(host: str, port: int) -> None:
+    """NsoptError if nothing can be served there."""
+    if not 0 < port <= _LARGEST_PORT:
+        raise NsoptError(f"--port must be from 1 to {_LARGEST_PORT}, got {port}")
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise NsoptError(
+            f"cannot serve on {host}:{port} ({error.strerror or error}): try another --port"
+        ) from None

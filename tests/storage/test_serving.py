@@ -1,0 +1,148 @@
+"""A storage served by Optuna's proxy, and what `nsopt proxy` says."""
+
+import os
+import platform
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import Trial, TrialState
+
+from nsopt.storage import queue, servers
+from nsopt.storage.internals import make_server
+from nsopt.storage.opening import open_storage
+from nsopt.storage.queue import Watch, claim, heartbeat, run
+from nsopt.storage.serving import serve_proxy
+from nsopt.storage.trials import write_worker
+from tests.conftest import call_nsopt, free_port
+from tests.storage.test_queue import Job
+
+pytest.importorskip("grpc")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+@contextmanager
+def served(database: str, port: int) -> Iterator[None]:
+    """A proxy in a thread of this process."""
+    server = make_server(open_storage(database), "localhost", port)
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(None).wait()
+
+
+def test_behind_a_proxy_too_a_dead_process_gives_its_trial_back(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "DEAD_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 0.3)
+    port = free_port()
+    with served(database, port):
+        storage = open_storage(f"grpc://localhost:{port}")
+        assert isinstance(storage, servers.ProxiedStorage)
+        study = optuna.create_study(storage=storage)
+        study.enqueue_trial({}, user_attrs={"point": 1})
+        trial, watch = claim(study, Job()), Watch()
+        assert trial is not None
+        assert claim(study, Job()) is None
+        write_worker(Trial(study, trial._trial_id))
+        with heartbeat(storage, trial._trial_id):
+            for _ in range(4):
+                assert watch.look(study)
+                storage.record_heartbeat(trial._trial_id)
+                time.sleep(0.2)
+        assert [t.state for t in study.trials] == [TrialState.RUNNING]
+        deadline = time.monotonic() + 10
+        while watch.look(study) and len(study.trials) == 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        dead, retried = study.trials
+        assert (dead.state, retried.state) == (TrialState.FAIL, TrialState.WAITING)
+        worker = f"{platform.node()}:{os.getpid()}"
+        assert retried.user_attrs == {"point": 1, "worker": worker}
+        assert not run(study, trial, Job())
+        storage.close()
+
+
+def test_a_proxy_may_restart_before_the_first_parameter_of_a_trial(database: str) -> None:
+    port = free_port()
+    with served(database, port):
+        storage = open_storage(f"grpc://localhost:{port}")
+        study = optuna.create_study(storage=storage)
+        study.enqueue_trial({"width": 3})
+        trial = claim(study, Job())
+    assert trial is not None
+    with served(database, port):
+        assert run(study, trial, Job(lambda trial: [trial.suggest_int("width", 1, 9)]))
+        (done,) = study.trials
+        assert (done.params, done.values) == ({"width": 3}, [3.0])
+        assert isinstance(storage, servers.ProxiedStorage)
+        storage.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_proxy_ends_when_it_is_asked_to(database: str, number: signal.Signals) -> None:
+    port, answers = free_port(), []
+
+    def ready() -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            answers.append(port)
+        os.kill(os.getpid(), number)
+
+    before = {known: signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        serve_proxy(database, "127.0.0.1", port, ready)
+    finally:
+        for known, handler in before.items():
+            signal.signal(known, handler)
+    assert answers == [port]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--port=0"], "--port must be from 1 to 65535, got 0"),
+        (["--storage=grpc://proxy:13000"], "is a proxy: give --storage the database behind it"),
+        (["--storage=study.db"], "is not a database URL"),
+    ],
+)
+def test_a_proxy_that_cannot_serve_says_why(
+    database: str, monkeypatch: pytest.MonkeyPatch, options: list[str], part: str
+) -> None:
+    monkeypatch.setenv("NSOPT_STORAGE", database)
+    check_error(options, part)
+
+
+def test_a_proxy_does_not_share_the_port_of_another(database: str) -> None:
+    """gRPC itself would: clients would then meet either."""
+    port = free_port()
+    with served(database, port):
+        options = [f"--storage={database}", "--host=localhost", f"--port={port}"]
+        check_error(options, f"cannot serve on localhost:{port} (Address already in use)")
+
+
+def test_a_proxy_without_grpc_names_the_extra(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    check_error([f"--storage={database}"], "pip install 'nsopt[cluster]'")
+
+
+def check_error(options: list[str], part: str) -> None:
+    done = call_nsopt("proxy", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert part in done.stderr
+    assert len(done.stderr.splitlines()) == 1
