@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nsopt.models.tracing.rules import RULES
+from nsopt.models.tracing.shapes import RESULTS
 from nsopt.models.tracing.trace import Atoms, Labels, Trace, TraceError
 from nsopt.models.tracing.tracer import Tracer
 
@@ -49,7 +50,7 @@ class LabelledRun:
         shapes: list[tuple[int, ...]] = []
         for training in self.modes:
             counted = len(trace.products)
-            tracer = Tracer(trace, RULES, replay, same)
+            tracer = Tracer(trace, RULES, RESULTS, replay, same)
             with _in_mode(model, training), _watched(model, tracer), _quiet():
                 for name, tensor in tensors_of(model).items():
                     tracer.declare(tensor, labels[name])

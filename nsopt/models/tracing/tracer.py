@@ -34,6 +34,7 @@ class Tracer(TorchDispatchMode):
     Args:
         trace: what it writes to.
         rules: by name of an ATen operation.
+        results: by name of an operation, what takes its place (tracing/shapes.py).
         replay: the choices of an earlier trace, to be taken again; None to choose.
         same: whether two arrays of atoms stand for the same units; then nothing is recorded, and
             joining others is a TraceError.
@@ -43,6 +44,7 @@ class Tracer(TorchDispatchMode):
         self,
         trace: Trace,
         rules: dict[str, Rule],
+        results: dict[str, Callable[..., Any]],
         replay: Iterator[tuple[str, Any]] | None = None,
         same: Callable[[Atoms, Atoms], bool] | None = None,
     ) -> None:
@@ -50,6 +52,7 @@ class Tracer(TorchDispatchMode):
         self.trace = trace
         self.operation = ""
         self._rules = rules
+        self._results = results
         self._replay = replay
         self._same = same
         self._modules: list[str] = []
@@ -161,8 +164,9 @@ class Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self._last = (args, kwargs)
-        result = func(*args, **kwargs)
         namespace, name = func._schema.name.split("::")
+        made = self._results.get(name)
+        result = made(func, *args, **kwargs) if made else func(*args, **kwargs)
         if namespace == "prim":
             return result
         self.operation = name[:-1] if name.endswith("_") and not name.endswith("__") else name
