@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nsopt.errors import NsoptError
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Precision = Literal["auto", "fp32", "bf16"]
+_CROP_VERSION = 2
 Price = Literal["filters", "params", "macs", "latency"]
 
 
@@ -21,9 +22,10 @@ class Settings(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             first = error.errors()[0]
-            raise NsoptError(
-                f"{first['loc'][0]} = {first['input']!r}: {first['msg'].lower()}"
-            ) from None
+            name, inner = first["loc"][0], first.get("ctx", {}).get("error")
+            if isinstance(inner, NsoptError):
+                raise NsoptError(f"{name}.{inner}") from None
+            raise NsoptError(f"{name} = {first['input']!r}: {first['msg'].lower()}") from None
 
     def updated(self, **changes: Any) -> Self:
         """A validated copy with `changes`."""
@@ -36,7 +38,8 @@ class SgdSettings(Settings):
     val_fraction: of the training images, held out for selection; seed: of weights, batches and
     augmentation; device: as torch names it, or auto; precision: of matrix products. resized_crop:
     the smallest area of random resized crops, as a part of an image's, such as 0.35; None moves
-    images by up to 4 pixels. Both mirror.
+    images by up to 4 pixels. Both mirror. crop_version: of how resized crops are made, None where
+    there are none; it follows from `resized_crop`, and keeps apart what other versions trained.
     """
 
     batch_size: int = Field(128, ge=2)
@@ -48,6 +51,15 @@ class SgdSettings(Settings):
     device: str = "auto"
     precision: Precision = "auto"
     resized_crop: Fraction | None = None
+    crop_version: Literal[2] | None = None  # 1: each image resized on its own, to whole grey levels
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_crop_version(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("crop_version") in (None, _CROP_VERSION):
+            crops = values.get("resized_crop") is not None
+            return values | {"crop_version": _CROP_VERSION if crops else None}
+        return values
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:

@@ -44,7 +44,7 @@ class TrainingBatches:
         if self._windows is None:
             images = crop_and_mirror(images, self._top[here], self._left[here], flipped)
         else:
-            images = mirror(resized_crops(images, self._windows, start), flipped)
+            images = resized_crops(images, self._windows[here], flipped)
         return normalise(images, self._splits), train.labels[rows]
 
     def state(self) -> dict[str, Any]:
@@ -69,17 +69,14 @@ class TrainingBatches:
         self._flipped = (mirrored & self._splits.mirror).to(device)
         self._windows = None
         if self._resized_crop is not None:
-            self._windows = Windows.draw(count, self._resized_crop, generator)
+            shape = self._splits.train.shape
+            windows = Windows.draw(count, self._resized_crop, shape, generator)
+            self._windows = windows.to(device)
 
 
 def normalise(images: Tensor, splits: Splits) -> Tensor:
-    """uint8 (B, C, H, W) to numbers of mean 0 and standard deviation 1 over the training set."""
+    """Pixels (B, C, H, W) to numbers of mean 0 and standard deviation 1 over the training set."""
     return (images - splits.mean[:, None, None]) / splits.std[:, None, None]
-
-
-def mirror(images: Tensor, flipped: Tensor) -> Tensor:
-    """Images (B, C, H, W), mirrored where `flipped`, bool (B,)."""
-    return torch.where(flipped[:, None, None, None], images.flip(-1), images)
 
 
 def crop_and_mirror(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor) -> Tensor:

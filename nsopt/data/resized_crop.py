@@ -1,51 +1,76 @@
-"""Random windows of images, resized to the size of the images (Szegedy et al., 2015)."""
+"""Random windows of images, resized to the size of the images (Szegedy et al., 2015).
+
+A window is never larger than its image, so that resizing only enlarges it: there is nothing that
+antialiasing could smooth, and bilinear interpolation gives what an antialiased resize gives.
+"""
 
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from nsopt.torchvision_import import import_torchvision
+from torch.nn import functional
 
 _LARGEST_RATIO = 4 / 3  # of width and height
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """One window an image, as fractions: area of the image's, ratio of the sides as its logarithm,
-    top and left of the room that there is. (N,) each."""
+    """One window an image, in whole pixels: first row, first column, height and width.
 
-    area: Tensor
-    log_ratio: Tensor
+    float32 (N,) each.
+    """
+
     top: Tensor
     left: Tensor
+    height: Tensor
+    width: Tensor
 
     @classmethod
-    def draw(cls, count: int, smallest_area: float, generator: torch.Generator) -> "Windows":
-        area, ratio, top, left = torch.rand(4, count, generator=generator)
+    def draw(
+        cls, count: int, smallest_area: float, shape: tuple[int, ...], generator: torch.Generator
+    ) -> "Windows":
+        """Random windows of `count` images of one shape, (C, H, W). smallest_area: as a part of
+        the image's."""
+        image_height, image_width = shape[-2:]
+        area, ratio, top, left = torch.rand(4, count, generator=generator).double()
         area = smallest_area + (1 - smallest_area) * area
-        return cls(area, (2 * ratio - 1) * math.log(_LARGEST_RATIO), top, left)
+        ratio = torch.exp((2 * ratio - 1) * math.log(_LARGEST_RATIO))
+        height = (image_height * (area / ratio).sqrt()).round().clamp(1, image_height)
+        width = (image_width * (area * ratio).sqrt()).round().clamp(1, image_width)
+        top = (top * (image_height - height + 1)).floor()
+        left = (left * (image_width - width + 1)).floor()
+        return cls(top.float(), left.float(), height.float(), width.float())
 
-    def box(self, image: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Top, left, height and width in pixels; sides end at those of the image."""
-        area, ratio = float(self.area[image]), math.exp(float(self.log_ratio[image]))
-        high = max(1, min(height, round(height * math.sqrt(area / ratio))))
-        wide = max(1, min(width, round(width * math.sqrt(area * ratio))))
-        top = int(float(self.top[image]) * (height - high + 1))
-        left = int(float(self.left[image]) * (width - wide + 1))
-        return top, left, high, wide
+    def to(self, device: torch.device) -> "Windows":
+        """The same on `device`."""
+        return Windows(*(part.to(device) for part in self._parts))
+
+    def __getitem__(self, where: slice) -> "Windows":
+        return Windows(*(part[where] for part in self._parts))
+
+    @property
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.top, self.left, self.height, self.width
 
 
-def resized_crops(images: Tensor, windows: Windows, first: int) -> Tensor:
-    """The windows of images uint8 (B, C, H, W), resized to H and W. first: window of images[0]."""
-    functional = import_torchvision("transforms.v2.functional")
-    _, _, height, width = images.shape
-    return torch.stack(
-        [
-            functional.resized_crop(
-                image, *windows.box(first + i, height, width), [height, width], antialias=True
-            )
-            for i, image in enumerate(images)
-        ]
-    )
+def resized_crops(images: Tensor, windows: Windows, flipped: Tensor) -> Tensor:
+    """The windows of images uint8 (B, C, H, W), resized to H and W: float32 (B, C, H, W).
+
+    windows: B of them; flipped: which of them are mirrored, bool (B,).
+    """
+    count, _, height, width = images.shape
+    x = _places(windows.left, windows.width, width)
+    x = torch.where(flipped[:, None], x.flip(1), x)
+    y = _places(windows.top, windows.height, height)
+    everywhere = (count, height, width)
+    grid = torch.stack([x[:, None, :].expand(everywhere), y[:, :, None].expand(everywhere)], -1)
+    return functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+
+
+def _places(first: Tensor, length: Tensor, size: int) -> Tensor:
+    """Where `size` pixels read along one side of their windows, from -1 to 1 over the image's side
+    of `size` pixels: (B, size). None reads beyond the middle of a window's outermost pixel."""
+    steps = (torch.arange(size, device=first.device) + 0.5) / size
+    inside = (length[:, None] * steps).clamp(min=0.5).minimum(length[:, None] - 0.5)
+    return 2 * (first[:, None] + inside) / size - 1

@@ -137,12 +137,23 @@ def load_task(study: Study, data: str | None, data_dir: Path) -> Task:
     arch = stored_network(stored, [study])
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
         raise NsoptError(f"{stored.arch} is another network here than that of {study.study_name}")
-    own = StudySettings(**{k: v for k, v in settings.items() if k in StudySettings.model_fields})
-    task = Task(arch, load_source(source, data_dir), source, own)
+    task = Task(arch, load_source(source, data_dir), source, _stored_settings(study))
     here = task.identity["data"]
     if any(here[name] != value for name, value in settings["data"].items()):
         raise NsoptError(f"{source.name} differs here from the images of {study.study_name}")
     return task
+
+
+def _stored_settings(study: Study) -> StudySettings:
+    stored = schema.read_settings(study)
+    known = {name: stored[name] for name in stored.keys() & StudySettings.model_fields.keys()}
+    try:
+        return StudySettings(**known)
+    except NsoptError as error:
+        raise NsoptError(
+            f"{study.study_name} was written by another version of nsopt ({error}): use that one, "
+            "or begin anew with another --out or --storage"
+        ) from None
 
 
 def stored_network(task: schema.TaskDescription, studies: Iterable[Study]) -> Architecture:

@@ -142,6 +142,9 @@ def read_settings(study: Study) -> dict[str, Any]:
     settings = dict(study.user_attrs.get(_SETTINGS, {}))
     if "search" in settings:
         settings["search"] = _SINCE_0_1 | settings["search"]
+    for name, part in settings.items():
+        if isinstance(part, dict) and part.get("resized_crop") is not None:
+            settings[name] = {"crop_version": 1} | part
     return settings
 
 

@@ -1,12 +1,15 @@
 import dataclasses
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import interpolate
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nsopt.data.augmentation import TrainingBatches, crop_and_mirror, normalise
 from nsopt.data.images import ImageData, ImageSet
@@ -201,9 +204,8 @@ def test_images_are_mirrored_half_the_time_where_that_is_allowed(mirror: bool) -
 def test_windows_lie_within_the_image_and_have_the_area_asked_for(
     height: int, width: int, smallest: float, seed: int
 ) -> None:
-    windows = Windows.draw(20, smallest, torch.Generator().manual_seed(seed))
-    for image in range(20):
-        top, left, high, wide = windows.box(image, height, width)
+    generator = torch.Generator().manual_seed(seed)
+    for top, left, high, wide in boxes(Windows.draw(20, smallest, (3, height, width), generator)):
         assert 0 <= top <= height - high < height
         assert 0 <= left <= width - wide < width
         clamped = high == height or wide == width
@@ -211,19 +213,44 @@ def test_windows_lie_within_the_image_and_have_the_area_asked_for(
         assert high * wide / (height * width) >= smallest - rounding or clamped
 
 
-def test_resized_crops_are_windows_of_the_image() -> None:
-    """A picture whose pixels tell where they are."""
-    ramp = torch.arange(64, dtype=torch.uint8)
-    across, down = ramp.expand(64, 64), ramp[:, None].expand(64, 64)
-    image = torch.stack([across, down, across])[None]
-    windows = Windows.draw(50, 0.2, torch.Generator().manual_seed(3))
-    for i in range(50):
-        top, left, high, wide = windows.box(i, 64, 64)
-        found = resized_crops(image, windows, i)[0]
-        assert found.shape == (3, 64, 64)
-        assert abs(int(found[0, 0, 0]) - left) <= 1
-        assert abs(int(found[0, 0, -1]) - (left + wide - 1)) <= 1
-        assert abs(int(found[1, -1, 0]) - (top + high - 1)) <= 1
+def boxes(windows: Windows) -> list[list[int]]:
+    """Top, left, height and width of each window."""
+    sides = (windows.top, windows.left, windows.height, windows.width)
+    return [[int(side) for side in box] for box in zip(*sides, strict=True)]
+
+
+@pytest.mark.parametrize("side", [32, 65])
+def test_resized_crops_are_antialiased_resizes_of_windows(side: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randint(256, (50, 3, side, side), dtype=torch.uint8, generator=generator)
+    flipped = torch.rand(50, generator=generator) < 0.5
+    windows = Windows.draw(50, 0.2, (3, side, side), generator)
+    found = resized_crops(images, windows, flipped)
+    assert found.dtype == torch.float32
+    for i, (top, left, high, wide) in enumerate(boxes(windows)):
+        window = images[i : i + 1, :, top : top + high, left : left + wide].float()
+        resized = interpolate(window, (side, side), mode="bilinear", antialias=True)[0]
+        expected = resized.flip(-1) if flipped[i] else resized
+        torch.testing.assert_close(found[i], expected, rtol=0, atol=0.01)
+
+
+class CountOperations(TorchDispatchMode):
+    """Counts the operations that PyTorch runs inside."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("resized_crop", [None, 0.4])
+def test_a_batch_takes_few_operations(digits: ImageData, resized_crop: float | None) -> None:
+    """On a GPU each one is a kernel: one image after another they would be thousands."""
+    batches = TrainingBatches(digits.split(0.1), 128, seed=0, resized_crop=resized_crop)
+    with CountOperations() as operations:  # type: ignore[no-untyped-call]
+        batches.next()
+    assert operations.count < 80
 
 
 def test_batches_of_resized_crops_follow_from_the_seed(digits: ImageData) -> None:

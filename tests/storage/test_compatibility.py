@@ -4,6 +4,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import optuna
 import pandas as pd
 import pytest
 
@@ -54,3 +55,24 @@ def test_a_study_of_an_older_version_is_continued(old: str, tmp_path: Path) -> N
     pd.testing.assert_frame_equal(
         first.reset_index(drop=True), expected.reset_index(drop=True), check_dtype=False
     )
+
+
+def test_resized_crops_of_an_older_version_are_not_mixed_with_ours(
+    old: str, tmp_path: Path
+) -> None:
+    """It resized each image on its own, to whole grey levels."""
+    for name in optuna.get_all_study_names(old):
+        study = optuna.load_study(study_name=name, storage=old)
+        cropped = {
+            part: values | {"resized_crop": 0.35}
+            for part, values in study.user_attrs["settings"].items()
+            if part in ("search", "training")
+        }
+        study.set_user_attr("settings", study.user_attrs["settings"] | cropped)
+    again = ("study", "--methods=uniform", "--seeds=2", "--resized-crop=0.35", *STUDY)
+    done = call_nsopt(*again, f"--out={tmp_path}")
+    assert done.returncode == 2
+    assert "training.crop_version: 2 now, 1 there" in done.stderr
+    done = call_nsopt("worker", f"--storage={old}", "--study=vgg11-digits-30each-smoke")
+    assert done.returncode == 2
+    assert "another version of nsopt (search.crop_version = 1" in done.stderr
