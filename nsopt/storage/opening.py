@@ -8,20 +8,20 @@ from pathlib import Path
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, get_storage
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from nsopt.errors import NsoptError
-from nsopt.storage.servers import (
-    DEAD_AFTER_SECONDS,
-    HEARTBEAT_SECONDS,
-    PatientStorage,
-    ProxiedStorage,
-    is_of_grpc,
-)
+from nsopt.storage.heartbeats import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS
+from nsopt.storage.journal import open_journal
+from nsopt.storage.servers import PatientStorage, ProxiedStorage, is_of_grpc
 
 ARTIFACTS = "artifacts"  # the folder beside a storage, of the weights that are kept
 _GRPC = "grpc"
+_JOURNAL = "journal"
+_KINDS = (
+    "sqlite:///FILE, journal:///FILE, postgresql+psycopg://..., mysql+pymysql://... or grpc://..."
+)
 _GRPC_PORT = 13000
 _CONNECT_SECONDS = 10
 _SQLITE_LOCK_SECONDS = 60
@@ -29,7 +29,7 @@ _SQLITE_LOCK_SECONDS = 60
 
 def storage_exists(url: str) -> bool:
     """Whether there may be results at `url`; looking creates nothing."""
-    path = sqlite_path(url)
+    path = storage_file(url)
     return path is None or path.is_file()
 
 
@@ -48,17 +48,42 @@ def newest_storage(folder: Path) -> str:
     return f"sqlite:///{found[-1]}"
 
 
+def storage_file(url: str) -> Path | None:
+    """The file of an SQLite database or of a journal; None for servers."""
+    return sqlite_path(url) or journal_path(url)
+
+
 def sqlite_path(url: str) -> Path | None:
-    """The file of an SQLite URL; None for other databases. NsoptError for what is no URL."""
+    """The file of an SQLite URL; None for other storages. NsoptError for what is no URL."""
+    parsed = _parse(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return None
+    return Path(parsed.database)
+
+
+def journal_path(url: str) -> Path | None:
+    """The file of a journal's URL; None for other storages. NsoptError for what is no URL."""
+    parsed = _parse(url)
+    if parsed.drivername != _JOURNAL:
+        return None
+    if parsed.host or not parsed.database:
+        raise NsoptError(f"storage {url} names no file: write journal:///FILE")
+    return Path(parsed.database)
+
+
+def _parse(url: str) -> sqlalchemy.URL:
+    """NsoptError for what is no URL of a storage."""
     try:
         parsed = sqlalchemy.make_url(url)
+        if parsed.drivername not in (_GRPC, _JOURNAL):
+            parsed.get_dialect()
+    except NoSuchModuleError:
+        raise NsoptError(f"storage {shown(url)} is of an unknown kind: use {_KINDS}") from None
     except SQLAlchemyError:
         raise NsoptError(
             f"storage {url!r} is not a database URL such as sqlite:///results.db"
         ) from None
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        return None
-    return Path(parsed.database)
+    return parsed
 
 
 def is_proxy(url: str) -> bool:
@@ -67,8 +92,8 @@ def is_proxy(url: str) -> bool:
 
 
 def artifacts_beside(url: str, given: Path | None = None) -> Path | None:
-    """The folder of kept networks: the given one, or that beside an SQLite file."""
-    path = sqlite_path(url)
+    """The folder of kept networks: the given one, or that beside the storage's file."""
+    path = storage_file(url)
     return given or (path.parent / ARTIFACTS if path is not None else None)
 
 
@@ -78,12 +103,14 @@ def open_storage(url: str) -> BaseStorage:
     A trial whose process stops answering can be failed and queued again (heartbeat). A server
     that goes away later is waited for.
     """
-    path = sqlite_path(url)
+    path, journal = sqlite_path(url), journal_path(url)
     try:
         with storage_errors(url), warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             if is_proxy(url):
                 return _open_proxy(url)
+            if journal is not None:
+                return open_journal(journal)
             if path is None:
                 return get_storage(_open_database(url, PatientStorage, {"poolclass": NullPool}))
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +152,7 @@ def _lock_before_reading(engine: sqlalchemy.Engine) -> None:
 
 def _open_proxy(url: str) -> ProxiedStorage:
     address = sqlalchemy.make_url(url)
-    storage = ProxiedStorage(address.host or "localhost", address.port or _GRPC_PORT)
+    storage = ProxiedStorage(host=address.host or "localhost", port=address.port or _GRPC_PORT)
     storage.wait_server_ready(timeout=_CONNECT_SECONDS)
     return storage
 

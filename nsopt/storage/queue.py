@@ -20,9 +20,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError
 from nsopt.storage import internals, trials
+from nsopt.storage.heartbeats import HEARTBEAT_SECONDS
 from nsopt.storage.internals import BaseHeartbeat
 from nsopt.storage.provenance import provenance
-from nsopt.storage.servers import HEARTBEAT_SECONDS
 
 _POLL_SECONDS = 1.0
 

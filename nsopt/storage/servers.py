@@ -6,27 +6,23 @@ from collections.abc import Callable
 from typing import Any
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages import GrpcStorageProxy, RDBStorage
+from optuna.trial import TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
+from nsopt.storage.heartbeats import DEAD_AFTER_SECONDS, AttributeHeartbeat
 from nsopt.storage.internals import (
     GET_TRIALS,
     STALE_TRIAL_IDS,
     OwnHeartbeat,
     stale_in_database,
     study_id,
-    trial_id,
 )
 
-HEARTBEAT_SECONDS = 3
-DEAD_AFTER_SECONDS = 9
 _PATIENCE_SECONDS = 300.0
 _RETRY_SECONDS = 0.5
-_HEARTBEAT = "nsopt:heartbeat"
 _REPEATABLE = (  # of a trial that is added twice one is run (storage/queue.py)
     "create_new_study",
     "create_new_trial",
@@ -128,17 +124,8 @@ class PatientStorage(_Patience, OwnHeartbeat, RDBStorage):
         return stale if recovered else []
 
 
-class ProxiedStorage(_Patience, GrpcStorageProxy, OwnHeartbeat):
-    """Optuna's gRPC proxy with heartbeats, which it lacks: as an attribute of the trial.
-
-    A trial is stale when its heartbeat has stood still while this process looked at it, so that
-    clocks of different machines are never compared.
-    """
-
-    def __init__(self, host: str, port: int) -> None:
-        super().__init__(host=host, port=port)
-        self._seen: dict[int, tuple[Any, float]] = {}
-        self._retry = RetryHeartbeatStaleTrialCallback()
+class ProxiedStorage(_Patience, AttributeHeartbeat, GrpcStorageProxy):
+    """Optuna's gRPC proxy with heartbeats, which it lacks."""
 
     def set_trial_param(self, trial_id: int, *parameter: Any, **named: Any) -> None:
         """A proxy that was started after a trial does not know it until its study is read."""
@@ -148,24 +135,3 @@ class ProxiedStorage(_Patience, GrpcStorageProxy, OwnHeartbeat):
             for study in self.get_all_studies():
                 self.get_all_trials(study_id(study), deepcopy=False)
             super().set_trial_param(trial_id, *parameter, **named)
-
-    def get_heartbeat_interval(self) -> int:
-        return HEARTBEAT_SECONDS
-
-    def get_heartbeat_stale_trial_callback(self) -> Callable[[Study, FrozenTrial], None]:
-        return self._retry
-
-    def record_heartbeat(self, trial_id: int) -> None:
-        self.set_trial_system_attr(trial_id, _HEARTBEAT, time.time())
-
-    def stale_trial_ids(self, study_id: int) -> list[int]:
-        now, stale = time.monotonic(), []
-        for trial in self.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,)):
-            heartbeat = trial.system_attrs.get(_HEARTBEAT)
-            number = trial_id(trial)
-            known, since = self._seen.get(number, (None, now))
-            if number not in self._seen or heartbeat != known:
-                self._seen[number] = (heartbeat, now)
-            elif now - since > DEAD_AFTER_SECONDS:
-                stale.append(number)
-        return stale

@@ -7,7 +7,7 @@ from threading import Event
 
 from nsopt.errors import NsoptError
 from nsopt.storage.internals import make_server
-from nsopt.storage.opening import is_proxy, open_storage, shown
+from nsopt.storage.opening import is_proxy, journal_path, open_storage, shown
 
 _LARGEST_PORT = 65535
 _SECONDS_TO_ANSWER = 5.0
@@ -23,6 +23,8 @@ def serve_proxy(url: str, host: str, port: int, ready: Callable[[], None]) -> No
     """
     if is_proxy(url):
         raise NsoptError(f"{shown(url)} is a proxy: give --storage the database behind it")
+    if journal_path(url) is not None:
+        raise NsoptError("Optuna's proxy cannot serve a journal: give --storage a database")
     check_address(host, port)
     server = make_server(open_storage(url), host, port)
     ended = Event()

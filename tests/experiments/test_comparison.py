@@ -217,6 +217,18 @@ def test_running_again_repeats_nothing(comparison: Comparison, done: Workspace) 
     pd.testing.assert_frame_equal(results_at(done).outcomes, before.outcomes)
 
 
+def test_a_journal_keeps_what_a_database_does(
+    comparison: Comparison, done: Workspace, tmp_path: Path
+) -> None:
+    place = Workspace(f"journal:///{tmp_path / 'study.journal'}", tmp_path / "out")
+    uniform, again = only(comparison, "uniform"), Listener()
+    run_comparison(uniform, place, Silent())
+    run_comparison(uniform, Workspace(place.url, place.folder), again)
+    assert again.tasks == []
+    expected = measured(results_at(done)).query("method == 'uniform'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(measured(results_at(place)), expected)
+
+
 def test_more_seeds_and_sizes_add_only_what_is_missing(
     comparison: Comparison, done: Workspace
 ) -> None:

@@ -53,9 +53,17 @@ def test_a_file_that_is_no_database_cannot_be_used(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_unknown_database_kinds_cannot_be_used() -> None:
-    with pytest.raises(NsoptError, match="cannot be used"):
-        open_storage("nosuchdb://somewhere/x")
+@pytest.mark.parametrize("url", ["redis://here/x", "sqlit:///study.db", "postgres://me@here/x"])
+def test_unknown_kinds_of_storages_name_the_known_ones(url: str) -> None:
+    for look in (storage_exists, open_storage):
+        with pytest.raises(NsoptError, match=r"is of an unknown kind: use sqlite:///.*journal:///"):
+            look(url)
+
+
+@pytest.mark.parametrize("url", ["journal://", "journal://study.journal"])
+def test_a_journal_needs_a_file(url: str) -> None:
+    with pytest.raises(NsoptError, match=r"names no file: write journal:///FILE"):
+        open_storage(url)
 
 
 def test_passwords_are_not_shown() -> None:

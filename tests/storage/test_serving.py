@@ -14,7 +14,7 @@ import optuna
 import pytest
 from optuna.trial import Trial, TrialState
 
-from nsopt.storage import queue, servers
+from nsopt.storage import heartbeats, queue, servers
 from nsopt.storage.internals import make_server
 from nsopt.storage.opening import open_storage
 from nsopt.storage.queue import Watch, claim, heartbeat, run
@@ -45,7 +45,7 @@ def served(database: str, port: int) -> Iterator[None]:
 def test_behind_a_proxy_too_a_dead_process_gives_its_trial_back(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "DEAD_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(heartbeats, "DEAD_AFTER_SECONDS", 0.5)
     monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 0.3)
     port = free_port()
     with served(database, port):
@@ -116,6 +116,7 @@ def test_a_proxy_ends_when_it_is_asked_to(database: str, number: signal.Signals)
     [
         (["--port=0"], "--port must be from 1 to 65535, got 0"),
         (["--storage=grpc://proxy:13000"], "is a proxy: give --storage the database behind it"),
+        (["--storage=journal:///study.journal"], "cannot serve a journal: give --storage a data"),
         (["--storage=study.db"], "is not a database URL"),
     ],
 )
