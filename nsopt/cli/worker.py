@@ -14,7 +14,7 @@ from nsopt.cli.options import Count
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions:
-    """The options of `nsopt worker`. parent: the process that started it, if one did."""
+    """The options of `nsopt worker`. child: whether a study's command started it."""
 
     storage: Annotated[str, Parameter(env_var="NSOPT_STORAGE")]
     """Storage URL of a study that was started."""
@@ -30,11 +30,15 @@ class WorkerOptions:
     """Threads to train with; by default one a core."""
     out: Path | None = None
     """Folder for unfinished trainings; by default runs/STUDY."""
-    parent: Annotated[int | None, Parameter(show=False)] = None
+    child: Annotated[bool, Parameter(show=False)] = False
 
 
 def worker(options: WorkerOptions) -> None:
     """Join a study from any machine: run what waits in it until nothing is left."""
+    from nsopt.experiments.processes import end_with_starter
+
+    if options.child:
+        end_with_starter()
     import optuna
 
     from nsopt.cli.console import console, live_progress
@@ -45,15 +49,15 @@ def worker(options: WorkerOptions) -> None:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     folder = options.out or Path("runs") / options.study
     workspace = Workspace(options.storage, folder, options.data_dir)
-    with storage_errors(options.storage), live_progress(options.parent is not None) as progress:
+    with storage_errors(options.storage), live_progress(options.child) as progress:
         done = join(
             options.study,
             workspace,
             options.data,
             options.device,
             options.threads,
-            options.parent,
+            options.child,
             progress,
         )
-    if options.parent is None:
+    if not options.child:
         console.print(f"trainings of {options.study} that were run here: {done}", highlight=False)

@@ -11,6 +11,7 @@ from threading import Thread
 
 from nsopt.progress import Progress
 
+WORKER = (sys.executable, "-m", "nsopt", "worker")
 STORAGE_VARIABLE = "NSOPT_STORAGE"
 SECONDS_TO_END = 30.0
 
@@ -21,8 +22,9 @@ def local_workers(
 ) -> Iterator[None]:
     """Run `nsopt worker` once for each of `options`, until they end by themselves.
 
-    What they print becomes messages. If the work here fails, they are ended. The storage's URL
-    is passed in the environment, where other users cannot read its password.
+    What they print becomes messages. If the work here fails, they are ended; if this process is
+    killed, they end as `end_with_starter` says. The storage's URL is passed in the environment,
+    where other users cannot read its password.
     """
     environment = os.environ | {STORAGE_VARIABLE: storage}
     processes = [_start(arguments, environment) for arguments in options]
@@ -35,6 +37,8 @@ def local_workers(
     finally:
         for process in processes:
             process.terminate()
+            assert process.stdin is not None
+            process.stdin.close()
         for thread in threads:
             thread.join(SECONDS_TO_END)
 
@@ -54,9 +58,9 @@ def _wait(processes: Sequence["subprocess.Popen[str]"], progress: Progress) -> N
 
 def _start(arguments: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "nsopt", "worker", *arguments],
+        [*WORKER, *arguments],
         env=environment,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -70,3 +74,17 @@ def _forward(process: "subprocess.Popen[str]", progress: Progress) -> None:
             progress.message(line.rstrip())
     if process.wait() < 0 and process.returncode != -signal.SIGTERM:
         progress.message(f"a worker was killed (signal {-process.returncode}): others take over")
+
+
+def end_with_starter() -> None:
+    """End this process, as a kill would, as soon as the one that started it has ended.
+
+    `local_workers` holds the other end of its standard input and writes nothing there, so that
+    the system closes it however that process ends.
+    """
+
+    def wait() -> None:
+        os.read(0, 1)
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()

@@ -1,6 +1,5 @@
 """Devices and cores that several processes of a machine share."""
 
-import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -38,7 +37,7 @@ def other_workers(
         f"--data-dir={workspace.data_dir}",
         f"--out={workspace.folder}",
         f"--threads={threads}",
-        f"--parent={os.getpid()}",
+        "--child",
     ]
     options = [
         [*same, f"--device={nth_device(compute.device, number)}"]

@@ -1,6 +1,5 @@
 """One of the processes that work on a comparison: it runs what waits in its studies."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,13 +31,9 @@ def is_ready(method: Method, found: Histories, task: Task) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Worker:
-    """Works on the comparison of its runner's task with any number of others.
-
-    parent: a process without which it ends as soon as it has nothing to run.
-    """
+    """Works on the comparison of its runner's task with any number of others."""
 
     runner: Runner
-    parent: int | None = None
     _watch: Watch = field(default_factory=Watch)
     _told: set[str] = field(default_factory=set)
 
@@ -57,7 +52,7 @@ class Worker:
                 done += 1
                 continue
             running = [self._watch.look(study) for _, study in known]
-            if not any(has_unfinished(study) for _, study in known) or self._is_orphan():
+            if not any(has_unfinished(study) for _, study in known):
                 return done
             self._tell_once(
                 "waiting for the training of another process to end"
@@ -89,9 +84,6 @@ class Worker:
                     return True
         return False
 
-    def _is_orphan(self) -> bool:
-        return self.parent is not None and os.getppid() != self.parent
-
 
 def _counted(studies: Iterable[Study]) -> tuple[int, int]:
     """How many points of a comparison are settled, and how many there are."""
@@ -110,23 +102,24 @@ def join(
     data: str | None,
     device: str,
     threads: int | None,
-    parent: int | None,
+    child: bool,
     progress: Progress,
 ) -> int:
     """Work on the comparison `name` of a storage until nothing is left; trials run here.
 
-    data: where its images lie here, if elsewhere than where it was started. Raises NsoptError if
+    data: where its images lie here, if elsewhere than where it was started; child: whether the
+    study's command started this process, and itself prints and tidies up. Raises NsoptError if
     there is nothing to join.
     """
     task = load_task(_any_study(name, workspace), data, workspace.data_dir)
-    if task.arch.summary() and parent is None:
+    if task.arch.summary() and not child:
         progress.message(task.arch.summary())
     with sharing(resolve_compute(device, task.settings.training.precision)) as compute:
         if threads is not None:
             torch.set_num_threads(threads)
         runner = make_runner(task, workspace, compute, progress)
-        done = Worker(runner, parent).work()
-    if parent is None:
+        done = Worker(runner).work()
+    if not child:
         clear_finished(task, workspace)
     return done
 

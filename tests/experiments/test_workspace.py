@@ -14,9 +14,8 @@ from optuna.trial import TrialState
 from nsopt.compute.device import Compute
 from nsopt.compute.locks import one_at_a_time
 from nsopt.data.cache import cache_folder
-from nsopt.experiments import processes, runner, running, worker
+from nsopt.experiments import runner, running, worker
 from nsopt.experiments.comparison import Comparison
-from nsopt.experiments.processes import local_workers
 from nsopt.experiments.runner import clear_finished, make_runner
 from nsopt.experiments.running import run_comparison
 from nsopt.experiments.searching import continue_searches
@@ -99,13 +98,13 @@ def test_a_finished_search_leaves_unfinished_work_of_others(
 def test_a_worker_that_joined_leaves_unfinished_work_of_others(
     comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has run what it could; what follows a law waits, and its process is gone."""
+    """It has run what it could; the rest needs a method that is not installed here."""
     run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
     files = unfinished_work(place)
     start_method(comparison, place, "neuralscale")
-    monkeypatch.setattr(worker.Worker, "_is_orphan", lambda self: True)
+    monkeypatch.setattr(worker, "is_method", lambda name: name != "neuralscale")
     monkeypatch.setattr(worker, "load_task", lambda *arguments: comparison.task)
-    join("vgg11-digits-test", place, None, "cpu", None, None, Silent())
+    join("vgg11-digits-test", place, None, "cpu", None, False, Silent())
     assert all(file.exists() for file in files)
 
 
@@ -233,27 +232,6 @@ def test_a_latency_of_other_precision_or_batch_does_not_count(
     for other in ({"precision": "bf16"}, {"batch_size": 1}):
         assert schema.read_latency(study, (1, 2), conditions | other) is None
     assert schema.read_latency(study, (1, 3), conditions) is None
-
-
-def test_a_worker_that_is_busy_at_the_end_is_ended_and_nothing_is_lost(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(processes, "SECONDS_TO_END", 0.5)
-    busy = [sys.executable, "-c", "import time; time.sleep(600)"]
-    monkeypatch.setattr(
-        processes,
-        "_start",
-        lambda arguments, environment: subprocess.Popen(
-            busy, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ),
-    )
-    listener, started = Listener(), time.monotonic()
-    with local_workers([["one"], ["two"]], "sqlite:///none.db", listener):
-        pass
-    assert time.monotonic() - started < 5
-    assert (
-        listener.messages == ["a worker was still busy with what others have done: it is ended"] * 2
-    )
 
 
 def test_results_of_one_comparison_do_not_hide_those_of_another(
