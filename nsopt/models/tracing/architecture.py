@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.architecture import checked_widths, learned, relative_norms
-from nsopt.models.tracing.cost import TracedCost
+from nsopt.models.tracing.cost import Size, TracedCost
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
 from nsopt.models.tracing.network import TracedNetwork
@@ -154,19 +154,17 @@ class TracedArchitecture:
         if metric == "params":
             index = {(d.tensor, d.axis): i for i, d in enumerate(network.family.dimensions)}
             factors, constants = network.family.factors, network.family.constants
-            terms = []
+            terms: list[tuple[int, list[Size]]] = []
             for name, parameter in network.template.named_parameters():
                 axes = [index[name, axis] for axis, n in enumerate(parameter.shape) if n > 1]
                 scale = int(parameter.numel() > 0)
                 terms.append((scale, [(factors[i], int(constants[i])) for i in axes]))
             return TracedCost.of(metric, terms, widest)
         if metric == "macs":
+            products, examples = network.products
             count = network.family.count
-            products = [
-                (product.factor, [count(atoms) for atoms in product.dimensions])
-                for product in network.trace.products
-            ]
-            return TracedCost.of(metric, products, widest, len(network.run.examples[0]))
+            terms = [(p.factor, [count(atoms) for atoms in p.dimensions]) for p in products]
+            return TracedCost.of(metric, terms, widest, examples)
         raise unknown_name("metric", metric, ("params", "macs"))
 
     def channels(self, widths: Sequence[int]) -> dict[str, int]:

@@ -138,11 +138,15 @@ class Family:
         return result
 
     def count(self, atoms: Atoms) -> tuple[Atoms, int]:
-        """The size of a label: what each group's width is multiplied by, and a constant."""
-        groups = self.group_of_unit[self.units.of_atom[atoms]]
+        """The size of a label: what each group's width is multiplied by, and a constant.
+
+        Atoms that only a later run has seen belong to no group.
+        """
+        known = atoms[atoms < len(self.units.of_atom)]
+        groups = self.group_of_unit[self.units.of_atom[known]]
         widths = np.array(self.widths, np.int64)
         each = np.bincount(groups[groups >= 0], minlength=len(self.groups))
-        return each // np.maximum(widths, 1), int((groups < 0).sum())
+        return each // np.maximum(widths, 1), len(atoms) - int((groups >= 0).sum())
 
     def alive(self, kept: list[Atoms]) -> NDArray[np.bool_]:
         """Which units are left when of every group those at the indices `kept` are."""

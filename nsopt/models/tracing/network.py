@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nsopt.models.tracing.groups import Dimension, Family, Units
 from nsopt.models.tracing.resize import describe_shapes, replaced
 from nsopt.models.tracing.run import LabelledRun, tensors_of
-from nsopt.models.tracing.trace import Atoms, Labels, Trace, TraceError
+from nsopt.models.tracing.trace import Atoms, Labels, Product, Trace, TraceError
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,19 @@ class TracedNetwork:
         if len(other.family.groups) != len(self.family.groups):
             raise TraceError("channels join differently at these widths: a layer may be too narrow")
         return other
+
+    @cached_property
+    def products(self) -> tuple[list[Product], int]:
+        """The products of an evaluation, and of how many examples: of one, if it runs with one.
+
+        Work that is the same for any number of examples (codes of places) makes the difference.
+        """
+        trace = Trace(count=len(self.family.units.of_atom))
+        try:
+            self.run.of_one()(self.template, trace, self.labels, same=lambda *_: True)
+        except TraceError:
+            return self.trace.products, len(self.run.examples[0])
+        return trace.products, 1
 
     @cached_property
     def _dimensions_in_order(self) -> list[Dimension]:

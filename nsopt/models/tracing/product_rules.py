@@ -25,20 +25,22 @@ def convolution(
     groups: int,
 ) -> None:
     labels, own = tracer.get(x), tracer.get(weight)
-    outputs, inputs = (own[1], own[0]) if transposed else (own[0], own[1])
+    axis = 1 if transposed else 0
+    outputs, inputs = own[axis], own[1 - axis]
     tracer.freeze("kernel", *own[2:])
     if groups == 1:
         if x.shape[1] > 1:
-            tracer.join(labels[1], inputs)
-        tracer.note_maker(outputs)
+            inputs = tracer.join(labels[1], inputs)
+        made = outputs
+        tracer.note_maker(made)
     else:
-        outputs = _grouped(tracer, weight, labels[1], groups, transposed)
+        made = _grouped(tracer, weight, labels[1], groups, transposed)
     if bias is not None and result.shape[1] > 1:
-        tracer.join(tracer.get(bias)[0], outputs)
+        tracer.join(tracer.get(bias)[0], made)
     places = math.prod((x if transposed else result).shape[2:]) * math.prod(weight.shape[2:])
-    rows, columns = zip(own[:2], weight.shape[:2], strict=True)
-    tracer.multiply(x.shape[0] * places, rows, columns)
-    tracer.put(result, [labels[0], outputs, *[None] * (result.ndim - 2)])
+    sized = (outputs, weight.shape[axis]), (inputs, weight.shape[1 - axis])
+    tracer.multiply(x.shape[0] * places, *sized)
+    tracer.put(result, [labels[0], made, *[None] * (result.ndim - 2)])
 
 
 def _grouped(tracer: Tracer, weight: Tensor, inputs: Label, groups: int, transposed: bool) -> Label:
@@ -70,10 +72,8 @@ def _grouped(tracer: Tracer, weight: Tensor, inputs: Label, groups: int, transpo
 
 def matrix_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any) -> None:
     left, right = tracer.get(a), tracer.get(b)
-    if a.shape[-1] > 1:
-        tracer.join(left[-1], right[-2])
+    inner = tracer.join(left[-1], right[-2]) if a.shape[-1] > 1 else None
     batch = [tracer.join(p, q) for p, q in zip(left[:-2], right[:-2], strict=True)]
-    inner = left[-1] if left[-1] is not None else right[-2]
     rows, columns = (left[-2], a.shape[-2]), (right[-1], b.shape[-1])
     tracer.multiply(1, *zip(batch, a.shape, strict=False), rows, (inner, a.shape[-1]), columns)
     tracer.note_maker(right[-1])

@@ -33,6 +33,12 @@ class LabelledRun:
     examples: tuple[Tensor, ...]
     modes: tuple[bool, ...] = (False, True)
 
+    def of_one(self) -> "LabelledRun":
+        """The same with one example, in evaluation mode."""
+        count = len(self.examples[0])
+        firsts = (e[:1] if e.ndim and len(e) == count else e for e in self.examples)
+        return LabelledRun(tuple(firsts), (False,))
+
     def __call__(
         self,
         model: nn.Module,

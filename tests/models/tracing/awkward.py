@@ -286,6 +286,55 @@ class OneDimensional(nn.Module):
         return self.out(self.b(x).mean(-1))
 
 
+class CodesOfPlaces(nn.Module):
+    """A convolution that runs once, for however many examples (XCiT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.codes, self.b = block(3, 16), nn.Conv2d(2, 16, 1), block(16, 24, 1)
+        self.head = Head(24)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        axes = [torch.linspace(0, 1, size, dtype=x.dtype) for size in x.shape[2:]]
+        codes = self.codes(torch.stack(torch.meshgrid(axes, indexing="ij")).unsqueeze(0))
+        return self.head(self.b(x + codes))
+
+
+class MixtureOfKernels(nn.Module):
+    """Every example has its own 1x1 kernels, once by einsum and once by a grouped convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.ways, self.head = block(3, 16), nn.Linear(16, 8), Head(24)
+        self.first = nn.Parameter(torch.randn(8, 12, 16) / 4)
+        self.second = nn.Parameter(torch.randn(8, 24, 12) / 4)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        ways = self.ways(x.mean((2, 3))).softmax(1)
+        x = torch.einsum("nk,koi,nihw->nohw", ways, self.first, x).relu()
+        kernels = (ways @ self.second.flatten(1)).view(-1, x.shape[1], 1, 1)
+        maps = x.reshape(1, -1, *x.shape[2:])
+        x = functional.conv2d(maps, kernels, groups=len(x)).view(len(x), -1, *x.shape[2:])
+        return self.head(x)
+
+
+class SummedByOnes(nn.Module):
+    """Sums channels by products with ones, which take any number of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = block(3, 16), block(16, 24), Head(24)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        ones = torch.ones(1, x.shape[1], 1, 1, dtype=x.dtype)
+        row = torch.ones(1, x.shape[1], dtype=x.dtype)
+        summed = row @ x.flatten(2) + functional.conv2d(x, ones).flatten(2)
+        return self.head(self.b(x * summed.view(len(x), 1, *x.shape[2:]).sigmoid()))
+
+
 class Deciding(nn.Module):
     """Control flow on values."""
 

@@ -41,6 +41,9 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     awkward.Grouped: [8, 16, 16],
     awkward.Unruled: [16, 12],
     awkward.OneDimensional: [16, 24],
+    awkward.CodesOfPlaces: [16, 24],
+    awkward.MixtureOfKernels: [8],
+    awkward.SummedByOnes: [16, 24],
 }
 
 
