@@ -35,18 +35,27 @@ class Compute:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     @contextmanager
-    def shared(self) -> Iterator[None]:
-        """For one batch: other processes may compute meanwhile, but not measure. It ends when the
-        device has done what was queued on it."""
+    def computing(self) -> Iterator[None]:
+        """For any number of batches: other processes may compute meanwhile, and measure when this
+        one calls `give_way`. It ends when the device has done what was queued on it."""
         if self.lock is None:
             yield
             return
         with self.lock.shared():
-            yield
+            try:
+                yield
+            finally:
+                wait_for(self.device)
+
+    def give_way(self) -> None:
+        """Before a batch, inside `computing`: if another process waits to measure, finish what was
+        queued on the device and let it; otherwise nothing waits for the device."""
+        if self.lock is not None and self.lock.is_wanted():
             wait_for(self.device)
+            self.lock.give_way()
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """For a measurement: other processes wait."""
+        """For a measurement, not inside `computing`: other processes wait."""
         return self.lock.exclusive() if self.lock else nullcontext()
 
 

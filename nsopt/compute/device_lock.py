@@ -17,8 +17,9 @@ class DeviceLock:
     """A shared and an exclusive lock on a device, by files; they end with their process.
 
     Make it before the number of torch's threads is changed: a measurement uses the number of
-    that moment. A turn takes 3 microseconds; filelock's lock for readers and writers takes 8 ms, as
-    long as a small batch. Args: folder: of the lock files; device: what all processes call it.
+    that moment. To ask whether somebody waits takes 2 microseconds; filelock's lock for readers and
+    writers takes 8 ms, as long as a small batch. Args: folder: of the lock files; device: what all
+    processes call it.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
@@ -35,26 +36,47 @@ class DeviceLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Compute beside other processes, but for those that measure."""
-        fcntl.flock(self._gate, fcntl.LOCK_SH)
-        fcntl.flock(self._room, fcntl.LOCK_SH)
-        fcntl.flock(self._gate, fcntl.LOCK_UN)
+        """Compute beside other processes; those that want to measure wait for `give_way`."""
+        self._enter()
         try:
             yield
         finally:
             fcntl.flock(self._room, fcntl.LOCK_UN)
 
+    def is_wanted(self) -> bool:
+        """Whether another process wants to measure, and holds the gate for it."""
+        try:
+            fcntl.flock(self._gate, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self._gate, fcntl.LOCK_UN)
+        return False
+
+    def give_way(self) -> None:
+        """Inside `shared`: let those measure that want to. Nothing of this process may run."""
+        fcntl.flock(self._room, fcntl.LOCK_UN)
+        self._enter()
+
+    def _enter(self) -> None:
+        fcntl.flock(self._gate, fcntl.LOCK_SH)
+        try:
+            fcntl.flock(self._room, fcntl.LOCK_SH)
+        finally:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Measure with all threads while the others wait before their next batch.
+        """Measure with all threads while the others wait; not inside `shared`.
 
-        A process that was stopped while it computed is waited for a minute, then no longer.
+        The gate says that this process wants to measure and keeps others from beginning to compute;
+        the room is free when those who computed have given way. One that was stopped while it
+        computed is waited for a minute, then no longer; another measurement as long as it takes.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            for lock in (self._gate, self._room):
-                _wait_for(lock.fileno())
+            fcntl.flock(self._gate, fcntl.LOCK_EX)
+            _wait_for(self._room.fileno())
             yield
         finally:
             for lock in (self._room, self._gate):

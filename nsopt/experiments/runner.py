@@ -79,7 +79,8 @@ class Runner:
         if method.needs_tuned_law:
             tuned = tuned_law(self.workspace, self.task.name, point.metric)
         history = found.get(self.task.search_kind(method.price), ())
-        law = method.law(LawInputs(arch, cost, point.budget, history, trained, tuned))
+        with self.compute.computing():
+            law = method.law(LawInputs(arch, cost, point.budget, history, trained, tuned))
         eta = settings.eta if method.by_algorithm_3 else None
         multiple, narrowest = settings.rounding(point.metric)
         return NeuralScaleSampler(

@@ -39,12 +39,13 @@ class TrainedNetworks:
         path = self.folder / f"seed{settings.seed}.pt"
         kept = Checkpoint(path, training_identity(self.arch, widths, self.splits, settings))
         with one_at_a_time(cache_folder() / "locks", path):
-            weights = kept.load(self.compute.device)
-            if weights is not None:
-                with seeded(settings.seed, self.compute.device):
-                    model = place(self.arch.build(widths), self.compute.device)
-                model.load_state_dict(weights)
-                return model
+            with self.compute.computing():
+                weights = kept.load(self.compute.device)
+                if weights is not None:
+                    with seeded(settings.seed, self.compute.device):
+                        model = place(self.arch.build(widths), self.compute.device)
+                    model.load_state_dict(weights)
+                    return model
             outcome = train_configuration(
                 self.arch,
                 widths,

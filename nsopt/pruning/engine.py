@@ -57,6 +57,7 @@ def iterative_prune(
     """
     with (
         explain_out_of_memory(settings.batch_size),
+        compute.computing(),
         memory_kept(compute.device),
         ExitStack() as kernels,
     ):
@@ -70,6 +71,7 @@ def iterative_prune(
         for _ in range(plan.stages_done(network.batches)):
             progress.advance()
         while network.batches < plan.batches:
+            compute.give_way()
             network.train_batch(plan.lr(network.batches), score=network.batches >= plan.pretraining)
             if network.batches <= plan.pretraining:
                 if network.batches % network.batches_per_epoch == 0:

@@ -43,7 +43,7 @@ class Evaluation:
         model.eval()
         here = slice(self._done, self._done + _BATCH)
         images, labels = self._images.pixels(here), self._images.labels[here]
-        with self._compute.shared(), self._compute.autocast():
+        with self._compute.autocast():
             logits = model(normalise(images, self._splits))
         self._correct += (logits.argmax(dim=1) == labels).sum()
         self._done += len(labels)

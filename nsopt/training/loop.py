@@ -134,32 +134,40 @@ def train_configuration(
     """
     identity = training_identity(arch, widths, splits, settings) if checkpoint else {}
     file = Checkpoint(checkpoint, identity | {"format": _FORMAT})
-    saved = file.load(compute.device)
-    with seeded(settings.seed, compute.device):
-        model = place(start() if start else arch.build(widths), compute.device)
-    progress.start(task, settings.epochs)
-    with (
-        explain_out_of_memory(settings.batch_size),
-        memory_kept(compute.device),
-        fast_kernels(model),
-    ):
-        training = _Training(model, splits, settings, compute)
-        if saved is not None:
-            training.restore(saved)
-        for _ in training.epochs:
-            progress.advance()
-        while len(training.epochs) < settings.epochs:
-            done = len(training.epochs)
-            with file.removed_by(NonFiniteLossError):
-                training.advance()
-            if len(training.epochs) > done:
-                latest = training.epochs[-1]
-                progress.advance(f"loss {latest.train_loss:.3f}, val {latest.val_accuracy:.1f} %")
-                with file.removed_by(Exception):
-                    after_epoch(training.epochs)
-            file.save_when_due(training.state)
+    with explain_out_of_memory(settings.batch_size), compute.computing():
+        saved = file.load(compute.device)
+        with seeded(settings.seed, compute.device):
+            model = place(start() if start else arch.build(widths), compute.device)
+        progress.start(task, settings.epochs)
+        with memory_kept(compute.device), fast_kernels(model):
+            training = _Training(model, splits, settings, compute)
+            if saved is not None:
+                training.restore(saved)
+            for _ in training.epochs:
+                progress.advance()
+            while len(training.epochs) < settings.epochs:
+                compute.give_way()
+                _advance(training, file, progress, after_epoch)
     file.remove()
     return Outcome(widths, tuple(training.epochs), training.seconds, model)
+
+
+def _advance(
+    training: "_Training",
+    file: Checkpoint,
+    progress: Progress,
+    after_epoch: Callable[[Sequence[Epoch]], None],
+) -> None:
+    """One small step; what belongs after it, and after an epoch that it ends."""
+    done = len(training.epochs)
+    with file.removed_by(NonFiniteLossError):
+        training.advance()
+    if len(training.epochs) > done:
+        latest = training.epochs[-1]
+        progress.advance(f"loss {latest.train_loss:.3f}, val {latest.val_accuracy:.1f} %")
+        with file.removed_by(Exception):
+            after_epoch(training.epochs)
+    file.save_when_due(training.state)
 
 
 def training_identity(

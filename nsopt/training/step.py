@@ -35,15 +35,14 @@ def train_step(
     `before_update` is called when the gradients are there and the weights are still those that
     they belong to.
     """
-    with compute.shared():
-        with record_function("forward"):
-            optimizer.zero_grad()
-            value = batch_loss(model, inputs, targets, compute, loss)
-        with record_function("backward"):
-            value.backward()
-        before_update()
-        with record_function("optimizer"):
-            optimizer.step()
+    with record_function("forward"):
+        optimizer.zero_grad()
+        value = batch_loss(model, inputs, targets, compute, loss)
+    with record_function("backward"):
+        value.backward()
+    before_update()
+    with record_function("optimizer"):
+        optimizer.step()
     return value.detach()
 
 
@@ -69,7 +68,11 @@ def probe_memory(
     arch: Architecture, widths: Sequence[int], batch_size: int, compute: Compute
 ) -> None:
     """Run one training step's forward and backward pass; OutOfMemoryError if it does not fit."""
-    with explain_out_of_memory(batch_size), seeded(0, compute.device):
+    with (
+        explain_out_of_memory(batch_size),
+        compute.computing(),
+        seeded(0, compute.device),
+    ):
         model = place(arch.build(widths), compute.device)
         images = torch.zeros(batch_size, *arch.input_shape, device=compute.device)
         labels = torch.zeros(batch_size, dtype=torch.int64, device=compute.device)

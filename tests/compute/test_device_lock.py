@@ -1,39 +1,106 @@
-"""A device that several processes share."""
+"""A device that several processes share; each has files of its own, and a queue of work."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing
 from pathlib import Path
+from threading import Event
 
+import pytest
 import torch
 
+from nsopt.compute import device as device_module
+from nsopt.compute import device_lock
+from nsopt.compute.device import Compute
 from nsopt.compute.device_lock import DeviceLock
 
 
-def test_who_measures_is_alone(tmp_path: Path) -> None:
-    log: list[str] = []
+class Process:
+    """One that queues work on the device, which runs it later, as a GPU does."""
 
-    def compute(machine: DeviceLock) -> None:
-        for _ in range(40):
-            with machine.shared():
-                log.append("in")
-                time.sleep(0.002)
-                log.append("out")
+    def __init__(self, number: int, folder: Path) -> None:
+        device = torch.device("cpu", number)
+        self.compute = Compute(device, bf16=False, lock=DeviceLock(folder, "cuda-a"))
+        self.queue = ThreadPoolExecutor(1)
+        self.work: list[Future[None]] = []
+        self.waits = 0
+        self.stop = Event()
 
-    machines = [DeviceLock(tmp_path, "cpu") for _ in range(3)]
+    @property
+    def done(self) -> int:
+        return sum(work.done() for work in self.work)
+
+    def run(self, batches: int) -> None:
+        with self.compute.computing():
+            while len(self.work) < batches and not self.stop.is_set():
+                self.compute.give_way()
+                self.work.append(self.queue.submit(time.sleep, 0.002))
+                time.sleep(0.001)
+
+    def wait(self) -> None:
+        self.waits += 1
+        wait(self.work)
+
+
+@pytest.fixture
+def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Process]]:
+    """Three that share a device."""
+    made = [Process(number, tmp_path) for number in range(3)]
+    monkeypatch.setattr(device_module, "wait_for", lambda device: made[device.index].wait())
+    with ExitStack() as end:
+        for process in made:
+            assert process.compute.lock is not None
+            end.enter_context(closing(process.compute.lock))
+            end.enter_context(process.queue)
+        yield made
+
+
+def test_who_measures_is_alone_and_nothing_queued_still_runs(processes: list[Process]) -> None:
+    *others, measuring = processes
     with ThreadPoolExecutor(2) as pool:
-        for machine in machines[:2]:
-            pool.submit(compute, machine)
+        running = [pool.submit(other.run, 1000) for other in others]
         for _ in range(3):
-            time.sleep(0.01)
-            with machines[2].exclusive():
-                before = len(log)
-                assert log.count("in") == log.count("out")
-                time.sleep(0.02)
-                assert len(log) == before
-    for machine in machines:
-        machine.close()
-    assert len(log) == 160
+            before = [len(other.work) for other in others]
+            while any(len(o.work) < n + 5 for o, n in zip(others, before, strict=True)):
+                time.sleep(0.001)
+            with measuring.compute.exclusive():
+                queued = [len(other.work) for other in others]
+                assert [other.done for other in others] == queued
+                time.sleep(0.01)
+                assert [len(other.work) for other in others] == queued
+        for other, future in zip(others, running, strict=True):
+            other.stop.set()
+            future.result()
+            assert other.done == len(other.work)
+
+
+def test_nothing_waits_for_the_device_while_nobody_measures(processes: list[Process]) -> None:
+    process, other, _ = processes
+    with other.compute.computing():
+        process.run(20)
+    assert process.waits == 1
+    assert process.done == 20
+
+
+def test_a_measurement_is_waited_for_however_long_it_takes(
+    processes: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a process that was stopped while it computed is not."""
+    monkeypatch.setattr(device_lock, "_LONGEST_WAIT", 0.01)
+    stopped, first, second = (process.compute for process in processes)
+    ended = []
+    with ThreadPoolExecutor(1) as pool, stopped.computing():
+
+        def measure() -> None:
+            with second.exclusive():
+                assert ended == [True]
+
+        with first.exclusive():
+            later = pool.submit(measure)
+            time.sleep(0.05)
+            ended.append(True)
+        later.result()
 
 
 def test_a_measurement_uses_all_threads(tmp_path: Path) -> None:
