@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from nsopt.cli.options import StoredArch
+
 if TYPE_CHECKING:
     from nsopt.data.images import ImageSet
     from nsopt.storage.kept import KeptNetwork
@@ -23,6 +25,7 @@ class ExportOptions:
     """Storage URL of the study."""
     study: str
     """ARCH-DATA-PRESET/METHOD."""
+    arch: StoredArch = None
     out: Path
     """The file to write."""
     format: Literal["onnx", "pt2", "state_dict"] = "onnx"
@@ -95,9 +98,12 @@ def _stored(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]
                 f"no network of {options.study} is kept in {folder or 'a folder known here'}: "
                 "give --artifacts"
             )
-        test = None if options.unchecked else load_task(study, options.data, options.data_dir).data
-    network = _chosen([load_network(file) for file in files], options)
-    return network, schema.read_task(study).fixed, test.test if test else None
+        network = _chosen([load_network(file, options.arch) for file in files], options)
+        fixed = schema.read_task(study).fixed
+        if options.unchecked:
+            return network, fixed, None
+        task = load_task(study, options.data, options.data_dir, options.arch)
+    return network, fixed, task.data.test
 
 
 def _chosen(networks: "Sequence[KeptNetwork]", options: ExportOptions) -> "KeptNetwork":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import Count
+from nsopt.cli.options import Count, StoredArch
 
 if TYPE_CHECKING:
     from nsopt.experiments.latencies import Measured
@@ -23,6 +23,7 @@ class LatencyOptions:
     """Storage URL of the comparison."""
     name: str | None = None
     """ARCH-DATA-PRESET, where several are stored."""
+    arch: StoredArch = None
     batch_size: str = "1,100"
     """Batch sizes: 1,100."""
     device: str = "auto"
@@ -42,7 +43,13 @@ def latency(options: LatencyOptions) -> None:
     workspace = Workspace(options.storage, Path())
     with storage_errors(options.storage), live_progress() as progress:
         measured = measure_again(
-            workspace, options.name, sizes, options.device, options.threads, progress
+            workspace,
+            options.name,
+            options.arch,
+            sizes,
+            options.device,
+            options.threads,
+            progress,
         )
     _print(measured)
 

@@ -17,6 +17,11 @@ Count = Annotated[int, Parameter(validator=Number(gte=1))]
 CountFrom0 = Annotated[int, Parameter(validator=Number(gte=0))]
 CountFrom2 = Annotated[int, Parameter(validator=Number(gte=2))]
 
+StoredArch = Annotated[
+    str | None,
+    Parameter(help="What is stored must be of this network; needed for package.module:factory."),
+]
+
 
 @Parameter(name="*", group="Network and data")
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,8 @@ class WidthsOptions:
     device: str = "auto"
     """Whose latency is meant by --metric latency."""
     arch: str | None = None
-    """Architecture of the law in a file, vgg11 by default; a storage knows its own."""
+    """Architecture of the law, vgg11 for one in a file; a storage knows its own, but
+    package.module:factory must be given."""
     classes: CountFrom2 = 10
     """Classes of the network."""
     image_size: Count = 32
@@ -137,14 +138,11 @@ def _stored(
     metric = options.sizes.metric
     with storage_errors(url):
         name = options.name or only_comparison(workspace.storage)
-        law, arch, iteration = stored_law(workspace, name, method, options.iteration, metric)
+        law, arch, iteration = stored_law(
+            workspace, name, method, options.iteration, metric, options.arch
+        )
         if method.needs_tuned_law and not options.as_json:
             print(f"tuned: {tuned_verdict(workspace, name, metric)}")
-    if options.arch not in (None, arch.name):
-        raise NsoptError(
-            f"the law stored at {shown(url)} is of {arch.name}, not {options.arch}: "
-            "leave out --arch"
-        )
     return law, arch, iteration
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import Count
+from nsopt.cli.options import Count, StoredArch
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -20,6 +20,7 @@ class WorkerOptions:
     """Storage URL of a study that was started."""
     study: str
     """ARCH-DATA-PRESET."""
+    arch: StoredArch = None
     data: str | None = None
     """folder:PATH, where the images lie elsewhere here."""
     data_dir: Path = Path("data")
@@ -54,6 +55,7 @@ def worker(options: WorkerOptions) -> None:
             options.study,
             workspace,
             options.data,
+            options.arch,
             options.device,
             options.threads,
             options.child,

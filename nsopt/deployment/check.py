@@ -32,7 +32,8 @@ def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) 
 
     NsoptError if its numbers are others, or its accuracy is not what was stored.
     """
-    exported, original = load_exported(path, format), WithNormalisation(network).eval()
+    exported = load_exported(path, format, network.arch)
+    original = WithNormalisation(network).eval()
     right, furthest, largest = 0, 0.0, 0.0
     for images, labels in zip(test.parts(_BATCH), test.labels.split(_BATCH), strict=True):
         pixels = images.to(torch.float32) / _PIXEL_RANGE

@@ -54,15 +54,16 @@ def export(network: KeptNetwork, path: Path | str, format: str = "onnx") -> None
     write(network, Path(path))
 
 
-def load_exported(path: Path | str, format: str) -> Predict:  # noqa: A002
+def load_exported(path: Path | str, format: str, arch: str | None = None) -> Predict:  # noqa: A002
     """What an exported file computes on the CPU: images from 0 to 1, (N, C, H, W), to logits.
 
-    Reads files of one's own: neither onnxruntime nor torch.export checks those of others.
+    arch: as `load_network` takes it. Reads files of one's own: neither onnxruntime nor torch.export
+    checks those of others.
     """
     if format not in _FORMATS:
         raise unknown_name("format", format, _FORMATS)
     _, read = _FORMATS[format]
-    return read(Path(path))
+    return read(Path(path), arch)
 
 
 def export_to_onnx(module: nn.Module, examples: Tensor, facts: dict[str, Any], path: Path) -> None:
@@ -88,7 +89,7 @@ def _write_onnx(network: KeptNetwork, path: Path) -> None:
     export_to_onnx(WithNormalisation(network), _examples(network), network.facts, path)
 
 
-def _read_onnx(path: Path) -> Predict:
+def _read_onnx(path: Path, arch: str | None) -> Predict:
     runtime = _needed("onnxruntime")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (name,) = (value.name for value in session.get_inputs())
@@ -111,7 +112,7 @@ def _write_pt2(network: KeptNetwork, path: Path) -> None:
         torch.export.save(program, path, extra_files={_FACTS: json.dumps(network.facts)})
 
 
-def _read_pt2(path: Path) -> Predict:
+def _read_pt2(path: Path, arch: str | None) -> Predict:
     with _quiet():
         module: Predict = torch.export.load(path).module()
     return module
@@ -121,11 +122,13 @@ def _write_state(network: KeptNetwork, path: Path) -> None:
     network.save(path)
 
 
-def _read_state(path: Path) -> Predict:
-    return WithNormalisation(load_network(path)).eval()
+def _read_state(path: Path, arch: str | None) -> Predict:
+    return WithNormalisation(load_network(path, arch)).eval()
 
 
-_FORMATS: dict[str, tuple[Callable[[KeptNetwork, Path], None], Callable[[Path], Predict]]] = {
+_Write = Callable[[KeptNetwork, Path], None]
+_Read = Callable[[Path, str | None], Predict]
+_FORMATS: dict[str, tuple[_Write, _Read]] = {
     "onnx": (_write_onnx, _read_onnx),
     "pt2": (_write_pt2, _read_pt2),
     "state_dict": (_write_state, _read_state),

@@ -36,6 +36,7 @@ class Measured:
 def measure_again(
     workspace: Workspace,
     name: str | None,
+    given: str | None,
     batch_sizes: Sequence[int],
     device: str,
     threads: int | None,
@@ -43,6 +44,8 @@ def measure_again(
 ) -> list[Measured]:
     """Measure all trained networks of the comparison `name` side by side, equal ones once, and
     store it.
+
+    given: the name of the architecture, if the user gave one (`stored_architecture`).
 
     What was measured under other conditions (device, threads, precision, batch size, version of
     torch) stays beside it; under the same ones it is replaced. NsoptError if nothing is stored.
@@ -53,7 +56,7 @@ def measure_again(
     networks = _trained(workspace.storage, name)
     if not networks:
         raise NsoptError(f"no completed trial of {name} at {shown(workspace.url)}: nothing to time")
-    arch = stored_network(schema.read_task(networks[0].study), ())
+    arch = stored_network(schema.read_task(networks[0].study), (), given)
     found = []
     with sharing(resolve_compute(device, "fp32")) as compute:
         progress.start("measuring latency", len(batch_sizes))

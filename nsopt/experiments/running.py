@@ -59,7 +59,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
             _probe_memory(comparison, bool(searches), runner)
         if workspace.shared:
             _enqueue(missing, {}, runner)
-        with other_workers(task.name, workspace, compute, progress):
+        with other_workers(task.name, task.arch.name, workspace, compute, progress):
             continue_searches(task, workspace, searches, compute, progress)
             found = stored_searches(task, workspace)
             for sentence in (*beyond_records(comparison, found), *_outdated(points, found, runner)):

@@ -24,9 +24,12 @@ def sharing(compute: Compute) -> Iterator[Compute]:
 
 @contextmanager
 def other_workers(
-    study: str, workspace: Workspace, compute: Compute, progress: Progress
+    study: str, arch: str, workspace: Workspace, compute: Compute, progress: Progress
 ) -> Iterator[None]:
-    """The workers beside this process, with an equal share of the cores each."""
+    """The workers beside this process, with an equal share of the cores each.
+
+    arch: the name of the architecture, as the user gave it.
+    """
     if workspace.workers == 1:
         yield
         return
@@ -34,6 +37,7 @@ def other_workers(
     torch.set_num_threads(threads)
     same = [
         f"--study={study}",
+        f"--arch={arch}",
         f"--data-dir={workspace.data_dir}",
         f"--out={workspace.folder}",
         f"--threads={threads}",

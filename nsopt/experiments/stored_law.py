@@ -16,12 +16,18 @@ from nsopt.storage.studies import load_studies
 
 
 def stored_law(
-    workspace: Workspace, name: str, method: Method, iteration: int | None, metric: str
+    workspace: Workspace,
+    name: str,
+    method: Method,
+    iteration: int | None,
+    metric: str,
+    given: str | None,
 ) -> tuple[ScalingLaw, Architecture, Iteration | None]:
     """The law of a method, its network, and the iteration of descent that it came from, if it did.
 
     name: ARCH-DATA-PRESET; iteration: of descent, None for the method's own; metric: of the
-    budgets. NsoptError if the storage has no such law.
+    budgets; given: the name of the architecture, if the user gave one (`stored_architecture`).
+    NsoptError if the storage has no such law.
     """
     studies = load_studies(workspace.storage, name)
     ours = [study for study in studies.values() if schema.read_settings(study)]
@@ -29,7 +35,7 @@ def stored_law(
         raise NsoptError(f"no search of {name} is stored at {shown(workspace.url)}: run one first")
     if method.needs_trained_network:
         raise NoWidthsError(f"{method.name} has a law for every trained network, not one")
-    arch = stored_network(schema.read_task(ours[0]), ours)
+    arch = stored_network(schema.read_task(ours[0]), ours, given)
     tuned = tuned_law(workspace, name, metric) if method.needs_tuned_law else None
     usual = schema.read_settings(ours[0])["search"]["price"]
     kind = schema.search_kind(method.price or usual, usual)

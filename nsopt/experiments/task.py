@@ -17,7 +17,7 @@ from nsopt.errors import NsoptError
 from nsopt.experiments.presets import StudySettings
 from nsopt.latency.model import LatencyModel
 from nsopt.models.architecture import Architecture
-from nsopt.models.registry import get_architecture
+from nsopt.models.registry import stored_architecture
 from nsopt.pruning.settings import SearchSettings
 from nsopt.settings import Price
 from nsopt.storage import schema
@@ -126,15 +126,16 @@ class Task:
         return study
 
 
-def load_task(study: Study, data: str | None, data_dir: Path) -> Task:
-    """The task of a stored study. data: where its images lie here, if elsewhere than there.
+def load_task(study: Study, data: str | None, data_dir: Path, given: str | None) -> Task:
+    """The task of a stored study. data: where its images lie here, if elsewhere than there; given:
+    the name of its architecture, if the user gave one (`stored_architecture`).
 
     NsoptError if the images here are others.
     """
     stored, settings = schema.read_task(study), schema.read_settings(study)
     source = schema.read_source(study)
     source = replace(source, name=data or source.name)
-    arch = stored_network(stored, [study])
+    arch = stored_network(stored, [study], given)
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
         raise NsoptError(f"{stored.arch} is another network here than that of {study.study_name}")
     task = Task(arch, load_source(source, data_dir), source, _stored_settings(study))
@@ -156,9 +157,14 @@ def _stored_settings(study: Study) -> StudySettings:
         ) from None
 
 
-def stored_network(task: schema.TaskDescription, studies: Iterable[Study]) -> Architecture:
-    """The network of a stored task, with the latency model that one of the studies holds."""
-    arch = get_architecture(task.arch, task.classes, task.image_size, task.channels)
+def stored_network(
+    task: schema.TaskDescription, studies: Iterable[Study], given: str | None
+) -> Architecture:
+    """The network of a stored task, with the latency model that one of the studies holds.
+
+    given: the name of its architecture, if the user gave one (`stored_architecture`).
+    """
+    arch = stored_architecture(task.arch, given, task.classes, task.image_size, task.channels)
     return with_stored_latency(arch, studies)
 
 

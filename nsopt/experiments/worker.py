@@ -100,6 +100,7 @@ def join(
     name: str,
     workspace: Workspace,
     data: str | None,
+    given: str | None,
     device: str,
     threads: int | None,
     child: bool,
@@ -107,11 +108,11 @@ def join(
 ) -> int:
     """Work on the comparison `name` of a storage until nothing is left; trials run here.
 
-    data: where its images lie here, if elsewhere than where it was started; child: whether the
-    study's command started this process, and itself prints and tidies up. Raises NsoptError if
-    there is nothing to join.
+    data: where its images lie here, if elsewhere than where it was started; given: the name of its
+    architecture, if the user gave one; child: whether the study's command started this process, and
+    itself prints and tidies up. Raises NsoptError if there is nothing to join.
     """
-    task = load_task(_any_study(name, workspace), data, workspace.data_dir)
+    task = load_task(_any_study(name, workspace), data, workspace.data_dir, given)
     if task.arch.summary() and not child:
         progress.message(task.arch.summary())
     with sharing(resolve_compute(device, task.settings.training.precision)) as compute:

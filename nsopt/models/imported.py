@@ -14,12 +14,18 @@ from nsopt.models.tracing.trace import TraceError
 from nsopt.models.tracing.trace_module import trace
 from nsopt.torchvision_import import import_torchvision
 
+_CATALOGUES = ("torchvision", "timm")
 _SEED = 0  # of the template, whose values tell how its networks are initialised
 
 
 def is_imported(name: str) -> bool:
     """Whether a word names a network of others."""
     return ":" in name
+
+
+def is_of_catalogue(name: str) -> bool:
+    """Whether a word names a network of torchvision or timm, rather than a factory of a module."""
+    return name.partition(":")[0] in _CATALOGUES
 
 
 def import_architecture(

@@ -1,11 +1,12 @@
 """The architectures by name: a new one is a new row."""
 
+import shlex
 from collections.abc import Callable
 from functools import partial
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.architecture import Architecture, TableArchitecture
-from nsopt.models.imported import import_architecture, is_imported
+from nsopt.models.imported import import_architecture, is_imported, is_of_catalogue
 from nsopt.models.mobilenet import mobilenetv2
 from nsopt.models.resnet import resnet18
 from nsopt.models.vgg import vgg11
@@ -43,6 +44,27 @@ def get_architecture(
     if is_imported(name):
         return import_architecture(name, num_classes, image_size, in_channels)
     return table_architecture(name, num_classes, image_size, in_channels)
+
+
+def stored_architecture(
+    stored: str, given: str | None, num_classes: int, image_size: int, in_channels: int
+) -> Architecture:
+    """The architecture whose name a file or a storage holds; whoever wrote it runs no code here.
+
+    given: the name that the user gave, None for none. `package.module:factory` must be given.
+    Raises NsoptError if it is not, or if `given` is another name than the stored one.
+    """
+    if given is None and is_imported(stored) and not is_of_catalogue(stored):
+        raise NsoptError(
+            f"the stored network {stored!r} would run code of that module: if you trust it, give "
+            f"--arch {shlex.quote(stored)}, in Python arch={stored!r}"
+        )
+    if given not in (None, stored):
+        raise NsoptError(
+            f"the stored network is {stored!r}, not {given!r}: give --arch {shlex.quote(stored)}, "
+            f"in Python arch={stored!r}"
+        )
+    return get_architecture(stored, num_classes, image_size, in_channels)
 
 
 def table_architecture(

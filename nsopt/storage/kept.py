@@ -10,7 +10,7 @@ from torch import nn
 
 from nsopt.data.images import Splits
 from nsopt.errors import NsoptError
-from nsopt.models.registry import get_architecture
+from nsopt.models.registry import stored_architecture
 from nsopt.storage.trials import Point
 from nsopt.training.loop import Outcome
 
@@ -81,10 +81,13 @@ class KeptNetwork:
         torch.save(self.content, path)
 
 
-def load_network(path: Path | str) -> KeptNetwork:
+def load_network(path: Path | str, arch: str | None = None) -> KeptNetwork:
     """A network that a study kept, or that `nsopt export --format state_dict` wrote.
 
-    Nothing in the file is executed. Raises NsoptError for a file that holds none.
+    Nothing in the file is executed. arch: the name of its architecture, needed only if that is
+    `package.module:factory`, whose code makes the network.
+
+    Raises NsoptError for a file that holds no such network, or one of another architecture.
     """
     try:
         content = read_content(path)
@@ -93,10 +96,12 @@ def load_network(path: Path | str) -> KeptNetwork:
             k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
         }
         channels, image_size, _ = kept["input_shape"]
-        arch = get_architecture(kept["arch"], len(kept["classes"]), image_size, channels)
-        model = arch.build(kept["widths"])
+        family = stored_architecture(kept["arch"], arch, len(kept["classes"]), image_size, channels)
+        model = family.build(kept["widths"])
         model.load_state_dict(state)
         return KeptNetwork(**kept, model=model.eval())
+    except NsoptError as error:
+        raise NsoptError(f"{path}: {error}") from None
     except OSError as error:
         raise NsoptError(f"no weights can be read from {path}: {error.strerror}") from None
     except Exception as error:  # whatever a foreign file makes torch raise
@@ -104,9 +109,9 @@ def load_network(path: Path | str) -> KeptNetwork:
         raise NsoptError(f"{path} holds no weights that nsopt kept: {reason}") from None
 
 
-def load_weights(path: Path | str) -> nn.Module:
+def load_weights(path: Path | str, arch: str | None = None) -> nn.Module:
     """The module of `load_network` alone."""
-    return load_network(path).model
+    return load_network(path, arch).model
 
 
 def read_content(path: Path | str) -> dict[str, Any]:

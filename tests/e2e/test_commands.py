@@ -66,7 +66,10 @@ def test_a_search_is_stored_and_its_law_used(tmp_path: Path) -> None:
         call_nsopt("widths", storage, "--iteration=5"),
         "vgg11-digits-smoke has no iteration 5: its last is 1",
     )
-    check(call_nsopt("widths", storage, "--arch=resnet18"), "is of vgg11, not resnet18")
+    check(
+        call_nsopt("widths", storage, "--arch=resnet18"),
+        "the stored network is 'vgg11', not 'resnet18'",
+    )
 
 
 def test_the_best_of_a_tuning_study_is_used_by_name(tmp_path: Path) -> None:

@@ -76,6 +76,12 @@ def test_a_registered_method_is_compared_like_ours(flat: Flat, tmp_path: Path) -
 MODULE = """
 import nsopt
 from nsopt.methods.base import Method
+from torch import nn
+
+
+def small():
+    convolutions = (nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU())
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
 
 class Deep(Method):
@@ -87,8 +93,9 @@ class Deep(Method):
 """
 
 
-def test_a_package_brings_a_method_to_all_processes(tmp_path: Path) -> None:
-    """Found by its entry point, in worker processes too."""
+def test_a_package_brings_a_method_and_a_network_to_all_processes(tmp_path: Path) -> None:
+    """The method is found by its entry point; the worker runs the network's code because the user
+    gave its name."""
     package = tmp_path / "site"
     metadata = package / "deepest-1.0.dist-info"
     metadata.mkdir(parents=True)
@@ -99,7 +106,7 @@ def test_a_package_brings_a_method_to_all_processes(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "nsopt", "study", "--methods=deep", "--workers=2"),
-            *("--ratios=0.02,0.03", "--seeds=2", *SHORT[2:], f"--out={out}"),
+            *("--arch=deepest:small", "--ratios=0.3,0.5", "--seeds=2", *SHORT[2:], f"--out={out}"),
         ],
         env=os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -107,6 +114,7 @@ def test_a_package_brings_a_method_to_all_processes(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "would run code" not in done.stdout
     outcomes = read_results(f"sqlite:///{out / 'study.db'}").outcomes
     assert len(outcomes) == 4
     assert all(sorted(widths) == list(widths) for widths in outcomes["widths"])

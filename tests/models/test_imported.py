@@ -95,16 +95,18 @@ def test_a_study_of_ones_own_network(tmp_path: Path) -> None:
         ("report", f"--out={tmp_path / 'report'}"),
         ("export", f"--study={name}/uniform", f"--out={tmp_path / 'small.onnx'}"),
     ):
-        assert fixed in call_nsopt(*other, f"--storage={storage}").stdout
+        given = [] if other[0] == "report" else ["--arch=mynets:small"]
+        assert fixed in call_nsopt(*other, f"--storage={storage}", *given).stdout
     assert fixed in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     results = read_results(storage)
     assert results.methods == ["uniform", "magnitude", "morphnet", "neuralscale"]
     assert (results.outcomes["params"] <= results.outcomes["budget"]).all()
-    proposed = call_nsopt("widths", f"--storage={storage}", "--ratios=0.25", "--json")
+    stored = (f"--storage={storage}", "--arch=mynets:small")
+    proposed = call_nsopt("widths", *stored, "--ratios=0.25", "--json")
     (row,) = json.loads(proposed.stdout)
     assert row["params"] <= row["budget"]
     (weights, *_) = (tmp_path / "out" / "artifacts").iterdir()
-    assert sum(p.numel() for p in nsopt.load_weights(weights).parameters()) > 0
+    assert sum(p.numel() for p in nsopt.load_weights(weights, "mynets:small").parameters()) > 0
 
 
 def test_another_network_under_the_same_word_is_noticed(
@@ -116,7 +118,7 @@ def test_another_network_under_the_same_word_is_noticed(
     monkeypatch.setattr(import_module("mynets"), "small", narrower)
     worker = ("worker", f"--storage=sqlite:///{tmp_path / 'out' / 'study.db'}", out)
     check(
-        call_nsopt(*worker, "--study=mynets:small-digits-60each-smoke"),
+        call_nsopt(*worker, "--study=mynets:small-digits-60each-smoke", "--arch=mynets:small"),
         "mynets:small is another network here",
     )
 

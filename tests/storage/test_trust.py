@@ -1,0 +1,108 @@
+"""What a file or a storage of somebody else may do: name networks, but run no code."""
+
+import sqlite3
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import optuna
+import pytest
+
+import nsopt
+from nsopt.errors import NsoptError
+from nsopt.experiments.curve_request import Sampler
+from nsopt.experiments.curve_trial import make_sampler
+from nsopt.storage.artifacts import BestNetworks
+from nsopt.storage.kept import load_network
+from nsopt.storage.opening import open_storage
+from tests.conftest import call_nsopt
+from tests.e2e.test_user_errors import check
+from tests.storage.test_artifacts import network
+
+TRAP = "trap:spring"
+PREFIX = "vgg11-digits-30each-smoke"
+MODULE = """
+from pathlib import Path
+
+Path(__file__).with_name("sprung").touch()
+
+
+def spring():
+    raise SystemExit
+"""
+
+
+@pytest.fixture
+def sprung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that is there once the module `trap` was imported."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "trap.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "trap", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return folder / "sprung"
+
+
+@pytest.fixture
+def planted(tmp_path: Path, golden: Path) -> str:
+    """The URL of a storage whose studies are about the network `trap:spring`."""
+    script = (
+        (golden / "storage-0.1.0.sql").read_text().replace('"arch": "vgg11"', f'"arch": "{TRAP}"')
+    )
+    with closing(sqlite3.connect(tmp_path / "study.db")) as connection:
+        connection.executescript(script)
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.load_study(study_name=f"{PREFIX}/uniform", storage=open_storage(url))
+    BestNetworks(tmp_path / "artifacts").keep_if_best(study, replace(network(50.0), arch=TRAP))
+    return url
+
+
+def test_a_file_names_no_code_to_run(sprung: Path, tmp_path: Path) -> None:
+    file = tmp_path / "weights.pt"
+    replace(network(50.0), arch=TRAP).save(file)
+    for load in (nsopt.load_network, nsopt.load_weights):
+        with pytest.raises(NsoptError, match=rf"weights\.pt: .*--arch {TRAP}, in Python arch="):
+            load(file)
+    assert not sprung.exists()
+    with pytest.raises(SystemExit):
+        load_network(file, arch=TRAP)
+    assert sprung.exists()
+
+
+def test_a_file_must_be_of_the_network_that_the_user_names(sprung: Path, tmp_path: Path) -> None:
+    for stored, given in ((TRAP, "vgg11"), ("vgg11", TRAP), (TRAP, "trap:other")):
+        replace(network(50.0), arch=stored).save(tmp_path / "weights.pt")
+        with pytest.raises(NsoptError, match=f"network is '{stored}', not '{given}': give --arch"):
+            load_network(tmp_path / "weights.pt", arch=given)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"export --study={PREFIX}/uniform --out=network.onnx",
+        f"export --study={PREFIX}/uniform --out=network.pt --format=state_dict --unchecked",
+        "latency",
+        f"worker --study={PREFIX}",
+        "widths",
+        "widths --method=uniform",
+        "report --out=report",
+    ],
+)
+def test_a_storage_names_no_code_to_run(planted: str, sprung: Path, command: str) -> None:
+    done = call_nsopt(*command.split(), f"--storage={planted}")
+    if not command.startswith("report"):
+        check(done, f"the stored network '{TRAP}' would run code", f"--arch {TRAP}")
+        other = call_nsopt(*command.split(), f"--storage={planted}", "--arch=vgg11")
+        check(other, f"the stored network is '{TRAP}', not 'vgg11': give --arch {TRAP}")
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize("name", get_args(Sampler))
+def test_samplers_unpickle_nothing_that_a_storage_holds(name: Sampler) -> None:
+    """As Optuna's CMA-ES does: its module imports pickle."""
+    module = sys.modules[type(make_sampler(name, 0)).__module__]
+    assert "pickle" not in vars(module)
