@@ -35,12 +35,20 @@ app.register_install_completion_command(add_to_startup=False)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; what a user can mend is one line on stderr, and exit code 2."""
+    words = sys.argv[1:] if arguments is None else arguments
     with user_errors():
         try:
-            app(
-                sys.argv[1:] if arguments is None else arguments,
-                exit_on_error=False,
-                print_error=False,
-            )
+            app(words, exit_on_error=False, print_error=False)
         except CycloptsError as error:
-            raise NsoptError(str(error)) from None
+            raise NsoptError(_hide_passwords(str(error), words)) from None
+
+
+def _hide_passwords(text: str, arguments: Sequence[str]) -> str:
+    """`text` as it may be printed if it quotes an argument that is a URL."""
+    from nsopt.storage.urls import hide_password
+
+    for argument in arguments:
+        url = argument.partition("=")[2] if argument.startswith("-") else argument
+        if "://" in url:
+            text = text.replace(url, hide_password(url))
+    return text

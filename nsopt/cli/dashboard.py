@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from cyclopts import Parameter
+
+from nsopt.cli.options import OptionalStorageUrl
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -14,7 +15,7 @@ from cyclopts import Parameter
 class DashboardOptions:
     """The options of `nsopt dashboard`."""
 
-    storage: Annotated[str | None, Parameter(env_var="NSOPT_STORAGE")] = None
+    storage: OptionalStorageUrl = None
     """Optuna storage URL; by default the newest study in runs/."""
     host: str = "127.0.0.1"
     """Address to serve on; beyond 127.0.0.1 anyone may read and delete."""

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import StoredArch
+from nsopt.cli.options import StorageUrl, StoredArch
 
 if TYPE_CHECKING:
     from nsopt.data.images import ImageSet
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class ExportOptions:
     """The options of `nsopt export`."""
 
-    storage: Annotated[str, Parameter(env_var="NSOPT_STORAGE")]
+    storage: StorageUrl
     """Storage URL of the study."""
     study: str
     """ARCH-DATA-PRESET/METHOD."""

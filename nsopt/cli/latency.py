@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import Count, StoredArch
+from nsopt.cli.options import Count, StorageUrl, StoredArch
 
 if TYPE_CHECKING:
     from nsopt.experiments.latencies import Measured
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class LatencyOptions:
     """The options of `nsopt latency`."""
 
-    storage: Annotated[str, Parameter(env_var="NSOPT_STORAGE")]
+    storage: StorageUrl
     """Storage URL of the comparison."""
     name: str | None = None
     """ARCH-DATA-PRESET, where several are stored."""

@@ -12,11 +12,15 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from nsopt.errors import NsoptError
+from nsopt.experiments.processes import STORAGE_VARIABLE
 
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 CountFrom0 = Annotated[int, Parameter(validator=Number(gte=0))]
 CountFrom2 = Annotated[int, Parameter(validator=Number(gte=2))]
 
+_storage_variable = Parameter(env_var=STORAGE_VARIABLE)
+StorageUrl = Annotated[str, _storage_variable]
+OptionalStorageUrl = Annotated[str | None, _storage_variable]
 StoredArch = Annotated[
     str | None,
     Parameter(help="What is stored must be of this network; needed for package.module:factory."),
@@ -135,7 +139,7 @@ class SgdOptions:
 class PlaceOptions:
     """Where results go."""
 
-    storage: str | None = None
+    storage: OptionalStorageUrl = None
     """Optuna storage URL; by default a file in --out."""
     out: Path | None = None
     """Folder of the results; by default runs/ARCH-DATA-PRESET."""

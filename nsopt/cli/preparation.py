@@ -20,7 +20,7 @@ from nsopt.experiments.workspace import Workspace
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import check_name, get_architecture
 from nsopt.scaling.metric import Metric, get_metric
-from nsopt.storage.opening import sqlite_path
+from nsopt.storage.urls import storage_file
 
 
 def preset_of(options: TaskOptions) -> Preset:
@@ -43,7 +43,7 @@ def prepare(
     check_name(options.arch)
     resolve_compute(settings.training.device, settings.training.precision)
     if place.storage is not None:
-        sqlite_path(place.storage)
+        storage_file(place.storage)
     source = Source(options.data, options.image_size, Subset(options.classes, options.per_class))
     data = load_source(source, options.data_dir)
     arch = get_architecture(options.arch, len(data.classes), data.image_size, data.channels)

@@ -1,9 +1,10 @@
 """`nsopt proxy`: one process between a database and many workers."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
 from cyclopts import Parameter
+
+from nsopt.cli.options import StorageUrl
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -13,7 +14,7 @@ from cyclopts import Parameter
 class ProxyOptions:
     """The options of `nsopt proxy`."""
 
-    storage: Annotated[str, Parameter(env_var="NSOPT_STORAGE")]
+    storage: StorageUrl
     """Storage URL of the database."""
     host: str = "127.0.0.1"
     """Address to serve on; beyond 127.0.0.1 anyone may read and change the storage."""
@@ -29,12 +30,13 @@ def proxy(options: ProxyOptions) -> None:
     import optuna
 
     from nsopt.cli.console import console
-    from nsopt.storage.opening import shown, storage_errors
+    from nsopt.storage.opening import storage_errors
     from nsopt.storage.serving import serve_proxy
+    from nsopt.storage.urls import hide_password
 
     def announce() -> None:
         address = f"grpc://{options.host}:{options.port}"
-        console.print(f"{shown(options.storage)} is served at {address}", highlight=False)
+        console.print(f"{hide_password(options.storage)} is served at {address}", highlight=False)
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     with storage_errors(options.storage):

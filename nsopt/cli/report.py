@@ -5,6 +5,8 @@ from pathlib import Path
 
 from cyclopts import Parameter
 
+from nsopt.cli.options import StorageUrl
+
 # Imports inside functions keep `nsopt --help` light.
 
 
@@ -13,7 +15,7 @@ from cyclopts import Parameter
 class ReportOptions:
     """The options of `nsopt report`."""
 
-    storage: str
+    storage: StorageUrl
     """Optuna storage URL, such as sqlite:///study.db."""
     out: Path
     """Folder for index.html and the CSV files."""

@@ -41,7 +41,8 @@ def search(options: LawOptions = LawOptions()) -> None:
     from nsopt.experiments.sharing import sharing
     from nsopt.experiments.timing import with_latency_if_needed
     from nsopt.scaling.metric import PARAMS
-    from nsopt.storage.opening import shown, storage_errors
+    from nsopt.storage.opening import storage_errors
+    from nsopt.storage.urls import hide_password
 
     preset = preset_of(options.task)
     settings = settings_of(preset, changes(options.search, TrainingOptions(), options.sgd))
@@ -53,7 +54,7 @@ def search(options: LawOptions = LawOptions()) -> None:
         iterations = settings.search.iterations
         found = continue_searches(task, workspace, {None: iterations}, shared, progress)
     _print_law(task.arch.layer_names, found[None][-1])
-    console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
+    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True, highlight=False)
 
 
 def _print_law(layer_names: Sequence[str], iteration: "Iteration") -> None:

@@ -79,7 +79,8 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     from nsopt.experiments.timing import with_latency_if_needed
     from nsopt.methods.registry import get_methods
     from nsopt.reports.results import read_results
-    from nsopt.storage.opening import shown, storage_errors
+    from nsopt.storage.opening import storage_errors
+    from nsopt.storage.urls import hide_password
 
     preset, metric = preset_and_metric(options.task, options.sizes)
     methods = get_methods(words(options.methods))
@@ -118,7 +119,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
             from nsopt.reports.dashboard import publish
 
             publish(results, workspace.url)
-    console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
+    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True, highlight=False)
     console.print(f"report:  {page}", soft_wrap=True, highlight=False, markup=False)
 
 

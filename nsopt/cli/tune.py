@@ -72,7 +72,8 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
     from nsopt.experiments.timing import with_latency_if_needed
     from nsopt.experiments.tuning import run_tuning
     from nsopt.experiments.tuning_request import PRETRAIN_EPOCHS, Tuning
-    from nsopt.storage.opening import shown, storage_errors
+    from nsopt.storage.opening import storage_errors
+    from nsopt.storage.urls import hide_password
 
     preset, metric = preset_and_metric(options.task, options.sizes)
     tried = _epochs(options.pretrain_epochs) if options.pretrain_epochs else PRETRAIN_EPOCHS
@@ -100,8 +101,8 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
             )
             study = run_tuning(tuning, workspace, progress)
         _publish(study, tuning.metric_names)
-    _print_trials(study, tuning, shown(workspace.url))
-    console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
+    _print_trials(study, tuning, hide_password(workspace.url))
+    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True, highlight=False)
 
 
 def _tune_curve(options: TuneOptions) -> None:
@@ -117,7 +118,8 @@ def _tune_curve(options: TuneOptions) -> None:
     from nsopt.experiments.curve_request import CurveTuning
     from nsopt.experiments.presets import override
     from nsopt.experiments.timing import with_latency_if_needed
-    from nsopt.storage.opening import shown, storage_errors
+    from nsopt.storage.opening import storage_errors
+    from nsopt.storage.urls import hide_password
 
     preset, metric = preset_and_metric(options.task, options.sizes)
     own = changes(options.search, TrainingOptions(), options.sgd, **options.sizes.rounding)
@@ -146,11 +148,11 @@ def _tune_curve(options: TuneOptions) -> None:
     console.print(f"best: {best}; {confirmation}", highlight=False, soft_wrap=True)
     console.print(
         f"use it: nsopt study --methods uniform,tuned --metric {metric.name} "
-        f"--storage '{shown(workspace.url)}' and the options of the task",
+        f"--storage '{hide_password(workspace.url)}' and the options of the task",
         highlight=False,
         soft_wrap=True,
     )
-    console.print(f"storage: {shown(workspace.url)}", soft_wrap=True, highlight=False)
+    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True, highlight=False)
 
 
 def _publish(study: "Study", metric_names: "Sequence[str]") -> None:

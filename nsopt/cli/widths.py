@@ -1,12 +1,14 @@
 """`nsopt widths`: from a stored or published law to widths at budgets."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import Count, CountFrom2, SizeOptions
+from nsopt.cli.options import Count, CountFrom2, OptionalStorageUrl, SizeOptions
+from nsopt.experiments.processes import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
     from nsopt.models.architecture import Architecture
@@ -24,7 +26,7 @@ class WidthsOptions:
 
     law: Path | None = None
     """JSON file of a law, or of one law per iteration."""
-    storage: str | None = None
+    storage: OptionalStorageUrl = None
     """Storage URL of a search instead."""
     name: str | None = None
     """ARCH-DATA-PRESET, where the storage holds several."""
@@ -110,10 +112,13 @@ def _law_and_network(
     from nsopt.models.registry import get_architecture
     from nsopt.scaling.law_file import read_law
 
-    if (options.law is None) == (options.storage is None):
+    url = options.storage
+    if options.law is not None and url == os.environ.get(STORAGE_VARIABLE):
+        url = None  # the variable is for other commands, too
+    if (options.law is None) == (url is None):
         raise NsoptError("say where the law is: --law FILE or --storage URL")
     if options.law is None:
-        return _stored(options, str(options.storage))
+        return _stored(options, str(url))
     arch = get_architecture(
         options.arch or "vgg11", options.classes, options.image_size, options.channels
     )
@@ -128,12 +133,13 @@ def _stored(
     from nsopt.experiments.tuned_law import tuned_verdict
     from nsopt.experiments.workspace import Workspace
     from nsopt.methods.registry import get_method, law_of_search
-    from nsopt.storage.opening import shown, storage_errors
+    from nsopt.storage.opening import storage_errors
     from nsopt.storage.studies import only_comparison
+    from nsopt.storage.urls import hide_password
 
     workspace = Workspace(url, Path())
     if not workspace.has_storage:
-        raise NsoptError(f"nothing is stored at {shown(url)}: run a search first")
+        raise NsoptError(f"nothing is stored at {hide_password(url)}: run a search first")
     method = get_method(options.method) if options.method else law_of_search()
     metric = options.sizes.metric
     with storage_errors(url):

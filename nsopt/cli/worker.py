@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import Count, StoredArch
+from nsopt.cli.options import Count, StorageUrl, StoredArch
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -16,7 +16,7 @@ from nsopt.cli.options import Count, StoredArch
 class WorkerOptions:
     """The options of `nsopt worker`. child: whether a study's command started it."""
 
-    storage: Annotated[str, Parameter(env_var="NSOPT_STORAGE")]
+    storage: StorageUrl
     """Storage URL of a study that was started."""
     study: str
     """ARCH-DATA-PRESET."""

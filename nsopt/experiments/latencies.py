@@ -17,8 +17,8 @@ from nsopt.latency.measure import Latency, distrust, latency_conditions, measure
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.storage import schema, trials
-from nsopt.storage.opening import shown
 from nsopt.storage.studies import load_studies, only_comparison
+from nsopt.storage.urls import hide_password
 
 _PASSES = 50
 
@@ -51,11 +51,13 @@ def measure_again(
     torch) stays beside it; under the same ones it is replaced. NsoptError if nothing is stored.
     """
     if not workspace.has_storage:
-        raise NsoptError(f"nothing is stored at {shown(workspace.url)}: run a study first")
+        raise NsoptError(f"nothing is stored at {hide_password(workspace.url)}: run a study first")
     name = name or only_comparison(workspace.storage)
     networks = _trained(workspace.storage, name)
     if not networks:
-        raise NsoptError(f"no completed trial of {name} at {shown(workspace.url)}: nothing to time")
+        raise NsoptError(
+            f"no completed trial of {name} at {hide_password(workspace.url)}: nothing to time"
+        )
     arch = stored_network(schema.read_task(networks[0].study), (), given)
     found = []
     with sharing(resolve_compute(device, "fp32")) as compute:

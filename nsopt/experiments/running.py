@@ -28,8 +28,8 @@ from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import MACS
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import schema, trials
-from nsopt.storage.opening import shown
 from nsopt.storage.trials import Point
+from nsopt.storage.urls import hide_password
 from nsopt.training.step import probe_memory
 
 Points = Mapping[Method, Sequence[Point]]
@@ -165,10 +165,11 @@ def _outdated(points: Points, found: Histories, runner: Runner) -> Iterator[str]
             proposed = _proposals(method, done, found, runner)
             others = [point for point in done if trained[point] != proposed[point.budget]]
             if others:
+                url = hide_password(runner.workspace.url)
                 yield (
                     f"{method.name}: {len(others)} of {len(own)} points were trained along another "
                     "law, and stay; to train them along the present one, first optuna delete-study "
-                    f"--study-name {study.study_name} --storage {shown(runner.workspace.url)}"
+                    f"--study-name {study.study_name} --storage {url}"
                 )
 
 

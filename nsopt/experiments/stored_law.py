@@ -11,8 +11,8 @@ from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import PARAMS
 from nsopt.scaling.record import Iteration
 from nsopt.storage import schema
-from nsopt.storage.opening import shown
 from nsopt.storage.studies import load_studies
+from nsopt.storage.urls import hide_password
 
 
 def stored_law(
@@ -32,7 +32,9 @@ def stored_law(
     studies = load_studies(workspace.storage, name)
     ours = [study for study in studies.values() if schema.read_settings(study)]
     if not ours:
-        raise NsoptError(f"no search of {name} is stored at {shown(workspace.url)}: run one first")
+        raise NsoptError(
+            f"no search of {name} is stored at {hide_password(workspace.url)}: run one first"
+        )
     if method.needs_trained_network:
         raise NoWidthsError(f"{method.name} has a law for every trained network, not one")
     arch = stored_network(schema.read_task(ours[0]), ours, given)
@@ -41,7 +43,9 @@ def stored_law(
     kind = schema.search_kind(method.price or usual, usual)
     found = histories(studies).get(kind, [])
     if method.by_algorithm_3 and not found:
-        raise NsoptError(f"no {kind} of {name} is stored at {shown(workspace.url)}: run one first")
+        raise NsoptError(
+            f"no {kind} of {name} is stored at {hide_password(workspace.url)}: run one first"
+        )
     if iteration is not None and iteration > len(found):
         raise NsoptError(f"{name} has no iteration {iteration}: its last is {len(found)}")
     chosen = found[:iteration]

@@ -11,9 +11,9 @@ from nsopt.experiments.task import Task
 from nsopt.experiments.workspace import Workspace
 from nsopt.scaling.metric import Metric
 from nsopt.storage import schema
-from nsopt.storage.opening import shown
 from nsopt.storage.studies import load_studies
 from nsopt.storage.trials import TuningPoint
+from nsopt.storage.urls import hide_password
 
 Over = Literal["pretrain-epochs", "eta"]
 PRETRAIN_EPOCHS = (0, 2, 5, 10, 30, 60)
@@ -84,7 +84,8 @@ def best_settings(workspace: Workspace, name: str) -> dict[str, dict[str, Any]]:
     study = load_studies(workspace.storage, prefix).get(kind) if there else None
     if study is None:
         raise NsoptError(
-            f"no tuning study {name!r} is stored at {shown(workspace.url)}: run nsopt tune first"
+            f"no tuning study {name!r} is stored at {hide_password(workspace.url)}: "
+            "run nsopt tune first"
         )
     if schema.is_curve(kind):
         raise NsoptError(f"{name!r} ended with a law: use it with --methods tuned")

@@ -18,9 +18,9 @@ from nsopt.methods.base import Method
 from nsopt.methods.registry import get_method, is_method
 from nsopt.progress import Progress
 from nsopt.storage import schema, trials
-from nsopt.storage.opening import shown
 from nsopt.storage.queue import Watch, claim, run
 from nsopt.storage.studies import comparisons, has_unfinished, load_studies
+from nsopt.storage.urls import hide_password
 
 
 def is_ready(method: Method, found: Histories, task: Task) -> bool:
@@ -128,12 +128,14 @@ def join(
 def _any_study(name: str, workspace: Workspace) -> Study:
     """One of the comparison's, all of which have the same settings."""
     if not workspace.has_storage:
-        raise NsoptError(f"nothing is stored at {shown(workspace.url)}: start a study first")
+        raise NsoptError(
+            f"nothing is stored at {hide_password(workspace.url)}: start a study first"
+        )
     studies = load_studies(workspace.storage, name)
     ready = [s for m, s in studies.items() if not schema.is_search(m) and schema.read_settings(s)]
     if not ready:
         known = ", ".join(comparisons(workspace.storage)) or "none"
         raise NsoptError(
-            f"no study {name!r} to work on at {shown(workspace.url)}: stored are {known}"
+            f"no study {name!r} to work on at {hide_password(workspace.url)}: stored are {known}"
         )
     return ready[0]

@@ -7,7 +7,8 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 
 from nsopt.compute.checkpoint import remove_checkpoints, remove_empty_folders
-from nsopt.storage.opening import ARTIFACTS, open_storage, sqlite_path, storage_exists
+from nsopt.storage.opening import ARTIFACTS, open_storage, storage_exists
+from nsopt.storage.urls import sqlite_path
 
 _CHECKPOINTS = "checkpoints"
 

@@ -11,8 +11,9 @@ from nsopt.errors import NsoptError
 from nsopt.methods.registry import method_order
 from nsopt.scaling.record import Iteration
 from nsopt.storage import schema, trials
-from nsopt.storage.opening import existing_storage, shown
+from nsopt.storage.opening import existing_storage
 from nsopt.storage.studies import load_studies, only_comparison
+from nsopt.storage.urls import hide_password
 
 BATCH_SIZE = 100
 CONDITIONS = ["device", "precision", "batch_size", "torch_version", "protocol"]
@@ -70,7 +71,9 @@ def read_results(url: str, name: str | None = None) -> Results:
         first = f"{failures[0]['label']}: {failures[0]['reason']}"
         raise NsoptError(f"every training of {name} failed: {first}")
     if not done:
-        raise NsoptError(f"no completed trial of {name} at {shown(url)}: nothing to report on")
+        raise NsoptError(
+            f"no completed trial of {name} at {hide_password(url)}: nothing to report on"
+        )
     task = schema.read_task(done[0][0])
     latencies = _latencies(compared)
     outcomes = pd.DataFrame([_outcome(trial, task) for _, trial in done])

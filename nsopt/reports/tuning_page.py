@@ -10,8 +10,9 @@ from nsopt.reports.template import flat, fragment, render_template
 from nsopt.reports.tuning import draw_tuning, question
 from nsopt.reports.tuning_table import tuning_rows
 from nsopt.storage import schema, trials
-from nsopt.storage.opening import existing_storage, shown
+from nsopt.storage.opening import existing_storage
 from nsopt.storage.studies import comparisons, load_studies, tunings
+from nsopt.storage.urls import hide_password
 
 
 def is_about_tuning(url: str, name: str | None) -> bool:
@@ -34,7 +35,7 @@ def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
         name = found[0]
     if name not in found:
         known = ", ".join(found) or "none"
-        raise NsoptError(f"say which tuning with --name: at {shown(url)} are {known}")
+        raise NsoptError(f"say which tuning with --name: at {hide_password(url)} are {known}")
     studies = [study for study in load_studies(storage, name).values() if study.trials]
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"

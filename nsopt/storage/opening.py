@@ -8,20 +8,23 @@ from pathlib import Path
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, get_storage
-from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from nsopt.errors import NsoptError
 from nsopt.storage.heartbeats import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS
 from nsopt.storage.journal import open_journal
 from nsopt.storage.servers import PatientStorage, ProxiedStorage, is_of_grpc
+from nsopt.storage.urls import (
+    hide_password,
+    is_proxy,
+    journal_path,
+    read_url,
+    sqlite_path,
+    storage_file,
+)
 
 ARTIFACTS = "artifacts"  # the folder beside a storage, of the weights that are kept
-_GRPC = "grpc"
-_JOURNAL = "journal"
-_KINDS = (
-    "sqlite:///FILE, journal:///FILE, postgresql+psycopg://..., mysql+pymysql://... or grpc://..."
-)
 _GRPC_PORT = 13000
 _CONNECT_SECONDS = 10
 _SQLITE_LOCK_SECONDS = 60
@@ -36,7 +39,7 @@ def storage_exists(url: str) -> bool:
 def existing_storage(url: str) -> BaseStorage:
     """The storage at `url`; NsoptError if nothing is stored there."""
     if not storage_exists(url):
-        raise NsoptError(f"nothing is stored at {shown(url)}: run a study first")
+        raise NsoptError(f"nothing is stored at {hide_password(url)}: run a study first")
     return open_storage(url)
 
 
@@ -46,49 +49,6 @@ def newest_storage(folder: Path) -> str:
     if not found:
         raise NsoptError(f"no study is in {folder}/: give --storage")
     return f"sqlite:///{found[-1]}"
-
-
-def storage_file(url: str) -> Path | None:
-    """The file of an SQLite database or of a journal; None for servers."""
-    return sqlite_path(url) or journal_path(url)
-
-
-def sqlite_path(url: str) -> Path | None:
-    """The file of an SQLite URL; None for other storages. NsoptError for what is no URL."""
-    parsed = _parse(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        return None
-    return Path(parsed.database)
-
-
-def journal_path(url: str) -> Path | None:
-    """The file of a journal's URL; None for other storages. NsoptError for what is no URL."""
-    parsed = _parse(url)
-    if parsed.drivername != _JOURNAL:
-        return None
-    if parsed.host or not parsed.database:
-        raise NsoptError(f"storage {url} names no file: write journal:///FILE")
-    return Path(parsed.database)
-
-
-def _parse(url: str) -> sqlalchemy.URL:
-    """NsoptError for what is no URL of a storage."""
-    try:
-        parsed = sqlalchemy.make_url(url)
-        if parsed.drivername not in (_GRPC, _JOURNAL):
-            parsed.get_dialect()
-    except NoSuchModuleError:
-        raise NsoptError(f"storage {shown(url)} is of an unknown kind: use {_KINDS}") from None
-    except SQLAlchemyError:
-        raise NsoptError(
-            f"storage {url!r} is not a database URL such as sqlite:///results.db"
-        ) from None
-    return parsed
-
-
-def is_proxy(url: str) -> bool:
-    """Whether a URL names Optuna's gRPC proxy."""
-    return url.startswith(f"{_GRPC}://")
 
 
 def artifacts_beside(url: str, given: Path | None = None) -> Path | None:
@@ -118,7 +78,9 @@ def open_storage(url: str) -> BaseStorage:
             storage = _open_database(url, RDBStorage, connecting)
             _lock_before_reading(storage.engine)
             return get_storage(storage)
-    except (ImportError, OSError, RuntimeError) as error:
+    except NsoptError:
+        raise
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise _unusable(url, error) from None
 
 
@@ -151,7 +113,7 @@ def _lock_before_reading(engine: sqlalchemy.Engine) -> None:
 
 
 def _open_proxy(url: str) -> ProxiedStorage:
-    address = sqlalchemy.make_url(url)
+    address = read_url(url)
     storage = ProxiedStorage(host=address.host or "localhost", port=address.port or _GRPC_PORT)
     storage.wait_server_ready(timeout=_CONNECT_SECONDS)
     return storage
@@ -170,12 +132,7 @@ def storage_errors(url: str) -> Iterator[None]:
         raise _unusable(url, error) from None
 
 
-def shown(url: str) -> str:
-    """`url` without its password."""
-    return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-
-
 def _unusable(url: str, error: BaseException) -> NsoptError:
     cause = error.__cause__ or error
     reason = (str(cause) or str(error) or type(error).__name__).splitlines()[0]
-    return NsoptError(f"storage {shown(url)} cannot be used: {reason}")
+    return NsoptError(f"storage {hide_password(url)} cannot be used: {reason}")

@@ -7,7 +7,8 @@ from threading import Event
 
 from nsopt.errors import NsoptError
 from nsopt.storage.internals import make_server
-from nsopt.storage.opening import is_proxy, journal_path, open_storage, shown
+from nsopt.storage.opening import open_storage
+from nsopt.storage.urls import hide_password, is_proxy, journal_path
 
 _LARGEST_PORT = 65535
 _SECONDS_TO_ANSWER = 5.0
@@ -22,7 +23,7 @@ def serve_proxy(url: str, host: str, port: int, ready: Callable[[], None]) -> No
     Raises NsoptError if the storage or the address cannot be used.
     """
     if is_proxy(url):
-        raise NsoptError(f"{shown(url)} is a proxy: give --storage the database behind it")
+        raise NsoptError(f"{hide_password(url)} is a proxy: give --storage the database behind it")
     if journal_path(url) is not None:
         raise NsoptError("Optuna's proxy cannot serve a journal: give --storage a database")
     check_address(host, port)

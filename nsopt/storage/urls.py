@@ -1,0 +1,98 @@
+"""Storage URLs: how they are read, and how messages may show them."""
+
+import re
+from pathlib import Path
+
+import sqlalchemy
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from nsopt.errors import NsoptError
+
+_HIDDEN = "***"
+_SCHEME = re.compile(r"[\w.+-]*")
+_HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:\d*)?")  # with its port
+_LARGEST_PORT = 65535
+_GRPC, _JOURNAL = "grpc", "journal"
+_KINDS = (
+    "sqlite:///FILE, journal:///FILE, postgresql+psycopg://..., mysql+pymysql://... or grpc://..."
+)
+_FILES = ("sqlite", _JOURNAL)  # schemes of URLs that may name a file
+
+
+def read_url(url: str) -> URL:
+    """The parts of a storage URL. NsoptError for anything else."""
+    try:
+        parts = sqlalchemy.make_url(url)
+        if parts.drivername not in (_GRPC, _JOURNAL):
+            parts.get_dialect()
+    except NoSuchModuleError:
+        raise NsoptError(
+            f"storage {hide_password(url)} is of an unknown kind: use {_KINDS}"
+        ) from None
+    except ArgumentError:
+        raise NsoptError(
+            f"storage {hide_password(url)!r} is not a database URL such as sqlite:///results.db"
+        ) from None
+    except ValueError:
+        raise _unreadable(url) from None
+    if (parts.port or 0) > _LARGEST_PORT or (parts.host and "@" in f"{parts.host}{parts.database}"):
+        raise _unreadable(url)
+    return parts
+
+
+def _unreadable(url: str) -> NsoptError:
+    return NsoptError(
+        f"storage {hide_password(url)} cannot be read: its port must be a number up to "
+        f"{_LARGEST_PORT}, and an @ in its password be written %40"
+    )
+
+
+def storage_file(url: str) -> Path | None:
+    """The file of an SQLite database or of a journal; None for servers."""
+    return sqlite_path(url) or journal_path(url)
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of an SQLite URL; None for other storages. NsoptError for what is no URL."""
+    parts = read_url(url)
+    if parts.get_backend_name() != "sqlite" or not parts.database:
+        return None
+    return Path(parts.database)
+
+
+def journal_path(url: str) -> Path | None:
+    """The file of a journal's URL; None for other storages. NsoptError for what is no URL."""
+    parts = read_url(url)
+    if parts.drivername != _JOURNAL:
+        return None
+    if parts.host or not parts.database:
+        raise NsoptError(f"storage {hide_password(url)} names no file: write journal:///FILE")
+    return Path(parts.database)
+
+
+def is_proxy(url: str) -> bool:
+    """Whether a URL names Optuna's gRPC proxy."""
+    return url.startswith(f"{_GRPC}://")
+
+
+def hide_password(url: str) -> str:
+    """Any text that was given as a URL, as messages may show it.
+
+    A password ends at the last @, whatever it holds. What follows a question mark is hidden, as it
+    may be one, and so is what stands in the place of a port and is no number.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url if not set(url) & set("@=?") and url.count(":") < 2 else _HIDDEN
+    is_file = rest.startswith("/") and scheme.partition("+")[0] in _FILES
+    login, at, place = ("", "", rest) if is_file else rest.rpartition("@")
+    if "?" in login or not _SCHEME.fullmatch(scheme):
+        return _HIDDEN
+    user, colon, _ = login.partition(":")
+    shown = f"{scheme}://{user}{colon and f':{_HIDDEN}'}{at}"
+    place, mark, _ = place.partition("?")
+    host, slash, path = place.partition("/")
+    if not _HOST.fullmatch(host):
+        return f"{shown}{host.partition(':')[0]}:{_HIDDEN}"
+    return f"{shown}{host}{slash}{path}{mark and f'?{_HIDDEN}'}"

@@ -1,0 +1,98 @@
+"""Storage URLs as messages show them: never with a password."""
+
+import pytest
+
+from nsopt.errors import NsoptError
+from nsopt.storage.urls import hide_password, read_url, sqlite_path
+from tests.conftest import call_nsopt
+from tests.e2e.test_user_errors import check
+
+SECRET = "sesame"
+COMMANDS = ("study", "tune", "search", "report", "latency", "export", "widths", "worker", "proxy")
+NEEDED = {
+    "report": ("--out=r",),
+    "export": ("--study=s", "--out=o"),
+    "worker": ("--study=s",),
+}
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite:///runs/a@b:c.db", "sqlite:///runs/a@b:c.db"),
+        ("sqlite://", "sqlite://"),
+        ("grpc://proxy:13000", "grpc://proxy:13000"),
+        ("mysql://me@[::1]:3306/d", "mysql://me@[::1]:3306/d"),
+        ("results", "results"),
+        ("postgresql://me:sesame@h/d", "postgresql://me:***@h/d"),
+        ("postgresql://me:open@sesame@h/d", "postgresql://me:***@h/d"),
+        ("postgresql://me:a@b:sesame@h:5/d", "postgresql://me:***@h:5/d"),
+        ("postgresql://me:a/sesame@h/d", "postgresql://me:***@h/d"),
+        ("postgresql:///me:sesame@h/d", "postgresql:///me:***@h/d"),
+        ("postgresql://me:a?sesame@h/d", "***"),
+        ("postgresql://me:sesame", "postgresql://me:***"),
+        ("postgresql://h/d?password=sesame", "postgresql://h/d?***"),
+        ("postgresql:///d?passwd=a&sesame", "postgresql:///d?***"),
+        ("postgresql://h/d?password=a@sesame", "***"),
+        ("sqlite+pysqlcipher://:sesame@/x.db?cipher=aes", "sqlite+pysqlcipher://:***@/x.db?***"),
+        ("postgresql//me:sesame@h/d", "***"),
+        ("host=h password=sesame", "***"),
+        ("me sesame://h", "***"),
+    ],
+)
+def test_passwords_are_hidden(url: str, expected: str) -> None:
+    assert hide_password(url) == expected
+
+
+@pytest.mark.parametrize("url", ["results", "study.db", "://x", "postgresql//me:sesame@h/d"])
+def test_what_is_no_url_says_so(url: str) -> None:
+    with pytest.raises(NsoptError, match="not a database URL such as sqlite") as caught:
+        sqlite_path(url)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://h:sesame/d",
+        "postgresql://me:a@b:sesame@h:5/d",
+        "postgresql://me:open@sesame@h/d",
+        "postgresql://me:a@h/sesame@h/d",
+        "grpc://me:sesame@h:65536",
+    ],
+)
+def test_a_bad_port_and_a_bad_password_are_one_line(url: str) -> None:
+    with pytest.raises(NsoptError, match=r"its port must be a number up to 65535, and an @ .* %40"):
+        read_url(url)
+    with pytest.raises(NsoptError) as caught:
+        read_url(url)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "dashboard"])
+def test_every_command_reads_the_storage_from_the_environment(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NSOPT_STORAGE", "postgresql://me:sesame@h:port/d")
+    check(call_nsopt(command, *NEEDED.get(command, ())), "postgresql://me:***@h:*** cannot be read")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("study", "postgresql://me:sesame@h/d"),
+        ("study", "--seeds=postgresql://me:sesame@h/d"),
+        ("postgresql://me:sesame@h/d",),
+        ("export", "--storage=x", "--study=s", "--out=o", "--format", "postgresql://me:sesame@h/d"),
+    ],
+)
+def test_a_misplaced_url_is_quoted_without_its_password(words: tuple[str, ...]) -> None:
+    check(call_nsopt(*words), "postgresql://me:***@h/d")
+
+
+def test_a_law_in_a_file_needs_no_storage_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NSOPT_STORAGE", "sqlite:///none.db")
+    check(call_nsopt("widths", "--law=nowhere.json"), "no law can be read from nowhere.json")
+    check(call_nsopt("widths", "--law=l", "--storage=sqlite:///x.db"), "--law FILE or --storage")
