@@ -29,7 +29,8 @@ _SCALES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4)
 _RANDOM, _UNIFORM = 25, 10  # of the whole networks on which the sum of kernels is corrected
 _SPREAD = 0.4  # of the logarithm of their widths
 _ROUNDS, _REPEATS = 4, 3
-_FORMAT = 5
+_FLAT = 1.2  # networks whose latencies differ less cannot be told apart by a budget
+_FORMAT = 6
 _BUSY = (
     "the machine was busy while its latency was learned: predicted milliseconds are too large; "
     "another study, with its own --out, learns it again"
@@ -61,8 +62,11 @@ def latency_model(
         conditions = latency_conditions(compute.device, BATCH_SIZE)
         path = folder / f"{_digest(arch, conditions)}.json"
         if path.is_file():
-            return LatencyModel.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            known = LatencyModel.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            _warn_if_flat(arch, known, progress)
+            return known
         model, busy = _measured(arch, _structure(arch), compute.device, progress)
+    _warn_if_flat(arch, model, progress)
     if busy:
         progress.message(_BUSY)
         return model
@@ -71,6 +75,15 @@ def latency_model(
     unfinished.write_text(json.dumps(model.to_dict() | {"conditions": conditions}), "utf-8")
     unfinished.replace(path)
     return model
+
+
+def _warn_if_flat(arch: Architecture, model: LatencyModel, progress: Progress) -> None:
+    base = model(arch.base_widths)
+    if base < _FLAT * model.floor:
+        progress.message(
+            f"latency hardly depends on widths here: {arch.name} takes {base:.3g} ms, with one "
+            f"filter a layer {model.floor:.3g} ms; budgets of params or macs say more"
+        )
 
 
 def sample_widths(arch: Architecture, count: int, seed: int) -> list[tuple[int, ...]]:
@@ -97,7 +110,7 @@ def _measured(
     model = LatencyModel(tuple(tables), structure.terms, layers, np.ones((len(tables), 2)), 0.0)
     widths = _whole_networks(arch)
     measured = measure_latencies(
-        [arch.build(w) for w in widths],
+        [arch.build(w) for w in (_allowed(arch, [1] * layers), *widths)],
         arch.input_shape,
         BATCH_SIZE,
         warmup=_ROUNDS,
@@ -106,7 +119,8 @@ def _measured(
         device=str(device),
     )
     progress.advance()
-    model = model.corrected(widths, [latency.median_ms for latency in measured])
+    milliseconds = [latency.median_ms for latency in measured]
+    model = replace(model.corrected(widths, milliseconds[1:]), floor=min(milliseconds))
     return model, was_busy(measured)
 
 

@@ -5,7 +5,9 @@ networks by non-negative least squares (scikit-learn): each kind of call has a f
 cheap (a convolution whose channels fill whole blocks, anything else on tensors that a cache holds)
 and one where it is dear, and there is a constant per network. As whole blocks are faster, a wider
 network may be the quicker one. A shortcut that equal widths remove reads what the block began with,
-when the block has filled the caches: it takes four times what its kernel takes alone.
+when the block has filled the caches: it takes four times what its kernel takes alone. No network is
+predicted to be quicker than the quickest that was measured, one filter a layer among them: on a
+device that takes longer to start kernels than to run them all small networks take as long.
 L: searched layers; N: rows of widths; T: tables.
 """
 
@@ -81,7 +83,8 @@ class LatencyModel:
     """A `CostModel` in milliseconds.
 
     factors: of the calls of each table where they are cheap and where they are dear, (T, 2);
-    constant: milliseconds that every network takes.
+    constant: milliseconds that every network takes; floor: those of the quickest that was measured,
+    0 for models of before.
     """
 
     tables: tuple[Table, ...]
@@ -89,18 +92,23 @@ class LatencyModel:
     layers: int
     factors: FloatArray
     constant: float
+    floor: float = 0.0
     metric = LATENCY.name
 
     def __call__(self, widths: ArrayLike) -> float | FloatArray:
         w = checked_rows(widths, self.layers)
-        return _plain(_total(self.parts(w), self.factors) + self.constant)
+        return self._at_least_floor(_total(self.parts(w), self.factors))
 
     def lower_bound(self, widths: ArrayLike) -> float | FloatArray:
         """The latency without the calls that equal widths can remove, every other as cheap as it
         may be."""
         w = checked_rows(widths, self.layers)
         least = self.factors.min(axis=1, keepdims=True)
-        return _plain(_total(self.parts(w, always=True), least) + self.constant)
+        return self._at_least_floor(_total(self.parts(w, always=True), least))
+
+    def _at_least_floor(self, total: FloatArray) -> float | FloatArray:
+        milliseconds: FloatArray = np.maximum(total + self.constant, self.floor)
+        return float(milliseconds) if np.ndim(milliseconds) == 0 else milliseconds
 
     def marginal(self, widths: ArrayLike) -> FloatArray:
         """Milliseconds per filter more of each layer, over a block of them: (L,), or (N, L)."""
@@ -154,6 +162,7 @@ class LatencyModel:
             "layers": self.layers,
             "factors": self.factors.tolist(),
             "constant": self.constant,
+            "floor": self.floor,
         }
 
     @classmethod
@@ -168,7 +177,7 @@ class LatencyModel:
             factors = np.where(convolution[:, None], shared[:2], shared[2:])
         else:
             factors, constant = np.array(data["factors"]), data["constant"]
-        return cls(tables, terms, data["layers"], factors, constant)
+        return cls(tables, terms, data["layers"], factors, constant, data.get("floor", 0.0))
 
 
 def _roles(terms: Sequence[Term], tables: int) -> IntArray:
@@ -195,7 +204,3 @@ def _total(parts: FloatArray, factors: FloatArray) -> FloatArray:
     """Of (..., T, 2), (...)."""
     total: FloatArray = (parts * factors).sum(axis=(-2, -1))
     return total
-
-
-def _plain(total: FloatArray) -> float | FloatArray:
-    return float(total) if np.ndim(total) == 0 else total

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,11 +20,11 @@ from torch import nn
 
 import nsopt
 from nsopt.compute.device import resolve_compute
-from nsopt.errors import NsoptError
+from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency import learn
 from nsopt.latency.calls import calls_of
-from nsopt.latency.learn import latency_model, sample_widths
-from nsopt.latency.measure import Latency, distrust, measure_latencies
+from nsopt.latency.learn import BATCH_SIZE, latency_model, sample_widths
+from nsopt.latency.measure import Latency, distrust, latency_conditions, measure_latencies
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.tables import Table
 from nsopt.models.architecture import Architecture, TableArchitecture
@@ -98,6 +99,37 @@ def test_a_model_is_a_cost_that_the_solver_never_exceeds(
         assert (fits.cost <= budgets).all()
 
 
+def test_no_network_is_promised_to_be_quicker_than_the_quickest_measured(
+    models: dict[str, tuple[Architecture, LatencyModel]],
+) -> None:
+    """As on a device that takes longer to start kernels than to run them."""
+    for arch, model in models.values():
+        assert model.floor > 0
+        law, base = uniform_curve(arch.base_widths), np.array(arch.base_widths)
+        floor = 1.5 * float(replace(model, floor=0.0)(base))
+        slow = replace(model, floor=floor)
+        assert slow(base) == slow.lower_bound(base) == floor
+        with pytest.raises(NoWidthsError, match=re.escape(f"smallest feasible one is {floor:,}")):
+            solve_widths(law, slow, 0.9 * floor)
+
+
+def test_networks_that_hardly_differ_are_told(
+    models: dict[str, tuple[Architecture, LatencyModel]], tmp_path: Path
+) -> None:
+    arch, model = models["traced"]
+    base = float(replace(model, floor=0.0)(arch.base_widths))
+    path = tmp_path / f"{learn._digest(arch, latency_conditions(CPU.device, BATCH_SIZE))}.json"
+    said = []
+    for part in (0.5, 0.9):
+        path.write_text(json.dumps(replace(model, floor=part * base).to_dict()))
+        listener = Listener()
+        latency_model(arch, CPU, listener, tmp_path)
+        said.append(listener.messages)
+    different, (alike,) = said
+    assert different == []
+    assert alike.startswith(f"latency hardly depends on widths here: small takes {base:.3g} ms")
+
+
 def test_a_model_comes_back_from_json(
     models: dict[str, tuple[Architecture, LatencyModel]],
 ) -> None:
@@ -114,9 +146,9 @@ def test_a_model_of_before_predicts_what_it_did(
     data = model.to_dict() | {"correction": [1.0, 2.0, 3.0, 4.0, 0.5]}
     of_convolutions = {term.table for term in model.terms if term.convolution}
     pairs = [(1, 2) if table in of_convolutions else (3, 4) for table in range(len(model.tables))]
-    same = replace(model, factors=np.array(pairs, dtype=float), constant=0.5)
+    same = replace(model, factors=np.array(pairs, dtype=float), constant=0.5, floor=0.0)
     rows = np.array(sample_widths(arch, 5, seed=1))
-    del data["factors"], data["constant"]
+    del data["factors"], data["constant"], data["floor"]
     np.testing.assert_allclose(LatencyModel.from_dict(data)(rows), same(rows))
 
 
@@ -125,10 +157,10 @@ def test_what_kinds_of_calls_take_in_whole_networks_is_found(
 ) -> None:
     for arch, model in models.values():
         spread = np.random.default_rng(0).uniform(0.5, 2.0, model.factors.shape)
-        truth = replace(model, factors=spread, constant=0.1)
+        truth = replace(model, factors=spread, constant=0.1, floor=0.0)
         widths = learn._whole_networks(arch)
         unseen = np.array(sample_widths(arch, 10, seed=5))
-        found = model.corrected(widths, truth(widths))
+        found = replace(model, floor=0.0).corrected(widths, truth(widths))
         np.testing.assert_allclose(found(unseen), truth(unseen), rtol=0.05)
 
 
@@ -138,7 +170,7 @@ def test_a_model_of_mere_noise_still_grows_with_the_widths(
     for arch, model in models.values():
         widths = learn._whole_networks(arch)
         noise = np.random.default_rng(0).uniform(1.0, 2.0, len(widths))
-        found = model.corrected(widths, noise)
+        found = replace(model, floor=0.0).corrected(widths, noise)
         base = np.array(arch.base_widths)
         assert found.lower_bound(2 * base) > found.lower_bound(base)
         assert solve_widths(uniform_curve(base), found, 2 * found(base)).cost <= 2 * found(base)
