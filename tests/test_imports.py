@@ -13,6 +13,7 @@ from nsopt.methods.registry import methods
 PACKAGE = Path(nsopt.__file__).parent
 FLOORS = [
     "errors",
+    "files",
     "progress",
     "settings",
     "torchvision_import",

@@ -139,7 +139,7 @@ def user_errors() -> Iterator[None]:
     except NsoptError as error:
         _stop(f"error: {error}")
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _stop("error: the disk is full: make room and run the same command again")
 

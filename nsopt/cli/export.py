@@ -10,6 +10,8 @@ from cyclopts import Parameter
 from nsopt.cli.options import StorageUrl, StoredArch
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
     from nsopt.data.images import ImageSet
     from nsopt.storage.kept import KeptNetwork
 
@@ -54,7 +56,9 @@ def export(options: ExportOptions) -> None:
     from nsopt.cli.console import console, tell_what_is_fixed
     from nsopt.deployment.check import check_export
     from nsopt.deployment.export import export as write
+    from nsopt.files import check_writable
 
+    check_writable(options.out.parent, "--out")
     network, fixed, test = _stored(options)
     tell_what_is_fixed(fixed)
     unfinished = options.out.with_name(f"unfinished-{options.out.name}")
@@ -81,7 +85,7 @@ def _stored(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]
     from nsopt.errors import NsoptError, unknown_name
     from nsopt.experiments.task import load_task
     from nsopt.storage import schema
-    from nsopt.storage.artifacts import BestNetworks
+    from nsopt.storage.artifacts import BestNetworks, best_trials, whereabouts
     from nsopt.storage.kept import load_network
     from nsopt.storage.opening import artifacts_beside, existing_storage, storage_errors
 
@@ -91,14 +95,14 @@ def _stored(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]
         if options.study not in names:
             raise unknown_name("study", options.study, names)
         study = optuna.load_study(study_name=options.study, storage=storage)
+        best = list(best_trials(study).values())
+        if not best:
+            raise NsoptError(f"no network of {options.study} is kept: run the study first")
+        chosen = _chosen(best, options)
         folder = artifacts_beside(options.storage, options.artifacts)
-        files = BestNetworks(folder).files(study) if folder else []
-        if not files:
-            raise NsoptError(
-                f"no network of {options.study} is kept in {folder or 'a folder known here'}: "
-                "give --artifacts"
-            )
-        network = _chosen([load_network(file, options.arch) for file in files], options)
+        if folder is None:
+            raise NsoptError(f"give the folder with {whereabouts(study, chosen)} as --artifacts")
+        network = load_network(BestNetworks(folder).file(study, chosen), options.arch)
         fixed = schema.read_task(study).fixed
         if options.unchecked:
             return network, fixed, None
@@ -106,22 +110,23 @@ def _stored(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]
     return network, fixed, task.data.test
 
 
-def _chosen(networks: "Sequence[KeptNetwork]", options: ExportOptions) -> "KeptNetwork":
-    """The one that the options name."""
+def _chosen(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":
+    """The trial of the network that the options name."""
     from nsopt.errors import NsoptError
     from nsopt.scaling.metric import get_metric
-    from nsopt.storage.trials import size_label
+    from nsopt.storage.trials import Point, read_point, size_label
 
-    def fits(network: "KeptNetwork") -> bool:
-        metric = get_metric(network.metric)
+    def fits(point: Point) -> bool:
+        metric = get_metric(point.metric)
         return (
-            (options.metric is None or options.metric == network.metric)
-            and (options.ratio is None or options.ratio == network.ratio)
-            and (options.budget is None or metric.read(options.budget) == network.budget)
+            (options.metric is None or options.metric == point.metric)
+            and (options.ratio is None or options.ratio == point.ratio)
+            and (options.budget is None or metric.read(options.budget) == point.budget)
         )
 
-    found = [network for network in networks if fits(network)]
+    points = [(trial, point) for trial in best if (point := read_point(trial))]
+    found = [trial for trial, point in points if fits(point)]
     if len(found) == 1:
         return found[0]
-    kept = ", ".join(sorted(size_label(n.budget, n.metric, n.ratio) for n in networks))
+    kept = ", ".join(sorted(size_label(p.budget, p.metric, p.ratio) for _, p in points))
     raise NsoptError(f"say which network with --ratio, --budget or --metric: kept are {kept}")

@@ -17,10 +17,14 @@ from nsopt.experiments.comparison import Size, sizes_of_budgets, sizes_of_ratios
 from nsopt.experiments.presets import Preset, StudySettings, get_preset, override
 from nsopt.experiments.task import Task
 from nsopt.experiments.workspace import Workspace
+from nsopt.files import check_writable
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import check_name, get_architecture
 from nsopt.scaling.metric import Metric, get_metric
+from nsopt.storage.opening import is_empty
 from nsopt.storage.urls import storage_file
+
+_RUNS = Path("runs")
 
 
 def preset_of(options: TaskOptions) -> Preset:
@@ -42,14 +46,22 @@ def prepare(
     """Check the options, load the data, say what will run."""
     check_name(options.arch)
     resolve_compute(settings.training.device, settings.training.precision)
-    if place.storage is not None:
-        storage_file(place.storage)
+    check_writable(place.out or _RUNS, "--out")
+    file = storage_file(place.storage) if place.storage else None
+    if file is not None:
+        check_writable(file.parent, "--storage")
     source = Source(options.data, options.image_size, Subset(options.classes, options.per_class))
     data = load_source(source, options.data_dir)
     arch = get_architecture(options.arch, len(data.classes), data.image_size, data.channels)
     task = Task(arch, data, source, settings)
-    folder = place.out or Path("runs") / task.name
+    folder = place.out or _RUNS / task.name
     url = place.storage or f"sqlite:///{folder / 'study.db'}"
+    if is_empty(url):
+        console.print(
+            f"{storage_file(url)} is empty: a new storage begins in it",
+            markup=False,
+            soft_wrap=True,
+        )
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     return task, Workspace(url, folder, options.data_dir, workers)
 

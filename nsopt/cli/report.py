@@ -29,11 +29,13 @@ def report(options: ReportOptions) -> None:
     from nsopt.cli.extras import need_extra
 
     need_extra("report")
+    from nsopt.files import check_writable
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
     from nsopt.reports.tuning_page import is_about_tuning, write_tuning_report
     from nsopt.storage.opening import storage_errors
 
+    check_writable(options.out, "--out")
     url, name = options.storage, options.name
     with storage_errors(url):
         if is_about_tuning(url, name):

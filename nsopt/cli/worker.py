@@ -45,10 +45,12 @@ def worker(options: WorkerOptions) -> None:
     from nsopt.cli.console import console, live_progress
     from nsopt.experiments.worker import join
     from nsopt.experiments.workspace import Workspace
+    from nsopt.files import check_writable
     from nsopt.storage.opening import storage_errors
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     folder = options.out or Path("runs") / options.study
+    check_writable(folder, "--out")
     workspace = Workspace(options.storage, folder, options.data_dir)
     with storage_errors(options.storage), live_progress(options.child) as progress:
         done = join(

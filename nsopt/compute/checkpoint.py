@@ -1,8 +1,7 @@
 """A file from which an interrupted run goes on."""
 
+import hashlib
 import io
-import os
-import pickle
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -14,17 +13,20 @@ import torch
 from torch import nn
 
 from nsopt.errors import NsoptError
+from nsopt.files import remove_unfinished, write_whole
 from nsopt.settings import differences
 
 State = dict[str, Any]
 SECONDS_BETWEEN = 30.0  # two writes of `save_when_due`, at least
+_CHECKSUM = b"nsopt checkpoint, sha256 "  # begins the first line; what torch wrote follows it
 
 
 class Checkpoint:
     """The state of one run: tensors, numbers, text, and dicts and lists of them.
 
-    It is written in one step, so that an interruption leaves the one before, and belongs to the
-    run that `identity` describes (JSON-safe): loading it for another is an error.
+    It is written in one step, so that an interruption leaves the one before, with a checksum of its
+    content, and belongs to the run that `identity` describes (JSON-safe): loading it for another is
+    an error.
 
     Args:
         path: where it lies; None keeps nothing.
@@ -44,9 +46,10 @@ class Checkpoint:
         if self._path is None or not self._path.is_file():
             return None
         try:
-            stored = torch.load(self._path, map_location="cpu", weights_only=True)
+            content = io.BytesIO(_checked(self._path.read_bytes()))
+            stored = torch.load(content, map_location="cpu", weights_only=True)
             identity, state = stored["identity"], stored["state"]
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+        except Exception:  # whatever a damaged file makes torch raise
             raise NsoptError(
                 f"checkpoint {self._path} cannot be read: delete it to start over"
             ) from None
@@ -70,17 +73,8 @@ class Checkpoint:
             return
         content = io.BytesIO()
         torch.save({"identity": self._identity, "state": state}, content)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
-        try:
-            with unfinished.open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, self._path)
-        except OSError:
-            unfinished.unlink(missing_ok=True)
-            raise
+        written = content.getvalue()
+        write_whole(self._path, _CHECKSUM + _digest(written) + b"\n" + written)
         self._saved_at = time.monotonic()
 
     @contextmanager
@@ -96,8 +90,7 @@ class Checkpoint:
         """Delete the file, once nothing needs it any more."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-            for unfinished in self._path.parent.glob(f"{self._path.name}.*.part"):
-                unfinished.unlink(missing_ok=True)
+            remove_unfinished(self._path)
 
 
 def weights_checksum(model: nn.Module) -> int:
@@ -121,6 +114,23 @@ def remove_empty_folders(root: Path) -> None:
     for folder in [*folders, root]:
         with suppress(OSError):
             folder.rmdir()
+
+
+def _checked(file: bytes) -> bytes:
+    """What torch wrote of the file of a checkpoint; ValueError if it has changed since.
+
+    A file that begins otherwise is of an older version, which kept no checksum.
+    """
+    if not file.startswith(_CHECKSUM):
+        return file
+    line, _, written = file.partition(b"\n")
+    if line != _CHECKSUM + _digest(written):
+        raise ValueError("checksum")
+    return written
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _moved(state: Any, device: torch.device) -> Any:

@@ -4,8 +4,8 @@ Methods often agree, at one budget or at budgets in several metrics. All that tr
 train in the same way, so that their numbers would be the same.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from optuna.storages import BaseStorage
@@ -22,14 +22,14 @@ from nsopt.training.loop import Epoch, Figures
 
 @dataclass(frozen=True, eq=False)
 class EqualTraining:
-    """point, study, number: of the trial that ran it; network: what is kept of the widths there,
-    of the best seed."""
+    """point, study, number: of the trial that ran it; network: the content of its file, None where
+    none is kept and none will be needed."""
 
     figures: Figures
     point: Point
     study: Study
     number: int
-    network: dict[str, Any]
+    network: dict[str, Any] | None
 
 
 def equal_training(
@@ -37,10 +37,30 @@ def equal_training(
     kept: BestNetworks,
     layer_names: Sequence[str],
     widths: tuple[int, ...],
-    seed: int,
+    own: Study,
+    point: Point,
 ) -> EqualTraining | None:
-    """A training of `widths` with `seed` in the studies of a comparison; None if none has ended,
-    or where its network was lost."""
+    """A training of `widths` with the seed of `point` in the studies of a comparison.
+
+    own: the study of the trial that runs `point`. None if none has ended, or where its network was
+    lost and may turn out to be the best at this budget.
+    """
+    ended = list(_trainings(studies, layer_names, widths))
+    equal = [each for each in ended if each.point.seed == point.seed]
+    for each in equal:
+        trial = each.study.get_trials(deepcopy=False)[each.number]
+        network = kept.content(each.study, trial)
+        if network and network["seed"] == point.seed and tuple(network["widths"]) == widths:
+            return replace(each, network=network)
+    if equal and _is_outdone(equal[0], ended, own, point):
+        return equal[0]
+    return None
+
+
+def _trainings(
+    studies: Mapping[str, Study], layer_names: Sequence[str], widths: tuple[int, ...]
+) -> Iterator[EqualTraining]:
+    """The trainings of `widths` from scratch that have ended, without their networks."""
     known = methods()
     wanted = {
         trials.width_parameter(name): width for name, width in zip(layer_names, widths, strict=True)
@@ -50,17 +70,28 @@ def equal_training(
             continue
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             point, curves = trials.read_point(trial), trials.read_curves(trial)
-            if point is None or point.seed != seed or not curves:
+            if point is None or not curves or not wanted.items() <= trial.params.items():
                 continue
-            if not wanted.items() <= trial.params.items():
-                continue
-            network = kept.content(study, point)
-            if network and tuple(network.get("widths", ())) == widths:
-                numbers = zip(*(curves[each.name] for each in fields(Epoch)), strict=True)
-                epochs = tuple(Epoch(*own) for own in numbers)
-                figures = Figures(widths, epochs, trials.read_outcome(trial)["seconds"])
-                return EqualTraining(figures, point, study, trial.number, network)
-    return None
+            numbers = zip(*(curves[each.name] for each in fields(Epoch)), strict=True)
+            epochs = tuple(Epoch(*row) for row in numbers)
+            figures = Figures(widths, epochs, trials.read_outcome(trial)["seconds"])
+            yield EqualTraining(figures, point, study, trial.number, None)
+
+
+def _is_outdone(
+    equal: EqualTraining, ended: Iterable[EqualTraining], own: Study, point: Point
+) -> bool:
+    """Whether a better one of the trainings of these widths is that of a seed which `own` has, or
+    will have, at the budget of `point`: then the network of `equal` is not kept there."""
+    states = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
+    others = [trials.read_point(trial) for trial in own.get_trials(deepcopy=False, states=states)]
+    size = (point.metric, point.budget)
+    seeds = {other.seed for other in others if other and (other.metric, other.budget) == size}
+    return any(each.point.seed in seeds and _rank(each) > _rank(equal) for each in ended)
+
+
+def _rank(training: EqualTraining) -> tuple[float, int]:
+    return training.figures.val_accuracy, -training.point.seed
 
 
 def equal_tuning_trainings(study: Study, storage: BaseStorage) -> dict[str, float]:

@@ -143,25 +143,42 @@ class Runner:
         return known
 
     def _copied(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> Figures | None:
-        """What an equal training of another trial gave, with the network that is kept of it."""
+        """What an equal training of another trial gave, with its network where it may be kept."""
         if get_method(point.method).inherits_weights:
             return None
         studies = load_studies(self.workspace.storage, self.task.name)
-        known = equal_training(studies, self.kept, self.task.arch.layer_names, widths, point.seed)
+        layers = self.task.arch.layer_names
+        known = equal_training(studies, self.kept, layers, widths, trial.study, point)
         if known is None:
             return None
-        self.kept.keep_again(known.network, trial.study, point)
+        if known.network is not None:
+            self.kept.keep_again(trial, known.network)
         trials.write_origin(trial, known.study, known.number)
         self._tell(point, known.figures, f"as {known.point.label}")
         return known.figures
 
     def _trained(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> Figures:
         outcome = self._train(get_method(point.method), point, widths)
-        arch, classes = self.task.arch.name, self.task.data.classes
-        network = KeptNetwork.of(arch, self.splits, classes, point, outcome)
-        self.kept.keep_if_best(trial.study, network)
+        self.kept.keep_if_best(trial, self._network(point, outcome))
         self._tell(point, outcome, f"{outcome.seconds:.0f} s")
         return outcome
+
+    def _network(self, point: Point, outcome: Outcome) -> KeptNetwork:
+        arch, classes = self.task.arch.name, self.task.data.classes
+        return KeptNetwork.of(arch, self.splits, classes, point, outcome)
+
+    def mend(self, study: Study) -> None:
+        """Train the networks of a study again whose files here are damaged."""
+        for trial in self.kept.damaged(study):
+            point = trials.read_point(trial)
+            assert point is not None
+            self.progress.message(f"{point.label}: its network is damaged, and trained again")
+            widths = trials.read_widths(trial, self.task.arch.layer_names)
+            outcome = self._train(get_method(point.method), point, widths)
+            if outcome.val_accuracy == trial.values[0]:
+                self.kept.mend(study, trial, self._network(point, outcome))
+            else:
+                self._tell(point, outcome, "other numbers than before: its file is left as it is")
 
     def _tell(self, point: Point, figures: Figures, how: str) -> None:
         self.progress.message(
@@ -244,10 +261,12 @@ def make_runner(task: Task, workspace: Workspace, compute: Compute, progress: Pr
 
 
 def clear_finished(task: Task, workspace: Workspace) -> None:
-    """Delete the checkpoints of those studies of `task` in which nothing waits or runs."""
+    """Delete the checkpoints of those studies of `task` in which nothing waits or runs, and the
+    networks of theirs that others have outdone."""
     studies = task.stored_studies(workspace.storage)
     busy = {method for method, study in studies.items() if has_unfinished(study)}
     for method in {m for m in studies.keys() - busy if not schema.is_search(m)}:
         workspace.clear(task.study_name(method))
+        BestNetworks(workspace.artifacts).clear(studies[method])
     if not busy:
         workspace.clear(task.study_name(_BASE))

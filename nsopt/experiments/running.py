@@ -22,7 +22,7 @@ from nsopt.experiments.tuned_law import tuned_verdict
 from nsopt.experiments.worker import Worker, is_ready
 from nsopt.experiments.workspace import Workspace
 from nsopt.methods.base import Method
-from nsopt.methods.registry import baseline
+from nsopt.methods.registry import baseline, is_method
 from nsopt.progress import Progress
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import MACS
@@ -72,6 +72,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
                 _enqueue(_missing(task, workspace, references), found, runner)
             points = {m: [*p, *references.get(m, ())] for m, p in points.items()}
             _work(points, found, runner)
+            _mend(runner)
         measure_together(task, workspace, compute, progress)
     clear_finished(task, workspace)
 
@@ -87,6 +88,13 @@ def _work(points: Points, found: Histories, runner: Runner) -> None:
     while any((lost := _missing(runner.task, runner.workspace, points)).values()):
         _enqueue(lost, found, runner)
         Worker(runner).work()
+
+
+def _mend(runner: Runner) -> None:
+    """Make the networks again that are kept here, and whose files were damaged."""
+    for name, study in runner.task.stored_studies(runner.workspace.storage).items():
+        if is_method(name):
+            runner.mend(study)
 
 
 def _references(comparison: Comparison, found: Histories, runner: Runner) -> Points:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from nsopt.compute.device import Compute
 from nsopt.data.cache import cache_folder
 from nsopt.errors import NsoptError
+from nsopt.files import write_whole
 from nsopt.latency.calls import Call, calls_of
 from nsopt.latency.kernels import measure_table, rounded_up
 from nsopt.latency.measure import latency_conditions, measure_latencies, was_busy
@@ -61,19 +61,17 @@ def latency_model(
     with compute.exclusive():
         conditions = latency_conditions(compute.device, BATCH_SIZE)
         path = folder / f"{_digest(arch, conditions)}.json"
-        if path.is_file():
-            known = LatencyModel.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        known = _read(path, arch)
+        if known is not None:
             _warn_if_flat(arch, known, progress)
+            return known
             return known
         model, busy = _measured(arch, _structure(arch), compute.device, progress)
     _warn_if_flat(arch, model, progress)
     if busy:
         progress.message(_BUSY)
         return model
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
-    unfinished.write_text(json.dumps(model.to_dict() | {"conditions": conditions}), "utf-8")
-    unfinished.replace(path)
+    write_whole(path, json.dumps(model.to_dict() | {"conditions": conditions}).encode())
     return model
 
 
@@ -95,6 +93,15 @@ def sample_widths(arch: Architecture, count: int, seed: int) -> list[tuple[int, 
         widths = np.maximum(1, size * np.array(arch.base_widths) * spread)
         found.append(_allowed(arch, widths.astype(int).tolist()))
     return found
+
+
+def _read(path: Path, arch: Architecture) -> LatencyModel | None:
+    """The model in a file of the cache; None if there is none, or a damaged one."""
+    try:
+        model = LatencyModel.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return model if np.isfinite(model(arch.base_widths)) else None
+    except (OSError, ArithmeticError, LookupError, TypeError, ValueError):
+        return None
 
 
 def _measured(

@@ -33,7 +33,13 @@ _SQLITE_LOCK_SECONDS = 60
 def storage_exists(url: str) -> bool:
     """Whether there may be results at `url`; looking creates nothing."""
     path = storage_file(url)
-    return path is None or path.is_file()
+    return path is None or (path.is_file() and not is_empty(url))
+
+
+def is_empty(url: str) -> bool:
+    """Whether the file of an SQLite database is there, without a single byte."""
+    path = sqlite_path(url)
+    return path is not None and path.is_file() and path.stat().st_size == 0
 
 
 def existing_storage(url: str) -> BaseStorage:

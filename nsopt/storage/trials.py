@@ -46,6 +46,7 @@ _ERROR = "error"
 _DUPLICATE = "duplicate_of"
 _ORIGIN = "trained_as"
 _WORKER = "worker"
+_PLACE = "network_at"
 _PROVENANCE = "provenance"
 _INDEX = "index"
 _TRAININGS = "trainings"
@@ -145,6 +146,15 @@ def write_worker(trial: Trial) -> None:
 
 def read_worker(trial: FrozenTrial) -> str | None:
     return trial.user_attrs.get(_WORKER)
+
+
+def write_place(trial: Trial, folder: str) -> None:
+    """Note where the network of a trial is kept, `HOST:FOLDER`."""
+    trial.set_user_attr(_PLACE, f"{platform.node()}:{folder}")
+
+
+def read_place(trial: FrozenTrial) -> str | None:
+    return trial.user_attrs.get(_PLACE)
 
 
 def write_provenance(trial: Trial, provenance: Mapping[str, str]) -> None:

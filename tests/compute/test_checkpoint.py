@@ -1,5 +1,7 @@
 import errno
 import os
+import platform
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -103,11 +105,52 @@ def test_a_write_that_fails_leaves_the_checkpoint_before(
     assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
 
 
-def test_removing_takes_half_written_files_too(tmp_path: Path) -> None:
-    run = saved(tmp_path / "run.pt", step=1)
-    (tmp_path / "run.pt.4711.part").touch()
-    run.remove()
-    assert list(tmp_path.iterdir()) == []
+def unfinished(path: Path, process: int, machine: str = platform.node()) -> Path:
+    """What a process has written of a checkpoint."""
+    return path.with_name(f"{path.name}.{machine}.{process}.part")
+
+
+def test_removing_and_saving_take_what_killed_processes_wrote_and_leave_the_rest(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run.pt"
+    run = saved(path, step=1)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    living = {unfinished(path, os.getppid()), unfinished(path, ended.pid, "another-machine")}
+    for remove in (run.remove, lambda: run.save({"step": 2}), run.remove):
+        for file in {*living, unfinished(path, ended.pid)}:
+            file.touch()
+        remove()
+        assert set(tmp_path.glob("*.part")) == living
+    assert not path.exists()
+
+
+def test_a_flipped_bit_anywhere_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    run = saved(path, weights=torch.arange(8.0))
+    content = path.read_bytes()
+    for place in range(0, len(content), 7):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(NsoptError, match="cannot be read: delete it to start over") as caught:
+            run.load(CPU)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_an_older_version_without_a_checksum_is_read(tmp_path: Path) -> None:
+    torch.save({"identity": IDENTITY, "state": {"step": 1}}, tmp_path / "run.pt")
+    assert Checkpoint(tmp_path / "run.pt", IDENTITY).load(CPU) == {"step": 1}
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    path, victim = tmp_path / "run.pt", tmp_path / "victim"
+    victim.write_text("mine")
+    unfinished(path, os.getpid()).symlink_to(victim)
+    saved(path, step=1)
+    assert victim.read_text() == "mine"
+    assert not path.is_symlink()
 
 
 def test_a_folder_of_checkpoints_is_removed_unless_something_else_is_in_it(tmp_path: Path) -> None:

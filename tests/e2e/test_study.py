@@ -100,7 +100,7 @@ def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None
         (("--study=vgg11-digits-smoke/uniforn",), "did you mean 'vgg11-digits-smoke/uniform'"),
         (
             ("--study=vgg11-digits-smoke/search",),
-            "no network of vgg11-digits-smoke/search is kept",
+            "no network of vgg11-digits-smoke/search is kept: run the study first",
         ),
         (("--storage=sqlite:///nothing.db",), "nothing is stored at sqlite:///nothing.db"),
         (("--ratio=0.03", "--data=folder:nowhere"), "nowhere"),

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from nsopt.cli.options import PlaceOptions, TaskOptions
+from nsopt.cli.preparation import prepare
+from nsopt.experiments.presets import get_preset
+from nsopt.storage.opening import open_storage
 from tests.conftest import call_nsopt, run_nsopt
 
 SHORT = ["--methods=uniform", "--device=cpu"]
@@ -120,6 +124,59 @@ def test_bad_options_of_other_commands(
     assert list(tmp_path.iterdir()) == []
 
 
+COMMANDS_WITH_A_FOLDER = (
+    "study",
+    "search",
+    "tune",
+    "worker --storage=sqlite:///study.db --study=s",
+    "report --storage=sqlite:///study.db",
+    "export --storage=sqlite:///study.db --study=s/uniform",
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS_WITH_A_FOLDER)
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("notes.txt/out", "Not a directory"),
+        ("dangling/out", "No such file"),
+        ("locked/out", "ermission denied"),
+        ("/proc/nowhere/out", "No such file"),
+    ],
+)
+def test_a_folder_in_which_nothing_can_be_written_is_told_before_any_work(
+    place: str, reason: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (place.startswith("/proc") and sys.platform != "linux") or (
+        place.startswith("locked") and os.geteuid() == 0
+    ):
+        pytest.skip("this system lets it be written")
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("nsopt.cli.preparation.load_source", None)
+    monkeypatch.chdir(tmp_path)
+    check(call_nsopt(*command.split(), f"--out={place}"), "nothing can be written in", reason)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_database_is_a_new_one_and_the_command_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.db").touch()
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    prepare(TaskOptions(), PlaceOptions(out=tmp_path), get_preset("smoke", "digits").settings)
+    said = capsys.readouterr().out.replace("\n", "")
+    assert f"{tmp_path / 'study.db'} is empty: a new storage begins in it" in said
+    report = ("report", f"--storage={url}", f"--out={tmp_path / 'report'}")
+    check(call_nsopt(*report), "nothing is stored at", "run a study first")
+    assert (tmp_path / "study.db").stat().st_size == 0
+    open_storage(url)
+    prepare(TaskOptions(), PlaceOptions(out=tmp_path), get_preset("smoke", "digits").settings)
+    assert "is empty" not in capsys.readouterr().out
+
+
 def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     check(run_nsopt("--arch=vgg1", f"--out={tmp_path / 'out'}"), "unknown architecture 'vgg1'")
 
@@ -184,7 +241,7 @@ def test_unreachable_and_foreign_storage(tmp_path: Path) -> None:
     done = call_nsopt(
         "study", *ONE_POINT, "--storage=nosuchdb://nowhere/x", f"--out={tmp_path / 'out'}"
     )
-    check(done, "storage nosuchdb://nowhere/x cannot be used")
+    check(done, "storage nosuchdb://nowhere/x is of an unknown kind")
     text = tmp_path / "notes.db"
     text.write_text("groceries: milk, bread, butter\n" * 200)
     done = call_nsopt(

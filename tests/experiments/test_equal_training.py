@@ -6,12 +6,16 @@ from typing import Any
 import pytest
 
 import nsopt
+from nsopt.compute.device import resolve_compute
 from nsopt.experiments import runner
 from nsopt.experiments.comparison import Comparison, sizes_of_ratios
+from nsopt.experiments.runner import make_runner
 from nsopt.experiments.running import run_comparison
+from nsopt.experiments.worker import Worker
 from nsopt.experiments.workspace import Workspace
 from nsopt.scaling.metric import MACS
-from nsopt.storage.artifacts import BestNetworks
+from nsopt.storage import trials
+from nsopt.storage.artifacts import BestNetworks, best_trials
 from nsopt.training.loop import train_configuration
 from tests.experiments.test_comparison import (
     Listener,
@@ -80,6 +84,42 @@ def test_where_its_network_was_lost_it_is_trained_again(
         path.unlink()
     run_comparison(at_macs(uniform), place, Listener())
     assert trained[2] == "uniform 0.5x MACs seed 0"
+
+
+def test_a_seed_whose_network_is_not_kept_is_trained_where_it_is_the_only_one(
+    uniform: Comparison, place: Workspace, trained: list[str]
+) -> None:
+    run_comparison(uniform, place, Listener())
+    study = studies_at(place)["uniform"]
+    (best,) = best_trials(study).values()
+    other = 1 - best.user_attrs["seed"]
+    later = at_macs(uniform)
+    (point,) = (p for p in later.points(later.methods[0]) if p.seed == other)
+    trials.enqueue_point(study, point)
+    own = make_runner(later.task, place, resolve_compute("cpu", "fp32"), Listener())
+    Worker(own).work()
+    assert trained[2:] == [f"uniform 0.5x MACs seed {other}"]
+    assert len(BestNetworks(place.artifacts).files(study)) == 2
+
+
+def test_a_damaged_network_is_trained_again_by_the_same_command(
+    uniform: Comparison, place: Workspace, trained: list[str]
+) -> None:
+    run_comparison(uniform, place, Listener())
+    (path,) = place.artifacts.iterdir()
+    whole = nsopt.load_network(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    listener = Listener()
+    run_comparison(uniform, place, listener)
+    label = f"uniform 0.5x seed {whole.seed}"
+    assert f"{label}: its network is damaged, and trained again" in listener.messages
+    assert trained[2:] == [label]
+    mended = nsopt.load_network(path)
+    assert mended.facts == whole.facts
+    for name, weights in mended.model.state_dict().items():
+        assert weights.equal(whole.model.state_dict()[name])
+    run_comparison(uniform, place, Listener())
+    assert len(trained) == 3
 
 
 def test_a_pruned_network_that_is_fine_tuned_is_another_one(

@@ -207,6 +207,40 @@ def test_a_model_is_learned_once_for_a_device(
     assert json.loads(kept.read_text())["conditions"]["device"]
 
 
+def test_a_damaged_model_in_the_cache_is_learned_again(
+    models: dict[str, tuple[Architecture, LatencyModel]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arch, model = models["traced"]
+    learned: list[Architecture] = []
+
+    def learn_at_once(arch: Architecture, *_: object) -> tuple[LatencyModel, bool]:
+        learned.append(arch)
+        return model, False
+
+    monkeypatch.setattr(learn, "_structure", lambda arch: None)
+    monkeypatch.setattr(learn, "_measured", learn_at_once)
+    latency_model(arch, CPU, Silent(), tmp_path)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_text()
+    data = json.loads(whole)
+    changed = [
+        *({k: v for k, v in data.items() if k != missing} for missing in model.to_dict()),
+        data | {"layers": 7},
+        data | {"factors": [[1.0, None]]},
+        data | {"tables": data["tables"][:1]},
+        data | {"constant": float("nan")},
+        [],
+    ]
+    for text in ("", whole[:1000], "\x00" * 50, *map(json.dumps, changed)):
+        file.write_text(text)
+        again = latency_model(arch, CPU, Silent(), tmp_path)
+        assert again(arch.base_widths) == model(arch.base_widths)
+        assert file.read_text() == whole
+    assert len(learned) == 1 + 3 + len(changed)
+
+
 def test_an_architecture_without_a_model_says_how_to_get_one(narrow: TableArchitecture) -> None:
     with pytest.raises(NsoptError, match="no latency of vgg11 is known"):
         narrow.cost("latency")
