@@ -16,11 +16,12 @@ from nsopt.models.tracing.cost import Size, TracedCost
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
 from nsopt.models.tracing.network import TracedNetwork
+from nsopt.models.tracing.originals import original_weight, spectral_buffers, start_norms
 from nsopt.models.tracing.run import tensors_of
 from nsopt.models.tracing.trace import Atoms
 from nsopt.scaling.cost import CostModel
 
-PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear)
+PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +77,15 @@ class TracedArchitecture:
         """A freshly initialised network. NsoptError for widths that it cannot have."""
         w = np.array(self.check_widths(widths), np.int64)
         model = self.network.empty(w)
-        statistics = _reset_statistics(model)
+        started = _reset_statistics(model) | spectral_buffers(model)
         for name, buffer in model.named_buffers():
-            if id(buffer) not in statistics:
+            if id(buffer) not in started:
                 _fill_buffer(buffer, self.network.template.get_buffer(name), name)
         if self.init is not None:
             self.init(model)
         else:
             self._law.draw(model)
+        start_norms(model)
         return model
 
     def prune(self, model: nn.Module, kept: Sequence[Sequence[int]]) -> nn.Module:
@@ -103,7 +105,7 @@ class TracedArchitecture:
         for path in network.trace.makers:
             weight = getattr(modules.get(path), "weight", None)
             if isinstance(weight, Tensor):
-                axis = _output_axis(modules[path])
+                axis = output_axis(modules[path])
                 label = network.labels[f"{path}.weight"][axis]
                 if isinstance(label, np.ndarray):
                     units = torch.from_numpy(network.family.units.of_atom[label])
@@ -205,18 +207,19 @@ class TracedArchitecture:
     def _fixed(self) -> dict[str, str]:
         """Modules whose outputs keep their number, but for kernels, with the reasons."""
         network, reasons = self.network, {}
-        read = {id(t) for t in network.template.parameters()} & network.trace.read.keys()
+        names = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
         for path, module in network.template.named_modules():
-            weight = getattr(module, "weight", None)
-            if not isinstance(module, PRODUCERS) or not isinstance(weight, Tensor):
+            weight = original_weight(module)
+            if not isinstance(module, PRODUCERS) or weight is None:
                 continue
-            label = network.labels[f"{path}.weight"][_output_axis(module)] if path else None
+            label = network.labels[names[id(weight)]][output_axis(module)]
             if not isinstance(label, np.ndarray):
                 continue
             units = network.family.units.of_atom[label]
             if (network.family.group_of_unit[units] >= 0).all():
                 continue
-            found = _reasons(network, units) if id(weight) in read else ["is never used"]
+            used = id(weight) in network.trace.read
+            found = _reasons(network, units) if used else ["is never used"]
             reasons[path] = "; ".join(found)
         return reasons
 
@@ -247,7 +250,7 @@ def _grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(axis) for axis in np.ix_(*indices))
 
 
-def _output_axis(module: nn.Module) -> int:
+def output_axis(module: nn.Module) -> int:
     return 1 if getattr(module, "transposed", False) else 0
 
 

@@ -89,6 +89,23 @@ def sum_and_product(
     tracer.put(result, labels)
 
 
+def vector_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor) -> None:
+    """Of a matrix or a vector with a vector, as in a spectral norm."""
+    if b.shape[0] > 1:
+        tracer.join(tracer.get(a)[-1], tracer.get(b)[0])
+    tracer.put(result, tracer.get(a)[:-1])
+
+
+def weight_norm(tracer: Tracer, result: Any, v: Tensor, g: Tensor, dim: int = 0) -> None:
+    labels = list(tracer.get(v))
+    if v.shape[dim] > 1:
+        labels[dim] = tracer.join(labels[dim], tracer.get(g)[dim])
+    tracer.inexact(*labels)
+    weight, norms = result
+    tracer.put(weight, labels)
+    tracer.put(norms, tracer.get(g))
+
+
 def linear(
     tracer: Tracer, result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> None:

@@ -1,16 +1,16 @@
 """Networks with other tensors than the one that was traced."""
 
-import copy
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from nsopt.models.tracing.originals import copied, original_weight
 from nsopt.models.tracing.run import tensors_of
 
 
 def replaced(template: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Module:
     """A copy of `template` with every parameter and buffer changed, shared ones once."""
-    model = copy.deepcopy(template)
+    model = copied(template)
 
     def changed(name: str, tensor: Tensor) -> Tensor:
         new = change(name, tensor.detach())
@@ -46,11 +46,11 @@ def describe_shapes(model: nn.Module, group_sizes: dict[str, int]) -> None:
 
 
 def _describe(module: nn.Module, group_size: int | None) -> None:
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor):
+    weight = original_weight(module)
+    if weight is None:
         _describe_unweighted(module)
     elif isinstance(module, nn.modules.conv._ConvNd):
-        _describe_convolution(module, group_size)
+        _describe_convolution(module, weight, group_size)
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.modules.batchnorm._NormBase):
@@ -60,12 +60,20 @@ def _describe(module: nn.Module, group_size: int | None) -> None:
         module.num_channels = len(weight)
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = weight.shape
+    elif isinstance(module, nn.RNNBase):
+        _describe_recurrent(module, weight)
+    elif isinstance(module, nn.RNNCellBase):
+        module.input_size, module.hidden_size = weight.shape[1], module.weight_hh.shape[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(weight)
 
 
-def _describe_convolution(module: nn.modules.conv._ConvNd, group_size: int | None) -> None:
-    first, second = module.weight.shape[:2]
+def _describe_convolution(
+    module: nn.modules.conv._ConvNd, weight: Tensor, group_size: int | None
+) -> None:
+    first, second = weight.shape[:2]
     if group_size:
         module.groups = first // group_size
     elif module.transposed and module.groups > 1:
@@ -81,3 +89,12 @@ def _describe_unweighted(module: nn.Module) -> None:
     mean = getattr(module, "running_mean", None)
     if isinstance(module, nn.modules.batchnorm._NormBase) and mean is not None:
         module.num_features = len(mean)
+
+
+def _describe_recurrent(module: nn.RNNBase, weight: Tensor) -> None:
+    """Its sizes, and the list of its weights that it calls kernels with."""
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    module.input_size, module.hidden_size = weight.shape[1], len(weight) // gates
+    if module.proj_size:
+        module.proj_size = module.get_parameter("weight_hh_l0").shape[1]
+    module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]

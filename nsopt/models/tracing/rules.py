@@ -16,6 +16,8 @@ RULES: dict[str, Rule] = {
     "convolution": product.convolution,
     "linear": product.linear,
     "embedding": product.embedding,
+    "_weight_norm_interface": product.weight_norm,
+    **dict(_all("mv dot vdot", product.vector_product)),
     "native_group_norm": product.group_norm,
     **dict(_all("mm bmm", product.matrix_product)),
     **dict(_all("addmm baddbmm", product.sum_and_product)),
@@ -51,7 +53,7 @@ RULES: dict[str, Rule] = {
     "unsqueeze": shape.unsqueeze,
     **dict(_all("view _unsafe_view reshape _reshape_alias", shape.view)),
     **dict(_all("transpose t", shape.transpose)),
-    **dict(_all("split split_with_sizes", cut.split)),
+    **dict(_all("split split_with_sizes unsafe_split unsafe_split_with_sizes", cut.split)),
     **dict(_all("select unbind", cut.select)),
     **dict(_all("pointwise copy _prelu_kernel", shape.pointwise)),
     **dict(

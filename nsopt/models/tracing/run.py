@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from nsopt.models.tracing.recurrent_rules import RecurrentLayers
 from nsopt.models.tracing.rules import RULES
 from nsopt.models.tracing.shapes import RESULTS
 from nsopt.models.tracing.trace import Atoms, Labels, Trace, TraceError
@@ -72,7 +73,7 @@ class LabelledRun:
         with FakeTensorMode(allow_non_fake_inputs=True) as fake:
             inputs = tree_map_only(Tensor, fake.from_tensor, self.examples)
             try:
-                with tracer:
+                with RecurrentLayers(tracer), tracer:
                     result = model(*inputs)
             except TraceError:
                 raise
@@ -96,12 +97,16 @@ def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     """Training or evaluation inside; every module, and what it counts, as it was outside."""
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    stores = [store for module in modes for store in (module._buffers, vars(module))]
+    held = [(s, {k: t for k, t in s.items() if isinstance(t, Tensor)}) for s in stores]
     model.train(training)
     try:
         yield
     finally:
         for module, mode in modes.items():
             module.training = mode
+        for store, tensors in held:
+            store.update(tensors)
         for buffer, before in buffers:
             buffer.copy_(before)
 

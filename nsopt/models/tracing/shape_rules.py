@@ -89,11 +89,12 @@ def _regrouped(
     if not labelled:
         indifferent = all(label is ANY for label, n in zip(labels, old, strict=True) if n > 1)
         return [ANY if indifferent else None] * len(new)
-    if len(labelled) > 1:
-        tracer.freeze("is flattened together with other channels", *labels)
-        return [None] * len(new)
-    (d,) = labelled
-    flat = np.tile(np.repeat(arrays(labels)[0], math.prod(old[d + 1 :])), math.prod(old[:d]))
+    d = labelled[0]
+    if len(labelled) > 1:  # the largest one can still change
+        d = tracer.choose(lambda: max(labelled, key=lambda each: old[each]))
+        others = [labels[e] for e in labelled if e != d]
+        tracer.freeze("is flattened together with other channels", *others)
+    flat = np.tile(np.repeat(arrays([labels[d]])[0], math.prod(old[d + 1 :])), math.prod(old[:d]))
     return _spread(tracer, flat, new)
 
 

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.tracing import probe
-from nsopt.models.tracing.architecture import PRODUCERS, TracedArchitecture
+from nsopt.models.tracing.architecture import PRODUCERS, TracedArchitecture, output_axis
 from nsopt.models.tracing.network import TracedNetwork
-from nsopt.models.tracing.run import LabelledRun
+from nsopt.models.tracing.originals import original_weight
+from nsopt.models.tracing.run import LabelledRun, tensors_of
 from nsopt.models.tracing.trace import Atoms
 
 _MOST_REASONS = 5
@@ -55,16 +56,17 @@ def trace(
 
 def _layer_names(network: TracedNetwork) -> tuple[str, ...]:
     """The module that first makes a group's channels, or the tensor that holds them."""
-    modules = dict(network.template.named_modules())
+    of_tensor = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
+    makers = {
+        (of_tensor[id(weight)], output_axis(module)): path
+        for path, module in network.template.named_modules()
+        if isinstance(module, PRODUCERS) and (weight := original_weight(module)) is not None
+    }
     names = []
     for group in network.family.groups:
-        owners = []
-        for d in group.per_dimension:
-            dimension = network.family.dimensions[d]
-            path, _, attribute = dimension.tensor.rpartition(".")
-            made = 1 if getattr(modules[path], "transposed", False) else 0
-            if isinstance(modules[path], PRODUCERS) and attribute == "weight":
-                owners += [path] if dimension.axis == made else []
+        dimensions = [network.family.dimensions[d] for d in group.per_dimension]
+        made = [makers.get((dimension.tensor, dimension.axis)) for dimension in dimensions]
+        owners = [path for path in made if path]
         first = network.family.dimensions[min(group.per_dimension)].tensor
         names.append(owners[0] if owners else first)
     return tuple(

@@ -1,10 +1,13 @@
 """Small networks that tools which follow channels stumble over."""
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations
 
 
 def block(
@@ -355,6 +358,74 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.out(self.recurrent(self.a(x).mean(3).transpose(1, 2))[0][:, -1])
+
+
+class RecurrentBothWays(nn.Module):
+    """Layers in both directions, projected ones, plain ones, and a cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out = block(3, 16), nn.Linear(12, 10)
+        self.first = nn.GRU(16, 10, num_layers=2, bidirectional=True)
+        self.second = nn.LSTM(20, 16, proj_size=6, bias=False)
+        self.third, self.cell = nn.RNN(6, 14), nn.GRUCell(14, 12)
+
+    def forward(self, x: Tensor) -> Any:
+        steps = self.a(x).mean(3).permute(2, 0, 1)[::8]
+        with warnings.catch_warnings(action="ignore"):  # that a projection has no fused kernel
+            steps, _ = self.third(self.second(self.first(steps)[0])[0])
+        state = steps.new_zeros(steps.shape[1], self.cell.hidden_size)
+        for step in steps:
+            state = self.cell(step, state)
+        return self.out(state)
+
+
+class Text(nn.Module):
+    """The output of a language model has the weight of its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.recurrent = nn.Embedding(50, 16), nn.GRU(16, 24, batch_first=True)
+        self.back, self.out = nn.Linear(24, 16), nn.Linear(16, 50)
+        self.out.weight = self.words.weight
+
+    def forward(self, x: Tensor) -> Any:
+        words = x.mean((1, 3)).mul(100).long().remainder(50)
+        return self.out(self.back(self.recurrent(self.words(words))[0]).relu())
+
+
+class Normed(nn.Module):
+    """Weights that are normalised: by hooks, as in older PyTorch, or by parametrizations."""
+
+    def __init__(self, norm: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        self.a, self.b = norm(nn.Conv2d(3, 16, 3)), norm(nn.Conv2d(16, 24, 3, groups=4))
+        self.c, self.out = norm(nn.ConvTranspose2d(24, 12, 3)), norm(nn.Linear(12, 10))
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.c(self.b(self.a(x).relu()).relu()).relu()
+        return self.out(x.mean((2, 3)))
+
+
+class WeightNormed(Normed):
+    def __init__(self) -> None:
+        super().__init__(parametrizations.weight_norm)
+
+
+class SpectrallyNormed(Normed):
+    def __init__(self) -> None:
+        super().__init__(parametrizations.spectral_norm)
+
+
+class WeightNormedByHooks(Normed):
+    def __init__(self) -> None:
+        with warnings.catch_warnings(action="ignore"):
+            super().__init__(nn.utils.weight_norm)
+
+
+class SpectrallyNormedByHooks(Normed):
+    def __init__(self) -> None:
+        super().__init__(nn.utils.spectral_norm)
 
 
 class LinearOnly(nn.Module):

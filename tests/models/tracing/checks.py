@@ -1,10 +1,11 @@
 """What every traced network must fulfil."""
 
-import copy
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nsopt.deployment.export import export_to_onnx
 from nsopt.models.imported import network_factory
 from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.tracing.originals import copied
 from nsopt.models.tracing.run import tensors_of
 from nsopt.models.tracing.trace import Atoms
 from nsopt.models.tracing.trace_module import trace
@@ -67,7 +69,7 @@ def widths_of(arch: TracedArchitecture, kept: Sequence[Atoms]) -> list[int]:
 
 def with_zeros(arch: TracedArchitecture, model: nn.Module, kept: Sequence[Atoms]) -> nn.Module:
     """A copy of `model` in which everything of the units that go is zero."""
-    masked, family = copy.deepcopy(model), arch.network.family
+    masked, family = copied(model), arch.network.family
     alive, tensors = family.alive(list(kept)), tensors_of(masked)
     with torch.no_grad():
         for dimension in family.dimensions:
@@ -84,7 +86,7 @@ def check_pruning(arch: TracedArchitecture, model: nn.Module, x: Tensor) -> None
     masked = with_zeros(arch, model, kept)
     with torch.no_grad():
         whole, expected, found = (
-            outputs(copy.deepcopy(network).double().eval()(x.double()))
+            outputs(copied(network).double().eval()(x.double()))
             for network in (model, masked, smaller)
         )
     assert float((whole - expected).abs().max()) > 1e-6 or kept_all(arch, kept)
@@ -97,14 +99,21 @@ def kept_all(arch: TracedArchitecture, kept: Sequence[Atoms]) -> bool:
     return widths_of(arch, kept) == list(arch.base_widths)
 
 
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Without fused kernels of attention and of LSTM, whose products the counter does not know."""
+    quiet, eager = warnings.catch_warnings(action="ignore"), sdpa_kernel(SDPBackend.MATH)
+    with quiet, eager, torch.backends.mkldnn.flags(enabled=False):
+        yield
+
+
 def check_costs(
     arch: TracedArchitecture, model: nn.Module, widths: Sequence[int], x: Tensor
 ) -> None:
     """Parameters and multiply-accumulates are those of the network, counted."""
     assert arch.cost("params")(widths) == sum(p.numel() for p in model.parameters())
     model.eval()
-    # the counter knows the products of attention, but not the fused kernel of processors
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with FlopCounterMode(display=False) as counter, _unfused():
         model(x[:1])
     assert arch.cost("macs")(widths) == counter.get_total_flops() // 2
 

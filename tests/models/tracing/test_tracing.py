@@ -42,8 +42,15 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     awkward.Unruled: [16, 12],
     awkward.OneDimensional: [16, 24],
     awkward.CodesOfPlaces: [16, 24],
-    awkward.MixtureOfKernels: [8],
+    awkward.MixtureOfKernels: [16, 8],
     awkward.SummedByOnes: [16, 24],
+    awkward.Recurrent: [16, 8],
+    awkward.RecurrentBothWays: [16, 10, 16, 6, 14, 12],
+    awkward.Text: [16, 24],
+    awkward.WeightNormed: [4, 12],
+    awkward.WeightNormedByHooks: [4, 12],
+    awkward.SpectrallyNormed: [4, 12],
+    awkward.SpectrallyNormedByHooks: [4, 12],
 }
 
 
@@ -120,7 +127,6 @@ def test_channels_are_told_by_module() -> None:
     [
         (awkward.Deciding, "decides on the values of tensors, in the network"),
         (awkward.LinearOnly, "no width of this network can change: .*reaches the output"),
-        (awkward.Recurrent, "in recurrent"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

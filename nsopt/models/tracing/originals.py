@@ -1,0 +1,79 @@
+"""The tensors from which modules compute their weights: normalised ones, and parametrizations.
+
+Weight normalisation makes W = g * v / |v|, spectral normalisation W / (u' W v), each as a hook of
+older PyTorch and as a parametrization.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+_ROUNDS = 15  # of the power method, as in PyTorch
+
+
+def original_weight(module: nn.Module) -> Tensor | None:
+    """The parameter that has the shape of a module's weight: the weight itself, or what it is
+    computed from."""
+    names = ["weight", "weight_v", "weight_orig", "weight_ih_l0", "weight_ih"]
+    found = [module._parameters.get(name) for name in names]
+    parametrized = module._modules.get("parametrizations")
+    if isinstance(parametrized, nn.ModuleDict) and "weight" in parametrized:
+        found += list(parametrized["weight"]._parameters.values())[::-1]
+    return next((tensor for tensor in found if tensor is not None), None)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also of a model whose hooks keep tensors that autograd has made."""
+    held = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor)]
+    memo: dict[int, Any] = {id(t): t.detach().clone() for t in held if not t.is_leaf}
+    return copy.deepcopy(model, memo)
+
+
+def start_norms(model: nn.Module) -> None:
+    """Set the tensors of norms to what the weights that were drawn need."""
+    with torch.no_grad():
+        for g, v, dim in _weight_norms(model):
+            g.copy_(torch.norm_except_dim(v, 2, dim))
+        for u, v, weight, dim in _spectral_norms(model):
+            matrix = weight.movedim(dim, 0).flatten(1)
+            u.normal_()
+            for _ in range(_ROUNDS):
+                v.copy_(functional.normalize(matrix.T @ u, dim=0))
+                u.copy_(functional.normalize(matrix @ v, dim=0))
+
+
+def spectral_buffers(model: nn.Module) -> set[int]:
+    """The ids of the buffers that `start_norms` sets."""
+    return {id(buffer) for u, v, _, _ in _spectral_norms(model) for buffer in (u, v)}
+
+
+def _weight_norms(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """(g, v, dim) of every weight norm."""
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                g, v = (module.get_parameter(f"{hook.name}_{part}") for part in "gv")
+                yield g, v, hook.dim
+        norm: Any = module[0] if isinstance(module, ParametrizationList) else None
+        if type(norm).__name__ == "_WeightNorm":
+            g, v = (module.get_parameter(f"original{part}") for part in "01")
+            yield g, v, norm.dim
+
+
+def _spectral_norms(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+    """(u, v, weight, dim) of every spectral norm."""
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, SpectralNorm):
+                u, v = (module.get_buffer(f"{hook.name}_{part}") for part in "uv")
+                yield u, v, module.get_parameter(f"{hook.name}_orig"), hook.dim
+        norm: Any = module[0] if isinstance(module, ParametrizationList) else None
+        if hasattr(norm, "_u"):
+            yield norm._u, norm._v, module.get_parameter("original"), norm.dim

@@ -1,0 +1,130 @@
+"""Rules of recurrent layers (LSTM, GRU, RNN), which are followed whole, not step by step.
+
+A unit is one of the hidden state: its rows in every gate, its columns in what reads the state.
+PyTorch's layers have one hidden size, so that the units of all their layers and directions go
+together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from nsopt.models.tracing.trace import Label
+from nsopt.models.tracing.tracer import Tracer
+
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+
+class RecurrentLayers(TorchFunctionMode):
+    """Follows the labels of recurrent layers; all other functions run as they do."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in GATES and isinstance(args[3], bool):  # of padded, not packed sequences
+            return _recurrent(self._tracer, GATES[name], *args)
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One direction of one layer."""
+
+    of_inputs: Tensor
+    of_hidden: Tensor
+    biases: tuple[Tensor, ...]
+    projection: Tensor | None
+
+    @classmethod
+    def of(cls, weights: Sequence[Tensor], has_biases: bool) -> "_Cell":
+        first, second, *others = weights
+        biases = tuple(others[:2]) if has_biases else ()
+        projection = others[len(biases)] if len(others) > len(biases) else None
+        return cls(first, second, biases, projection)
+
+    def check(self, inputs: int, gates: int) -> None:
+        """ValueError for tensors that do not fit together."""
+        rows, outputs = self.of_hidden.shape
+        hidden = rows // gates
+        expected = [(self.of_inputs, (rows, inputs)), *((bias, (rows,)) for bias in self.biases)]
+        if self.projection is not None:
+            expected.append((self.projection, (outputs, hidden)))
+        elif outputs != hidden:
+            raise ValueError(f"a hidden state of {hidden} meets one of {outputs}")
+        for tensor, shape in expected:
+            if tuple(tensor.shape) != shape:
+                raise ValueError(
+                    f"a recurrent weight has the shape {tuple(tensor.shape)}, not {shape}"
+                )
+
+
+def _recurrent(
+    tracer: Tracer,
+    gates: int,
+    x: Tensor,
+    state: Any,
+    weights: Sequence[Tensor],
+    has_biases: bool,
+    layers: int,
+    dropout: float,
+    training: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, ...]:
+    states = [state] if isinstance(state, Tensor) else list(state)
+    ways = 2 if bidirectional else 1
+    each = len(weights) // (layers * ways)
+    labels, seen, size = tracer.get(x), tracer.get(x)[-1], x.shape[-1]
+    outputs: list[Label] = [tracer.get(states[0])[-1]]
+    cells: list[Label] = [tracer.get(states[-1])[-1]]
+    for first in range(0, len(weights), ways * each):
+        for start in range(first, first + ways * each, each):
+            cell = _Cell.of(weights[start : start + each], has_biases)
+            cell.check(size, gates)
+            units, made = _follow(tracer, cell, gates, seen, x.shape[0] * x.shape[1])
+            cells.append(units)
+            outputs.append(made)
+        size, seen = ways * states[0].shape[-1], _repeated(outputs[-1], ways)
+    of_outputs = tracer.join(*outputs) if states[0].shape[-1] > 1 else None
+    of_cells = tracer.join(*cells) if states[-1].shape[-1] > 1 else None
+    result = x.new_empty(*x.shape[:2], size)
+    tracer.put(result, [*labels[:2], _repeated(of_outputs, ways)])
+    ends = [state.new_empty(state.shape) for state in states]
+    for end, label in zip(ends, (of_outputs, of_cells), strict=False):
+        tracer.put(end, [None, None, label])
+    return (result, *ends)
+
+
+def _follow(
+    tracer: Tracer, cell: _Cell, gates: int, seen: Label, steps: int
+) -> tuple[Label, Label]:
+    """The units of a cell, and what it makes of them."""
+    of_inputs, of_hidden = tracer.get(cell.of_inputs), tracer.get(cell.of_hidden)
+    if cell.of_inputs.shape[1] > 1:
+        tracer.join(seen, of_inputs[1])
+    rows = tracer.join(of_inputs[0], of_hidden[0], *(tracer.get(bias)[0] for bias in cell.biases))
+    units: Label = tracer.tie(rows.reshape(gates, -1)) if isinstance(rows, np.ndarray) else None
+    made = units
+    for labels, tensor in ((of_inputs, cell.of_inputs), (of_hidden, cell.of_hidden)):
+        tracer.multiply(steps, *zip(labels, tensor.shape, strict=True))
+    if cell.projection is not None:
+        projected = tracer.get(cell.projection)
+        tracer.multiply(steps, *zip(projected, cell.projection.shape, strict=True))
+        if cell.projection.shape[1] > 1:
+            tracer.join(units, projected[1])
+        made = projected[0]
+    if cell.of_hidden.shape[1] > 1:
+        made = tracer.join(made, of_hidden[1])
+    tracer.note_maker(made)
+    return units, made
+
+
+def _repeated(label: Label, times: int) -> Label:
+    return np.tile(label, times) if isinstance(label, np.ndarray) else label
