@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.resize import describe_shapes, replace_tensors
@@ -39,7 +40,7 @@ class TracedPruned:
     def module(self, path: str) -> nn.Module:
         return self._model.get_submodule(path)
 
-    def unit_of_channel(self, tensor: str, axis: int, group: int) -> Tensor:
+    def unit_of_channel(self, tensor: str, axis: int, group: int) -> IntArray:
         """The unit of a group that each channel left belongs to, as its place in `kept`; -1 for
         channels of other groups."""
         labels = self._network.labels[tensor][axis]
@@ -48,7 +49,7 @@ class TracedPruned:
         units = self._network.family.groups[group].units
         place = np.full(len(self._units.fixed), -1)
         place[units[self.kept[group]]] = np.arange(len(self.kept[group]))
-        return torch.from_numpy(place[self._units.of_atom[labels[left]]])
+        return np.asarray(place[self._units.of_atom[labels[left]]])
 
     def shrink(self, kept: Sequence[IntArray], optimizer: torch.optim.SGD) -> None:
         before, after = self._left, self._network.indices(list(kept))
@@ -70,19 +71,19 @@ class TracedGate(Gate):
     """Behind a norm, or behind a product that no norm follows (pruning/gates.py).
 
     There dE/dz of a channel is <W, dE/dW> + b * dE/db of the slices that make it; that of a unit is
-    the sum over its channels.
+    the sum over its channels, in an order that does not change.
     """
 
     def __init__(self, pruned: TracedPruned, path: str, group: int) -> None:
         self._pruned = pruned
         self._path = path
         self._group = group
-        self._units: Tensor | None = None
+        self._channels: Tensor | None = None
         self._one_each = False
 
     def forget(self) -> None:
         """Channels have been cut away."""
-        self._units = None
+        self._channels = None
 
     def gradient(self) -> Tensor:
         module = self._pruned.module(self._path)
@@ -94,16 +95,27 @@ class TracedGate(Gate):
         if isinstance(bias, Tensor):
             channels = channels + _inner(bias)
         count = len(self._pruned.kept[self._group])
-        if self._units is None:
+        if self._channels is None:
             name = f"{self._path}.weight"
             units = self._pruned.unit_of_channel(name, axis, self._group)
-            self._units = units.to(weight.device)
-            self._one_each = torch.equal(units, torch.arange(count))
+            self._channels = torch.from_numpy(_channels_of(units, count)).to(weight.device)
+            self._one_each = np.array_equal(units, np.arange(count))
         if self._one_each:
             return channels
-        own = self._units >= 0
-        total = torch.zeros(count, dtype=channels.dtype, device=channels.device)
-        return total.index_add_(0, self._units[own], channels[own])
+        return functional.pad(channels, (0, 1))[self._channels].sum(dim=1)
+
+
+def _channels_of(units: IntArray, count: int) -> IntArray:
+    """The channels of each unit, (count, most of a unit), filled up with the one behind the last.
+
+    units: of each channel, -1 for none.
+    """
+    ordered = np.argsort(units, kind="stable")
+    own = ordered[units[ordered] >= 0]
+    nth = np.arange(len(own)) - np.searchsorted(units[own], units[own])
+    channels = np.full((count, nth.max(initial=0) + 1), len(units))
+    channels[units[own], nth] = own
+    return channels
 
 
 def gate_modules(network: TracedNetwork, group: int) -> list[str]:

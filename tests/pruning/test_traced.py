@@ -1,9 +1,12 @@
 """Traced networks that shrink while they train."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import nsopt
 from nsopt.compute.device import Compute
@@ -14,7 +17,7 @@ from nsopt.progress import Silent
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
 from nsopt.pruning.pruned import make_pruned
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.traced import gate_modules
+from nsopt.pruning.traced import TracedGate, TracedPruned, gate_modules
 from nsopt.training.supervision import Classification
 from tests.models.tracing import awkward
 
@@ -128,6 +131,46 @@ def test_gates_are_those_of_explicit_multipliers() -> None:
     for group, gradient in zip(pruned.gates, expected, strict=True):
         (gate,) = group
         torch.testing.assert_close(gate.gradient(), gradient)
+
+
+class Recorder(TorchDispatchMode):
+    """The names of the operations that tensors go through."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name().removeprefix("aten::").partition(".")[0].strip("_"))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", [awkward.Chunks, awkward.Pieces, awkward.Grouped])
+def test_units_of_many_channels_are_scored_by_sums_in_one_order(kind: type[nn.Module]) -> None:
+    """A GPU adds what `index_add` or `scatter_add` collect in any order, to other numbers."""
+    torch.manual_seed(0)
+    arch, recorder = trace(kind(), torch.randn(2, 3, 32, 32)), Recorder()
+    model = arch.build(arch.base_widths).double()
+    pruned = make_pruned(arch, model, arch.base_widths)
+    assert isinstance(pruned, TracedPruned)
+    model(torch.randn(6, 3, 32, 32, dtype=torch.float64)).square().mean().backward()
+    several = 0
+    for group, gates in enumerate(pruned.gates):
+        for gate in gates:
+            assert isinstance(gate, TracedGate)
+            module = pruned.module(gate._path)
+            units = pruned.unit_of_channel(f"{gate._path}.weight", 0, group)
+            scores = torch.zeros(len(units), dtype=torch.float64)
+            for parameter in module.parameters():
+                assert parameter.grad is not None
+                scores += (parameter * parameter.grad).detach().reshape(len(units), -1).sum(1)
+            expected = [scores[torch.from_numpy(units == u)].sum() for u in range(units.max() + 1)]
+            with recorder:
+                found = gate.gradient()
+            torch.testing.assert_close(found, torch.stack(expected))
+            several += len(expected) < len(units)
+    assert several
+    assert not {name for name in recorder.names if name.startswith(("index_add", "scatter"))}
 
 
 def test_a_search_of_a_traced_network_gives_a_law(digits: ImageData) -> None:

@@ -7,6 +7,7 @@ import torch
 
 import nsopt
 from nsopt.data.images import ImageData
+from nsopt.latency import kernels
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from tests.simulated_device.simulation import SimulatedDevices
@@ -32,3 +33,10 @@ def test_a_training_is_that_of_the_cpu(
     tensors = dict(there.model.state_dict())
     assert {tensor.device for tensor in tensors.values()} == {torch.device("cuda:0")}
     assert there.losses == pytest.approx(here.losses, rel=1e-4)
+
+
+def test_kernels_are_timed_many_in_a_row(cuda: SimulatedDevices) -> None:
+    """Waiting for a GPU, which takes longer than a small kernel, hardly counts."""
+    runs: list[int] = []
+    assert kernels._seconds(lambda: runs.append(1), torch.device("cuda")) > 0
+    assert 0 < 5 * len(cuda.places("wait")) < len(runs)
