@@ -12,9 +12,7 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from nsopt.compute.device import wait_for
-from nsopt.compute.memory import memory_kept
 from nsopt.latency.calls import Call
-from nsopt.latency.measure import garbage_kept
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.scaling.law import FloatArray
 
@@ -30,10 +28,9 @@ _FEW = (2, 8)
 def measure_table(calls: Sequence[Call], largest: tuple[int, ...], device: torch.device) -> Table:
     """A table of the calls of one kind. calls: at several widths of the network; largest: the
     place up to which convolutions are measured."""
-    with memory_kept(device), garbage_kept():
-        if calls[0].is_convolution:
-            return _convolutions(calls, largest, device)
-        return _others(calls, device)
+    if calls[0].is_convolution:
+        return _convolutions(calls, largest, device)
+    return _others(calls, device)
 
 
 def _others(calls: Sequence[Call], device: torch.device) -> Table:

@@ -11,12 +11,18 @@ import numpy as np
 import torch
 
 from nsopt.compute.device import Compute
+from nsopt.compute.memory import memory_kept
 from nsopt.data.cache import cache_folder
 from nsopt.errors import NsoptError
 from nsopt.files import write_whole
 from nsopt.latency.calls import Call, calls_of
 from nsopt.latency.kernels import measure_table, rounded_up
-from nsopt.latency.measure import latency_conditions, measure_latencies, was_busy
+from nsopt.latency.measure import (
+    garbage_kept,
+    latency_conditions,
+    measure_latencies,
+    was_busy,
+)
 from nsopt.latency.model import LatencyModel, Term
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.models.architecture import Architecture, TableArchitecture
@@ -110,9 +116,10 @@ def _measured(
     """The model, and whether the machine was busy."""
     progress.start("learning this device's latency", len(structure.kinds) + 1)
     tables: list[Table] = []
-    for kind in structure.kinds:
-        tables.append(measure_table(structure.samples[kind], structure.largest[kind], device))
-        progress.advance()
+    with memory_kept(device), garbage_kept():
+        for kind in structure.kinds:
+            tables.append(measure_table(structure.samples[kind], structure.largest[kind], device))
+            progress.advance()
     layers = len(arch.base_widths)
     model = LatencyModel(tuple(tables), structure.terms, layers, np.ones((len(tables), 2)), 0.0)
     widths = _whole_networks(arch)

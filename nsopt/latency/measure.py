@@ -108,16 +108,15 @@ def measure_latencies(
     copies = [place(copy.deepcopy(model), where).eval() for model in models]
     milliseconds = np.zeros((len(copies), rounds, repeats // rounds))
     waited = np.zeros(len(copies))
-    with explain_out_of_memory(batch_size):
+    with explain_out_of_memory(batch_size), memory_kept(where), garbage_kept():
         images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
         images = images.to(where, memory_format=torch.channels_last)
         for turn in range(rounds):
             for index, model in enumerate(copies):
-                with memory_kept(where), garbage_kept():
-                    for _ in range(-(-warmup // rounds)):
-                        model(images)
-                    before = seconds_waited()
-                    passes = [_timed_pass(model, images) for _ in range(repeats // rounds)]
+                for _ in range(-(-warmup // rounds)):
+                    model(images)
+                before = seconds_waited()
+                passes = [_timed_pass(model, images) for _ in range(repeats // rounds)]
                 waited[index] += np.maximum(0.0, seconds_waited() - before)
                 milliseconds[index, turn] = passes
     conditions = latency_conditions(where, batch_size)

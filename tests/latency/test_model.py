@@ -1,8 +1,10 @@
 """Tables of kernels, the calls of networks, and the model that they make."""
 
+import ctypes
 import gc
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nsopt
+from nsopt.compute import memory
 from nsopt.compute.device import resolve_compute
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency import learn
@@ -276,6 +279,27 @@ def test_python_collects_no_garbage_while_a_network_is_timed() -> None:
     measure_latencies([Asking()], (3, 4, 4), 2, warmup=2, repeats=2, rounds=2)
     assert collecting == [False] * 4
     assert gc.isenabled()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere memory is not kept")
+def test_the_gaps_between_tensors_are_taken_once_a_measurement(
+    models: dict[str, tuple[Architecture, LatencyModel]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taking thousands of gaps for every kernel and network made learning four times as long."""
+    taken: list[int] = []
+    take = memory._take_gaps
+
+    def counted(libc: ctypes.CDLL) -> list[int]:
+        gaps = take(libc)
+        taken.append(len(gaps))
+        return gaps
+
+    monkeypatch.setattr(memory, "_take_gaps", counted)
+    measure_latencies([nn.Identity(), nn.Flatten()], (3, 4, 4), 2, repeats=6, rounds=3)
+    assert len(taken) == 1
+    arch, _ = models["traced"]
+    learn._measured(arch, learn._structure(arch), CPU.device, Silent())
+    assert len(taken) == 3  # for the kernels, and for whole networks
 
 
 def test_rounds_that_differ_are_told() -> None:
