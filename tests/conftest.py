@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -20,6 +19,7 @@ from nsopt.data.images import ImageData, ImageSet
 from nsopt.data.registry import load_data
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
+from tests.forked import start_nsopt
 
 _MEMORY = Path("/dev/shm")  # Linux's folder in memory, where SQLite waits for no disk
 _ROOM = 2**30
@@ -28,6 +28,7 @@ if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
 _cache = tempfile.TemporaryDirectory(prefix="nsopt-cache-")
 os.environ["XDG_CACHE_HOME"] = _cache.name  # of the tests and of the commands they run
 os.environ["COLUMNS"] = "160"
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)  # the networks here are too small to share
 settings.register_profile("nsopt", deadline=None)  # machines differ, and so do their loads
 settings.load_profile("nsopt")
@@ -85,15 +86,8 @@ def _random_state_is_left_alone() -> None:
 
 
 def run_nsopt(*arguments: str, module: str = "nsopt.study") -> subprocess.CompletedProcess[str]:
-    """Run the real command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    """Run the command in a process of its own."""
+    return start_nsopt(*arguments, module=module).finish()
 
 
 def free_port() -> int:

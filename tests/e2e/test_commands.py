@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.solve import solve_widths
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import check
+from tests.forked import start_nsopt
 
 
 def test_widths_of_a_published_law(golden: Path) -> None:
@@ -188,17 +187,12 @@ def test_tables_fit_a_narrow_terminal(tmp_path: Path, golden: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     narrow = {**os.environ, "COLUMNS": "60"}
     laws = golden / "vgg11-cifar10.laws.json"
-    for command in (
+    for options in (
         ("study", *SHORT, f"--out={tmp_path}"),
         ("widths", f"--law={laws}", "--ratios=0.25,2"),
         ("latency", f"--storage={storage}"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "nsopt", *command],
-            env=narrow,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        done = start_nsopt(*options, env=narrow).finish()
+        assert done.returncode == 0, done.stderr
         rows = [line for line in done.stdout.splitlines() if line.startswith(" ")]
         assert max(map(len, rows)) <= 60, done.stdout

@@ -1,12 +1,10 @@
-"""The real command, in processes of its own, on VGG11 and digits."""
+"""The command, in processes of its own, on VGG11 and digits."""
 
 import json
-import os
 import re
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -19,9 +17,11 @@ import pytest
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt, free_port, run_nsopt
 from tests.e2e.test_user_errors import check
+from tests.forked import Forked, start_nsopt
 
 SHORT = (
     *("--methods=uniform,neuralscale", "--ratios=0.02,0.03", "--seeds=2", "--epochs=1"),
+    "--per-class=30",
     *("--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=400", "--batch-size=32"),
     *("--precision=fp32", "--device=cpu"),
 )
@@ -78,7 +78,7 @@ def test_a_second_call_repeats_nothing(whole: Path) -> None:
 @pytest.mark.parametrize("kind", ["onnx", "pt2", "state_dict"])
 def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None:
     storage, out = f"--storage=sqlite:///{whole / 'study.db'}", tmp_path / "mine" / "network"
-    study = "--study=vgg11-digits-smoke/neuralscale"
+    study = "--study=vgg11-digits-30each-smoke/neuralscale"
     done = call_nsopt("export", storage, study, "--ratio=0.03", f"--format={kind}", f"--out={out}")
     assert done.returncode == 0, done.stderr
     of_file, stored = re.findall(r"\d+\.\d\d", done.stdout)[:2]
@@ -97,10 +97,13 @@ def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None
             "say which network with --ratio, --budget or --metric: kept are 0.02x",
         ),
         (("--ratio=0.5",), "kept are 0.02x, 0.03x"),
-        (("--study=vgg11-digits-smoke/uniforn",), "did you mean 'vgg11-digits-smoke/uniform'"),
         (
-            ("--study=vgg11-digits-smoke/search",),
-            "no network of vgg11-digits-smoke/search is kept: run the study first",
+            ("--study=vgg11-digits-30each-smoke/uniforn",),
+            "did you mean 'vgg11-digits-30each-smoke/uniform'",
+        ),
+        (
+            ("--study=vgg11-digits-30each-smoke/search",),
+            "no network of vgg11-digits-30each-smoke/search is kept: run the study first",
         ),
         (("--storage=sqlite:///nothing.db",), "nothing is stored at sqlite:///nothing.db"),
         (("--ratio=0.03", "--data=folder:nowhere"), "nowhere"),
@@ -112,7 +115,7 @@ def test_what_cannot_be_taken_home_says_so(
 ) -> None:
     given = {
         "--storage": f"sqlite:///{whole / 'study.db'}",
-        "--study": "vgg11-digits-smoke/uniform",
+        "--study": "vgg11-digits-30each-smoke/uniform",
         "--out": str(tmp_path / "network"),
     } | dict(option.split("=", 1) for option in options)
     check(call_nsopt("export", *(f"{name}={value}" for name, value in given.items())), message)
@@ -139,13 +142,7 @@ def interrupt_when(
     out: Path, completed: int, running: bool, signum: signal.Signals
 ) -> tuple[int, str]:
     """Run the command and interrupt it; its exit code and what it said on stderr."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nsopt.study", *SHORT, f"--out={out}"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start_nsopt(*SHORT, f"--out={out}", module="nsopt.study")
     database = out / "study.db"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
@@ -154,8 +151,8 @@ def interrupt_when(
             break
         time.sleep(0.02)
     process.send_signal(signum)
-    _, said = process.communicate(timeout=60)
-    return process.returncode, said
+    done = process.finish(timeout=60)
+    return done.returncode, done.stderr
 
 
 def test_killed_anywhere_the_same_command_finishes(whole: Path, tmp_path: Path) -> None:
@@ -178,18 +175,11 @@ def test_killed_anywhere_the_same_command_finishes(whole: Path, tmp_path: Path) 
 
 
 def test_two_commands_at_once_run_every_point_once(whole: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "nsopt.study", *SHORT, f"--out={tmp_path}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    both = [
-        subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=240)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    both = [start_nsopt(*SHORT, f"--out={tmp_path}", module="nsopt.study") for _ in range(2)]
+    done = [process.finish() for process in both]
+    assert [each.returncode for each in done] == [0, 0], done
     assert count(tmp_path / "study.db", "COMPLETE") == POINTS + 1
-    assert sum("waiting for the search of another command" in text for text in said) == 1
+    assert sum("waiting for the search of another command" in each.stdout for each in done) == 1
     assert found(tmp_path) == found(whole)
     pd.testing.assert_frame_equal(measured(tmp_path), measured(whole))
 
@@ -223,26 +213,19 @@ def test_every_study_has_a_note_and_figures_for_the_dashboard(whole: Path) -> No
 
 def test_dashboard_serves_the_studies_on_loopback(whole: Path) -> None:
     port, storage = free_port(), f"sqlite:///{whole / 'study.db'}"
-    command = [sys.executable, "-m", "nsopt", "dashboard", f"--storage={storage}"]
-    process = subprocess.Popen(
-        [*command, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
+    options = ("dashboard", f"--storage={storage}", f"--port={port}")
+    with start_nsopt(*options) as process:
         studies = studies_served(f"http://127.0.0.1:{port}/api/studies", process)
-        busy = subprocess.run(
-            [*command, f"--port={port}"], capture_output=True, text=True, timeout=60, check=False
-        )
-    finally:
+        busy = start_nsopt(*options).finish()
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)
+        assert process.wait(timeout=30) == 130
     methods = {study["study_name"].split("/")[1] for study in studies}
     assert methods == {"uniform", "neuralscale", "search"}
-    assert process.returncode == 130
     assert busy.returncode == 2
     assert "try another --port" in busy.stderr
 
 
-def studies_served(address: str, process: subprocess.Popen) -> list[dict]:
+def studies_served(address: str, process: Forked) -> list[dict]:
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -300,4 +283,7 @@ def test_widths_of_any_method_and_beyond_the_record(whole: Path) -> None:
     assert uniform[1]["params"] == large["budget"]
     assert "how far beyond it" in call_nsopt(*asked[:-1]).stdout
     check(call_nsopt(*asked, "--method=magnitude"), "a law for every trained network, not one")
-    check(call_nsopt(*asked, "--method=neuralscale-macs"), "no search-macs of vgg11-digits-smoke")
+    check(
+        call_nsopt(*asked, "--method=neuralscale-macs"),
+        "no search-macs of vgg11-digits-30each-smoke",
+    )

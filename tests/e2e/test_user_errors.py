@@ -1,6 +1,5 @@
 """Every mistake a user can make: one line, exit code 2, storage as it was. The real command."""
 
-import os
 import resource
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from nsopt.cli.preparation import prepare
 from nsopt.experiments.presets import get_preset
 from nsopt.storage.opening import open_storage
 from tests.conftest import call_nsopt, run_nsopt
+from tests.forked import Forked, run_module
 
 SHORT = ["--methods=uniform", "--device=cpu"]
 ONE_SEED = [*SHORT, "--ratios=0.03", "--seeds=1"]
@@ -273,19 +273,14 @@ def test_a_nan_loss_fails_the_trials_and_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="address-space limits are Linux's")
 def test_out_of_memory_names_a_batch_size(tmp_path: Path) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
-
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "nsopt.study", *SHORT, "--seeds=1", "--epochs=1"),
-            *("--ratios=1", "--batch-size=60000", "--precision=fp32", f"--out={tmp_path / 'out'}"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        preexec_fn=limit,
-    )
+    options = [*SHORT, "--seeds=1", "--epochs=1", "--ratios=1", "--batch-size=60000"]
+    options += ["--precision=fp32", f"--out={tmp_path / 'out'}"]
+    done = Forked(run_within, 6 * 2**30, options).finish()
     check(done, "out of memory with batches of 60000: try --batch-size 30000")
     assert not (tmp_path / "out").exists()
+
+
+def run_within(room: int, options: list[str]) -> None:
+    """Be the command, with an address space of `room` bytes."""
+    resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    run_module("nsopt.study", options)

@@ -1,0 +1,130 @@
+"""Processes that start with torch and nsopt imported.
+
+A new Python process spends 4 to 5 s on imports before a command begins. multiprocessing's fork
+server did them once, in a single thread, and forks every process from there within milliseconds.
+Signals, exit codes and output are those of any other process.
+"""
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    [
+        *("cyclopts", "rich.markdown", "rich.progress", "nsopt.experiments.running"),
+        *("nsopt.experiments.tuning", "nsopt.latency.learn", "nsopt.reports.page"),
+        *("nsopt.reports.dashboard", "nsopt.deployment.export", "torch._dynamo"),
+        *("sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection"),
+        *("alembic.command", "optuna.storages._rdb.models", "sqlalchemy.dialects.sqlite"),
+        *("optuna_dashboard", "plotly.graph_objects", "plotly.io", "rich._emoji_codes"),
+    ]
+)
+
+
+class Forked:
+    """A function running in a process of its own, with its output in files.
+
+    Args:
+        function: what runs, of a module that the process can import
+        arguments: its arguments
+        cwd: the working directory; by default ours
+        env: the environment variables; by default ours
+
+    Leaving the `with` statement kills the process and removes the files.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="nsopt-forked-")
+        self._files = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
+        for file in self._files:
+            file.touch()
+        place = cwd or Path.cwd(), dict(os.environ if env is None else env)
+        self._process = _SERVER.Process(
+            target=_begin, args=(self._files, place, function, arguments), daemon=True
+        )
+        self._process.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.join()
+        self._folder.cleanup()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative after a signal, or None while the process runs."""
+        return self._process.exitcode
+
+    def send_signal(self, signum: int) -> None:
+        """Send a signal to the process unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+    def written(self) -> tuple[str, str]:
+        """Return what the process has written so far to stdout and to stderr."""
+        stdout, stderr = (file.read_text() for file in self._files)
+        return stdout, stderr
+
+    def wait(self, timeout: float = 300) -> int:
+        """Return the exit code once the process has ended; TimeoutExpired after `timeout` s."""
+        self._process.join(timeout)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout)
+        return code
+
+    def finish(self, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """Wait for the end, or kill the process after `timeout` s; return its code and output."""
+        with self:
+            return subprocess.CompletedProcess([], self.wait(timeout), *self.written())
+
+
+def start_nsopt(*arguments: str, module: str = "nsopt", **place: Any) -> Forked:
+    """Start `python -m module arguments`."""
+    return Forked(run_module, module, arguments, **place)
+
+
+def run_module(module: str, arguments: Sequence[str]) -> None:
+    """Be `python -m module arguments`."""
+    sys.argv[1:] = arguments
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def run_code(code: str, *arguments: str) -> None:
+    """Be `python -c code arguments`."""
+    sys.argv[1:] = arguments
+    exec(code, {"__name__": "__main__"})
+
+
+def _begin(
+    files: list[Path],
+    place: tuple[Path, dict[str, str]],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    for number, file in enumerate(files, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
+    cwd, environment = place
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    function(*arguments)
