@@ -1,5 +1,6 @@
 """Every mistake a user can make: one line, exit code 2, storage as it was. The real command."""
 
+import os
 import resource
 import subprocess
 import sys
