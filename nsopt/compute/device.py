@@ -4,7 +4,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -12,6 +12,8 @@ from torch import nn
 from nsopt.compute.device_lock import DeviceLock
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.settings import Precision
+
+_EXACT = ("ieee", "none")  # values of torch's fp32_precision that round nothing
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,33 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = torch.cpu.get_capabilities().get("cpu_name", platform.machine())
+    if device.type != "cpu":
+        return f"{name}, {device.type}"
     return f"{name}, {torch.get_num_threads()} threads"
+
+
+def float32_precision(device: torch.device) -> str:
+    """How torch was told to multiply float32 numbers on `device`: `fp32` for exactly, otherwise
+    followed by what it rounds them to (on CUDA its own choice is `fp32, tf32 convolutions`)."""
+    backends: Any = torch.backends
+    if device.type == "cuda":
+        operations = backends.cudnn.conv, backends.cuda.matmul
+    elif device.type == "cpu":
+        operations = backends.mkldnn.conv, backends.mkldnn.matmul
+    else:
+        return "fp32"
+    rounded = [
+        f"{operation.fp32_precision} {name}"
+        for name, operation in zip(("convolutions", "products"), operations, strict=True)
+        if operation.fp32_precision not in _EXACT
+    ]
+    return ", ".join(["fp32", *rounded])
 
 
 def wait_for(device: torch.device) -> None:
     """Return when everything queued on `device` is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:

@@ -45,35 +45,50 @@ class OwnRandomState:
 
 
 @contextmanager
-def _alone(device: torch.device) -> Iterator[None]:
-    """No other thread draws inside, and the state outside is left as it was."""
-    cuda = [device] if device.type == "cuda" else []
-    with (
-        _generators,
-        torch.random.fork_rng(devices=cuda),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
-    ):
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers of torch follow from `seed` inside, on the CPU and on `device`; those of other
+    devices, and the state outside, are left as they were."""
+    with _alone(device):
+        torch.default_generator.manual_seed(seed)
+        if device.type != "cpu":
+            with torch.accelerator.device_index(device.index):
+                torch.get_device_module(device).manual_seed(seed)
         yield
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers of torch follow from `seed` inside; the state outside is left as it was."""
-    with _alone(device):
-        torch.manual_seed(seed)
+def _alone(device: torch.device) -> Iterator[None]:
+    """No other thread draws inside, and the state outside is left as it was."""
+    with _generators, _reproducible_cudnn():
+        before = random_state(device)
+        try:
+            yield
+        finally:
+            restore_random_state(before, device)
+
+
+@contextmanager
+def _reproducible_cudnn() -> Iterator[None]:
+    """The same kernels every time; other settings of cuDNN, TF32 among them, stay the user's."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
         yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     """The state of torch's random number generators, for `restore_random_state`."""
     state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state(device)
     return state
 
 
 def restore_random_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
     """Make random numbers go on from `state`; what it lacks stays as it is."""
     torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
+    if device.type != "cpu" and device.type in state:
+        torch.get_device_module(device).set_rng_state(state[device.type], device)

@@ -18,7 +18,7 @@ def checked(part: str, images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Te
 
     images: in that layout or as (N, H, W, C). NsoptError, which names the part, for anything else.
     """
-    pixels, classes = np.asarray(images), np.asarray(labels)
+    pixels, classes = _array(images), _array(labels)
     if pixels.dtype != np.uint8:
         raise NsoptError(f"{part} images must be uint8, from 0 to 255, not {pixels.dtype}")
     if pixels.ndim == 4 and pixels.shape[1] not in _CHANNELS and pixels.shape[3] in _CHANNELS:
@@ -29,7 +29,7 @@ def checked(part: str, images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Te
     if not square:
         raise NsoptError(
             f"{part} images must be (N, C, H, W) or (N, H, W, C), square, of 1 or 3 channels, "
-            f"not {shown(np.shape(images))}"
+            f"not {shown(_array(images).shape)}"
         )
     if classes.ndim != 1 or not np.issubdtype(classes.dtype, np.integer):
         raise NsoptError(f"{part} labels must be integers (N,), not {classes.dtype}")
@@ -68,9 +68,14 @@ def _pixels(part: str, image: Any) -> NDArray[np.uint8]:
                 f"{part} images are floats beyond 0 to 1: leave their normalisation out"
             )
         image = (image * 255).round().to(torch.uint8)
-    pixels = np.asarray(image)
+    pixels = _array(image)
     result: NDArray[np.uint8] = pixels[:, :, None] if pixels.ndim == 2 else pixels
     return result
+
+
+def _array(values: Any) -> NDArray[Any]:
+    """Values as an array; a tensor may be on any device."""
+    return np.asarray(values.cpu() if isinstance(values, Tensor) else values)
 
 
 def shown(shape: Sequence[int]) -> str:

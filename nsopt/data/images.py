@@ -66,7 +66,7 @@ class ImageSet:
 
     def take(self, places: ArrayLike) -> Self:
         """The images at `places`."""
-        where = torch.as_tensor(np.asarray(places, dtype=np.int64))
+        where = torch.as_tensor(places, dtype=torch.int64, device=self.labels.device)
         rows = where if self.rows is None else self.rows[where]
         return type(self)(self.stored, self.labels[where], rows)
 

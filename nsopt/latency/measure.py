@@ -15,7 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nsopt.compute.device import describe_device, place, resolve_compute, wait_for
+from nsopt.compute.device import (
+    describe_device,
+    float32_precision,
+    place,
+    resolve_compute,
+    wait_for,
+)
 from nsopt.compute.memory import explain_out_of_memory, memory_kept
 from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError
@@ -63,7 +69,7 @@ def latency_conditions(device: torch.device, batch_size: int = 100) -> dict[str,
     """
     return {
         "device": describe_device(device),
-        "precision": "fp32",
+        "precision": float32_precision(device),
         "batch_size": batch_size,
         "torch_version": torch.__version__,
         "protocol": _PROTOCOL,

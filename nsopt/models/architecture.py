@@ -182,5 +182,5 @@ def checked_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]
 
 def relative_norms(weight: Tensor, axis: int) -> Tensor:
     """L1 norms of the slices of a weight along `axis` over their mean, float64 (n,)."""
-    norms = weight.detach().abs().movedim(axis, 0).flatten(start_dim=1).sum(dim=1).double().cpu()
+    norms = weight.detach().abs().movedim(axis, 0).flatten(start_dim=1).sum(dim=1).cpu().double()
     return norms / norms.mean()

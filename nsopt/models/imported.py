@@ -37,8 +37,8 @@ def import_architecture(
     or if it cannot be traced.
     """
     factory = network_factory(name)
-    with torch.random.fork_rng():
-        torch.manual_seed(_SEED)
+    with torch.random.fork_rng(devices=[]):  # it is made on the CPU
+        torch.default_generator.manual_seed(_SEED)
         module = factory(num_classes)
         example = torch.randn(2, in_channels, image_size, image_size)
     try:

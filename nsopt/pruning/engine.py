@@ -200,7 +200,7 @@ class ShrinkingNetwork:
         spared.
         """
         with record_function("compaction"):
-            importance = [scores.double().cpu().numpy() for scores in self._scores.mean()]
+            importance = [scores.cpu().double().numpy() for scores in self._scores.mean()]
             kept = rule.kept(importance, steps)
             if not all(mask.any() for mask in kept):
                 if not spare:

@@ -5,6 +5,7 @@ its reports; they are shown as if the tests had run here. A test asks for the de
 by the fixtures `cuda` (one), `two_cuda` and `mps`.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,7 +18,11 @@ from typing import Any
 import pytest
 import torch
 
+import nsopt
+from nsopt.data.images import ImageData
+from nsopt.models.architecture import TableArchitecture
 from tests.simulated_device.guard import LIBRARY, build, compiler
+from tests.simulated_device.networks import small
 from tests.simulated_device.simulation import SimulatedDevices, simulated
 
 _FOLDER = Path(__file__).parent
@@ -43,6 +48,28 @@ def two_cuda() -> Iterator[SimulatedDevices]:
 def mps() -> Iterator[SimulatedDevices]:
     with simulated("mps") as devices:
         yield devices
+
+
+@pytest.fixture(scope="session")
+def images() -> ImageData:
+    """Noise: 64 training images of two classes, the brighter ones are of one."""
+    generator = torch.Generator().manual_seed(0)
+
+    def some(count: int) -> tuple[Any, Any]:
+        labels = torch.arange(count) % 2
+        noise = torch.randint(128, (count, 1, 32, 32), dtype=torch.uint8, generator=generator)
+        return noise + 64 * labels[:, None, None, None].to(torch.uint8), labels
+
+    return ImageData.from_arrays(some(64), some(32), some(16))
+
+
+@pytest.fixture(params=["table", "traced"])
+def arch(request: pytest.FixtureRequest, narrow: TableArchitecture) -> nsopt.Architecture:
+    """A network of ours, and one that was traced."""
+    if request.param == "table":
+        return dataclasses.replace(narrow, base_widths=(6, 8, 8, 8, 8, 8, 8, 8), num_classes=2)
+    torch.manual_seed(0)
+    return nsopt.trace(small(), torch.randn(2, 1, 32, 32), "traced")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -103,13 +130,14 @@ def _run_in_child(path: Path, session: pytest.Session) -> dict[str, list[Any]]:
         found[report.nodeid].append(report)
     for item in tests:
         if not any(report.when == "teardown" for report in found[item.nodeid]):
-            found[item.nodeid].append(_lost(item, run.stdout))
+            found[item.nodeid].append(_lost(item, run))
     return found
 
 
-def _lost(item: pytest.Item, output: str) -> pytest.TestReport:
+def _lost(item: pytest.Item, run: subprocess.CompletedProcess[str]) -> pytest.TestReport:
     """Of a test that the child did not end."""
-    return pytest.TestReport(item.nodeid, item.location, {}, "failed", output, "call")
+    text = f"the child process ended with {run.returncode}:\n{run.stdout}"
+    return pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "call")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

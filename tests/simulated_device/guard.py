@@ -10,14 +10,20 @@ import tempfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 LIBRARY = "NSOPT_SIMULATED_DEVICE"  # environment variable with the path of the built library
 _SOURCE = Path(__file__).with_name("guard.cpp")
 _FLAGS = ("-O1", "-shared", "-fPIC", "-std=c++20")
 
 # pytest imports this module as a plugin (`-p`), before any conftest imports torch.
-if LIBRARY in os.environ:
-    ctypes.CDLL(os.environ[LIBRARY], mode=ctypes.RTLD_GLOBAL)
+_library = ctypes.CDLL(os.environ[LIBRARY]) if LIBRARY in os.environ else None
+
+
+def simulate(name: Literal["none", "cuda", "mps"]) -> None:
+    """Say which accelerator torch has, from now on."""
+    assert _library is not None
+    _library.simulate(("none", "cuda", "mps").index(name))
 
 
 def compiler() -> str | None:

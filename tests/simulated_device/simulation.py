@@ -21,9 +21,11 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nsopt
+from tests.simulated_device.guard import simulate
 
 aten = torch.ops.aten
 Kind = Literal["to device", "to host", "wait"]
+Name = Literal["cuda", "mps"]
 _PACKAGE = str(Path(nsopt.__file__).parent)
 _NAMES = ("cuda", "mps")
 _TAKE_INDICES = {
@@ -60,7 +62,7 @@ class SimulatedDevices:
     generators: of the devices, one each; largest: bytes of the largest tensor that fits a device.
     """
 
-    name: str
+    name: Name
     generators: tuple[torch.Generator, ...]
     largest: int = sys.maxsize
     events: list[Event] = field(default_factory=list)
@@ -78,16 +80,18 @@ _devices: SimulatedDevices | None = None
 
 
 @contextmanager
-def simulated(name: str = "cuda", count: int = 1) -> Iterator[SimulatedDevices]:
+def simulated(name: Name = "cuda", count: int = 1) -> Iterator[SimulatedDevices]:
     """The machine has `count` devices of this name inside, `cuda` or `mps`."""
     global _devices  # noqa: PLW0603
     _devices = SimulatedDevices(name, tuple(torch.Generator() for _ in range(count)))
     keeps_objects = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
+    simulate(name)
     try:
         with _runtime(_devices), _Factories():  # type: ignore[no-untyped-call]
             yield _devices
     finally:
+        simulate("none")
         torch.__future__.set_swap_module_params_on_conversion(keeps_objects)
         _devices = None
 
@@ -296,7 +300,11 @@ def _runtime(devices: SimulatedDevices) -> Iterator[None]:
             is_bf16_supported=lambda *_, **__: True,
             synchronize=wait,
         ),
-        instead(torch._C, _cuda_getDevice=lambda: 0),
+        instead(
+            torch._C,
+            _cuda_getDevice=torch.accelerator.current_device_index,
+            _has_mps=not is_cuda,
+        ),
         instead(
             torch.mps,
             is_available=lambda: not is_cuda,
@@ -305,8 +313,6 @@ def _runtime(devices: SimulatedDevices) -> Iterator[None]:
         ),
         instead(
             torch.accelerator,
-            current_accelerator=lambda check_available=False: torch.device(devices.name),
-            current_device_index=lambda: 0,
             device_count=lambda: len(devices.generators),
             synchronize=wait,
         ),

@@ -1,18 +1,26 @@
-"""What runs on a GPU gives what runs on the CPU, and is placed where it belongs."""
+"""What runs on a GPU gives what runs on the CPU, and lies where it belongs."""
 
-from collections.abc import Iterator
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import pytest
 import torch
 
 import nsopt
+from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData
 from nsopt.latency import kernels
+from nsopt.methods.magnitude import Magnitude
+from nsopt.models.imported import import_architecture
+from nsopt.pruning.magnitude import rank_filters
 from nsopt.training.loop import train
-from nsopt.training.settings import TrainSettings
+from tests.simulated_device.networks import SEARCH, TRAINING, devices_of, dropping
 from tests.simulated_device.simulation import SimulatedDevices
 
-SHORT = TrainSettings(epochs=2, batch_size=64, lr=0.05, device="cpu", precision="fp32")
+T = TypeVar("T")
+CUDA = torch.device("cuda:0")
 
 
 @pytest.fixture(autouse=True)
@@ -23,16 +31,81 @@ def _exact() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
+def on_both(run: Callable[[str], T]) -> tuple[T, T]:
+    """What it gives on the CPU and on the device."""
+    return run("cpu"), run("cuda")
+
+
 def test_a_training_is_that_of_the_cpu(
-    narrow: nsopt.Architecture, digits: ImageData, cuda: SimulatedDevices
+    arch: nsopt.Architecture, images: ImageData, cuda: SimulatedDevices
 ) -> None:
-    widths = narrow.base_widths
-    here, there = (
-        train(narrow, widths, digits, SHORT.updated(device=device)) for device in ("cpu", "cuda")
+    here, there = on_both(
+        lambda device: train(arch, arch.base_widths, images, TRAINING.updated(device=device))
     )
-    tensors = dict(there.model.state_dict())
-    assert {tensor.device for tensor in tensors.values()} == {torch.device("cuda:0")}
-    assert there.losses == pytest.approx(here.losses, rel=1e-4)
+    assert there.losses == pytest.approx(here.losses, rel=1e-9)
+    assert there.test_accuracy == here.test_accuracy
+    assert devices_of(there.model) == {CUDA}
+
+
+def test_no_batch_is_copied_to_the_host(
+    arch: nsopt.Architecture, images: ImageData, cuda: SimulatedDevices
+) -> None:
+    found = []
+    for batch_size in (8, 16):
+        cuda.events.clear()
+        settings = TRAINING.updated(device="cuda", batch_size=batch_size)
+        train(arch, arch.base_widths, images, settings)
+        found.append(Counter((e.kind, e.place) for e in cuda.events))
+    assert found[0] == found[1]
+
+
+def test_a_search_is_that_of_the_cpu(
+    arch: nsopt.Architecture, images: ImageData, cuda: SimulatedDevices
+) -> None:
+    here, there = on_both(
+        lambda device: nsopt.search(arch, images, SEARCH.updated(device=device)).iterations[0]
+    )
+    assert len(here.record.tau) >= 6
+    assert there.record.widths.tolist() == here.record.widths.tolist()
+    assert there.law.to_dict() == here.law.to_dict()
+
+
+def test_magnitude_pruning_is_that_of_the_cpu(
+    arch: nsopt.Architecture, images: ImageData, cuda: SimulatedDevices
+) -> None:
+    trained = train(arch, arch.base_widths, images, TRAINING).model
+    started = []
+    for device in ("cpu", "cuda"):
+        model = copy.deepcopy(trained).to(device)
+        cost = arch.cost("params")
+        widths = rank_filters(arch, model).widths_within(cost, cost(arch.base_widths) / 2)
+        torch.manual_seed(0)
+        start = Magnitude().start(arch, widths, model)
+        again = Magnitude().start(arch, widths, start)
+        assert devices_of(again) == devices_of(model)
+        started.append((widths, {n: t.cpu() for n, t in start.state_dict().items()}))
+    torch.testing.assert_close(started[1], started[0], rtol=0, atol=0)
+
+
+def test_seeding_touches_only_the_device_that_is_used(
+    images: ImageData, two_cuda: SimulatedDevices
+) -> None:
+    """And the generators of all are as they were; dropout follows from the seed."""
+    before = [generator.get_state().tolist() for generator in two_cuda.generators]
+    arch = nsopt.trace(dropping(), torch.randn(2, 1, 32, 32))
+    settings = TRAINING.updated(device="cuda:1")
+    one, two = (train(arch, arch.base_widths, images, settings) for _ in range(2))
+    assert one.losses == two.losses
+    assert [generator.get_state().tolist() for generator in two_cuda.generators] == before
+    with seeded(3, torch.device("cuda:1")):
+        seeds = [generator.initial_seed() for generator in two_cuda.generators]
+    assert seeds[1] == 3 != seeds[0]
+
+
+def test_a_network_of_others_is_made_without_touching_devices(two_cuda: SimulatedDevices) -> None:
+    before = [generator.get_state().tolist() for generator in two_cuda.generators]
+    import_architecture("tests.simulated_device.networks:small", 2, 32, 1)
+    assert [generator.get_state().tolist() for generator in two_cuda.generators] == before
 
 
 def test_kernels_are_timed_many_in_a_row(cuda: SimulatedDevices) -> None:

@@ -14,7 +14,7 @@ from nsopt.compute.memory import explain_out_of_memory
 from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError, OutOfMemoryError
-from nsopt.latency.measure import measure_latency
+from nsopt.latency.measure import latency_conditions, measure_latency
 from nsopt.models.architecture import TableArchitecture
 from nsopt.training.evaluation import Evaluation
 from nsopt.training.loop import train
@@ -152,6 +152,21 @@ def test_latency_is_the_median_of_timed_passes(narrow: TableArchitecture) -> Non
     assert 0 < latency.lower_quartile_ms <= latency.median_ms <= latency.upper_quartile_ms
     assert "threads" in latency.device
     assert dataclasses.asdict(latency)["repeats"] == 7
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_latencies_tell_to_what_float32_numbers_were_rounded(
+    narrow: TableArchitecture, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """So that those measured with TF32 stand for no others."""
+    model, cpu = narrow.build(narrow.base_widths), torch.device("cpu")
+    exact = latency_conditions(cpu, 1)
+    monkeypatch.setattr(torch.backends, "fp32_precision", precision)
+    rounded = measure_latency(model, narrow.input_shape, batch_size=1, warmup=0, repeats=1)
+    assert rounded.precision == f"fp32, {precision} convolutions, {precision} products"
+    differing = {key for key, value in latency_conditions(cpu, 1).items() if value != exact[key]}
+    assert differing == {"precision"}
+    assert exact["precision"] == "fp32"
 
 
 def test_latency_arguments_are_checked(narrow: TableArchitecture) -> None:

@@ -105,7 +105,7 @@ def _kind(model: nn.Module, name: str) -> str:
 
 def _drawn(tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]]) -> dict[str, Drawn]:
     """The laws of tensors of one kind."""
-    values = {name: tensor.detach().double() for name, tensor in tensors.items()}
+    values = {name: tensor.detach().cpu().double() for name, tensor in tensors.items()}
     variances = {name: float(value.square().mean()) for name, value in values.items()}
     counts = {name: value.numel() for name, value in values.items()}
     fan = _fan(variances, counts, fans)

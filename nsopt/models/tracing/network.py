@@ -1,6 +1,6 @@
 """A traced network: networks of other widths are cut out of it, or built like it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -62,7 +62,7 @@ class TracedNetwork:
         """A network of the same family, with the same groups. NsoptError if it has others."""
         if _shapes(model) == _shapes(self.template):
             return self
-        other = TracedNetwork.of(model, self.run, like=self)
+        other = TracedNetwork.of(self._shaped(_shapes(model)), self.run, like=self)
         constant = {
             (d.tensor, d.axis)
             for d, factors in zip(self.family.dimensions, self.family.factors, strict=True)
@@ -178,7 +178,9 @@ class TracedNetwork:
         if outputs != self.outputs:
             raise TraceError(f"the output changes from {self.outputs} to {outputs}")
 
-    def _shaped(self, shapes: dict[str, list[int]]) -> nn.Module:
+    def _shaped(self, shapes: Mapping[str, Sequence[int]]) -> nn.Module:
+        """A network whose values are not there yet."""
+
         def change(name: str, tensor: Tensor) -> Tensor:
             return tensor.new_empty(shapes[name]) if tensor.ndim else tensor.clone()
 

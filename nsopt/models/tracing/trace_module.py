@@ -1,5 +1,6 @@
 """`nsopt.trace`: from a module to the family of networks that it belongs to."""
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -36,7 +37,9 @@ def trace(
     examples = example_input if isinstance(example_input, tuple) else (example_input,)
     if len(examples[0]) < 2:
         raise NsoptError("trace a network with at least two examples, so that sizes of 1 are told")
-    network = TracedNetwork.of(module, LabelledRun(tuple(e.detach() for e in examples)))
+    network = TracedNetwork.of(
+        _on_cpu(module), LabelledRun(tuple(e.detach().cpu() for e in examples))
+    )
     network = network.with_fixed(_units_below(network, fixed))
     shrink = probe.cannot_shrink(network)
     names = _layer_names(network)
@@ -52,6 +55,12 @@ def trace(
     capped = {names[i]: reason for i, reason in probe.cannot_grow(network).items()}
     own = name or type(module).__name__.lower()
     return TracedArchitecture(own, network, names, capped, refused, init)
+
+
+def _on_cpu(module: nn.Module) -> nn.Module:
+    """`module`, or a copy of it where it is on another device."""
+    there = {tensor.device.type for tensor in tensors_of(module).values()}
+    return module if there == {"cpu"} else copy.deepcopy(module).cpu()
 
 
 def _layer_names(network: TracedNetwork) -> tuple[str, ...]:

@@ -1,0 +1,46 @@
+"""Random numbers, and the settings of torch that stay the user's meanwhile."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from nsopt.compute.random_state import OwnRandomState, seeded
+
+CPU = torch.device("cpu")
+BACKENDS: Any = torch.backends
+
+
+@pytest.fixture
+def fp32_precision(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How the user told torch to multiply float32 numbers."""
+    BACKENDS.fp32_precision = request.param
+    yield request.param
+    BACKENDS.fp32_precision = "none"
+
+
+@pytest.mark.parametrize("fp32_precision", ["none", "ieee", "tf32"], indirect=True)
+def test_only_benchmark_and_deterministic_of_cudnn_are_set(fp32_precision: str) -> None:
+    cudnn = BACKENDS.cudnn
+    before = cudnn.benchmark, cudnn.deterministic, cudnn.enabled, rounding()
+    cudnn.benchmark, cudnn.enabled = True, False
+    try:
+        with seeded(0, CPU), OwnRandomState(0, CPU).in_use():
+            assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
+            assert not cudnn.enabled
+            assert rounding() == before[-1]
+        assert (cudnn.benchmark, cudnn.deterministic) == (True, before[1])
+        assert rounding() == before[-1]
+    finally:
+        cudnn.benchmark, cudnn.enabled = before[0], before[2]
+
+
+def rounding() -> list[str]:
+    """Of products and convolutions on CUDA."""
+    return [
+        BACKENDS.fp32_precision,
+        BACKENDS.cuda.matmul.fp32_precision,
+        BACKENDS.cudnn.conv.fp32_precision,
+        BACKENDS.cudnn.rnn.fp32_precision,
+    ]
