@@ -23,7 +23,7 @@ from scipy.stats import kendalltau
 import nsopt
 from benchmarks.common import NETWORKS, published_law, show
 from nsopt.compute.device import Compute, resolve_compute
-from nsopt.experiments.sharing import sharing
+from nsopt.compute.sharing import sharing
 from nsopt.latency.learn import latency_model, sample_widths
 from nsopt.latency.measure import Latency, measure_latencies
 from nsopt.models.architecture import Architecture

@@ -19,7 +19,7 @@ import torch
 import nsopt
 from benchmarks.common import NETWORKS, in_new_process, show
 from nsopt.compute.device import describe_device, resolve_compute
-from nsopt.experiments.sharing import sharing
+from nsopt.compute.sharing import sharing
 from nsopt.latency.learn import sample_widths
 from nsopt.latency.measure import Latency, measure_latencies
 from nsopt.models.architecture import Architecture

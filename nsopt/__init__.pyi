@@ -4,7 +4,7 @@ from .data.registry import load_data as load_data
 from .descent.search import SearchResult as SearchResult
 from .descent.search import search as search
 from .errors import NsoptError as NsoptError
-from .experiments.timing import with_latency as with_latency
+from .latency.learn import with_latency as with_latency
 from .latency.measure import Latency as Latency
 from .latency.measure import measure_latency as measure_latency
 from .methods.base import LawInputs as LawInputs

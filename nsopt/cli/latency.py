@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from nsopt.cli.options import Count, StorageUrl, StoredArch
 
 if TYPE_CHECKING:
-    from nsopt.experiments.latencies import Measured
+    from nsopt.experiments.timing import Measured
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -35,7 +35,7 @@ class LatencyOptions:
 def latency(options: LatencyOptions) -> None:
     """Time the trained networks of a comparison side by side; `nsopt report` shows all timings."""
     from nsopt.cli.console import live_progress
-    from nsopt.experiments.latencies import measure_again
+    from nsopt.experiments.timing import measure_again
     from nsopt.experiments.workspace import Workspace
     from nsopt.storage.opening import storage_errors
 

@@ -37,9 +37,9 @@ def search(options: LawOptions = LawOptions()) -> None:
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.preparation import announce, prepare, preset_of, settings_of
     from nsopt.compute.device import resolve_compute
+    from nsopt.experiments.learned_latency import with_latency_if_needed
     from nsopt.experiments.searching import continue_searches
-    from nsopt.experiments.sharing import sharing
-    from nsopt.experiments.timing import with_latency_if_needed
+    from nsopt.experiments.session import start_session
     from nsopt.scaling.metric import PARAMS
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
@@ -49,10 +49,10 @@ def search(options: LawOptions = LawOptions()) -> None:
     task, workspace = prepare(options.task, options.place, settings)
     announce(task, preset, options.place.verbose, searches_only=True)
     compute = resolve_compute(settings.search.device, settings.search.precision)
-    with storage_errors(workspace.url), live_progress() as progress, sharing(compute) as shared:
+    with storage_errors(workspace.url), live_progress() as progress:
         task = with_latency_if_needed(task, PARAMS, (), workspace, progress)
-        iterations = settings.search.iterations
-        found = continue_searches(task, workspace, {None: iterations}, shared, progress)
+        with start_session(task, workspace, compute, progress) as session:
+            found = continue_searches(session, {None: settings.search.iterations})
     _print_law(task.arch.layer_names, found[None][-1])
     console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True, highlight=False)
 
@@ -62,12 +62,13 @@ def _print_law(layer_names: Sequence[str], iteration: "Iteration") -> None:
     from rich.table import Table
 
     from nsopt.cli.console import console
+    from nsopt.scaling.metric import get_metric
 
     table = Table(
         box=SIMPLE_HEAD,
         show_edge=False,
         collapse_padding=True,
-        title="width = alpha * parameters ** beta",
+        title=f"width = alpha * {get_metric(iteration.metric).noun} ** beta",
     )
     for name in ("layer", "alpha", "beta", "r2", "pruned from", "proposed"):
         table.add_column(name, justify="left" if name == "layer" else "right")

@@ -75,8 +75,8 @@ def study(options: StudyOptions = StudyOptions()) -> None:
         words,
     )
     from nsopt.experiments.comparison import Comparison
+    from nsopt.experiments.learned_latency import with_latency_if_needed
     from nsopt.experiments.running import run_comparison
-    from nsopt.experiments.timing import with_latency_if_needed
     from nsopt.methods.registry import get_methods
     from nsopt.reports.results import read_results
     from nsopt.storage.opening import storage_errors
@@ -139,9 +139,9 @@ def _tuned(options: StudyOptions) -> dict[str, dict[str, object]]:
     from pathlib import Path
 
     from nsopt.errors import NsoptError
-    from nsopt.experiments.tuning_request import best_settings
     from nsopt.experiments.workspace import Workspace
     from nsopt.storage.opening import storage_errors
+    from nsopt.tuning.settings import best_settings
 
     if options.tuned is None:
         return {}

@@ -21,7 +21,7 @@ from nsopt.cli.options import (
 if TYPE_CHECKING:
     from optuna.study import Study
 
-    from nsopt.experiments.tuning_request import Over, Tuning
+    from nsopt.tuning.settings import Over, Tuning
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -69,11 +69,10 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
         sizes_of,
     )
     from nsopt.errors import NsoptError
-    from nsopt.experiments.timing import with_latency_if_needed
-    from nsopt.experiments.tuning import run_tuning
-    from nsopt.experiments.tuning_request import PRETRAIN_EPOCHS, Tuning
+    from nsopt.experiments.learned_latency import with_latency_if_needed
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
+    from nsopt.tuning.settings import PRETRAIN_EPOCHS, Tuning, run_tuning
 
     preset, metric = preset_and_metric(options.task, options.sizes)
     tried = _epochs(options.pretrain_epochs) if options.pretrain_epochs else PRETRAIN_EPOCHS
@@ -114,12 +113,11 @@ def _tune_curve(options: TuneOptions) -> None:
         settings_of,
         sizes_of,
     )
-    from nsopt.experiments.curve import METRIC_NAME, tune_curve
-    from nsopt.experiments.curve_request import CurveTuning
+    from nsopt.experiments.learned_latency import with_latency_if_needed
     from nsopt.experiments.presets import override
-    from nsopt.experiments.timing import with_latency_if_needed
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
+    from nsopt.tuning.curve import METRIC_NAME, CurveTuning, tune_curve
 
     preset, metric = preset_and_metric(options.task, options.sizes)
     own = changes(options.search, TrainingOptions(), options.sgd, **options.sizes.rounding)
@@ -191,7 +189,7 @@ def _epochs(text: str) -> tuple[int, ...]:
 
 def _print_trials(study: "Study", tuning: "Tuning", url: str) -> None:
     from nsopt.cli.console import console
-    from nsopt.experiments.tuning_request import best_trial
+    from nsopt.tuning.settings import best_trial
 
     _print_table(study, tuning.metric_names)
     best = ", ".join(f"{name} {value:.4g}" for name, value in best_trial(study).params.items())

@@ -55,7 +55,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     import json
 
     from nsopt.cli.console import tell_what_is_fixed
-    from nsopt.experiments.timing import with_latency
+    from nsopt.latency.learn import with_latency
     from nsopt.scaling.metric import LATENCY
 
     law, arch, iteration = _law_and_network(options)

@@ -4,21 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from optuna.study import Study
-from optuna.trial import TrialState
 
 from nsopt.errors import NsoptError
-from nsopt.experiments.searching import Histories
 from nsopt.experiments.task import Task
 from nsopt.methods.base import Method
 from nsopt.methods.registry import baseline
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.metric import MACS, Metric
-from nsopt.scaling.record import times_the_record
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
-from nsopt.storage import trials
 from nsopt.storage.trials import Point
 
 _APART = 1.1  # sizes that differ by less are about the same
@@ -94,20 +89,6 @@ def sizes_of_budgets(
     return tuple(Size(budget) for budget in budgets)
 
 
-def missing_points(study: Study | None, points: Sequence[Point]) -> list[Point]:
-    """Points without a trial that is done, running or waiting, or failed for a stored reason."""
-    stored = study.get_trials(deepcopy=False) if study else []
-    settled = {trials.read_point(trial) for trial in stored if trials.is_settled(trial)}
-    return [point for point in points if point not in settled]
-
-
-def trained_widths(study: Study, layer_names: Sequence[str]) -> dict[Point, tuple[int, ...]]:
-    """The widths of the points that are done."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    points = [(trials.read_point(trial), trial) for trial in done]
-    return {p: trials.read_widths(trial, layer_names) for p, trial in points if p and trial.params}
-
-
 def reference_budgets(
     comparison: Comparison, macs: Sequence[float], latency: Sequence[float]
 ) -> list[int]:
@@ -141,28 +122,3 @@ def reference_points(comparison: Comparison, budgets: Sequence[int]) -> list[Poi
         for budget in budgets
         for seed in comparison.all_seeds
     ]
-
-
-def beyond_records(comparison: Comparison, found: Histories) -> list[str]:
-    """A sentence for every budget that lies outside of what a search recorded, where its law
-    extrapolates. found: the searches."""
-    metric, task = comparison.metric, comparison.task
-    sentences = []
-    for method in comparison.methods:
-        for size in comparison.sizes:
-            factor = beyond_record(task, method, metric, size.budget, found)
-            if factor is not None:
-                sentences.append(
-                    f"{method.name}: {metric.show(size.budget)} is {times_the_record(factor)}: "
-                    "the law is extrapolated there"
-                )
-    return sentences
-
-
-def beyond_record(
-    task: Task, method: Method, metric: Metric, budget: float, found: Histories
-) -> float | None:
-    """The factor by which a budget lies outside of the record that a method's law is fitted to;
-    None where it does not, and for methods without a record. found: the searches."""
-    fitted = method.fitted_to(found.get(task.search_kind(method.price), ()))
-    return None if fitted is None else fitted.beyond(metric.cost(task.arch), budget)

@@ -1,7 +1,6 @@
 """The law of a method as a storage holds it, with the network that it is for."""
 
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.experiments.searching import histories
 from nsopt.experiments.task import stored_network
 from nsopt.experiments.tuned_law import tuned_law
 from nsopt.experiments.workspace import Workspace
@@ -10,7 +9,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import PARAMS
 from nsopt.scaling.record import Iteration
-from nsopt.storage import schema
+from nsopt.storage import schema, trials
 from nsopt.storage.studies import load_studies
 from nsopt.storage.urls import hide_password
 
@@ -41,7 +40,7 @@ def stored_law(
     tuned = tuned_law(workspace, name, metric) if method.needs_tuned_law else None
     usual = schema.read_settings(ours[0])["search"]["price"]
     kind = schema.search_kind(method.price or usual, usual)
-    found = histories(studies).get(kind, [])
+    found = trials.read_iterations(studies[kind]) if kind in studies else []
     if method.by_algorithm_3 and not found:
         raise NsoptError(
             f"no {kind} of {name} is stored at {hide_password(workspace.url)}: run one first"

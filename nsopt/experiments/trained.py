@@ -1,60 +1,39 @@
-"""Trained base networks, one per seed, that methods start from.
-
-A network is kept in a checkpoint while its comparison runs: a later trial, or the same command
-after an interruption, reads it instead of training again.
-"""
-
-from dataclasses import dataclass
-from pathlib import Path
+"""Trained base networks, one per seed, that methods start from."""
 
 from torch import nn
 
 from nsopt.compute.checkpoint import Checkpoint
-from nsopt.compute.device import Compute, place
+from nsopt.compute.device import place
 from nsopt.compute.locks import one_at_a_time
 from nsopt.compute.random_state import seeded
 from nsopt.data.cache import cache_folder
-from nsopt.data.images import Splits
-from nsopt.models.architecture import Architecture
-from nsopt.progress import Progress
-from nsopt.training.loop import train_configuration, training_identity
-from nsopt.training.settings import TrainSettings
+from nsopt.experiments.session import Session
+from nsopt.storage import schema
+from nsopt.training.loop import training_identity
 
 
-@dataclass(frozen=True)
-class TrainedNetworks:
-    """Base networks of `arch`, trained on `splits` and kept in `folder`."""
+def trained_network(session: Session, seed: int) -> nn.Module:
+    """Return the base network that is trained with `seed`.
 
-    arch: Architecture
-    splits: Splits
-    compute: Compute
-    folder: Path
-
-    def get(self, settings: TrainSettings, progress: Progress) -> nn.Module:
-        """The network that `settings` give, trained now if no checkpoint holds it.
-
-        Of several processes that ask for it at once, one trains it and the others wait.
-        """
-        widths = self.arch.base_widths
-        path = self.folder / f"seed{settings.seed}.pt"
-        kept = Checkpoint(path, training_identity(self.arch, widths, self.splits, settings))
-        with one_at_a_time(cache_folder() / "locks", path):
-            with self.compute.computing():
-                weights = kept.load(self.compute.device)
-                if weights is not None:
-                    with seeded(settings.seed, self.compute.device):
-                        model = place(self.arch.build(widths), self.compute.device)
-                    model.load_state_dict(weights)
-                    return model
-            outcome = train_configuration(
-                self.arch,
-                widths,
-                self.splits,
-                settings,
-                self.compute,
-                progress,
-                path.with_stem(f"{path.stem}-training"),
-                task=f"training the network to start from, seed {settings.seed}",
-            )
-            kept.save(outcome.model.state_dict())
-        return outcome.model
+    While its comparison runs, a checkpoint keeps it: a later trial, or the same command after an
+    interruption, reads it instead of training again. Of several processes that ask for it at once,
+    one trains it and the others wait.
+    """
+    task, device = session.task, session.compute.device
+    widths, settings = task.arch.base_widths, task.settings.base_training_for(seed)
+    folder = session.workspace.checkpoints(task.study_name(schema.BASE))
+    path = folder / f"seed{seed}.pt"
+    kept = Checkpoint(path, training_identity(task.arch, widths, session.splits, settings))
+    with one_at_a_time(cache_folder() / "locks", path):
+        with session.compute.computing():
+            weights = kept.load(device)
+            if weights is not None:
+                with seeded(seed, device):
+                    model = place(task.arch.build(widths), device)
+                model.load_state_dict(weights)
+                return model
+        name = f"training the network to start from, seed {seed}"
+        checkpoint = path.with_stem(f"{path.stem}-training")
+        model = session.train(widths, settings, checkpoint, name).model
+        kept.save(model.state_dict())
+    return model

@@ -1,92 +1,78 @@
 """One of the processes that work on a comparison: it runs what waits in its studies."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 
 import torch
 from optuna.study import Study
 
 from nsopt.compute.device import resolve_compute
-from nsopt.descent.iterations import is_complete
 from nsopt.errors import NsoptError
-from nsopt.experiments.runner import Runner, clear_finished, make_runner
-from nsopt.experiments.searching import Histories, histories
-from nsopt.experiments.sharing import sharing
-from nsopt.experiments.task import Task, load_task
+from nsopt.experiments.laws import Laws
+from nsopt.experiments.session import Session, start_session
+from nsopt.experiments.task import load_task
+from nsopt.experiments.trial import TrialRunner
+from nsopt.experiments.unfinished import clear_finished
 from nsopt.experiments.workspace import Workspace
 from nsopt.methods.base import Method
 from nsopt.methods.registry import get_method, is_method
 from nsopt.progress import Progress
 from nsopt.storage import schema, trials
-from nsopt.storage.queue import Watch, claim, run
-from nsopt.storage.studies import comparisons, has_unfinished, load_studies
+from nsopt.storage.queue import Entry, drain
+from nsopt.storage.studies import comparisons, load_studies
 from nsopt.storage.urls import hide_password
 
 
-def is_ready(method: Method, found: Histories, task: Task) -> bool:
-    """Whether a method can make its law, or say why there will be none."""
-    settings, history = task.settings.search, found.get(task.search_kind(method.price), ())
-    return len(history) >= method.search_iterations(settings) or is_complete(history, settings)
-
-
-@dataclass(frozen=True, eq=False)
 class Worker:
-    """Works on the comparison of its runner's task with any number of others."""
+    """Works on the comparison of a session, beside any number of others."""
 
-    runner: Runner
-    _watch: Watch = field(default_factory=Watch)
-    _told: set[str] = field(default_factory=set)
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._laws = Laws(session)
+        self._told: set[str] = set()
 
     def work(self) -> int:
-        """Run trials until none of the comparison waits or runs; how many it were.
+        """Run trials until none of the comparison waits or runs; return how many ran here.
 
         Methods that follow a search wait for it, trials of dead processes for their turn.
         """
-        done = 0
-        while True:
-            studies = load_studies(self.runner.workspace.storage, self.runner.task.name)
-            found = histories(studies)
-            known = self._known({m: s for m, s in studies.items() if m not in found})
-            self.runner.progress.overall(*_counted(study for _, study in known))
-            if self._run_one(known, found, self.runner.with_latency_of(studies.values())):
-                done += 1
-                continue
-            running = [self._watch.look(study) for _, study in known]
-            if not any(has_unfinished(study) for _, study in known):
-                return done
-            self._tell_once(
-                "waiting for the training of another process to end"
-                if any(running)
-                else "waiting for the search; if nobody runs it, repeat the study's command"
-            )
-            self._watch.wait()
+        return drain(self._look, self._wait)
+
+    def _look(self) -> list[Entry]:
+        """The studies of the comparison, each with what runs its trials if its law is ready."""
+        studies = self._session.studies()
+        session = self._session.with_latency_of(studies.values())
+        if session is not self._session:
+            self._session, self._laws = session, Laws(session)
+        self._laws.read(studies)
+        known = self._known(studies)
+        session.progress.overall(*_counted(study for _, study in known))
+        runner = TrialRunner(session, self._laws)
+        return [(study, runner if self._laws.is_ready(m) else None) for m, study in known]
 
     def _known(self, studies: Mapping[str, Study]) -> list[tuple[Method, Study]]:
         """The studies whose method is installed here; the others are left to others."""
-        unknown = [name for name in studies if not is_method(name)]
+        names = [kind for kind in studies if not schema.is_search(kind)]
+        unknown = [name for name in names if not is_method(name)]
         if unknown:
             self._tell_once(f"not installed here, left to others: {', '.join(unknown)}")
-        return [(get_method(name), study) for name, study in studies.items() if is_method(name)]
+        return [(get_method(name), studies[name]) for name in names if is_method(name)]
+
+    def _wait(self, running: bool) -> None:
+        """Say what is waited for."""
+        self._tell_once(
+            "waiting for the training of another process to end"
+            if running
+            else "waiting for the search; if nobody runs it, repeat the study's command"
+        )
 
     def _tell_once(self, message: str) -> None:
         if message not in self._told:
             self._told.add(message)
-            self.runner.progress.message(message)
-
-    def _run_one(
-        self, studies: Sequence[tuple[Method, Study]], found: Histories, runner: Runner
-    ) -> bool:
-        for method, study in studies:
-            if is_ready(method, found, runner.task):
-                claimed = claim(study, runner)
-                if claimed is not None:
-                    run(study, claimed, runner)
-                    return True
-        return False
+            self._session.progress.message(message)
 
 
 def _counted(studies: Iterable[Study]) -> tuple[int, int]:
-    """How many points of a comparison are settled, and how many there are."""
+    """How many points of a comparison have ended, and how many there are."""
     stored = [
         trial
         for study in studies
@@ -106,22 +92,29 @@ def join(
     child: bool,
     progress: Progress,
 ) -> int:
-    """Work on the comparison `name` of a storage until nothing is left; trials run here.
+    """Work on the comparison `name` of a storage until nothing is left.
 
-    data: where its images lie here, if elsewhere than where it was started; given: the name of its
-    architecture, if the user gave one; child: whether the study's command started this process, and
-    itself prints and tidies up. Raises NsoptError if there is nothing to join.
+    Args:
+        data: where its images are here, if elsewhere than where it was started.
+        given: the name of its architecture, if the user gave one.
+        child: whether the study's command started this process, and itself prints and tidies up.
+
+    Returns:
+        How many trials ran here.
+
+    Raises:
+        NsoptError: if there is nothing to join.
     """
     task = load_task(_any_study(name, workspace), data, workspace.data_dir, given)
     if task.arch.summary() and not child:
         progress.message(task.arch.summary())
-    with sharing(resolve_compute(device, task.settings.training.precision)) as compute:
+    compute = resolve_compute(device, task.settings.training.precision)
+    with start_session(task, workspace, compute, progress) as session:
         if threads is not None:
             torch.set_num_threads(threads)
-        runner = make_runner(task, workspace, compute, progress)
-        done = Worker(runner).work()
-    if not child:
-        clear_finished(task, workspace)
+        done = Worker(session).work()
+        if not child:
+            clear_finished(session)
     return done
 
 

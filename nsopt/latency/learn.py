@@ -5,13 +5,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from nsopt.compute.device import Compute
+from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.memory import memory_kept
+from nsopt.compute.sharing import sharing
 from nsopt.data.cache import cache_folder
 from nsopt.errors import NsoptError
 from nsopt.files import write_whole
@@ -26,10 +27,11 @@ from nsopt.latency.measure import (
 from nsopt.latency.model import LatencyModel, Term
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.models.architecture import Architecture, TableArchitecture
-from nsopt.progress import Progress
+from nsopt.progress import Progress, Silent
 from nsopt.scaling.cost import IntArray
 from nsopt.scaling.law import floor_widths
 
+A = TypeVar("A", bound=Architecture)
 BATCH_SIZE = 100
 _SCALES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4)
 _RANDOM, _UNIFORM = 25, 10  # of the whole networks on which the sum of kernels is corrected
@@ -52,6 +54,17 @@ class _Structure:
     terms: tuple[Term, ...]
     samples: dict[str, list[Call]]
     largest: dict[str, tuple[int, ...]]
+
+
+def with_latency(arch: A, device: str = "auto", progress: Progress | None = None) -> A:
+    """Return `arch` with `cost("latency")`: milliseconds for a batch of 100 on a device here.
+
+    Learning the model from kernels and a few whole networks takes one to three minutes, in which
+    other nsopt processes on the device wait. The cache folder keeps it by network, device, threads
+    and versions.
+    """
+    with sharing(resolve_compute(device, "fp32")) as compute:
+        return arch.with_latency(latency_model(arch, compute, progress or Silent()))
 
 
 def latency_model(

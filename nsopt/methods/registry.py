@@ -15,6 +15,7 @@ from nsopt.methods.morphnet import MorphNet
 from nsopt.methods.neuralscale import NeuralScale
 from nsopt.methods.tuned import Tuned
 from nsopt.methods.uniform import Uniform
+from nsopt.storage.schema import is_reserved
 
 _GROUP = "nsopt.methods"
 _registered: dict[str, Method] = {}
@@ -23,11 +24,15 @@ _registered: dict[str, Method] = {}
 def register_method(method: Method) -> None:
     """Make `method` known to this process under its name.
 
-    Worker processes know it if a package brings it. NsoptError for a name that is taken, or that
-    cannot stand in the name of a study.
+    Worker processes know it if a package brings it.
+
+    Raises:
+        NsoptError: if the name is taken, or cannot be part of the name of a study.
     """
     if not method.name or set(method.name) & set("/, "):
         raise NsoptError(f"a method cannot be named {method.name!r}: no slash, comma or space")
+    if is_reserved(method.name):
+        raise NsoptError(f"a method cannot be named {method.name!r}: nsopt uses this name itself")
     if method.name in methods():
         raise NsoptError(f"there is a method {method.name!r} already: give another name")
     _registered[method.name] = method

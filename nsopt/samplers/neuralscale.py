@@ -102,7 +102,9 @@ class NeuralScaleSampler(BaseSampler):
         self._independent = independent_sampler or TPESampler(seed=seed)
         self._spread = spread
         self._entropy = np.random.SeedSequence(seed).entropy
-        self._solved = {budget: self.propose(budget) for budget in self._budgets}
+        self._solved: dict[float, tuple[int, ...]] = {}
+        for budget in self._budgets:
+            self.propose(budget)
         self._proposed: dict[tuple[str, int], tuple[int, ...]] = {}  # of running trials
 
     def __repr__(self) -> str:
@@ -113,8 +115,10 @@ class NeuralScaleSampler(BaseSampler):
         return f"NeuralScaleSampler({layers} layers, budgets in {metric}: {budgets}{around})"
 
     def propose(self, budget: float) -> tuple[int, ...]:
-        """Widths at a budget; NsoptError if none fit it."""
-        return self._proposals.at(budget)
+        """Return the widths at a budget, solved once. Raises NsoptError if none fit it."""
+        if budget not in self._solved:
+            self._solved[budget] = self._proposals.at(budget)
+        return self._solved[budget]
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -192,11 +196,9 @@ class NeuralScaleSampler(BaseSampler):
         self._independent.reseed_rng()
 
     def _widths(self, trial: FrozenTrial, budget: float) -> tuple[int, ...]:
-        """What `propose` gives, solved once a budget; with a spread, around that."""
-        if budget not in self._solved:
-            self._solved[budget] = self.propose(budget)
+        """What `propose` gives; with a spread, around that."""
         if not self._spread:
-            return self._solved[budget]
+            return self.propose(budget)
         generator = np.random.default_rng(
             np.random.SeedSequence(self._entropy, spawn_key=(trial.number,))
         )

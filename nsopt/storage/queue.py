@@ -6,10 +6,10 @@ ends with the first answer that a server owes; hence a claim and a heartbeat of 
 
 import time
 import warnings
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from optuna.exceptions import ExperimentalWarning, TrialPruned, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
@@ -23,7 +23,9 @@ from nsopt.storage import internals, trials
 from nsopt.storage.heartbeats import HEARTBEAT_SECONDS
 from nsopt.storage.internals import BaseHeartbeat
 from nsopt.storage.provenance import provenance
+from nsopt.storage.studies import has_unfinished
 
+P = TypeVar("P", bound=Hashable)
 _POLL_SECONDS = 1.0
 
 
@@ -44,6 +46,51 @@ class Work(Protocol):
 
     def failed(self, trial: FrozenTrial, error: DeterministicError) -> None:
         """Told when it failed as it would again."""
+
+
+Entry = tuple[Study, Work | None]  # a study, and what runs its trials; None while they must wait
+
+
+def drain(look: Callable[[], Sequence[Entry]], wait: Callable[[bool], None]) -> int:
+    """Run trials until none waits or runs in any process; return how many ran here.
+
+    Trials of processes that died wait again after a while, and run here, too.
+
+    Args:
+        look: returns the studies to work on; called anew before every trial.
+        wait: called when there is nothing to run now, with whether other processes run trials;
+            it says what is waited for.
+    """
+    watch, done = Watch(), 0
+    while True:
+        entries = look()
+        if _run_one(entries):
+            done += 1
+            continue
+        running = [watch.look(study) for study, _ in entries]
+        if not any(has_unfinished(study) for study, _ in entries):
+            return done
+        wait(any(running))
+        watch.wait()
+
+
+def _run_one(entries: Sequence[Entry]) -> bool:
+    for study, work in entries:
+        claimed = None if work is None else claim(study, work)
+        if work is not None and claimed is not None:
+            run(study, claimed, work)
+            return True
+    return False
+
+
+def missing_points(
+    study: Study | None, points: Iterable[P], read: Callable[[FrozenTrial], P | None]
+) -> list[P]:
+    """Return the points that need a trial: none is done, running or waiting, nor failed as it
+    would again. read: reads the point of a trial."""
+    stored = study.get_trials(deepcopy=False) if study else []
+    settled = {read(trial) for trial in stored if trials.is_settled(trial)}
+    return [point for point in points if point not in settled]
 
 
 def claim(study: Study, work: Work) -> FrozenTrial | None:

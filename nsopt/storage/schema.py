@@ -21,6 +21,8 @@ DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 METRIC_NAMES = ("validation accuracy (%)", "latency (ms)")
 SEARCH_METRIC_NAMES = ("lowest r2 of a layer", "seconds")
 SEARCH = "search"
+BASE = "base"  # in place of a method, in the names of folders: the networks that methods start from
+PRETRAINED = "pretrained"  # likewise: the network that searches of several prices begin with
 _OTHER_SEARCH = "search-"
 # As searches did before.
 _SINCE_0_1 = {"search_images": None, "price": "filters", "importance_decay": 0.0}
@@ -99,6 +101,11 @@ def search_kind(price: str, usual: str) -> str:
 
 def is_search(kind: str) -> bool:
     return kind == SEARCH or kind.startswith(_OTHER_SEARCH)
+
+
+def is_reserved(kind: str) -> bool:
+    """Whether a kind is one of nsopt's own, so that no method can have its name."""
+    return is_search(kind) or kind in (BASE, PRETRAINED)
 
 
 def price_of_search(kind: str) -> str | None:

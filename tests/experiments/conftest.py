@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nsopt.data.images import ImageData
-from nsopt.experiments import latencies, runner
+from nsopt.experiments import timing
 from nsopt.experiments.comparison import Comparison
 from nsopt.experiments.workspace import Workspace
 from nsopt.latency.measure import measure_latencies
@@ -19,9 +19,7 @@ from tests.experiments.test_comparison import comparison_in, workspace_in
 def _latencies_of_few_passes() -> Iterator[None]:
     few = partial(measure_latencies, warmup=4, repeats=8, rounds=4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "measure_latencies", few)
-        patch.setattr(latencies, "measure_latencies", few)
-        patch.setattr(latencies, "_PASSES", 8)
+        patch.setattr(timing, "measure_latencies", few)
         yield
 
 

@@ -19,9 +19,9 @@ from nsopt.data.source import Source
 from nsopt.errors import NsoptError
 from nsopt.experiments.comparison import Comparison, sizes_of_budgets, sizes_of_ratios
 from nsopt.experiments.presets import StudySettings
-from nsopt.experiments.runner import make_runner
 from nsopt.experiments.running import run_comparison
 from nsopt.experiments.searching import continue_searches
+from nsopt.experiments.session import Session
 from nsopt.experiments.task import Task
 from nsopt.experiments.worker import Worker
 from nsopt.experiments.workspace import Workspace
@@ -386,12 +386,12 @@ def test_a_trial_without_a_law_fails_with_its_reason_and_work_goes_on(
 ) -> None:
     late = only(converging(comparison), "neuralscale-iter9", "uniform", seeds=1)
     task, compute = late.task, Compute(torch.device("cpu"), bf16=False)
-    continue_searches(task, place, {None: 9}, compute, Silent())
+    continue_searches(Session(task, place, compute, Silent()), {None: 9})
     for method in late.methods:
         study = task.open_study(place.storage, method.name, compute)
         trials.enqueue_point(study, late.points(method)[0])
     listener = Listener()
-    assert Worker(make_runner(task, place, compute, listener)).work() == 2
+    assert Worker(Session(task, place, compute, listener)).work() == 2
     studies = studies_at(place)
     (failed,) = studies["neuralscale-iter9"].trials
     assert failed.state == TrialState.FAIL

@@ -7,10 +7,10 @@ import pytest
 
 import nsopt
 from nsopt.compute.device import resolve_compute
-from nsopt.experiments import runner
+from nsopt.experiments import session
 from nsopt.experiments.comparison import Comparison, sizes_of_ratios
-from nsopt.experiments.runner import make_runner
 from nsopt.experiments.running import run_comparison
+from nsopt.experiments.session import Session
 from nsopt.experiments.worker import Worker
 from nsopt.experiments.workspace import Workspace
 from nsopt.scaling.metric import MACS
@@ -34,7 +34,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(options["task"])
         return train_configuration(*arguments, **options)
 
-    monkeypatch.setattr(runner, "train_configuration", watch)
+    monkeypatch.setattr(session, "train_configuration", watch)
     return seen
 
 
@@ -96,8 +96,7 @@ def test_a_seed_whose_network_is_not_kept_is_trained_where_it_is_the_only_one(
     later = at_macs(uniform)
     (point,) = (p for p in later.points(later.methods[0]) if p.seed == other)
     trials.enqueue_point(study, point)
-    own = make_runner(later.task, place, resolve_compute("cpu", "fp32"), Listener())
-    Worker(own).work()
+    Worker(Session(later.task, place, resolve_compute("cpu", "fp32"), Listener())).work()
     assert trained[2:] == [f"uniform 0.5x MACs seed {other}"]
     assert len(BestNetworks(place.artifacts).files(study)) == 2
 

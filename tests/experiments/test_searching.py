@@ -14,6 +14,8 @@ from nsopt.descent import iterations
 from nsopt.errors import ShortRecordError
 from nsopt.experiments.comparison import Comparison
 from nsopt.experiments.searching import continue_searches
+from nsopt.experiments.session import Session
+from nsopt.experiments.unfinished import clear_pretrained
 from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
@@ -44,7 +46,10 @@ def began_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def searched(
     comparison: Comparison, folder: Path, searches: Mapping[Price | None, int]
 ) -> dict[Price | None, list[Iteration]]:
-    return continue_searches(comparison.task, workspace_in(folder), searches, CPU, Silent())
+    session = Session(comparison.task, workspace_in(folder), CPU, Silent())
+    found = continue_searches(session, searches)
+    clear_pretrained(session)
+    return found
 
 
 def facts(found: Mapping[Price | None, list[Iteration]]) -> dict:

@@ -1,16 +1,17 @@
 """Base networks that several processes of a machine share."""
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 
 from nsopt.compute.device import Compute
-from nsopt.data.images import ImageData
-from nsopt.experiments.trained import TrainedNetworks
-from nsopt.models.architecture import TableArchitecture
+from nsopt.experiments.comparison import Comparison
+from nsopt.experiments.session import Session
+from nsopt.experiments.trained import trained_network
+from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Silent
-from nsopt.training.settings import TrainSettings
+from tests.experiments.test_comparison import SETTINGS, with_settings
 
 
 class Starts(Silent):
@@ -22,16 +23,13 @@ class Starts(Silent):
         self.count += 1
 
 
-def test_who_asks_at_once_waits_for_one_training(
-    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
-) -> None:
-    compute = Compute(torch.device("cpu"), bf16=False)
-    settings = TrainSettings(epochs=2, batch_size=64, device="cpu", precision="fp32")
+def test_who_asks_at_once_waits_for_one_training(comparison: Comparison, place: Workspace) -> None:
+    longer = with_settings(comparison, SETTINGS.updated(magnitude_epochs=2))
     starts = Starts()
+    session = Session(longer.task, place, Compute(torch.device("cpu"), bf16=False), starts)
 
     def ask() -> dict[str, torch.Tensor]:
-        networks = TrainedNetworks(narrow, digits.split(0.1), compute, tmp_path)
-        return networks.get(settings, starts).state_dict()
+        return trained_network(dataclasses.replace(session), 0).state_dict()
 
     with ThreadPoolExecutor(3) as pool:
         first, *others = (future.result() for future in [pool.submit(ask) for _ in range(3)])

@@ -14,11 +14,15 @@ from optuna.trial import TrialState
 from nsopt.compute.device import Compute
 from nsopt.compute.locks import one_at_a_time
 from nsopt.data.cache import cache_folder
-from nsopt.experiments import runner, running, worker
+from nsopt.experiments import running, timing, worker
 from nsopt.experiments.comparison import Comparison
-from nsopt.experiments.runner import clear_finished, make_runner
+from nsopt.experiments.laws import Laws
 from nsopt.experiments.running import run_comparison
 from nsopt.experiments.searching import continue_searches
+from nsopt.experiments.session import Session
+from nsopt.experiments.timing import latencies_of
+from nsopt.experiments.trial import TrialRunner
+from nsopt.experiments.unfinished import clear_finished
 from nsopt.experiments.worker import join
 from nsopt.experiments.workspace import Workspace
 from nsopt.latency import measure as latency
@@ -70,7 +74,8 @@ def started(comparison: Comparison, place: Workspace) -> list[Path]:
 def test_a_finished_study_leaves_unfinished_work_of_others(
     comparison: Comparison, place: Workspace, started: list[Path]
 ) -> None:
-    own = make_runner(comparison.task, place, CPU, Silent())
+    session = Session(comparison.task, place, CPU, Silent())
+    own = TrialRunner(session, Laws(session))
     uniform = only(comparison, "uniform", seeds=1)
     study = comparison.task.open_study(place.storage, "uniform", CPU)
     trials.enqueue_point(study, uniform.points(uniform.methods[0])[0])
@@ -80,7 +85,7 @@ def test_a_finished_study_leaves_unfinished_work_of_others(
     leftover.touch()
     assert claim(study, own) is not None
     assert run(study, claimed, own)
-    clear_finished(comparison.task, place)
+    clear_finished(session)
     assert all(file.exists() for file in started)
     assert not leftover.exists()
 
@@ -90,7 +95,7 @@ def test_a_finished_search_leaves_unfinished_work_of_others(
 ) -> None:
     search, *others = started
     search.unlink()
-    continue_searches(comparison.task, place, {None: 1}, CPU, Silent())
+    continue_searches(Session(comparison.task, place, CPU, Silent()), {None: 1})
     assert all(file.exists() for file in others)
     assert not search.parent.exists()
 
@@ -117,10 +122,10 @@ def test_of_two_commands_one_searches_and_the_other_waits(
     with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"inside\n"
-        continue_searches(comparison.task, place, {None: 1}, CPU, listener)
+        continue_searches(Session(comparison.task, place, CPU, listener), {None: 1})
     assert listener.messages[0] == "waiting for the search of another command in this folder"
     again = Listener()
-    continue_searches(comparison.task, place, {None: 1}, CPU, again)
+    continue_searches(Session(comparison.task, place, CPU, again), {None: 1})
     assert again.messages == []
 
 
@@ -136,7 +141,7 @@ def test_of_two_searches_the_first_ones_iterations_count(
 ) -> None:
     """On two machines nobody waits: both add their iterations."""
     task = comparison.task
-    (found,) = continue_searches(task, place, {None: 1}, CPU, Silent())[None]
+    (found,) = continue_searches(Session(task, place, CPU, Silent()), {None: 1})[None]
     study = studies_at(place)[schema.SEARCH]
     late = dataclasses.replace(found, seconds=1e6)
     study.add_trial(trials.search_trial(late, 1, task.arch.layer_names, {}))
@@ -150,13 +155,13 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     devices: list[str] = []
 
     def measure(
-        models: list[torch.nn.Module], shape: tuple[int, int, int], device: str
+        models: list[torch.nn.Module], shape: tuple[int, int, int], batch_size: int, device: str
     ) -> list[Latency]:
         conditions = latency.latency_conditions(torch.device(device))
         devices.extend([conditions["device"]] * len(models))
         return [Latency(float(len(devices)), 1.0, 1.0, 1.0, repeats=1, **conditions)] * len(models)
 
-    monkeypatch.setattr(runner, "measure_latencies", measure)
+    monkeypatch.setattr(timing, "measure_latencies", measure)
     return devices
 
 
@@ -166,33 +171,38 @@ def test_a_latency_counts_only_where_it_was_measured(
     measured: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    own = make_runner(comparison.task, place, CPU, Silent())
-    study = comparison.task.open_study(place.storage, "uniform", CPU)
-    widths = comparison.task.arch.base_widths
-    assert own.latency(study, widths).median_ms == 1
-    assert own.latency(study, widths).median_ms == 1
+    session = Session(comparison.task, place, CPU, Silent())
+    network = session.open_study("uniform"), comparison.task.arch.base_widths
+
+    def latency_now() -> float:
+        (found,) = latencies_of(session, [network])
+        return found.median_ms
+
+    assert latency_now() == 1
+    assert latency_now() == 1
     monkeypatch.setattr(latency, "describe_device", lambda device: "another processor")
-    assert own.latency(study, widths).median_ms == 2
+    assert latency_now() == 2
     monkeypatch.setattr(torch, "__version__", "9.0.0")
-    assert own.latency(study, widths).median_ms == 3
+    assert latency_now() == 3
     monkeypatch.undo()
-    assert own.latency(study, widths).median_ms == 1
+    assert latency_now() == 1
     assert len(measured) == 3
 
 
 def test_a_network_is_measured_once_whichever_methods_propose_it(
     comparison: Comparison, place: Workspace, measured: list[str]
 ) -> None:
-    own, base = make_runner(comparison.task, place, CPU, Silent()), comparison.task.arch.base_widths
+    session = Session(comparison.task, place, CPU, Silent())
+    base = comparison.task.arch.base_widths
     uniform, tuned, other = (
         comparison.task.open_study(place.storage, name, CPU)
         for name in ("uniform", "tuned", "neuralscale")
     )
     narrow = tuple(width - 1 for width in base)
-    together = own.latencies([(uniform, base), (uniform, narrow), (tuned, base)])
+    together = latencies_of(session, [(uniform, base), (uniform, narrow), (tuned, base)])
     assert len(measured) == 2
     assert together[0] == together[2]
-    assert own.latency(other, narrow) == together[1]
+    assert latencies_of(session, [(other, narrow)]) == [together[1]]
     assert len(measured) == 2
     assert len(schema.read_latencies(uniform)) == 2
     assert [found["widths"] for found in schema.read_latencies(other)] == [schema.width_key(narrow)]
@@ -251,7 +261,7 @@ def test_a_worker_leaves_methods_that_it_does_not_have_to_others(
     point = comparison.points(comparison.methods[0])[0]
     trials.enqueue_point(study, dataclasses.replace(point, method="elsewhere"))
     listener = Listener()
-    assert worker.Worker(make_runner(comparison.task, place, CPU, listener)).work() == 1
+    assert worker.Worker(Session(comparison.task, place, CPU, listener)).work() == 1
     assert listener.messages[0] == "not installed here, left to others: elsewhere"
     assert [trial.state for trial in study.trials] == [TrialState.WAITING]
 
@@ -265,7 +275,7 @@ def test_a_point_that_was_lost_meanwhile_is_enqueued_again(
         def work(self) -> int:
             study = studies_at(place)["uniform"]
             if len(study.trials) == 2:
-                lost = claim(study, self.runner)
+                lost = claim(study, TrialRunner(self._session, self._laws))
                 assert lost is not None
                 study.tell(lost.number, state=TrialState.FAIL)
             return super().work()

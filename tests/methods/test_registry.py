@@ -122,7 +122,9 @@ def test_a_name_is_given_once(name: str) -> None:
         nsopt.register_method(Named(name))
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a,b", "a b"])
+@pytest.mark.parametrize(
+    "name", ["", "a/b", "a,b", "a b", "search", "search-mine", "base", "pretrained"]
+)
 def test_a_name_can_stand_in_that_of_a_study(name: str) -> None:
     with pytest.raises(NsoptError, match="a method cannot be named"):
         nsopt.register_method(Named(name))

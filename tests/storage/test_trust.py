@@ -12,11 +12,10 @@ import pytest
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.experiments.curve_request import Sampler
-from nsopt.experiments.curve_trial import make_sampler
 from nsopt.storage.artifacts import BestNetworks
 from nsopt.storage.kept import load_network
 from nsopt.storage.opening import open_storage
+from nsopt.tuning.curve import Sampler, make_sampler
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import check
 from tests.storage.test_artifacts import network

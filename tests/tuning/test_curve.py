@@ -13,14 +13,11 @@ from scipy.stats import ttest_rel
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.experiments import curve, curve_trial, timing, tuning_points
+from nsopt.experiments import learned_latency, session
 from nsopt.experiments.comparison import Comparison, sizes_of_ratios
-from nsopt.experiments.curve import Confirmation, tune_curve
-from nsopt.experiments.curve_request import CurveTuning
 from nsopt.experiments.running import run_comparison
 from nsopt.experiments.task import Task
 from nsopt.experiments.tuned_law import tuned_law
-from nsopt.experiments.tuning_request import best_settings
 from nsopt.experiments.workspace import Workspace
 from nsopt.methods.registry import get_methods
 from nsopt.models.architecture import Architecture, TableArchitecture
@@ -30,9 +27,12 @@ from nsopt.reports.tuning import publish_tuning, tuning_note
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.scaling.solve import solve_widths
-from nsopt.storage import schema
+from nsopt.storage import queue, schema
 from nsopt.storage.studies import load_studies
 from nsopt.training.loop import Outcome, train_configuration
+from nsopt.tuning import curve
+from nsopt.tuning.curve import Confirmation, CurveTuning, tune_curve
+from nsopt.tuning.settings import best_settings
 from tests.experiments.test_comparison import SETTINGS, Listener, results_at, workspace_in
 
 
@@ -98,10 +98,10 @@ def test_a_tuned_law_is_a_method(
 def test_that_no_law_is_tuned_is_told_before_a_latency_is_learned(
     tuning: CurveTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timing, "latency_model", None)
+    monkeypatch.setattr(learned_latency, "with_latency", None)
     place, methods = workspace_in(tmp_path), get_methods(["uniform", "tuned"])
     with pytest.raises(NoWidthsError, match="is tuned for latency in this storage"):
-        timing.with_latency_if_needed(tuning.task, LATENCY, methods, place, Silent())
+        learned_latency.with_latency_if_needed(tuning.task, LATENCY, methods, place, Silent())
     assert not place.has_storage
 
 
@@ -139,7 +139,7 @@ def test_tunings_for_several_metrics_train_the_same_network_once(
             return train_configuration(arch, widths, *rest, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(curve_trial, "train_configuration", train)
+            patch.setattr(session, "train_configuration", train)
             study, _ = tune_curve(own, place, Silent())
         return ran, [trial.values for trial in study.trials]
 
@@ -186,7 +186,7 @@ def test_what_a_killed_process_left_waiting_is_run(
         raise KeyboardInterrupt  # all points wait, none is taken
 
     with monkeypatch.context() as patch:
-        patch.setattr(tuning_points, "claim", killed)
+        patch.setattr(queue, "claim", killed)
         with pytest.raises(KeyboardInterrupt):
             tune_curve(short, place, Silent())
     study, _ = tune_curve(short, place, Silent())

@@ -14,13 +14,12 @@ from nsopt.errors import NsoptError
 from nsopt.experiments.comparison import sizes_of_ratios
 from nsopt.experiments.presets import override
 from nsopt.experiments.task import Task
-from nsopt.experiments.tuning import run_tuning
-from nsopt.experiments.tuning_request import Tuning, best_settings, best_trial
 from nsopt.experiments.workspace import Workspace
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.tuning import publish_tuning
 from nsopt.scaling.metric import PARAMS
+from nsopt.tuning.settings import Tuning, best_settings, best_trial, run_tuning
 from tests.experiments.test_comparison import SETTINGS, workspace_in
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)

@@ -1,0 +1,1 @@
+"""Tuning: laws by short trainings, P and eta by searches."""

@@ -1,0 +1,277 @@
+"""Studies over P, the pre-training epochs of a search, and eta, the step size of Algorithm 3.
+
+`pretrain-epochs`: how long must a network train before it is pruned? Each P runs a search, whose
+law is solved for the budget and trained: validation accuracy against seconds of search.
+`eta`: does Algorithm 3 end at the budget, and soon? It needs one law and no training: distance
+from the budget against steps.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from optuna.exceptions import TrialPruned
+from optuna.samplers import TPESampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from nsopt.compute.device import Compute, resolve_compute
+from nsopt.errors import DeterministicError, NsoptError
+from nsopt.experiments.searching import descend_task
+from nsopt.experiments.session import Session, start_session
+from nsopt.experiments.task import Task
+from nsopt.experiments.workspace import Workspace
+from nsopt.progress import Progress
+from nsopt.scaling.algorithm3 import SgdFit, solve_widths_sgd
+from nsopt.scaling.law import PowerLaw
+from nsopt.scaling.metric import Metric, counted_costs
+from nsopt.scaling.record import Iteration
+from nsopt.scaling.solve import solve_widths
+from nsopt.storage import schema, trials
+from nsopt.storage.provenance import provenance
+from nsopt.storage.studies import load_studies, open_study
+from nsopt.storage.trials import TuningPoint
+from nsopt.storage.urls import hide_password
+from nsopt.tuning.points import run_points
+
+Over = Literal["pretrain-epochs", "eta"]
+PRETRAIN_EPOCHS = (0, 2, 5, 10, 30, 60)
+_UP, _DOWN = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+_P = "pretrain_epochs"
+_MOST_EPOCHS = 10**6
+_ETA = (1e-2, 1e6)
+_STARTUP_TRIALS = 10
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tuning:
+    """What to tune. budget: of every network, in the unit of `metric`.
+
+    trials: of eta; P tries every one of `pretrain_epochs` with `seeds` seeds, from that of the
+    settings on.
+    """
+
+    task: Task
+    metric: Metric
+    budget: int | float
+    over: Over
+    trials: int
+    seeds: int
+    pretrain_epochs: tuple[int, ...] = PRETRAIN_EPOCHS
+
+    @property
+    def study_name(self) -> str:
+        kind = f"{self.over}-pareto" if self.trains else self.over
+        return schema.study_name(schema.tuning_name(self.task.name), kind)
+
+    @property
+    def trains(self) -> bool:
+        """Whether trials search and train, rather than only solve."""
+        return self.over != "eta"
+
+    @property
+    def points(self) -> list[TuningPoint]:
+        """What its trials run."""
+        first = self.task.settings.training.seed
+        if not self.trains:
+            return [TuningPoint(seed=first, index=index) for index in range(self.trials)]
+        return [
+            TuningPoint(seed, pretrain_epochs=epochs)
+            for seed in range(first, first + self.seeds)
+            for epochs in self.pretrain_epochs
+        ]
+
+    @property
+    def directions(self) -> tuple[StudyDirection, ...]:
+        return (_UP, _DOWN) if self.trains else (_DOWN, _DOWN)
+
+    @property
+    def metric_names(self) -> list[str]:
+        if self.trains:
+            return ["validation accuracy (%)", "search seconds"]
+        return ["distance from the budget", "steps"]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its numbers depend on, beside the parameters of a trial."""
+        return self.task.identity | {"tuning": {"budget": self.budget, "metric": self.metric.name}}
+
+
+def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Study:
+    """Run the trials that are missing; calling again continues.
+
+    Raises:
+        NsoptError: if a search fails, or if other settings wrote the storage.
+    """
+    training = tuning.task.settings.training
+    compute = resolve_compute(training.device, training.precision)
+    with start_session(tuning.task, workspace, compute, progress) as session:
+        study = _open(tuning, session)
+        law = None if tuning.trains else _law(tuning, session, study)
+        runner = TuningRunner(session, tuning, law)
+        run_points(study, {point: {} for point in tuning.points}, runner, progress)
+    workspace.clear(tuning.study_name)
+    return study
+
+
+def _law(tuning: Tuning, session: Session, study: Study) -> PowerLaw:
+    """What eta is tuned on: searched once, kept with the study."""
+    law = schema.read_law(study)
+    if law is None:
+        law = _search(tuning, session, "search.pt")[-1].law
+        schema.write_law(study, law)
+    return law
+
+
+def _open(tuning: Tuning, session: Session) -> Study:
+    return open_study(
+        session.workspace.storage,
+        tuning.study_name,
+        tuning.task.description,
+        tuning.task.source,
+        tuning.identity,
+        provenance(session.compute),
+        tuning.metric_names,
+        tuning.directions,
+    )
+
+
+def best_settings(workspace: Workspace, name: str) -> dict[str, dict[str, Any]]:
+    """The best of a tuning study, as changes that `override` takes.
+
+    name: ARCH-DATA-PRESET-tune/KIND. NsoptError if there is no such study, or nothing in it.
+    """
+    prefix, kind = schema.split_name(name)
+    there = workspace.has_storage and schema.is_tuning(prefix)
+    study = load_studies(workspace.storage, prefix).get(kind) if there else None
+    if study is None:
+        raise NsoptError(
+            f"no tuning study {name!r} is stored at {hide_password(workspace.url)}: "
+            "run nsopt tune first"
+        )
+    if schema.is_curve(kind):
+        raise NsoptError(f"{name!r} ended with a law: use it with --methods tuned")
+    parameters = best_trial(study).params
+    search = {k: v for k, v in parameters.items() if k == "pretrain_epochs"}
+    return {"search": search, "": {k: v for k, v in parameters.items() if k == "eta"}}
+
+
+def best_trial(study: Study) -> FrozenTrial:
+    """Of the highest accuracy, mean over seeds; for eta alone nearest the budget, then soonest.
+
+    The first of equal ones, so that the shortest of equally good P is taken.
+    """
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not done:
+        raise NsoptError(f"{study.study_name} has no completed trial")
+    if study.directions[0] == _DOWN:
+        return min(done, key=lambda trial: trial.values)
+
+    def mean_accuracy(trial: FrozenTrial) -> float:
+        same: list[float] = [other.values[0] for other in done if other.params == trial.params]
+        return sum(same) / len(same)
+
+    return max(sorted(done, key=lambda t: t.params.get("pretrain_epochs", 0)), key=mean_accuracy)
+
+
+@dataclass(frozen=True, eq=False)
+class TuningRunner:
+    """Runs the trials of a tuning study; the `Work` of its queue.
+
+    law: what eta is tuned on; None where trials search.
+    """
+
+    session: Session
+    tuning: Tuning
+    law: PowerLaw | None
+
+    @property
+    def compute(self) -> Compute:
+        return self.session.compute
+
+    def point(self, trial: FrozenTrial) -> TuningPoint:
+        return trials.read_tuning_point(trial)
+
+    def sampler(self, trial: FrozenTrial) -> TPESampler:
+        """Its proposals follow from the results so far and the index of the trial."""
+        index = trials.read_tuning_point(trial).index
+        seed = trial.number if index is None else index
+        return TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP_TRIALS)
+
+    def failed(self, trial: FrozenTrial, error: DeterministicError) -> None:
+        point = trials.read_tuning_point(trial)
+        epochs = "" if point.pretrain_epochs is None else f"P {point.pretrain_epochs} "
+        self.session.progress.message(f"{epochs}seed {point.seed}: {error}")
+
+    def run(self, trial: Trial) -> list[float]:
+        """The values of the study's directions."""
+        if self.law is not None:
+            fit = self._sgd_fit(trial, self.law)
+            self.session.progress.message(
+                f"eta {trial.params['eta']:.3g}: {fit.error:+.2%} from the budget, "
+                f"{fit.steps} steps"
+            )
+            return [abs(fit.error), fit.steps]
+        epochs = trial.suggest_int(_P, 0, _MOST_EPOCHS)  # enqueued, so that more can be added
+        seed = trials.read_seed(trial)
+        iteration, seconds = self._searched(epochs, seed)
+        trials.write_search(trial, iteration, seconds)
+        accuracy = self._train(trial, iteration.law, seed)
+        self.session.progress.message(
+            f"P {epochs} seed {seed}: validation {accuracy:.2f} %, search {seconds:.0f} s"
+        )
+        return [accuracy, seconds]
+
+    def _searched(self, epochs: int, seed: int) -> tuple[Iteration, float]:
+        """The last iteration of a search, and the seconds of all."""
+        checkpoint = f"search-P{epochs}-seed{seed}.pt"
+        iterations = _search(
+            self.tuning, self.session, checkpoint, pretrain_epochs=epochs, seed=seed
+        )
+        return iterations[-1], sum(iteration.seconds for iteration in iterations)
+
+    def _train(self, trial: Trial, law: PowerLaw, seed: int) -> float:
+        """Validation accuracy of the law's network at the budget, trained from scratch."""
+        tuning, arch = self.tuning, self.tuning.task.arch
+        rounding = tuning.task.settings.rounding(tuning.metric.name)
+        fit = solve_widths(law, tuning.metric.cost(arch), tuning.budget, *rounding)
+        widths = tuple(fit.widths.tolist())
+        folder = self.session.workspace.checkpoints(tuning.study_name)
+        outcome = self.session.train(
+            widths,
+            tuning.task.settings.training_for(seed),
+            folder / f"training-{schema.width_key(widths)}-seed{seed}.pt",
+            f"training, seed {seed}",
+        )
+        costs = counted_costs(arch, widths)
+        numbers = costs | {
+            "widths": schema.width_key(widths),
+            "val_accuracy": outcome.val_accuracy,
+            "test_accuracy": outcome.test_accuracy,
+            "seconds": outcome.seconds,
+        }
+        trials.write_outcome(trial, numbers, {})
+        return outcome.val_accuracy
+
+    def _sgd_fit(self, trial: Trial, law: PowerLaw) -> SgdFit:
+        """Algorithm 3 with a proposed eta; where it diverges, the trial is pruned."""
+        tuning = self.tuning
+        eta = trial.suggest_float("eta", *_ETA, log=True)
+        fit = solve_widths_sgd(law, tuning.metric.cost(tuning.task.arch), tuning.budget, eta)
+        trial.set_constraint(trials.BUDGET, fit.error)
+        numbers = {
+            "budget_error": fit.error,
+            "steps": fit.steps,
+            "converged": fit.converged,
+            "feasible": fit.error <= 0,
+        }
+        trials.write_outcome(trial, numbers, {})
+        if fit.diverged:
+            raise TrialPruned
+        return fit
+
+
+def _search(tuning: Tuning, session: Session, checkpoint: str, **changes: int) -> list[Iteration]:
+    """The iterations of a search with some settings changed. checkpoint: the name of its file."""
+    settings = tuning.task.settings.search.updated(**changes)
+    path = session.workspace.checkpoints(tuning.study_name) / checkpoint
+    return list(descend_task(session, settings, (), path))
