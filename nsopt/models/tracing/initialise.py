@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nsopt.models.tracing.originals import original_weight
+
 Fan = Literal["in", "out", "out of a group", "none"]
 _UNIFORM_BOUND = 1.85  # deviations: uniform numbers end at 1.73, many normal ones go beyond
 _FEWEST_VALUES = 8
@@ -65,33 +67,43 @@ class InitialisationLaw:
         kinds: dict[str, list[str]] = {}
         tensors: dict[str, Drawn | Filled] = {}
         for name, parameter in template.named_parameters():
-            values = parameter.detach()
+            values = _real(parameter)
             if values.numel() and (values == values.flatten()[0]).all():
                 tensors[name] = Filled(float(values.flatten()[0]))
             else:
                 kinds.setdefault(_kind(template, name), []).append(name)
         for names in kinds.values():
-            tensors |= _drawn({name: template.get_parameter(name) for name in names}, fans)
+            tensors |= _drawn({name: _real(template.get_parameter(name)) for name in names}, fans)
         return cls(tensors)
 
     def draw(self, model: nn.Module) -> None:
         """First values for all parameters of a network of the same family."""
         fans = fans_of(model)
         for name, parameter in model.named_parameters():
-            self.tensors[name].draw(parameter, fans[name])
+            self.tensors[name].draw(_real(parameter), fans[name])
+
+
+def _real(parameter: Tensor) -> Tensor:
+    """Its values; of a complex one, real and imaginary parts."""
+    values = parameter.detach()
+    return torch.view_as_real(values) if values.is_complex() else values
 
 
 def fans_of(model: nn.Module) -> dict[str, dict[Fan, int]]:
-    """Fan-in and fan-out of every parameter; those of a bias are its weight's."""
+    """Fan-in and fan-out of every parameter; those of a bias are its weight's, and those of a
+    recurrent layer its hidden size."""
     parameters = dict(model.named_parameters())
     result: dict[str, dict[Fan, int]] = {}
     for name, parameter in parameters.items():
         prefix, _, _ = name.rpartition(".")
-        weight = parameters.get(f"{prefix}.weight", parameter)
-        shape = (parameter if parameter.ndim > 1 else weight).shape
+        module = model.get_submodule(prefix)
+        weight = original_weight(module)
+        shape = (parameter if parameter.ndim > 1 or weight is None else weight).shape
         field = math.prod(shape[2:])
         fan_in, fan_out = (math.prod(shape[1:]), shape[0] * field) if len(shape) > 1 else (1, 1)
-        groups = getattr(model.get_submodule(prefix), "groups", 1)
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            fan_in = fan_out = int(module.hidden_size)
+        groups = getattr(module, "groups", 1)
         per_group = max(1, fan_out // groups)
         result[name] = {"in": fan_in, "out": fan_out, "out of a group": per_group, "none": 1}
     return result

@@ -88,6 +88,12 @@ def _explained(error: Exception, tracer: Tracer) -> TraceError:
             f"the forward pass decides on the values of tensors, in {tracer.where}: "
             "trace a network that does not"
         )
+    if "more than 1 value per channel" in str(error):
+        return TraceError(
+            f"a norm in training mode has one value to standardise, in {tracer.where}: it needs "
+            "more inputs, or more examples",
+            tracer.met(),
+        )
     reason = str(error).splitlines()[0][:_LONGEST_REASON] if str(error) else type(error).__name__
     return TraceError(f"{reason} (in {tracer.where})", tracer.met())
 

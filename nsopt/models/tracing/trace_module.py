@@ -1,16 +1,16 @@
 """`nsopt.trace`: from a module to the family of networks that it belongs to."""
 
-import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.tracing import probe
 from nsopt.models.tracing.architecture import PRODUCERS, TracedArchitecture, output_axis
 from nsopt.models.tracing.network import TracedNetwork
-from nsopt.models.tracing.originals import original_weight
+from nsopt.models.tracing.originals import copied, original_weight
 from nsopt.models.tracing.run import LabelledRun, tensors_of
 from nsopt.models.tracing.trace import Atoms
 
@@ -37,6 +37,7 @@ def trace(
     examples = example_input if isinstance(example_input, tuple) else (example_input,)
     if len(examples[0]) < 2:
         raise NsoptError("trace a network with at least two examples, so that sizes of 1 are told")
+    _check_precision(module, examples)
     network = TracedNetwork.of(
         _on_cpu(module), LabelledRun(tuple(e.detach().cpu() for e in examples))
     )
@@ -60,7 +61,17 @@ def trace(
 def _on_cpu(module: nn.Module) -> nn.Module:
     """`module`, or a copy of it where it is on another device."""
     there = {tensor.device.type for tensor in tensors_of(module).values()}
-    return module if there == {"cpu"} else copy.deepcopy(module).cpu()
+    return module if there == {"cpu"} else copied(module).cpu()
+
+
+def _check_precision(module: nn.Module, examples: Sequence[Tensor]) -> None:
+    """NsoptError for what `module.double()` leaves behind."""
+    single = [name for name, p in module.named_parameters() if p.dtype == torch.complex64]
+    if single and any(example.dtype == torch.float64 for example in examples):
+        raise NsoptError(
+            f"the input is of type float64, but {single[0]} of complex64, as double() leaves "
+            "complex parameters as they are: trace the network in float32"
+        )
 
 
 def _layer_names(network: TracedNetwork) -> tuple[str, ...]:

@@ -338,6 +338,32 @@ class SummedByOnes(nn.Module):
         return self.head(self.b(x * summed.view(len(x), 1, *x.shape[2:]).sigmoid()))
 
 
+class Complex(nn.Module):
+    """Filters of frequencies, with complex weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = block(3, 16), block(16, 24), Head(24)
+        self.filters = nn.Parameter(torch.randn(16, 32, 17, dtype=torch.complex64) / 4)
+
+    def forward(self, x: Tensor) -> Any:
+        seen = torch.fft.rfft2(self.a(x)) * self.filters
+        return self.head(self.b(torch.fft.irfft2(seen, x.shape[2:])))
+
+
+class OneValue(nn.Module):
+    """Standardises weights of one value each, which a norm refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(1, 16, 1), block(16, 24), Head(24)
+
+    def forward(self, x: Tensor) -> Any:
+        weight = self.a.weight.flatten(1).unsqueeze(0)
+        weight = functional.batch_norm(weight, None, None, training=True).view(16, 1, 1, 1)
+        return self.head(self.b(functional.conv2d(x[:, :1], weight)))
+
+
 class Deciding(nn.Module):
     """Control flow on values."""
 

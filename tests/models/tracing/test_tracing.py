@@ -44,6 +44,7 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     awkward.CodesOfPlaces: [16, 24],
     awkward.MixtureOfKernels: [16, 8],
     awkward.SummedByOnes: [16, 24],
+    awkward.Complex: [24],
     awkward.Recurrent: [16, 8],
     awkward.RecurrentBothWays: [16, 10, 16, 6, 14, 12],
     awkward.Text: [16, 24],
@@ -126,6 +127,7 @@ def test_channels_are_told_by_module() -> None:
     ("kind", "message"),
     [
         (awkward.Deciding, "decides on the values of tensors, in the network"),
+        (awkward.OneValue, "a norm in training mode has one value to standardise, in the network"),
         (awkward.LinearOnly, "no width of this network can change: .*reaches the output"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -134,6 +136,12 @@ def test_what_cannot_be_traced_says_so_in_one_line(kind: type[nn.Module], messag
     with pytest.raises(NsoptError, match=message) as caught:
         traced(kind)
     assert "\n" not in str(caught.value)
+
+
+def test_complex_weights_in_double_precision_are_refused() -> None:
+    message = "^the input is of type float64, but filters of complex64, as double"
+    with pytest.raises(NsoptError, match=message):
+        trace(awkward.Complex().double(), torch.randn(2, 3, 32, 32).double())
 
 
 def test_bad_calls_say_so() -> None:
