@@ -2,18 +2,20 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichBars
+from rich.segment import Segment
 from rich.table import Table
 
 from nsopt.errors import NsoptError
@@ -24,7 +26,33 @@ _SECONDS_BETWEEN_LINES = 5.0
 _NARROW = 80  # columns of a terminal
 _UNLIMITED = 10_000
 
-console = Console()
+# What steers a terminal or turns the direction of text; and halves of characters, which no stream
+# can write.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """`text` without characters that do something else than be read: it may come from a storage, a
+    file or another machine."""
+    return _UNPRINTABLE.sub("", text)
+
+
+class PlainConsole(Console):
+    """Prints text as it stands, but for unprintable characters; only `style` changes its looks."""
+
+    def __init__(self) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+console = PlainConsole()
 
 
 def is_narrow() -> bool:
@@ -41,7 +69,7 @@ def fits(table: Table) -> bool:
 def tell_what_is_fixed(summary: str) -> None:
     """Print what an architecture says of its fixed parts, if it has any."""
     if summary:
-        console.print(summary, highlight=False, markup=False)
+        console.print(summary)
 
 
 class LiveProgress:
@@ -69,7 +97,7 @@ class LiveProgress:
         self._bars.update(self._piece, advance=1, detail=escape(detail))
 
     def message(self, text: str) -> None:
-        self._bars.console.print(escape(text), highlight=False)
+        self._bars.console.print(text)
 
 
 class LineProgress:
@@ -98,7 +126,7 @@ class LineProgress:
             self.message(f"{step}, {detail}" if detail else step)
 
     def message(self, text: str) -> None:
-        print(text, flush=True)
+        print(printable(text), flush=True)
         self._told = time.monotonic()
 
 
@@ -145,7 +173,7 @@ def user_errors() -> Iterator[None]:
 
 
 def _stop(message: str) -> NoReturn:
-    print(" ".join(message.split()), file=sys.stderr)
+    print(printable(" ".join(message.split())), file=sys.stderr)
     raise SystemExit(_USER_ERROR) from None
 
 

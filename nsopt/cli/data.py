@@ -22,7 +22,7 @@ def list_names() -> None:
     from nsopt.data.registry import DESCRIPTIONS
 
     for name, description in DESCRIPTIONS.items():
-        console.print(f"{name:24} {description}", highlight=False, soft_wrap=True)
+        console.print(f"{name:24} {description}", soft_wrap=True)
 
 
 @app.command
@@ -32,7 +32,7 @@ def fetch(name: Name, *, data_dir: DataDir = Path("data")) -> None:
     from nsopt.data.registry import fetch_data
 
     fetch_data(name, data_dir)
-    console.print(f"{name} is in {data_dir}", highlight=False, soft_wrap=True)
+    console.print(f"{name} is in {data_dir}", soft_wrap=True)
 
 
 @app.command
@@ -46,6 +46,5 @@ def check(name: Name, *, data_dir: DataDir = Path("data"), image_size: ImageSize
     console.print(
         f"{data.name}: {len(data.train)} training, {validation}{len(data.test)} test images, "
         f"{len(data.classes)} classes, {data.channels}x{data.image_size}x{data.image_size}",
-        highlight=False,
         soft_wrap=True,
     )

@@ -1,5 +1,6 @@
 """`nsopt export`: a network that a study trained, as a file for other tools."""
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,26 +57,27 @@ def export(options: ExportOptions) -> None:
     from nsopt.cli.console import console, tell_what_is_fixed
     from nsopt.deployment.check import check_export
     from nsopt.deployment.export import export as write
+    from nsopt.errors import NsoptError
     from nsopt.files import check_writable
 
     check_writable(options.out.parent, "--out")
+    if options.out.is_dir():
+        raise NsoptError(f"--out {options.out} is a folder: name a file")
     network, fixed, test = _stored(options)
     tell_what_is_fixed(fixed)
-    unfinished = options.out.with_name(f"unfinished-{options.out.name}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    # A folder that only this user may enter: nobody can plant a link where the file is written.
+    with tempfile.TemporaryDirectory(prefix=".nsopt-", dir=options.out.parent) as folder:
+        unfinished = Path(folder) / options.out.name
         write(network, unfinished, options.format)
         if test is not None:
             check = check_export(network, unfinished, options.format, test)
             console.print(
                 f"test accuracy {check.exported:.2f} % of the file, {check.stored:.2f} % stored; "
                 f"logits differ from PyTorch's by {check.difference:.0e}",
-                highlight=False,
             )
         unfinished.replace(options.out)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    console.print(str(options.out), soft_wrap=True, highlight=False)
+    console.print(str(options.out), soft_wrap=True)
 
 
 def _stored(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]":

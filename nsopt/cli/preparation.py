@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from rich.markup import escape
+from rich.text import Text
 
 from nsopt.cli.console import console, tell_what_is_fixed
 from nsopt.cli.options import PlaceOptions, SizeOptions, TaskOptions
@@ -83,7 +83,7 @@ def announce(
     """Say what will run. verbose: with all settings; searches_only: without what nothing trains."""
     parts = ("search",) if searches_only else ("search", "training")
     question = "" if searches_only else f": {preset.question}"
-    console.print(f"[bold]{escape(task.name)}[/bold]{question}", highlight=False)
+    console.print(Text.assemble((task.name, "bold"), question))
     tell_what_is_fixed(task.arch.summary())
     search, training = task.settings.search, task.settings.training
     every = "batch" if search.prune_every == 1 else f"{search.prune_every} batches"
@@ -94,11 +94,11 @@ def announce(
         f"learning rate {training.lr:g}",
     }
     said = "; ".join(f"{part}: {in_short[part]}" for part in parts)
-    console.print(f"[dim]{said}[/dim]", highlight=False)
+    console.print(said, style="dim")
     for part in parts if verbose else ():
         values = getattr(task.settings, part).model_dump(exclude_none=True)
         shown = ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
-        console.print(f"[dim]{part}: {shown}[/dim]", highlight=False)
+        console.print(f"{part}: {shown}", style="dim")
 
 
 def _epochs(count: int) -> str:

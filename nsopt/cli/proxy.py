@@ -36,7 +36,7 @@ def proxy(options: ProxyOptions) -> None:
 
     def announce() -> None:
         address = f"grpc://{options.host}:{options.port}"
-        console.print(f"{hide_password(options.storage)} is served at {address}", highlight=False)
+        console.print(f"{hide_password(options.storage)} is served at {address}")
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     with storage_errors(options.storage):

@@ -44,4 +44,4 @@ def report(options: ReportOptions) -> None:
             results = read_results(url, name)
             page = write_report(results, options.out)
             tell_what_is_fixed(results.task.fixed)
-    console.print(str(page), soft_wrap=True, highlight=False)
+    console.print(str(page), soft_wrap=True)

@@ -54,7 +54,7 @@ def search(options: LawOptions = LawOptions()) -> None:
         with start_session(task, workspace, compute, progress) as session:
             found = continue_searches(session, {None: settings.search.iterations})
     _print_law(task.arch.layer_names, found[None][-1])
-    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True, highlight=False)
+    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
 
 
 def _print_law(layer_names: Sequence[str], iteration: "Iteration") -> None:

@@ -119,8 +119,8 @@ def study(options: StudyOptions = StudyOptions()) -> None:
             from nsopt.reports.dashboard import publish
 
             publish(results, workspace.url)
-    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True, highlight=False)
-    console.print(f"report:  {page}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
+    console.print(f"report:  {page}", soft_wrap=True)
 
 
 def _write_report(results: "Results", folder: "Path") -> str:
@@ -166,9 +166,9 @@ def _print_summary(results: "Results") -> None:
             table = _summary_table(results.name, names, rows)
     console.print(table)
     for verdict in answer(results):
-        console.print(str(verdict), highlight=False, markup=False)
+        console.print(str(verdict))
     for failure in results.failures.to_dict("records"):
-        console.print(f"failed: {failure['label']}: {failure['reason']}", markup=False)
+        console.print(f"failed: {failure['label']}: {failure['reason']}")
 
 
 def _summary_rows(results: "Results") -> list[dict[str, str]]:

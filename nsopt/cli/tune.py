@@ -101,7 +101,7 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
             study = run_tuning(tuning, workspace, progress)
         _publish(study, tuning.metric_names)
     _print_trials(study, tuning, hide_password(workspace.url))
-    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True, highlight=False)
+    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
 
 
 def _tune_curve(options: TuneOptions) -> None:
@@ -143,14 +143,13 @@ def _tune_curve(options: TuneOptions) -> None:
         _publish(study, [METRIC_NAME])
     _print_table(study, [METRIC_NAME])
     best = ", ".join(f"{name} {value:.2f}" for name, value in confirmation.parameters.items())
-    console.print(f"best: {best}; {confirmation}", highlight=False, soft_wrap=True)
+    console.print(f"best: {best}; {confirmation}", soft_wrap=True)
     console.print(
         f"use it: nsopt study --methods uniform,tuned --metric {metric.name} "
         f"--storage '{hide_password(workspace.url)}' and the options of the task",
-        highlight=False,
         soft_wrap=True,
     )
-    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True, highlight=False)
+    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
 
 
 def _publish(study: "Study", metric_names: "Sequence[str]") -> None:
@@ -193,11 +192,10 @@ def _print_trials(study: "Study", tuning: "Tuning", url: str) -> None:
 
     _print_table(study, tuning.metric_names)
     best = ", ".join(f"{name} {value:.4g}" for name, value in best_trial(study).params.items())
-    console.print(f"best: {best}", highlight=False)
+    console.print(f"best: {best}")
     console.print(
         f"use it: nsopt study --tuned-storage '{url}' --tuned {study.study_name}",
         soft_wrap=True,
-        highlight=False,
     )
 
 

@@ -11,6 +11,8 @@ from nsopt.cli.options import Count, CountFrom2, OptionalStorageUrl, SizeOptions
 from nsopt.experiments.processes import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from nsopt.models.architecture import Architecture
     from nsopt.scaling.law import ScalingLaw
     from nsopt.scaling.record import Iteration
@@ -128,6 +130,7 @@ def _law_and_network(
 def _stored(
     options: WidthsOptions, url: str
 ) -> "tuple[ScalingLaw, Architecture, Iteration | None]":
+    from nsopt.cli.console import console
     from nsopt.errors import NsoptError
     from nsopt.experiments.stored_law import stored_law
     from nsopt.experiments.tuned_law import tuned_verdict
@@ -148,7 +151,7 @@ def _stored(
             workspace, name, method, options.iteration, metric, options.arch
         )
         if method.needs_tuned_law and not options.as_json:
-            print(f"tuned: {tuned_verdict(workspace, name, metric)}")
+            console.print(f"tuned: {tuned_verdict(workspace, name, metric)}", soft_wrap=True)
     return law, arch, iteration
 
 
@@ -178,15 +181,17 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         table.add_row(ratio, *numbers, *factor, _shown_widths(row))
     console.print(table)
     if beyond:
-        console.print("[dim]record: how far beyond it the budget lies[/dim]")
+        console.print("record: how far beyond it the budget lies", style="dim")
     if any(row["widths_low"] for row in rows):
-        console.print("[dim]in brackets: between which 90 % of other searches' should lie[/dim]")
+        console.print("in brackets: between which 90 % of other searches' should lie", style="dim")
 
 
-def _shown_widths(row: dict[str, Any]) -> str:
+def _shown_widths(row: dict[str, Any]) -> "str | Text":
+    from rich.text import Text
+
     widths = " ".join(str(width) for width in row["widths"])  # a hyphen would not break lines
     if row["widths_low"] is None:
         return widths
     band = zip(row["widths_low"], row["widths_high"], strict=True)
     ranges = " ".join(f"{low}-{high}" for low, high in band)
-    return f"{widths}\n[dim]({ranges})[/dim]"
+    return Text.assemble(f"{widths}\n", (f"({ranges})", "dim"))

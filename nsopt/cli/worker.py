@@ -64,4 +64,4 @@ def worker(options: WorkerOptions) -> None:
             progress,
         )
     if not options.child:
-        console.print(f"trainings of {options.study} that were run here: {done}", highlight=False)
+        console.print(f"trainings of {options.study} that were run here: {done}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 
 from nsopt.compute.checkpoint import remove_checkpoints, remove_empty_folders
+from nsopt.errors import NsoptError
 from nsopt.storage.opening import ARTIFACTS, open_storage, storage_exists
 from nsopt.storage.urls import sqlite_path
 
@@ -44,7 +45,12 @@ class Workspace:
         return self.folder / ARTIFACTS
 
     def checkpoints(self, study: str) -> Path:
-        """Folder of the checkpoints of one study, by its name. Nobody else writes there."""
+        """Folder of the checkpoints of one study, by its name. Nobody else writes there.
+
+        NsoptError for a name, which may come from the storage, that leads out of the folder.
+        """
+        if ".." in Path(study).parts or Path(study).is_absolute():
+            raise NsoptError(f"the study {study!r} has no folder here: its name leads elsewhere")
         return self.folder / _CHECKPOINTS / study
 
     def clear(self, study: str) -> None:

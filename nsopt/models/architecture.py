@@ -45,6 +45,9 @@ class Architecture(Protocol):
     def check_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
         """`widths` as a tuple of ints; NsoptError if they cannot be those of a network."""
 
+    def shapes(self, widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """Of all tensors in the state of `build(widths)`, which is not built."""
+
     def cost(self, metric: str) -> CostModel:
         """Exact cost model for `params` or `macs` (of one example); for `latency`, the one it has
         from `with_latency`."""
@@ -120,6 +123,11 @@ class TableArchitecture:
         """`widths` as a tuple of ints; NsoptError if they cannot be those of a network."""
         return checked_widths(self, widths)
 
+    def shapes(self, widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """Of all tensors in the state of `build(widths)`, which is not built."""
+        with torch.device("meta"):
+            return shapes_of(self.build(widths).state_dict())
+
     def cost(self, metric: str) -> CostModel:
         """Exact cost model for `params` or `macs` (of one image); for `latency`, what it has."""
         if metric == "latency":
@@ -160,6 +168,11 @@ class TableArchitecture:
             if operation.name in modules and operation.name in sources:
                 copy_channels(operation, sources[operation.name], modules[operation.name], kept)
         return smaller
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes of named tensors."""
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def learned(name: str, latency: CostModel | None) -> CostModel:

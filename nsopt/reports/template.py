@@ -3,6 +3,7 @@
 `plotly-basic.min.js` is Plotly's own small bundle (MIT license), a quarter of the whole one.
 """
 
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -19,11 +20,12 @@ def render_template(name: str, title: str, **values: Any) -> str:
 
 
 def fragment(figure: go.Figure, key: str) -> str:
-    """A figure as a part of a page. key: ends its id."""
+    """A figure as a part of a page. key: any text, which ends its id."""
+    word = re.sub(r"[^\w-]", "_", key)
     html: str = figure.to_html(
         full_html=False,
         include_plotlyjs=False,
-        div_id=f"figure-{key}",
+        div_id=f"figure-{word}",
         config={
             "displaylogo": False,
             "displayModeBar": "hover",

@@ -1,17 +1,20 @@
 """A trained network as a file, with what it takes to use it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import nn
+from pydantic import InstanceOf, TypeAdapter
+from torch import Tensor, nn
 
 from nsopt.data.images import Splits
 from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture, shapes_of
 from nsopt.models.registry import stored_architecture
-from nsopt.storage.trials import Point
+from nsopt.storage.trials import LARGEST_WIDTH, Point
+from nsopt.storage.weights_file import read_weights
 from nsopt.training.loop import Outcome
 
 _PIXEL_RANGE = 255.0
@@ -40,7 +43,7 @@ class KeptNetwork:
     seed: int
     val_accuracy: float
     test_accuracy: float
-    model: nn.Module = field(repr=False)
+    model: InstanceOf[nn.Module] = field(repr=False)
 
     @classmethod
     def of(
@@ -73,12 +76,15 @@ class KeptNetwork:
     @property
     def content(self) -> dict[str, Any]:
         """What a file of it holds: facts and state."""
-        state = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
-        return self.facts | {"state": state}
+        state = {name: tensor.cpu().clone() for name, tensor in self.model.state_dict().items()}
+        return self.facts | {"state": state}  # cloned: shared tensors claim more than they hold
 
     def save(self, path: Path) -> None:
         """Write a file that `load_network` reads."""
         torch.save(self.content, path)
+
+
+_KEPT = TypeAdapter(KeptNetwork)
 
 
 def load_network(path: Path | str, arch: str | None = None) -> KeptNetwork:
@@ -92,21 +98,35 @@ def load_network(path: Path | str, arch: str | None = None) -> KeptNetwork:
     try:
         content = read_content(path)
         state = content.pop("state")
-        kept: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
-        }
-        channels, image_size, _ = kept["input_shape"]
-        family = stored_architecture(kept["arch"], arch, len(kept["classes"]), image_size, channels)
-        model = family.build(kept["widths"])
+        kept = _KEPT.validate_python(content | {"model": nn.Identity()})
+        channels, image_size, _ = kept.input_shape
+        family = stored_architecture(kept.arch, arch, len(kept.classes), image_size, channels)
+        _check_shapes(family, kept.widths, state)
+        model = family.build(kept.widths)
         model.load_state_dict(state)
-        return KeptNetwork(**kept, model=model.eval())
+        return replace(kept, model=model.eval())
     except NsoptError as error:
-        raise NsoptError(f"{path}: {error}") from None
+        raise NsoptError(f"no weights can be read from {path}: {error}") from None
     except OSError as error:
         raise NsoptError(f"no weights can be read from {path}: {error.strerror}") from None
     except Exception as error:  # whatever a foreign file makes torch raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NsoptError(f"{path} holds no weights that nsopt kept: {reason}") from None
+
+
+def _check_shapes(
+    family: Architecture, widths: tuple[int, ...], state: Mapping[str, Tensor]
+) -> None:
+    """NsoptError if a state is not that of a network of these widths, before that is built."""
+    if max(widths) > LARGEST_WIDTH:
+        raise NsoptError(f"a width of {max(widths)} is above {LARGEST_WIDTH}")
+    expected, found = family.shapes(widths), shapes_of(state)
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise NsoptError(
+                f"{name} has the shape {found.get(name)}, and {expected.get(name)} in a network of "
+                "the stored widths"
+            )
 
 
 def load_weights(path: Path | str, arch: str | None = None) -> nn.Module:
@@ -115,6 +135,5 @@ def load_weights(path: Path | str, arch: str | None = None) -> nn.Module:
 
 
 def read_content(path: Path | str) -> dict[str, Any]:
-    """The `content` of the network in a file."""
-    content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return dict(content)
+    """The `content` of the network in a file (`read_weights`)."""
+    return read_weights(Path(path))

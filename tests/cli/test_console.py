@@ -1,8 +1,21 @@
 """Progress in a pipe: lines now and then."""
 
-import pytest
+import signal
+from collections.abc import Callable
 
-from nsopt.cli.console import LineProgress
+import pytest
+from rich.progress import Progress as RichBars
+from rich.table import Table
+
+from nsopt.cli.console import (
+    LineProgress,
+    LiveProgress,
+    PlainConsole,
+    console,
+    tell_what_is_fixed,
+    user_errors,
+)
+from nsopt.errors import NsoptError
 
 
 @pytest.fixture
@@ -51,3 +64,56 @@ def test_who_works_for_another_tells_messages_alone(
     progress.advance("loss 1.000")
     progress.message("done")
     assert capsys.readouterr().out == "done\n"
+
+
+ESCAPES = "a\x1b]0;title\x07\x1b[31mb\x9b2Jc\u202ed\x7f\udc80e"
+LEFT = "a]0;title[31mb2Jcde"
+
+
+def table() -> Table:
+    rows = Table(ESCAPES, title=ESCAPES)
+    rows.add_row(ESCAPES)
+    return rows
+
+
+def fail() -> None:
+    with pytest.raises(SystemExit), user_errors():
+        raise NsoptError(ESCAPES)
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        lambda: console.print(ESCAPES),
+        lambda: console.print(ESCAPES, style="dim"),
+        lambda: console.print(table()),
+        lambda: tell_what_is_fixed(ESCAPES),
+        lambda: LineProgress(steps=True).message(ESCAPES),
+        fail,
+    ],
+    ids=["text", "styled", "table", "network", "message", "error"],
+)
+def test_no_text_steers_the_terminal(
+    show: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt = signal.getsignal(signal.SIGINT)
+    show()
+    signal.signal(signal.SIGINT, interrupt)
+    said = "".join(capsys.readouterr())
+    assert LEFT in said
+    assert set(said) & set(ESCAPES) <= set(LEFT)
+
+
+def test_text_with_brackets_is_printed_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print("[/x] [link=file:///]a[/link] :smile:")
+    assert capsys.readouterr().out == "[/x] [link=file:///]a[/link] :smile:\n"
+
+
+def test_a_bar_shows_text_as_it_stands() -> None:
+    terminal = PlainConsole()
+    with terminal.capture() as captured, RichBars(console=terminal) as bars:
+        progress = LiveProgress(bars)
+        progress.start(f"[/x] {ESCAPES}", 1)
+        progress.message(f"[/x] {ESCAPES}")
+    assert f"[/x] {LEFT}" in captured.get()
+    assert "\x1b]" not in captured.get()

@@ -316,3 +316,15 @@ def test_notes_tell_question_protocol_and_numbers(results: Results) -> None:
 def test_notes_escape_what_users_named(results: Results) -> None:
     assert "net-&lt;b&gt;data&lt;/b&gt;-smoke" in note(results, "uniform")
     assert "<b>" not in note(results, "uniform")
+
+
+def test_names_of_studies_add_no_code_to_the_page(results: Results) -> None:
+    trap = 'search-</script><script>alert(1)</script>" onclick="'
+    named = dataclasses.replace(
+        results,
+        outcomes=results.outcomes.replace({"method": {"neuralscale": trap}}),
+        searches={trap: results.searches["search"]},
+    )
+    page = render(named, [])
+    assert "<script>alert" not in page
+    assert '" onclick="' not in page

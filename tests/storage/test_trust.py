@@ -1,6 +1,7 @@
 """What a file or a storage of somebody else may do: name networks, but run no code."""
 
 import sqlite3
+import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
@@ -9,10 +10,11 @@ from typing import get_args
 
 import optuna
 import pytest
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.storage.artifacts import BestNetworks
+from nsopt.experiments.workspace import Workspace
 from nsopt.storage.kept import load_network
 from nsopt.storage.opening import open_storage
 from nsopt.tuning.curve import Sampler, make_sampler
@@ -48,15 +50,68 @@ def sprung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def planted(tmp_path: Path, golden: Path) -> str:
     """The URL of a storage whose studies are about the network `trap:spring`."""
+    return storage_about(TRAP, tmp_path, golden)
+
+
+def storage_about(arch: str, tmp_path: Path, golden: Path) -> str:
+    """The URL of a storage whose studies are about a network; one of it is kept."""
     script = (
-        (golden / "storage-0.1.0.sql").read_text().replace('"arch": "vgg11"', f'"arch": "{TRAP}"')
+        (golden / "storage-0.1.0.sql").read_text().replace('"arch": "vgg11"', f'"arch": "{arch}"')
     )
     with closing(sqlite3.connect(tmp_path / "study.db")) as connection:
         connection.executescript(script)
     url = f"sqlite:///{tmp_path / 'study.db'}"
     study = optuna.load_study(study_name=f"{PREFIX}/uniform", storage=open_storage(url))
-    BestNetworks(tmp_path / "artifacts").keep_if_best(study, replace(network(50.0), arch=TRAP))
+    (trial,) = study.trials
+    kept = replace(network(trial.values[0]), arch=arch)
+    file = tmp_path / f"{PREFIX}-uniform-{trial.user_attrs['budget']:g}-params.pt"
+    kept.save(file)
+    (tmp_path / "artifacts").mkdir()
+    store = FileSystemArtifactStore(tmp_path / "artifacts")
+    upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=study)
     return url
+
+
+def export(tmp_path: Path, golden: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """Of a network of `vgg11`, as weights, without a look at the images."""
+    url = storage_about("vgg11", tmp_path, golden)
+    return call_nsopt(
+        *("export", f"--storage={url}", f"--study={PREFIX}/uniform", f"--out={out}"),
+        *("--format=state_dict", "--unchecked"),
+    )
+
+
+def test_an_export_follows_no_link(tmp_path: Path, golden: Path) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "out"
+    victim.write_text("precious")
+    folder.mkdir()
+    for name in ("network.pt", "unfinished-network.pt"):
+        (folder / name).symlink_to(victim)
+    assert export(tmp_path, golden, folder / "network.pt").returncode == 0
+    assert victim.read_text() == "precious"
+    assert not (folder / "network.pt").is_symlink()
+    assert load_network(folder / "network.pt").arch == "vgg11"
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_an_export_needs_a_name(tmp_path: Path, golden: Path) -> None:
+    check(export(tmp_path, golden, tmp_path), "is a folder: name a file")
+
+
+def test_names_of_studies_do_not_steer_the_terminal(tmp_path: Path, golden: Path) -> None:
+    url = storage_about("vgg11", tmp_path, golden)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as connection, connection:
+        connection.execute("UPDATE studies SET study_name = '\x1b[31m' || study_name")
+    done = call_nsopt("worker", f"--storage={url}", "--study=other")
+    check(done, f"stored are [31m{PREFIX}")
+    assert "\x1b" not in done.stderr
+
+
+def test_names_of_studies_lead_to_no_other_folder(tmp_path: Path) -> None:
+    place = Workspace("sqlite://", tmp_path)
+    for name in ("vgg11-digits-../../../victim/uniform", "/victim", "../victim"):
+        with pytest.raises(NsoptError, match="has no folder here: its name leads elsewhere"):
+            place.checkpoints(name)
 
 
 def test_a_file_names_no_code_to_run(sprung: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.models.architecture import checked_widths, learned, relative_norms
+from nsopt.models.architecture import checked_widths, learned, relative_norms, shapes_of
 from nsopt.models.tracing.cost import Size, TracedCost
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
@@ -87,6 +87,11 @@ class TracedArchitecture:
             self._law.draw(model)
         start_norms(model)
         return model
+
+    def shapes(self, widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """Of all tensors in the state of `build(widths)`, which is not built."""
+        model = self.network.empty(np.array(self.check_widths(widths), np.int64), "meta")
+        return shapes_of(model.state_dict())
 
     def prune(self, model: nn.Module, kept: Sequence[Sequence[int]]) -> nn.Module:
         """A copy of `model`, a network of base widths, with the kept units of each group.

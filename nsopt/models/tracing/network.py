@@ -155,8 +155,9 @@ class TracedNetwork:
         outputs = self.run(model, trace, labels, self.trace.choices, same)
         self._check_outputs(outputs)
 
-    def empty(self, widths: Atoms) -> nn.Module:
-        """A network of other widths whose values are not there yet."""
+    def empty(self, widths: Atoms, device: str | None = None) -> nn.Module:
+        """A network of other widths whose values are not there yet. device: None for that of the
+        template; on `meta` it takes no memory."""
         sizes = self.family.sizes(widths)
         shapes = {
             name: [
@@ -165,7 +166,7 @@ class TracedNetwork:
             ]
             for name, tensor in tensors_of(self.template).items()
         }
-        return self._shaped(shapes)
+        return self._shaped(shapes, device)
 
     def check_widths(self, widths: Atoms) -> None:
         """TraceError if a network of these widths would not run, or have another output."""
@@ -178,11 +179,11 @@ class TracedNetwork:
         if outputs != self.outputs:
             raise TraceError(f"the output changes from {self.outputs} to {outputs}")
 
-    def _shaped(self, shapes: Mapping[str, Sequence[int]]) -> nn.Module:
+    def _shaped(self, shapes: Mapping[str, Sequence[int]], device: str | None = None) -> nn.Module:
         """A network whose values are not there yet."""
 
         def change(name: str, tensor: Tensor) -> Tensor:
-            return tensor.new_empty(shapes[name]) if tensor.ndim else tensor.clone()
+            return tensor.new_empty(shapes[name], device=device) if tensor.ndim else tensor.clone()
 
         model = replaced(self.template, change)
         describe_shapes(model, self.trace.group_sizes)

@@ -1,0 +1,133 @@
+"""Files of weights that somebody else may have written."""
+
+import os
+import resource
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import nsopt
+from nsopt.errors import NsoptError
+from nsopt.storage.kept import load_network
+from nsopt.storage.weights_file import read_weights
+from tests.storage.test_artifacts import network
+
+HUGE = (6000,) * 8
+_KIB = 1024
+_DEFLATED = zipfile.ZIP_DEFLATED
+
+
+def write(path: Path, **changes: Any) -> Path:
+    """A kept network in a file, with other content."""
+    torch.save(network(50.0).content | changes, path)
+    return path
+
+
+@pytest.fixture
+def little_memory() -> Any:
+    """No test here may take more than half a gigabyte."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**29 // _KIB
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_huge_widths_of_a_small_file_take_no_memory(tmp_path: Path) -> None:
+    path = write(tmp_path / "weights.pt", widths=list(HUGE))
+    with pytest.raises(NsoptError, match=r"weights.pt: .* has the shape .*, and .*6000.* in a net"):
+        load_network(path)
+    path = write(tmp_path / "weights.pt", widths=[10**12] * 8)
+    with pytest.raises(NsoptError, match="a width of 1000000000000 is above 65536"):
+        load_network(path)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_tensors_cannot_claim_more_than_the_file_holds(tmp_path: Path) -> None:
+    shapes = nsopt.get_architecture("vgg11").shapes(HUGE)
+    state = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
+    path = write(tmp_path / "weights.pt", widths=list(HUGE), state=state)
+    assert path.stat().st_size < 2**15
+    with pytest.raises(NsoptError, match="tensors claim more than the file holds"):
+        load_network(path)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_compressed_file_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "weights.pt", more=torch.zeros(2**25))
+    deflated = tmp_path / "deflated.pt"
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(deflated, "w", _DEFLATED) as packed:
+        for member in archive.infolist():
+            with archive.open(member) as source, packed.open(member.filename, "w") as target:
+                shutil.copyfileobj(source, target)
+    with pytest.raises(NsoptError, match=r"deflated.pt: it is compressed"):
+        load_network(deflated)
+
+
+def test_members_of_an_archive_cannot_share_their_bytes(tmp_path: Path) -> None:
+    path = write(tmp_path / "weights.pt")
+    with zipfile.ZipFile(path, "a") as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+        for number in range(1000):
+            shared = zipfile.ZipInfo(f"copy{number}")
+            shared.header_offset, shared.CRC = largest.header_offset, largest.CRC
+            shared.file_size = shared.compress_size = largest.file_size
+            archive.filelist.append(shared)
+        archive._didModify = True  # type: ignore[attr-defined]
+    with pytest.raises(NsoptError, match="it is compressed"):
+        load_network(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"budget": "large"},
+        {"widths": "wide"},
+        {"metric": ["params"]},
+        {"input_shape": [3, 32]},
+        {"input_shape": [3, 10**9, 10**9], "arch": "torchvision:squeezenet1_1"},
+        {"state": [1]},
+        {"classes": [[1]] * 10},
+        {"arch": None},
+    ],
+    ids=str,
+)
+def test_content_of_another_kind_is_one_line(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(NsoptError, match=r"weights\.pt") as caught:
+        load_network(write(tmp_path / "weights.pt", **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "weights.pt")
+    with pytest.raises(NsoptError, match="there is no such file"):
+        load_network(tmp_path / "weights.pt")
+
+
+def test_shared_tensors_are_kept_one_by_one(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    model[1].weight = model[0].weight
+    replace(network(50.0), model=model).save(tmp_path / "weights.pt")
+    state = read_weights(tmp_path / "weights.pt")["state"]
+    assert torch.equal(state["0.weight"], state["1.weight"])
+
+
+@pytest.mark.parametrize("name", nsopt.architectures())
+def test_shapes_are_those_of_the_network_that_is_built(name: str) -> None:
+    arch = nsopt.get_architecture(name)
+    base = [max(1, width // 32) for width in arch.base_widths]
+    for widths in (base, [5 + i % 3 for i in range(len(base))]):
+        built = arch.build(widths).state_dict()
+        assert arch.shapes(widths) == {name: tuple(t.shape) for name, t in built.items()}
+
+
+def test_shapes_of_a_traced_network() -> None:
+    layers = [nn.Conv2d(3, 8, 3, groups=1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 10)]
+    arch = nsopt.trace(nn.Sequential(*layers), torch.zeros(2, 3, 8, 8))
+    built = arch.build([5]).state_dict()
+    assert arch.shapes([5]) == {name: tuple(t.shape) for name, t in built.items()}
