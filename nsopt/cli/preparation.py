@@ -14,6 +14,7 @@ from nsopt.data.registry import load_source
 from nsopt.data.source import Source, Subset
 from nsopt.errors import NsoptError
 from nsopt.experiments.comparison import Size, sizes_of_budgets, sizes_of_ratios
+from nsopt.experiments.precision import with_precision
 from nsopt.experiments.presets import Preset, StudySettings, get_preset, override
 from nsopt.experiments.task import Task
 from nsopt.experiments.workspace import Workspace
@@ -21,7 +22,7 @@ from nsopt.files import check_writable
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import check_name, get_architecture
 from nsopt.scaling.metric import Metric, get_metric
-from nsopt.storage.opening import is_empty
+from nsopt.storage.opening import is_empty, storage_errors
 from nsopt.storage.urls import storage_file
 
 _RUNS = Path("runs")
@@ -63,7 +64,9 @@ def prepare(
             soft_wrap=True,
         )
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    return task, Workspace(url, folder, options.data_dir, workers)
+    workspace = Workspace(url, folder, options.data_dir, workers)
+    with storage_errors(url):
+        return with_precision(task, workspace), workspace
 
 
 def settings_of(preset: Preset, *changes: dict[str, dict[str, Any]]) -> StudySettings:

@@ -48,11 +48,12 @@ def search(options: LawOptions = LawOptions()) -> None:
     settings = settings_of(preset, changes(options.search, TrainingOptions(), options.sgd))
     task, workspace = prepare(options.task, options.place, settings)
     announce(task, preset, options.place.verbose, searches_only=True)
-    compute = resolve_compute(settings.search.device, settings.search.precision)
+    own = task.settings.search
+    compute = resolve_compute(own.device, own.precision)
     with storage_errors(workspace.url), live_progress() as progress:
         task = with_latency_if_needed(task, PARAMS, (), workspace, progress)
         with start_session(task, workspace, compute, progress) as session:
-            found = continue_searches(session, {None: settings.search.iterations})
+            found = continue_searches(session, {None: own.iterations})
     _print_law(task.arch.layer_names, found[None][-1])
     console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
 

@@ -124,7 +124,7 @@ def _tune_curve(options: TuneOptions) -> None:
     settings = settings_of(preset, own, _one_pretraining(options.pretrain_epochs))
     epochs = options.training.epochs or max(1, settings.training.epochs // 2)
     task, workspace = prepare(options.task, options.place, settings)
-    shown_as = override(settings, {"training": {"epochs": epochs}})
+    shown_as = override(task.settings, {"training": {"epochs": epochs}})
     announce(replace(task, settings=shown_as), preset, options.place.verbose)
     with storage_errors(workspace.url):
         with live_progress() as progress:
