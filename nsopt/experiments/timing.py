@@ -150,8 +150,8 @@ def _known_latencies(
     known = {}
     for study in session.studies().values():
         for found in schema.read_latencies(study):
-            widths = tuple(int(width) for width in found.pop("widths").split("-"))
-            if conditions.items() <= found.items():
+            if conditions.items() <= found.items():  # else it may be of a version without `widths`
+                widths = tuple(int(width) for width in found.pop("widths").split("-"))
                 known[widths] = Latency(**found)
     return known
 
