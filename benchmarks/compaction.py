@@ -19,6 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 from benchmarks.common import filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute, wait_for
 from nsopt.compute.memory import memory_kept
+from nsopt.compute.placement import place_images
 from nsopt.kernels.swap import fast_kernels
 from nsopt.models.registry import table_architecture
 from nsopt.pruning.engine import Plan, ShrinkingNetwork
@@ -40,7 +41,7 @@ def time_pieces(name: str, batch: int, steps: int, batches: int, device: str) ->
         device=device,
     )
     compute = resolve_compute(device, "auto")
-    splits = random_images(10 * batch).split(0.1).to(compute.device)
+    splits = place_images(random_images(10 * batch).split(0.1), compute)
 
     def timed(work: Any) -> float:
         start = time.perf_counter()

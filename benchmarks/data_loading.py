@@ -16,6 +16,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 import nsopt
 from benchmarks.common import random_images, show
 from nsopt.compute.device import describe_device, place, resolve_compute, wait_for
+from nsopt.compute.placement import place_images
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.scaling.law import floor_widths
 from nsopt.training.step import sgd, train_step
@@ -35,7 +36,7 @@ def main() -> None:
     arch = nsopt.get_architecture("vgg11")
     model = place(arch.build(floor_widths(0.25, arch.base_widths)), compute.device)
     optimizer = sgd(model, lr=0.01, momentum=0.5, weight_decay=0)
-    splits = random_images(_IMAGES).split(0.1).to(compute.device)
+    splits = place_images(random_images(_IMAGES).split(0.1), compute)
     source = TrainingBatches(splits, _BATCH, seed=0)
 
     def load_only() -> float:

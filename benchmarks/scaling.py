@@ -17,6 +17,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 from benchmarks.common import filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute, wait_for
+from nsopt.compute.placement import place_images
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
@@ -39,7 +40,7 @@ def run_search(
         device=device,
     )
     compute = resolve_compute(device, "auto")
-    splits = random_images(10 * batch).split(0.1).to(compute.device)
+    splits = place_images(random_images(10 * batch).split(0.1), compute)
     start = time.perf_counter()
     trajectory = iterative_prune(
         arch, arch.base_widths, Classification(splits), settings, compute, Silent()

@@ -23,6 +23,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 from benchmarks.common import StageTimes, filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute, wait_for
+from nsopt.compute.placement import place_images
 from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
@@ -79,7 +80,7 @@ def run_reference(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
     settings = protocol.settings
     compute = resolve_compute(settings.device, "fp32")
     data = protocol.images()
-    splits = data.split(settings.val_fraction).to(compute.device)
+    splits = place_images(data.split(settings.val_fraction), compute)
     arch = table_architecture(protocol.arch, len(data.classes))
     with seeded(settings.seed, compute.device):
         search = masked_search.gated(arch, arch.base_widths, device=compute.device)
@@ -100,7 +101,7 @@ def run_engine(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
     settings = protocol.settings
     compute = resolve_compute(settings.device, settings.precision)
     data = protocol.images()
-    splits = data.split(settings.val_fraction).to(compute.device)
+    splits = place_images(data.split(settings.val_fraction), compute)
     arch = table_architecture(protocol.arch, len(data.classes))
     clock = StageTimes()
     with profile(enabled=profiled) as profiler:

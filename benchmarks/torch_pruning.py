@@ -24,6 +24,7 @@ import torch
 import nsopt
 from benchmarks.common import StageTimes, filters_per_step, in_new_process, show
 from nsopt.compute.device import describe_device, resolve_compute
+from nsopt.compute.placement import place_images
 from nsopt.compute.random_state import seeded
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData
@@ -49,7 +50,7 @@ def prune_with_nsopt(word: str, data: ImageData, settings: SearchSettings) -> di
     """Seconds to the target size and to the end, and the law's widths at the target."""
     arch = architecture(word, data)
     compute = resolve_compute("auto", "auto")
-    splits = data.split(settings.val_fraction).to(compute.device)
+    splits = place_images(data.split(settings.val_fraction), compute)
     clock = StageTimes()
     start = time.perf_counter()
     trajectory = iterative_prune(
@@ -74,8 +75,8 @@ def prune_with_torch_pruning(
     import torch_pruning  # noqa: PLC0415  (optional)
 
     arch = architecture(word, data)
-    device = resolve_compute("auto", "fp32").device
-    splits = data.split(settings.val_fraction).to(device)
+    compute = resolve_compute("auto", "fp32")
+    device, splits = compute.device, place_images(data.split(settings.val_fraction), compute)
     with seeded(settings.seed, device):
         model = arch.build(arch.base_widths).to(device).train()
     last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]

@@ -25,6 +25,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 import nsopt
 from benchmarks.common import filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute
+from nsopt.compute.placement import place_images
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
@@ -52,7 +53,7 @@ def speed(name: str, traced: bool, steps: int, batch: int, every: int) -> tuple[
     trajectory = iterative_prune(
         arch,
         arch.base_widths,
-        Classification(splits.to(compute.device)),
+        Classification(place_images(splits, compute)),
         settings,
         compute,
         Silent(),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nsopt.compute.out_of_memory import memory_for
 from nsopt.errors import NsoptError
 from nsopt.files import remove_unfinished, write_whole
 from nsopt.settings import differences
@@ -59,7 +60,8 @@ class Checkpoint:
                 f"checkpoint {self._path} was written by other settings ({'; '.join(found)}): "
                 "repeat those, or delete it to start over"
             )
-        moved: State = _moved(state, device)
+        with memory_for(device, f"checkpoint {self._path}"):
+            moved: State = _moved(state, device)
         return moved
 
     def save_when_due(self, state: Callable[[], State]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nsopt.compute.device_lock import DeviceLock
+from nsopt.compute.out_of_memory import memory_for
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.settings import Precision
 
@@ -64,14 +65,15 @@ class Compute:
 def resolve_compute(device: str, precision: str) -> Compute:
     """The device and precision to use; `auto` takes CUDA, and bfloat16, where there is any.
 
-    Raises NsoptError for a device that is unknown or not here.
+    Raises NsoptError for a device that is unknown or not here, OutOfMemoryError for a full one.
     """
     if precision not in get_args(Precision):
         raise unknown_name("precision", precision, get_args(Precision))
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         chosen = torch.device(name)
-        torch.empty(1, device=chosen)
+        with memory_for(chosen, "a single tensor"):
+            torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError):
         here = "cpu" + "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
         raise NsoptError(
@@ -131,8 +133,12 @@ def wait_for(device: torch.device) -> None:
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:
-    """`model` on `device`, its convolutions laid out channels last, which is faster on all."""
-    return model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    """`model` on `device`, its convolutions laid out channels last, which is faster on all.
+
+    Raises OutOfMemoryError if it does not fit.
+    """
+    with memory_for(device, "the network"):
+        return model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def _multiplies_bf16(device: torch.device) -> bool:

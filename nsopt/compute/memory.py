@@ -1,4 +1,4 @@
-"""Memory of tensors: kept between the steps of a training, and what is said where it ends."""
+"""Memory of tensors on the CPU, kept between the steps of a training."""
 
 import ctypes
 import platform
@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-
-from nsopt.errors import OutOfMemoryError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # parameters of glibc's mallopt(3)
 _NEVER = -1
@@ -43,27 +41,6 @@ def memory_kept(device: torch.device) -> Iterator[None]:
         for parameter, value in _USUAL.items():
             libc.mallopt(parameter, value)
         libc.malloc_trim(0)
-
-
-@contextmanager
-def explain_out_of_memory(batch_size: int) -> Iterator[None]:
-    """Turn running out of memory into an OutOfMemoryError that names a batch size to try."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        smaller = max(2, batch_size // 2)
-        raise OutOfMemoryError(
-            f"out of memory with batches of {batch_size}: try --batch-size {smaller}"
-        ) from None
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return "can't allocate memory" in text or "not enough memory" in text
 
 
 def _glibc() -> ctypes.CDLL:

@@ -17,8 +17,9 @@ class TrainingBatches:
     """Epoch after epoch of shuffled, cropped and mirrored batches of the training set.
 
     resized_crop: the smallest area of random resized crops; None moves images by up to 4 pixels.
-    Everything random follows from `seed`; it is drawn on the CPU once an epoch and then lies where
-    the images are. A last batch of one image is left out: BatchNorm cannot train on it.
+    Batches are made on the device of the splits' `mean`, whether the images lie there or not.
+    Everything random follows from `seed` and is drawn on the CPU once an epoch. A last batch of one
+    image is left out: BatchNorm cannot train on it.
     """
 
     def __init__(
@@ -39,13 +40,13 @@ class TrainingBatches:
         start = self._position * self._batch_size
         here = slice(start, start + self._batch_size)
         self._position += 1
-        rows, train = self._order[here], self._splits.train
-        images, flipped = train.pixels(rows), self._flipped[here]
+        images, labels = self._splits.train.batch(self._order[here], self._splits.mean.device)
+        flipped = self._flipped[here]
         if self._windows is None:
             images = crop_and_mirror(images, self._top[here], self._left[here], flipped)
         else:
             images = resized_crops(images, self._windows[here], flipped)
-        return normalise(images, self._splits), train.labels[rows]
+        return normalise(images, self._splits), labels
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on with the next batch."""
@@ -60,9 +61,10 @@ class TrainingBatches:
     def _start_epoch(self) -> None:
         self._epoch_start = self._generator.get_state()
         self._position = 0
-        count, device = len(self._splits.train), self._splits.train.labels.device
+        count, device = len(self._splits.train), self._splits.mean.device
         generator = self._generator
-        self._order = torch.randperm(count, generator=generator).to(device)
+        order = torch.randperm(count, generator=generator)
+        self._order = order.to(self._splits.train.labels.device)
         self._top = torch.randint(2 * _PADDING + 1, (count,), generator=generator).to(device)
         self._left = torch.randint(2 * _PADDING + 1, (count,), generator=generator).to(device)
         mirrored = torch.rand(count, generator=generator) < 0.5

@@ -52,6 +52,11 @@ class ImageSet:
         """The images at these places, uint8 (B, C, H, W)."""
         return self.stored[where if self.rows is None else self.rows[where]]
 
+    def batch(self, where: slice | Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Images uint8 (B, C, H, W) and labels int64 (B,) at these places, on `device`; where they
+        lie on the CPU, nothing waits for the copy to a GPU."""
+        return _copied(self.pixels(where), device), _copied(self.labels[where], device)
+
     def parts(self, at_once: int = _IMAGES_AT_ONCE) -> Iterator[Tensor]:
         """The images in order, few at a time."""
         for start in range(0, len(self), at_once):
@@ -196,7 +201,7 @@ class ImageData:
 class Splits:
     """What training, selection and reporting see.
 
-    mean, std: (C,), of the training pixels.
+    mean, std: (C,), of the training pixels, on the device that batches are made on.
     """
 
     train: ImageSet
@@ -205,17 +210,6 @@ class Splits:
     mean: Tensor
     std: Tensor
     mirror: bool
-
-    def to(self, device: torch.device) -> Self:
-        """A copy on `device`."""
-        return type(self)(
-            train=self.train.to(device),
-            validation=self.validation.to(device),
-            test=self.test.to(device),
-            mean=self.mean.to(device),
-            std=self.std.to(device),
-            mirror=self.mirror,
-        )
 
     def with_train_images(self, count: int | None) -> Self:
         """These splits with only about `count` training images, the first ones, as many of every
@@ -238,6 +232,12 @@ class Splits:
             "validation_crc32": _checksum(self.validation),
             "test_crc32": _checksum(self.test),
         }
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def _checksum(images: ImageSet) -> int:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from nsopt.compute.device import resolve_compute
+from nsopt.compute.device import Compute, resolve_compute
+from nsopt.compute.placement import place_images
 from nsopt.data.images import ImageData, Splits
 from nsopt.descent.iterations import descend
 from nsopt.errors import NsoptError
@@ -61,19 +61,17 @@ def search(
     """
     settings = settings or SearchSettings()
     compute = resolve_compute(settings.device, settings.precision)
-    supervision = _supervision(data, settings, loader, loss, compute.device)
+    supervision = _supervision(data, settings, loader, loss, compute)
     iterations = descend(
         arch, supervision, settings, (), compute, progress or Silent(), checkpoint, start
     )
     return SearchResult(tuple(iterations))
 
 
-def images_of_search(
-    splits: Splits, settings: SearchSettings, device: torch.device
-) -> Classification:
-    """What a search sees of `splits`, on `device`."""
+def images_of_search(splits: Splits, settings: SearchSettings, compute: Compute) -> Classification:
+    """What a search sees of `splits`, for networks on the device of `compute`."""
     some = splits.with_train_images(settings.search_images)
-    return Classification(some.to(device), settings.resized_crop)
+    return Classification(place_images(some, compute), settings.resized_crop)
 
 
 def _supervision(
@@ -81,14 +79,14 @@ def _supervision(
     settings: SearchSettings,
     loader: Iterable[Any] | None,
     loss: Loss | None,
-    device: torch.device,
+    compute: Compute,
 ) -> Supervision:
     if (data is None) == (loader is None) or (loader is None) != (loss is None):
         raise NsoptError("search needs data=..., or loader=... and loss=... together")
     if data is not None:
-        return images_of_search(data.split(settings.val_fraction), settings, device)
+        return images_of_search(data.split(settings.val_fraction), settings, compute)
     if settings.search_images is not None:
         raise NsoptError("search_images= needs data=...: a loader decides which images there are")
     assert loader is not None
     assert loss is not None
-    return OwnBatches(loader, loss, device)
+    return OwnBatches(loader, loss, compute.device)

@@ -71,7 +71,7 @@ def descend_task(
     if settings.val_fraction != task.settings.training.val_fraction:
         splits = task.data.split(settings.val_fraction)
     own = replace(resolve_compute(settings.device, settings.precision), lock=session.compute.lock)
-    images = images_of_search(splits, settings, own.device)
+    images = images_of_search(splits, settings, own)
     return descend(
         task.arch, images, settings, history, own, session.progress, checkpoint, None, pretrained
     )

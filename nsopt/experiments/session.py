@@ -10,6 +10,7 @@ from optuna.study import Study
 from torch import nn
 
 from nsopt.compute.device import Compute
+from nsopt.compute.placement import place_images
 from nsopt.compute.sharing import sharing
 from nsopt.data.images import Splits
 from nsopt.experiments.task import Task, with_stored_latency
@@ -35,8 +36,8 @@ class Session:
 
     @cached_property
     def splits(self) -> Splits:
-        """The images that trainings see, on the device."""
-        return self.task.splits.to(self.compute.device)
+        """The images that trainings see, from `place_images`."""
+        return place_images(self.task.splits, self.compute)
 
     def studies(self) -> dict[str, Study]:
         """Return the stored studies of the task, by method or kind of search."""

@@ -12,6 +12,7 @@ import torch
 
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.memory import memory_kept
+from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.sharing import sharing
 from nsopt.data.cache import cache_folder
 from nsopt.errors import NsoptError
@@ -84,8 +85,8 @@ def latency_model(
         if known is not None:
             _warn_if_flat(arch, known, progress)
             return known
-            return known
-        model, busy = _measured(arch, _structure(arch), compute.device, progress)
+        with memory_for(compute.device, f"timing batches of {BATCH_SIZE}"):
+            model, busy = _measured(arch, _structure(arch), compute.device, progress)
     _warn_if_flat(arch, model, progress)
     if busy:
         progress.message(_BUSY)

@@ -22,7 +22,8 @@ from nsopt.compute.device import (
     resolve_compute,
     wait_for,
 )
-from nsopt.compute.memory import explain_out_of_memory, memory_kept
+from nsopt.compute.memory import memory_kept
+from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError
 
@@ -111,10 +112,14 @@ def measure_latencies(
     if warmup < 0 or batch_size < 1 or not 1 <= rounds <= repeats:
         raise NsoptError("latency needs repeats >= rounds >= 1, batch_size >= 1 and warmup >= 0")
     where = resolve_compute(device, "fp32").device
-    copies = [place(copy.deepcopy(model), where).eval() for model in models]
-    milliseconds = np.zeros((len(copies), rounds, repeats // rounds))
-    waited = np.zeros(len(copies))
-    with explain_out_of_memory(batch_size), memory_kept(where), garbage_kept():
+    milliseconds = np.zeros((len(models), rounds, repeats // rounds))
+    waited = np.zeros(len(models))
+    with (
+        memory_for(where, f"timing batches of {batch_size}"),
+        memory_kept(where),
+        garbage_kept(),
+    ):
+        copies = [place(copy.deepcopy(model), where).eval() for model in models]
         images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
         images = images.to(where, memory_format=torch.channels_last)
         for turn in range(rounds):

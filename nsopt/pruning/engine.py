@@ -15,7 +15,8 @@ from torch import nn
 from torch.profiler import record_function
 
 from nsopt.compute.device import Compute, place
-from nsopt.compute.memory import explain_out_of_memory, memory_kept
+from nsopt.compute.memory import memory_kept
+from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import OwnRandomState
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.kernels.swap import fast_kernels
@@ -56,7 +57,7 @@ def iterative_prune(
     same result. start: a network of `widths` to begin with, by default a freshly initialised one.
     """
     with (
-        explain_out_of_memory(settings.batch_size),
+        explain_out_of_memory(compute.device, supervision.batch_size(settings.batch_size)),
         compute.computing(),
         memory_kept(compute.device),
         ExitStack() as kernels,

@@ -4,22 +4,33 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nsopt.compute.device import Compute
+from nsopt.compute.out_of_memory import (
+    give_cached_memory_back,
+    is_out_of_memory,
+    no_memory_for,
+)
 from nsopt.data.augmentation import normalise
 from nsopt.data.images import ImageSet, Splits
+from nsopt.errors import OutOfMemoryError
 
 _BATCH = 500
 
 
 class Evaluation:
-    """Counts the images that a network gets right, batch by batch."""
+    """Counts the images that a network gets right, batch by batch.
+
+    A batch that does not fit the device is halved, for good: how many are right does not depend on
+    it.
+    """
 
     def __init__(self, images: ImageSet, splits: Splits, compute: Compute) -> None:
         self._images = images
         self._splits = splits
         self._compute = compute
+        self._batch = min(_BATCH, len(images))
         self.start_over()
 
     def start_over(self) -> None:
@@ -39,14 +50,31 @@ class Evaluation:
 
     @torch.no_grad()
     def advance(self, model: nn.Module) -> None:
-        """Evaluate `model` on the next batch."""
+        """Evaluate `model` on the next batch. OutOfMemoryError if not even one image fits."""
         model.eval()
-        here = slice(self._done, self._done + _BATCH)
-        images, labels = self._images.pixels(here), self._images.labels[here]
-        with self._compute.autocast():
-            logits = model(normalise(images, self._splits))
-        self._correct += (logits.argmax(dim=1) == labels).sum()
-        self._done += len(labels)
+        device = self._compute.device
+        while (right := self._right(model)) is None:
+            give_cached_memory_back(device)
+            if self._batch == 1:
+                raise OutOfMemoryError(no_memory_for(device, "evaluating a single image"))
+            self._batch //= 2
+        self._correct += right.sum()
+        self._done += len(right)
+
+    def _right(self, model: nn.Module) -> Tensor | None:
+        """Which images of the next batch are right, bool (B,); None if it does not fit."""
+        device = self._compute.device
+        here = slice(self._done, self._done + self._batch)
+        try:
+            images, labels = self._images.batch(here, device)
+            with self._compute.autocast():
+                logits = model(normalise(images, self._splits))
+            right: Tensor = logits.argmax(dim=1) == labels
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error, device):
+                raise
+            return None
+        return right
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on with the next batch."""

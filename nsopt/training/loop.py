@@ -13,7 +13,9 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from nsopt.compute.checkpoint import Checkpoint, State
 from nsopt.compute.device import Compute, place, resolve_compute, wait_for
-from nsopt.compute.memory import explain_out_of_memory, memory_kept
+from nsopt.compute.memory import memory_kept
+from nsopt.compute.out_of_memory import explain_out_of_memory
+from nsopt.compute.placement import place_images
 from nsopt.compute.random_state import OwnRandomState, seeded
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData, Splits
@@ -100,7 +102,7 @@ def train(
     not fit the device, NsoptError for a checkpoint of another training.
     """
     compute = resolve_compute(settings.device, settings.precision)
-    splits = data.split(settings.val_fraction).to(compute.device)
+    splits = place_images(data.split(settings.val_fraction), compute)
     return train_configuration(
         arch,
         arch.check_widths(widths),
@@ -128,13 +130,13 @@ def train_configuration(
 ) -> Outcome:
     """Train the network of `widths`, as every training of nsopt is run.
 
-    splits: on the device of `compute`; checkpoint: as for `train`; task: its name for `progress`;
+    splits: from `place_images`; checkpoint: as for `train`; task: its name for `progress`;
     start: makes the network that training begins with, by default a freshly initialised one.
     `after_epoch` gets the epochs so far, and may end the training for good by an exception.
     """
     identity = training_identity(arch, widths, splits, settings) if checkpoint else {}
     file = Checkpoint(checkpoint, identity | {"format": _FORMAT})
-    with explain_out_of_memory(settings.batch_size), compute.computing():
+    with explain_out_of_memory(compute.device, settings.batch_size), compute.computing():
         saved = file.load(compute.device)
         with seeded(settings.seed, compute.device):
             model = place(start() if start else arch.build(widths), compute.device)

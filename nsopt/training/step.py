@@ -10,7 +10,7 @@ from torch.profiler import record_function
 from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.device import Compute, place
-from nsopt.compute.memory import explain_out_of_memory
+from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import seeded
 from nsopt.models.architecture import Architecture
 from nsopt.training.supervision import Loss
@@ -69,7 +69,7 @@ def probe_memory(
 ) -> None:
     """Run one training step's forward and backward pass; OutOfMemoryError if it does not fit."""
     with (
-        explain_out_of_memory(batch_size),
+        explain_out_of_memory(compute.device, batch_size),
         compute.computing(),
         seeded(0, compute.device),
     ):

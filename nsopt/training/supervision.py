@@ -37,6 +37,9 @@ class Supervision(Protocol):
 
     def batches(self, batch_size: int, seed: int) -> Batches: ...
 
+    def batch_size(self, asked: int) -> int | None:
+        """Of its batches where `asked` are asked for; None if it decides that on its own."""
+
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """Of one batch, a mean over its examples; outputs are float32 or wider."""
 
@@ -53,6 +56,9 @@ class Classification:
 
     def batches(self, batch_size: int, seed: int) -> TrainingBatches:
         return TrainingBatches(self.splits, batch_size, seed, self.resized_crop)
+
+    def batch_size(self, asked: int) -> int:
+        return asked
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(outputs, targets)
@@ -86,6 +92,9 @@ class OwnBatches:
     def batches(self, batch_size: int, seed: int) -> Batches:
         return _LoaderBatches(self.loader, seed, self.device)
 
+    def batch_size(self, asked: int) -> None:
+        return None
+
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         value = self.own_loss(outputs, targets)
         if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
@@ -117,8 +126,12 @@ class _LoaderBatches:
         batch = self._read()
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise NsoptError("every batch of the loader must be a pair of inputs and targets")
-        inputs, targets = tree_map_only(Tensor, lambda t: t.to(self._device), tuple(batch))
+        inputs, targets = tree_map_only(Tensor, self._moved, tuple(batch))
         return inputs, targets
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """On the device; the copy of a pinned one is not waited for."""
+        return tensor.to(self._device, non_blocking=tensor.is_pinned())
 
     def state(self) -> dict[str, Any]:
         return {"epoch_start": self._epoch_start, "position": self._position}

@@ -39,6 +39,27 @@ def examples() -> TensorDataset:
     return TensorDataset(images, (images[:, 0] > 0.5).long())
 
 
+class PinnedTensor(Tensor):
+    """One that says it lies in pinned memory, and notes whether its copy is waited for."""
+
+    waited: bool | None = None
+
+    def is_pinned(self, device: Any = None) -> bool:
+        return True
+
+    def to(self, *_: Any, non_blocking: bool = False) -> Tensor:  # type: ignore[override]
+        self.waited = not non_blocking
+        return torch.zeros(self.shape)
+
+
+def test_only_copies_of_pinned_tensors_are_not_waited_for() -> None:
+    pinned = torch.rand(2, 3).as_subclass(PinnedTensor)
+    other = torch.rand(2, 3).as_subclass(PinnedTensor)
+    other.is_pinned = lambda device=None: False  # type: ignore[method-assign]
+    OwnBatches([((pinned, other), [])], functional.mse_loss, CPU).batches(1, seed=0).next()
+    assert (pinned.waited, other.waited) == (False, True)
+
+
 def loader() -> DataLoader[tuple[Tensor, ...]]:
     return DataLoader(examples(), batch_size=16, shuffle=True)
 

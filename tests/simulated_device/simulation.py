@@ -59,12 +59,14 @@ class Event:
 class SimulatedDevices:
     """What `simulated` gives.
 
-    generators: of the devices, one each; largest: bytes of the largest tensor that fits a device.
+    generators: of the devices, one each; largest: bytes of the largest tensor that fits a device;
+    free: bytes that it says it has.
     """
 
     name: Name
     generators: tuple[torch.Generator, ...]
     largest: int = sys.maxsize
+    free: int = 2**40
     events: list[Event] = field(default_factory=list)
 
     def note(self, kind: Kind) -> None:
@@ -299,6 +301,8 @@ def _runtime(devices: SimulatedDevices) -> Iterator[None]:
             get_device_capability=lambda device=None: (9, 0),
             is_bf16_supported=lambda *_, **__: True,
             synchronize=wait,
+            mem_get_info=lambda device=None: (devices.free, devices.free),
+            empty_cache=_nothing,
         ),
         instead(
             torch._C,
@@ -310,6 +314,9 @@ def _runtime(devices: SimulatedDevices) -> Iterator[None]:
             is_available=lambda: not is_cuda,
             _get_default_mps_generator=lambda: devices.generators[0],
             synchronize=wait,
+            recommended_max_memory=lambda: devices.free,
+            driver_allocated_memory=lambda: 0,
+            empty_cache=_nothing,
         ),
         instead(
             torch.accelerator,

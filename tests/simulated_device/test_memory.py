@@ -2,21 +2,33 @@
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
 
-from nsopt.compute.device import Compute, resolve_compute
+from nsopt.compute.checkpoint import Checkpoint
+from nsopt.compute.device import Compute, place, resolve_compute
 from nsopt.compute.device_lock import DeviceLock
+from nsopt.compute.out_of_memory import is_out_of_memory
+from nsopt.compute.placement import place_images
 from nsopt.data.images import ImageData
+from nsopt.errors import OutOfMemoryError
+from nsopt.latency.measure import measure_latency
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
+from nsopt.training.evaluation import Evaluation
 from nsopt.training.loop import train_configuration
 from nsopt.training.settings import TrainSettings
-from nsopt.training.supervision import Classification
+from nsopt.training.supervision import Classification, OwnBatches
 from tests.simulated_device.simulation import SimulatedDevices
 
 SHORT = TrainSettings(epochs=2, batch_size=128, lr=0.05, device="cuda", precision="fp32")
@@ -28,17 +40,17 @@ def tiny(narrow: TableArchitecture) -> TableArchitecture:
 
 
 @pytest.fixture
-def compute(cuda: SimulatedDevices, tmp_path: Path) -> Compute:
+def compute(cuda: SimulatedDevices, tmp_path: Path) -> Iterator[Compute]:
     """A device that is shared with processes that do nothing now."""
-    return Compute(
-        resolve_compute("cuda", "fp32").device, bf16=False, lock=DeviceLock(tmp_path, "cuda")
-    )
+    with closing(DeviceLock(tmp_path, "cuda")) as lock:
+        yield dataclasses.replace(resolve_compute("cuda", "fp32"), lock=lock)
 
 
 def test_a_shared_device_is_not_waited_for_after_every_batch(
     tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
 ) -> None:
-    splits = digits.split(0.1).to(compute.device)
+    splits = place_images(digits.split(0.1), compute)
+    cuda.events.clear()
     train_configuration(tiny, tiny.base_widths, splits, SHORT, compute, Silent(), None)
     trained = len(cuda.places("wait"))
     settings = SearchSettings(pretrain_epochs=9, batch_size=128)
@@ -55,3 +67,103 @@ def test_a_shared_device_is_not_waited_for_after_every_batch(
         )
     assert trained <= 2
     assert len(cuda.places("wait")) - trained <= 1
+
+
+def test_an_evaluation_takes_batches_that_fit(
+    tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
+) -> None:
+    """Of its 100 images 25 fit; a training with batches of 16 does not notice."""
+    few = place_images(digits.split(0.1).with_train_images(40), compute)
+    settings = SHORT.updated(batch_size=16, epochs=1)
+    train = partial(train_configuration, tiny, tiny.base_widths, few, settings, compute, Silent())
+    expected = train(None)
+    cuda.largest = 26 * 4 * 32 * 32 * 4
+    assert train(None).epochs == expected.epochs
+
+
+def test_where_not_one_image_fits_no_batch_size_is_advised(
+    tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
+) -> None:
+    splits = place_images(digits.split(0.1), compute)
+    model = place(tiny.build(tiny.base_widths), compute.device)
+    evaluation = Evaluation(splits.test, splits, compute)
+    cuda.largest = 1000
+    with pytest.raises(OutOfMemoryError, match="cuda has no memory left for evaluating a single"):
+        evaluation.advance(model)
+
+
+@pytest.mark.parametrize("resized_crop", [None, 0.4])
+def test_numbers_are_the_same_wherever_images_lie(
+    tiny: TableArchitecture,
+    digits: ImageData,
+    cuda: SimulatedDevices,
+    compute: Compute,
+    resized_crop: float | None,
+) -> None:
+    """Sets of more than a tenth of the free memory stay where they are."""
+    outcomes = []
+    for free, device in ((10**9, "cuda"), (10 * 200 * 32 * 32, "cpu")):
+        cuda.free = free
+        splits = place_images(digits.split(0.1), compute)
+        assert splits.train.stored.device.type == device
+        assert splits.test.stored.device.type == "cuda"
+        settings = SHORT.updated(epochs=1, resized_crop=resized_crop)
+        outcomes.append(
+            train_configuration(
+                tiny, tiny.base_widths, splits, settings, compute, Silent(), None
+            ).epochs
+        )
+    assert outcomes[0] == outcomes[1]
+    assert splits.train.stored is digits.train.stored
+
+
+def test_a_full_device_is_not_called_missing(cuda: SimulatedDevices) -> None:
+    cuda.largest = 0
+    with pytest.raises(OutOfMemoryError, match="device cuda has no memory left"):
+        resolve_compute("cuda", "fp32")
+
+
+def test_what_is_moved_to_a_full_device_is_named(
+    tiny: TableArchitecture,
+    digits: ImageData,
+    cuda: SimulatedDevices,
+    compute: Compute,
+    tmp_path: Path,
+) -> None:
+    network, file = tiny.build(tiny.base_widths), Checkpoint(tmp_path / "network.pt", {})
+    file.save(network.state_dict())
+    cuda.largest = 100
+    moves: dict[str, Callable[[], object]] = {
+        "the network": lambda: place(network, compute.device),
+        "the images": lambda: place_images(digits.split(0.1), compute),
+        "checkpoint .*network.pt": lambda: file.load(compute.device),
+        "timing batches of 7": lambda: measure_latency(
+            nn.ReLU(), tiny.input_shape, batch_size=7, device="cuda"
+        ),
+    }
+    for what, move in moves.items():
+        with pytest.raises(OutOfMemoryError, match=f"cuda.* has no memory left for {what}: end"):
+            move()
+
+
+def test_a_search_that_does_not_fit_says_what_to_change(
+    tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
+) -> None:
+    splits, settings = place_images(digits.split(0.1), compute), SearchSettings(batch_size=128)
+    loader = [(torch.zeros(128, *tiny.input_shape), torch.zeros(128, dtype=torch.int64))]
+    cuda.largest = splits.train.stored.nbytes
+    for supervision, advice in (
+        (Classification(splits), "with batches of 128: try --batch-size 64"),
+        (OwnBatches(loader, cross_entropy, compute.device), "the loader: give it a smaller"),
+    ):
+        with pytest.raises(OutOfMemoryError, match=advice):
+            iterative_prune(tiny, tiny.base_widths, supervision, settings, compute, Silent())
+
+
+def test_a_library_without_a_handle_has_no_memory_if_there_is_none(
+    cuda: SimulatedDevices, compute: Compute
+) -> None:
+    error = RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED")
+    assert not is_out_of_memory(error, compute.device)
+    cuda.free = 2**20
+    assert is_out_of_memory(error, compute.device)

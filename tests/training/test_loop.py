@@ -10,7 +10,7 @@ from torch import nn
 import nsopt
 from nsopt.compute import checkpoint
 from nsopt.compute.device import resolve_compute
-from nsopt.compute.memory import explain_out_of_memory
+from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError, OutOfMemoryError
@@ -103,13 +103,24 @@ def test_settings_cannot_be_changed() -> None:
 def test_running_out_of_memory_names_a_batch_size_to_try() -> None:
     with (
         pytest.raises(OutOfMemoryError, match="try --batch-size 64"),
-        explain_out_of_memory(batch_size=128),
+        explain_out_of_memory(torch.device("cpu"), batch_size=128),
+    ):
+        torch.empty(2**55)
+
+
+def test_below_the_smallest_batch_other_advice_is_given() -> None:
+    with (
+        pytest.raises(OutOfMemoryError, match="device cpu has no memory left for batches of 2"),
+        explain_out_of_memory(torch.device("cpu"), batch_size=2),
     ):
         torch.empty(2**55)
 
 
 def test_other_errors_are_not_taken_for_memory() -> None:
-    with pytest.raises(RuntimeError, match="shape"), explain_out_of_memory(batch_size=128):
+    with (
+        pytest.raises(RuntimeError, match="shape"),
+        explain_out_of_memory(torch.device("cpu"), batch_size=128),
+    ):
         torch.zeros(2, 3) @ torch.zeros(2, 3)
 
 

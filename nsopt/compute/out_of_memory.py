@@ -1,0 +1,93 @@
+"""Memory that has run out: how to tell, what is left, and what users are told."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import torch
+
+from nsopt.errors import OutOfMemoryError
+
+_SMALLEST_BATCH = 2  # that a network with BatchNorm can be trained on
+_SIGNS = re.compile(
+    r"out of memory"  # CUDA's allocator and driver, MPS
+    r"|can't allocate memory|not enough memory"  # DefaultCPUAllocator, on Linux and Windows
+    r"|(cublas|cudnn|cusolver|cusparse)_status_(\w+_)?alloc\w*_failed",
+    re.IGNORECASE,
+)
+# A library that has no memory for its handle says no more than this, which has other causes, too.
+_HINTS = re.compile(r"(cublas|cudnn|cusolver|cusparse)_status_not_initialized", re.IGNORECASE)
+_HANDLE = 256 * 2**20
+
+
+def is_out_of_memory(error: BaseException, device: torch.device) -> bool:
+    """Whether `error`, of a computation on `device`, says that memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    if _HINTS.search(str(error)):
+        free = free_memory(device)
+        return free is not None and free < _HANDLE
+    return _SIGNS.search(str(error)) is not None
+
+
+def free_memory(device: torch.device) -> int | None:
+    """The bytes that nobody uses of a device with a memory of its own; None for others."""
+    if device.type == "cuda":
+        with suppress(RuntimeError):
+            return torch.cuda.mem_get_info(device)[0]
+        return 0
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return None
+
+
+def give_cached_memory_back(device: torch.device) -> None:
+    """What PyTorch keeps of freed tensors is there for libraries again."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+@contextmanager
+def explain_out_of_memory(device: torch.device, batch_size: int | None) -> Iterator[None]:
+    """Turn running out of memory into an OutOfMemoryError that names a batch size to try.
+
+    batch_size: None where a user's loader decides it.
+    """
+    if batch_size is None:
+        advice = "out of memory with the batches of the loader: give it a smaller batch size"
+    elif batch_size <= _SMALLEST_BATCH:
+        advice = no_memory_for(device, f"batches of {batch_size}")
+    else:
+        smaller = max(_SMALLEST_BATCH, batch_size // 2)
+        advice = f"out of memory with batches of {batch_size}: try --batch-size {smaller}"
+    with _explained(device, advice):
+        yield
+
+
+@contextmanager
+def memory_for(device: torch.device, what: str) -> Iterator[None]:
+    """Turn running out of memory into an OutOfMemoryError that names what there is none for."""
+    with _explained(device, no_memory_for(device, what)):
+        yield
+
+
+def no_memory_for(device: torch.device, what: str) -> str:
+    """The message where no batch size would help."""
+    return (
+        f"device {device} has no memory left for {what}: "
+        "end what else uses it, or choose another with --device"
+    )
+
+
+@contextmanager
+def _explained(device: torch.device, message: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error, device):
+            raise
+        raise OutOfMemoryError(message) from None
