@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nsopt.data.images import ImageData, ImageSet
 
@@ -25,11 +26,12 @@ def cached(path: Path, variant: str, read: Callable[[], ImageData]) -> ImageData
     if not path.exists():
         return read()
     entry = cache_folder() / _fingerprint(path, variant)
-    if (entry / _META).is_file():
-        return _load(entry)
+    known = _load(entry)
+    if known is not None:
+        return known
     data = read()
     _store(data, entry)
-    return _load(entry) if (entry / _META).is_file() else data
+    return _load(entry) or data
 
 
 def cache_folder() -> Path:
@@ -40,24 +42,36 @@ def cache_folder() -> Path:
 
 def _fingerprint(path: Path, variant: str) -> str:
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    digest = hashlib.sha256(f"{path.resolve()} {variant}".encode())
+    digest = hashlib.sha256(os.fsencode(f"{path.resolve()} {variant}"))
     for file in files:
-        status = file.stat()
-        digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
+        status = _status(file)
+        digest.update(os.fsencode(f"{file} {status.st_size} {status.st_mtime_ns}\n"))
     return digest.hexdigest()[:32]
 
 
-def _load(entry: Path) -> ImageData:
-    meta = json.loads((entry / _META).read_text(encoding="utf-8"))
-    sets = {part: _load_set(entry, part) for part in meta["parts"]}
-    return ImageData(
-        name=meta["name"],
-        classes=tuple(meta["classes"]),
-        train=sets["train"],
-        test=sets["test"],
-        validation=sets.get("validation"),
-        mirror=meta["mirror"],
-    )
+def _status(file: Path) -> os.stat_result:
+    """Of the file, or of a link that leads to none."""
+    try:
+        return file.stat()
+    except OSError:
+        return file.lstat()
+
+
+def _load(entry: Path) -> ImageData | None:
+    """None if there is no such entry, or a damaged one."""
+    try:
+        meta = json.loads((entry / _META).read_text(encoding="utf-8"))
+        sets = {part: _load_set(entry, part) for part in meta["parts"]}
+        return ImageData(
+            name=meta["name"],
+            classes=tuple(meta["classes"]),
+            train=sets["train"],
+            test=sets["test"],
+            validation=sets.get("validation"),
+            mirror=meta["mirror"],
+        )
+    except Exception:  # whatever a damaged file makes numpy or json raise
+        return None
 
 
 def _load_set(entry: Path, part: str) -> ImageSet:
@@ -66,11 +80,14 @@ def _load_set(entry: Path, part: str) -> ImageSet:
         np.load(entry / f"{part}-{name}.npy", mmap_mode="c", allow_pickle=False)
         for name in ("images", "labels")
     )
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images and {len(labels)} labels")
     return ImageSet(torch.from_numpy(images), torch.from_numpy(labels))
 
 
 def _store(data: ImageData, entry: Path) -> None:
-    """Write an entry in one step; without room for it there is simply no cache."""
+    """Write an entry in one step, in the place of a damaged one; without room for it there is
+    simply no cache."""
     parts = {"train": data.train, "test": data.test}
     if data.validation is not None:
         parts["validation"] = data.validation
@@ -85,10 +102,19 @@ def _store(data: ImageData, entry: Path) -> None:
         entry.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=entry.parent))
         for part, images in parts.items():
-            np.save(unfinished / f"{part}-images.npy", images.images.numpy())
-            np.save(unfinished / f"{part}-labels.npy", images.labels.numpy())
+            _save(unfinished / f"{part}-images.npy", images.images)
+            _save(unfinished / f"{part}-labels.npy", images.labels)
         (unfinished / _META).write_text(json.dumps(meta), encoding="utf-8")
+        shutil.rmtree(entry, ignore_errors=True)
         unfinished.rename(entry)
     except OSError:
         if unfinished is not None:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _save(path: Path, tensor: Tensor) -> None:
+    """The content is on the disk when this returns: a power cut leaves no file of zeros."""
+    with path.open("wb") as file:
+        np.save(file, tensor.numpy())
+        file.flush()
+        os.fsync(file.fileno())

@@ -7,6 +7,7 @@ checks every file's checksum.
 import math
 import os
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from nsopt.data.cache import cache_folder
 from nsopt.data.images import ImageSet
@@ -23,25 +24,48 @@ from nsopt.errors import NsoptError
 
 Place = Path | zipfile.Path
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif"})
+# What such files hold, whatever their names say: Pillow would start a program for others.
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+_ENCRYPTED = 1  # among the flags of a file in a zip
+_SMALL, _LARGEST_FACTOR = 2**24, 200  # bytes of a file in a zip, and times its packed size
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Place]:
-    """The root of a folder or a zip; NsoptError where it is not there or not whole."""
-    if not path.exists():
-        raise NsoptError(f"no folder or zip at {path}: is the path right?")
+    """The root of a folder or a zip; NsoptError where it is not there, not whole, or not safe."""
     try:
         if path.is_dir():
             yield path
-        else:
-            with zipfile.ZipFile(path) as archive:
+        elif path.is_file():
+            with _zip(path) as archive:
                 yield zipfile.Path(archive)
-    except (zipfile.BadZipFile, EOFError) as error:
+        else:
+            raise NsoptError(f"no folder or zip at {path}: is the path right?")
+    except OSError as error:
+        raise NsoptError(f"{error.filename or path} cannot be read: {error.strerror}") from None
+
+
+def _zip(path: Path) -> zipfile.ZipFile:
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # whatever a damaged file makes zipfile raise
         raise NsoptError(f"{path} is not a whole zip ({error}): copy it again") from None
+    members = archive.infolist()
+    for member in members:
+        name = f"{path}: {member.filename}"
+        if member.flag_bits & _ENCRYPTED:
+            raise NsoptError(f"{name} is encrypted: unpack the zip, and give the folder")
+        if member.file_size > max(_SMALL, _LARGEST_FACTOR * member.compress_size):
+            raise NsoptError(f"{name} would unpack to {member.file_size:,} bytes, as no image does")
+    if sum(member.compress_size for member in members) > path.stat().st_size:
+        raise NsoptError(f"{path} is not a whole zip (its files overlap): copy it again")
+    return archive
 
 
 def images_in(folder: Place) -> list[Place]:
-    """The image files of a folder, in the order of their names."""
+    """The image files of a folder, in the order of their names. NsoptError if it is none."""
+    if not folder.is_dir():
+        raise NsoptError(f"no folder {folder}: is the data whole?")
     found = [e for e in folder.iterdir() if Path(e.name).suffix.lower() in _SUFFIXES]
     return sorted(found, key=lambda entry: entry.name)
 
@@ -86,13 +110,17 @@ def common_size(entries: Sequence[Place], path: Path) -> int:
 def _whole_image(entry: Place, size: int | None, path: Path) -> Image.Image:
     try:
         return _read(entry, size)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise NsoptError(f"{path}: {entry} is not a whole image ({error})") from None
+    except Exception as error:  # whatever a damaged or hostile file makes Pillow or zipfile raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NsoptError(f"{path}: {entry} is not a whole image ({reason})") from None
 
 
 def _read(entry: Place, size: int | None) -> Image.Image:
-    with entry.open("rb") as file:
-        image = Image.open(file).convert("RGB")
+    if not entry.is_file():
+        raise OSError("a broken link, or no file")
+    with entry.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image = Image.open(file, formats=_FORMATS).convert("RGB")
     if size is None or image.size == (size, size):
         return image
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)

@@ -65,7 +65,7 @@ def _load(path: Path, image_size: int) -> ImageData:
             raise NsoptError(f"{path} does not have the layout of {ARCHIVE}: fetch it again")
         train = {folder.name: images_in(folder / "images") for folder in folders_in(root / "train")}
         test = _annotated(root / "val", list(train), path)
-        words = _words(root)
+        words = _words(root, path)
         return ImageData(
             name="tiny-imagenet",
             classes=tuple(words.get(wnid, wnid) for wnid in train),
@@ -77,21 +77,33 @@ def _load(path: Path, image_size: int) -> ImageData:
 def _annotated(val: Place, wnids: list[str], path: Path) -> dict[str, list[Place]]:
     """Validation images by class, from `FILE<tab>WNID<tab>box` lines."""
     images: dict[str, list[Place]] = {wnid: [] for wnid in wnids}
-    lines = (val / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
-    for line in lines:
-        name, wnid = line.split("\t")[:2]
+    for name, wnid, *_ in _rows(val / "val_annotations.txt", path):
         if wnid not in images:
             raise NsoptError(
                 f"{path}: val_annotations.txt names {wnid}, which train/ does not have"
             )
+        if Path(name).name != name:
+            raise NsoptError(f"{path}: val_annotations.txt names {name!r}: not a file in images/")
         images[wnid].append(val / "images" / name)
     return images
 
 
-def _words(root: Place) -> dict[str, str]:
+def _words(root: Place, path: Path) -> dict[str, str]:
     """First name of every class."""
     words = root / "words.txt"
     if not words.is_file():
         return {}
-    lines = words.read_text(encoding="utf-8").splitlines()
-    return {wnid: names.split(",")[0] for wnid, names in (line.split("\t") for line in lines)}
+    return {wnid: names.split(",")[0] for wnid, names, *_ in _rows(words, path)}
+
+
+def _rows(file: Place, path: Path) -> list[list[str]]:
+    """The lines of a text file, split at tabs into two words or more. path: for errors."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except Exception as error:  # whatever a damaged file makes zipfile raise
+        raise NsoptError(f"{path}: {file.name} cannot be read ({error})") from None
+    rows = [line.split("\t") for line in lines]
+    for number, row in enumerate(rows, start=1):
+        if len(row) < 2:
+            raise NsoptError(f"{path}: line {number} of {file.name} is too short")
+    return rows

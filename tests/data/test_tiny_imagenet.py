@@ -148,3 +148,27 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(load_data("tiny-imagenet", folder).train) == 12
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("val/val_annotations.txt", b"val_00.JPEG\n", "line 1 of val_annotations.txt is too short"),
+        ("words.txt", b"n01\tgoldfish\nn02\n", "line 2 of words.txt is too short"),
+        ("words.txt", b"\xff\n", "words.txt cannot be read .*utf-8"),
+        ("val/val_annotations.txt", b"../x.png\tn01\n", "names '../x.png': not a file in images/"),
+        ("val/val_annotations.txt", b"/x.png\tn01\n", "names '/x.png': not a file in images/"),
+    ],
+)
+def test_a_bad_line_is_one_line(folder: Path, file: str, content: bytes, message: str) -> None:
+    (folder / "tiny-imagenet-200" / file).write_bytes(content)
+    with pytest.raises(NsoptError, match=message):
+        load_data("tiny-imagenet", folder)
+
+
+def test_a_class_without_a_folder_of_images_is_named(folder: Path, tmp_path: Path) -> None:
+    images = folder / "tiny-imagenet-200/train/n02/images"
+    images.rename(images.with_name("pictures"))
+    for data in (folder, pack(folder, tmp_path / "mine.zip")):
+        with pytest.raises(NsoptError, match=r"no folder .*n02/images"):
+            load_data("tiny-imagenet", data)

@@ -1,0 +1,228 @@
+"""Folders and zips that are damaged, or made to do harm: one line that names the file."""
+
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from nsopt.data.cache import cache_folder, cached
+from nsopt.data.images import ImageData
+from nsopt.data.registry import load_data
+from nsopt.errors import NsoptError
+from tests.data.test_folder import pack, write_images
+
+BAD = "train/ant/bad.png"
+
+
+def broken_link(bad: Path) -> None:
+    bad.symlink_to("nowhere.png")
+
+
+def looping_link(bad: Path) -> None:
+    bad.symlink_to(bad.name)
+
+
+def pipe(bad: Path) -> None:
+    os.mkfifo(bad)
+
+
+def folder(bad: Path) -> None:
+    bad.mkdir()
+
+
+def large_bomb(bad: Path) -> None:
+    Image.new("1", (20_000, 10_000)).save(bad)
+
+
+def small_bomb(bad: Path) -> None:
+    """Of which Pillow only warns."""
+    Image.new("1", (10_000, 10_000)).save(bad)
+
+
+def text_bomb(bad: Path) -> None:
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("note", "x" * 2**21, zip=True)
+    Image.new("RGB", (8, 8)).save(bad, pnginfo=notes)
+
+
+def program(bad: Path) -> None:
+    """Pillow would start Ghostscript."""
+    bad.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (broken_link, "a broken link, or no file"),
+        (looping_link, "a broken link, or no file"),
+        (pipe, "a broken link, or no file"),
+        (folder, "a broken link, or no file"),
+        (large_bomb, "exceeds limit of"),
+        (small_bomb, "exceeds limit of"),
+        (text_bomb, "too large"),
+        (program, "cannot identify image file"),
+    ],
+)
+def test_a_bad_image_is_one_line(make: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
+    root = write_images(tmp_path / "x")
+    make(root / BAD)
+    with pytest.raises(NsoptError, match=rf"bad\.png is not a whole image \(.*{reason}") as caught:
+        load_data(f"folder:{root}", image_size=8)
+    assert "\n" not in str(caught.value)
+
+
+def test_links_that_lead_nowhere_do_not_matter_beside_images(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "x")
+    (root / "notes").symlink_to("nowhere")
+    (root / "loop").symlink_to("loop")
+    (root / "train/ant/again").symlink_to("..")
+    (root / os.fsdecode(b"not-utf8-\xff.txt")).touch()
+    assert len(load_data(f"folder:{root}").train) == 6
+
+
+@pytest.mark.parametrize("make", [pipe, looping_link, broken_link])
+def test_what_is_neither_folder_nor_zip_says_so(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    make(tmp_path / "x.zip")
+    with pytest.raises(NsoptError, match=r"no folder or zip at .*x\.zip"):
+        load_data(f"folder:{tmp_path / 'x.zip'}")
+
+
+def packed(tmp_path: Path) -> Path:
+    return pack(write_images(tmp_path / "x"), tmp_path / "x.zip")
+
+
+def encrypted(tmp_path: Path) -> Path:
+    path = packed(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x03\x04") + 6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    return path
+
+
+def of_an_unknown_method(tmp_path: Path) -> Path:
+    path = packed(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x03\x04") + 8] = 97
+    content[content.index(b"PK\x01\x02") + 10] = 97
+    path.write_bytes(content)
+    return path
+
+
+def with_damaged_bytes(tmp_path: Path) -> Path:
+    path = packed(tmp_path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(BAD, bytes(5000))
+        offset = archive.getinfo(BAD).header_offset
+    content = bytearray(path.read_bytes())
+    content[offset + 30 + len(BAD)] = 0xFF
+    path.write_bytes(content)
+    return path
+
+
+def with_a_bomb(tmp_path: Path) -> Path:
+    path = packed(tmp_path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(BAD, bytes(2**25))
+    return path
+
+
+def with_shared_bytes(tmp_path: Path) -> Path:
+    path = packed(tmp_path)
+    with zipfile.ZipFile(path, "a") as archive:
+        first = archive.infolist()[0]
+        for number in range(200):
+            shared = zipfile.ZipInfo(f"train/ant/more{number}.png")
+            shared.header_offset, shared.CRC = first.header_offset, first.CRC
+            shared.file_size = shared.compress_size = first.file_size
+            archive.filelist.append(shared)
+        archive._didModify = True  # type: ignore[attr-defined]
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (encrypted, r"x\.zip: test/ant/0\.png is encrypted: unpack the zip"),
+        (of_an_unknown_method, r"test/ant/0\.png is not a whole image \(That compression method"),
+        (with_damaged_bytes, r"train/ant/bad\.png is not a whole image \(Error -3"),
+        (with_a_bomb, r"x\.zip: train/ant/bad\.png would unpack to 33,554,432 bytes"),
+        (with_shared_bytes, r"x\.zip is not a whole zip \(its files overlap\)"),
+    ],
+)
+def test_a_bad_zip_is_one_line(make: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
+    with pytest.raises(NsoptError, match=message) as caught:
+        load_data(f"folder:{make(tmp_path)}", image_size=8)
+    assert "\n" not in str(caught.value)
+
+
+def truncated(entry: Path) -> None:
+    os.truncate(entry / "train-images.npy", 200)
+
+
+def cut_in_its_header(entry: Path) -> None:
+    os.truncate(entry / "train-images.npy", 20)
+
+
+def without_labels(entry: Path) -> None:
+    (entry / "test-labels.npy").unlink()
+
+
+def with_other_labels(entry: Path) -> None:
+    np.save(entry / "test-labels.npy", np.zeros(3, np.int64))
+
+
+def with_an_empty_description(entry: Path) -> None:
+    os.truncate(entry / "meta.json", 0)
+
+
+def with_another_description(entry: Path) -> None:
+    (entry / "meta.json").write_text("[]")
+
+
+def without_anything(entry: Path) -> None:
+    for file in entry.iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        truncated,
+        cut_in_its_header,
+        without_labels,
+        with_other_labels,
+        with_an_empty_description,
+        with_another_description,
+        without_anything,
+    ],
+)
+def test_a_damaged_cache_entry_is_made_again(
+    damage: Callable[[Path], None],
+    digits: ImageData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source, calls = tmp_path / "source", []
+    source.mkdir()
+
+    def read() -> ImageData:
+        calls.append(1)
+        return digits
+
+    cached(source, "test", read)
+    (entry,) = cache_folder().iterdir()
+    damage(entry)
+    for _ in range(2):
+        found = cached(source, "test", read)
+        np.testing.assert_array_equal(found.train.images.numpy(), digits.train.images.numpy())
+        np.testing.assert_array_equal(found.test.labels.numpy(), digits.test.labels.numpy())
+    assert len(calls) == 2
+    assert list(cache_folder().iterdir()) == [entry]
