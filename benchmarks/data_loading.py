@@ -34,7 +34,8 @@ def main() -> None:
 
     compute = resolve_compute("auto", "auto")
     arch = nsopt.get_architecture("vgg11")
-    model = place(arch.build(floor_widths(0.25, arch.base_widths)), compute.device)
+    widths = floor_widths(0.25, arch.base_widths)
+    model = place(arch.build(widths), compute.device, arch.layout)
     optimizer = sgd(model, lr=0.01, momentum=0.5, weight_decay=0)
     splits = place_images(random_images(_IMAGES).split(0.1), compute)
     source = TrainingBatches(splits, _BATCH, seed=0)

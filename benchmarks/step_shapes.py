@@ -40,7 +40,7 @@ class Step:
     """Training steps of one network on the same random batch."""
 
     def __init__(self, arch: Architecture, widths: Sequence[int], compute: Compute) -> None:
-        self.model = place(arch.build(widths), compute.device)
+        self.model = place(arch.build(widths), compute.device, arch.layout)
         optimizer = sgd(self.model, 0.01, 0.5, 5e-4)
         images = torch.randn(_BATCH, *arch.input_shape)
         images = images.contiguous(memory_format=torch.channels_last)

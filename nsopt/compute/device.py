@@ -12,6 +12,7 @@ from torch import nn
 from nsopt.compute.device_lock import DeviceLock
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.errors import NsoptError, unknown_name
+from nsopt.models.layout import lay_out
 from nsopt.settings import Precision
 
 _EXACT = ("ieee", "none")  # values of torch's fp32_precision that round nothing
@@ -132,13 +133,10 @@ def wait_for(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def place(model: nn.Module, device: torch.device) -> nn.Module:
-    """`model` on `device`, its convolutions laid out channels last, which is faster on all.
-
-    Raises OutOfMemoryError if it does not fit.
-    """
+def place(model: nn.Module, device: torch.device, layout: torch.memory_format) -> nn.Module:
+    """`model` on `device`, its convolutions laid out so. OutOfMemoryError if it does not fit."""
     with memory_for(device, "the network"):
-        return model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return lay_out(model.to(device), layout)
 
 
 def _multiplies_bf16(device: torch.device) -> bool:

@@ -29,7 +29,7 @@ def trained_network(session: Session, seed: int) -> nn.Module:
             weights = kept.load(device)
             if weights is not None:
                 with seeded(seed, device):
-                    model = place(task.arch.build(widths), device)
+                    model = place(task.arch.build(widths), device, task.arch.layout)
                 model.load_state_dict(weights)
                 return model
         name = f"training the network to start from, seed {seed}"

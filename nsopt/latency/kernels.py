@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from nsopt.compute.device import wait_for
 from nsopt.latency.calls import Call
 from nsopt.latency.tables import BLOCK, Table
+from nsopt.models.layout import laid_out
 from nsopt.scaling.law import FloatArray
 
 _WARMUP = 2
@@ -25,25 +26,35 @@ _POINTS = 7
 _FEW = (2, 8)
 
 
-def measure_table(calls: Sequence[Call], largest: tuple[int, ...], device: torch.device) -> Table:
+def measure_table(
+    calls: Sequence[Call],
+    largest: tuple[int, ...],
+    device: torch.device,
+    layout: torch.memory_format,
+) -> Table:
     """A table of the calls of one kind. calls: at several widths of the network; largest: the
-    place up to which convolutions are measured."""
+    place up to which convolutions are measured; layout: of all tensors of four dimensions."""
     if calls[0].is_convolution:
-        return _convolutions(calls, largest, device)
-    return _others(calls, device)
+        return _convolutions(calls, largest, device, layout)
+    return _others(calls, device, layout)
 
 
-def _others(calls: Sequence[Call], device: torch.device) -> Table:
+def _others(calls: Sequence[Call], device: torch.device, layout: torch.memory_format) -> Table:
     """Over the one size of calls that are no convolutions."""
     by_place = {call.place[0]: call for call in calls}
     sizes = sorted(by_place)
     chosen = np.unique(np.linspace(0, len(sizes) - 1, _POINTS).round().astype(int))
     axis = np.array([sizes[i] for i in chosen], dtype=np.float64)
-    measured = [_seconds(_replay(by_place[sizes[i]], device), device) for i in chosen]
+    measured = [_seconds(_replay(by_place[sizes[i]], device, layout), device) for i in chosen]
     return Table.of((axis,), 1000 * np.array(measured), (1,))
 
 
-def _convolutions(calls: Sequence[Call], largest: tuple[int, ...], device: torch.device) -> Table:
+def _convolutions(
+    calls: Sequence[Call],
+    largest: tuple[int, ...],
+    device: torch.device,
+    layout: torch.memory_format,
+) -> Table:
     """Over input and output channels; inputs that never change are not varied."""
     inputs, outputs = (sorted({call.place[d] for call in calls}) for d in range(2))
     axes = tuple(
@@ -55,9 +66,9 @@ def _convolutions(calls: Sequence[Call], largest: tuple[int, ...], device: torch
     batch, shape, window = images.shape[0], images.shape[2:], weight.shape[2:]
     measured = np.zeros((len(axes[0]), len(axes[1])))
     for i, read in enumerate(axes[0].astype(int).tolist()):
-        x = _random((batch, read, *shape), device)
+        x = _random((batch, read, *shape), device, layout)
         for j, made in enumerate(axes[1].astype(int).tolist()):
-            w = _random((made, read, *window), device)
+            w = _random((made, read, *window), device, layout)
             bias = torch.zeros(made, device=device)
             run = partial(functional.conv2d, x, w, bias, *pattern.arguments[3:], **pattern.options)
             measured[i, j] = 1000 * _seconds(run, device)
@@ -73,20 +84,20 @@ def _grid(largest: int) -> list[int]:
     return [*_FEW, *(BLOCK * block for block in blocks)]
 
 
-def _replay(call: Call, device: torch.device) -> Callable[[], Any]:
+def _replay(call: Call, device: torch.device, layout: torch.memory_format) -> Callable[[], Any]:
     """The same call on random tensors of the same shapes."""
 
-    def real(value: Any) -> Any:
-        return _random(tuple(value.shape), device) if isinstance(value, Tensor) else value
+    def real(value: Tensor) -> Tensor:
+        return _random(tuple(value.shape), device, layout)
 
-    arguments, options = pytree.tree_map(real, (call.arguments, call.options))
+    arguments, options = pytree.tree_map_only(Tensor, real, (call.arguments, call.options))
     return partial(call.function, *arguments, **options)
 
 
-def _random(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Positive numbers, as running variances are, laid out channels last."""
-    values = torch.rand(shape, device=device)
-    return values.to(memory_format=torch.channels_last) if values.ndim == 4 else values
+def _random(shape: tuple[int, ...], device: torch.device, layout: torch.memory_format) -> Tensor:
+    """Positive numbers, as running variances are."""
+    values: Tensor = laid_out(torch.rand(shape, device=device), layout)
+    return values
 
 
 def _seconds(run: Callable[[], Any], device: torch.device) -> float:

@@ -132,7 +132,8 @@ def _measured(
     tables: list[Table] = []
     with memory_kept(device), garbage_kept():
         for kind in structure.kinds:
-            tables.append(measure_table(structure.samples[kind], structure.largest[kind], device))
+            samples, largest = structure.samples[kind], structure.largest[kind]
+            tables.append(measure_table(samples, largest, device, arch.layout))
             progress.advance()
     layers = len(arch.base_widths)
     model = LatencyModel(tuple(tables), structure.terms, layers, np.ones((len(tables), 2)), 0.0)

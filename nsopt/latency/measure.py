@@ -26,6 +26,7 @@ from nsopt.compute.memory import memory_kept
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError
+from nsopt.models.layout import best_layout, inputs_for, laid_out
 
 _LARGEST_SPREAD = 0.15
 _LONGEST_WAIT = 0.15
@@ -119,15 +120,16 @@ def measure_latencies(
         memory_kept(where),
         garbage_kept(),
     ):
-        copies = [place(copy.deepcopy(model), where).eval() for model in models]
+        copies = [_placed(copy.deepcopy(model), where, input_shape) for model in models]
         images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
-        images = images.to(where, memory_format=torch.channels_last)
+        images = laid_out(images.to(where), torch.channels_last)
         for turn in range(rounds):
             for index, model in enumerate(copies):
+                own = inputs_for(model, images)
                 for _ in range(-(-warmup // rounds)):
-                    model(images)
+                    model(own)
                 before = seconds_waited()
-                passes = [_timed_pass(model, images) for _ in range(repeats // rounds)]
+                passes = [_timed_pass(model, own) for _ in range(repeats // rounds)]
                 waited[index] += np.maximum(0.0, seconds_waited() - before)
                 milliseconds[index, turn] = passes
     conditions = latency_conditions(where, batch_size)
@@ -195,6 +197,12 @@ def _summary(
         waited=None if np.isnan(waited) else float(waited),
         **conditions,
     )
+
+
+def _placed(model: nn.Module, device: torch.device, input_shape: tuple[int, ...]) -> nn.Module:
+    """`model`, in the layout that is fastest for it, and in evaluation mode."""
+    example = torch.zeros(2, *input_shape, device=device)
+    return place(model, device, best_layout(model.to(device), (example,))).eval()
 
 
 def _timed_pass(model: nn.Module, images: torch.Tensor) -> float:

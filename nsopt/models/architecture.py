@@ -36,6 +36,10 @@ class Architecture(Protocol):
     @property
     def latency(self) -> CostModel | None: ...
     @property
+    def layout(self) -> torch.memory_format:
+        """In which its networks and their inputs lie on a device."""
+
+    @property
     def streams(self) -> tuple[int, ...]:
         """Per group, the first of those whose channels are added to its own at base widths."""
 
@@ -102,6 +106,10 @@ class TableArchitecture:
     @property
     def channels_per_unit(self) -> tuple[int, ...]:
         return (1,) * len(self.base_widths)
+
+    @property
+    def layout(self) -> torch.memory_format:
+        return torch.channels_last
 
     @property
     def streams(self) -> tuple[int, ...]:

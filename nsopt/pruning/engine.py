@@ -150,7 +150,7 @@ class ShrinkingNetwork:
         if start is not None:
             load_weights_of(start, model)
         self._pruned = make_pruned(arch, model, widths)
-        self.model = place(model, compute.device).train()
+        self.model = place(model, compute.device, arch.layout).train()
         self._optimizer = sgd(self.model, settings.lr, settings.momentum, settings.weight_decay)
         self._scores = ImportanceScores(self._pruned.gates)
         self._supervision = supervision

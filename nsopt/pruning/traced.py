@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nsopt.models.layout import layout_of
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.resize import describe_shapes, replace_tensors
 from nsopt.pruning.gates import Gate
@@ -53,10 +54,11 @@ class TracedPruned:
 
     def shrink(self, kept: Sequence[IntArray], optimizer: torch.optim.SGD) -> None:
         before, after = self._left, self._network.indices(list(kept))
+        layout = layout_of(self._model)
 
         def smaller(name: str, tensor: Tensor) -> Tensor:
             pick = zip(after[name], before[name], strict=True)
-            return _smaller(tensor, [positions(new, old) for new, old in pick], optimizer)
+            return _smaller(tensor, [positions(new, old) for new, old in pick], optimizer, layout)
 
         replace_tensors(self._model, smaller)
         describe_shapes(self._model, self._network.trace.group_sizes)
@@ -159,20 +161,24 @@ def _inner(parameter: Tensor) -> Tensor:
     return (parameter * parameter.grad).detach()
 
 
-def _smaller(tensor: Tensor, places: list[IntArray], optimizer: torch.optim.SGD) -> Tensor:
+def _smaller(
+    tensor: Tensor,
+    places: list[IntArray],
+    optimizer: torch.optim.SGD,
+    layout: torch.memory_format,
+) -> Tensor:
     """A tensor at some places of every dimension; of a parameter, its momentum too."""
     if not isinstance(tensor, nn.Parameter):
-        return _picked(tensor, places)
-    smaller = nn.Parameter(_picked(tensor.detach(), places), tensor.requires_grad)
+        return _picked(tensor, places, layout)
+    smaller = nn.Parameter(_picked(tensor.detach(), places, layout), tensor.requires_grad)
     momentum = optimizer.state.pop(tensor, {}).get("momentum_buffer")
     if momentum is not None:
-        optimizer.state[smaller] = {"momentum_buffer": _picked(momentum, places)}
+        optimizer.state[smaller] = {"momentum_buffer": _picked(momentum, places, layout)}
     return smaller
 
 
-def _picked(tensor: Tensor, places: list[IntArray]) -> Tensor:
+def _picked(tensor: Tensor, places: list[IntArray], layout: torch.memory_format) -> Tensor:
     for axis, where in enumerate(places):
         if len(where) < tensor.shape[axis]:
             tensor = tensor.index_select(axis, torch.from_numpy(where).to(tensor.device))
-    layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
-    return tensor.clone(memory_format=layout)
+    return tensor.clone(memory_format=layout if tensor.ndim == 4 else torch.contiguous_format)

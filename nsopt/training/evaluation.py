@@ -15,6 +15,7 @@ from nsopt.compute.out_of_memory import (
 from nsopt.data.augmentation import normalise
 from nsopt.data.images import ImageSet, Splits
 from nsopt.errors import OutOfMemoryError
+from nsopt.models.layout import inputs_for
 
 _BATCH = 500
 
@@ -68,7 +69,7 @@ class Evaluation:
         try:
             images, labels = self._images.batch(here, device)
             with self._compute.autocast():
-                logits = model(normalise(images, self._splits))
+                logits = model(inputs_for(model, normalise(images, self._splits)))
             right: Tensor = logits.argmax(dim=1) == labels
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error, device):

@@ -139,7 +139,7 @@ def train_configuration(
     with explain_out_of_memory(compute.device, settings.batch_size), compute.computing():
         saved = file.load(compute.device)
         with seeded(settings.seed, compute.device):
-            model = place(start() if start else arch.build(widths), compute.device)
+            model = place(start() if start else arch.build(widths), compute.device, arch.layout)
         progress.start(task, settings.epochs)
         with memory_kept(compute.device), fast_kernels(model):
             training = _Training(model, splits, settings, compute)

@@ -13,6 +13,7 @@ from nsopt.compute.device import Compute, place
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import seeded
 from nsopt.models.architecture import Architecture
+from nsopt.models.layout import inputs_for
 from nsopt.training.supervision import Loss
 
 
@@ -55,6 +56,7 @@ def batch_loss(
 ) -> torch.Tensor:
     """The loss of a batch, of outputs in float32 or wider. inputs: a tensor, or a tuple of what
     `forward` takes."""
+    inputs = inputs_for(model, inputs)
     with compute.autocast():
         outputs = model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
     return loss(tree_map_only(torch.Tensor, _exact, outputs), targets)
@@ -73,7 +75,7 @@ def probe_memory(
         compute.computing(),
         seeded(0, compute.device),
     ):
-        model = place(arch.build(widths), compute.device)
+        model = place(arch.build(widths), compute.device, arch.layout)
         images = torch.zeros(batch_size, *arch.input_shape, device=compute.device)
         labels = torch.zeros(batch_size, dtype=torch.int64, device=compute.device)
         batch_loss(model, images, labels, compute).backward()

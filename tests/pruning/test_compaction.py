@@ -94,7 +94,7 @@ def test_a_compacted_network_goes_on_as_if_its_channels_were_held_at_zero(name: 
     for cut in (False, True):
         with seeded(0, CPU.device):
             search = masked_search.gated(arch, arch.base_widths, follow=True)
-        model = place(search.model, CPU.device)
+        model = place(search.model, CPU.device, arch.layout)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.5, weight_decay=1e-3)
         for step in range(5):
             if step == 3 and cut:

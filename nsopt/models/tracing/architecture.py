@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.architecture import checked_widths, learned, relative_norms, shapes_of
+from nsopt.models.layout import best_layout
 from nsopt.models.tracing.cost import Size, TracedCost
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
@@ -51,6 +52,10 @@ class TracedArchitecture:
     def channels_per_unit(self) -> tuple[int, ...]:
         """Of the module that first makes them."""
         return tuple(g.per_dimension[min(g.per_dimension)] for g in self.network.family.groups)
+
+    @cached_property
+    def layout(self) -> torch.memory_format:
+        return best_layout(self.network.template, self.network.run.examples)
 
     @property
     def streams(self) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import torch
 from onnxruntime import InferenceSession
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
+import nsopt
 from nsopt.deployment.export import export_to_onnx
 from nsopt.models.imported import network_factory
 from nsopt.models.tracing.architecture import TracedArchitecture
@@ -26,10 +27,33 @@ from nsopt.models.tracing.run import tensors_of
 from nsopt.models.tracing.trace import Atoms
 from nsopt.models.tracing.trace_module import trace
 
+Inputs = Tensor | tuple[Tensor, ...]
+_SEARCH = nsopt.SearchSettings(
+    pretrain_epochs=1,
+    prune_every=1,
+    filters_per_step=0.35,
+    iterations=2,
+    small_width=0,
+    lr=1e-3,
+    prune_lr=1e-3,
+    device="cpu",
+    precision="fp32",
+)
+
 
 def outputs(result: Any) -> Tensor:
     """All outputs in one vector."""
     return torch.cat([leaf.flatten() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
+
+
+def answers(model: nn.Module, inputs: Inputs) -> Tensor:
+    """What `model` makes of its inputs, in one vector."""
+    return outputs(model(*inputs) if isinstance(inputs, tuple) else model(inputs))
+
+
+def converted(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Any:
+    """Inputs of which those that are numbers are changed; others are indices."""
+    return tree_map_only(Tensor, lambda t: change(t) if t.is_floating_point() else t, inputs)
 
 
 def randomise(model: nn.Module) -> None:
@@ -79,20 +103,20 @@ def with_zeros(arch: TracedArchitecture, model: nn.Module, kept: Sequence[Atoms]
     return masked
 
 
-def check_pruning(arch: TracedArchitecture, model: nn.Module, x: Tensor) -> None:
+def check_pruning(arch: TracedArchitecture, model: nn.Module, x: Inputs) -> None:
     """A pruned network computes what the masked one does, in float64, and can be trained."""
     kept = some_units(arch, seed=0, inexact=False)
     smaller = arch.prune(model, [indices.tolist() for indices in kept])
     masked = with_zeros(arch, model, kept)
     with torch.no_grad():
         whole, expected, found = (
-            outputs(copied(network).double().eval()(x.double()))
+            answers(copied(network).double().eval(), converted(x, Tensor.double))
             for network in (model, masked, smaller)
         )
     assert float((whole - expected).abs().max()) > 1e-6 or kept_all(arch, kept)
     assert float((found - expected).abs().max()) <= 1e-12 * max(1, float(expected.abs().max()))
     check_costs(arch, smaller, widths_of(arch, kept), x)
-    outputs(smaller.train()(x)).sum().backward()
+    answers(smaller.train(), x).sum().backward()
 
 
 def kept_all(arch: TracedArchitecture, kept: Sequence[Atoms]) -> bool:
@@ -108,17 +132,17 @@ def _unfused() -> Iterator[None]:
 
 
 def check_costs(
-    arch: TracedArchitecture, model: nn.Module, widths: Sequence[int], x: Tensor
+    arch: TracedArchitecture, model: nn.Module, widths: Sequence[int], x: Inputs
 ) -> None:
     """Parameters and multiply-accumulates are those of the network, counted."""
     assert arch.cost("params")(widths) == sum(p.numel() for p in model.parameters())
     model.eval()
     with FlopCounterMode(display=False) as counter, _unfused():
-        model(x[:1])
+        answers(model, tree_map_only(Tensor, lambda t: t[:1], x))
     assert arch.cost("macs")(widths) == counter.get_total_flops() // 2
 
 
-def check_building(arch: TracedArchitecture, x: Tensor) -> None:
+def check_building(arch: TracedArchitecture, x: Inputs) -> None:
     """Networks of other widths cost what is said, train, and take each other's states."""
     generator = np.random.default_rng(1)
     base = np.array(arch.base_widths)
@@ -136,11 +160,28 @@ def check_building(arch: TracedArchitecture, x: Tensor) -> None:
         model = arch.build(widths.tolist())
         check_costs(arch, model, widths.tolist(), x)
         assert all(bool(p.isfinite().all()) for p in model.parameters())
-    outputs(model.train()(x)).sum().backward()
+    answers(model.train(), x).sum().backward()
     again = arch.build(most)
     again.load_state_dict(model.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(outputs(again.eval()(x)), outputs(model.eval()(x)))
+        torch.testing.assert_close(answers(again.eval(), x), answers(model.eval(), x))
+
+
+def check_search(arch: TracedArchitecture, x: Inputs) -> None:
+    """A search ends in a law, in an iteration from narrow widths too; its networks are trained."""
+    batches = [(converted(x, torch.rand_like), torch.zeros(1))] * 2
+    result = nsopt.search(arch, settings=_SEARCH, loader=batches, loss=distance_from_one)
+    assert len(result.iterations) == 2
+    cost = arch.cost("params")
+    for ratio in (0.1, 0.5, 1.0):
+        fit = nsopt.solve_widths(result.law, cost, ratio * cost(arch.base_widths))
+        model = arch.build(fit.widths.tolist())
+        assert sum(p.numel() for p in model.parameters()) == fit.cost
+        answers(model.train(), x).sum().backward()
+
+
+def distance_from_one(outputs_: Any, target: Tensor) -> Tensor:
+    return (outputs(outputs_) - 1 - target).square().mean()
 
 
 def check_exports(arch: TracedArchitecture, model: nn.Module, x: Tensor, folder: Path) -> None:

@@ -1,0 +1,61 @@
+"""Channels last where a network runs so."""
+
+import torch
+from torch import nn
+
+import nsopt
+from nsopt.data.images import ImageData, ImageSet
+from nsopt.models.layout import best_layout, inputs_for, lay_out, layout_of
+from nsopt.training.settings import TrainSettings
+from tests.models.tracing.fields import Viewed, Volumes
+
+LAST, FIRST = torch.channels_last, torch.contiguous_format
+IMAGES = torch.randn(2, 3, 32, 32)
+
+
+def convolutions() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Dropout(), nn.Conv2d(8, 4, 3), nn.Flatten())
+
+
+def test_channels_lie_last_where_the_network_runs_with_it() -> None:
+    assert best_layout(convolutions(), (IMAGES,)) == LAST
+    assert best_layout(Viewed(), (IMAGES,)) == FIRST
+    assert best_layout(Volumes(), (torch.randn(2, 1, 6, 6, 6),)) == FIRST
+
+
+def test_trying_changes_neither_the_network_nor_what_is_drawn() -> None:
+    model = convolutions()
+    before = torch.get_rng_state()
+    best_layout(model, (IMAGES,))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+    assert layout_of(model) == FIRST
+
+
+def test_only_tensors_of_four_dimensions_are_laid_out() -> None:
+    images, others = nn.Conv2d(3, 8, 3), (nn.Conv3d(3, 8, 3), nn.Linear(3, 8))
+    model = lay_out(nn.Sequential(images, *others), LAST)
+    assert layout_of(model) == LAST
+    assert images.weight.is_contiguous(memory_format=LAST)
+    assert all(other.weight.is_contiguous() for other in others)
+
+
+def test_inputs_follow_the_weights() -> None:
+    images = IMAGES.to(memory_format=LAST)
+    assert inputs_for(lay_out(convolutions(), LAST), images) is images
+    laid, other = inputs_for(Viewed(), (images, torch.ones(2, 3).t()))
+    assert laid.is_contiguous()
+    assert torch.equal(laid, images)
+    assert not other.is_contiguous()
+
+
+def test_a_network_that_needs_channels_first_is_trained_evaluated_and_timed() -> None:
+    images = ImageSet(torch.randint(255, (40, 3, 32, 32), dtype=torch.uint8), torch.arange(40) % 2)
+    arch = nsopt.trace(Viewed(), IMAGES)
+    settings = TrainSettings(epochs=1, batch_size=8, lr=0.01, device="cpu", precision="fp32")
+    outcome = nsopt.train(
+        arch, arch.base_widths, ImageData("x", ("a", "b"), images, images), settings
+    )
+    assert 0 <= outcome.test_accuracy <= 100
+    latency = nsopt.measure_latency(outcome.model, (3, 32, 32), 2, warmup=0, repeats=5)
+    assert latency.median_ms > 0
