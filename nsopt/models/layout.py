@@ -4,12 +4,13 @@ Channels last is faster on all devices. Not every network runs so: `x.view(x.siz
 channels first.
 """
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
+
+from nsopt.models.tracing.originals import copied
 
 _IMAGES = 4  # dimensions of images, and of the weights that meet them
 
@@ -19,7 +20,7 @@ def best_layout(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.memory_fo
     tensors = [*model.parameters(), *model.buffers(), *inputs]
     if not any(tensor.ndim == _IMAGES for tensor in tensors):
         return torch.contiguous_format
-    tried = lay_out(copy.deepcopy(model), torch.channels_last)
+    tried = lay_out(copied(model), torch.channels_last)
     inputs = laid_out(inputs, torch.channels_last)
     devices = {tensor.device for tensor in tensors if tensor.is_cuda}
     with torch.random.fork_rng(devices), torch.no_grad():

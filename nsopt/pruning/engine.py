@@ -203,6 +203,7 @@ class ShrinkingNetwork:
         with record_function("compaction"):
             importance = [scores.cpu().double().numpy() for scores in self._scores.mean()]
             kept = rule.kept(importance, steps)
+            kept = [mask | np.isinf(scores) for mask, scores in zip(kept, importance, strict=True)]
             if not all(mask.any() for mask in kept):
                 if not spare:
                     return False
@@ -215,8 +216,7 @@ class ShrinkingNetwork:
         return True
 
     def _widths(self) -> list[int]:
-        """Units left in each group."""
-        return [len(units) for units in self._pruned.kept]
+        return list(self._pruned.widths)
 
     def state(self) -> State:
         """Everything that `restore` needs to go on as if nothing had happened."""

@@ -18,11 +18,14 @@ from nsopt.scaling.cost import IntArray
 class Pruned(Protocol):
     """What the prune loop needs of a network: where its units are scored, and how they go.
 
-    kept: per group, which of the original units are left, ascending.
+    kept: per group, which of the original units are left, ascending; widths: what a law is told.
     """
 
     @property
     def kept(self) -> Sequence[IntArray]: ...
+
+    @property
+    def widths(self) -> Sequence[int]: ...
 
     @property
     def gates(self) -> list[list[Gate]]: ...
@@ -43,6 +46,10 @@ class TablePruned:
     @property
     def kept(self) -> Sequence[IntArray]:
         return self._layout.kept
+
+    @property
+    def widths(self) -> Sequence[int]:
+        return self._layout.widths
 
     def shrink(self, kept: Sequence[IntArray], optimizer: torch.optim.SGD) -> None:
         layout = Layout.of(self._arch, self._model, kept)

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nsopt.models.layout import layout_of
-from nsopt.models.tracing.network import TracedNetwork
+from nsopt.models.tracing.groups import Group
+from nsopt.models.tracing.makers import Makers, Slices
+from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.resize import describe_shapes, replace_tensors
 from nsopt.pruning.gates import Gate
 from nsopt.pruning.layout import positions
@@ -22,7 +24,8 @@ from nsopt.scaling.cost import IntArray
 class TracedPruned:
     """A traced network that shrinks. network: traced from `model` before anything is cut away.
 
-    Groups whose units cannot be cut one by one keep them all.
+    Groups whose units cannot be cut one by one keep them all; a law is told that their widths
+    follow those of the others, by the geometric mean of what is left of them.
     """
 
     def __init__(self, network: TracedNetwork, model: nn.Module) -> None:
@@ -34,12 +37,27 @@ class TracedPruned:
         self._left = network.indices(list(self.kept))
         self._units = network.family.units
         self.gates: list[list[Gate]] = [
-            [TracedGate(self, path, group) for path in gate_modules(network, group)]
-            for group in range(len(network.family.groups))
+            [Staying(group.width)]
+            if group.rigid
+            else [TracedGate(self, slices, index) for slices in gates]
+            for index, (group, gates) in enumerate(
+                zip(network.family.groups, gate_slices(network), strict=True)
+            )
         ]
 
-    def module(self, path: str) -> nn.Module:
-        return self._model.get_submodule(path)
+    @property
+    def widths(self) -> Sequence[int]:
+        groups = self._network.family.groups
+        left = [len(units) for units in self.kept]
+        share = [n / g.width for n, g in zip(left, groups, strict=True) if not g.rigid]
+        mean = float(np.exp(np.mean(np.log(share)))) if share else 1.0
+        return [
+            max(FEWEST_SEEN, round(g.width * mean)) if g.rigid else n
+            for n, g in zip(left, groups, strict=True)
+        ]
+
+    def parameter(self, name: str) -> nn.Parameter:
+        return self._model.get_parameter(name)
 
     def unit_of_channel(self, tensor: str, axis: int, group: int) -> IntArray:
         """The unit of a group that each channel left belongs to, as its place in `kept`; -1 for
@@ -65,46 +83,54 @@ class TracedPruned:
         optimizer.param_groups[0]["params"] = list(self._model.parameters())
         self.kept, self._left = tuple(kept), after
         for gate in (gate for group in self.gates for gate in group):
-            assert isinstance(gate, TracedGate)
-            gate.forget()
+            if isinstance(gate, TracedGate):
+                gate.forget()
+
+
+class Staying(Gate):
+    """Of units that cannot be cut one by one: all are worth more than any other."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+
+    def gradient(self) -> Tensor:
+        return torch.full((self._width,), torch.inf)
 
 
 class TracedGate(Gate):
     """Behind a norm, or behind a product that no norm follows (pruning/gates.py).
 
     There dE/dz of a channel is <W, dE/dW> + b * dE/db of the slices that make it; that of a unit is
-    the sum over its channels, in an order that does not change.
+    the sum over its channels, in an order that does not change. slices: of the weight, and of the
+    bias if there is one.
     """
 
-    def __init__(self, pruned: TracedPruned, path: str, group: int) -> None:
+    def __init__(self, pruned: TracedPruned, slices: Sequence[Slices], group: int) -> None:
         self._pruned = pruned
-        self._path = path
+        self._slices = slices
         self._group = group
-        self._channels: Tensor | None = None
-        self._one_each = False
+        self._channels: list[Tensor] | None = None
 
     def forget(self) -> None:
         """Channels have been cut away."""
         self._channels = None
 
     def gradient(self) -> Tensor:
-        module = self._pruned.module(self._path)
-        weight, bias = module.weight, module.bias
-        assert isinstance(weight, Tensor)
-        axis = 1 if getattr(module, "transposed", False) else 0
-        channels = _inner(weight).movedim(axis, 0)
-        channels = channels.reshape(len(channels), -1).sum(dim=1)
-        if isinstance(bias, Tensor):
-            channels = channels + _inner(bias)
-        count = len(self._pruned.kept[self._group])
+        parameters = [self._pruned.parameter(name) for name, _ in self._slices]
         if self._channels is None:
-            name = f"{self._path}.weight"
-            units = self._pruned.unit_of_channel(name, axis, self._group)
-            self._channels = torch.from_numpy(_channels_of(units, count)).to(weight.device)
-            self._one_each = np.array_equal(units, np.arange(count))
-        if self._one_each:
-            return channels
-        return functional.pad(channels, (0, 1))[self._channels].sum(dim=1)
+            count = len(self._pruned.kept[self._group])
+            units = [self._pruned.unit_of_channel(*slices, self._group) for slices in self._slices]
+            self._channels = [
+                torch.from_numpy(_channels_of(own, count)).to(parameter.device)
+                for own, parameter in zip(units, parameters, strict=True)
+            ]
+        gradients = [
+            functional.pad(_inner(parameter, axis), (0, 1))[channels].sum(dim=1)
+            for parameter, (_, axis), channels in zip(
+                parameters, self._slices, self._channels, strict=True
+            )
+        ]
+        return torch.stack(gradients).sum(dim=0)
 
 
 def _channels_of(units: IntArray, count: int) -> IntArray:
@@ -120,45 +146,52 @@ def _channels_of(units: IntArray, count: int) -> IntArray:
     return channels
 
 
-def gate_modules(network: TracedNetwork, group: int) -> list[str]:
-    """The modules behind which the units of a group are scored.
+def gate_slices(network: TracedNetwork) -> list[list[list[Slices]]]:
+    """Per group and gate, the parameters behind which units are scored.
 
-    Norms right behind the products that make its channels; products that no norm follows; and
+    Norms right behind the products that make the channels; products that no norm follows; and
     where norms only come later (behind a concatenation, say), those, as they take all scale out of
-    what the products make.
+    what the products make. Where there is no norm, one may be written by hand: other vectors that
+    scale the units are gates, too. Units that no product makes are scored where they are read.
     """
-    of_atom, group_of_unit = network.family.units.of_atom, network.family.group_of_unit
+    makers = Makers.of(network)
+    return [_gates(network, makers, group) for group in network.family.groups]
 
-    def belongs(atoms: IntArray) -> bool:
-        return bool((group_of_unit[of_atom[atoms]] == group).any())
 
-    makers = {p: a for p, a in network.trace.makers.items() if belongs(a)}
-    norms = {p: a for p, a in network.trace.norms.items() if belongs(a) and _is_affine(network, p)}
+def _gates(network: TracedNetwork, makers: Makers, group: Group) -> list[list[Slices]]:
+    products, norms = makers.making(group), makers.scaling(group)
     behind = {
-        maker: [norm for norm, seen in norms.items() if np.array_equal(seen, atoms)]
-        for maker, atoms in makers.items()
+        slices: [norm for channels, norm in norms if np.array_equal(channels, made)][:1]
+        for made, slices in products
     }
     if norms and not any(behind.values()):
-        return list(norms)
-    found = [norm for following in behind.values() for norm in following[:1]]
-    alone = [m for m, following in behind.items() if not following and _has_weight(network, m)]
-    return list(dict.fromkeys(found + alone))
+        return [_with_bias(network, norm) for norm in dict.fromkeys(norm for _, norm in norms)]
+    found = [norm for following in behind.values() for norm in following]
+    found += [slices for slices, following in behind.items() if not following]
+    gates = [_with_bias(network, slices) for slices in dict.fromkeys(found)]
+    holders = makers.holding(group)
+    if not norms:
+        counted = {slices for gate in gates for slices in gate}
+        gates += [[s] for s in holders if s in makers.vectors and s not in counted]
+    return gates or [holders[:1]]
 
 
-def _is_affine(network: TracedNetwork, path: str) -> bool:
-    module = dict(network.template.named_modules()).get(path)
-    return isinstance(getattr(module, "weight", None), Tensor)
+def _with_bias(network: TracedNetwork, slices: Slices) -> list[Slices]:
+    """Slices of a weight, and those of the bias beside it."""
+    name, _ = slices
+    bias = name.removesuffix("weight") + "bias"
+    labelled = name.endswith("weight") and isinstance(
+        network.labels.get(bias, (None,))[0], np.ndarray
+    )
+    return [slices, (bias, 0)] if labelled else [slices]
 
 
-def _has_weight(network: TracedNetwork, path: str) -> bool:
-    return f"{path}.weight" in network.labels
-
-
-def _inner(parameter: Tensor) -> Tensor:
-    """The parameter times its gradient, element by element."""
+def _inner(parameter: Tensor, axis: int) -> Tensor:
+    """The products of slices along an axis with their gradients, (n,)."""
     if parameter.grad is None:
-        return torch.zeros_like(parameter)
-    return (parameter * parameter.grad).detach()
+        return parameter.new_zeros(parameter.shape[axis])
+    slices = (parameter * parameter.grad).detach().movedim(axis, 0)
+    return slices.reshape(len(slices), -1).sum(dim=1)
 
 
 def _smaller(

@@ -17,7 +17,7 @@ from nsopt.progress import Silent
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
 from nsopt.pruning.pruned import make_pruned
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.traced import TracedGate, TracedPruned, gate_modules
+from nsopt.pruning.traced import TracedGate, TracedPruned, gate_slices
 from nsopt.training.supervision import Classification
 from tests.models.tracing import awkward
 
@@ -98,10 +98,10 @@ def _noise() -> nsopt.ImageSet:
 def test_units_are_scored_behind_the_norm_of_what_makes_them() -> None:
     torch.manual_seed(0)
     arch = trace(awkward.RawParameter(), torch.randn(2, 3, 32, 32))
-    gates = [gate_modules(arch.network, group) for group in range(3)]
-    assert gates == [["a.1"], ["b.1"], ["c.1"]]
+    norms = [[[(f"{path}.weight", 0), (f"{path}.bias", 0)]] for path in ("a.1", "b.1", "c.1")]
+    assert gate_slices(arch.network) == norms
     arch = trace(awkward.Flattened(), torch.randn(2, 3, 32, 32))
-    assert gate_modules(arch.network, 2) == ["hidden"]  # no norm follows
+    assert gate_slices(arch.network)[2] == [[("hidden.weight", 0), ("hidden.bias", 0)]]  # no norm
 
 
 def test_gates_are_those_of_explicit_multipliers() -> None:
@@ -158,10 +158,11 @@ def test_units_of_many_channels_are_scored_by_sums_in_one_order(kind: type[nn.Mo
     for group, gates in enumerate(pruned.gates):
         for gate in gates:
             assert isinstance(gate, TracedGate)
-            module = pruned.module(gate._path)
-            units = pruned.unit_of_channel(f"{gate._path}.weight", 0, group)
+            units = pruned.unit_of_channel(*gate._slices[0], group)
             scores = torch.zeros(len(units), dtype=torch.float64)
-            for parameter in module.parameters():
+            for name, axis in gate._slices:
+                assert axis == 0
+                parameter = pruned.parameter(name)
                 assert parameter.grad is not None
                 scores += (parameter * parameter.grad).detach().reshape(len(units), -1).sum(1)
             expected = [scores[torch.from_numpy(units == u)].sum() for u in range(units.max() + 1)]

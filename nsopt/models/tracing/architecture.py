@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.architecture import checked_widths, learned, relative_norms, shapes_of
 from nsopt.models.layout import best_layout
+from nsopt.models.tracing.buffers import fill_buffers
 from nsopt.models.tracing.cost import Size, TracedCost
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
+from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
-from nsopt.models.tracing.originals import original_weight, spectral_buffers, start_norms
+from nsopt.models.tracing.originals import original_weight, start_norms
 from nsopt.models.tracing.run import tensors_of
 from nsopt.models.tracing.trace import Atoms
 from nsopt.scaling.cost import CostModel
@@ -82,10 +84,7 @@ class TracedArchitecture:
         """A freshly initialised network. NsoptError for widths that it cannot have."""
         w = np.array(self.check_widths(widths), np.int64)
         model = self.network.empty(w)
-        started = _reset_statistics(model) | spectral_buffers(model)
-        for name, buffer in model.named_buffers():
-            if id(buffer) not in started:
-                _fill_buffer(buffer, self.network.template.get_buffer(name), name)
+        fill_buffers(model, self.network, widths)
         if self.init is not None:
             self.init(model)
         else:
@@ -110,50 +109,36 @@ class TracedArchitecture:
 
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
         """Per group, the relative L1 norms of what makes each unit, their mean."""
-        network, modules = self.network.at(model), dict(model.named_modules())
-        of_unit, makers = torch.zeros(2, len(network.family.units.fixed), dtype=torch.float64)
-        for path in network.trace.makers:
-            weight = getattr(modules.get(path), "weight", None)
-            if isinstance(weight, Tensor):
-                axis = output_axis(modules[path])
-                label = network.labels[f"{path}.weight"][axis]
-                if isinstance(label, np.ndarray):
-                    units = torch.from_numpy(network.family.units.of_atom[label])
-                    norms = relative_norms(weight, axis)
-                    of_unit.index_add_(0, units, norms)
-                    makers.index_add_(0, units, torch.ones_like(norms))
-        of_unit /= makers.clamp(min=1)
-        return [of_unit[torch.from_numpy(group.units)] for group in network.family.groups]
+        network = self.network.at(model)
+        makers, result = Makers.of(network), []
+        for group in network.family.groups:
+            of_unit, counted = torch.zeros(2, len(network.family.units.fixed), dtype=torch.float64)
+            for name, axis in makers.first(group):
+                label = network.labels[name][axis]
+                assert isinstance(label, np.ndarray)
+                units = torch.from_numpy(network.family.units.of_atom[label])
+                norms = relative_norms(model.get_parameter(name), axis)
+                of_unit.index_add_(0, units, norms)
+                counted.index_add_(0, units, torch.ones_like(norms))
+            result.append((of_unit / counted.clamp(min=1))[torch.from_numpy(group.units)])
+        return result
 
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
-        """A network of `widths` that starts from the kept units of a trained `model`."""
+        """A network of `widths` that starts from the kept units of a trained `model`.
+
+        Tensors of units that cannot be cut one by one start anew where their width differs.
+        """
         started = self.build(widths).to(next(model.parameters()).device)
         source = self.network.at(model).indices([k.cpu().numpy() for k in kept])
-        target = self._places(started, [len(k) for k in kept], widths)
+        target = self.network.at(started).indices([np.arange(len(k)) for k in kept])
         tensors, values = tensors_of(started), tensors_of(model)
         with torch.no_grad():
             for name, picked in source.items():
                 if values[name].ndim == 0:
                     tensors[name].copy_(values[name])
-                else:
+                elif [len(axis) for axis in picked] == [len(axis) for axis in target[name]]:
                     tensors[name][_grid(target[name])] = values[name][_grid(picked)]
         return started
-
-    def _places(
-        self, model: nn.Module, units: Sequence[int], widths: Sequence[int]
-    ) -> dict[str, list[Atoms]]:
-        """By tensor of `model`, the indices of every dimension that belong to the first `units` of
-        each group."""
-        traceable = np.maximum(widths, 2)  # of a single unit a trace tells nothing
-        if (traceable == widths).all():
-            return self.network.at(model).indices([np.arange(n) for n in units])
-        wider = self.network.at(self.network.empty(traceable))
-        there = wider.indices([np.arange(n) for n in widths])
-        first = wider.indices([np.arange(n) for n in units])
-        return {
-            name: [np.searchsorted(all_, own) for all_, own in zip(there[name], axes, strict=True)]
-            for name, axes in first.items()
-        }
 
     def with_latency(self, latency: CostModel) -> Self:
         return replace(self, latency=latency)
@@ -262,21 +247,3 @@ def _grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:
 
 def output_axis(module: nn.Module) -> int:
     return 1 if getattr(module, "transposed", False) else 0
-
-
-def _reset_statistics(model: nn.Module) -> set[int]:
-    """Let all norms forget what they have seen; the ids of their buffers."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
-    for norm in norms:
-        norm.reset_running_stats()
-    return {id(buffer) for norm in norms for buffer in norm.buffers()}
-
-
-def _fill_buffer(buffer: Tensor, original: Tensor, name: str) -> None:
-    """Constants stay constants, and what has the same shape its values."""
-    if buffer.shape == original.shape:
-        buffer.copy_(original)
-    elif original.numel() and bool((original == original.flatten()[0]).all()):
-        buffer.fill_(original.flatten()[0])
-    else:
-        raise NsoptError(f"the buffer {name} cannot be made for other widths: give init=")

@@ -149,11 +149,13 @@ class Family:
         return each // np.maximum(widths, 1), len(atoms) - int((groups >= 0).sum())
 
     def alive(self, kept: list[Atoms]) -> NDArray[np.bool_]:
-        """Which units are left when of every group those at the indices `kept` are."""
+        """Which units are left when of every group those at the indices `kept` are; the one of a
+        rigid group always is."""
         alive = np.ones(len(self.units.fixed), np.bool_)
         for group, indices in zip(self.groups, kept, strict=True):
-            alive[group.units] = False
-            alive[group.units[indices]] = True
+            if not group.rigid:
+                alive[group.units] = False
+                alive[group.units[indices]] = True
         return alive
 
 

@@ -1,7 +1,7 @@
 """A traced network: networks of other widths are cut out of it, or built like it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,12 +13,14 @@ from nsopt.models.tracing.resize import describe_shapes, replaced
 from nsopt.models.tracing.run import LabelledRun, tensors_of
 from nsopt.models.tracing.trace import Atoms, Labels, Product, Trace, TraceError
 
+FEWEST_SEEN = 2  # units of a group: of a single one a trace tells nothing
+
 
 @dataclass(frozen=True, eq=False)
 class TracedNetwork:
     """One network with what its trace has shown. template: never changed.
 
-    labels: of its tensors, by name; outputs: their shapes.
+    labels: of its tensors, by name; outputs: their shapes; order: of the first use of its tensors.
     """
 
     template: nn.Module
@@ -27,6 +29,7 @@ class TracedNetwork:
     labels: dict[str, Labels]
     outputs: list[tuple[int, ...]]
     family: Family
+    order: dict[str, int]
 
     @classmethod
     def of(
@@ -50,19 +53,33 @@ class TracedNetwork:
         order = {names[key]: place for place, key in enumerate(trace.read) if key in names}
         units = Units.of(trace, [d for d in dimensions if d.tensor not in order])
         family = Family.of(tuple(dimensions), units, order)
-        return cls(template, run, trace, labels, outputs, family)
+        return cls(template, run, trace, labels, outputs, family, order)
 
     def with_fixed(self, units: Atoms) -> "TracedNetwork":
         """The same, of which more units have to stay."""
-        order = {d.tensor: place for place, d in enumerate(self._dimensions_in_order)}
-        family = Family.of(self.family.dimensions, self.family.units.without(units), order)
-        return TracedNetwork(self.template, self.run, self.trace, self.labels, self.outputs, family)
+        units_ = self.family.units.without(units)
+        return replace(self, family=Family.of(self.family.dimensions, units_, self.order))
 
     def at(self, model: nn.Module) -> "TracedNetwork":
-        """A network of the same family, with the same groups. NsoptError if it has others."""
+        """A network of the same family, with the same groups. TraceError if it has others."""
         if _shapes(model) == _shapes(self.template):
             return self
-        other = TracedNetwork.of(self._shaped(_shapes(model)), self.run, like=self)
+        widths = self._widths_of(model)
+        seen = np.maximum(widths, FEWEST_SEEN)
+        other = self._traced(self.empty(seen))
+        return other if (seen == widths).all() else other._narrowed(model, widths)
+
+    def _widths_of(self, model: nn.Module) -> Atoms:
+        family, tensors = self.family, tensors_of(model)
+        sizes = np.array([tensors[d.tensor].shape[d.axis] for d in family.dimensions])
+        solved, *_ = np.linalg.lstsq(family.factors, sizes - family.constants)
+        widths = np.rint(solved).astype(np.int64)
+        if (family.sizes(widths) != sizes).any():
+            raise TraceError("this is not a network of the family that was traced")
+        return widths
+
+    def _traced(self, model: nn.Module) -> "TracedNetwork":
+        other = TracedNetwork.of(model, self.run, like=self)
         constant = {
             (d.tensor, d.axis)
             for d, factors in zip(self.family.dimensions, self.family.factors, strict=True)
@@ -74,9 +91,31 @@ class TracedNetwork:
             if (d.tensor, d.axis) in constant
         ]
         other = other.with_fixed(np.concatenate([np.zeros(0, np.int64), *stay]))
-        if len(other.family.groups) != len(self.family.groups):
+        if [g.per_dimension for g in other.family.groups] != [
+            g.per_dimension for g in self.family.groups
+        ]:
             raise TraceError("channels join differently at these widths: a layer may be too narrow")
         return other
+
+    def _narrowed(self, model: nn.Module, widths: Atoms) -> "TracedNetwork":
+        """The same for `model`, which has the first units of each group alone."""
+        left = self.indices([np.arange(width) for width in widths])
+        labels = {
+            name: tuple(
+                label[picked] if isinstance(label, np.ndarray) else label
+                for label, picked in zip(self.labels[name], axes, strict=True)
+            )
+            for name, axes in left.items()
+        }
+        dimensions = tuple(
+            replace(d, atoms=d.atoms[left[d.tensor][d.axis]]) for d in self.family.dimensions
+        )
+        groups = tuple(
+            replace(group, units=group.units[:width], width=int(width))
+            for group, width in zip(self.family.groups, widths, strict=True)
+        )
+        family = Family(dimensions, self.family.units, groups)
+        return replace(self, template=model, labels=labels, family=family)
 
     @cached_property
     def products(self) -> tuple[list[Product], int]:
@@ -92,11 +131,20 @@ class TracedNetwork:
         return trace.products, 1
 
     @cached_property
-    def _dimensions_in_order(self) -> list[Dimension]:
-        names = {id(tensor): name for name, tensor in tensors_of(self.template).items()}
-        used = [names[key] for key in self.trace.read if key in names]
-        rank = {name: place for place, name in enumerate(used)}
-        return sorted(self.family.dimensions, key=lambda d: (rank.get(d.tensor, len(rank)), d.axis))
+    def dimensions_in_order(self) -> list[tuple[int, Dimension]]:
+        """Those of the family with their indices, in the order of their first use."""
+        late = len(self.order)
+        return sorted(
+            enumerate(self.family.dimensions),
+            key=lambda indexed: (self.order.get(indexed[1].tensor, late), indexed[1].axis),
+        )
+
+    @cached_property
+    def _dimension_of_atom(self) -> Atoms:
+        result = np.full(self.trace.count, -1)
+        for index, dimension in enumerate(self.family.dimensions):
+            result[dimension.atoms] = index
+        return result
 
     @cached_property
     def _dimension_of(self) -> dict[tuple[str, int], int]:
@@ -104,9 +152,9 @@ class TracedNetwork:
 
     def dimensions_of(self, atoms: Atoms) -> set[int]:
         """Indices of the dimensions that hold any of these atoms."""
-        starts = np.array([dimension.atoms[0] for dimension in self.family.dimensions])
-        own = atoms[atoms <= self.family.dimensions[-1].atoms[-1]]
-        return set((np.searchsorted(starts, own, side="right") - 1).tolist())
+        known = self._dimension_of_atom
+        found = known[atoms[atoms < len(known)]]
+        return set(found[found >= 0].tolist())
 
     def indices(self, kept: Sequence[Atoms]) -> dict[str, list[Atoms]]:
         """By tensor, the indices of every dimension that are left of it. kept: per group, the

@@ -76,7 +76,9 @@ def matrix_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any
     batch = [tracer.join(p, q) for p, q in zip(left[:-2], right[:-2], strict=True)]
     rows, columns = (left[-2], a.shape[-2]), (right[-1], b.shape[-1])
     tracer.multiply(1, *zip(batch, a.shape, strict=False), rows, (inner, a.shape[-1]), columns)
-    tracer.note_maker(right[-1])
+    for matrix, inside, made in ((a, left[-1], left[-2]), (b, right[-2], right[-1])):
+        if isinstance(inside, np.ndarray) or min(matrix.shape[-2:]) == 1:  # a parameter has both
+            tracer.note_maker(made)
     tracer.put(result, [*batch, left[-2], right[-1]])
 
 
@@ -142,7 +144,7 @@ def batch_norm(tracer: Tracer, result: Any, x: Tensor, *parameters: Any) -> None
     labels = tracer.get(x)
     own = [tracer.get(p)[0] for p in parameters if isinstance(p, Tensor)]
     channels = tracer.join(labels[1], *own) if x.shape[1] > 1 else labels[1]
-    tracer.note_norm(channels)
+    tracer.note_norm(channels, _scale(tracer, parameters[0], -1))
     tracer.inexact(labels[0], *labels[2:])  # of weights, as in weight standardisation
     first, *statistics = tensors_in(result)
     tracer.put(first, [labels[0], channels, *labels[2:]])
@@ -160,7 +162,7 @@ def layer_norm(
         if x.shape[d] > 1:
             labels[d] = tracer.join(labels[d], *(tracer.get(p)[d] for p in own))
             tracer.inexact(labels[d])
-            tracer.note_norm(labels[d])
+            tracer.note_norm(labels[d], _scale(tracer, weight, d))
     first, *statistics = tensors_in(result)
     unlabelled(tracer, statistics)
     tracer.put(first, labels)
@@ -182,7 +184,7 @@ def group_norm(
     own = [tracer.get(p)[0] for p in (weight, bias) if isinstance(p, Tensor)]
     labels[1] = tracer.join(labels[1], *own)
     label = labels[1]
-    tracer.note_norm(label)
+    tracer.note_norm(label, _scale(tracer, weight, -1))
     if isinstance(label, np.ndarray):
         rows = label.reshape(groups, -1)
         if tracer.choose(lambda: groups > 1 and rows.shape[1] <= groups):
@@ -196,6 +198,11 @@ def group_norm(
     tracer.put(first, labels)
 
 
+def _scale(tracer: Tracer, weight: Any, axis: int) -> Label:
+    return tracer.get(weight)[axis] if isinstance(weight, Tensor) else None
+
+
 def embedding(tracer: Tracer, result: Tensor, weight: Tensor, index: Tensor, *_: Any) -> None:
     tracer.freeze("rows of an embedding", tracer.get(weight)[0])
+    tracer.note_maker(tracer.get(weight)[1])
     tracer.put(result, [*tracer.get(index), tracer.get(weight)[1]])

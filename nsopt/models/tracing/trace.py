@@ -62,8 +62,8 @@ class Trace:
     removal is not the same as setting them to zero; products: of the first run; group_sizes: by
     module, channels per group of a grouped convolution or norm whose number of groups follows its
     width; choices: decisions that networks of other widths have to take alike, in order; read: ids
-    of parameters and buffers in the order of their first use; makers, norms: by module, the atoms
-    of the channels that a product makes, and of those that a norm scales.
+    of parameters and buffers in the order of their first use; makers: atoms of the channels that
+    parameters make in products; norms: those that a norm scales, with the atoms of its scale.
     """
 
     count: int = 0
@@ -74,8 +74,8 @@ class Trace:
     group_sizes: dict[str, int] = field(default_factory=dict)
     choices: list[tuple[str, Any]] = field(default_factory=list)
     read: dict[int, None] = field(default_factory=dict)
-    makers: dict[str, Atoms] = field(default_factory=dict)
-    norms: dict[str, Atoms] = field(default_factory=dict)
+    makers: list[Atoms] = field(default_factory=list)
+    norms: list[tuple[Atoms, Atoms]] = field(default_factory=list)
 
     def new_atoms(self, count: int) -> Atoms:
         """So many atoms that nothing is joined to yet."""

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.models.tracing import probe
+from nsopt.models.tracing import buffers, probe
 from nsopt.models.tracing.architecture import PRODUCERS, TracedArchitecture, output_axis
+from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.originals import copied, original_weight
 from nsopt.models.tracing.run import LabelledRun, tensors_of
@@ -42,18 +43,19 @@ def trace(
         _on_cpu(module), LabelledRun(tuple(e.detach().cpu() for e in examples))
     )
     network = network.with_fixed(_units_below(network, fixed))
-    shrink = probe.cannot_shrink(network)
-    names = _layer_names(network)
-    refused = {names[i]: reason for i, reason in shrink.items()}
-    units = [network.family.groups[i].units for i in shrink]
-    if units:
-        network = network.with_fixed(np.concatenate(units))
+    refused: dict[str, str] = {}
+    for find in (_cannot_be_scored, probe.cannot_shrink):
+        reasons, names = find(network), _layer_names(network)
+        refused |= {names[i]: reason for i, reason in reasons.items()}
+        units = [network.family.groups[i].units for i in reasons]
+        network = network.with_fixed(np.concatenate([np.zeros(0, np.int64), *units]))
     if not network.family.groups:
         raise NsoptError(
             "no width of this network can change: " + "; ".join(_all_reasons(network, refused))
         )
     names = _layer_names(network)
-    capped = {names[i]: reason for i, reason in probe.cannot_grow(network).items()}
+    grow = probe.cannot_grow(network) | ({} if init else buffers.cannot_grow(network))
+    capped = {names[i]: reason for i, reason in grow.items()}
     own = name or type(module).__name__.lower()
     return TracedArchitecture(own, network, names, capped, refused, init)
 
@@ -93,6 +95,12 @@ def _layer_names(network: TracedNetwork) -> tuple[str, ...]:
         f"{name}#{names[:i].count(name) + 1}" if names[:i].count(name) else name
         for i, name in enumerate(names)
     )
+
+
+def _cannot_be_scored(network: TracedNetwork) -> probe.Reasons:
+    makers = Makers.of(network)
+    unscored = [i for i, g in enumerate(network.family.groups) if not makers.holding(g)]
+    return dict.fromkeys(unscored, "nothing that has its units is trained, so they have no score")
 
 
 def _units_below(network: TracedNetwork, paths: Sequence[str]) -> Atoms:

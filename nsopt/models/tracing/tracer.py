@@ -135,14 +135,13 @@ class Tracer(TorchDispatchMode):
         self.trace.products.append(Product(factor, tuple(arrays(d for d, _ in dimensions))))
 
     def note_maker(self, label: Label) -> None:
-        """The module that runs makes these channels."""
-        if isinstance(label, np.ndarray):
-            self.trace.makers.setdefault(self.where, label)
+        """A product with a parameter makes these channels."""
+        self.trace.makers += arrays([label])
 
-    def note_norm(self, label: Label) -> None:
-        """The module that runs scales these channels."""
-        if isinstance(label, np.ndarray):
-            self.trace.norms.setdefault(self.where, label)
+    def note_norm(self, channels: Label, scale: Label) -> None:
+        """A norm scales these channels."""
+        if isinstance(channels, np.ndarray) and isinstance(scale, np.ndarray):
+            self.trace.norms.append((channels, scale))
 
     def met(self) -> Atoms:
         """The atoms of the tensors that the last operation was called with."""

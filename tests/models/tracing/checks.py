@@ -173,8 +173,9 @@ def check_search(arch: TracedArchitecture, x: Inputs) -> None:
     result = nsopt.search(arch, settings=_SEARCH, loader=batches, loss=distance_from_one)
     assert len(result.iterations) == 2
     cost = arch.cost("params")
-    for ratio in (0.1, 0.5, 1.0):
-        fit = nsopt.solve_widths(result.law, cost, ratio * cost(arch.base_widths))
+    for part in (4, 2, 1):
+        budget = cost(np.maximum(1, np.array(arch.base_widths) // part))
+        fit = nsopt.solve_widths(result.law, cost, budget)
         model = arch.build(fit.widths.tolist())
         assert sum(p.numel() for p in model.parameters()) == fit.cost
         answers(model.train(), x).sum().backward()

@@ -32,3 +32,174 @@ class Volumes(nn.Module):
         a = self.norm(self.a(x)).relu()
         mask: Tensor = self.out(torch.cat([a, self.up(self.b(a).relu())], 1))
         return mask
+
+
+class Text(nn.Module):
+    """A text CNN: what an embedding makes, and kernels of several lengths read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 16)
+        self.each = nn.ModuleList([nn.Conv1d(16, 8, length) for length in (3, 5)])
+        self.out = nn.Linear(16, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens).transpose(1, 2)
+        logits: Tensor = self.out(torch.cat([each(x).relu().amax(2) for each in self.each], 1))
+        return logits
+
+
+class GraphLayer(nn.Module):
+    """Its weight is a matrix with the inputs first."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs) / inputs)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        return adjacency @ (x @ self.weight) + self.bias
+
+
+class Graph(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = GraphLayer(6, 16), GraphLayer(16, 12), GraphLayer(12, 4)
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        x = self.a(x, adjacency).relu()
+        logits: Tensor = self.out(self.b(x, adjacency).relu(), adjacency)
+        return logits
+
+
+class Matrices(nn.Module):
+    """Widths made by einsum, all parameters in one module; a weight of a mixture of experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(6, 16) / 6), nn.Parameter(torch.randn(16, 8) / 4)
+        self.experts = nn.Parameter(torch.randn(3, 8, 12) / 4)
+        self.gate, self.out = nn.Parameter(torch.randn(8, 3)), nn.Parameter(torch.randn(12, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.einsum("bnd,df->bnf", x, self.a).relu()
+        x = torch.einsum("bnf,fg->bng", x, self.b).relu()
+        share = torch.einsum("bng,ge->bne", x, self.gate).softmax(-1)
+        each = torch.einsum("bng,egh->ebnh", x, self.experts).relu()
+        mixed = (each * share.permute(2, 0, 1).unsqueeze(-1)).sum(0)
+        return torch.einsum("bnh,hk->bnk", mixed, self.out)
+
+
+class Unfolded(nn.Module):
+    """A convolution as a product with unfolded images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.weight = nn.Conv2d(3, 8, 3), nn.Parameter(torch.randn(12, 8, 3, 3) / 8)
+        self.out = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = functional.unfold(self.a(x).relu(), 3)
+        logits: Tensor = self.out((self.weight.flatten(1) @ patches).relu().mean(2))
+        return logits
+
+
+class Dynamic(nn.Module):
+    """Kernels mixed for each example: one grouped convolution, examples side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.routes = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+        self.kernels = nn.Parameter(torch.randn(2, 12, 8, 3, 3) / 8)
+        self.b, self.out = nn.Conv2d(12, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        count, channels, *places = x.shape
+        routes = self.routes(x.mean((2, 3))).softmax(-1)
+        kernels = torch.einsum("bn,noikl->boikl", routes, self.kernels).flatten(0, 1)
+        x = functional.conv2d(x.reshape(1, count * channels, *places), kernels, groups=count)
+        logits: Tensor = self.out(self.b(x.view(count, -1, *x.shape[2:]).relu()).mean((2, 3)))
+        return logits
+
+
+class OwnNorm(nn.Module):
+    """A norm written by hand, with running statistics of its own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain, self.shift = (
+            nn.Parameter(torch.ones(channels)),
+            nn.Parameter(torch.zeros(channels)),
+        )
+        self.register_buffer("mean", torch.linspace(-1, 1, channels))
+        self.register_buffer("variance", torch.linspace(1, 2, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance = self.get_buffer("mean"), self.get_buffer("variance")
+        if self.training:
+            mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3))
+            with torch.no_grad():
+                self.get_buffer("mean").lerp_(mean, 0.1)
+                self.get_buffer("variance").lerp_(variance, 0.1)
+        x = (x - mean[:, None, None]) * (variance[:, None, None] + 1e-5).rsqrt()
+        return x * self.gain[:, None, None] + self.shift[:, None, None]
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 12, 3), OwnNorm(12), nn.Conv2d(12, 8, 3)
+        self.out = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.out(self.b(self.norm(self.a(x)).relu()).mean((2, 3)))
+        return logits
+
+
+class Blurred(nn.Module):
+    """A filter for every channel, a buffer, takes the edges out before a stride."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 8, 3), nn.Linear(8, 10)
+        row = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("filter", torch.outer(row, row).repeat(12, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        x = functional.conv2d(x, self.get_buffer("filter"), stride=2, groups=x.shape[1])
+        logits: Tensor = self.out(self.b(x).mean((2, 3)))
+        return logits
+
+
+class Frozen(nn.Module):
+    """A backbone that is not trained: nothing scores what only it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 8, 3))
+        self.backbone.requires_grad_(False)
+        self.hidden, self.out = nn.Linear(8, 24), nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.out(self.hidden(self.backbone(x).mean((2, 3))).relu())
+        return logits
+
+
+class Mixed(nn.Module):
+    """A channel shuffle that ties all channels of a stage: none of them can go alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(3, 12, 3, bias=False), nn.BatchNorm2d(12)
+        self.b, self.c, self.out = nn.Conv2d(6, 6, 3, 1, 1), nn.Conv2d(12, 16, 3), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.a(x)).relu()
+        for _ in range(2):
+            stays, goes = x.chunk(2, 1)
+            x = torch.cat([stays, self.b(goes)], 1)
+            x = x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        logits: Tensor = self.out(self.c(x).mean((2, 3)))
+        return logits

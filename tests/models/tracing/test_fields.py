@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from nsopt.errors import NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.trace_module import trace
+from nsopt.pruning.pruned import make_pruned
+from nsopt.pruning.traced import gate_slices
 from tests.models.tracing import fields
 from tests.models.tracing.checks import (
     Inputs,
@@ -20,6 +24,16 @@ from tests.models.tracing.checks import (
 
 NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in forward order
     fields.Viewed: (torch.randn(2, 3, 32, 32), [6, 16, 24]),
+    fields.Volumes: (torch.randn(2, 1, 6, 6, 6), [8, 16, 8]),
+    fields.Text: (torch.randint(50, (2, 12)), [16, 8, 8]),
+    fields.Graph: ((torch.randn(2, 5, 6), torch.rand(2, 5, 5)), [16, 12]),
+    fields.Matrices: (torch.randn(2, 5, 6), [16, 8]),
+    fields.Unfolded: (torch.randn(2, 3, 9, 9), [12]),
+    fields.Dynamic: (torch.randn(2, 3, 9, 9), [8]),
+    fields.Normed: (torch.randn(2, 3, 9, 9), [12, 8]),
+    fields.Blurred: (torch.randn(2, 3, 11, 11), [12, 8]),
+    fields.Frozen: (torch.randn(2, 3, 9, 9), [8, 24]),
+    fields.Mixed: (torch.randn(2, 3, 9, 9), [6, 16]),
 }
 
 
@@ -38,3 +52,63 @@ def test_a_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> None:
     check_search(arch, x)
     randomise(model)
     check_pruning(arch, model, x)
+
+
+def test_buffers_are_those_of_the_units_that_are_left() -> None:
+    arch, model, _ = traced(fields.Normed)
+    assert isinstance(model, fields.Normed)
+    smaller = arch.build([5, 8])
+    assert torch.equal(smaller.get_buffer("norm.mean"), model.norm.get_buffer("mean")[:5])
+    with pytest.raises(NsoptError, match=r"a cannot exceed 12: the buffer norm.* has other values"):
+        arch.build([13, 8])
+    arch, model, _ = traced(fields.Blurred)
+    wider = arch.build([20, 8]).get_buffer("filter")
+    assert torch.equal(wider, model.get_buffer("filter")[:1].expand(20, -1, -1, -1))
+
+
+def test_who_gives_init_fills_the_buffers_too() -> None:
+    def start(model: nn.Module) -> None:
+        nn.init.zeros_(model.get_buffer("norm.mean"))
+
+    arch = trace(fields.Normed(), torch.randn(2, 3, 9, 9), init=start)
+    assert not arch.build([20, 8]).get_buffer("norm.mean").any()
+
+
+def test_what_only_frozen_parameters_have_is_fixed() -> None:
+    arch, _, _ = traced(fields.Frozen)
+    assert arch.layer_names == ("backbone.2", "hidden")
+    assert "fixed: backbone.0: nothing that has its units is trained" in arch.explain()
+
+
+def test_an_own_norm_hides_no_scores() -> None:
+    """Behind a convolution that a norm follows, however it is written, a factor has no effect."""
+    arch, _, _ = traced(fields.Normed)
+    gates = gate_slices(arch.network)
+    assert gates[0] == [[("a.weight", 0), ("a.bias", 0)], [("norm.gain", 0)], [("norm.shift", 0)]]
+    assert gates[1] == [[("b.weight", 0), ("b.bias", 0)]]
+
+
+def test_scores_of_graphs_are_those_of_explicit_factors() -> None:
+    """dE/dz of a factor z = 1 behind a layer whose weight has the inputs first."""
+    arch, _, (x, adjacency) = traced(fields.Graph)
+    model = arch.build(arch.base_widths).double()
+    x, adjacency = x.double(), adjacency.double()
+    z = torch.ones(16, dtype=torch.float64, requires_grad=True)
+    layer = model.get_submodule("a")
+    hook = layer.register_forward_hook(lambda _, __, y: y * z)
+    (expected,) = torch.autograd.grad(model(x, adjacency).square().mean(), z)
+    hook.remove()
+    ((gate,), _) = make_pruned(arch, model, arch.base_widths).gates
+    model(x, adjacency).square().mean().backward()
+    torch.testing.assert_close(gate.gradient(), expected)
+
+
+def test_units_that_cannot_be_cut_one_by_one_all_stay() -> None:
+    arch, _, _ = traced(fields.Mixed)
+    assert "a: 6 units of 2 channels, cannot be cut one by one" in arch.explain()
+    model = arch.build(arch.base_widths)
+    pruned = make_pruned(arch, model, arch.base_widths)
+    assert pruned.gates[0][0].gradient().isposinf().all()
+    pruned.shrink([np.arange(6), np.arange(4)], torch.optim.SGD(model.parameters()))
+    assert model.get_parameter("a.weight").shape[0] == 12
+    assert list(pruned.widths) == [2, 4]  # of 6 as few as of 16
