@@ -174,7 +174,7 @@ def check_search(arch: TracedArchitecture, x: Inputs) -> None:
     assert len(result.iterations) == 2
     cost = arch.cost("params")
     for part in (4, 2, 1):
-        budget = cost(np.maximum(1, np.array(arch.base_widths) // part))
+        budget = cost(np.maximum(2, np.array(arch.base_widths) // part))
         fit = nsopt.solve_widths(result.law, cost, budget)
         model = arch.build(fit.widths.tolist())
         assert sum(p.numel() for p in model.parameters()) == fit.cost
