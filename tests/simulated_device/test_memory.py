@@ -85,7 +85,7 @@ def test_where_not_one_image_fits_no_batch_size_is_advised(
     tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
 ) -> None:
     splits = place_images(digits.split(0.1), compute)
-    model = place(tiny.build(tiny.base_widths), compute.device)
+    model = place(tiny.build(tiny.base_widths), compute.device, torch.channels_last)
     evaluation = Evaluation(splits.test, splits, compute)
     cuda.largest = 1000
     with pytest.raises(OutOfMemoryError, match="cuda has no memory left for evaluating a single"):
@@ -134,7 +134,7 @@ def test_what_is_moved_to_a_full_device_is_named(
     file.save(network.state_dict())
     cuda.largest = 100
     moves: dict[str, Callable[[], object]] = {
-        "the network": lambda: place(network, compute.device),
+        "the network": lambda: place(network, compute.device, torch.channels_last),
         "the images": lambda: place_images(digits.split(0.1), compute),
         "checkpoint .*network.pt": lambda: file.load(compute.device),
         "timing batches of 7": lambda: measure_latency(
