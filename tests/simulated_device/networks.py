@@ -21,12 +21,12 @@ SEARCH = SearchSettings(
 )
 
 
-def small() -> nn.Module:
+def small(num_classes: int = 2) -> nn.Module:
     """A network to trace."""
     return nn.Sequential(
         *(nn.Conv2d(1, 24, 3, 2), nn.BatchNorm2d(24), nn.ReLU()),
         *(nn.Conv2d(24, 32, 3, 2), nn.ReLU(), nn.Conv2d(32, 24, 3), nn.BatchNorm2d(24)),
-        *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(96, 2)),
+        *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(96, num_classes)),
     )
 
 

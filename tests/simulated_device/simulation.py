@@ -7,7 +7,7 @@ simulated: results are those of the CPU.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,6 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nsopt
@@ -167,16 +166,16 @@ class _Factories(TorchDispatchMode):
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call an operation on what its tensors hold."""
-    tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    tensors: list[Tensor] = []
+    _mapped((*args, *kwargs.values()), tensors.append)
     own = [t for t in tensors if isinstance(t, DeviceTensor)]
     device = _device_of_result(func, args, kwargs, own)
-    _note(func, args, kwargs, device)
+    _note(func, args, device)
     _check(func, args, tensors, kwargs.get("generator"))
     options = {k: torch.device("cpu") if k == "device" else v for k, v in kwargs.items()}
     options.pop("pin_memory", None)
-    plain_args, plain_options = pytree.tree_map_only(DeviceTensor, _held, (args, options))
     with _drawing(func, device):
-        result = func(*plain_args, **plain_options)
+        result = func(*_mapped(args, _held), **{k: _mapped(v, _held) for k, v in options.items()})
     if device is None:
         return result
     known = {id(t.held): t for t in own}  # operations in place return what they were given
@@ -184,11 +183,20 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     def on_device(tensor: Tensor) -> DeviceTensor:
         return known[id(tensor)] if id(tensor) in known else DeviceTensor(tensor, device)
 
-    return pytree.tree_map_only(Tensor, on_device, result)
+    return _mapped(result, on_device)
 
 
-def _held(tensor: DeviceTensor) -> Tensor:
-    return tensor.held
+def _mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """What an operation takes or returns, with its tensors changed; quicker than a pytree."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return type(value)([_mapped(part, change) for part in value])
+    return value
+
+
+def _held(tensor: Tensor) -> Tensor:
+    return tensor.held if isinstance(tensor, DeviceTensor) else tensor
 
 
 def _device_of_result(
@@ -224,9 +232,7 @@ def _check(func: Any, args: tuple[Any, ...], tensors: list[Tensor], generator: A
         )
 
 
-def _note(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device | None
-) -> None:
+def _note(func: Any, args: tuple[Any, ...], device: torch.device | None) -> None:
     """Log copies between host and device."""
     if func in _READ_BY_THE_HOST:
         _active().note("to host")

@@ -1,0 +1,71 @@
+"""The commands, in this process, on a device."""
+
+from functools import partial
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+
+import nsopt
+from nsopt.experiments import timing
+from nsopt.latency import kernels, learn
+from nsopt.latency.measure import measure_latencies
+from nsopt.reports.results import read_results
+from tests.conftest import call_nsopt
+from tests.simulated_device.networks import small
+from tests.simulated_device.simulation import SimulatedDevices
+
+ARCH = "--arch=tests.simulated_device.networks:small"
+TASK = (
+    *(ARCH, "--data=digits", "--classes=2", "--per-class=40", "--ratios=0.5", "--device=cuda"),
+    *("--epochs=1", "--batch-size=16", "--prune-every=1", "--filters-per-step=8"),
+    *("--pretrain-epochs=1", "--search-images=40", "--seeds=1"),
+)
+EXPORT = ("--format=state_dict",)
+FEW = {"warmup": 1, "repeats": 2, "rounds": 2}
+METHODS = ["magnitude", "neuralscale", "uniform"]
+
+
+@pytest.fixture(autouse=True)
+def _few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "measure_latencies", partial(measure_latencies, **FEW))
+    for name, few in {"_RANDOM": 2, "_UNIFORM": 2, "_ROUNDS": 1, "_REPEATS": 1}.items():
+        monkeypatch.setattr(learn, name, few)
+    monkeypatch.setattr(learn, "_SCALES", (0.25, 0.5, 1))
+    monkeypatch.setattr(kernels, "_FEWEST", 1)
+    monkeypatch.setattr(kernels, "_POINTS", 2)
+    monkeypatch.setattr(kernels, "_SECONDS", 0.0)
+
+
+def run(*arguments: str) -> None:
+    done = call_nsopt(*arguments)
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_a_study_its_latencies_and_a_network(cuda: SimulatedDevices, tmp_path: Path) -> None:
+    """Trained in bfloat16, as a GPU does unless told otherwise."""
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    run("study", *TASK, f"--methods={','.join(METHODS)}", f"--out={tmp_path}")
+    run("latency", f"--storage={url}", ARCH, "--device=cuda", "--batch-size=3")
+    results = read_results(url)
+    assert sorted(results.outcomes["method"]) == METHODS
+    (study,) = (name for name in optuna.get_all_study_names(url) if name.endswith("/magnitude"))
+    taken = tmp_path / "network"
+    run("export", f"--storage={url}", ARCH, f"--study={study}", f"--out={taken}", *EXPORT)
+    model = nsopt.load_network(taken, arch=ARCH.partition("=")[2]).model
+    assert {tensor.device for tensor in model.state_dict().values()} == {torch.device("cpu")}
+
+
+@pytest.mark.parametrize("over", ["pretrain-epochs", "curve"])
+def test_tuning_with_some_of_the_images(over: str, cuda: SimulatedDevices, tmp_path: Path) -> None:
+    run("tune", f"--over={over}", *TASK, "--trials=2", "--confirmations=2", f"--out={tmp_path}")
+    names = optuna.get_all_study_names(f"sqlite:///{tmp_path / 'study.db'}")
+    assert any(f"/{over}" in name for name in names)
+
+
+def test_a_latency_model_is_learned(cuda: SimulatedDevices) -> None:
+    arch = nsopt.trace(small(), torch.randn(2, 1, 32, 32))
+    learned = nsopt.with_latency(arch, "cuda").cost("latency")
+    assert learned(arch.base_widths) > 0
+    assert cuda.places("wait")
