@@ -167,6 +167,9 @@ def _scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Gri
     def fits(scale: float) -> bool:
         return bool(bound(grid.below(law.widths(scale)).astype(np.int64)) <= budget)
 
+    def is_narrowest(scale: float) -> bool:
+        return bool((grid.below(law.widths(scale)) == grid.narrowest).all())
+
     high = 1.0
     while fits(high):
         if (law.widths(high) >= grid.widest).all():
@@ -177,7 +180,7 @@ def _scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Gri
                 f"the law is too flat to reach a budget of {_shown(budget)} at any size"
             )
     low = high / 2
-    while not fits(low) and low > 1 / _LARGEST_SCALE:
+    while not fits(low) and not is_narrowest(low) and low > 1 / _LARGEST_SCALE:
         low, high = low / 2, low
     while high / low > 1 + 1e-6:
         middle = low * float(np.sqrt(high / low))
