@@ -1,5 +1,7 @@
 """Storage URLs as messages show them: never with a password."""
 
+from pathlib import Path
+
 import pytest
 
 from nsopt.errors import NsoptError
@@ -71,8 +73,9 @@ def test_a_bad_port_and_a_bad_password_are_one_line(url: str) -> None:
 
 @pytest.mark.parametrize("command", [*COMMANDS, "dashboard"])
 def test_every_command_reads_the_storage_from_the_environment(
-    command: str, monkeypatch: pytest.MonkeyPatch
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NSOPT_STORAGE", "postgresql://me:sesame@h:port/d")
     check(call_nsopt(command, *NEEDED.get(command, ())), "postgresql://me:***@h:*** cannot be read")
 
