@@ -29,7 +29,7 @@ from nsopt.latency.model import LatencyModel, Term
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.progress import Progress, Silent
-from nsopt.scaling.cost import IntArray
+from nsopt.scaling.cost import IntArray, width_limits
 from nsopt.scaling.law import floor_widths
 
 A = TypeVar("A", bound=Architecture)
@@ -206,9 +206,9 @@ def _calls(arch: Architecture, widths: Sequence[int]) -> list[Call]:
 
 
 def _allowed(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
-    """`widths`, no layer wider than it can be."""
-    widest = np.broadcast_to(getattr(arch.cost("params"), "widest", np.inf), len(widths))
-    return tuple(np.minimum(widths, widest).astype(int).tolist())
+    """`widths`, no layer narrower or wider than it can be."""
+    limits = width_limits(arch.cost("params"), len(widths))
+    return tuple(np.clip(widths, *limits).astype(int).tolist())
 
 
 def _on_blocks(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
@@ -220,7 +220,7 @@ def _distinct(arch: Architecture) -> tuple[int, ...]:
     """Widths near the base ones that can all grow by one. Of networks in which equal widths remove
     calls none are equal, nor will be then, so that everything is there."""
     if not isinstance(arch, TableArchitecture):
-        return tuple(max(1, width - 1) for width in arch.base_widths)
+        return _allowed(arch, [width - 1 for width in arch.base_widths])
     found: list[int] = []
     for width in arch.base_widths:
         while any(abs(width - other) <= 1 for other in found):

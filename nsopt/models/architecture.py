@@ -36,6 +36,10 @@ class Architecture(Protocol):
     @property
     def latency(self) -> CostModel | None: ...
     @property
+    def narrowest(self) -> tuple[int, ...]:
+        """The smallest widths that its networks can have."""
+
+    @property
     def layout(self) -> torch.memory_format:
         """In which its networks and their inputs lie on a device."""
 
@@ -105,6 +109,10 @@ class TableArchitecture:
 
     @property
     def channels_per_unit(self) -> tuple[int, ...]:
+        return (1,) * len(self.base_widths)
+
+    @property
+    def narrowest(self) -> tuple[int, ...]:
         return (1,) * len(self.base_widths)
 
     @property

@@ -197,18 +197,19 @@ class ShrinkingNetwork:
     def prune(self, rule: PruneRule, steps: int, spare: bool = False) -> bool:
         """Keep what `rule` keeps after `steps` prune steps, of all layers together.
 
-        Returns False, and prunes nothing, if a layer would lose its last and the last ones are not
-        spared.
+        Returns False, and prunes nothing, if a layer would lose the last ones that it needs and
+        these are not spared.
         """
         with record_function("compaction"):
             importance = [scores.cpu().double().numpy() for scores in self._scores.mean()]
             kept = rule.kept(importance, steps)
             kept = [mask | np.isinf(scores) for mask, scores in zip(kept, importance, strict=True)]
-            if not all(mask.any() for mask in kept):
+            least = self._arch.narrowest
+            if any(mask.sum() < few for mask, few in zip(kept, least, strict=True)):
                 if not spare:
                     return False
-                for mask, scores in zip(kept, importance, strict=True):
-                    mask[scores.argmax()] = True
+                for mask, scores, few in zip(kept, importance, least, strict=True):
+                    mask[np.argsort(-scores, kind="stable")[:few]] = True
             units = zip(self._pruned.kept, kept, strict=True)
             self._pruned.shrink([ids[mask] for ids, mask in units], self._optimizer)
             self._scores.shrink(kept, self._decay)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from nsopt.errors import NoWidthsError
 from nsopt.models.architecture import Architecture
-from nsopt.scaling.cost import CostModel, IntArray
+from nsopt.scaling.cost import CostModel, IntArray, width_limits
+from nsopt.scaling.law import FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +29,10 @@ class MagnitudeRanking:
     def widths_within(self, cost: CostModel, budget: float) -> tuple[int, ...]:
         """Widths when just enough filters are removed to cost at most `budget`.
 
-        Every layer keeps one filter at least. NoWidthsError if even then the budget is exceeded.
+        Every layer keeps the fewest filters that it can have. NoWidthsError if even then the
+        budget is exceeded.
         """
-        removals = self._removals()
+        removals = self._removals(width_limits(cost, len(self.norms))[0])
         costs = np.asarray(cost(removals))
         fitting = np.flatnonzero(costs <= budget)
         if fitting.size == 0:
@@ -46,7 +48,7 @@ class MagnitudeRanking:
             for norms, width in zip(self.norms, widths, strict=True)
         ]
 
-    def _removals(self) -> IntArray:
+    def _removals(self, narrowest: FloatArray) -> IntArray:
         """Widths (N, L) while the weakest filters go, one stream's after the other."""
         start = np.array([len(norms) for norms in self.norms])
         firsts = sorted(set(self.streams))
@@ -55,7 +57,7 @@ class MagnitudeRanking:
         members = np.array(self.streams)[None] == stream_of[ranked.numpy()][:, None]
         removed = np.cumsum(members, axis=0, dtype=np.int64)
         left: IntArray = start - np.vstack([np.zeros_like(start), removed])
-        return left.clip(min=1)
+        return left.clip(min=narrowest.astype(np.int64))
 
 
 def rank_filters(arch: Architecture, model: nn.Module) -> MagnitudeRanking:

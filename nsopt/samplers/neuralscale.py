@@ -30,13 +30,15 @@ def suggest_widths(
 ) -> tuple[int, ...]:
     """The widths of a trial, one integer parameter `width_<layer name>` per searched layer.
 
-    low, high: for all layers or one each, by default from a 32nd of the base widths to eight times
-    them; the law's widths must lie there. log: whether other samplers propose on a logarithmic
-    scale, which they do in steps of 1 only; step: between widths, such as 8 with a sampler whose
-    `multiple_of` is 8.
+    low, high: for all layers or one each, by default from a 32nd of the base widths, or the
+    narrowest that the network can have, to eight times them; the law's widths must lie there. log:
+    whether other samplers propose on a logarithmic scale, which they do in steps of 1 only; step:
+    between widths, such as 8 with a sampler whose `multiple_of` is 8.
     """
     base = np.array(arch.base_widths)
-    lowest = np.maximum(base // _NARROWER // step, 1) * step if low is None else low
+    narrowest = -(-np.array(arch.narrowest) // step)
+    least = np.maximum(base // _NARROWER // step, narrowest) * step
+    lowest = least if low is None else low
     highest = base * _WIDER if high is None else high
     ranges = np.broadcast_arrays(lowest, highest, base)[:2]
     return tuple(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nsopt.errors import NsoptError
-from nsopt.scaling.cost import CostFunction, IntArray
+from nsopt.scaling.cost import CostFunction, IntArray, width_limits
 from nsopt.scaling.law import PowerLaw
 
 _STILL = 0.5  # tau counts parameters: less than half of one is no move
@@ -66,5 +66,5 @@ def solve_widths_sgd(
 
 
 def _network_at(law: PowerLaw, cost: CostFunction, tau: float) -> tuple[IntArray, int | float]:
-    widths = np.maximum(np.floor(law.widths(tau)), 1).astype(np.int64)
+    widths = np.clip(np.floor(law.widths(tau)), *width_limits(cost, law.layers)).astype(np.int64)
     return widths, cost(widths)

@@ -17,6 +17,7 @@ from nsopt.errors import NsoptError, unknown_name
 IntArray = NDArray[np.int64]
 Numbers = NDArray[np.int64] | NDArray[np.float64]
 CostFunction = Callable[[ArrayLike], Any]
+WIDEST = 2**20  # filters of a layer: the costs of wider networks overflow
 _COUNTED = ("params", "macs")
 
 
@@ -134,6 +135,13 @@ class CountedCost:
 
     def _term(self, operation: Operation, widths: IntArray) -> IntArray:
         return operation.params(widths) if self.metric == "params" else operation.macs(widths)
+
+
+def width_limits(cost: CostFunction, layers: int) -> tuple[NDArray[np.float64], ...]:
+    """The narrowest and the widest widths, (L,) each, that networks can have, as `cost` tells."""
+    limits = getattr(cost, "narrowest", 1), getattr(cost, "widest", WIDEST)
+    narrowest, widest = (np.broadcast_to(np.asarray(some, float), layers) for some in limits)
+    return narrowest, np.minimum(widest, WIDEST)
 
 
 def checked_rows(widths: ArrayLike, layers: int) -> IntArray:

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.scaling.cost import CostFunction, IntArray, Numbers
+from nsopt.scaling.cost import WIDEST, CostFunction, IntArray, Numbers, width_limits
 from nsopt.scaling.law import FloatArray, PowerLaw, ScalingLaw
 
 _LARGEST_SCALE = 1e290
-_WIDEST = 2**20  # filters of a layer: the costs of wider networks overflow
 _BELOW = 1 - 1e-12  # steps off a breakpoint, well above the rounding error of a power
 _BEYOND = 1 + 1e-9  # past the last breakpoint that is needed
 _APART = 1 + 1e-11  # breakpoints closer than this are one, told apart by rounding alone
@@ -53,8 +52,8 @@ class _Grid:
 
     @classmethod
     def of(cls, cost: CostFunction, layers: int, multiple_of: int, min_width: int) -> Self:
-        most = np.broadcast_to(getattr(cost, "widest", _WIDEST), layers).astype(np.float64)
-        smallest = -(-min_width // multiple_of) * multiple_of
+        least, most = width_limits(cost, layers)
+        smallest = np.ceil(np.maximum(min_width, least) / multiple_of) * multiple_of
         narrowest = np.minimum(smallest, most)
         return cls(multiple_of, narrowest, np.maximum(narrowest, _down(most, multiple_of)))
 
@@ -82,9 +81,9 @@ def solve_widths(
     """The largest widths along `law` that cost no more than `budget`.
 
     cost: maps widths (N, L) to costs (N,), such as `arch.cost("params")`. It never falls as a
-    width grows, or has a `lower_bound` that does not; where layers cannot grow at will it says how
-    far, as `widest` (L,). budget: a number or an (N,) array. Widths are rounded down to multiples
-    of `multiple_of` and never fall below `min_width`.
+    width grows, or has a `lower_bound` that does not; where layers cannot have any width it says
+    the limits, as `narrowest` and `widest` (L,). budget: a number or an (N,) array. Widths are
+    rounded down to multiples of `multiple_of` and never fall below `min_width`.
 
     Raises NoWidthsError for a budget that no widths meet (naming the smallest that some do).
     """
@@ -118,7 +117,7 @@ def _band(
     band = law.band(scale) if isinstance(law, PowerLaw) else None
     if band is None:
         return None, None
-    low, high = (np.rint(np.minimum(edge, _WIDEST)).astype(np.int64) for edge in band)
+    low, high = (np.rint(np.minimum(edge, WIDEST)).astype(np.int64) for edge in band)
     return np.clip(low, 1, widths), np.maximum(high, widths)
 
 

@@ -7,14 +7,14 @@ from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.architecture import checked_widths, learned, relative_norms, shapes_of
 from nsopt.models.layout import best_layout
+from nsopt.models.tracing import probe
 from nsopt.models.tracing.buffers import fill_buffers
-from nsopt.models.tracing.cost import Size, TracedCost
+from nsopt.models.tracing.cost import LimitedCost, Size, TracedCost
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
 from nsopt.models.tracing.makers import Makers
@@ -56,6 +56,10 @@ class TracedArchitecture:
         return tuple(g.per_dimension[min(g.per_dimension)] for g in self.network.family.groups)
 
     @cached_property
+    def narrowest(self) -> tuple[int, ...]:
+        return tuple(probe.narrowest(self.network).tolist())
+
+    @cached_property
     def layout(self) -> torch.memory_format:
         return best_layout(self.network.template, self.network.run.examples)
 
@@ -78,7 +82,17 @@ class TracedArchitecture:
         for name, width, base in zip(self.layer_names, checked, self.base_widths, strict=True):
             if width > base and name in self.capped:
                 raise NsoptError(f"the width of {name} cannot exceed {base}: {self.capped[name]}")
+        if any(w < probe.smaller(base) for w, base in zip(checked, self.base_widths, strict=True)):
+            self._check_narrow(checked)
         return checked
+
+    def _check_narrow(self, widths: Sequence[int]) -> None:
+        for name, width, least in zip(self.layer_names, widths, self.narrowest, strict=True):
+            if width < least:
+                raise NsoptError(
+                    f"the width of {name} cannot be below {least}: the network does not run there, "
+                    "or its channels join differently"
+                )
 
     def build(self, widths: Sequence[int]) -> nn.Module:
         """A freshly initialised network. NsoptError for widths that it cannot have."""
@@ -146,8 +160,8 @@ class TracedArchitecture:
     def cost(self, metric: str) -> CostModel:
         """Exact cost model for `params` or `macs` (of one example); for `latency`, what it has."""
         if metric == "latency":
-            return learned(self.name, self.latency)
-        network, widest = self.network, self._widest
+            return self._limited(learned(self.name, self.latency))
+        network, layers = self.network, len(self.base_widths)
         if metric == "params":
             index = {(d.tensor, d.axis): i for i, d in enumerate(network.family.dimensions)}
             factors, constants = network.family.factors, network.family.constants
@@ -156,12 +170,12 @@ class TracedArchitecture:
                 axes = [index[name, axis] for axis, n in enumerate(parameter.shape) if n > 1]
                 scale = int(parameter.numel() > 0)
                 terms.append((scale, [(factors[i], int(constants[i])) for i in axes]))
-            return TracedCost.of(metric, terms, widest)
+            return self._limited(TracedCost.of(metric, terms, layers))
         if metric == "macs":
             products, examples = network.products
             count = network.family.count
             terms = [(p.factor, [count(atoms) for atoms in p.dimensions]) for p in products]
-            return TracedCost.of(metric, terms, widest, examples)
+            return self._limited(TracedCost.of(metric, terms, layers, examples))
         raise unknown_name("metric", metric, ("params", "macs"))
 
     def channels(self, widths: Sequence[int]) -> dict[str, int]:
@@ -218,10 +232,10 @@ class TracedArchitecture:
             reasons[path] = "; ".join(found)
         return reasons
 
-    @cached_property
-    def _widest(self) -> NDArray[np.float64]:
+    def _limited(self, cost: CostModel) -> LimitedCost:
         named = zip(self.layer_names, self.base_widths, strict=True)
-        return np.array([base if name in self.capped else np.inf for name, base in named])
+        widest = np.array([base if name in self.capped else np.inf for name, base in named])
+        return LimitedCost(cost, widest, lambda: self.narrowest)
 
     @cached_property
     def _law(self) -> InitialisationLaw:

@@ -1,16 +1,16 @@
 """What a traced network costs: sums of products of sizes, each a linear function of the widths."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.trace import Atoms
-from nsopt.scaling.cost import checked_rows
+from nsopt.scaling.cost import CostModel, Numbers, checked_rows
 
 Size = tuple[Atoms, int]  # factors of the widths (L,), and a constant
 
@@ -20,26 +20,24 @@ class TracedCost:
     """A `CostModel` that counts exactly, as all sizes of the network follow from its widths.
 
     T terms of at most D factors. metric: what it counts; coefficients: (T,); factors: (D, T, L);
-    constants: (D, T); widest: (L,), infinite for groups that grow at will.
+    constants: (D, T).
     """
 
     metric: str
     coefficients: Atoms
     factors: Atoms
     constants: Atoms
-    widest: NDArray[np.float64]
 
     @classmethod
     def of(
         cls,
         metric: str,
         terms: Iterable[tuple[int, list[Size]]],
-        widest: NDArray[np.float64],
+        layers: int,
         divisor: int = 1,
     ) -> Self:
         """terms: a coefficient and the sizes that it is multiplied by; divisor: of the total, which
         it divides without a rest."""
-        layers = len(widest)
         merged: Counter[tuple[tuple[bytes, int], ...]] = Counter()
         for coefficient, sizes in terms:
             fixed = [constant for factor, constant in sizes if not factor.any()]
@@ -54,7 +52,7 @@ class TracedCost:
         coefficients = np.array(list(merged.values()), np.int64)
         if (coefficients % divisor).any():
             raise NsoptError("the work of the network is not the same for each of its examples")
-        return cls(metric, coefficients // divisor, factors, constants, widest)
+        return cls(metric, coefficients // divisor, factors, constants)
 
     def __call__(self, widths: ArrayLike) -> int | Atoms:
         w = checked_rows(widths, self.factors.shape[-1])
@@ -78,3 +76,33 @@ class TracedCost:
         for factor, constant in zip(self.factors, self.constants, strict=True):
             result = result * (widths @ factor.T + constant)
         return result
+
+
+@dataclass(frozen=True, eq=False)
+class LimitedCost:
+    """A `CostModel` of networks whose widths have limits, to which solvers keep.
+
+    widest: (L,), infinite for groups that grow at will; find_narrowest: takes a while, so that
+    only those call it who need it.
+    """
+
+    cost: CostModel
+    widest: NDArray[np.float64]
+    find_narrowest: Callable[[], tuple[int, ...]]
+
+    @property
+    def narrowest(self) -> tuple[int, ...]:
+        return self.find_narrowest()
+
+    @property
+    def metric(self) -> str:
+        return str(getattr(self.cost, "metric", ""))
+
+    def __call__(self, widths: ArrayLike) -> Any:
+        return self.cost(widths)
+
+    def lower_bound(self, widths: ArrayLike) -> Any:
+        return self.cost.lower_bound(widths)
+
+    def marginal(self, widths: ArrayLike) -> Numbers:
+        return self.cost.marginal(widths)

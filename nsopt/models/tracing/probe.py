@@ -8,10 +8,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nsopt.models.tracing.network import TracedNetwork
-from nsopt.models.tracing.trace import TraceError
+from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
+from nsopt.models.tracing.trace import Atoms, TraceError
 
 Reasons = dict[int, str]  # by the index of a group
+
+
+def smaller(width: int) -> int:
+    """The width at which all groups are tried at once, so that they are known to run there."""
+    return width - max(1, width // 3)
 
 
 def cannot_shrink(network: TracedNetwork) -> Reasons:
@@ -22,7 +27,7 @@ def cannot_shrink(network: TracedNetwork) -> Reasons:
         kept = []
         for index, group in enumerate(groups):
             count = len(group.units)
-            kept.append(np.arange(count - (max(1, count // 3) if index in some else 0)))
+            kept.append(np.arange(smaller(count) if index in some else count))
         network.check_cut(kept)
 
     return _culprits(network, [i for i, g in enumerate(groups) if len(g.units) > 1], shrink)
@@ -38,6 +43,31 @@ def cannot_grow(network: TracedNetwork) -> Reasons:
         network.check_widths(larger)
 
     return _culprits(network, list(range(len(widths))), grow)
+
+
+def narrowest(network: TracedNetwork) -> Atoms:
+    """The smallest widths (L,) at which a network runs and its channels join alike: of every group,
+    a power of two or its base width."""
+    base = np.array(network.family.widths, np.int64)
+    rigid = np.array([group.rigid for group in network.family.groups])
+    result = np.where(rigid, np.minimum(FEWEST_SEEN, base), 1)
+    suspects = np.flatnonzero(result < base).tolist()
+    while suspects:
+
+        def narrow(some: Sequence[int], trying: Sequence[int] = tuple(suspects)) -> None:
+            widths = base.copy()
+            settled = [i for i in range(len(base)) if i not in trying]
+            widths[[*settled, *some]] = result[[*settled, *some]]
+            try:
+                network.check_widths(widths)
+                network.at(network.empty(widths))
+            except TraceError as error:
+                raise TraceError(str(error)) from None  # its atoms are those of another network
+
+        suspects = list(_culprits(network, suspects, narrow))
+        result[suspects] = np.minimum(2 * result[suspects], base[suspects])
+        suspects = [i for i in suspects if result[i] < base[i]]
+    return result
 
 
 def _culprits(

@@ -28,7 +28,7 @@ from nsopt.models.tracing.trace import Atoms
 from nsopt.models.tracing.trace_module import trace
 
 Inputs = Tensor | tuple[Tensor, ...]
-_SEARCH = nsopt.SearchSettings(
+SEARCH = nsopt.SearchSettings(
     pretrain_epochs=1,
     prune_every=1,
     filters_per_step=0.35,
@@ -151,9 +151,12 @@ def check_building(arch: TracedArchitecture, x: Inputs) -> None:
         for name, b in zip(arch.layer_names, base, strict=True)
     ]
     for widths in (
-        np.maximum(1, base // 4),
+        np.maximum(arch.narrowest, base // 4),
         np.minimum(
-            most, np.maximum(1, (base * generator.uniform(0.2, 1.25, len(base))).astype(int))
+            most,
+            np.maximum(
+                arch.narrowest, (base * generator.uniform(0.2, 1.25, len(base))).astype(int)
+            ),
         ),
         np.array(most),
     ):
@@ -170,11 +173,11 @@ def check_building(arch: TracedArchitecture, x: Inputs) -> None:
 def check_search(arch: TracedArchitecture, x: Inputs) -> None:
     """A search ends in a law, in an iteration from narrow widths too; its networks are trained."""
     batches = [(converted(x, torch.rand_like), torch.zeros(1))] * 2
-    result = nsopt.search(arch, settings=_SEARCH, loader=batches, loss=distance_from_one)
+    result = nsopt.search(arch, settings=SEARCH, loader=batches, loss=distance_from_one)
     assert len(result.iterations) == 2
     cost = arch.cost("params")
     for part in (4, 2, 1):
-        budget = cost(np.maximum(2, np.array(arch.base_widths) // part))
+        budget = cost(np.maximum(arch.narrowest, np.array(arch.base_widths) // part))
         fit = nsopt.solve_widths(result.law, cost, budget)
         model = arch.build(fit.widths.tolist())
         assert sum(p.numel() for p in model.parameters()) == fit.cost
@@ -237,7 +240,7 @@ class OtherProcess:
 
     def check_reload(self, arch: TracedArchitecture, x: Tensor, folder: Path) -> None:
         """There, the network of the same word and widths computes the same with our state."""
-        widths = [max(1, base // 3) for base in arch.base_widths]
+        widths = np.maximum(arch.narrowest, np.array(arch.base_widths) // 3).tolist()
         model = arch.build(widths).eval()
         with torch.no_grad():
             y = outputs(model(x))

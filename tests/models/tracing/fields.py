@@ -203,3 +203,19 @@ class Mixed(nn.Module):
             x = x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
         logits: Tensor = self.out(self.c(x).mean((2, 3)))
         return logits
+
+
+class Squeezed(nn.Module):
+    """With one channel `squeeze` would take the channels away; its author checks another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 12, 3)
+        self.out = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.a(x).relu()).relu()
+        if x.shape[1] < 3:
+            raise ValueError("three channels at least")
+        logits: Tensor = self.out(self.c(x).mean((2, 3), keepdim=True).squeeze())
+        return logits

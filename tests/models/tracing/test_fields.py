@@ -3,22 +3,27 @@
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from torch import nn
 
-from nsopt.errors import NsoptError
+import nsopt
+from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.trace_module import trace
+from nsopt.pruning.magnitude import rank_filters
 from nsopt.pruning.pruned import make_pruned
 from nsopt.pruning.traced import gate_slices
 from tests.models.tracing import fields
 from tests.models.tracing.checks import (
+    SEARCH,
     Inputs,
     check_building,
     check_costs,
     check_pruning,
     check_search,
+    distance_from_one,
     randomise,
 )
 
@@ -33,6 +38,7 @@ NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in 
     fields.Normed: (torch.randn(2, 3, 9, 9), [12, 8]),
     fields.Blurred: (torch.randn(2, 3, 11, 11), [12, 8]),
     fields.Frozen: (torch.randn(2, 3, 9, 9), [8, 24]),
+    fields.Squeezed: (torch.randn(2, 3, 9, 9), [16, 16, 12]),
     fields.Mixed: (torch.randn(2, 3, 9, 9), [6, 16]),
 }
 
@@ -112,3 +118,32 @@ def test_units_that_cannot_be_cut_one_by_one_all_stay() -> None:
     pruned.shrink([np.arange(6), np.arange(4)], torch.optim.SGD(model.parameters()))
     assert model.get_parameter("a.weight").shape[0] == 12
     assert list(pruned.widths) == [2, 4]  # of 6 as few as of 16
+
+
+def test_nothing_proposes_widths_at_which_a_network_does_not_run() -> None:
+    arch, model, _ = traced(fields.Squeezed)
+    assert arch.narrowest == (1, 4, 2)  # powers of two
+    with pytest.raises(NsoptError, match="the width of c cannot be below 2: the network does not"):
+        arch.build([1, 4, 1])
+    cost = arch.cost("params")
+    law = nsopt.uniform_curve(arch.base_widths)
+    smallest = cost(arch.narrowest)
+    assert nsopt.solve_widths(law, cost, smallest).widths.tolist() == [1, 4, 2]
+    by_threes = nsopt.solve_widths(law, cost, cost([3, 6, 3]), multiple_of=3)
+    assert by_threes.widths.tolist() == [3, 6, 3]
+    with pytest.raises(NoWidthsError, match=f"the smallest feasible one is {smallest}"):
+        nsopt.solve_widths(law, cost, smallest - 1)
+    flat = nsopt.PowerLaw(np.full(3, 1e-9), np.ones(3), np.ones(3))
+    assert nsopt.solve_widths_sgd(flat, cost, smallest, max_steps=1).widths.tolist() == [1, 4, 2]
+    assert rank_filters(arch, model).widths_within(cost, smallest) == (1, 4, 2)
+    trial = optuna.trial.FixedTrial({f"width_{name}": 16 for name in arch.layer_names})
+    nsopt.suggest_widths(trial, arch)
+    assert [getattr(d, "low", 0) for d in trial.distributions.values()] == [1, 4, 2]
+
+
+def test_a_search_spares_the_last_units_that_a_network_needs() -> None:
+    arch, _, x = traced(fields.Squeezed)
+    batches = [(x, torch.zeros(1))] * 2
+    settings = SEARCH.updated(keep_fraction=0.01)
+    result = nsopt.search(arch, settings=settings, loader=batches, loss=distance_from_one)
+    assert all((np.array(i.trajectory.widths) >= arch.narrowest).all() for i in result.iterations)
