@@ -15,7 +15,7 @@ from nsopt.models.layout import layout_of
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.makers import Makers, Slices
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
-from nsopt.models.tracing.resize import describe_shapes, replace_tensors
+from nsopt.models.tracing.resize import replace_tensors
 from nsopt.pruning.gates import Gate
 from nsopt.pruning.layout import positions
 from nsopt.scaling.cost import IntArray
@@ -79,7 +79,7 @@ class TracedPruned:
             return _smaller(tensor, [positions(new, old) for new, old in pick], optimizer, layout)
 
         replace_tensors(self._model, smaller)
-        describe_shapes(self._model, self._network.trace.group_sizes)
+        self._network.describe(self._model)
         optimizer.param_groups[0]["params"] = list(self._model.parameters())
         self.kept, self._left = tuple(kept), after
         for gate in (gate for group in self.gates for gate in group):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.models.tracing.groups import Dimension, Family, Units
+from nsopt.models.tracing.lifts import Lifts
 from nsopt.models.tracing.resize import describe_shapes, replaced
 from nsopt.models.tracing.run import LabelledRun, tensors_of
 from nsopt.models.tracing.trace import Atoms, Labels, Product, Trace, TraceError
@@ -20,7 +21,8 @@ FEWEST_SEEN = 2  # units of a group: of a single one a trace tells nothing
 class TracedNetwork:
     """One network with what its trace has shown. template: never changed.
 
-    labels: of its tensors, by name; outputs: their shapes; order: of the first use of its tensors.
+    labels: of its tensors, by name; outputs: their shapes; order: of the first use of its tensors;
+    lifts: what changes beside them.
     """
 
     template: nn.Module
@@ -30,6 +32,7 @@ class TracedNetwork:
     outputs: list[tuple[int, ...]]
     family: Family
     order: dict[str, int]
+    lifts: Lifts
 
     @classmethod
     def of(
@@ -51,14 +54,25 @@ class TracedNetwork:
         outputs = run(template, trace, labels, like.trace.choices if like else None)
         names = {id(tensor): name for name, tensor in tensors.items()}
         order = {names[key]: place for place, key in enumerate(trace.read) if key in names}
-        units = Units.of(trace, [d for d in dimensions if d.tensor not in order])
+        lifts = like.lifts if like else Lifts()
+        unread = [d for d in dimensions if d.tensor not in order]
+        units = Units.of(lifts.joined(trace, labels), unread)
         family = Family.of(tuple(dimensions), units, order)
-        return cls(template, run, trace, labels, outputs, family, order)
+        return cls(template, run, trace, labels, outputs, family, order, lifts)
+
+    def with_lifts(self, lifts: Lifts) -> "TracedNetwork":
+        """The same with these lifts alone; what has to stay does so."""
+        before = self.family.units
+        joined = Units.of(lifts.joined(self.trace, self.labels), [])
+        units = joined.without(joined.of_atom[before.fixed[before.of_atom]])
+        return replace(self._with_units(units), lifts=lifts)
 
     def with_fixed(self, units: Atoms) -> "TracedNetwork":
         """The same, of which more units have to stay."""
-        units_ = self.family.units.without(units)
-        return replace(self, family=Family.of(self.family.dimensions, units_, self.order))
+        return self._with_units(self.family.units.without(units))
+
+    def _with_units(self, units: Units) -> "TracedNetwork":
+        return replace(self, family=Family.of(self.family.dimensions, units, self.order))
 
     def at(self, model: nn.Module) -> "TracedNetwork":
         """A network of the same family, with the same groups. TraceError if it has others."""
@@ -180,8 +194,13 @@ class TracedNetwork:
             return tensor.clone()
 
         smaller = replaced(model, change)
-        describe_shapes(smaller, self.trace.group_sizes)
+        self.describe(smaller)
         return smaller
+
+    def describe(self, model: nn.Module) -> None:
+        """Make the attributes of all modules tell the sizes that the tensors of `model` have."""
+        describe_shapes(model, self.trace.group_sizes)
+        self.lifts.describe(model)
 
     def check_cut(self, kept: Sequence[Atoms]) -> None:
         """TraceError if a network cut so would not run, or would join other channels."""
@@ -234,7 +253,7 @@ class TracedNetwork:
             return tensor.new_empty(shapes[name], device=device) if tensor.ndim else tensor.clone()
 
         model = replaced(self.template, change)
-        describe_shapes(model, self.trace.group_sizes)
+        self.describe(model)
         return model
 
 

@@ -4,10 +4,12 @@ A size in Python (`x.view(-1, 512)`) leaves no label. All groups are made smalle
 larger; where that fails, the groups whose channels met at the failing operation are narrowed down.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
+from nsopt.models.tracing.lifts import numbers_near, ties_of
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.trace import Atoms, TraceError
 
@@ -19,18 +21,64 @@ def smaller(width: int) -> int:
     return width - max(1, width // 3)
 
 
-def cannot_shrink(network: TracedNetwork) -> Reasons:
-    """Groups that a network cannot have fewer units of, with what happened."""
-    groups = network.family.groups
+def lifted(network: TracedNetwork) -> tuple[TracedNetwork, list[int]]:
+    """The network with all lifts that let it shrink, and the groups among which others fail.
 
-    def shrink(some: Sequence[int]) -> None:
-        kept = []
-        for index, group in enumerate(groups):
-            count = len(group.units)
-            kept.append(np.arange(smaller(count) if index in some else count))
-        network.check_cut(kept)
+    A lift is kept if the network runs further with it.
+    """
+    hopeless: set[int] = set()  # by the first atom of a group
+    error = _error_without(network, hopeless)
+    while error is not None:
+        met = _that_met(network, _hopeful(network, hopeless), error)
+        for better in _options(network, met):
+            now = _error_without(better, hopeless)
+            if now is None or now.step > error.step:
+                network, error = better, now
+                break
+        else:
+            hopeless |= {_first(network, index) for index in met}
+            error = _error_without(network, hopeless)
+    hopeful = _hopeful(network, hopeless)
+    return network, [i for i in _shrinking(network) if i not in hopeful]
 
-    return _culprits(network, [i for i, g in enumerate(groups) if len(g.units) > 1], shrink)
+
+def _options(network: TracedNetwork, met: Sequence[int]) -> Iterator[TracedNetwork]:
+    for find in (numbers_near, ties_of):
+        for lifts in find(network.template, network.family, met, network.lifts):
+            yield network.with_lifts(network.lifts + lifts)
+
+
+def _error_without(network: TracedNetwork, hopeless: set[int]) -> TraceError | None:
+    """What happens when all but the hopeless groups shrink."""
+    return _error(partial(_shrink, network), _hopeful(network, hopeless))
+
+
+def _hopeful(network: TracedNetwork, hopeless: set[int]) -> list[int]:
+    return [i for i in _shrinking(network) if _first(network, i) not in hopeless]
+
+
+def _first(network: TracedNetwork, group: int) -> int:
+    """The first atom of a group."""
+    unit = network.family.groups[group].units[0]
+    return int(np.flatnonzero(network.family.units.of_atom == unit)[0])
+
+
+def _shrinking(network: TracedNetwork) -> list[int]:
+    """Groups that have a unit to lose."""
+    return [i for i, group in enumerate(network.family.groups) if len(group.units) > 1]
+
+
+def _shrink(network: TracedNetwork, some: Sequence[int]) -> None:
+    kept = []
+    for index, group in enumerate(network.family.groups):
+        count = len(group.units)
+        kept.append(np.arange(smaller(count) if index in some else count))
+    network.check_cut(kept)
+
+
+def cannot_shrink(network: TracedNetwork, suspects: list[int]) -> Reasons:
+    """Groups, among the suspects, that a network cannot have fewer units of, with what happened."""
+    return _culprits(network, suspects, partial(_shrink, network))
 
 
 def cannot_grow(network: TracedNetwork) -> Reasons:

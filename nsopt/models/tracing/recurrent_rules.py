@@ -120,6 +120,7 @@ def _follow(
         if cell.projection.shape[1] > 1:
             tracer.join(units, projected[1])
         made = projected[0]
+        tracer.freeze("a projection, which PyTorch knows by its size", units, made)
     if cell.of_hidden.shape[1] > 1:
         made = tracer.join(made, of_hidden[1])
     tracer.note_maker(made)

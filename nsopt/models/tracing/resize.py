@@ -47,7 +47,9 @@ def describe_shapes(model: nn.Module, group_sizes: dict[str, int]) -> None:
 
 def _describe(module: nn.Module, group_size: int | None) -> None:
     weight = original_weight(module)
-    if weight is None:
+    if isinstance(module, nn.MultiheadAttention):
+        _describe_attention(module)
+    elif weight is None:
         _describe_unweighted(module)
     elif isinstance(module, nn.modules.conv._ConvNd):
         _describe_convolution(module, weight, group_size)
@@ -98,3 +100,10 @@ def _describe_recurrent(module: nn.RNNBase, weight: Tensor) -> None:
     if module.proj_size:
         module.proj_size = module.get_parameter("weight_hh_l0").shape[1]
     module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+
+
+def _describe_attention(module: nn.MultiheadAttention) -> None:
+    module.embed_dim = module.kdim = module.vdim = module.out_proj.weight.shape[0]
+    if module.in_proj_weight is None:
+        module.kdim, module.vdim = module.k_proj_weight.shape[1], module.v_proj_weight.shape[1]
+    module.head_dim = module.embed_dim // module.num_heads

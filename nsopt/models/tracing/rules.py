@@ -43,6 +43,8 @@ RULES: dict[str, Rule] = {
     "expand": shape.expand,
     "flip": shape.flip,
     "glu": cut.glu,
+    "linalg_vector_norm": shape.norm,
+    "norm": shape.norm,
     "permute": shape.permute,
     "pixel_shuffle": shape.pixel_shuffle,
     "repeat": shape.repeat,
@@ -65,8 +67,7 @@ RULES: dict[str, Rule] = {
     ),
     **dict(
         _all(
-            "mean sum amax amin var var_mean std prod linalg_vector_norm logsumexp max min any all "
-            "argmax argmin norm",
+            "mean sum amax amin var var_mean std prod logsumexp max min any all argmax argmin",
             shape.reduce,
         )
     ),

@@ -75,10 +75,10 @@ class LabelledRun:
             try:
                 with RecurrentLayers(tracer), tracer:
                     result = model(*inputs)
-            except TraceError:
-                raise
             except Exception as error:  # whatever the user's code, or torch, makes of other sizes
-                raise _explained(error, tracer) from error
+                told = error if isinstance(error, TraceError) else _explained(error, tracer)
+                told.step = tracer.trace.steps
+                raise told from error
         return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
 
 

@@ -198,6 +198,10 @@ def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) ->
             tracer.put(tensor, left[: tensor.ndim])
 
 
+def norm(tracer: Tracer, result: Tensor, x: Tensor, order: Any, dims: Any = None, *_: Any) -> None:
+    reduce(tracer, result, x, dims)
+
+
 def spatial(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
     """Pools and resizes: examples and channels stay, the other sizes are fixed."""
     labels = tracer.get(x)

@@ -6,6 +6,7 @@ its size; or ANY where all its indices are alike. Joined atoms are kept or remov
 ones always stay.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
@@ -30,11 +31,15 @@ Labels = tuple[Label, ...]
 
 
 class TraceError(NsoptError):
-    """Widths of a network cannot be changed so. atoms: those that met where it showed."""
+    """Widths of a network cannot be changed so.
+
+    atoms: those that met where it showed; step: how many operations had run before.
+    """
 
     def __init__(self, message: str, atoms: Atoms | None = None) -> None:
         super().__init__(message)
         self.atoms = np.zeros(0, np.int64) if atoms is None else atoms
+        self.step = math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +63,17 @@ class Product:
 class Trace:
     """Collected while a network runs on labels.
 
-    count: of all atoms; edges: pairs of arrays that are joined index by index; inexact: atoms whose
-    removal is not the same as setting them to zero; products: of the first run; group_sizes: by
-    module, channels per group of a grouped convolution or norm whose number of groups follows its
-    width; choices: decisions that networks of other widths have to take alike, in order; read: ids
-    of parameters and buffers in the order of their first use; makers: atoms of the channels that
-    parameters make in products; norms: those that a norm scales, with the atoms of its scale.
+    count: of all atoms; steps: operations that have run; edges: pairs of arrays that are joined
+    index by index; inexact: atoms whose removal is not the same as setting them to zero;
+    products: of the first run; group_sizes: by module, channels per group of a grouped
+    convolution or norm whose number of groups follows its width; choices: decisions that networks
+    of other widths have to take alike, in order; read: ids of parameters and buffers in the order
+    of their first use; makers: atoms of the channels that parameters make in products; norms:
+    those that a norm scales, with the atoms of its scale.
     """
 
     count: int = 0
+    steps: int = 0
     edges: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     frozen: list[Frozen] = field(default_factory=list)
     inexact: list[Atoms] = field(default_factory=list)

@@ -43,12 +43,10 @@ def trace(
         _on_cpu(module), LabelledRun(tuple(e.detach().cpu() for e in examples))
     )
     network = network.with_fixed(_units_below(network, fixed))
-    refused: dict[str, str] = {}
-    for find in (_cannot_be_scored, probe.cannot_shrink):
-        reasons, names = find(network), _layer_names(network)
-        refused |= {names[i]: reason for i, reason in reasons.items()}
-        units = [network.family.groups[i].units for i in reasons]
-        network = network.with_fixed(np.concatenate([np.zeros(0, np.int64), *units]))
+    network, unscored = _without(network, _cannot_be_scored(network))
+    network, suspects = probe.lifted(network)
+    network, unshrinkable = _without(network, probe.cannot_shrink(network, suspects))
+    refused = unscored | unshrinkable
     if not network.family.groups:
         raise NsoptError(
             "no width of this network can change: " + "; ".join(_all_reasons(network, refused))
@@ -58,6 +56,16 @@ def trace(
     capped = {names[i]: reason for i, reason in grow.items()}
     own = name or type(module).__name__.lower()
     return TracedArchitecture(own, network, names, capped, refused, init)
+
+
+def _without(
+    network: TracedNetwork, reasons: probe.Reasons
+) -> tuple[TracedNetwork, dict[str, str]]:
+    """The network with these groups fixed, and the reasons by their names."""
+    names = _layer_names(network)
+    units = [network.family.groups[i].units for i in reasons]
+    fixed = network.with_fixed(np.concatenate([np.zeros(0, np.int64), *units]))
+    return fixed, {names[i]: reason for i, reason in reasons.items()}
 
 
 def _on_cpu(module: nn.Module) -> nn.Module:

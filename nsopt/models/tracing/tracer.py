@@ -163,6 +163,7 @@ class Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self._last = (args, kwargs)
+        self.trace.steps += 1
         namespace, name = func._schema.name.split("::")
         made = self._results.get(name)
         result = made(func, *args, **kwargs) if made else func(*args, **kwargs)

@@ -11,7 +11,7 @@ import nsopt
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.trace_module import trace
-from tests.models.tracing import awkward
+from tests.models.tracing import awkward, parts
 from tests.models.tracing.checks import (
     check_building,
     check_costs,
@@ -33,7 +33,7 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     awkward.RawParameter: [16, 24, 16],
     awkward.Unused: [16],
     awkward.Features: [24],
-    awkward.Transformer: [64],
+    awkward.Transformer: [4, 64],
     awkward.Pieces: [8, 8, 24],
     awkward.SumOfJoined: [16, 24, 8],
     awkward.JoinedWithItself: [16, 24],
@@ -41,17 +41,6 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     awkward.Grouped: [8, 16, 16],
     awkward.Unruled: [16, 12],
     awkward.OneDimensional: [16, 24],
-    awkward.CodesOfPlaces: [16, 24],
-    awkward.MixtureOfKernels: [16, 8],
-    awkward.SummedByOnes: [16, 24],
-    awkward.Complex: [24],
-    awkward.Recurrent: [16, 8],
-    awkward.RecurrentBothWays: [16, 10, 16, 6, 14, 12],
-    awkward.Text: [16, 24],
-    awkward.WeightNormed: [4, 12],
-    awkward.WeightNormedByHooks: [4, 12],
-    awkward.SpectrallyNormed: [4, 12],
-    awkward.SpectrallyNormedByHooks: [4, 12],
 }
 
 
@@ -127,7 +116,7 @@ def test_channels_are_told_by_module() -> None:
     ("kind", "message"),
     [
         (awkward.Deciding, "decides on the values of tensors, in the network"),
-        (awkward.OneValue, "a norm in training mode has one value to standardise, in the network"),
+        (parts.OneValue, "a norm in training mode has one value to standardise, in the network"),
         (awkward.LinearOnly, "no width of this network can change: .*reaches the output"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -136,12 +125,6 @@ def test_what_cannot_be_traced_says_so_in_one_line(kind: type[nn.Module], messag
     with pytest.raises(NsoptError, match=message) as caught:
         traced(kind)
     assert "\n" not in str(caught.value)
-
-
-def test_complex_weights_in_double_precision_are_refused() -> None:
-    message = "^the input is of type float64, but filters of complex64, as double"
-    with pytest.raises(NsoptError, match=message):
-        trace(awkward.Complex().double(), torch.randn(2, 3, 32, 32).double())
 
 
 def test_bad_calls_say_so() -> None:

@@ -1,0 +1,243 @@
+"""Small networks with parts of larger ones: recurrent layers, attention, computed weights."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations
+
+from tests.models.tracing.awkward import Head, block
+
+
+class OwnHeads(nn.Module):
+    """Attention that keeps its sizes in attributes, as that of timm."""
+
+    def __init__(self, channels: int, heads: int, size: int) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.attn_dim = heads, size, heads * size
+        self.qkv, self.proj = (
+            nn.Linear(channels, 3 * heads * size),
+            nn.Linear(heads * size, channels),
+        )
+
+    def forward(self, x: Tensor) -> Any:
+        parts = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, self.head_dim)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        x = functional.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(*x.shape[:1], x.shape[2], self.attn_dim))
+
+
+class TransformerOfNumbers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out = block(3, 32, 3, 4), nn.Linear(32, 10)
+        self.blocks = nn.ModuleList([OwnHeads(32, 3, 12) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x).flatten(2).transpose(1, 2)
+        for each in self.blocks:
+            x = x + each(x)
+        return self.out(x.mean(1))
+
+
+class PooledHeads(nn.Module):
+    """Heads split what the stream holds; keys are read from fewer places (PVT), and are
+    normalised (XCiT)."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.kv = nn.Linear(channels, channels), nn.Linear(channels, 2 * channels)
+        self.pool, self.proj = nn.Conv2d(channels, channels, 2, 2), nn.Linear(channels, channels)
+        self.scale = nn.Parameter(torch.ones(heads, 1, 1))
+
+    def forward(self, x: Tensor) -> Any:
+        n, channels, *places = x.shape
+        y = self.pool(x).reshape(n, channels, -1).transpose(1, 2)
+        x = x.flatten(2).transpose(1, 2)
+        q = self.q(x).reshape(n, -1, self.heads, channels // self.heads).transpose(1, 2)
+        kv = self.kv(y).reshape(n, -1, 2, self.heads, channels // self.heads)
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
+        near = functional.normalize(q, dim=-1) @ functional.normalize(k, dim=-1).transpose(-2, -1)
+        x = (near * self.scale).softmax(-1) @ v
+        x = self.proj(x.transpose(1, 2).reshape(n, -1, channels))
+        return x.transpose(1, 2).reshape(n, channels, *places)
+
+
+class PoolingTransformer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = block(3, 16, 3, 4), PooledHeads(16, 2), block(16, 24, 1)
+        self.head = Head(24)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        return self.head(self.c(x + self.b(x)))
+
+
+class UnitVectors(nn.Module):
+    """Divides by lengths over channels, and over places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.head = block(3, 16), block(16, 24), block(24, 12), Head(12)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.b(functional.normalize(self.a(x), dim=1))
+        return self.head(self.c(functional.normalize(x.flatten(2), dim=2).view(x.shape)))
+
+
+class CodesOfPlaces(nn.Module):
+    """A convolution that runs once, for however many examples (XCiT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.codes, self.b = block(3, 16), nn.Conv2d(2, 16, 1), block(16, 24, 1)
+        self.head = Head(24)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        axes = [torch.linspace(0, 1, size, dtype=x.dtype) for size in x.shape[2:]]
+        codes = self.codes(torch.stack(torch.meshgrid(axes, indexing="ij")).unsqueeze(0))
+        return self.head(self.b(x + codes))
+
+
+class MixtureOfKernels(nn.Module):
+    """Every example has its own 1x1 kernels, once by einsum and once by a grouped convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.ways, self.head = block(3, 16), nn.Linear(16, 8), Head(24)
+        self.first = nn.Parameter(torch.randn(8, 12, 16) / 4)
+        self.second = nn.Parameter(torch.randn(8, 24, 12) / 4)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        ways = self.ways(x.mean((2, 3))).softmax(1)
+        x = torch.einsum("nk,koi,nihw->nohw", ways, self.first, x).relu()
+        kernels = (ways @ self.second.flatten(1)).view(-1, x.shape[1], 1, 1)
+        maps = x.reshape(1, -1, *x.shape[2:])
+        x = functional.conv2d(maps, kernels, groups=len(x)).view(len(x), -1, *x.shape[2:])
+        return self.head(x)
+
+
+class SummedByOnes(nn.Module):
+    """Sums channels by products with ones, which take any number of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = block(3, 16), block(16, 24), Head(24)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        ones = torch.ones(1, x.shape[1], 1, 1, dtype=x.dtype)
+        row = torch.ones(1, x.shape[1], dtype=x.dtype)
+        summed = row @ x.flatten(2) + functional.conv2d(x, ones).flatten(2)
+        return self.head(self.b(x * summed.view(len(x), 1, *x.shape[2:]).sigmoid()))
+
+
+class Complex(nn.Module):
+    """Filters of frequencies, with complex weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = block(3, 16), block(16, 24), Head(24)
+        self.filters = nn.Parameter(torch.randn(16, 32, 17, dtype=torch.complex64) / 4)
+
+    def forward(self, x: Tensor) -> Any:
+        seen = torch.fft.rfft2(self.a(x)) * self.filters
+        return self.head(self.b(torch.fft.irfft2(seen, x.shape[2:])))
+
+
+class OneValue(nn.Module):
+    """Standardises weights of one value each, which a norm refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(1, 16, 1), block(16, 24), Head(24)
+
+    def forward(self, x: Tensor) -> Any:
+        weight = self.a.weight.flatten(1).unsqueeze(0)
+        weight = functional.batch_norm(weight, None, None, training=True).view(16, 1, 1, 1)
+        return self.head(self.b(functional.conv2d(x[:, :1], weight)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = block(3, 16)
+        self.recurrent, self.out = nn.LSTM(16, 8, batch_first=True), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.out(self.recurrent(self.a(x).mean(3).transpose(1, 2))[0][:, -1])
+
+
+class RecurrentBothWays(nn.Module):
+    """Layers in both directions, projected ones, plain ones, and a cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out = block(3, 16), nn.Linear(12, 10)
+        self.first = nn.GRU(16, 10, num_layers=2, bidirectional=True)
+        self.second = nn.LSTM(20, 16, proj_size=6, bias=False)
+        self.third, self.cell = nn.RNN(6, 14), nn.GRUCell(14, 12)
+
+    def forward(self, x: Tensor) -> Any:
+        steps = self.a(x).mean(3).permute(2, 0, 1)[::8]
+        with warnings.catch_warnings(action="ignore"):  # that a projection has no fused kernel
+            steps, _ = self.third(self.second(self.first(steps)[0])[0])
+        state = steps.new_zeros(steps.shape[1], self.cell.hidden_size)
+        for step in steps:
+            state = self.cell(step, state)
+        return self.out(state)
+
+
+class Text(nn.Module):
+    """The output of a language model has the weight of its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.recurrent = nn.Embedding(50, 16), nn.GRU(16, 24, batch_first=True)
+        self.back, self.out = nn.Linear(24, 16), nn.Linear(16, 50)
+        self.out.weight = self.words.weight
+
+    def forward(self, x: Tensor) -> Any:
+        words = x.mean((1, 3)).mul(100).long().remainder(50)
+        return self.out(self.back(self.recurrent(self.words(words))[0]).relu())
+
+
+class Normed(nn.Module):
+    """Weights that are normalised: by hooks, as in older PyTorch, or by parametrizations."""
+
+    def __init__(self, norm: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        self.a, self.b = norm(nn.Conv2d(3, 16, 3)), norm(nn.Conv2d(16, 24, 3, groups=4))
+        self.c, self.out = norm(nn.ConvTranspose2d(24, 12, 3)), norm(nn.Linear(12, 10))
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.c(self.b(self.a(x).relu()).relu()).relu()
+        return self.out(x.mean((2, 3)))
+
+
+class WeightNormed(Normed):
+    def __init__(self) -> None:
+        super().__init__(parametrizations.weight_norm)
+
+
+class SpectrallyNormed(Normed):
+    def __init__(self) -> None:
+        super().__init__(parametrizations.spectral_norm)
+
+
+class WeightNormedByHooks(Normed):
+    def __init__(self) -> None:
+        with warnings.catch_warnings(action="ignore"):
+            super().__init__(nn.utils.weight_norm)
+
+
+class SpectrallyNormedByHooks(Normed):
+    def __init__(self) -> None:
+        super().__init__(nn.utils.spectral_norm)

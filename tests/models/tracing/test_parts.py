@@ -1,0 +1,52 @@
+"""Networks with recurrent layers, attention and computed weights are scaled as they compute."""
+
+import pytest
+import torch
+from torch import nn
+
+from nsopt.errors import NsoptError
+from nsopt.models.tracing.trace_module import trace
+from tests.models.tracing import parts
+from tests.models.tracing.checks import (
+    check_building,
+    check_costs,
+    check_pruning,
+    check_search,
+    randomise,
+)
+
+GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
+    parts.CodesOfPlaces: [16, 24],
+    parts.MixtureOfKernels: [16, 8],
+    parts.SummedByOnes: [16, 24],
+    parts.TransformerOfNumbers: [32, 12, 12],
+    parts.PoolingTransformer: [8, 24],
+    parts.UnitVectors: [16, 24, 12],
+    parts.Complex: [24],
+    parts.Recurrent: [16, 8],
+    parts.RecurrentBothWays: [16, 10, 14, 12],
+    parts.Text: [16, 24],
+    parts.WeightNormed: [4, 12],
+    parts.WeightNormedByHooks: [4, 12],
+    parts.SpectrallyNormed: [4, 12],
+    parts.SpectrallyNormedByHooks: [4, 12],
+}
+
+
+@pytest.mark.parametrize("kind", GROUPS, ids=lambda kind: kind.__name__)
+def test_a_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, x = kind(), torch.randn(2, 3, 32, 32)
+    arch = trace(model, x)
+    assert list(arch.base_widths) == GROUPS[kind]
+    check_costs(arch, model, arch.base_widths, x)
+    check_building(arch, x)
+    check_search(arch, x)
+    randomise(model)
+    check_pruning(arch, model, x)
+
+
+def test_complex_weights_in_double_precision_are_refused() -> None:
+    message = "^the input is of type float64, but filters of complex64, as double"
+    with pytest.raises(NsoptError, match=message):
+        trace(parts.Complex().double(), torch.randn(2, 3, 32, 32).double())
