@@ -19,7 +19,7 @@ sampler = nsopt.NeuralScaleSampler(
 
 
 def objective(trial: optuna.Trial) -> float:
-    widths = nsopt.suggest_widths(trial, arch)
+    widths = nsopt.suggest_widths(trial, arch, low=1)
     settings = nsopt.TrainSettings(
         epochs=2,
         batch_size=trial.suggest_categorical("batch_size", [32, 64]),

@@ -19,9 +19,9 @@ from nsopt.pruning.settings import SearchSettings
 SETTINGS = SearchSettings(
     pretrain_epochs=1,
     prune_every=2,
-    filters_per_step=12,
+    filters_per_step=24,
     iterations=3,
-    batch_size=64,
+    batch_size=16,
     small_width=3,
     device="cpu",
     precision="fp32",
@@ -36,15 +36,15 @@ def test_no_two_iterations_of_any_searches_share_a_seed() -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(narrow: TableArchitecture, digits: ImageData) -> list[dict]:
-    result = search(narrow, digits, SETTINGS)
+def whole(narrow: TableArchitecture, few: ImageData) -> list[dict]:
+    result = search(narrow, few, SETTINGS)
     return [{**iteration.to_dict(), "seconds": 0} for iteration in result.iterations]
 
 
 @pytest.mark.parametrize("error", [OutOfMemoryError("no room"), ShortRecordError("5 rows")])
 def test_an_error_in_a_late_iteration_leaves_the_earlier_ones(
     narrow: TableArchitecture,
-    digits: ImageData,
+    few: ImageData,
     whole: list[dict],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -60,16 +60,16 @@ def test_an_error_in_a_late_iteration_leaves_the_earlier_ones(
 
     monkeypatch.setattr(iterations, "iterative_prune", fails_in_the_third)
     with pytest.raises(type(error)):
-        search(narrow, digits, SETTINGS, checkpoint=file)
+        search(narrow, few, SETTINGS, checkpoint=file)
     assert file.exists()
-    result = search(narrow, digits, SETTINGS, checkpoint=file)
+    result = search(narrow, few, SETTINGS, checkpoint=file)
     assert next(calls) == 5  # one further call: the first two iterations were kept
     assert [{**i.to_dict(), "seconds": 0} for i in result.iterations] == whole
     assert not file.exists()
 
 
 def test_out_of_memory_within_an_iteration_leaves_its_state(
-    narrow: TableArchitecture, digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    narrow: TableArchitecture, few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
     file, one = tmp_path / "search.pt", SETTINGS.updated(iterations=1)
@@ -87,7 +87,7 @@ def test_out_of_memory_within_an_iteration_leaves_its_state(
     with monkeypatch.context() as patch:
         patch.setattr(iterations, "iterative_prune", runs_out_of_memory)
         with pytest.raises(OutOfMemoryError):
-            search(narrow, digits, one, checkpoint=file)
+            search(narrow, few, one, checkpoint=file)
     resumed = []
 
     def watch(*arguments: Any) -> Any:
@@ -95,5 +95,5 @@ def test_out_of_memory_within_an_iteration_leaves_its_state(
         return iterative_prune(*arguments)
 
     monkeypatch.setattr(iterations, "iterative_prune", watch)
-    search(narrow, digits, one, checkpoint=file)
+    search(narrow, few, one, checkpoint=file)
     assert resumed == [9]

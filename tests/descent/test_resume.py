@@ -4,8 +4,6 @@ import dataclasses
 import io
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,17 +28,18 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from nsopt.training.supervision import Classification
+from tests.forked import Forked
 
 SEARCH = SearchSettings(
     pretrain_epochs=1,
     prune_every=2,
     filters_per_step=25,
     iterations=2,
-    batch_size=64,
+    batch_size=16,
     small_width=3,
     device="cpu",
 )
-TRAINING = TrainSettings(epochs=3, batch_size=64, lr=0.05, device="cpu")
+TRAINING = TrainSettings(epochs=3, batch_size=16, lr=0.05, device="cpu")
 SEARCH_BATCHES, TRAINING_STEPS = 50, 24
 
 
@@ -78,15 +77,15 @@ def facts_of_search(result: Any) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def whole_search(narrow: TableArchitecture, digits: ImageData) -> list[dict]:
-    return facts_of_search(search(narrow, digits, SEARCH))
+def whole_search(narrow: TableArchitecture, few: ImageData) -> list[dict]:
+    return facts_of_search(search(narrow, few, SEARCH))
 
 
-@settings(max_examples=6)
+@settings(max_examples=5)
 @given(first=st.integers(1, SEARCH_BATCHES), second=st.integers(1, SEARCH_BATCHES))
 def test_a_resumed_search_equals_an_uninterrupted_one(
     narrow: TableArchitecture,
-    digits: ImageData,
+    few: ImageData,
     whole_search: list[dict],
     tmp_path_factory: pytest.TempPathFactory,
     first: int,
@@ -95,7 +94,7 @@ def test_a_resumed_search_equals_an_uninterrupted_one(
     file = tmp_path_factory.mktemp("search") / "search.pt"
 
     def run() -> list[dict]:
-        return facts_of_search(search(narrow, digits, SEARCH, checkpoint=file))
+        return facts_of_search(search(narrow, few, SEARCH, checkpoint=file))
 
     assert interrupted_after(first, run)
     assert file.exists()
@@ -105,13 +104,13 @@ def test_a_resumed_search_equals_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "resnet18", "resnet18-tied"])
-def test_a_resumed_network_is_the_same_to_the_last_weight(digits: ImageData, name: str) -> None:
+def test_a_resumed_network_is_the_same_to_the_last_weight(few: ImageData, name: str) -> None:
     arch = table_architecture(name, in_channels=1)
     arch = dataclasses.replace(arch, base_widths=tuple(max(4, w // 16) for w in arch.base_widths))
     each = SEARCH.updated(filters_per_step=sum(arch.base_widths) // 12)
-    splits, compute = digits.split(0.1), Compute(torch.device("cpu"), bf16=True)
+    splits, compute = few.split(0.1), Compute(torch.device("cpu"), bf16=True)
 
-    def states(resume: dict | None = None) -> list[dict]:
+    def states(resume: dict | None = None) -> list[bytes]:
         """What a checkpoint would hold after every mini-batch."""
         seen: list[bytes] = []
 
@@ -130,13 +129,16 @@ def test_a_resumed_network_is_the_same_to_the_last_weight(digits: ImageData, nam
             resume,
             after_batch=keep,
         )
-        return [torch.load(io.BytesIO(content), weights_only=True) for content in seen]
+        return seen
+
+    def loaded(content: bytes) -> dict:
+        return torch.load(io.BytesIO(content), weights_only=True)
 
     whole = states()
-    resumed = states(whole[14])
+    resumed = states(loaded(whole[14]))
     assert len(whole) > 20
     assert len(resumed) == len(whole) - 15
-    torch.testing.assert_close(resumed[-1], whole[-1], rtol=0, atol=0)
+    torch.testing.assert_close(loaded(resumed[-1]), loaded(whole[-1]), rtol=0, atol=0)
 
 
 @settings(max_examples=6)
@@ -144,7 +146,7 @@ def test_a_resumed_network_is_the_same_to_the_last_weight(digits: ImageData, nam
 @given(first=st.integers(1, TRAINING_STEPS), precision=st.sampled_from(["fp32", "bf16"]))
 def test_a_resumed_training_equals_an_uninterrupted_one(
     narrow: TableArchitecture,
-    digits: ImageData,
+    few: ImageData,
     tmp_path_factory: pytest.TempPathFactory,
     first: int,
     precision: str,
@@ -153,7 +155,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     each = TRAINING.updated(precision=precision)
 
     def run(path: Path | None = file) -> tuple:
-        return train(narrow, narrow.base_widths, digits, each, checkpoint=path).epochs
+        return train(narrow, narrow.base_widths, few, each, checkpoint=path).epochs
 
     assert interrupted_after(first, run) == (first < TRAINING_STEPS + 1)
     assert run() == run(None)
@@ -167,12 +169,12 @@ def stored(checkpoint: Path) -> dict:
 
 
 def test_seconds_go_on_from_the_checkpoint(
-    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+    narrow: TableArchitecture, few: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "training.pt"
 
     def run() -> float:
-        return train(narrow, narrow.base_widths, digits, TRAINING, checkpoint=file).seconds
+        return train(narrow, narrow.base_widths, few, TRAINING, checkpoint=file).seconds
 
     interrupted_after(20, run)
     spent = stored(file)["state"]["seconds"]
@@ -180,100 +182,89 @@ def test_seconds_go_on_from_the_checkpoint(
 
 
 def test_a_changed_search_is_refused_and_named(
-    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+    narrow: TableArchitecture, few: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "search.pt"
-    interrupted_after(5, lambda: search(narrow, digits, SEARCH, checkpoint=file))
+    interrupted_after(5, lambda: search(narrow, few, SEARCH, checkpoint=file))
     with pytest.raises(NsoptError, match=r"search.prune_lr: 0.02 now, 0.01 there"):
-        search(narrow, digits, SEARCH.updated(prune_lr=0.02), checkpoint=file)
+        search(narrow, few, SEARCH.updated(prune_lr=0.02), checkpoint=file)
     wider = dataclasses.replace(narrow, base_widths=(9, *narrow.base_widths[1:]))
     with pytest.raises(NsoptError, match=r"widths: \[9, 16"):
-        search(wider, digits, SEARCH, checkpoint=file)
-    fewer = dataclasses.replace(digits, train=digits.train.take(range(300)))
-    with pytest.raises(NsoptError, match=r"data.train: 270 now, 360 there"):
+        search(wider, few, SEARCH, checkpoint=file)
+    fewer = dataclasses.replace(few, train=few.train.take(range(80)))
+    with pytest.raises(NsoptError, match=r"data.train: 72 now, 90 there"):
         search(narrow, fewer, SEARCH, checkpoint=file)
     assert file.exists()
 
 
 def test_more_iterations_may_be_asked_for_later(
-    narrow: TableArchitecture, digits: ImageData, whole_search: list[dict], tmp_path: Path
+    narrow: TableArchitecture, few: ImageData, whole_search: list[dict], tmp_path: Path
 ) -> None:
     file = tmp_path / "search.pt"
     one = SEARCH.updated(iterations=1)
-    interrupted_after(5, lambda: search(narrow, digits, one, checkpoint=file))
-    assert facts_of_search(search(narrow, digits, SEARCH, checkpoint=file)) == whole_search
+    interrupted_after(5, lambda: search(narrow, few, one, checkpoint=file))
+    assert facts_of_search(search(narrow, few, SEARCH, checkpoint=file)) == whole_search
 
 
 def test_a_changed_training_is_refused_and_named(
-    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+    narrow: TableArchitecture, few: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "training.pt"
     widths = narrow.base_widths
-    interrupted_after(5, lambda: train(narrow, widths, digits, TRAINING, checkpoint=file))
+    interrupted_after(5, lambda: train(narrow, widths, few, TRAINING, checkpoint=file))
     with pytest.raises(NsoptError, match=r"training.lr: 0.06 now, 0.05 there"):
-        train(narrow, widths, digits, TRAINING.updated(lr=0.06), checkpoint=file)
+        train(narrow, widths, few, TRAINING.updated(lr=0.06), checkpoint=file)
 
 
 def test_a_training_that_an_older_version_began_is_refused(
-    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+    narrow: TableArchitecture, few: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "training.pt"
     widths = narrow.base_widths
-    interrupted_after(5, lambda: train(narrow, widths, digits, TRAINING, checkpoint=file))
+    interrupted_after(5, lambda: train(narrow, widths, few, TRAINING, checkpoint=file))
     old = stored(file)
     del old["identity"]["format"]
     torch.save(old, file)
     with pytest.raises(NsoptError, match=r"written by other settings \(format: .*delete it"):
-        train(narrow, widths, digits, TRAINING, checkpoint=file)
+        train(narrow, widths, few, TRAINING, checkpoint=file)
 
 
 def test_a_run_that_cannot_succeed_leaves_no_checkpoint(
-    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+    narrow: TableArchitecture, few: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "run.pt"
     with pytest.raises(NonFiniteLossError):
-        search(narrow, digits, SEARCH.updated(lr=1e9), checkpoint=file)
+        search(narrow, few, SEARCH.updated(lr=1e9), checkpoint=file)
     with pytest.raises(ShortRecordError):
-        search(narrow, digits, SEARCH.updated(filters_per_step=90), checkpoint=file)
+        search(narrow, few, SEARCH.updated(filters_per_step=90), checkpoint=file)
     with pytest.raises(NonFiniteLossError):
-        train(narrow, narrow.base_widths, digits, TRAINING.updated(lr=1e9), checkpoint=file)
+        train(narrow, narrow.base_widths, few, TRAINING.updated(lr=1e9), checkpoint=file)
     assert not file.exists()
 
 
-SCRIPT = """
-import dataclasses, json, sys
-from pathlib import Path
-import torch
-import nsopt
-from nsopt.compute import checkpoint
-
-torch.set_num_threads(1)
-checkpoint.SECONDS_BETWEEN = 0.0
-arch = nsopt.get_architecture("vgg11", in_channels=1)
-arch = dataclasses.replace(arch, base_widths=tuple(w // 8 for w in arch.base_widths))
-settings = nsopt.SearchSettings.model_validate_json(sys.argv[1])
-result = nsopt.search(arch, nsopt.load_data("digits"), settings, checkpoint=Path(sys.argv[2]))
-print(json.dumps([{**i.to_dict(), "seconds": 0} for i in result.iterations]))
-"""
+def print_search(settings: SearchSettings, data: ImageData, file: Path) -> None:
+    """Search as another process does, which keeps a checkpoint of every batch."""
+    checkpoint.SECONDS_BETWEEN = 0.0
+    arch = table_architecture("vgg11", num_classes=10, in_channels=1)
+    arch = dataclasses.replace(arch, base_widths=tuple(w // 8 for w in arch.base_widths))
+    print(json.dumps(facts_of_search(search(arch, data, settings, checkpoint=file))))
 
 
-def test_a_killed_search_goes_on_in_another_process(tmp_path: Path) -> None:
-    one = SEARCH.updated(iterations=1, precision="bf16", pretrain_epochs=2).model_dump_json()
+def test_a_killed_search_goes_on_in_another_process(few: ImageData, tmp_path: Path) -> None:
+    one = SEARCH.updated(iterations=1, precision="bf16", pretrain_epochs=3)
 
-    def command(file: str) -> list[str]:
-        return [sys.executable, "-c", SCRIPT, one, str(tmp_path / file)]
+    def started(file: str) -> Forked:
+        return Forked(print_search, one, few, tmp_path / file)
 
-    def finish(file: str) -> list[dict]:
-        run = subprocess.run(command(file), capture_output=True, check=True, timeout=300)
-        return json.loads(run.stdout)
-
-    for moment in range(2):
-        process = subprocess.Popen(command("killed.pt"), stdout=subprocess.DEVNULL)
-        wait_for_writes(tmp_path / "killed.pt", 20 + 15 * moment)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+    for _ in range(2):
+        with started("killed.pt") as process:
+            wait_for_writes(tmp_path / "killed.pt", 10)
+            process.send_signal(signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
     assert (tmp_path / "killed.pt").exists()
-    assert finish("killed.pt") == finish("whole.pt")
+    killed, whole = started("killed.pt").finish(), started("whole.pt").finish()
+    assert killed.returncode == whole.returncode == 0, killed.stderr + whole.stderr
+    assert json.loads(killed.stdout) == json.loads(whole.stdout)
     assert list(tmp_path.glob("*.pt")) == []
 
 

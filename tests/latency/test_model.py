@@ -36,6 +36,7 @@ from nsopt.progress import Silent
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.solve import solve_widths
 from tests.experiments.test_comparison import Listener
+from tests.latency.brief import learn_briefly
 
 CPU = resolve_compute("cpu", "fp32")
 milliseconds = st.lists(st.floats(0.01, 10), min_size=4, max_size=4)
@@ -80,10 +81,17 @@ def models(narrow: TableArchitecture) -> dict[str, tuple[Architecture, LatencyMo
         "vgg11": replace(narrow, base_widths=tuple(w // 4 for w in narrow.base_widths)),
         "traced": nsopt.trace(module, torch.randn(2, 1, 16, 16), name="small"),
     }
-    return {
-        name: (arch, learn._measured(arch, learn._structure(arch), CPU.device, Silent())[0])
-        for name, arch in found.items()
-    }
+    with pytest.MonkeyPatch.context() as patch:
+        learn_briefly(patch)
+        return {
+            name: (arch, learn._measured(arch, learn._structure(arch), CPU.device, Silent())[0])
+            for name, arch in found.items()
+        }
+
+
+@pytest.fixture
+def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    learn_briefly(monkeypatch)
 
 
 def test_a_model_is_a_cost_that_the_solver_never_exceeds(
@@ -181,6 +189,7 @@ def test_a_model_of_mere_noise_still_grows_with_the_widths(
 
 def test_calls_that_equal_widths_remove_are_not_counted() -> None:
     arch = table_architecture("resnet18", num_classes=10, in_channels=1)
+    arch = replace(arch, base_widths=tuple(w // 4 for w in arch.base_widths))
     structure = learn._structure(arch)
     vanishing = [term for term in structure.terms if term.unless_equal is not None]
     assert vanishing
@@ -195,6 +204,7 @@ def test_calls_that_equal_widths_remove_are_not_counted() -> None:
         assert tuple(term.sizes(unequal)) == call.place
 
 
+@pytest.mark.usefixtures("briefly")
 def test_a_model_is_learned_once_for_a_device(
     models: dict[str, tuple[Architecture, LatencyModel]],
     tmp_path: Path,
@@ -283,6 +293,7 @@ def test_python_collects_no_garbage_while_a_network_is_timed() -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere memory is not kept")
+@pytest.mark.usefixtures("briefly")
 def test_the_gaps_between_tensors_are_taken_once_a_measurement(
     models: dict[str, tuple[Architecture, LatencyModel]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,6 +349,7 @@ def test_what_computes_all_the_time_is_noticed(narrow: TableArchitecture) -> Non
 
 
 @pytest.mark.usefixtures("busy_processor")
+@pytest.mark.usefixtures("briefly")
 def test_a_model_learned_on_a_busy_machine_is_not_kept(
     models: dict[str, tuple[Architecture, LatencyModel]], tmp_path: Path
 ) -> None:

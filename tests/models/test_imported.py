@@ -14,6 +14,7 @@ from nsopt.errors import NsoptError
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import check
+from tests.latency.brief import learn_briefly
 
 MODULE = """
 from torch import nn
@@ -130,11 +131,12 @@ def narrower(num_classes: int) -> nn.Module:
     )
 
 
-def test_a_budget_in_milliseconds(tmp_path: Path) -> None:
+def test_a_budget_in_milliseconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The study keeps the latency model, and goes on with it."""
+    learn_briefly(monkeypatch)
     study = (
         *("study", "--arch=mynets:small", "--methods=uniform,neuralscale-latency", "--epochs=1"),
-        *("--metric=latency", "--ratios=0.5", *SHORT, f"--out={tmp_path}"),
+        *("--metric=latency", "--ratios=0.9", *SHORT, f"--out={tmp_path}"),
     )
     done = call_nsopt(*study, "--seeds=1")
     assert done.returncode == 0, done.stderr
