@@ -182,7 +182,7 @@ def test_seconds_go_on_from_the_checkpoint(
 
 
 def test_a_changed_search_is_refused_and_named(
-    narrow: TableArchitecture, few: ImageData, tmp_path: Path
+    narrow: TableArchitecture, digits: ImageData, few: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "search.pt"
     interrupted_after(5, lambda: search(narrow, few, SEARCH, checkpoint=file))
@@ -191,9 +191,9 @@ def test_a_changed_search_is_refused_and_named(
     wider = dataclasses.replace(narrow, base_widths=(9, *narrow.base_widths[1:]))
     with pytest.raises(NsoptError, match=r"widths: \[9, 16"):
         search(wider, few, SEARCH, checkpoint=file)
-    fewer = dataclasses.replace(few, train=few.train.take(range(80)))
-    with pytest.raises(NsoptError, match=r"data.train: 72 now, 90 there"):
-        search(narrow, fewer, SEARCH, checkpoint=file)
+    more = dataclasses.replace(few, train=digits.train.take(range(120)))
+    with pytest.raises(NsoptError, match=r"data.train: 108 now, 90 there"):
+        search(narrow, more, SEARCH, checkpoint=file)
     assert file.exists()
 
 

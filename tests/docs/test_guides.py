@@ -36,7 +36,7 @@ def run_guide(file: Path) -> None:
     """Be `python file` on few digits, with a latency model that is learned from little."""
     data = nsopt.load_data("digits")
     few = dataclasses.replace(
-        data, train=data.train.take(range(60)), test=data.test.take(range(30))
+        data, train=data.train.take(range(100)), test=data.test.take(range(30))
     )
     patch = pytest.MonkeyPatch()
     patch.setattr(nsopt, "load_data", lambda name: few)
