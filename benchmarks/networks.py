@@ -2,9 +2,10 @@
 
 A line for every network: its widths, the groups that have to stay, the seconds of a trace, and
 whether each check of tests/models/tracing/checks.py holds: networks of other widths are built, and
-cost what was said; a pruned one computes what the masked one does, in float64; exports by PyTorch
-and to ONNX compute the same; another process takes its state. Torch-Pruning prunes 40 % of the
-channels of the same network at random: does what is left run, and can it be trained?
+cost what was said; a search ends in a law; a pruned one computes what the masked one does, in
+float64; exports by PyTorch and to ONNX compute the same; another process takes its state.
+Torch-Pruning prunes 40 % of the channels of the same network at random: does what is left run, and
+can it be trained?
 
 Needs the optional dependencies: pip install 'nsopt[benchmarks,export,timm]'.
 """
@@ -32,6 +33,7 @@ from tests.models.tracing.checks import (
     check_building,
     check_exports,
     check_pruning,
+    check_search,
     randomise,
 )
 from tests.models.tracing.test_networks import NETWORKS as FAST
@@ -67,6 +69,7 @@ def nsopt_row(word: str, size: int, other: OtherProcess) -> dict[str, Any]:
         "trace_s": round(seconds, 1),
         "fixed": arch.summary().partition("fixed: ")[2],
         "build": outcome(lambda: check_building(arch, x)),
+        "search": outcome(lambda: check_search(arch, x)),
     }
     randomise(model)
     with tempfile.TemporaryDirectory() as folder:

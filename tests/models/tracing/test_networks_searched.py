@@ -1,0 +1,15 @@
+"""Searches of networks of others end in a law: run by `-m networks`."""
+
+import pytest
+
+from tests.models.tracing.checks import check_search, selected_first, traced
+from tests.models.tracing.test_networks_exported import NETWORKS
+
+
+@pytest.mark.parametrize("word", selected_first((), NETWORKS))
+def test_a_search_ends_in_a_law(word: str) -> None:
+    if word.startswith("timm:"):
+        pytest.importorskip("timm")
+    size, *_ = NETWORKS[word]
+    arch, _, x = traced(word, size)
+    check_search(arch, x)
