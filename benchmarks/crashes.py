@@ -1,118 +1,220 @@
-"""Claim: killed at any moments, a study ends with the results of an uninterrupted one.
+"""Claim: killed at any moments, a study of two workers ends with what an uninterrupted one finds.
 
-Runs a short study of digits again and again, and kills it (SIGKILL) after random times: with
-workers, the command or a worker of it. A study that completes is compared with an uninterrupted
-one: the record, the law, and the accuracies of every point, each trained once. Prints how many
-kills there were, and how many studies were completed in between.
+A sequence runs a short study of digits by all methods, and kills (SIGKILL) the command or its
+worker once or twice, at random moments or while it writes a checkpoint or a kept network,
+whose file is then left half written. The study that completes is compared with an uninterrupted
+one: the searches, the accuracies of every point, each trained once, the weights, seeds and widths
+of the kept networks, and the files that are left.
+
+So that a sequence takes seconds, its processes are forked, the network is narrow, latencies are
+timed with few passes, checkpoints are written ten times a second, heartbeats are shorter, and no
+report is drawn. `--log FILE` keeps what has been done: the same command goes on from there.
 """
 
 import argparse
+import hashlib
+import importlib
+import io
+import json
 import os
 import random
-import signal
-import subprocess
+import shutil
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
+import torch
+
 from benchmarks.common import show
+from benchmarks.killed_processes import Kill, in_fork, run
+from nsopt.cli import extras
+from nsopt.cli.app import main as main_of_nsopt
+from nsopt.compute import checkpoint
+from nsopt.experiments import timing
+from nsopt.latency.measure import measure_latencies
+from nsopt.methods.registry import methods
+from nsopt.models import registry
+from nsopt.models.architecture import TableArchitecture
+from nsopt.models.vgg import vgg11
 from nsopt.reports.results import read_results
-from nsopt.storage.opening import open_storage
+from nsopt.storage import opening, queue
+from nsopt.storage.artifacts import BestNetworks, best_trials
+from nsopt.storage.kept import read_content
 from nsopt.storage.studies import load_studies
 from nsopt.storage.trials import is_settled
 
-_STUDY = (
-    *("--methods=uniform,magnitude,neuralscale", "--ratios=0.02,0.03", "--seeds=2"),
-    *("--epochs=2", "--pretrain-epochs=1", "--prune-every=2", "--filters-per-step=200"),
-    *("--batch-size=32", "--per-class=60", "--precision=fp32", "--device=cpu"),
+_TASK = (
+    *("--preset=smoke", "--per-class=12", "--batch-size=32", "--epochs=1", "--pretrain-epochs=1"),
+    *("--prune-every=1", "--filters-per-step=12", "--precision=fp32", "--device=cpu"),
 )
-_NAME = "vgg11-digits-60each-smoke"
-_LONGEST_RUN = 20.0
+_TUNE = ("tune", "--over=curve", "--ratios=0.5", "--trials=3", "--confirmations=2", *_TASK)
+_STUDY = (
+    *("study", f"--methods={','.join(methods())}", "--ratios=0.5", "--seeds=2"),
+    *("--references=0", "--workers=2", *_TASK),
+)
+_NAME = "vgg11-digits-12each-smoke"
+_NARROWER = 16
+_SLOWEST = 900.0  # seconds
+_MOST = {"artifacts": 8, "checkpoints": 60}  # writes of a process there, about
 
 
-def start(folder: Path, workers: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "nsopt", "study", *_STUDY]
-    return subprocess.Popen(
-        [*command, f"--out={folder}", f"--workers={workers}"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def narrow(num_classes: int, image_size: int, in_channels: int) -> TableArchitecture:
+    """VGG11 with a sixteenth of the filters."""
+    arch = vgg11(num_classes, image_size, in_channels)
+    return replace(arch, base_widths=tuple(width // _NARROWER for width in arch.base_widths))
 
 
-def results(folder: Path) -> dict[str, Any]:
+def make_quick() -> None:
+    """Change this process, and all that it forks, as described above."""
+    torch.set_num_threads(1)
+    registry._FACTORIES["vgg11"] = narrow
+    few = partial(measure_latencies, warmup=1, repeats=2, rounds=2)
+    for module, name, value in (
+        (timing, "measure_latencies", few),
+        (checkpoint, "SECONDS_BETWEEN", 0.1),
+        (opening, "HEARTBEAT_SECONDS", 1),
+        (opening, "DEAD_AFTER_SECONDS", 3),
+        (queue, "HEARTBEAT_SECONDS", 1),
+        (queue, "_POLL_SECONDS", 0.5),
+        (extras, "has_extra", lambda name: False),
+    ):
+        setattr(module, name, value)
+
+
+def imported_by(arguments: Sequence[str]) -> list[str]:
+    """Run a command; the modules that it needed."""
+    with redirect_stdout(io.StringIO()):
+        main_of_nsopt(arguments)
+    return list(sys.modules)
+
+
+def results(out: Path) -> dict[str, Any]:
     """What a completed study found, without what a clock decides."""
-    url = f"sqlite:///{folder / 'study.db'}"
+    url = f"sqlite:///{out / 'study.db'}"
     found = read_results(url, _NAME)
     columns = ["method", "budget", "seed", "widths", "val_accuracy", "test_accuracy"]
     points = found.outcomes[columns].sort_values(["method", "budget", "seed"])
-    studies = load_studies(open_storage(url), _NAME)
+    studies = load_studies(opening.open_storage(url), _NAME)
     settled = sum(is_settled(trial) for study in studies.values() for trial in study.trials)
+    kept = BestNetworks(out / "artifacts")
+    networks = [
+        network(kept.file(study, trial))
+        for name, study in sorted(studies.items())
+        if name in methods()
+        for _, trial in sorted(best_trials(study).items())
+    ]
+    searches = {
+        name: [{**iteration.to_dict(), "seconds": 0} for iteration in iterations]
+        for name, iterations in found.searches.items()
+    }
     return {
         "points": points.to_numpy().tolist(),
-        "iterations": [{**i.to_dict(), "seconds": 0} for i in found.searches["search"]],
+        "searches": searches,
         "settled trials": settled,
-        "files": sorted(path.name for path in folder.iterdir()),
+        "kept networks": networks,
+        "files": sorted(path.name for path in out.iterdir()),
+        "number of kept files": len(list((out / "artifacts").iterdir())),
     }
 
 
-def worker_of(process: subprocess.Popen[bytes]) -> int | None:
-    """The process of a worker that the command has started."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return int(children[0]) if children else None
+def network(path: Path) -> dict[str, Any]:
+    """What a kept network is: its facts, and a digest of its weights."""
+    content = read_content(path)
+    digest = hashlib.sha256()
+    for name, tensor in content.pop("state").items():
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return content | {"weights": digest.hexdigest()}
 
 
-def kill_after(process: subprocess.Popen[bytes], seconds: float, worker: bool) -> bool:
-    """Kill a study, or the worker of one; whether it was still running."""
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        victim = worker_of(process) if worker else None
-        os.kill(victim or process.pid, signal.SIGKILL)
-        if victim is None:
-            process.wait()
-        return True
-    return False
+def kills(generator: random.Random, seconds: float) -> list[Kill]:
+    """One or two moments to kill at. seconds: that an uninterrupted study takes."""
+    found = []
+    for _ in range(generator.randint(1, 2)):
+        worker, inside = generator.random() < 0.5, generator.choice((None, *_MOST))
+        if inside is None:
+            found.append(Kill(worker, seconds=generator.uniform(0.0, seconds)))
+        else:
+            found.append(Kill(worker, inside, int(_MOST[inside] ** generator.random())))
+    return found
 
 
-def measure(kills: int, workers: int, seed: int, folder: Path) -> dict[str, float]:
-    generator = random.Random(seed)
-    if start(folder / "whole", 1).wait() != 0:
-        raise SystemExit("the uninterrupted study failed")
-    expected = results(folder / "whole")
-    done, completed = 0, 0
-    while done < kills:
-        out = folder / f"killed{completed}"
-        while done < kills:
-            process = start(out, workers)
-            worker = workers > 1 and generator.random() < 0.5
-            if not kill_after(process, generator.uniform(0.5, _LONGEST_RUN), worker):
-                break
-            done += 1
-            process.wait()
-        if start(out, workers).wait() != 0:
-            raise SystemExit(f"after {done} kills the study in {out} does not complete")
-        found = results(out)
+def run_sequence(folder: Path, planned: list[Kill]) -> list[Kill]:
+    """Run a study to its end in `folder`; those of the planned kills that came in time."""
+    done: list[Kill] = []
+    for kill in [*planned, None]:
+        code = run(
+            [*_STUDY, f"--out={folder / 'out'}"], folder / "out", folder / "log", kill, _SLOWEST
+        )
+        killed = (folder / "log").read_text().count("a worker was killed")
+        if kill and (code < 0 or killed > sum(each.worker for each in done)):
+            done.append(kill)
+        if code == 0:
+            return done
+        if code > 0:
+            raise SystemExit(f"a command failed after {done}: see {folder / 'log'}")
+    raise SystemExit(f"the study was not completed: see {folder / 'log'}")
+
+
+def measure(sequences: int, seed: int, folder: Path, log: Path) -> dict[str, Any]:
+    make_quick()
+    begin, whole = folder / "begin", folder / "whole"
+    for place in (begin, whole):
+        place.mkdir()
+    for module in in_fork(imported_by, [*_TUNE, f"--out={begin / 'out'}"]):
+        with suppress(ImportError):
+            importlib.import_module(module)
+    shutil.copytree(begin / "out", whole / "out")
+    started = time.perf_counter()
+    run_sequence(whole, [])
+    seconds = time.perf_counter() - started
+    expected = in_fork(results, whole / "out")
+    known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    while len(known) < sequences:
+        number = len(known)
+        place = folder / f"sequence{number}"
+        generator = random.Random(f"{seed}-{number}")
+        done: list[Kill] = []
+        while not done:  # an uninterrupted study shows nothing
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(begin, place)
+            done = run_sequence(place, kills(generator, seconds))
+        found = in_fork(results, place / "out")
         differing = [f"{name}: {found[name]}" for name in found if found[name] != expected[name]]
         if differing:
-            raise SystemExit(f"after {done} kills a study differs in {'; '.join(differing)}")
-        completed += 1
-    return {"kills": done, "workers": workers, "studies_completed_and_equal": completed}
+            raise SystemExit(f"sequence {number} in {place} differs after {done}: {differing}")
+        known.append({"number": number, "kills": [asdict(kill) for kill in done]})
+        with log.open("a") as file:
+            file.write(json.dumps(known[-1]) + "\n")
+    shutil.rmtree(folder)
+    came = [kill for each in known for kill in each["kills"]]
+    return {
+        "sequences_completed_and_equal": len(known),
+        "kills": len(came),
+        "kills_of_workers": sum(kill["worker"] for kill in came),
+        **{f"kills_writing_{name}": sum(kill["inside"] == name for kill in came) for name in _MOST},
+        "seconds_of_an_uninterrupted_study": seconds,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="3 kills instead of 25")
+    parser.add_argument("--quick", action="store_true", help="3 sequences instead of 100")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log", type=Path, help="where to note what is done, and to go on from")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        kills = 3 if options.quick else 25
-        show(measure(kills, options.workers, options.seed, Path(folder)), options.json)
+    folder = Path(tempfile.mkdtemp(prefix="crashes-"))  # stays after a difference
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    log = options.log or folder / "log.jsonl"
+    show(measure(3 if options.quick else 100, options.seed, folder, log), options.json)
 
 
 if __name__ == "__main__":
