@@ -6,6 +6,7 @@ import tempfile
 from contextlib import suppress
 from glob import escape
 from pathlib import Path
+from typing import BinaryIO
 
 from nsopt.errors import NsoptError
 
@@ -17,12 +18,11 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
     The content is on the disk when this returns.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(path)
     unfinished = path.with_name(_own_name(path.name, os.getpid()))
     try:
         unfinished.unlink(missing_ok=True)
-        with unfinished.open("xb") as file:
+        with _created(unfinished) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -47,7 +47,7 @@ def check_writable(folder: Path, option: str) -> None:
     option: the option that named it.
     """
     try:
-        nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        nearest = next(path for path in (folder, *folder.parents) if _is_there(path))
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
@@ -55,6 +55,28 @@ def check_writable(folder: Path, option: str) -> None:
         raise NsoptError(
             f"nothing can be written in {folder} ({reason}): give another {option}"
         ) from None
+
+
+def _created(path: Path) -> BinaryIO:
+    """A new file, in a folder that is made for it, also if another process just tidies it away."""
+    attempts = 3
+    while True:
+        attempts -= 1
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("xb")
+        except FileNotFoundError:
+            if not attempts:
+                raise
+
+
+def _is_there(path: Path) -> bool:
+    """OSError where a path leads through a file, say."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _own_name(name: str, process: int | str) -> str:
@@ -65,7 +87,7 @@ def _own_name(name: str, process: int | str) -> str:
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass

@@ -144,6 +144,23 @@ def test_a_checkpoint_of_an_older_version_without_a_checksum_is_read(tmp_path: P
     assert Checkpoint(tmp_path / "run.pt", IDENTITY).load(CPU) == {"step": 1}
 
 
+def test_a_folder_that_another_process_tidies_away_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir, made = Path.mkdir, []
+
+    def tidied(self: Path, *arguments: object, **options: object) -> None:
+        mkdir(self, *arguments, **options)
+        if self == tmp_path / "a" and self not in made:
+            made.append(self)
+            self.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", tidied)
+    run = saved(tmp_path / "a" / "run.pt", step=1)
+    assert made
+    assert run.load(CPU) == {"step": 1}
+
+
 def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     path, victim = tmp_path / "run.pt", tmp_path / "victim"
     victim.write_text("mine")

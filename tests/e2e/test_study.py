@@ -1,6 +1,7 @@
 """The command, in processes of its own, on VGG11 and digits."""
 
 import json
+import platform
 import re
 import signal
 import sqlite3
@@ -104,6 +105,11 @@ def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None
         (
             ("--study=vgg11-digits-30each-smoke/search",),
             "no network of vgg11-digits-30each-smoke/search is kept: run the study first",
+        ),
+        (
+            ("--ratio=0.03", "--artifacts=elsewhere"),
+            "elsewhere does not hold the best network of vgg11-digits-smoke/uniform, kept at "
+            f"{platform.node()}:",
         ),
         (("--storage=sqlite:///nothing.db",), "nothing is stored at sqlite:///nothing.db"),
         (("--ratio=0.03", "--data=folder:nowhere"), "nowhere"),

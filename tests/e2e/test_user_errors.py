@@ -1,5 +1,6 @@
 """Every mistake a user can make: one line, exit code 2, storage as it was. The real command."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -13,6 +14,7 @@ from PIL import Image
 from nsopt.cli.options import PlaceOptions, TaskOptions
 from nsopt.cli.preparation import prepare
 from nsopt.experiments.presets import get_preset
+from nsopt.storage.kept import load_network
 from nsopt.storage.opening import open_storage
 from tests.conftest import call_nsopt, run_nsopt
 from tests.forked import Forked, run_module
@@ -143,6 +145,7 @@ COMMANDS_WITH_A_FOLDER = (
         ("dangling/out", "No such file"),
         ("locked/out", "ermission denied"),
         ("/proc/nowhere/out", "No such file"),
+        (f"{'long' * 100}/out", "File name too long"),
     ],
 )
 def test_a_folder_in_which_nothing_can_be_written_is_told_before_any_work(
@@ -260,6 +263,22 @@ def test_a_storage_of_other_settings_stays_as_it_was(tmp_path: Path) -> None:
     done = call_nsopt("study", *ONE_POINT, "--budgets=5", f"--out={tmp_path}")
     check(done, "not both")
     assert (tmp_path / "study.db").read_bytes() == before
+
+
+def test_a_disk_that_is_full_when_a_network_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    study = ("study", *ONE_POINT, "--per-class=20", f"--out={tmp_path}")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        check(call_nsopt(*study), "the disk is full: make room and run the same command again")
+    assert not list((tmp_path / "artifacts").iterdir())
+    assert call_nsopt(*study).returncode == 0
+    (path,) = (tmp_path / "artifacts").iterdir()
+    assert load_network(path).seed == 0
 
 
 def test_a_nan_loss_fails_the_trials_and_says_why(tmp_path: Path) -> None:
