@@ -3,7 +3,8 @@
 The rules of placement are those of the real device: tensors of two devices cannot be mixed, NumPy
 takes none, there is no float64 on MPS. Every copy between host and device, and every wait for the
 device, is logged with the line of nsopt that caused it. Speed, kernels and streams are not
-simulated: results are those of the CPU.
+simulated: results are those of the CPU. Kernels that the CPU lacks, such as cuDNN's recurrent ones,
+cannot run.
 """
 
 import sys
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, Self
 from unittest import mock
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -291,6 +293,9 @@ def _runtime(devices: SimulatedDevices) -> Iterator[None]:
     def wait(*_: Any) -> None:
         devices.note("wait")
 
+    def count() -> int:
+        return len(devices.generators) if is_cuda else 0
+
     def instead(module: Any, **functions: Any) -> Any:
         return mock.patch.multiple(module, create=True, **functions)
 
@@ -300,7 +305,7 @@ def _runtime(devices: SimulatedDevices) -> Iterator[None]:
             _lazy_init=_nothing,
             is_initialized=lambda: is_cuda,
             is_available=lambda: is_cuda,
-            device_count=lambda: len(devices.generators) if is_cuda else 0,
+            device_count=count,
             default_generators=devices.generators if is_cuda else (),
             get_device_properties=_properties,
             get_device_name=lambda device=None: _properties(device).name,
@@ -310,6 +315,8 @@ def _runtime(devices: SimulatedDevices) -> Iterator[None]:
             mem_get_info=lambda device=None: (devices.free, devices.free),
             empty_cache=_nothing,
         ),
+        instead(torch.cuda.random, device_count=count),
+        _without_onednn(),
         instead(
             torch._C,
             _cuda_getDevice=torch.accelerator.current_device_index,
@@ -330,6 +337,15 @@ def _runtime(devices: SimulatedDevices) -> Iterator[None]:
             synchronize=wait,
         ),
     ):
+        yield
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Its gradient of a 1x1 convolution with a stride writes beyond its memory in PyTorch 2.13;
+    nsopt avoids that on the CPU alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.mkldnn, "enabled", False)
         yield
 
 

@@ -59,6 +59,16 @@ def test_no_batch_is_copied_to_the_host(
     assert found[0] == found[1]
 
 
+def test_images_are_taken_where_they_lie(images: ImageData, cuda: SimulatedDevices) -> None:
+    there = images.train.to(CUDA).first_of_each(3)
+    assert there.images.device == there.labels.device == CUDA
+    here = images.train.first_of_each(3)
+    torch.testing.assert_close(there.images.cpu(), here.images)
+    assert there.labels.tolist() == here.labels.tolist()
+    again = ImageData.from_arrays(*[(there.images, there.labels)] * 2)
+    torch.testing.assert_close(again.train.images, here.images)
+
+
 def test_a_search_is_that_of_the_cpu(
     arch: nsopt.Architecture, images: ImageData, cuda: SimulatedDevices
 ) -> None:

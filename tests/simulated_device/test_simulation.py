@@ -69,11 +69,12 @@ def test_a_network_moves_trains_and_is_saved_as_on_a_real_device(cuda: Simulated
 
 
 def test_each_device_draws_from_its_own_generator(two_cuda: SimulatedDevices) -> None:
+    torch.manual_seed(1)  # of all devices
     here = torch.get_rng_state()
-    torch.cuda.manual_seed_all(1)
     first, second = (torch.rand(3, device=f"cuda:{i}").cpu() for i in range(2))
-    torch.testing.assert_close(first, second)
     torch.testing.assert_close(torch.get_rng_state(), here)
+    torch.testing.assert_close(first, torch.rand(3))
+    torch.testing.assert_close(first, second)
     assert not torch.equal(torch.rand(3, device="cuda:0").cpu(), first)
 
 
