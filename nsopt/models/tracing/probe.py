@@ -4,6 +4,7 @@ A size in Python (`x.view(-1, 512)`) leaves no label. All groups are made smalle
 larger; where that fails, the groups whose channels met at the failing operation are narrowed down.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -17,7 +18,7 @@ Reasons = dict[int, str]  # by the index of a group
 
 
 def smaller(width: int) -> int:
-    """The width at which all groups are tried at once, so that they are known to run there."""
+    """The smallest width at which groups are tried at once, so that they are known to run there."""
     return width - max(1, width // 3)
 
 
@@ -69,10 +70,15 @@ def _shrinking(network: TracedNetwork) -> list[int]:
 
 
 def _shrink(network: TracedNetwork, some: Sequence[int]) -> None:
-    kept = []
+    """Groups of equal widths lose different numbers of units, so that code which takes one size for
+    the other shows."""
+    kept, before = [], Counter[int]()
     for index, group in enumerate(network.family.groups):
         count = len(group.units)
-        kept.append(np.arange(smaller(count) if index in some else count))
+        most = count - smaller(count)
+        lost = most - before[count] % most if index in some else 0
+        before[count] += index in some
+        kept.append(np.arange(count - lost))
     network.check_cut(kept)
 
 

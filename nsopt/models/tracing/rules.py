@@ -61,7 +61,8 @@ RULES: dict[str, Rule] = {
     **dict(
         _all(
             "clone detach alias _to_copy lift_fresh contiguous native_dropout fill zero bernoulli "
-            "uniform normal hardswish cumsum",
+            "uniform normal hardswish cumsum empty_like zeros_like ones_like full_like rand_like "
+            "randn_like",
             shape.same,
         )
     ),
@@ -83,9 +84,8 @@ RULES: dict[str, Rule] = {
     ),
     **dict(
         _all(
-            "empty zeros ones full rand randn new_empty new_zeros new_ones new_full empty_like "
-            "zeros_like ones_like full_like rand_like randn_like empty_strided new_empty_strided "
-            "scalar_tensor",
+            "empty zeros ones full rand randn new_empty new_zeros new_ones new_full empty_strided "
+            "new_empty_strided scalar_tensor",
             shape.alike,
         )
     ),

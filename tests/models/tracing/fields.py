@@ -219,3 +219,42 @@ class Squeezed(nn.Module):
             raise ValueError("three channels at least")
         logits: Tensor = self.out(self.c(x).mean((2, 3), keepdim=True).squeeze())
         return logits
+
+
+class Attending(nn.Module):
+    """Attention by einsum: the width of the stream splits what three products make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out, self.heads = nn.Linear(6, 16), nn.Linear(16, 4), 2
+        self.q, self.k, self.v, self.joined = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        count, steps, size = x.shape
+        heads = (count, steps, self.heads, size // self.heads)
+        q, k, v = (each(x).view(heads) for each in (self.q, self.k, self.v))
+        weights = torch.einsum("bihd,bjhd->bhij", q, k).softmax(-1)
+        x = x + self.joined(torch.einsum("bhij,bjhd->bihd", weights, v).reshape(x.shape))
+        logits: Tensor = self.out(x.mean(1))
+        return logits
+
+
+class Repeated(nn.Module):
+    """A recurrent convolution, whose state begins as zeros like its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.step, self.out = (
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(16, 8, 3, 1, 1),
+            nn.Linear(8, 10),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        state = torch.zeros_like(x)
+        for _ in range(2):
+            state = self.step(torch.cat([x, state], 1)).tanh()
+        logits: Tensor = self.out(state.mean((2, 3)))
+        return logits
