@@ -75,13 +75,14 @@ def test_every_step_takes_its_number_or_its_fraction(
 def test_priced_records_are_evenly_spaced_and_reach_as_far_as_asked(
     price: Price, narrow: TableArchitecture, digits: ImageData
 ) -> None:
-    trajectory = prune(narrow, digits, price=price, keep_fraction=0.3)
+    keep = 0.5  # far from where, on some processors, a layer has lost all filters but one
+    trajectory = prune(narrow, digits, price=price, keep_fraction=keep)
     cost = narrow.cost(price)
     assert trajectory.tau.tolist() == cost(trajectory.widths).tolist()
     steps = np.diff(np.log(trajectory.tau))
     assert (steps < 0).all()
     assert steps.std() < 0.25 * -steps.mean()
-    end = cost(floor_widths(0.3, narrow.base_widths))
+    end = cost(floor_widths(keep, narrow.base_widths))
     assert trajectory.tau[-1] == pytest.approx(end, rel=0.05)
 
 
