@@ -147,16 +147,23 @@ def count(database: Path, state: str, study: str = "%") -> int:
 def interrupt_when(
     out: Path, completed: int, running: bool, signum: signal.Signals
 ) -> tuple[int, str]:
-    """Run the command and interrupt it; its exit code and what it said on stderr."""
+    """Run the command and interrupt it; its exit code and what it said on stderr.
+
+    It is stopped while its trials are counted, so that none of them ends before the signal.
+    """
     process = start_nsopt(*SHORT, f"--out={out}", module="nsopt.study")
     database = out / "study.db"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         trained = sum(count(database, "COMPLETE", f"%/{m}") for m in ("uniform", "neuralscale"))
         if trained >= completed and count(database, "RUNNING") >= int(running):
-            break
+            process.send_signal(signal.SIGSTOP)
+            if count(database, "RUNNING") >= int(running):
+                break
+            process.send_signal(signal.SIGCONT)
         time.sleep(0.02)
     process.send_signal(signum)
+    process.send_signal(signal.SIGCONT)
     done = process.finish(timeout=60)
     return done.returncode, done.stderr
 
