@@ -20,12 +20,12 @@ from benchmarks.common import filters_per_step, in_new_process, random_images, s
 from nsopt.compute.device import describe_device, resolve_compute, wait_for
 from nsopt.compute.memory import memory_kept
 from nsopt.compute.placement import place_images
-from nsopt.kernels.swap import fast_kernels
 from nsopt.models.registry import table_architecture
 from nsopt.pruning.engine import Plan, ShrinkingNetwork
 from nsopt.pruning.rules import make_rule
 from nsopt.pruning.settings import SearchSettings
-from nsopt.training.supervision import Classification
+from nsopt.pruning.supervision import Classification
+from nsopt.training.kernels.swap import fast_kernels
 
 _INTERVALS = (1, 2, 4, 8, 12)
 

@@ -38,7 +38,8 @@ from benchmarks.killed_processes import Kill, in_fork, run
 from nsopt.cli import extras
 from nsopt.cli.app import main as main_of_nsopt
 from nsopt.compute import checkpoint
-from nsopt.experiments import timing
+from nsopt.deployment.artifacts import BestNetworks, best_trials
+from nsopt.deployment.kept import read_content
 from nsopt.latency.measure import measure_latencies
 from nsopt.methods.registry import methods
 from nsopt.models import registry
@@ -46,10 +47,9 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.models.vgg import vgg11
 from nsopt.reports.results import read_results
 from nsopt.storage import opening, queue
-from nsopt.storage.artifacts import BestNetworks, best_trials
-from nsopt.storage.kept import read_content
 from nsopt.storage.studies import load_studies
 from nsopt.storage.trials import is_settled
+from nsopt.study import timing
 
 _TASK = (
     *("--preset=smoke", "--per-class=12", "--batch-size=32", "--epochs=1", "--pretrain-epochs=1"),

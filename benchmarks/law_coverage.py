@@ -22,7 +22,6 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import nsopt
 from benchmarks.common import show
-from nsopt.experiments.presets import get_preset
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.cost import CostModel, IntArray
 from nsopt.scaling.distance import law_distance
@@ -30,6 +29,7 @@ from nsopt.scaling.fit_error import FitError
 from nsopt.scaling.law import PowerLaw, floor_widths
 from nsopt.scaling.record import Iteration, Trajectory
 from nsopt.scaling.solve import WidthFit, solve_widths
+from nsopt.study.presets import get_preset
 
 _PUBLISHED = (
     ("vgg11", "cifar10", 10),

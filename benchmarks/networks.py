@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.models.imported import network_factory
-from nsopt.models.tracing.trace_module import trace
+from nsopt.models.tracing.trace import trace
 from tests.models.tracing.checks import (
     OtherProcess,
     check_building,

@@ -33,7 +33,6 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 import nsopt
 from benchmarks.law_coverage import coverage
 from nsopt.data.images import ImageData
-from nsopt.experiments.presets import get_preset
 from nsopt.models.architecture import Architecture
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.distance import law_distance
@@ -42,6 +41,7 @@ from nsopt.scaling.solve import solve_widths
 from nsopt.storage.opening import existing_storage
 from nsopt.storage.studies import load_studies, only_comparison
 from nsopt.storage.trials import read_iterations
+from nsopt.study.presets import get_preset
 
 _RATIO = 0.25  # of the uniform network whose parameters a training may have
 _BASE = SearchSettings(

@@ -26,9 +26,9 @@ import nsopt
 from benchmarks.common import NETWORKS, in_new_process, published_law, show
 from nsopt.compute.device import Compute, describe_device, place, resolve_compute
 from nsopt.compute.memory import memory_kept
-from nsopt.kernels.swap import fast_kernels
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import floor_widths
+from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.step import sgd, train_step
 
 _RATIOS = (1, 0.5, 0.25, 0.125)

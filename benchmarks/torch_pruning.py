@@ -34,10 +34,10 @@ from nsopt.models.registry import get_architecture
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.rules import make_rule, scale_metric
 from nsopt.pruning.settings import SearchSettings
+from nsopt.pruning.supervision import Classification
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
 from nsopt.training.settings import TrainSettings
-from nsopt.training.supervision import Classification
 
 _RATIO = 0.25
 

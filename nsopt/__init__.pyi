@@ -1,8 +1,9 @@
 from .data.images import ImageData as ImageData
 from .data.images import ImageSet as ImageSet
 from .data.registry import load_data as load_data
-from .descent.search import SearchResult as SearchResult
-from .descent.search import search as search
+from .deployment.kept import KeptNetwork as KeptNetwork
+from .deployment.kept import load_network as load_network
+from .deployment.kept import load_weights as load_weights
 from .errors import NsoptError as NsoptError
 from .latency.learn import with_latency as with_latency
 from .latency.measure import Latency as Latency
@@ -13,7 +14,9 @@ from .methods.registry import register_method as register_method
 from .models.architecture import Architecture as Architecture
 from .models.registry import architectures as architectures
 from .models.registry import get_architecture as get_architecture
-from .models.tracing.trace_module import trace as trace
+from .models.tracing.trace import trace as trace
+from .pruning.search import SearchResult as SearchResult
+from .pruning.search import search as search
 from .pruning.settings import SearchSettings as SearchSettings
 from .samplers.neuralscale import NeuralScaleSampler as NeuralScaleSampler
 from .samplers.neuralscale import suggest_widths as suggest_widths
@@ -27,9 +30,6 @@ from .scaling.law import uniform_curve as uniform_curve
 from .scaling.metric import Metric as Metric
 from .scaling.solve import WidthFit as WidthFit
 from .scaling.solve import solve_widths as solve_widths
-from .storage.kept import KeptNetwork as KeptNetwork
-from .storage.kept import load_network as load_network
-from .storage.kept import load_weights as load_weights
 from .training.loop import Epoch as Epoch
 from .training.loop import Outcome as Outcome
 from .training.loop import train as train

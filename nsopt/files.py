@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whatever ends their writer."""
+"""Files that are written whole or not at all, and the folder of those we can make again."""
 
 import os
 import platform
@@ -102,3 +102,9 @@ def _sync(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def cache_folder() -> Path:
+    """Return the folder of what nsopt can make again: `$XDG_CACHE_HOME/nsopt`."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "nsopt"

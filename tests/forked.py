@@ -18,7 +18,7 @@ from typing import Any, Self
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
-        *("cyclopts", "rich.markdown", "rich.progress", "nsopt.experiments.running"),
+        *("cyclopts", "rich.markdown", "rich.progress", "nsopt.study.compare"),
         *("nsopt.tuning.settings", "nsopt.latency.learn", "nsopt.reports.page"),
         *("nsopt.reports.dashboard", "nsopt.deployment.export", "torch._dynamo"),
         *("sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection"),

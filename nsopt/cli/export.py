@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from nsopt.data.images import ImageSet
-    from nsopt.storage.kept import KeptNetwork
+    from nsopt.deployment.kept import KeptNetwork
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -84,12 +84,12 @@ def _stored(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]
     """The network that was asked for, what of it was fixed, and the test images for a check."""
     import optuna
 
+    from nsopt.deployment.artifacts import BestNetworks, best_trials, whereabouts
+    from nsopt.deployment.kept import load_network
     from nsopt.errors import NsoptError, unknown_name
-    from nsopt.experiments.task import load_task
     from nsopt.storage import schema
-    from nsopt.storage.artifacts import BestNetworks, best_trials, whereabouts
-    from nsopt.storage.kept import load_network
     from nsopt.storage.opening import artifacts_beside, existing_storage, storage_errors
+    from nsopt.study.task import load_task
 
     with storage_errors(options.storage):
         storage = existing_storage(options.storage)

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from nsopt.cli.options import Count, StorageUrl, StoredArch
 
 if TYPE_CHECKING:
-    from nsopt.experiments.timing import Measured
+    from nsopt.study.timing import Measured
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -35,9 +35,9 @@ class LatencyOptions:
 def latency(options: LatencyOptions) -> None:
     """Time the trained networks of a comparison side by side; `nsopt report` shows all timings."""
     from nsopt.cli.console import live_progress
-    from nsopt.experiments.timing import measure_again
-    from nsopt.experiments.workspace import Workspace
     from nsopt.storage.opening import storage_errors
+    from nsopt.study.timing import measure_again
+    from nsopt.study.workspace import Workspace
 
     sizes = _batch_sizes(options.batch_size)
     workspace = Workspace(options.storage, Path())

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from nsopt.errors import NsoptError
-from nsopt.experiments.processes import STORAGE_VARIABLE
+from nsopt.study.processes import STORAGE_VARIABLE
 
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 CountFrom0 = Annotated[int, Parameter(validator=Number(gte=0))]

@@ -13,17 +13,17 @@ from nsopt.compute.device import resolve_compute
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source, Subset
 from nsopt.errors import NsoptError
-from nsopt.experiments.comparison import Size, sizes_of_budgets, sizes_of_ratios
-from nsopt.experiments.precision import with_precision
-from nsopt.experiments.presets import Preset, StudySettings, get_preset, override
-from nsopt.experiments.task import Task
-from nsopt.experiments.workspace import Workspace
 from nsopt.files import check_writable
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import check_name, get_architecture
 from nsopt.scaling.metric import Metric, get_metric
 from nsopt.storage.opening import is_empty, storage_errors
 from nsopt.storage.urls import storage_file
+from nsopt.study.comparison import Size, sizes_of_budgets, sizes_of_ratios
+from nsopt.study.precision import with_precision
+from nsopt.study.presets import Preset, StudySettings, get_preset, override
+from nsopt.study.task import Task
+from nsopt.study.workspace import Workspace
 
 _RUNS = Path("runs")
 

@@ -37,12 +37,12 @@ def search(options: LawOptions = LawOptions()) -> None:
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.preparation import announce, prepare, preset_of, settings_of
     from nsopt.compute.device import resolve_compute
-    from nsopt.experiments.learned_latency import with_latency_if_needed
-    from nsopt.experiments.searching import continue_searches
-    from nsopt.experiments.session import start_session
     from nsopt.scaling.metric import PARAMS
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
+    from nsopt.study.learned_latency import with_latency_if_needed
+    from nsopt.study.searching import continue_searches
+    from nsopt.study.session import start_session
 
     preset = preset_of(options.task)
     settings = settings_of(preset, changes(options.search, TrainingOptions(), options.sgd))

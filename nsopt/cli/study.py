@@ -74,13 +74,13 @@ def study(options: StudyOptions = StudyOptions()) -> None:
         sizes_of,
         words,
     )
-    from nsopt.experiments.comparison import Comparison
-    from nsopt.experiments.learned_latency import with_latency_if_needed
-    from nsopt.experiments.running import run_comparison
     from nsopt.methods.registry import get_methods
     from nsopt.reports.results import read_results
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
+    from nsopt.study.compare import run_comparison
+    from nsopt.study.comparison import Comparison
+    from nsopt.study.learned_latency import with_latency_if_needed
 
     preset, metric = preset_and_metric(options.task, options.sizes)
     methods = get_methods(words(options.methods))
@@ -139,8 +139,8 @@ def _tuned(options: StudyOptions) -> dict[str, dict[str, object]]:
     from pathlib import Path
 
     from nsopt.errors import NsoptError
-    from nsopt.experiments.workspace import Workspace
     from nsopt.storage.opening import storage_errors
+    from nsopt.study.workspace import Workspace
     from nsopt.tuning.settings import best_settings
 
     if options.tuned is None:

@@ -69,9 +69,9 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
         sizes_of,
     )
     from nsopt.errors import NsoptError
-    from nsopt.experiments.learned_latency import with_latency_if_needed
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
+    from nsopt.study.learned_latency import with_latency_if_needed
     from nsopt.tuning.settings import PRETRAIN_EPOCHS, Tuning, run_tuning
 
     preset, metric = preset_and_metric(options.task, options.sizes)
@@ -113,10 +113,10 @@ def _tune_curve(options: TuneOptions) -> None:
         settings_of,
         sizes_of,
     )
-    from nsopt.experiments.learned_latency import with_latency_if_needed
-    from nsopt.experiments.presets import override
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
+    from nsopt.study.learned_latency import with_latency_if_needed
+    from nsopt.study.presets import override
     from nsopt.tuning.curve import METRIC_NAME, CurveTuning, tune_curve
 
     preset, metric = preset_and_metric(options.task, options.sizes)

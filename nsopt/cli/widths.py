@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from nsopt.cli.options import Count, CountFrom2, OptionalStorageUrl, SizeOptions
-from nsopt.experiments.processes import STORAGE_VARIABLE
+from nsopt.study.processes import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -78,9 +78,9 @@ def _proposals(
     how far beyond the record of `iteration` it lies. NsoptError for a law of another network."""
     from nsopt.cli.preparation import sizes_of
     from nsopt.errors import NsoptError
-    from nsopt.experiments.presets import rounding_for
     from nsopt.scaling.metric import counted_costs, get_metric
     from nsopt.scaling.solve import solve_widths
+    from nsopt.study.presets import rounding_for
 
     if law.layers != len(arch.base_widths):
         raise NsoptError(
@@ -132,13 +132,13 @@ def _stored(
 ) -> "tuple[ScalingLaw, Architecture, Iteration | None]":
     from nsopt.cli.console import console
     from nsopt.errors import NsoptError
-    from nsopt.experiments.stored_law import stored_law
-    from nsopt.experiments.tuned_law import tuned_verdict
-    from nsopt.experiments.workspace import Workspace
     from nsopt.methods.registry import get_method, law_of_search
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.studies import only_comparison
     from nsopt.storage.urls import hide_password
+    from nsopt.study.stored_law import stored_law
+    from nsopt.study.tuned_law import tuned_verdict
+    from nsopt.study.workspace import Workspace
 
     workspace = Workspace(url, Path())
     if not workspace.has_storage:

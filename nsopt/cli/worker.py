@@ -36,17 +36,17 @@ class WorkerOptions:
 
 def worker(options: WorkerOptions) -> None:
     """Join a study from any machine: run what waits in it until nothing is left."""
-    from nsopt.experiments.processes import end_with_starter
+    from nsopt.study.processes import end_with_starter
 
     if options.child:
         end_with_starter()
     import optuna
 
     from nsopt.cli.console import console, live_progress
-    from nsopt.experiments.worker import join
-    from nsopt.experiments.workspace import Workspace
     from nsopt.files import check_writable
     from nsopt.storage.opening import storage_errors
+    from nsopt.study.worker import join
+    from nsopt.study.workspace import Workspace
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     folder = options.out or Path("runs") / options.study

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from nsopt.compute.device import Compute, hardware_name
 from nsopt.compute.device_lock import DeviceLock
-from nsopt.data.cache import cache_folder
+from nsopt.files import cache_folder
 
 
 @contextmanager

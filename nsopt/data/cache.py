@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nsopt.data.images import ImageData, ImageSet
+from nsopt.files import cache_folder
 
 _META = "meta.json"
 
@@ -32,12 +33,6 @@ def cached(path: Path, variant: str, read: Callable[[], ImageData]) -> ImageData
     data = read()
     _store(data, entry)
     return _load(entry) or data
-
-
-def cache_folder() -> Path:
-    """Where nsopt keeps what it can make again."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "nsopt"
 
 
 def _fingerprint(path: Path, variant: str) -> str:

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from nsopt.data.cache import cache_folder
 from nsopt.data.images import ImageSet
 from nsopt.errors import NsoptError
+from nsopt.files import cache_folder
 
 Place = Path | zipfile.Path
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif"})

@@ -1,1 +1,1 @@
-"""Networks to take home: files that other tools run."""
+"""Trained networks that are kept, and exported for other tools."""

@@ -7,8 +7,8 @@ import torch
 
 from nsopt.data.images import ImageSet
 from nsopt.deployment.export import WithNormalisation, load_exported
+from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
-from nsopt.storage.kept import KeptNetwork
 
 _BATCH = 100
 _PIXEL_RANGE = 255.0

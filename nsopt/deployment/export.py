@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.storage.kept import KeptNetwork, load_network
 
 Predict = Callable[[Tensor], Tensor]
 _FACTS = "nsopt.json"

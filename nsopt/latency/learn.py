@@ -14,11 +14,10 @@ from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.memory import memory_kept
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.sharing import sharing
-from nsopt.data.cache import cache_folder
 from nsopt.errors import NsoptError
-from nsopt.files import write_whole
+from nsopt.files import cache_folder, write_whole
 from nsopt.latency.calls import Call, calls_of
-from nsopt.latency.kernels import measure_table, rounded_up
+from nsopt.latency.kernel_times import measure_table, rounded_up
 from nsopt.latency.measure import (
     garbage_kept,
     latency_conditions,

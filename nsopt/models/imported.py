@@ -10,8 +10,8 @@ from torch import nn
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.tracing.architecture import TracedArchitecture
-from nsopt.models.tracing.trace import TraceError
-from nsopt.models.tracing.trace_module import trace
+from nsopt.models.tracing.labels import TraceError
+from nsopt.models.tracing.trace import trace
 from nsopt.torchvision_import import import_torchvision
 
 _CATALOGUES = ("torchvision", "timm")

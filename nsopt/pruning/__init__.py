@@ -1,1 +1,1 @@
-"""Pruning filters: by Taylor importance while training (the search), and by magnitude."""
+"""Pruning filters: by Taylor importance while training, in descent, and by magnitude."""

@@ -19,16 +19,16 @@ from nsopt.compute.memory import memory_kept
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import OwnRandomState
 from nsopt.errors import NonFiniteLossError, NsoptError
-from nsopt.kernels.swap import fast_kernels
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.importance import ImportanceScores
 from nsopt.pruning.pruned import make_pruned
 from nsopt.pruning.rules import PruneRule, make_rule, scale_metric
 from nsopt.pruning.settings import SearchSettings
+from nsopt.pruning.supervision import Supervision
 from nsopt.scaling.record import Trajectory, gives_a_law
+from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.step import sgd, train_step
-from nsopt.training.supervision import Supervision
 
 State = dict[str, Any]
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nsopt.kernels.folding import channel_dot
+from nsopt.training.kernels.folding import channel_dot
 
 
 class Gate(ABC):

@@ -8,7 +8,6 @@ from typing import Any
 import plotly.graph_objects as go
 from optuna.artifacts import FileSystemArtifactStore
 
-from nsopt.experiments.presets import get_preset
 from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import draw_pareto, pareto_info
 from nsopt.reports.law import draw_law, law_info
@@ -19,6 +18,7 @@ from nsopt.storage import schema
 from nsopt.storage.opening import artifacts_beside, existing_storage, open_storage
 from nsopt.storage.serving import check_address
 from nsopt.storage.studies import load_studies
+from nsopt.study.presets import get_preset
 
 _CARD_HEIGHT = 450
 

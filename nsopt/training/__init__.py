@@ -1,1 +1,1 @@
-"""Training, evaluation and latency of one network."""
+"""Training and evaluation of one network."""

@@ -20,10 +20,10 @@ from nsopt.compute.random_state import OwnRandomState, seeded
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData, Splits
 from nsopt.errors import NonFiniteLossError
-from nsopt.kernels.swap import fast_kernels
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress, Silent
 from nsopt.training.evaluation import Evaluation
+from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import sgd, train_step
 

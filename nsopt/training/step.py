@@ -14,7 +14,8 @@ from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import seeded
 from nsopt.models.architecture import Architecture
 from nsopt.models.layout import inputs_for
-from nsopt.training.supervision import Loss
+
+Loss = Callable[[Any, Any], torch.Tensor]
 
 
 def sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:

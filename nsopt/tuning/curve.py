@@ -16,13 +16,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.errors import DeterministicError, NsoptError
-from nsopt.experiments.comparison import Size
-from nsopt.experiments.equal_training import equal_tuning_trainings
-from nsopt.experiments.searching import continue_searches
-from nsopt.experiments.session import Session, start_session
-from nsopt.experiments.task import Task
-from nsopt.experiments.unfinished import clear_pretrained
-from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Progress
 from nsopt.pruning.rules import scale_metric
 from nsopt.scaling.family import SLOPE, LawFamily, relative, relative_uniform
@@ -34,6 +27,13 @@ from nsopt.storage import schema, trials
 from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import open_study
 from nsopt.storage.trials import TuningPoint
+from nsopt.study.comparison import Size
+from nsopt.study.equal_training import equal_tuning_trainings
+from nsopt.study.searching import continue_searches
+from nsopt.study.session import Session, start_session
+from nsopt.study.task import Task
+from nsopt.study.unfinished import clear_pretrained
+from nsopt.study.workspace import Workspace
 from nsopt.tuning.points import run_points
 
 Sampler = Literal["gp", "tpe"]

@@ -16,10 +16,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.errors import DeterministicError, NsoptError
-from nsopt.experiments.searching import descend_task
-from nsopt.experiments.session import Session, start_session
-from nsopt.experiments.task import Task
-from nsopt.experiments.workspace import Workspace
 from nsopt.progress import Progress
 from nsopt.scaling.algorithm3 import SgdFit, solve_widths_sgd
 from nsopt.scaling.law import PowerLaw
@@ -31,6 +27,10 @@ from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import load_studies, open_study
 from nsopt.storage.trials import TuningPoint
 from nsopt.storage.urls import hide_password
+from nsopt.study.searching import descend_task
+from nsopt.study.session import Session, start_session
+from nsopt.study.task import Task
+from nsopt.study.workspace import Workspace
 from nsopt.tuning.points import run_points
 
 Over = Literal["pretrain-epochs", "eta"]

@@ -9,8 +9,8 @@ from cyclopts import Parameter
 import nsopt
 from nsopt.cli import options
 from nsopt.cli.options import PruneOptions, SearchOptions, SgdOptions, TrainingOptions, changes
-from nsopt.experiments.presets import get_preset, override
 from nsopt.pruning.settings import SearchSettings
+from nsopt.study.presets import get_preset, override
 from nsopt.training.settings import TrainSettings
 from tests.conftest import call_nsopt
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from nsopt.data.cache import cache_folder, cached
+from nsopt.data.cache import cached
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.errors import NsoptError
+from nsopt.files import cache_folder
 from tests.data.test_folder import pack, write_images
 
 BAD = "train/ant/bad.png"

@@ -15,9 +15,9 @@ import nsopt
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.deployment.check import check_export
 from nsopt.deployment.export import WithNormalisation, export, load_exported
+from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
-from nsopt.storage.kept import KeptNetwork, load_network
 from nsopt.storage.trials import Point
 from nsopt.training.settings import TrainSettings
 

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from nsopt.data.images import ImageData
-from nsopt.experiments.running import run_comparison
-from nsopt.experiments.workspace import Workspace
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.dashboard import publish
 from nsopt.reports.page import write_report
 from nsopt.reports.results import read_results
+from nsopt.study.compare import run_comparison
+from nsopt.study.workspace import Workspace
 from tests.conftest import free_port
-from tests.experiments.test_comparison import (
+from tests.study.test_comparison import (
     SETTINGS,
     comparison_in,
     only,

@@ -2,14 +2,14 @@
 
 import pytest
 
-from nsopt.latency import kernels, learn
+from nsopt.latency import kernel_times, learn
 
 
 def learn_briefly(patch: pytest.MonkeyPatch) -> None:
     """Measure fewer sizes and networks, each less often: all the same code, less exact numbers."""
-    patch.setattr(kernels, "_POINTS", 3)
-    patch.setattr(kernels, "_SECONDS", 0.002)
-    patch.setattr(kernels, "_FEWEST", 2)
+    patch.setattr(kernel_times, "_POINTS", 3)
+    patch.setattr(kernel_times, "_SECONDS", 0.002)
+    patch.setattr(kernel_times, "_FEWEST", 2)
     patch.setattr(learn, "_RANDOM", 5)
     patch.setattr(learn, "_UNIFORM", 3)
     patch.setattr(learn, "_ROUNDS", 2)

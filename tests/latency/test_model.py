@@ -35,8 +35,8 @@ from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.solve import solve_widths
-from tests.experiments.test_comparison import Listener
 from tests.latency.brief import learn_briefly
+from tests.study.test_comparison import Listener
 
 CPU = resolve_compute("cpu", "fp32")
 milliseconds = st.lists(st.floats(0.01, 10), min_size=4, max_size=4)

@@ -10,8 +10,8 @@ import pytest
 from torch import nn
 
 import nsopt
-from nsopt.data.cache import cache_folder
 from nsopt.errors import NsoptError
+from nsopt.files import cache_folder
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import check

@@ -10,8 +10,6 @@ import torch
 from nsopt.compute.device import Compute, place
 from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData, ImageSet, Splits
-from nsopt.kernels import folding
-from nsopt.kernels.swap import fast_kernels
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import architectures, table_architecture
 from nsopt.progress import Silent
@@ -19,8 +17,10 @@ from nsopt.pruning.compaction import compact
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.layout import Layout, positions
 from nsopt.pruning.settings import SearchSettings
+from nsopt.pruning.supervision import Classification
 from nsopt.scaling.record import gives_a_law
-from nsopt.training.supervision import Classification
+from nsopt.training.kernels import folding
+from nsopt.training.kernels.swap import fast_kernels
 from tests import masked_search
 
 CPU = Compute(torch.device("cpu"), bf16=False)

@@ -6,21 +6,21 @@ import torch
 
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData
-from nsopt.descent.iterations import descend
-from nsopt.descent.search import search
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
+from nsopt.pruning.descent import descend
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
+from nsopt.pruning.search import search
 from nsopt.pruning.settings import SearchSettings
+from nsopt.pruning.supervision import Classification
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration, PruneRecord, Trajectory
 from nsopt.scaling.solve import solve_widths
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import batch_loss
-from nsopt.training.supervision import Classification
 
 SHORT = SearchSettings(
     pretrain_epochs=1,

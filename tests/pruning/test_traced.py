@@ -12,13 +12,13 @@ import nsopt
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData
 from nsopt.models.tracing.architecture import TracedArchitecture
-from nsopt.models.tracing.trace_module import trace
+from nsopt.models.tracing.trace import trace
 from nsopt.progress import Silent
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
 from nsopt.pruning.pruned import make_pruned
 from nsopt.pruning.settings import SearchSettings
+from nsopt.pruning.supervision import Classification
 from nsopt.pruning.traced import TracedGate, TracedPruned, gate_slices
-from nsopt.training.supervision import Classification
 from tests.models.tracing import awkward
 
 CPU = Compute(torch.device("cpu"), bf16=False)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import nsopt
-from nsopt.experiments import timing
-from nsopt.latency import kernels, learn
+from nsopt.latency import kernel_times, learn
 from nsopt.latency.measure import measure_latencies
 from nsopt.reports.results import read_results
+from nsopt.study import timing
 from tests.conftest import call_nsopt
 from tests.simulated_device.networks import small
 from tests.simulated_device.simulation import SimulatedDevices
@@ -33,9 +33,9 @@ def _few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, few in {"_RANDOM": 2, "_UNIFORM": 2, "_ROUNDS": 1, "_REPEATS": 1}.items():
         monkeypatch.setattr(learn, name, few)
     monkeypatch.setattr(learn, "_SCALES", (0.25, 0.5, 1))
-    monkeypatch.setattr(kernels, "_FEWEST", 1)
-    monkeypatch.setattr(kernels, "_POINTS", 2)
-    monkeypatch.setattr(kernels, "_SECONDS", 0.0)
+    monkeypatch.setattr(kernel_times, "_FEWEST", 1)
+    monkeypatch.setattr(kernel_times, "_POINTS", 2)
+    monkeypatch.setattr(kernel_times, "_SECONDS", 0.0)
 
 
 def run(*arguments: str) -> None:

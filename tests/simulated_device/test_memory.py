@@ -25,10 +25,10 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
+from nsopt.pruning.supervision import Classification, OwnBatches
 from nsopt.training.evaluation import Evaluation
 from nsopt.training.loop import train_configuration
 from nsopt.training.settings import TrainSettings
-from nsopt.training.supervision import Classification, OwnBatches
 from tests.simulated_device.simulation import SimulatedDevices
 
 SHORT = TrainSettings(epochs=2, batch_size=128, lr=0.05, device="cuda", precision="fp32")

@@ -13,14 +13,14 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 import nsopt
+from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
-from nsopt.experiments.workspace import Workspace
-from nsopt.storage.kept import load_network
 from nsopt.storage.opening import open_storage
+from nsopt.study.workspace import Workspace
 from nsopt.tuning.curve import Sampler, make_sampler
 from tests.conftest import call_nsopt
+from tests.deployment.test_artifacts import network
 from tests.e2e.test_user_errors import check
-from tests.storage.test_artifacts import network
 
 TRAP = "trap:spring"
 PREFIX = "vgg11-digits-30each-smoke"

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 import nsopt
+from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
-from nsopt.storage.kept import load_network
 from nsopt.storage.weights_file import read_weights
-from tests.storage.test_artifacts import network
+from tests.deployment.test_artifacts import network
 
 HUGE = (6000,) * 8
 _KIB = 1024

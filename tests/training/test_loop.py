@@ -254,4 +254,6 @@ def test_the_trained_network_is_given_back(narrow: TableArchitecture, digits: Im
     while not evaluation.complete:
         evaluation.advance(outcome.model)
     assert evaluation.accuracy == pytest.approx(outcome.test_accuracy, abs=1.5)
-    assert not any(type(m).__module__.startswith("nsopt.kernels") for m in outcome.model.modules())
+    assert not any(
+        type(m).__module__.startswith("nsopt.training.kernels") for m in outcome.model.modules()
+    )

@@ -13,12 +13,6 @@ from scipy.stats import ttest_rel
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.experiments import learned_latency, session
-from nsopt.experiments.comparison import Comparison, sizes_of_ratios
-from nsopt.experiments.running import run_comparison
-from nsopt.experiments.task import Task
-from nsopt.experiments.tuned_law import tuned_law
-from nsopt.experiments.workspace import Workspace
 from nsopt.methods.registry import get_methods
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.progress import Silent
@@ -29,11 +23,17 @@ from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import queue, schema
 from nsopt.storage.studies import load_studies
+from nsopt.study import learned_latency, session
+from nsopt.study.compare import run_comparison
+from nsopt.study.comparison import Comparison, sizes_of_ratios
+from nsopt.study.task import Task
+from nsopt.study.tuned_law import tuned_law
+from nsopt.study.workspace import Workspace
 from nsopt.training.loop import Outcome, train_configuration
 from nsopt.tuning import curve
 from nsopt.tuning.curve import Confirmation, CurveTuning, tune_curve
 from nsopt.tuning.settings import best_settings
-from tests.experiments.test_comparison import SETTINGS, Listener, results_at, workspace_in
+from tests.study.test_comparison import SETTINGS, Listener, results_at, workspace_in
 
 
 @pytest.fixture

@@ -11,16 +11,16 @@ from optuna.trial import TrialState
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
-from nsopt.experiments.comparison import sizes_of_ratios
-from nsopt.experiments.presets import override
-from nsopt.experiments.task import Task
-from nsopt.experiments.workspace import Workspace
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.tuning import publish_tuning
 from nsopt.scaling.metric import PARAMS
+from nsopt.study.comparison import sizes_of_ratios
+from nsopt.study.presets import override
+from nsopt.study.task import Task
+from nsopt.study.workspace import Workspace
 from nsopt.tuning.settings import Tuning, best_settings, best_trial, run_tuning
-from tests.experiments.test_comparison import SETTINGS, workspace_in
+from tests.study.test_comparison import SETTINGS, workspace_in
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 

@@ -17,11 +17,11 @@ from nsopt.models.tracing.buffers import fill_buffers
 from nsopt.models.tracing.cost import LimitedCost, Size, TracedCost
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
+from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.originals import original_weight, start_norms
 from nsopt.models.tracing.run import tensors_of
-from nsopt.models.tracing.trace import Atoms
 from nsopt.scaling.cost import CostModel
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)

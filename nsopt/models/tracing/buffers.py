@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.originals import spectral_buffers
-from nsopt.models.tracing.trace import Atoms
 
 
 def fill_buffers(model: nn.Module, network: TracedNetwork, widths: Sequence[int]) -> None:

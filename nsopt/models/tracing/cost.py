@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
-from nsopt.models.tracing.trace import Atoms
+from nsopt.models.tracing.labels import Atoms
 from nsopt.scaling.cost import CostModel, Numbers, checked_rows
 
 Size = tuple[Atoms, int]  # factors of the widths (L,), and a constant

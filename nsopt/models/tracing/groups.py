@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from nsopt.models.tracing.trace import Atoms, Trace
+from nsopt.models.tracing.labels import Atoms, Trace
 
 _LATE = np.iinfo(np.int64).max
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from nsopt.models.tracing.groups import Dimension, Family
+from nsopt.models.tracing.labels import Labels, Trace, arrays
 from nsopt.models.tracing.run import tensors_of
-from nsopt.models.tracing.trace import Labels, Trace, arrays
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from nsopt.models.tracing.groups import Group
+from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.network import TracedNetwork
-from nsopt.models.tracing.trace import Atoms
 
 Slices = tuple[str, int]  # a parameter, and the axis along which its slices belong to units
 Made = tuple[Atoms, Slices]  # the channels that slices make or scale

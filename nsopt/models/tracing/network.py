@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.models.tracing.groups import Dimension, Family, Units
+from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceError
 from nsopt.models.tracing.lifts import Lifts
 from nsopt.models.tracing.resize import describe_shapes, replaced
 from nsopt.models.tracing.run import LabelledRun, tensors_of
-from nsopt.models.tracing.trace import Atoms, Labels, Product, Trace, TraceError
 
 FEWEST_SEEN = 2  # units of a group: of a single one a trace tells nothing
 

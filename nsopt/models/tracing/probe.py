@@ -10,9 +10,9 @@ from functools import partial
 
 import numpy as np
 
+from nsopt.models.tracing.labels import Atoms, TraceError
 from nsopt.models.tracing.lifts import numbers_near, ties_of
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
-from nsopt.models.tracing.trace import Atoms, TraceError
 
 Reasons = dict[int, str]  # by the index of a group
 

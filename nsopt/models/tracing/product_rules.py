@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from nsopt.models.tracing.labels import Label
 from nsopt.models.tracing.shape_rules import pointwise, tensors_in, unlabelled
-from nsopt.models.tracing.trace import Label
 from nsopt.models.tracing.tracer import Tracer
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from nsopt.models.tracing.trace import Label
+from nsopt.models.tracing.labels import Label
 from nsopt.models.tracing.tracer import Tracer
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from nsopt.models.tracing.labels import Atoms, Labels, Trace, TraceError
 from nsopt.models.tracing.recurrent_rules import RecurrentLayers
 from nsopt.models.tracing.rules import RULES
 from nsopt.models.tracing.shapes import RESULTS
-from nsopt.models.tracing.trace import Atoms, Labels, Trace, TraceError
 from nsopt.models.tracing.tracer import Tracer
 
 _LONGEST_REASON = 150

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from nsopt.models.tracing.trace import ANY, Atoms, Label, Labels, arrays
+from nsopt.models.tracing.labels import ANY, Atoms, Label, Labels, arrays
 from nsopt.models.tracing.tracer import Tracer
 
 

@@ -1,95 +1,131 @@
-"""What a trace of a network sees: which indices of its tensors stand for the same thing.
+"""`nsopt.trace`: from a module to the family of networks that it belongs to."""
 
-An *atom* is one index of one dimension of one parameter or buffer. Every dimension of every
-activation carries a label: the atoms that its indices stand for; None where no parameter decides
-its size; or ANY where all its indices are alike. Joined atoms are kept or removed together, frozen
-ones always stay.
-"""
-
-import math
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor, nn
 
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, unknown_name
+from nsopt.models.tracing import buffers, probe
+from nsopt.models.tracing.architecture import PRODUCERS, TracedArchitecture, output_axis
+from nsopt.models.tracing.labels import Atoms
+from nsopt.models.tracing.makers import Makers
+from nsopt.models.tracing.network import TracedNetwork
+from nsopt.models.tracing.originals import copied, original_weight
+from nsopt.models.tracing.run import LabelledRun, tensors_of
 
-Atoms = NDArray[np.int64]
-
-
-class Indifferent(Enum):
-    """The label of a dimension whose indices are all alike, as of `torch.zeros`."""
-
-    ANY = "any"
-
-
-ANY = Indifferent.ANY
-Label = Atoms | Literal[Indifferent.ANY] | None
-Labels = tuple[Label, ...]
+_MOST_REASONS = 5
 
 
-class TraceError(NsoptError):
-    """Widths of a network cannot be changed so.
+def trace(
+    module: nn.Module,
+    example_input: Tensor | tuple[Tensor, ...],
+    name: str | None = None,
+    fixed: Sequence[str] = (),
+    init: Callable[[nn.Module], None] | None = None,
+) -> TracedArchitecture:
+    """The family of networks that `module` belongs to, indexed by the widths of its groups.
 
-    atoms: those that met where it showed; step: how many operations had run before.
+    example_input: what `module` is called with, at least two examples; name: for messages, by
+    default that of its class; fixed: paths of modules whose widths must stay; init: draws the first
+    values of a network, by default as the module's own values look (so it should be untrained).
+    The module is never changed.
+
+    Raises NsoptError if none of its widths can change, if its forward pass decides on the values
+    of tensors, or if it cannot be run on tensors without memory.
     """
-
-    def __init__(self, message: str, atoms: Atoms | None = None) -> None:
-        super().__init__(message)
-        self.atoms = np.zeros(0, np.int64) if atoms is None else atoms
-        self.step = math.inf
-
-
-@dataclass(frozen=True, eq=False)
-class Frozen:
-    """Atoms that must stay, with the reason and the path of the module where it showed."""
-
-    atoms: Atoms
-    reason: str
-    module: str
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """Multiply-accumulates of one call: `factor` times the sizes of labelled dimensions."""
-
-    factor: int
-    dimensions: tuple[Atoms, ...]
-
-
-@dataclass(eq=False)
-class Trace:
-    """Collected while a network runs on labels.
-
-    count: of all atoms; steps: operations that have run; edges: pairs of arrays that are joined
-    index by index; inexact: atoms whose removal is not the same as setting them to zero;
-    products: of the first run; group_sizes: by module, channels per group of a grouped
-    convolution or norm whose number of groups follows its width; choices: decisions that networks
-    of other widths have to take alike, in order; read: ids of parameters and buffers in the order
-    of their first use; makers: atoms of the channels that parameters make in products; norms:
-    those that a norm scales, with the atoms of its scale.
-    """
-
-    count: int = 0
-    steps: int = 0
-    edges: list[tuple[Atoms, Atoms]] = field(default_factory=list)
-    frozen: list[Frozen] = field(default_factory=list)
-    inexact: list[Atoms] = field(default_factory=list)
-    products: list[Product] = field(default_factory=list)
-    group_sizes: dict[str, int] = field(default_factory=dict)
-    choices: list[tuple[str, Any]] = field(default_factory=list)
-    read: dict[int, None] = field(default_factory=dict)
-    makers: list[Atoms] = field(default_factory=list)
-    norms: list[tuple[Atoms, Atoms]] = field(default_factory=list)
-
-    def new_atoms(self, count: int) -> Atoms:
-        """So many atoms that nothing is joined to yet."""
-        self.count += count
-        return np.arange(self.count - count, self.count)
+    examples = example_input if isinstance(example_input, tuple) else (example_input,)
+    if len(examples[0]) < 2:
+        raise NsoptError("trace a network with at least two examples, so that sizes of 1 are told")
+    _check_precision(module, examples)
+    network = TracedNetwork.of(
+        _on_cpu(module), LabelledRun(tuple(e.detach().cpu() for e in examples))
+    )
+    network = network.with_fixed(_units_below(network, fixed))
+    network, unscored = _without(network, _cannot_be_scored(network))
+    network, suspects = probe.lifted(network)
+    network, unshrinkable = _without(network, probe.cannot_shrink(network, suspects))
+    refused = unscored | unshrinkable
+    if not network.family.groups:
+        raise NsoptError(
+            "no width of this network can change: " + "; ".join(_all_reasons(network, refused))
+        )
+    names = _layer_names(network)
+    grow = probe.cannot_grow(network) | ({} if init else buffers.cannot_grow(network))
+    capped = {names[i]: reason for i, reason in grow.items()}
+    own = name or type(module).__name__.lower()
+    return TracedArchitecture(own, network, names, capped, refused, init)
 
 
-def arrays(labels: Any) -> list[Atoms]:
-    """The labels that are atoms."""
-    return [label for label in labels if isinstance(label, np.ndarray)]
+def _without(
+    network: TracedNetwork, reasons: probe.Reasons
+) -> tuple[TracedNetwork, dict[str, str]]:
+    """The network with these groups fixed, and the reasons by their names."""
+    names = _layer_names(network)
+    units = [network.family.groups[i].units for i in reasons]
+    fixed = network.with_fixed(np.concatenate([np.zeros(0, np.int64), *units]))
+    return fixed, {names[i]: reason for i, reason in reasons.items()}
+
+
+def _on_cpu(module: nn.Module) -> nn.Module:
+    """`module`, or a copy of it where it is on another device."""
+    there = {tensor.device.type for tensor in tensors_of(module).values()}
+    return module if there == {"cpu"} else copied(module).cpu()
+
+
+def _check_precision(module: nn.Module, examples: Sequence[Tensor]) -> None:
+    """NsoptError for what `module.double()` leaves behind."""
+    single = [name for name, p in module.named_parameters() if p.dtype == torch.complex64]
+    if single and any(example.dtype == torch.float64 for example in examples):
+        raise NsoptError(
+            f"the input is of type float64, but {single[0]} of complex64, as double() leaves "
+            "complex parameters as they are: trace the network in float32"
+        )
+
+
+def _layer_names(network: TracedNetwork) -> tuple[str, ...]:
+    """The module that first makes a group's channels, or the tensor that holds them."""
+    of_tensor = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
+    makers = {
+        (of_tensor[id(weight)], output_axis(module)): path
+        for path, module in network.template.named_modules()
+        if isinstance(module, PRODUCERS) and (weight := original_weight(module)) is not None
+    }
+    names = []
+    for group in network.family.groups:
+        dimensions = [network.family.dimensions[d] for d in group.per_dimension]
+        made = [makers.get((dimension.tensor, dimension.axis)) for dimension in dimensions]
+        owners = [path for path in made if path]
+        first = network.family.dimensions[min(group.per_dimension)].tensor
+        names.append(owners[0] if owners else first)
+    return tuple(
+        f"{name}#{names[:i].count(name) + 1}" if names[:i].count(name) else name
+        for i, name in enumerate(names)
+    )
+
+
+def _cannot_be_scored(network: TracedNetwork) -> probe.Reasons:
+    makers = Makers.of(network)
+    unscored = [i for i, g in enumerate(network.family.groups) if not makers.holding(g)]
+    return dict.fromkeys(unscored, "nothing that has its units is trained, so they have no score")
+
+
+def _units_below(network: TracedNetwork, paths: Sequence[str]) -> Atoms:
+    """The units that the modules at `paths` make. NsoptError for a path that is none."""
+    modules = dict(network.template.named_modules())
+    units = [np.zeros(0, np.int64)]
+    for path in paths:
+        if path not in modules:
+            raise unknown_name("module", path, modules)
+        units += [
+            network.family.units.of_atom[dimension.atoms]
+            for dimension in network.family.dimensions
+            if dimension.tensor.startswith(f"{path}.") and dimension.axis == 0
+        ]
+    return np.unique(np.concatenate(units))
+
+
+def _all_reasons(network: TracedNetwork, refused: dict[str, str]) -> list[str]:
+    frozen = {f"{f.reason} in {f.module}" for f in network.trace.frozen if f.reason != "kernel"}
+    return sorted(frozen | set(refused.values()))[:_MOST_REASONS]

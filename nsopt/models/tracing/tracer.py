@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nsopt.models.tracing.trace import (
+from nsopt.models.tracing.labels import (
     ANY,
     Atoms,
     Frozen,

@@ -22,10 +22,10 @@ import nsopt
 from nsopt.deployment.export import export_to_onnx
 from nsopt.models.imported import network_factory
 from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.originals import copied
 from nsopt.models.tracing.run import tensors_of
-from nsopt.models.tracing.trace import Atoms
-from nsopt.models.tracing.trace_module import trace
+from nsopt.models.tracing.trace import trace
 
 Inputs = Tensor | tuple[Tensor, ...]
 SEARCH = nsopt.SearchSettings(

@@ -11,7 +11,7 @@ from torch import nn
 import nsopt
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
-from nsopt.models.tracing.trace_module import trace
+from nsopt.models.tracing.trace import trace
 from nsopt.pruning.magnitude import rank_filters
 from nsopt.pruning.pruned import make_pruned
 from nsopt.pruning.traced import gate_slices

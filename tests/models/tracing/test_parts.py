@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nsopt.errors import NsoptError
-from nsopt.models.tracing.trace_module import trace
+from nsopt.models.tracing.trace import trace
 from tests.models.tracing import parts
 from tests.models.tracing.checks import (
     check_building,

@@ -10,7 +10,7 @@ from torch import nn
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
-from nsopt.models.tracing.trace_module import trace
+from nsopt.models.tracing.trace import trace
 from tests.models.tracing import awkward, parts
 from tests.models.tracing.checks import (
     check_building,

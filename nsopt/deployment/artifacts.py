@@ -1,0 +1,211 @@
+"""The best networks of a study, one for every budget, as artifacts that the dashboard offers.
+
+The storage decides which network is the best: that of the trial with the highest validation
+accuracy, and of equal ones the smallest seed. It is an artifact of its trial, which names the
+machine and the folder of the file. A trial announces its file before it writes it, so that no file
+is left that no trial knows of.
+"""
+
+import io
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from optuna.artifacts import (
+    ArtifactMeta,
+    FileSystemArtifactStore,
+    get_all_artifact_meta,
+    upload_artifact,
+)
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from nsopt.deployment.kept import KeptNetwork, read_content
+from nsopt.errors import NsoptError
+from nsopt.files import remove_unfinished, write_whole
+from nsopt.storage import internals, trials
+
+_ID = re.compile(r"[0-9A-Za-z-]+")
+
+
+def best_trials(study: Study) -> dict[tuple[str, float], FrozenTrial]:
+    """The trial whose network is kept, by metric and budget."""
+    found: dict[tuple[str, float], FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        point = trials.read_point(trial)
+        if point is not None:
+            size = (point.metric, point.budget)
+            if size not in found or _rank(trial) > _rank(found[size]):
+                found[size] = trial
+    return found
+
+
+def whereabouts(study: Study, trial: FrozenTrial) -> str:
+    """In words, the network of one of the `best_trials`, and where it was kept."""
+    point, place = trials.read_point(trial), trials.read_place(trial)
+    where = f"kept at {place}" if place else f"trained by {trials.read_worker(trial)}"
+    label = point.label if point else trial.number
+    return (
+        f"the best network of {study.study_name}, {where} ({label}, "
+        f"validation {trial.values[0]:.2f} %)"
+    )
+
+
+@dataclass(frozen=True)
+class BestNetworks:
+    """Keeps the networks in `folder`."""
+
+    folder: Path
+
+    def keep_if_best(self, trial: Trial, network: KeptNetwork) -> None:
+        """Keep what a running trial has trained, unless one that has ended is better."""
+        self._keep_if_best(trial, network.content)
+
+    def keep_again(self, trial: Trial, content: Mapping[str, Any]) -> None:
+        """The same for what an equal training gave: `content` of its file."""
+        point = trials.read_point(trial)
+        self._keep_if_best(trial, {**content, **asdict(point)} if point else content)
+
+    def content(self, study: Study, trial: FrozenTrial) -> dict[str, Any] | None:
+        """Of the file that holds the network of a trial, if a sound one lies here."""
+        path = self._file(study, trial)
+        content = _read(path) if path else None
+        return content if _is_of(trial, content) else None
+
+    def file(self, study: Study, trial: FrozenTrial) -> Path:
+        """The file of the network of one of the `best_trials`; NsoptError if it is not here."""
+        path = self._file(study, trial)
+        content = _read(path) if path else None
+        if path and _is_of(trial, content):
+            return path
+        if path and path.is_file() and content is None:
+            raise NsoptError(f"{path} is damaged: repeat the study's command, which mends it")
+        raise NsoptError(
+            f"{self.folder} does not hold {whereabouts(study, trial)}: run this there, or copy "
+            "that folder and give it as --artifacts"
+        )
+
+    def files(self, study: Study) -> list[Path]:
+        """Of the best networks that are kept here."""
+        found = [self._file(study, trial) for trial in best_trials(study).values()]
+        return [path for path in found if path and path.is_file()]
+
+    def damaged(self, study: Study) -> list[FrozenTrial]:
+        """The best trials whose files lie here and cannot be read."""
+        found = [(trial, self._file(study, trial)) for trial in best_trials(study).values()]
+        return [t for t, path in found if path and path.is_file() and _read(path) is None]
+
+    def mend(self, study: Study, trial: FrozenTrial, network: KeptNetwork) -> None:
+        """Write the file of one of the `damaged` again."""
+        path = self._file(study, trial)
+        assert path is not None
+        write_whole(path, _written(network.content))
+
+    def clear(self, study: Study) -> None:
+        """Delete the files here of networks that others have outdone."""
+        best = best_trials(study)
+        needed = {self._file(study, trial) for trial in best.values()}
+        known = {self._shared_file(study, *size) for size in best}
+        for trial in study.get_trials(deepcopy=False):
+            (known if trial.state.is_finished() else needed).add(self._own_file(study, trial))
+        for path in known - needed:
+            if path is not None:
+                path.unlink(missing_ok=True)
+                remove_unfinished(path)
+
+    def _keep_if_best(self, trial: Trial, content: Mapping[str, Any]) -> None:
+        best = best_trials(trial.study).get((content["metric"], content["budget"]))
+        if best is not None and _rank(best) > (content["val_accuracy"], -content["seed"]):
+            return
+        trials.write_place(trial, str(self.folder.resolve()))
+        announced = _artifacts(trial)  # by a process that began this trial, and died
+        if announced:
+            write_whole(self._path(announced[-1]), _written(content))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / _file_name(trial.study, content["metric"], content["budget"])
+            path.write_bytes(_written(content))
+            upload_artifact(
+                artifact_store=_WholeFiles(self.folder),
+                file_path=str(path),
+                study_or_trial=trial,
+                mimetype="application/octet-stream",
+            )
+
+    def _file(self, study: Study, trial: FrozenTrial) -> Path | None:
+        """Where the network of a trial lies, if it lies here."""
+        own, point = self._own_file(study, trial), trials.read_point(trial)
+        if own is not None or point is None:
+            return own
+        return self._shared_file(study, point.metric, point.budget)
+
+    def _own_file(self, study: Study, trial: FrozenTrial) -> Path | None:
+        if trials.read_place(trial) is None:
+            return None
+        found = _artifacts(trial, internals.storage_of(study))
+        return self._path(found[-1]) if found else None
+
+    def _shared_file(self, study: Study, metric: str, budget: float) -> Path | None:
+        """As older versions kept them: of all seeds."""
+        name = _file_name(study, metric, budget)
+        found = [meta for meta in _artifacts(study) if meta.filename == name]
+        return self._path(found[0]) if found else None
+
+    def _path(self, meta: ArtifactMeta) -> Path:
+        """NsoptError for an id that could lead out of the folder: others may have written it."""
+        if not _ID.fullmatch(meta.artifact_id):
+            raise NsoptError(
+                f"the storage names an artifact {meta.artifact_id!r}: no name of a file"
+            )
+        return self.folder / meta.artifact_id
+
+
+class _WholeFiles(FileSystemArtifactStore):
+    """Optuna's store of files, which are there whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._folder = folder
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        write_whole(self._folder / artifact_id, content_body.read())
+
+
+def _rank(trial: FrozenTrial) -> tuple[float, int]:
+    point = trials.read_point(trial)
+    assert point is not None
+    return trial.values[0], -point.seed
+
+
+def _artifacts(owner: Any, storage: Any = None) -> list[ArtifactMeta]:
+    """What Optuna knows of the artifacts of a study or a trial."""
+    try:
+        return get_all_artifact_meta(owner, storage=storage)
+    except TypeError:  # one was deleted with the dashboard
+        return []
+
+
+def _written(content: Mapping[str, Any]) -> bytes:
+    file = io.BytesIO()
+    torch.save(dict(content), file)
+    return file.getvalue()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The content of a file; None if it is damaged."""
+    try:
+        return read_content(path)
+    except Exception:  # whatever a damaged file makes torch raise
+        return None
+
+
+def _is_of(trial: FrozenTrial, content: Mapping[str, Any] | None) -> bool:
+    return content is not None and content.get("val_accuracy") == trial.values[0]
+
+
+def _file_name(study: Study, metric: str, budget: float) -> str:
+    return f"{study.study_name.replace('/', '-').replace(':', '-')}-{budget:g}-{metric}.pt"

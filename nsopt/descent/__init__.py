@@ -1,1 +1,0 @@
-"""Architecture descent: prune, fit, rescale, again."""

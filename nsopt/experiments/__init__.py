@@ -1,1 +1,0 @@
-"""Experiments: comparisons of methods, searches, tuning, and the workers that run them."""

@@ -1,0 +1,84 @@
+"""Running a comparison: one Optuna study a method, the same budgets and seeds for all."""
+
+from nsopt.compute.device import resolve_compute
+from nsopt.methods.registry import is_method
+from nsopt.progress import Progress
+from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.solve import solve_widths
+from nsopt.study.comparison import Comparison
+from nsopt.study.laws import Laws
+from nsopt.study.other_workers import other_workers
+from nsopt.study.plan import make_plan
+from nsopt.study.searching import continue_searches
+from nsopt.study.session import Session, start_session
+from nsopt.study.timing import time_together
+from nsopt.study.trial import TrialRunner
+from nsopt.study.tuned_law import tuned_verdict
+from nsopt.study.unfinished import clear_finished
+from nsopt.study.worker import Worker
+from nsopt.study.workspace import Workspace
+from nsopt.training.step import probe_memory
+
+
+def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progress) -> None:
+    """Search what the methods need, then train and measure every point that is missing.
+
+    Everything is stored as it ends; calling again continues. With other workers, points wait in
+    the storage before the search begins, so that they have something to do meanwhile.
+
+    Raises:
+        NsoptError: for requests that cannot be met, before anything is written.
+    """
+    task, training = comparison.task, comparison.task.settings.training
+    searches = comparison.searches
+    if any(method.needs_tuned_law for method in comparison.methods):
+        verdict = tuned_verdict(workspace, task.name, comparison.metric.name)
+        progress.message(f"tuned: {verdict}")
+    compute = resolve_compute(training.device, training.precision)
+    with start_session(task, workspace, compute, progress) as session:
+        plan = make_plan(comparison, session)
+        missing = sum(len(points) for points in plan.missing().values())
+        total = sum(len(points) for points in plan.points.values())
+        progress.overall(total - missing, total)
+        if missing:
+            _probe_memory(comparison, session)
+        if workspace.shared:
+            plan.enqueue_missing()
+        with other_workers(session):
+            continue_searches(session, searches)
+            plan.laws.read(session.studies())
+            for warning in plan.warnings():
+                progress.message(warning)
+            if not workspace.shared:
+                plan.check_widths()
+            plan.enqueue_missing()
+            plan = plan.with_references()
+            plan.enqueue_missing()
+            Worker(session).work()
+            while plan.enqueue_missing():  # what a process that died had, and gave back
+                Worker(session).work()
+            _mend(session, plan.laws)
+        time_together(session)
+        clear_finished(session)
+
+
+def _mend(session: Session, laws: Laws) -> None:
+    """Make the networks again that are kept here, and whose files are damaged."""
+    runner = TrialRunner(session, laws)
+    for name, study in session.studies().items():
+        if is_method(name):
+            runner.mend(study)
+
+
+def _probe_memory(comparison: Comparison, session: Session) -> None:
+    """Raise OutOfMemoryError if the largest network that is trained or searched does not fit."""
+    arch, settings = comparison.task.arch, comparison.task.settings
+    searching = bool(comparison.searches)
+    if searching or any(method.needs_trained_network for method in comparison.methods):
+        batch = settings.search.batch_size if searching else settings.training.batch_size
+        probe_memory(arch, arch.base_widths, batch, session.compute)
+    budget = max(size.budget for size in comparison.sizes)
+    largest = solve_widths(
+        uniform_curve(arch.base_widths), comparison.metric.cost(arch), budget
+    ).widths
+    probe_memory(arch, largest.tolist(), settings.training.batch_size, session.compute)

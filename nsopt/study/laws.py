@@ -1,0 +1,111 @@
+"""The laws of methods and the widths along them, each made once."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from optuna.study import Study
+
+from nsopt.methods.base import LawInputs, Method
+from nsopt.methods.registry import get_method
+from nsopt.pruning.descent import is_complete
+from nsopt.samplers.neuralscale import NeuralScaleSampler
+from nsopt.scaling.metric import get_metric
+from nsopt.scaling.record import Iteration, times_the_record
+from nsopt.storage import schema, trials
+from nsopt.storage.trials import Point
+from nsopt.study.session import Session
+from nsopt.study.trained import trained_network
+from nsopt.study.tuned_law import tuned_law
+
+
+class Laws:
+    """The laws of the methods of a session.
+
+    `read` takes up what searches have stored. Until they store more, a law is made and solved once
+    for a budget; only a method that starts from a trained network has a law of its own for every
+    seed.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._searches: dict[str, tuple[int, list[Iteration]]] = {}
+        self._samplers: dict[tuple[str, str, float], NeuralScaleSampler] = {}
+
+    def read(self, studies: Mapping[str, Study]) -> None:
+        """Take up the iterations of the searches among `studies`, by kind."""
+        for kind, study in studies.items():
+            if schema.is_search(kind):
+                count = len(study.get_trials(deepcopy=False))
+                known, _ = self._searches.get(kind, (None, []))
+                if count != known:
+                    self._searches[kind] = count, trials.read_iterations(study)
+                    self._samplers.clear()
+
+    def history(self, method: Method) -> Sequence[Iteration]:
+        """Return the iterations of the search that a method follows."""
+        _, found = self._searches.get(self._session.task.search_kind(method.price), (0, []))
+        return found
+
+    def is_ready(self, method: Method) -> bool:
+        """Whether a method can make its law, or can say why there will be none."""
+        settings, history = self._session.task.settings.search, self.history(method)
+        return len(history) >= method.search_iterations(settings) or is_complete(history, settings)
+
+    def sampler(self, point: Point) -> NeuralScaleSampler:
+        """Return the sampler along the law of a point's method.
+
+        Raises NoWidthsError if the method has no law, or no widths at this budget.
+        """
+        method, key = get_method(point.method), (point.method, point.metric, point.budget)
+        if method.needs_trained_network:
+            return self._make_sampler(method, point)
+        if key not in self._samplers:
+            self._samplers[key] = self._make_sampler(method, point)
+        return self._samplers[key]
+
+    def widths(self, point: Point) -> tuple[int, ...]:
+        """Return the widths at a point. Raises NoWidthsError as `sampler` does."""
+        return self.sampler(point).propose(point.budget)
+
+    def beyond_record(self, point: Point) -> float | None:
+        """Return the factor by which a budget lies outside of the record behind its law.
+
+        None if it lies inside, or if the method has no record.
+        """
+        method = get_method(point.method)
+        fitted = method.fitted_to(self.history(method))
+        cost = get_metric(point.metric).cost(self._session.task.arch)
+        return None if fitted is None else fitted.beyond(cost, point.budget)
+
+    def extrapolations(self, points: Iterable[Point]) -> list[str]:
+        """Return a sentence for every budget at which a law is extrapolated."""
+        sentences = []
+        for point in points:
+            factor = self.beyond_record(point)
+            if factor is not None:
+                sentences.append(
+                    f"{point.method}: {get_metric(point.metric).show(point.budget)} is "
+                    f"{times_the_record(factor)}: the law is extrapolated there"
+                )
+        return list(dict.fromkeys(sentences))
+
+    def _make_sampler(self, method: Method, point: Point) -> NeuralScaleSampler:
+        session, trained, tuned = self._session, None, None
+        arch, settings = session.task.arch, session.task.settings
+        cost = get_metric(point.metric).cost(arch)
+        if method.needs_trained_network:
+            trained = trained_network(session, point.seed)
+        if method.needs_tuned_law:
+            tuned = tuned_law(session.workspace, session.task.name, point.metric)
+        inputs = LawInputs(arch, cost, point.budget, self.history(method), trained, tuned)
+        with session.compute.computing():
+            law = method.law(inputs)
+        multiple, narrowest = settings.rounding(point.metric)
+        return NeuralScaleSampler(
+            law,
+            cost,
+            arch.layer_names,
+            budgets=[point.budget],
+            eta=settings.eta if method.by_algorithm_3 else None,
+            multiple_of=multiple,
+            min_width=narrowest,
+        )

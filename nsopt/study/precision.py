@@ -1,0 +1,30 @@
+"""The precision of a study, the same wherever its networks are trained."""
+
+from dataclasses import replace
+
+from nsopt.compute.device import resolve_compute
+from nsopt.storage import schema
+from nsopt.storage.studies import load_studies
+from nsopt.study.task import Task
+from nsopt.study.workspace import Workspace
+
+
+def with_precision(task: Task, workspace: Workspace) -> Task:
+    """`task` with a precision in its settings where they say `auto`.
+
+    That of its stored studies and tunings (which is `auto` in those of older versions); of a new
+    one, what the device here is made for.
+    """
+    stored = []
+    if workspace.has_storage:
+        for name in (task.name, schema.tuning_name(task.name)):
+            studies = load_studies(workspace.storage, name).values()
+            stored += [schema.read_settings(study) for study in studies]
+    settings = task.settings
+    for part in ("search", "training"):
+        own = getattr(settings, part)
+        if own.precision == "auto":
+            known = [each[part]["precision"] for each in stored if part in each]
+            precision = known[0] if known else resolve_compute(own.device, "auto").precision
+            settings = settings.updated(**{part: own.updated(precision=precision)})
+    return replace(task, settings=settings)

@@ -1,0 +1,53 @@
+"""The law of a method as a storage holds it, with the network that it is for."""
+
+from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.methods.base import LawInputs, Method
+from nsopt.models.architecture import Architecture
+from nsopt.scaling.law import ScalingLaw
+from nsopt.scaling.metric import PARAMS
+from nsopt.scaling.record import Iteration
+from nsopt.storage import schema, trials
+from nsopt.storage.studies import load_studies
+from nsopt.storage.urls import hide_password
+from nsopt.study.task import stored_network
+from nsopt.study.tuned_law import tuned_law
+from nsopt.study.workspace import Workspace
+
+
+def stored_law(
+    workspace: Workspace,
+    name: str,
+    method: Method,
+    iteration: int | None,
+    metric: str,
+    given: str | None,
+) -> tuple[ScalingLaw, Architecture, Iteration | None]:
+    """The law of a method, its network, and the iteration of descent that it came from, if it did.
+
+    name: ARCH-DATA-PRESET; iteration: of descent, None for the method's own; metric: of the
+    budgets; given: the name of the architecture, if the user gave one (`stored_architecture`).
+    NsoptError if the storage has no such law.
+    """
+    studies = load_studies(workspace.storage, name)
+    ours = [study for study in studies.values() if schema.read_settings(study)]
+    if not ours:
+        raise NsoptError(
+            f"no search of {name} is stored at {hide_password(workspace.url)}: run one first"
+        )
+    if method.needs_trained_network:
+        raise NoWidthsError(f"{method.name} has a law for every trained network, not one")
+    arch = stored_network(schema.read_task(ours[0]), ours, given)
+    tuned = tuned_law(workspace, name, metric) if method.needs_tuned_law else None
+    usual = schema.read_settings(ours[0])["search"]["price"]
+    kind = schema.search_kind(method.price or usual, usual)
+    found = trials.read_iterations(studies[kind]) if kind in studies else []
+    if method.by_algorithm_3 and not found:
+        raise NsoptError(
+            f"no {kind} of {name} is stored at {hide_password(workspace.url)}: run one first"
+        )
+    if iteration is not None and iteration > len(found):
+        raise NsoptError(f"{name} has no iteration {iteration}: its last is {len(found)}")
+    chosen = found[:iteration]
+    cost = PARAMS.cost(arch)
+    law = method.law(LawInputs(arch, cost, cost(arch.base_widths), chosen, tuned=tuned))
+    return law, arch, chosen[-1] if chosen and method.by_algorithm_3 else None

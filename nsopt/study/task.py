@@ -1,0 +1,177 @@
+"""The task of an experiment: everything that a result depends on beside its own point."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.study import Study
+
+from nsopt.compute.device import Compute
+from nsopt.data.images import ImageData, Splits
+from nsopt.data.registry import load_source
+from nsopt.data.source import Source
+from nsopt.errors import NsoptError
+from nsopt.latency.model import LatencyModel
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import stored_architecture
+from nsopt.pruning.settings import SearchSettings
+from nsopt.settings import Price
+from nsopt.storage import schema
+from nsopt.storage.provenance import provenance
+from nsopt.storage.studies import check_settings, load_studies, open_study
+from nsopt.study.presets import StudySettings
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Network, images and settings. source: where `data` came from."""
+
+    arch: Architecture
+    data: ImageData
+    source: Source
+    settings: StudySettings
+
+    @property
+    def name(self) -> str:
+        """What the names of its studies begin with."""
+        return schema.comparison_name(self.arch.name, self.data.name, self.settings.preset)
+
+    def study_name(self, method: str) -> str:
+        """The name of the study of a method, or of the search."""
+        return schema.study_name(self.name, method)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """What trainings see."""
+        return self.data.split(self.settings.training.val_fraction)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """The settings as they come back from storage, with what tells the images from others.
+
+        Of a single iteration no end is judged: then `convergence` does not matter.
+        """
+        settings = self.settings.model_dump(mode="json")
+        if self.settings.search.iterations == 1:
+            settings["search"]["convergence"] = None
+        return settings | {"data": self.splits.fingerprint()}
+
+    def search_settings(self, price: Price | None) -> SearchSettings:
+        """Those of a search with `price`, None for the settings' own."""
+        own = self.settings.search
+        return own if price is None else own.updated(price=price)
+
+    def search_kind(self, price: Price | None) -> str:
+        """The kind of the study of a search with `price`, None for the settings' own."""
+        usual = self.settings.search.price
+        return schema.search_kind(price or usual, usual)
+
+    def _identity_of(self, kind: str) -> dict[str, Any]:
+        """Of the study of a method, or of a search."""
+        if not schema.is_search(kind):
+            return self.identity
+        price = schema.price_of_search(kind) or self.settings.search.price
+        search = self.identity["search"] | {"price": price}
+        return {"preset": self.settings.preset, "search": search, "data": self.identity["data"]}
+
+    @property
+    def description(self) -> schema.TaskDescription:
+        return schema.TaskDescription(
+            arch=self.arch.name,
+            data=self.data.name,
+            classes=len(self.data.classes),
+            image_size=self.data.image_size,
+            channels=self.data.channels,
+            layer_names=self.arch.layer_names,
+            base_widths=self.arch.base_widths,
+            fixed=self.arch.summary(),
+        )
+
+    def stored_studies(self, storage: BaseStorage) -> dict[str, Study]:
+        """Its studies by method. NsoptError if other settings wrote them."""
+        studies = load_studies(storage, self.name)
+        self._check(studies)
+        return studies
+
+    def stored_searches(self, storage: BaseStorage) -> dict[str, Study]:
+        """The searches among them. NsoptError if other settings wrote those; what methods were
+        trained with does not matter to them."""
+        studies = load_studies(storage, self.name)
+        searches = {kind: study for kind, study in studies.items() if schema.is_search(kind)}
+        self._check(searches)
+        return searches
+
+    def _check(self, studies: Mapping[str, Study]) -> None:
+        for kind, study in studies.items():
+            if schema.read_settings(study):
+                check_settings(study, self._identity_of(kind))
+
+    def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:
+        """The study of a method, or of the search, made if it is not there yet."""
+        study = open_study(
+            storage,
+            self.study_name(method),
+            self.description,
+            self.source,
+            self._identity_of(method),
+            provenance(compute),
+            schema.SEARCH_METRIC_NAMES if schema.is_search(method) else schema.METRIC_NAMES,
+        )
+        model = self.arch.latency
+        if isinstance(model, LatencyModel) and schema.read_latency_model(study) is None:
+            schema.write_latency_model(study, model.to_dict())
+        return study
+
+
+def load_task(study: Study, data: str | None, data_dir: Path, given: str | None) -> Task:
+    """The task of a stored study. data: where its images lie here, if elsewhere than there; given:
+    the name of its architecture, if the user gave one (`stored_architecture`).
+
+    NsoptError if the images here are others.
+    """
+    stored, settings = schema.read_task(study), schema.read_settings(study)
+    source = schema.read_source(study)
+    source = replace(source, name=data or source.name)
+    arch = stored_network(stored, [study], given)
+    if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
+        raise NsoptError(f"{stored.arch} is another network here than that of {study.study_name}")
+    task = Task(arch, load_source(source, data_dir), source, _stored_settings(study))
+    here = task.identity["data"]
+    if any(here[name] != value for name, value in settings["data"].items()):
+        raise NsoptError(f"{source.name} differs here from the images of {study.study_name}")
+    return task
+
+
+def _stored_settings(study: Study) -> StudySettings:
+    stored = schema.read_settings(study)
+    known = {name: stored[name] for name in stored.keys() & StudySettings.model_fields.keys()}
+    try:
+        return StudySettings(**known)
+    except NsoptError as error:
+        raise NsoptError(
+            f"{study.study_name} was written by another version of nsopt ({error}): use that one, "
+            "or begin anew with another --out or --storage"
+        ) from None
+
+
+def stored_network(
+    task: schema.TaskDescription, studies: Iterable[Study], given: str | None
+) -> Architecture:
+    """The network of a stored task, with the latency model that one of the studies holds.
+
+    given: the name of its architecture, if the user gave one (`stored_architecture`).
+    """
+    arch = stored_architecture(task.arch, given, task.classes, task.image_size, task.channels)
+    return with_stored_latency(arch, studies)
+
+
+def with_stored_latency(arch: Architecture, studies: Iterable[Study]) -> Architecture:
+    """`arch` with the latency model that one of the studies holds, if one does."""
+    for study in studies:
+        stored = schema.read_latency_model(study)
+        if stored is not None:
+            return arch.with_latency(LatencyModel.from_dict(stored))
+    return arch

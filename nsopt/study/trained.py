@@ -1,0 +1,39 @@
+"""Trained base networks, one per seed, that methods start from."""
+
+from torch import nn
+
+from nsopt.compute.checkpoint import Checkpoint
+from nsopt.compute.device import place
+from nsopt.compute.locks import one_at_a_time
+from nsopt.compute.random_state import seeded
+from nsopt.files import cache_folder
+from nsopt.storage import schema
+from nsopt.study.session import Session
+from nsopt.training.loop import training_identity
+
+
+def trained_network(session: Session, seed: int) -> nn.Module:
+    """Return the base network that is trained with `seed`.
+
+    While its comparison runs, a checkpoint keeps it: a later trial, or the same command after an
+    interruption, reads it instead of training again. Of several processes that ask for it at once,
+    one trains it and the others wait.
+    """
+    task, device = session.task, session.compute.device
+    widths, settings = task.arch.base_widths, task.settings.base_training_for(seed)
+    folder = session.workspace.checkpoints(task.study_name(schema.BASE))
+    path = folder / f"seed{seed}.pt"
+    kept = Checkpoint(path, training_identity(task.arch, widths, session.splits, settings))
+    with one_at_a_time(cache_folder() / "locks", path):
+        with session.compute.computing():
+            weights = kept.load(device)
+            if weights is not None:
+                with seeded(seed, device):
+                    model = place(task.arch.build(widths), device, task.arch.layout)
+                model.load_state_dict(weights)
+                return model
+        name = f"training the network to start from, seed {seed}"
+        checkpoint = path.with_stem(f"{path.stem}-training")
+        model = session.train(widths, settings, checkpoint, name).model
+        kept.save(model.state_dict())
+    return model

@@ -1,0 +1,163 @@
+"""What one trial of a comparison does: propose widths, train them, write down what came out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.exceptions import TrialPruned
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial
+from torch import nn
+
+from nsopt.compute.device import Compute
+from nsopt.deployment.artifacts import BestNetworks
+from nsopt.deployment.kept import KeptNetwork
+from nsopt.errors import DeterministicError
+from nsopt.latency.measure import Latency
+from nsopt.methods.registry import get_method
+from nsopt.samplers.neuralscale import suggest_widths
+from nsopt.scaling.metric import counted_costs, get_metric
+from nsopt.storage import trials
+from nsopt.storage.trials import Point
+from nsopt.study.equal_training import equal_training
+from nsopt.study.laws import Laws
+from nsopt.study.session import Session
+from nsopt.study.timing import latencies_of
+from nsopt.study.trained import trained_network
+from nsopt.training.loop import Figures, Outcome
+
+
+@dataclass(frozen=True, eq=False)
+class TrialRunner:
+    """Runs the trials of a session; the `Work` of its queue."""
+
+    session: Session
+    laws: Laws
+
+    @property
+    def compute(self) -> Compute:
+        return self.session.compute
+
+    def point(self, trial: FrozenTrial) -> Point | None:
+        return trials.read_point(trial)
+
+    def sampler(self, trial: FrozenTrial) -> BaseSampler:
+        """Return what proposes the widths of a trial."""
+        point = trials.read_point(trial)
+        return RandomSampler() if point is None else self.laws.sampler(point)
+
+    def run(self, trial: Trial) -> tuple[float, float]:
+        """Return validation accuracy and latency; all numbers become attributes of the trial."""
+        point = trials.read_point(trial)
+        if point is None:
+            raise TrialPruned("it has no method, metric, budget and seed")
+        arch = self.session.task.arch
+        widths = suggest_widths(trial, arch, 1, trials.LARGEST_WIDTH, log=False)
+        (latency,) = latencies_of(self.session, [(trial.study, widths)])
+        figures = self._copied(trial, point, widths) or self._trained(trial, point, widths)
+        trials.write_outcome(trial, self._numbers(point, figures, latency), _curves(figures))
+        return figures.val_accuracy, latency.median_ms
+
+    def failed(self, trial: FrozenTrial, error: DeterministicError) -> None:
+        point = trials.read_point(trial)
+        self.session.progress.message(f"{point.label if point else trial.number}: {error}")
+
+    def _copied(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> Figures | None:
+        """What an equal training of another trial gave, with its network where it may be kept."""
+        if get_method(point.method).inherits_weights:
+            return None
+        layers, kept = self.session.task.arch.layer_names, self._kept()
+        known = equal_training(self.session.studies(), kept, layers, widths, trial.study, point)
+        if known is None:
+            return None
+        if known.network is not None:
+            kept.keep_again(trial, known.network)
+        trials.write_origin(trial, known.study, known.number)
+        self._report(point, known.figures, f"as {known.point.label}")
+        return known.figures
+
+    def _trained(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> Figures:
+        outcome = self._train(point, widths)
+        self._kept().keep_if_best(trial, self._network(point, outcome))
+        self._report(point, outcome, f"{outcome.seconds:.0f} s")
+        return outcome
+
+    def mend(self, study: Study) -> None:
+        """Train the networks of a study again whose files here are damaged."""
+        for trial in self._kept().damaged(study):
+            point = trials.read_point(trial)
+            assert point is not None
+            self.session.progress.message(
+                f"{point.label}: its network is damaged, and trained again"
+            )
+            widths = trials.read_widths(trial, self.session.task.arch.layer_names)
+            outcome = self._train(point, widths)
+            if outcome.val_accuracy == trial.values[0]:
+                self._kept().mend(study, trial, self._network(point, outcome))
+            else:
+                self._report(point, outcome, "other numbers than before: its file stays")
+
+    def _network(self, point: Point, outcome: Outcome) -> KeptNetwork:
+        task, splits = self.session.task, self.session.splits
+        return KeptNetwork.of(task.arch.name, splits, task.data.classes, point, outcome)
+
+    def _train(self, point: Point, widths: tuple[int, ...]) -> Outcome:
+        """Train from scratch, or fine-tune weights of the trained base network."""
+        method, task = get_method(point.method), self.session.task
+        checkpoint = _checkpoint(self.session, point)
+        if not method.inherits_weights:
+            training = task.settings.training_for(point.seed)
+            return self.session.train(widths, training, checkpoint, point.label)
+        trained = trained_network(self.session, point.seed)
+
+        def start() -> nn.Module:
+            return method.start(task.arch, widths, trained)
+
+        fine_tuning = task.settings.fine_tuning_for(point.seed)
+        return self.session.train(widths, fine_tuning, checkpoint, point.label, start)
+
+    def _report(self, point: Point, figures: Figures, how: str) -> None:
+        self.session.progress.message(
+            f"{point.label}: validation {figures.val_accuracy:.2f} %, "
+            f"test {figures.test_accuracy:.2f} %, {how}"
+        )
+
+    def _kept(self) -> BestNetworks:
+        return BestNetworks(self.session.workspace.artifacts)
+
+    def _numbers(self, point: Point, figures: Figures, latency: Latency) -> dict[str, Any]:
+        """The columns of a trial."""
+        arch = self.session.task.arch
+        costs = counted_costs(arch, figures.widths)
+        budgeted = get_metric(point.metric).cost(arch)(figures.widths)
+        beyond = self.laws.beyond_record(point)
+        return costs | {
+            "cost": budgeted,
+            "latency_ms": latency.median_ms,
+            "latency_lower_quartile_ms": latency.lower_quartile_ms,
+            "latency_upper_quartile_ms": latency.upper_quartile_ms,
+            "latency_spread": latency.spread,
+            "tau": costs["params"],
+            "val_accuracy": figures.val_accuracy,
+            "test_accuracy": figures.test_accuracy,
+            "test_accuracy_best_epoch": figures.test_accuracy_best_epoch,
+            "epochs": len(figures.epochs),
+            "seconds": figures.seconds,
+            "feasible": budgeted <= point.budget,
+            **({} if beyond is None else {"beyond_record": beyond}),
+        }
+
+
+def _curves(figures: Figures) -> dict[str, Any]:
+    """Numbers of every epoch."""
+    return {
+        "train_loss": figures.losses,
+        "val_accuracy": [epoch.val_accuracy for epoch in figures.epochs],
+        "test_accuracy": [epoch.test_accuracy for epoch in figures.epochs],
+    }
+
+
+def _checkpoint(session: Session, point: Point) -> Path:
+    folder = session.workspace.checkpoints(session.task.study_name(point.method))
+    return folder / f"{point.metric}-{point.budget}-seed{point.seed}.pt"

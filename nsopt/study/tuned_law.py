@@ -1,0 +1,33 @@
+"""The law that a tuning study of the same task ended with."""
+
+from nsopt.errors import NoWidthsError
+from nsopt.scaling.law import PowerLaw
+from nsopt.storage import schema
+from nsopt.storage.studies import load_studies
+from nsopt.study.workspace import Workspace
+
+
+def tuned_law(workspace: Workspace, name: str, metric: str) -> PowerLaw:
+    """What `nsopt tune --over curve` found for a metric; NoWidthsError if it has not ended.
+
+    name: ARCH-DATA-PRESET.
+    """
+    return _ended(workspace, name, metric)[0]
+
+
+def tuned_verdict(workspace: Workspace, name: str, metric: str) -> str:
+    """What that tuning said of its law; NoWidthsError if it has not ended."""
+    return _ended(workspace, name, metric)[1]
+
+
+def _ended(workspace: Workspace, name: str, metric: str) -> tuple[PowerLaw, str]:
+    if workspace.has_storage:
+        studies = load_studies(workspace.storage, schema.tuning_name(name))
+        study = studies.get(schema.curve_kind(metric))
+        law = schema.read_law(study) if study else None
+        if study and law:
+            return law, schema.read_verdict(study) or ""
+    raise NoWidthsError(
+        f"no law of {name} is tuned for {metric} in this storage: run nsopt tune "
+        f"--over curve --metric {metric} with the same options first"
+    )

@@ -1,0 +1,29 @@
+"""Checkpoints that nothing needs any more are deleted."""
+
+from nsopt.compute.checkpoint import Checkpoint
+from nsopt.deployment.artifacts import BestNetworks
+from nsopt.storage import schema
+from nsopt.storage.studies import has_unfinished
+from nsopt.study.searching import is_searching, pretrained_file
+from nsopt.study.session import Session
+
+
+def clear_finished(session: Session) -> None:
+    """Delete the checkpoints of those studies of a session in which nothing waits or runs, and
+    their networks that others have outdone."""
+    task, workspace = session.task, session.workspace
+    studies = task.stored_studies(workspace.storage)
+    busy = {method for method, study in studies.items() if has_unfinished(study)}
+    for method in {m for m in studies.keys() - busy if not schema.is_search(m)}:
+        workspace.clear(task.study_name(method))
+        BestNetworks(workspace.artifacts).clear(studies[method])
+    if not busy:
+        workspace.clear(task.study_name(schema.BASE))
+    clear_pretrained(session)
+
+
+def clear_pretrained(session: Session) -> None:
+    """Delete the network that searches of several prices begin with, unless one still runs."""
+    if not is_searching(session):
+        Checkpoint(pretrained_file(session), {}).remove()
+        session.workspace.tidy()

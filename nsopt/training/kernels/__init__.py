@@ -1,0 +1,1 @@
+"""Faster convolutions and BatchNorm on the CPU, used in training."""

@@ -1,0 +1,99 @@
+"""Iterations of descent: their seeds, and what an error leaves of those that have ended."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nsopt.compute import checkpoint
+from nsopt.data.images import ImageData
+from nsopt.errors import NsoptError, OutOfMemoryError, ShortRecordError
+from nsopt.models.architecture import TableArchitecture
+from nsopt.pruning import descent
+from nsopt.pruning.descent import iteration_seed
+from nsopt.pruning.engine import iterative_prune
+from nsopt.pruning.search import search
+from nsopt.pruning.settings import SearchSettings
+
+SETTINGS = SearchSettings(
+    pretrain_epochs=1,
+    prune_every=2,
+    filters_per_step=24,
+    iterations=3,
+    batch_size=16,
+    small_width=3,
+    device="cpu",
+    precision="fp32",
+)
+
+
+def test_no_two_iterations_of_any_searches_share_a_seed() -> None:
+    """Seeds of a tuning study are neighbours: 0 and its second iteration must not be 1."""
+    seeds = [iteration_seed(seed, number) for seed in range(40) for number in range(15)]
+    assert len(set(seeds)) == len(seeds)
+    assert [iteration_seed(seed, 0) for seed in range(3)] == [0, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def whole(narrow: TableArchitecture, few: ImageData) -> list[dict]:
+    result = search(narrow, few, SETTINGS)
+    return [{**iteration.to_dict(), "seconds": 0} for iteration in result.iterations]
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError("no room"), ShortRecordError("5 rows")])
+def test_an_error_in_a_late_iteration_leaves_the_earlier_ones(
+    narrow: TableArchitecture,
+    few: ImageData,
+    whole: list[dict],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: NsoptError,
+) -> None:
+    file = tmp_path / "search.pt"
+    calls = itertools.count(1)
+
+    def fails_in_the_third(*arguments: Any) -> Any:
+        if next(calls) == 3:
+            raise error
+        return iterative_prune(*arguments)
+
+    monkeypatch.setattr(descent, "iterative_prune", fails_in_the_third)
+    with pytest.raises(type(error)):
+        search(narrow, few, SETTINGS, checkpoint=file)
+    assert file.exists()
+    result = search(narrow, few, SETTINGS, checkpoint=file)
+    assert next(calls) == 5  # one further call: the first two iterations were kept
+    assert [{**i.to_dict(), "seconds": 0} for i in result.iterations] == whole
+    assert not file.exists()
+
+
+def test_out_of_memory_within_an_iteration_leaves_its_state(
+    narrow: TableArchitecture, few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+    file, one = tmp_path / "search.pt", SETTINGS.updated(iterations=1)
+
+    def runs_out_of_memory(*arguments: Any) -> Any:
+        batches = itertools.count(1)
+
+        def save(state: Any, pretrained: bool) -> None:
+            arguments[-2](state, pretrained)
+            if next(batches) == 9:
+                raise OutOfMemoryError("no room")
+
+        return iterative_prune(*(*arguments[:-2], save, arguments[-1]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(descent, "iterative_prune", runs_out_of_memory)
+        with pytest.raises(OutOfMemoryError):
+            search(narrow, few, one, checkpoint=file)
+    resumed = []
+
+    def watch(*arguments: Any) -> Any:
+        resumed.append(arguments[-3]["batches"])
+        return iterative_prune(*arguments)
+
+    monkeypatch.setattr(descent, "iterative_prune", watch)
+    search(narrow, few, one, checkpoint=file)
+    assert resumed == [9]

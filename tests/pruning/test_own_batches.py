@@ -1,0 +1,215 @@
+"""Searches with a loader and a loss of one's own."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+import nsopt
+from nsopt.compute import checkpoint
+from nsopt.errors import NonFiniteLossError, NsoptError
+from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.pruning.supervision import OwnBatches
+from tests.conftest import REPOSITORY
+from tests.models.tracing.awkward import UpAndDown
+
+SETTINGS = nsopt.SearchSettings(
+    iterations=1, pretrain_epochs=1, prune_every=1, filters_per_step=4, lr=0.01,
+    device="cpu", precision="fp32",
+)  # fmt: skip
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def segmentation() -> TracedArchitecture:
+    torch.manual_seed(0)
+    return nsopt.trace(UpAndDown(), torch.randn(2, 3, 16, 16))
+
+
+def examples() -> TensorDataset:
+    """Where a colour is bright."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(48, 3, 16, 16, generator=generator)
+    return TensorDataset(images, (images[:, 0] > 0.5).long())
+
+
+class PinnedTensor(Tensor):
+    """One that says it lies in pinned memory, and notes whether its copy is waited for."""
+
+    waited: bool | None = None
+
+    def is_pinned(self, device: Any = None) -> bool:
+        return True
+
+    def to(self, *_: Any, non_blocking: bool = False) -> Tensor:  # type: ignore[override]
+        self.waited = not non_blocking
+        return torch.zeros(self.shape)
+
+
+def test_only_copies_of_pinned_tensors_are_not_waited_for() -> None:
+    pinned = torch.rand(2, 3).as_subclass(PinnedTensor)
+    other = torch.rand(2, 3).as_subclass(PinnedTensor)
+    other.is_pinned = lambda device=None: False  # type: ignore[method-assign]
+    OwnBatches([((pinned, other), [])], functional.mse_loss, CPU).batches(1, seed=0).next()
+    assert (pinned.waited, other.waited) == (False, True)
+
+
+def loader() -> DataLoader[tuple[Tensor, ...]]:
+    return DataLoader(examples(), batch_size=16, shuffle=True)
+
+
+def pixel_loss(outputs: Any, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs["out"][:, :, ::2, ::2], targets)
+
+
+def searched(arch: TracedArchitecture, **more: Any) -> dict[str, Any]:
+    result = nsopt.search(arch, settings=SETTINGS, loader=loader(), loss=pixel_loss, **more)
+    (iteration,) = result.iterations
+    return {**iteration.to_dict(), "seconds": 0}
+
+
+def test_a_network_with_other_outputs_is_searched(segmentation: TracedArchitecture) -> None:
+    law = nsopt.search(segmentation, settings=SETTINGS, loader=loader(), loss=pixel_loss).law
+    fit = nsopt.solve_widths(law, segmentation.cost("params"), 2000)
+    model = segmentation.build(fit.widths)
+    assert sum(p.numel() for p in model.parameters()) == fit.cost <= 2000
+    assert model(torch.randn(2, 3, 16, 16))["out"].shape == (2, 2, 32, 32)
+
+
+def test_a_shuffled_loader_follows_from_the_seed(segmentation: TracedArchitecture) -> None:
+    torch.manual_seed(1)
+    one = searched(segmentation)
+    torch.manual_seed(2)
+    assert searched(segmentation) == one
+    before = torch.get_rng_state()
+    searched(segmentation)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class StopError(Exception):
+    pass
+
+
+def test_a_search_with_a_loader_continues_where_it_was_interrupted(
+    segmentation: TracedArchitecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+    whole, calls, file = searched(segmentation), 0, tmp_path / "search.pt"
+
+    def stops_in_the_eighth_batch(outputs: Any, targets: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise StopError
+        return pixel_loss(outputs, targets)
+
+    stops_in_the_eighth_batch.__qualname__ = pixel_loss.__qualname__
+    with pytest.raises(StopError):
+        nsopt.search(
+            segmentation,
+            settings=SETTINGS,
+            loader=loader(),
+            loss=stops_in_the_eighth_batch,
+            checkpoint=file,
+        )
+    assert file.exists()
+    assert searched(segmentation, checkpoint=file) == whole
+
+
+class Sum(nn.Module):
+    """Two inputs, one number for each example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(4, 24), nn.Linear(6, 16), nn.Linear(40, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        joined = torch.cat([self.a(x).relu(), self.b(y).relu()], 1)
+        value: Tensor = self.out(joined)
+        return value
+
+
+def test_several_inputs_and_a_regression() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 4), torch.randn(32, 6)
+    batches = [((x[i : i + 8], y[i : i + 8]), x[i : i + 8, :1]) for i in range(0, 32, 8)]
+    arch = nsopt.trace(Sum(), (x[:2], y[:2]))
+    law = nsopt.search(
+        arch,
+        settings=SETTINGS.updated(filters_per_step=2),
+        loader=batches,
+        loss=functional.mse_loss,
+    ).law
+    assert arch.check_widths(nsopt.solve_widths(law, arch.cost("params"), 150).widths)
+
+
+def endless() -> Iterator[Any]:
+    while True:
+        yield torch.randn(4, 3, 16, 16), torch.zeros(4, 16, 16, dtype=torch.int64)
+
+
+class TooShort(list):
+    def __len__(self) -> int:
+        return 9
+
+
+BATCH = (torch.randn(4, 3, 16, 16), torch.zeros(4, 16, 16, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("own", "loss", "message"),
+    [
+        (endless(), pixel_loss, "must know its length and start anew"),
+        ([], pixel_loss, "the loader has no batches"),
+        ([BATCH[0]], pixel_loss, "must be a pair of inputs and targets"),
+        (TooShort([BATCH] * 2), pixel_loss, "says that it has 9 batches, and ends after 2"),
+        ([BATCH], lambda outputs, targets: 1.0, "the loss must be a tensor of one number"),
+        ([BATCH], lambda outputs, targets: outputs["out"], "the loss must be a tensor of one"),
+        ([BATCH], None, "search needs data=..., or loader=... and loss=... together"),
+        (None, None, "search needs data=..., or loader=... and loss=... together"),
+    ],
+)
+def test_what_is_no_loader_or_loss_says_so(
+    segmentation: TracedArchitecture, own: Any, loss: Any, message: str
+) -> None:
+    with pytest.raises(NsoptError, match=message):
+        nsopt.search(segmentation, settings=SETTINGS, loader=own, loss=loss)
+
+
+def test_a_loader_decides_which_images_there_are(segmentation: TracedArchitecture) -> None:
+    some = SETTINGS.updated(search_images=10)
+    with pytest.raises(NsoptError, match="search_images= needs data="):
+        nsopt.search(segmentation, settings=some, loader=[BATCH], loss=pixel_loss)
+
+
+def test_a_loss_that_leaves_the_numbers_is_told(segmentation: TracedArchitecture) -> None:
+    with pytest.raises(NonFiniteLossError):
+        nsopt.search(
+            segmentation,
+            settings=SETTINGS,
+            loader=loader(),
+            loss=lambda outputs, targets: pixel_loss(outputs, targets) * float("nan"),
+        )
+
+
+def test_a_loader_gives_its_epochs_in_other_orders() -> None:
+    batches = OwnBatches(loader(), pixel_loss, CPU).batches(0, seed=0)
+    first, second = ([batches.next()[0] for _ in range(batches.per_epoch)] for _ in range(2))
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+    assert torch.equal(torch.cat(first).sort(dim=0).values, torch.cat(second).sort(dim=0).values)
+
+
+def test_the_example_of_a_task_of_ones_own_runs() -> None:
+    path = REPOSITORY / "studies" / "denoising" / "denoising.py"
+    spec = importlib.util.spec_from_file_location("denoising", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    study = example.main(epochs=1, ratios=(0.25,), images=256)
+    assert [trial.user_attrs["family"] for trial in study.trials] == ["law", "uniform"]
+    assert all(0 < trial.value < 1 for trial in study.trials)

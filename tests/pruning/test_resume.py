@@ -1,0 +1,279 @@
+"""Interrupted anywhere, a search and a training go on to the same numbers, bit for bit."""
+
+import dataclasses
+import io
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nsopt.compute import checkpoint
+from nsopt.compute.checkpoint import Checkpoint
+from nsopt.compute.device import Compute
+from nsopt.data.images import ImageData
+from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
+from nsopt.models.architecture import TableArchitecture
+from nsopt.models.registry import table_architecture
+from nsopt.progress import Silent
+from nsopt.pruning.engine import iterative_prune
+from nsopt.pruning.search import search
+from nsopt.pruning.settings import SearchSettings
+from nsopt.pruning.supervision import Classification
+from nsopt.training.loop import train
+from nsopt.training.settings import TrainSettings
+from tests.forked import Forked
+
+SEARCH = SearchSettings(
+    pretrain_epochs=1,
+    prune_every=2,
+    filters_per_step=25,
+    iterations=2,
+    batch_size=16,
+    small_width=3,
+    device="cpu",
+)
+TRAINING = TrainSettings(epochs=3, batch_size=16, lr=0.05, device="cpu")
+SEARCH_BATCHES, TRAINING_STEPS = 50, 24
+
+
+class EndedError(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture(autouse=True)
+def _always_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+
+
+def interrupted_after(writes: int, run: Callable[[], Any]) -> bool:
+    """Run until a checkpoint has been written so often; whether that was before its end."""
+    save = Checkpoint.save_when_due
+    left = [writes]
+
+    def count(self: Checkpoint, state: Callable[[], dict]) -> None:
+        save(self, state)
+        left[0] -= 1
+        if left[0] == 0:
+            raise EndedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "save_when_due", count)
+        try:
+            run()
+        except EndedError:
+            return True
+    return False
+
+
+def facts_of_search(result: Any) -> list[dict]:
+    return [{**iteration.to_dict(), "seconds": 0} for iteration in result.iterations]
+
+
+@pytest.fixture(scope="module")
+def whole_search(narrow: TableArchitecture, few: ImageData) -> list[dict]:
+    return facts_of_search(search(narrow, few, SEARCH))
+
+
+@settings(max_examples=5)
+@given(first=st.integers(1, SEARCH_BATCHES), second=st.integers(1, SEARCH_BATCHES))
+def test_a_resumed_search_equals_an_uninterrupted_one(
+    narrow: TableArchitecture,
+    few: ImageData,
+    whole_search: list[dict],
+    tmp_path_factory: pytest.TempPathFactory,
+    first: int,
+    second: int,
+) -> None:
+    file = tmp_path_factory.mktemp("search") / "search.pt"
+
+    def run() -> list[dict]:
+        return facts_of_search(search(narrow, few, SEARCH, checkpoint=file))
+
+    assert interrupted_after(first, run)
+    assert file.exists()
+    interrupted_after(second, run)
+    assert run() == whole_search
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "resnet18", "resnet18-tied"])
+def test_a_resumed_network_is_the_same_to_the_last_weight(few: ImageData, name: str) -> None:
+    arch = table_architecture(name, in_channels=1)
+    arch = dataclasses.replace(arch, base_widths=tuple(max(4, w // 16) for w in arch.base_widths))
+    each = SEARCH.updated(filters_per_step=sum(arch.base_widths) // 12)
+    splits, compute = few.split(0.1), Compute(torch.device("cpu"), bf16=True)
+
+    def states(resume: dict | None = None) -> list[bytes]:
+        """What a checkpoint would hold after every mini-batch."""
+        seen: list[bytes] = []
+
+        def keep(state: Callable[[], dict], pretrained: bool) -> None:
+            file = io.BytesIO()
+            torch.save(state(), file)
+            seen.append(file.getvalue())
+
+        iterative_prune(
+            arch,
+            arch.base_widths,
+            Classification(splits),
+            each,
+            compute,
+            Silent(),
+            resume,
+            after_batch=keep,
+        )
+        return seen
+
+    def loaded(content: bytes) -> dict:
+        return torch.load(io.BytesIO(content), weights_only=True)
+
+    whole = states()
+    resumed = states(loaded(whole[14]))
+    assert len(whole) > 20
+    assert len(resumed) == len(whole) - 15
+    torch.testing.assert_close(loaded(resumed[-1]), loaded(whole[-1]), rtol=0, atol=0)
+
+
+@settings(max_examples=6)
+@example(first=6, precision="fp32")  # between the last batch of an epoch and its end
+@given(first=st.integers(1, TRAINING_STEPS), precision=st.sampled_from(["fp32", "bf16"]))
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    narrow: TableArchitecture,
+    few: ImageData,
+    tmp_path_factory: pytest.TempPathFactory,
+    first: int,
+    precision: str,
+) -> None:
+    file = tmp_path_factory.mktemp("training") / "training.pt"
+    each = TRAINING.updated(precision=precision)
+
+    def run(path: Path | None = file) -> tuple:
+        return train(narrow, narrow.base_widths, few, each, checkpoint=path).epochs
+
+    assert interrupted_after(first, run) == (first < TRAINING_STEPS + 1)
+    assert run() == run(None)
+    assert not file.exists()
+
+
+def stored(checkpoint: Path) -> dict:
+    """What a checkpoint holds, below the line with its checksum."""
+    _, _, content = checkpoint.read_bytes().partition(b"\n")
+    return torch.load(io.BytesIO(content), weights_only=True)
+
+
+def test_seconds_go_on_from_the_checkpoint(
+    narrow: TableArchitecture, few: ImageData, tmp_path: Path
+) -> None:
+    file = tmp_path / "training.pt"
+
+    def run() -> float:
+        return train(narrow, narrow.base_widths, few, TRAINING, checkpoint=file).seconds
+
+    interrupted_after(20, run)
+    spent = stored(file)["state"]["seconds"]
+    assert 0 < spent < run()
+
+
+def test_a_changed_search_is_refused_and_named(
+    narrow: TableArchitecture, digits: ImageData, few: ImageData, tmp_path: Path
+) -> None:
+    file = tmp_path / "search.pt"
+    interrupted_after(5, lambda: search(narrow, few, SEARCH, checkpoint=file))
+    with pytest.raises(NsoptError, match=r"search.prune_lr: 0.02 now, 0.01 there"):
+        search(narrow, few, SEARCH.updated(prune_lr=0.02), checkpoint=file)
+    wider = dataclasses.replace(narrow, base_widths=(9, *narrow.base_widths[1:]))
+    with pytest.raises(NsoptError, match=r"widths: \[9, 16"):
+        search(wider, few, SEARCH, checkpoint=file)
+    more = dataclasses.replace(few, train=digits.train.take(range(120)))
+    with pytest.raises(NsoptError, match=r"data.train: 108 now, 90 there"):
+        search(narrow, more, SEARCH, checkpoint=file)
+    assert file.exists()
+
+
+def test_more_iterations_may_be_asked_for_later(
+    narrow: TableArchitecture, few: ImageData, whole_search: list[dict], tmp_path: Path
+) -> None:
+    file = tmp_path / "search.pt"
+    one = SEARCH.updated(iterations=1)
+    interrupted_after(5, lambda: search(narrow, few, one, checkpoint=file))
+    assert facts_of_search(search(narrow, few, SEARCH, checkpoint=file)) == whole_search
+
+
+def test_a_changed_training_is_refused_and_named(
+    narrow: TableArchitecture, few: ImageData, tmp_path: Path
+) -> None:
+    file = tmp_path / "training.pt"
+    widths = narrow.base_widths
+    interrupted_after(5, lambda: train(narrow, widths, few, TRAINING, checkpoint=file))
+    with pytest.raises(NsoptError, match=r"training.lr: 0.06 now, 0.05 there"):
+        train(narrow, widths, few, TRAINING.updated(lr=0.06), checkpoint=file)
+
+
+def test_a_training_that_an_older_version_began_is_refused(
+    narrow: TableArchitecture, few: ImageData, tmp_path: Path
+) -> None:
+    file = tmp_path / "training.pt"
+    widths = narrow.base_widths
+    interrupted_after(5, lambda: train(narrow, widths, few, TRAINING, checkpoint=file))
+    old = stored(file)
+    del old["identity"]["format"]
+    torch.save(old, file)
+    with pytest.raises(NsoptError, match=r"written by other settings \(format: .*delete it"):
+        train(narrow, widths, few, TRAINING, checkpoint=file)
+
+
+def test_a_run_that_cannot_succeed_leaves_no_checkpoint(
+    narrow: TableArchitecture, few: ImageData, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.pt"
+    with pytest.raises(NonFiniteLossError):
+        search(narrow, few, SEARCH.updated(lr=1e9), checkpoint=file)
+    with pytest.raises(ShortRecordError):
+        search(narrow, few, SEARCH.updated(filters_per_step=90), checkpoint=file)
+    with pytest.raises(NonFiniteLossError):
+        train(narrow, narrow.base_widths, few, TRAINING.updated(lr=1e9), checkpoint=file)
+    assert not file.exists()
+
+
+def print_search(settings: SearchSettings, data: ImageData, file: Path) -> None:
+    """Search as another process does, which keeps a checkpoint of every batch."""
+    checkpoint.SECONDS_BETWEEN = 0.0
+    arch = table_architecture("vgg11", num_classes=10, in_channels=1)
+    arch = dataclasses.replace(arch, base_widths=tuple(w // 8 for w in arch.base_widths))
+    print(json.dumps(facts_of_search(search(arch, data, settings, checkpoint=file))))
+
+
+def test_a_killed_search_goes_on_in_another_process(few: ImageData, tmp_path: Path) -> None:
+    one = SEARCH.updated(iterations=1, precision="bf16", pretrain_epochs=3)
+
+    def started(file: str) -> Forked:
+        return Forked(print_search, one, few, tmp_path / file)
+
+    for _ in range(2):
+        with started("killed.pt") as process:
+            wait_for_writes(tmp_path / "killed.pt", 10)
+            process.send_signal(signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
+    assert (tmp_path / "killed.pt").exists()
+    killed, whole = started("killed.pt").finish(), started("whole.pt").finish()
+    assert killed.returncode == whole.returncode == 0, killed.stderr + whole.stderr
+    assert json.loads(killed.stdout) == json.loads(whole.stdout)
+    assert list(tmp_path.glob("*.pt")) == []
+
+
+def wait_for_writes(file: Path, count: int) -> None:
+    """Return once `file` has been replaced so often."""
+    seen: set[int] = set()
+    deadline = time.monotonic() + 120
+    while len(seen) < count:
+        assert time.monotonic() < deadline
+        if file.exists():
+            seen.add(file.stat().st_ino ^ file.stat().st_mtime_ns)
+        time.sleep(0.002)

@@ -1,0 +1,471 @@
+"""A whole comparison of narrow networks, in this process."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import torch
+from optuna.trial import TrialState
+
+import nsopt
+from nsopt.compute.device import Compute
+from nsopt.data.images import ImageData, ImageSet
+from nsopt.data.source import Source
+from nsopt.deployment.artifacts import BestNetworks
+from nsopt.errors import NsoptError
+from nsopt.latency.model import LatencyModel, Term
+from nsopt.latency.tables import Table
+from nsopt.methods.registry import get_methods, methods
+from nsopt.models.architecture import TableArchitecture
+from nsopt.progress import Silent
+from nsopt.pruning.settings import SearchSettings
+from nsopt.reports.results import Results, read_results
+from nsopt.scaling.metric import LATENCY, MACS, PARAMS
+from nsopt.scaling.solve import solve_widths
+from nsopt.storage import opening, queue, schema, trials
+from nsopt.storage.opening import open_storage
+from nsopt.storage.studies import load_studies
+from nsopt.study.compare import run_comparison
+from nsopt.study.comparison import Comparison, sizes_of_budgets, sizes_of_ratios
+from nsopt.study.presets import StudySettings
+from nsopt.study.searching import continue_searches
+from nsopt.study.session import Session
+from nsopt.study.task import Task
+from nsopt.study.worker import Worker
+from nsopt.study.workspace import Workspace
+from nsopt.training.evaluation import Evaluation
+from nsopt.training.settings import TrainSettings
+
+METHODS = tuple(name for name, method in methods().items() if not method.needs_tuned_law)
+optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+
+SETTINGS = StudySettings(
+    preset="test",
+    search=SearchSettings(
+        pretrain_epochs=1,
+        prune_every=2,
+        filters_per_step=16,
+        iterations=1,
+        batch_size=64,
+        device="cpu",
+        precision="fp32",
+    ),
+    training=TrainSettings(epochs=1, batch_size=64, lr=0.05, device="cpu", precision="fp32"),
+    magnitude_epochs=1,
+    fine_tune_epochs=1,
+    fine_tune_lr=0.005,
+)
+
+
+class Listener(Silent):
+    """Keeps the messages and the names of tasks."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.tasks: list[str] = []
+
+    def start(self, task: str, total: int) -> None:
+        self.tasks.append(task)
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def comparison_in(arch: TableArchitecture, data: ImageData) -> Comparison:
+    return Comparison(
+        task=Task(arch, data, Source("digits"), SETTINGS),
+        methods=get_methods(METHODS),
+        metric=PARAMS,
+        sizes=sizes_of_ratios(arch, PARAMS, [0.5]),
+        seeds=2,
+    )
+
+
+def with_settings(comparison: Comparison, settings: StudySettings) -> Comparison:
+    task = dataclasses.replace(comparison.task, settings=settings)
+    return dataclasses.replace(comparison, task=task)
+
+
+def only(comparison: Comparison, *names: str, **changes: Any) -> Comparison:
+    """The same with other methods."""
+    return dataclasses.replace(comparison, methods=get_methods(names), **changes)
+
+
+def workspace_in(folder: Path) -> Workspace:
+    return Workspace(f"sqlite:///{folder / 'study.db'}", folder)
+
+
+def results_at(place: Workspace) -> Results:
+    return read_results(place.url)
+
+
+def studies_at(place: Workspace) -> dict[str, optuna.Study]:
+    return load_studies(open_storage(place.url), "vgg11-digits-test")
+
+
+def measured(results: Results) -> pd.DataFrame:
+    """Outcomes without what a clock decides, in a fixed order."""
+    columns = ["method", "budget", "seed", "widths", "params", "macs", "feasible"]
+    accuracies = ["val_accuracy", "test_accuracy", "test_accuracy_best_epoch"]
+    frame = results.outcomes[columns + accuracies]
+    return frame.sort_values(["method", "budget", "seed"]).reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def storage_of_a_whole_run(
+    narrow: TableArchitecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    run_comparison(comparison_in(narrow, digits), workspace_in(folder), Silent())
+    assert not (folder / "checkpoints").exists()
+    return folder / "study.db"
+
+
+@pytest.fixture
+def done(place: Workspace, storage_of_a_whole_run: Path) -> Workspace:
+    """A workspace whose storage holds all of the comparison."""
+    shutil.copy(storage_of_a_whole_run, place.folder)
+    return place
+
+
+def test_every_point_has_one_trial_within_the_budget(
+    comparison: Comparison, done: Workspace
+) -> None:
+    results = results_at(done)
+    points = results.outcomes[["method", "ratio", "seed"]]
+    assert sorted(points.itertuples(index=False, name=None)) == [
+        (method, 0.5, seed) for method in sorted(METHODS) for seed in (0, 1)
+    ]
+    params = comparison.task.arch.cost("params")
+    for row in results.outcomes.to_dict("records"):
+        assert params(row["widths"]) == row["params"] <= row["budget"]
+        assert row["feasible"]
+        assert row["latency_ms"] > 0
+        assert row["epochs"] == 1
+    assert len(results.curves) == 8
+    assert len(results.searches["search"]) == 1
+
+
+def test_studies_follow_the_schema(done: Workspace) -> None:
+    studies = studies_at(done)
+    assert set(studies) == {*METHODS, "search"}
+    for method, study in studies.items():
+        assert study.study_name == f"vgg11-digits-test/{method}"
+        assert tuple(study.directions) == schema.DIRECTIONS
+        assert {"settings", "subject", "provenance"} <= study.user_attrs.keys()
+        for trial in study.trials:
+            assert trial.state == TrialState.COMPLETE
+            assert trial.user_attrs["method"] == method
+    trial = studies["neuralscale"].trials[0]
+    flat = {k: v for k, v in trial.user_attrs.items() if k != "curves_per_epoch"}
+    assert all(isinstance(value, int | float | str) for value in flat.values())
+    assert trial.values == [flat["val_accuracy"], flat["latency_ms"]]
+    assert studies["search"].user_attrs["provenance"]["device"]
+
+
+def test_a_trial_that_another_version_ran_is_told(done: Workspace) -> None:
+    study = studies_at(done)["uniform"]
+    own = trials.read_all_provenance(study)
+    assert own == study.user_attrs["provenance"]
+    other = study.trials[-1]
+    attributes = other.user_attrs | {"provenance": "device another, commit 0123456789ab"}
+    study.add_trial(optuna.trial.create_trial(values=other.values, user_attrs=attributes))
+    assert trials.read_all_provenance(study) == own | {
+        "other trials": "device another, commit 0123456789ab"
+    }
+
+
+def test_weights_of_the_best_network_are_kept(
+    comparison: Comparison, done: Workspace, storage_of_a_whole_run: Path
+) -> None:
+    folder = storage_of_a_whole_run.parent / "artifacts"
+    budgets = {point.budget for method in comparison.methods for point in comparison.points(method)}
+    assert len(list(folder.iterdir())) == len(METHODS) * len(budgets)
+    for study in studies_at(done).values():
+        if study.study_name.endswith("/search"):
+            continue
+        for path in BestNetworks(folder).files(study):
+            kept = nsopt.load_network(path)
+            splits, compute = comparison.task.splits, Compute(torch.device("cpu"), bf16=False)
+            evaluation = Evaluation(splits.validation, splits, compute)
+            evaluation.advance(kept.model)
+            own = [t for t in study.trials if t.user_attrs["budget"] == kept.budget]
+            assert evaluation.accuracy == kept.val_accuracy == max(t.values[0] for t in own)
+            assert kept.classes == comparison.task.data.classes
+
+
+def test_neuralscale_widths_are_those_of_the_stored_law(
+    comparison: Comparison, done: Workspace
+) -> None:
+    results = results_at(done)
+    law = results.searches["search"][-1].law
+    outcome = results.outcomes.query("method == 'neuralscale'").iloc[0]
+    expected = solve_widths(law, PARAMS.cost(comparison.task.arch), outcome["budget"]).widths
+    assert outcome["widths"] == tuple(expected.tolist())
+
+
+def test_running_again_repeats_nothing(comparison: Comparison, done: Workspace) -> None:
+    before = results_at(done)
+    listener = Listener()
+    run_comparison(comparison, done, listener)
+    assert listener.tasks == []
+    pd.testing.assert_frame_equal(results_at(done).outcomes, before.outcomes)
+
+
+def test_a_journal_keeps_what_a_database_does(
+    comparison: Comparison, done: Workspace, tmp_path: Path
+) -> None:
+    place = Workspace(f"journal:///{tmp_path / 'study.journal'}", tmp_path / "out")
+    uniform, again = only(comparison, "uniform"), Listener()
+    run_comparison(uniform, place, Silent())
+    run_comparison(uniform, Workspace(place.url, place.folder), again)
+    assert again.tasks == []
+    expected = measured(results_at(done)).query("method == 'uniform'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(measured(results_at(place)), expected)
+
+
+def test_more_seeds_and_sizes_add_only_what_is_missing(
+    comparison: Comparison, done: Workspace
+) -> None:
+    before = results_at(done).outcomes
+    sizes = comparison.sizes + sizes_of_budgets(comparison.task.arch, PARAMS, [20_000])
+    listener = Listener()
+    run_comparison(only(comparison, "uniform", sizes=sizes, seeds=3), done, listener)
+    assert sum(": validation" in message for message in listener.messages) == 4
+    after = results_at(done).outcomes
+    assert len(after) == len(before) + 4
+    assert "uniform 20,000 params seed 2" in " ".join(listener.messages)
+
+
+def test_a_trial_taken_by_a_process_that_died_at_once_is_run_again(
+    comparison: Comparison, done: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between taking a trial and its first heartbeat a process leaves no sign of life."""
+    monkeypatch.setattr(opening, "DEAD_AFTER_SECONDS", 2)
+    monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 1)
+    more = only(comparison, "uniform", seeds=3)
+    study = optuna.load_study(study_name="vgg11-digits-test/uniform", storage=done.url)
+    (point,) = [point for point in more.points(more.methods[0]) if point.seed == 2]
+    trials.enqueue_point(study, point)
+    assert trials.read_point(study.ask()) == point
+    run_comparison(more, done, Silent())
+    uniform = results_at(done).outcomes.query("method == 'uniform'")
+    assert sorted(uniform["seed"]) == [0, 1, 2]
+
+
+def test_budgets_in_milliseconds_of_another_command_are_run(
+    comparison: Comparison, place: Workspace
+) -> None:
+    """Its latency model was not there when this command began, which has no such budgets."""
+    widest = sum(comparison.task.arch.base_widths)
+    table = Table.of((np.array([1.0, widest]),), np.array([0.1, 9.0]), (1,))
+    layers = len(comparison.task.arch.base_widths)
+    of_all_widths = Term(
+        0, np.ones((1, layers), dtype=np.int64), np.zeros(1, dtype=np.int64), False
+    )
+    model = LatencyModel((table,), (of_all_widths,), layers, np.ones((1, 2)), 0.0)
+    arch = comparison.task.arch.with_latency(model)
+    in_time = dataclasses.replace(
+        only(comparison, "uniform", seeds=1),
+        task=dataclasses.replace(comparison.task, arch=arch),
+        metric=LATENCY,
+        sizes=sizes_of_ratios(arch, LATENCY, [0.5]),
+    )
+    (uniform,) = in_time.methods
+    study = in_time.task.open_study(
+        place.storage, uniform.name, Compute(torch.device("cpu"), bf16=False)
+    )
+    for point in in_time.points(uniform):
+        trials.enqueue_point(study, point)
+    run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
+    results = results_at(place)
+    assert set(results.outcomes["metric"]) == {"params", "latency"}
+    assert results.failures.empty
+
+
+def test_other_settings_are_refused_and_named(comparison: Comparison, done: Workspace) -> None:
+    before = results_at(done).outcomes
+    changed = SETTINGS.updated(training=SETTINGS.training.updated(epochs=2))
+    with pytest.raises(NsoptError, match=r"training\.epochs: 2 now, 1 there"):
+        run_comparison(with_settings(comparison, changed), done, Silent())
+    pd.testing.assert_frame_equal(results_at(done).outcomes, before)
+
+
+def test_a_storage_without_checksums_of_test_images_is_continued(
+    comparison: Comparison, done: Workspace
+) -> None:
+    """As version 0.1.0 wrote it."""
+    for study in studies_at(done).values():
+        settings = schema.read_settings(study)
+        data = {k: v for k, v in settings["data"].items() if not k.endswith("_crc32")}
+        study.set_user_attr("settings", settings | {"data": data})
+    listener = Listener()
+    run_comparison(comparison, done, listener)
+    assert listener.tasks == []
+
+
+def test_other_test_images_are_refused(comparison: Comparison, done: Workspace) -> None:
+    images = comparison.task.data.test.images.clone()
+    images[0] = 255 - images[0]
+    test = ImageSet(images, comparison.task.data.test.labels)
+    data = dataclasses.replace(comparison.task.data, test=test)
+    other = dataclasses.replace(comparison, task=dataclasses.replace(comparison.task, data=data))
+    with pytest.raises(NsoptError, match=r"data\.test_crc32: \d+ now"):
+        run_comparison(other, done, Silent())
+
+
+def test_a_diverging_loss_fails_its_trial_and_the_study_goes_on(
+    comparison: Comparison, place: Workspace
+) -> None:
+    diverging = SETTINGS.updated(training=SETTINGS.training.updated(lr=1e6))
+    broken = only(with_settings(comparison, diverging), "uniform", "magnitude")
+    listener = Listener()
+    run_comparison(broken, place, listener)
+    studies = studies_at(place)
+    for method in broken.methods:
+        failed = studies[method.name].trials
+        assert [trial.state for trial in failed] == [TrialState.FAIL] * 2
+        assert all("loss became" in trial.user_attrs["error"] for trial in failed)
+    with pytest.raises(NsoptError, match=r"every training .* failed: .* loss became"):
+        results_at(place)
+    again = Listener()
+    run_comparison(broken, place, again)
+    assert again.tasks == []
+
+
+def test_an_error_leaves_the_storage_as_it_was(comparison: Comparison, place: Workspace) -> None:
+    short = SETTINGS.updated(search=SETTINGS.search.updated(filters_per_step=100))
+    with pytest.raises(NsoptError, match="a law needs 6"):
+        run_comparison(with_settings(comparison, short), place, Silent())
+    assert list(place.folder.iterdir()) == []
+
+
+def test_descent_iterations_stand_side_by_side(comparison: Comparison, place: Workspace) -> None:
+    settings = SETTINGS.updated(search=SETTINGS.search.updated(iterations=2))
+    names = ("neuralscale-iter1", "neuralscale-iter2")
+    run_comparison(only(with_settings(comparison, settings), *names, seeds=1), place, Silent())
+    results = results_at(place)
+    assert results.methods == list(names)
+    params = PARAMS.cost(comparison.task.arch)
+    for iteration, method in zip(results.searches["search"], names, strict=True):
+        (outcome,) = results.outcomes.query(f"method == '{method}'").to_dict("records")
+        expected = solve_widths(iteration.law, params, outcome["budget"]).widths
+        assert outcome["widths"] == tuple(expected.tolist())
+
+
+def test_widths_of_all_methods_are_rounded(comparison: Comparison, place: Workspace) -> None:
+    rounded = with_settings(comparison, SETTINGS.updated(multiple_of=4, min_width=8))
+    run_comparison(dataclasses.replace(rounded, seeds=1), place, Silent())
+    outcomes = results_at(place).outcomes
+    assert set(outcomes["method"]) == set(METHODS)
+    for widths in outcomes["widths"]:
+        assert min(widths) >= 8
+        assert not any(width % 4 for width in widths)
+    with pytest.raises(NsoptError, match="multiple_of: None now, 4 there"):
+        run_comparison(comparison, place, Silent())
+
+
+def test_an_iteration_that_is_not_run_is_refused(comparison: Comparison, place: Workspace) -> None:
+    with pytest.raises(NsoptError, match="needs --iterations 3 or more, not 1"):
+        run_comparison(only(comparison, "neuralscale-iter3"), place, Silent())
+
+
+def converging(comparison: Comparison) -> Comparison:
+    """Descent ends after its first iteration, whatever that proposes; nine were asked for."""
+    search = SETTINGS.search.updated(iterations=9, convergence=100.0)
+    return with_settings(comparison, SETTINGS.updated(search=search))
+
+
+def test_a_trial_without_a_law_fails_with_its_reason_and_work_goes_on(
+    comparison: Comparison, place: Workspace
+) -> None:
+    late = only(converging(comparison), "neuralscale-iter9", "uniform", seeds=1)
+    task, compute = late.task, Compute(torch.device("cpu"), bf16=False)
+    continue_searches(Session(task, place, compute, Silent()), {None: 9})
+    for method in late.methods:
+        study = task.open_study(place.storage, method.name, compute)
+        trials.enqueue_point(study, late.points(method)[0])
+    listener = Listener()
+    assert Worker(Session(task, place, compute, listener)).work() == 2
+    studies = studies_at(place)
+    (failed,) = studies["neuralscale-iter9"].trials
+    assert failed.state == TrialState.FAIL
+    assert failed.user_attrs["error"] == "neuralscale-iter9: descent converged at iteration 1"
+    assert [trial.state for trial in studies["uniform"].trials] == [TrialState.COMPLETE]
+    assert any("descent converged" in message for message in listener.messages)
+
+
+def test_a_method_that_descent_does_not_reach_is_refused_before_anything_is_trained(
+    comparison: Comparison, place: Workspace
+) -> None:
+    late = only(converging(comparison), "uniform", "neuralscale-iter9")
+    with pytest.raises(NsoptError, match="neuralscale-iter9: descent converged at iteration 1"):
+        run_comparison(late, place, Silent())
+    assert set(studies_at(place)) == {"search"}
+
+
+class Impatient(Silent):
+    """Interrupts at a message."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+
+    def message(self, text: str) -> None:
+        if text.startswith(self.at):
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_descent_continues_after_its_last_iteration(
+    comparison: Comparison, place: Workspace, tmp_path: Path
+) -> None:
+    settings = SETTINGS.updated(search=SETTINGS.search.updated(iterations=2))
+    both = only(with_settings(comparison, settings), "neuralscale", seeds=1)
+    parted = workspace_in(tmp_path / "parted")
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(both, parted, Impatient("search iteration 1"))
+    listener = Listener()
+    run_comparison(both, parted, listener)
+    assert listener.tasks.count("searching") == 1
+    run_comparison(both, place, Silent())
+    whole, again = results_at(place), results_at(parted)
+    for one, two in zip(whole.searches["search"], again.searches["search"], strict=True):
+        assert {**one.to_dict(), "seconds": 0} == {**two.to_dict(), "seconds": 0}
+    pd.testing.assert_frame_equal(measured(whole), measured(again))
+
+
+def test_magnitude_is_left_out_where_there_is_nothing_to_prune(
+    comparison: Comparison, place: Workspace
+) -> None:
+    sizes = sizes_of_ratios(comparison.task.arch, PARAMS, [1.0])
+    listener = Listener()
+    run_comparison(only(comparison, "magnitude", "uniform", sizes=sizes, seeds=1), place, listener)
+    assert "magnitude starts from a network of" in listener.messages[0]
+    assert results_at(place).outcomes["method"].tolist() == ["uniform"]
+
+
+def test_budgets_may_be_macs(comparison: Comparison, place: Workspace) -> None:
+    sizes = sizes_of_budgets(comparison.task.arch, MACS, [300_000])
+    changes = {"sizes": sizes, "seeds": 1, "metric": MACS}
+    run_comparison(only(comparison, "uniform", "neuralscale", **changes), place, Silent())
+    outcomes = results_at(place).outcomes
+    assert (outcomes["macs"] <= 300_000).all()
+    assert (outcomes["macs"] > 250_000).all()
+
+
+@pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
+def test_ratios_must_be_positive(narrow: TableArchitecture, ratio: float) -> None:
+    with pytest.raises(NsoptError, match="must be above 0"):
+        sizes_of_ratios(narrow, PARAMS, [ratio])
+
+
+def test_same_seed_gives_the_same_comparison(
+    comparison: Comparison, done: Workspace, tmp_path: Path
+) -> None:
+    other = workspace_in(tmp_path / "other")
+    run_comparison(comparison, other, Silent())
+    pd.testing.assert_frame_equal(measured(results_at(other)), measured(results_at(done)))

@@ -1,0 +1,78 @@
+"""A study has one precision, wherever its networks are trained."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nsopt.cli.options import PlaceOptions, TaskOptions
+from nsopt.cli.preparation import prepare
+from nsopt.compute import device
+from nsopt.compute.device import Compute
+from nsopt.errors import NsoptError
+from nsopt.settings import Precision
+from nsopt.storage import schema
+from nsopt.storage.studies import open_study
+from nsopt.study.comparison import Comparison
+from nsopt.study.precision import with_precision
+from nsopt.study.presets import get_preset
+from nsopt.study.task import Task
+from nsopt.study.workspace import Workspace
+
+CPU = Compute(torch.device("cpu"), bf16=False)
+
+
+def asked_for(comparison: Comparison, precision: Precision) -> Task:
+    own = comparison.task.settings
+    parts = {p: getattr(own, p).updated(precision=precision) for p in ("search", "training")}
+    return replace(comparison.task, settings=own.updated(**parts))
+
+
+def precisions(task: Task) -> set[str]:
+    return {task.settings.search.precision, task.settings.training.precision}
+
+
+@pytest.fixture
+def slow_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on another machine than that which began."""
+    monkeypatch.setattr(device, "_multiplies_bf16", lambda device: False)
+
+
+@pytest.mark.usefixtures("slow_bf16")
+def test_what_the_first_process_chose_holds_on_other_machines(
+    comparison: Comparison, place: Workspace
+) -> None:
+    auto = asked_for(comparison, "auto")
+    assert precisions(with_precision(auto, place)) == {"fp32"}
+    study = asked_for(comparison, "bf16").open_study(place.storage, "uniform", CPU)
+    assert precisions(with_precision(auto, place)) == {"bf16"}
+    stored = schema.read_settings(study)  # what workers follow
+    assert stored["search"]["precision"] == stored["training"]["precision"] == "bf16"
+    other = with_precision(asked_for(comparison, "fp32"), place)
+    with pytest.raises(NsoptError, match=r"training\.precision: fp32 now, bf16 there"):
+        other.open_study(place.storage, "uniform", CPU)
+
+
+def test_a_study_of_before_goes_on(comparison: Comparison, place: Workspace) -> None:
+    auto = asked_for(comparison, "auto")
+    auto.open_study(place.storage, "uniform", CPU)
+    assert with_precision(auto, place).stored_studies(place.storage).keys() == {"uniform"}
+
+
+@pytest.mark.usefixtures("slow_bf16")
+def test_a_tuning_has_a_precision_too(comparison: Comparison, place: Workspace) -> None:
+    task = asked_for(comparison, "bf16")
+    name = schema.study_name(schema.tuning_name(task.name), "eta")
+    open_study(
+        place.storage, name, task.description, task.source, task.identity, {}, schema.METRIC_NAMES
+    )
+    assert precisions(with_precision(asked_for(comparison, "auto"), place)) == {"bf16"}
+
+
+def test_a_command_settles_the_precision(tmp_path: Path) -> None:
+    settings = get_preset("smoke").settings
+    assert settings.training.precision == "auto"
+    task, _ = prepare(TaskOptions(), PlaceOptions(out=tmp_path), settings)
+    here = device.resolve_compute("auto", "auto").precision
+    assert precisions(task) == {here}

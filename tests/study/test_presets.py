@@ -1,0 +1,75 @@
+import json
+
+import pytest
+
+from nsopt.errors import NsoptError
+from nsopt.settings import differences
+from nsopt.study.presets import get_preset, override
+
+
+def test_paper_preset_is_the_papers_protocol() -> None:
+    preset = get_preset("paper")
+    search, training = preset.settings.search, preset.settings.training
+    assert preset.ratios == (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+    assert preset.seeds == 5
+    assert (search.pretrain_epochs, search.prune_every, search.filters_per_step) == (10, 50, 10)
+    assert (search.iterations, search.keep_fraction, search.small_width) == (15, 0.05, 10)
+    assert (search.lr, search.prune_lr) == (0.1, 0.01)
+    assert (search.prune_lr_divisor, search.prune_lr_epochs) == (1.5, 10)
+    assert (search.batch_size, search.momentum, search.weight_decay) == (256, 0.5, 5e-4)
+    assert (training.epochs, training.batch_size, training.lr) == (300, 128, 0.1)
+    assert (training.momentum, training.weight_decay) == (0.5, 5e-4)
+    assert (training.milestones, training.decay) == ([100, 200, 250], 0.1)
+    assert preset.settings.magnitude_epochs == 300
+    assert (preset.settings.fine_tune_epochs, preset.settings.fine_tune_lr) == (40, 0.001)
+
+
+def test_paper_preset_for_tiny_imagenet_is_the_papers_too() -> None:
+    preset = get_preset("paper", "tiny-imagenet")
+    assert preset.ratios == (0.25, 0.5, 0.75, 1.0)
+    assert preset.settings.search.prune_every == 100
+    assert preset.settings.training.epochs == 150
+    assert preset.settings.training.milestones == [50, 100]
+    assert preset.settings.magnitude_epochs == 150
+    assert (preset.settings.fine_tune_epochs, preset.settings.fine_tune_lr) == (20, 0.001)
+    assert get_preset("paper", "tiny-imagenet-100-32px") is get_preset("paper")
+
+
+def test_fast_trains_like_the_paper_and_searches_like_quick() -> None:
+    fast = get_preset("fast").settings
+    assert fast.search == get_preset("quick").settings.search
+    paper = get_preset("paper").settings.training
+    assert fast.training.updated(val_fraction=paper.val_fraction) == paper
+    tiny = get_preset("fast", "tiny-imagenet").settings
+    assert tiny.search == fast.search
+    assert tiny.training.milestones == [50, 100]
+
+
+@pytest.mark.parametrize("name", ["smoke", "quick", "fast", "paper"])
+def test_settings_come_back_from_json(name: str) -> None:
+    settings = get_preset(name).settings
+    stored = json.loads(json.dumps(settings.model_dump(mode="json")))
+    assert differences(settings.model_dump(mode="json"), stored) == []
+    assert type(settings)(**stored) == settings
+
+
+def test_flags_override_a_preset() -> None:
+    settings = override(
+        get_preset("smoke").settings,
+        {"": {"eta": 3.0}, "search": {"pretrain_epochs": 7}, "training": {"epochs": 9}},
+    )
+    assert settings.eta == 3.0
+    assert settings.search.pretrain_epochs == 7
+    assert settings.training.epochs == 9
+    assert settings.preset == "smoke"
+
+
+def test_differences_name_every_setting_that_differs() -> None:
+    ours, theirs = {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 5, "d": 3}, "e": 6}
+    assert differences(ours, theirs) == ["b.c: 2 now, 5 there", "e: None now, 6 there"]
+    assert differences(ours, ours) == []
+
+
+def test_unknown_preset_suggests_the_nearest() -> None:
+    with pytest.raises(NsoptError, match="did you mean 'paper'"):
+        get_preset("papers")

@@ -1,0 +1,78 @@
+"""Workers that a command starts: they end when it does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nsopt.compute.locks import is_being_done
+from nsopt.study import processes
+from nsopt.study.processes import local_workers
+from tests.study.test_comparison import Listener
+
+STARTER = """
+import sys, time
+import nsopt.study.processes as processes
+from nsopt.progress import Silent
+class Told(Silent):
+    def message(self, text):
+        print(text, flush=True)
+processes.WORKER = sys.executable, "-c", sys.argv[1], sys.argv[2]
+with processes.local_workers([[]], "sqlite:///none.db", Told()):
+    time.sleep(60)
+"""
+WORKER = """
+import sys, time
+from pathlib import Path
+from nsopt.compute.locks import one_at_a_time
+from nsopt.study.processes import end_with_starter
+end_with_starter()
+folder = Path(sys.argv[1])
+with one_at_a_time(folder, folder):
+    print("working", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_workers_end_with_the_command_that_is_killed(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", STARTER, WORKER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"working\n"
+        starter.send_signal(number)
+    assert starter.returncode == -number
+    deadline = time.monotonic() + 10
+    while is_being_done(tmp_path, tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_worker_of_a_command_that_has_ended_does_not_begin() -> None:
+    command = [sys.executable, "-m", "nsopt", "worker", "--child", "--study=none"]
+    storage = os.environ | {processes.STORAGE_VARIABLE: "sqlite:///none.db"}
+    done = subprocess.run(
+        command, env=storage, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+
+
+def test_a_worker_that_is_busy_at_the_end_is_ended_and_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "SECONDS_TO_END", 0.5)
+    busy = (sys.executable, "-c", "import time; time.sleep(600)")
+    monkeypatch.setattr(processes, "WORKER", busy)
+    listener, started = Listener(), time.monotonic()
+    with local_workers([["one"], ["two"]], "sqlite:///none.db", listener):
+        pass
+    assert time.monotonic() - started < 5
+    assert (
+        listener.messages == ["a worker was still busy with what others have done: it is ended"] * 2
+    )

@@ -1,0 +1,52 @@
+"""Uniform networks of other sizes beside a comparison."""
+
+import dataclasses
+
+import pytest
+
+from nsopt.data.images import ImageData
+from nsopt.methods.registry import get_methods
+from nsopt.models.architecture import TableArchitecture
+from nsopt.progress import Silent
+from nsopt.reports.words import answer
+from nsopt.study.compare import run_comparison
+from nsopt.study.comparison import Comparison, reference_budgets, reference_points
+from nsopt.study.workspace import Workspace
+from tests.study.test_comparison import comparison_in, results_at, workspace_in
+
+
+@pytest.fixture
+def comparison(narrow: TableArchitecture, digits: ImageData) -> Comparison:
+    whole = comparison_in(narrow, digits)
+    methods = get_methods(["uniform", "neuralscale"])
+    return dataclasses.replace(whole, methods=methods, seeds=1, references=3)
+
+
+@pytest.fixture
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return workspace_in(tmp_path_factory.mktemp("references"))
+
+
+def test_references_span_the_macs_and_the_latencies_of_the_others(comparison: Comparison) -> None:
+    budgets = reference_budgets(comparison, [10**6, 3 * 10**6], [1.0, 5.0])
+    assert budgets == [1709975, 2924017, 5000000]
+    points = reference_points(comparison, budgets)
+    assert [point.budget for point in points] == budgets
+    assert {(point.method, point.metric, point.seed) for point in points} == {
+        ("uniform", "macs", 0)
+    }
+    assert reference_budgets(comparison, [10**6, 1.02 * 10**6], [1.0, 1.05]) == []
+    none = dataclasses.replace(comparison, references=0)
+    assert reference_budgets(none, [10**6, 3 * 10**6], [1.0, 5.0]) == []
+
+
+def test_references_are_trained_and_read_off(comparison: Comparison, place: Workspace) -> None:
+    run_comparison(comparison, place, Silent())
+    outcomes = results_at(place).outcomes
+    references = outcomes.query("metric == 'macs'")
+    assert (references["method"] == "uniform").all()
+    assert 1 <= len(references) <= 3
+    assert (references["macs"] <= references["budget"]).all()
+    assert len(answer(results_at(place))) == 1
+    run_comparison(comparison, place, Silent())
+    assert len(results_at(place).outcomes) == len(outcomes)

@@ -1,0 +1,131 @@
+"""Searches of one task whose prices differ pre-train one network together."""
+
+from collections.abc import Mapping
+from itertools import count
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nsopt.compute.device import Compute
+from nsopt.errors import ShortRecordError
+from nsopt.progress import Silent
+from nsopt.pruning import descent
+from nsopt.pruning.engine import iterative_prune
+from nsopt.scaling.record import Iteration
+from nsopt.scaling.solve import solve_widths
+from nsopt.settings import Price
+from nsopt.study.comparison import Comparison
+from nsopt.study.searching import continue_searches
+from nsopt.study.session import Session
+from nsopt.study.unfinished import clear_pretrained
+from nsopt.study.workspace import Workspace
+from tests.pruning.test_resume import EndedError
+from tests.study.test_comparison import workspace_in
+
+CPU = Compute(torch.device("cpu"), bf16=False)
+BOTH: dict[Price | None, int] = {"filters": 1, "macs": 1}
+
+
+@pytest.fixture
+def began_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """After how many mini-batches every pruning of this test began."""
+    seen: list[int] = []
+
+    def watch(*arguments: Any) -> Any:
+        resume = arguments[6]
+        seen.append(resume["batches"] if resume else 0)
+        return iterative_prune(*arguments)
+
+    monkeypatch.setattr(descent, "iterative_prune", watch)
+    return seen
+
+
+def searched(
+    comparison: Comparison, folder: Path, searches: Mapping[Price | None, int]
+) -> dict[Price | None, list[Iteration]]:
+    session = Session(comparison.task, workspace_in(folder), CPU, Silent())
+    found = continue_searches(session, searches)
+    clear_pretrained(session)
+    return found
+
+
+def facts(found: Mapping[Price | None, list[Iteration]]) -> dict:
+    return {price: [{**i.to_dict(), "seconds": 0} for i in own] for price, own in found.items()}
+
+
+def files_in(place: Workspace) -> list[Path]:
+    return list((place.folder / "checkpoints").rglob("*"))
+
+
+def test_the_second_search_begins_after_the_pre_training_of_the_first(
+    comparison: Comparison, tmp_path: Path, began_at: list[int]
+) -> None:
+    apart = [searched(comparison, tmp_path / f"{price}", {price: 1}) for price in BOTH]
+    assert began_at == [0, 0]
+    together = searched(comparison, tmp_path / "both", BOTH)
+    assert facts(together) == facts(apart[0] | apart[1])
+    images, search = len(comparison.task.splits.train), comparison.task.settings.search
+    assert began_at[2:] == [0, search.pretrain_epochs * ceil(images / search.batch_size)]
+    assert files_in(workspace_in(tmp_path / "both")) == []
+    first, second = (own[0].seconds for own in together.values())
+    assert second > 0.1 * first  # what pre-training took counts for both
+
+
+def test_killed_between_two_searches_the_second_needs_no_pre_training(
+    comparison: Comparison, tmp_path: Path, began_at: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = searched(comparison, tmp_path / "whole", BOTH)
+    calls = count(1)
+
+    def ends_in_the_second(*arguments: Any) -> Any:
+        if next(calls) == 2:
+            raise EndedError
+        return solve_widths(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(descent, "solve_widths", ends_in_the_second)
+        with pytest.raises(EndedError):
+            searched(comparison, tmp_path / "killed", BOTH)
+    assert facts(searched(comparison, tmp_path / "killed", BOTH)) == facts(whole)
+    assert began_at[4] == began_at[3] == began_at[1] > 0
+    assert files_in(workspace_in(tmp_path / "killed")) == []
+
+
+@pytest.mark.parametrize("others", [{}, {"params": 1}, {"params": 1, "macs": 1}])
+def test_another_command_leaves_the_network_to_who_searches(
+    comparison: Comparison,
+    tmp_path: Path,
+    began_at: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    others: dict[Price | None, int],
+) -> None:
+    """others: what a command searches that comes and ends while the first search still runs."""
+    place, calls = workspace_in(tmp_path), count(1)
+
+    def disturbed(*arguments: Any) -> Any:
+        if next(calls) == 1:
+            searched(comparison, tmp_path, others)
+            assert "network.pt" in {path.name for path in files_in(place)}
+        return solve_widths(*arguments)
+
+    monkeypatch.setattr(descent, "solve_widths", disturbed)
+    searched(comparison, tmp_path, BOTH)
+    assert [batches > 0 for batches in began_at] == [False, *(True for _ in others | {"macs": 1})]
+    assert files_in(place) == []
+
+
+def test_a_search_that_gives_no_law_keeps_no_network(
+    comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings that its message asks for pre-train another one."""
+
+    def ends_early(*arguments: Any) -> Any:
+        raise ShortRecordError("too few rows")
+
+    monkeypatch.setattr(descent, "solve_widths", ends_early)
+    with pytest.raises(ShortRecordError):
+        searched(comparison, tmp_path, BOTH)
+    assert files_in(workspace_in(tmp_path)) == []

@@ -1,0 +1,38 @@
+"""Base networks that several processes of a machine share."""
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from nsopt.compute.device import Compute
+from nsopt.progress import Silent
+from nsopt.study.comparison import Comparison
+from nsopt.study.session import Session
+from nsopt.study.trained import trained_network
+from nsopt.study.workspace import Workspace
+from tests.study.test_comparison import SETTINGS, with_settings
+
+
+class Starts(Silent):
+    """Counts the trainings."""
+
+    count = 0
+
+    def start(self, task: str, total: int) -> None:
+        self.count += 1
+
+
+def test_who_asks_at_once_waits_for_one_training(comparison: Comparison, place: Workspace) -> None:
+    longer = with_settings(comparison, SETTINGS.updated(magnitude_epochs=2))
+    starts = Starts()
+    session = Session(longer.task, place, Compute(torch.device("cpu"), bf16=False), starts)
+
+    def ask() -> dict[str, torch.Tensor]:
+        return trained_network(dataclasses.replace(session), 0).state_dict()
+
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = (future.result() for future in [pool.submit(ask) for _ in range(3)])
+    assert starts.count == 1
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=0, atol=0)

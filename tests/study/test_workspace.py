@@ -1,0 +1,287 @@
+"""Several commands and workers at one place: nobody loses what another one has not finished."""
+
+import dataclasses
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from nsopt.compute.device import Compute
+from nsopt.compute.locks import one_at_a_time
+from nsopt.files import cache_folder
+from nsopt.latency import measure as latency
+from nsopt.latency.measure import Latency
+from nsopt.progress import Silent
+from nsopt.storage import schema, trials
+from nsopt.storage.queue import claim, run
+from nsopt.study import compare, timing, worker
+from nsopt.study.compare import run_comparison
+from nsopt.study.comparison import Comparison
+from nsopt.study.laws import Laws
+from nsopt.study.searching import continue_searches
+from nsopt.study.session import Session
+from nsopt.study.timing import latencies_of
+from nsopt.study.trial import TrialRunner
+from nsopt.study.unfinished import clear_finished
+from nsopt.study.worker import join
+from nsopt.study.workspace import Workspace
+from tests.study.test_comparison import (
+    Listener,
+    only,
+    results_at,
+    studies_at,
+)
+
+CPU = Compute(torch.device("cpu"), bf16=False)
+
+
+def unfinished_work(place: Workspace) -> list[Path]:
+    """Checkpoints of a search, of another study in this comparison, and of another comparison."""
+    files = [
+        place.checkpoints(study) / name
+        for study, name in (
+            ("vgg11-digits-test/search", "search.pt"),
+            ("vgg11-digits-test/neuralscale", "params-9-seed0.pt"),
+            ("vgg11-digits-test/base", "seed0.pt"),
+            ("resnet18-digits-quick/uniform", "params-9-seed0.pt"),
+            ("vgg11-digits-test-tune/eta", "search.pt"),
+        )
+    ]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return files
+
+
+def start_method(comparison: Comparison, place: Workspace, name: str) -> None:
+    """As a command leaves the study of a method when it is killed within a training."""
+    study = comparison.task.open_study(place.storage, name, CPU)
+    (method,) = only(comparison, name).methods
+    trials.enqueue_point(study, comparison.points(method)[0])
+
+
+@pytest.fixture
+def started(comparison: Comparison, place: Workspace) -> list[Path]:
+    start_method(comparison, place, "neuralscale")
+    return unfinished_work(place)
+
+
+def test_a_finished_study_leaves_unfinished_work_of_others(
+    comparison: Comparison, place: Workspace, started: list[Path]
+) -> None:
+    session = Session(comparison.task, place, CPU, Silent())
+    own = TrialRunner(session, Laws(session))
+    uniform = only(comparison, "uniform", seeds=1)
+    study = comparison.task.open_study(place.storage, "uniform", CPU)
+    trials.enqueue_point(study, uniform.points(uniform.methods[0])[0])
+    claimed = study.trials[0]
+    leftover = place.checkpoints("vgg11-digits-test/uniform") / "params-1-seed0.pt"
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
+    assert claim(study, own) is not None
+    assert run(study, claimed, own)
+    clear_finished(session)
+    assert all(file.exists() for file in started)
+    assert not leftover.exists()
+
+
+def test_a_finished_search_leaves_unfinished_work_of_others(
+    comparison: Comparison, place: Workspace, started: list[Path]
+) -> None:
+    search, *others = started
+    search.unlink()
+    continue_searches(Session(comparison.task, place, CPU, Silent()), {None: 1})
+    assert all(file.exists() for file in others)
+    assert not search.parent.exists()
+
+
+def test_a_worker_that_joined_leaves_unfinished_work_of_others(
+    comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has run what it could; the rest needs a method that is not installed here."""
+    run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
+    files = unfinished_work(place)
+    start_method(comparison, place, "neuralscale")
+    monkeypatch.setattr(worker, "is_method", lambda name: name != "neuralscale")
+    monkeypatch.setattr(worker, "load_task", lambda *arguments: comparison.task)
+    join("vgg11-digits-test", place, None, None, "cpu", None, False, Silent())
+    assert all(file.exists() for file in files)
+
+
+def test_of_two_commands_one_searches_and_the_other_waits(
+    comparison: Comparison, place: Workspace
+) -> None:
+    folder = place.checkpoints("vgg11-digits-test/search")
+    listener, code = Listener(), "import sys; from tests.study.test_workspace import hold\n"
+    command = [sys.executable, "-c", f"{code}hold(sys.argv[1])", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"inside\n"
+        continue_searches(Session(comparison.task, place, CPU, listener), {None: 1})
+    assert listener.messages[0] == "waiting for the search of another command in this folder"
+    again = Listener()
+    continue_searches(Session(comparison.task, place, CPU, again), {None: 1})
+    assert again.messages == []
+
+
+def hold(folder: str) -> None:
+    """Stand for a command that searches in `folder`."""
+    with one_at_a_time(cache_folder() / "locks", Path(folder)):
+        print("inside", flush=True)
+        time.sleep(1)
+
+
+def test_of_two_searches_the_first_ones_iterations_count(
+    comparison: Comparison, place: Workspace
+) -> None:
+    """On two machines nobody waits: both add their iterations."""
+    task = comparison.task
+    (found,) = continue_searches(Session(task, place, CPU, Silent()), {None: 1})[None]
+    study = studies_at(place)[schema.SEARCH]
+    late = dataclasses.replace(found, seconds=1e6)
+    study.add_trial(trials.search_trial(late, 1, task.arch.layer_names, {}))
+    (read,) = trials.read_iterations(study)
+    assert read.to_dict() == found.to_dict()
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Devices on which latencies were measured, in words that a test can change."""
+    devices: list[str] = []
+
+    def measure(
+        models: list[torch.nn.Module], shape: tuple[int, int, int], batch_size: int, device: str
+    ) -> list[Latency]:
+        conditions = latency.latency_conditions(torch.device(device))
+        devices.extend([conditions["device"]] * len(models))
+        return [Latency(float(len(devices)), 1.0, 1.0, 1.0, repeats=1, **conditions)] * len(models)
+
+    monkeypatch.setattr(timing, "measure_latencies", measure)
+    return devices
+
+
+def test_a_latency_counts_only_where_it_was_measured(
+    comparison: Comparison,
+    place: Workspace,
+    measured: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = Session(comparison.task, place, CPU, Silent())
+    network = session.open_study("uniform"), comparison.task.arch.base_widths
+
+    def latency_now() -> float:
+        (found,) = latencies_of(session, [network])
+        return found.median_ms
+
+    assert latency_now() == 1
+    assert latency_now() == 1
+    monkeypatch.setattr(latency, "describe_device", lambda device: "another processor")
+    assert latency_now() == 2
+    monkeypatch.setattr(torch, "__version__", "9.0.0")
+    assert latency_now() == 3
+    monkeypatch.undo()
+    assert latency_now() == 1
+    assert len(measured) == 3
+
+
+def test_a_network_is_measured_once_whichever_methods_propose_it(
+    comparison: Comparison, place: Workspace, measured: list[str]
+) -> None:
+    session = Session(comparison.task, place, CPU, Silent())
+    base = comparison.task.arch.base_widths
+    uniform, tuned, other = (
+        comparison.task.open_study(place.storage, name, CPU)
+        for name in ("uniform", "tuned", "neuralscale")
+    )
+    narrow = tuple(width - 1 for width in base)
+    together = latencies_of(session, [(uniform, base), (uniform, narrow), (tuned, base)])
+    assert len(measured) == 2
+    assert together[0] == together[2]
+    assert latencies_of(session, [(other, narrow)]) == [together[1]]
+    assert len(measured) == 2
+    assert len(schema.read_latencies(uniform)) == 2
+    assert [found["widths"] for found in schema.read_latencies(other)] == [schema.width_key(narrow)]
+
+
+def test_in_the_end_all_networks_of_a_comparison_were_timed_side_by_side(
+    comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sittings() -> set[str]:
+        return set(results_at(place).latencies["sitting"])
+
+    first = only(comparison, "uniform", seeds=1)
+    run_comparison(first, place, Silent())
+    alone = sittings()
+    assert len(alone) == 1
+    run_comparison(first, place, Silent())
+    assert sittings() == alone
+
+    run_comparison(only(comparison, "morphnet", seeds=1), place, Silent())
+    both = sittings()
+    assert len(both) == 1
+    assert min(both) > min(alone)
+
+    monkeypatch.setattr(latency, "describe_device", lambda device: "another processor")
+    run_comparison(first, place, Silent())
+    assert sittings() == both
+
+
+def test_a_latency_of_other_precision_or_batch_does_not_count(
+    comparison: Comparison, place: Workspace
+) -> None:
+    study = comparison.task.open_study(place.storage, "uniform", CPU)
+    conditions = latency.latency_conditions(torch.device("cpu"))
+    value = {"median_ms": 1.0, **conditions}
+    schema.write_latency(study, (1, 2), conditions, value)
+    assert schema.read_latency(study, (1, 2), conditions) == value
+    for other in ({"precision": "bf16"}, {"batch_size": 1}):
+        assert schema.read_latency(study, (1, 2), conditions | other) is None
+    assert schema.read_latency(study, (1, 3), conditions) is None
+
+
+def test_results_of_one_comparison_do_not_hide_those_of_another(
+    comparison: Comparison, place: Workspace
+) -> None:
+    """A user's own study in the storage is not taken for a comparison."""
+    run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
+    optuna.create_study(study_name="team/exp", storage=place.url)
+    assert results_at(place).name == "vgg11-digits-test"
+
+
+def test_a_worker_leaves_methods_that_it_does_not_have_to_others(
+    comparison: Comparison, place: Workspace
+) -> None:
+    start_method(comparison, place, "uniform")
+    study = comparison.task.open_study(place.storage, "elsewhere", CPU)
+    point = comparison.points(comparison.methods[0])[0]
+    trials.enqueue_point(study, dataclasses.replace(point, method="elsewhere"))
+    listener = Listener()
+    assert worker.Worker(Session(comparison.task, place, CPU, listener)).work() == 1
+    assert listener.messages[0] == "not installed here, left to others: elsewhere"
+    assert [trial.state for trial in study.trials] == [TrialState.WAITING]
+
+
+def test_a_point_that_was_lost_meanwhile_is_enqueued_again(
+    comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has failed a dead one's trial, and not yet let it wait again."""
+
+    class Losing(worker.Worker):
+        def work(self) -> int:
+            study = studies_at(place)["uniform"]
+            if len(study.trials) == 2:
+                lost = claim(study, TrialRunner(self._session, self._laws))
+                assert lost is not None
+                study.tell(lost.number, state=TrialState.FAIL)
+            return super().work()
+
+    monkeypatch.setattr(compare, "Worker", Losing)
+    run_comparison(only(comparison, "uniform"), place, Silent())
+    states = [trial.state.name for trial in studies_at(place)["uniform"].trials]
+    assert states == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert len(results_at(place).outcomes) == 2

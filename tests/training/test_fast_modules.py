@@ -1,0 +1,251 @@
+"""The modules that networks are built from against those of PyTorch."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.ao.quantization import fuse_modules
+from torch.nn import functional
+
+from nsopt.models.layers import Selection
+from nsopt.models.registry import architectures, get_architecture
+from nsopt.training.kernels import folding
+from nsopt.training.kernels.batch_norm import BatchNorm2d
+from nsopt.training.kernels.convolution import Conv2d, DepthwiseConv2d
+from nsopt.training.kernels.folding import channel_dot
+from nsopt.training.kernels.swap import fast_kernels
+
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 3e-2}
+sizes = st.tuples(st.integers(1, 9), st.integers(1, 37), st.integers(1, 6), st.integers(1, 6))
+
+
+@pytest.fixture(autouse=True)
+def _small_tensors_are_folded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "_FEWEST_ROWS", 2)
+
+
+def image(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    values = 3 * torch.randn(shape, generator=generator, dtype=torch.float64) + 2
+    return values.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def outcome(module: nn.Module, x: Tensor, seed: int = 7) -> list[Tensor]:
+    """Output, gradients of the input and of the parameters, and the buffers afterwards.
+
+    The output is changed in place, as activations of other libraries do.
+    """
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    output = functional.leaky_relu_(module(x), 0.5)
+    output.backward(image(output.shape, seed, output.dtype))
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    assert x.grad is not None
+    return [output, x.grad, *gradients, *module.buffers()]
+
+
+def assert_same(module: nn.Module, standard: nn.Module, x: Tensor) -> None:
+    standard.load_state_dict(module.state_dict())
+    tolerance = TOLERANCE[x.dtype]
+    for got, expected in zip(outcome(module, x), outcome(standard, x), strict=True):
+        scale = float(expected.detach().abs().max().clamp(min=1))
+        torch.testing.assert_close(got, expected, rtol=0, atol=tolerance * scale)
+
+
+@settings(max_examples=60)
+@given(shape=sizes, seed=st.integers(0, 99), dtype=st.sampled_from(sorted(TOLERANCE, key=str)))
+def test_batch_norm_is_that_of_pytorch(
+    shape: tuple[int, ...], seed: int, dtype: torch.dtype
+) -> None:
+    if shape[0] * shape[2] * shape[3] == 1:
+        return  # there is nothing to normalise by: both raise
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    module, standard = (kind(shape[1]).to(exact) for kind in (BatchNorm2d, nn.BatchNorm2d))
+    torch.manual_seed(seed)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    assert_same(module, standard, image(shape, seed, dtype))
+
+
+def test_batch_norm_is_accurate_thirty_deviations_from_zero() -> None:
+    x = image((64, 7, 4, 4), 0, torch.float32) + 90
+    module, standard = BatchNorm2d(7), nn.BatchNorm2d(7)
+    torch.testing.assert_close(module(x), standard(x), rtol=0, atol=2e-3)
+
+
+def test_one_image_of_one_pixel_cannot_be_normalised() -> None:
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        BatchNorm2d(5)(torch.zeros(1, 5, 1, 1))
+
+
+@settings(max_examples=30)
+@given(shape=sizes, seed=st.integers(0, 99))
+def test_channel_dot_sums_over_batch_and_space(shape: tuple[int, ...], seed: int) -> None:
+    one, other = image(shape, seed), image(shape, seed + 1)
+    expected = (one * other).sum(dim=(0, 2, 3))
+    torch.testing.assert_close(channel_dot(one, other), expected)
+    torch.testing.assert_close(channel_dot(one.contiguous(), other.contiguous()), expected)
+
+
+@settings(max_examples=30)
+@given(
+    batch=st.integers(1, 4),
+    channels=st.tuples(st.integers(2, 9), st.integers(1, 9)),
+    side=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    bias=st.booleans(),
+)
+def test_convolution_is_that_of_pytorch(
+    batch: int, channels: tuple[int, int], side: tuple[int, int], bias: bool
+) -> None:
+    module, standard = (
+        kind(*channels, 3, padding=1, bias=bias).double() for kind in (Conv2d, nn.Conv2d)
+    )
+    assert_same(module, standard, image((batch, channels[0], *side), 0))
+
+
+GEOMETRIES: list[dict] = [
+    {"padding": 0, "kernel_size": 2},
+    {"padding": 2},
+    {"padding": 2, "dilation": 2},
+    {"padding": 1, "padding_mode": "circular"},
+    {"padding": "same"},
+    {"padding": (1, 2)},
+    {"padding": 1, "groups": 2},
+    {"padding": 1, "stride": (1, 2)},
+    {"kernel_size": 1, "stride": 2},
+    {"kernel_size": 1, "stride": (1, 2), "padding": "valid"},
+]
+
+
+@pytest.mark.parametrize("options", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("side", [2, 5])
+def test_any_convolution_is_that_of_pytorch(options: dict, side: int) -> None:
+    given = {"kernel_size": 3} | options
+    module, standard = (kind(6, 4, **given).double() for kind in (Conv2d, nn.Conv2d))
+    assert_same(module, standard, image((3, 6, side, side), 0))
+
+
+@pytest.mark.parametrize("options", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("side", [2, 5])
+@pytest.mark.parametrize("stride", [1, 2, (1, 2)])
+def test_any_depthwise_convolution_is_that_of_pytorch(
+    options: dict, side: int, stride: int | tuple[int, int]
+) -> None:
+    given = {"kernel_size": 3} | options | {"stride": stride, "groups": 6}
+    if given.get("padding") == "same" and stride != 1:
+        return  # PyTorch knows no such convolution
+    module, standard = (kind(6, 6, **given) for kind in (DepthwiseConv2d, nn.Conv2d))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(module, standard, image((3, 6, side, side), 0, torch.bfloat16))
+
+
+STRIDED_POINTS = """
+import torch
+from nsopt.training.kernels.convolution import Conv2d
+
+for channels in range(7, 16):
+    convolution = Conv2d(channels, 24, 1, 2).to(memory_format=torch.channels_last)
+    x = torch.randn(77, channels, 32, 32).to(memory_format=torch.channels_last)
+    for _ in range(10):
+        convolution(x).sum().backward()
+"""
+
+
+def test_a_strided_convolution_of_few_channels_leaves_the_memory_of_others_alone() -> None:
+    """With nn.Conv2d the process dies, so this one is of its own."""
+    ended = subprocess.run(
+        [sys.executable, "-c", STRIDED_POINTS], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 8])
+def test_depthwise_convolution_in_bfloat16_is_that_of_pytorch(side: int, stride: int) -> None:
+    module, standard = (
+        kind(6, 6, 3, stride=stride, padding=1, groups=6) for kind in (DepthwiseConv2d, nn.Conv2d)
+    )
+    x = image((4, 6, side, side), 0, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(x).dtype == torch.bfloat16
+        assert module(x).is_contiguous(memory_format=torch.channels_last)
+        assert_same(module, standard, x)
+
+
+def test_selection_picks_channels_and_fills_with_zeros() -> None:
+    x = image((2, 4, 3, 3), 0)
+    picked = Selection(torch.tensor([2, -1, 0]).numpy(), 4)(x)
+    torch.testing.assert_close(picked[:, 0], x[:, 2])
+    torch.testing.assert_close(picked[:, 1], torch.zeros_like(x[:, 0]))
+    torch.testing.assert_close(picked[:, 2], x[:, 0])
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_memory_layout_changes_no_result(name: str) -> None:
+    """Channels-last tensors take the fast ways, others those of PyTorch."""
+    arch = get_architecture(name)
+    model = arch.build([5 + i % 3 for i in range(len(arch.base_widths))]).double()
+    x = image((4, *arch.input_shape), 0)
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model.to(memory_format=layout)  # type: ignore[call-overload]
+        model.zero_grad()
+        with fast_kernels(model):
+            loss = model(x.contiguous(memory_format=layout)).square().mean()
+            loss.backward()
+        results.append([loss, *(p.grad for p in model.parameters())])
+    for plain, fast in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-7, atol=1e-9)
+
+
+def test_faster_ways_are_there_only_while_we_train() -> None:
+    class Own(nn.Conv2d):
+        """Of a user, with a forward of its own, say."""
+
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8)),
+        *(nn.Conv2d(8, 8, 3, groups=2), Own(8, 8, 3), nn.BatchNorm2d(8, affine=False)),
+        nn.BatchNorm2d(8, track_running_stats=False),
+    )
+    plain = [type(module) for module in model]
+    with fast_kernels(model):
+        assert [type(module) for module in model] == [
+            *(Conv2d, BatchNorm2d, DepthwiseConv2d),
+            *(nn.Conv2d, Own, nn.BatchNorm2d, nn.BatchNorm2d),
+        ]
+    assert [type(module) for module in model] == plain
+    with pytest.raises(RuntimeError), fast_kernels(model):
+        model(torch.zeros(1))
+    assert [type(module) for module in model] == plain
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_built_networks_are_plain_modules(name: str) -> None:
+    arch = get_architecture(name)
+    for module in arch.build([4] * len(arch.base_widths)).modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
+            assert type(module).__module__.startswith("torch.nn")
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_other_tools_work_on_built_networks(name: str) -> None:
+    model = get_architecture(name).build([4] * len(get_architecture(name).base_widths)).eval()
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(torch.fx.symbolic_trace(model)(x), model(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.jit itself
+        torch.testing.assert_close(torch.jit.script(model)(x), model(x))
+    pairs = [
+        [path, norm]
+        for path, module in model.named_modules()
+        for norm in (path.replace("conv", "bn"), f"{path}_bn")
+        if isinstance(module, nn.Conv2d) and norm in dict(model.named_modules()) and norm != path
+    ]
+    if "resnet" not in name:  # which normalises before it convolves
+        assert pairs
+        fused = fuse_modules(model, pairs)
+        torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-4)
