@@ -83,6 +83,19 @@ def _run_one(entries: Sequence[Entry]) -> bool:
     return False
 
 
+def run_missing(enqueue_missing: Callable[[], bool], work: Callable[[], object]) -> None:
+    """Enqueue and run what is missing until nothing is: a process that dies gives back its trial.
+
+    Args:
+        enqueue_missing: returns whether anything was missing.
+        work: runs what waits, whoever enqueued it.
+    """
+    enqueue_missing()
+    work()
+    while enqueue_missing():
+        work()
+
+
 def missing_points(
     study: Study | None, points: Iterable[P], read: Callable[[FrozenTrial], P | None]
 ) -> list[P]:

@@ -5,6 +5,7 @@ from nsopt.methods.registry import is_method
 from nsopt.progress import Progress
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.solve import solve_widths
+from nsopt.storage.queue import run_missing
 from nsopt.study.comparison import Comparison
 from nsopt.study.laws import Laws
 from nsopt.study.other_workers import other_workers
@@ -51,12 +52,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
                 progress.message(warning)
             if not workspace.shared:
                 plan.check_widths()
-            plan.enqueue_missing()
-            plan = plan.with_references()
-            plan.enqueue_missing()
-            Worker(session).work()
-            while plan.enqueue_missing():  # what a process that died had, and gave back
-                Worker(session).work()
+            run_missing(plan.with_references().enqueue_missing, Worker(session, plan.laws).work)
             _mend(session, plan.laws)
         time_together(session)
         clear_finished(session)

@@ -7,7 +7,6 @@ from nsopt.latency.learn import with_latency
 from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.scaling.metric import LATENCY, Metric
-from nsopt.storage.studies import load_studies
 from nsopt.study.task import Task, with_stored_latency
 from nsopt.study.tuned_law import tuned_law
 from nsopt.study.workspace import Workspace
@@ -25,12 +24,9 @@ def with_latency_if_needed(
     prices = {task.settings.search.price, *(method.price for method in methods)}
     if metric != LATENCY and LATENCY.name not in prices:
         return task
-    if workspace.has_storage:
-        studies = load_studies(workspace.storage, task.name).values()
-        task = replace(task, arch=with_stored_latency(task.arch, studies))
-    if task.arch.latency is not None:
-        return task
-    if any(method.needs_tuned_law for method in methods):
-        tuned_law(workspace, task.name, metric.name)
-    arch = with_latency(task.arch, task.settings.training.device, progress)
+    arch = with_stored_latency(task.arch, workspace.studies(task.name).values())
+    if arch.latency is None:
+        if any(method.needs_tuned_law for method in methods):
+            tuned_law(workspace, task.name, metric.name)
+        arch = with_latency(arch, task.settings.training.device, progress)
     return replace(task, arch=arch)

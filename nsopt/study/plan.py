@@ -136,10 +136,7 @@ class Plan:
         return {m.name: m for m in self.points if not m.needs_trained_network}
 
     def _stored(self) -> dict[str, Study]:
-        workspace = self.session.workspace
-        if not workspace.has_storage:
-            return {}
-        return self.session.task.stored_studies(workspace.storage)
+        return self.session.task.stored_studies(self.session.workspace)
 
 
 def make_plan(comparison: Comparison, session: Session) -> Plan:

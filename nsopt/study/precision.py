@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from nsopt.compute.device import resolve_compute
 from nsopt.storage import schema
-from nsopt.storage.studies import load_studies
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
 
@@ -15,11 +14,11 @@ def with_precision(task: Task, workspace: Workspace) -> Task:
     That of its stored studies and tunings (which is `auto` in those of older versions); of a new
     one, what the device here is made for.
     """
-    stored = []
-    if workspace.has_storage:
-        for name in (task.name, schema.tuning_name(task.name)):
-            studies = load_studies(workspace.storage, name).values()
-            stored += [schema.read_settings(study) for study in studies]
+    stored = [
+        schema.read_settings(study)
+        for name in (task.name, schema.tuning_name(task.name))
+        for study in workspace.studies(name).values()
+    ]
     settings = task.settings
     for part in ("search", "training"):
         own = getattr(settings, part)

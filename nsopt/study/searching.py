@@ -116,10 +116,7 @@ class _Search:
 
     def _stored(self) -> list[Iteration]:
         """What the storage has; NsoptError if other settings wrote it."""
-        workspace = self.session.workspace
-        if not workspace.has_storage:
-            return []
-        study = self.session.task.stored_searches(workspace.storage).get(self.kind)
+        study = self.session.task.stored_searches(self.session.workspace).get(self.kind)
         return trials.read_iterations(study) if study else []
 
     def _write(self, number: int, iteration: Iteration) -> list[Iteration]:

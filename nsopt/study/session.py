@@ -14,7 +14,6 @@ from nsopt.compute.placement import place_images
 from nsopt.compute.sharing import sharing
 from nsopt.data.images import Splits
 from nsopt.progress import Progress
-from nsopt.storage.studies import load_studies
 from nsopt.study.task import Task, with_stored_latency
 from nsopt.study.workspace import Workspace
 from nsopt.training.loop import Outcome, train_configuration
@@ -41,7 +40,7 @@ class Session:
 
     def studies(self) -> dict[str, Study]:
         """Return the stored studies of the task, by method or kind of search."""
-        return load_studies(self.workspace.storage, self.task.name)
+        return self.workspace.studies(self.task.name)
 
     def open_study(self, kind: str) -> Study:
         """Return the study of a method or of a search; make it if it is missing."""

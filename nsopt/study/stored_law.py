@@ -7,7 +7,6 @@ from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import PARAMS
 from nsopt.scaling.record import Iteration
 from nsopt.storage import schema, trials
-from nsopt.storage.studies import load_studies
 from nsopt.storage.urls import hide_password
 from nsopt.study.task import stored_network
 from nsopt.study.tuned_law import tuned_law
@@ -28,7 +27,7 @@ def stored_law(
     budgets; given: the name of the architecture, if the user gave one (`stored_architecture`).
     NsoptError if the storage has no such law.
     """
-    studies = load_studies(workspace.storage, name)
+    studies = workspace.studies(name)
     ours = [study for study in studies.values() if schema.read_settings(study)]
     if not ours:
         raise NsoptError(

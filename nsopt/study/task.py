@@ -21,8 +21,9 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.settings import Price
 from nsopt.storage import schema
 from nsopt.storage.provenance import provenance
-from nsopt.storage.studies import check_settings, load_studies, open_study
+from nsopt.storage.studies import check_settings, open_study
 from nsopt.study.presets import StudySettings
+from nsopt.study.workspace import Workspace
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,16 +91,18 @@ class Task:
             fixed=self.arch.summary(),
         )
 
-    def stored_studies(self, storage: BaseStorage) -> dict[str, Study]:
-        """Its studies by method. NsoptError if other settings wrote them."""
-        studies = load_studies(storage, self.name)
+    def stored_studies(self, workspace: Workspace) -> dict[str, Study]:
+        """Return its studies by method. Raises NsoptError if other settings wrote them."""
+        studies = workspace.studies(self.name)
         self._check(studies)
         return studies
 
-    def stored_searches(self, storage: BaseStorage) -> dict[str, Study]:
-        """The searches among them. NsoptError if other settings wrote those; what methods were
-        trained with does not matter to them."""
-        studies = load_studies(storage, self.name)
+    def stored_searches(self, workspace: Workspace) -> dict[str, Study]:
+        """Return the searches among them, whatever methods were trained with.
+
+        Raises NsoptError if other settings wrote the searches.
+        """
+        studies = workspace.studies(self.name)
         searches = {kind: study for kind, study in studies.items() if schema.is_search(kind)}
         self._check(searches)
         return searches

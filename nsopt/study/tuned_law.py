@@ -3,7 +3,6 @@
 from nsopt.errors import NoWidthsError
 from nsopt.scaling.law import PowerLaw
 from nsopt.storage import schema
-from nsopt.storage.studies import load_studies
 from nsopt.study.workspace import Workspace
 
 
@@ -21,12 +20,10 @@ def tuned_verdict(workspace: Workspace, name: str, metric: str) -> str:
 
 
 def _ended(workspace: Workspace, name: str, metric: str) -> tuple[PowerLaw, str]:
-    if workspace.has_storage:
-        studies = load_studies(workspace.storage, schema.tuning_name(name))
-        study = studies.get(schema.curve_kind(metric))
-        law = schema.read_law(study) if study else None
-        if study and law:
-            return law, schema.read_verdict(study) or ""
+    study = workspace.studies(schema.tuning_name(name)).get(schema.curve_kind(metric))
+    law = schema.read_law(study) if study else None
+    if study and law:
+        return law, schema.read_verdict(study) or ""
     raise NoWidthsError(
         f"no law of {name} is tuned for {metric} in this storage: run nsopt tune "
         f"--over curve --metric {metric} with the same options first"

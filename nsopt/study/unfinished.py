@@ -12,7 +12,7 @@ def clear_finished(session: Session) -> None:
     """Delete the checkpoints of those studies of a session in which nothing waits or runs, and
     their networks that others have outdone."""
     task, workspace = session.task, session.workspace
-    studies = task.stored_studies(workspace.storage)
+    studies = task.stored_studies(workspace)
     busy = {method for method, study in studies.items() if has_unfinished(study)}
     for method in {m for m in studies.keys() - busy if not schema.is_search(m)}:
         workspace.clear(task.study_name(method))

@@ -25,9 +25,9 @@ from nsopt.study.workspace import Workspace
 class Worker:
     """Works on the comparison of a session, beside any number of others."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, laws: Laws) -> None:
         self._session = session
-        self._laws = Laws(session)
+        self._laws = laws
         self._told: set[str] = set()
 
     def work(self) -> int:
@@ -112,7 +112,7 @@ def join(
     with start_session(task, workspace, compute, progress) as session:
         if threads is not None:
             torch.set_num_threads(threads)
-        done = Worker(session).work()
+        done = Worker(session, Laws(session)).work()
         if not child:
             clear_finished(session)
     return done

@@ -5,10 +5,12 @@ from functools import cached_property
 from pathlib import Path
 
 from optuna.storages import BaseStorage
+from optuna.study import Study
 
 from nsopt.compute.checkpoint import remove_checkpoints, remove_empty_folders
 from nsopt.errors import NsoptError
 from nsopt.storage.opening import ARTIFACTS, open_storage, storage_exists
+from nsopt.storage.studies import load_studies
 from nsopt.storage.urls import sqlite_path
 
 _CHECKPOINTS = "checkpoints"
@@ -33,6 +35,11 @@ class Workspace:
     def has_storage(self) -> bool:
         """Whether there may be results already; looking creates nothing."""
         return storage_exists(self.url)
+
+    def studies(self, prefix: str) -> dict[str, Study]:
+        """Return the stored studies whose names are `prefix/KIND`, by kind; looking creates
+        nothing."""
+        return load_studies(self.storage, prefix) if self.has_storage else {}
 
     @property
     def shared(self) -> bool:

@@ -6,7 +6,7 @@ from optuna.study import Study
 
 from nsopt.progress import Progress
 from nsopt.storage import trials
-from nsopt.storage.queue import Entry, Work, drain, missing_points
+from nsopt.storage.queue import Entry, Work, drain, missing_points, run_missing
 from nsopt.storage.trials import TuningPoint
 
 
@@ -36,10 +36,7 @@ def run_points(
             progress.message("waiting for a trial of another process")
             told = True
 
-    enqueue_missing()
-    drain(look, wait)
-    while enqueue_missing():
-        drain(look, wait)
+    run_missing(enqueue_missing, lambda: drain(look, wait))
 
 
 def _count_ended(study: Study, points: Mapping[TuningPoint, object]) -> int:

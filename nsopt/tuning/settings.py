@@ -24,7 +24,7 @@ from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import schema, trials
 from nsopt.storage.provenance import provenance
-from nsopt.storage.studies import load_studies, open_study
+from nsopt.storage.studies import open_study
 from nsopt.storage.trials import TuningPoint
 from nsopt.storage.urls import hide_password
 from nsopt.study.searching import descend_task
@@ -141,8 +141,7 @@ def best_settings(workspace: Workspace, name: str) -> dict[str, dict[str, Any]]:
     name: ARCH-DATA-PRESET-tune/KIND. NsoptError if there is no such study, or nothing in it.
     """
     prefix, kind = schema.split_name(name)
-    there = workspace.has_storage and schema.is_tuning(prefix)
-    study = load_studies(workspace.storage, prefix).get(kind) if there else None
+    study = workspace.studies(prefix).get(kind) if schema.is_tuning(prefix) else None
     if study is None:
         raise NsoptError(
             f"no tuning study {name!r} is stored at {hide_password(workspace.url)}: "

@@ -32,6 +32,7 @@ from nsopt.storage.opening import open_storage
 from nsopt.storage.studies import load_studies
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, sizes_of_budgets, sizes_of_ratios
+from nsopt.study.laws import Laws
 from nsopt.study.presets import StudySettings
 from nsopt.study.searching import continue_searches
 from nsopt.study.session import Session
@@ -391,7 +392,8 @@ def test_a_trial_without_a_law_fails_with_its_reason_and_work_goes_on(
         study = task.open_study(place.storage, method.name, compute)
         trials.enqueue_point(study, late.points(method)[0])
     listener = Listener()
-    assert Worker(Session(task, place, compute, listener)).work() == 2
+    session = Session(task, place, compute, listener)
+    assert Worker(session, Laws(session)).work() == 2
     studies = studies_at(place)
     (failed,) = studies["neuralscale-iter9"].trials
     assert failed.state == TrialState.FAIL

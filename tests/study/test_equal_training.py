@@ -13,6 +13,7 @@ from nsopt.storage import trials
 from nsopt.study import session
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, sizes_of_ratios
+from nsopt.study.laws import Laws
 from nsopt.study.session import Session
 from nsopt.study.worker import Worker
 from nsopt.study.workspace import Workspace
@@ -96,7 +97,8 @@ def test_a_seed_whose_network_is_not_kept_is_trained_where_it_is_the_only_one(
     later = at_macs(uniform)
     (point,) = (p for p in later.points(later.methods[0]) if p.seed == other)
     trials.enqueue_point(study, point)
-    Worker(Session(later.task, place, resolve_compute("cpu", "fp32"), Listener())).work()
+    own = Session(later.task, place, resolve_compute("cpu", "fp32"), Listener())
+    Worker(own, Laws(own)).work()
     assert trained[2:] == [f"uniform 0.5x MACs seed {other}"]
     assert len(BestNetworks(place.artifacts).files(study)) == 2
 

@@ -57,7 +57,7 @@ def test_what_the_first_process_chose_holds_on_other_machines(
 def test_a_study_of_before_goes_on(comparison: Comparison, place: Workspace) -> None:
     auto = asked_for(comparison, "auto")
     auto.open_study(place.storage, "uniform", CPU)
-    assert with_precision(auto, place).stored_studies(place.storage).keys() == {"uniform"}
+    assert with_precision(auto, place).stored_studies(place).keys() == {"uniform"}
 
 
 @pytest.mark.usefixtures("slow_bf16")

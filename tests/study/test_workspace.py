@@ -261,7 +261,8 @@ def test_a_worker_leaves_methods_that_it_does_not_have_to_others(
     point = comparison.points(comparison.methods[0])[0]
     trials.enqueue_point(study, dataclasses.replace(point, method="elsewhere"))
     listener = Listener()
-    assert worker.Worker(Session(comparison.task, place, CPU, listener)).work() == 1
+    session = Session(comparison.task, place, CPU, listener)
+    assert worker.Worker(session, Laws(session)).work() == 1
     assert listener.messages[0] == "not installed here, left to others: elsewhere"
     assert [trial.state for trial in study.trials] == [TrialState.WAITING]
 
