@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
@@ -72,6 +73,7 @@ class NeuralScaleSampler(BaseSampler):
         multiple_of: widths are rounded down to its multiples, as hardware likes it; for the exact
             solver.
         min_width: below which no width falls; for the exact solver.
+        max_width: above which no width rises, a number or one for each layer; for the exact solver.
         spread: standard deviation by which the logarithm of every layer's alpha is perturbed,
             anew for each trial; the perturbed curve is solved for the same budget, so that every
             proposal fits it. It follows from `seed` and the trial's number alone.
@@ -89,16 +91,19 @@ class NeuralScaleSampler(BaseSampler):
         spread: float = 0.0,
         multiple_of: int = 1,
         min_width: int = 1,
+        max_width: ArrayLike | None = None,
     ) -> None:
         if not 0 <= spread < math.inf:
             raise NsoptError(f"spread must be a number of at least 0, got {spread}")
         if spread and eta is not None:
             raise NsoptError("spread needs the exact solver: leave eta out")
-        if eta is not None and (multiple_of, min_width) != (1, 1):
-            raise NsoptError("multiple_of and min_width need the exact solver: leave eta out")
+        if eta is not None and ((multiple_of, min_width) != (1, 1) or max_width is not None):
+            raise NsoptError(
+                "multiple_of, min_width and max_width need the exact solver: leave eta out"
+            )
         if len(layer_names) != law.layers:
             raise NsoptError(f"{len(layer_names)} layer names for a law of {law.layers} layers")
-        self._proposals = Proposals(law, cost, eta, multiple_of, min_width)
+        self._proposals = Proposals(law, cost, eta, multiple_of, min_width, max_width)
         self._parameters = tuple(trials.width_parameter(name) for name in layer_names)
         self._budgets = tuple(budgets)
         self._independent = independent_sampler or TPESampler(seed=seed)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.scaling.algorithm3 import solve_widths_sgd
@@ -17,13 +17,14 @@ Shift = NDArray[np.float64]
 @dataclass(frozen=True, eq=False)
 class Proposals:
     """eta: replaces the exact solver by Algorithm 3 with this step size, for a power law;
-    multiple_of, min_width: as for `solve_widths`."""
+    multiple_of, min_width, max_width: as for `solve_widths`."""
 
     law: ScalingLaw
     cost: CostFunction
     eta: float | None = None
     multiple_of: int = 1
     min_width: int = 1
+    max_width: ArrayLike | None = None
 
     @property
     def metric(self) -> str | None:
@@ -49,7 +50,8 @@ class Proposals:
         return self._solved(moved, budget)
 
     def _solved(self, law: ScalingLaw, budget: float) -> tuple[int, ...]:
-        fit = solve_widths(law, self.cost, budget, self.multiple_of, self.min_width)
+        limits = self.multiple_of, self.min_width, self.max_width
+        fit = solve_widths(law, self.cost, budget, *limits)
         return tuple(fit.widths.tolist())
 
     def _power_law(self) -> PowerLaw:

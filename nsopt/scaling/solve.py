@@ -51,8 +51,17 @@ class _Grid:
     widest: FloatArray
 
     @classmethod
-    def of(cls, cost: CostFunction, layers: int, multiple_of: int, min_width: int) -> Self:
+    def of(
+        cls,
+        cost: CostFunction,
+        layers: int,
+        multiple_of: int,
+        min_width: int,
+        max_width: ArrayLike | None,
+    ) -> Self:
         least, most = width_limits(cost, layers)
+        if max_width is not None:
+            most = np.minimum(most, max_width)
         smallest = np.ceil(np.maximum(min_width, least) / multiple_of) * multiple_of
         narrowest = np.minimum(smallest, most)
         return cls(multiple_of, narrowest, np.maximum(narrowest, _down(most, multiple_of)))
@@ -77,24 +86,38 @@ def solve_widths(
     budget: ArrayLike,
     multiple_of: int = 1,
     min_width: int = 1,
+    max_width: ArrayLike | None = None,
 ) -> WidthFit:
-    """The largest widths along `law` that cost no more than `budget`.
+    """Return the largest widths along `law` that cost no more than `budget`.
 
-    cost: maps widths (N, L) to costs (N,), such as `arch.cost("params")`. It never falls as a
-    width grows, or has a `lower_bound` that does not; where layers cannot have any width it says
-    the limits, as `narrowest` and `widest` (L,). budget: a number or an (N,) array. Widths are
-    rounded down to multiples of `multiple_of` and never fall below `min_width`.
+    Args:
+        law: gives real-valued widths (L,) at any scale.
+        cost: maps widths (N, L) to costs (N,), such as `arch.cost("params")`. It never falls as a
+            width grows, or has a `lower_bound` that does not; where layers cannot have any width
+            it tells the limits, as `narrowest` and `widest` (L,).
+        budget: a number or an (N,) array, in the unit of `cost`.
+        multiple_of: widths are rounded down to its multiples.
+        min_width: below which no width falls.
+        max_width: above which no width rises, a number or one for each layer (L,), such as the
+            widths of a trained network that smaller ones inherit from.
 
-    Raises NoWidthsError for a budget that no widths meet (naming the smallest that some do).
+    Raises:
+        NoWidthsError: if no widths meet a budget; it names the smallest budget that some meet.
+
+    Example:
+        >>> law = nsopt.uniform_curve(arch.base_widths)
+        >>> nsopt.solve_widths(law, arch.cost("params"), 600_000).widths
     """
     budgets = np.atleast_1d(np.asarray(budget, dtype=np.float64))
     if budgets.ndim != 1 or budgets.size == 0 or not np.isfinite(budgets).all():
         raise NsoptError("a budget must be a finite number, or a list of them")
     if multiple_of < 1 or min_width < 1:
         raise NsoptError("multiple_of and min_width must be at least 1")
+    if max_width is not None and (np.asarray(max_width) < min_width).any():
+        raise NsoptError("max_width must be at least min_width")
     _check_growth(law)
 
-    grid = _Grid.of(cost, law.layers, multiple_of, min_width)
+    grid = _Grid.of(cost, law.layers, multiple_of, min_width, max_width)
     table = _breakpoints(law, cost, float(budgets.max()), grid)
     cheapest_from = np.minimum.accumulate(table.cost[::-1])[::-1]
     row = np.searchsorted(cheapest_from, budgets, side="right") - 1

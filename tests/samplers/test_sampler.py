@@ -198,6 +198,15 @@ def test_widths_on_a_grid_of_steps() -> None:
         suggest_widths(rough.ask(), ARCH, step=8)
 
 
+def test_no_width_rises_above_those_of_a_trained_network() -> None:
+    trained = [width // 2 for width in ARCH.base_widths]
+    free, held = (sampler(budgets=[10**6], max_width=most) for most in (None, trained))
+    assert any(w > most for w, most in zip(free.propose(10**6), trained, strict=True))
+    assert all(w <= most for w, most in zip(held.propose(10**6), trained, strict=True))
+    with pytest.raises(NsoptError, match="need the exact solver"):
+        sampler(budgets=[10**6], max_width=trained, eta=50.0)
+
+
 def test_a_trial_tells_its_budget_and_its_cost() -> None:
     study = optuna.create_study(sampler=sampler(budgets=[10**6]))
     study.enqueue_trial({f"width_{name}": 300 for name in ARCH.layer_names})

@@ -77,6 +77,8 @@ def test_layers_that_cannot_grow_leave_the_budget_to_the_others(
             solve_widths(law, Capped(widest), budget, multiple)
         return
     fit = solve_widths(law, Capped(widest), budget, multiple)
+    asked = solve_widths(law, PARAMS, budget, multiple, max_width=widest)
+    np.testing.assert_array_equal(asked.widths, fit.widths)
     assert fit.cost == PARAMS(fit.widths) <= budget
     on_grid = fit.widths % multiple == 0
     assert (on_grid | (fit.widths == widest)).all()
@@ -241,6 +243,8 @@ def test_a_law_in_a_unit_of_its_own_is_solved_alike(alpha: float) -> None:
 def test_rounding_arguments_are_checked(vgg11: TableArchitecture) -> None:
     with pytest.raises(NsoptError, match="at least 1"):
         solve_widths(uniform_curve(vgg11.base_widths), PARAMS, 10**6, multiple_of=0)
+    with pytest.raises(NsoptError, match="max_width must be at least min_width"):
+        solve_widths(uniform_curve(vgg11.base_widths), PARAMS, 10**6, max_width=0)
 
 
 class Milliseconds:
