@@ -22,9 +22,10 @@ class Settings(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             first = error.errors()[0]
-            name, inner = first["loc"][0], first.get("ctx", {}).get("error")
+            name = ".".join(str(part) for part in first["loc"][:1])
+            inner = first.get("ctx", {}).get("error")
             if isinstance(inner, NsoptError):
-                raise NsoptError(f"{name}.{inner}") from None
+                raise NsoptError(f"{name}.{inner}" if name else str(inner)) from None
             raise NsoptError(f"{name} = {first['input']!r}: {first['msg'].lower()}") from None
 
     def updated(self, **changes: Any) -> Self:

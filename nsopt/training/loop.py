@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim.lr_scheduler import MultiStepLR
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from nsopt.compute.checkpoint import Checkpoint, State
 from nsopt.compute.device import Compute, place, resolve_compute, wait_for
@@ -19,15 +20,17 @@ from nsopt.compute.placement import place_images
 from nsopt.compute.random_state import OwnRandomState, seeded
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData, Splits
-from nsopt.errors import NonFiniteLossError
+from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.models.architecture import Architecture
+from nsopt.models.layout import inputs_for
 from nsopt.progress import Progress, Silent
 from nsopt.training.evaluation import Evaluation
+from nsopt.training.fine_tuning import average_of, distil, make_schedule
 from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.settings import TrainSettings
-from nsopt.training.step import sgd, train_step
+from nsopt.training.step import Loss, sgd, train_step
 
-_FORMAT = 3  # of the checkpoint of an unfinished training
+_FORMAT = 4  # of the checkpoint of an unfinished training
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,13 @@ def train(
     progress: Progress | None = None,
     checkpoint: Path | None = None,
     start: nn.Module | None = None,
+    teacher: nn.Module | None = None,
     on_epoch: Callable[[int, Epoch], None] = lambda epoch, metrics: None,
 ) -> Outcome:
     """Train the network of `widths`, from scratch or from a network of these widths.
 
     start: whose weights training begins with, as `arch.inherit` makes one; it is left as it is.
+    teacher: a trained network whose outputs `settings.distillation` asks for.
     on_epoch: gets the number of every epoch, from 1, and its metrics when it has ended; it may end
     the training by an exception, such as Optuna's TrialPruned.
     Any number of trainings may run in threads of one process at once.
@@ -112,6 +117,7 @@ def train(
         progress or Silent(),
         checkpoint,
         start=None if start is None else lambda: copy.deepcopy(start),
+        teacher=teacher,
         after_epoch=lambda epochs: on_epoch(len(epochs), epochs[-1]),
     )
 
@@ -126,12 +132,14 @@ def train_configuration(
     checkpoint: Path | None,
     task: str = "training",
     start: Callable[[], nn.Module] | None = None,
+    teacher: nn.Module | None = None,
     after_epoch: Callable[[Sequence[Epoch]], None] = lambda epochs: None,
 ) -> Outcome:
     """Train the network of `widths`, as every training of nsopt is run.
 
     splits: from `place_images`; checkpoint: as for `train`; task: its name for `progress`;
-    start: makes the network that training begins with, by default a freshly initialised one.
+    start: makes the network that training begins with, by default a freshly initialised one;
+    teacher: as for `train`.
     `after_epoch` gets the epochs so far, and may end the training for good by an exception.
     """
     identity = training_identity(arch, widths, splits, settings) if checkpoint else {}
@@ -140,9 +148,12 @@ def train_configuration(
         saved = file.load(compute.device)
         with seeded(settings.seed, compute.device):
             model = place(start() if start else arch.build(widths), compute.device, arch.layout)
+        if teacher is not None:
+            teacher = place(teacher, compute.device, arch.layout).eval()
+        average = average_of(model, settings.averaging)
         progress.start(task, settings.epochs)
         with memory_kept(compute.device), fast_kernels(model):
-            training = _Training(model, splits, settings, compute)
+            training = _Training(model, splits, settings, compute, average, teacher)
             if saved is not None:
                 training.restore(saved)
             for _ in training.epochs:
@@ -151,7 +162,8 @@ def train_configuration(
                 compute.give_way()
                 _advance(training, file, progress, after_epoch)
     file.remove()
-    return Outcome(widths, tuple(training.epochs), training.seconds, model)
+    trained = model if average is None else average.module
+    return Outcome(widths, tuple(training.epochs), training.seconds, trained)
 
 
 def _advance(
@@ -185,17 +197,25 @@ class _Training:
     """One training as a sequence of small steps, between which its state can be saved."""
 
     def __init__(
-        self, model: nn.Module, splits: Splits, settings: TrainSettings, compute: Compute
+        self,
+        model: nn.Module,
+        splits: Splits,
+        settings: TrainSettings,
+        compute: Compute,
+        average: AveragedModel | None,
+        teacher: nn.Module | None,
     ) -> None:
         self._model = model
+        self._average = average
+        self._teacher = teacher
         self._settings = settings
         self._compute = compute
         self._randomness = OwnRandomState(settings.seed, compute.device)
         self._optimizer = sgd(model, settings.lr, settings.momentum, settings.weight_decay)
-        self._schedule = MultiStepLR(self._optimizer, settings.milestones, settings.decay)
         self._data = TrainingBatches(
             splits, settings.batch_size, settings.seed, settings.resized_crop
         )
+        self._schedule = make_schedule(self._optimizer, settings, self._data.per_epoch)
         self._validation = Evaluation(splits.validation, splits, compute)
         self._test = Evaluation(splits.test, splits, compute)
         self._batch, self._images = 0, 0
@@ -222,21 +242,39 @@ class _Training:
             self._train_batch()
             if self._batch == self._data.per_epoch:
                 self._check_loss()
-                self._schedule.step()
         elif not self._validation.complete:
-            self._validation.advance(self._model)
+            self._validation.advance(self._evaluated)
         else:
-            self._test.advance(self._model)
+            self._test.advance(self._evaluated)
             if self._test.complete:
                 self._end_epoch()
+
+    @property
+    def _evaluated(self) -> nn.Module:
+        """The network whose accuracy counts."""
+        return self._model if self._average is None else self._average.module
 
     def _train_batch(self) -> None:
         self._model.train()
         images, labels = self._data.next()
-        loss = train_step(self._model, self._optimizer, images, labels, self._compute)
+        value = self._loss_of(images)
+        loss = train_step(self._model, self._optimizer, images, labels, self._compute, value)
+        self._schedule.step()
+        if self._average is not None:
+            self._average.update_parameters(self._model)
         self._loss += loss * len(labels)
         self._images += len(labels)
         self._batch += 1
+
+    def _loss_of(self, images: Tensor) -> Loss:
+        """The loss of a batch's outputs, which may depend on the teacher's."""
+        weight = self._settings.distillation
+        if weight is None:
+            return functional.cross_entropy
+        if self._teacher is None:
+            raise NsoptError("distillation needs a teacher: train(..., teacher=...)")
+        with torch.no_grad(), self._compute.autocast():
+            return distil(self._teacher(inputs_for(self._teacher, images)), weight)
 
     def _check_loss(self) -> None:
         if not torch.isfinite(self._loss):
@@ -258,6 +296,7 @@ class _Training:
         """Everything that `restore` needs to go on as if nothing had happened."""
         return {
             "model": self._model.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "data": self._data.state(),
@@ -274,6 +313,8 @@ class _Training:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where the training that gave `state` was."""
         self._model.load_state_dict(state["model"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._data.restore(state["data"])

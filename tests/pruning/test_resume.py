@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from nsopt.compute import checkpoint
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import Compute
+from nsopt.compute.random_state import seeded
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.architecture import TableArchitecture
@@ -40,6 +41,12 @@ SEARCH = SearchSettings(
     device="cpu",
 )
 TRAINING = TrainSettings(epochs=3, batch_size=16, lr=0.05, device="cpu")
+FINE_TUNING: dict[str, Any] = {
+    "schedule": "linear",
+    "warmup_epochs": 0.5,
+    "distillation": 0.5,
+    "averaging": 0.9,
+}
 SEARCH_BATCHES, TRAINING_STEPS = 50, 24
 
 
@@ -142,20 +149,30 @@ def test_a_resumed_network_is_the_same_to_the_last_weight(few: ImageData, name: 
 
 
 @settings(max_examples=6)
-@example(first=6, precision="fp32")  # between the last batch of an epoch and its end
-@given(first=st.integers(1, TRAINING_STEPS), precision=st.sampled_from(["fp32", "bf16"]))
+@example(first=6, precision="fp32", tuned=False)  # after an epoch's last batch, before its end
+@example(first=13, precision="fp32", tuned=True)
+@given(
+    first=st.integers(1, TRAINING_STEPS),
+    precision=st.sampled_from(["fp32", "bf16"]),
+    tuned=st.booleans(),
+)
 def test_a_resumed_training_equals_an_uninterrupted_one(
     narrow: TableArchitecture,
     few: ImageData,
     tmp_path_factory: pytest.TempPathFactory,
     first: int,
     precision: str,
+    tuned: bool,
 ) -> None:
+    """tuned: with everything that fine-tuning adds."""
     file = tmp_path_factory.mktemp("training") / "training.pt"
-    each = TRAINING.updated(precision=precision)
+    each = TRAINING.updated(precision=precision, **(FINE_TUNING if tuned else {}))
+    with seeded(0, torch.device("cpu")):
+        teacher = narrow.build(narrow.base_widths)
 
     def run(path: Path | None = file) -> tuple:
-        return train(narrow, narrow.base_widths, few, each, checkpoint=path).epochs
+        outcome = train(narrow, narrow.base_widths, few, each, checkpoint=path, teacher=teacher)
+        return outcome.epochs
 
     assert interrupted_after(first, run) == (first < TRAINING_STEPS + 1)
     assert run() == run(None)

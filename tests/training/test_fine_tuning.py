@@ -1,0 +1,92 @@
+"""A learning rate in lines, a teacher, and a running average of the weights."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nsopt.data.images import ImageData
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import TableArchitecture
+from nsopt.training.fine_tuning import distil, make_schedule
+from nsopt.training.loop import train
+from nsopt.training.settings import TrainSettings
+
+SHORT = TrainSettings(epochs=2, batch_size=32, lr=0.05, device="cpu")
+
+
+def test_the_learning_rate_rises_and_falls_in_lines() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.8)
+    settings = SHORT.updated(epochs=5, schedule="linear", warmup_epochs=1.0)
+    schedule, rates = make_schedule(optimizer, settings, batches=4), []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    rising, falling = torch.tensor(rates[:5]).diff(), torch.tensor(rates[4:]).diff()
+    assert max(rates) == rates[4] == 0.8
+    torch.testing.assert_close(rising, torch.full((4,), 0.16))
+    torch.testing.assert_close(falling, torch.full((15,), -0.05))
+    assert optimizer.param_groups[0]["lr"] == 0
+
+
+def test_a_student_that_agrees_with_its_teacher_has_nothing_to_learn() -> None:
+    logits, labels = torch.randn(8, 10), torch.randint(10, (8,))
+    teacher = logits.clone()
+    assert distil(teacher, 1.0)(logits, labels) == pytest.approx(0.0, abs=1e-6)
+    assert distil(teacher, 1.0)(teacher.flip(1), labels) > 0.1
+    halfway = distil(teacher, 0.5)(logits, labels)
+    torch.testing.assert_close(halfway, functional.cross_entropy(logits, labels) / 2)
+
+
+def test_a_teacher_brings_a_student_to_its_outputs(
+    narrow: TableArchitecture, digits: ImageData
+) -> None:
+    """Even to those of an untrained one, which labels would not."""
+    torch.manual_seed(1)
+    teacher = narrow.build(narrow.base_widths).train()
+    with torch.no_grad():
+        for _ in range(30):  # BatchNorm's running statistics
+            teacher(torch.randn(32, 1, 32, 32))
+    images = torch.randn(64, 1, 32, 32)
+    distance = {}
+    for weight in (None, 1.0):
+        model = train(
+            narrow, narrow.base_widths, digits, SHORT.updated(distillation=weight), teacher=teacher
+        ).model
+        with torch.no_grad():
+            own, wanted = (functional.log_softmax(m.eval()(images), 1) for m in (model, teacher))
+            apart = functional.kl_div(own, wanted, reduction="batchmean", log_target=True)
+            distance[weight] = float(apart)
+    assert distance[1.0] < 0.5 * distance[None]
+    with pytest.raises(NsoptError, match="distillation needs a teacher"):
+        train(narrow, narrow.base_widths, digits, SHORT.updated(distillation=0.5))
+
+
+def test_the_average_of_the_weights_is_evaluated_and_kept(
+    narrow: TableArchitecture, digits: ImageData
+) -> None:
+    def trained(averaging: float | None) -> dict[str, torch.Tensor]:
+        outcome = train(narrow, narrow.base_widths, digits, SHORT.updated(averaging=averaging))
+        return {"val": torch.tensor(outcome.val_accuracy), **outcome.model.state_dict()}
+
+    last, hardly_averaged, averaged = trained(None), trained(1e-12), trained(0.9)
+    torch.testing.assert_close(hardly_averaged, last)
+    name = "classifier.weight"
+    assert not torch.allclose(averaged[name], last[name], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"warmup_epochs": 1.0}, "needs schedule = 'linear'"),
+        ({"schedule": "linear", "warmup_epochs": 2.0}, "must be below epochs"),
+        ({"schedule": "cosine"}, "schedule = 'cosine'"),
+        ({"distillation": 2}, "distillation = 2"),
+        ({"averaging": 1}, "averaging = 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(changes: dict, message: str) -> None:
+    with pytest.raises(NsoptError, match=message) as caught:
+        SHORT.updated(**changes)
+    assert "\n" not in str(caught.value)
