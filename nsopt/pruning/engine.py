@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import record_function
 
 from nsopt.compute.device import Compute, place
@@ -194,6 +194,10 @@ class ShrinkingNetwork:
             raise NonFiniteLossError(f"the loss became {mean} while searching: try a smaller --lr")
         return mean
 
+    def importance(self) -> list[Tensor]:
+        """Return the mean importance of every unit since the last prune step, (w_l,) per group."""
+        return self._scores.mean()
+
     def prune(self, rule: PruneRule, steps: int, spare: bool = False) -> bool:
         """Keep what `rule` keeps after `steps` prune steps, of all layers together.
 
@@ -201,7 +205,7 @@ class ShrinkingNetwork:
         these are not spared.
         """
         with record_function("compaction"):
-            importance = [scores.cpu().double().numpy() for scores in self._scores.mean()]
+            importance = [scores.cpu().double().numpy() for scores in self.importance()]
             kept = rule.kept(importance, steps)
             kept = [mask | np.isinf(scores) for mask, scores in zip(kept, importance, strict=True)]
             least = self._arch.narrowest

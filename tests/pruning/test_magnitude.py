@@ -37,11 +37,11 @@ def test_pruned_network_fits_the_budget_and_no_larger_one_does(
     assert cost(widths) <= budget
     removed = torch.cat(
         [
-            norms.sort().values[: len(norms) - width]
-            for norms, width in zip(ranking.norms, widths, strict=True)
+            scores.sort().values[: len(scores) - width]
+            for scores, width in zip(ranking.scores, widths, strict=True)
         ]
     )
-    layer = next(i for i, n in enumerate(ranking.norms) if removed.max() in n)
+    layer = next(i for i, n in enumerate(ranking.scores) if removed.max() in n)
     one_more = [w + (i == layer) for i, w in enumerate(widths)]
     assert cost(one_more) > budget
 

@@ -1,0 +1,79 @@
+"""Smaller networks that inherit from a trained one, scored before they are trained."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from nsopt.compute.device import resolve_compute
+from nsopt.data.images import ImageData, Splits
+from nsopt.models.architecture import TableArchitecture
+from nsopt.pruning.inherited import TrainedStart, rank_by_importance, score
+from nsopt.pruning.settings import SearchSettings
+from nsopt.pruning.supervision import Classification
+from nsopt.training.loop import train
+from nsopt.training.settings import TrainSettings
+
+CPU = resolve_compute("cpu", "fp32")
+SETTINGS = SearchSettings(batch_size=32, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def splits(digits: ImageData) -> Splits:
+    return digits.split(0.2)
+
+
+@pytest.fixture(scope="module")
+def start(narrow: TableArchitecture, digits: ImageData, splits: Splits) -> TrainedStart:
+    settings = TrainSettings(epochs=6, batch_size=32, lr=0.05, val_fraction=0.2, device="cpu")
+    model = train(narrow, narrow.base_widths, digits, settings).model
+    ranking = rank_by_importance(narrow, model, Classification(splits), SETTINGS, CPU, batches=5)
+    return TrainedStart(narrow, model, ranking)
+
+
+def scored(start: TrainedStart, splits: Splits, widths: tuple[int, ...]) -> float:
+    return score(start, widths, Classification(splits), splits, CPU, batch_size=32)
+
+
+def test_the_whole_network_scores_its_own_accuracy(start: TrainedStart, splits: Splits) -> None:
+    whole = scored(start, splits, start.arch.base_widths)
+    assert whole > 80
+    assert scored(start, splits, start.arch.base_widths) == whole
+
+
+def test_important_units_score_higher_than_the_others(start: TrainedStart, splits: Splits) -> None:
+    widths = tuple(3 * width // 4 for width in start.arch.base_widths)
+    least = replace(start.ranking, scores=tuple(-own for own in start.ranking.scores))
+    kept, others = (
+        scored(start, splits, widths),
+        scored(replace(start, ranking=least), splits, widths),
+    )
+    assert kept > others + 10
+
+
+def test_statistics_of_batch_norm_are_measured_anew(start: TrainedStart, splits: Splits) -> None:
+    widths = tuple(3 * width // 4 for width in start.arch.base_widths)
+    forgotten = start.arch.inherit(
+        start.model,
+        [torch.arange(width) for width in start.arch.base_widths],
+        start.arch.base_widths,
+    )
+    for module in forgotten.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+    without = replace(start, model=forgotten)
+    assert scored(without, splits, widths) == scored(start, splits, widths)
+
+
+def test_ranking_leaves_the_network_and_the_random_state_alone(
+    start: TrainedStart, splits: Splits
+) -> None:
+    before = {name: tensor.clone() for name, tensor in start.model.state_dict().items()}
+    state = torch.get_rng_state()
+    again = rank_by_importance(
+        start.arch, start.model, Classification(splits), SETTINGS, CPU, batches=5
+    )
+    torch.testing.assert_close(dict(start.model.state_dict()), before, rtol=0, atol=0)
+    torch.testing.assert_close(torch.get_rng_state(), state)
+    torch.testing.assert_close(again.scores, start.ranking.scores)
