@@ -44,6 +44,11 @@ class TaskOptions:
     """Only the first classes of the data."""
     per_class: Count | None = None
     """Only the first training images of each class."""
+    mean: str | None = None
+    """Mean of each channel that pixels from 0 to 1 are normalised by: 0.485,0.456,0.406; by
+    default that of the training images."""
+    std: str | None = None
+    """Standard deviation of each channel, likewise."""
     preset: Literal["smoke", "quick", "fast", "paper"] = "smoke"
     """Protocol: everything that decides the numbers."""
 
@@ -113,6 +118,14 @@ class TrainingOptions:
 
     epochs: Count | None = None
     """Epochs of a training."""
+    schedule: Literal["linear"] | None = None
+    """Let the learning rate fall in a line to zero, instead of in steps."""
+    warmup_epochs: Annotated[float, Parameter(validator=Number(gte=0))] | None = None
+    """Epochs in which it rises before, with --schedule linear."""
+    distillation: Annotated[float, Parameter(validator=Number(gt=0, lte=1))] | None = None
+    """Part of the loss that asks for the outputs of the network given with --start."""
+    averaging: Annotated[float, Parameter(validator=Number(gt=0, lt=1))] | None = None
+    """Evaluate and keep a running average of the weights, with this decay per step: 0.99."""
 
 
 @Parameter(name="*", group="Search and training")

@@ -9,9 +9,11 @@ from rich.text import Text
 
 from nsopt.cli.console import console, tell_what_is_fixed
 from nsopt.cli.options import PlaceOptions, SizeOptions, TaskOptions
+from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source, Subset
+from nsopt.deployment.trained import load_trained
 from nsopt.errors import NsoptError
 from nsopt.files import check_writable
 from nsopt.models.architecture import Architecture
@@ -42,19 +44,28 @@ def preset_and_metric(task: TaskOptions, sizes: SizeOptions) -> tuple[Preset, Me
 
 
 def prepare(
-    options: TaskOptions, place: PlaceOptions, settings: StudySettings, workers: int = 1
+    options: TaskOptions,
+    place: PlaceOptions,
+    settings: StudySettings,
+    workers: int = 1,
+    start: Path | None = None,
 ) -> tuple[Task, Workspace]:
-    """Check the options, load the data, say what will run."""
+    """Check the options, load the data, and the weights in the file `start` if one is given."""
     check_name(options.arch)
     resolve_compute(settings.training.device, settings.training.precision)
     check_writable(place.out or _RUNS, "--out")
     file = storage_file(place.storage) if place.storage else None
     if file is not None:
         check_writable(file.parent, "--storage")
-    source = Source(options.data, options.image_size, Subset(options.classes, options.per_class))
+    subset = Subset(options.classes, options.per_class)
+    normalisation = _numbers("--mean", options.mean), _numbers("--std", options.std)
+    source = Source(options.data, options.image_size, subset, *normalisation)
     data = load_source(source, options.data_dir)
     arch = get_architecture(options.arch, len(data.classes), data.image_size, data.channels)
-    task = Task(arch, data, source, settings)
+    trained = None if start is None else load_trained(start, arch)
+    if trained is not None:
+        settings = settings.updated(start=weights_checksum(trained))
+    task = Task(arch, data, source, settings, trained)
     folder = place.out or _RUNS / task.name
     url = place.storage or f"sqlite:///{folder / 'study.db'}"
     if is_empty(url):
@@ -67,6 +78,14 @@ def prepare(
     workspace = Workspace(url, folder, options.data_dir, workers)
     with storage_errors(url):
         return with_precision(task, workspace), workspace
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """The numbers of a list separated by commas. Raises NsoptError for anything else."""
+    try:
+        return None if text is None else tuple(float(word) for word in words(text))
+    except ValueError:
+        raise NsoptError(f"{option} {text!r} is no list of numbers: write 0.5,0.5,0.5") from None
 
 
 def settings_of(preset: Preset, *changes: dict[str, dict[str, Any]]) -> StudySettings:

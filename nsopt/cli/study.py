@@ -1,6 +1,7 @@
 """`nsopt study`, the main job: searches, trains, measures, stores and reports."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -20,7 +21,6 @@ from nsopt.cli.options import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from rich.table import Table
 
@@ -58,6 +58,8 @@ class StudyOptions:
     """Tuning study whose best P or eta is used."""
     tuned_storage: str | None = None
     """Storage URL of --tuned, where it is not --storage."""
+    start: Path | None = None
+    """Trained weights of the whole network, which all methods inherit and fine-tune."""
     workers: Count = 1
     """Processes on this machine that share the work."""
 
@@ -96,7 +98,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     settings = settings_of(preset, _tuned(options), own)
     for method in methods:
         method.search_iterations(settings.search)
-    task, workspace = prepare(options.task, options.place, settings, options.workers)
+    task, workspace = prepare(options.task, options.place, settings, options.workers, options.start)
     announce(task, preset, options.place.verbose)
     with storage_errors(workspace.url):
         with live_progress() as progress:
@@ -136,8 +138,6 @@ def _write_report(results: "Results", folder: "Path") -> str:
 
 def _tuned(options: StudyOptions) -> dict[str, dict[str, object]]:
     """The best of the tuning study that was named, as changes of the preset."""
-    from pathlib import Path
-
     from nsopt.errors import NsoptError
     from nsopt.storage.opening import storage_errors
     from nsopt.study.workspace import Workspace

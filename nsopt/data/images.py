@@ -17,6 +17,7 @@ from torch import Tensor
 from nsopt.data.arrays import checked, read, shown
 from nsopt.errors import NsoptError
 
+_PIXEL_RANGE = 255.0
 _VALUES = 256  # of a uint8 pixel
 _IMAGES_AT_ONCE = 1024
 Labelled = tuple[ArrayLike, ArrayLike]
@@ -90,8 +91,12 @@ class ImageSet:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set. `validation` is None where the set comes without one; `mirror` tells whether a
-    mirrored image is as good as the original (it is not for digits)."""
+    """A data set.
+
+    validation: None where the set comes without one; mirror: whether a mirrored image is as good as
+    the original (it is not for digits); mean, std: how pixels from 0 to 1 are normalised, per
+    channel, None for the statistics of the training images.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -99,6 +104,8 @@ class ImageData:
     test: ImageSet
     validation: ImageSet | None = None
     mirror: bool = True
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     @property
     def image_size(self) -> int:
@@ -156,6 +163,25 @@ class ImageData:
         named = classes or getattr(train, "classes", None)
         return cls.from_arrays(read("train", train), read("test", test), own, named, name, mirror)
 
+    def normalised_by(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> Self:
+        """Return the same images, normalised as a trained network expects them.
+
+        Args:
+            mean: per channel, of pixels from 0 to 1, as `torchvision.transforms.Normalize` takes
+                it; None, with std, for the statistics of the training images.
+            std: likewise.
+
+        Raises:
+            NsoptError: if only one of them is given, or not one number for each channel.
+        """
+        if mean is None and std is None:
+            return self
+        if mean is None or std is None or not len(mean) == len(std) == self.channels:
+            raise NsoptError(f"give mean and std, each with {self.channels} numbers")
+        if min(std) <= 0:
+            raise NsoptError("std must be above 0")
+        return replace(self, mean=tuple(mean), std=tuple(std))
+
     def subset(self, classes: int | None, per_class: int | None) -> Self:
         """The first `classes` classes, with their first `per_class` training images; None for all.
 
@@ -186,14 +212,19 @@ class ImageData:
         train, validation = self.train, self.validation
         if validation is None:
             train, validation = _hold_out(self.train, val_fraction, len(self.classes))
-        mean, std = _pixel_statistics(train)
+        if self.mean is not None and self.std is not None:
+            mean, std = (_PIXEL_RANGE * torch.tensor(own) for own in (self.mean, self.std))
+        else:
+            mean, std = _pixel_statistics(train)
+            std = std.clamp(min=1.0)
         return Splits(
             train=train,
             validation=validation,
             test=self.test,
             mean=mean,
-            std=std.clamp(min=1.0),
+            std=std,
             mirror=self.mirror,
+            is_normalised_by_user=self.mean is not None,
         )
 
 
@@ -201,7 +232,8 @@ class ImageData:
 class Splits:
     """What training, selection and reporting see.
 
-    mean, std: (C,), of the training pixels, on the device that batches are made on.
+    mean, std: (C,), by which pixels from 0 to 255 are normalised, on the device that batches are
+    made on; is_normalised_by_user: whether the user gave them.
     """
 
     train: ImageSet
@@ -210,6 +242,7 @@ class Splits:
     mean: Tensor
     std: Tensor
     mirror: bool
+    is_normalised_by_user: bool = False
 
     def with_train_images(self, count: int | None) -> Self:
         """These splits with only about `count` training images, the first ones, as many of every
@@ -219,19 +252,24 @@ class Splits:
         per_class = -(-count // len(self.train.labels.unique()))
         return replace(self, train=self.train.first_of_each(per_class))
 
-    def fingerprint(self) -> dict[str, int]:
-        """What tells these splits from others: their sizes, and a checksum of each."""
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these splits from others: sizes, checksums, and a user's normalisation."""
         return self._fingerprint
 
     @cached_property
-    def _fingerprint(self) -> dict[str, int]:
+    def _fingerprint(self) -> dict[str, Any]:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         sizes = {name: len(part) for name, part in parts.items()}
-        return sizes | {
-            "crc32": _checksum(self.train),
-            "validation_crc32": _checksum(self.validation),
-            "test_crc32": _checksum(self.test),
-        }
+        own = {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        return (
+            sizes
+            | (own if self.is_normalised_by_user else {})
+            | {
+                "crc32": _checksum(self.train),
+                "validation_crc32": _checksum(self.validation),
+                "test_crc32": _checksum(self.test),
+            }
+        )
 
 
 def _copied(tensor: Tensor, device: torch.device) -> Tensor:

@@ -40,8 +40,9 @@ def load_data(
 
 
 def load_source(source: Source, directory: Path) -> ImageData:
-    """The images that a study uses."""
-    return load_data(source.name, directory, source.image_size, source.subset)
+    """Return the images that a study uses."""
+    data = load_data(source.name, directory, source.image_size, source.subset)
+    return data.normalised_by(source.mean, source.std)
 
 
 def fetch_data(name: str, directory: Path) -> None:

@@ -15,8 +15,13 @@ class Subset:
 
 @dataclass(frozen=True)
 class Source:
-    """The arguments of `load_data`, but for the directory."""
+    """The arguments of `load_data`, but for the directory, and how its images are normalised.
+
+    mean, std: per channel, of pixels from 0 to 1; None for those of the training images.
+    """
 
     name: str
     image_size: int | None = None
     subset: Subset = Subset()
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None

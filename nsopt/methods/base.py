@@ -42,7 +42,9 @@ class Method(ABC):
     needs_trained_network: whether `LawInputs.trained` must be there; inherits_weights: whether its
     networks then begin with weights of that one (`start`) and are fine-tuned; by_algorithm_3:
     whether `--eta` replaces the exact solver for it; price: of the search that it needs, None for
-    that of the study's settings; needs_tuned_law: whether `LawInputs.tuned` must be there.
+    that of the study's settings; needs_tuned_law: whether `LawInputs.tuned` must be there;
+    keeps_weights: whether its network is the one that the study starts from, which is measured and
+    not trained.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Method(ABC):
     by_algorithm_3: bool = False
     price: Price | None = None
     needs_tuned_law: bool = False
+    keeps_weights: bool = False
 
     @abstractmethod
     def law(self, inputs: LawInputs) -> ScalingLaw:

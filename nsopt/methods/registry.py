@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.methods.base import Method
+from nsopt.methods.dense import Dense
 from nsopt.methods.magnitude import Magnitude
 from nsopt.methods.morphnet import MorphNet
 from nsopt.methods.neuralscale import NeuralScale
@@ -95,7 +96,7 @@ def method_order(names: Sequence[str]) -> list[str]:
 
 @cache
 def _built_in() -> dict[str, Method]:
-    built_in = (Uniform(), Magnitude(), MorphNet(), NeuralScale(), Tuned())
+    built_in = (Uniform(), Magnitude(), MorphNet(), NeuralScale(), Tuned(), Dense())
     return {method.name: method for method in built_in}
 
 

@@ -20,7 +20,7 @@ from nsopt.pruning.engine import ShrinkingNetwork
 from nsopt.pruning.ranking import UnitRanking, join_streams
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Batches, Supervision
-from nsopt.training.evaluation import Evaluation
+from nsopt.training.evaluation import accuracy_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +83,7 @@ def score(
         data = supervision.batches(batch_size, seed=0)
         with compute.autocast():
             update_bn(_inputs(model, data, batches, compute), model)
-        evaluation = Evaluation(splits.validation, splits, compute)
-        while not evaluation.complete:
-            compute.give_way()
-            evaluation.advance(model)
-    return evaluation.accuracy
+        return accuracy_on(splits.validation, model, splits, compute)
 
 
 def _inputs(model: nn.Module, data: Batches, count: int, compute: Compute) -> Iterator[Tensor]:

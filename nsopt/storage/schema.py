@@ -174,6 +174,8 @@ def read_task(study: Study) -> TaskDescription:
 def read_source(study: Study) -> Source:
     """Where the study's images came from."""
     values = dict(study.user_attrs[_SOURCE])
+    for name in ("mean", "std"):
+        values[name] = tuple(values[name]) if values.get(name) else None
     return Source(**values | {"subset": Subset(**values["subset"])})
 
 

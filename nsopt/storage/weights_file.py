@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from nsopt.errors import NsoptError
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote of a dict with its tensors in a dict `state`.
+    """Return what `torch.save` wrote of a dict, its tensors on the CPU.
 
     Raises NsoptError for a compressed archive and for tensors that claim more than the file holds;
     OSError, or whatever torch raises, for anything else that is no such file.
@@ -24,7 +25,7 @@ def read_weights(path: Path) -> dict[str, Any]:
         raise NsoptError("there is no such file")
     size = path.stat().st_size
     content: dict[str, Any] = torch.load(_copied(path, size), "cpu", weights_only=True)
-    tensors: list[Tensor] = list(content["state"].values())
+    tensors = [leaf for leaf in tree_leaves(content) if isinstance(leaf, Tensor)]
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > size:
         raise NsoptError("its tensors claim more than the file holds")
     return content

@@ -12,6 +12,7 @@ from nsopt.study.other_workers import other_workers
 from nsopt.study.plan import make_plan
 from nsopt.study.searching import continue_searches
 from nsopt.study.session import Session, start_session
+from nsopt.study.start import keep_start
 from nsopt.study.timing import time_together
 from nsopt.study.trial import TrialRunner
 from nsopt.study.tuned_law import tuned_verdict
@@ -36,6 +37,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
         verdict = tuned_verdict(workspace, task.name, comparison.metric.name)
         progress.message(f"tuned: {verdict}")
     compute = resolve_compute(training.device, training.precision)
+    keep_start(task, workspace)
     with start_session(task, workspace, compute, progress) as session:
         plan = make_plan(comparison, session)
         missing = sum(len(points) for points in plan.missing().values())

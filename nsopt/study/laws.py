@@ -108,4 +108,5 @@ class Laws:
             eta=settings.eta if method.by_algorithm_3 else None,
             multiple_of=multiple,
             min_width=narrowest,
+            max_width=None if session.task.start is None else arch.base_widths,
         )

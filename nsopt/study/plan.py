@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from optuna.study import Study
 from optuna.trial import TrialState
 
-from nsopt.errors import NoWidthsError
+from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.methods.base import Method
 from nsopt.methods.registry import baseline
 from nsopt.scaling.metric import MACS
@@ -148,6 +148,8 @@ def make_plan(comparison: Comparison, session: Session) -> Plan:
 
 def _supported(comparison: Comparison, method: Method, session: Session) -> list[Point]:
     metric = comparison.metric
+    if method.keeps_weights and session.task.start is None:
+        raise NsoptError(f"{method.name} is a trained network: give its weights with --start")
     points, base = (
         comparison.points(method),
         metric.cost(session.task.arch)(session.task.arch.base_widths),

@@ -21,7 +21,8 @@ class StudySettings(Settings):
     `magnitude_epochs`, and fine-tune for `fine_tune_epochs` at `fine_tune_lr` (Li et al.).
     eta: step size of Algorithm 3, which then replaces the exact solver for fitted laws;
     multiple_of, min_width: of all proposed widths, or of those for budgets in a metric, by its
-    name; None for any.
+    name; None for any. start: the checksum of the trained network that all methods start from,
+    None where they train from scratch.
     """
 
     preset: str
@@ -33,13 +34,14 @@ class StudySettings(Settings):
     eta: float | None = Field(None, gt=0)
     multiple_of: Rounding | None = None
     min_width: Rounding | None = None
+    start: int | None = None
 
     def rounding(self, metric: str) -> tuple[int, int]:
         """multiple_of and min_width for budgets in a metric, as `solve_widths` takes them."""
         return rounding_for(self.multiple_of, metric), rounding_for(self.min_width, metric)
 
     def training_for(self, seed: int) -> TrainSettings:
-        """From scratch, with one seed."""
+        """Of every network with one seed: from scratch, or from `start`."""
         return self.training.updated(seed=seed)
 
     def base_training_for(self, seed: int) -> TrainSettings:
@@ -47,7 +49,9 @@ class StudySettings(Settings):
         return self.training.updated(seed=seed, epochs=self.magnitude_epochs)
 
     def fine_tuning_for(self, seed: int) -> TrainSettings:
-        """Of inherited weights, at a constant learning rate."""
+        """Of weights that a method inherits on its own, at a constant learning rate."""
+        if self.start is not None:
+            return self.training_for(seed)
         return self.training.updated(
             seed=seed, epochs=self.fine_tune_epochs, lr=self.fine_tune_lr, decay_after=()
         )

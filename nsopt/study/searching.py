@@ -73,7 +73,15 @@ def descend_task(
     own = replace(resolve_compute(settings.device, settings.precision), lock=session.compute.lock)
     images = images_of_search(splits, settings, own)
     return descend(
-        task.arch, images, settings, history, own, session.progress, checkpoint, None, pretrained
+        task.arch,
+        images,
+        settings,
+        history,
+        own,
+        session.progress,
+        checkpoint,
+        task.start,
+        None if task.start else pretrained,
     )
 
 

@@ -1,22 +1,27 @@
 """The session: the one object that every step of an experiment is given."""
 
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from optuna.study import Study
 from torch import nn
 
-from nsopt.compute.device import Compute
+from nsopt.compute.device import Compute, place
 from nsopt.compute.placement import place_images
 from nsopt.compute.sharing import sharing
 from nsopt.data.images import Splits
 from nsopt.progress import Progress
+from nsopt.pruning.inherited import TrainedStart
+from nsopt.study.start import rank_start
 from nsopt.study.task import Task, with_stored_latency
 from nsopt.study.workspace import Workspace
-from nsopt.training.loop import Outcome, train_configuration
+from nsopt.training.evaluation import accuracy_on
+from nsopt.training.loop import Epoch, Outcome, train_configuration
 from nsopt.training.settings import TrainSettings
 
 
@@ -38,6 +43,11 @@ class Session:
         """The images that trainings see, from `place_images`."""
         return place_images(self.task.splits, self.compute)
 
+    @cached_property
+    def start(self) -> TrainedStart | None:
+        """The trained network that all trainings start from; None where they train from scratch."""
+        return rank_start(self.task, self.splits, self.compute)
+
     def studies(self) -> dict[str, Study]:
         """Return the stored studies of the task, by method or kind of search."""
         return self.workspace.studies(self.task.name)
@@ -54,7 +64,13 @@ class Session:
         name: str,
         start: Callable[[], nn.Module] | None = None,
     ) -> Outcome:
-        """Train the network of `widths`; see `train_configuration`."""
+        """Train the network of `widths`, by default from the network that the task starts from.
+
+        See `train_configuration`.
+        """
+        own = self.start
+        if start is None and own is not None:
+            start = partial(own.network, widths)
         return train_configuration(
             self.task.arch,
             widths,
@@ -65,7 +81,22 @@ class Session:
             checkpoint,
             task=name,
             start=start,
+            teacher=self.task.start,
         )
+
+    def evaluate_start(self) -> Outcome:
+        """Return the accuracies of the network that the task starts from, as it is."""
+        task, model = self.task, self.task.start
+        assert model is not None
+        began = time.perf_counter()
+        with self.compute.computing():
+            model = place(model, self.compute.device, task.arch.layout)
+            validation, test = (
+                accuracy_on(part, model, self.splits, self.compute)
+                for part in (self.splits.validation, self.splits.test)
+            )
+        seconds = time.perf_counter() - began
+        return Outcome(task.arch.base_widths, (Epoch(math.nan, validation, test),), seconds, model)
 
     def with_latency_of(self, studies: Iterable[Study]) -> "Session":
         """Return this session with the latency model that one of the studies holds.

@@ -8,6 +8,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 from optuna.study import Study
+from torch import nn
 
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData, Splits
@@ -28,12 +29,17 @@ from nsopt.study.workspace import Workspace
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Network, images and settings. source: where `data` came from."""
+    """Network, images and settings.
+
+    source: where `data` came from; start: the trained network of base widths that all methods start
+    from, None where they train from scratch.
+    """
 
     arch: Architecture
     data: ImageData
     source: Source
     settings: StudySettings
+    start: nn.Module | None = None
 
     @property
     def name(self) -> str:

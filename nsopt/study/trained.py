@@ -13,13 +13,15 @@ from nsopt.training.loop import training_identity
 
 
 def trained_network(session: Session, seed: int) -> nn.Module:
-    """Return the base network that is trained with `seed`.
+    """Return the base network that is trained with `seed`, or that the task starts from.
 
     While its comparison runs, a checkpoint keeps it: a later trial, or the same command after an
     interruption, reads it instead of training again. Of several processes that ask for it at once,
     one trains it and the others wait.
     """
     task, device = session.task, session.compute.device
+    if task.start is not None:
+        return task.start
     widths, settings = task.arch.base_widths, task.settings.base_training_for(seed)
     folder = session.workspace.checkpoints(task.study_name(schema.BASE))
     path = folder / f"seed{seed}.pt"

@@ -1,5 +1,6 @@
 """What one trial of a comparison does: propose widths, train them, write down what came out."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,10 @@ class TrialRunner:
         return KeptNetwork.of(task.arch.name, splits, task.data.classes, point, outcome)
 
     def _train(self, point: Point, widths: tuple[int, ...]) -> Outcome:
-        """Train from scratch, or fine-tune weights of the trained base network."""
+        """Train from scratch, or fine-tune inherited weights."""
         method, task = get_method(point.method), self.session.task
+        if method.keeps_weights:
+            return self.session.evaluate_start()
         checkpoint = _checkpoint(self.session, point)
         if not method.inherits_weights:
             training = task.settings.training_for(point.seed)
@@ -150,7 +153,9 @@ class TrialRunner:
 
 
 def _curves(figures: Figures) -> dict[str, Any]:
-    """Numbers of every epoch."""
+    """Numbers of every epoch; none of a network that was not trained."""
+    if any(map(math.isnan, figures.losses)):
+        return {}
     return {
         "train_loss": figures.losses,
         "val_accuracy": [epoch.val_accuracy for epoch in figures.epochs],

@@ -16,6 +16,7 @@ from nsopt.storage.studies import comparisons, load_studies
 from nsopt.storage.urls import hide_password
 from nsopt.study.laws import Laws
 from nsopt.study.session import Session, start_session
+from nsopt.study.start import with_start
 from nsopt.study.task import load_task
 from nsopt.study.trial import TrialRunner
 from nsopt.study.unfinished import clear_finished
@@ -106,6 +107,7 @@ def join(
         NsoptError: if there is nothing to join.
     """
     task = load_task(_any_study(name, workspace), data, workspace.data_dir, given)
+    task = with_start(task, workspace)
     if task.arch.summary() and not child:
         progress.message(task.arch.summary())
     compute = resolve_compute(device, task.settings.training.precision)

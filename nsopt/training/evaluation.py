@@ -84,3 +84,16 @@ class Evaluation:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where the evaluation that gave `state` was."""
         self._done, self._correct = state["done"], state["correct"]
+
+
+def accuracy_on(images: ImageSet, model: nn.Module, splits: Splits, compute: Compute) -> float:
+    """Return the percentage of `images` that a network gets right; inside `computing`.
+
+    Args:
+        splits: whose statistics normalise the images.
+    """
+    evaluation = Evaluation(images, splits, compute)
+    while not evaluation.complete:
+        compute.give_way()
+        evaluation.advance(model)
+    return evaluation.accuracy

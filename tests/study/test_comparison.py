@@ -42,7 +42,11 @@ from nsopt.study.workspace import Workspace
 from nsopt.training.evaluation import Evaluation
 from nsopt.training.settings import TrainSettings
 
-METHODS = tuple(name for name, method in methods().items() if not method.needs_tuned_law)
+METHODS = tuple(
+    name
+    for name, method in methods().items()
+    if not method.needs_tuned_law and not method.keeps_weights
+)
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 
 SETTINGS = StudySettings(

@@ -1,0 +1,72 @@
+"""The trained network that a study starts from: its file beside the results, and its ranking.
+
+Every process of the study reads that file; its checksum belongs to the settings.
+"""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from nsopt.compute.checkpoint import weights_checksum
+from nsopt.compute.device import Compute
+from nsopt.data.images import Splits
+from nsopt.deployment.trained import load_trained
+from nsopt.errors import NsoptError
+from nsopt.files import write_whole
+from nsopt.pruning.inherited import TrainedStart, rank_by_importance
+from nsopt.pruning.supervision import Classification
+from nsopt.study.task import Task
+from nsopt.study.workspace import Workspace
+
+_BATCHES = 20  # over which the importance of units is averaged
+
+
+def keep_start(task: Task, workspace: Workspace) -> None:
+    """Write the network that a task starts from, if there is one, for workers and later runs."""
+    path = _path(workspace)
+    if task.start is None or path.is_file():
+        return
+    content = io.BytesIO()
+    torch.save({"state_dict": task.start.state_dict()}, content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, content.getbuffer())
+
+
+def with_start(task: Task, workspace: Workspace) -> Task:
+    """Return a stored task with the network that its settings start from, if they do.
+
+    Raises:
+        NsoptError: if its file is missing here, or holds other weights.
+    """
+    wanted, path = task.settings.start, _path(workspace)
+    if wanted is None:
+        return task
+    if not path.is_file():
+        raise NsoptError(
+            f"{task.name} starts from a trained network: copy {path.name} from the folder of the "
+            f"study to {path.parent}"
+        )
+    model = load_trained(path, task.arch)
+    if weights_checksum(model) != wanted:
+        raise NsoptError(f"{path} holds other weights than {task.name} starts from")
+    return replace(task, start=model)
+
+
+def rank_start(task: Task, splits: Splits, compute: Compute) -> TrainedStart | None:
+    """Return the network that a task starts from with the ranking of its units; None for none.
+
+    Args:
+        splits: on the device of `compute`.
+    """
+    if task.start is None:
+        return None
+    search = task.settings.search
+    images = Classification(splits, search.resized_crop)
+    ranking = rank_by_importance(task.arch, task.start, images, search, compute, _BATCHES)
+    return TrainedStart(task.arch, task.start, ranking)
+
+
+def _path(workspace: Workspace) -> Path:
+    return workspace.folder / "trained.pt"

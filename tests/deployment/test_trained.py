@@ -1,0 +1,62 @@
+"""Weights of a trained network, read from the files that people have."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from nsopt.deployment.trained import load_trained
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import TableArchitecture
+from nsopt.models.registry import table_architecture
+
+
+@pytest.mark.parametrize("name", [None, "state_dict", "model", "state"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_are_read_as_people_save_them(
+    narrow: TableArchitecture, tmp_path: Path, name: str | None, prefix: str
+) -> None:
+    model, file = narrow.build(narrow.base_widths), tmp_path / "weights.pt"
+    state = {prefix + key: tensor for key, tensor in model.state_dict().items()}
+    torch.save(state if name is None else {"epoch": 3, name: state}, file)
+    loaded = load_trained(file, narrow)
+    assert not loaded.training
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_weights_of_another_network_are_refused_with_what_differs(
+    narrow: TableArchitecture, tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.pt"
+    other = table_architecture("vgg11", num_classes=8, in_channels=1)
+    torch.save(other.build([8, *narrow.base_widths[1:]]).state_dict(), file)
+    with pytest.raises(NsoptError) as caught:
+        load_trained(file, narrow)
+    first = narrow.build(narrow.base_widths).state_dict()
+    name = next(iter(first))
+    assert "\n" not in str(caught.value)
+    assert re.search(
+        f"another network than vgg11 with 10 outputs: {re.escape(name)} is 8x1x3x3 there and "
+        "8x1x3x3|is .* there and .* here",
+        str(caught.value),
+    )
+    torch.save({"weight": torch.zeros(3)}, file)
+    with pytest.raises(NsoptError, match=rf"{re.escape(name)} is missing there and .* more differ"):
+        load_trained(file, narrow)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a file of weights"])
+def test_files_without_weights_are_told_in_one_line(
+    narrow: TableArchitecture, tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "weights.pt"
+    file.write_bytes(content)
+    with pytest.raises(NsoptError, match="holds no weights as") as caught:
+        load_trained(file, narrow)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(NsoptError, match="there is no such file"):
+        load_trained(tmp_path / "missing.pt", narrow)
+    torch.save({"epoch": 3}, file)
+    with pytest.raises(NsoptError, match="it holds no tensors by name"):
+        load_trained(file, narrow)

@@ -1,0 +1,109 @@
+"""A study whose methods start from a trained network, which is a row beside them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from nsopt.compute.checkpoint import weights_checksum
+from nsopt.compute.device import resolve_compute
+from nsopt.data.images import ImageData
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import TableArchitecture
+from nsopt.progress import Silent
+from nsopt.scaling.metric import PARAMS
+from nsopt.study.compare import run_comparison
+from nsopt.study.comparison import Comparison, sizes_of_ratios
+from nsopt.study.session import Session
+from nsopt.study.start import keep_start, with_start
+from nsopt.study.workspace import Workspace
+from nsopt.training.evaluation import accuracy_on
+from nsopt.training.loop import train
+from tests.study.test_comparison import SETTINGS, only, results_at, studies_at
+
+CPU = resolve_compute("cpu", "fp32")
+
+
+@pytest.fixture(scope="module")
+def trained(narrow: TableArchitecture, digits: ImageData) -> nn.Module:
+    settings = SETTINGS.training.updated(epochs=6, batch_size=32)
+    return train(narrow, narrow.base_widths, digits, settings).model.eval()
+
+
+@pytest.fixture
+def started(comparison: Comparison, trained: nn.Module) -> Comparison:
+    """All methods at half the parameters, gently fine-tuned for an epoch."""
+    gentle = SETTINGS.training.updated(batch_size=32, lr=0.01, schedule="linear", distillation=0.5)
+    settings = SETTINGS.updated(start=weights_checksum(trained), training=gentle)
+    task = replace(comparison.task, settings=settings, start=trained)
+    sizes = sizes_of_ratios(task.arch, PARAMS, [0.75, 1.0])
+    return only(
+        replace(comparison, task=task, sizes=sizes, seeds=1), "dense", "uniform", "neuralscale"
+    )
+
+
+def test_methods_inherit_and_the_trained_network_is_a_row(
+    started: Comparison, trained: nn.Module, place: Workspace
+) -> None:
+    run_comparison(started, place, Silent())
+    outcomes = results_at(place).outcomes.set_index(["method", "ratio"])
+    splits = started.task.splits
+    dense = outcomes.loc["dense"]
+    assert dense.index.tolist() == [1.0]  # it has no other size
+    own = accuracy_on(splits.test, trained, splits, CPU)
+    assert dense.loc[1.0, "test_accuracy"] == pytest.approx(own)
+    assert dense.loc[1.0, "params"] == PARAMS.cost(started.task.arch)(started.task.arch.base_widths)
+    base = started.task.arch.base_widths
+    for method in ("uniform", "neuralscale"):
+        row = outcomes.loc[(method, 0.75)]
+        assert all(width <= most for width, most in zip(row["widths"], base, strict=True))
+        assert row["val_accuracy"] > 50  # one gentle epoch from scratch gives some 20
+    (search,) = studies_at(place)["search"].trials
+    assert search.user_attrs["seconds"] > 0
+
+
+def test_an_inherited_start_beats_one_from_scratch(
+    started: Comparison, place: Workspace, trained: nn.Module
+) -> None:
+    session = Session(started.task, place, CPU, Silent())
+    scratch = replace(started.task, start=None, settings=started.task.settings.updated(start=None))
+    settings = SETTINGS.training.updated(batch_size=32, lr=0.01)
+    widths = tuple(3 * width // 4 for width in started.task.arch.base_widths)
+    file = place.folder / "training.pt"
+    inherited = session.train(widths, settings, file, "inherited").val_accuracy
+    fresh = Session(scratch, place, CPU, Silent()).train(widths, settings, file, "fresh")
+    assert inherited > fresh.val_accuracy + 20
+
+
+def test_workers_read_the_network_that_was_kept(
+    started: Comparison, trained: nn.Module, place: Workspace, tmp_path: Path
+) -> None:
+    keep_start(started.task, place)
+    stored = replace(started.task, start=None)
+    found = with_start(stored, place).start
+    assert found is not None
+    torch.testing.assert_close(found.state_dict(), trained.state_dict(), rtol=0, atol=0)
+    elsewhere = replace(place, folder=tmp_path / "elsewhere")
+    with pytest.raises(NsoptError, match=r"copy trained.pt from the folder of the study to .*else"):
+        with_start(stored, elsewhere)
+    others = replace(stored, settings=stored.settings.updated(start=1))
+    with pytest.raises(NsoptError, match="holds other weights than vgg11-digits-test starts from"):
+        with_start(others, place)
+
+
+def test_a_study_from_scratch_and_one_from_weights_are_kept_apart(
+    started: Comparison, comparison: Comparison, place: Workspace
+) -> None:
+    started.task.open_study(place.storage, "uniform", CPU)
+    with pytest.raises(NsoptError, match="start: None now, "):
+        comparison.task.stored_studies(place)
+
+
+def test_the_trained_network_needs_its_weights(comparison: Comparison, place: Workspace) -> None:
+    with pytest.raises(
+        NsoptError, match="dense is a trained network: give its weights with --start"
+    ):
+        run_comparison(only(comparison, "dense"), place, Silent())
+    assert not place.has_storage
