@@ -66,13 +66,15 @@ def numbers_near(
 ) -> Iterator[Lifts]:
     """Attributes that may hold a size of these groups: all of a kind of module, then each alone.
 
-    What holds for one module is taken to hold for all of its type.
+    What holds for one module is taken to hold for all of its type: where a number may follow
+    several tensors, those of one name.
     """
     modules = dict(template.named_modules())
-    found: dict[type[nn.Module], set[str]] = {}
+    found: dict[type[nn.Module], dict[str, str]] = {}
     for group in groups:
         for number in _numbers(modules, family, group):
-            found.setdefault(type(modules[number.path]), set()).add(number.name)
+            followed = found.setdefault(type(modules[number.path]), {})
+            followed.setdefault(number.name, _within(number))
     for kind, names in found.items():
         same = [
             number
@@ -80,10 +82,16 @@ def numbers_near(
             for number in _numbers(modules, family, group)
             if type(modules[number.path]) is kind and number not in known.numbers
         ]
-        for some in (names, *({name} for name in sorted(names) if len(names) > 1)):
-            chosen = {(n.path, n.name): n for n in reversed(same) if n.name in some}
+        alike_first = sorted(same, key=lambda n: _within(n) != names.get(n.name))
+        for some in (set(names), *({name} for name in sorted(names) if len(names) > 1)):
+            chosen = {(n.path, n.name): n for n in reversed(alike_first) if n.name in some}
             if chosen:
                 yield Lifts(numbers=tuple(chosen.values()))
+
+
+def _within(number: Number) -> str:
+    """The name of the tensor that a number follows, within the module that keeps the number."""
+    return number.tensor.removeprefix(f"{number.path}.")
 
 
 def ties_of(

@@ -49,7 +49,7 @@ class PooledHeads(nn.Module):
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.head_dim = heads, channels // heads
         self.q, self.kv = nn.Linear(channels, channels), nn.Linear(channels, 2 * channels)
         self.pool, self.proj = nn.Conv2d(channels, channels, 2, 2), nn.Linear(channels, channels)
         self.scale = nn.Parameter(torch.ones(heads, 1, 1))
@@ -58,8 +58,8 @@ class PooledHeads(nn.Module):
         n, channels, *places = x.shape
         y = self.pool(x).reshape(n, channels, -1).transpose(1, 2)
         x = x.flatten(2).transpose(1, 2)
-        q = self.q(x).reshape(n, -1, self.heads, channels // self.heads).transpose(1, 2)
-        kv = self.kv(y).reshape(n, -1, 2, self.heads, channels // self.heads)
+        q = self.q(x).reshape(n, x.shape[1], self.heads, -1).transpose(1, 2)
+        kv = self.kv(y).reshape(n, -1, 2, self.heads, self.head_dim)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
         near = functional.normalize(q, dim=-1) @ functional.normalize(k, dim=-1).transpose(-2, -1)
         x = (near * self.scale).softmax(-1) @ v
@@ -68,14 +68,17 @@ class PooledHeads(nn.Module):
 
 
 class PoolingTransformer(nn.Module):
+    """At first with one head, whose size is that of the stream."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.c = block(3, 16, 3, 4), PooledHeads(16, 2), block(16, 24, 1)
-        self.head = Head(24)
+        self.a, self.b, self.c = block(3, 16, 3, 4), PooledHeads(16, 1), block(16, 24, 1)
+        self.d, self.head = PooledHeads(24, 2), Head(24)
 
     def forward(self, x: Tensor) -> Any:
         x = self.a(x)
-        return self.head(self.c(x + self.b(x)))
+        x = self.c(x + self.b(x))
+        return self.head(x + self.d(x))
 
 
 class UnitVectors(nn.Module):
