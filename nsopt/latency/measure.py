@@ -1,6 +1,5 @@
 """How long one forward pass takes."""
 
-import copy
 import gc
 import os
 import time
@@ -27,6 +26,7 @@ from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError
 from nsopt.models.layout import best_layout, inputs_for, laid_out
+from nsopt.models.tracing.originals import copied
 
 _LARGEST_SPREAD = 0.15
 _LONGEST_WAIT = 0.15
@@ -120,7 +120,7 @@ def measure_latencies(
         memory_kept(where),
         garbage_kept(),
     ):
-        copies = [_placed(copy.deepcopy(model), where, input_shape) for model in models]
+        copies = [_placed(copied(model), where, input_shape) for model in models]
         images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
         images = laid_out(images.to(where), torch.channels_last)
         for turn in range(rounds):

@@ -1,6 +1,5 @@
 """The one function that trains a configuration."""
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
@@ -23,6 +22,7 @@ from nsopt.data.images import ImageData, Splits
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.models.layout import inputs_for
+from nsopt.models.tracing.originals import copied
 from nsopt.progress import Progress, Silent
 from nsopt.training.evaluation import Evaluation
 from nsopt.training.fine_tuning import average_of, distil, make_schedule
@@ -116,7 +116,7 @@ def train(
         compute,
         progress or Silent(),
         checkpoint,
-        start=None if start is None else lambda: copy.deepcopy(start),
+        start=None if start is None else lambda: copied(start),
         teacher=teacher,
         after_epoch=lambda epochs: on_epoch(len(epochs), epochs[-1]),
     )

@@ -1,4 +1,5 @@
 import dataclasses
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -245,6 +246,23 @@ def test_a_training_may_start_from_another_network(
     fresh = train(narrow, widths, digits, gentle)
     assert inherited.val_accuracy > fresh.val_accuracy + 20
     torch.testing.assert_close(dict(trained.state_dict()), before, rtol=0, atol=0)
+
+
+def test_a_network_to_start_from_may_have_run(digits: ImageData) -> None:
+    """A hook of weight norm then keeps a weight that autograd has made."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings(action="ignore"):
+        first = nn.utils.weight_norm(nn.Conv2d(1, 8, 3))
+    model = nn.Sequential(
+        first, nn.ReLU(), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(32, 10)
+    )
+    x = torch.randn(2, 1, 8, 8)
+    arch = nsopt.trace(model, x)
+    start = arch.build(arch.base_widths)
+    start(x)
+    outcome = train(arch, arch.base_widths, digits, SHORT.updated(epochs=1), start=start)
+    assert outcome.epochs[0].train_loss < 3
+    assert measure_latency(start, (1, 8, 8), batch_size=1, repeats=5, warmup=0).median_ms > 0
 
 
 def test_the_trained_network_is_given_back(narrow: TableArchitecture, digits: ImageData) -> None:

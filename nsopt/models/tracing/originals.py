@@ -5,7 +5,7 @@ older PyTorch and as a parametrization.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -29,10 +29,14 @@ def original_weight(module: nn.Module) -> Tensor | None:
     return next((tensor for tensor in found if tensor is not None), None)
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy, also of a model whose hooks keep tensors that autograd has made."""
+def copied(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
+    """A deep copy, also of a model whose hooks keep tensors that autograd has made.
+
+    shared: tensors that the copy has in common with `model`.
+    """
     held = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor)]
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in held if not t.is_leaf}
+    memo |= {id(t): t for t in shared}
     return copy.deepcopy(model, memo)
 
 
