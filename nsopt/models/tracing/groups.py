@@ -170,23 +170,27 @@ def _groups(dimensions: tuple[Dimension, ...], units: Units) -> list[Group]:
     counts.sort_indices()
     first = np.full(len(units.fixed), _LATE)
     np.minimum.at(first, of_index, atoms)
-    members: dict[tuple[tuple[int, int], ...], list[int]] = {}
-    for unit in np.unique(of_index[~units.fixed[of_index]]):
+    members: dict[tuple[bytes, bytes], list[int]] = {}
+    for unit in np.unique(of_index[~units.fixed[of_index]]).tolist():
         row = slice(counts.indptr[unit], counts.indptr[unit + 1])
-        key = zip(counts.indices[row].tolist(), counts.data[row].tolist(), strict=True)
-        members.setdefault(tuple(key), []).append(int(unit))
-    return [
-        _group(key, np.array(sorted(found, key=lambda unit: first[unit])), units)
-        for key, found in members.items()
-    ]
+        key = counts.indices[row].tobytes(), counts.data[row].tobytes()
+        members.setdefault(key, []).append(unit)
+    result = []
+    for found in members.values():
+        row = slice(counts.indptr[found[0]], counts.indptr[found[0] + 1])
+        per_dimension = dict(
+            zip(counts.indices[row].tolist(), counts.data[row].tolist(), strict=True)
+        )
+        result.append(_group(per_dimension, np.array(sorted(found, key=first.__getitem__)), units))
+    return result
 
 
-def _group(key: tuple[tuple[int, int], ...], members: Atoms, units: Units) -> Group:
-    parts = int(np.gcd.reduce([count for _, count in key]))
+def _group(per_dimension: dict[int, int], members: Atoms, units: Units) -> Group:
+    parts = int(np.gcd.reduce(list(per_dimension.values())))
     rigid = len(members) == 1 and parts > 1
     return Group(
         units=members,
-        per_dimension={d: count // parts if rigid else count for d, count in key},
+        per_dimension={d: n // parts if rigid else n for d, n in per_dimension.items()},
         exact=not units.inexact[members].any(),
         rigid=rigid,
         width=parts if rigid else len(members),

@@ -69,6 +69,8 @@ class TracedNetwork:
 
     def with_fixed(self, units: Atoms) -> "TracedNetwork":
         """The same, of which more units have to stay."""
+        if not len(units):
+            return self
         return self._with_units(self.family.units.without(units))
 
     def _with_units(self, units: Units) -> "TracedNetwork":

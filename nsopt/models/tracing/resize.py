@@ -10,7 +10,7 @@ from nsopt.models.tracing.run import tensors_of
 
 def replaced(template: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Module:
     """A copy of `template` with every parameter and buffer changed, shared ones once."""
-    model = copied(template)
+    model = copied(template, shared=tensors_of(template).values())
 
     def changed(name: str, tensor: Tensor) -> Tensor:
         new = change(name, tensor.detach())
