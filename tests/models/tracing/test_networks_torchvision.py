@@ -20,6 +20,12 @@ OTHERS = {
     "torchvision:convnext_tiny": (64, 22, 0),
     "torchvision:resnext50_32x4d": (64, 21, 0),
     "torchvision:mnasnet1_0": (64, 25, 0),
+    "torchvision:shufflenet_v2_x0_5": (64, 21, 0),
+    "torchvision:mnasnet0_5": (64, 25, 0),
+    "torchvision:regnet_x_400mf": (64, 37, 0),
+    "torchvision:alexnet": (64, 7, 0),
+    "torchvision:squeezenet1_0": (64, 25, 0),
+    "torchvision:resnet34": (64, 20, 0),
 }
 NETWORKS = IN_SUITE | OTHERS
 
