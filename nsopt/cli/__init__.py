@@ -1,5 +1,5 @@
-"""The `nsopt` command: one file a command, which parses, calls and prints.
+"""The `nsopt` command. Each file is one command: it parses options, calls the library and prints.
 
-A command is a frozen dataclass whose fields are its options, and a function that takes it. Options
-that commands share are dataclasses of their own (cli/options.py), which they hold as fields.
+A command is a frozen dataclass of options and a function that takes it. Options that several
+commands share are groups in cli/options.py, which a command holds as fields.
 """

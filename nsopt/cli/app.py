@@ -1,4 +1,4 @@
-"""The commands together, and what becomes of their errors."""
+"""The `nsopt` command with its subcommands; prints user errors as one line."""
 
 import sys
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ app.register_install_completion_command(add_to_startup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; what a user can mend is one line on stderr, and exit code 2."""
+    """Run a command. A user error prints one line on stderr and exits with code 2."""
     words = sys.argv[1:] if arguments is None else arguments
     with user_errors():
         try:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _hide_passwords(text: str, arguments: Sequence[str]) -> str:
-    """`text` as it may be printed if it quotes an argument that is a URL."""
+    """Return `text` with the password of every URL among `arguments` replaced."""
     from nsopt.storage.urls import hide_password
 
     for argument in arguments:

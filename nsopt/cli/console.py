@@ -1,4 +1,4 @@
-"""What the command line shows: progress, tables, and errors as one line."""
+"""How the command line prints: progress, text, and errors as one line."""
 
 import errno
 import os
@@ -26,21 +26,20 @@ _SECONDS_BETWEEN_LINES = 5.0
 _NARROW = 80  # columns of a terminal
 _UNLIMITED = 10_000
 
-# What steers a terminal or turns the direction of text; and halves of characters, which no stream
-# can write.
+# Control characters, marks that change the direction of text, and surrogates, which cannot be
+# encoded.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def printable(text: str) -> str:
-    """`text` without characters that do something else than be read: it may come from a storage, a
-    file or another machine."""
+    """Return `text` without control characters: it may come from another machine."""
     return _UNPRINTABLE.sub("", text)
 
 
 class PlainConsole(Console):
-    """Prints text as it stands, but for unprintable characters; only `style` changes its looks."""
+    """A console that interprets no markup and drops unprintable characters."""
 
     def __init__(self) -> None:
         super().__init__(markup=False, emoji=False, highlight=False)
@@ -56,25 +55,24 @@ console = PlainConsole()
 
 
 def is_narrow() -> bool:
-    """Whether tables must do with few columns."""
+    """Return whether the terminal is too narrow for all columns of a table."""
     return console.width < _NARROW
 
 
 def fits(table: Table) -> bool:
-    """Whether a table needs no line twice and leaves nothing out."""
+    """Return whether the terminal shows a table without wrapping or cutting cells."""
     unlimited = console.options.update(width=_UNLIMITED)
     return console.measure(table, options=unlimited).maximum <= console.width
 
 
 def tell_what_is_fixed(summary: str) -> None:
-    """Print what an architecture says of its fixed parts, if it has any."""
+    """Print an architecture's summary, if it has one: which layers keep their widths."""
     if summary:
         console.print(summary)
 
 
 class LiveProgress:
-    """A `Progress` drawn with Rich: a bar for the whole and one for its present piece, messages
-    above them."""
+    """A `Progress` drawn with Rich: one bar for the whole, one for the current task."""
 
     def __init__(self, bars: RichBars) -> None:
         self._bars = bars
@@ -84,7 +82,7 @@ class LiveProgress:
     def overall(self, done: int, total: int) -> None:
         self._bars.update(
             self._whole,
-            description=_present(done, total),
+            description=_format_point(done, total),
             completed=done,
             total=total,
             visible=total > 0,
@@ -101,44 +99,44 @@ class LiveProgress:
 
 
 class LineProgress:
-    """A `Progress` for a pipe or a file: a line for a step now and then, and every message.
+    """A `Progress` for a pipe or a file: prints every message, and a step every few seconds.
 
-    steps: whether steps are told; a process that works for another one tells messages alone.
+    steps: whether to print steps; a process that another one started prints only messages.
     """
 
     def __init__(self, steps: bool) -> None:
         self._steps = steps
         self._point = ""
         self._task, self._done, self._total = "", 0, 0
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
 
     def overall(self, done: int, total: int) -> None:
-        self._point = f"{_present(done, total)}, " if total else ""
+        self._point = f"{_format_point(done, total)}, " if total else ""
 
     def start(self, task: str, total: int) -> None:
         self._task, self._done, self._total = task, 0, total
-        self._told = time.monotonic()  # what a continued task has done is not worth a line
+        self._last_line = time.monotonic()  # steps done before an interruption print no line
 
     def advance(self, detail: str = "") -> None:
         self._done += 1
-        if self._steps and time.monotonic() - self._told > _SECONDS_BETWEEN_LINES:
+        if self._steps and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             step = f"{self._point}{self._task}: {self._done} of {self._total}"
             self.message(f"{step}, {detail}" if detail else step)
 
     def message(self, text: str) -> None:
         print(printable(text), flush=True)
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
 
 
-def _present(done: int, total: int) -> str:
+def _format_point(done: int, total: int) -> str:
     return f"point {min(done + 1, total)} of {total}"
 
 
 @contextmanager
 def live_progress(for_another: bool = False) -> Iterator[LiveProgress | LineProgress]:
-    """A progress display that disappears at the end; its messages stay.
+    """Show progress until the block ends; messages stay on the screen.
 
-    for_another: what is printed becomes messages of another process.
+    for_another: whether another process started this one and prints its messages.
     """
     if for_another or not console.is_terminal:
         yield LineProgress(steps=not for_another)
@@ -156,10 +154,10 @@ def live_progress(for_another: bool = False) -> Iterator[LiveProgress | LineProg
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Print what a user can mend as one line on stderr, and exit with 2.
+    """Print an error that the user can fix as one line on stderr, and exit with code 2.
 
-    Ctrl-C ends the process at once, as a kill would: studies survive that anywhere, while a
-    KeyboardInterrupt between two statements of a library may not be survived.
+    Ctrl-C ends the process at once, like a kill. A study survives a kill at any point; a
+    KeyboardInterrupt in the middle of a library call could corrupt it.
     """
     signal.signal(signal.SIGINT, _leave_at_once)
     try:

@@ -1,4 +1,4 @@
-"""`nsopt dashboard`: a storage in the browser."""
+"""`nsopt dashboard`: show a storage in the browser."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +16,18 @@ class DashboardOptions:
     """The options of `nsopt dashboard`."""
 
     storage: OptionalStorageUrl = None
-    """Optuna storage URL; by default the newest study in runs/."""
+    """Optuna storage URL; by default the newest study.db under runs/."""
     host: str = "127.0.0.1"
-    """Address to serve on; beyond 127.0.0.1 anyone may read and delete."""
+    """Address to serve on. With any other than 127.0.0.1, everybody who reaches it can read and
+    delete studies."""
     port: int = 8080
     """Port to serve on."""
     artifacts: Path | None = None
-    """Folder of kept weights; by default beside an SQLite file."""
+    """Folder of the stored networks; by default `artifacts` beside an SQLite file."""
 
 
 def dashboard(options: DashboardOptions = DashboardOptions()) -> None:
-    """Browse a storage with optuna-dashboard, with the notes and figures of its studies."""
+    """Browse a storage with optuna-dashboard, with nsopt's notes and figures for each study."""
     from nsopt.cli.extras import need_extra
 
     need_extra("dashboard")

@@ -1,4 +1,4 @@
-"""`nsopt data`: data sets by name."""
+"""`nsopt data`: list, fetch and check data sets."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,16 +8,16 @@ from cyclopts import App, Parameter
 from nsopt.cli.options import Count
 
 # Imports inside functions keep `nsopt --help` light.
-Name = Annotated[str, Parameter(help="A name that `nsopt data list` shows.")]
-DataDir = Annotated[Path, Parameter(help="Where downloaded data lies.")]
-ImageSize = Annotated[Count | None, Parameter(help="Side that images are resized to.")]
+Name = Annotated[str, Parameter(help="A name that `nsopt data list` prints.")]
+DataDir = Annotated[Path, Parameter(help="Folder of downloaded data sets.")]
+ImageSize = Annotated[Count | None, Parameter(help="Resize images to this side, in pixels.")]
 
 app = App(name="data", help="List, fetch and check data sets.")
 
 
 @app.command(name="list")
 def list_names() -> None:
-    """Show the names that --data takes."""
+    """Print the names that --data takes."""
     from nsopt.cli.console import console
     from nsopt.data.registry import DESCRIPTIONS
 
@@ -37,7 +37,7 @@ def fetch(name: Name, *, data_dir: DataDir = Path("data")) -> None:
 
 @app.command
 def check(name: Name, *, data_dir: DataDir = Path("data"), image_size: ImageSize = None) -> None:
-    """Read a data set as a study would, and say what is in it."""
+    """Read a data set as a study does, and print its numbers of images and classes."""
     from nsopt.cli.console import console
     from nsopt.data.registry import load_data
 

@@ -1,4 +1,4 @@
-"""`nsopt export`: a network that a study trained, as a file for other tools."""
+"""`nsopt export`: write a network that a study trained to a file for other tools."""
 
 import tempfile
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import StorageUrl, StoredArch
+from nsopt.cli.options import StorageUrl, StoredDataOptions
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -21,38 +21,34 @@ if TYPE_CHECKING:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(StoredDataOptions):
     """The options of `nsopt export`."""
 
     storage: StorageUrl
-    """Storage URL of the study."""
+    """Optuna storage URL of the study."""
     study: str
-    """ARCH-DATA-PRESET/METHOD."""
-    arch: StoredArch = None
+    """Optuna study that trained the network: ARCH-DATA-PRESET/METHOD."""
     out: Path
-    """The file to write."""
+    """File to write."""
     format: Literal["onnx", "pt2", "state_dict"] = "onnx"
-    """What the file is for: onnxruntime and others, torch.export.load, or nsopt.load_network."""
+    """onnx for onnxruntime and others, pt2 for torch.export.load, state_dict for
+    nsopt.load_network."""
     ratio: float | None = None
-    """Width ratio whose budget the network was trained for."""
+    """Width ratio that set the network's budget, such as 0.25."""
     budget: str | None = None
-    """Budget it was trained for, instead of a ratio: 600k, 2M."""
+    """The network's budget, instead of --ratio: 600k, 2M."""
     metric: str | None = None
-    """What the budget limits, where networks of several metrics are stored."""
+    """Metric of the budget (params, macs or latency), if the study has budgets in several."""
     artifacts: Path | None = None
-    """Folder of kept networks; by default beside an SQLite file."""
-    data: str | None = None
-    """folder:PATH, where the test images lie elsewhere here."""
-    data_dir: Path = Path("data")
-    """Where downloaded data lies."""
+    """Folder of the stored networks; by default `artifacts` beside an SQLite file."""
     unchecked: bool = False
-    """Do not compare the file with the network on the test images."""
+    """Write the file without testing it on the test images."""
 
 
 def export(options: ExportOptions) -> None:
-    """Write the best network of a study at a budget as ONNX, PyTorch program or weights.
+    """Write a study's best network at a budget as ONNX, as a PyTorch program or as weights.
 
-    The file is loaded again and must reach the stored accuracy on the test images.
+    nsopt loads the file again and checks that it reaches the stored accuracy on the test images.
     """
     from nsopt.cli.console import console, tell_what_is_fixed
     from nsopt.deployment.check import check_export
@@ -63,25 +59,25 @@ def export(options: ExportOptions) -> None:
     check_writable(options.out.parent, "--out")
     if options.out.is_dir():
         raise NsoptError(f"--out {options.out} is a folder: name a file")
-    network, fixed, test = _stored(options)
+    network, fixed, test = _load(options)
     tell_what_is_fixed(fixed)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    # A folder that only this user may enter: nobody can plant a link where the file is written.
+    # Only this user may enter this folder, so nobody can put a link where the file is written.
     with tempfile.TemporaryDirectory(prefix=".nsopt-", dir=options.out.parent) as folder:
         unfinished = Path(folder) / options.out.name
         write(network, unfinished, options.format)
         if test is not None:
             check = check_export(network, unfinished, options.format, test)
             console.print(
-                f"test accuracy {check.exported:.2f} % of the file, {check.stored:.2f} % stored; "
-                f"logits differ from PyTorch's by {check.difference:.0e}",
+                f"test accuracy: {check.exported:.2f} % with the file, {check.stored:.2f} % in the "
+                f"study; the logits differ from PyTorch's by {check.difference:.0e}",
             )
         unfinished.replace(options.out)
     console.print(str(options.out), soft_wrap=True)
 
 
-def _stored(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]":
-    """The network that was asked for, what of it was fixed, and the test images for a check."""
+def _load(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]":
+    """Return the network, its summary of fixed layers, and the test images for a check."""
     import optuna
 
     from nsopt.deployment.artifacts import BestNetworks, best_trials, whereabouts
@@ -99,8 +95,8 @@ def _stored(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]
         study = optuna.load_study(study_name=options.study, storage=storage)
         best = list(best_trials(study).values())
         if not best:
-            raise NsoptError(f"no network of {options.study} is kept: run the study first")
-        chosen = _chosen(best, options)
+            raise NsoptError(f"no network of {options.study} is stored: run the study first")
+        chosen = _choose(best, options)
         folder = artifacts_beside(options.storage, options.artifacts)
         if folder is None:
             raise NsoptError(f"give the folder with {whereabouts(study, chosen)} as --artifacts")
@@ -112,8 +108,8 @@ def _stored(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]
     return network, fixed, task.data.test
 
 
-def _chosen(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":
-    """The trial of the network that the options name."""
+def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":
+    """Return the trial of the network that the options name."""
     from nsopt.errors import NsoptError
     from nsopt.scaling.metric import get_metric
     from nsopt.storage.trials import Point, read_point, size_label
@@ -131,4 +127,4 @@ def _chosen(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTri
     if len(found) == 1:
         return found[0]
     kept = ", ".join(sorted(size_label(p.budget, p.metric, p.ratio) for _, p in points))
-    raise NsoptError(f"say which network with --ratio, --budget or --metric: kept are {kept}")
+    raise NsoptError(f"choose a network with --ratio, --budget or --metric: stored are {kept}")

@@ -1,4 +1,4 @@
-"""What is only there when its extra was installed: `pip install 'nsopt[report]'`."""
+"""Packages that an extra installs, as `pip install 'nsopt[report]'` does."""
 
 from importlib import import_module
 
@@ -12,7 +12,7 @@ _MODULES = {
 
 
 def has_extra(extra: str) -> bool:
-    """Whether all packages of an extra are installed."""
+    """Return whether all packages of an extra are installed."""
     try:
         for module in _MODULES[extra]:
             import_module(module)
@@ -22,9 +22,11 @@ def has_extra(extra: str) -> bool:
 
 
 def need_extra(extra: str) -> None:
-    """NsoptError, with the command that mends it, where an extra is not installed."""
+    """Raise NsoptError, which names the pip command, if an extra is not installed."""
     if not has_extra(extra):
-        raise NsoptError(f"this needs packages that are not installed: {install_command(extra)}")
+        raise NsoptError(
+            f"this command needs packages that are not installed: {install_command(extra)}"
+        )
 
 
 def install_command(extra: str) -> str:

@@ -1,4 +1,4 @@
-"""`nsopt latency`: the networks of a stored comparison, timed again."""
+"""`nsopt latency`: time the networks of a stored study again."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,26 +20,26 @@ class LatencyOptions:
     """The options of `nsopt latency`."""
 
     storage: StorageUrl
-    """Storage URL of the comparison."""
+    """Optuna storage URL of the study."""
     name: str | None = None
-    """ARCH-DATA-PRESET, where several are stored."""
+    """The study as ARCH-DATA-PRESET, if several are stored."""
     arch: StoredArch = None
     batch_size: str = "1,100"
-    """Batch sizes: 1,100."""
+    """Images per batch, for one timing each."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, ..."""
+    """Device as PyTorch names it (cpu, cuda, cuda:1, ...), or auto."""
     threads: Count | None = None
-    """Threads on a CPU; by default one a core."""
+    """CPU threads; by default one per core."""
 
 
 def latency(options: LatencyOptions) -> None:
-    """Time the trained networks of a comparison side by side; `nsopt report` shows all timings."""
+    """Time the trained networks of a study side by side; `nsopt report` shows all timings."""
     from nsopt.cli.console import live_progress
     from nsopt.storage.opening import storage_errors
     from nsopt.study.timing import measure_again
     from nsopt.study.workspace import Workspace
 
-    sizes = _batch_sizes(options.batch_size)
+    sizes = _read_batch_sizes(options.batch_size)
     workspace = Workspace(options.storage, Path())
     with storage_errors(options.storage), live_progress() as progress:
         measured = measure_again(
@@ -54,12 +54,12 @@ def latency(options: LatencyOptions) -> None:
     _print(measured)
 
 
-def _batch_sizes(text: str) -> list[int]:
+def _read_batch_sizes(text: str) -> list[int]:
     from nsopt.errors import NsoptError
 
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) for word in words):
-        raise NsoptError(f"--batch-size {text!r}: write 1,100")
+        raise NsoptError(f"--batch-size {text!r}: write numbers such as 1,100")
     return [int(word) for word in words]
 
 

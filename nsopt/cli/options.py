@@ -1,7 +1,7 @@
-"""The options that commands share, each declared once: name, type, default, range, help.
+"""Options that several commands share. Each is declared once: name, type, default, range, help.
 
-A command holds these groups as fields. Their names are those of the settings that they change
-(`SearchSettings`, `TrainSettings`); None leaves a setting as the preset has it.
+A command holds these groups as fields. An option has the name of the setting that it changes
+(`SearchSettings`, `TrainSettings`); None keeps the preset's value.
 """
 
 from dataclasses import dataclass, fields
@@ -23,83 +23,87 @@ StorageUrl = Annotated[str, _storage_variable]
 OptionalStorageUrl = Annotated[str | None, _storage_variable]
 StoredArch = Annotated[
     str | None,
-    Parameter(help="What is stored must be of this network; needed for package.module:factory."),
+    Parameter(help="Network of the stored study; needed only if it is package.module:factory."),
 ]
 
 
 @Parameter(name="*", group="Network and data")
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions:
-    """What is searched and trained."""
+    """The network, the data and the preset."""
 
     arch: str = "vgg11"
-    """vgg11, resnet18-tied, ...; torchvision:NAME, timm:NAME or package.module:factory."""
+    """Network: vgg11, resnet18-tied, ...; torchvision:NAME, timm:NAME or package.module:factory."""
     data: str = "digits"
-    """A name that `nsopt data list` shows, or folder:PATH."""
+    """Data set: a name that `nsopt data list` prints, or folder:PATH."""
     data_dir: Path = Path("data")
-    """Where downloaded data lies."""
+    """Folder of downloaded data sets."""
     image_size: Count | None = None
-    """Side that images are resized to, where they may be."""
+    """Resize images to this side, in pixels. CIFAR keeps its 32."""
     classes: CountFrom2 | None = None
-    """Only the first classes of the data."""
+    """Use only the first so many classes."""
     per_class: Count | None = None
-    """Only the first training images of each class."""
+    """Use only the first so many training images of each class."""
     mean: str | None = None
-    """Mean of each channel that pixels from 0 to 1 are normalised by: 0.485,0.456,0.406; by
-    default that of the training images."""
+    """Normalise pixels (from 0 to 1) with this mean per channel: 0.485,0.456,0.406. By default the
+    mean of the training images."""
     std: str | None = None
-    """Standard deviation of each channel, likewise."""
+    """Standard deviation per channel, likewise."""
     preset: Literal["smoke", "quick", "fast", "paper"] = "smoke"
-    """Protocol: everything that decides the numbers."""
+    """Settings of search and training: from smoke (a check, minutes) to paper (the published
+    protocol)."""
 
 
 @Parameter(name="*", group="Budgets")
 @dataclass(frozen=True, kw_only=True)
 class SizeOptions:
-    """What networks may cost."""
+    """The budgets, and how widths are rounded."""
 
     ratios: str | None = None
-    """Width ratios whose uniform networks set the budgets: 0.25,2."""
+    """Budgets as width ratios: 0.25 is the cost of the network with a quarter of every width.
+    Several: 0.25,2."""
     budgets: str | None = None
-    """Budgets instead of ratios: 600k,2M, or 20ms where the metric is latency."""
+    """Budgets as numbers: 600k,2M, or 20ms with --metric latency. Replaces --ratios."""
     metric: Literal["params", "macs", "latency"] = "params"
-    """What a budget limits."""
+    """What a budget limits: parameters, multiply-accumulates (MACs) or milliseconds."""
     multiple_of: str | None = None
-    """Round widths down to multiples: 8, or by metric, latency=16,macs=8."""
+    """Round widths down to multiples of this: 8, or by metric: latency=16,macs=8."""
     min_width: str | None = None
-    """Narrowest layer: 16, or by metric."""
+    """Smallest width of a layer: 16, or by metric: latency=16,macs=8."""
 
     @property
     def rounding(self) -> dict[str, Any]:
-        """The settings of a study that say how widths are rounded; NsoptError for what is none."""
+        """Return `multiple_of` and `min_width` as a study's settings. Raises NsoptError for invalid
+        ones."""
         return {
-            "multiple_of": _rounding("--multiple-of", self.multiple_of),
-            "min_width": _rounding("--min-width", self.min_width),
+            "multiple_of": _read_rounding("--multiple-of", self.multiple_of),
+            "min_width": _read_rounding("--min-width", self.min_width),
         }
 
 
 @Parameter(name="*", group="Search")
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions:
-    """Settings of a search but for P."""
+    """Settings of a search, except P."""
 
     price: Literal["filters", "params", "macs", "latency"] | None = None
-    """What importance is divided by: filters is the published search."""
+    """Prune the filters with the least importance per parameter, MAC or millisecond; filters ranks
+    by importance alone, as in the paper."""
     prune_every: Count | None = None
-    """Q: mini-batches between prune steps."""
+    """Q in the paper: mini-batches between two prune steps."""
     filters_per_step: Annotated[float, Parameter(validator=Number(gt=0))] | None = None
-    """Filters pruned in a step, over all layers: a number, or a fraction of those left."""
+    """Filters to prune in each step, over all layers: a number, or a fraction of those left."""
     importance_decay: Annotated[float, Parameter(validator=Number(gte=0, lt=1))] | None = None
-    """What importance counts after a prune step that was measured before it: 0 for nothing."""
+    """Weight of the importance measured before the last prune step; 0 forgets it."""
     search_images: Count | None = None
-    """A search sees only about so many training images, as many of every class."""
+    """Search on about this many training images, equally many of each class."""
     iterations: Count | None = None
-    """Iterations of architecture descent."""
+    """Iterations of architecture descent: each prunes the network that the last one proposed."""
     convergence: Annotated[float, Parameter(validator=Number(gte=0))] | Literal["band"] | None = (
         None
     )
-    """End descent when no width changes by more than this fraction, or when the proposal moves
-    less than its uncertainty: band."""
+    """Stop descent when no width changes by more than this fraction; band: when the widths change
+    by less than their uncertainty."""
 
 
 @Parameter(name="*", group="Search")
@@ -108,7 +112,7 @@ class SearchOptions(PruneOptions):
     """Settings of a search."""
 
     pretrain_epochs: CountFrom0 | None = None
-    """P: epochs before pruning."""
+    """P in the paper: epochs of training before pruning starts."""
 
 
 @Parameter(name="*", group="Training")
@@ -117,34 +121,36 @@ class TrainingOptions:
     """Settings of a training."""
 
     epochs: Count | None = None
-    """Epochs of a training."""
+    """Epochs of each training."""
     schedule: Literal["linear"] | None = None
-    """Let the learning rate fall in a line to zero, instead of in steps."""
+    """Decrease the learning rate linearly to zero, instead of in steps."""
     warmup_epochs: Annotated[float, Parameter(validator=Number(gte=0))] | None = None
-    """Epochs in which it rises before, with --schedule linear."""
+    """With --schedule linear: epochs in which the learning rate first rises."""
     distillation: Annotated[float, Parameter(validator=Number(gt=0, lte=1))] | None = None
-    """Part of the loss that asks for the outputs of the network given with --start."""
+    """Weight of distillation in the loss: the teacher is the network given as --start."""
     averaging: Annotated[float, Parameter(validator=Number(gt=0, lt=1))] | None = None
-    """Evaluate and keep a running average of the weights, with this decay per step: 0.99."""
+    """Evaluate and keep a running average of the weights, with this decay per step, such as
+    0.99."""
 
 
 @Parameter(name="*", group="Search and training")
 @dataclass(frozen=True, kw_only=True)
 class SgdOptions:
-    """Settings of searches and trainings alike."""
+    """Settings of both searches and trainings."""
 
     lr: float | None = None
     """Initial learning rate."""
     batch_size: CountFrom2 | None = None
-    """Images a batch."""
+    """Images per batch."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, ..."""
+    """Device as PyTorch names it (cpu, cuda, cuda:1, ...), or auto."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of matrix products; auto is bf16 where that is fast."""
+    """Precision of matrix products; auto takes bf16 where it is fast."""
     seed: CountFrom0 | None = None
-    """The first seed, 0 by default: of the search, and of the trainings that follow it."""
+    """Random seed of the search and of the first training; further trainings count up from it. 0
+    by default."""
     resized_crop: float | None = None
-    """Train on random resized crops of at least this part of an image, such as 0.35."""
+    """Augment with random resized crops of at least this part of an image's area, such as 0.35."""
 
 
 @Parameter(name="*", group="Results")
@@ -153,29 +159,49 @@ class PlaceOptions:
     """Where results go."""
 
     storage: OptionalStorageUrl = None
-    """Optuna storage URL; by default a file in --out."""
+    """Optuna storage URL; by default an SQLite file in --out."""
     out: Path | None = None
-    """Folder of the results; by default runs/ARCH-DATA-PRESET."""
+    """Folder for the results; by default runs/ARCH-DATA-PRESET."""
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False
     """Print all settings."""
 
 
-def _rounding(option: str, text: str | None) -> int | dict[str, int] | None:
-    """A number, or numbers by metric."""
+@dataclass(frozen=True, kw_only=True)
+class WorkOptions:
+    """What every command that searches or trains takes."""
+
+    task: TaskOptions = TaskOptions()
+    sgd: SgdOptions = SgdOptions()
+    place: PlaceOptions = PlaceOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredDataOptions:
+    """Where a stored study's network and images are on this machine."""
+
+    arch: StoredArch = None
+    data: str | None = None
+    """folder:PATH, if the images are in another folder on this machine."""
+    data_dir: Path = Path("data")
+    """Folder of downloaded data sets."""
+
+
+def _read_rounding(option: str, text: str | None) -> int | dict[str, int] | None:
+    """Read a number, or numbers by metric."""
     from nsopt.scaling.metric import get_metric
 
     if text is None:
         return None
     parts = [part.strip().rpartition("=") for part in text.split(",")]
     if not all(number.isdecimal() and int(number) for _, _, number in parts):
-        raise NsoptError(f"{option} {text!r} is no width: write 8, or latency=16,macs=8")
+        raise NsoptError(f"{option} {text!r} is not a width: write 8, or latency=16,macs=8")
     if parts[0][0] == "" and len(parts) == 1:
         return int(parts[0][2])
     return {get_metric(name.strip()).name: int(number) for name, _, number in parts}
 
 
-def given(options: Any) -> dict[str, Any]:
-    """The options of a group that are set, by name."""
+def _collect_given(options: Any) -> dict[str, Any]:
+    """Return the options of a group that are not None, by name."""
     values = {field.name: getattr(options, field.name) for field in fields(options)}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -183,12 +209,12 @@ def given(options: Any) -> dict[str, Any]:
 def changes(
     search: PruneOptions, training: TrainingOptions, sgd: SgdOptions, **own: Any
 ) -> dict[str, dict[str, Any]]:
-    """What these options change of a preset, as `presets.override` takes it.
+    """Return what these options change in a preset, in the form that `presets.override` takes.
 
-    own: changes of the study's settings themselves; None for none.
+    own: changes of the study's own settings; None changes nothing.
     """
     return {
         "": {name: value for name, value in own.items() if value is not None},
-        "search": given(sgd) | given(search),
-        "training": given(sgd) | given(training),
+        "search": _collect_given(sgd) | _collect_given(search),
+        "training": _collect_given(sgd) | _collect_given(training),
     }

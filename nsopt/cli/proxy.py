@@ -1,4 +1,4 @@
-"""`nsopt proxy`: one process between a database and many workers."""
+"""`nsopt proxy`: serve one database to many workers."""
 
 from dataclasses import dataclass
 
@@ -15,15 +15,16 @@ class ProxyOptions:
     """The options of `nsopt proxy`."""
 
     storage: StorageUrl
-    """Storage URL of the database."""
+    """Optuna storage URL of the database."""
     host: str = "127.0.0.1"
-    """Address to serve on; beyond 127.0.0.1 anyone may read and change the storage."""
+    """Address to serve on. With any other than 127.0.0.1, everybody who reaches it can read and
+    change the storage."""
     port: int = 13000
     """Port to serve on."""
 
 
 def proxy(options: ProxyOptions) -> None:
-    """Serve a database to many workers, for which it is then grpc://HOST:PORT."""
+    """Serve a database to many workers; their --storage is then grpc://HOST:PORT."""
     from nsopt.cli.extras import need_extra
 
     need_extra("cluster")
@@ -36,7 +37,7 @@ def proxy(options: ProxyOptions) -> None:
 
     def announce() -> None:
         address = f"grpc://{options.host}:{options.port}"
-        console.print(f"{hide_password(options.storage)} is served at {address}")
+        console.print(f"serving {hide_password(options.storage)} at {address}")
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     with storage_errors(options.storage):

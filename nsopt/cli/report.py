@@ -1,4 +1,4 @@
-"""`nsopt report`: the report of a stored comparison, written anew."""
+"""`nsopt report`: write the report of a stored study again."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,12 @@ class ReportOptions:
     out: Path
     """Folder for index.html and the CSV files."""
     name: str | None = None
-    """ARCH-DATA-PRESET, where several are stored; ARCH-DATA-PRESET-tune for its tuning."""
+    """The study as ARCH-DATA-PRESET, if several are stored; ARCH-DATA-PRESET-tune for its
+    tuning."""
 
 
 def report(options: ReportOptions) -> None:
-    """Write the report of a stored comparison anew, or that of tuning studies."""
+    """Write the report of a stored study, or of its tuning, from what the storage holds."""
     from nsopt.cli.console import console, tell_what_is_fixed
     from nsopt.cli.extras import need_extra
 

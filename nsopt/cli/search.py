@@ -1,4 +1,4 @@
-"""`nsopt search`: the law alone."""
+"""`nsopt search`: find the law of a network, without training any at a budget."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +6,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import (
-    PlaceOptions,
-    SearchOptions,
-    SgdOptions,
-    TaskOptions,
-    TrainingOptions,
-    changes,
-)
+from nsopt.cli.options import SearchOptions, TrainingOptions, WorkOptions, changes
 
 if TYPE_CHECKING:
     from nsopt.scaling.record import Iteration
@@ -23,29 +16,30 @@ if TYPE_CHECKING:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class LawOptions:
+class LawOptions(WorkOptions):
     """The options of `nsopt search`."""
 
-    task: TaskOptions = TaskOptions()
     search: SearchOptions = SearchOptions()
-    sgd: SgdOptions = SgdOptions()
-    place: PlaceOptions = PlaceOptions()
 
 
 def search(options: LawOptions = LawOptions()) -> None:
-    """Find the law of a network and store it; `study` and `widths` use it. Continues, too."""
+    """Find the width law of a network and store it for `nsopt study` and `nsopt widths`.
+
+    The same command again continues an interrupted search.
+    """
     from nsopt.cli.console import console, live_progress
-    from nsopt.cli.preparation import announce, prepare, preset_of, settings_of
+    from nsopt.cli.preparation import announce, apply_changes, prepare
     from nsopt.compute.device import resolve_compute
     from nsopt.scaling.metric import PARAMS
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
     from nsopt.study.learned_latency import with_latency_if_needed
+    from nsopt.study.presets import get_preset
     from nsopt.study.searching import continue_searches
     from nsopt.study.session import start_session
 
-    preset = preset_of(options.task)
-    settings = settings_of(preset, changes(options.search, TrainingOptions(), options.sgd))
+    preset = get_preset(options.task.preset, options.task.data)
+    settings = apply_changes(preset, changes(options.search, TrainingOptions(), options.sgd))
     task, workspace = prepare(options.task, options.place, settings)
     announce(task, preset, options.place.verbose, searches_only=True)
     own = task.settings.search

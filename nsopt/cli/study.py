@@ -1,4 +1,4 @@
-"""`nsopt study`, the main job: searches, trains, measures, stores and reports."""
+"""`nsopt study`, the main job: search, train, measure, store and report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,10 @@ from cyclopts.validators import Number
 from nsopt.cli.options import (
     Count,
     CountFrom0,
-    PlaceOptions,
     SearchOptions,
-    SgdOptions,
     SizeOptions,
-    TaskOptions,
     TrainingOptions,
+    WorkOptions,
     changes,
 )
 
@@ -26,56 +24,48 @@ if TYPE_CHECKING:
 
     from nsopt.reports.results import Results
 
-_LEFT_OUT_FIRST = ("MACs", "predicted", "val %", "n", "params")  # where a terminal is narrow
+_LEFT_OUT_FIRST = ("MACs", "predicted", "val %", "n", "params")  # columns, on a narrow terminal
 
 # Imports inside functions keep `nsopt --help` light.
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class StudyOptions:
+class StudyOptions(WorkOptions):
     """The options of `nsopt study`."""
 
-    task: TaskOptions = TaskOptions()
     sizes: SizeOptions = SizeOptions()
     search: SearchOptions = SearchOptions()
     training: TrainingOptions = TrainingOptions()
-    sgd: SgdOptions = SgdOptions()
-    place: PlaceOptions = PlaceOptions()
     methods: str = "uniform,morphnet,magnitude,neuralscale"
-    """Separated by commas; also neuralscale-iter1, ..."""
+    """Scaling methods to compare; also tuned, and neuralscale-iter1, ... for the law of an
+    iteration of descent."""
     seeds: Count | None = None
-    """Trainings per point."""
+    """Trainings per method and budget, each with its own seed."""
     references: CountFrom0 | None = None
-    """Uniform networks of other sizes, to compare at equal MACs and latency."""
+    """Additional uniform networks to train, for the comparison at equal MACs and equal latency."""
     eta: Annotated[float, Parameter(validator=Number(gt=0))] | None = None
-    """Use Algorithm 3 as published, with this step size, for NeuralScale."""
+    """Find NeuralScale's widths with the paper's Algorithm 3 and this step size, instead of the
+    exact solver."""
     magnitude_epochs: Count | None = None
-    """Epochs of the networks that magnitude pruning starts from."""
+    """Epochs of training before magnitude pruning."""
     fine_tune_epochs: Count | None = None
-    """Epochs for which it fine-tunes."""
+    """Epochs of fine-tuning after magnitude pruning."""
     tuned: str | None = None
-    """Tuning study whose best P or eta is used."""
+    """Take the best P or eta of this study of `nsopt tune`."""
     tuned_storage: str | None = None
-    """Storage URL of --tuned, where it is not --storage."""
+    """Optuna storage URL of --tuned; by default --storage."""
     start: Path | None = None
-    """Trained weights of the whole network, which all methods inherit and fine-tune."""
+    """File with trained weights of the whole network. All methods inherit and fine-tune them."""
     workers: Count = 1
     """Processes on this machine that share the work."""
 
 
 def study(options: StudyOptions = StudyOptions()) -> None:
     """Compare scaling methods at equal budgets. The same command again continues."""
+    from nsopt.cli import preparation
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.extras import has_extra
-    from nsopt.cli.preparation import (
-        announce,
-        prepare,
-        preset_and_metric,
-        settings_of,
-        sizes_of,
-        words,
-    )
     from nsopt.methods.registry import get_methods
     from nsopt.reports.results import read_results
     from nsopt.storage.opening import storage_errors
@@ -83,9 +73,11 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     from nsopt.study.compare import run_comparison
     from nsopt.study.comparison import Comparison
     from nsopt.study.learned_latency import with_latency_if_needed
+    from nsopt.study.presets import get_preset
 
-    preset, metric = preset_and_metric(options.task, options.sizes)
-    methods = get_methods(words(options.methods))
+    metric = preparation.read_metric(options.sizes)
+    preset = get_preset(options.task.preset, options.task.data)
+    methods = get_methods(preparation.split_words(options.methods))
     own = changes(
         options.search,
         options.training,
@@ -95,15 +87,17 @@ def study(options: StudyOptions = StudyOptions()) -> None:
         fine_tune_epochs=options.fine_tune_epochs,
         **options.sizes.rounding,
     )
-    settings = settings_of(preset, _tuned(options), own)
+    settings = preparation.apply_changes(preset, _read_tuned_settings(options), own)
     for method in methods:
         method.search_iterations(settings.search)
-    task, workspace = prepare(options.task, options.place, settings, options.workers, options.start)
-    announce(task, preset, options.place.verbose)
+    task, workspace = preparation.prepare(
+        options.task, options.place, settings, options.workers, options.start
+    )
+    preparation.announce(task, preset, options.place.verbose)
     with storage_errors(workspace.url):
         with live_progress() as progress:
             task = with_latency_if_needed(task, metric, methods, workspace, progress)
-            sizes = sizes_of(options.sizes, task.arch, metric, preset.ratios)
+            sizes = preparation.read_sizes(options.sizes, task.arch, metric, preset.ratios)
             references = options.references
             comparison = Comparison(
                 task,
@@ -126,18 +120,18 @@ def study(options: StudyOptions = StudyOptions()) -> None:
 
 
 def _write_report(results: "Results", folder: "Path") -> str:
-    """Where the report is, or how to get one."""
+    """Return where the report is, or how to get one."""
     from nsopt.cli.extras import has_extra, install_command
 
     if not has_extra("report"):
-        return f"none, as Plotly and Jinja are not installed: {install_command('report')}"
+        return f"none; for one, install Plotly and Jinja: {install_command('report')}"
     from nsopt.reports.page import write_report
 
     return str(write_report(results, folder))
 
 
-def _tuned(options: StudyOptions) -> dict[str, dict[str, object]]:
-    """The best of the tuning study that was named, as changes of the preset."""
+def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
+    """Return the best settings of the study --tuned, as changes of the preset."""
     from nsopt.errors import NsoptError
     from nsopt.storage.opening import storage_errors
     from nsopt.study.workspace import Workspace
@@ -147,13 +141,13 @@ def _tuned(options: StudyOptions) -> dict[str, dict[str, object]]:
         return {}
     url = options.tuned_storage or options.place.storage
     if url is None:
-        raise NsoptError("--tuned needs the --tuned-storage, or --storage, that holds that study")
+        raise NsoptError("--tuned needs the storage of that study: give --tuned-storage")
     with storage_errors(url):
         return best_settings(Workspace(url, Path()), options.tuned)
 
 
 def _print_summary(results: "Results") -> None:
-    """The result table, and the trainings that failed."""
+    """Print the result table, the answer, and the trainings that failed."""
     from nsopt.cli.console import console, fits
     from nsopt.reports.words import answer
 

@@ -1,4 +1,4 @@
-"""`nsopt tune`: studies over P, eta and the scaling curve."""
+"""`nsopt tune`: Optuna studies over P, eta or the scaling curve."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +9,10 @@ from cyclopts import Parameter
 from nsopt.cli.options import (
     Count,
     CountFrom2,
-    PlaceOptions,
     PruneOptions,
-    SgdOptions,
     SizeOptions,
-    TaskOptions,
     TrainingOptions,
+    WorkOptions,
     changes,
 )
 
@@ -28,31 +26,29 @@ if TYPE_CHECKING:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class TuneOptions:
+class TuneOptions(WorkOptions):
     """The options of `nsopt tune`."""
 
     over: Literal["pretrain-epochs", "eta", "curve"] = "pretrain-epochs"
-    """What is tuned; curve: a law between and beyond those of searches, for --methods tuned."""
+    """What to tune: P, the step size of Algorithm 3, or the width law itself, which --methods tuned
+    of `nsopt study` then compares."""
     trials: Count = 30
-    """Trials of eta and curve."""
+    """Trials with --over eta or curve."""
     pretrain_epochs: str | None = None
-    """Values of P to try, by default 0,2,5,10,30,60; with curve the one P of its searches."""
+    """Values of P to try, by default 0,2,5,10,30,60. With --over curve: the P of its searches."""
     seeds: Count | None = None
-    """Trials per value of P; trainings per trial and budget of curve."""
+    """Trials per value of P. With --over curve: trainings per trial and budget."""
     confirmations: CountFrom2 = 5
-    """Fresh seeds with which curve is confirmed against uniform."""
+    """New seeds on which the best curve must beat uniform scaling."""
     sampler: Literal["gp", "tpe"] = "gp"
-    """What proposes curves."""
-    task: TaskOptions = TaskOptions()
+    """Optuna sampler of --over curve: Gaussian process or TPE."""
     sizes: SizeOptions = SizeOptions()
     search: PruneOptions = PruneOptions()
     training: TrainingOptions = TrainingOptions()
-    sgd: SgdOptions = SgdOptions()
-    place: PlaceOptions = PlaceOptions()
 
 
 def tune(options: TuneOptions = TuneOptions()) -> None:
-    """Tune P, the epochs before pruning, eta, the step size of Algorithm 3, or the whole curve."""
+    """Tune P (epochs before pruning), eta (step size of Algorithm 3) or the width law itself."""
     if options.over == "curve":
         _tune_curve(options)
     else:
@@ -60,35 +56,31 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
 
 
 def _tune_settings(options: TuneOptions, over: "Over") -> None:
+    from nsopt.cli import preparation
     from nsopt.cli.console import console, live_progress
-    from nsopt.cli.preparation import (
-        announce,
-        prepare,
-        preset_and_metric,
-        settings_of,
-        sizes_of,
-    )
     from nsopt.errors import NsoptError
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
     from nsopt.study.learned_latency import with_latency_if_needed
+    from nsopt.study.presets import get_preset
     from nsopt.tuning.settings import PRETRAIN_EPOCHS, Tuning, run_tuning
 
-    preset, metric = preset_and_metric(options.task, options.sizes)
-    tried = _epochs(options.pretrain_epochs) if options.pretrain_epochs else PRETRAIN_EPOCHS
+    metric = preparation.read_metric(options.sizes)
+    preset = get_preset(options.task.preset, options.task.data)
+    tried = _parse_epochs(options.pretrain_epochs) if options.pretrain_epochs else PRETRAIN_EPOCHS
     rounding = options.sizes.rounding
     if over == "eta" and any(rounding.values()):
-        raise NsoptError("Algorithm 3 knows no --multiple-of or --min-width: leave them out")
+        raise NsoptError("Algorithm 3 takes no --multiple-of or --min-width: leave them out")
     own = changes(options.search, options.training, options.sgd, **rounding)
-    settings = settings_of(preset, own)
-    task, workspace = prepare(options.task, options.place, settings)
+    settings = preparation.apply_changes(preset, own)
+    task, workspace = preparation.prepare(options.task, options.place, settings)
     with storage_errors(workspace.url):
         with live_progress() as progress:
             task = with_latency_if_needed(task, metric, (), workspace, progress)
-            sizes = sizes_of(options.sizes, task.arch, metric, (0.25,))
+            sizes = preparation.read_sizes(options.sizes, task.arch, metric, (0.25,))
             if len(sizes) != 1:
-                raise NsoptError("tuning needs one size: give one --ratios or one --budgets")
-            announce(task, preset, options.place.verbose)
+                raise NsoptError("tune takes a single budget: give one --ratios or one --budgets")
+            preparation.announce(task, preset, options.place.verbose)
             tuning = Tuning(
                 task=task,
                 metric=metric,
@@ -105,34 +97,29 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
 
 
 def _tune_curve(options: TuneOptions) -> None:
+    from nsopt.cli import preparation
     from nsopt.cli.console import console, live_progress
-    from nsopt.cli.preparation import (
-        announce,
-        prepare,
-        preset_and_metric,
-        settings_of,
-        sizes_of,
-    )
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
     from nsopt.study.learned_latency import with_latency_if_needed
-    from nsopt.study.presets import override
+    from nsopt.study.presets import get_preset, override
     from nsopt.tuning.curve import METRIC_NAME, CurveTuning, tune_curve
 
-    preset, metric = preset_and_metric(options.task, options.sizes)
+    metric = preparation.read_metric(options.sizes)
+    preset = get_preset(options.task.preset, options.task.data)
     own = changes(options.search, TrainingOptions(), options.sgd, **options.sizes.rounding)
-    settings = settings_of(preset, own, _one_pretraining(options.pretrain_epochs))
+    settings = preparation.apply_changes(preset, own, _read_pretraining(options.pretrain_epochs))
     epochs = options.training.epochs or max(1, settings.training.epochs // 2)
-    task, workspace = prepare(options.task, options.place, settings)
-    shown_as = override(task.settings, {"training": {"epochs": epochs}})
-    announce(replace(task, settings=shown_as), preset, options.place.verbose)
+    task, workspace = preparation.prepare(options.task, options.place, settings)
+    short = override(task.settings, {"training": {"epochs": epochs}})
+    preparation.announce(replace(task, settings=short), preset, options.place.verbose)
     with storage_errors(workspace.url):
         with live_progress() as progress:
             task = with_latency_if_needed(task, metric, (), workspace, progress)
             tuning = CurveTuning(
                 task=task,
                 metric=metric,
-                sizes=sizes_of(options.sizes, task.arch, metric, (0.125,)),
+                sizes=preparation.read_sizes(options.sizes, task.arch, metric, (0.125,)),
                 trials=options.trials,
                 seeds=options.seeds or 1,
                 epochs=epochs,
@@ -145,15 +132,15 @@ def _tune_curve(options: TuneOptions) -> None:
     best = ", ".join(f"{name} {value:.2f}" for name, value in confirmation.parameters.items())
     console.print(f"best: {best}; {confirmation}", soft_wrap=True)
     console.print(
-        f"use it: nsopt study --methods uniform,tuned --metric {metric.name} "
-        f"--storage '{hide_password(workspace.url)}' and the options of the task",
+        f"to use it: nsopt study --methods uniform,tuned --metric {metric.name} "
+        f"--storage '{hide_password(workspace.url)}', with the same network, data and preset",
         soft_wrap=True,
     )
     console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
 
 
 def _publish(study: "Study", metric_names: "Sequence[str]") -> None:
-    """For optuna-dashboard, where it is installed."""
+    """Write notes and figures for optuna-dashboard, if it is installed."""
     from nsopt.cli.extras import has_extra
 
     if has_extra("dashboard"):
@@ -162,25 +149,25 @@ def _publish(study: "Study", metric_names: "Sequence[str]") -> None:
         publish_tuning(study, metric_names)
 
 
-def _one_pretraining(text: str | None) -> dict[str, dict[str, int]]:
-    """The change of settings that one value of P makes; NsoptError for several."""
+def _read_pretraining(text: str | None) -> dict[str, dict[str, int]]:
+    """Return the change of settings that one value of P makes. Raises NsoptError for several."""
     from nsopt.errors import NsoptError
 
     if text is None:
         return {}
-    epochs = _epochs(text)
+    epochs = _parse_epochs(text)
     if len(epochs) > 1:
-        raise NsoptError("the searches of a curve pre-train alike: give one --pretrain-epochs")
+        raise NsoptError("--over curve takes a single P: give one --pretrain-epochs")
     return {"search": {"pretrain_epochs": epochs[0]}}
 
 
-def _epochs(text: str) -> tuple[int, ...]:
+def _parse_epochs(text: str) -> tuple[int, ...]:
     from nsopt.errors import NsoptError
 
     try:
         found = tuple(dict.fromkeys(int(word) for word in text.split(",")))
     except ValueError:
-        raise NsoptError(f"{text!r} are not numbers of epochs: write 0,2,5") from None
+        raise NsoptError(f"--pretrain-epochs {text!r}: write numbers such as 0,2,5") from None
     if min(found) < 0:
         raise NsoptError("--pretrain-epochs must be 0 or more")
     return found
@@ -194,7 +181,7 @@ def _print_trials(study: "Study", tuning: "Tuning", url: str) -> None:
     best = ", ".join(f"{name} {value:.4g}" for name, value in best_trial(study).params.items())
     console.print(f"best: {best}")
     console.print(
-        f"use it: nsopt study --tuned-storage '{url}' --tuned {study.study_name}",
+        f"to use it: nsopt study --tuned-storage '{url}' --tuned {study.study_name}",
         soft_wrap=True,
     )
 

@@ -1,4 +1,4 @@
-"""`nsopt widths`: from a stored or published law to widths at budgets."""
+"""`nsopt widths`: compute the widths of a law at budgets."""
 
 import os
 from dataclasses import dataclass
@@ -27,33 +27,33 @@ class WidthsOptions:
     """The options of `nsopt widths`; the law is in a file or in a storage."""
 
     law: Path | None = None
-    """JSON file of a law, or of one law per iteration."""
+    """JSON file with a law, or with one law per iteration."""
     storage: OptionalStorageUrl = None
-    """Storage URL of a search instead."""
+    """Optuna storage URL with a stored law, instead of --law."""
     name: str | None = None
-    """ARCH-DATA-PRESET, where the storage holds several."""
+    """The study as ARCH-DATA-PRESET, if the storage holds several."""
     iteration: Count | None = None
-    """Of architecture descent; the last by default."""
+    """Iteration of architecture descent that found the law; by default the last."""
     method: str | None = None
-    """Whose law, of those in a storage: by default the search's own."""
+    """Method whose stored law to use; by default neuralscale, the law of the search."""
     device: str = "auto"
-    """Whose latency is meant by --metric latency."""
+    """Device whose latency --metric latency predicts."""
     arch: str | None = None
-    """Architecture of the law, vgg11 for one in a file; a storage knows its own, but
-    package.module:factory must be given."""
+    """Network of the law: with --law vgg11 by default; with --storage needed only for
+    package.module:factory."""
     classes: CountFrom2 = 10
-    """Classes of the network."""
+    """With --law: classes of the network."""
     image_size: Count = 32
-    """Side of its images."""
+    """With --law: side of its images, in pixels."""
     channels: Count = 3
-    """Channels of its images."""
+    """With --law: channels of its images."""
     sizes: SizeOptions = SizeOptions()
     as_json: Annotated[bool, Parameter(name="--json")] = False
     """Print JSON, not a table."""
 
 
 def widths(options: WidthsOptions = WidthsOptions()) -> None:
-    """Widths of a law at budgets. With --storage the network is the one that was searched."""
+    """Print the widths of a law at budgets. With --storage, for the network that was searched."""
     import json
 
     from nsopt.cli.console import tell_what_is_fixed
@@ -74,9 +74,9 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
 def _proposals(
     law: "ScalingLaw", arch: "Architecture", iteration: "Iteration | None", sizes: SizeOptions
 ) -> list[dict[str, Any]]:
-    """One row per budget: ratio, budget, its cost, params, macs, widths with their 90 % band, and
-    how far beyond the record of `iteration` it lies. NsoptError for a law of another network."""
-    from nsopt.cli.preparation import sizes_of
+    """Return one row per budget: its costs, widths, their 90 % band, and by which factor the budget
+    is outside the record of `iteration`. Raises NsoptError for a law of another network."""
+    from nsopt.cli.preparation import read_sizes
     from nsopt.errors import NsoptError
     from nsopt.scaling.metric import counted_costs, get_metric
     from nsopt.scaling.solve import solve_widths
@@ -85,14 +85,14 @@ def _proposals(
     if law.layers != len(arch.base_widths):
         raise NsoptError(
             f"the law has {law.layers} layers and {arch.name} has {len(arch.base_widths)} "
-            "searched widths: give the --arch that it was found on"
+            "searched widths: give the network that was searched as --arch"
         )
     metric = get_metric(sizes.metric)
     multiple_of, min_width = (
         rounding_for(rounding, metric.name) for rounding in sizes.rounding.values()
     )
     cost, rows = metric.cost(arch), []
-    for size in sizes_of(sizes, arch, metric, _RATIOS):
+    for size in read_sizes(sizes, arch, metric, _RATIOS):
         fit = solve_widths(law, cost, size.budget, multiple_of, min_width)
         found = fit.widths.tolist()
         costs = counted_costs(arch, found)
@@ -109,25 +109,25 @@ def _proposals(
 def _law_and_network(
     options: WidthsOptions,
 ) -> "tuple[ScalingLaw, Architecture, Iteration | None]":
-    """With the iteration of a search that the law is from, if it is."""
+    """Return the law, its network and, if a search found it, the iteration that did."""
     from nsopt.errors import NsoptError
     from nsopt.models.registry import get_architecture
     from nsopt.scaling.law_file import read_law
 
     url = options.storage
     if options.law is not None and url == os.environ.get(STORAGE_VARIABLE):
-        url = None  # the variable is for other commands, too
+        url = None  # set for other commands; --law wins
     if (options.law is None) == (url is None):
-        raise NsoptError("say where the law is: --law FILE or --storage URL")
+        raise NsoptError("give the law: --law FILE or --storage URL")
     if options.law is None:
-        return _stored(options, str(url))
+        return _read_stored(options, str(url))
     arch = get_architecture(
         options.arch or "vgg11", options.classes, options.image_size, options.channels
     )
     return read_law(options.law, options.iteration), arch, None
 
 
-def _stored(
+def _read_stored(
     options: WidthsOptions, url: str
 ) -> "tuple[ScalingLaw, Architecture, Iteration | None]":
     from nsopt.cli.console import console
@@ -142,7 +142,7 @@ def _stored(
 
     workspace = Workspace(url, Path())
     if not workspace.has_storage:
-        raise NsoptError(f"nothing is stored at {hide_password(url)}: run a search first")
+        raise NsoptError(f"nothing is stored at {hide_password(url)}: run nsopt search first")
     method = get_method(options.method) if options.method else law_of_search()
     metric = options.sizes.metric
     with storage_errors(url):
@@ -177,19 +177,24 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             for name in names[1:]
         ]
         ratio = "" if row["ratio"] is None else f"{row['ratio']:g}"
-        factor = [f"x {row['beyond_record']:.1f}" if row["beyond_record"] else ""] * beyond
-        table.add_row(ratio, *numbers, *factor, _shown_widths(row))
+        if beyond:
+            numbers.append(f"x {row['beyond_record']:.1f}" if row["beyond_record"] else "")
+        table.add_row(ratio, *numbers, _format_widths(row))
     console.print(table)
     if beyond:
-        console.print("record: how far beyond it the budget lies", style="dim")
+        console.print(
+            "record: the budget lies outside the search's record, by this factor: the law "
+            "extrapolates",
+            style="dim",
+        )
     if any(row["widths_low"] for row in rows):
-        console.print("in brackets: between which 90 % of other searches' should lie", style="dim")
+        console.print("in brackets: 90 % of repeated searches give widths in here", style="dim")
 
 
-def _shown_widths(row: dict[str, Any]) -> "str | Text":
+def _format_widths(row: dict[str, Any]) -> "str | Text":
     from rich.text import Text
 
-    widths = " ".join(str(width) for width in row["widths"])  # a hyphen would not break lines
+    widths = " ".join(str(width) for width in row["widths"])  # spaces let lines break, hyphens not
     if row["widths_low"] is None:
         return widths
     band = zip(row["widths_low"], row["widths_high"], strict=True)

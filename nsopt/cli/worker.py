@@ -1,4 +1,4 @@
-"""`nsopt worker`: take part in a comparison that another process has started."""
+"""`nsopt worker`: join a study that another process has started."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,36 +6,31 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import Count, StorageUrl, StoredArch
+from nsopt.cli.options import Count, StorageUrl, StoredDataOptions
 
 # Imports inside functions keep `nsopt --help` light.
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class WorkerOptions:
-    """The options of `nsopt worker`. child: whether a study's command started it."""
+class WorkerOptions(StoredDataOptions):
+    """The options of `nsopt worker`. child: whether `nsopt study --workers` started it."""
 
     storage: StorageUrl
-    """Storage URL of a study that was started."""
+    """Optuna storage URL of the study."""
     study: str
-    """ARCH-DATA-PRESET."""
-    arch: StoredArch = None
-    data: str | None = None
-    """folder:PATH, where the images lie elsewhere here."""
-    data_dir: Path = Path("data")
-    """Where downloaded data lies."""
+    """The study to join: ARCH-DATA-PRESET."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, ..."""
+    """Device as PyTorch names it (cpu, cuda, cuda:1, ...), or auto."""
     threads: Count | None = None
-    """Threads to train with; by default one a core."""
+    """CPU threads; by default one per core."""
     out: Path | None = None
     """Folder for unfinished trainings; by default runs/STUDY."""
     child: Annotated[bool, Parameter(show=False)] = False
 
 
 def worker(options: WorkerOptions) -> None:
-    """Join a study from any machine: run what waits in it until nothing is left."""
+    """Join a study from any machine: run its waiting trials until none is left."""
     from nsopt.study.processes import end_with_starter
 
     if options.child:
@@ -64,4 +59,4 @@ def worker(options: WorkerOptions) -> None:
             progress,
         )
     if not options.child:
-        console.print(f"trainings of {options.study} that were run here: {done}")
+        console.print(f"this worker ran {done} trainings of {options.study}")

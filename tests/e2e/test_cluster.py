@@ -209,7 +209,7 @@ def test_workers_may_share_a_proxy(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         proxy.send_signal(signal.SIGTERM)
         said, _ = proxy.communicate(timeout=30)
-    assert (proxy.returncode, said) == (0, f"{storage} is served at grpc://127.0.0.1:{port}\n")
+    assert (proxy.returncode, said) == (0, f"serving {storage} at grpc://127.0.0.1:{port}\n")
     uniform = {point for point in POINTS if point[0] == "uniform"}
     assert_each_point_once(storage, uniform)
     assert (tmp_path / "out" / "report" / "index.html").is_file()

@@ -116,7 +116,7 @@ def test_widths_without_a_usable_law(tmp_path: Path, golden: Path) -> None:
     text.write_text("alpha")
     laws = golden / "vgg11-cifar10.laws.json"
     for options, part in (
-        (["--law=nowhere.json"], "no law can be read from nowhere.json"),
+        (["--law=nowhere.json"], "cannot read a law from nowhere.json"),
         ([f"--law={text}"], "is not JSON"),
         ([], "--law FILE or --storage URL"),
         ([f"--law={laws}", "--arch=resnet18"], "8 layers and resnet18 has 17"),

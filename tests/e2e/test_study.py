@@ -95,7 +95,7 @@ def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None
     [
         (
             (),
-            "say which network with --ratio, --budget or --metric: kept are 0.02x",
+            "choose a network with --ratio, --budget or --metric: stored are 0.02x",
         ),
         (("--ratio=0.5",), "kept are 0.02x, 0.03x"),
         (
@@ -104,7 +104,7 @@ def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None
         ),
         (
             ("--study=vgg11-digits-30each-smoke/search",),
-            "no network of vgg11-digits-30each-smoke/search is kept: run the study first",
+            "no network of vgg11-digits-30each-smoke/search is stored: run the study first",
         ),
         (
             ("--ratio=0.03", "--artifacts=elsewhere"),
@@ -294,7 +294,7 @@ def test_widths_of_any_method_and_beyond_the_record(whole: Path) -> None:
     uniform = json.loads(call_nsopt(*asked, "--method=uniform", "--min-width=params=2").stdout)
     assert [row["beyond_record"] for row in uniform] == [None, None]
     assert uniform[1]["params"] == large["budget"]
-    assert "how far beyond it" in call_nsopt(*asked[:-1]).stdout
+    assert "record: the budget lies outside" in call_nsopt(*asked[:-1]).stdout
     check(call_nsopt(*asked, "--method=magnitude"), "a law for every trained network, not one")
     check(
         call_nsopt(*asked, "--method=neuralscale-macs"),

@@ -95,25 +95,25 @@ def test_bad_options(
         ("stduy", 'Unknown command "stduy". Did you mean "study"?'),
         ("report --out=r", 'Command "report" parameter --storage requires an argument'),
         ("worker --storage=sqlite:///none.db", "--study requires an argument"),
-        ("tune --ratios=0.1,0.2", "tuning needs one size"),
-        ("tune --over=eta --min-width=8", "Algorithm 3 knows no --multiple-of or --min-width"),
-        ("tune --pretrain-epochs=two", "'two' are not numbers of epochs: write 0,2,5"),
+        ("tune --ratios=0.1,0.2", "tune takes a single budget"),
+        ("tune --over=eta --min-width=8", "Algorithm 3 takes no --multiple-of or --min-width"),
+        ("tune --pretrain-epochs=two", "--pretrain-epochs 'two': write numbers such as 0,2,5"),
         ("tune --pretrain-epochs=-1", "--pretrain-epochs must be 0 or more"),
-        ("study --tuned=x", "--tuned needs the --tuned-storage, or --storage"),
+        ("study --tuned=x", "--tuned needs the storage of that study"),
         ("study --tuned=x --storage=sqlite:///none.db", "no tuning study 'x' is stored at"),
         ("worker --storage=sqlite:///none.db --study=x", "nothing is stored at"),
         ("report --storage=sqlite:///none.db --out=r", "nothing is stored at"),
         ("report --storage=sqlite:///none.db --out=r --name=x-tune", "nothing is stored at"),
         ("study --methods=tuned", "no law of vgg11-digits-smoke is tuned for params in this"),
         ("study --metric=latency --budgets=fast", "'fast' is not a latency: write 20ms"),
-        ("study --multiple-of=eight", "--multiple-of 'eight' is no width: write 8, or latency=16"),
+        ("study --multiple-of=eight", "'eight' is not a width: write 8, or latency=16,macs=8"),
         ("study --multiple-of=mac=8", "unknown metric 'mac': did you mean 'macs'"),
         ("study --price=flops", 'Invalid value "flops" for --price. Choose from: "filters"'),
         ("tune --over=curve --sampler=grid", 'Invalid value "grid" for --sampler'),
         ("tune --over=curve --confirmations=1", 'Invalid value "1" for --confirmations'),
         ("tune --over=curve --pretrain-epochs=1,2", "give one --pretrain-epochs"),
         ("latency --storage=sqlite:///none.db", "nothing is stored at"),
-        ("latency --storage=sqlite:///none.db --batch-size=0", "--batch-size '0': write 1,100"),
+        ("latency --storage=sqlite:///none.db --batch-size=0", "--batch-size '0': write numbers"),
         ("widths --storage=sqlite:///none.db --method=tuned", "nothing is stored at"),
         ("worker --storage=grpc://localhost:1 --study=x", "storage grpc://localhost:1 cannot be"),
     ],
@@ -161,7 +161,7 @@ def test_a_folder_in_which_nothing_can_be_written_is_told_before_any_work(
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr("nsopt.cli.preparation.load_source", None)
     monkeypatch.chdir(tmp_path)
-    check(call_nsopt(*command.split(), f"--out={place}"), "nothing can be written in", reason)
+    check(call_nsopt(*command.split(), f"--out={place}"), "cannot write to", reason)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -172,7 +172,7 @@ def test_an_empty_database_is_a_new_one_and_the_command_says_so(
     url = f"sqlite:///{tmp_path / 'study.db'}"
     prepare(TaskOptions(), PlaceOptions(out=tmp_path), get_preset("smoke", "digits").settings)
     said = capsys.readouterr().out.replace("\n", "")
-    assert f"{tmp_path / 'study.db'} is empty: a new storage begins in it" in said
+    assert f"{tmp_path / 'study.db'} is empty: nsopt creates a new storage in it" in said
     report = ("report", f"--storage={url}", f"--out={tmp_path / 'report'}")
     check(call_nsopt(*report), "nothing is stored at", "run a study first")
     assert (tmp_path / "study.db").stat().st_size == 0
