@@ -1,7 +1,6 @@
 """nsopt: widths for any budget of parameters, MACs or milliseconds, from a power law.
 
-The public names stand in `__init__.pyi`. Each is imported when it is first used: `import nsopt`
-alone stays light.
+`__init__.pyi` lists the public names. Each is imported at its first use, so `import nsopt` is fast.
 """
 
 from lazy_loader import attach_stub

@@ -1,4 +1,4 @@
-"""`python -m nsopt` is `nsopt`."""
+"""Run the `nsopt` command with `python -m nsopt`."""
 
 from nsopt.cli.app import main
 

@@ -1,11 +1,11 @@
-"""The errors users see: each message is one line that says what is wrong and what to do."""
+"""Errors for users: each message is one line that says what is wrong and what to do."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class NsoptError(ValueError):
-    """A request that cannot be met; the command line prints it as one line and exits with 2."""
+    """A mistake that the user can fix. The command line prints its message and exits with 2."""
 
 
 class OutOfMemoryError(NsoptError):
@@ -13,7 +13,7 @@ class OutOfMemoryError(NsoptError):
 
 
 class DeterministicError(NsoptError):
-    """The same settings would end like this again: a trial that did is not tried once more."""
+    """An error that the same settings always raise. Such a trial is not retried."""
 
 
 class NonFiniteLossError(DeterministicError):
@@ -25,14 +25,14 @@ class ShortRecordError(DeterministicError):
 
 
 class NoWidthsError(DeterministicError):
-    """A method has no widths to propose: no law, or none that meet the budget."""
+    """A method has no law, or no widths that fit the budget."""
 
 
 _MOST_NAMES = 20
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> NsoptError:
-    """An error for a name that is not among `known`, with the nearest one that is."""
+    """Return an error for a name that is not in `known`; it suggests the nearest known name."""
     names = sorted(known)
     nearest = get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the folder of those we can make again."""
+"""Write files completely or not at all; and the cache folder."""
 
 import os
 import platform
@@ -14,15 +14,15 @@ _UNFINISHED = ".part"
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Replace the file at `path` in one step; a crash or an error leaves the one before.
+    """Replace the file at `path` atomically: after a crash or an error the old file is still there.
 
-    The content is on the disk when this returns.
+    When this returns, the content is on the disk (fsync).
     """
     remove_unfinished(path)
-    unfinished = path.with_name(_own_name(path.name, os.getpid()))
+    unfinished = path.with_name(_temporary_name(path.name, os.getpid()))
     try:
         unfinished.unlink(missing_ok=True)
-        with _created(unfinished) as file:
+        with _create(unfinished) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -34,31 +34,29 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Delete what processes of this machine that were killed had written of `path`."""
-    for unfinished in path.parent.glob(_own_name(escape(path.name), "*")):
+    """Delete the temporary files for `path` of processes on this machine that were killed."""
+    for unfinished in path.parent.glob(_temporary_name(escape(path.name), "*")):
         process = unfinished.name.removesuffix(_UNFINISHED).rpartition(".")[2]
         if process.isdecimal() and not _is_alive(int(process)):
             unfinished.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path, option: str) -> None:
-    """NsoptError if no file can be made in `folder`, which need not be there; leaves no trace.
+    """Raise NsoptError if no file can be created in `folder`, which need not exist yet.
 
-    option: the option that named it.
+    option: the command-line option that named the folder, for the message.
     """
     try:
-        nearest = next(path for path in (folder, *folder.parents) if _is_there(path))
+        nearest = next(path for path in (folder, *folder.parents) if _exists(path))
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         reason = error.strerror or error
-        raise NsoptError(
-            f"nothing can be written in {folder} ({reason}): give another {option}"
-        ) from None
+        raise NsoptError(f"cannot write to {folder} ({reason}): give another {option}") from None
 
 
-def _created(path: Path) -> BinaryIO:
-    """A new file, in a folder that is made for it, also if another process just tidies it away."""
+def _create(path: Path) -> BinaryIO:
+    """Create a file and its folder; try again if another process deletes the folder meanwhile."""
     attempts = 3
     while True:
         attempts -= 1
@@ -70,8 +68,8 @@ def _created(path: Path) -> BinaryIO:
                 raise
 
 
-def _is_there(path: Path) -> bool:
-    """OSError where a path leads through a file, say."""
+def _exists(path: Path) -> bool:
+    """Return whether `path` exists. Raises OSError if, say, a parent is a file."""
     try:
         path.lstat()
     except FileNotFoundError:
@@ -79,8 +77,8 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _own_name(name: str, process: int | str) -> str:
-    """Of the unfinished file of a process. Machines that share a folder number theirs alike."""
+def _temporary_name(name: str, process: int | str) -> str:
+    """Name a process's temporary file. Two machines that share a folder may use the same number."""
     return f"{name}.{platform.node()}.{process}{_UNFINISHED}"
 
 
@@ -95,7 +93,7 @@ def _is_alive(process: int) -> bool:
 
 
 def _sync(folder: Path) -> None:
-    """Put the names in a folder on the disk, where the system can."""
+    """Write the folder's list of names to the disk, if the system can."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -105,6 +103,6 @@ def _sync(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Return the folder of what nsopt can make again: `$XDG_CACHE_HOME/nsopt`."""
+    """Return the cache folder, `$XDG_CACHE_HOME/nsopt`: nsopt can recreate what is in it."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "nsopt"

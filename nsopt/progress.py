@@ -1,12 +1,13 @@
-"""How long-running functions tell what they are doing, without knowing who listens."""
+"""How long-running functions report progress, whoever displays it."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """One task at a time: `start` names it and its number of steps, `advance` ends a step.
+    """Receives the progress of one task at a time.
 
-    `overall` tells how many points of the whole are done.
+    `start` names a task and its number of steps; `advance` ends a step; `overall` says how many
+    points of the study are done.
     """
 
     def overall(self, done: int, total: int) -> None: ...
@@ -19,7 +20,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Nobody listens."""
+    """A `Progress` that displays nothing."""
 
     def overall(self, done: int, total: int) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Validated, immutable settings whose mistakes read as one line. No settings import torch."""
+"""Validated, immutable settings. A mistake raises a one-line error. Settings never import torch."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -29,18 +29,22 @@ class Settings(BaseModel):
             raise NsoptError(f"{name} = {first['input']!r}: {first['msg'].lower()}") from None
 
     def updated(self, **changes: Any) -> Self:
-        """A validated copy with `changes`."""
+        """Return a validated copy with `changes`."""
         return type(self)(**{**self.model_dump(), **changes})
 
 
 class SgdSettings(Settings):
-    """What every run of stochastic gradient descent needs, to search or to train.
+    """Settings of stochastic gradient descent, for searching and training.
 
-    val_fraction: of the training images, held out for selection; seed: of weights, batches and
-    augmentation; device: as torch names it, or auto; precision: of matrix products. resized_crop:
-    the smallest area of random resized crops, as a part of an image's, such as 0.35; None moves
-    images by up to 4 pixels. Both mirror. crop_version: of how resized crops are made, None where
-    there are none; it follows from `resized_crop`, and keeps apart what other versions trained.
+    Attributes:
+        val_fraction: part of the training images that is held out for validation.
+        seed: random seed of weights, batches and augmentation.
+        device: as torch names it, or auto.
+        precision: of matrix products.
+        resized_crop: augment with random resized crops of at least this part of an image's area,
+            such as 0.35. None shifts images by up to 4 pixels. Both mirror images at random.
+        crop_version: version of the code that crops; set automatically, None without crops. Results
+            of different versions are never mixed.
     """
 
     batch_size: int = Field(128, ge=2)
@@ -52,7 +56,7 @@ class SgdSettings(Settings):
     device: str = "auto"
     precision: Precision = "auto"
     resized_crop: Fraction | None = None
-    crop_version: Literal[2] | None = None  # 1: each image resized on its own, to whole grey levels
+    crop_version: Literal[2] | None = None  # 1 resized images one by one, to whole grey levels
 
     @model_validator(mode="before")
     @classmethod
@@ -64,7 +68,7 @@ class SgdSettings(Settings):
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
-    """`name: ours here, theirs there` for every setting that differs, nested ones included."""
+    """Return one `name: OURS now, THEIRS there` for each setting that differs, also nested."""
     found = []
     for name in sorted(ours.keys() | theirs.keys()):
         mine, other = ours.get(name), theirs.get(name)
