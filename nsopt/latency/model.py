@@ -1,13 +1,13 @@
-"""A latency model: widths to milliseconds on one device, from the kernels a network is made of.
+"""A latency model: predict milliseconds on one device from the kernels of a network.
 
-Kernels are measured alone over their channels (`tables`), and their sum is corrected on whole
-networks by non-negative least squares (scikit-learn): each kind of call has a factor where it is
-cheap (a convolution whose channels fill whole blocks, anything else on tensors that a cache holds)
-and one where it is dear, and there is a constant per network. As whole blocks are faster, a wider
-network may be the quicker one. A shortcut that equal widths remove reads what the block began with,
-when the block has filled the caches: it takes four times what its kernel takes alone. No network is
-predicted to be quicker than the quickest that was measured, one filter a layer among them: on a
-device that takes longer to start kernels than to run them all small networks take as long.
+Each kernel is timed alone over its channels (`tables`). Non-negative least squares (scikit-learn)
+corrects their sum on whole networks. It fits a constant, and two factors for each kind of call: one
+for cheap calls (a convolution whose channels fill whole blocks, any other call on tensors that fit
+a cache), one for dear calls. Whole blocks are faster, so a wider network may be faster. A shortcut
+that equal widths remove reads tensors that have left the caches, and takes four times as long as
+its kernel alone. The prediction is never below the fastest measured network, which may have one
+filter per layer: on a device where launching kernels takes longer than running them, all small
+networks take equally long.
 L: searched layers; N: rows of widths; T: tables.
 """
 
@@ -19,24 +19,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nsopt.latency.tables import BLOCK, Table
-from nsopt.scaling.cost import IntArray, checked_rows
+from nsopt.scaling.cost import IntArray, read_rows
 from nsopt.scaling.law import FloatArray
 from nsopt.scaling.metric import LATENCY
 
 _IN_CACHE = 4 * 2**20  # elements that a call reads and writes: 16 MB
 _CHEAP, _DEAR = range(2)
 _ROLES = _CONVOLUTION, _SHORTCUT, _OTHER = range(3)
-_LEAST = 0.5  # of what a kernel takes alone, it takes in a network, whatever noise says
-_SHRINKAGE = 2e-5  # of the factors of tables to the shared ones; a tenth or ten times do as well
+_LEAST = 0.5  # smallest factor of a kernel's time alone to its time in a network
+_SHRINKAGE = 2e-5  # of tables' factors to the shared ones; a tenth or ten times works as well
 
 
 @dataclass(frozen=True, eq=False)
 class Term:
     """One call as a function of the widths.
 
-    table: of its kind; factors, constants: sizes are `factors @ widths + constants`, (D, L) and
-    (D,); convolution: whether it counts as one; unless_equal: two linear functions of the widths,
-    each (L,) and a constant, that make the call vanish where they agree.
+    table: index of its table; factors (D, L), constants (D,): sizes are `factors @ widths +
+    constants`; convolution: whether it is one; unless_equal: two linear functions of the widths,
+    each (L,) and a constant; the call exists only if they differ.
     """
 
     table: int
@@ -46,11 +46,11 @@ class Term:
     unless_equal: tuple[tuple[IntArray, int], tuple[IntArray, int]] | None = None
 
     def sizes(self, widths: IntArray) -> FloatArray:
-        """(..., D) for widths (..., L)."""
+        """Return the sizes (..., D) for widths (..., L)."""
         return (widths @ self.factors.T + self.constants).astype(np.float64)
 
     def exists(self, widths: IntArray) -> NDArray[np.bool_]:
-        """Whether networks of these widths make the call, (...)."""
+        """Return whether networks of these widths make the call, (...)."""
         if self.unless_equal is None:
             return np.ones(widths.shape[:-1], dtype=np.bool_)
         (one, plus), (other, more) = self.unless_equal
@@ -69,7 +69,6 @@ class Term:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
         functions = None
         if data["unless_equal"]:
             one, other = ((np.array(factors), plus) for factors, plus in data["unless_equal"])
@@ -82,9 +81,8 @@ class Term:
 class LatencyModel:
     """A `CostModel` in milliseconds.
 
-    factors: of the calls of each table where they are cheap and where they are dear, (T, 2);
-    constant: milliseconds that every network takes; floor: those of the quickest that was measured,
-    0 for models of before.
+    factors: of each table's cheap and dear calls, (T, 2); constant: milliseconds that every network
+    takes; floor: milliseconds of the fastest measured network, 0 for models of older versions.
     """
 
     tables: tuple[Table, ...]
@@ -96,13 +94,13 @@ class LatencyModel:
     metric = LATENCY.name
 
     def __call__(self, widths: ArrayLike) -> float | FloatArray:
-        w = checked_rows(widths, self.layers)
+        w = read_rows(widths, self.layers)
         return self._at_least_floor(_total(self.parts(w), self.factors))
 
     def lower_bound(self, widths: ArrayLike) -> float | FloatArray:
-        """The latency without the calls that equal widths can remove, every other as cheap as it
-        may be."""
-        w = checked_rows(widths, self.layers)
+        """Return the latency without calls that equal widths can remove, and with all others
+        cheap."""
+        w = read_rows(widths, self.layers)
         least = self.factors.min(axis=1, keepdims=True)
         return self._at_least_floor(_total(self.parts(w, always=True), least))
 
@@ -111,16 +109,19 @@ class LatencyModel:
         return float(milliseconds) if np.ndim(milliseconds) == 0 else milliseconds
 
     def marginal(self, widths: ArrayLike) -> FloatArray:
-        """Milliseconds per filter more of each layer, over a block of them: (L,), or (N, L)."""
-        w = checked_rows(widths, self.layers)
+        """Return milliseconds per additional filter of each layer, averaged over one block: (L,),
+        or (N, L)."""
+        w = read_rows(widths, self.layers)
         wider = w[..., None, :] + BLOCK * np.eye(self.layers, dtype=np.int64)
         smooth = self.factors.max(axis=1, keepdims=True)
         grown = _total(self.parts(wider), smooth)
         return (grown - _total(self.parts(w), smooth)[..., None]) / BLOCK
 
     def parts(self, widths: IntArray, always: bool = False) -> FloatArray:
-        """Uncorrected milliseconds in the calls of each table, cheap ones and dear ones:
-        (..., T, 2). always: only of calls that all networks make."""
+        """Return uncorrected milliseconds of each table's cheap and dear calls, (..., T, 2).
+
+        always: only of calls that all networks make.
+        """
         result = np.zeros((*widths.shape[:-1], len(self.tables), 2))
         for term in self.terms:
             if always and term.unless_equal is not None:
@@ -136,13 +137,13 @@ class LatencyModel:
         return result
 
     def corrected(self, widths: ArrayLike, measured: ArrayLike) -> "LatencyModel":
-        """The model that fits whole networks best, relative to their latency.
+        """Return the model that fits whole networks best, relative to their latency.
 
-        First all tables of one role share two factors; then each gets its own, drawn to these.
-        widths: (M, L); measured: their milliseconds, (M,).
+        First all tables of one role share two factors; then each gets its own, shrunk towards the
+        shared ones. widths: (M, L); measured: their milliseconds, (M,).
         """
         every = 1 / np.asarray(measured, dtype=np.float64)[:, None]
-        parts = self.parts(checked_rows(widths, self.layers)) * every[..., None]
+        parts = self.parts(read_rows(widths, self.layers)) * every[..., None]
         roles = _roles(self.terms, len(self.tables))
         sums = [parts[:, roles == role].sum(axis=1) for role in _ROLES]
         fit = _fit(np.hstack([*sums, every]), np.ones(len(every)))
@@ -167,7 +168,7 @@ class LatencyModel:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`; of earlier models too, whose tables shared their factors."""
+        """Read what `to_dict` returned, also from older versions, whose tables shared factors."""
         tables = tuple(Table.from_dict(table) for table in data["tables"])
         terms = tuple(Term.from_dict(term) for term in data["terms"])
         if "correction" in data:
@@ -181,7 +182,7 @@ class LatencyModel:
 
 
 def _roles(terms: Sequence[Term], tables: int) -> IntArray:
-    """What the calls of each table are, (T,)."""
+    """Return the role of each table's calls, (T,)."""
     roles = np.full(tables, _OTHER)
     for term in terms:
         if term.unless_equal is not None:
@@ -192,7 +193,7 @@ def _roles(terms: Sequence[Term], tables: int) -> IntArray:
 
 
 def _fit(rows: FloatArray, target: FloatArray) -> FloatArray:
-    """Least squares with factors of at least `_LEAST` and, at the end, a constant of at least 0."""
+    """Least squares with factors of at least `_LEAST` and a last factor of at least 0."""
     from sklearn.linear_model import LinearRegression  # noqa: PLC0415  (0.6 s to import)
 
     least = np.append(np.full(rows.shape[1] - 1, _LEAST), 0.0)
@@ -201,6 +202,6 @@ def _fit(rows: FloatArray, target: FloatArray) -> FloatArray:
 
 
 def _total(parts: FloatArray, factors: FloatArray) -> FloatArray:
-    """Of (..., T, 2), (...)."""
+    """Sum (..., T, 2) to (...)."""
     total: FloatArray = (parts * factors).sum(axis=(-2, -1))
     return total

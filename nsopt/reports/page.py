@@ -33,7 +33,7 @@ from nsopt.reports.template import flat, fragment, render_template
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer
 from nsopt.scaling.metric import MACS, PARAMS
-from nsopt.scaling.record import times_the_record
+from nsopt.scaling.record import describe_reach
 from nsopt.storage import schema
 
 
@@ -105,7 +105,7 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
         row["name"] = method_label(row["method"])
         row["latency"] = latency_in_words(row)
         factor = row["beyond_record"]
-        row["beyond"] = "" if pd.isna(factor) else f"at {times_the_record(factor)}"
+        row["beyond"] = "" if pd.isna(factor) else f"at {describe_reach(factor)}"
         for part in ("val", "test"):
             row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])
     return rows

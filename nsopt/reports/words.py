@@ -14,7 +14,7 @@ from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
 from nsopt.reports.tables import summary
 from nsopt.scaling.metric import get_metric
-from nsopt.scaling.record import times_the_record
+from nsopt.scaling.record import describe_reach
 from nsopt.storage.schema import width_key
 
 _REFERENCE = 0  # of the methods in a report, which begins with uniform scaling
@@ -102,7 +102,7 @@ def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
         )
         sentences += _at_equal_accuracy(results, best, reference)
     if not pd.isna(best["beyond_record"]):
-        factor = times_the_record(best["beyond_record"])
+        factor = describe_reach(best["beyond_record"])
         sentences.append(f"The budget is {factor}: its law is extrapolated there.")
     widths = _widths(results, best, best["method"])
     shown = width_key(*widths) if len(widths) == 1 else ""

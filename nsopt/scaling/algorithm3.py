@@ -1,7 +1,7 @@
 """Width generation as published (Algorithm 3): gradient descent on tau towards a budget.
 
 Symbols (paper, section 3.2): tau_hat, the budget; h, the cost of a network; eta, the step size.
-`solve_widths` is exact, never exceeds the budget and is faster; this is here to be compared.
+This exists for comparison: `solve_widths` is exact, never exceeds the budget and is faster.
 """
 
 import math
@@ -13,18 +13,23 @@ from nsopt.errors import NsoptError
 from nsopt.scaling.cost import CostFunction, IntArray, width_limits
 from nsopt.scaling.law import PowerLaw
 
-_STILL = 0.5  # tau counts parameters: less than half of one is no move
+_STILL = 0.5  # a move of tau by less than half a parameter
 _RUNAWAY = 1e3
 
 
 @dataclass(frozen=True, eq=False)
 class SgdFit:
-    """Where Algorithm 3 ended.
+    """The result of Algorithm 3.
 
-    widths: int64 (L,); cost: theirs; tau: last size; steps: updates made; error: relative
-    distance (cost - budget) / budget, positive above the budget; converged: tau stopped moving or
-    came back to the network it had just left; diverged: tau ran away, to zero or beyond a
-    thousand times the budget (widths, cost and tau are then those before).
+    Attributes:
+        widths: int64 (L,).
+        cost: of these widths.
+        tau: the last size.
+        steps: number of updates.
+        error: relative distance (cost - budget) / budget, positive above the budget.
+        converged: tau stopped moving, or returned to the network that it had just left.
+        diverged: tau fell to 0 or rose above a thousand times the budget; widths, cost and tau are
+            those of the step before.
     """
 
     widths: IntArray
@@ -41,8 +46,17 @@ def solve_widths_sgd(
 ) -> SgdFit:
     """Run tau <- tau - eta * (h(w(tau)) - tau_hat) * sum_l beta_l alpha_l tau^(beta_l - 1).
 
-    Starts at tau = tau_hat (equations 9 to 11) and ends when it converged or diverged (see
-    `SgdFit`), or after `max_steps`. Widths are rounded down.
+    It starts at tau = tau_hat (equations 9 to 11) and rounds widths down.
+
+    Args:
+        law: of L layers.
+        cost: maps widths (L,) to a cost, such as `arch.cost("params")`.
+        budget: tau_hat, in the unit of `cost`.
+        eta: step size.
+        max_steps: updates after which it stops if it neither converged nor diverged.
+
+    Raises:
+        NsoptError: if `budget`, `eta` or `max_steps` is not positive.
     """
     if not (math.isfinite(budget) and budget > 0) or eta <= 0 or max_steps < 1:
         raise NsoptError("the budget, eta and max_steps must be positive")

@@ -1,7 +1,7 @@
-"""What a network costs, as a function of its widths.
+"""The cost of a network as a function of its widths.
 
-A network is a table of operations. Modules are built from the same table, so that a cost is
-never a second description of the network. Every term reads: coefficient x inputs x outputs.
+A network is a table of operations. Its modules are built from the same table, so costs and modules
+cannot disagree. Every term is coefficient x inputs x outputs.
 L: searched layers; N: rows of widths.
 """
 
@@ -22,30 +22,30 @@ _COUNTED = ("params", "macs")
 
 
 class CostModel(Protocol):
-    """Widths to cost: a number for shape (L,), an array (N,) for shape (N, L).
+    """Maps widths to costs: (L,) to a number, (N, L) to an array (N,).
 
-    Costs are integers where they count, floats where they are measured.
+    Counted costs are integers, measured ones floats.
     """
 
     def __call__(self, widths: ArrayLike) -> Any:
-        """The cost of the networks of these widths."""
+        """Return the costs of networks with these widths."""
 
     def lower_bound(self, widths: ArrayLike) -> Any:
-        """A bound on the cost from below that never falls as a width grows."""
+        """Return a lower bound on the cost that never falls as a width grows."""
 
     def marginal(self, widths: ArrayLike) -> Numbers:
-        """What one more filter of each layer costs at these widths: (L,), or (N, L)."""
+        """Return what one more filter in each layer costs at these widths: (L,), or (N, L)."""
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Number of channels of a tensor: `factor * widths[layer]`, or `factor` if `layer` is None."""
+    """A tensor's number of channels: `factor * widths[layer]`, or `factor` if `layer` is None."""
 
     layer: int | None
     factor: int = 1
 
     def count(self, widths: IntArray) -> IntArray:
-        """Channels for widths of shape (..., L); shape (...)."""
+        """Return the channels (...) for widths (..., L)."""
         if self.layer is None:
             return np.full(widths.shape[:-1], self.factor, dtype=np.int64)
         return self.factor * widths[..., self.layer]
@@ -56,8 +56,8 @@ class Operation:
     """One weighted operation of a network.
 
     name: path of its module; kernel, stride: of a convolution; bias: whether it has one;
-    resolution: side of its square output map (1 for a linear layer); unless_equal: two counts of
-    channels that make it vanish where they agree, as a projection does beside an identity.
+    resolution: side of its square output map (1 for a linear layer); unless_equal: the operation
+    exists only if these two channel counts differ, like the projection on a shortcut.
     """
 
     name: str
@@ -71,27 +71,27 @@ class Operation:
     unless_equal: tuple[Channels, Channels] | None = None
 
     def exists(self, widths: IntArray) -> NDArray[np.bool_]:
-        """Whether networks of these widths have it, (..., L) to (...)."""
+        """Return whether networks of widths (..., L) have this operation: shape (...)."""
         if self.unless_equal is None:
             return np.ones(widths.shape[:-1], dtype=np.bool_)
         one, other = self.unless_equal
         return np.asarray(one.count(widths) != other.count(widths))
 
     def params(self, widths: IntArray) -> IntArray:
-        """Weights and biases where it exists; a normalisation has two per channel."""
+        """Return its weights and biases, if it exists; a normalisation has two per channel."""
         out = self.outputs.count(widths)
         if self.kind == "norm":
             return 2 * out
         return (self._fan_in(widths) + int(self.bias)) * out
 
     def macs(self, widths: IntArray) -> IntArray:
-        """Multiply-accumulates for one image; normalisation and bias are not counted."""
+        """Return its multiply-accumulates for one image, without normalisations and biases."""
         if self.kind == "norm":
             return np.zeros(widths.shape[:-1], dtype=np.int64)
         return self._fan_in(widths) * self.outputs.count(widths) * self.resolution**2
 
     def _fan_in(self, widths: IntArray) -> IntArray:
-        """Weights of one output channel."""
+        """Return the weights of one output channel."""
         if self.kind == "depthwise":
             return np.full(widths.shape[:-1], self.kernel**2, dtype=np.int64)
         return self.inputs.count(widths) * self.kernel**2
@@ -99,7 +99,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class CountedCost:
-    """A `CostModel` that counts, exactly: `params`, or `macs` of one image. int64 throughout."""
+    """A `CostModel` that counts exactly, in int64: `params`, or `macs` of one image."""
 
     metric: str
     operations: tuple[Operation, ...]
@@ -110,18 +110,18 @@ class CountedCost:
             raise unknown_name("metric", self.metric, _COUNTED)
 
     def __call__(self, widths: ArrayLike) -> int | IntArray:
-        w = checked_rows(widths, self.layers)
-        return _plain(sum(self._existing(operation, w) for operation in self.operations))
+        w = read_rows(widths, self.layers)
+        return _unwrap(sum(self._existing(operation, w) for operation in self.operations))
 
     def lower_bound(self, widths: ArrayLike) -> int | IntArray:
-        """The cost without the operations that equal widths can remove."""
-        w = checked_rows(widths, self.layers)
+        """Return the cost without the operations that equal widths can remove."""
+        w = read_rows(widths, self.layers)
         always = [o for o in self.operations if o.unless_equal is None]
-        return _plain(sum(self._term(operation, w) for operation in always))
+        return _unwrap(sum(self._term(operation, w) for operation in always))
 
     def marginal(self, widths: ArrayLike) -> IntArray:
-        """Of the operations that exist at these widths: the filter's own and its readers'."""
-        w = checked_rows(widths, self.layers)
+        """Return what one more filter adds to its own operation and to those that read it."""
+        w = read_rows(widths, self.layers)
         wider = w[..., None, :] + np.eye(self.layers, dtype=np.int64)
         total = np.zeros(w.shape, dtype=np.int64)
         for operation in self.operations:
@@ -138,20 +138,20 @@ class CountedCost:
 
 
 def width_limits(cost: CostFunction, layers: int) -> tuple[NDArray[np.float64], ...]:
-    """The narrowest and the widest widths, (L,) each, that networks can have, as `cost` tells."""
+    """Return the narrowest and the widest possible widths, (L,) each, from the cost model."""
     limits = getattr(cost, "narrowest", 1), getattr(cost, "widest", WIDEST)
     narrowest, widest = (np.broadcast_to(np.asarray(some, float), layers) for some in limits)
     return narrowest, np.minimum(widest, WIDEST)
 
 
-def checked_rows(widths: ArrayLike, layers: int) -> IntArray:
-    """`widths` as integers of shape (L,) or (N, L); NsoptError if they have another one."""
+def read_rows(widths: ArrayLike, layers: int) -> IntArray:
+    """Convert widths to integers (L,) or (N, L). Raises NsoptError for any other shape."""
     w = np.asarray(widths, dtype=np.int64)
     if w.ndim not in (1, 2) or w.shape[-1] != layers:
         raise NsoptError(f"{layers} widths expected, got an array of shape {w.shape}")
     return w
 
 
-def _plain(total: Any) -> int | IntArray:
-    """A total of shape () as an int."""
+def _unwrap(total: Any) -> int | IntArray:
+    """Convert an array of shape () to an int."""
     return int(total) if np.ndim(total) == 0 else total

@@ -1,4 +1,4 @@
-"""How far two laws are apart in what counts: the widths that they give at budgets."""
+"""The distance between two laws: how much their widths at budgets differ."""
 
 from collections.abc import Sequence
 
@@ -18,11 +18,23 @@ def law_distance(
     base_widths: Sequence[int],
     ratios: Sequence[float] = RATIOS,
 ) -> float:
-    """Root mean square, over layers and budgets, of the differences of the logarithms of widths.
+    """Return the root mean square difference of the log-widths of two laws.
 
-    The budgets are the costs of uniform networks at `ratios`; 0.1 means that widths differ by about
-    10 %. What two searches of one protocol with different seeds are apart is the noise below which
-    no two protocols can be told apart.
+    0.1 means that widths differ by about 10 %. The distance between two searches that differ only
+    in their seed is the noise level: smaller differences mean nothing.
+
+    Args:
+        one: a law of L layers.
+        other: another law of the same layers.
+        cost: maps widths (N, L) to costs (N,), such as `arch.cost("params")`.
+        base_widths: of the network, L integers.
+        ratios: the budgets, as costs of the base widths times these ratios.
+
+    Returns:
+        The root of the mean over layers and budgets; 0 for equal widths.
+
+    Raises:
+        NoWidthsError: if no widths of a law meet a budget.
     """
     budgets = [cost(floor_widths(ratio, base_widths)) for ratio in ratios]
     first, second = (np.log(solve_widths(law, cost, budgets).widths) for law in (one, other))

@@ -1,14 +1,14 @@
-"""How far the widths of another search may lie from a fitted law.
+"""The uncertainty of a fitted law: how far the widths of a repeated search may be from it.
 
-Rows of one record are no independent measurements: their residuals drift slowly, so that the
-covariance of least squares is far too small. What another search of the same protocol would find
-lies about as far from the law as the rows do, and N rows tell that no better than
+The rows of a record are not independent: their residuals drift slowly, so the covariance of least
+squares is far too small. The widths of a repeated search are about as far from the law as the rows
+are. N rows say this only as well as
 
     N_eff = N * (1 - rho) / (1 + rho)
 
-independent ones, rho being the autocorrelation of neighbours' residuals. The band is therefore that
-of a prediction: residual variance and covariance of the fit, both from N_eff rows, and Student's t.
-`benchmarks/law_coverage.py` counts what it holds: of 90 %, 94 to 100 in the published records.
+independent ones, where rho is the autocorrelation of neighbouring residuals. The band is therefore
+a prediction band: residual variance and covariance of the fit, both from N_eff rows, and Student's
+t. `benchmarks/law_coverage.py` measures its coverage: 94 to 100 % in the published records.
 
 L: searched layers.
 """
@@ -22,17 +22,19 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-_UPPER = 0.95  # of two sides: 90 %
+_UPPER = 0.95  # 90 % on two sides
 _FEWEST_ROWS = 3.0
 _HIGHEST_RHO = 0.98
 
 
 @dataclass(frozen=True, eq=False)
 class FitError:
-    """Of fits of log w_l on log tau.
+    """The uncertainty of L fits of log w_l on log tau.
 
-    residual: variance of the rows about the law, (L,); covariance: of (log alpha_l, beta_l),
-    (L, 2, 2); freedom: the degrees of freedom with which both are known, (L,).
+    Attributes:
+        residual: (L,), variance of the rows about the law.
+        covariance: (L, 2, 2), of (log alpha_l, beta_l).
+        freedom: (L,), degrees of freedom of both.
     """
 
     residual: FloatArray
@@ -41,7 +43,7 @@ class FitError:
 
     @classmethod
     def of(cls, log_tau: FloatArray, residuals: FloatArray) -> Self:
-        """log_tau: (N,); residuals: (N, L), in the order of the record."""
+        """Estimate the error from log_tau (N,) and residuals (N, L), in the record's order."""
         count, squares = len(log_tau), np.square(residuals).sum(axis=0)
         neighbours = (residuals[1:] * residuals[:-1]).sum(axis=0)
         rho = np.divide(neighbours, squares, out=np.zeros_like(squares), where=squares > 0)
@@ -54,8 +56,7 @@ class FitError:
         return cls(residual, per_row[:, None, None] * np.linalg.pinv(rows.T @ rows), freedom)
 
     def reach(self, tau: FloatArray) -> FloatArray:
-        """How far from the law's the logarithms of 90 % of other searches' widths should lie at
-        most, at sizes tau (...): shape (..., L)."""
+        """Return half the width of the 90 % band of log-widths at sizes tau (...): (..., L)."""
         from scipy.special import stdtrit  # noqa: PLC0415  (slow to import)
 
         row = np.stack([np.ones_like(tau), np.log(tau)], axis=-1)
@@ -65,12 +66,12 @@ class FitError:
         return result
 
     def per_unit(self, unit: float) -> "FitError":
-        """Of the same law over sizes that are counted in units of `unit`."""
+        """Return the error of the same law when sizes are measured in units of `unit`."""
         change = np.array([[1.0, np.log(unit)], [0.0, 1.0]])
         return FitError(self.residual, change @ self.covariance @ change.T, self.freedom)
 
     def __add__(self, other: "FitError") -> "FitError":
-        """Of the product of two laws that were fitted to different records."""
+        """Return the error of the product of two laws that were fitted to different records."""
         return FitError(
             self.residual + other.residual,
             self.covariance + other.covariance,
@@ -78,11 +79,11 @@ class FitError:
         )
 
     def __mul__(self, factor: float) -> "FitError":
-        """Of a law to the power of the root of `factor`."""
+        """Scale the variances: a law to the power p has the error times p ** 2."""
         return FitError(self.residual * factor, self.covariance * factor, self.freedom)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form; `from_dict` gives back exactly the same."""
+        """Return a JSON-safe form, from which `from_dict` makes exactly the same error."""
         return {
             "residual": self.residual.tolist(),
             "covariance": self.covariance.tolist(),
@@ -91,5 +92,5 @@ class FitError:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
+        """Read what `to_dict` returned."""
         return cls(*(np.array(data[name]) for name in ("residual", "covariance", "freedom")))

@@ -20,38 +20,41 @@ _REACHED = 1 + 1e-9  # a constant width this little below an integer is that int
 
 
 class ScalingLaw(Protocol):
-    """Widths of L layers along a scale, which may be a size or a multiplier.
+    """The widths of L layers along a scale, which is a size or a multiplier.
 
-    Widths never fall as the scale grows. Whoever solves, samples or draws a law needs no more.
+    Widths never fall as the scale grows.
     """
 
     @property
     def layers(self) -> int:
-        """L."""
+        """L, the number of layers."""
 
     def widths(self, scale: ArrayLike) -> FloatArray:
-        """Real-valued widths: shape (L,) for a number, (N, L) for an (N,) array."""
+        """Return real-valued widths: (L,) for a number, (N, L) for an (N,) array."""
 
     def scales(self, layer: int, widths: FloatArray) -> FloatArray:
-        """The smallest scales at which `layer` reaches each of `widths` (N,): shape (N,).
+        """Return the smallest scales (N,) at which `layer` reaches each of `widths` (N,).
 
         0 for a width that it always has, infinity for one that it never reaches.
         """
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form, whose `kind` tells `law_from_dict` how to read it."""
+        """Return a JSON-safe form; its `kind` tells `law_from_dict` how to read it."""
 
 
 @dataclass(frozen=True, eq=False)
 class PowerLaw:
-    """Widths of L layers as a power of size: a `ScalingLaw`.
+    """The widths of L layers as powers of the network's size: w_l = alpha_l * tau ** beta_l.
 
-    alpha, beta, r2: float64 arrays of shape (L,). `r2` is the coefficient of determination of
-    each layer's fit in log-log space; a law that was not fitted has r2 = 1. error: of the fit,
-    where it is known.
+    Products and powers of power laws are power laws: `law * other` multiplies the widths at every
+    scale, `law ** p` raises them to the power p.
 
-    Power laws are closed under products and powers: `law * other` has the widths of both
-    multiplied at every scale, `law ** p` the widths to the power p.
+    Attributes:
+        alpha: float64 (L,).
+        beta: float64 (L,).
+        r2: float64 (L,), coefficient of determination of each layer's fit in log-log space; 1 for a
+            law that was not fitted.
+        error: uncertainty of the fit, or None if unknown.
     """
 
     alpha: FloatArray
@@ -65,7 +68,7 @@ class PowerLaw:
             values.setflags(write=False)
             object.__setattr__(self, name, values)
         if self.alpha.ndim != 1 or not self.alpha.shape == self.beta.shape == self.r2.shape:
-            raise NsoptError("alpha, beta and r2 of a law must be lists of one length")
+            raise NsoptError("alpha, beta and r2 of a law must be lists of the same length")
         if not (np.isfinite(self.alpha) & (self.alpha > 0) & np.isfinite(self.beta)).all():
             raise NsoptError("a law needs finite alpha > 0 and finite beta in every layer")
 
@@ -73,8 +76,14 @@ class PowerLaw:
     def fit(cls, widths: ArrayLike, tau: ArrayLike) -> Self:
         """Fit a law by least squares of log w_l on log tau (Algorithm 2, equations 5 to 8).
 
-        widths: (N, L) positive widths; tau: (N,) positive sizes, at least two of them different.
         A layer whose width never changes keeps exactly that width (beta = 0).
+
+        Args:
+            widths: positive widths (N, L).
+            tau: positive sizes (N,), at least two of them different.
+
+        Raises:
+            NsoptError: for any other widths or sizes.
         """
         from sklearn.linear_model import LinearRegression  # noqa: PLC0415  (0.6 s to import)
         from sklearn.metrics import r2_score  # noqa: PLC0415
@@ -83,9 +92,9 @@ class PowerLaw:
         if w.ndim != 2 or t.shape != w.shape[:1]:
             raise NsoptError(f"widths (N, L) and tau (N,) do not match: {w.shape} and {t.shape}")
         if not (np.isfinite(w).all() and np.isfinite(t).all() and (w > 0).all() and (t > 0).all()):
-            raise NsoptError("a law is fitted to positive, finite widths and sizes only")
+            raise NsoptError("the widths and sizes of a fit must be positive and finite")
         if np.unique(t).size < 2:
-            raise NsoptError("a law needs widths at two different sizes at least")
+            raise NsoptError("a law needs at least two different sizes")
 
         log_tau, log_w = np.log(t)[:, None], np.log(w)
         regression = LinearRegression().fit(log_tau, log_w)
@@ -106,14 +115,14 @@ class PowerLaw:
         return self.alpha.size
 
     def widths(self, scale: ArrayLike) -> FloatArray:
-        """Real-valued widths at sizes `scale`: (L,) for a number, (N, L) for an (N,) array."""
+        """Return real-valued widths at sizes `scale`: (L,) for a number, (N, L) for (N,)."""
         tau = np.asarray(scale, dtype=np.float64)[..., None]
         result: FloatArray = self.alpha * tau**self.beta
         return result
 
     def band(self, scale: ArrayLike) -> tuple[FloatArray, FloatArray] | None:
-        """Real-valued widths between which 90 % of those of other searches should lie, shaped like
-        `widths`; None where the error of the fit is not known."""
+        """Return the lower and the upper edge, shaped like `widths`, between which the law expects
+        90 % of the widths of a repeated search. None if the error of the fit is unknown."""
         if self.error is None:
             return None
         widths, reach = self.widths(scale), self.error.reach(np.asarray(scale, dtype=np.float64))
@@ -130,37 +139,39 @@ class PowerLaw:
         return result
 
     def __mul__(self, other: "PowerLaw") -> "PowerLaw":
-        """The product of two laws of the same layers; its r2 is the lower one of theirs. A law
-        whose error is not known counts as exact."""
+        """Multiply the widths of two laws of the same layers.
+
+        The product has the lower r2. A law of unknown error counts as exact.
+        """
         if self.layers != other.layers:
-            raise NsoptError(f"a law of {self.layers} layers times one of {other.layers}")
+            raise NsoptError(f"laws of {self.layers} and {other.layers} layers have no product")
         r2 = np.minimum(self.r2, other.r2)
         errors = [law.error for law in (self, other) if law.error is not None]
         error = sum(errors[1:], start=errors[0]) if errors else None
         return PowerLaw(self.alpha * other.alpha, self.beta + other.beta, r2, error)
 
     def __pow__(self, exponent: float) -> "PowerLaw":
-        """Every width to the power `exponent`."""
+        """Raise every width to the power `exponent`."""
         error = None if self.error is None else self.error * exponent**2
         return PowerLaw(self.alpha**exponent, self.beta * exponent, self.r2, error)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form; `from_dict` gives back exactly the same law."""
+        """Return a JSON-safe form, from which `from_dict` makes exactly the same law."""
         arrays = {name: getattr(self, name).tolist() for name in ("alpha", "beta", "r2")}
         error = {} if self.error is None else {"error": self.error.to_dict()}
         return {"kind": "power"} | arrays | error
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`; `kind`, `r2` (then NaN) and `error` may be missing, as in published
-        laws."""
+        """Read what `to_dict` returned. `kind`, `r2` (then NaN) and `error` may be missing, as in
+        published laws. Raises NsoptError for anything else."""
         try:
             alpha, beta = data["alpha"], data["beta"]
             error = FitError.from_dict(data["error"]) if data.get("error") else None
             return cls(alpha, beta, data.get("r2", [float("nan")] * len(alpha)), error)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise NsoptError(
-                f"not a law (alpha, beta and r2, a number per layer): {error}"
+                f"not a law, which has alpha, beta and r2, one number per layer each: {error}"
             ) from None
 
 
@@ -168,26 +179,27 @@ _KINDS = {"power": PowerLaw.from_dict}
 
 
 def law_from_dict(data: Mapping[str, Any]) -> ScalingLaw:
-    """The law that a `to_dict` gave; without a `kind` it is a power law. NsoptError otherwise."""
+    """Read what `to_dict` returned; without a `kind`, a power law. Raises NsoptError otherwise."""
     kind = data.get("kind", "power") if isinstance(data, Mapping) else "power"
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise NsoptError(f"not a law: its kind {kind!r} is none of {', '.join(_KINDS)}")
+        raise NsoptError(f"not a law: unknown kind {kind!r}, known are {', '.join(_KINDS)}")
     return _KINDS[kind](data)
 
 
 def uniform_curve(base_widths: Sequence[int]) -> PowerLaw:
-    """The law s * base_widths: beta = 1, and the scale is the width multiplier.
+    """Return the law s * base_widths (beta = 1), where the scale s is the width multiplier.
 
-    Uniform scaling starts from a network's base widths; MorphNet-style and magnitude pruning
-    start from a pruned configuration.
+    Args:
+        base_widths: L widths: those of the network for uniform scaling, pruned ones for
+            MorphNet-style scaling and magnitude pruning.
     """
     base = np.asarray(base_widths, dtype=np.float64)
     return PowerLaw(alpha=base, beta=np.ones_like(base), r2=np.ones_like(base))
 
 
 def floor_widths(ratio: float, base_widths: Sequence[int]) -> tuple[int, ...]:
-    """Widths of the uniform network at a width ratio, as the paper rounds them: down.
+    """Return `ratio` times every base width, rounded down as in the paper, but at least 1.
 
-    Their cost is the budget that all methods are given at this ratio.
+    The cost of these widths is the budget of all methods at this ratio.
     """
     return tuple(max(1, int(ratio * width)) for width in base_widths)

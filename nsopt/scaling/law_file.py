@@ -1,4 +1,4 @@
-"""Laws in JSON files: one law, or a list of them, one per iteration of architecture descent."""
+"""Read laws from JSON files: one law, or a list with one per iteration of descent."""
 
 import json
 from pathlib import Path
@@ -8,15 +8,15 @@ from nsopt.scaling.law import ScalingLaw, law_from_dict
 
 
 def read_law(path: Path, iteration: int | None = None) -> ScalingLaw:
-    """The law in `path`; of several the one of `iteration`, by default the last.
+    """Return the law in `path`; from a list, the law of `iteration` or by default the last.
 
-    A law is an object with `alpha` and `beta`, a number per layer each, and perhaps `r2` and
+    A law is an object with `alpha` and `beta`, one number per layer each, and optionally `r2` and
     `iteration`. Raises NsoptError for anything else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise NsoptError(f"no law can be read from {path}: {error.strerror}") from None
+        raise NsoptError(f"cannot read a law from {path}: {error.strerror}") from None
     except ValueError as error:
         raise NsoptError(f"{path} is not JSON: {error}") from None
     laws = content if isinstance(content, list) else [content]

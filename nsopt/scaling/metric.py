@@ -1,4 +1,4 @@
-"""Metrics: what a budget counts, how it is read and written, and what it costs a network."""
+"""Metrics: what a budget limits, how it is parsed and formatted, and what networks cost in it."""
 
 import re
 from abc import ABC, abstractmethod
@@ -13,15 +13,19 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 class Costed(Protocol):
-    """A family of networks that knows its own costs, as an architecture does."""
+    """A family of networks with cost models, such as an `Architecture`."""
 
     def cost(self, metric: str) -> CostModel: ...
 
 
 class Metric(ABC):
-    """What a budget limits. name: its word on the command line and in storage; unit: of a budget.
+    """What a budget limits.
 
-    A new one implements `read` and `show`, and takes a place in `METRICS`.
+    A new metric implements `read` and `show` and is added to `METRICS`.
+
+    Attributes:
+        name: its name on the command line and in storage.
+        unit: of a budget, as printed after a number.
     """
 
     name: str
@@ -29,31 +33,31 @@ class Metric(ABC):
 
     @property
     def noun(self) -> str:
-        """What a budget limits, in a word of a report."""
+        """What a budget limits, as reports call it."""
         return self.unit
 
     @abstractmethod
     def read(self, text: str) -> int | float:
-        """A budget in `unit` from a user's word; NsoptError for what is none."""
+        """Parse a budget, in `unit`. Raises NsoptError if `text` is not one."""
 
     @abstractmethod
     def show(self, budget: float) -> str:
-        """A budget in words, with its unit."""
+        """Format a budget with its unit."""
 
     def cost(self, arch: Costed) -> CostModel:
-        """Widths of the networks of `arch` to their cost in `unit`."""
+        """Return the cost model of `arch`, which maps widths to a cost in `unit`."""
         return arch.cost(self.name)
 
 
 @dataclass(frozen=True)
 class Count(Metric):
-    """Something that is counted exactly: parameters, or multiply-accumulates for one image."""
+    """An exact count: parameters, or multiply-accumulates (MACs) for one image."""
 
     name: str
     unit: str
 
     def read(self, text: str) -> int:
-        """`600k`, `2M`, `1.5M` or a plain number."""
+        """Parse `600k`, `2M`, `1.5M` or a plain number."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)", text.lower())
         if not match:
             hint = ", or give --metric latency" if text.endswith("ms") else ""
@@ -66,7 +70,7 @@ class Count(Metric):
 
 @dataclass(frozen=True)
 class Milliseconds(Metric):
-    """The latency of a batch of 100 as predicted for one device, by the model of the network."""
+    """The predicted latency of a batch of 100 images on one device."""
 
     name: str = "latency"
     unit: str = "ms"
@@ -76,7 +80,7 @@ class Milliseconds(Metric):
         return self.name
 
     def read(self, text: str) -> float:
-        """`20ms`, `1.5 ms` or a plain number."""
+        """Parse `20ms`, `1.5 ms` or a plain number."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:ms)?", text.lower())
         if not match or not float(match[1]):
             raise NsoptError(f"{text!r} is not a latency: write 20ms")
@@ -94,12 +98,12 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (*COUNTED, LATEN
 
 
 def counted_costs(arch: Costed, widths: Sequence[int]) -> dict[str, Any]:
-    """What a network counts, by metric."""
+    """Return a network's parameters and MACs, by metric."""
     return {metric.name: metric.cost(arch)(widths) for metric in COUNTED}
 
 
 def get_metric(name: str) -> Metric:
-    """The metric `name`; NsoptError if there is none."""
+    """Return the metric `name`. Raises NsoptError for an unknown one."""
     if name not in METRICS:
         raise unknown_name("metric", name, METRICS)
     return METRICS[name]

@@ -1,4 +1,4 @@
-"""What pruning leaves behind: widths after every step (Algorithm 1), and the law they give.
+"""Widths after every prune step (Algorithm 1), and the law that is fitted to them.
 
 N: rows; L: searched layers.
 """
@@ -21,30 +21,30 @@ _INSIDE = 0.9
 
 
 def gives_a_law(widths: ArrayLike) -> bool:
-    """Whether the published rule leaves rows enough of these widths, (N, L) from the unpruned."""
+    """Return whether widths (N, L), row 0 unpruned, have enough rows by the published rule."""
     return int(_published_rows(np.asarray(widths)).sum()) >= MIN_ROWS
 
 
 def _published_rows(widths: IntArray) -> NDArray[np.bool_]:
-    """Those in which every layer has lost a filter."""
+    """Return which rows have lost a filter in every layer."""
     result: NDArray[np.bool_] = (widths < widths[0]).all(axis=1)
     return result
 
 
-def times_the_record(factor: float) -> str:
-    """In words, by how much a budget lies outside of a record (`Iteration.beyond`)."""
+def describe_reach(factor: float) -> str:
+    """Say how far outside a record a budget is, for a factor of `Iteration.beyond`."""
     reach = "largest" if factor > 1 else "smallest"
     return f"{factor:.2g} times the {reach} recorded network"
 
 
 @dataclass(frozen=True, eq=False)
 class PruneRecord:
-    """The rows from which a law is fitted.
+    """The rows to which a law is fitted.
 
-    widths: int64 (N, L); tau: (N,), sizes of the networks with these widths: their parameters, or
-    what else importance was divided by. As published these are the rows in which every layer has
-    lost a filter. own_rows: whether they begin with the unpruned network instead, and each layer is
-    fitted on rows of its own.
+    widths: int64 (N, L); tau: (N,), sizes of the networks with these widths, in parameters or in
+    the metric that importance was divided by. By the published rule every layer has lost a filter
+    in each row. own_rows: whether the rows start at the unpruned network instead, and each layer is
+    fitted to its own rows.
     """
 
     widths: IntArray
@@ -52,18 +52,18 @@ class PruneRecord:
     own_rows: bool = False
 
     def law(self) -> PowerLaw:
-        """The power law of this record; ShortRecordError for fewer than 6 rows.
+        """Return the fitted power law. Raises ShortRecordError for fewer than 6 rows.
 
-        A layer that grew while the network shrank is held at its (geometric) mean width.
+        A layer that grew while the network shrank gets its geometric mean width at every size.
         """
         if len(self.tau) < MIN_ROWS:
             raise ShortRecordError(
                 f"the prune record has {len(self.tau)} rows and a law needs {MIN_ROWS}: prune in "
                 "smaller steps (--filters-per-step) or pre-train longer (--pretrain-epochs)"
             )
-        return _without_falls(self._fitted(), self.widths)
+        return _flatten_falls(self._fit(), self.widths)
 
-    def _fitted(self) -> PowerLaw:
+    def _fit(self) -> PowerLaw:
         if not self.own_rows:
             return PowerLaw.fit(self.widths, self.tau)
         fits = []
@@ -81,8 +81,8 @@ class PruneRecord:
         return PowerLaw(alpha, beta, r2, FitError(residual, covariance, freedom))
 
 
-def _without_falls(law: PowerLaw, widths: IntArray) -> PowerLaw:
-    """`law`, the layers with a negative exponent constant instead."""
+def _flatten_falls(law: PowerLaw, widths: IntArray) -> PowerLaw:
+    """Return `law` with constant widths in the layers whose exponent is negative."""
     falls = law.beta < 0
     logs = np.log(widths)
     error = law.error
@@ -99,8 +99,8 @@ def _without_falls(law: PowerLaw, widths: IntArray) -> PowerLaw:
 
 
 def _rows_of_layer(widths: IntArray) -> slice:
-    """From the first row in which the layer has lost a filter to the first in which it has one
-    left, where pruning spares it; with earlier rows where these are too few."""
+    """Return the rows from the layer's first lost filter until it has one left, which pruning
+    spares. Earlier rows fill up to 6."""
     lost = np.flatnonzero(widths < widths[0])
     last = np.flatnonzero(widths == 1)
     end = int(last[0]) + 1 if last.size else len(widths)
@@ -110,7 +110,7 @@ def _rows_of_layer(widths: IntArray) -> slice:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """All widths from the unpruned network, row 0, to the last prune step.
+    """All widths from the unpruned network (row 0) to the last prune step.
 
     widths: int64 (N, L); tau: (N,), their sizes.
     """
@@ -119,14 +119,14 @@ class Trajectory:
     tau: Numbers
 
     def record(self) -> PruneRecord:
-        """The rows for a law: those of the published rule; if they are too few, all."""
+        """Return the rows for a law: those of the published rule, or all if these are too few."""
         if not gives_a_law(self.widths) and len(self.tau) > MIN_ROWS:
             return PruneRecord(self.widths, self.tau, own_rows=True)
         rows = _published_rows(self.widths)
         return PruneRecord(self.widths[rows], self.tau[rows])
 
     def at_fraction(self, fraction: float) -> tuple[int, ...]:
-        """The first widths with at most `fraction` of the filters left; NoWidthsError if none."""
+        """Return the first widths with at most `fraction` of the filters. Raises NoWidthsError."""
         filters = self.widths.sum(axis=1)
         enough = np.flatnonzero(filters <= fraction * filters[0])
         if enough.size == 0:
@@ -139,12 +139,11 @@ class Trajectory:
 
 @dataclass(frozen=True, eq=False)
 class Iteration:
-    """One iteration of architecture descent.
+    """One iteration of architecture descent (Algorithm 4).
 
-    trajectory: widths after every prune step; law: fitted to its record; widths: what the law
-    proposes at the original network's size; seconds: what it took; metric: of tau; widths_low,
-    widths_high: between which 90 % of the proposals of other searches should lie, None where an
-    older version did not tell.
+    trajectory: widths after every prune step; law: fitted to its record; widths: the law's proposal
+    at the original network's size; seconds: duration; metric: unit of tau; widths_low, widths_high:
+    90 % of repeated searches propose widths between these, None if an older version stored it.
     """
 
     trajectory: Trajectory
@@ -160,8 +159,8 @@ class Iteration:
         return self.trajectory.record()
 
     def beyond(self, cost: CostModel, budget: float) -> float | None:
-        """The factor by which a budget lies outside of what was recorded: above 1 beyond the
-        largest recorded network, below 1 beyond the smallest; None where the law interpolates.
+        """Return by which factor a budget is above the largest recorded network (> 1) or below the
+        smallest (< 1). None: inside the record, where the law interpolates.
 
         cost: in the unit of the budget.
         """
@@ -170,7 +169,7 @@ class Iteration:
         return None if nearest == budget else budget / nearest
 
     def doubts(self, layer_names: Sequence[str]) -> str:
-        """What to tell of layers that the law does not describe well; nothing if there are none."""
+        """Return a warning that names the layers which the law describes badly, or ""."""
         law = self.law
         held = [n for n, b in zip(layer_names, law.beta, strict=True) if b == 0]
         loose = [
@@ -195,8 +194,8 @@ class Iteration:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the proposal is the network that was pruned, as far as can be told: 90 % of its
-        layers lie in the 90 % band of the proposal."""
+        """Whether the proposal equals the pruned network within its uncertainty: 90 % of the start
+        widths are in the proposal's 90 % band."""
         if self.widths_low is None or self.widths_high is None:
             return False
         start = self.trajectory.widths[0]
@@ -204,7 +203,7 @@ class Iteration:
         return bool(inside.mean() >= _INSIDE)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form; `from_dict` gives back the same iteration."""
+        """Return a JSON-safe form, from which `from_dict` makes an equal iteration."""
         bands = {"widths_low": self.widths_low, "widths_high": self.widths_high}
         return {
             "trajectory": self.trajectory.widths.tolist(),
@@ -217,7 +216,7 @@ class Iteration:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
+        """Read what `to_dict` returned."""
         trajectory = Trajectory(np.array(data["trajectory"], dtype=np.int64), np.array(data["tau"]))
         law = PowerLaw.from_dict(data["law"])
         metric = data.get("metric", "params")  # versions before 0.1 knew no other

@@ -1,9 +1,9 @@
-"""From a scaling law and a budget to integer widths.
+"""Solve a scaling law for integer widths at a budget.
 
 Along a law the integer widths (rounded down to a multiple) only change at breakpoints: the scales
-at which a layer reaches its next multiple. Their costs, computed once, answer any number of
-budgets exactly: the widths before the first breakpoint from which on nothing fits. Costs may be
-integers (parameters, MACs) or floats (milliseconds); they are compared as they come.
+at which a layer reaches its next multiple. The solver computes the costs of all breakpoints once.
+They answer any number of budgets exactly: the widths of the last breakpoint that fits. Costs may be
+integers (parameters, MACs) or floats (milliseconds).
 """
 
 from dataclasses import dataclass
@@ -17,19 +17,22 @@ from nsopt.scaling.cost import WIDEST, CostFunction, IntArray, Numbers, width_li
 from nsopt.scaling.law import FloatArray, PowerLaw, ScalingLaw
 
 _LARGEST_SCALE = 1e290
-_BELOW = 1 - 1e-12  # steps off a breakpoint, well above the rounding error of a power
-_BEYOND = 1 + 1e-9  # past the last breakpoint that is needed
-_APART = 1 + 1e-11  # breakpoints closer than this are one, told apart by rounding alone
+_BELOW = 1 - 1e-12  # just below a breakpoint, but by more than the rounding error of a power
+_BEYOND = 1 + 1e-9  # just above the last breakpoint that is needed
+_APART = 1 + 1e-11  # closer breakpoints are equal but for rounding
 
 
 @dataclass(frozen=True, eq=False)
 class WidthFit:
     """Widths at a budget. For N budgets every field has a leading axis of length N.
 
-    widths: int64 (L,); cost: theirs, an int or a float as the cost model gives it; tau: the
-    largest scale of the law whose widths fit; widths_low, widths_high: int64 (L,), between which
-    90 % of the widths of other searches should lie at that scale, None for a law whose error is not
-    known.
+    Attributes:
+        widths: int64 (L,).
+        cost: of these widths, an int or a float like the cost model's.
+        tau: the largest scale of the law whose widths fit.
+        widths_low: int64 (L,), lower edge of the 90 % band of repeated searches at this scale; None
+            if the law's error is unknown.
+        widths_high: int64 (L,), the upper edge.
     """
 
     widths: IntArray
@@ -41,9 +44,9 @@ class WidthFit:
 
 @dataclass(frozen=True, eq=False)
 class _Grid:
-    """The widths that layers may have: multiples of `step`, from narrowest to widest, (L,) each.
+    """The possible widths of layers: multiples of `step` from narrowest to widest, (L,) each.
 
-    A layer that cannot be as wide as the narrowest asked for is as wide as it can be.
+    A layer that cannot reach the requested minimum gets its largest possible width.
     """
 
     step: int
@@ -67,7 +70,7 @@ class _Grid:
         return cls(multiple_of, narrowest, np.maximum(narrowest, _down(most, multiple_of)))
 
     def below(self, widths: FloatArray) -> FloatArray:
-        """The widths on the grid that `widths` (L,) reach."""
+        """Round `widths` (L,) down to the grid."""
         return np.clip(_down(widths, self.step), self.narrowest, self.widest)
 
 
@@ -93,16 +96,17 @@ def solve_widths(
     Args:
         law: gives real-valued widths (L,) at any scale.
         cost: maps widths (N, L) to costs (N,), such as `arch.cost("params")`. It never falls as a
-            width grows, or has a `lower_bound` that does not; where layers cannot have any width
-            it tells the limits, as `narrowest` and `widest` (L,).
+            width grows, or has a `lower_bound` that does not. If layers cannot have all widths, its
+            attributes `narrowest` and `widest` (L,) give the limits.
         budget: a number or an (N,) array, in the unit of `cost`.
-        multiple_of: widths are rounded down to its multiples.
-        min_width: below which no width falls.
-        max_width: above which no width rises, a number or one for each layer (L,), such as the
-            widths of a trained network that smaller ones inherit from.
+        multiple_of: round widths down to multiples of this.
+        min_width: the smallest width of a layer.
+        max_width: the largest width, a number or one per layer (L,), such as the widths of a
+            trained network that smaller ones inherit from.
 
     Raises:
-        NoWidthsError: if no widths meet a budget; it names the smallest budget that some meet.
+        NoWidthsError: if no widths meet a budget; the message names the smallest feasible budget.
+        NsoptError: for invalid arguments.
 
     Example:
         >>> law = nsopt.uniform_curve(arch.base_widths)
@@ -123,8 +127,8 @@ def solve_widths(
     row = np.searchsorted(cheapest_from, budgets, side="right") - 1
     if (row < 0).any():
         raise NoWidthsError(
-            f"no widths fit a budget of {_shown(budgets.min())}: "
-            f"the smallest feasible one is {_shown(cheapest_from[0])}"
+            f"no widths fit a budget of {_format_cost(budgets.min())}: "
+            f"the smallest feasible one is {_format_cost(cheapest_from[0])}"
         )
     tau = table.start[row + 1] * _BELOW
     if np.ndim(budget) == 0:
@@ -136,7 +140,7 @@ def solve_widths(
 def _band(
     law: ScalingLaw, scale: float | FloatArray, widths: IntArray
 ) -> tuple[IntArray, IntArray] | tuple[None, None]:
-    """The law's band as whole widths, which holds `widths`."""
+    """Return the law's band as integer widths, extended to include `widths`."""
     band = law.band(scale) if isinstance(law, PowerLaw) else None
     if band is None:
         return None, None
@@ -179,10 +183,10 @@ def _breakpoints(
 
 
 def _scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Grid) -> float:
-    """A scale just above all those whose widths fit the budget, or at which no layer can grow.
+    """Return a scale just above all that fit the budget, or one at which no layer can grow.
 
-    Costs that equal widths can lower (a projection that vanishes) tell a monotone bound below
-    themselves as `cost.lower_bound`; other costs are taken to be monotone.
+    `cost.lower_bound`, where it exists, replaces a cost that equal widths can lower (a projection
+    that vanishes). Other costs are assumed to be monotone.
     """
     bound: CostFunction = getattr(cost, "lower_bound", cost)
 
@@ -199,7 +203,7 @@ def _scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Gri
         high *= 2
         if high > _LARGEST_SCALE:
             raise NoWidthsError(
-                f"the law is too flat to reach a budget of {_shown(budget)} at any size"
+                f"the law is too flat to reach a budget of {_format_cost(budget)} at any size"
             )
     low = high / 2
     while not fits(low) and not is_narrowest(low) and low > 1 / _LARGEST_SCALE:
@@ -211,10 +215,10 @@ def _scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Gri
 
 
 def _down(widths: FloatArray, multiple_of: int) -> FloatArray:
-    """To multiples."""
+    """Round down to multiples."""
     return np.floor(widths / multiple_of) * multiple_of
 
 
-def _shown(cost: float) -> str:
-    """All digits, so that what is named as feasible is."""
+def _format_cost(cost: float) -> str:
+    """Format all digits, so that the budget in the message is feasible."""
     return f"{int(cost):,}" if float(cost).is_integer() else f"{float(cost):,}"

@@ -9,7 +9,7 @@ from nsopt.methods.registry import get_method
 from nsopt.pruning.descent import is_complete
 from nsopt.samplers.neuralscale import NeuralScaleSampler
 from nsopt.scaling.metric import get_metric
-from nsopt.scaling.record import Iteration, times_the_record
+from nsopt.scaling.record import Iteration, describe_reach
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import Point
 from nsopt.study.session import Session
@@ -84,7 +84,7 @@ class Laws:
             if factor is not None:
                 sentences.append(
                     f"{point.method}: {get_metric(point.metric).show(point.budget)} is "
-                    f"{times_the_record(factor)}: the law is extrapolated there"
+                    f"{describe_reach(factor)}: the law is extrapolated there"
                 )
         return list(dict.fromkeys(sentences))
 

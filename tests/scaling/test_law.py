@@ -184,7 +184,7 @@ def test_a_mixture_of_a_law_with_itself_is_that_law(
 
 
 def test_laws_of_other_layers_have_no_product() -> None:
-    with pytest.raises(NsoptError, match="a law of 2 layers times one of 3"):
+    with pytest.raises(NsoptError, match="laws of 2 and 3 layers"):
         uniform_curve([1, 2]) * uniform_curve([1, 2, 3])
 
 

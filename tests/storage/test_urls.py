@@ -97,5 +97,5 @@ def test_a_law_in_a_file_needs_no_storage_of_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NSOPT_STORAGE", "sqlite:///none.db")
-    check(call_nsopt("widths", "--law=nowhere.json"), "no law can be read from nowhere.json")
+    check(call_nsopt("widths", "--law=nowhere.json"), "cannot read a law from nowhere.json")
     check(call_nsopt("widths", "--law=l", "--storage=sqlite:///x.db"), "--law FILE or --storage")

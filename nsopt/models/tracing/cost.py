@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.labels import Atoms
-from nsopt.scaling.cost import CostModel, Numbers, checked_rows
+from nsopt.scaling.cost import CostModel, Numbers, read_rows
 
 Size = tuple[Atoms, int]  # factors of the widths (L,), and a constant
 
@@ -55,7 +55,7 @@ class TracedCost:
         return cls(metric, coefficients // divisor, factors, constants)
 
     def __call__(self, widths: ArrayLike) -> int | Atoms:
-        w = checked_rows(widths, self.factors.shape[-1])
+        w = read_rows(widths, self.factors.shape[-1])
         total = self._terms(w).sum(axis=-1)
         return int(total) if w.ndim == 1 else total
 
@@ -65,7 +65,7 @@ class TracedCost:
 
     def marginal(self, widths: ArrayLike) -> Atoms:
         """What one more unit of each group costs: (L,), or (N, L)."""
-        w = checked_rows(widths, self.factors.shape[-1])
+        w = read_rows(widths, self.factors.shape[-1])
         wider = w[..., None, :] + np.eye(w.shape[-1], dtype=np.int64)
         result: Atoms = self._terms(wider).sum(axis=-1) - self._terms(w).sum(axis=-1)[..., None]
         return result
