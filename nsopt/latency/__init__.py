@@ -1,1 +1,1 @@
-"""How long networks take: measured, and predicted from the kernels that they are made of."""
+"""The latency of networks: measured, and predicted from the kernels they consist of."""

@@ -1,8 +1,8 @@
-"""What a network calls: its torch functions with the shapes that they get, without computing.
+"""Record which torch functions a network calls, with shapes but without computing.
 
-A call is told apart from others by everything but its channels (`kind`), and placed among those of
-its kind by one or two sizes (`place`): a plain convolution by its input and output channels, any
-other function by the elements that it reads and writes. Both follow the widths linearly.
+Calls of one `kind` differ only in their channels. One or two sizes (`place`) order the calls of a
+kind: the input and output channels of a plain convolution, or the number of elements that any other
+function reads and writes. Both are linear in the widths.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,11 @@ _CONV2D_ARGUMENTS = 7
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call of a torch function. module: path of the innermost module that made it; arguments:
-    as they were, tensors on the meta device."""
+    """One call of a torch function.
+
+    module: path of the innermost module that made the call; arguments: tensors are on the meta
+    device.
+    """
 
     kind: str
     place: tuple[int, ...]
@@ -32,12 +35,12 @@ class Call:
 
     @property
     def is_convolution(self) -> bool:
-        """Whether it is one without groups, which has two places."""
+        """Whether this is a convolution without groups, which has two sizes."""
         return len(self.place) > 1
 
 
-def calls_of(model: nn.Module, input_shape: Sequence[int], batch_size: int) -> list[Call]:
-    """The calls of one forward pass in evaluation mode that make a tensor, in order."""
+def record_calls(model: nn.Module, input_shape: Sequence[int], batch_size: int) -> list[Call]:
+    """Return the calls of one forward pass in evaluation mode that compute a tensor, in order."""
     with torch.no_grad():
         meta = model.to("meta").eval()
         images = torch.empty(batch_size, *input_shape, device="meta")
@@ -53,7 +56,7 @@ def calls_of(model: nn.Module, input_shape: Sequence[int], batch_size: int) -> l
 
 
 class _Recorder(TorchFunctionMode):
-    """Collects calls, with the module that is running."""
+    """Records calls, each with the module that is running."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,20 +89,20 @@ class _Recorder(TorchFunctionMode):
         options = kwargs or {}
         result = func(*args, **options)
         if isinstance(result, Tensor) and not _is_view(args, result):
-            kind, place = _described(func, args, options, result)
+            kind, place = _describe(func, args, options, result)
             self.calls.append(Call(kind, place, self._running[-1], func, args, options))
         return result
 
 
 def _is_view(args: tuple[Any, ...], result: Tensor) -> bool:
-    """Whether nothing is computed."""
+    """Return whether the call computed nothing."""
     return result._base is not None or any(result is arg for arg in args)
 
 
-def _described(
+def _describe(
     function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any], result: Tensor
 ) -> tuple[str, tuple[int, ...]]:
-    """The kind and the place of a call."""
+    """Return the kind and the place of a call."""
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     fixed = [arg for arg in args if not isinstance(arg, Tensor)]
     name = resolve_name(function) or repr(function)

@@ -1,4 +1,4 @@
-"""Measuring the kernels behind a network's calls, one after another on their own."""
+"""Time the kernels behind a network's calls, each on its own."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -32,30 +32,35 @@ def measure_table(
     device: torch.device,
     layout: torch.memory_format,
 ) -> Table:
-    """A table of the calls of one kind. calls: at several widths of the network; largest: the
-    place up to which convolutions are measured; layout: of all tensors of four dimensions."""
+    """Time the calls of one kind.
+
+    calls: at several widths of the network; largest: the place up to which convolutions are timed;
+    layout: of all four-dimensional tensors.
+    """
     if calls[0].is_convolution:
-        return _convolutions(calls, largest, device, layout)
-    return _others(calls, device, layout)
+        return _measure_convolutions(calls, largest, device, layout)
+    return _measure_others(calls, device, layout)
 
 
-def _others(calls: Sequence[Call], device: torch.device, layout: torch.memory_format) -> Table:
-    """Over the one size of calls that are no convolutions."""
+def _measure_others(
+    calls: Sequence[Call], device: torch.device, layout: torch.memory_format
+) -> Table:
+    """Time calls that are no plain convolutions, over their one size."""
     by_place = {call.place[0]: call for call in calls}
     sizes = sorted(by_place)
     chosen = np.unique(np.linspace(0, len(sizes) - 1, _POINTS).round().astype(int))
     axis = np.array([sizes[i] for i in chosen], dtype=np.float64)
-    measured = [_seconds(_replay(by_place[sizes[i]], device, layout), device) for i in chosen]
+    measured = [_time(_replay(by_place[sizes[i]], device, layout), device) for i in chosen]
     return Table.of((axis,), 1000 * np.array(measured), (1,))
 
 
-def _convolutions(
+def _measure_convolutions(
     calls: Sequence[Call],
     largest: tuple[int, ...],
     device: torch.device,
     layout: torch.memory_format,
 ) -> Table:
-    """Over input and output channels; inputs that never change are not varied."""
+    """Time convolutions over input and output channels. Constant inputs are not varied."""
     inputs, outputs = (sorted({call.place[d] for call in calls}) for d in range(2))
     axes = tuple(
         np.array(places if len(places) == 1 else _grid(most), dtype=np.float64)
@@ -71,12 +76,12 @@ def _convolutions(
             w = _random((made, read, *window), device, layout)
             bias = torch.zeros(made, device=device)
             run = partial(functional.conv2d, x, w, bias, *pattern.arguments[3:], **pattern.options)
-            measured[i, j] = 1000 * _seconds(run, device)
+            measured[i, j] = 1000 * _time(run, device)
     return Table.of(axes, measured, (1, 1 if len(axes[1]) == 1 else BLOCK))
 
 
 def _grid(largest: int) -> list[int]:
-    """Numbers of channels from a few to the largest, from a block on evenly spaced in logarithm."""
+    """Return numbers of channels up to the largest; above one block they are spaced in log."""
     if largest <= BLOCK:
         return sorted({*_FEW, largest})
     spaced = np.geomspace(BLOCK, largest, _POINTS) / BLOCK
@@ -85,7 +90,7 @@ def _grid(largest: int) -> list[int]:
 
 
 def _replay(call: Call, device: torch.device, layout: torch.memory_format) -> Callable[[], Any]:
-    """The same call on random tensors of the same shapes."""
+    """Return the same call on random tensors of the same shapes."""
 
     def real(value: Tensor) -> Tensor:
         return _random(tuple(value.shape), device, layout)
@@ -95,16 +100,16 @@ def _replay(call: Call, device: torch.device, layout: torch.memory_format) -> Ca
 
 
 def _random(shape: tuple[int, ...], device: torch.device, layout: torch.memory_format) -> Tensor:
-    """Positive numbers, as running variances are."""
+    """Return positive numbers, because running variances must be."""
     values: Tensor = laid_out(torch.rand(shape, device=device), layout)
     return values
 
 
-def _seconds(run: Callable[[], Any], device: torch.device) -> float:
-    """The lower quartile of a few runs, which other processes disturb least.
+def _time(run: Callable[[], Any], device: torch.device) -> float:
+    """Return the seconds of a run: the lower quartile, which other processes disturb least.
 
-    A device that works while Python goes on gets many runs at once, as in a network, so that
-    waiting for it hardly counts: each takes as long as it takes, or as it takes to start it.
+    An asynchronous device gets many runs at once, as in a network, so that synchronising hardly
+    counts. A run takes as long as its kernel or its launch, whichever is longer.
     """
     burst = 1 if device.type == "cpu" else _BURST
     with torch.no_grad():
@@ -121,6 +126,6 @@ def _seconds(run: Callable[[], Any], device: torch.device) -> float:
     return float(np.percentile(taken, 25))
 
 
-def rounded_up(sizes: FloatArray) -> tuple[int, ...]:
-    """Sizes as whole numbers of blocks."""
+def round_up(sizes: FloatArray) -> tuple[int, ...]:
+    """Round sizes up to whole blocks."""
     return tuple(int(size) for size in np.ceil(sizes / BLOCK) * BLOCK)

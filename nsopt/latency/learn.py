@@ -1,4 +1,4 @@
-"""Making a latency model: which calls follow the widths how, their kernels, whole networks."""
+"""Learn a latency model: how calls follow the widths, kernel times, corrections on networks."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.files import cache_folder, write_whole
-from nsopt.latency.calls import Call, calls_of
-from nsopt.latency.kernel_times import measure_table, rounded_up
+from nsopt.latency.calls import Call, record_calls
+from nsopt.latency.kernel_times import measure_table, round_up
 from nsopt.latency.measure import (
     garbage_kept,
     latency_conditions,
@@ -34,21 +34,24 @@ from nsopt.scaling.law import floor_widths
 A = TypeVar("A", bound=Architecture)
 BATCH_SIZE = 100
 _SCALES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4)
-_RANDOM, _UNIFORM = 25, 10  # of the whole networks on which the sum of kernels is corrected
-_SPREAD = 0.4  # of the logarithm of their widths
+_RANDOM, _UNIFORM = 25, 10  # networks on which the sum of kernel times is corrected
+_SPREAD = 0.4  # standard deviation of their log-widths
 _ROUNDS, _REPEATS = 4, 3
-_FLAT = 1.2  # networks whose latencies differ less cannot be told apart by a budget
+_FLAT = 1.2  # a budget cannot distinguish latencies that differ by a smaller factor
 _FORMAT = 6
 _BUSY = (
-    "the machine was busy while its latency was learned: predicted milliseconds are too large; "
-    "another study, with its own --out, learns it again"
+    "the machine was busy while its latency was learned, so predicted milliseconds are too large: "
+    "nsopt does not cache this latency model, and a new study with its own --out learns it again"
 )
 
 
 @dataclass(frozen=True, eq=False)
 class _Structure:
-    """The calls of a network. kinds: of the tables, in order; terms: as functions of the widths;
-    samples: by kind, calls of networks of several sizes; largest: by kind, their largest place."""
+    """The calls of a network.
+
+    kinds: of the tables, in order; terms: the calls as functions of the widths; samples: by kind,
+    calls of networks of several sizes; largest: by kind, their largest place.
+    """
 
     kinds: tuple[str, ...]
     terms: tuple[Term, ...]
@@ -57,11 +60,24 @@ class _Structure:
 
 
 def with_latency(arch: A, device: str = "auto", progress: Progress | None = None) -> A:
-    """Return `arch` with `cost("latency")`: milliseconds for a batch of 100 on a device here.
+    """Return `arch` with `cost("latency")`, which predicts milliseconds for a batch of 100.
 
-    Learning the model from kernels and a few whole networks takes one to three minutes, in which
-    other nsopt processes on the device wait. The cache folder keeps it by network, device, threads
-    and versions.
+    Learning the latency model takes one to three minutes, in which other nsopt processes on the
+    device wait. nsopt caches it by network, device, threads and versions; if the machine was busy,
+    it warns and does not cache the model.
+
+    Args:
+        arch: an architecture, registered or traced.
+        device: as torch names it, or auto.
+        progress: receives steps and warnings; None for silence.
+
+    Raises:
+        NsoptError: if the device is not available, or a network calls other operations at other
+            widths.
+
+    Example:
+        >>> arch = nsopt.with_latency(nsopt.get_architecture("vgg11"), "cpu")
+        >>> nsopt.solve_widths(nsopt.uniform_curve(arch.base_widths), arch.cost("latency"), 20.0)
     """
     with sharing(resolve_compute(device, "fp32")) as compute:
         return arch.with_latency(latency_model(arch, compute, progress or Silent()))
@@ -70,11 +86,11 @@ def with_latency(arch: A, device: str = "auto", progress: Progress | None = None
 def latency_model(
     arch: Architecture, compute: Compute, progress: Progress, folder: Path | None = None
 ) -> LatencyModel:
-    """The latency model of `arch` on the device of `compute`: as `folder` keeps it, or made now.
+    """Return the latency model of `arch` on a device, read from `folder` or learned now.
 
-    It is kept by network, device, threads, precision, batch size and version of torch, unless the
-    machine was busy. While kernels are measured, other nsopt processes on the device wait. folder:
-    by default in the cache.
+    Its file depends on network, device, threads, precision, batch size and torch version. A model
+    learned on a busy machine is not stored. Meanwhile other nsopt processes on the device wait.
+    folder: by default in the cache.
     """
     folder = folder or cache_folder() / "latency"
     with compute.exclusive():
@@ -85,7 +101,7 @@ def latency_model(
             _warn_if_flat(arch, known, progress)
             return known
         with memory_for(compute.device, f"timing batches of {BATCH_SIZE}"):
-            model, busy = _measured(arch, _structure(arch), compute.device, progress)
+            model, busy = _learn(arch, _read_structure(arch), compute.device, progress)
     _warn_if_flat(arch, model, progress)
     if busy:
         progress.message(_BUSY)
@@ -98,24 +114,24 @@ def _warn_if_flat(arch: Architecture, model: LatencyModel, progress: Progress) -
     base = model(arch.base_widths)
     if base < _FLAT * model.floor:
         progress.message(
-            f"latency hardly depends on widths here: {arch.name} takes {base:.3g} ms, with one "
-            f"filter a layer {model.floor:.3g} ms; budgets of params or macs say more"
+            f"latency hardly depends on widths here: {arch.name} takes {base:.3g} ms, and "
+            f"{model.floor:.3g} ms with one filter per layer; use --metric params or macs instead"
         )
 
 
 def sample_widths(arch: Architecture, count: int, seed: int) -> list[tuple[int, ...]]:
-    """Random networks of different sizes and shapes, (count, L)."""
+    """Return the widths of random networks of different sizes and shapes, (count, L)."""
     generator = np.random.default_rng(seed)
     found = []
     for size in np.geomspace(0.1, 1.0, count):
         spread = np.exp(generator.normal(scale=_SPREAD, size=len(arch.base_widths)))
         widths = np.maximum(1, size * np.array(arch.base_widths) * spread)
-        found.append(_allowed(arch, widths.astype(int).tolist()))
+        found.append(_clip(arch, widths.astype(int).tolist()))
     return found
 
 
 def _read(path: Path, arch: Architecture) -> LatencyModel | None:
-    """The model in a file of the cache; None if there is none, or a damaged one."""
+    """Read a model from the cache; None if there is none, or if its file is damaged."""
     try:
         model = LatencyModel.from_dict(json.loads(path.read_text(encoding="utf-8")))
         return model if np.isfinite(model(arch.base_widths)) else None
@@ -123,10 +139,10 @@ def _read(path: Path, arch: Architecture) -> LatencyModel | None:
         return None
 
 
-def _measured(
+def _learn(
     arch: Architecture, structure: _Structure, device: torch.device, progress: Progress
 ) -> tuple[LatencyModel, bool]:
-    """The model, and whether the machine was busy."""
+    """Return the model, and whether the machine was busy."""
     progress.start("learning this device's latency", len(structure.kinds) + 1)
     tables: list[Table] = []
     with memory_kept(device), garbage_kept():
@@ -138,7 +154,7 @@ def _measured(
     model = LatencyModel(tuple(tables), structure.terms, layers, np.ones((len(tables), 2)), 0.0)
     widths = _whole_networks(arch)
     measured = measure_latencies(
-        [arch.build(w) for w in (_allowed(arch, [1] * layers), *widths)],
+        [arch.build(w) for w in (_clip(arch, [1] * layers), *widths)],
         arch.input_shape,
         BATCH_SIZE,
         warmup=_ROUNDS,
@@ -153,28 +169,28 @@ def _measured(
 
 
 def _whole_networks(arch: Architecture) -> list[tuple[int, ...]]:
-    """Random widths, some of them whole blocks, and uniform ones, of which shortcuts may vanish."""
+    """Return random widths, random whole blocks, and uniform widths, where shortcuts may vanish."""
     ragged = sample_widths(arch, _RANDOM, seed=0)
-    blocks = [_on_blocks(arch, widths) for widths in sample_widths(arch, _RANDOM, seed=1)]
+    blocks = [_round_to_blocks(arch, widths) for widths in sample_widths(arch, _RANDOM, seed=1)]
     ratios = np.geomspace(0.1, 0.9, _UNIFORM)
-    uniform = [_allowed(arch, floor_widths(ratio, arch.base_widths)) for ratio in ratios]
+    uniform = [_clip(arch, floor_widths(ratio, arch.base_widths)) for ratio in ratios]
     return [*ragged, *blocks, *uniform]
 
 
-def _structure(arch: Architecture) -> _Structure:
-    """What `arch` calls, from networks without memory."""
+def _read_structure(arch: Architecture) -> _Structure:
+    """Record the calls of `arch` at several widths, on the meta device."""
     samples: dict[str, list[Call]] = {}
     for scale in _SCALES:
-        widths = _allowed(arch, floor_widths(scale, arch.base_widths))
-        for call in _calls(arch, widths):
+        widths = _clip(arch, floor_widths(scale, arch.base_widths))
+        for call in _record_calls(arch, widths):
             samples.setdefault(call.kind, []).append(call)
-    base = _distinct(arch)
-    calls = _calls(arch, base)
+    base = _distinct_widths(arch)
+    calls = _record_calls(arch, base)
     for call in calls:
         samples.setdefault(call.kind, []).append(call)
     kinds = tuple(samples)
     factors = np.stack([_growth(arch, base, calls, layer) for layer in range(len(base))], axis=-1)
-    vanishing = _vanishing(arch)
+    vanishing = _vanishing_modules(arch)
     terms = []
     ends = np.cumsum([len(call.place) for call in calls])
     for call, own in zip(calls, np.split(factors, ends[:-1]), strict=True):
@@ -189,37 +205,39 @@ def _structure(arch: Architecture) -> _Structure:
             )
         )
     largest = {
-        kind: rounded_up(np.max([call.place for call in found], axis=0))
+        kind: round_up(np.max([call.place for call in found], axis=0))
         for kind, found in samples.items()
     }
     return _Structure(kinds, tuple(terms), samples, largest)
 
 
-def _calls(arch: Architecture, widths: Sequence[int]) -> list[Call]:
-    """Those that equal widths can remove are of kinds of their own."""
-    vanishing = _vanishing(arch)
+def _record_calls(arch: Architecture, widths: Sequence[int]) -> list[Call]:
+    """Record calls; those that equal widths can remove get their own kinds."""
+    vanishing = _vanishing_modules(arch)
     return [
         replace(call, kind=f"{call.kind} of a shortcut") if call.module in vanishing else call
-        for call in calls_of(arch.build(widths), arch.input_shape, BATCH_SIZE)
+        for call in record_calls(arch.build(widths), arch.input_shape, BATCH_SIZE)
     ]
 
 
-def _allowed(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
-    """`widths`, no layer narrower or wider than it can be."""
+def _clip(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
+    """Clip `widths` to those that layers can have."""
     limits = width_limits(arch.cost("params"), len(widths))
     return tuple(np.clip(widths, *limits).astype(int).tolist())
 
 
-def _on_blocks(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
-    """`widths` as whole numbers of blocks."""
-    return _allowed(arch, [max(BLOCK, round(width / BLOCK) * BLOCK) for width in widths])
+def _round_to_blocks(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
+    return _clip(arch, [max(BLOCK, round(width / BLOCK) * BLOCK) for width in widths])
 
 
-def _distinct(arch: Architecture) -> tuple[int, ...]:
-    """Widths near the base ones that can all grow by one. Of networks in which equal widths remove
-    calls none are equal, nor will be then, so that everything is there."""
+def _distinct_widths(arch: Architecture) -> tuple[int, ...]:
+    """Return widths near the base widths that can all grow by one.
+
+    If equal widths remove calls, no two are equal, before or after a layer grows: no call is
+    missing.
+    """
     if not isinstance(arch, TableArchitecture):
-        return _allowed(arch, [width - 1 for width in arch.base_widths])
+        return _clip(arch, [width - 1 for width in arch.base_widths])
     found: list[int] = []
     for width in arch.base_widths:
         while any(abs(width - other) <= 1 for other in found):
@@ -229,18 +247,21 @@ def _distinct(arch: Architecture) -> tuple[int, ...]:
 
 
 def _growth(arch: Architecture, base: Sequence[int], calls: Sequence[Call], layer: int) -> IntArray:
-    """By how much the places of the calls grow with one more unit of a layer, all in a row."""
+    """Return how much the places of all calls, concatenated, grow if one layer widens by 1."""
     wider = tuple(width + (index == layer) for index, width in enumerate(base))
-    grown = _calls(arch, wider)
+    grown = _record_calls(arch, wider)
     if [call.kind for call in grown] != [call.kind for call in calls]:
-        raise NsoptError(f"{arch.name} computes otherwise at other widths: no latency model")
+        raise NsoptError(
+            f"{arch.name} calls other operations at other widths, so its latency cannot be "
+            "predicted: use --metric params or macs"
+        )
     before = np.concatenate([call.place for call in calls])
     growth: IntArray = np.concatenate([call.place for call in grown]) - before
     return growth
 
 
-def _vanishing(arch: Architecture) -> dict[str, Any]:
-    """The modules that equal widths remove, by path, as `Term.unless_equal` takes them."""
+def _vanishing_modules(arch: Architecture) -> dict[str, Any]:
+    """Return `Term.unless_equal` of the modules that equal widths remove, by path."""
     if not isinstance(arch, TableArchitecture):
         return {}
     eye = np.eye(len(arch.base_widths), dtype=np.int64)

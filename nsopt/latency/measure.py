@@ -1,4 +1,4 @@
-"""How long one forward pass takes."""
+"""Measure how long forward passes take."""
 
 import gc
 import os
@@ -30,8 +30,8 @@ from nsopt.models.tracing.originals import copied
 
 _LARGEST_SPREAD = 0.15
 _LONGEST_WAIT = 0.15
-# 2: in rounds, and the memory of tensors is kept between passes. 3: that memory is one piece for
-# each network, and Python collects no garbage meanwhile.
+# 2: in rounds, with the memory of tensors kept between passes. 3: that memory is one block per
+# network, and Python's garbage collection is off.
 _PROTOCOL = 3
 
 
@@ -39,14 +39,13 @@ _PROTOCOL = 3
 class Latency:
     """Milliseconds per batch: median, quartiles and mean over `repeats` passes.
 
-    device (with its threads), precision, batch_size, torch_version and protocol: see
-    `latency_conditions`.
-    spread: of the medians of several rounds, the largest less the smallest over the whole median;
-    None where it was measured in one.
-    waited: how long threads waited for a processor, over the time of the passes; None where the
-    system does not tell. Beside something that computes all the time rounds agree, and this tells.
-    sitting: when networks were timed side by side, the same for all of them; None where that was
-    not kept.
+    Attributes:
+        device: with its threads. Only measurements that agree in device, precision, batch_size,
+            torch_version and protocol can be compared.
+        spread: range of the medians of several rounds over the whole median; None for one round.
+        waited: time that threads waited for a processor, over the time of the passes; None if the
+            system does not say. A program that computes all the time raises this, not spread.
+        sitting: when these networks were timed side by side; None if unknown.
     """
 
     median_ms: float
@@ -65,10 +64,7 @@ class Latency:
 
 
 def latency_conditions(device: torch.device, batch_size: int = 100) -> dict[str, Any]:
-    """The fields of a `Latency` that a measurement made here and now would have.
-
-    Only measurements that agree in them can be compared, or stand for each other.
-    """
+    """Return the fields of a `Latency` that must agree for measurements to be comparable."""
     return {
         "device": describe_device(device),
         "precision": float32_precision(device),
@@ -86,10 +82,20 @@ def measure_latency(
     repeats: int = 80,
     device: str = "cpu",
 ) -> Latency:
-    """Time forward passes of `model` in evaluation mode and float32, one batch at a time.
+    """Time forward passes of a copy of `model` in evaluation mode and float32.
 
-    The paper's protocol (section 4.2): batches of 100, 20 passes to warm up, 80 timed. It is done
-    on a copy: `model` stays as it is.
+    The defaults are the paper's protocol (section 4.2).
+
+    Args:
+        model: the network; it does not change.
+        input_shape: channels, height and width of an image.
+        batch_size: images per pass.
+        warmup: passes before timing.
+        repeats: passes that are timed.
+        device: as torch names it, or auto.
+
+    Raises:
+        NsoptError: if the device is not available or has too little memory.
     """
     (latency,) = measure_latencies([model], input_shape, batch_size, warmup, repeats, 1, device)
     return latency
@@ -105,10 +111,10 @@ def measure_latencies(
     rounds: int = 5,
     device: str = "cpu",
 ) -> list[Latency]:
-    """Time networks side by side: in every round each of them, so that none has a better hour.
+    """Time networks side by side: every round times each of them, so that all share the conditions.
 
-    warmup and repeats are passes of each network over all rounds. What else the machine does shows
-    as a spread between rounds.
+    warmup and repeats count the passes of a network over all rounds. If the machine is busy, the
+    rounds differ.
     """
     if warmup < 0 or batch_size < 1 or not 1 <= rounds <= repeats:
         raise NsoptError("latency needs repeats >= rounds >= 1, batch_size >= 1 and warmup >= 0")
@@ -120,7 +126,7 @@ def measure_latencies(
         memory_kept(where),
         garbage_kept(),
     ):
-        copies = [_placed(copied(model), where, input_shape) for model in models]
+        copies = [_place(copied(model), where, input_shape) for model in models]
         images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
         images = laid_out(images.to(where), torch.channels_last)
         for turn in range(rounds):
@@ -129,20 +135,20 @@ def measure_latencies(
                 for _ in range(-(-warmup // rounds)):
                     model(own)
                 before = seconds_waited()
-                passes = [_timed_pass(model, own) for _ in range(repeats // rounds)]
+                passes = [_time_pass(model, own) for _ in range(repeats // rounds)]
                 waited[index] += np.maximum(0.0, seconds_waited() - before)
                 milliseconds[index, turn] = passes
     conditions = latency_conditions(where, batch_size)
     sitting = datetime.now(UTC).isoformat()
     return [
-        replace(_summary(1000 * passes, seconds / passes.sum(), conditions), sitting=sitting)
+        replace(_summarise(1000 * passes, seconds / passes.sum(), conditions), sitting=sitting)
         for passes, seconds in zip(milliseconds, waited, strict=True)
     ]
 
 
 @contextmanager
 def garbage_kept() -> Iterator[None]:
-    """Python collects no garbage while something is timed, as in the standard library's timeit."""
+    """Turn garbage collection off while something is timed, like the standard library's timeit."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -153,7 +159,7 @@ def garbage_kept() -> Iterator[None]:
 
 
 def distrust(latencies: Sequence[Latency]) -> str:
-    """What to tell of measurements on a machine that did something else; nothing of others."""
+    """Return a warning if the machine was busy, else an empty string."""
     spreads = [own for each in latencies if (own := each.spread or 0.0) > _LARGEST_SPREAD]
     waits = [own for each in latencies if (own := each.waited or 0.0) > _LONGEST_WAIT]
     reasons = []
@@ -164,27 +170,27 @@ def distrust(latencies: Sequence[Latency]) -> str:
         )
     if waits:
         reasons.append(
-            f"with {len(waits)} of {len(latencies)} networks threads waited for a processor "
+            f"threads of {len(waits)} of {len(latencies)} networks waited for a processor "
             f"(up to {max(waits):.0%} of the time)"
         )
     if not reasons:
         return ""
     return (
-        f"latency: {', '.join(reasons)}, load {os.getloadavg()[0]:.1f}: the machine was busy; "
-        "nsopt latency measures again"
+        f"latency: the machine was busy: {', '.join(reasons)}, load {os.getloadavg()[0]:.1f}; "
+        "run nsopt latency to measure again"
     )
 
 
 def was_busy(latencies: Sequence[Latency]) -> bool:
-    """Whether something else computed all the time while networks were measured."""
+    """Return whether something else computed all the time while networks were measured."""
     waited = [each.waited or 0.0 for each in latencies]
     return float(np.median(waited)) > _LONGEST_WAIT
 
 
-def _summary(
+def _summarise(
     milliseconds: NDArray[np.float64], waited: float, conditions: dict[str, Any]
 ) -> Latency:
-    """milliseconds: (rounds, passes a round)."""
+    """milliseconds: (rounds, passes per round)."""
     lower, median, upper = np.percentile(milliseconds, [25, 50, 75])
     rounds = np.median(milliseconds, axis=1)
     return Latency(
@@ -199,13 +205,13 @@ def _summary(
     )
 
 
-def _placed(model: nn.Module, device: torch.device, input_shape: tuple[int, ...]) -> nn.Module:
-    """`model`, in the layout that is fastest for it, and in evaluation mode."""
+def _place(model: nn.Module, device: torch.device, input_shape: tuple[int, ...]) -> nn.Module:
+    """Move `model` to the device, in its fastest layout and in evaluation mode."""
     example = torch.zeros(2, *input_shape, device=device)
     return place(model, device, best_layout(model.to(device), (example,))).eval()
 
 
-def _timed_pass(model: nn.Module, images: torch.Tensor) -> float:
+def _time_pass(model: nn.Module, images: torch.Tensor) -> float:
     wait_for(images.device)
     start = time.perf_counter()
     model(images)

@@ -1,4 +1,4 @@
-"""Measured kernels, interpolated: milliseconds over one or two sizes."""
+"""Interpolate measured kernel times over one or two sizes."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,11 +13,11 @@ BLOCK = 16  # channels that kernels work on together
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Milliseconds on a grid of D = 1 or 2 sizes, never falling along either.
+    """Milliseconds on a grid of D = 1 or 2 sizes, which never fall along either.
 
-    axes: D ascending arrays; values: their grid. Between them it is (bi)linear, beyond the last one
-    it grows in proportion. blocks: D sizes to whose multiples a larger size is rounded up first, as
-    kernels pad them.
+    Between grid points they are (bi)linear, beyond the last they grow in proportion. axes: D
+    ascending arrays; values: on their grid; blocks: D numbers; a larger size is first rounded up
+    to a multiple, as kernels pad.
     """
 
     axes: tuple[FloatArray, ...]
@@ -28,8 +28,8 @@ class Table:
     def of(
         cls, axes: tuple[FloatArray, ...], measured: FloatArray, blocks: tuple[int, ...]
     ) -> Self:
-        """What was measured on a grid; where it fell, half way between the least raising and the
-        least lowering that make it grow."""
+        """Make a table from measurements. Where they fall, it takes the middle between the smallest
+        increase and the smallest decrease that make them monotone."""
         raised, lowered = measured, np.flip(measured)
         for axis in range(measured.ndim):
             raised = np.maximum.accumulate(raised, axis=axis)
@@ -37,7 +37,7 @@ class Table:
         return cls(axes, (raised + np.flip(lowered)) / 2, blocks)
 
     def at(self, sizes: FloatArray) -> FloatArray:
-        """Milliseconds at sizes (..., D): shape (...)."""
+        """Return milliseconds (...) at sizes (..., D)."""
         blocks = np.array(self.blocks)
         padded = np.where(sizes > blocks, np.ceil(sizes / blocks) * blocks, sizes)
         places = [_place(axis, padded[..., d]) for d, axis in enumerate(self.axes)]
@@ -57,21 +57,19 @@ class Table:
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form."""
         axes = [axis.tolist() for axis in self.axes]
         return {"axes": axes, "values": self.values.tolist(), "blocks": list(self.blocks)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
         axes = tuple(np.array(axis, dtype=np.float64) for axis in data["axes"])
         return cls(axes, np.array(data["values"], dtype=np.float64), tuple(data["blocks"]))
 
 
 def _place(axis: FloatArray, sizes: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
-    """Index of the grid point at or below each size, and how far it lies towards the next one.
+    """Return the index of the grid point at or below each size, and the fraction to the next one.
 
-    A size below the first point counts as the first, one beyond the last as the last.
+    Sizes below the first point count as the first, sizes beyond the last as the last.
     """
     if len(axis) == 1:
         return np.zeros(sizes.shape, dtype=np.int64), np.zeros(sizes.shape)

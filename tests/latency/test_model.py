@@ -25,7 +25,7 @@ from nsopt.compute import memory
 from nsopt.compute.device import resolve_compute
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency import learn
-from nsopt.latency.calls import calls_of
+from nsopt.latency.calls import record_calls
 from nsopt.latency.learn import BATCH_SIZE, latency_model, sample_widths
 from nsopt.latency.measure import Latency, distrust, latency_conditions, measure_latencies
 from nsopt.latency.model import LatencyModel
@@ -61,7 +61,7 @@ def test_tables_are_exact_where_measured_and_go_on_beyond() -> None:
 
 
 def test_calls_tell_what_a_network_computes(narrow: TableArchitecture) -> None:
-    calls = calls_of(narrow.build(narrow.base_widths), narrow.input_shape, 5)
+    calls = record_calls(narrow.build(narrow.base_widths), narrow.input_shape, 5)
     convolutions = [call for call in calls if call.is_convolution]
     inputs = (1, *narrow.base_widths)
     assert [call.place for call in convolutions] == list(pairwise(inputs))
@@ -84,7 +84,7 @@ def models(narrow: TableArchitecture) -> dict[str, tuple[Architecture, LatencyMo
     with pytest.MonkeyPatch.context() as patch:
         learn_briefly(patch)
         return {
-            name: (arch, learn._measured(arch, learn._structure(arch), CPU.device, Silent())[0])
+            name: (arch, learn._learn(arch, learn._read_structure(arch), CPU.device, Silent())[0])
             for name, arch in found.items()
         }
 
@@ -190,7 +190,7 @@ def test_a_model_of_mere_noise_still_grows_with_the_widths(
 def test_calls_that_equal_widths_remove_are_not_counted() -> None:
     arch = table_architecture("resnet18", num_classes=10, in_channels=1)
     arch = replace(arch, base_widths=tuple(w // 4 for w in arch.base_widths))
-    structure = learn._structure(arch)
+    structure = learn._read_structure(arch)
     vanishing = [term for term in structure.terms if term.unless_equal is not None]
     assert vanishing
     equal, unequal = np.array(arch.base_widths), np.array(arch.base_widths) + np.arange(17) * 2
@@ -200,7 +200,8 @@ def test_calls_that_equal_widths_remove_are_not_counted() -> None:
     assert not {term.table for term in vanishing} & {
         term.table for term in structure.terms if term.unless_equal is None
     }
-    for term, call in zip(structure.terms, learn._calls(arch, unequal.tolist()), strict=True):
+    calls = learn._record_calls(arch, unequal.tolist())
+    for term, call in zip(structure.terms, calls, strict=True):
         assert tuple(term.sizes(unequal)) == call.place
 
 
@@ -213,7 +214,7 @@ def test_a_model_is_learned_once_for_a_device(
     arch, _ = models["traced"]
     monkeypatch.setattr(learn, "was_busy", lambda measured: False)  # other tests may run
     model = latency_model(arch, CPU, Silent(), tmp_path)
-    monkeypatch.setattr(learn, "_measured", None)
+    monkeypatch.setattr(learn, "_learn", None)
     again = latency_model(arch, CPU, Silent(), tmp_path)
     assert again(arch.base_widths) == model(arch.base_widths)
     (kept,) = tmp_path.iterdir()
@@ -232,8 +233,8 @@ def test_a_damaged_model_in_the_cache_is_learned_again(
         learned.append(arch)
         return model, False
 
-    monkeypatch.setattr(learn, "_structure", lambda arch: None)
-    monkeypatch.setattr(learn, "_measured", learn_at_once)
+    monkeypatch.setattr(learn, "_read_structure", lambda arch: None)
+    monkeypatch.setattr(learn, "_learn", learn_at_once)
     latency_model(arch, CPU, Silent(), tmp_path)
     (file,) = tmp_path.iterdir()
     whole = file.read_text()
@@ -311,7 +312,7 @@ def test_the_gaps_between_tensors_are_taken_once_a_measurement(
     measure_latencies([nn.Identity(), nn.Flatten()], (3, 4, 4), 2, repeats=6, rounds=3)
     assert len(taken) == 1
     arch, _ = models["traced"]
-    learn._measured(arch, learn._structure(arch), CPU.device, Silent())
+    learn._learn(arch, learn._read_structure(arch), CPU.device, Silent())
     assert len(taken) == 3  # for the kernels, and for whole networks
 
 
@@ -321,7 +322,7 @@ def test_rounds_that_differ_are_told() -> None:
     assert distrust([quiet, quiet]) == ""
     assert "rounds of 1 of 2 networks differ by more than 15% (up to 50%" in distrust([quiet, busy])
     waiting = Latency(1.0, 1.0, 1.0, 1.0, 100, 80, "cpu", spread=0.05, waited=0.4)
-    told = "with 1 of 2 networks threads waited for a processor (up to 40% of the time)"
+    told = "threads of 1 of 2 networks waited for a processor (up to 40% of the time)"
     assert told in distrust([quiet, waiting])
 
 
@@ -346,7 +347,7 @@ def test_what_computes_all_the_time_is_noticed(narrow: TableArchitecture) -> Non
     (latency,) = measure_latencies([model], narrow.input_shape, 20, repeats=200)
     assert latency.waited is not None
     assert latency.waited > 0.25
-    assert "threads waited for a processor" in distrust([latency])
+    assert "waited for a processor" in distrust([latency])
 
 
 @pytest.mark.usefixtures("busy_processor")

@@ -121,5 +121,5 @@ def test_a_network_of_others_is_made_without_touching_devices(two_cuda: Simulate
 def test_kernels_are_timed_many_in_a_row(cuda: SimulatedDevices) -> None:
     """Waiting for a GPU, which takes longer than a small kernel, hardly counts."""
     runs: list[int] = []
-    assert kernel_times._seconds(lambda: runs.append(1), torch.device("cuda")) > 0
+    assert kernel_times._time(lambda: runs.append(1), torch.device("cuda")) > 0
     assert 0 < 5 * len(cuda.places("wait")) < len(runs)
