@@ -1,1 +1,1 @@
-"""Methods: ways to make a scaling law, one file each. No other room tells them apart."""
+"""Methods: ways to make a scaling law, one file each. No other package distinguishes them."""

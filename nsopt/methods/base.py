@@ -1,4 +1,4 @@
-"""What a method of scaling is to those that search, train and compare."""
+"""The interface of a scaling method."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.record import Iteration
 from nsopt.settings import Price
 
-if TYPE_CHECKING:  # reports name methods and need no torch
+if TYPE_CHECKING:  # reports use methods without torch
     from torch import nn
 
     from nsopt.models.architecture import Architecture
@@ -21,10 +21,14 @@ if TYPE_CHECKING:  # reports name methods and need no torch
 class LawInputs:
     """What a method may make its law from.
 
-    iterations: of architecture descent with the method's price, at least as many as it asked for,
-    unless descent converged before; trained: the network of base widths, trained with the trial's
-    seed, if it asked for it; tuned: the law that was tuned for the metric of the budget, if it
-    asked for it.
+    Attributes:
+        arch: the network.
+        cost: maps widths (N, L) to costs (N,), in the unit of `budget`.
+        budget: of the trial.
+        iterations: of architecture descent with the method's price: at least as many as it needs,
+            or fewer if descent converged.
+        trained: the network of base widths, trained with the trial's seed, if the method needs it.
+        tuned: the law that was tuned for the budget's metric, if the method needs it.
     """
 
     arch: "Architecture"
@@ -36,15 +40,19 @@ class LawInputs:
 
 
 class Method(ABC):
-    """A way to make a scaling law, which is then solved for the budgets of a comparison.
+    """A way to make a scaling law. A study solves the law for its budgets.
 
-    name: its word on the command line and in storage, without a slash; label: its name in reports;
-    needs_trained_network: whether `LawInputs.trained` must be there; inherits_weights: whether its
-    networks then begin with weights of that one (`start`) and are fine-tuned; by_algorithm_3:
-    whether `--eta` replaces the exact solver for it; price: of the search that it needs, None for
-    that of the study's settings; needs_tuned_law: whether `LawInputs.tuned` must be there;
-    keeps_weights: whether its network is the one that the study starts from, which is measured and
-    not trained.
+    Attributes:
+        name: on the command line and in storage, without a slash.
+        label: name in reports.
+        needs_trained_network: whether it needs `LawInputs.trained`.
+        inherits_weights: whether its networks start from weights of that network (`start`) and are
+            fine-tuned.
+        by_algorithm_3: whether `--eta` replaces the exact solver.
+        price: of the search that it needs; None takes the price of the study's settings.
+        needs_tuned_law: whether it needs `LawInputs.tuned`.
+        keeps_weights: whether its network is the one from which the study starts, which is measured
+            but not trained.
     """
 
     name: str
@@ -58,29 +66,36 @@ class Method(ABC):
 
     @abstractmethod
     def law(self, inputs: LawInputs) -> ScalingLaw:
-        """The law, whose widths are solved for `inputs.budget`; NoWidthsError if there is none.
+        """Return the law, which the study solves for `inputs.budget`.
 
-        Without a trained network it must be the same for all budgets and seeds.
+        Unless the method needs a trained network, the law must not depend on the budget.
+
+        Raises:
+            NoWidthsError: if there is no law.
         """
 
     def search_iterations(self, settings: SearchSettings) -> int:
-        """How many iterations of architecture descent it needs; NsoptError for more than run."""
+        """Return how many iterations of architecture descent it needs.
+
+        Raises:
+            NsoptError: if the settings run fewer.
+        """
         return 0
 
     def fitted_to(self, iterations: Sequence[Iteration]) -> Iteration | None:
-        """The iteration of a search to whose record its law is fitted; None if it is to none."""
+        """Return the iteration of descent to which its law is fitted, or None."""
         return None
 
     def supports(self, budget: float, base_cost: float) -> bool:
-        """Whether it has widths to offer at a budget; base_cost: of the base widths."""
+        """Return whether it has widths at a budget; base_cost: of the base widths."""
         return True
 
     def start(
         self, arch: "Architecture", widths: tuple[int, ...], trained: "nn.Module"
     ) -> "nn.Module":
-        """The network of `widths` that fine-tuning begins with, where it inherits weights."""
+        """Return the network of `widths` with inherited weights, from which fine-tuning starts."""
         raise NotImplementedError(f"{self.name} trains from scratch")
 
     def variant(self, name: str) -> "Method | None":
-        """The method of the same family that `name` means; None if it means none."""
+        """Return the variant of this method that is called `name`, or None."""
         return None

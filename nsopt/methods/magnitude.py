@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
     from nsopt.models.architecture import Architecture
 
-# pruning.magnitude imports torch, which naming the method must not.
+# pruning.magnitude imports torch, which commands that only name the method should not.
 # ruff: noqa: PLC0415
 
 
 class Magnitude(Method):
-    """The trained network pruned by L1 norm until it fits the budget, its weights kept."""
+    """Prunes the trained network by L1 norm until it fits the budget, and keeps its weights."""
 
     name = "magnitude"
     label = "Magnitude (Li et al.)"
@@ -23,7 +23,7 @@ class Magnitude(Method):
     inherits_weights = True
 
     def law(self, inputs: LawInputs) -> ScalingLaw:
-        """The pruned widths times a factor, which takes up what pruning left of the budget."""
+        """Return the law that scales the pruned widths up to the budget."""
         from nsopt.pruning.magnitude import rank_filters
 
         assert inputs.trained is not None
@@ -36,7 +36,7 @@ class Magnitude(Method):
     def start(
         self, arch: "Architecture", widths: tuple[int, ...], trained: "nn.Module"
     ) -> "nn.Module":
-        """The trained network's filters of largest norm."""
+        """Return the network of the trained filters with the largest norms."""
         from nsopt.pruning.magnitude import rank_filters
 
         return arch.inherit(trained, rank_filters(arch, trained).strongest(widths), widths)

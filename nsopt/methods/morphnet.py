@@ -1,4 +1,4 @@
-"""MorphNet-style scaling (Gordon et al., CVPR 2018; its first iteration, as the paper compares)."""
+"""MorphNet-style scaling (Gordon et al., CVPR 2018): its first iteration, as in the paper."""
 
 from nsopt.methods.base import LawInputs, Method
 from nsopt.pruning.settings import SearchSettings
@@ -8,7 +8,7 @@ _FRACTION = 0.5
 
 
 class MorphNet(Method):
-    """The network pruned by Taylor importance to half its filters, times a factor."""
+    """Prunes the network by Taylor importance to half its filters, and scales the rest."""
 
     name = "morphnet"
     label = "MorphNet-style"

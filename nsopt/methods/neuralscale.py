@@ -1,4 +1,4 @@
-"""NeuralScale (Lee & Lee, CVPR 2020): the power law that pruning gives."""
+"""NeuralScale (Lee & Lee, CVPR 2020): the power law that is fitted to pruning."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _VARIANT = re.compile(rf"{_NAME}(-(?P<price>{'|'.join(_COUNTED)}))?(-iter(?P<ite
 
 @dataclass(frozen=True)
 class NeuralScale(Method):
-    """The law of descent iteration `iteration`, counted from 1; None for the last one."""
+    """Takes the law of descent iteration `iteration`, counted from 1; None takes the last."""
 
     iteration: int | None = None
     price: Price | None = None

@@ -1,7 +1,7 @@
-"""The methods by name: those built in, those registered, and those that packages bring.
+"""Methods by name: built-in ones, registered ones, and those of installed packages.
 
-A package brings methods as entry points of the group `nsopt.methods`: each is a `Method`, or a
-class of one that is made without arguments.
+A package adds a method as an entry point of the group `nsopt.methods`: a `Method`, or a subclass
+whose constructor takes no arguments.
 """
 
 from collections.abc import Sequence
@@ -23,29 +23,32 @@ _registered: dict[str, Method] = {}
 
 
 def register_method(method: Method) -> None:
-    """Make `method` known to this process under its name.
+    """Make a method available in this process under its name.
 
-    Worker processes know it if a package brings it.
+    Worker processes know a method only if an installed package has it as an entry point.
+
+    Args:
+        method: an instance of a subclass of `Method`.
 
     Raises:
-        NsoptError: if the name is taken, or cannot be part of the name of a study.
+        NsoptError: if the name is taken, or cannot be part of a study's name.
     """
     if not method.name or set(method.name) & set("/, "):
         raise NsoptError(f"a method cannot be named {method.name!r}: no slash, comma or space")
     if is_reserved(method.name):
         raise NsoptError(f"a method cannot be named {method.name!r}: nsopt uses this name itself")
     if method.name in methods():
-        raise NsoptError(f"there is a method {method.name!r} already: give another name")
+        raise NsoptError(f"a method {method.name!r} already exists: give another name")
     _registered[method.name] = method
 
 
 def methods() -> dict[str, Method]:
-    """All methods by name, baselines first."""
-    return _built_in() | _brought() | _registered
+    """Return all methods by name, baselines first."""
+    return _built_in() | _load_entry_points() | _registered
 
 
 def get_method(name: str) -> Method:
-    """The method `name`, which may be a variant of one; NsoptError if there is none."""
+    """Return the method or variant `name`. Raises NsoptError if there is none."""
     known = methods()
     if name in known:
         return known[name]
@@ -57,17 +60,17 @@ def get_method(name: str) -> Method:
 
 
 def baseline() -> Method:
-    """The method that others are measured against."""
+    """Return the method to which reports compare the others."""
     return Uniform()
 
 
 def law_of_search() -> Method:
-    """The method whose law is that of the search."""
+    """Return the method whose law is that of the search."""
     return NeuralScale()
 
 
 def get_methods(names: Sequence[str]) -> tuple[Method, ...]:
-    """The methods of these names without repetitions; NsoptError for an unknown one, or none."""
+    """Return the methods of these names, each once. Raises NsoptError for an unknown or no name."""
     found = {name: get_method(name) for name in names}
     if not found:
         raise NsoptError(f"no methods given: known are {', '.join(methods())}")
@@ -75,7 +78,7 @@ def get_methods(names: Sequence[str]) -> tuple[Method, ...]:
 
 
 def is_method(name: str) -> bool:
-    """Whether `get_method` knows it."""
+    """Return whether `get_method` knows the name."""
     try:
         get_method(name)
     except NsoptError:
@@ -84,12 +87,12 @@ def is_method(name: str) -> bool:
 
 
 def method_label(name: str) -> str:
-    """A method's name in reports; one that is not installed here goes by its word."""
+    """Return a method's label in reports; its name if it is not installed here."""
     return get_method(name).label if is_method(name) else name
 
 
 def method_order(names: Sequence[str]) -> list[str]:
-    """`names` in the order of a report: those of `methods`, then their variants and others."""
+    """Sort `names` as reports do: those of `methods`, then variants and others."""
     known = [name for name in methods() if name in names]
     return known + sorted(set(names) - set(known))
 
@@ -101,8 +104,8 @@ def _built_in() -> dict[str, Method]:
 
 
 @cache
-def _brought() -> dict[str, Method]:
-    """What packages bring. NsoptError for an entry point that is not a method."""
+def _load_entry_points() -> dict[str, Method]:
+    """Load the methods of packages. Raises NsoptError for an entry point that is not a method."""
     found = {}
     for point in entry_points(group=_GROUP):
         loaded = point.load()

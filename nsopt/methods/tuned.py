@@ -5,7 +5,7 @@ from nsopt.scaling.law import ScalingLaw
 
 
 class Tuned(Method):
-    """What tuning found for the metric of the budget, of the same network, data and preset."""
+    """Takes the law tuned for the budget's metric, on the same network, data and preset."""
 
     name = "tuned"
     label = "Tuned"

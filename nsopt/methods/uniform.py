@@ -5,7 +5,7 @@ from nsopt.scaling.law import ScalingLaw, uniform_curve
 
 
 class Uniform(Method):
-    """Every layer by the same multiplier."""
+    """Scales every layer by the same factor."""
 
     name = "uniform"
     label = "Uniform"

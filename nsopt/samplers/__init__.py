@@ -1,1 +1,1 @@
-"""Optuna samplers that propose the widths of a network."""
+"""Optuna samplers that propose a network's widths."""

@@ -1,4 +1,4 @@
-"""A sampler whose power law proposes the widths of a network at a budget."""
+"""An Optuna sampler that proposes a network's widths at a budget, from a law."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from nsopt.scaling.cost import CostFunction
 from nsopt.scaling.law import ScalingLaw
 from nsopt.storage import internals, trials
 
-_NARROWER, _WIDER = 32, 8  # than the base widths: where widths may lie
+_NARROWER, _WIDER = 32, 8  # default range of widths, in factors of the base widths
 
 
 def suggest_widths(
@@ -29,12 +29,19 @@ def suggest_widths(
     log: bool = True,
     step: int = 1,
 ) -> tuple[int, ...]:
-    """The widths of a trial, one integer parameter `width_<layer name>` per searched layer.
+    """Suggest one integer parameter `width_<layer name>` per searched layer.
 
-    low, high: for all layers or one each, by default from a 32nd of the base widths, or the
-    narrowest that the network can have, to eight times them; the law's widths must lie there. log:
-    whether other samplers propose on a logarithmic scale, which they do in steps of 1 only; step:
-    between widths, such as 8 with a sampler whose `multiple_of` is 8.
+    Args:
+        trial: a running trial.
+        arch: the network, with L searched layers.
+        low: smallest widths, for all layers or one each (L,); by default a 32nd of the base widths,
+            or the narrowest that the network can have. The range must contain the law's widths.
+        high: largest widths, likewise; by default eight times the base widths.
+        log: whether other samplers propose on a logarithmic scale, for `step=1` only.
+        step: between widths, such as 8 with a sampler whose `multiple_of` is 8.
+
+    Returns:
+        L widths, for `arch.build` or `nsopt.train`.
     """
     base = np.array(arch.base_widths)
     narrowest = -(-np.array(arch.narrowest) // step)
@@ -51,32 +58,38 @@ def suggest_widths(
 
 
 class NeuralScaleSampler(BaseSampler):
-    """Proposes the widths of `law` at a trial's budget; other parameters are sampled beside.
+    """An Optuna sampler that proposes the widths of a law at each trial's budget.
 
-    A trial whose user attribute `budget` was set when it was enqueued gets the widths for that
-    budget; other trials go through `budgets` in turn. Parameters that are not widths go to
-    `independent_sampler`, TPE by default, jointly where it samples so.
+    A trial enqueued with a user attribute `budget` gets the widths for that budget; other trials
+    take `budgets` in turn. All other parameters go to `independent_sampler`.
 
-    When a trial ends, its budget, the metric of the budget and the cost of its widths become user
-    attributes, and the excess over the budget a constraint: also for widths that were enqueued,
-    which may exceed it.
+    When a trial ends, `budget`, `metric` and `cost` become user attributes, and the excess over the
+    budget becomes a constraint, also for enqueued widths.
 
     Args:
-        law: a fitted one, or any other such as `uniform_curve(base_widths)`.
-        cost: maps widths to cost in the unit of the budgets, such as `arch.cost("params")`.
-        layer_names: of the law's layers, in order; they name the parameters.
-        budgets: for trials that carry none.
-        independent_sampler: for parameters beside the widths.
-        seed: of the default `independent_sampler`, and of the spread.
-        eta: replaces the exact solver by Algorithm 3 with this step size, which may end above
-            the budget.
-        multiple_of: widths are rounded down to its multiples, as hardware likes it; for the exact
-            solver.
-        min_width: below which no width falls; for the exact solver.
-        max_width: above which no width rises, a number or one for each layer; for the exact solver.
-        spread: standard deviation by which the logarithm of every layer's alpha is perturbed,
-            anew for each trial; the perturbed curve is solved for the same budget, so that every
-            proposal fits it. It follows from `seed` and the trial's number alone.
+        law: a fitted law, or any other such as `uniform_curve(base_widths)`.
+        cost: maps widths to a cost in the unit of the budgets, such as `arch.cost("params")`.
+        layer_names: of the law's L layers, in order; they name the parameters.
+        budgets: for trials without a `budget` of their own.
+        independent_sampler: for parameters other than widths; TPE by default.
+        seed: of the default `independent_sampler` and of `spread`.
+        eta: solve with the paper's Algorithm 3 and this step size; may exceed the budget.
+        spread: standard deviation of a random shift of every layer's log-width, new for each trial.
+            The shifted law is solved for the same budget, so every proposal fits. The shift depends
+            only on `seed` and the trial's number.
+        multiple_of: round widths down to multiples of this (not with `eta`).
+        min_width: smallest width (not with `eta`).
+        max_width: largest width, a number or one per layer (L,) (not with `eta`).
+
+    Raises:
+        NsoptError: for arguments that exclude each other, or if no widths meet one of `budgets`.
+
+    Example:
+        >>> sampler = nsopt.NeuralScaleSampler(
+        ...     law, arch.cost("params"), arch.layer_names, budgets=[100_000, 300_000]
+        ... )
+        >>> study = optuna.create_study(direction="maximize", sampler=sampler)
+        >>> study.optimize(objective, n_trials=4)  # it calls nsopt.suggest_widths(trial, arch)
     """
 
     def __init__(
@@ -130,15 +143,14 @@ class NeuralScaleSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """What the independent sampler samples jointly; widths are proposed one by one, in
-        whatever range they are asked for."""
+        """Return what the independent sampler samples jointly; widths are proposed one by one."""
         joint = self._independent.infer_relative_search_space(study, trial)
         return {name: range_ for name, range_ in joint.items() if name not in self._parameters}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """From the independent sampler, what it does not sample jointly one by one."""
+        """Sample with the independent sampler: jointly if it can, else one by one."""
         values = self._independent.sample_relative(study, trial, search_space)
         for name in search_space.keys() - values.keys():
             values[name] = self.sample_independent(study, trial, name, search_space[name])
@@ -151,16 +163,17 @@ class NeuralScaleSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """The law's width at the trial's budget; other parameters from the independent sampler.
+        """Return the law's width at the trial's budget, or sample another parameter.
 
-        Raises NsoptError for a width of a layer that the law has not, where there is no budget to
-        propose widths for, and for a range that cannot hold the law's width.
+        Raises:
+            NsoptError: for a layer that is not in the law, without a budget, or if the range does
+                not contain the law's width.
         """
         if param_name not in self._parameters:
             if trials.is_width(param_name):
                 raise NsoptError(
                     f"{param_name} is no layer of this law, which has "
-                    f"{', '.join(self._parameters)}: give the sampler the law of this network"
+                    f"{', '.join(self._parameters)}: give the sampler this network's law"
                 )
             return self._independent.sample_independent(
                 study, trial, param_name, param_distribution
@@ -203,7 +216,7 @@ class NeuralScaleSampler(BaseSampler):
         self._independent.reseed_rng()
 
     def _widths(self, trial: FrozenTrial, budget: float) -> tuple[int, ...]:
-        """What `propose` gives; with a spread, around that."""
+        """Return the widths for a trial, shifted at random if there is a spread."""
         if not self._spread:
             return self.propose(budget)
         generator = np.random.default_rng(

@@ -1,4 +1,4 @@
-"""Widths along a law at any budget, and around it: what the sampler proposes, without Optuna."""
+"""Propose widths at a budget, from a law or from random shifts of it, without Optuna."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,11 @@ Shift = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Proposals:
-    """eta: replaces the exact solver by Algorithm 3 with this step size, for a power law;
-    multiple_of, min_width, max_width: as for `solve_widths`."""
+    """Proposes widths of a law at budgets.
+
+    eta: step size of Algorithm 3, which then replaces the exact solver, for power laws only;
+    multiple_of, min_width, max_width: see `solve_widths`.
+    """
 
     law: ScalingLaw
     cost: CostFunction
@@ -28,28 +31,28 @@ class Proposals:
 
     @property
     def metric(self) -> str | None:
-        """What the cost counts, where it tells."""
+        """Name of the cost's metric, if it has one."""
         return getattr(self.cost, "metric", None)
 
     def at(self, budget: float) -> tuple[int, ...]:
-        """The law's widths at a budget; NoWidthsError if none fit it."""
+        """Return the law's widths at a budget. Raises NoWidthsError if none fit it."""
         if self.eta is None:
-            return self._solved(self.law, budget)
+            return self._solve(self.law, budget)
         fit = solve_widths_sgd(self._power_law(), self.cost, budget, self.eta)
         if fit.diverged:
-            raise NoWidthsError(f"Algorithm 3 diverges at eta = {self.eta:g}: try a smaller --eta")
+            raise NoWidthsError(f"Algorithm 3 diverges at eta = {self.eta:g}: try a smaller eta")
         return tuple(fit.widths.tolist())
 
     def around(self, budget: float, shift: Shift) -> tuple[int, ...]:
-        """Widths at a budget when the logarithm of every layer's alpha is moved by `shift` (L,).
+        """Return the widths at a budget after adding `shift` (L,) to the law's log-widths.
 
-        The law that this gives is solved like any other, so that its widths fit the budget.
+        The shifted law is solved again, so its widths fit the budget.
         """
         law = self._power_law()
         moved = PowerLaw(np.exp(shift), np.zeros_like(shift), np.ones_like(shift)) * law
-        return self._solved(moved, budget)
+        return self._solve(moved, budget)
 
-    def _solved(self, law: ScalingLaw, budget: float) -> tuple[int, ...]:
+    def _solve(self, law: ScalingLaw, budget: float) -> tuple[int, ...]:
         limits = self.multiple_of, self.min_width, self.max_width
         fit = solve_widths(law, self.cost, budget, *limits)
         return tuple(fit.widths.tolist())

@@ -118,7 +118,7 @@ class Named(Mine):
 
 @pytest.mark.parametrize("name", ["uniform", "neuralscale"])
 def test_a_name_is_given_once(name: str) -> None:
-    with pytest.raises(NsoptError, match=f"there is a method '{name}' already"):
+    with pytest.raises(NsoptError, match=f"a method '{name}' already exists"):
         nsopt.register_method(Named(name))
 
 
