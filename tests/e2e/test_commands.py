@@ -101,7 +101,7 @@ def test_a_tuned_curve_is_used_by_name(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     told = " ".join(done.stdout.split())
     assert "training: 2 epochs" in told
-    verdict = re.search(r"best: filters \S+, macs \S+, slope \S+; ((confirmed|no).*?) use", told)
+    verdict = re.search(r"best: filters \S+, macs \S+, slope \S+; ((confirmed|no).*?) to use", told)
     assert verdict is not None
     storage = f"--storage=sqlite:///{tmp_path / 'study.db'}"
     law = ["--method=tuned", "--metric=macs", "--ratios=0.5"]
