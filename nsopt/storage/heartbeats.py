@@ -1,4 +1,4 @@
-"""Which trials are still run: heartbeats in storages that have none of their own."""
+"""Heartbeats for Optuna storages that have none: they show which trials are still running."""
 
 import time
 from collections.abc import Callable
@@ -16,11 +16,11 @@ _HEARTBEAT = "nsopt:heartbeat"
 
 
 class AttributeHeartbeat(OwnHeartbeat, BaseStorage):
-    """Keeps the heartbeat of a trial as one of its attributes.
+    """Stores the heartbeat of a trial as one of its attributes.
 
-    A trial is stale when its heartbeat has stood still while this process looked at it, so that
-    clocks of different machines are never compared. longest_lock: seconds for which a dead process
-    may keep the others from writing.
+    A trial is stale if this process has not seen its heartbeat change for a while, so clocks of
+    different machines are never compared. longest_lock: seconds for which a dead process may block
+    the others from writing.
     """
 
     longest_lock = 0.0

@@ -1,6 +1,6 @@
-"""All that nsopt uses of Optuna beyond its public interface.
+"""Everything private that nsopt uses of Optuna.
 
-A test tells by name what a new version of Optuna took away (tests/storage/test_internals.py).
+tests/storage/test_internals.py names what a new version of Optuna has removed.
 """
 
 from abc import abstractmethod
@@ -20,7 +20,7 @@ _CONSTRAINT = "constraints"
 
 
 class OwnHeartbeat(BaseHeartbeat):
-    """A storage that itself knows which of its trials are stale."""
+    """A storage that finds its stale trials itself."""
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
         return self.stale_trial_ids(study_id)
@@ -46,48 +46,48 @@ def trial_id(trial: FrozenTrial) -> int:
 
 
 def stale_trial_ids(storage: BaseHeartbeat, study: Study) -> list[int]:
-    """The running trials of a study whose heartbeat has stopped."""
+    """Return the running trials of a study whose heartbeat has stopped."""
     return storage._get_stale_trial_ids(study_id(study))
 
 
 def stale_in_database(storage: RDBStorage, study_id: int) -> list[int]:
-    """What a database tells of stale trials, by the clock of its server."""
+    """Return a database's stale trials, by the clock of its server."""
     return RDBStorage._get_stale_trial_ids(storage, study_id)
 
 
 def take(study: Study, waiting: FrozenTrial) -> bool:
-    """Make a waiting trial a running one; whether it was this process that did."""
+    """Set a waiting trial to running; return whether it was this process that did."""
     own = storage_of(study)
     return own.set_trial_state_values(trial_id(waiting), state=TrialState.RUNNING)
 
 
 def running(study: Study, taken: FrozenTrial) -> Trial:
-    """The trial that an objective gets, of one that was taken."""
+    """Return the `Trial` that an objective gets, for a trial that was taken."""
     return Trial(study, trial_id(taken))
 
 
 def is_finished(study: Study, trial: FrozenTrial) -> bool:
-    """Whether the storage holds an end of a trial."""
+    """Return whether a trial has finished, according to the storage."""
     return storage_of(study).get_trial(trial_id(trial)).state.is_finished()
 
 
 def write_attribute(study: Study, trial: FrozenTrial, name: str, value: Any) -> None:
-    """A user attribute of a trial that is no objective's at the moment."""
+    """Write a user attribute of a trial that no objective is running."""
     storage_of(study).set_trial_user_attr(trial_id(trial), name, value)
 
 
 def write_constraint(study: Study, trial: FrozenTrial, name: str, value: float) -> None:
-    """As `Trial.set_constraint` does; what is set already stays."""
+    """Set a constraint like `Trial.set_constraint`, unless it is already set."""
     key = f"{_CONSTRAINT}:{name}"
     if key not in trial.system_attrs:
         storage_of(study).set_trial_system_attr(trial_id(trial), key, value)
 
 
 def can_be(distribution: BaseDistribution, value: int) -> bool:
-    """Whether a parameter with this distribution may have a value."""
+    """Return whether a distribution contains a value."""
     return distribution._contains(value)
 
 
 def fixed_parameters(trial: FrozenTrial) -> dict[str, Any]:
-    """The parameters that a trial was enqueued with."""
+    """Return the parameters with which a trial was enqueued."""
     return dict(trial.system_attrs.get("fixed_params", {}))

@@ -1,4 +1,4 @@
-"""Optuna's journal: a file to which all processes append, on a network file system, too."""
+"""Optuna's journal: a file to which all processes append, also on a network file system."""
 
 import os
 from pathlib import Path
@@ -14,35 +14,35 @@ _BEGINNING = b'{"op_code":'
 
 
 def open_journal(path: Path) -> "JournaledStorage":
-    """The journal in a file, made if it is not there yet; NsoptError for a file that is none."""
-    path = path.resolve()  # the lock is a link, which would not find a relative one
+    """Open a journal, or create it. Raises NsoptError if the file is something else."""
+    path = path.resolve()  # the lock is a symbolic link, which a relative path would break
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not _begins_as_journals_do(path):
-        raise NsoptError(f"{path} is no journal of Optuna")
+    if path.exists() and not _looks_like_a_journal(path):
+        raise NsoptError(f"{path} is not an Optuna journal: give another file")
     try:
         return JournaledStorage(JournalFileBackend(str(path), _WholeLines(path)))
     except (AssertionError, KeyError, TypeError, ValueError):
         raise NsoptError(f"the journal {path} is damaged: restore it from a copy") from None
 
 
-def _begins_as_journals_do(path: Path) -> bool:
-    """True also for an empty file, and for one whose first line was never finished."""
+def _looks_like_a_journal(path: Path) -> bool:
+    """True also for an empty file, and for one with an unfinished first line."""
     with path.open("rb") as file:
         return _BEGINNING.startswith(file.read(len(_BEGINNING)))
 
 
 class JournaledStorage(AttributeHeartbeat, JournalStorage):
-    """A journal with heartbeats, which it lacks. A process that dies while it writes keeps the
-    others from writing until they break its lock."""
+    """A journal with heartbeats, which Optuna's lacks. A process that dies while writing blocks the
+    others until they break its lock."""
 
     longest_lock = _LOCK_SECONDS
 
 
 class _WholeLines(JournalFileSymlinkLock):
-    """Optuna's lock of a journal, whose holder first removes a line without an end.
+    """Optuna's lock of a journal; its holder first removes an unfinished last line.
 
-    A full disk or a power cut leaves one. The next line would become a part of it, and the journal
-    could not be read any more.
+    A full disk or a power cut leaves one. The next line would be appended to it, and the journal
+    would be unreadable.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Opening Optuna storage, and telling its errors in one line."""
+"""Open Optuna storages; report their errors in one line."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,50 +24,50 @@ from nsopt.storage.urls import (
     storage_file,
 )
 
-ARTIFACTS = "artifacts"  # the folder beside a storage, of the weights that are kept
+ARTIFACTS = "artifacts"  # folder beside a storage, with the stored networks
 _GRPC_PORT = 13000
 _CONNECT_SECONDS = 10
 _SQLITE_LOCK_SECONDS = 60
 
 
 def storage_exists(url: str) -> bool:
-    """Whether there may be results at `url`; looking creates nothing."""
+    """Return whether there may be results at `url`, without creating anything."""
     path = storage_file(url)
     return path is None or (path.is_file() and not is_empty(url))
 
 
 def is_empty(url: str) -> bool:
-    """Whether the file of an SQLite database is there, without a single byte."""
+    """Return whether the URL names an existing SQLite file of 0 bytes."""
     path = sqlite_path(url)
     return path is not None and path.is_file() and path.stat().st_size == 0
 
 
 def existing_storage(url: str) -> BaseStorage:
-    """The storage at `url`; NsoptError if nothing is stored there."""
+    """Open the storage at `url`. Raises NsoptError if nothing is stored there."""
     if not storage_exists(url):
         raise NsoptError(f"nothing is stored at {hide_password(url)}: run a study first")
     return open_storage(url)
 
 
 def newest_storage(folder: Path) -> str:
-    """The URL of the study in `folder` that was written last; NsoptError if there is none."""
-    found = sorted(folder.glob("*/study.db"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    """Return the URL of the newest study.db in `folder`. Raises NsoptError if there is none."""
+    found = max(folder.glob("*/study.db"), key=lambda path: path.stat().st_mtime, default=None)
+    if found is None:
         raise NsoptError(f"no study is in {folder}/: give --storage")
-    return f"sqlite:///{found[-1]}"
+    return f"sqlite:///{found}"
 
 
 def artifacts_beside(url: str, given: Path | None = None) -> Path | None:
-    """The folder of kept networks: the given one, or that beside the storage's file."""
+    """Return the folder of stored networks: `given`, or the one beside the storage's file."""
     path = storage_file(url)
     return given or (path.parent / ARTIFACTS if path is not None else None)
 
 
 def open_storage(url: str) -> BaseStorage:
-    """The storage at `url`, made if it is not there yet; `grpc://HOST:PORT` is Optuna's proxy.
+    """Open the storage at `url`, or create it. `grpc://HOST:PORT` is Optuna's proxy.
 
-    A trial whose process stops answering can be failed and queued again (heartbeat). A server
-    that goes away later is waited for.
+    All storages have heartbeats, so that trials of dead processes are queued again. If a server
+    goes away later, the storage waits for it.
     """
     path, journal = sqlite_path(url), journal_path(url)
     try:
@@ -101,10 +101,10 @@ def _open_database(url: str, kind: type[RDBStorage], engine: Mapping[str, object
 
 
 def _lock_before_reading(engine: sqlalchemy.Engine) -> None:
-    """Make SQLite transactions exclude each other from their first statement.
+    """Make SQLite lock the database from the first statement of a transaction.
 
-    By default one only begins at its first write: two processes could both read that a trial
-    waits, and both take it.
+    By default it locks at the first write: two processes could both read that a trial waits, and
+    both take it.
     """
 
     @sqlalchemy.event.listens_for(engine, "connect")
@@ -127,7 +127,7 @@ def _open_proxy(url: str) -> ProxiedStorage:
 
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Tell a failing database as an NsoptError that names it, without its password."""
+    """Turn database errors into an NsoptError that names the storage, without its password."""
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:

@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, commit, machine."""
+"""Where results come from: versions, commit, machine."""
 
 import platform
 import subprocess
@@ -12,7 +12,7 @@ _PACKAGES = ("nsopt", "torch", "torchvision", "optuna", "scikit-learn", "numpy")
 
 
 def provenance(compute: Compute) -> dict[str, str]:
-    """Names and versions of what computes here."""
+    """Return the device, precision, commit, system and package versions of this process."""
     return {
         "device": describe_device(compute.device),
         "training precision": compute.precision,
@@ -33,7 +33,7 @@ def _version(package: str) -> str:
 
 @cache
 def _commit() -> str:
-    """The git commit of nsopt's sources, marked where they were changed since."""
+    """Return the git commit of nsopt's sources, and whether they have changed since."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return "unknown (not a git checkout)"

@@ -1,7 +1,7 @@
-"""Trials that wait in a storage, each run by one of any number of processes.
+"""Run the waiting trials of a storage, each in exactly one of many processes.
 
-`Study.optimize` would start an empty trial where another process was quicker, and its heartbeat
-ends with the first answer that a server owes; hence a claim and a heartbeat of our own.
+nsopt claims trials and sends heartbeats itself: `Study.optimize` would start an empty trial if
+another process was faster, and its heartbeat stops at a server's first failure.
 """
 
 import time
@@ -30,22 +30,22 @@ _POLL_SECONDS = 1.0
 
 
 class Work(Protocol):
-    """What the trials of a study are run by. compute: where, and how."""
+    """Runs the trials of a study. compute: device and precision."""
 
     @property
     def compute(self) -> Compute: ...
 
     def point(self, trial: FrozenTrial) -> Hashable:
-        """What a trial was enqueued to run: of two trials with one point only one is run."""
+        """Return what a trial was enqueued to run. Of two trials with equal points one runs."""
 
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
-        """What samples its parameters; it may take as long as the trial."""
+        """Return the sampler of a trial's parameters; this may take as long as the trial."""
 
     def run(self, trial: Trial) -> Sequence[float]:
-        """Its values."""
+        """Run a trial and return its values."""
 
     def failed(self, trial: FrozenTrial, error: DeterministicError) -> None:
-        """Told when it failed as it would again."""
+        """Handle a trial that failed and would always fail."""
 
 
 Entry = tuple[Study, Work | None]  # a study, and what runs its trials; None while they must wait
@@ -54,12 +54,12 @@ Entry = tuple[Study, Work | None]  # a study, and what runs its trials; None whi
 def drain(look: Callable[[], Sequence[Entry]], wait: Callable[[bool], None]) -> int:
     """Run trials until none waits or runs in any process; return how many ran here.
 
-    Trials of processes that died wait again after a while, and run here, too.
+    The trials of processes that died are queued again after a while.
 
     Args:
-        look: returns the studies to work on; called anew before every trial.
-        wait: called when there is nothing to run now, with whether other processes run trials;
-            it says what is waited for.
+        look: returns the studies to work on; called before every trial.
+        wait: called when nothing can run now, with whether other processes run trials. It reports
+            what this process waits for.
     """
     watch, done = Watch(), 0
     while True:
@@ -84,11 +84,11 @@ def _run_one(entries: Sequence[Entry]) -> bool:
 
 
 def run_missing(enqueue_missing: Callable[[], bool], work: Callable[[], object]) -> None:
-    """Enqueue and run what is missing until nothing is: a process that dies gives back its trial.
+    """Enqueue and run missing trials until none is missing, also those of processes that died.
 
     Args:
         enqueue_missing: returns whether anything was missing.
-        work: runs what waits, whoever enqueued it.
+        work: runs all waiting trials.
     """
     enqueue_missing()
     work()
@@ -99,22 +99,24 @@ def run_missing(enqueue_missing: Callable[[], bool], work: Callable[[], object])
 def missing_points(
     study: Study | None, points: Iterable[P], read: Callable[[FrozenTrial], P | None]
 ) -> list[P]:
-    """Return the points that need a trial: none is done, running or waiting, nor failed as it
-    would again. read: reads the point of a trial."""
+    """Return the points without a settled trial (`trials.is_settled`).
+
+    read: reads the point of a trial.
+    """
     stored = study.get_trials(deepcopy=False) if study else []
     settled = {read(trial) for trial in stored if trials.is_settled(trial)}
     return [point for point in points if point not in settled]
 
 
 def claim(study: Study, work: Work) -> FrozenTrial | None:
-    """A waiting trial that from now on is this process' to run; None if there is none.
+    """Claim a waiting trial for this process; None if there is none.
 
-    Two commands may have enqueued a point twice: then the earlier trial runs, the other one fails.
+    If two commands enqueued the same point, the earlier trial runs and the later one fails.
     """
     for waiting in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         if not _take(study, waiting):
             continue
-        original = _original(study, waiting, work)
+        original = _find_original(study, waiting, work)
         if original is None:
             return waiting
         trials.write_duplicate(study, waiting, original)
@@ -123,10 +125,10 @@ def claim(study: Study, work: Work) -> FrozenTrial | None:
 
 
 def run(study: Study, claimed: FrozenTrial, work: Work) -> bool:
-    """Run a claimed trial to its end; False if it was given to another process meanwhile.
+    """Run a claimed trial to its end; return False if another process got it meanwhile.
 
-    What would happen again (a training that diverges, no widths at this budget) fails the trial
-    for good, one that a pruner ends is pruned; other errors fail it and are raised.
+    An error that would happen again (a training that diverges, no widths at this budget) fails the
+    trial for good. Other errors fail it and are raised.
     """
     with heartbeat(internals.storage_of(study), internals.trial_id(claimed)):
         try:
@@ -150,16 +152,16 @@ def run(study: Study, claimed: FrozenTrial, work: Work) -> bool:
 
 
 def _take(study: Study, waiting: FrozenTrial) -> bool:
-    """Mark a trial as running, unless another process just did."""
+    """Set a trial to running; return False if another process was faster."""
     try:
         return internals.take(study, waiting)
     except UpdateFinishedTrialError:
         return False
 
 
-def _original(study: Study, claimed: FrozenTrial, work: Work) -> FrozenTrial | None:
-    """The earlier trial with the same point. Numbers are given in the order of commits, so that
-    whoever looks sees all trials before its own."""
+def _find_original(study: Study, claimed: FrozenTrial, work: Work) -> FrozenTrial | None:
+    """Return the earlier trial with the same point. Trials are numbered in the order of commits, so
+    all earlier ones are visible."""
     point = work.point(claimed)
     return next(
         (
@@ -188,7 +190,7 @@ def _tell(
 
 @contextmanager
 def heartbeat(storage: BaseStorage, trial_id: int) -> Iterator[None]:
-    """Show that the process which runs a trial is alive, however often the storage fails."""
+    """Send heartbeats while a trial runs, even if the storage fails at times."""
     if not isinstance(storage, BaseHeartbeat):
         yield
         return
@@ -200,7 +202,7 @@ def heartbeat(storage: BaseStorage, trial_id: int) -> Iterator[None]:
                 storage.record_heartbeat(trial_id)
             except UpdateFinishedTrialError:
                 return
-            except Exception:  # a lock or an outage: the next one may come through
+            except Exception:  # a lock or an outage: the next heartbeat may succeed
                 pass
             done.wait(HEARTBEAT_SECONDS)
 
@@ -214,11 +216,11 @@ def heartbeat(storage: BaseStorage, trial_id: int) -> Iterator[None]:
 
 
 class Watch:
-    """Gives trials of dead processes back to the queue.
+    """Returns the trials of dead processes to the queue.
 
-    A process may die between taking a trial and its first heartbeat, and a trial without one
-    never counts as stale: the first look at a running trial gives it one. A storage that was
-    locked keeps all from writing theirs: who seems dead is given the time of one more.
+    A process may die between taking a trial and its first heartbeat. Optuna never calls a trial
+    without a heartbeat stale, so the first look at a running trial writes one. A locked storage
+    blocks all heartbeats, so a process that seems dead gets the time of one more.
     """
 
     def __init__(self) -> None:
@@ -226,11 +228,11 @@ class Watch:
         self._silent: dict[int, dict[int, float]] = {}
 
     def wait(self) -> None:
-        """For as long as it makes sense until the next look."""
+        """Sleep until the next look."""
         time.sleep(_POLL_SECONDS)
 
     def look(self, study: Study) -> bool:
-        """Whether trials of `study` are running, or were until their process died."""
+        """Queue stale trials again; return whether trials of `study` were running."""
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         storage = internals.storage_of(study)
         if running and isinstance(storage, BaseHeartbeat):
@@ -242,7 +244,7 @@ class Watch:
         return bool(running)
 
     def _fail_stale(self, study: Study, stale: Sequence[int]) -> None:
-        """Fail the trials that stay stale for as long as a heartbeat takes."""
+        """Fail the trials that stay stale for another heartbeat."""
         now, own = time.monotonic(), internals.study_id(study)
         before = self._silent.get(own, {})
         silent = {number: before.get(number, now) for number in stale}

@@ -1,4 +1,4 @@
-"""Storages that a server keeps: they wait for it when it is away, and know which workers live."""
+"""Storages on a server: they wait while it is away, and know which workers are alive."""
 
 import functools
 import time
@@ -23,7 +23,7 @@ from nsopt.storage.internals import (
 
 _PATIENCE_SECONDS = 300.0
 _RETRY_SECONDS = 0.5
-_REPEATABLE = (  # of a trial that is added twice one is run (storage/queue.py)
+_REPEATABLE = (  # a trial that is added twice runs only once (storage/queue.py)
     "create_new_study",
     "create_new_trial",
     "get_all_studies",
@@ -43,7 +43,7 @@ _REPEATABLE = (  # of a trial that is added twice one is run (storage/queue.py)
 
 
 class _Patience:
-    """Repeats calls that a server left without an answer, for some minutes."""
+    """Repeats calls to a server that does not answer, for some minutes."""
 
     last_outage = -float("inf")
 
@@ -54,7 +54,7 @@ class _Patience:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """What `call` answers; the last error, if none comes for minutes."""
+        """Return the result of `call`; raise its last error after some minutes."""
         repeated = Retrying(
             retry=retry_if_exception(is_outage),
             wait=wait_fixed(_RETRY_SECONDS),
@@ -71,10 +71,10 @@ class _Patience:
         own = (GET_TRIALS, STALE_TRIAL_IDS, "record_heartbeat")
         for name in _REPEATABLE + own:
             if hasattr(cls, name):
-                setattr(cls, name, _repeated(getattr(cls, name)))
+                setattr(cls, name, _repeat(getattr(cls, name)))
 
 
-def _repeated(method: Callable[..., Any]) -> Callable[..., Any]:
+def _repeat(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: _Patience, *args: Any, **kwargs: Any) -> Any:
         started = time.monotonic()
@@ -89,7 +89,7 @@ def _repeated(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _has_happened(storage: Any, trial_id: int, state: Any = None, *_: Any, **__: Any) -> bool:
-    """Whether a trial is in the state that a call without an answer was to give it."""
+    """Return whether a trial already has the state that an unanswered call was to set."""
     return isinstance(state, TrialState) and storage.get_trial(trial_id).state == state
 
 
@@ -98,7 +98,7 @@ def _is_outage(error: BaseException) -> bool:
 
 
 def is_of_grpc(error: BaseException) -> bool:
-    """Told by its name, as the library need not be there."""
+    """Return whether an error is gRPC's, by name: the library may not be installed."""
     return any(kind.__module__.split(".")[0] == "grpc" for kind in type(error).__mro__)
 
 
@@ -110,7 +110,7 @@ class PatientStorage(_Patience, OwnHeartbeat, RDBStorage):
         event.listen(self.engine, "do_connect", self._connect)
 
     def _connect(self, dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
-        """Connect as soon as the server, which has answered before, does so again."""
+        """Reconnect as soon as the server answers again."""
 
         def is_outage(error: BaseException) -> bool:
             return isinstance(error, dialect.dbapi.OperationalError)
@@ -118,17 +118,17 @@ class PatientStorage(_Patience, OwnHeartbeat, RDBStorage):
         return self.patiently(is_outage, dialect.connect, *arguments, **options)
 
     def stale_trial_ids(self, study_id: int) -> list[int]:
-        """Nobody counts as dead soon after an outage, in which no heartbeat could be written."""
+        """Return no trial soon after an outage, in which nobody could write heartbeats."""
         stale = stale_in_database(self, study_id)
         recovered = time.monotonic() - self.last_outage > DEAD_AFTER_SECONDS
         return stale if recovered else []
 
 
 class ProxiedStorage(_Patience, AttributeHeartbeat, GrpcStorageProxy):
-    """Optuna's gRPC proxy with heartbeats, which it lacks."""
+    """Optuna's gRPC proxy with heartbeats, which Optuna's lacks."""
 
     def set_trial_param(self, trial_id: int, *parameter: Any, **named: Any) -> None:
-        """A proxy that was started after a trial does not know it until its study is read."""
+        """Read all studies first if the proxy started after the trial and does not know it."""
         try:
             super().set_trial_param(trial_id, *parameter, **named)
         except KeyError:

@@ -1,4 +1,4 @@
-"""Serving a storage to other processes: Optuna's gRPC proxy, and addresses to serve on."""
+"""Serve a storage to other processes with Optuna's gRPC proxy; check addresses."""
 
 import signal
 import socket
@@ -17,9 +17,7 @@ _SECONDS_TO_ANSWER = 5.0
 def serve_proxy(url: str, host: str, port: int, ready: Callable[[], None]) -> None:
     """Serve the storage at `url` through Optuna's gRPC proxy, until SIGINT or SIGTERM.
 
-    The calls that are being answered then have a few seconds to end. Args: ready: called when
-    clients may come.
-
+    Calls in progress then have a few seconds to end. ready: called when clients can connect.
     Raises NsoptError if the storage or the address cannot be used.
     """
     if is_proxy(url):
@@ -38,7 +36,7 @@ def serve_proxy(url: str, host: str, port: int, ready: Callable[[], None]) -> No
 
 
 def check_address(host: str, port: int) -> None:
-    """NsoptError if nothing can be served there."""
+    """Raise NsoptError if nsopt cannot serve on an address."""
     if not 0 < port <= _LARGEST_PORT:
         raise NsoptError(f"--port must be from 1 to {_LARGEST_PORT}, got {port}")
     try:

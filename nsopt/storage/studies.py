@@ -1,4 +1,4 @@
-"""The studies in a storage: found by name, made once, continued by the same settings only."""
+"""Find the studies of a storage by name; open one only with the settings that created it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from nsopt.storage import schema
 
 
 def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
-    """The studies that nsopt made whose names are `prefix/METHOD`, by method."""
+    """Return nsopt's studies `prefix/METHOD`, by method."""
     return {
         kind: optuna.load_study(study_name=f"{own}/{kind}", storage=storage)
         for own, kind in _ours(storage)
@@ -24,27 +24,27 @@ def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
 
 
 def comparisons(storage: BaseStorage) -> list[str]:
-    """The names of the comparisons and searches that nsopt keeps in a storage."""
+    """Return the names of nsopt's comparisons and searches in a storage."""
     return sorted({prefix for prefix, _ in _ours(storage) if not schema.is_tuning(prefix)})
 
 
 def tunings(storage: BaseStorage) -> list[str]:
-    """What the names of the tuning studies in a storage begin with."""
+    """Return the prefixes of the tuning studies in a storage."""
     return sorted({prefix for prefix, _ in _ours(storage) if schema.is_tuning(prefix)})
 
 
 def _ours(storage: BaseStorage) -> list[tuple[str, str]]:
-    """Prefix and method of the studies that nsopt made."""
+    """Return prefix and method of nsopt's studies."""
     ours = [study.study_name for study in storage.get_all_studies() if schema.is_ours(study)]
     return [schema.split_name(name) for name in sorted(ours)]
 
 
 def only_comparison(storage: BaseStorage) -> str:
-    """The name of the one comparison that is stored; NsoptError if there are none or several."""
+    """Return the name of the only comparison. Raises NsoptError if there are none or several."""
     found = comparisons(storage)
     if len(found) != 1:
         known = ", ".join(found) or "none"
-        raise NsoptError(f"say which comparison with --name: stored are {known}")
+        raise NsoptError(f"choose a study with --name: stored are {known}")
     return found[0]
 
 
@@ -58,10 +58,7 @@ def open_study(
     metric_names: Sequence[str],
     directions: Sequence[StudyDirection] = schema.DIRECTIONS,
 ) -> Study:
-    """The study `name`, made and marked if it is not there yet.
-
-    NsoptError if other settings wrote it.
-    """
+    """Open or create the study `name`. Raises NsoptError if other settings wrote it."""
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -76,10 +73,10 @@ def open_study(
 
 
 def check_settings(study: Study, ours: Mapping[str, Any]) -> None:
-    """Raise NsoptError, listing the differences, if `study` was written by other settings.
+    """Raise NsoptError, with the differences, if `study` was written by other settings.
 
-    What an older version did not store of the data is not compared, nor what it stored with a
-    search and a search does not depend on.
+    It ignores attributes of the data that an older version did not store, and settings that an
+    older version stored with a search although the search does not depend on them.
     """
     theirs = schema.read_settings(study)
     if schema.is_search(schema.split_name(study.study_name)[1]):
@@ -89,11 +86,11 @@ def check_settings(study: Study, ours: Mapping[str, Any]) -> None:
     if found:
         raise NsoptError(
             f"{study.study_name} was written by other settings ({'; '.join(found)}): "
-            "repeat those, or give another --out or --storage"
+            "give the same settings, or another --out or --storage"
         )
 
 
 def has_unfinished(study: Study) -> bool:
-    """Whether trials wait or run."""
+    """Return whether trials are waiting or running."""
     states = (TrialState.WAITING, TrialState.RUNNING)
     return bool(study.get_trials(deepcopy=False, states=states))

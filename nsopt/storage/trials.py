@@ -1,4 +1,4 @@
-"""How a trial lies in storage: its point, set when it is enqueued, and its outcome."""
+"""The schema of trials in Optuna storage: a point, set when it is enqueued, and an outcome."""
 
 import os
 import platform
@@ -70,8 +70,8 @@ class Point:
 
 @dataclass(frozen=True)
 class TuningPoint:
-    """What one trial of a tuning study runs. pretrain_epochs: P, where it is given; index: of the
-    trial among those that propose their own values."""
+    """What one trial of a tuning study runs. pretrain_epochs: P, if given; index: of the trial
+    among those that sample their values."""
 
     seed: int
     pretrain_epochs: int | None = None
@@ -79,13 +79,13 @@ class TuningPoint:
 
 
 def width_parameter(layer_name: str) -> str:
-    """Optuna parameter that holds a layer's width."""
+    """Return the name of the Optuna parameter for a layer's width."""
     return f"{_WIDTH}{layer_name}"
 
 
 def size_label(budget: float, metric: str, ratio: float | None) -> str:
-    """`600,000 params` for a plain budget; for a ratio `0.25x`, or `0.25x MACs` where the budget is
-    not one of parameters."""
+    """Format a budget: `600,000 params`, or for a ratio `0.25x`, or `0.25x MACs` if the metric is
+    not parameters."""
     limited = get_metric(metric)
     if ratio is None:
         return limited.show(budget)
@@ -95,7 +95,7 @@ def size_label(budget: float, metric: str, ratio: float | None) -> str:
 def enqueue_point(
     study: Study, point: Point | TuningPoint, parameters: Mapping[str, float] | None = None
 ) -> None:
-    """Let a trial wait that runs `point`, with `parameters` where they are given."""
+    """Enqueue a trial that runs `point`, with fixed `parameters` if given."""
     attributes = {name: value for name, value in asdict(point).items() if value is not None}
     parameters = dict(parameters or {})
     if isinstance(point, TuningPoint) and point.pretrain_epochs is not None:
@@ -104,7 +104,7 @@ def enqueue_point(
 
 
 def read_point(trial: FrozenTrial | Trial) -> Point | None:
-    """The point of a trial; None if it was not enqueued as one."""
+    """Return the point of a trial; None if it was enqueued without one."""
     attributes = trial.user_attrs
     names = ("method", "metric", "budget", "seed")
     if not all(name in attributes for name in names):
@@ -113,20 +113,20 @@ def read_point(trial: FrozenTrial | Trial) -> Point | None:
 
 
 def read_budget(trial: FrozenTrial) -> float | None:
-    """The budget that a trial was enqueued with."""
+    """Return the budget with which a trial was enqueued, or None."""
     budget = trial.user_attrs.get(BUDGET)
     return None if budget is None else float(budget)
 
 
 def is_width(parameter: str) -> bool:
-    """Whether a parameter is the width of a layer."""
+    """Return whether a parameter is the width of a layer."""
     return parameter.startswith(_WIDTH)
 
 
 def write_cost(
     study: Study, trial: FrozenTrial, budget: float, metric: str | None, cost: float
 ) -> None:
-    """What a trial was allowed to cost and what it does; above its budget it is infeasible."""
+    """Write a trial's budget and cost; the excess over the budget becomes a constraint."""
     numbers = {BUDGET: budget, "metric": metric, "cost": cost}
     for name, value in numbers.items():
         if value is not None and name not in trial.user_attrs:
@@ -135,12 +135,12 @@ def write_cost(
 
 
 def read_widths(trial: FrozenTrial, layer_names: Sequence[str]) -> tuple[int, ...]:
-    """Widths of a trial, in forward order."""
+    """Return the widths of a trial, in forward order."""
     return tuple(trial.params[width_parameter(name)] for name in layer_names)
 
 
 def write_worker(trial: Trial) -> None:
-    """Note which process runs a trial, `HOST:PROCESS`; of a retried one, the last that did."""
+    """Write which process runs a trial, `HOST:PROCESS`; a retry overwrites it."""
     trial.set_user_attr(_WORKER, f"{platform.node()}:{os.getpid()}")
 
 
@@ -149,7 +149,7 @@ def read_worker(trial: FrozenTrial) -> str | None:
 
 
 def write_place(trial: Trial, folder: str) -> None:
-    """Note where the network of a trial is kept, `HOST:FOLDER`."""
+    """Write where the network of a trial is stored, `HOST:FOLDER`."""
     trial.set_user_attr(_PLACE, f"{platform.node()}:{folder}")
 
 
@@ -158,27 +158,27 @@ def read_place(trial: FrozenTrial) -> str | None:
 
 
 def write_provenance(trial: Trial, provenance: Mapping[str, str]) -> None:
-    """Note what a trial is run by; the study tells what began it."""
-    trial.set_user_attr(_PROVENANCE, _in_words(provenance))
+    """Write the provenance of a trial; the study has that of its first process."""
+    trial.set_user_attr(_PROVENANCE, _format_provenance(provenance))
 
 
 def read_all_provenance(study: Study) -> dict[str, str]:
-    """What began a study, and in words what else ran trials of it."""
-    began = schema.read_provenance(study)
+    """Return the provenance of a study, and as text that of trials which differ."""
+    own = schema.read_provenance(study)
     attributes = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
-    told: set[str] = {own[_PROVENANCE] for own in attributes if _PROVENANCE in own}
-    others = sorted(told - {_in_words(began)})
-    return began | ({"other trials": "; ".join(others)} if others else {})
+    stored: set[str] = {attrs[_PROVENANCE] for attrs in attributes if _PROVENANCE in attrs}
+    others = sorted(stored - {_format_provenance(own)})
+    return own | ({"other trials": "; ".join(others)} if others else {})
 
 
-def _in_words(provenance: Mapping[str, str]) -> str:
+def _format_provenance(provenance: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in provenance.items())
 
 
 def write_outcome(
     trial: Trial, numbers: Mapping[str, Any], curves: Mapping[str, Sequence[float]]
 ) -> None:
-    """numbers: flat values for the columns; curves: one value per epoch each."""
+    """Write a trial's outcome. numbers: flat values; curves: one value per epoch each."""
     for name, value in numbers.items():
         trial.set_user_attr(name, value)
     if curves:
@@ -186,17 +186,17 @@ def write_outcome(
 
 
 def read_outcome(trial: FrozenTrial) -> dict[str, Any]:
-    """The columns of a trial; None for those that it has not."""
+    """Return a trial's columns; None for missing ones."""
     return {name: trial.user_attrs.get(name) for name in OUTCOME_COLUMNS}
 
 
 def read_curves(trial: FrozenTrial) -> dict[str, list[float]]:
-    """Per-epoch training loss, validation and test accuracy."""
+    """Return training loss, validation and test accuracy per epoch."""
     return dict(trial.user_attrs.get(_CURVES, {}))
 
 
 def write_failure(study: Study, trial: FrozenTrial, error: Exception) -> None:
-    """Why a trial failed, and would fail again."""
+    """Write why a trial failed, and would always fail."""
     internals.write_attribute(study, trial, _ERROR, str(error))
 
 
@@ -205,39 +205,40 @@ def read_failure(trial: FrozenTrial) -> str | None:
 
 
 def write_duplicate(study: Study, trial: FrozenTrial, original: FrozenTrial) -> None:
-    """That a trial was enqueued beside another one with the same point."""
+    """Write that a trial has the same point as an earlier one."""
     internals.write_attribute(study, trial, _DUPLICATE, original.number)
 
 
 def write_origin(trial: Trial, study: Study, number: int) -> None:
-    """That the numbers of a trial are those of an equal training, which another trial ran."""
+    """Write that a trial's numbers are those of an equal training that another trial ran."""
     trial.set_user_attr(_ORIGIN, f"{study.study_name} trial {number}")
 
 
 def training_key(widths: Sequence[int], seed: int) -> str:
-    """Names a training among those with one set of settings."""
+    """Return the name of a training among those with equal settings."""
     return f"{schema.width_key(widths)}-seed{seed}"
 
 
 def write_trainings(trial: Trial, accuracies: Mapping[str, float]) -> None:
-    """The validation accuracies, by training, of which a trial's is the mean."""
+    """Write the validation accuracy of each training; a trial's value is their mean."""
     trial.set_user_attr(_TRAININGS, dict(accuracies))
 
 
 def read_trainings(trial: FrozenTrial) -> dict[str, float]:
-    """What `write_trainings` kept; older versions kept nothing."""
+    """Return what `write_trainings` wrote; empty if an older version wrote the trial."""
     return dict(trial.user_attrs.get(_TRAININGS, {}))
 
 
 def is_settled(trial: FrozenTrial) -> bool:
-    """Whether its point needs no other trial: it is done, under way, or would fail again."""
+    """Return whether a point needs no other trial: this one is done, waiting, running, or would
+    always fail."""
     return trial.state != TrialState.FAIL or read_failure(trial) is not None
 
 
 def search_trial(
     iteration: Iteration, number: int, layer_names: Sequence[str], provenance: Mapping[str, str]
 ) -> FrozenTrial:
-    """The completed trial that holds one iteration of descent. number: from 1."""
+    """Return a completed trial for one iteration of descent. number: from 1."""
     lowest_r2 = float(iteration.law.r2.min())
     names = [width_parameter(name) for name in layer_names]
     return create_trial(
@@ -251,14 +252,14 @@ def search_trial(
             "seconds": iteration.seconds,
             "rows": len(iteration.record.tau),
             "lowest_r2": lowest_r2,
-            _PROVENANCE: _in_words(provenance),
+            _PROVENANCE: _format_provenance(provenance),
             _ITERATION: iteration.to_dict(),
         },
     )
 
 
 def read_iterations(study: Study) -> list[Iteration]:
-    """The iterations of a search study, first to last; of two searches at once, the first's."""
+    """Return the iterations of a search in order. If two searches ran at once, the first one's."""
     found: dict[int, Iteration] = {}
     for trial in study.get_trials(deepcopy=False):
         if _ITERATION in trial.user_attrs:
@@ -267,13 +268,12 @@ def read_iterations(study: Study) -> list[Iteration]:
 
 
 def write_search(trial: Trial, iteration: Iteration, seconds: float) -> None:
-    """Keep a search with the trial that needed it. seconds: of all its iterations."""
+    """Write a search to the trial that needed it. seconds: of all its iterations."""
     trial.set_user_attr(_ITERATION, iteration.to_dict())
     trial.set_user_attr(_SEARCH_SECONDS, seconds)
 
 
 def read_iteration(trial: FrozenTrial) -> Iteration:
-    """What `write_search` or `search_trial` kept."""
     return Iteration.from_dict(trial.user_attrs[_ITERATION])
 
 
@@ -282,17 +282,15 @@ def read_search_seconds(trial: FrozenTrial) -> float:
 
 
 def read_seed(trial: FrozenTrial | Trial) -> int:
-    """The seed of a trial of a tuning study."""
     return int(trial.user_attrs["seed"])
 
 
 def is_of_tuning(trial: FrozenTrial) -> bool:
-    """Whether a trial of a tuning study was enqueued by nsopt."""
+    """Return whether nsopt enqueued a trial of a tuning study."""
     return "seed" in trial.user_attrs
 
 
 def read_tuning_point(trial: FrozenTrial) -> TuningPoint:
-    """The point of a trial of a tuning study."""
     seed = read_seed(trial)
     epochs = internals.fixed_parameters(trial).get(_PRETRAIN_EPOCHS)
     if epochs is not None:

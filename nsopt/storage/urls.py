@@ -1,4 +1,4 @@
-"""Storage URLs: how they are read, and how messages may show them."""
+"""Parse storage URLs, and hide their passwords in messages."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ _FILES = ("sqlite", _JOURNAL)  # schemes of URLs that may name a file
 
 
 def read_url(url: str) -> URL:
-    """The parts of a storage URL. NsoptError for anything else."""
+    """Parse a storage URL. Raises NsoptError for anything else."""
     try:
         parts = sqlalchemy.make_url(url)
         if parts.drivername not in (_GRPC, _JOURNAL):
@@ -43,18 +43,18 @@ def read_url(url: str) -> URL:
 
 def _unreadable(url: str) -> NsoptError:
     return NsoptError(
-        f"storage {hide_password(url)} cannot be read: its port must be a number up to "
-        f"{_LARGEST_PORT}, and an @ in its password be written %40"
+        f"storage {hide_password(url)} cannot be read: the port must be a number up to "
+        f"{_LARGEST_PORT}, and an @ in the password must be written %40"
     )
 
 
 def storage_file(url: str) -> Path | None:
-    """The file of an SQLite database or of a journal; None for servers."""
+    """Return the file of an SQLite database or a journal; None for servers."""
     return sqlite_path(url) or journal_path(url)
 
 
 def sqlite_path(url: str) -> Path | None:
-    """The file of an SQLite URL; None for other storages. NsoptError for what is no URL."""
+    """Return the file of an SQLite URL; None for other storages. Raises NsoptError if invalid."""
     parts = read_url(url)
     if parts.get_backend_name() != "sqlite" or not parts.database:
         return None
@@ -62,7 +62,7 @@ def sqlite_path(url: str) -> Path | None:
 
 
 def journal_path(url: str) -> Path | None:
-    """The file of a journal's URL; None for other storages. NsoptError for what is no URL."""
+    """Return the file of a journal URL; None for other storages. Raises NsoptError if invalid."""
     parts = read_url(url)
     if parts.drivername != _JOURNAL:
         return None
@@ -72,15 +72,15 @@ def journal_path(url: str) -> Path | None:
 
 
 def is_proxy(url: str) -> bool:
-    """Whether a URL names Optuna's gRPC proxy."""
+    """Return whether a URL names Optuna's gRPC proxy."""
     return url.startswith(f"{_GRPC}://")
 
 
 def hide_password(url: str) -> str:
-    """Any text that was given as a URL, as messages may show it.
+    """Replace what may be a password in any text that was given as a URL.
 
-    A password ends at the last @, whatever it holds. What follows a question mark is hidden, as it
-    may be one, and so is what stands in the place of a port and is no number.
+    A password ends at the last @. Text after a question mark, and a port that is not a number, may
+    be a password, too.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:

@@ -97,7 +97,7 @@ def test_looking_for_a_journal_creates_nothing(path: Path, url: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("notes without an end", "is no journal of Optuna"),
+        ("notes without an end", "is not an Optuna journal"),
         ('{"op_code":0,"study', None),
         ('{"op_code":0}\n{"op_code":1}\n', "is damaged: restore it from a copy"),
         ('{"op_code":0,"worker_id\n{"op_code":1}\n', "is damaged: restore it from a copy"),

@@ -105,7 +105,7 @@ def test_content_of_another_kind_is_one_line(changes: dict[str, Any], tmp_path: 
 
 def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "weights.pt")
-    with pytest.raises(NsoptError, match="there is no such file"):
+    with pytest.raises(NsoptError, match="the file does not exist"):
         load_network(tmp_path / "weights.pt")
 
 
