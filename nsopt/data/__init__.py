@@ -1,1 +1,1 @@
-"""Data sets, held in memory as uint8 tensors and augmented in batches."""
+"""Data sets: in memory as uint8 tensors, augmented in batches."""

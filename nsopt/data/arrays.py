@@ -1,4 +1,4 @@
-"""Images that a user has already: what arrays and data sets of PyTorch must hold."""
+"""Read images from arrays and PyTorch data sets of the user."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from nsopt.errors import NsoptError
 _CHANNELS = (1, 3)
 
 
-def checked(part: str, images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, C, H, W) and labels int64 (N,) of a part of a data set.
+def read_arrays(part: str, images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor]:
+    """Return images uint8 (N, C, H, W) and labels int64 (N,) of a part of a data set.
 
-    images: in that layout or as (N, H, W, C). NsoptError, which names the part, for anything else.
+    images: in that layout or (N, H, W, C). Raises NsoptError, with the part, for anything else.
     """
     pixels, classes = _array(images), _array(labels)
     if pixels.dtype != np.uint8:
@@ -29,7 +29,7 @@ def checked(part: str, images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Te
     if not square:
         raise NsoptError(
             f"{part} images must be (N, C, H, W) or (N, H, W, C), square, of 1 or 3 channels, "
-            f"not {shown(_array(images).shape)}"
+            f"not {format_shape(_array(images).shape)}"
         )
     if classes.ndim != 1 or not np.issubdtype(classes.dtype, np.integer):
         raise NsoptError(f"{part} labels must be integers (N,), not {classes.dtype}")
@@ -43,11 +43,11 @@ def checked(part: str, images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Te
     )
 
 
-def read(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The images and labels of a `torch.utils.data.Dataset`, read once.
+def read_dataset(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return all images and labels of a `torch.utils.data.Dataset`.
 
     An item is an image and its label. An image is a PIL image, a uint8 array or tensor, or a float
-    tensor from 0 to 1, as torchvision's ToTensor makes them.
+    tensor from 0 to 1, such as torchvision's ToTensor makes.
     """
     images, labels = [], []
     for index in range(len(data)):
@@ -55,18 +55,16 @@ def read(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         images.append(_pixels(part, image))
         labels.append(int(label))
     if not images or len({image.shape for image in images}) > 1:
-        found = ", ".join(sorted({shown(image.shape) for image in images})[:3]) or "none"
+        found = ", ".join(sorted({format_shape(image.shape) for image in images})[:3]) or "none"
         raise NsoptError(f"{part} images must be of one size: found {found}")
     return np.stack(images), np.array(labels, dtype=np.int64)
 
 
 def _pixels(part: str, image: Any) -> NDArray[np.uint8]:
-    """An image as uint8, (H, W, C) or (C, H, W)."""
+    """Convert an image to uint8, (H, W, C) or (C, H, W)."""
     if isinstance(image, Tensor) and image.is_floating_point():
         if not 0 <= float(image.min()) <= float(image.max()) <= 1:
-            raise NsoptError(
-                f"{part} images are floats beyond 0 to 1: leave their normalisation out"
-            )
+            raise NsoptError(f"{part} images are floats outside 0 to 1: remove their normalisation")
         image = (image * 255).round().to(torch.uint8)
     pixels = _array(image)
     result: NDArray[np.uint8] = pixels[:, :, None] if pixels.ndim == 2 else pixels
@@ -74,10 +72,10 @@ def _pixels(part: str, image: Any) -> NDArray[np.uint8]:
 
 
 def _array(values: Any) -> NDArray[Any]:
-    """Values as an array; a tensor may be on any device."""
+    """Convert to an array; a tensor may be on any device."""
     return np.asarray(values.cpu() if isinstance(values, Tensor) else values)
 
 
-def shown(shape: Sequence[int]) -> str:
-    """`3x32x32`."""
+def format_shape(shape: Sequence[int]) -> str:
+    """Format a shape, such as `3x32x32`."""
     return "x".join(str(size) for size in shape)

@@ -1,4 +1,4 @@
-"""Batches of normalised images, augmented on the device they live on."""
+"""Batches of normalised images, augmented on the training device."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +14,12 @@ _PADDING = 4
 
 
 class TrainingBatches:
-    """Epoch after epoch of shuffled, cropped and mirrored batches of the training set.
+    """Shuffled, cropped and mirrored batches of the training set, epoch after epoch.
 
-    resized_crop: the smallest area of random resized crops; None moves images by up to 4 pixels.
-    Batches are made on the device of the splits' `mean`, whether the images lie there or not.
-    Everything random follows from `seed` and is drawn on the CPU once an epoch. A last batch of one
-    image is left out: BatchNorm cannot train on it.
+    resized_crop: smallest area of random resized crops; None shifts images by up to 4 pixels.
+    Batches are on the device of the splits' `mean`. All random numbers follow from `seed` and are
+    drawn on the CPU once per epoch. A last batch of one image is dropped: BatchNorm cannot train on
+    it.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class TrainingBatches:
         self._start_epoch()
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """The next batch: normalised images float (B, C, H, W) and labels int64 (B,)."""
+        """Return the next batch: normalised images float (B, C, H, W), labels int64 (B,)."""
         if self._position == self.per_epoch:
             self._start_epoch()
         start = self._position * self._batch_size
@@ -49,11 +49,11 @@ class TrainingBatches:
         return normalise(images, self._splits), labels
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs to go on with the next batch."""
+        """Return the state from which `restore` continues with the next batch."""
         return {"epoch_start": self._epoch_start, "position": self._position}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where the batches that gave `state` were."""
+        """Continue from a `state`."""
         self._generator.set_state(state["epoch_start"])
         self._start_epoch()
         self._position = state["position"]
@@ -77,12 +77,12 @@ class TrainingBatches:
 
 
 def normalise(images: Tensor, splits: Splits) -> Tensor:
-    """Pixels (B, C, H, W) to numbers of mean 0 and standard deviation 1 over the training set."""
+    """Normalise pixels (B, C, H, W) to mean 0 and standard deviation 1 over the training set."""
     return (images - splits.mean[:, None, None]) / splits.std[:, None, None]
 
 
 def crop_and_mirror(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor) -> Tensor:
-    """Pad by 4 black pixels, crop, and mirror where `flipped` (paper, section 4).
+    """Pad by 4 black pixels, crop, and mirror if `flipped` (paper, section 4).
 
     images: (B, C, H, W); top, left: int64 (B,), from 0 to 8; flipped: bool (B,). The result has
     the shape and type of `images`.

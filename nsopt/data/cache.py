@@ -1,7 +1,7 @@
-"""Decoded data sets, kept as memory-mapped arrays from one run to the next.
+"""Cache decoded data sets as memory-mapped arrays.
 
-They lie in `$XDG_CACHE_HOME/nsopt` (by default `~/.cache/nsopt`) and may be deleted at any time.
-An entry is bound to its source: path, sizes and times of its files.
+The cache is in `$XDG_CACHE_HOME/nsopt` (by default `~/.cache/nsopt`) and may be deleted at any
+time. An entry depends on the path, sizes and times of its source files.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from nsopt.files import cache_folder
 _META = "meta.json"
 
 
-def cached(path: Path, variant: str, read: Callable[[], ImageData]) -> ImageData:
-    """What `read` makes of `path`, or made of it in an earlier run. variant: how it is read."""
+def load_cached(path: Path, variant: str, read: Callable[[], ImageData]) -> ImageData:
+    """Return what `read` makes of `path`, from the cache if possible. variant: how it reads."""
     if not path.exists():
         return read()
     entry = cache_folder() / _fingerprint(path, variant)
@@ -45,7 +45,7 @@ def _fingerprint(path: Path, variant: str) -> str:
 
 
 def _status(file: Path) -> os.stat_result:
-    """Of the file, or of a link that leads to none."""
+    """Return the status of a file, or of a broken link itself."""
     try:
         return file.stat()
     except OSError:
@@ -53,7 +53,7 @@ def _status(file: Path) -> os.stat_result:
 
 
 def _load(entry: Path) -> ImageData | None:
-    """None if there is no such entry, or a damaged one."""
+    """Load an entry; None if it is missing or damaged."""
     try:
         meta = json.loads((entry / _META).read_text(encoding="utf-8"))
         sets = {part: _load_set(entry, part) for part in meta["parts"]}
@@ -65,12 +65,12 @@ def _load(entry: Path) -> ImageData | None:
             validation=sets.get("validation"),
             mirror=meta["mirror"],
         )
-    except Exception:  # whatever a damaged file makes numpy or json raise
+    except Exception:  # numpy and json raise anything for a damaged file
         return None
 
 
 def _load_set(entry: Path, part: str) -> ImageSet:
-    """Pages are read when they are needed; changes would stay in memory (copy on write)."""
+    """Map a set into memory: pages load on demand, changes stay in memory (copy on write)."""
     images, labels = (
         np.load(entry / f"{part}-{name}.npy", mmap_mode="c", allow_pickle=False)
         for name in ("images", "labels")
@@ -81,8 +81,7 @@ def _load_set(entry: Path, part: str) -> ImageSet:
 
 
 def _store(data: ImageData, entry: Path) -> None:
-    """Write an entry in one step, in the place of a damaged one; without room for it there is
-    simply no cache."""
+    """Write or replace an entry atomically. If the disk is full, there is no cache."""
     parts = {"train": data.train, "test": data.test}
     if data.validation is not None:
         parts["validation"] = data.validation
@@ -108,7 +107,7 @@ def _store(data: ImageData, entry: Path) -> None:
 
 
 def _save(path: Path, tensor: Tensor) -> None:
-    """The content is on the disk when this returns: a power cut leaves no file of zeros."""
+    """Write to the disk (fsync), so that a power cut leaves no file of zeros."""
     with path.open("wb") as file:
         np.save(file, tensor.numpy())
         file.flush()

@@ -1,4 +1,4 @@
-"""Checking an archive before it is opened."""
+"""Check an archive before it is opened."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ from nsopt.errors import NsoptError
 
 
 def check_md5(archive: Path, expected: str) -> None:
-    """NsoptError if `archive` is not the published one."""
+    """Raise NsoptError if `archive` is not the published one."""
     with archive.open("rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
     if found != expected:

@@ -16,10 +16,10 @@ _READERS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
 def load_cifar(name: str, directory: Path) -> ImageData:
-    """`cifar10` or `cifar100` from `directory`: 50,000 training and 10,000 test images, 32x32.
+    """Load `cifar10` or `cifar100`: 50,000 training and 10,000 test images, 32x32.
 
-    Unpacks the published archive where it lies there, else downloads it. torchvision checks the
-    checksum of every file before it reads one. Raises NsoptError, with what to do, otherwise.
+    It unpacks the published archive in `directory`, or downloads it. torchvision checks all
+    checksums before it reads. Raises NsoptError, which says what to do, if that fails.
     """
     reader = getattr(import_torchvision("datasets"), _READERS[name])
     archive = directory / reader.filename

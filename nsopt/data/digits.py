@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: real, embedded, no download."""
+"""scikit-learn's handwritten digits, which need no download."""
 
 import torch
 from torch.nn import functional
@@ -9,7 +9,7 @@ _TEST_FRACTION = 0.25
 
 
 def load_digits(image_size: int = 32) -> ImageData:
-    """1,797 grey 8x8 digits, enlarged to `image_size`, a quarter of them held out for testing."""
+    """Load 1,797 grey 8x8 digits, enlarged to `image_size`; a quarter of them are test images."""
     from sklearn import datasets, model_selection  # noqa: PLC0415  (0.6 s to import)
 
     digits = datasets.load_digits()

@@ -1,29 +1,29 @@
-"""Any image folder: train/ and test/ (or val/) of class folders, plain or packed in a zip.
+"""Any image folder, or a zip of one: train/ and test/ (or val/) with a folder per class.
 
-With both test/ and val/, val/ is the validation set and test/ is only reported on.
+If there are both test/ and val/, val/ is the validation set.
 """
 
 from pathlib import Path
 
-from nsopt.data.cache import cached
-from nsopt.data.decode import Place, common_size, decode, folders_in, images_in, opened
+from nsopt.data.cache import load_cached
+from nsopt.data.decode import Place, common_size, decode, folders_in, images_in, open_place
 from nsopt.data.images import ImageData
 from nsopt.data.source import FOLDER_PREFIX
 from nsopt.errors import NsoptError
 
 
 def load_folder(path: Path, image_size: int | None = None) -> ImageData:
-    """The images below `path`, a folder or a zip of one, as RGB.
+    """Load the images below `path`, a folder or a zip of one, as RGB.
 
-    image_size: side of the square that images are cropped (to its shape, around the middle) and
-    resized to; None keeps their own size, which must then be square and the same for all.
+    image_size: crop images to their central square and resize it to this side, in pixels; None
+    keeps their size, which must be square and equal for all.
     Raises NsoptError for a missing, empty, damaged or inconsistent folder.
     """
-    return cached(path, f"folder {image_size}", lambda: _load(path, image_size))
+    return load_cached(path, f"folder {image_size}", lambda: _load(path, image_size))
 
 
 def _load(path: Path, image_size: int | None) -> ImageData:
-    with opened(path) as place:
+    with open_place(path) as place:
         root = _descend_to_train(place, path)
         splits = {
             part: _class_files(root / part, path)
@@ -44,7 +44,7 @@ def _load(path: Path, image_size: int | None) -> ImageData:
 
 
 def _descend_to_train(root: Place, path: Path) -> Place:
-    """`root`, or its only folder: archives often hold one."""
+    """Return `root`, or its only folder: archives often have one."""
     if (root / "train").is_dir():
         return root
     folders = folders_in(root)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from nsopt.data.arrays import checked, read, shown
+from nsopt.data.arrays import format_shape, read_arrays, read_dataset
 from nsopt.errors import NsoptError
 
 _PIXEL_RANGE = 255.0
@@ -26,10 +26,12 @@ _SPLIT_SEED = 0  # one split for all seeds and methods, so that they can be comp
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Some of the images of one tensor, which may lie in a file; taking some copies none.
+    """Labelled images: all or some of a stored tensor, which may be a memory-mapped file.
 
-    stored: uint8 (M, C, H, W); labels: int64 (N,); rows: which of the stored images these are,
-    int64 (N,), None for all.
+    Attributes:
+        stored: uint8 (M, C, H, W).
+        labels: int64 (N,).
+        rows: int64 (N,), indices of the stored images that belong to this set; None for all.
     """
 
     stored: Tensor
@@ -41,49 +43,49 @@ class ImageSet:
 
     @property
     def images(self) -> Tensor:
-        """All of them, uint8 (N, C, H, W): a copy where not all that are stored belong to it."""
+        """All images, uint8 (N, C, H, W): a copy unless `rows` is None."""
         return self.stored if self.rows is None else self.stored[self.rows]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image, (C, H, W)."""
+        """Shape of one image, (C, H, W)."""
         return tuple(self.stored.shape[1:])
 
     def pixels(self, where: slice | Tensor) -> Tensor:
-        """The images at these places, uint8 (B, C, H, W)."""
+        """Return the images at these places, uint8 (B, C, H, W)."""
         return self.stored[where if self.rows is None else self.rows[where]]
 
     def batch(self, where: slice | Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Images uint8 (B, C, H, W) and labels int64 (B,) at these places, on `device`; where they
-        lie on the CPU, nothing waits for the copy to a GPU."""
-        return _copied(self.pixels(where), device), _copied(self.labels[where], device)
+        """Return images uint8 (B, C, H, W) and labels int64 (B,) at these places, on `device`. The
+        copy from the CPU to a GPU is asynchronous."""
+        return _move(self.pixels(where), device), _move(self.labels[where], device)
 
     def parts(self, at_once: int = _IMAGES_AT_ONCE) -> Iterator[Tensor]:
-        """The images in order, few at a time."""
+        """Yield the images in order, few at a time."""
         for start in range(0, len(self), at_once):
             yield self.pixels(slice(start, start + at_once))
 
     def first_of_each(self, count: int) -> Self:
-        """The first `count` images of every class, in order."""
+        """Return the first `count` images of every class, in order."""
         rows = [
             (self.labels == label).nonzero()[:count, 0] for label in self.labels.unique().tolist()
         ]
         return self.take(torch.cat(rows).sort().values)
 
     def take(self, places: ArrayLike) -> Self:
-        """The images at `places`."""
+        """Return the images at `places`, without a copy."""
         where = torch.as_tensor(places, dtype=torch.int64, device=self.labels.device)
         rows = where if self.rows is None else self.rows[where]
         return type(self)(self.stored, self.labels[where], rows)
 
     def of_classes(self, count: int) -> Self:
-        """The images whose label is below `count`."""
+        """Return the images whose label is below `count`."""
         if count > int(self.labels.max()):
             return self
         return self.take((self.labels < count).nonzero()[:, 0])
 
     def to(self, device: torch.device) -> Self:
-        """On `device`; there only these images, where it is another one."""
+        """Move these images to `device`."""
         if device == self.stored.device:
             return self
         return type(self)(self.images.to(device), self.labels.to(device))
@@ -93,9 +95,15 @@ class ImageSet:
 class ImageData:
     """A data set.
 
-    validation: None where the set comes without one; mirror: whether a mirrored image is as good as
-    the original (it is not for digits); mean, std: how pixels from 0 to 1 are normalised, per
-    channel, None for the statistics of the training images.
+    Attributes:
+        name: in the names of studies.
+        classes: names of the classes; a label is an index into them.
+        train: training images.
+        test: test images, used only for reports.
+        validation: validation images; None holds some of the training images out.
+        mirror: whether training may mirror images (not digits, for example).
+        mean: normalises pixels from 0 to 1, per channel; None takes the training images' mean.
+        std: likewise.
     """
 
     name: str
@@ -125,24 +133,35 @@ class ImageData:
         name: str = "arrays",
         mirror: bool = True,
     ) -> Self:
-        """A data set of images and labels that are in memory.
+        """Make a data set of images and labels in memory.
 
-        train, test, validation: images uint8 (N, C, H, W) or (N, H, W, C), square, with C = 1 or 3,
-        and labels, integers from 0 (N,). classes: their names, by default the numbers; name: of the
-        data in the names of studies. NsoptError for images or labels of another kind.
+        Args:
+            train: images uint8 (N, C, H, W) or (N, H, W, C), square, with C = 1 or 3, and labels,
+                integers from 0 (N,).
+            test: likewise.
+            validation: likewise, or None.
+            classes: their names; by default their numbers.
+            name: in the names of studies.
+            mirror: whether training may mirror images.
+
+        Raises:
+            NsoptError: for any other images or labels.
         """
         parts = {"train": train, "test": test} | ({"validation": validation} if validation else {})
-        sets = {part: ImageSet(*checked(part, *pair)) for part, pair in parts.items()}
+        sets = {part: ImageSet(*read_arrays(part, *pair)) for part, pair in parts.items()}
         shape = sets["train"].shape
         for part, own in sets.items():
             if own.shape != shape:
                 raise NsoptError(
-                    f"{part} images are {shown(own.shape)}, train images {shown(shape)}"
+                    f"{part} images are {format_shape(own.shape)}, "
+                    f"train images {format_shape(shape)}"
                 )
         highest = max(int(own.labels.max()) for own in sets.values())
         names = tuple(classes or (str(i) for i in range(max(2, highest + 1))))
         if highest >= len(names):
-            raise NsoptError(f"labels go up to {highest}, and {len(names)} classes are named")
+            raise NsoptError(
+                f"labels go up to {highest}: give {highest + 1} class names, not {len(names)}"
+            )
         return cls(name, names, sets["train"], sets["test"], sets.get("validation"), mirror)
 
     @classmethod
@@ -155,13 +174,23 @@ class ImageData:
         name: str = "dataset",
         mirror: bool = True,
     ) -> Self:
-        """A data set of `torch.utils.data.Dataset`s (data/arrays.py), read once.
+        """Make a data set of `torch.utils.data.Dataset`s, which are read once into memory.
 
-        classes: by default `train.classes`, if there are any; the rest as for `from_arrays`.
+        Args:
+            train: items are an image (PIL, uint8, or float from 0 to 1) and a label.
+            test: likewise.
+            validation: likewise, or None.
+            classes: their names; by default `train.classes` if it exists.
+            name: in the names of studies.
+            mirror: whether training may mirror images.
+
+        Raises:
+            NsoptError: for any other images or labels.
         """
-        own = None if validation is None else read("validation", validation)
+        own = None if validation is None else read_dataset("validation", validation)
+        labelled = read_dataset("train", train), read_dataset("test", test), own
         named = classes or getattr(train, "classes", None)
-        return cls.from_arrays(read("train", train), read("test", test), own, named, name, mirror)
+        return cls.from_arrays(*labelled, named, name, mirror)
 
     def normalised_by(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> Self:
         """Return the same images, normalised as a trained network expects them.
@@ -183,9 +212,9 @@ class ImageData:
         return replace(self, mean=tuple(mean), std=tuple(std))
 
     def subset(self, classes: int | None, per_class: int | None) -> Self:
-        """The first `classes` classes, with their first `per_class` training images; None for all.
+        """Return the first `classes` classes with their first `per_class` training images.
 
-        Test and validation images of the classes all stay. The name tells what is left.
+        None keeps all. All test and validation images of these classes stay. The name changes.
         """
         if classes is not None and not 2 <= classes <= len(self.classes):
             raise NsoptError(f"--classes must be from 2 to {len(self.classes)}, got {classes}")
@@ -207,8 +236,8 @@ class ImageData:
         )
 
     def split(self, val_fraction: float) -> "Splits":
-        """Hold a stratified `val_fraction` out of the training set, unless a validation set came
-        with the data. The split depends on the data alone, never on a run's seed."""
+        """Split off a stratified `val_fraction` of the training set, unless there is a validation
+        set. The split depends on the data, never on a seed."""
         train, validation = self.train, self.validation
         if validation is None:
             train, validation = _hold_out(self.train, val_fraction, len(self.classes))
@@ -230,10 +259,10 @@ class ImageData:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """What training, selection and reporting see.
+    """Training, validation and test images.
 
-    mean, std: (C,), by which pixels from 0 to 255 are normalised, on the device that batches are
-    made on; is_normalised_by_user: whether the user gave them.
+    mean, std: (C,), normalise pixels from 0 to 255, on the device of the batches;
+    is_normalised_by_user: whether the user gave them.
     """
 
     train: ImageSet
@@ -245,15 +274,15 @@ class Splits:
     is_normalised_by_user: bool = False
 
     def with_train_images(self, count: int | None) -> Self:
-        """These splits with only about `count` training images, the first ones, as many of every
-        class; None for all."""
+        """Keep about `count` training images, the first of every class, equally many; None keeps
+        all."""
         if count is None or count >= len(self.train):
             return self
         per_class = -(-count // len(self.train.labels.unique()))
         return replace(self, train=self.train.first_of_each(per_class))
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells these splits from others: sizes, checksums, and a user's normalisation."""
+        """Return sizes, checksums and a user's normalisation, which identify these splits."""
         return self._fingerprint
 
     @cached_property
@@ -272,7 +301,7 @@ class Splits:
         )
 
 
-def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -287,9 +316,9 @@ def _checksum(images: ImageSet) -> int:
 
 
 def _pixel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel: (C,) each.
+    """Return mean and standard deviation of each channel, (C,) each.
 
-    From histograms, which are exact and take no copy of all images.
+    Histograms are exact and need no copy of all images.
     """
     counts = torch.zeros(images.shape[0], _VALUES, dtype=torch.float64)
     for some in images.parts():
@@ -309,8 +338,8 @@ def _hold_out(train: ImageSet, fraction: float, classes: int) -> tuple[ImageSet,
     held_out = round(fraction * len(train))
     if held_out < classes or len(train) - held_out < classes:
         raise NsoptError(
-            f"{len(train)} training images of {classes} classes are too few to hold a validation "
-            f"fraction of {fraction} out"
+            f"{len(train)} training images of {classes} classes are too few to hold out a "
+            f"validation fraction of {fraction}: add images, or give a validation set"
         )
     try:
         keep, hold = train_test_split(

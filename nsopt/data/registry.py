@@ -1,4 +1,4 @@
-"""The data sets by name."""
+"""Data sets by name."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +14,11 @@ from nsopt.errors import NsoptError, unknown_name
 _STAND_IN = "tiny-imagenet-100-32px"
 _STAND_IN_CLASSES, _STAND_IN_SIZE = 100, 32
 DESCRIPTIONS = {
-    "digits": "1,797 handwritten digits of scikit-learn, 10 classes, 32x32, embedded",
+    "digits": "1,797 handwritten digits, 10 classes, 32x32, included in scikit-learn",
     "cifar10": "60,000 photographs, 10 classes, 32x32, read by torchvision",
     "cifar100": "60,000 photographs, 100 classes, 32x32, read by torchvision",
     "tiny-imagenet": "110,000 photographs, 200 classes, 64x64, original zip or folder",
-    _STAND_IN: "the first 100 classes of Tiny ImageNet at 32x32: CIFAR-100's shape, offline",
+    _STAND_IN: "first 100 classes of Tiny ImageNet, 32x32: the shape of CIFAR-100",
     "folder:PATH": "train/ and test/ (or val/) of class folders, plain or zipped",
 }
 DATA_SETS = tuple(DESCRIPTIONS)
@@ -30,23 +30,30 @@ def load_data(
     image_size: int | None = None,
     subset: Subset | None = None,
 ) -> ImageData:
-    """The data set `name`, one of `DATA_SETS`.
+    """Load a data set into memory.
 
-    directory: where downloaded data sets lie (for Tiny ImageNet it may be a zip in its layout).
-    image_size: for `folder:`, `digits` and `tiny-imagenet`, the side that images are resized to.
+    Args:
+        name: one of those that `nsopt data list` prints, such as `cifar10`, or `folder:PATH`.
+        directory: folder of downloaded data sets; for Tiny ImageNet also its zip.
+        image_size: side in pixels to which images are resized; for `digits`, `tiny-imagenet` and
+            `folder:PATH` only.
+        subset: some of its classes and training images; None for all.
+
+    Raises:
+        NsoptError: if the data is unknown, missing or damaged.
     """
     data = _load(name, Path(directory).expanduser(), image_size)
     return data if subset is None else data.subset(subset.classes, subset.per_class)
 
 
 def load_source(source: Source, directory: Path) -> ImageData:
-    """Return the images that a study uses."""
+    """Load the images of a study."""
     data = load_data(source.name, directory, source.image_size, source.subset)
     return data.normalised_by(source.mean, source.std)
 
 
 def fetch_data(name: str, directory: Path) -> None:
-    """Download a data set that is not embedded; NsoptError where that is not possible."""
+    """Download a data set. Raises NsoptError if that is impossible."""
     if name in ("tiny-imagenet", _STAND_IN):
         fetch_tiny_imagenet(directory)
     elif name in ("cifar10", "cifar100"):
@@ -67,7 +74,7 @@ def _load(name: str, directory: Path, image_size: int | None) -> ImageData:
     if name == "tiny-imagenet":
         return load_tiny_imagenet(directory, image_size or 64)
     if image_size not in (None, 32):
-        raise NsoptError(f"{name} comes in 32x32: --image-size is for other data sets")
+        raise NsoptError(f"the images of {name} are 32x32: leave --image-size out")
     if name == _STAND_IN:
         small = load_tiny_imagenet(directory, _STAND_IN_SIZE).subset(_STAND_IN_CLASSES, None)
         return replace(small, name=_STAND_IN)

@@ -1,7 +1,7 @@
-"""Random windows of images, resized to the size of the images (Szegedy et al., 2015).
+"""Random resized crops (Szegedy et al., 2015).
 
-A window is never larger than its image, so that resizing only enlarges it: there is nothing that
-antialiasing could smooth, and bilinear interpolation gives what an antialiased resize gives.
+A window is never larger than its image, so resizing only enlarges it. Bilinear interpolation then
+equals an antialiased resize.
 """
 
 import math
@@ -16,10 +16,7 @@ _LARGEST_RATIO = 4 / 3  # of width and height
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """One window an image, in whole pixels: first row, first column, height and width.
-
-    float32 (N,) each.
-    """
+    """One window per image in whole pixels: first row and column, height, width; float32 (N,)."""
 
     top: Tensor
     left: Tensor
@@ -30,8 +27,10 @@ class Windows:
     def draw(
         cls, count: int, smallest_area: float, shape: tuple[int, ...], generator: torch.Generator
     ) -> "Windows":
-        """Random windows of `count` images of one shape, (C, H, W). smallest_area: as a part of
-        the image's."""
+        """Draw windows for `count` images of shape (C, H, W).
+
+        smallest_area: as a part of the image's area.
+        """
         image_height, image_width = shape[-2:]
         area, ratio, top, left = torch.rand(4, count, generator=generator).double()
         area = smallest_area + (1 - smallest_area) * area
@@ -43,7 +42,6 @@ class Windows:
         return cls(top.float(), left.float(), height.float(), width.float())
 
     def to(self, device: torch.device) -> "Windows":
-        """The same on `device`."""
         return Windows(*(part.to(device) for part in self._parts))
 
     def __getitem__(self, where: slice) -> "Windows":
@@ -55,9 +53,9 @@ class Windows:
 
 
 def resized_crops(images: Tensor, windows: Windows, flipped: Tensor) -> Tensor:
-    """The windows of images uint8 (B, C, H, W), resized to H and W: float32 (B, C, H, W).
+    """Crop images uint8 (B, C, H, W) to B windows and resize these: float32 (B, C, H, W).
 
-    windows: B of them; flipped: which of them are mirrored, bool (B,).
+    flipped: which of them are mirrored, bool (B,).
     """
     count, _, height, width = images.shape
     x = _places(windows.left, windows.width, width)
@@ -69,8 +67,10 @@ def resized_crops(images: Tensor, windows: Windows, flipped: Tensor) -> Tensor:
 
 
 def _places(first: Tensor, length: Tensor, size: int) -> Tensor:
-    """Where `size` pixels read along one side of their windows, from -1 to 1 over the image's side
-    of `size` pixels: (B, size). None reads beyond the middle of a window's outermost pixel."""
+    """Return the positions (B, size) along one side of the windows, from -1 to 1 over the image.
+
+    They stay within the centres of a window's outermost pixels.
+    """
     steps = (torch.arange(size, device=first.device) + 0.5) / size
     inside = (length[:, None] * steps).clamp(min=0.5).minimum(length[:, None] - 0.5)
     return 2 * (first[:, None] + inside) / size - 1

@@ -1,13 +1,13 @@
-"""Which images a study uses, in words that another machine understands."""
+"""Which images a study uses, described for any machine."""
 
 from dataclasses import dataclass
 
-FOLDER_PREFIX = "folder-"  # of the names of data that are no registered data set
+FOLDER_PREFIX = "folder-"  # begins the names of data that is not registered
 
 
 @dataclass(frozen=True)
 class Subset:
-    """The first `classes` classes and their first `per_class` training images; None for all."""
+    """The first `classes` classes, and their first `per_class` training images; None for all."""
 
     classes: int | None = None
     per_class: int | None = None
@@ -15,7 +15,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class Source:
-    """The arguments of `load_data`, but for the directory, and how its images are normalised.
+    """The arguments of `load_data`, except the directory, and how its images are normalised.
 
     mean, std: per channel, of pixels from 0 to 1; None for those of the training images.
     """

@@ -1,16 +1,16 @@
 """Tiny ImageNet in its original layout, zip or folder: 200 classes, 64x64 (Stanford CS231n).
 
-train/WNID/images/*.JPEG; val/images/*.JPEG with val_annotations.txt. Its test images have no
-labels: as in the paper, val/ is what is reported on, and validation is held out of train/.
+train/WNID/images/*.JPEG; val/images/*.JPEG with val_annotations.txt. The test images have no
+labels, so val/ is the test set, as in the paper, and train/ gives the validation images.
 """
 
 import urllib.error
 from pathlib import Path
 from typing import Any
 
-from nsopt.data.cache import cached
+from nsopt.data.cache import load_cached
 from nsopt.data.checksum import check_md5
-from nsopt.data.decode import Place, decode, folders_in, images_in, opened
+from nsopt.data.decode import Place, decode, folders_in, images_in, open_place
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.torchvision_import import import_torchvision
@@ -22,16 +22,16 @@ _ROOT = "tiny-imagenet-200"
 
 
 def load_tiny_imagenet(directory: Path, image_size: int = 64) -> ImageData:
-    """All classes of Tiny ImageNet, resized to `image_size`.
+    """Load Tiny ImageNet, resized to `image_size`.
 
-    directory: holds the published zip or its unpacked folder, or is a zip in the same layout.
+    directory: contains the published zip or its unpacked folder, or is such a zip.
     """
     path = _find(directory)
-    return cached(path, f"tiny-imagenet {image_size}", lambda: _load(path, image_size))
+    return load_cached(path, f"tiny-imagenet {image_size}", lambda: _load(path, image_size))
 
 
 def fetch_tiny_imagenet(directory: Path) -> Path:
-    """Download the archive and check it; NsoptError where the network does not allow it."""
+    """Download the archive and check it. Raises NsoptError if the download fails."""
     utils: Any = import_torchvision("datasets").utils
     try:
         utils.download_url(_URL, str(directory), ARCHIVE, MD5)
@@ -59,7 +59,7 @@ def _find(directory: Path) -> Path:
 
 
 def _load(path: Path, image_size: int) -> ImageData:
-    with opened(path) as place:
+    with open_place(path) as place:
         root = place / _ROOT if (place / _ROOT).is_dir() else place
         if not (root / "train").is_dir() or not (root / "val" / "val_annotations.txt").is_file():
             raise NsoptError(f"{path} does not have the layout of {ARCHIVE}: fetch it again")
@@ -75,7 +75,7 @@ def _load(path: Path, image_size: int) -> ImageData:
 
 
 def _annotated(val: Place, wnids: list[str], path: Path) -> dict[str, list[Place]]:
-    """Validation images by class, from `FILE<tab>WNID<tab>box` lines."""
+    """Return validation images by class, from `FILE<tab>WNID<tab>box` lines."""
     images: dict[str, list[Place]] = {wnid: [] for wnid in wnids}
     for name, wnid, *_ in _rows(val / "val_annotations.txt", path):
         if wnid not in images:
@@ -89,7 +89,7 @@ def _annotated(val: Place, wnids: list[str], path: Path) -> dict[str, list[Place
 
 
 def _words(root: Place, path: Path) -> dict[str, str]:
-    """First name of every class."""
+    """Return the first name of every class."""
     words = root / "words.txt"
     if not words.is_file():
         return {}
@@ -97,10 +97,10 @@ def _words(root: Place, path: Path) -> dict[str, str]:
 
 
 def _rows(file: Place, path: Path) -> list[list[str]]:
-    """The lines of a text file, split at tabs into two words or more. path: for errors."""
+    """Split the lines of a text file at tabs into at least two words. path: for errors."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
-    except Exception as error:  # whatever a damaged file makes zipfile raise
+    except Exception as error:  # zipfile raises anything for a damaged file
         raise NsoptError(f"{path}: {file.name} cannot be read ({error})") from None
     rows = [line.split("\t") for line in lines]
     for number, row in enumerate(rows, start=1):

@@ -50,7 +50,7 @@ GOOD = (pixels(10, 3, 8, 8), np.arange(10) % 2)
         ((GOOD[0], GOOD[1] * 0.5), {}, "train labels must be integers"),
         ((GOOD[0], GOOD[1] - 1), {}, "train labels must be at least 0, got -1"),
         ((GOOD[0][:, :, :4, :4], GOOD[1]), {}, "test images are 3x8x8, train images 3x4x4"),
-        (GOOD, {"classes": ["one"]}, "labels go up to 1, and 1 classes are named"),
+        (GOOD, {"classes": ["one"]}, "labels go up to 1: give 2 class names, not 1"),
     ],
 )
 def test_arrays_of_another_kind_say_what_is_wrong(train: Any, options: Any, message: str) -> None:
@@ -89,7 +89,7 @@ def test_data_sets_of_pictures_and_of_tensors_are_read() -> None:
 
 def test_bad_data_sets_say_what_is_wrong() -> None:
     normalised = TensorDataset(torch.randn(4, 3, 8, 8), torch.arange(4))
-    with pytest.raises(NsoptError, match="train images are floats beyond 0 to 1"):
+    with pytest.raises(NsoptError, match="train images are floats outside 0 to 1"):
         ImageData.from_dataset(normalised, normalised)
     with pytest.raises(NsoptError, match="train images must be of one size: found none"):
         ImageData.from_dataset(TensorDataset(torch.zeros(0, 3, 8, 8), torch.zeros(0)), normalised)

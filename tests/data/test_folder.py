@@ -146,10 +146,10 @@ def no_zip(root: Path) -> Path:
         (empty_class, "no images in train/bee"),
         (single_class, "at least 2 class folders"),
         (odd_class, "'bee' is not both in train/ and in test/"),
-        (truncated_image, "1.png is not a whole image"),
-        (truncated_zip, "not a whole zip"),
+        (truncated_image, "1.png is not a complete image"),
+        (truncated_zip, "not a complete zip"),
         (damaged_zip, "not a whole"),
-        (no_zip, "not a whole zip"),
+        (no_zip, "not a complete zip"),
     ],
 )
 def test_unusable_folders_say_why(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from nsopt.data.cache import cached
+from nsopt.data.cache import load_cached
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.errors import NsoptError
@@ -71,7 +71,9 @@ def program(bad: Path) -> None:
 def test_a_bad_image_is_one_line(make: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
     root = write_images(tmp_path / "x")
     make(root / BAD)
-    with pytest.raises(NsoptError, match=rf"bad\.png is not a whole image \(.*{reason}") as caught:
+    with pytest.raises(
+        NsoptError, match=rf"bad\.png is not a complete image \(.*{reason}"
+    ) as caught:
         load_data(f"folder:{root}", image_size=8)
     assert "\n" not in str(caught.value)
 
@@ -151,10 +153,13 @@ def with_shared_bytes(tmp_path: Path) -> Path:
     ("make", "message"),
     [
         (encrypted, r"x\.zip: test/ant/0\.png is encrypted: unpack the zip"),
-        (of_an_unknown_method, r"test/ant/0\.png is not a whole image \(That compression method"),
-        (with_damaged_bytes, r"train/ant/bad\.png is not a whole image \(Error -3"),
+        (
+            of_an_unknown_method,
+            r"test/ant/0\.png is not a complete image \(That compression method",
+        ),
+        (with_damaged_bytes, r"train/ant/bad\.png is not a complete image \(Error -3"),
         (with_a_bomb, r"x\.zip: train/ant/bad\.png would unpack to 33,554,432 bytes"),
-        (with_shared_bytes, r"x\.zip is not a whole zip \(its files overlap\)"),
+        (with_shared_bytes, r"x\.zip is not a complete zip \(its files overlap\)"),
     ],
 )
 def test_a_bad_zip_is_one_line(make: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
@@ -218,11 +223,11 @@ def test_a_damaged_cache_entry_is_made_again(
         calls.append(1)
         return digits
 
-    cached(source, "test", read)
+    load_cached(source, "test", read)
     (entry,) = cache_folder().iterdir()
     damage(entry)
     for _ in range(2):
-        found = cached(source, "test", read)
+        found = load_cached(source, "test", read)
         np.testing.assert_array_equal(found.train.images.numpy(), digits.train.images.numpy())
         np.testing.assert_array_equal(found.test.labels.numpy(), digits.test.labels.numpy())
     assert len(calls) == 2

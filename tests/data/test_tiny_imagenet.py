@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nsopt.data.cache import cached
+from nsopt.data.cache import load_cached
 from nsopt.data.registry import load_data
 from nsopt.data.source import Subset
 from nsopt.errors import NsoptError
@@ -131,14 +131,14 @@ def test_decoded_images_are_cached_until_their_source_changes(folder: Path) -> N
         calls.append(1)
         return load_data("digits")
 
-    first, second = (cached(folder, "test", read) for _ in range(2))
+    first, second = (load_cached(folder, "test", read) for _ in range(2))
     assert len(calls) == 1
     np.testing.assert_array_equal(first.train.images.numpy(), second.train.images.numpy())
     assert (second.name, second.classes, second.mirror) == ("digits", first.classes, False)
     assert second.validation is None
     (folder / "tiny-imagenet-200/words.txt").write_text("changed, and so is its size")
-    cached(folder, "test", read)
-    cached(folder, "another", read)
+    load_cached(folder, "test", read)
+    load_cached(folder, "another", read)
     assert len(calls) == 3
 
 

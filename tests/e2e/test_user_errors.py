@@ -205,13 +205,13 @@ def test_missing_empty_and_truncated_folders(tmp_path: Path) -> None:
     )
     broken = folder_with(tmp_path / "broken", b"\x89PNG")
     done = call_nsopt("study", f"--data=folder:{broken}", f"--out={tmp_path / 'out'}")
-    check(done, "is not a whole image")
+    check(done, "is not a complete image")
     packed = tmp_path / "packed.zip"
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("train/ant/0.png", b"x" * 1000)
     packed.write_bytes(packed.read_bytes()[:500])
     done = call_nsopt("study", f"--data=folder:{packed}", f"--out={tmp_path / 'out'}")
-    check(done, "is not a whole zip", "copy it again")
+    check(done, "is not a complete zip", "copy it again")
     assert not (tmp_path / "out").exists()
 
 
