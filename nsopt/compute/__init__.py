@@ -1,1 +1,1 @@
-"""Where computing happens: device, memory, random state, locks, checkpoints."""
+"""Device, memory, random state, locks and checkpoints."""

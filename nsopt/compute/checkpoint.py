@@ -1,4 +1,4 @@
-"""A file from which an interrupted run goes on."""
+"""A file from which an interrupted run continues."""
 
 import hashlib
 import io
@@ -18,20 +18,19 @@ from nsopt.files import remove_unfinished, write_whole
 from nsopt.settings import differences
 
 State = dict[str, Any]
-SECONDS_BETWEEN = 30.0  # two writes of `save_when_due`, at least
-_CHECKSUM = b"nsopt checkpoint, sha256 "  # begins the first line; what torch wrote follows it
+SECONDS_BETWEEN = 30.0  # minimum time between two writes of `save_when_due`
+_CHECKSUM = b"nsopt checkpoint, sha256 "  # begins the first line; torch's content follows
 
 
 class Checkpoint:
-    """The state of one run: tensors, numbers, text, and dicts and lists of them.
+    """A file with the state of one run: tensors, numbers, text, and dicts and lists of them.
 
-    It is written in one step, so that an interruption leaves the one before, with a checksum of its
-    content, and belongs to the run that `identity` describes (JSON-safe): loading it for another is
-    an error.
+    It is written atomically, with a checksum. It belongs to the run that `identity` describes:
+    loading it for another run is an error.
 
     Args:
-        path: where it lies; None keeps nothing.
-        identity: everything that the state depends on.
+        path: of the file; None stores nothing.
+        identity: everything that the state depends on, JSON-safe.
     """
 
     def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
@@ -40,17 +39,17 @@ class Checkpoint:
         self._saved_at = time.monotonic()
 
     def load(self, device: torch.device) -> State | None:
-        """The state that was saved last, on `device`; None if there is none.
+        """Return the last saved state, on `device`; None if there is none.
 
-        Raises NsoptError if another run saved it, or if it cannot be read.
+        Raises NsoptError if another run saved it, or if the file is damaged.
         """
         if self._path is None or not self._path.is_file():
             return None
         try:
-            content = io.BytesIO(_checked(self._path.read_bytes()))
+            content = io.BytesIO(_verify(self._path.read_bytes()))
             stored = torch.load(content, map_location="cpu", weights_only=True)
             identity, state = stored["identity"], stored["state"]
-        except Exception:  # whatever a damaged file makes torch raise
+        except Exception:  # torch raises anything for a damaged file
             raise NsoptError(
                 f"checkpoint {self._path} cannot be read: delete it to start over"
             ) from None
@@ -58,19 +57,18 @@ class Checkpoint:
         if found:
             raise NsoptError(
                 f"checkpoint {self._path} was written by other settings ({'; '.join(found)}): "
-                "repeat those, or delete it to start over"
+                "give the same settings, or delete it to start over"
             )
         with memory_for(device, f"checkpoint {self._path}"):
-            moved: State = _moved(state, device)
+            moved: State = _move(state, device)
         return moved
 
     def save_when_due(self, state: Callable[[], State]) -> None:
-        """Save what `state` returns if the last time is long enough ago."""
+        """Save what `state` returns, but at most every 30 seconds."""
         if self._path is not None and time.monotonic() - self._saved_at >= SECONDS_BETWEEN:
             self.save(state())
 
     def save(self, state: State) -> None:
-        """Save `state` now."""
         if self._path is None:
             return
         content = io.BytesIO()
@@ -81,7 +79,7 @@ class Checkpoint:
 
     @contextmanager
     def removed_by(self, error: type[Exception]) -> Iterator[None]:
-        """Leave no file of a run that `error` ends for good."""
+        """Delete the file if the block raises `error`."""
         try:
             yield
         except error:
@@ -89,14 +87,14 @@ class Checkpoint:
             raise
 
     def remove(self) -> None:
-        """Delete the file, once nothing needs it any more."""
+        """Delete the file."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
             remove_unfinished(self._path)
 
 
 def weights_checksum(model: nn.Module) -> int:
-    """What tells the weights of a network from others, for an identity."""
+    """Return a checksum of a network's weights."""
     content = 0
     for tensor in model.state_dict().values():
         values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
@@ -105,23 +103,23 @@ def weights_checksum(model: nn.Module) -> int:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Delete the checkpoints that lie in `folder`, which must all belong to what has ended."""
+    """Delete all checkpoints in `folder`."""
     for path in folder.glob("*.pt*"):
         path.unlink(missing_ok=True)
 
 
 def remove_empty_folders(root: Path) -> None:
-    """Delete the folders at and below `root` that hold nothing."""
+    """Delete the empty folders at and below `root`."""
     folders = sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True)
     for folder in [*folders, root]:
         with suppress(OSError):
             folder.rmdir()
 
 
-def _checked(file: bytes) -> bytes:
-    """What torch wrote of the file of a checkpoint; ValueError if it has changed since.
+def _verify(file: bytes) -> bytes:
+    """Return torch's content of a checkpoint. Raises ValueError if its checksum is wrong.
 
-    A file that begins otherwise is of an older version, which kept no checksum.
+    Files of older versions have no checksum.
     """
     if not file.startswith(_CHECKSUM):
         return file
@@ -135,12 +133,12 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode()
 
 
-def _moved(state: Any, device: torch.device) -> Any:
-    """`state` with its tensors on `device`; those of a generator, uint8, stay on the CPU."""
+def _move(state: Any, device: torch.device) -> Any:
+    """Move tensors to `device`, except uint8: states of random generators stay on the CPU."""
     if isinstance(state, torch.Tensor):
         return state if state.dtype == torch.uint8 else state.to(device)
     if isinstance(state, dict):
-        return {name: _moved(value, device) for name, value in state.items()}
+        return {name: _move(value, device) for name, value in state.items()}
     if isinstance(state, list):
-        return [_moved(value, device) for value in state]
+        return [_move(value, device) for value in state]
     return state

@@ -1,4 +1,4 @@
-"""Where and how to compute: device and precision."""
+"""Device and precision."""
 
 import platform
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.layout import lay_out
 from nsopt.settings import Precision
 
-_EXACT = ("ieee", "none")  # values of torch's fp32_precision that round nothing
+_EXACT = ("ieee", "none")  # values of torch's fp32_precision that do not round
 
 
 @dataclass(frozen=True)
 class Compute:
     """A device, and whether matrix products run in bfloat16 there.
 
-    lock: of the processes that share the device; None where there is only this one.
+    lock: shared with other processes on the device; None if there are no others.
     """
 
     device: torch.device
@@ -31,17 +31,17 @@ class Compute:
 
     @property
     def precision(self) -> str:
-        """Of training, in a word."""
+        """Precision of training: bf16 or fp32."""
         return "bf16" if self.bf16 else "fp32"
 
     def autocast(self) -> torch.autocast:
-        """Mixed precision where `bf16`; weights and BatchNorm statistics stay float32."""
+        """Return mixed precision if `bf16`; weights and BatchNorm statistics stay float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """For any number of batches: other processes may compute meanwhile, and measure when this
-        one calls `give_way`. It ends when the device has done what was queued on it."""
+        """Compute batches inside this block. Other processes may compute meanwhile; they measure
+        when this one calls `give_way`. At the end it waits for the device."""
         if self.lock is None:
             yield
             return
@@ -52,21 +52,21 @@ class Compute:
                 wait_for(self.device)
 
     def give_way(self) -> None:
-        """Before a batch, inside `computing`: if another process waits to measure, finish what was
-        queued on the device and let it; otherwise nothing waits for the device."""
+        """Let another process measure if one waits to. Call this before a batch, inside
+        `computing`; it waits for the device only if another process waits."""
         if self.lock is not None and self.lock.is_wanted():
             wait_for(self.device)
             self.lock.give_way()
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """For a measurement, not inside `computing`: other processes wait."""
+        """Measure inside this block, not inside `computing`: other processes wait."""
         return self.lock.exclusive() if self.lock else nullcontext()
 
 
 def resolve_compute(device: str, precision: str) -> Compute:
-    """The device and precision to use; `auto` takes CUDA, and bfloat16, where there is any.
+    """Return the device and precision; `auto` takes CUDA if there is any, and bf16 if it is fast.
 
-    Raises NsoptError for a device that is unknown or not here, OutOfMemoryError for a full one.
+    Raises NsoptError for an unknown or missing device, OutOfMemoryError for a full one.
     """
     if precision not in get_args(Precision):
         raise unknown_name("precision", precision, get_args(Precision))
@@ -85,14 +85,14 @@ def resolve_compute(device: str, precision: str) -> Compute:
 
 
 def hardware_name(device: torch.device) -> str:
-    """The same for all names of one device, in all processes of a machine."""
+    """Return a device's name, which is the same in all processes of a machine."""
     if device.type != "cuda":
         return device.type
     return f"cuda-{torch.cuda.get_device_properties(device).uuid}"
 
 
 def nth_device(device: torch.device, number: int) -> torch.device:
-    """The device of worker `number`: CUDA devices in turn, counted from `device`."""
+    """Return the device of worker `number`: CUDA devices in turn, from `device` on."""
     if device.type != "cuda":
         return device
     first = device.index if device.index is not None else torch.cuda.current_device()
@@ -100,7 +100,7 @@ def nth_device(device: torch.device, number: int) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """A name for reports, such as `AMD EPYC 9R14, 2 threads` or `NVIDIA A100`."""
+    """Return a name for reports, such as `AMD EPYC 9R14, 2 threads` or `NVIDIA A100`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = torch.cpu.get_capabilities().get("cpu_name", platform.machine())
@@ -110,8 +110,8 @@ def describe_device(device: torch.device) -> str:
 
 
 def float32_precision(device: torch.device) -> str:
-    """How torch was told to multiply float32 numbers on `device`: `fp32` for exactly, otherwise
-    followed by what it rounds them to (on CUDA its own choice is `fp32, tf32 convolutions`)."""
+    """Return how torch multiplies float32 numbers on `device`: `fp32` if exactly, otherwise
+    followed by what it rounds to (CUDA's default is `fp32, tf32 convolutions`)."""
     backends: Any = torch.backends
     if device.type == "cuda":
         operations = backends.cudnn.conv, backends.cuda.matmul
@@ -128,13 +128,13 @@ def float32_precision(device: torch.device) -> str:
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when everything queued on `device` is done."""
+    """Wait until everything queued on `device` is done."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def place(model: nn.Module, device: torch.device, layout: torch.memory_format) -> nn.Module:
-    """`model` on `device`, its convolutions laid out so. OutOfMemoryError if it does not fit."""
+    """Move `model` to `device` in a memory layout. Raises OutOfMemoryError if it does not fit."""
     with memory_for(device, "the network"):
         return lay_out(model.to(device), layout)
 

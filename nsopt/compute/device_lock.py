@@ -1,4 +1,4 @@
-"""Several processes on one device: they compute at once, and fall silent while one measures."""
+"""Several processes on one device: they compute at once, and pause while one measures."""
 
 import fcntl
 import platform
@@ -16,10 +16,13 @@ _POLL_SECONDS = 0.005
 class DeviceLock:
     """A shared and an exclusive lock on a device, by files; they end with their process.
 
-    Make it before the number of torch's threads is changed: a measurement uses the number of
-    that moment. To ask whether somebody waits takes 2 microseconds; filelock's lock for readers and
-    writers takes 8 ms, as long as a small batch. Args: folder: of the lock files; device: what all
-    processes call it.
+    Create it before you change torch's number of threads: measurements use the number at creation.
+    Asking whether somebody waits takes 2 microseconds; filelock's readers-writer lock takes 8 ms,
+    as long as a small batch.
+
+    Args:
+        folder: of the lock files.
+        device: its name in all processes.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
@@ -30,13 +33,13 @@ class DeviceLock:
         self._room = (folder / f"{name}.room").open("ab")
 
     def close(self) -> None:
-        """Leave; the lock files stay for others."""
+        """Close the lock files, which stay for others."""
         self._gate.close()
         self._room.close()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Compute beside other processes; those that want to measure wait for `give_way`."""
+        """Compute at once with other processes; those that want to measure wait for `give_way`."""
         self._enter()
         try:
             yield
@@ -44,7 +47,7 @@ class DeviceLock:
             fcntl.flock(self._room, fcntl.LOCK_UN)
 
     def is_wanted(self) -> bool:
-        """Whether another process wants to measure, and holds the gate for it."""
+        """Return whether another process wants to measure, and so holds the gate."""
         try:
             fcntl.flock(self._gate, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -53,7 +56,7 @@ class DeviceLock:
         return False
 
     def give_way(self) -> None:
-        """Inside `shared`: let those measure that want to. Nothing of this process may run."""
+        """Let waiting processes measure. Call this inside `shared`, with nothing running."""
         fcntl.flock(self._room, fcntl.LOCK_UN)
         self._enter()
 
@@ -66,11 +69,11 @@ class DeviceLock:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Measure with all threads while the others wait; not inside `shared`.
+        """Measure with all threads while other processes wait. Do not call this inside `shared`.
 
-        The gate says that this process wants to measure and keeps others from beginning to compute;
-        the room is free when those who computed have given way. One that was stopped while it
-        computed is waited for a minute, then no longer; another measurement as long as it takes.
+        The gate stops other processes from starting to compute. The room is free when those that
+        computed have given way; after a minute this process no longer waits for them, because one
+        may be stopped. It waits for other measurements as long as they take.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)

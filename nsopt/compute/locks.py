@@ -1,4 +1,4 @@
-"""One process of a machine at a time."""
+"""Locks that let one process of a machine do something at a time."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -12,10 +12,9 @@ from filelock import FileLock, Timeout
 def one_at_a_time(
     folder: Path, what: Path, before_waiting: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    """Let one process at a time do what is named by the path `what`.
+    """Let one process at a time do what the path `what` names. A dead process frees the lock.
 
-    folder: where lock files lie and stay. A process that dies makes room for the next.
-    `before_waiting` is called if another one is inside.
+    folder: of the lock files, which stay; before_waiting: called if another process has the lock.
     """
     lock = _lock(folder, what)
     try:
@@ -30,7 +29,7 @@ def one_at_a_time(
 
 
 def is_being_done(folder: Path, what: Path) -> bool:
-    """Whether a process is inside `one_at_a_time` now."""
+    """Return whether a process is inside `one_at_a_time` now."""
     try:
         with _lock(folder, what).acquire(timeout=0):
             return False

@@ -1,4 +1,4 @@
-"""Memory of tensors on the CPU, kept between the steps of a training."""
+"""Keep the memory of CPU tensors between the steps of a training."""
 
 import ctypes
 import platform
@@ -11,20 +11,19 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # parameters of glibc'
 _NEVER = -1
 _MIB = 2**20
 _LARGEST_GAP, _SMALLEST_GAP = 256 * _MIB, _MIB // 64
-# What glibc's own adjustment ends at in a process that has freed large blocks.
+# glibc's own values in a process that has freed large blocks.
 _USUAL = {_TRIM_THRESHOLD: 64 * _MIB, _MMAP_THRESHOLD: 32 * _MIB, _MMAP_MAX: 65536}
 
 
 @contextmanager
 def memory_kept(device: torch.device) -> Iterator[None]:
-    """Reuse the memory of freed tensors on the CPU, instead of giving it back to the system.
+    """Reuse the memory of freed CPU tensors inside the block, not returning it to the system.
 
-    glibc maps every tensor above 32 MB anew, and the system clears its pages one by one: a fifth
-    of a training step at the base widths (benchmarks/training_speed.py). Inside, such memory stays
-    with the process; at the end it is given back. And it comes from one piece: in a process that
-    has computed for long, tensors of each size would find a gap of their own, and a network that
-    needs 25 MB touch 65, which takes it a third longer (benchmarks/process_age.py). Elsewhere than
-    on glibc this does nothing.
+    glibc maps every tensor above 32 MB anew, and the system clears its pages, which takes a fifth
+    of a training step at the base widths (benchmarks/training_speed.py). The memory also comes from
+    one block. In a process that has computed for long, tensors would otherwise fill gaps of their
+    sizes: a network that needs 25 MB touches 65 MB and takes a third longer
+    (benchmarks/process_age.py). Without glibc this does nothing.
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         yield
@@ -52,8 +51,8 @@ def _glibc() -> ctypes.CDLL:
 
 
 def _take_gaps(libc: ctypes.CDLL) -> list[int]:
-    """Allocate what is free between blocks in use, all but the smallest gaps, so that what is
-    allocated next lies above. Untouched, these blocks take no memory."""
+    """Allocate the gaps between blocks in use, except the smallest, so that later blocks are above
+    them. Untouched gaps take no memory."""
     libc.malloc_trim(0)
     end = libc.sbrk(0)
     gaps = []

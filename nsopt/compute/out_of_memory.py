@@ -1,4 +1,4 @@
-"""Memory that has run out: how to tell, what is left, and what users are told."""
+"""Recognise errors of memory that ran out, and explain them to users."""
 
 import re
 from collections.abc import Iterator
@@ -8,20 +8,20 @@ import torch
 
 from nsopt.errors import OutOfMemoryError
 
-_SMALLEST_BATCH = 2  # that a network with BatchNorm can be trained on
+_SMALLEST_BATCH = 2  # BatchNorm cannot train on one image
 _SIGNS = re.compile(
     r"out of memory"  # CUDA's allocator and driver, MPS
     r"|can't allocate memory|not enough memory"  # DefaultCPUAllocator, on Linux and Windows
     r"|(cublas|cudnn|cusolver|cusparse)_status_(\w+_)?alloc\w*_failed",
     re.IGNORECASE,
 )
-# A library that has no memory for its handle says no more than this, which has other causes, too.
+# A library without memory for its handle says only this, which also has other causes.
 _HINTS = re.compile(r"(cublas|cudnn|cusolver|cusparse)_status_not_initialized", re.IGNORECASE)
 _HANDLE = 256 * 2**20
 
 
 def is_out_of_memory(error: BaseException, device: torch.device) -> bool:
-    """Whether `error`, of a computation on `device`, says that memory ran out."""
+    """Return whether `error`, raised by a computation on `device`, means that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     if not isinstance(error, RuntimeError):
@@ -33,7 +33,7 @@ def is_out_of_memory(error: BaseException, device: torch.device) -> bool:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """The bytes that nobody uses of a device with a memory of its own; None for others."""
+    """Return the free bytes of a device with its own memory; None for others."""
     if device.type == "cuda":
         with suppress(RuntimeError):
             return torch.cuda.mem_get_info(device)[0]
@@ -44,7 +44,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def give_cached_memory_back(device: torch.device) -> None:
-    """What PyTorch keeps of freed tensors is there for libraries again."""
+    """Return PyTorch's cached memory to the device, for libraries."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -53,9 +53,9 @@ def give_cached_memory_back(device: torch.device) -> None:
 
 @contextmanager
 def explain_out_of_memory(device: torch.device, batch_size: int | None) -> Iterator[None]:
-    """Turn running out of memory into an OutOfMemoryError that names a batch size to try.
+    """Raise OutOfMemoryError, with a batch size to try, if memory runs out.
 
-    batch_size: None where a user's loader decides it.
+    batch_size: None if a user's loader decides it.
     """
     if batch_size is None:
         advice = "out of memory with the batches of the loader: give it a smaller batch size"
@@ -70,16 +70,16 @@ def explain_out_of_memory(device: torch.device, batch_size: int | None) -> Itera
 
 @contextmanager
 def memory_for(device: torch.device, what: str) -> Iterator[None]:
-    """Turn running out of memory into an OutOfMemoryError that names what there is none for."""
+    """Raise OutOfMemoryError, which names `what`, if memory runs out."""
     with _explained(device, no_memory_for(device, what)):
         yield
 
 
 def no_memory_for(device: torch.device, what: str) -> str:
-    """The message where no batch size would help."""
+    """Return the message for when no batch size would help."""
     return (
         f"device {device} has no memory left for {what}: "
-        "end what else uses it, or choose another with --device"
+        "stop other programs on it, or choose another with --device"
     )
 
 

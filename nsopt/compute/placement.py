@@ -1,4 +1,4 @@
-"""Where images lie while networks are trained on them."""
+"""Choose where images are during training: on the device or on the host."""
 
 import math
 from dataclasses import replace
@@ -13,24 +13,24 @@ _LARGEST_PART = 0.1  # of the memory that is free; several workers may share the
 
 
 def place_images(splits: Splits, compute: Compute) -> Splits:
-    """`splits`, for networks on the device of `compute`. Raises OutOfMemoryError.
+    """Move `splits` to the device of `compute`. Raises OutOfMemoryError.
 
-    A set of images that takes more than a tenth of the device's free memory stays where it is, such
-    as in a mapped file, and its batches are copied. They are the same wherever the images lie.
+    A set that needs more than a tenth of the device's free memory stays where it is, such as in a
+    mapped file; its batches are copied, and are the same.
     """
     device = compute.device
     with compute.computing(), memory_for(device, "the images"):
         return replace(
             splits,
-            train=_placed(splits.train, device),
-            validation=_placed(splits.validation, device),
-            test=_placed(splits.test, device),
+            train=_place(splits.train, device),
+            validation=_place(splits.validation, device),
+            test=_place(splits.test, device),
             mean=splits.mean.to(device),
             std=splits.std.to(device),
         )
 
 
-def _placed(images: ImageSet, device: torch.device) -> ImageSet:
+def _place(images: ImageSet, device: torch.device) -> ImageSet:
     free = free_memory(device)
     size = len(images) * math.prod(images.shape)
     if free is not None and size > _LARGEST_PART * free:

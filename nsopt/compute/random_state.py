@@ -1,7 +1,7 @@
-"""Random numbers of torch: from a seed, and from where they were interrupted.
+"""torch's random numbers: from a seed, or continued after an interruption.
 
-torch has one generator a device for all threads of a process. Whoever draws here has it alone, and
-leaves it as it was.
+torch has one generator per device for all threads of a process. Code in these blocks uses it alone
+and restores it at the end.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,10 +14,10 @@ _generators = RLock()
 
 
 class OwnRandomState:
-    """The random numbers of one training among others: as a context, torch draws from them.
+    """The random numbers of one training; inside `in_use`, torch draws from them.
 
-    What is drawn follows from `seed` and from what was drawn before inside, whatever other threads
-    draw meanwhile; outside nothing changes.
+    The numbers depend only on `seed` and on earlier draws inside, not on other threads. Outside
+    nothing changes.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -27,7 +27,7 @@ class OwnRandomState:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Draw from these numbers inside."""
+        """Make torch draw from these numbers inside the block."""
         with _alone(self._device):
             restore_random_state(self._state, self._device)
             try:
@@ -36,18 +36,18 @@ class OwnRandomState:
                 self._state = random_state(self._device)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What `restore` needs to go on."""
+        """Return the state from which `restore` continues."""
         return self._state
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from where `state` was told."""
+        """Continue from a `state`."""
         self._state = dict(state)
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers of torch follow from `seed` inside, on the CPU and on `device`; those of other
-    devices, and the state outside, are left as they were."""
+    """Seed torch's random numbers inside the block, on the CPU and on `device`. Other devices, and
+    the state outside, do not change."""
     with _alone(device):
         torch.default_generator.manual_seed(seed)
         if device.type != "cpu":
@@ -58,7 +58,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _alone(device: torch.device) -> Iterator[None]:
-    """No other thread draws inside, and the state outside is left as it was."""
+    """Keep other threads from drawing inside the block, and restore the state at its end."""
     with _generators, _reproducible_cudnn():
         before = random_state(device)
         try:
@@ -69,7 +69,7 @@ def _alone(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _reproducible_cudnn() -> Iterator[None]:
-    """The same kernels every time; other settings of cuDNN, TF32 among them, stay the user's."""
+    """Make cuDNN choose the same kernels every time; its other settings, such as TF32, stay."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
     cudnn.benchmark, cudnn.deterministic = False, True
@@ -80,7 +80,7 @@ def _reproducible_cudnn() -> Iterator[None]:
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """The state of torch's random number generators, for `restore_random_state`."""
+    """Return the state of torch's random number generators, for `restore_random_state`."""
     state = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
         state[device.type] = torch.get_device_module(device).get_rng_state(device)
@@ -88,7 +88,7 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def restore_random_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    """Make random numbers go on from `state`; what it lacks stays as it is."""
+    """Continue torch's random numbers from `state`; devices that it lacks do not change."""
     torch.set_rng_state(state["cpu"])
     if device.type != "cpu" and device.type in state:
         torch.get_device_module(device).set_rng_state(state[device.type], device)

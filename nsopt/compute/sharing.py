@@ -1,4 +1,4 @@
-"""A device that several processes of this machine share."""
+"""Share a device with other processes of this machine."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager

@@ -1,4 +1,4 @@
-"""How long this process has waited for its turn on the processors."""
+"""How long this process has waited for processors."""
 
 import contextlib
 import math
@@ -8,7 +8,7 @@ _PROCESS = Path("/proc/self")
 
 
 def seconds_waited() -> float:
-    """Of all threads that are there now together, as Linux counts it; elsewhere not a number."""
+    """Return the sum over all threads, as Linux counts it; NaN on other systems."""
     if not (_PROCESS / "schedstat").is_file():
         return math.nan
     nanoseconds = 0
