@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import get_architecture
+from nsopt.scaling.cost import WIDEST
 from nsopt.scaling.law import PowerLaw, floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
 
@@ -92,7 +93,7 @@ def test_layers_that_cannot_grow_leave_the_budget_to_the_others(
 @example(PowerLaw(np.ones(L), np.full(L, 0.1), np.ones(L)), 10_000)  # all breakpoints are ties
 def test_no_larger_scale_fits(law: PowerLaw, budget: int) -> None:
     fit = solve_widths(law, PARAMS, budget)
-    at_tau = np.maximum(np.floor(law.widths(fit.tau)), 1)
+    at_tau = np.clip(np.floor(law.widths(fit.tau)), 1, WIDEST)
     np.testing.assert_array_equal(fit.widths, at_tau)
     larger = float(fit.tau) * np.geomspace(1 + 1e-9, 100, 50)
     assert (PARAMS(np.maximum(np.floor(law.widths(larger)), 1)) > budget).all()
