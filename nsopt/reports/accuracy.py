@@ -1,6 +1,6 @@
-"""Accuracy against latency (the Pareto front), against a cost, and at one budget.
+"""Figures of accuracy against latency (the Pareto front), against a cost, and at one budget.
 
-The front is a selection, so it is drawn over validation accuracy; test accuracy is only reported.
+The front selects networks, so it uses validation accuracy; the test set is for reporting only.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _SAME_BUDGET = 0.01
 
 
 class ParetoInfo(NamedTuple):
-    """front_x, front_y: configurations (means over seeds) that no other one beats in both."""
+    """front_x, front_y: configurations (means over seeds) that no other beats in both."""
 
     methods: list[MethodPoints]
     front_x: list[float]
@@ -30,7 +30,7 @@ class ParetoInfo(NamedTuple):
 
 
 def pareto_info(results: Results) -> ParetoInfo:
-    """Validation accuracy against latency."""
+    """Return validation accuracy against latency, and its Pareto front."""
     table = summary(results).dropna(subset="latency_ms")
     front = table[pareto_mask(table["latency_ms"].to_numpy(), table["val_mean"].to_numpy())]
     front = front.sort_values("latency_ms")
@@ -42,9 +42,9 @@ def pareto_info(results: Results) -> ParetoInfo:
 
 
 def pareto_mask(cost: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of N points no other beats: none cheaper or equal, better or equal, and not both equal.
+    """Return which points are on the Pareto front of low cost (N,) and high value (N,): bool (N,).
 
-    cost, value: (N,); bool (N,).
+    A point is on it if no other is at least as good in both and better in one.
     """
     no_worse = (cost[None] <= cost[:, None]) & (value[None] >= value[:, None])
     better = (cost[None] < cost[:, None]) | (value[None] > value[:, None])
@@ -53,8 +53,8 @@ def pareto_mask(cost: NDArray[np.float64], value: NDArray[np.float64]) -> NDArra
 
 
 def draw_pareto(info: ParetoInfo) -> go.Figure:
-    """The front as a line, every trial as a small point, the means as large ones; uniform scaling
-    as a curve where it has several sizes."""
+    """Draw the front as a line, trials as small points, means as large ones, and uniform scaling as
+    a curve if it has several sizes."""
     latencies = [x for points in info.methods for x in points.x] or [1.0]
     figure = new_figure(
         xaxis=log_axis(latencies, "latency (ms per batch of 100)"),
@@ -76,16 +76,16 @@ def draw_pareto(info: ParetoInfo) -> go.Figure:
 
 
 def accuracy_info(results: Results, cost: str = "params") -> list[MethodPoints]:
-    """Test accuracy at the last epoch against a cost, `params` or `macs`."""
+    """Return test accuracy at the last epoch against a cost, `params` or `macs`."""
     return points_of(results, cost, "test_accuracy")
 
 
 def draw_accuracy(
     methods: list[MethodPoints], published: Sequence[PublishedLine] = (), cost: str = "parameters"
 ) -> go.Figure:
-    """A line through the means of each method, with a band from the worst to the best seed.
+    """Draw a line through each method's means, with a band from its worst to its best seed.
 
-    Published accuracies are dotted, and hidden until their legend entry is clicked.
+    Published accuracies are dotted, and hidden until the user clicks their legend entry.
     """
     figure = new_figure(
         xaxis=log_axis([x for points in methods for x in points.x] or [1.0], cost),
@@ -110,9 +110,9 @@ def draw_accuracy(
 
 
 def draw_dots(methods: list[MethodPoints], published: Sequence[PublishedLine]) -> go.Figure:
-    """At one budget: a row per method, its seeds as small points and their mean with deviation.
+    """Draw one budget: a row per method, with seeds as small points and their mean with deviation.
 
-    Published accuracies at that budget are hidden until their legend entry is clicked.
+    Published accuracies at that budget are hidden until the user clicks their legend entry.
     """
     names = [method_label(points.method) for points in methods]
     figure = new_figure(

@@ -1,4 +1,4 @@
-"""What optuna-dashboard shows of a comparison: a note and the figures of the report, in storage."""
+"""Store notes and the report's figures in a comparison's storage, for optuna-dashboard."""
 
 import html
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import draw_pareto, pareto_info
 from nsopt.reports.law import draw_law, law_info
 from nsopt.reports.results import Results
-from nsopt.reports.tables import descent_table, latency_in_words, size_of, summary, with_deviation
+from nsopt.reports.tables import descent_table, format_latency, size_of, summary, with_deviation
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.storage import schema
 from nsopt.storage.opening import artifacts_beside, existing_storage, open_storage
@@ -24,9 +24,9 @@ _CARD_HEIGHT = 450
 
 
 def publish(results: Results, url: str) -> None:
-    """Save notes and figures for a comparison in its storage, at `url`, replacing older ones.
+    """Save notes and figures of a comparison in its storage, at `url`, replacing older ones.
 
-    Every study gets a note with its question, its protocol and its numbers; those of methods the
+    Every study gets a note with its question, protocol and numbers. Studies of methods also get the
     Pareto front and the widths, that of the search the law.
     """
     from optuna_dashboard import save_note, save_plotly_graph_object  # noqa: PLC0415
@@ -44,7 +44,7 @@ def publish(results: Results, url: str) -> None:
 
 
 def _as_card(law: go.Figure) -> go.Figure:
-    """The panels of a law in the little room that the dashboard gives a figure."""
+    """Shrink the panels of a law to the dashboard's small figures."""
     law.for_each_annotation(lambda title: title.update(text=title.text.partition(":")[0]))
     axis = law.layout.xaxis
     law.update_xaxes(title={"text": ""}, tickvals=axis.tickvals[::2], ticktext=axis.ticktext[::2])
@@ -54,7 +54,7 @@ def _as_card(law: go.Figure) -> go.Figure:
 
 
 def note(results: Results, method: str) -> str:
-    """Markdown about one study of a comparison."""
+    """Return a note in Markdown about one study of a comparison."""
     preset = str(results.settings.get("preset", ""))
     searching = schema.is_search(method)
     subject = schema.search_label(method) if searching else method_label(method)
@@ -65,23 +65,22 @@ def note(results: Results, method: str) -> str:
         _descent(results, method) if searching else _outcomes(results),
     ]
     if preset != "paper":
-        parts.append("A short protocol: nothing is trained to convergence.")
+        parts.append("A short protocol: no network is trained to convergence.")
     return "\n\n".join(parts)
 
 
 def protocol_text(settings: Mapping[str, Any], part: str) -> str:
-    """The settings of the search or of the training, in one paragraph."""
+    """Return the settings of the search or of the training, in one paragraph."""
     values = settings.get(part, {})
-    shown = ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)
-    return f"**Protocol** ({plain_text(settings.get('preset', ''))}): {plain_text(shown)}"
+    text = ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)
+    return f"**Protocol** ({plain_text(settings.get('preset', ''))}): {plain_text(text)}"
 
 
 def serve(url: str, host: str, port: int, artifacts: Path | None) -> None:
     """Run optuna-dashboard over the storage at `url` until it is interrupted.
 
-    artifacts: the folder of kept weights; by default that beside an SQLite file.
-
-    Raises NsoptError if there is no such storage, or the address cannot be served.
+    artifacts: folder of the stored networks; by default the one beside an SQLite file.
+    Raises NsoptError if the storage is missing or the address cannot be used.
     """
     import optuna_dashboard  # noqa: PLC0415
 
@@ -100,7 +99,7 @@ def _outcomes(results: Results) -> str:
             row["n"],
             f"{row['params']:,.0f}",
             f"{row['macs'] / 1e6:.2f} M",
-            latency_in_words(row),
+            format_latency(row),
             with_deviation(row["val_mean"], row["val_std"]),
             with_deviation(row["test_mean"], row["test_std"]),
         )
@@ -122,11 +121,11 @@ def _descent(results: Results, search: str) -> str:
 
 
 def markdown_table(names: Any, rows: Any) -> str:
-    """A table; text in it is plain."""
+    """Return a Markdown table of plain text."""
     lines = [[str(name) for name in names], ["---" for _ in names], *rows]
     return "\n".join(f"| {' | '.join(plain_text(cell) for cell in line)} |" for line in lines)
 
 
 def plain_text(value: object) -> str:
-    """For Markdown: no HTML, and nothing that would end a table's cell."""
+    """Escape HTML, and characters that would end a cell of a Markdown table."""
     return html.escape(str(value), quote=False).replace("|", "\\|").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""The fitted law over the recorded widths: a panel per layer, both axes logarithmic."""
+"""Figure of the fitted law over the recorded widths: a panel per layer, both axes logarithmic."""
 
 from typing import NamedTuple
 
@@ -20,16 +20,16 @@ _PANELS_IN_A_ROW = 4
 _PANEL_HEIGHT = 230
 _LINE = MethodStyle("#0072b2", "circle")
 _ROWS = "#d55e00"
-_MENU = "#3b82c4"  # to be read on the pale button that is pressed and on a dark page
+_MENU = "#3b82c4"  # readable on a pale pressed button and on a dark page
 
 FloatArray = NDArray[np.float64]
 
 
 class LawInfo(NamedTuple):
-    """One layer: record (N,), fitted line and 90 % band (if known), and those of uniform scaling.
+    """One layer: record (N,), fitted line and, if known, its 90 % band.
 
-    The line is solid where recorded, dashed where extrapolated. uniform, uniform_line: widths of
-    the layer in uniform networks as large as the rows, and as the points of the line.
+    The line is solid inside the record and dashed where it extrapolates. uniform, uniform_line: the
+    layer's widths in uniform networks of the same sizes as the rows, and as the line's points.
     """
 
     layer: str
@@ -47,7 +47,7 @@ class LawInfo(NamedTuple):
 
 
 def law_info(results: Results, search: str) -> list[LawInfo]:
-    """The law of a search's last iteration, one entry per layer. search: the kind of its study."""
+    """Return the law of a search's last iteration by layer. search: the kind of its study."""
     iterations = results.searches[search]
     record, law = iterations[-1].record, iterations[-1].law
     first, last = float(record.tau.min()), float(record.tau.max())
@@ -80,15 +80,15 @@ def law_info(results: Results, search: str) -> list[LawInfo]:
 
 
 def _sizes(results: Results, column: str) -> pd.Series:
-    """Of the networks that a law may have proposed; of uniform ones where there are no others."""
+    """Return the sizes of networks that a law may have proposed, or else of uniform networks."""
     proposed = results.outcomes[results.outcomes["method"] != baseline().name]
     sizes = (results.outcomes if proposed.empty else proposed)[column]
     return sizes.dropna()
 
 
 def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
-    """Recorded points, fit with band and extrapolation of every layer; buttons choose between
-    widths and widths relative to those of uniform networks as large. metric: of tau."""
+    """Draw record, fit, band and extrapolation of every layer. Buttons choose between widths and
+    widths relative to uniform networks of the same size. metric: of tau."""
     unit = get_metric(metric).unit
     columns = min(_PANELS_IN_A_ROW, len(layers))
     rows = -(-len(layers) // columns)
@@ -135,7 +135,7 @@ def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
 
 
 def _traces(info: LawInfo, unit: str) -> list[tuple[go.Scatter, FloatArray, FloatArray]]:
-    """Each with its widths, and those of uniform scaling at the same sizes."""
+    """Return traces, each with its widths and those of uniform scaling at the same sizes."""
     line, uniform = np.array(info.line_widths), np.array(info.uniform_line)
     first, last = info.recorded
     quiet = {"hoverinfo": "skip", "mode": "lines"}
@@ -172,7 +172,7 @@ def _traces(info: LawInfo, unit: str) -> list[tuple[go.Scatter, FloatArray, Floa
 
 
 def _all_axes(axis: dict[str, object], panels: int, columns: int) -> dict[str, object]:
-    """Range and ticks of every panel's y axis, and the titles of the first ones."""
+    """Return range and ticks of every panel's y axis, and titles for the first column."""
     changes = dict[str, object]()
     for panel in range(panels):
         name = f"yaxis{panel + 1 if panel else ''}"

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page, with its numbers as CSV beside it."""
+"""The report: a self-contained HTML page, with its numbers in CSV files beside it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +22,14 @@ from nsopt.reports.published import PublishedLine, published_lines
 from nsopt.reports.results import Results
 from nsopt.reports.tables import (
     descent_table,
-    latency_in_words,
+    format_latency,
     share,
     size_of,
     summary,
     with_deviation,
     write_csv,
 )
-from nsopt.reports.template import flat, fragment, render_template
+from nsopt.reports.template import flatten, fragment, render_template
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer
 from nsopt.scaling.metric import MACS, PARAMS
@@ -38,7 +38,7 @@ from nsopt.storage import schema
 
 
 def write_report(results: Results, folder: Path) -> Path:
-    """Write `index.html` and CSV files of a comparison; the page's path."""
+    """Write `index.html` and CSV files of a comparison; return the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     csv_files = write_csv(results, folder)
     page = folder / "index.html"
@@ -49,8 +49,10 @@ def write_report(results: Results, folder: Path) -> Path:
 
 
 def render(results: Results, csv_files: list[str], paper: str | None = None) -> str:
-    """The page as HTML; all text from users is escaped by the template engine. paper: the file
-    beside it with the paper's tables, if there is one."""
+    """Return the page as HTML; the template engine escapes all text from users.
+
+    paper: the file beside it with the paper's tables, or None.
+    """
     published = published_lines(results.task.arch, results.task.data)
     figures = {
         "pareto": draw_pareto(pareto_info(results)),
@@ -71,8 +73,8 @@ def render(results: Results, csv_files: list[str], paper: str | None = None) -> 
         search_label=schema.search_label,
         descents={search: descent_table(found) for search, found in results.searches.items()},
         failures=results.failures.to_dict("records"),
-        settings=flat(results.settings),
-        provenance=flat(results.provenance),
+        settings=flatten(results.settings),
+        provenance=flatten(results.provenance),
         csv_files=csv_files,
         published=published,
         paper=paper,
@@ -80,8 +82,8 @@ def render(results: Results, csv_files: list[str], paper: str | None = None) -> 
 
 
 def _by_size(results: Results, published: list[PublishedLine]) -> dict[str, go.Figure]:
-    """Accuracy against what networks cost: a row per method where all methods met at one budget
-    only, and curves where there are several sizes."""
+    """Draw accuracy against cost: a row per method if all methods share a single budget, and
+    curves if there are several sizes."""
     outcomes = results.outcomes
     methods = outcomes.groupby(["metric", "budget"])["method"].nunique()
     compared = methods[methods == methods.max()].index
@@ -103,7 +105,7 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     for row in rows:
         row["size"] = size_of(row)
         row["name"] = method_label(row["method"])
-        row["latency"] = latency_in_words(row)
+        row["latency"] = format_latency(row)
         factor = row["beyond_record"]
         row["beyond"] = "" if pd.isna(factor) else f"at {describe_reach(factor)}"
         for part in ("val", "test"):

@@ -1,7 +1,7 @@
-"""The paper's tables and figures from a comparison at its protocol, beside what was published.
+"""The paper's tables and figures from a comparison at its protocol, with the published numbers.
 
-The paper reports the best test epoch of every run, so that is what stands here; nothing is chosen
-by it. What was not run is drawn from the published numbers alone.
+Like the paper, this page reports the best test epoch of every run; nothing is selected by it. What
+was not run comes from the published numbers alone.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from nsopt.reports.published import (
 )
 from nsopt.reports.results import Results
 from nsopt.reports.style import log_axis, new_figure
-from nsopt.reports.tables import latency_in_words, with_deviation
+from nsopt.reports.tables import format_latency, with_deviation
 from nsopt.reports.template import fragment, render_template
 from nsopt.scaling.metric import PARAMS
 from nsopt.storage.schema import SEARCH
@@ -36,12 +36,12 @@ from nsopt.storage.schema import SEARCH
 PAGE = "paper.html"
 _PRESET = "paper"
 _BEST = "test_accuracy_best_epoch"
-_PUBLISHED_P = 10  # epochs of pre-training, where the name of a published method tells none
+_PUBLISHED_P = 10  # pre-training epochs of published methods without a P in their name
 _ACCURACY_TITLE = "best-epoch test accuracy (%)"
 
 
 def write_paper(results: Results, folder: Path) -> Path | None:
-    """Write `paper.html` beside a report; None where the comparison is none of the paper's."""
+    """Write `paper.html` beside a report; return None if the paper has no such comparison."""
     data = published_data(results.task.arch, results.task.data)
     if results.settings.get("preset") != _PRESET or data is None:
         return None
@@ -51,7 +51,7 @@ def write_paper(results: Results, folder: Path) -> Path | None:
 
 
 def render_paper(results: Results, data: str) -> str:
-    """The page as HTML. data: the published data set that these images are, or are a copy of."""
+    """Return the page as HTML. data: the published data set of which these images are a copy."""
     arch = results.task.arch
     own = results.outcomes.assign(
         method=[_in_the_paper(m, results) for m in results.outcomes["method"]]
@@ -92,8 +92,10 @@ def render_paper(results: Results, data: str) -> str:
 def table_rows(
     methods: Mapping[str, str], own: pd.DataFrame, published: pd.DataFrame
 ) -> list[dict[str, Any]]:
-    """A row per ratio and method. methods: as in `PublishedTable`; own: outcomes, methods by
-    their published names."""
+    """Return a row per ratio and method.
+
+    methods: as in `PublishedTable`; own: outcomes, with methods by their published names.
+    """
     rows = []
     for ratio in sorted({*published["width_ratio"], *own["ratio"].dropna()}):
         for method, name in methods.items():
@@ -107,7 +109,7 @@ def table_rows(
 
 
 def draw_descent(widths: pd.DataFrame) -> go.Figure:
-    """Widths at the original network's size by iteration, a line per layer (Figure 3)."""
+    """Draw widths at the original network's size by iteration, a line per layer (Figure 3)."""
     layers = list(widths.columns)
     places = [index / max(1, len(layers) - 1) for index in range(len(layers))]
     figure = new_figure(
@@ -128,7 +130,7 @@ def draw_descent(widths: pd.DataFrame) -> go.Figure:
 
 
 def _in_the_paper(method: str, results: Results) -> str:
-    """The published name of a method, which tells the iteration, and P if it is not 10."""
+    """Return the published name of a method: with its iteration, and with P unless that is 10."""
     law = law_of_search().name
     if not method.startswith(law):
         return method
@@ -153,7 +155,7 @@ def _own_cells(rows: pd.DataFrame) -> dict[str, str]:
     if rows.empty:
         return {"params": "", "latency": "", "best": "", "last": "", "n": ""}
     means = rows.select_dtypes("number").mean()
-    latency = latency_in_words({"metric": PARAMS.name, "latency_ms": means["latency_ms"]})
+    latency = format_latency({"metric": PARAMS.name, "latency_ms": means["latency_ms"]})
     return {
         "params": f"{means['params'] / 1e6:.2f} M",
         "latency": latency,
@@ -164,7 +166,7 @@ def _own_cells(rows: pd.DataFrame) -> dict[str, str]:
 
 
 def _accuracy_figures(results: Results, part: PublishedTable, data: str) -> dict[str, go.Figure]:
-    """Accuracy against parameters with the published lines, and against the latency measured."""
+    """Draw accuracy against parameters, with published lines, and against measured latency."""
     lines = [
         line._replace(label=f"{part.methods[line.method]}, published")
         for line in published_lines(results.task.arch, data, tuple(part.methods), BEST_EPOCH)
@@ -184,7 +186,7 @@ def _accuracy_figures(results: Results, part: PublishedTable, data: str) -> dict
 
 
 def _own_widths(results: Results) -> pd.DataFrame:
-    """A row per iteration of the search by filters, a column per layer."""
+    """Return a row per iteration of the search by filters, a column per layer."""
     iterations = results.searches.get(SEARCH, [])
     return pd.DataFrame(
         [iteration.widths for iteration in iterations],
@@ -194,7 +196,7 @@ def _own_widths(results: Results) -> pd.DataFrame:
 
 
 def _law(results: Results) -> str | None:
-    """Figure 2, where there was a search."""
+    """Draw Figure 2, if there was a search."""
     if SEARCH not in results.searches:
         return None
     metric = results.searches[SEARCH][-1].metric

@@ -1,4 +1,4 @@
-"""The outcomes of every method as points of a figure, with their means."""
+"""The outcomes of each method as points of a figure, with means."""
 
 from typing import Any, NamedTuple
 
@@ -12,8 +12,8 @@ from nsopt.storage.schema import width_key
 
 
 class MethodPoints(NamedTuple):
-    """Outcomes of one method: x and y of every trial with its hover text, and of the means, with
-    the deviation of y and the quartiles of x where there are some."""
+    """Outcomes of one method: x, y and hover text of trials and of means, with the deviation and
+    range of y, and the quartiles of x if x is a latency."""
 
     method: str
     style: MethodStyle
@@ -30,7 +30,7 @@ class MethodPoints(NamedTuple):
 
 
 def points_of(results: Results, x: str, y: str) -> list[MethodPoints]:
-    """The outcomes of every method in two columns."""
+    """Return two columns of the outcomes, by method."""
     styles, points = method_styles(results.methods), []
     for method in results.methods:
         trials = results.outcomes[results.outcomes["method"] == method].dropna(subset=x)

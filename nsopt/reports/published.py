@@ -1,10 +1,10 @@
-"""What the authors of NeuralScale (Lee & Lee, CVPR 2020) published, to stand beside measurements.
+"""The published results of NeuralScale (Lee & Lee, CVPR 2020), to compare with measurements.
 
-`published_accuracy.csv`: per network, data set, method and width ratio, statistics over seeds of
-their runs (they reproduce Tables 1 to 6; of magnitude pruning only what is printed there).
-`budget_params` is the number of parameters of the uniform network at that ratio.
-`published_widths.csv`: what the law of every iteration of their descents proposes at the parameters
-of the original network. `published_tables.csv`: which methods a table of the paper compares.
+`published_accuracy.csv`: statistics over seeds by network, data set, method and width ratio (as in
+Tables 1 to 6; for magnitude pruning only what is printed there). `budget_params` is the number of
+parameters of the uniform network at that ratio.
+`published_widths.csv`: the widths that the law of each iteration of descent proposes at the
+original network's parameters. `published_tables.csv`: the methods that a table compares.
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ class PublishedLine(NamedTuple):
 
 
 class PublishedTable(NamedTuple):
-    """A table of the paper with its accuracy figures, for one network and one data set. methods:
-    their names in the table by those of the published numbers."""
+    """A table of the paper with its accuracy figures, for one network and data set. methods: their
+    names in the table, by their names in the published numbers."""
 
     table: str
     by_size: str
@@ -41,8 +41,10 @@ class PublishedTable(NamedTuple):
 def published_lines(
     arch: str, data: str, names: Sequence[str] | None = None, accuracy: str = LAST_EPOCH
 ) -> list[PublishedLine]:
-    """What was published on a network and a data set of these names, by methods known here or by
-    those of `names`. accuracy: of the last epoch or of the best."""
+    """Return published results of a network on a data set.
+
+    names: published methods; by default those that nsopt knows. accuracy: last or best epoch.
+    """
     by_method = dict(
         iter(published_accuracies(arch, data).dropna(subset=accuracy).groupby("method"))
     )
@@ -63,15 +65,15 @@ def published_lines(
 
 
 def published_data(arch: str, data: str) -> str | None:
-    """The published data set on which `arch` was trained and that `data` is by its name, or is a
-    copy of (`folder-cifar10-jpeg`); None if there is none."""
+    """Return the published data set for `arch` whose name is part of `data`, such as cifar10 for
+    `folder-cifar10-jpeg`; None if there is none."""
     table = _read("published_accuracy.csv")
     names = table[table["arch"] == arch]["data"].unique()
     return max((name for name in names if name in data), key=len, default=None)
 
 
 def published_tables(arch: str, data: str) -> list[PublishedTable]:
-    """The tables of the paper on a network and a data set."""
+    """Return the paper's tables for a network and a data set."""
     table = _read("published_tables.csv")
     own = table[(table["arch"] == arch) & (table["data"] == data)]
     return [
@@ -83,13 +85,13 @@ def published_tables(arch: str, data: str) -> list[PublishedTable]:
 
 
 def published_accuracies(arch: str, data: str) -> pd.DataFrame:
-    """The rows of `published_accuracy.csv`, smallest ratio first."""
+    """Return the rows of `published_accuracy.csv`, smallest ratio first."""
     table = _read("published_accuracy.csv")
     return table[(table["arch"] == arch) & (table["data"] == data)].sort_values("width_ratio")
 
 
 def published_widths(arch: str, data: str) -> pd.DataFrame:
-    """A row per iteration of the published descent, a column per layer; empty if there is none."""
+    """Return a row per iteration of the published descent, a column per layer; may be empty."""
     table = _read("published_widths.csv")
     own = table[(table["arch"] == arch) & (table["data"] == data)]
     layers = list(dict.fromkeys(own["layer"]))

@@ -1,4 +1,4 @@
-"""What a comparison left in storage, as tables."""
+"""Read a comparison from storage into tables."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +28,10 @@ LATENCY_COLUMNS = [
 class Results:
     """A comparison as it was measured.
 
-    outcomes: one row per completed trial, the columns of the schema and `widths` (a tuple);
-    latencies: one row per method, widths and conditions under which they were timed;
-    failures: method, label and reason of the trials that failed; curves: per-epoch numbers, a row
-    per trial and epoch; searches: their iterations, first to last, by the kind of their study.
+    outcomes: one row per completed trial, with the schema's columns and `widths` (a tuple);
+    latencies: one row per method, widths and conditions; failures: label and reason of failed
+    trials; curves: one row per trial and epoch; searches: iterations in order, by the kind of their
+    study.
     """
 
     name: str
@@ -51,9 +51,9 @@ class Results:
 
 
 def read_results(url: str, name: str | None = None) -> Results:
-    """The comparison `name` (ARCH-DATA-PRESET) in a storage; None where it holds only one.
+    """Read the comparison `name` (ARCH-DATA-PRESET); None reads the only one in the storage.
 
-    Raises NsoptError if there is no such comparison, or no completed trial in it.
+    Raises NsoptError if it is missing or has no completed trial.
     """
     storage = existing_storage(url)
     name = name or only_comparison(storage)
@@ -72,7 +72,7 @@ def read_results(url: str, name: str | None = None) -> Results:
         raise NsoptError(f"every training of {name} failed: {first}")
     if not done:
         raise NsoptError(
-            f"no completed trial of {name} at {hide_password(url)}: nothing to report on"
+            f"{name} at {hide_password(url)} has no completed trial yet: run nsopt study first"
         )
     task = schema.read_task(done[0][0])
     latencies = _latencies(compared)
@@ -105,11 +105,10 @@ def _latencies(studies: dict[str, Study]) -> pd.DataFrame:
 
 
 def on_one_device(outcomes: pd.DataFrame, latencies: pd.DataFrame) -> pd.DataFrame:
-    """The outcomes with latencies that can be compared: all timed under the same conditions.
+    """Return the outcomes with comparable latencies, all timed under the same conditions.
 
-    Of the conditions with batches of 100 those that cover most trainings count, the latest of equal
-    ones; trainings that they do not cover have none. As they were written, where the storage does
-    not tell the conditions.
+    With batches of 100, it takes the conditions that cover most trainings, and the latest of equal
+    ones; other trainings get no latency. If the storage has no conditions, nothing changes.
     """
     batches = latencies[latencies["batch_size"] == BATCH_SIZE]
     if batches.empty:
@@ -134,7 +133,7 @@ def on_one_device(outcomes: pd.DataFrame, latencies: pd.DataFrame) -> pd.DataFra
 
 def _outcome(trial: FrozenTrial, task: schema.TaskDescription) -> dict[str, Any]:
     outcome = trials.read_outcome(trial)
-    if outcome["cost"] is None:  # versions before 0.1 had counted metrics alone
+    if outcome["cost"] is None:  # older versions had counted metrics only
         outcome["cost"] = outcome[outcome["metric"]]
     return outcome | {"widths": trials.read_widths(trial, task.layer_names)}
 

@@ -1,8 +1,7 @@
-"""How figures look: a colour and a marker per method, axes, one layout for light and dark pages.
+"""The style of figures: a colour and a marker per method, axes, layout for light and dark pages.
 
-Colours are those of Okabe and Ito, which people with any colour vision tell apart; the marker tells
-methods apart without colour. Text and grid are grey on no background: the report's page colours
-them for light or dark, optuna-dashboard leaves them.
+The colours are Okabe and Ito's, which people with any colour vision can distinguish; markers
+distinguish methods without colour. Text and grid are grey on a transparent background.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,17 +17,17 @@ from nsopt.reports.tables import short_number
 _GREY = "#666666"
 TEXT = "#6e7781"
 _GRID = "rgba(128, 128, 128, 0.25)"
-_MARGIN = 1.25  # beside the outermost points, so that one point alone is not blown up
+_MARGIN = 1.25  # factor beyond the outermost points
 
 
 class MethodStyle(NamedTuple):
-    """colour: as #rrggbb; symbol: of Plotly."""
+    """colour: as #rrggbb; symbol: Plotly's."""
 
     colour: str
     symbol: str
 
     def faint(self, opacity: float) -> str:
-        """The colour as CSS, with an opacity."""
+        """Return the colour as CSS, with an opacity."""
         red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
         return f"rgba({red}, {green}, {blue}, {opacity})"
 
@@ -46,8 +45,7 @@ _OTHER_SYMBOLS = ("triangle-down", "cross", "x", "pentagon", "hexagon", "hourgla
 
 
 def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
-    """The styles of the methods of a report: no two look the same, and those that are built in
-    look the same everywhere."""
+    """Return a distinct style for each method; built-in methods look the same in all reports."""
     known = dict(zip(methods(), _STYLES, strict=False))
     looks = cycle(zip(cycle(_OTHER_COLOURS), _OTHER_SYMBOLS, strict=False))
     others = [name for name in dict.fromkeys(names) if name not in known]
@@ -55,7 +53,7 @@ def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
 
 
 def new_figure(**layout: Any) -> go.Figure:
-    """An empty figure in the style of the report."""
+    """Return an empty figure in the style of the report."""
     return apply_style(go.Figure()).update_layout(**layout)
 
 
@@ -76,7 +74,7 @@ def apply_style(figure: go.Figure) -> go.Figure:
 
 
 def log_axis(values: Iterable[float], title: str) -> dict[str, Any]:
-    """A logarithmic axis that holds `values`, says so, and has ticks to be read."""
+    """Return a logarithmic axis for `values`, with readable ticks."""
     found = np.array(list(values), dtype=np.float64)
     low, high = float(found.min()) / _MARGIN, float(found.max()) * _MARGIN
     ticks = _ticks(low, high)
@@ -90,7 +88,7 @@ def log_axis(values: Iterable[float], title: str) -> dict[str, Any]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """About four to eight round numbers between two others."""
+    """Return about four to eight round numbers between two numbers."""
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
         ticks = [step * 10.0**decade for decade in decades for step in steps]

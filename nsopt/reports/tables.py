@@ -1,4 +1,4 @@
-"""Tables of a report: a row per configuration, a row per descent iteration, and the CSV files."""
+"""The report's tables and CSV files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,17 +14,16 @@ from nsopt.storage.trials import size_label
 
 
 def with_ordered_metrics(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """A copy whose metrics sort as reports list them: parameters, MACs, latency."""
+    """Return a copy whose metrics sort as in reports: parameters, MACs, latency."""
     metrics = pd.Categorical(outcomes["metric"], list(METRICS), ordered=True)
     return outcomes.assign(metric=metrics)
 
 
 def summary(results: Results) -> pd.DataFrame:
-    """One row per metric, budget and method, in this order: n, means and standard deviations over
-    seeds.
+    """Return one row per metric, budget and method: n, means and deviations over seeds.
 
-    Costs and latency are means too, for the methods whose widths differ from seed to seed.
-    Standard deviations are of the sample (n - 1); NaN for a single seed.
+    Costs and latencies are means, too: widths of some methods differ between seeds. Standard
+    deviations are of the sample (n - 1), and NaN for a single seed.
     """
     frame = with_ordered_metrics(results.outcomes)
     frame["method"] = pd.Categorical(frame["method"], results.methods, ordered=True)
@@ -51,48 +50,48 @@ def summary(results: Results) -> pd.DataFrame:
 
 
 def size_of(row: Mapping[str, Any]) -> str:
-    """The size of a row of results, in words."""
+    """Format the budget of a row of results."""
     ratio = None if row["ratio"] is None or pd.isna(row["ratio"]) else row["ratio"]
     return size_label(row["budget"], row["metric"], ratio)
 
 
 def measured_latency(row: Mapping[str, Any]) -> str:
-    """The latency of a row in milliseconds."""
+    """Format the measured latency of a row, in milliseconds."""
     return "not timed" if pd.isna(row["latency_ms"]) else f"{row['latency_ms']:.2f}"
 
 
 def predicted_latency(row: Mapping[str, Any]) -> str:
-    """What its budget counted, where that was one of latency; elsewhere nothing."""
+    """Format the predicted latency of a row if its budget is one of latency; else ""."""
     predicted = row["metric"] == LATENCY.name and not pd.isna(row["cost"])
     return f"{row['cost']:.2f}" if predicted else ""
 
 
-def latency_in_words(row: Mapping[str, Any]) -> str:
-    """The measured latency of a row, with the predicted one where there is one."""
+def format_latency(row: Mapping[str, Any]) -> str:
+    """Format the measured latency of a row, and the predicted one if there is one."""
     measured, predicted = measured_latency(row), predicted_latency(row)
     return f"{measured} ({predicted} predicted)" if predicted else measured
 
 
 def with_deviation(mean: float, deviation: float) -> str:
-    """`79.63 ± 0.04`, or the mean alone where a single seed has no deviation."""
+    """Format `79.63 ± 0.04`, or only the mean if there is no deviation."""
     return f"{mean:.2f}" if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
 def share(part: float | None) -> str:
-    """`3%`; nothing where it is not known."""
+    """Format `3%`, or "" if unknown."""
     return "" if pd.isna(part) else f"{part:.0%}"
 
 
 def short_number(value: float) -> str:
-    """Three digits and a unit: 450k, 2.5M."""
+    """Format three digits and a unit: 450k, 2.5M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * size:  # three digits of less may be 1000 of the smaller unit
+        if value >= 0.9995 * size:  # smaller values could round to 1000 of the smaller unit
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
 
 
 def descent_table(iterations: Sequence[Iteration]) -> pd.DataFrame:
-    """One row per iteration of architecture descent."""
+    """Return one row per iteration of architecture descent."""
     return pd.DataFrame(
         [
             {
@@ -110,7 +109,7 @@ def descent_table(iterations: Sequence[Iteration]) -> pd.DataFrame:
 
 
 def write_csv(results: Results, folder: Path) -> list[Path]:
-    """The numbers behind the report, one file per table."""
+    """Write the report's numbers, one file per table; return the files."""
     layers = list(results.task.layer_names)
     outcomes = results.outcomes.assign(widths=results.outcomes["widths"].map(width_key))
     tables = {"outcomes": outcomes, "summary": summary(results), "epochs": results.curves}

@@ -1,6 +1,6 @@
-"""Pages that stand alone: one template with styles and Plotly, filled by those of reports.
+"""Self-contained pages: one template with styles and Plotly, which those of reports extend.
 
-`plotly-basic.min.js` is Plotly's own small bundle (MIT license), a quarter of the whole one.
+`plotly-basic.min.js` is Plotly's own small bundle (MIT license), a quarter of the full one.
 """
 
 import re
@@ -13,14 +13,14 @@ from jinja2 import Environment, PackageLoader
 
 
 def render_template(name: str, title: str, **values: Any) -> str:
-    """A page as HTML; all text from users is escaped by the template engine."""
+    """Return a page as HTML; the template engine escapes all text from users."""
     environment = Environment(loader=PackageLoader("nsopt.reports", "."), autoescape=True)
     plotly = (files("nsopt.reports") / "plotly-basic.min.js").read_text(encoding="utf-8")
     return environment.get_template(name).render(title=title, plotly=plotly, **values)
 
 
 def fragment(figure: go.Figure, key: str) -> str:
-    """A figure as a part of a page. key: any text, which ends its id."""
+    """Return a figure as HTML for a page. key: any text, for its id."""
     word = re.sub(r"[^\w-]", "_", key)
     html: str = figure.to_html(
         full_html=False,
@@ -36,12 +36,12 @@ def fragment(figure: go.Figure, key: str) -> str:
     return html
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested settings as (dotted name, value)."""
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Flatten nested settings to (dotted name, value)."""
     found: list[tuple[str, Any]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            found += flat(value, f"{prefix}{name}.")
+            found += flatten(value, f"{prefix}{name}.")
         else:
             found.append((f"{prefix}{name}", value))
     return found

@@ -1,4 +1,4 @@
-"""What optuna-dashboard shows of a tuning study: a note with its trials, and its front."""
+"""Store a note and a figure in a tuning study, for optuna-dashboard."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ from nsopt.storage import schema
 
 _QUESTIONS = {
     "pretrain-epochs": "How many epochs P should a network train before it is pruned?",
-    "eta": "For which eta does Algorithm 3 end near the budget, and soon?",
-    "curve": "Which law of the family of uniform scaling and searched laws trains best?",
+    "eta": "For which eta does Algorithm 3 end near the budget, in few steps?",
+    "curve": "Which mixture of uniform scaling and searched laws gives the best accuracy?",
 }
 
 
@@ -28,7 +28,7 @@ def publish_tuning(study: Study, metric_names: Sequence[str]) -> None:
 
 
 def draw_tuning(study: Study, metric_names: Sequence[str]) -> go.Figure:
-    """The front of two objectives, or accuracy over the parameters of a law."""
+    """Draw the front of two objectives, or accuracy over the parameters of a law."""
     if len(study.directions) > 1:
         figure = optuna.visualization.plot_pareto_front(study, target_names=list(metric_names))
     else:
@@ -37,13 +37,13 @@ def draw_tuning(study: Study, metric_names: Sequence[str]) -> go.Figure:
 
 
 def question(study: Study) -> str:
-    """What a tuning study answers."""
+    """Return the question that a tuning study answers."""
     _, kind = schema.split_name(study.study_name)
     return next(text for over, text in _QUESTIONS.items() if kind.startswith(over))
 
 
 def tuning_note(study: Study, metric_names: Sequence[str]) -> str:
-    """Markdown: question, protocol, one row per trial."""
+    """Return a note in Markdown: question, protocol, one row per trial."""
     names, rows = tuning_rows(study, metric_names)
     settings = schema.read_settings(study)
     parts = [

@@ -1,4 +1,4 @@
-"""The report of tuning studies: their trials, a figure and what they ended with."""
+"""The report of tuning studies: trials, a figure and the result."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from optuna.study import Study
 
 from nsopt.errors import NsoptError
-from nsopt.reports.template import flat, fragment, render_template
+from nsopt.reports.template import flatten, fragment, render_template
 from nsopt.reports.tuning import draw_tuning, question
 from nsopt.reports.tuning_table import tuning_rows
 from nsopt.storage import schema, trials
@@ -16,8 +16,8 @@ from nsopt.storage.urls import hide_password
 
 
 def is_about_tuning(url: str, name: str | None) -> bool:
-    """Whether a report on `name` is one on tuning studies: by that name, or because a storage holds
-    nothing else. NsoptError if nothing is stored there."""
+    """Return whether a report on `name` is about tuning: by the name, or because the storage has
+    nothing else. Raises NsoptError if nothing is stored there."""
     if name is not None:
         return schema.is_tuning(name)
     storage = existing_storage(url)
@@ -25,9 +25,10 @@ def is_about_tuning(url: str, name: str | None) -> bool:
 
 
 def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
-    """Write `index.html` about the tuning studies of a task; the page's path.
+    """Write `index.html` about the tuning studies of a task; return its path.
 
-    name: ARCH-DATA-PRESET-tune, None where a storage holds only one. NsoptError if there is none.
+    name: ARCH-DATA-PRESET-tune; None takes the only one in the storage. Raises NsoptError if it is
+    missing.
     """
     storage = existing_storage(url)
     found = tunings(storage)
@@ -35,16 +36,16 @@ def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
         name = found[0]
     if name not in found:
         known = ", ".join(found) or "none"
-        raise NsoptError(f"say which tuning with --name: at {hide_password(url)} are {known}")
+        raise NsoptError(f"choose a tuning with --name: at {hide_password(url)} are {known}")
     studies = [study for study in load_studies(storage, name).values() if study.trials]
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"
-    described = [_described(study, index) for index, study in enumerate(studies)]
+    described = [_describe(study, index) for index, study in enumerate(studies)]
     page.write_text(render_template("tuning.html", name, studies=described), encoding="utf-8")
     return page
 
 
-def _described(study: Study, index: int) -> dict[str, Any]:
+def _describe(study: Study, index: int) -> dict[str, Any]:
     columns, rows = tuning_rows(study, study.metric_names or [])
     return {
         "name": study.study_name,
@@ -53,6 +54,6 @@ def _described(study: Study, index: int) -> dict[str, Any]:
         "figure": fragment(draw_tuning(study, study.metric_names or []), f"tuning-{index}"),
         "columns": columns,
         "rows": rows,
-        "settings": flat(schema.read_settings(study)),
-        "provenance": flat(trials.read_all_provenance(study)),
+        "settings": flatten(schema.read_settings(study)),
+        "provenance": flatten(trials.read_all_provenance(study)),
     }

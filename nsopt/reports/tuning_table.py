@@ -1,4 +1,4 @@
-"""The trials of a tuning study as a table."""
+"""A table of a tuning study's trials."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nsopt.storage import trials
 
 
-def _shown(value: object) -> str:
+def _format(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
@@ -19,8 +19,8 @@ def _shown(value: object) -> str:
 
 
 def tuning_rows(study: Study, metric_names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Names of the columns, and a row per trial that ended in the order of its parameters; one
-    that a pruner ended has no values."""
+    """Return column names, and a row per finished trial, sorted by parameters. Pruned trials have
+    no values."""
     ended = (TrialState.COMPLETE, TrialState.PRUNED)
     found = study.get_trials(deepcopy=False, states=ended)
     done = [trial for trial in found if trials.is_of_tuning(trial)]
@@ -36,7 +36,7 @@ def tuning_rows(study: Study, metric_names: Sequence[str]) -> tuple[list[str], l
         numbers = outcomes[trial.number]
         found = trial.values or ["pruned"] * len(metric_names)
         values: list[Any] = [trial.params.get(name) for name in names]
-        return [_shown(v) for v in (*values, numbers["seed"], *found, *map(numbers.get, extra))]
+        return [_format(v) for v in (*values, numbers["seed"], *found, *map(numbers.get, extra))]
 
     def place(trial: FrozenTrial) -> tuple[float, ...]:
         return (*(trial.params.get(name, -np.inf) for name in names), trial.number)

@@ -1,4 +1,4 @@
-"""Widths per layer, method by method, at each budget."""
+"""Figure of the widths per layer and method at each budget."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ _ROW_HEIGHT = 320
 
 
 class WidthsInfo(NamedTuple):
-    """Widths of the first seed of every method at one budget; a list (L,) per method."""
+    """The widths (L,) of each method's first seed at one budget."""
 
     size: str
     layers: list[str]
@@ -23,8 +23,7 @@ class WidthsInfo(NamedTuple):
 
 
 def widths_info(results: Results) -> list[WidthsInfo]:
-    """One entry per metric and budget, smallest first, of those at which most methods were
-    compared."""
+    """Return one entry per metric and budget, smallest first, of those with most methods."""
     infos = []
     compared = results.outcomes.groupby(["metric", "budget"])["method"].transform("nunique")
     most = with_ordered_metrics(results.outcomes[compared == compared.max()])
@@ -43,7 +42,7 @@ def widths_info(results: Results) -> list[WidthsInfo]:
 
 
 def draw_widths(infos: list[WidthsInfo]) -> go.Figure:
-    """A panel of bars per budget."""
+    """Draw a panel of bars per budget."""
     columns = min(_COLUMNS, len(infos))
     rows = -(-len(infos) // columns)
     figure = make_subplots(rows, columns, subplot_titles=[info.size for info in infos])

@@ -1,7 +1,7 @@
-"""The answer of a comparison, in sentences: who is ahead at every budget, and how sure that is.
+"""The answer of a comparison in sentences: which method is ahead at a budget, and how surely.
 
-Validation accuracy selects, test accuracy is compared: differences are paired by seed, their
-interval is Student's at 90 %.
+Validation accuracy selects the method; test accuracy is compared. Differences are paired by seed,
+with Student's interval at 90 %.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from nsopt.scaling.metric import get_metric
 from nsopt.scaling.record import describe_reach
 from nsopt.storage.schema import width_key
 
-_REFERENCE = 0  # of the methods in a report, which begins with uniform scaling
+_REFERENCE = 0  # index of the reference: reports begin with uniform scaling
 _COVERAGE = 0.9
 _COLUMNS = {"params": "parameters", "macs": "MACs", "latency_ms": "milliseconds"}
 
@@ -36,13 +36,13 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         if self.n == 1:
-            return f"{self.mean:+.2f} points with one seed, which tells no interval"
+            return f"{self.mean:+.2f} points with one seed, so without an interval"
         return f"{self.mean:+.2f} points ({self.low:+.2f} to {self.high:+.2f}, {self.n} seeds)"
 
 
 class Verdict(NamedTuple):
-    """What a comparison says of one budget. method: that is ahead, or several that propose the same
-    widths; widths: empty where they differ from seed to seed."""
+    """The result at one budget. method: the one ahead, or several with the same widths; widths:
+    empty if they differ between seeds."""
 
     text: str
     method: str
@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
 
 
 def answer(results: Results) -> list[Verdict]:
-    """For every budget of every metric, smallest first."""
+    """Return a verdict for every budget of every metric, smallest first."""
     reference = results.methods[_REFERENCE]
     budgets = [rows for _, rows in summary(results).groupby(["metric", "budget"], sort=False)]
     compared = [rows for rows in budgets if len(rows) > 1]
@@ -61,7 +61,7 @@ def answer(results: Results) -> list[Verdict]:
 
 
 def paired_difference(one: pd.Series, other: pd.Series) -> Difference | None:
-    """How far `one` is ahead of `other`, both by seed; None where they share no seed."""
+    """Return by how much `one` is ahead of `other`, both by seed; None if they share no seed."""
     from scipy.stats import t  # noqa: PLC0415  (slow to import)
 
     differences = (one - other).dropna().to_numpy()
@@ -98,26 +98,26 @@ def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
         other = method_label(rival["method"])
         sentences.append(
             f"At {where}, by validation accuracy {_standing(label, len(equals), best, rival)}; on "
-            f"the test images {accuracy}{_in_words(difference, other)}."
+            f"the test images {accuracy}{_format_difference(difference, other)}."
         )
         sentences += _at_equal_accuracy(results, best, reference)
     if not pd.isna(best["beyond_record"]):
         factor = describe_reach(best["beyond_record"])
         sentences.append(f"The budget is {factor}: its law is extrapolated there.")
     widths = _widths(results, best, best["method"])
-    shown = width_key(*widths) if len(widths) == 1 else ""
-    return Verdict(" ".join(sentences), label, shown)
+    key = width_key(*widths) if len(widths) == 1 else ""
+    return Verdict(" ".join(sentences), label, key)
 
 
 def _equals(results: Results, best: pd.Series, methods: Iterable[str]) -> list[str]:
-    """The best method, and those that propose the same widths."""
+    """Return the best method and those that propose the same widths."""
     widths = _widths(results, best, best["method"])
     others = [m for m in methods if m != best["method"] and _widths(results, best, m) == widths]
     return [best["method"], *others]
 
 
 def _rival(rows: pd.DataFrame, reference: str) -> pd.Series | None:
-    """Whom the best is compared with: the reference, or else the next best."""
+    """Return the row with which to compare the best: the reference, or else the next best."""
     if rows.empty:
         return None
     own = rows[rows["method"] == reference]
@@ -125,33 +125,33 @@ def _rival(rows: pd.DataFrame, reference: str) -> pd.Series | None:
 
 
 def _standing(label: str, count: int, best: pd.Series, rival: pd.Series) -> str:
-    """Who is ahead of whom, by validation accuracy. label: of the `count` best."""
+    """Say which method is ahead by validation accuracy. label: of the `count` best."""
     if best["val_mean"] == rival["val_mean"]:
         return f"{label} and {method_label(rival['method'])} are level"
     return f"{label} {'are' if count > 1 else 'is'} ahead"
 
 
-def _in_words(difference: Difference | None, other: str) -> str:
+def _format_difference(difference: Difference | None, other: str) -> str:
     if difference is None:
-        return f", and no seed in common with {other}"
+        return f", but no seed in common with {other}"
     doubt = "" if difference.n == 1 or difference.is_certain else ": not distinguishable"
     return f", on {other} {difference}{doubt}"
 
 
 def _outcomes(results: Results, at: pd.Series, method: str) -> pd.DataFrame:
-    """The trainings of a method at the budget of a row."""
+    """Return the trainings of a method at the budget of a row."""
     return results.outcomes.query(
         "method == @method and budget == @at.budget and metric == @at.metric"
     )
 
 
 def _widths(results: Results, at: pd.Series, method: str) -> set[tuple[int, ...]]:
-    """The widths of these trainings, which may differ from seed to seed."""
+    """Return the different widths of these trainings."""
     return set(_outcomes(results, at, method)["widths"])
 
 
 def _at_equal_accuracy(results: Results, best: pd.Series, reference: str) -> list[str]:
-    """What the reference needs for the accuracy of the best, where its own sizes span that."""
+    """Say what the reference needs for the accuracy of the best, if its own sizes span that."""
     curve = summary(results).query("method == @reference").sort_values("test_mean")
     accuracy = best["test_mean"]
     spans = len(curve) > 1 and curve["test_mean"].iloc[0] <= accuracy <= curve["test_mean"].iloc[-1]
@@ -164,4 +164,6 @@ def _at_equal_accuracy(results: Results, best: pd.Series, reference: str) -> lis
             continue
         needed = np.exp(np.interp(accuracy, known["test_mean"], np.log(known[column])))
         parts.append(f"{needed / best[column]:.2f} times the {unit}")
-    return [f"For that accuracy {method_label(reference)} needs {', '.join(parts)}."] * bool(parts)
+    if not parts:
+        return []
+    return [f"For that accuracy {method_label(reference)} needs {', '.join(parts)}."]

@@ -219,7 +219,7 @@ class Iteration:
         """Read what `to_dict` returned."""
         trajectory = Trajectory(np.array(data["trajectory"], dtype=np.int64), np.array(data["tau"]))
         law = PowerLaw.from_dict(data["law"])
-        metric = data.get("metric", "params")  # versions before 0.1 knew no other
+        metric = data.get("metric", "params")  # older versions knew no other
         low, high = (
             tuple(data[name]) if name in data else None for name in ("widths_low", "widths_high")
         )

@@ -23,7 +23,7 @@ def test_differences_are_paired_by_seed() -> None:
     single = paired_difference(one[:1], other)
     assert single is not None
     assert not single.is_certain
-    assert "one seed, which tells no interval" in str(single)
+    assert "one seed, so without an interval" in str(single)
     assert paired_difference(one[:1], other[1:]) is None
 
 
@@ -45,7 +45,7 @@ def test_methods_without_a_common_seed_are_not_compared(results: Results) -> Non
     for sentence in map(
         str, answer(dataclasses.replace(results, outcomes=frame.assign(seed=apart)))
     ):
-        assert "%, and no seed in common with Uniform." in sentence
+        assert "%, but no seed in common with Uniform." in sentence
 
 
 def test_a_law_beyond_its_record_is_told(results: Results) -> None:  # noqa: F811
