@@ -80,7 +80,7 @@ def _load(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]":
     """Return the network, its summary of fixed layers, and the test images for a check."""
     import optuna
 
-    from nsopt.deployment.artifacts import BestNetworks, best_trials, whereabouts
+    from nsopt.deployment.artifacts import BestNetworks, best_trials, describe_network
     from nsopt.deployment.kept import load_network
     from nsopt.errors import NsoptError, unknown_name
     from nsopt.storage import schema
@@ -99,7 +99,9 @@ def _load(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]":
         chosen = _choose(best, options)
         folder = artifacts_beside(options.storage, options.artifacts)
         if folder is None:
-            raise NsoptError(f"give the folder with {whereabouts(study, chosen)} as --artifacts")
+            raise NsoptError(
+                f"give the folder with {describe_network(study, chosen)} as --artifacts"
+            )
         network = load_network(BestNetworks(folder).file(study, chosen), options.arch)
         fixed = schema.read_task(study).fixed
         if options.unchecked:

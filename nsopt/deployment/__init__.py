@@ -1,1 +1,1 @@
-"""Trained networks that are kept, and exported for other tools."""
+"""Store trained networks, and export them for other tools."""

@@ -1,9 +1,8 @@
-"""The best networks of a study, one for every budget, as artifacts that the dashboard offers.
+"""Keep a study's best network at every budget, as an Optuna artifact that the dashboard offers.
 
-The storage decides which network is the best: that of the trial with the highest validation
-accuracy, and of equal ones the smallest seed. It is an artifact of its trial, which names the
-machine and the folder of the file. A trial announces its file before it writes it, so that no file
-is left that no trial knows of.
+The best network is that of the trial with the highest validation accuracy; of equal ones that with
+the smallest seed. It is an artifact of its trial, which also stores the machine and folder of the
+file. A trial announces its file before it writes it, so every file belongs to a trial.
 """
 
 import io
@@ -33,7 +32,7 @@ _ID = re.compile(r"[0-9A-Za-z-]+")
 
 
 def best_trials(study: Study) -> dict[tuple[str, float], FrozenTrial]:
-    """The trial whose network is kept, by metric and budget."""
+    """Return the trials with the best networks, by metric and budget."""
     found: dict[tuple[str, float], FrozenTrial] = {}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         point = trials.read_point(trial)
@@ -44,10 +43,10 @@ def best_trials(study: Study) -> dict[tuple[str, float], FrozenTrial]:
     return found
 
 
-def whereabouts(study: Study, trial: FrozenTrial) -> str:
-    """In words, the network of one of the `best_trials`, and where it was kept."""
+def describe_network(study: Study, trial: FrozenTrial) -> str:
+    """Say which network one of the `best_trials` has, and where it was stored."""
     point, place = trials.read_point(trial), trials.read_place(trial)
-    where = f"kept at {place}" if place else f"trained by {trials.read_worker(trial)}"
+    where = f"stored at {place}" if place else f"trained by {trials.read_worker(trial)}"
     label = point.label if point else trial.number
     return (
         f"the best network of {study.study_name}, {where} ({label}, "
@@ -57,45 +56,45 @@ def whereabouts(study: Study, trial: FrozenTrial) -> str:
 
 @dataclass(frozen=True)
 class BestNetworks:
-    """Keeps the networks in `folder`."""
+    """Stores the best networks in `folder`."""
 
     folder: Path
 
     def keep_if_best(self, trial: Trial, network: KeptNetwork) -> None:
-        """Keep what a running trial has trained, unless one that has ended is better."""
+        """Store the network of a running trial, unless a finished trial has a better one."""
         self._keep_if_best(trial, network.content)
 
     def keep_again(self, trial: Trial, content: Mapping[str, Any]) -> None:
-        """The same for what an equal training gave: `content` of its file."""
+        """Likewise store the `content` of another trial's file, from an equal training."""
         point = trials.read_point(trial)
         self._keep_if_best(trial, {**content, **asdict(point)} if point else content)
 
     def content(self, study: Study, trial: FrozenTrial) -> dict[str, Any] | None:
-        """Of the file that holds the network of a trial, if a sound one lies here."""
+        """Return the content of a trial's file; None if it is missing or damaged."""
         path = self._file(study, trial)
         content = _read(path) if path else None
         return content if _is_of(trial, content) else None
 
     def file(self, study: Study, trial: FrozenTrial) -> Path:
-        """The file of the network of one of the `best_trials`; NsoptError if it is not here."""
+        """Return the file of one of the `best_trials`. Raises NsoptError if it is not here."""
         path = self._file(study, trial)
         content = _read(path) if path else None
         if path and _is_of(trial, content):
             return path
         if path and path.is_file() and content is None:
-            raise NsoptError(f"{path} is damaged: repeat the study's command, which mends it")
+            raise NsoptError(f"{path} is damaged: run the study's command again to repair it")
         raise NsoptError(
-            f"{self.folder} does not hold {whereabouts(study, trial)}: run this there, or copy "
-            "that folder and give it as --artifacts"
+            f"{self.folder} does not contain {describe_network(study, trial)}: run this there, or "
+            "copy that folder and give it as --artifacts"
         )
 
     def files(self, study: Study) -> list[Path]:
-        """Of the best networks that are kept here."""
+        """Return the files of the best networks that are here."""
         found = [self._file(study, trial) for trial in best_trials(study).values()]
         return [path for path in found if path and path.is_file()]
 
     def damaged(self, study: Study) -> list[FrozenTrial]:
-        """The best trials whose files lie here and cannot be read."""
+        """Return the best trials whose files here are damaged."""
         found = [(trial, self._file(study, trial)) for trial in best_trials(study).values()]
         return [t for t, path in found if path and path.is_file() and _read(path) is None]
 
@@ -103,10 +102,10 @@ class BestNetworks:
         """Write the file of one of the `damaged` again."""
         path = self._file(study, trial)
         assert path is not None
-        write_whole(path, _written(network.content))
+        write_whole(path, _serialise(network.content))
 
     def clear(self, study: Study) -> None:
-        """Delete the files here of networks that others have outdone."""
+        """Delete the files here of networks that are no longer the best."""
         best = best_trials(study)
         needed = {self._file(study, trial) for trial in best.values()}
         known = {self._shared_file(study, *size) for size in best}
@@ -122,13 +121,13 @@ class BestNetworks:
         if best is not None and _rank(best) > (content["val_accuracy"], -content["seed"]):
             return
         trials.write_place(trial, str(self.folder.resolve()))
-        announced = _artifacts(trial)  # by a process that began this trial, and died
+        announced = _artifacts(trial)  # by a process that started this trial and died
         if announced:
-            write_whole(self._path(announced[-1]), _written(content))
+            write_whole(self._path(announced[-1]), _serialise(content))
             return
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / _file_name(trial.study, content["metric"], content["budget"])
-            path.write_bytes(_written(content))
+            path.write_bytes(_serialise(content))
             upload_artifact(
                 artifact_store=_WholeFiles(self.folder),
                 file_path=str(path),
@@ -137,7 +136,7 @@ class BestNetworks:
             )
 
     def _file(self, study: Study, trial: FrozenTrial) -> Path | None:
-        """Where the network of a trial lies, if it lies here."""
+        """Return the path of a trial's network, if it was stored here."""
         own, point = self._own_file(study, trial), trials.read_point(trial)
         if own is not None or point is None:
             return own
@@ -150,22 +149,22 @@ class BestNetworks:
         return self._path(found[-1]) if found else None
 
     def _shared_file(self, study: Study, metric: str, budget: float) -> Path | None:
-        """As older versions kept them: of all seeds."""
+        """Return the file of all seeds at a budget, which older versions wrote."""
         name = _file_name(study, metric, budget)
         found = [meta for meta in _artifacts(study) if meta.filename == name]
         return self._path(found[0]) if found else None
 
     def _path(self, meta: ArtifactMeta) -> Path:
-        """NsoptError for an id that could lead out of the folder: others may have written it."""
+        """Return an artifact's file. Raises NsoptError for an id that could leave the folder."""
         if not _ID.fullmatch(meta.artifact_id):
             raise NsoptError(
-                f"the storage names an artifact {meta.artifact_id!r}: no name of a file"
+                f"the storage names an artifact {meta.artifact_id!r}, which is not a file name"
             )
         return self.folder / meta.artifact_id
 
 
 class _WholeFiles(FileSystemArtifactStore):
-    """Optuna's store of files, which are there whole or not at all."""
+    """Optuna's store of files, but it writes them completely or not at all."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -182,24 +181,24 @@ def _rank(trial: FrozenTrial) -> tuple[float, int]:
 
 
 def _artifacts(owner: Any, storage: Any = None) -> list[ArtifactMeta]:
-    """What Optuna knows of the artifacts of a study or a trial."""
+    """Return the artifacts of a study or a trial."""
     try:
         return get_all_artifact_meta(owner, storage=storage)
-    except TypeError:  # one was deleted with the dashboard
+    except TypeError:  # a user deleted one with the dashboard
         return []
 
 
-def _written(content: Mapping[str, Any]) -> bytes:
+def _serialise(content: Mapping[str, Any]) -> bytes:
     file = io.BytesIO()
     torch.save(dict(content), file)
     return file.getvalue()
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The content of a file; None if it is damaged."""
+    """Return the content of a file; None if it is damaged."""
     try:
         return read_content(path)
-    except Exception:  # whatever a damaged file makes torch raise
+    except Exception:  # torch raises anything for a damaged file
         return None
 
 

@@ -1,4 +1,4 @@
-"""Whether an exported file does what the network did that it was made of."""
+"""Check that an exported file computes the same as the network."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,11 @@ _POINTS_APART = 1.0  # trainings may have evaluated in bfloat16
 
 @dataclass(frozen=True)
 class ExportCheck:
-    """Accuracies in percent of an exported file on the test images, and of the network that a
-    study trained; difference: of the logits from PyTorch's, relative to the largest."""
+    """The check of an exported file.
+
+    exported, stored: test accuracy in percent with the file, and in the study; difference: of the
+    logits from PyTorch's, relative to the largest logit.
+    """
 
     exported: float
     stored: float
@@ -30,7 +33,7 @@ class ExportCheck:
 def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) -> ExportCheck:  # noqa: A002
     """Load an exported file and compare it with `network` on test images, uint8.
 
-    NsoptError if its numbers are others, or its accuracy is not what was stored.
+    Raises NsoptError if its logits differ, or its accuracy is not the stored one.
     """
     exported = load_exported(path, format, network.arch)
     original = WithNormalisation(network).eval()
@@ -44,12 +47,12 @@ def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) 
     check = ExportCheck(100 * right / len(test), network.test_accuracy, furthest / largest)
     if check.difference > _LOGITS_APART:
         raise NsoptError(
-            "the exported network computes other numbers: "
-            f"its logits differ by {check.difference:.1e}"
+            f"the exported network is wrong: its logits differ from PyTorch's by "
+            f"{check.difference:.1e}; export it in another --format"
         )
     if abs(check.exported - check.stored) > _POINTS_APART:
         raise NsoptError(
-            f"the exported network reaches {check.exported:.2f} % on the test images, "
-            f"and {check.stored:.2f} % were stored: are these the same images?"
+            f"the exported network reaches {check.exported:.2f} % on the test images, but "
+            f"{check.stored:.2f} % in the study: give the images of the study as --data"
         )
     return check

@@ -1,7 +1,7 @@
-"""A kept network as a file that other tools run.
+"""Export a stored network to a file that other tools run.
 
-Exported networks take images as `torchvision.transforms.ToTensor` makes them, float32 with values
-from 0 to 1, (N, C, H, W) for any N; the normalisation is inside. Their output are logits (N, K).
+Exported networks take images such as `torchvision.transforms.ToTensor` makes: float32 from 0 to 1,
+(N, C, H, W) for any N. The normalisation is part of the network. The output is logits (N, K).
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _EXAMPLES = 2
 
 
 class WithNormalisation(nn.Module):
-    """A network behind its normalisation."""
+    """A network that normalises its input."""
 
     mean: Tensor
     std: Tensor
@@ -44,8 +44,7 @@ def export(network: KeptNetwork, path: Path | str, format: str = "onnx") -> None
     """Write a network for other tools.
 
     format: `onnx`; `pt2`, for `torch.export.load`; or `state_dict`, for `nsopt.load_network`. All
-    hold the facts of the network, too: as metadata, in `nsopt.json`, beside the state.
-
+    include the network's facts (`KeptNetwork.facts`).
     Raises NsoptError for an unknown format, or if a package is missing that the format needs.
     """
     if format not in _FORMATS:
@@ -55,10 +54,11 @@ def export(network: KeptNetwork, path: Path | str, format: str = "onnx") -> None
 
 
 def load_exported(path: Path | str, format: str, arch: str | None = None) -> Predict:  # noqa: A002
-    """What an exported file computes on the CPU: images from 0 to 1, (N, C, H, W), to logits.
+    """Return an exported file as a function on the CPU: images from 0 to 1, (N, C, H, W), to
+    logits.
 
-    arch: as `load_network` takes it. Reads files of one's own: neither onnxruntime nor torch.export
-    checks those of others.
+    Use it only for files that you trust: onnxruntime and torch.export do not check them. arch: see
+    `load_network`.
     """
     if format not in _FORMATS:
         raise unknown_name("format", format, _FORMATS)
@@ -67,9 +67,9 @@ def load_exported(path: Path | str, format: str, arch: str | None = None) -> Pre
 
 
 def export_to_onnx(module: nn.Module, examples: Tensor, facts: dict[str, Any], path: Path) -> None:
-    """Write any network of one input, whose first size stays free."""
+    """Write any network with one input as ONNX; the batch size stays free."""
     for package in ("onnx", "onnxscript"):
-        _needed(package)
+        _import(package)
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
@@ -90,7 +90,7 @@ def _write_onnx(network: KeptNetwork, path: Path) -> None:
 
 
 def _read_onnx(path: Path, arch: str | None) -> Predict:
-    runtime = _needed("onnxruntime")
+    runtime = _import("onnxruntime")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (name,) = (value.name for value in session.get_inputs())
 
@@ -139,7 +139,7 @@ def _examples(network: KeptNetwork) -> Tensor:
     return torch.rand(_EXAMPLES, *network.input_shape)
 
 
-def _needed(package: str) -> Any:
+def _import(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError:
@@ -148,7 +148,7 @@ def _needed(package: str) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """PyTorch's exporters print their progress, and warn of their own use of PyTorch."""
+    """Silence PyTorch's exporters, which print progress and warn of their own use of PyTorch."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""A trained network as a file, with what it takes to use it."""
+"""A trained network as a file, with everything needed to use it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -22,12 +22,19 @@ _PIXEL_RANGE = 255.0
 
 @dataclass(frozen=True, eq=False)
 class KeptNetwork:
-    """A trained network, in evaluation mode on the CPU, and how images become its input.
+    """A trained network with everything needed to use it.
 
-    arch: the word that names it; input_shape: (C, H, W); mean, std: per channel, of pixels from 0
-    to 1, as `torchvision.transforms.Normalize` takes them; classes: their names in the order of the
-    outputs; method, metric, budget, ratio, seed: of the trial that trained it; accuracies in
-    percent, at the last epoch.
+    Attributes:
+        arch: name of the architecture, as `nsopt.get_architecture` takes it.
+        widths: L integers.
+        input_shape: (C, H, W).
+        mean: per channel, of pixels from 0 to 1, as `torchvision.transforms.Normalize` takes it.
+        std: likewise.
+        classes: names, in the order of the outputs.
+        method: of the trial that trained the network; likewise metric, budget, ratio and seed.
+        val_accuracy: in percent, at the last epoch.
+        test_accuracy: likewise.
+        model: the network, in evaluation mode on the CPU.
     """
 
     arch: str
@@ -49,7 +56,7 @@ class KeptNetwork:
     def of(
         cls, arch: str, splits: Splits, classes: tuple[str, ...], point: Point, outcome: Outcome
     ) -> Self:
-        """What training `point` on `splits` gave. arch: the word that names the network."""
+        """Make it from the outcome of training `point` on `splits`. arch: the network's name."""
         return cls(
             arch=arch,
             widths=outcome.widths,
@@ -69,15 +76,15 @@ class KeptNetwork:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Everything but the weights, as JSON can hold it."""
+        """Everything except the weights, JSON-safe."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model"}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @property
     def content(self) -> dict[str, Any]:
-        """What a file of it holds: facts and state."""
+        """Content of its file: facts and state."""
         state = {name: tensor.cpu().clone() for name, tensor in self.model.state_dict().items()}
-        return self.facts | {"state": state}  # cloned: shared tensors claim more than they hold
+        return self.facts | {"state": state}  # cloned: read_weights refuses shared tensors
 
     def save(self, path: Path) -> None:
         """Write a file that `load_network` reads."""
@@ -88,12 +95,17 @@ _KEPT = TypeAdapter(KeptNetwork)
 
 
 def load_network(path: Path | str, arch: str | None = None) -> KeptNetwork:
-    """A network that a study kept, or that `nsopt export --format state_dict` wrote.
+    """Load a network that a study stored, or that `nsopt export --format state_dict` wrote.
 
-    Nothing in the file is executed. arch: the name of its architecture, needed only if that is
-    `package.module:factory`, whose code makes the network.
+    No code in the file is executed.
 
-    Raises NsoptError for a file that holds no such network, or one of another architecture.
+    Args:
+        path: of the file.
+        arch: name of the architecture; needed only for `package.module:factory`, whose code builds
+            the network.
+
+    Raises:
+        NsoptError: if the file contains no such network, or one of another architecture.
     """
     try:
         content = read_content(path)
@@ -106,34 +118,42 @@ def load_network(path: Path | str, arch: str | None = None) -> KeptNetwork:
         model.load_state_dict(state)
         return replace(kept, model=model.eval())
     except NsoptError as error:
-        raise NsoptError(f"no weights can be read from {path}: {error}") from None
+        raise NsoptError(f"cannot read weights from {path}: {error}") from None
     except OSError as error:
-        raise NsoptError(f"no weights can be read from {path}: {error.strerror}") from None
-    except Exception as error:  # whatever a foreign file makes torch raise
+        raise NsoptError(f"cannot read weights from {path}: {error.strerror}") from None
+    except Exception as error:  # torch raises anything for a foreign file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NsoptError(f"{path} holds no weights that nsopt kept: {reason}") from None
+        raise NsoptError(f"{path} contains no weights of nsopt: {reason}") from None
 
 
 def _check_shapes(
     family: Architecture, widths: tuple[int, ...], state: Mapping[str, Tensor]
 ) -> None:
-    """NsoptError if a state is not that of a network of these widths, before that is built."""
+    """Raise NsoptError if a state does not fit a network of these widths, before it is built."""
     if max(widths) > LARGEST_WIDTH:
         raise NsoptError(f"a width of {max(widths)} is above {LARGEST_WIDTH}")
     expected, found = family.shapes(widths), shapes_of(state)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise NsoptError(
-                f"{name} has the shape {found.get(name)}, and {expected.get(name)} in a network of "
-                "the stored widths"
+                f"{name} has the shape {found.get(name)}, but a network of the stored widths needs "
+                f"{expected.get(name)}"
             )
 
 
 def load_weights(path: Path | str, arch: str | None = None) -> nn.Module:
-    """The module of `load_network` alone."""
+    """Load only the module of `load_network`.
+
+    Args:
+        path: of the file.
+        arch: see `load_network`.
+
+    Raises:
+        NsoptError: see `load_network`.
+    """
     return load_network(path, arch).model
 
 
 def read_content(path: Path | str) -> dict[str, Any]:
-    """The `content` of the network in a file (`read_weights`)."""
+    """Return the `content` of the network in a file."""
     return read_weights(Path(path))

@@ -144,7 +144,7 @@ def test_processes_with_other_folders_agree_and_say_which_one_has_the_best(
     assert len([*there.folder.iterdir()]) == len([*here.folder.iterdir()]) == 1
     assert nsopt.load_network(there.file(study, best_of(study))).val_accuracy == 70.0
     where = f"{os.uname().nodename}:{there.folder}"
-    message = f"the best network of s/uniform, kept at {where} (uniform 1,000 params seed 1"
+    message = f"the best network of s/uniform, stored at {where} (uniform 1,000 params seed 1"
     with pytest.raises(NsoptError) as caught:
         here.file(study, best_of(study))
     assert message in str(caught.value)
@@ -243,12 +243,12 @@ def test_an_artifact_that_leads_out_of_the_folder_is_refused(
     file.touch()
     upload_artifact(artifact_store=NoFiles(), file_path=str(file), study_or_trial=trial)
     best = BestNetworks(tmp_path / "artifacts")
-    with pytest.raises(NsoptError, match="no name of a file"):
+    with pytest.raises(NsoptError, match="is not a file name"):
         best.keep_if_best(trial, trained)
     end(trial, trained)
-    with pytest.raises(NsoptError, match="no name of a file"):
+    with pytest.raises(NsoptError, match="is not a file name"):
         best.file(study, best_of(study))
-    with pytest.raises(NsoptError, match="no name of a file"):
+    with pytest.raises(NsoptError, match="is not a file name"):
         best.clear(study)
 
 
@@ -297,8 +297,8 @@ def test_a_worse_network_of_an_older_version_is_refused(study: Study, tmp_path: 
 
 def test_a_file_without_weights_says_so(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
-    with pytest.raises(NsoptError, match="no weights can be read from"):
+    with pytest.raises(NsoptError, match="cannot read weights from"):
         nsopt.load_weights(path)
     path.write_bytes(b"not weights")
-    with pytest.raises(NsoptError, match="holds no weights that nsopt kept"):
+    with pytest.raises(NsoptError, match="contains no weights of nsopt"):
         nsopt.load_weights(path)

@@ -103,9 +103,9 @@ def test_an_export_that_went_wrong_is_noticed(
     kept: KeptNetwork, digits: ImageData, tmp_path: Path
 ) -> None:
     export(kept, tmp_path / "network", "state_dict")
-    with pytest.raises(NsoptError, match="are these the same images"):
+    with pytest.raises(NsoptError, match="give the images of the study"):
         check_export(kept, tmp_path / "network", "state_dict", shifted(digits.test))
-    with pytest.raises(NsoptError, match="computes other numbers"):
+    with pytest.raises(NsoptError, match="logits differ from PyTorch"):
         check_export(other_weights(kept), tmp_path / "network", "state_dict", digits.test)
 
 

@@ -108,8 +108,8 @@ def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None
         ),
         (
             ("--ratio=0.03", "--artifacts=elsewhere"),
-            "elsewhere does not hold the best network of vgg11-digits-30each-smoke/uniform, "
-            f"kept at {platform.node()}:",
+            "elsewhere does not contain the best network of vgg11-digits-30each-smoke/uniform, "
+            f"stored at {platform.node()}:",
         ),
         (("--storage=sqlite:///nothing.db",), "nothing is stored at sqlite:///nothing.db"),
         (("--ratio=0.03", "--data=folder:nowhere"), "nowhere"),

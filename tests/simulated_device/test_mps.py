@@ -47,7 +47,7 @@ def test_random_numbers_follow_from_the_seed(images: ImageData, mps: SimulatedDe
     torch.testing.assert_close(mps.generators[0].get_state(), before)
 
 
-def test_every_timed_pass_is_waited_for(arch: nsopt.Architecture, mps: SimulatedDevices) -> None:
+def test_every_time_pass_is_waited_for(arch: nsopt.Architecture, mps: SimulatedDevices) -> None:
     model = arch.build(arch.base_widths)
     latency = measure_latency(model, arch.input_shape, 5, warmup=1, repeats=3, device="mps")
     assert [event.kind for event in mps.events].count("wait") == 2 * 3
