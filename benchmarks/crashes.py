@@ -39,7 +39,6 @@ from nsopt.cli import extras
 from nsopt.cli.app import main as main_of_nsopt
 from nsopt.compute import checkpoint
 from nsopt.deployment.artifacts import BestNetworks, best_trials
-from nsopt.deployment.kept import read_content
 from nsopt.latency.measure import measure_latencies
 from nsopt.methods.registry import methods
 from nsopt.models import registry
@@ -49,6 +48,7 @@ from nsopt.reports.results import read_results
 from nsopt.storage import opening, queue
 from nsopt.storage.studies import load_studies
 from nsopt.storage.trials import is_settled
+from nsopt.storage.weights_file import read_weights
 from nsopt.study import timing
 
 _TASK = (
@@ -128,7 +128,7 @@ def results(out: Path) -> dict[str, Any]:
 
 def network(path: Path) -> dict[str, Any]:
     """What a kept network is: its facts, and a digest of its weights."""
-    content = read_content(path)
+    content = read_weights(path)
     digest = hashlib.sha256()
     for name, tensor in content.pop("state").items():
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())

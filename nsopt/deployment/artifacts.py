@@ -23,10 +23,11 @@ from optuna.artifacts import (
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from nsopt.deployment.kept import KeptNetwork, read_content
+from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
 from nsopt.files import remove_unfinished, write_whole
 from nsopt.storage import internals, trials
+from nsopt.storage.weights_file import read_weights
 
 _ID = re.compile(r"[0-9A-Za-z-]+")
 
@@ -197,7 +198,7 @@ def _serialise(content: Mapping[str, Any]) -> bytes:
 def _read(path: Path) -> dict[str, Any] | None:
     """Return the content of a file; None if it is damaged."""
     try:
-        return read_content(path)
+        return read_weights(path)
     except Exception:  # torch raises anything for a damaged file
         return None
 

@@ -108,7 +108,7 @@ def load_network(path: Path | str, arch: str | None = None) -> KeptNetwork:
         NsoptError: if the file contains no such network, or one of another architecture.
     """
     try:
-        content = read_content(path)
+        content = read_weights(Path(path))
         state = content.pop("state")
         kept = _KEPT.validate_python(content | {"model": nn.Identity()})
         channels, image_size, _ = kept.input_shape
@@ -152,8 +152,3 @@ def load_weights(path: Path | str, arch: str | None = None) -> nn.Module:
         NsoptError: see `load_network`.
     """
     return load_network(path, arch).model
-
-
-def read_content(path: Path | str) -> dict[str, Any]:
-    """Return the `content` of the network in a file."""
-    return read_weights(Path(path))

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nsopt.scaling.law import FloatArray
 
@@ -38,20 +37,14 @@ class Table:
 
     def at(self, sizes: FloatArray) -> FloatArray:
         """Return milliseconds (...) at sizes (..., D)."""
+        from scipy.ndimage import map_coordinates  # noqa: PLC0415  (slow to import)
+
         blocks = np.array(self.blocks)
         padded = np.where(sizes > blocks, np.ceil(sizes / blocks) * blocks, sizes)
-        places = [_place(axis, padded[..., d]) for d, axis in enumerate(self.axes)]
-        if len(places) == 1:
-            ((low, part),) = places
-            high = np.minimum(low + 1, self.values.shape[0] - 1)
-            result: FloatArray = (1 - part) * self.values[low] + part * self.values[high]
-        else:
-            (i, u), (j, v) = places
-            k = np.minimum(i + 1, self.values.shape[0] - 1)
-            m = np.minimum(j + 1, self.values.shape[1] - 1)
-            near = (1 - v) * self.values[i, j] + v * self.values[i, m]
-            far = (1 - v) * self.values[k, j] + v * self.values[k, m]
-            result = (1 - u) * near + u * far
+        places = [np.interp(padded[..., d], a, np.arange(a.size)) for d, a in enumerate(self.axes)]
+        flat = np.reshape(places, (len(places), -1))
+        result: FloatArray = map_coordinates(self.values, flat, order=1, mode="nearest")
+        result = result.reshape(sizes.shape[:-1])
         for d, axis in enumerate(self.axes):
             result = result * np.maximum(padded[..., d] / axis[-1], 1.0)
         return result
@@ -64,15 +57,3 @@ class Table:
     def from_dict(cls, data: dict[str, Any]) -> Self:
         axes = tuple(np.array(axis, dtype=np.float64) for axis in data["axes"])
         return cls(axes, np.array(data["values"], dtype=np.float64), tuple(data["blocks"]))
-
-
-def _place(axis: FloatArray, sizes: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
-    """Return the index of the grid point at or below each size, and the fraction to the next one.
-
-    Sizes below the first point count as the first, sizes beyond the last as the last.
-    """
-    if len(axis) == 1:
-        return np.zeros(sizes.shape, dtype=np.int64), np.zeros(sizes.shape)
-    low = np.clip(np.searchsorted(axis, sizes, side="right") - 1, 0, len(axis) - 2)
-    part = (sizes - axis[low]) / (axis[low + 1] - axis[low])
-    return low, np.clip(part, 0.0, 1.0)

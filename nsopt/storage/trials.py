@@ -277,10 +277,6 @@ def read_iteration(trial: FrozenTrial) -> Iteration:
     return Iteration.from_dict(trial.user_attrs[_ITERATION])
 
 
-def read_search_seconds(trial: FrozenTrial) -> float:
-    return float(trial.user_attrs[_SEARCH_SECONDS])
-
-
 def read_seed(trial: FrozenTrial | Trial) -> int:
     return int(trial.user_attrs["seed"])
 
