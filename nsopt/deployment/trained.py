@@ -16,27 +16,27 @@ _MOST = 3  # differing tensors that a message names
 
 
 def load_trained(path: Path, arch: Architecture) -> nn.Module:
-    """Return the network of base widths whose weights a file holds, in evaluation mode.
+    """Load the network of base widths from a file of weights, in evaluation mode.
 
-    Nothing in the file is executed.
+    No code in the file is executed.
 
     Args:
-        path: a `state_dict` as `torch.save` writes it, alone or under the name `state_dict`,
-            `model` or `state`, or a network that nsopt kept.
+        path: a `state_dict` that `torch.save` wrote, alone or under the name `state_dict`, `model`
+            or `state`; or a network that nsopt stored.
 
     Raises:
-        NsoptError: for a file without weights, or with those of another network; the message names
-            the first tensors that differ.
+        NsoptError: if the file has no weights, or those of another network; the message names the
+            first tensors that differ.
     """
     try:
-        state = _state_of(read_weights(path))
+        state = _find_state(read_weights(path))
     except NsoptError as error:
-        raise NsoptError(f"no weights can be read from {path}: {error}") from None
+        raise NsoptError(f"cannot read weights from {path}: {error}") from None
     except OSError as error:
-        raise NsoptError(f"no weights can be read from {path}: {error.strerror}") from None
-    except Exception as error:  # whatever a foreign file makes torch raise
+        raise NsoptError(f"cannot read weights from {path}: {error.strerror}") from None
+    except Exception as error:  # torch raises anything for a foreign file
         raise NsoptError(
-            f"{path} holds no weights as torch.save writes a state_dict ({type(error).__name__})"
+            f"{path} is not a state_dict that torch.save wrote ({type(error).__name__})"
         ) from None
     _check_shapes(path, arch, state)
     model = arch.build(arch.base_widths)
@@ -44,13 +44,13 @@ def load_trained(path: Path, arch: Architecture) -> nn.Module:
     return model.eval()
 
 
-def _state_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
+def _find_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
     inner = next(
         (content[name] for name in _NESTED if isinstance(content.get(name), dict)), content
     )
     state = {name: value for name, value in inner.items() if isinstance(value, Tensor)}
     if not state:
-        raise NsoptError("it holds no tensors by name")
+        raise NsoptError("it contains no named tensors")
     if all(name.startswith(_PREFIX) for name in state):
         state = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
     return state
@@ -62,16 +62,17 @@ def _check_shapes(path: Path, arch: Architecture, state: Mapping[str, Tensor]) -
     differing = [name for name in names if expected.get(name) != found.get(name)]
     if not differing:
         return
-    shown = "; ".join(
-        f"{name} is {_shape(found.get(name))} there and {_shape(expected.get(name))} here"
+    first = "; ".join(
+        f"{name} is {_format_shape(found.get(name))} there and "
+        f"{_format_shape(expected.get(name))} here"
         for name in differing[:_MOST]
     )
     more = f"; {len(differing) - _MOST} more differ" if len(differing) > _MOST else ""
     raise NsoptError(
-        f"{path} holds the weights of another network than {arch.name} with {arch.num_classes} "
-        f"outputs: {shown}{more}"
+        f"{path} has the weights of another network than {arch.name} with {arch.num_classes} "
+        f"outputs: {first}{more}"
     )
 
 
-def _shape(shape: tuple[int, ...] | None) -> str:
+def _format_shape(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else "x".join(map(str, shape)) or "a number"

@@ -1,11 +1,11 @@
-"""The trained network that a study starts from, as it is."""
+"""The unchanged trained network from which a study starts."""
 
 from nsopt.methods.base import LawInputs, Method
 from nsopt.scaling.law import ScalingLaw, uniform_curve
 
 
 class Dense(Method):
-    """The row that smaller networks are read beside; it has its own size alone."""
+    """Measures the trained network, to compare smaller ones with it. It has only its own size."""
 
     name = "dense"
     label = "Trained network"

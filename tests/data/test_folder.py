@@ -148,7 +148,7 @@ def no_zip(root: Path) -> Path:
         (odd_class, "'bee' is not both in train/ and in test/"),
         (truncated_image, "1.png is not a complete image"),
         (truncated_zip, "not a complete zip"),
-        (damaged_zip, "not a whole"),
+        (damaged_zip, "not a complete"),
         (no_zip, "not a complete zip"),
     ],
 )

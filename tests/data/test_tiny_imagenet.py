@@ -170,5 +170,5 @@ def test_a_class_without_a_folder_of_images_is_named(folder: Path, tmp_path: Pat
     images = folder / "tiny-imagenet-200/train/n02/images"
     images.rename(images.with_name("pictures"))
     for data in (folder, pack(folder, tmp_path / "mine.zip")):
-        with pytest.raises(NsoptError, match=r"no folder .*n02/images"):
+        with pytest.raises(NsoptError, match=r"folder .*n02/images is missing"):
             load_data("tiny-imagenet", data)

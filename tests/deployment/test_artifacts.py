@@ -221,7 +221,7 @@ def test_a_damaged_network_is_known_and_replaced(
     assert not best.damaged(study)
     (path,) = best.files(study)
     path.write_bytes(damage)
-    with pytest.raises(NsoptError, match="is damaged: repeat the study's command"):
+    with pytest.raises(NsoptError, match="is damaged: run the study's command again"):
         best.file(study, best_of(study))
     assert best.content(study, best_of(study)) is None
     assert best.damaged(study) == [best_of(study)]

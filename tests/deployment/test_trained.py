@@ -52,11 +52,11 @@ def test_files_without_weights_are_told_in_one_line(
 ) -> None:
     file = tmp_path / "weights.pt"
     file.write_bytes(content)
-    with pytest.raises(NsoptError, match="holds no weights as") as caught:
+    with pytest.raises(NsoptError, match="is not a state_dict") as caught:
         load_trained(file, narrow)
     assert "\n" not in str(caught.value)
-    with pytest.raises(NsoptError, match="there is no such file"):
+    with pytest.raises(NsoptError, match="the file does not exist"):
         load_trained(tmp_path / "missing.pt", narrow)
     torch.save({"epoch": 3}, file)
-    with pytest.raises(NsoptError, match="it holds no tensors by name"):
+    with pytest.raises(NsoptError, match="it contains no named tensors"):
         load_trained(file, narrow)
