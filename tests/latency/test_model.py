@@ -78,7 +78,7 @@ def models(narrow: TableArchitecture) -> dict[str, tuple[Architecture, LatencyMo
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 10)),
     )
     found: dict[str, Architecture] = {
-        "vgg11": replace(narrow, base_widths=tuple(w // 4 for w in narrow.base_widths)),
+        "vgg11": replace(narrow, base_widths=tuple(w // 2 for w in narrow.base_widths)),
         "traced": nsopt.trace(module, torch.randn(2, 1, 16, 16), name="small"),
     }
     with pytest.MonkeyPatch.context() as patch:

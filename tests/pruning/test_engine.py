@@ -138,11 +138,11 @@ def test_a_loss_that_leaves_the_numbers_ends_the_search(
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "mobilenetv2-tied", "resnet18", "resnet18-tied"])
-def test_every_network_is_pruned_step_by_step(digits: ImageData, name: str) -> None:
+def test_every_network_is_pruned_step_by_step(few: ImageData, name: str) -> None:
     arch = table_architecture(name, in_channels=1)
-    arch = dataclasses.replace(arch, base_widths=tuple(w // 4 for w in arch.base_widths))
+    arch = dataclasses.replace(arch, base_widths=tuple(w // 8 for w in arch.base_widths))
     total = sum(arch.base_widths)
-    trajectory = prune(arch, digits, keep_fraction=0.8, batch_size=32)
+    trajectory = prune(arch, few, keep_fraction=0.8, batch_size=32)
     filters = trajectory.widths.sum(axis=1)
     assert filters[-1] == int(0.8 * total)
     assert (-np.diff(filters)[:-1] == 16).all()

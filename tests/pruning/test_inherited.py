@@ -20,6 +20,12 @@ SETTINGS = SearchSettings(batch_size=32, device="cpu")
 
 
 @pytest.fixture(scope="module")
+def narrow(narrow: TableArchitecture) -> TableArchitecture:
+    """Wide enough to learn well."""
+    return replace(narrow, base_widths=tuple(2 * width for width in narrow.base_widths))
+
+
+@pytest.fixture(scope="module")
 def splits(digits: ImageData) -> Splits:
     return digits.split(0.2)
 

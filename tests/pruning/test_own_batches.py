@@ -210,6 +210,6 @@ def test_the_example_of_a_task_of_ones_own_runs() -> None:
     spec = importlib.util.spec_from_file_location("denoising", path)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    study = example.main(epochs=1, ratios=(0.25,), images=256)
+    study = example.main(epochs=1, ratios=(0.25,), images=32)
     assert [trial.user_attrs["family"] for trial in study.trials] == ["law", "uniform"]
     assert all(0 < trial.value < 1 for trial in study.trials)

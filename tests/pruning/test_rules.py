@@ -17,6 +17,7 @@ from nsopt.settings import Price
 from tests.pruning.test_engine import prune
 
 ARCH = table_architecture("vgg11")
+NARROW = tuple(width // 8 for width in ARCH.base_widths)
 
 
 def scores_of(widths: tuple[int, ...], seed: int) -> list[np.ndarray]:
@@ -57,13 +58,13 @@ def test_every_step_takes_its_number_or_its_fraction(
     per_step: int | float, keep: float, seed: int
 ) -> None:
     settings = SearchSettings(filters_per_step=per_step, keep_fraction=keep)
-    rule = make_rule(ARCH, ARCH.base_widths, settings)
-    importance = scores_of(ARCH.base_widths, seed)
+    rule = make_rule(ARCH, NARROW, settings)
+    importance = scores_of(NARROW, seed)
     sizes = [
         sum(int(mask.sum()) for mask in rule.kept(importance, step))
         for step in range(rule.steps + 2)
     ]
-    total = sum(ARCH.base_widths)
+    total = sum(NARROW)
     assert sizes[0] == total
     assert sizes[-1] == sizes[-2] == int(keep * total)
     for before, after in pairwise(sizes[:-2]):

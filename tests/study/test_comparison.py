@@ -327,7 +327,7 @@ def test_other_test_images_are_refused(comparison: Comparison, done: Workspace) 
 def test_a_diverging_loss_fails_its_trial_and_the_study_goes_on(
     comparison: Comparison, place: Workspace
 ) -> None:
-    diverging = SETTINGS.updated(training=SETTINGS.training.updated(lr=1e6))
+    diverging = SETTINGS.updated(training=SETTINGS.training.updated(lr=1e6, batch_size=16))
     broken = only(with_settings(comparison, diverging), "uniform", "magnitude")
     listener = Listener()
     run_comparison(broken, place, listener)

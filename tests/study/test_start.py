@@ -21,9 +21,22 @@ from nsopt.study.start import keep_start, with_start
 from nsopt.study.workspace import Workspace
 from nsopt.training.evaluation import accuracy_on
 from nsopt.training.loop import train
+from tests.conftest import first_digits
 from tests.study.test_comparison import SETTINGS, only, results_at, studies_at
 
 CPU = resolve_compute("cpu", "fp32")
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    """Enough to learn from."""
+    return first_digits(400, 100)
+
+
+@pytest.fixture(scope="module")
+def narrow(narrow: TableArchitecture) -> TableArchitecture:
+    """Wide enough to learn well."""
+    return replace(narrow, base_widths=tuple(2 * width for width in narrow.base_widths))
 
 
 @pytest.fixture(scope="module")

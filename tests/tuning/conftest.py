@@ -1,5 +1,5 @@
-"""Comparisons beside a tuning are timed with few passes."""
+"""Comparisons beside a tuning are of few images, and timed with few passes."""
 
-from tests.study.conftest import _latencies_of_few_passes, place
+from tests.study.conftest import _latencies_of_few_passes, digits, place
 
-__all__ = ["_latencies_of_few_passes", "place"]
+__all__ = ["_latencies_of_few_passes", "digits", "place"]
