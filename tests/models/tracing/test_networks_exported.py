@@ -13,7 +13,8 @@ IN_SUITE = (
     "torchvision:mobilenet_v3_small",
     "timm:vit_tiny_patch16_224",
 )
-OTHERS = [word for word in NETWORKS if word not in IN_SUITE]
+NOT_EXPORTED = ("timm:tf_efficientnet_cc_b0_4e",)  # torch.onnx does not convert its routed kernels
+OTHERS = [word for word in NETWORKS if word not in (*IN_SUITE, *NOT_EXPORTED)]
 
 
 @pytest.mark.parametrize("word", selected_first(IN_SUITE, OTHERS))
