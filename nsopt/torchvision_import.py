@@ -1,8 +1,8 @@
-"""Importing torchvision beside a build of torch that lacks its compiled operators.
+"""Import torchvision next to a build of torch that cannot load its compiled operators.
 
-A torchvision wheel made for CUDA, next to a CPU build of torch, cannot load its extension; its
-import then fails where it registers shape functions for operators nobody declared. Declaring
-their schemas first lets the import pass; readers of data sets and classifiers use none of them.
+A torchvision wheel for CUDA cannot load its extension next to a CPU build of torch. Its import then
+fails, because it registers shape functions for undeclared operators. Declaring their schemas first
+lets it succeed. Data sets and classifiers do not use these operators.
 """
 
 from importlib import import_module
@@ -18,7 +18,7 @@ _libraries: list[torch.library.Library] = []  # a declaration lives as long as i
 
 
 def import_torchvision(part: str) -> Any:
-    """The module `torchvision.<part>`."""
+    """Import the module `torchvision.<part>`."""
     try:
         return import_module(f"torchvision.{part}")
     except RuntimeError as error:

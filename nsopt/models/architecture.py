@@ -10,15 +10,21 @@ from torch import Tensor, nn
 
 from nsopt.errors import NsoptError
 from nsopt.models.layers import build_operation, copy_channels
+from nsopt.models.shortcuts import leaders, tie
 from nsopt.scaling.cost import CostModel, CountedCost, Operation
 
 
 class Architecture(Protocol):
-    """A network as a function of the widths of its L groups of layers, written by hand or traced.
+    """A family of networks, indexed by the widths of its L groups of layers.
 
-    layer_names, base_widths: of the groups, in forward order; channels_per_unit: what a width
-    counts, a channel or several that only go together; input_shape: of one example, (C, H, W) for
-    images.
+    Attributes:
+        name: as `get_architecture` takes it.
+        layer_names: of the groups, in forward order.
+        base_widths: of the original network, L integers.
+        channels_per_unit: how many channels a unit of width has; several if they belong together.
+        input_shape: of one example, (C, H, W) for images.
+        num_classes: number of outputs.
+        latency: cost model in milliseconds, or None before `nsopt.with_latency`.
     """
 
     @property
@@ -41,57 +47,54 @@ class Architecture(Protocol):
 
     @property
     def layout(self) -> torch.memory_format:
-        """In which its networks and their inputs lie on a device."""
+        """Memory layout of its networks and their inputs."""
 
     @property
     def streams(self) -> tuple[int, ...]:
-        """Per group, the first of those whose channels are added to its own at base widths."""
+        """Per group, the first group whose channels are added to its own at base widths."""
 
     def build(self, widths: Sequence[int]) -> nn.Module:
-        """A freshly initialised network; NsoptError on a wrong length or a width below 1."""
+        """Return a newly initialised network. Raises NsoptError for invalid widths."""
 
     def check_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
-        """`widths` as a tuple of ints; NsoptError if they cannot be those of a network."""
+        """Return `widths` as a tuple of ints. Raises NsoptError for invalid ones."""
 
     def shapes(self, widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
-        """Of all tensors in the state of `build(widths)`, which is not built."""
+        """Return the shapes of all tensors in the state of a network, without building it."""
 
     def cost(self, metric: str) -> CostModel:
-        """Exact cost model for `params` or `macs` (of one example); for `latency`, the one it has
-        from `with_latency`."""
+        """Return the exact cost model for `params` or `macs` (of one example), or for `latency` the
+        model that `nsopt.with_latency` learned. Raises NsoptError for an unknown metric."""
 
     def with_latency(self, latency: CostModel) -> Self:
-        """The same, with a cost model for `latency`."""
+        """Return a copy with a cost model for `latency`."""
 
     def summary(self) -> str:
-        """What stays as it is, in one line; empty where nothing does."""
+        """Return one line about layers that keep their widths, or an empty string."""
 
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
-        """Per group, the L1 norms of what makes each unit of `model`, relative to the mean of the
-        layer; of several layers that share a width, their mean: float64 (w_l,)."""
+        """Return the L1 norms of each group's units in `model`, float64 (w_l,), relative to the
+        layer's mean, and averaged over layers that share a width."""
 
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
-        """A network of `widths` that starts from the kept units of a trained `model`.
+        """Return a network of `widths` with the kept units of a trained `model`.
 
-        kept: per group, indices of at most `widths[l]` units. Whatever lies beyond them is freshly
-        initialised.
+        kept: per group, indices of at most `widths[l]` units. All others are newly initialised.
         """
 
 
 @dataclass(frozen=True)
 class TableArchitecture:
-    """An `Architecture` made of one table of operations.
+    """An `Architecture` made from one table of operations.
 
-    A searched width controls one layer, or, in tied networks, all those that identity shortcuts
-    join. layer_names, base_widths: of the groups, in forward order; input_shape: (C, H, W);
-    operations: everything with weights, in forward order; gates: per group, the paths of the
-    modules behind which its channels are scored and masked (a BatchNorm, or an Identity that marks
+    A searched width controls one layer, or in tied networks all layers that identity shortcuts
+    join. operations: everything with weights, in forward order; gates: per group, the paths of the
+    modules after which its channels are scored and masked (a BatchNorm, or an Identity that marks
     an activation); filters: per group, the paths of the convolutions that make its channels;
-    assemble: joins the built operations, given by path, into a module. Of networks with shortcuts,
-    identities: paths of the nn.Identity modules that take the place of projections, with the groups
-    they lead from and to; stream_reads: where gates leave a residual stream alone, paths of the
-    nn.Identity modules through which a group's channels are read from it. latency: its cost model
-    in milliseconds, if one was learned.
+    assemble: joins the built operations, given by path, to a module. For networks with shortcuts,
+    identities: paths of the nn.Identity modules that replace projections, with the groups before
+    and after them; stream_reads: paths of the nn.Identity modules through which a group's channels
+    are read from a residual stream that gates do not change.
     """
 
     name: str
@@ -121,31 +124,27 @@ class TableArchitecture:
 
     @property
     def streams(self) -> tuple[int, ...]:
-        first = list(range(len(self.base_widths)))
-        for source, target in self.identities.values():
-            if self.base_widths[source] == self.base_widths[target]:
-                one, other = sorted((first[source], first[target]))
-                first = [one if place == other else place for place in first]
-        return tuple(first)
+        base = self.base_widths
+        group_of = tie(
+            len(base), [(a, b) for a, b in self.identities.values() if base[a] == base[b]]
+        )
+        first = leaders(group_of, range(len(base)))
+        return tuple(first[group] for group in group_of)
 
     def build(self, widths: Sequence[int]) -> nn.Module:
-        """A freshly initialised network; NsoptError on a wrong length or a width below 1."""
         w = np.array(self.check_widths(widths), dtype=np.int64)
         return self.assemble(
             {op.name: build_operation(op, w) for op in self.operations if op.exists(w)}
         )
 
     def check_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
-        """`widths` as a tuple of ints; NsoptError if they cannot be those of a network."""
         return checked_widths(self, widths)
 
     def shapes(self, widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
-        """Of all tensors in the state of `build(widths)`, which is not built."""
         with torch.device("meta"):
             return shapes_of(self.build(widths).state_dict())
 
     def cost(self, metric: str) -> CostModel:
-        """Exact cost model for `params` or `macs` (of one image); for `latency`, what it has."""
         if metric == "latency":
             return learned(self.name, self.latency)
         return CountedCost(metric, self.operations, len(self.base_widths))
@@ -154,29 +153,27 @@ class TableArchitecture:
         return replace(self, latency=latency)
 
     def summary(self) -> str:
-        """Nothing stays as it is in a network written by hand."""
         return ""
 
     def gate_modules(self, model: nn.Module) -> list[list[nn.Module]]:
-        """The modules behind which each group's channels are scored and masked."""
+        """Return the modules after which each group's channels are scored and masked."""
         return [[model.get_submodule(path) for path in paths] for paths in self.gates]
 
     def filter_weights(self, model: nn.Module) -> list[list[Tensor]]:
-        """The convolution weights that make each group's channels, shapes (w_l, inputs, k, k)."""
+        """Return the weights that make each group's channels, shapes (w_l, inputs, k, k)."""
         return [[model.get_parameter(f"{path}.weight") for path in paths] for paths in self.filters]
 
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
-        """Per group, the relative L1 norms of the filters that make its channels, (w_l,)."""
         return [
             torch.stack([relative_norms(weight, 0) for weight in weights]).mean(dim=0)
             for weights in self.filter_weights(model)
         ]
 
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
-        """A network of `widths` that starts from the kept channels of a trained `model`.
+        """Return a network of `widths` with the kept channels of a trained `model`.
 
-        kept: per group, indices of at most `widths[l]` channels of `model`. Channels beyond the
-        kept ones, and projections that `model` does not have, are freshly initialised.
+        kept: per group, indices of at most `widths[l]` channels. All others, and projections that
+        `model` does not have, are newly initialised.
         """
         smaller = self.build(widths).to(next(model.parameters()).device)
         modules, sources = dict(smaller.named_modules()), dict(model.named_modules())
@@ -187,21 +184,19 @@ class TableArchitecture:
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """The shapes of named tensors."""
+    """Return the shapes of named tensors."""
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def learned(name: str, latency: CostModel | None) -> CostModel:
-    """The latency model of an architecture; NsoptError if it has none."""
+    """Return the latency model of an architecture. Raises NsoptError if it has none."""
     if latency is None:
-        raise NsoptError(
-            f"no latency of {name} is known on this device: nsopt.with_latency({name})"
-        )
+        raise NsoptError(f"{name} has no latency model: call nsopt.with_latency(arch) first")
     return latency
 
 
 def checked_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
-    """`widths` as a tuple of ints; NsoptError on a wrong length or a width below 1."""
+    """Return `widths` as a tuple of ints. Raises NsoptError for a wrong length or width."""
     if len(widths) != len(arch.base_widths):
         raise NsoptError(f"{arch.name} has {len(arch.base_widths)} widths, got {len(widths)}")
     if any(width != int(width) or width < 1 for width in widths):
@@ -210,6 +205,6 @@ def checked_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]
 
 
 def relative_norms(weight: Tensor, axis: int) -> Tensor:
-    """L1 norms of the slices of a weight along `axis` over their mean, float64 (n,)."""
+    """Return L1 norms of a weight's slices along `axis`, over their mean: float64 (n,)."""
     norms = weight.detach().abs().movedim(axis, 0).flatten(start_dim=1).sum(dim=1).cpu().double()
     return norms / norms.mean()

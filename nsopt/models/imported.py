@@ -1,4 +1,4 @@
-"""Networks of others by a word: `torchvision:NAME`, `timm:NAME`, or `package.module:factory`."""
+"""Import networks by name: `torchvision:NAME`, `timm:NAME`, or `package.module:factory`."""
 
 import inspect
 from collections.abc import Callable
@@ -15,26 +15,26 @@ from nsopt.models.tracing.trace import trace
 from nsopt.torchvision_import import import_torchvision
 
 _CATALOGUES = ("torchvision", "timm")
-_SEED = 0  # of the template, whose values tell how its networks are initialised
+_SEED = 0  # of the template, whose values show how its networks are initialised
 
 
 def is_imported(name: str) -> bool:
-    """Whether a word names a network of others."""
+    """Return whether a name is that of an imported network."""
     return ":" in name
 
 
 def is_of_catalogue(name: str) -> bool:
-    """Whether a word names a network of torchvision or timm, rather than a factory of a module."""
+    """Return whether a name is that of a torchvision or timm network, not of a factory."""
     return name.partition(":")[0] in _CATALOGUES
 
 
 def import_architecture(
     name: str, num_classes: int, image_size: int, in_channels: int
 ) -> TracedArchitecture:
-    """The traced architecture that a word names, for images of this shape.
+    """Import and trace a network for images of this shape.
 
-    A factory is called with `num_classes` if it takes that. NsoptError if there is no such network,
-    or if it cannot be traced.
+    A factory is called with `num_classes` if it has such a parameter. Raises NsoptError if there is
+    no such network, or if it cannot be traced.
     """
     factory = network_factory(name)
     with torch.random.fork_rng(devices=[]):  # it is made on the CPU
@@ -49,10 +49,7 @@ def import_architecture(
 
 
 def network_factory(name: str) -> Callable[[int], nn.Module]:
-    """What makes the network that a word names, for a number of classes.
-
-    NsoptError if there is none.
-    """
+    """Return a function that makes the network for a number of classes. Raises NsoptError."""
     package, _, word = name.partition(":")
     if package == "torchvision":
         return _from_torchvision(word)
@@ -61,7 +58,7 @@ def network_factory(name: str) -> Callable[[int], nn.Module]:
     try:
         found = getattr(import_module(package), word)
     except (ImportError, AttributeError, ValueError) as error:
-        raise NsoptError(f"no network {name!r} can be imported: {error}") from None
+        raise NsoptError(f"cannot import the network {name!r}: {error}") from None
     takes_classes = "num_classes" in inspect.signature(found).parameters
 
     def make(num_classes: int) -> nn.Module:

@@ -11,7 +11,7 @@ from nsopt.scaling.cost import Channels, IntArray, Operation
 
 
 class OperationNetwork(nn.Module):
-    """A network that holds its built operations as submodules, by their names."""
+    """A network whose operations are submodules, by their names."""
 
     def __init__(self, operations: dict[str, nn.Module]) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class OperationNetwork(nn.Module):
             self.add_module(name, module)
 
     def has(self, name: str) -> bool:
-        """Whether the operation exists at this network's widths."""
+        """Return whether the operation exists at this network's widths."""
         return name in self._modules
 
     def run(self, name: str, x: Tensor) -> Tensor:
@@ -28,15 +28,15 @@ class OperationNetwork(nn.Module):
         return result
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """For torch.jit.script, which follows no names: the same network, written out."""
+        """Return the same network written out: torch.jit.script cannot look up names."""
         return torch.fx.symbolic_trace(self)
 
 
 class Selection(nn.Module):
-    """Picks channels of a tensor (B, C, H, W): a 1x1 convolution with a fixed matrix of 0 and 1.
+    """Selects channels of a tensor (B, C, H, W) with a 1x1 convolution by a matrix of 0 and 1.
 
-    source: per output channel, the input channel it is, or -1 for a channel of zeros. As a
-    convolution it is faster, forwards and backwards, than gathering from channels-last memory.
+    This is faster, forwards and backwards, than gathering from channels-last memory. source: for
+    each output channel the input channel, or -1 for zeros.
     """
 
     def __init__(self, source: IntArray, channels: int) -> None:
@@ -52,7 +52,7 @@ class Selection(nn.Module):
 
 
 def build_operation(operation: Operation, widths: IntArray) -> nn.Module:
-    """The module of one operation at widths (L,)."""
+    """Build the module of an operation at widths (L,)."""
     inputs, outputs = (int(c.count(widths)) for c in (operation.inputs, operation.outputs))
     if operation.kind == "norm":
         return nn.BatchNorm2d(outputs)
@@ -73,10 +73,10 @@ def build_operation(operation: Operation, widths: IntArray) -> nn.Module:
 def copy_channels(
     operation: Operation, source: nn.Module, target: nn.Module, kept: Sequence[Tensor]
 ) -> None:
-    """Copy the weights of one operation, restricted to the kept channels.
+    """Copy the weights of one operation's kept channels.
 
     source, target: modules of `operation` in two networks; kept: per searched layer, indices into
-    the source's channels. Channels of the target beyond the kept ones stay as they were built.
+    the source's channels. Other channels of the target do not change.
     """
     destination = target.state_dict()
     with torch.no_grad():
@@ -88,10 +88,10 @@ def copy_channels(
 def slice_channels(
     operation: Operation, value: Tensor, read: Sequence[Tensor], written: Sequence[Tensor]
 ) -> Tensor:
-    """A parameter or buffer of an operation, or a momentum, for fewer channels.
+    """Slice a parameter, buffer or momentum of an operation to fewer channels.
 
-    read, written: per searched layer, the indices to keep of the channels that operations read and
-    of those that convolutions write.
+    read, written: per searched layer, indices to keep of the channels that operations read, and of
+    those that convolutions write.
     """
     if value.ndim == 0:
         return value
@@ -102,7 +102,7 @@ def slice_channels(
 
 
 def _indices(channels: Channels, kept: Sequence[Tensor]) -> slice | Tensor:
-    """Of the kept channels; `factor` neighbours follow each channel of a searched layer."""
+    """Return the indices of the kept channels, `factor` for each channel of a searched layer."""
     if channels.layer is None:
         return slice(None)
     first = kept[channels.layer] * channels.factor

@@ -1,7 +1,7 @@
-"""How images, and the weights that meet them, lie in memory.
+"""Memory layout of images and weights.
 
-Channels last is faster on all devices. Not every network runs so: `x.view(x.size(0), -1)` needs
-channels first.
+Channels last is faster on all devices, but not every network runs with it: `x.view(x.size(0), -1)`
+needs channels first.
 """
 
 from typing import Any
@@ -12,11 +12,11 @@ from torch.utils._pytree import tree_map_only
 
 from nsopt.models.tracing.originals import copied
 
-_IMAGES = 4  # dimensions of images, and of the weights that meet them
+_IMAGES = 4  # dimensions of images and of convolution weights
 
 
 def best_layout(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.memory_format:
-    """Channels last if `model` runs with it on `inputs`, in evaluation and in training."""
+    """Return channels last if `model` runs with it on `inputs`, in evaluation and in training."""
     tensors = [*model.parameters(), *model.buffers(), *inputs]
     if not any(tensor.ndim == _IMAGES for tensor in tensors):
         return torch.contiguous_format
@@ -33,7 +33,7 @@ def best_layout(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.memory_fo
 
 
 def layout_of(model: nn.Module) -> torch.memory_format:
-    """How the weights of `model` lie; channels first where both are the same."""
+    """Return the layout of the weights of `model`; channels first if both are the same."""
     for weight in model.parameters():
         if weight.ndim == _IMAGES and not weight.is_contiguous():
             return torch.channels_last
@@ -41,14 +41,14 @@ def layout_of(model: nn.Module) -> torch.memory_format:
 
 
 def lay_out(model: nn.Module, layout: torch.memory_format) -> nn.Module:
-    """`model`, whose tensors of four dimensions now lie so."""
+    """Change the layout of the four-dimensional tensors of `model`, in place; return it."""
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = laid_out(tensor.data, layout)
     return model
 
 
 def laid_out(tensors: Any, layout: torch.memory_format) -> Any:
-    """A tensor, or several; those of four dimensions lie so."""
+    """Return a tensor, or several, with the layout of all four-dimensional ones changed."""
 
     def change(tensor: Tensor) -> Tensor:
         return tensor.to(memory_format=layout) if tensor.ndim == _IMAGES else tensor
@@ -57,6 +57,6 @@ def laid_out(tensors: Any, layout: torch.memory_format) -> Any:
 
 
 def inputs_for(model: nn.Module, inputs: Any) -> Any:
-    """`inputs`, channels first if the weights of `model` lie so."""
+    """Return `inputs` in the layout of the weights of `model`."""
     layout = layout_of(model)
     return inputs if layout == torch.channels_last else laid_out(inputs, layout)

@@ -1,7 +1,7 @@
 """MobileNetV2 for small images (Sandler et al., 2018; paper, section 4).
 
-Every bottleneck has a shortcut: the identity where stride is 1 and the widths agree, else a 1x1
-convolution with BatchNorm. The expanded width follows as 6 times the input width.
+Every bottleneck has a shortcut: the identity if stride is 1 and the widths are equal, else a 1x1
+convolution with BatchNorm. The expanded width is 6 times the input width.
 """
 
 from torch import Tensor, nn
@@ -29,8 +29,7 @@ _BLOCKS = sum(blocks for _, blocks in _STAGES)
 class MobileNetV2(OperationNetwork):
     """Stem, 17 bottlenecks, a last 1x1 convolution, global average pool, classifier.
 
-    `blockN_sum` and `blockN_identity` mark the sum of a bottleneck and the identity that goes into
-    it.
+    `blockN_sum` and `blockN_identity` mark the sum of a bottleneck and the identity in it.
     """
 
     def __init__(self, operations: dict[str, nn.Module]) -> None:
@@ -41,7 +40,7 @@ class MobileNetV2(OperationNetwork):
                 self.add_module(f"block{block}_identity", nn.Identity())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, classes)."""
+        """Compute logits (B, classes) of images (B, C, H, W)."""
         x = functional.relu6(self._normed("stem", images))
         for block in range(1, _BLOCKS + 1):
             x = self._bottleneck(f"block{block}", x)
@@ -63,7 +62,7 @@ class MobileNetV2(OperationNetwork):
 def mobilenetv2(
     shortcuts: Shortcuts, num_classes: int, image_size: int, in_channels: int
 ) -> TableArchitecture:
-    """MobileNetV2: 19 searched widths (stem, 17 bottlenecks, last); fewer where they are tied."""
+    """MobileNetV2 with 19 searched widths (stem, 17 bottlenecks, last), or fewer if tied."""
     base = [_STEM] + [width for width, blocks in _STAGES for _ in range(blocks)] + [_LAST]
     strides = [
         stride if block == 0 else 1
@@ -73,7 +72,7 @@ def mobilenetv2(
         for block in range(blocks)
     ]
     joined = [(b, b + 1) for b in range(_BLOCKS) if strides[b] == 1 and base[b] == base[b + 1]]
-    group_of = tie(base, joined if shortcuts == "tied" else [])
+    group_of = tie(len(base), joined if shortcuts == "tied" else [])
     width = [Channels(group) for group in group_of]
     blocks = [f"block{block + 1}" for block in range(_BLOCKS)]
 

@@ -1,4 +1,4 @@
-"""The architectures by name: a new one is a new row."""
+"""Architectures by name: a new one is a new row."""
 
 import shlex
 from collections.abc import Callable
@@ -23,12 +23,12 @@ _FACTORIES: dict[str, Callable[[int, int, int], TableArchitecture]] = {
 
 
 def architectures() -> tuple[str, ...]:
-    """Names that `get_architecture` knows."""
+    """Return the names of the built-in architectures."""
     return tuple(sorted(_FACTORIES))
 
 
 def check_name(name: str) -> None:
-    """NsoptError for a name that `get_architecture` does not know."""
+    """Raise NsoptError for a name that `get_architecture` does not know."""
     if name not in _FACTORIES and not is_imported(name):
         raise unknown_name("architecture", name, _FACTORIES)
 
@@ -36,10 +36,17 @@ def check_name(name: str) -> None:
 def get_architecture(
     name: str, num_classes: int = 10, image_size: int = 32, in_channels: int = 3
 ) -> Architecture:
-    """The architecture `name` for square images of `image_size` pixels.
+    """Return an architecture for square images.
 
-    name: one of `architectures()`, or `torchvision:NAME`, `timm:NAME` or `package.module:factory`.
-    Raises NsoptError for an unknown name or an image too small for the network.
+    Args:
+        name: one of `architectures()`, or `torchvision:NAME`, `timm:NAME` or
+            `package.module:factory`.
+        num_classes: number of outputs.
+        image_size: side of the images, in pixels.
+        in_channels: channels of the images.
+
+    Raises:
+        NsoptError: for an unknown name, or images that are too small for the network.
     """
     if is_imported(name):
         return import_architecture(name, num_classes, image_size, in_channels)
@@ -49,10 +56,10 @@ def get_architecture(
 def stored_architecture(
     stored: str, given: str | None, num_classes: int, image_size: int, in_channels: int
 ) -> Architecture:
-    """The architecture whose name a file or a storage holds; whoever wrote it runs no code here.
+    """Return the architecture that a file or a storage names, without running code that it names.
 
-    given: the name that the user gave, None for none. `package.module:factory` must be given.
-    Raises NsoptError if it is not, or if `given` is another name than the stored one.
+    given: the user's name for it, or None. The user must give `package.module:factory`.
+    Raises NsoptError if that is missing, or if the two names differ.
     """
     if given is None and is_imported(stored) and not is_of_catalogue(stored):
         raise NsoptError(
@@ -70,7 +77,7 @@ def stored_architecture(
 def table_architecture(
     name: str, num_classes: int = 10, image_size: int = 32, in_channels: int = 3
 ) -> TableArchitecture:
-    """One of `architectures()`, which are written by hand."""
+    """Return a built-in architecture."""
     if name not in _FACTORIES:
         raise unknown_name("architecture", name, _FACTORIES)
     if num_classes < 2 or in_channels < 1:

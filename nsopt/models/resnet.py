@@ -1,9 +1,9 @@
 """ResNet18 with pre-activation, for small images (He et al., 2016; paper, section 4).
 
-A block's shortcut is the identity of its input where stride is 1 and the widths agree, else a 1x1
-convolution, without BatchNorm, of the block's first BatchNorm and ReLU. The searched width of a
-stream's channels is what the next block reads: its gate stands behind that block's BatchNorm and
-leaves the stream itself alone.
+A block's shortcut is the identity if stride is 1 and the widths are equal, else a 1x1 convolution,
+without BatchNorm, of the block's first BatchNorm and ReLU. The searched width of a residual stream
+counts the channels that the next block reads: its gate is after that block's BatchNorm and does not
+change the stream.
 """
 
 from torch import Tensor, nn
@@ -30,8 +30,8 @@ _BLOCKS = _BLOCKS_PER_STAGE * len(_STAGE_WIDTHS)
 class ResNet(OperationNetwork):
     """Stem, eight blocks of two convolutions, BatchNorm, global average pool, classifier.
 
-    `blockN_read`, `read` and `blockN_identity` mark where channels of the stream are read, and
-    where an identity takes them on.
+    `blockN_read` and `read` mark where channels of the stream are read, `blockN_identity` where an
+    identity passes them on.
     """
 
     def __init__(self, operations: dict[str, nn.Module]) -> None:
@@ -43,7 +43,7 @@ class ResNet(OperationNetwork):
         self.add_module("read", nn.Identity())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, classes)."""
+        """Compute logits (B, classes) of images (B, C, H, W)."""
         x = self.run("stem", images)
         for block in range(1, _BLOCKS + 1):
             x = self._block(f"block{block}", x)
@@ -60,7 +60,7 @@ class ResNet(OperationNetwork):
 def resnet18(
     shortcuts: Shortcuts, num_classes: int, image_size: int, in_channels: int
 ) -> TableArchitecture:
-    """ResNet18: 17 searched widths (stem, two a block); fewer where they are tied."""
+    """ResNet18 with 17 searched widths (stem, two per block), or fewer if tied."""
     stage_of = [block // _BLOCKS_PER_STAGE for block in range(_BLOCKS)]
     stage_strides = _STRIDES_64 if image_size >= 64 else _STRIDES
     strides = [
@@ -73,7 +73,7 @@ def resnet18(
         for block in range(_BLOCKS)
         if strides[block] == 1 and base[2 * block] == base[2 * block + 2]
     ]
-    group_of = tie(base, joined if shortcuts == "tied" else [])
+    group_of = tie(len(base), joined if shortcuts == "tied" else [])
     width = [Channels(group) for group in group_of]
     blocks = [f"block{block + 1}" for block in range(_BLOCKS)]
 

@@ -1,7 +1,11 @@
-"""What networks with shortcuts share: which layers are tied, and when a projection exists."""
+"""Networks with shortcuts: which layers are tied, and when a projection exists."""
 
 from collections.abc import Sequence
 from typing import Literal, TypeVar
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from nsopt.scaling.cost import Channels
 
@@ -9,20 +13,16 @@ Shortcuts = Literal["identity", "convcut", "tied"]
 T = TypeVar("T")
 
 
-def tie(base_widths: Sequence[int], joined: Sequence[tuple[int, int]]) -> list[int]:
-    """The group of every layer when the pairs in `joined` (earlier, later) share one width.
-
-    Groups are numbered in forward order of their first layers.
-    """
-    leader = list(range(len(base_widths)))
-    for earlier, later in joined:
-        leader[later] = leader[earlier]
-    numbers = {first: number for number, first in enumerate(dict.fromkeys(leader))}
-    return [numbers[first] for first in leader]
+def tie(layers: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the group of every layer if pairs of layers share a width, in forward order."""
+    one, other = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_matrix((np.ones(len(pairs), np.int8), (one, other)), (layers, layers))
+    groups: list[int] = connected_components(graph, directed=False)[1].tolist()
+    return groups
 
 
 def members(group_of: Sequence[int], values: Sequence[T]) -> tuple[tuple[T, ...], ...]:
-    """The values of every group's layers, given one per layer."""
+    """Return the values of every group's layers, given one per layer."""
     groups: list[list[T]] = [[] for _ in range(max(group_of) + 1)]
     for group, value in zip(group_of, values, strict=True):
         groups[group].append(value)
@@ -30,22 +30,22 @@ def members(group_of: Sequence[int], values: Sequence[T]) -> tuple[tuple[T, ...]
 
 
 def leaders(group_of: Sequence[int], values: Sequence[T]) -> tuple[T, ...]:
-    """The value of every group's first layer."""
+    """Return the value of every group's first layer."""
     return tuple(group[0] for group in members(group_of, values))
 
 
 def variant_name(family: str, shortcuts: Shortcuts) -> str:
-    """The name of a family's network with these shortcuts."""
+    """Return the name of a family's network with these shortcuts."""
     return family if shortcuts == "identity" else f"{family}-{shortcuts}"
 
 
 def projection_condition(
     shortcuts: Shortcuts, stride: int, inputs: Channels, outputs: Channels
 ) -> tuple[Channels, Channels] | None:
-    """`unless_equal` of a block's projection: an identity takes its place where shapes agree.
+    """Return `Operation.unless_equal` of a block's projection, which an identity replaces if shapes
+    are equal.
 
-    Where stride is not 1 a projection is always there, and in ConvCut (supplement, section 6.4)
-    everywhere.
+    None: a projection always exists if stride is not 1, and in ConvCut (supplement, section 6.4).
     """
     if stride != 1 or shortcuts == "convcut":
         return None

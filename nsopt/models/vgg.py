@@ -17,18 +17,18 @@ class VGG(OperationNetwork):
     """Convolution, BatchNorm and ReLU, eight times; global average pool; linear classifier."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, classes)."""
+        """Compute logits (B, classes) of images (B, C, H, W)."""
         x = images
         for layer in range(len(_BASE_WIDTHS)):
             x = self.run(f"bn{layer + 1}", self.run(f"conv{layer + 1}", x))
             if layer in _POOL_AFTER:
                 x = functional.max_pool2d(x, 2)
-            x = x.relu()  # after the pool, with which it commutes: a quarter of the work
+            x = x.relu()  # commutes with the pool, and after it takes a quarter of the work
         return self.run("classifier", x.mean(dim=(2, 3)))
 
 
 def vgg11(num_classes: int, image_size: int, in_channels: int) -> TableArchitecture:
-    """VGG11: 8 searched convolutions (3x3 with bias), max-pool after 1, 2, 4, 6 and 8."""
+    """VGG11 with 8 searched convolutions (3x3 with bias), max-pool after 1, 2, 4, 6 and 8."""
     if image_size < _SMALLEST_IMAGE:
         raise NsoptError(
             f"vgg11 halves its maps {len(_POOL_AFTER)} times and needs images of at least "

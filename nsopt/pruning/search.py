@@ -1,4 +1,4 @@
-"""A search: architecture descent from the base widths, as users call it."""
+"""Search the width law of a network by architecture descent."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +23,12 @@ from nsopt.training.step import Loss
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What architecture descent found; the last iteration's law is the one to use."""
+    """The result of architecture descent.
+
+    Attributes:
+        iterations: of descent, in order, each with its record, law and proposed widths.
+        law: of the last iteration, which is the one to use.
+    """
 
     iterations: tuple[Iteration, ...]
 
@@ -42,23 +47,38 @@ def search(
     loader: Iterable[Any] | None = None,
     loss: Loss | None = None,
 ) -> SearchResult:
-    """Run architecture descent on `arch` from its base widths.
+    """Find the width law of `arch`: prune, fit, rescale and prune again (Algorithms 1, 2 and 4).
 
-    Either `data` holds labelled images; or `loader` gives batches, pairs of inputs and targets, as
-    a DataLoader or a list does, and `loss(outputs, targets)` is what training lowers, for any task.
-    Then batch size, validation images and augmentation are the loader's own; what it draws from
-    torch's generator follows from the seed.
+    Give either `data`, or `loader` and `loss` for any other task. A loader decides batch size,
+    validation and augmentation; its random numbers from torch follow from the seed.
 
-    start: a trained network of these widths, which is pruned at once, without pre-training; it is
-    left as it is. Later iterations of descent pre-train networks of their own.
+    Args:
+        arch: the family of networks; the search starts at its base widths.
+        data: images with labels.
+        settings: by default the paper's for CIFAR.
+        progress: receives steps and messages; None for silence.
+        checkpoint: a file from which the same call continues after an interruption. It is written
+            every 30 seconds and removed at the end; after an error it keeps finished iterations.
+        start: a trained network of the base widths, which the first iteration prunes without
+            pre-training; it does not change.
+        loader: yields batches, pairs of inputs and targets, such as a DataLoader or a list.
+        loss: `loss(outputs, targets)`, which training minimises.
 
-    checkpoint: a file in which a search of more than half a minute keeps its state, from which the
-    same call goes on after an interruption; it is removed at the end. After an error it keeps the
-    iterations that had ended.
+    Returns:
+        The iterations of descent; `.law` is the law to solve for budgets.
 
-    Raises ShortRecordError if a prune record is too short for a law, NonFiniteLossError if
-    training diverges, OutOfMemoryError when a batch does not fit the device, NsoptError for a
-    checkpoint of another search, and for a loader or a loss that is none.
+    Raises:
+        ShortRecordError: if pruning takes too few steps for a law.
+        NonFiniteLossError: if the loss becomes NaN or infinite.
+        OutOfMemoryError: if a batch does not fit the device.
+        NsoptError: for a checkpoint of another search, or an invalid loader or loss.
+
+    Example:
+        >>> settings = nsopt.SearchSettings(
+        ...     pretrain_epochs=1, prune_every=3, filters_per_step=80, iterations=1, batch_size=64
+        ... )
+        >>> law = nsopt.search(arch, nsopt.load_data("digits"), settings).law
+        >>> nsopt.solve_widths(law, arch.cost("params"), 600_000).widths
     """
     settings = settings or SearchSettings()
     compute = resolve_compute(settings.device, settings.precision)
@@ -70,7 +90,7 @@ def search(
 
 
 def images_of_search(splits: Splits, settings: SearchSettings, compute: Compute) -> Classification:
-    """What a search sees of `splits`, for networks on the device of `compute`."""
+    """Return the images of `splits` that a search uses, for the device of `compute`."""
     some = splits.with_train_images(settings.search_images)
     return Classification(place_images(some, compute), settings.resized_crop)
 
@@ -87,7 +107,7 @@ def _supervision(
     if data is not None:
         return images_of_search(data.split(settings.val_fraction), settings, compute)
     if settings.search_images is not None:
-        raise NsoptError("search_images= needs data=...: a loader decides which images there are")
+        raise NsoptError("search_images= needs data=...: a loader chooses its own images")
     assert loader is not None
     assert loss is not None
     return OwnBatches(loader, loss, compute.device)

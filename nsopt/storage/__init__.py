@@ -1,1 +1,1 @@
-"""Optuna storage: how results lie in it, how it is opened, and the queue of trials."""
+"""Optuna storage: the schema of results, opening storages, and the queue of trials."""

@@ -21,10 +21,9 @@ _BATCH = 500
 
 
 class Evaluation:
-    """Counts the images that a network gets right, batch by batch.
+    """Counts the images that a network classifies correctly, batch by batch.
 
-    A batch that does not fit the device is halved, for good: how many are right does not depend on
-    it.
+    If a batch does not fit the device, all further batches have half its size.
     """
 
     def __init__(self, images: ImageSet, splits: Splits, compute: Compute) -> None:
@@ -35,7 +34,7 @@ class Evaluation:
         self.start_over()
 
     def start_over(self) -> None:
-        """Forget what was counted."""
+        """Reset the count."""
         self._done = 0
         self._correct = torch.zeros((), dtype=torch.int64, device=self._compute.device)
 
@@ -46,12 +45,12 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Percentage of the images seen that were right."""
+        """Percentage of the images so far that were correct."""
         return 100 * int(self._correct) / self._done
 
     @torch.no_grad()
     def advance(self, model: nn.Module) -> None:
-        """Evaluate `model` on the next batch. OutOfMemoryError if not even one image fits."""
+        """Evaluate `model` on the next batch. Raises OutOfMemoryError if not one image fits."""
         model.eval()
         device = self._compute.device
         while (right := self._right(model)) is None:
@@ -63,7 +62,7 @@ class Evaluation:
         self._done += len(right)
 
     def _right(self, model: nn.Module) -> Tensor | None:
-        """Which images of the next batch are right, bool (B,); None if it does not fit."""
+        """Return which images of the next batch are correct, bool (B,); None if it does not fit."""
         device = self._compute.device
         here = slice(self._done, self._done + self._batch)
         try:
@@ -78,11 +77,11 @@ class Evaluation:
         return right
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs to go on with the next batch."""
+        """Return the state from which `restore` continues with the next batch."""
         return {"done": self._done, "correct": self._correct}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where the evaluation that gave `state` was."""
+        """Continue from a `state`."""
         self._done, self._correct = state["done"], state["correct"]
 
 

@@ -1,7 +1,7 @@
-"""What a short training of inherited weights adds to SGD.
+"""Additions to SGD for short trainings of inherited weights.
 
-A learning rate that rises and falls in lines, the outputs of a teacher as targets (Hinton et al.,
-2015), and a running average of the weights.
+A linear schedule of the learning rate, distillation from a teacher (Hinton et al., 2015), and a
+running average of the weights.
 """
 
 import torch
@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import Loss
 
-_TEMPERATURE = 2.0  # of the softmax that teacher and student are compared by
+_TEMPERATURE = 2.0  # of the softmax of teacher and student
 
 
 def make_schedule(
@@ -22,7 +22,7 @@ def make_schedule(
     """Return the schedule of the learning rate, which steps after every batch.
 
     Args:
-        batches: in an epoch.
+        batches: per epoch.
     """
     if settings.schedule is None:
         milestones = [batches * epoch for epoch in settings.milestones]

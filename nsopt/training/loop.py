@@ -1,4 +1,4 @@
-"""The one function that trains a configuration."""
+"""Train a network of given widths."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -44,9 +44,9 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Figures:
-    """What training one configuration gave, in numbers; accuracies in percent, at the last epoch.
+    """The numbers of a training; accuracies in percent, at the last epoch.
 
-    seconds: of training and evaluation, interruptions left out.
+    seconds: of training and evaluation, without interruptions.
     """
 
     widths: tuple[int, ...]
@@ -68,15 +68,19 @@ class Figures:
 
     @property
     def test_accuracy_best_epoch(self) -> float:
-        """Selected on the test set, as the paper reports it; never used to choose anything."""
+        """Selected on the test set, as in the paper; nsopt only reports it."""
         return max(epoch.test_accuracy for epoch in self.epochs)
 
 
 @dataclass(frozen=True)
 class Outcome(Figures):
-    """What training one configuration gave: its numbers, and the trained network.
+    """The result of a training.
 
-    model: on the device that it was trained on.
+    Attributes:
+        widths: of the network, L integers.
+        epochs: an `Epoch` each.
+        seconds: of training and evaluation, without interruptions.
+        model: the trained network, on the device of the training.
     """
 
     model: nn.Module = field(repr=False, compare=False)
@@ -93,18 +97,34 @@ def train(
     teacher: nn.Module | None = None,
     on_epoch: Callable[[int, Epoch], None] = lambda epoch, metrics: None,
 ) -> Outcome:
-    """Train the network of `widths`, from scratch or from a network of these widths.
+    """Train the network of `widths`, from scratch or from the weights of `start`.
 
-    start: whose weights training begins with, as `arch.inherit` makes one; it is left as it is.
-    teacher: a trained network whose outputs `settings.distillation` asks for.
-    on_epoch: gets the number of every epoch, from 1, and its metrics when it has ended; it may end
-    the training by an exception, such as Optuna's TrialPruned.
-    Any number of trainings may run in threads of one process at once.
-    checkpoint: a file in which a training of more than half a minute keeps its state, from which
-    the same call goes on after an interruption; it is removed at the end.
+    Several trainings may run at once in threads of one process.
 
-    Raises NonFiniteLossError when the loss leaves the numbers, OutOfMemoryError when a batch does
-    not fit the device, NsoptError for a checkpoint of another training.
+    Args:
+        arch: the family of networks.
+        widths: L integers, one per searched layer.
+        data: images with labels.
+        settings: epochs, learning rate, device and so on.
+        progress: receives steps and messages; None for silence.
+        checkpoint: a file from which the same call continues after an interruption. It is written
+            every 30 seconds and removed at the end.
+        start: a network of these widths, such as `arch.inherit` makes; it does not change.
+        teacher: a trained network for `settings.distillation`.
+        on_epoch: called after each epoch with its number, from 1, and its metrics. An exception,
+            such as Optuna's TrialPruned, ends the training.
+
+    Returns:
+        Accuracies in percent, losses per epoch, seconds and the trained network.
+
+    Raises:
+        NonFiniteLossError: if the loss becomes NaN or infinite.
+        OutOfMemoryError: if a batch does not fit the device.
+        NsoptError: for invalid widths, or a checkpoint of another training.
+
+    Example:
+        >>> settings = nsopt.TrainSettings(epochs=2, batch_size=32, lr=0.02)
+        >>> nsopt.train(arch, arch.base_widths, nsopt.load_data("digits"), settings).test_accuracy
     """
     compute = resolve_compute(settings.device, settings.precision)
     splits = place_images(data.split(settings.val_fraction), compute)
@@ -135,12 +155,11 @@ def train_configuration(
     teacher: nn.Module | None = None,
     after_epoch: Callable[[Sequence[Epoch]], None] = lambda epochs: None,
 ) -> Outcome:
-    """Train the network of `widths`, as every training of nsopt is run.
+    """Train the network of `widths`; every training of nsopt runs through here.
 
-    splits: from `place_images`; checkpoint: as for `train`; task: its name for `progress`;
-    start: makes the network that training begins with, by default a freshly initialised one;
-    teacher: as for `train`.
-    `after_epoch` gets the epochs so far, and may end the training for good by an exception.
+    splits: from `place_images`; checkpoint, teacher: see `train`; task: its name for `progress`;
+    start: makes the network to start from, by default a newly initialised one; after_epoch: gets
+    the epochs so far, and may end the training for good with an exception.
     """
     identity = training_identity(arch, widths, splits, settings) if checkpoint else {}
     file = Checkpoint(checkpoint, identity | {"format": _FORMAT})
@@ -172,7 +191,7 @@ def _advance(
     progress: Progress,
     after_epoch: Callable[[Sequence[Epoch]], None],
 ) -> None:
-    """One small step; what belongs after it, and after an epoch that it ends."""
+    """Do one small step; report an epoch that it ends; save the state when it is time."""
     done = len(training.epochs)
     with file.removed_by(NonFiniteLossError):
         training.advance()
@@ -187,7 +206,7 @@ def _advance(
 def training_identity(
     arch: Architecture, widths: Sequence[int], splits: Splits, settings: TrainSettings
 ) -> dict[str, Any]:
-    """What a training depends on: the identity of its checkpoint, and of the weights it gives."""
+    """Return everything that a training depends on, which identifies its checkpoint and weights."""
     network = {"arch": arch.name, "widths": list(widths), "classes": arch.num_classes}
     kept = settings.model_dump(mode="json", exclude={"device"})
     return network | {"data": splits.fingerprint(), "training": kept}
@@ -225,14 +244,14 @@ class _Training:
 
     @property
     def seconds(self) -> float:
-        """Spent on this training so far, before the last interruption too."""
+        """Spent on this training so far, also before interruptions."""
         wait_for(self._compute.device)
         return time.perf_counter() - self._started
 
     def advance(self) -> None:
-        """Train, validate or test on the next batch; after the last one, the epoch ends.
+        """Train, validate or test on the next batch; the epoch ends after the last one.
 
-        NonFiniteLossError if the mean loss of the epoch's images is not a number.
+        Raises NonFiniteLossError if the epoch's mean loss is NaN or infinite.
         """
         with self._randomness.in_use():
             self._advance()
@@ -251,7 +270,7 @@ class _Training:
 
     @property
     def _evaluated(self) -> nn.Module:
-        """The network whose accuracy counts."""
+        """The network to evaluate: the model, or the average of its weights."""
         return self._model if self._average is None else self._average.module
 
     def _train_batch(self) -> None:
@@ -267,7 +286,7 @@ class _Training:
         self._batch += 1
 
     def _loss_of(self, images: Tensor) -> Loss:
-        """The loss of a batch's outputs, which may depend on the teacher's."""
+        """Return the loss for a batch, which may depend on the teacher's outputs."""
         weight = self._settings.distillation
         if weight is None:
             return functional.cross_entropy
@@ -280,7 +299,7 @@ class _Training:
         if not torch.isfinite(self._loss):
             raise NonFiniteLossError(
                 f"the loss became {float(self._loss)} in epoch {len(self.epochs) + 1}: "
-                f"a learning rate below {self._settings.lr:g} may help"
+                f"try a learning rate below {self._settings.lr:g}"
             )
 
     def _end_epoch(self) -> None:
@@ -293,7 +312,7 @@ class _Training:
         self._loss = torch.zeros_like(self._loss)
 
     def state(self) -> State:
-        """Everything that `restore` needs to go on as if nothing had happened."""
+        """Return the state from which `restore` continues with the same numbers."""
         return {
             "model": self._model.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
@@ -311,7 +330,7 @@ class _Training:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where the training that gave `state` was."""
+        """Continue from a `state`."""
         self._model.load_state_dict(state["model"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])

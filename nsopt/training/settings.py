@@ -9,13 +9,16 @@ from nsopt.settings import Fraction, SgdSettings
 
 
 class TrainSettings(SgdSettings):
-    """SGD with step decay; the defaults are the paper's for CIFAR (section 4).
+    """Settings of a training; the defaults are the paper's for CIFAR (section 4).
 
-    decay_after: fractions of the epochs after which the learning rate is multiplied by `decay`.
-    schedule: `linear` lets it rise for `warmup_epochs` and then fall in a line to zero, instead of
-    the steps. distillation: the part of the loss that asks for the outputs of a teacher; averaging:
-    the decay, a step, of the running average of the weights that is evaluated and kept. None of
-    these by default.
+    Attributes:
+        epochs: passes over the training images.
+        decay_after: fractions of the epochs after which the learning rate is multiplied by `decay`.
+        decay: see `decay_after`.
+        schedule: `linear` decreases the learning rate linearly to zero, instead of in steps.
+        warmup_epochs: epochs in which a linear schedule first increases it.
+        distillation: weight of a teacher's outputs in the loss, from 0 to 1; None for no teacher.
+        averaging: evaluate and keep a running average of the weights, with this decay per step.
     """
 
     epochs: int = Field(300, ge=1)
@@ -36,5 +39,5 @@ class TrainSettings(SgdSettings):
 
     @property
     def milestones(self) -> list[int]:
-        """Epochs after which the learning rate falls."""
+        """Numbers of epochs after which the learning rate falls."""
         return [max(1, round(fraction * self.epochs)) for fraction in self.decay_after]

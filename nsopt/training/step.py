@@ -1,4 +1,4 @@
-"""One step of training, shared by the search and by training from scratch."""
+"""One step of training, for search and training."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ Loss = Callable[[Any, Any], torch.Tensor]
 
 
 def sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """The optimizer of the paper, all parameters in one group."""
+    """Return the paper's optimizer, with all parameters in one group."""
     return torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 
@@ -32,10 +32,9 @@ def train_step(
     loss: Loss = functional.cross_entropy,
     before_update: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    """Move the weights of `model` once; the mean loss of the batch.
+    """Update the weights of `model` once; return the mean loss of the batch.
 
-    `before_update` is called when the gradients are there and the weights are still those that
-    they belong to.
+    before_update: called with the gradients computed and the weights not yet changed.
     """
     with record_function("forward"):
         optimizer.zero_grad()
@@ -55,8 +54,10 @@ def batch_loss(
     compute: Compute,
     loss: Loss = functional.cross_entropy,
 ) -> torch.Tensor:
-    """The loss of a batch, of outputs in float32 or wider. inputs: a tensor, or a tuple of what
-    `forward` takes."""
+    """Return the loss of a batch, from outputs in float32 or wider.
+
+    inputs: a tensor, or a tuple of arguments for `forward`.
+    """
     inputs = inputs_for(model, inputs)
     with compute.autocast():
         outputs = model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
@@ -70,7 +71,7 @@ def _exact(output: torch.Tensor) -> torch.Tensor:
 def probe_memory(
     arch: Architecture, widths: Sequence[int], batch_size: int, compute: Compute
 ) -> None:
-    """Run one training step's forward and backward pass; OutOfMemoryError if it does not fit."""
+    """Run one forward and backward pass. Raises OutOfMemoryError if it does not fit."""
     with (
         explain_out_of_memory(compute.device, batch_size),
         compute.computing(),

@@ -55,7 +55,7 @@ def test_training_leaves_the_callers_random_state_alone(
 def test_a_loss_that_leaves_the_numbers_is_an_error(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
-    with pytest.raises(NonFiniteLossError, match=r"epoch 1: a learning rate below 1e\+06"):
+    with pytest.raises(NonFiniteLossError, match=r"epoch 1: try a learning rate below 1e\+06"):
         train(narrow, narrow.base_widths, digits, SHORT.updated(lr=1e6))
 
 

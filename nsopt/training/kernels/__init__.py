@@ -1,1 +1,1 @@
-"""Faster convolutions and BatchNorm on the CPU, used in training."""
+"""Faster convolutions and BatchNorm for training on the CPU."""

@@ -6,16 +6,22 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nsopt.training.kernels.folding import fold_of, folded, joined, sums, unfolded
+from nsopt.training.kernels.folding import (
+    find_fold,
+    fold_rows,
+    join_sums,
+    sum_channels,
+    unfold_rows,
+)
 
 _aten = torch.ops.aten
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d, faster in training where C is no multiple of 16.
+    """nn.BatchNorm2d, faster in training if C is not a multiple of 16.
 
-    Then the variance has a relative error of epsilon * (mean / deviation)^2: sums of squares are
-    taken in one pass, about the running mean.
+    Then the variance has a relative error of epsilon * (mean / deviation)^2, because one pass sums
+    the squares of differences from the running mean.
     """
 
     running_mean: Tensor
@@ -24,7 +30,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     momentum: float
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Module's name)
-        fold = fold_of(input) if self.training else None
+        fold = find_fold(input) if self.training else None
         if fold is None or fold == 1:
             return super().forward(input)
         output: Tensor
@@ -42,19 +48,19 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class _FoldedNorm(torch.autograd.Function):
-    """Normalisation by the statistics of the batch, on folded tensors."""
+    """Normalises folded tensors by the statistics of the batch."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, pivot: Tensor, eps: float, fold: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        rows = folded(x, fold)
+        rows = fold_rows(x, fold)
         count = x.numel() // len(weight)
-        about_pivot, total = sums(rows, rows, fold, pivot)
+        about_pivot, total = sum_channels(rows, rows, fold, pivot)
         mean = total / count
         variance = (about_pivot / count - (mean - pivot) * mean).clamp(min=0)
-        output = torch.empty_like(x)  # no view: what follows may change it in place
-        _affine(rows, weight, bias, mean, variance, eps, fold, folded(output, fold))
+        output = torch.empty_like(x)  # not a view: later modules may change it in place
+        _affine(rows, weight, bias, mean, variance, eps, fold, fold_rows(output, fold))
         ctx.save_for_backward(rows, weight, mean, variance)
         ctx.eps, ctx.fold, ctx.count = eps, fold, count
         ctx.mark_non_differentiable(mean, variance)
@@ -65,13 +71,13 @@ class _FoldedNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, mean, variance = ctx.saved_tensors
         fold, count = ctx.fold, ctx.count
-        g = folded(gradients[0], fold)
-        # As if the statistics were constants: g * weight / sigma, and the sums that correct it.
+        g = fold_rows(gradients[0], fold)
+        # g * weight / sigma, with constant statistics, and the sums for its correction.
         parameters = torch.stack([weight, mean, variance]).repeat(1, fold)
         grad, weight_parts, bias_parts = _aten.native_batch_norm_backward(
             g, rows, *parameters, None, None, False, ctx.eps, [True, True, True]
         )
-        grad_weight, grad_bias = joined(weight_parts, fold), joined(bias_parts, fold)
+        grad_weight, grad_bias = join_sums(weight_parts, fold), join_sums(bias_parts, fold)
         scale = weight * torch.rsqrt(variance + ctx.eps) / count
         correction = torch.empty_like(rows)
         _affine(
@@ -85,7 +91,7 @@ class _FoldedNorm(torch.autograd.Function):
             correction,
         )
         grad.add_(correction)
-        return unfolded(grad, gradients[0]), grad_weight, grad_bias, None, None, None
+        return unfold_rows(grad, gradients[0]), grad_weight, grad_bias, None, None, None
 
 
 def _affine(
@@ -98,7 +104,7 @@ def _affine(
     fold: int,
     out: Tensor,
 ) -> None:
-    """weight * (rows - mean) / sqrt(variance + eps) + bias into `out`, parameters per channel."""
+    """Write weight * (rows - mean) / sqrt(variance + eps) + bias to `out`, by channel."""
     parameters = torch.stack([weight, bias, mean, variance]).repeat(1, fold)
     unused = mean.new_empty(0)
     _aten.native_batch_norm.out(

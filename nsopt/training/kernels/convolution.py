@@ -1,7 +1,7 @@
-"""Convolutions with another way through the CPU where its kernels are slow in training.
+"""Convolutions that avoid slow CPU kernels in training.
 
-All compute what nn.Conv2d does; evaluation, other devices and PyTorch's default memory layout are
-left to nn.Conv2d.
+They compute the same as nn.Conv2d, and use it for evaluation, other devices and PyTorch's default
+memory layout.
 """
 
 from typing import Any
@@ -16,18 +16,19 @@ _SAFE_INPUTS = 16
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution; a 3x3 one on channels-last maps of at most 2x2 is one matrix product.
+    """A convolution that treats two cases differently from nn.Conv2d.
 
-    There most of the nine taps lie in the padding: the product has less than half the work, and
-    the gradient of the weights comes 3 times faster. A 1x1 one with a stride and few input channels
-    picks its pixels first: with 7 to 15 channels in channels-last maps, oneDNN's gradient of the
-    weights writes beyond its memory (PyTorch 2.13 on a processor with AVX-512).
+    3x3 on channels-last maps of at most 2x2 is one matrix product: most of the nine taps are in the
+    padding, so it does less than half the work, and the gradient of the weights is 3 times faster.
+    1x1 with a stride and few input channels selects its pixels first: with 7 to 15 channels in
+    channels-last maps, oneDNN's gradient of the weights writes beyond its memory (PyTorch 2.13 on a
+    processor with AVX-512).
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Module's name)
         if self._is_small(input):
             return self._product(input)
-        if self._picks_pixels(input):
+        if self._selects_pixels(input):
             down, right = self.stride
             return functional.conv2d(input[:, :, ::down, ::right], self.weight, self.bias)
         return super().forward(input)
@@ -45,7 +46,7 @@ class Conv2d(nn.Conv2d):
             and not x.is_contiguous()
         )
 
-    def _picks_pixels(self, x: Tensor) -> bool:
+    def _selects_pixels(self, x: Tensor) -> bool:
         return (
             self.training
             and x.device.type == "cpu"
@@ -73,10 +74,10 @@ class Conv2d(nn.Conv2d):
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution; a 3x3 one has another way through bfloat16 on the CPU.
+    """A depthwise convolution that treats 3x3 in bfloat16 on the CPU differently.
 
-    Its bfloat16 kernels are 10 to 100 times slower backwards on maps below 3x3, and where the
-    gradient of the input has a stride: the first are padded, the second take another way.
+    There the backward kernels are 10 to 100 times slower on maps below 3x3, which it pads, and with
+    a stride, where it computes the gradient of the input itself.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Module's name)
@@ -102,7 +103,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 def _keeps_maps(convolution: nn.Conv2d) -> bool:
-    """Whether it is 3x3 with one row of zeros around: without a stride, maps keep their size."""
+    """Return whether it is 3x3 with zero padding of 1: without a stride, maps keep their size."""
     return (
         convolution.kernel_size == (3, 3)
         and convolution.padding == (1, 1)
@@ -112,7 +113,7 @@ def _keeps_maps(convolution: nn.Conv2d) -> bool:
 
 
 class _StridedDepthwise(torch.autograd.Function):
-    """The gradient of the input is a convolution, without stride, of the output's gradient."""
+    """Computes the input's gradient as a convolution, without stride, of the output's gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:

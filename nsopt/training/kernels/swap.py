@@ -1,6 +1,6 @@
-"""Putting the faster ways into a network for as long as we train it.
+"""Swap the faster kernels into a network while it is trained.
 
-What users get are plain modules of torch.nn, on which other tools work.
+Users get plain modules of torch.nn, on which other tools work.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from nsopt.training.kernels.convolution import Conv2d, DepthwiseConv2d
 
 @contextmanager
 def fast_kernels(model: nn.Module) -> Iterator[None]:
-    """Inside, convolutions and BatchNorms of `model` are ours; outside they are PyTorch's again.
+    """Use nsopt's convolutions and BatchNorms in `model` inside the block.
 
     They have the same parameters, buffers and attributes, and compute the same. Subclasses of
-    PyTorch's modules are left alone.
+    PyTorch's modules do not change.
     """
     changed = []
     for module in model.modules():
