@@ -64,7 +64,7 @@ def test_a_changed_setting_is_named(tmp_path: Path) -> None:
     saved(tmp_path / "run.pt", step=1)
     other = Checkpoint(tmp_path / "run.pt", {"arch": "vgg11", "search": {"lr": 0.2, "seed": 3}})
     with pytest.raises(
-        NsoptError, match=r"written by other settings \(search.lr: 0.2 now, 0.1 there\): repeat"
+        NsoptError, match=r"written by other settings \(search.lr: 0.2 now, 0.1 there\): give"
     ):
         other.load(CPU)
     assert (tmp_path / "run.pt").exists()

@@ -97,7 +97,7 @@ def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None
             (),
             "choose a network with --ratio, --budget or --metric: stored are 0.02x",
         ),
-        (("--ratio=0.5",), "kept are 0.02x, 0.03x"),
+        (("--ratio=0.5",), "stored are 0.02x, 0.03x"),
         (
             ("--study=vgg11-digits-30each-smoke/uniforn",),
             "did you mean 'vgg11-digits-30each-smoke/uniform'",
