@@ -1,3 +1,6 @@
+from .compression.compress import Compressed as Compressed
+from .compression.compress import Compression as Compression
+from .compression.compress import compress as compress
 from .data.images import ImageData as ImageData
 from .data.images import ImageSet as ImageSet
 from .data.registry import load_data as load_data

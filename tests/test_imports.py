@@ -31,6 +31,7 @@ FLOORS = [
     "methods",
     "study",
     "tuning",
+    "compression",
     "reports",
     "cli",
     "__main__",

@@ -7,6 +7,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 import nsopt
 from nsopt.cli import data
+from nsopt.cli.compress import compress
 from nsopt.cli.console import user_errors
 from nsopt.cli.dashboard import dashboard
 from nsopt.cli.export import export
@@ -27,7 +28,10 @@ app = App(
     default_parameter=Parameter(negative=()),
     result_action="return_value",
 )
-for command in (study, search, widths, tune, report, latency, export, dashboard, worker, proxy):
+for command in (
+    *(study, compress, search, widths, tune, report, latency, export),
+    *(dashboard, worker, proxy),
+):
     app.command(command)
 app.command(data.app)
 app.register_install_completion_command(add_to_startup=False)

@@ -8,6 +8,7 @@ _MODULES = {
     "report": ("jinja2", "plotly"),
     "dashboard": ("plotly", "optuna_dashboard"),
     "cluster": ("grpc", "google.protobuf"),
+    "export": ("onnx", "onnxscript"),
 }
 
 

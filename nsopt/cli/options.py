@@ -29,8 +29,8 @@ StoredArch = Annotated[
 
 @Parameter(name="*", group="Network and data")
 @dataclass(frozen=True, kw_only=True)
-class TaskOptions:
-    """The network, the data and the preset."""
+class NetworkOptions:
+    """The network and the images."""
 
     arch: str = "vgg11"
     """Network: vgg11, resnet18-tied, ...; torchvision:NAME, timm:NAME or package.module:factory."""
@@ -49,6 +49,13 @@ class TaskOptions:
     mean of the training images."""
     std: str | None = None
     """Standard deviation per channel, likewise."""
+
+
+@Parameter(name="*", group="Network and data")
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions(NetworkOptions):
+    """The network, the images and the preset."""
+
     preset: Literal["smoke", "quick", "fast", "paper"] = "smoke"
     """Settings of search and training: from smoke (a check, minutes) to paper (the published
     protocol)."""

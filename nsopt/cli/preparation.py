@@ -8,7 +8,7 @@ import optuna
 from rich.text import Text
 
 from nsopt.cli.console import console, tell_what_is_fixed
-from nsopt.cli.options import PlaceOptions, SizeOptions, TaskOptions
+from nsopt.cli.options import NetworkOptions, PlaceOptions, SizeOptions
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
 from nsopt.data.registry import load_source
@@ -38,7 +38,7 @@ def read_metric(sizes: SizeOptions) -> Metric:
 
 
 def prepare(
-    options: TaskOptions,
+    options: NetworkOptions,
     place: PlaceOptions,
     settings: StudySettings,
     workers: int = 1,

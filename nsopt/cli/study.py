@@ -110,7 +110,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
             run_comparison(comparison, workspace, progress)
         results = read_results(workspace.url, task.name)
         _print_summary(results)
-        page = _write_report(results, workspace.folder / "report")
+        page = write_report_of(results, workspace.folder / "report")
         if has_extra("dashboard"):
             from nsopt.reports.dashboard import publish
 
@@ -119,7 +119,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     console.print(f"report:  {page}", soft_wrap=True)
 
 
-def _write_report(results: "Results", folder: "Path") -> str:
+def write_report_of(results: "Results", folder: "Path") -> str:
     """Return where the report is, or how to get one."""
     from nsopt.cli.extras import has_extra, install_command
 

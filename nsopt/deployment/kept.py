@@ -1,6 +1,6 @@
 """A trained network as a file, with everything needed to use it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -107,12 +107,25 @@ def load_network(path: Path | str, arch: str | None = None) -> KeptNetwork:
     Raises:
         NsoptError: if the file contains no such network, or one of another architecture.
     """
+
+    def family_of(kept: KeptNetwork) -> Architecture:
+        channels, image_size, _ = kept.input_shape
+        return stored_architecture(kept.arch, arch, len(kept.classes), image_size, channels)
+
+    return _load(path, family_of)
+
+
+def restore_network(path: Path, arch: Architecture) -> KeptNetwork:
+    """Return a network that a study of `arch` kept. Raises NsoptError as `load_network` does."""
+    return _load(path, lambda kept: arch)
+
+
+def _load(path: Path | str, family_of: Callable[[KeptNetwork], Architecture]) -> KeptNetwork:
     try:
         content = read_weights(Path(path))
         state = content.pop("state")
         kept = _KEPT.validate_python(content | {"model": nn.Identity()})
-        channels, image_size, _ = kept.input_shape
-        family = stored_architecture(kept.arch, arch, len(kept.classes), image_size, channels)
+        family = family_of(kept)
         _check_shapes(family, kept.widths, state)
         model = family.build(kept.widths)
         model.load_state_dict(state)

@@ -28,7 +28,8 @@ class LawInputs:
         iterations: of architecture descent with the method's price: at least as many as it needs,
             or fewer if descent converged.
         trained: the network of base widths, trained with the trial's seed, if the method needs it.
-        tuned: the law that was tuned for the budget's metric, if the method needs it.
+        tuned: the law that was tuned for the budget's metric, or that scored best at the budget, if
+            the method needs it.
     """
 
     arch: "Architecture"
@@ -50,7 +51,8 @@ class Method(ABC):
             fine-tuned.
         by_algorithm_3: whether `--eta` replaces the exact solver.
         price: of the search that it needs; None takes the price of the study's settings.
-        needs_tuned_law: whether it needs `LawInputs.tuned`.
+        needs_tuned_law: whether it needs `LawInputs.tuned` from `nsopt tune`.
+        needs_scored_law: whether it needs `LawInputs.tuned` from the scores of `nsopt compress`.
         keeps_weights: whether its network is the one from which the study starts, which is measured
             but not trained.
     """
@@ -62,6 +64,7 @@ class Method(ABC):
     by_algorithm_3: bool = False
     price: Price | None = None
     needs_tuned_law: bool = False
+    needs_scored_law: bool = False
     keeps_weights: bool = False
 
     @abstractmethod

@@ -14,6 +14,7 @@ from nsopt.methods.dense import Dense
 from nsopt.methods.magnitude import Magnitude
 from nsopt.methods.morphnet import MorphNet
 from nsopt.methods.neuralscale import NeuralScale
+from nsopt.methods.scored import Scored
 from nsopt.methods.tuned import Tuned
 from nsopt.methods.uniform import Uniform
 from nsopt.storage.schema import is_reserved
@@ -99,7 +100,7 @@ def method_order(names: Sequence[str]) -> list[str]:
 
 @cache
 def _built_in() -> dict[str, Method]:
-    built_in = (Uniform(), Magnitude(), MorphNet(), NeuralScale(), Tuned(), Dense())
+    built_in = (Uniform(), Magnitude(), MorphNet(), NeuralScale(), Tuned(), Dense(), Scored())
     return {method.name: method for method in built_in}
 
 

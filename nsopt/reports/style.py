@@ -39,6 +39,7 @@ _STYLES = (
     MethodStyle("#d55e00", "triangle-up"),
     MethodStyle("#0072b2", "star"),
     MethodStyle("#6a3d9a", "hexagram"),
+    MethodStyle("#b2182b", "star-diamond"),
 )
 _OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#882255", "#0072b2", "#009e73", "#e69f00", "#d55e00")
 _OTHER_SYMBOLS = ("triangle-down", "cross", "x", "pentagon", "hexagon", "hourglass", "bowtie")

@@ -27,6 +27,7 @@ _OTHER_SEARCH = "search-"
 # Settings that searches of older versions did not store.
 _SINCE_0_1 = {"search_images": None, "price": "filters", "importance_decay": 0.0}
 _TUNING = "-tune"
+_SCORES = "scores-"
 _SETTINGS = "settings"
 _PROVENANCE = "provenance"
 _SUBJECT = "subject"
@@ -78,6 +79,11 @@ def tuning_name(comparison: str) -> str:
 def curve_kind(metric: str) -> str:
     """Return the kind of the study that tunes a law for budgets in a metric."""
     return f"curve-{metric}"
+
+
+def scores_kind(metric: str, budget: float) -> str:
+    """The kind of the study that scores widths at a budget in a metric."""
+    return f"{_SCORES}{metric}-{budget:.17g}"
 
 
 def is_curve(kind: str) -> bool:

@@ -14,7 +14,7 @@ from nsopt.storage import schema, trials
 from nsopt.storage.trials import Point
 from nsopt.study.session import Session
 from nsopt.study.trained import trained_network
-from nsopt.study.tuned_law import tuned_law
+from nsopt.study.tuned_law import scored_law, tuned_law
 
 
 class Laws:
@@ -96,6 +96,9 @@ class Laws:
             trained = trained_network(session, point.seed)
         if method.needs_tuned_law:
             tuned = tuned_law(session.workspace, session.task.name, point.metric)
+        if method.needs_scored_law:
+            name = session.task.name
+            tuned = scored_law(session.workspace, name, point.metric, point.budget)
         inputs = LawInputs(arch, cost, point.budget, self.history(method), trained, tuned)
         with session.compute.computing():
             law = method.law(inputs)

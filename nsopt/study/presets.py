@@ -158,6 +158,28 @@ _PRESETS = {
         ),
     ),
     "paper": _PAPER,
+    "compress": Preset(
+        question="How small can a trained network become?",
+        references=0,
+        ratios=(0.5,),
+        seeds=1,
+        settings=StudySettings(
+            preset="compress",
+            search=_SHORT_SEARCH.updated(pretrain_epochs=0),
+            training=TrainSettings(
+                epochs=10,
+                lr=0.02,
+                momentum=0.9,
+                schedule="linear",
+                warmup_epochs=0.5,
+                distillation=0.5,
+                averaging=0.99,
+            ),
+            magnitude_epochs=1,
+            fine_tune_epochs=1,
+            fine_tune_lr=0.02,
+        ),
+    ),
 }
 
 

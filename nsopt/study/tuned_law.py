@@ -1,4 +1,4 @@
-"""The law that a tuning study of the same task ended with."""
+"""The laws that tuning and scoring studies of the same task ended with."""
 
 from nsopt.errors import NoWidthsError
 from nsopt.scaling.law import PowerLaw
@@ -17,6 +17,22 @@ def tuned_law(workspace: Workspace, name: str, metric: str) -> PowerLaw:
 def tuned_verdict(workspace: Workspace, name: str, metric: str) -> str:
     """What that tuning said of its law; NoWidthsError if it has not ended."""
     return _ended(workspace, name, metric)[1]
+
+
+def scored_law(workspace: Workspace, name: str, metric: str, budget: float) -> PowerLaw:
+    """Return the law of the best score at a budget. Raises NoWidthsError if nothing was scored.
+
+    Args:
+        name: ARCH-DATA-PRESET.
+    """
+    kind = schema.scores_kind(metric, budget)
+    study = workspace.studies(schema.tuning_name(name)).get(kind)
+    law = schema.read_law(study) if study else None
+    if law is None:
+        raise NoWidthsError(
+            f"no widths of {name} were scored at this budget of {metric}: nsopt compress does that"
+        )
+    return law
 
 
 def _ended(workspace: Workspace, name: str, metric: str) -> tuple[PowerLaw, str]:

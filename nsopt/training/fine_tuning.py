@@ -4,6 +4,8 @@ A linear schedule of the learning rate, distillation from a teacher (Hinton et a
 running average of the weights.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -58,7 +60,15 @@ def distil(teacher: Tensor, weight: float) -> Loss:
 
 
 def average_of(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """Return a running average of the weights and buffers of `model`; None without a decay."""
+    """Return a running average of the weights and buffers of `model`; None without a decay.
+
+    It forgets faster at first, so that after few steps it is not still what training began with.
+    """
     if decay is None:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    def average(own: Any, latest: Any, count: Any) -> None:
+        soon = (1 + int(count)) / (10 + int(count))
+        get_ema_multi_avg_fn(min(decay, soon))(own, latest, count)
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)

@@ -4,7 +4,7 @@ Cheap trainings at small budgets, with common seeds, find the member that trains
 confirm that it beats uniform scaling, or else the result is uniform scaling.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.errors import DeterministicError, NsoptError
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.rules import scale_metric
 from nsopt.scaling.family import SLOPE, LawFamily, relative, relative_uniform
@@ -83,15 +84,6 @@ class CurveTuning:
         """The members that are tried first: uniform scaling and the pure laws."""
         return ({}, *({str(price): 1.0} for price in self.prices))
 
-    def family(self, laws: dict[Price, PowerLaw]) -> LawFamily:
-        """laws: by price, over tau."""
-        arch = self.task.arch
-        others = {
-            str(price): relative(law, scale_metric(price).cost(arch), arch.base_widths)
-            for price, law in laws.items()
-        }
-        return LawFamily(relative_uniform(arch.base_widths), others)
-
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What its numbers depend on, beside the parameters of a trial."""
@@ -134,6 +126,19 @@ class Confirmation:
         )
 
 
+def law_family(arch: Architecture, laws: Mapping[Price, PowerLaw]) -> LawFamily:
+    """Return the family of the laws of searches, around uniform scaling.
+
+    Args:
+        laws: by the price of their search, over tau.
+    """
+    others = {
+        str(price): relative(law, scale_metric(price).cost(arch), arch.base_widths)
+        for price, law in laws.items()
+    }
+    return LawFamily(relative_uniform(arch.base_widths), others)
+
+
 def tune_curve(
     tuning: CurveTuning, workspace: Workspace, progress: Progress
 ) -> tuple[Study, Confirmation]:
@@ -147,7 +152,8 @@ def tune_curve(
     with start_session(tuning.task, workspace, compute, progress) as session:
         needed: dict[Price | None, int] = dict.fromkeys(tuning.prices, 1)
         found = continue_searches(session, needed)
-        family = tuning.family({price: found[price][0].law for price in tuning.prices})
+        laws = {price: found[price][0].law for price in tuning.prices}
+        family = law_family(tuning.task.arch, laws)
         runner = CurveRunner(session, tuning, tuning.study_name, tuning.seeds, family)
         study = _open(tuning, tuning.study_name, session)
         first = training.seed

@@ -45,7 +45,7 @@ from nsopt.training.settings import TrainSettings
 METHODS = tuple(
     name
     for name, method in methods().items()
-    if not method.needs_tuned_law and not method.keeps_weights
+    if not (method.needs_tuned_law or method.needs_scored_law or method.keeps_weights)
 )
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 

@@ -1,0 +1,125 @@
+"""`nsopt compress`: a trained network in, smaller ones at budgets out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from nsopt.cli.options import (
+    Count,
+    NetworkOptions,
+    PlaceOptions,
+    PruneOptions,
+    SgdOptions,
+    TrainingOptions,
+    changes,
+)
+
+if TYPE_CHECKING:
+    from nsopt.compression.compress import Compressed, Compression
+
+# Imports inside functions keep `nsopt --help` light.
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class CompressOptions:
+    """The options of `nsopt compress`."""
+
+    weights: Path
+    """Weights of the whole network: a state_dict that torch.save wrote, or what nsopt kept."""
+    budgets: str
+    """What the smaller networks may cost: macs=50%,params=600k,latency=5ms."""
+    candidates: Annotated[int, Parameter(validator=Number(gte=1))] = 16
+    """Widths that are scored for each budget, without training."""
+    seeds: Count = 1
+    """Fine-tunings of each network; the best by validation accuracy is kept."""
+    workers: Count = 1
+    """Processes on this machine that share the fine-tuning."""
+    task: NetworkOptions = NetworkOptions()
+    search: PruneOptions = PruneOptions()
+    training: TrainingOptions = TrainingOptions()
+    sgd: SgdOptions = SgdOptions()
+    place: PlaceOptions = PlaceOptions()
+
+
+def compress(options: CompressOptions) -> None:
+    """Make a trained network smaller: prune, choose widths by scores, fine-tune, measure, export.
+
+    The same command again continues.
+    """
+    from nsopt.cli.console import console, live_progress
+    from nsopt.cli.preparation import announce, apply_changes, prepare, split_words
+    from nsopt.cli.study import write_report_of
+    from nsopt.compression.budgets import metric_of
+    from nsopt.compression.compress import PRESET, prepare_budgets, run_compression
+    from nsopt.reports.results import read_results
+    from nsopt.storage.opening import storage_errors
+    from nsopt.storage.urls import hide_password
+    from nsopt.study.presets import get_preset
+
+    budgets = split_words(options.budgets)
+    for word in budgets:
+        metric_of(word)
+    preset = get_preset(PRESET)
+    settings = apply_changes(preset, changes(options.search, options.training, options.sgd))
+    task, workspace = prepare(
+        options.task, options.place, settings, options.workers, options.weights
+    )
+    announce(task, preset, options.place.verbose)
+    with storage_errors(workspace.url), live_progress() as progress:
+        task, found = prepare_budgets(task, budgets, workspace, progress)
+        result = run_compression(
+            task, found, options.candidates, options.seeds, workspace, progress
+        )
+        found_results = read_results(workspace.url, task.name)
+        page = write_report_of(found_results, workspace.folder / "report")
+    _print_table(task.name, result)
+    for compressed in result.networks.values():
+        console.print(
+            f"{compressed.budget}: {_export(compressed, workspace.folder)}", soft_wrap=True
+        )
+    console.print(f"report:  {page}", soft_wrap=True)
+    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
+
+
+def _export(compressed: "Compressed", folder: Path) -> str:
+    """Write a network as ONNX; return where, or how to get it."""
+    from nsopt.cli.extras import has_extra, install_command
+    from nsopt.deployment.export import export
+
+    file = folder / compressed.budget.replace("=", "-").replace("%", "-percent")
+    if has_extra("export"):
+        file = file.with_name(f"{file.name}.onnx")
+        export(compressed.network, file, "onnx")
+        return str(file)
+    file = file.with_name(f"{file.name}.pt")
+    export(compressed.network, file, "state_dict")
+    return f"{file}; as ONNX after {install_command('export')}"
+
+
+def _print_table(title: str, result: "Compression") -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from nsopt.cli.console import console
+    from nsopt.reports.tables import short_number
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, collapse_padding=True, title=title)
+    for name in ("budget", "widths by"):
+        table.add_column(name)
+    for name in ("val %", "test %", "params", "MACs", "ms of 100"):
+        table.add_column(name, justify="right")
+    for row in (result.dense, *result.networks.values()):
+        table.add_row(
+            row.budget,
+            "" if row is result.dense else row.method,
+            f"{row.val_accuracy:.2f}",
+            f"{row.test_accuracy:.2f}",
+            short_number(row.cost["params"]),
+            short_number(row.cost["macs"]),
+            f"{row.latency_ms:.1f}",
+        )
+    console.print(table)

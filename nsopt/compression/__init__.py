@@ -1,0 +1,1 @@
+"""Compression: a trained network in, smaller ones at budgets out."""

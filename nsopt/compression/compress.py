@@ -1,0 +1,205 @@
+"""A trained network in, smaller ones at budgets out.
+
+Pruning starts from its weights and gives laws; widths at every budget are chosen by scores, without
+training; the best and uniform scaling inherit the most important filters and are fine-tuned, and
+the validation images choose between them. Everything is an Optuna study: the same call continues.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nsopt.compression.budgets import Budget, metric_of, read_budgets
+from nsopt.compression.scores import find_scored_law
+from nsopt.compute.checkpoint import weights_checksum
+from nsopt.compute.device import resolve_compute
+from nsopt.data.images import ImageData
+from nsopt.data.source import Source
+from nsopt.deployment.artifacts import BestNetworks, best_trials
+from nsopt.deployment.kept import KeptNetwork, restore_network
+from nsopt.errors import NsoptError
+from nsopt.methods.registry import get_methods
+from nsopt.models.architecture import Architecture
+from nsopt.models.tracing.trace import trace
+from nsopt.progress import Progress, Silent
+from nsopt.scaling.metric import PARAMS, Metric, counted_costs
+from nsopt.storage import trials
+from nsopt.study.compare import run_comparison
+from nsopt.study.comparison import Comparison, Size
+from nsopt.study.learned_latency import with_latency_if_needed
+from nsopt.study.precision import with_precision
+from nsopt.study.presets import StudySettings, get_preset, override
+from nsopt.study.session import start_session
+from nsopt.study.start import keep_start
+from nsopt.study.task import Task
+from nsopt.study.workspace import Workspace
+
+METHODS = ("uniform", "scored")
+PRESET = "compress"
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A network at a budget, or the one that came in.
+
+    budget: as the user wrote it, `dense` for the network that came in; method: that proposed its
+    widths; val_accuracy, test_accuracy: in percent; cost: its parameters and MACs; latency_ms:
+    measured, of a batch of 100; network: with its weights in evaluation mode on the CPU, and its
+    normalisation.
+    """
+
+    budget: str
+    method: str
+    widths: tuple[int, ...]
+    val_accuracy: float
+    test_accuracy: float
+    cost: dict[str, int]
+    latency_ms: float
+    network: KeptNetwork
+
+    @property
+    def model(self) -> nn.Module:
+        return self.network.model
+
+
+@dataclass(frozen=True)
+class Compression:
+    """The network that came in, `dense`, and `networks` by budget; `result[budget]` is one."""
+
+    dense: Compressed
+    networks: dict[str, Compressed]
+
+    def __getitem__(self, budget: str) -> Compressed:
+        return self.networks[budget]
+
+
+def compress(
+    model: nn.Module,
+    data: ImageData,
+    budgets: Sequence[str],
+    *,
+    arch: Architecture | None = None,
+    epochs: int = 10,
+    candidates: int = 16,
+    seeds: int = 1,
+    settings: StudySettings | None = None,
+    out: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Compression:
+    """Return smaller networks that inherit from a trained one, fine-tuned, at budgets.
+
+    Args:
+        model: a trained classifier of images (B, C, H, W).
+        data: images and labels; `data.normalised_by(mean, std)` normalises them as the model was
+            trained.
+        budgets: such as `macs=50%` of the model, `params=600k` or `latency=5ms` of a batch of 100
+            on this device.
+        arch: what `model` is, if it is one of nsopt's architectures at its base widths; by default
+            it is traced.
+        epochs: of fine-tuning.
+        candidates: widths that are scored for each budget, without training.
+        seeds: of fine-tuning; the best by validation accuracy is returned.
+        settings: of the search and of fine-tuning; by default those of the preset `compress`.
+        out: a folder that keeps everything: the same call then continues after an interruption,
+            and optuna-dashboard shows `study.db` there. By default nothing is kept.
+        progress: hears what happens.
+
+    Raises:
+        NsoptError: for budgets that the model meets already or that no widths meet, and for a model
+            of which nothing can be cut.
+
+    Example:
+        >>> result = nsopt.compress(model, data, ["macs=50%"])
+        >>> result["macs=50%"].test_accuracy, result.dense.test_accuracy
+    """
+    if arch is None:
+        arch = trace(model, torch.zeros(2, data.channels, data.image_size, data.image_size))
+    own = settings or get_preset(PRESET).settings
+    own = override(own, {"training": {"epochs": epochs}, "": {"start": weights_checksum(model)}})
+    task = Task(arch, data, Source(data.name), own, model)
+    with ExitStack() as stack:
+        if out is None:
+            out = stack.enter_context(tempfile.TemporaryDirectory(prefix="nsopt-"))
+        workspace = Workspace(f"sqlite:///{Path(out) / 'study.db'}", Path(out))
+        hearer = progress or Silent()
+        task = with_precision(task, workspace)
+        task, found = prepare_budgets(task, budgets, workspace, hearer)
+        return run_compression(task, found, candidates, seeds, workspace, hearer)
+
+
+def prepare_budgets(
+    task: Task, words: Sequence[str], workspace: Workspace, progress: Progress
+) -> tuple[Task, tuple[Budget, ...]]:
+    """Return the task, with a latency model if a budget needs one, and the budgets.
+
+    Raises NsoptError for budgets that make no sense, before anything is measured.
+    """
+    metrics = [metric_of(word) for word in words]
+    for metric in dict.fromkeys(metrics):
+        task = with_latency_if_needed(task, metric, (), workspace, progress)
+    return task, read_budgets(words, task.arch)
+
+
+def run_compression(
+    task: Task,
+    budgets: Sequence[Budget],
+    candidates: int,
+    seeds: int,
+    workspace: Workspace,
+    progress: Progress,
+) -> Compression:
+    """Run what is missing of a compression, and return its networks; calling again continues."""
+    training = task.settings.training
+    compute = resolve_compute(training.device, training.precision)
+    dense = Size(PARAMS.cost(task.arch)(task.arch.base_widths), 1.0)
+    run_comparison(_comparison(task, ("dense",), PARAMS, [dense], 1), workspace, progress)
+    keep_start(task, workspace)
+    with start_session(task, workspace, compute, progress) as session:
+        for budget in budgets:
+            find_scored_law(session, budget.metric, budget.size, candidates)
+    for metric in dict.fromkeys(budget.metric for budget in budgets):
+        sizes = [budget.size for budget in budgets if budget.metric == metric]
+        run_comparison(_comparison(task, METHODS, metric, sizes, seeds), workspace, progress)
+    return Compression(
+        _best(task, workspace, Budget("dense", PARAMS, dense), ("dense",)),
+        {budget.word: _best(task, workspace, budget, METHODS) for budget in budgets},
+    )
+
+
+def _comparison(
+    task: Task, names: Sequence[str], metric: Metric, sizes: Sequence[Size], seeds: int
+) -> Comparison:
+    return Comparison(task, get_methods(names), metric, tuple(sizes), seeds)
+
+
+def _best(task: Task, workspace: Workspace, budget: Budget, methods: Sequence[str]) -> Compressed:
+    """The network of highest validation accuracy at a budget; of equal ones uniform scaling."""
+    studies, wanted = task.stored_studies(workspace), (budget.metric.name, budget.size.budget)
+    found = [
+        (name, trial)
+        for name in methods
+        if name in studies
+        for trial in best_trials(studies[name]).values()
+        if (point := trials.read_point(trial)) and (point.metric, point.budget) == wanted
+    ]
+    if not found:
+        raise NsoptError(f"no training at {budget.word} succeeded: see {workspace.url}")
+    name, best = max(found, key=lambda pair: pair[1].values[0])
+    file = BestNetworks(workspace.artifacts).file(studies[name], best)
+    network = restore_network(file, task.arch)
+    numbers = trials.read_outcome(best)
+    return Compressed(
+        budget=budget.word,
+        method=name,
+        widths=network.widths,
+        val_accuracy=network.val_accuracy,
+        test_accuracy=network.test_accuracy,
+        cost=counted_costs(task.arch, network.widths),
+        latency_ms=float(numbers["latency_ms"]),
+        network=network,
+    )

@@ -1,0 +1,162 @@
+"""A trained network in, smaller ones at budgets out, whatever interrupts it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import nsopt
+from nsopt.compression.budgets import read_budgets
+from nsopt.data.images import ImageData
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import TableArchitecture
+from nsopt.study.presets import StudySettings, get_preset, override
+from nsopt.training.loop import train
+from nsopt.training.settings import TrainSettings
+
+SETTINGS: StudySettings = override(
+    get_preset("compress").settings,
+    {
+        "search": {"prune_every": 2, "filters_per_step": 12, "batch_size": 32},
+        "training": {"batch_size": 32, "precision": "fp32", "device": "cpu"},
+    },
+)
+SETTINGS = SETTINGS.updated(search=SETTINGS.search.updated(precision="fp32", device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def trained(narrow: TableArchitecture, digits: ImageData) -> nn.Module:
+    settings = TrainSettings(epochs=6, batch_size=32, lr=0.05, device="cpu", precision="fp32")
+    return train(narrow, narrow.base_widths, digits, settings).model.eval()
+
+
+@pytest.fixture(scope="module")
+def compressed(
+    trained: nn.Module,
+    narrow: TableArchitecture,
+    digits: ImageData,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[nsopt.Compression, Path]:
+    out = tmp_path_factory.mktemp("compressed")
+    return run(trained, narrow, digits, out), out
+
+
+def run(model: nn.Module, arch: TableArchitecture, data: ImageData, out: Path) -> nsopt.Compression:
+    return nsopt.compress(
+        model,
+        data,
+        ["params=50%", "params=20000"],
+        arch=arch,
+        epochs=2,
+        candidates=4,
+        settings=SETTINGS,
+        out=out,
+    )
+
+
+def test_every_budget_is_met_by_a_network_that_works(
+    compressed: tuple[nsopt.Compression, Path], narrow: TableArchitecture, digits: ImageData
+) -> None:
+    result, _ = compressed
+    params = narrow.cost("params")
+    half, small = result["params=50%"], result["params=20000"]
+    assert half.cost["params"] <= params(narrow.base_widths) / 2 < 1.2 * half.cost["params"]
+    assert small.cost["params"] <= 20000
+    assert result.dense.widths == narrow.base_widths
+    assert result.dense.val_accuracy > 80
+    assert half.val_accuracy > 70
+    splits = digits.split(0.1)
+    images = (splits.test.images - splits.mean[:, None, None]) / splits.std[:, None, None]
+    with torch.no_grad():
+        right = half.model(images).argmax(1) == splits.test.labels
+    assert 100 * right.double().mean() == pytest.approx(half.test_accuracy, abs=1.01)
+    assert all(w <= most for w, most in zip(half.widths, narrow.base_widths, strict=True))
+
+
+def test_the_same_call_again_trains_nothing(
+    compressed: tuple[nsopt.Compression, Path],
+    trained: nn.Module,
+    narrow: TableArchitecture,
+    digits: ImageData,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, out = compressed
+    monkeypatch.setattr("nsopt.study.session.train_configuration", None)
+    monkeypatch.setattr("nsopt.compression.scores.score", None)
+    again = run(trained, narrow, digits, out)
+    for name, own in again.networks.items():
+        assert own.widths == first[name].widths
+        assert own.test_accuracy == first[name].test_accuracy
+        torch.testing.assert_close(own.model.state_dict(), first[name].model.state_dict())
+
+
+def test_budgets_are_read_as_people_say_them(narrow: TableArchitecture) -> None:
+    half, plain = read_budgets(["macs=50%", "params=20k"], narrow)
+    macs = narrow.cost("macs")(narrow.base_widths)
+    assert (half.metric.name, half.size.budget, half.size.ratio) == ("macs", macs // 2, 0.5)
+    assert (plain.metric.name, plain.size.budget, plain.size.ratio) == ("params", 20_000, None)
+    assert len(read_budgets(["macs=50%", "macs=50%"], narrow)) == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("50%", "is not a budget: write macs=50%"),
+        ("macs=", "is not a budget: write macs=50%"),
+        ("flops=50%", "unknown metric 'flops'"),
+        ("macs=150%", "must lie between 0 and 100"),
+        ("macs=many%", "must lie between 0 and 100"),
+        ("params=9G", "the network costs .* params already; give a smaller budget"),
+        ("params=small", "is not a budget: write 600000"),
+    ],
+)
+def test_budgets_that_make_no_sense_are_told_before_anything_runs(
+    trained: nn.Module,
+    narrow: TableArchitecture,
+    digits: ImageData,
+    tmp_path: Path,
+    word: str,
+    message: str,
+) -> None:
+    with pytest.raises(NsoptError, match=message) as caught:
+        nsopt.compress(trained, digits, [word], arch=narrow, out=tmp_path, settings=SETTINGS)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_of_which_nothing_can_be_cut_is_refused(digits: ImageData) -> None:
+    fixed = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 10))
+    with pytest.raises(NsoptError, match="no width of this network can change"):
+        nsopt.compress(fixed, digits, ["macs=50%"], settings=SETTINGS)
+
+
+def test_any_module_is_compressed_with_its_own_normalisation(
+    digits: ImageData, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 10)),
+    )
+    own = replace(digits, name="mine").normalised_by([0.5], [0.25])
+    arch = nsopt.trace(model, torch.zeros(2, 1, 32, 32))
+    quick = SETTINGS.training.updated(epochs=4, schedule=None, warmup_epochs=None, averaging=None)
+    quick = quick.updated(distillation=None, lr=0.05)
+    trained = train(arch, arch.base_widths, own, quick).model.eval()
+    result = nsopt.compress(
+        trained,
+        own,
+        ["params=60%"],
+        epochs=1,
+        candidates=3,
+        settings=override(SETTINGS, {"search": {"filters_per_step": 2}}),
+        out=tmp_path,
+    )
+    smaller = result["params=60%"]
+    assert smaller.network.mean == (0.5,)
+    assert smaller.network.std == (0.25,)
+    assert smaller.cost["params"] <= 0.6 * result.dense.cost["params"]
+    assert smaller.val_accuracy > 20  # 10 is chance
