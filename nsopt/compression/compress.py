@@ -23,11 +23,12 @@ from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import KeptNetwork, restore_network
 from nsopt.errors import NsoptError
-from nsopt.methods.registry import get_methods
+from nsopt.methods.base import Method
+from nsopt.methods.registry import baseline, dense, scored
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress, Silent
-from nsopt.scaling.metric import PARAMS, Metric, counted_costs
+from nsopt.scaling.metric import PARAMS, counted_costs
 from nsopt.storage import trials
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size
@@ -39,7 +40,6 @@ from nsopt.study.start import keep_start
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
 
-METHODS = ("uniform", "scored")
 PRESET = "compress"
 
 
@@ -47,7 +47,7 @@ PRESET = "compress"
 class Compressed:
     """A network at a budget, or the one that came in.
 
-    budget: as the user wrote it, `dense` for the network that came in; method: that proposed its
+    budget: as the user wrote it, `100%` for the network that came in; method: that proposed its
     widths; val_accuracy, test_accuracy: in percent; cost: its parameters and MACs; latency_ms:
     measured, of a batch of 100; network: with its weights in evaluation mode on the CPU, and its
     normalisation.
@@ -156,35 +156,32 @@ def run_compression(
     """Run what is missing of a compression, and return its networks; calling again continues."""
     training = task.settings.training
     compute = resolve_compute(training.device, training.precision)
-    dense = Size(PARAMS.cost(task.arch)(task.arch.base_widths), 1.0)
-    run_comparison(_comparison(task, ("dense",), PARAMS, [dense], 1), workspace, progress)
+    methods = baseline(), scored()
+    whole = Size(PARAMS.cost(task.arch)(task.arch.base_widths), 1.0)
+    run_comparison(Comparison(task, (dense(),), PARAMS, (whole,), 1), workspace, progress)
     keep_start(task, workspace)
     with start_session(task, workspace, compute, progress) as session:
         for budget in budgets:
             find_scored_law(session, budget.metric, budget.size, candidates)
     for metric in dict.fromkeys(budget.metric for budget in budgets):
-        sizes = [budget.size for budget in budgets if budget.metric == metric]
-        run_comparison(_comparison(task, METHODS, metric, sizes, seeds), workspace, progress)
+        sizes = tuple(budget.size for budget in budgets if budget.metric == metric)
+        run_comparison(Comparison(task, methods, metric, sizes, seeds), workspace, progress)
     return Compression(
-        _best(task, workspace, Budget("dense", PARAMS, dense), ("dense",)),
-        {budget.word: _best(task, workspace, budget, METHODS) for budget in budgets},
+        _best(task, workspace, Budget("100%", PARAMS, whole), (dense(),)),
+        {budget.word: _best(task, workspace, budget, methods) for budget in budgets},
     )
 
 
-def _comparison(
-    task: Task, names: Sequence[str], metric: Metric, sizes: Sequence[Size], seeds: int
-) -> Comparison:
-    return Comparison(task, get_methods(names), metric, tuple(sizes), seeds)
-
-
-def _best(task: Task, workspace: Workspace, budget: Budget, methods: Sequence[str]) -> Compressed:
+def _best(
+    task: Task, workspace: Workspace, budget: Budget, methods: Sequence[Method]
+) -> Compressed:
     """The network of highest validation accuracy at a budget; of equal ones uniform scaling."""
     studies, wanted = task.stored_studies(workspace), (budget.metric.name, budget.size.budget)
     found = [
-        (name, trial)
-        for name in methods
-        if name in studies
-        for trial in best_trials(studies[name]).values()
+        (method.name, trial)
+        for method in methods
+        if method.name in studies
+        for trial in best_trials(studies[method.name]).values()
         if (point := trials.read_point(trial)) and (point.metric, point.budget) == wanted
     ]
     if not found:

@@ -70,6 +70,16 @@ def law_of_search() -> Method:
     return NeuralScale()
 
 
+def dense() -> Method:
+    """Return the method whose network is the trained one that a study starts from."""
+    return Dense()
+
+
+def scored() -> Method:
+    """Return the method whose law scored best at a budget."""
+    return Scored()
+
+
 def get_methods(names: Sequence[str]) -> tuple[Method, ...]:
     """Return the methods of these names, each once. Raises NsoptError for an unknown or no name."""
     found = {name: get_method(name) for name in names}
