@@ -25,19 +25,26 @@ def trace(
     fixed: Sequence[str] = (),
     init: Callable[[nn.Module], None] | None = None,
 ) -> TracedArchitecture:
-    """The family of networks that `module` belongs to, indexed by the widths of its groups.
+    """Return the architecture of any module: a family of networks, indexed by widths.
 
-    example_input: what `module` is called with, at least two examples; name: for messages, by
-    default that of its class; fixed: paths of modules whose widths must stay; init: draws the first
-    values of a network, by default as the module's own values look (so it should be untrained).
-    The module is never changed.
+    Args:
+        module: a network, best untrained; it does not change.
+        example_input: argument of `module`, or a tuple of arguments, with at least two examples.
+        name: for messages and studies; by default the name of the class.
+        fixed: paths of modules whose widths must not change.
+        init: initialises a new network; by default its values resemble those of `module`.
 
-    Raises NsoptError if none of its widths can change, if its forward pass decides on the values
-    of tensors, or if it cannot be run on tensors without memory.
+    Raises:
+        NsoptError: if no width can change, if the forward pass depends on the values of tensors, or
+            if the module does not run on the meta device.
+
+    Example:
+        >>> arch = nsopt.trace(torchvision.models.resnet18(), torch.rand(2, 3, 64, 64))
+        >>> arch.build([width // 2 for width in arch.base_widths])
     """
     examples = example_input if isinstance(example_input, tuple) else (example_input,)
     if len(examples[0]) < 2:
-        raise NsoptError("trace a network with at least two examples, so that sizes of 1 are told")
+        raise NsoptError("trace a network with at least two examples, to recognise sizes of 1")
     _check_precision(module, examples)
     network = TracedNetwork.of(
         _on_cpu(module), LabelledRun(tuple(e.detach().cpu() for e in examples))
