@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from nsopt.compute.device import wait_for
 from nsopt.latency.calls import Call
 from nsopt.latency.tables import BLOCK, Table
-from nsopt.models.layout import laid_out
+from nsopt.models.layout import change_layout
 from nsopt.scaling.law import FloatArray
 
 _WARMUP = 2
@@ -101,7 +101,7 @@ def _replay(call: Call, device: torch.device, layout: torch.memory_format) -> Ca
 
 def _random(shape: tuple[int, ...], device: torch.device, layout: torch.memory_format) -> Tensor:
     """Return positive numbers, because running variances must be."""
-    values: Tensor = laid_out(torch.rand(shape, device=device), layout)
+    values: Tensor = change_layout(torch.rand(shape, device=device), layout)
     return values
 
 

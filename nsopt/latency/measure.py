@@ -25,7 +25,7 @@ from nsopt.compute.memory import memory_kept
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError
-from nsopt.models.layout import best_layout, inputs_for, laid_out
+from nsopt.models.layout import best_layout, change_layout, inputs_for
 from nsopt.models.tracing.originals import copied
 
 _LARGEST_SPREAD = 0.15
@@ -128,7 +128,7 @@ def measure_latencies(
     ):
         copies = [_place(copied(model), where, input_shape) for model in models]
         images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
-        images = laid_out(images.to(where), torch.channels_last)
+        images = change_layout(images.to(where), torch.channels_last)
         for turn in range(rounds):
             for index, model in enumerate(copies):
                 own = inputs_for(model, images)

@@ -138,7 +138,7 @@ class TableArchitecture:
         )
 
     def check_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
-        return checked_widths(self, widths)
+        return read_widths(self, widths)
 
     def shapes(self, widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
         with torch.device("meta"):
@@ -146,7 +146,7 @@ class TableArchitecture:
 
     def cost(self, metric: str) -> CostModel:
         if metric == "latency":
-            return learned(self.name, self.latency)
+            return require_latency(self.name, self.latency)
         return CountedCost(metric, self.operations, len(self.base_widths))
 
     def with_latency(self, latency: CostModel) -> Self:
@@ -188,14 +188,14 @@ def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def learned(name: str, latency: CostModel | None) -> CostModel:
+def require_latency(name: str, latency: CostModel | None) -> CostModel:
     """Return the latency model of an architecture. Raises NsoptError if it has none."""
     if latency is None:
         raise NsoptError(f"{name} has no latency model: call nsopt.with_latency(arch) first")
     return latency
 
 
-def checked_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
+def read_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
     """Return `widths` as a tuple of ints. Raises NsoptError for a wrong length or width."""
     if len(widths) != len(arch.base_widths):
         raise NsoptError(f"{arch.name} has {len(arch.base_widths)} widths, got {len(widths)}")

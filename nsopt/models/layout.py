@@ -21,7 +21,7 @@ def best_layout(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.memory_fo
     if not any(tensor.ndim == _IMAGES for tensor in tensors):
         return torch.contiguous_format
     tried = lay_out(copied(model), torch.channels_last)
-    inputs = laid_out(inputs, torch.channels_last)
+    inputs = change_layout(inputs, torch.channels_last)
     devices = {tensor.device for tensor in tensors if tensor.is_cuda}
     with torch.random.fork_rng(devices), torch.no_grad():
         try:
@@ -43,11 +43,11 @@ def layout_of(model: nn.Module) -> torch.memory_format:
 def lay_out(model: nn.Module, layout: torch.memory_format) -> nn.Module:
     """Change the layout of the four-dimensional tensors of `model`, in place; return it."""
     for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = laid_out(tensor.data, layout)
+        tensor.data = change_layout(tensor.data, layout)
     return model
 
 
-def laid_out(tensors: Any, layout: torch.memory_format) -> Any:
+def change_layout(tensors: Any, layout: torch.memory_format) -> Any:
     """Return a tensor, or several, with the layout of all four-dimensional ones changed."""
 
     def change(tensor: Tensor) -> Tensor:
@@ -59,4 +59,4 @@ def laid_out(tensors: Any, layout: torch.memory_format) -> Any:
 def inputs_for(model: nn.Module, inputs: Any) -> Any:
     """Return `inputs` in the layout of the weights of `model`."""
     layout = layout_of(model)
-    return inputs if layout == torch.channels_last else laid_out(inputs, layout)
+    return inputs if layout == torch.channels_last else change_layout(inputs, layout)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.models.architecture import checked_widths, learned, relative_norms, shapes_of
+from nsopt.models.architecture import read_widths, relative_norms, require_latency, shapes_of
 from nsopt.models.layout import best_layout
 from nsopt.models.tracing import probe
 from nsopt.models.tracing.buffers import fill_buffers
@@ -78,7 +78,7 @@ class TracedArchitecture:
 
     def check_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
         """`widths` as a tuple of ints; NsoptError if they cannot be those of a network."""
-        checked = checked_widths(self, widths)
+        checked = read_widths(self, widths)
         for name, width, base in zip(self.layer_names, checked, self.base_widths, strict=True):
             if width > base and name in self.capped:
                 raise NsoptError(f"the width of {name} cannot exceed {base}: {self.capped[name]}")
@@ -160,7 +160,7 @@ class TracedArchitecture:
     def cost(self, metric: str) -> CostModel:
         """Exact cost model for `params` or `macs` (of one example); for `latency`, what it has."""
         if metric == "latency":
-            return self._limited(learned(self.name, self.latency))
+            return self._limited(require_latency(self.name, self.latency))
         network, layers = self.network, len(self.base_widths)
         if metric == "params":
             index = {(d.tensor, d.axis): i for i, d in enumerate(network.family.dimensions)}
