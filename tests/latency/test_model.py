@@ -257,7 +257,7 @@ def test_a_damaged_model_in_the_cache_is_learned_again(
 
 
 def test_an_architecture_without_a_model_says_how_to_get_one(narrow: TableArchitecture) -> None:
-    with pytest.raises(NsoptError, match="no latency of vgg11 is known"):
+    with pytest.raises(NsoptError, match="vgg11 has no latency model"):
         narrow.cost("latency")
 
 
