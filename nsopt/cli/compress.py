@@ -110,12 +110,13 @@ def _print_table(title: str, result: "Compression") -> None:
     table = Table(box=SIMPLE_HEAD, show_edge=False, collapse_padding=True, title=title)
     for name in ("budget", "widths by"):
         table.add_column(name)
-    for name in ("val %", "test %", "params", "MACs", "ms of 100"):
+    for name in ("before", "val %", "test %", "params", "MACs", "ms of 100"):
         table.add_column(name, justify="right")
     for row in (result.dense, *result.networks.values()):
         table.add_row(
             row.budget,
             "" if row is result.dense else row.method,
+            "" if row.score is None else f"{row.score:.2f}",
             f"{row.val_accuracy:.2f}",
             f"{row.test_accuracy:.2f}",
             short_number(row.cost["params"]),

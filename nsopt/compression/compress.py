@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from nsopt.compression.budgets import Budget, metric_of, read_budgets
-from nsopt.compression.scores import find_scored_law
+from nsopt.compression.scores import find_scored_law, read_scores
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData
@@ -29,7 +29,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.metric import PARAMS, counted_costs
-from nsopt.storage import trials
+from nsopt.storage import schema, trials
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size
 from nsopt.study.learned_latency import with_latency_if_needed
@@ -47,15 +47,21 @@ PRESET = "compress"
 class Compressed:
     """A network at a budget, or the one that came in.
 
-    budget: as the user wrote it, `100%` for the network that came in; method: that proposed its
-    widths; val_accuracy, test_accuracy: in percent; cost: its parameters and MACs; latency_ms:
-    measured, of a batch of 100; network: with its weights in evaluation mode on the CPU, and its
-    normalisation.
+    Attributes:
+        budget: as the user wrote it, `100%` for the network that came in.
+        method: that proposed its widths.
+        score: validation accuracy (%) before fine-tuning; None if it was not measured.
+        val_accuracy: in percent, after fine-tuning.
+        test_accuracy: likewise.
+        cost: its parameters and MACs.
+        latency_ms: measured, of a batch of 100.
+        network: with its weights, in evaluation mode on the CPU, and its normalisation.
     """
 
     budget: str
     method: str
     widths: tuple[int, ...]
+    score: float | None
     val_accuracy: float
     test_accuracy: float
     cost: dict[str, int]
@@ -190,10 +196,12 @@ def _best(
     file = BestNetworks(workspace.artifacts).file(studies[name], best)
     network = restore_network(file, task.arch)
     numbers = trials.read_outcome(best)
+    scores = read_scores(workspace, task.name, budget.metric, budget.size)
     return Compressed(
         budget=budget.word,
         method=name,
         widths=network.widths,
+        score=scores.get(schema.width_key(network.widths)),
         val_accuracy=network.val_accuracy,
         test_accuracy=network.test_accuracy,
         cost=counted_costs(task.arch, network.widths),

@@ -27,6 +27,7 @@ from nsopt.storage.trials import TuningPoint
 from nsopt.study.comparison import Size
 from nsopt.study.searching import continue_searches
 from nsopt.study.session import Session
+from nsopt.study.workspace import Workspace
 from nsopt.tuning.curve import RANGES, WEIGHTS, law_family, make_sampler
 from nsopt.tuning.points import run_points
 
@@ -111,6 +112,17 @@ def find_scored_law(session: Session, metric: Metric, size: Size, candidates: in
     schema.write_law(study, family.law(best.params))
     schema.write_verdict(study, f"score {best.values[0]:.1f} % before training")
     return study
+
+
+def read_scores(workspace: Workspace, name: str, metric: Metric, size: Size) -> dict[str, float]:
+    """Return the scores at a budget by the `width_key` of their widths.
+
+    Args:
+        name: ARCH-DATA-PRESET.
+    """
+    studies = workspace.studies(schema.tuning_name(name))
+    study = studies.get(schema.scores_kind(metric.name, size.budget))
+    return {} if study is None else trials.read_values_by_widths(study)
 
 
 def _starts(family: LawFamily) -> list[dict[str, float]]:

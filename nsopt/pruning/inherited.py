@@ -62,27 +62,44 @@ def rank_by_importance(
     return join_streams([scores.cpu().double() for scores in network.importance()], arch.streams)
 
 
+def inherit_network(
+    start: TrainedStart,
+    widths: Sequence[int],
+    supervision: Supervision,
+    compute: Compute,
+    batch_size: int = 128,
+    batches: int = 10,
+) -> nn.Module:
+    """Return a network of `widths` that inherits from a trained one, inside `computing`.
+
+    The statistics of its BatchNorm layers are those of some training batches.
+
+    Args:
+        supervision: of the batches, on the device of `compute`.
+        batches: how many batches of `batch_size` examples.
+    """
+    model = place(start.network(widths), compute.device, start.arch.layout)
+    data = supervision.batches(batch_size, seed=0)
+    with compute.autocast():
+        update_bn(_inputs(model, data, batches, compute), model)
+    return model
+
+
 def score(
     start: TrainedStart,
     widths: Sequence[int],
     supervision: Supervision,
     splits: Splits,
     compute: Compute,
-    batch_size: int = 128,
-    batches: int = 10,
 ) -> float:
     """Return the validation accuracy (%) that inherited weights of `widths` have before training.
 
     Args:
-        supervision: whose batches the statistics of BatchNorm are measured on.
+        supervision: of the batches that BatchNorm's statistics are measured on.
         splits: with the validation images, on the device of `compute`.
-        batches: how many batches of `batch_size` examples.
     """
     with compute.computing(), seeded(0, compute.device):
-        model = place(start.network(widths), compute.device, start.arch.layout)
-        data = supervision.batches(batch_size, seed=0)
-        with compute.autocast():
-            update_bn(_inputs(model, data, batches, compute), model)
+        model = inherit_network(start, widths, supervision, compute)
         return accuracy_on(splits.validation, model, splits, compute)
 
 

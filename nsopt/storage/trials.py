@@ -190,6 +190,12 @@ def read_outcome(trial: FrozenTrial) -> dict[str, Any]:
     return {name: trial.user_attrs.get(name) for name in OUTCOME_COLUMNS}
 
 
+def read_values_by_widths(study: Study) -> dict[str, float]:
+    """Return the first value of every completed trial by the `width_key` of its widths."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return {t.user_attrs["widths"]: float(t.values[0]) for t in done if "widths" in t.user_attrs}
+
+
 def read_curves(trial: FrozenTrial) -> dict[str, list[float]]:
     """Return training loss, validation and test accuracy per epoch."""
     return dict(trial.user_attrs.get(_CURVES, {}))

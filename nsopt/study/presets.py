@@ -168,7 +168,7 @@ _PRESETS = {
             search=_SHORT_SEARCH.updated(pretrain_epochs=0),
             training=TrainSettings(
                 epochs=10,
-                lr=0.02,
+                lr=0.01,
                 momentum=0.9,
                 schedule="linear",
                 warmup_epochs=0.5,

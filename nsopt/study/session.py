@@ -16,7 +16,8 @@ from nsopt.compute.placement import place_images
 from nsopt.compute.sharing import sharing
 from nsopt.data.images import Splits
 from nsopt.progress import Progress
-from nsopt.pruning.inherited import TrainedStart
+from nsopt.pruning.inherited import TrainedStart, inherit_network
+from nsopt.pruning.supervision import Classification
 from nsopt.study.start import rank_start
 from nsopt.study.task import Task, with_stored_latency
 from nsopt.study.workspace import Workspace
@@ -70,7 +71,8 @@ class Session:
         """
         own = self.start
         if start is None and own is not None:
-            start = partial(own.network, widths)
+            images = Classification(self.splits, settings.resized_crop)
+            start = partial(inherit_network, own, widths, images, self.compute)
         return train_configuration(
             self.task.arch,
             widths,

@@ -67,6 +67,8 @@ def test_every_budget_is_met_by_a_network_that_works(
     assert result.dense.widths == narrow.base_widths
     assert result.dense.val_accuracy > 80
     assert half.val_accuracy > 70
+    assert half.score is not None
+    assert result.dense.score is None
     splits = digits.split(0.1)
     images = (splits.test.images - splits.mean[:, None, None]) / splits.std[:, None, None]
     with torch.no_grad():

@@ -39,7 +39,7 @@ def start(narrow: TableArchitecture, digits: ImageData, splits: Splits) -> Train
 
 
 def scored(start: TrainedStart, splits: Splits, widths: tuple[int, ...]) -> float:
-    return score(start, widths, Classification(splits), splits, CPU, batch_size=32)
+    return score(start, widths, Classification(splits), splits, CPU)
 
 
 def test_the_whole_network_scores_its_own_accuracy(start: TrainedStart, splits: Splits) -> None:
