@@ -276,3 +276,14 @@ def test_taking_images_copies_none(digits: ImageData) -> None:
     assert torch.equal(some.labels, digits.train.labels[[8, 5]])
     assert torch.equal(torch.cat(list(some.parts(1))), some.images)
     assert torch.equal(some.pixels(torch.tensor([1])), some.images[1:])
+
+
+def test_images_are_normalised_as_a_trained_network_expects(digits: ImageData) -> None:
+    own = digits.normalised_by([0.5], [0.25]).split(0.1)
+    images = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1)
+    assert normalise(images, own).flatten().tolist() == [-2.0, 2.0]
+    usual = digits.normalised_by(None, None).split(0.1)
+    assert own.fingerprint() != usual.fingerprint()
+    assert usual.fingerprint() == digits.split(0.1).fingerprint()
+    with pytest.raises(NsoptError, match="give mean and std, each with 1 numbers"):
+        digits.normalised_by([0.5, 0.5], [0.25, 0.25])
