@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nsopt
 from nsopt.deployment.export import export_to_onnx
+from nsopt.errors import NoWidthsError
 from nsopt.models.imported import network_factory
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.labels import Atoms
@@ -171,14 +172,21 @@ def check_building(arch: TracedArchitecture, x: Inputs) -> None:
 
 
 def check_search(arch: TracedArchitecture, x: Inputs) -> None:
-    """A search ends in a law, in an iteration from narrow widths too; its networks are trained."""
+    """A search ends in a law, in an iteration from narrow widths too; its networks are trained.
+
+    After so few batches a law may be too flat to reach the smaller sizes, and then says so.
+    """
     batches = [(converted(x, torch.rand_like), torch.zeros(1))] * 2
     result = nsopt.search(arch, settings=SEARCH, loader=batches, loss=distance_from_one)
     assert len(result.iterations) == 2
     cost = arch.cost("params")
     for part in (4, 2, 1):
         budget = cost(np.maximum(arch.narrowest, np.array(arch.base_widths) // part))
-        fit = nsopt.solve_widths(result.law, cost, budget)
+        try:
+            fit = nsopt.solve_widths(result.law, cost, budget)
+        except NoWidthsError:
+            assert part > 1
+            continue
         model = arch.build(fit.widths.tolist())
         assert sum(p.numel() for p in model.parameters()) == fit.cost
         answers(model.train(), x).sum().backward()
