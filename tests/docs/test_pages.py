@@ -2,21 +2,28 @@
 
 import ast
 import dataclasses
+import io
 import re
 import runpy
 import shlex
 from pathlib import Path
 from types import FunctionType
 
+import pandas as pd
 import pytest
+from rich.console import Console
 
 import nsopt
+from nsopt.cli import console
 from nsopt.cli import data as data_commands
 from nsopt.cli.app import app
+from nsopt.cli.study import _print_summary
 from nsopt.compression import compress
 from nsopt.data.images import ImageData
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.models.registry import get_architecture
+from nsopt.reports.results import Results
+from nsopt.storage.schema import TaskDescription
 from nsopt.study.presets import get_preset
 from tests.compression.test_compress import SETTINGS
 from tests.conftest import first_digits
@@ -142,6 +149,24 @@ def texts_of(file: Path) -> str:
     """The strings of a module, their parts joined, one a line."""
     nodes = ast.walk(ast.parse(file.read_text()))
     return "\n".join(str(node.value) for node in nodes if isinstance(node, ast.Constant))
+
+
+def test_the_readme_prints_the_answer_of_its_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = ROOT / "studies" / "vgg11-cifar10-params" / "outcomes.csv"
+    outcomes = pd.read_csv(file)
+    widths = outcomes["widths"].map(lambda key: tuple(int(width) for width in key.split("-")))
+    terminal = Console(width=80, record=True, file=io.StringIO())
+    monkeypatch.setattr(console, "console", terminal)
+    _print_summary(only_outcomes(outcomes.assign(widths=widths)))
+    _, *printed = (line.rstrip() for line in terminal.export_text().splitlines())
+    (shown,) = blocks(README, "text")
+    assert shown.splitlines() == printed
+
+
+def only_outcomes(outcomes: pd.DataFrame) -> Results:
+    nothing = pd.DataFrame()
+    task = TaskDescription("vgg11", "cifar10", 10, 32, 3, (), ())
+    return Results("study", task, {}, {}, outcomes, nothing, nothing, nothing, {})
 
 
 def test_the_figure_shows_the_numbers_of_its_study() -> None:
