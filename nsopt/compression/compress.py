@@ -26,6 +26,7 @@ from nsopt.errors import NsoptError
 from nsopt.methods.base import Method
 from nsopt.methods.registry import baseline, dense, scored
 from nsopt.models.architecture import Architecture
+from nsopt.models.tracing.originals import copied
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.metric import PARAMS, counted_costs
@@ -100,7 +101,7 @@ def compress(
     """Return smaller networks that inherit from a trained one, fine-tuned, at budgets.
 
     Args:
-        model: a trained classifier of images (B, C, H, W).
+        model: a trained classifier of images (B, C, H, W); it stays as it is.
         data: images and labels; `data.normalised_by(mean, std)` normalises them as the model was
             trained.
         budgets: such as `macs=50%` of the model, `params=600k` or `latency=5ms` of a batch of 100
@@ -125,6 +126,11 @@ def compress(
     """
     if arch is None:
         arch = trace(model, torch.zeros(2, data.channels, data.image_size, data.image_size))
+    if arch.num_classes < len(data.classes):
+        raise NsoptError(
+            f"the model has {arch.num_classes} outputs, and the data {len(data.classes)} classes"
+        )
+    model = copied(model).cpu().eval()
     own = settings or get_preset(PRESET).settings
     own = override(own, {"training": {"epochs": epochs}, "": {"start": weights_checksum(model)}})
     task = Task(arch, data, Source(data.name), own, model)

@@ -137,7 +137,7 @@ def train(
         progress or Silent(),
         checkpoint,
         start=None if start is None else lambda: copied(start),
-        teacher=teacher,
+        teacher=None if teacher is None else copied(teacher),
         after_epoch=lambda epochs: on_epoch(len(epochs), epochs[-1]),
     )
 

@@ -134,6 +134,12 @@ def test_a_network_of_which_nothing_can_be_cut_is_refused(digits: ImageData) -> 
         nsopt.compress(fixed, digits, ["macs=50%"], settings=SETTINGS)
 
 
+def test_a_network_with_too_few_outputs_is_refused(digits: ImageData) -> None:
+    four = nn.Sequential(nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    with pytest.raises(NsoptError, match="the model has 4 outputs, and the data 10 classes"):
+        nsopt.compress(four, digits, ["macs=50%"], settings=SETTINGS)
+
+
 def test_any_module_is_compressed_with_its_own_normalisation(
     digits: ImageData, tmp_path: Path
 ) -> None:
@@ -148,6 +154,9 @@ def test_any_module_is_compressed_with_its_own_normalisation(
     quick = SETTINGS.training.updated(epochs=4, schedule=None, warmup_epochs=None, averaging=None)
     quick = quick.updated(distillation=None, lr=0.05)
     trained = train(arch, arch.base_widths, own, quick).model.eval()
+    before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    strides = [tensor.stride() for tensor in trained.parameters()]
+    trained.train()
     result = nsopt.compress(
         trained,
         own,
@@ -162,3 +171,6 @@ def test_any_module_is_compressed_with_its_own_normalisation(
     assert smaller.network.std == (0.25,)
     assert smaller.cost["params"] <= 0.6 * result.dense.cost["params"]
     assert smaller.val_accuracy > 20  # 10 is chance
+    assert trained.training  # the model of the user is as it was
+    assert [tensor.stride() for tensor in trained.parameters()] == strides
+    torch.testing.assert_close(dict(trained.state_dict()), before, rtol=0, atol=0)
