@@ -64,7 +64,7 @@ def test_what_is_no_url_says_so(url: str) -> None:
     ],
 )
 def test_a_bad_port_and_a_bad_password_are_one_line(url: str) -> None:
-    with pytest.raises(NsoptError, match=r"its port must be a number up to 65535, and an @ .* %40"):
+    with pytest.raises(NsoptError, match=r"the port must be a number up to 65535, and an @ .* %40"):
         read_url(url)
     with pytest.raises(NsoptError) as caught:
         read_url(url)
