@@ -142,7 +142,7 @@ def test_what_is_moved_to_a_full_device_is_named(
         ),
     }
     for what, move in moves.items():
-        with pytest.raises(OutOfMemoryError, match=f"cuda.* has no memory left for {what}: end"):
+        with pytest.raises(OutOfMemoryError, match=f"cuda.* has no memory left for {what}: stop"):
             move()
 
 
