@@ -69,6 +69,7 @@ class Capped:
     arrays(np.float64, L, elements=st.sampled_from([1, 5, 24, 100, np.inf])),
     st.sampled_from([1, 8]),
 )
+@example(PowerLaw(*np.ones((3, L))), 22_240_415, np.array([1, np.inf] + [1] * (L - 2)), 1)
 def test_layers_that_cannot_grow_leave_the_budget_to_the_others(
     law: PowerLaw, budget: int, widest: NDArray[np.float64], multiple: int
 ) -> None:
@@ -83,7 +84,8 @@ def test_layers_that_cannot_grow_leave_the_budget_to_the_others(
     assert fit.cost == PARAMS(fit.widths) <= budget
     on_grid = fit.widths % multiple == 0
     assert (on_grid | (fit.widths == widest)).all()
-    most = np.maximum(np.floor(widest / multiple) * multiple, np.minimum(multiple, widest))
+    possible = np.minimum(widest, WIDEST)
+    most = np.maximum(np.floor(possible / multiple) * multiple, np.minimum(multiple, possible))
     larger = np.floor(law.widths(fit.tau * 1.01) / multiple + 1) * multiple
     beyond = np.minimum(larger, most).astype(int)
     assert (fit.widths == most).all() or PARAMS(beyond) > budget
