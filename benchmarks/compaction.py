@@ -18,10 +18,10 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 from benchmarks.common import filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute, wait_for
-from nsopt.compute.memory import memory_kept
+from nsopt.compute.memory import keep_memory
 from nsopt.compute.placement import place_images
 from nsopt.models.registry import table_architecture
-from nsopt.pruning.engine import Plan, ShrinkingNetwork
+from nsopt.pruning.engine import PruneSchedule, ShrinkingNetwork
 from nsopt.pruning.rules import make_rule
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Classification
@@ -51,16 +51,16 @@ def time_pieces(name: str, batch: int, steps: int, batches: int, device: str) ->
 
     steady, cuts = [], []
     network = ShrinkingNetwork(arch, arch.base_widths, Classification(splits), settings, compute)
-    with memory_kept(compute.device), fast_kernels(network.model):
+    with keep_memory(compute.device), fast_kernels(network.model):
         rule = make_rule(arch, arch.base_widths, settings)
-        plan = Plan(rule.steps, network.batches_per_epoch, settings)
+        schedule = PruneSchedule(rule.steps, network.batches_per_epoch, settings)
         cut = 0.0
-        for _ in range(plan.steps):
+        for _ in range(schedule.steps):
             seconds = [timed(lambda: network.train_batch(0.01, score=True)) for _ in range(batches)]
             steady.append(statistics.median(seconds[1:]))
             cuts.append(cut + max(0.0, seconds[0] - steady[-1]))
             start = time.perf_counter()
-            if not network.prune(rule, plan.steps_after(network.batches)):
+            if not network.prune(rule, schedule.count_steps(network.batches)):
                 break
             cut = time.perf_counter() - start
     return {

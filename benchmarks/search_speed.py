@@ -24,7 +24,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 from benchmarks.common import StageTimes, filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute, wait_for
 from nsopt.compute.placement import place_images
-from nsopt.compute.random_state import seeded
+from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.models.registry import table_architecture
@@ -82,7 +82,7 @@ def run_reference(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
     data = protocol.images()
     splits = place_images(data.split(settings.val_fraction), compute)
     arch = table_architecture(protocol.arch, len(data.classes))
-    with seeded(settings.seed, compute.device):
+    with use_seed(settings.seed, compute.device):
         search = masked_search.gated(arch, arch.base_widths, device=compute.device)
         with profile(enabled=profiled) as profiler:
             start = time.perf_counter()

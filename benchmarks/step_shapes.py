@@ -25,7 +25,7 @@ import torch
 import nsopt
 from benchmarks.common import NETWORKS, in_new_process, published_law, show
 from nsopt.compute.device import Compute, describe_device, place, resolve_compute
-from nsopt.compute.memory import memory_kept
+from nsopt.compute.memory import keep_memory
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import floor_widths
 from nsopt.training.kernels.swap import fast_kernels
@@ -73,7 +73,7 @@ def measure(name: str, ratio: float, rounds: int) -> dict[str, float]:
         f"up to {multiple}": Step(arch, rounded_up(widths, multiple), bf16)
         for multiple in _MULTIPLES
     }
-    with memory_kept(bf16.device):
+    with keep_memory(bf16.device):
         Step(arch, floor_widths(0.05, arch.base_widths), bf16).seconds()
         first, _ = steps["usual"].seconds()
         times = [{key: step.seconds()[1] for key, step in steps.items()} for _ in range(rounds)]

@@ -25,14 +25,14 @@ import nsopt
 from benchmarks.common import StageTimes, filters_per_step, in_new_process, show
 from nsopt.compute.device import describe_device, resolve_compute
 from nsopt.compute.placement import place_images
-from nsopt.compute.random_state import seeded
+from nsopt.compute.random_state import use_seed
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.models.registry import get_architecture
 from nsopt.pruning.engine import iterative_prune
-from nsopt.pruning.rules import make_rule, scale_metric
+from nsopt.pruning.rules import get_size_metric, make_rule
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Classification
 from nsopt.scaling.law import floor_widths, uniform_curve
@@ -57,7 +57,7 @@ def prune_with_nsopt(word: str, data: ImageData, settings: SearchSettings) -> di
         arch, arch.base_widths, Classification(splits), settings, compute, clock
     )
     seconds = time.perf_counter() - start
-    metric = scale_metric(settings.price).name
+    metric = get_size_metric(settings.price).name
     small = int(np.flatnonzero(trajectory.tau <= _target(arch, metric))[0])
     law = trajectory.record().law()
     return {
@@ -77,7 +77,7 @@ def prune_with_torch_pruning(
     arch = architecture(word, data)
     compute = resolve_compute("auto", "fp32")
     device, splits = compute.device, place_images(data.split(settings.val_fraction), compute)
-    with seeded(settings.seed, device):
+    with use_seed(settings.seed, device):
         model = arch.build(arch.base_widths).to(device).train()
     last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
     steps = make_rule(arch, arch.base_widths, settings).steps
@@ -99,7 +99,7 @@ def prune_with_torch_pruning(
             for group, channels in enumerate(arch.channels_per_unit)
         ]
 
-    metric = scale_metric(settings.price).name
+    metric = get_size_metric(settings.price).name
     start = time.perf_counter()
     pruner = torch_pruning.pruner.BasePruner(
         model,

@@ -26,7 +26,7 @@ from nsopt.errors import NsoptError
 from nsopt.methods.base import Method
 from nsopt.methods.registry import baseline, dense, scored
 from nsopt.models.architecture import Architecture
-from nsopt.models.tracing.originals import copied
+from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.metric import PARAMS, counted_costs
@@ -130,7 +130,7 @@ def compress(
         raise NsoptError(
             f"the model has {arch.num_classes} outputs, and the data {len(data.classes)} classes"
         )
-    model = copied(model).cpu().eval()
+    model = copy_model(model).cpu().eval()
     own = settings or get_preset(PRESET).settings
     own = override(own, {"training": {"epochs": epochs}, "": {"start": weights_checksum(model)}})
     task = Task(arch, data, Source(data.name), own, model)

@@ -78,7 +78,7 @@ class Checkpoint:
         self._saved_at = time.monotonic()
 
     @contextmanager
-    def removed_by(self, error: type[Exception]) -> Iterator[None]:
+    def remove_on(self, error: type[Exception]) -> Iterator[None]:
         """Delete the file if the block raises `error`."""
         try:
             yield

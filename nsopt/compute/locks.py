@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def one_at_a_time(
+def hold_lock(
     folder: Path, what: Path, before_waiting: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
     """Let one process at a time do what the path `what` names. A dead process frees the lock.
@@ -29,7 +29,7 @@ def one_at_a_time(
 
 
 def is_being_done(folder: Path, what: Path) -> bool:
-    """Return whether a process is inside `one_at_a_time` now."""
+    """Return whether a process is inside `hold_lock` now."""
     try:
         with _lock(folder, what).acquire(timeout=0):
             return False

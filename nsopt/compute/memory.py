@@ -16,7 +16,7 @@ _USUAL = {_TRIM_THRESHOLD: 64 * _MIB, _MMAP_THRESHOLD: 32 * _MIB, _MMAP_MAX: 655
 
 
 @contextmanager
-def memory_kept(device: torch.device) -> Iterator[None]:
+def keep_memory(device: torch.device) -> Iterator[None]:
     """Reuse the memory of freed CPU tensors inside the block, not returning it to the system.
 
     glibc maps every tensor above 32 MB anew, and the system clears its pages, which takes a fifth

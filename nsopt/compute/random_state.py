@@ -22,7 +22,7 @@ class OwnRandomState:
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._device = device
-        with seeded(seed, device):
+        with use_seed(seed, device):
             self._state = random_state(device)
 
     @contextmanager
@@ -45,7 +45,7 @@ class OwnRandomState:
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
+def use_seed(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's random numbers inside the block, on the CPU and on `device`. Other devices, and
     the state outside, do not change."""
     with _alone(device):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from nsopt.compute.device import Compute, resolve_compute
-from nsopt.compute.memory import memory_kept
+from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
@@ -19,9 +19,9 @@ from nsopt.files import cache_folder, write_whole
 from nsopt.latency.calls import Call, record_calls
 from nsopt.latency.kernel_times import measure_table, round_up
 from nsopt.latency.measure import (
-    garbage_kept,
     latency_conditions,
     measure_latencies,
+    pause_garbage_collection,
     was_busy,
 )
 from nsopt.latency.model import LatencyModel, Term
@@ -145,7 +145,7 @@ def _learn(
     """Return the model, and whether the machine was busy."""
     progress.start("learning this device's latency", len(structure.kinds) + 1)
     tables: list[Table] = []
-    with memory_kept(device), garbage_kept():
+    with keep_memory(device), pause_garbage_collection():
         for kind in structure.kinds:
             samples, largest = structure.samples[kind], structure.largest[kind]
             tables.append(measure_table(samples, largest, device, arch.layout))

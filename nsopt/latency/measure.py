@@ -21,12 +21,12 @@ from nsopt.compute.device import (
     resolve_compute,
     wait_for,
 )
-from nsopt.compute.memory import memory_kept
+from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError
 from nsopt.models.layout import best_layout, change_layout, inputs_for
-from nsopt.models.tracing.originals import copied
+from nsopt.models.tracing.originals import copy_model
 
 _LARGEST_SPREAD = 0.15
 _LONGEST_WAIT = 0.15
@@ -123,10 +123,10 @@ def measure_latencies(
     waited = np.zeros(len(models))
     with (
         memory_for(where, f"timing batches of {batch_size}"),
-        memory_kept(where),
-        garbage_kept(),
+        keep_memory(where),
+        pause_garbage_collection(),
     ):
-        copies = [_place(copied(model), where, input_shape) for model in models]
+        copies = [_place(copy_model(model), where, input_shape) for model in models]
         images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
         images = change_layout(images.to(where), torch.channels_last)
         for turn in range(rounds):
@@ -147,7 +147,7 @@ def measure_latencies(
 
 
 @contextmanager
-def garbage_kept() -> Iterator[None]:
+def pause_garbage_collection() -> Iterator[None]:
     """Turn garbage collection off while something is timed, like the standard library's timeit."""
     enabled = gc.isenabled()
     gc.disable()

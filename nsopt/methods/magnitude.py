@@ -39,4 +39,4 @@ class Magnitude(Method):
         """Return the network of the trained filters with the largest norms."""
         from nsopt.pruning.magnitude import rank_filters
 
-        return arch.inherit(trained, rank_filters(arch, trained).strongest(widths), widths)
+        return arch.inherit(trained, rank_filters(arch, trained).pick_strongest(widths), widths)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from nsopt.models.tracing.originals import copied
+from nsopt.models.tracing.originals import copy_model
 
 _IMAGES = 4  # dimensions of images and of convolution weights
 
@@ -20,7 +20,7 @@ def best_layout(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.memory_fo
     tensors = [*model.parameters(), *model.buffers(), *inputs]
     if not any(tensor.ndim == _IMAGES for tensor in tensors):
         return torch.contiguous_format
-    tried = lay_out(copied(model), torch.channels_last)
+    tried = lay_out(copy_model(model), torch.channels_last)
     inputs = change_layout(inputs, torch.channels_last)
     devices = {tensor.device for tensor in tensors if tensor.is_cuda}
     with torch.random.fork_rng(devices), torch.no_grad():

@@ -1,1 +1,1 @@
-"""Pruning filters: by Taylor importance while training, in descent, and by magnitude."""
+"""Pruning and architecture search: filters are removed by Taylor importance or by magnitude."""

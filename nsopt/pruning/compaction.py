@@ -1,19 +1,19 @@
-"""Cutting pruned channels out of a network's tensors, in the middle of its training.
+"""Cut pruned channels out of a network's tensors while it trains.
 
-A pruned channel, held at zero, costs what a live one does and changes nothing: what reads it
-gets zeros and sends back no gradient. Without it the network computes the same numbers faster.
-The parameters are new objects (autograd remembers the shapes of old ones); statistics of
-BatchNorms and momentum are cut alike.
+A pruned channel is zero. It costs as much as any other channel and changes nothing: its readers get
+zeros and send back no gradient. Without it the network computes the same numbers faster. Parameters
+become new objects, because autograd remembers the shapes of old ones. BatchNorm statistics and
+momentum are cut in the same way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.layers import Selection, slice_channels
-from nsopt.pruning.layout import Layout, positions
+from nsopt.pruning.layout import Layout, find_positions
 from nsopt.scaling.cost import Operation
 
 
@@ -24,11 +24,19 @@ def compact(
     old: Layout,
     new: Layout,
 ) -> None:
-    """Cut `model`, a network of `arch` with the channels of `old`, down to those of `new`."""
+    """Cut a network down to fewer channels.
+
+    Args:
+        arch: the architecture of `model`.
+        model: the network; its parameters are replaced.
+        optimizer: gets the new parameters and their momentum.
+        old: the channels that `model` has.
+        new: the channels to keep.
+    """
     device = next(model.parameters()).device
     read, written = (
         [
-            torch.from_numpy(positions(channels, within)).to(device)
+            torch.from_numpy(find_positions(channels, within)).to(device)
             for channels, within in zip(after, before, strict=True)
         ]
         for after, before in ((new.kept, old.kept), (new.written, old.written))
@@ -42,17 +50,17 @@ def compact(
 
 
 def select_channels(arch: TableArchitecture, model: nn.Module, layout: Layout) -> None:
-    """Put a Selection wherever an identity joins tensors that hold different channels."""
+    """Put a Selection wherever an identity connects tensors with different channels."""
     device = next(model.parameters()).device
-    joined = {path: (group, layout.kept[group]) for path, group in arch.stream_reads.items()}
-    joined |= {path: (one, layout.written[other]) for path, (one, other) in arch.identities.items()}
+    wanted = {path: (group, layout.kept[group]) for path, group in arch.stream_reads.items()}
+    wanted |= {path: (one, layout.written[other]) for path, (one, other) in arch.identities.items()}
     present = dict(model.named_children())
-    for path, (group, wanted) in joined.items():
+    for path, (group, channels) in wanted.items():
         if path in present:
-            there = layout.written[group]
-            source = positions(wanted, there)
-            same = len(wanted) == len(there) and (source >= 0).all()
-            module = nn.Identity() if same else Selection(source, len(there)).to(device)
+            written = layout.written[group]
+            source = find_positions(channels, written)
+            same = len(channels) == len(written) and (source >= 0).all()
+            module = nn.Identity() if same else Selection(source, len(written)).to(device)
             model.add_module(path, module)
 
 
@@ -63,29 +71,33 @@ def _cut(
     read: Sequence[Tensor],
     written: Sequence[Tensor],
 ) -> None:
-    """Replace the parameters of one module, with their momentum, and its buffers."""
+    """Replace the parameters and buffers of one module."""
+
+    def cut(value: Tensor) -> Tensor:
+        part = slice_channels(operation, value, read, written)
+        layout = torch.channels_last if part.ndim == 4 else torch.contiguous_format
+        return part.contiguous(memory_format=layout)
+
     for name, parameter in list(module.named_parameters()):
-        smaller = nn.Parameter(_slice(operation, parameter.detach(), read, written))
-        module.register_parameter(name, smaller)
-        state = optimizer.state.pop(parameter, {})
-        if state.get("momentum_buffer") is not None:
-            momentum = _slice(operation, state["momentum_buffer"], read, written)
-            optimizer.state[smaller] = {"momentum_buffer": momentum}
+        module.register_parameter(name, cut_parameter(parameter, optimizer, cut))
     for name, buffer in list(module.named_buffers()):
-        module.register_buffer(name, _slice(operation, buffer, read, written))
+        module.register_buffer(name, cut(buffer))
     _describe_shape(operation, module)
 
 
-def _slice(
-    operation: Operation, value: Tensor, read: Sequence[Tensor], written: Sequence[Tensor]
-) -> Tensor:
-    part = slice_channels(operation, value, read, written)
-    layout = torch.channels_last if part.ndim == 4 else torch.contiguous_format
-    return part.contiguous(memory_format=layout)
+def cut_parameter(
+    parameter: nn.Parameter, optimizer: torch.optim.SGD, cut: Callable[[Tensor], Tensor]
+) -> nn.Parameter:
+    """Return a new parameter with what `cut` leaves of the old one, and of its momentum."""
+    smaller = nn.Parameter(cut(parameter.detach()), parameter.requires_grad)
+    momentum = optimizer.state.pop(parameter, {}).get("momentum_buffer")
+    if momentum is not None:
+        optimizer.state[smaller] = {"momentum_buffer": cut(momentum)}
+    return smaller
 
 
 def _describe_shape(operation: Operation, module: nn.Module) -> None:
-    """Make the attributes of a module tell the shapes that its parameters have."""
+    """Set the attributes of a module that describe its shapes."""
     if isinstance(module, nn.BatchNorm2d):
         module.num_features = len(module.weight)
     elif isinstance(module, nn.Linear):

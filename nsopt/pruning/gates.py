@@ -1,9 +1,9 @@
-"""Gates: where channels are scored (Molchanov et al., 2019; paper, equation 4).
+"""Gates: the places where channels are scored (Molchanov et al., 2019; paper, equation 4).
 
 A gate z_m = 1 multiplies channel m of a tensor y. The importance of the channel is (dE/dz_m)^2,
-with dE/dz_m the sum over batch and space of dE/dy * y. No gate is ever built as a parameter:
-behind a BatchNorm, y = gamma * x_hat + beta and that sum is gamma * dE/dgamma + beta * dE/dbeta;
-elsewhere it is taken from the activation and its gradient.
+where dE/dz_m is the sum of dE/dy * y over batch and space. No gate is built as a parameter. Behind
+a BatchNorm, y = gamma * x_hat + beta, so the sum is gamma * dE/dgamma + beta * dE/dbeta. Elsewhere
+it comes from the activation and its gradient.
 """
 
 from abc import ABC, abstractmethod
@@ -16,15 +16,15 @@ from nsopt.training.kernels.folding import channel_dot
 
 
 class Gate(ABC):
-    """One place at which the channels of a searched group are scored."""
+    """A place that scores the channels of one group."""
 
     @abstractmethod
     def gradient(self) -> Tensor:
-        """dE/dz of the channels after a backward pass, (w_l,)."""
+        """Return dE/dz of the channels after a backward pass, (w_l,)."""
 
 
 class BatchNormGate(Gate):
-    """Behind a BatchNorm."""
+    """A gate behind a BatchNorm."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         self._norm = norm
@@ -37,7 +37,10 @@ class BatchNormGate(Gate):
 
 
 class ActivationGate(Gate):
-    """Behind an Identity that marks an activation: hooks read it and its gradient."""
+    """A gate behind an Identity that marks an activation.
+
+    Hooks read the activation and its gradient.
+    """
 
     def __init__(self, marker: nn.Identity) -> None:
         self._gradient = torch.zeros(0)
@@ -56,13 +59,17 @@ class ActivationGate(Gate):
 
 
 def make_gates(modules: Sequence[Sequence[nn.Module]]) -> list[list[Gate]]:
-    """The gates of each searched group. modules: as `Architecture.gate_modules` gives them."""
-    return [[_gate(module) for module in group] for group in modules]
+    """Return the gates of each group.
+
+    Args:
+        modules: per group, from `Architecture.gate_modules`.
+    """
+    return [[_make_gate(module) for module in group] for group in modules]
 
 
-def _gate(module: nn.Module) -> Gate:
+def _make_gate(module: nn.Module) -> Gate:
     if isinstance(module, nn.BatchNorm2d):
         return BatchNormGate(module)
     if isinstance(module, nn.Identity):
         return ActivationGate(module)
-    raise TypeError(f"no gate stands behind a {type(module).__name__}")
+    raise TypeError(f"cannot score channels behind a {type(module).__name__}")

@@ -12,9 +12,9 @@ from nsopt.pruning.gates import Gate
 
 
 class ImportanceScores:
-    """Mean importance of every channel over mini-batches, of which earlier ones may count less.
+    """Mean importance of every channel over mini-batches. A decay makes earlier batches count less.
 
-    The importance of a tied group's channel is the sum over its gates.
+    In a group of several layers the importance of a channel is the sum over its gates.
     """
 
     def __init__(self, gates: Sequence[Sequence[Gate]]) -> None:
@@ -23,8 +23,12 @@ class ImportanceScores:
         self._batches = 0.0
 
     def shrink(self, kept: Sequence[NDArray[np.bool_]], decay: float) -> None:
-        """Go on with the channels that are kept, masks (w_l,) per group; what was accumulated
-        counts `decay` times, 0 for not at all."""
+        """Keep the scores of some channels.
+
+        Args:
+            kept: masks (w_l,) of the channels to keep, per group.
+            decay: weight of the scores so far; 0 drops them.
+        """
         if decay == 0 or self._totals is None:
             self._totals, self._batches = None, 0.0
             return
@@ -47,15 +51,19 @@ class ImportanceScores:
         self._batches += 1
 
     def mean(self) -> list[Tensor]:
-        """Mean importance per channel, a tensor (w_l,) per group; at least one batch is needed."""
+        """Return the mean importance per channel, a tensor (w_l,) per group.
+
+        Raises:
+            ValueError: if no mini-batch was scored.
+        """
         if self._totals is None:
             raise ValueError("no mini-batch was scored")
         return [total / self._batches for total in self._totals]
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs to go on."""
+        """Return everything from which `restore` continues."""
         return {"totals": self._totals, "batches": self._batches}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from the scores that gave `state`."""
+        """Continue from a `state`."""
         self._totals, self._batches = state["totals"], state["batches"]

@@ -1,8 +1,8 @@
 """Smaller networks that inherit the most important units of a trained one.
 
-How accurate one of them can become shows before it is trained: its BatchNorm statistics are
-measured anew on a few batches, then its accuracy on held-out images (EagleEye, Li et al., ECCV
-2020).
+The accuracy before fine-tuning predicts which of them train well (EagleEye, Li et al., ECCV 2020).
+To measure it, nsopt computes new BatchNorm statistics on a few batches, then the accuracy on the
+validation images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from nsopt.compute.device import Compute, place
-from nsopt.compute.random_state import seeded
+from nsopt.compute.random_state import use_seed
 from nsopt.data.images import Splits
 from nsopt.models.architecture import Architecture
 from nsopt.models.layout import inputs_for
@@ -25,18 +25,18 @@ from nsopt.training.evaluation import accuracy_on
 
 @dataclass(frozen=True, eq=False)
 class TrainedStart:
-    """A trained network of base widths, and the ranking of its units."""
+    """A trained network of the base widths, and the ranking of its units."""
 
     arch: Architecture
     model: nn.Module
     ranking: UnitRanking
 
-    def network(self, widths: Sequence[int]) -> nn.Module:
-        """Return a network of `widths` with the units of highest score.
+    def build(self, widths: Sequence[int]) -> nn.Module:
+        """Return a network of `widths` with the most important units of the trained one.
 
         Units beyond those of the trained network are freshly initialised.
         """
-        return self.arch.inherit(self.model, self.ranking.strongest(tuple(widths)), widths)
+        return self.arch.inherit(self.model, self.ranking.pick_strongest(tuple(widths)), widths)
 
 
 def rank_by_importance(
@@ -50,16 +50,18 @@ def rank_by_importance(
     """Rank the units of a trained network by their Taylor importance (paper, equation 4).
 
     Args:
-        model: of base widths; it stays as it is.
-        supervision: on the device of `compute`.
-        batches: over which the importance is averaged.
+        model: a network of the base widths; it does not change.
+        supervision: batches and loss, on the device of `compute`.
+        batches: number of mini-batches over which the importance is averaged.
     """
     with compute.computing():
         network = ShrinkingNetwork(arch, arch.base_widths, supervision, settings, compute, model)
         for _ in range(batches):
             compute.give_way()
             network.train_batch(lr=0.0, score=True)
-    return join_streams([scores.cpu().double() for scores in network.importance()], arch.streams)
+    return join_streams(
+        [scores.cpu().double() for scores in network.read_importance()], arch.streams
+    )
 
 
 def inherit_network(
@@ -70,15 +72,16 @@ def inherit_network(
     batch_size: int = 128,
     batches: int = 10,
 ) -> nn.Module:
-    """Return a network of `widths` that inherits from a trained one, inside `computing`.
+    """Return a network of `widths` that inherits from a trained one. Call it inside `computing`.
 
-    The statistics of its BatchNorm layers are those of some training batches.
+    The statistics of its BatchNorm layers come from a few training batches.
 
     Args:
-        supervision: of the batches, on the device of `compute`.
-        batches: how many batches of `batch_size` examples.
+        supervision: batches and loss, on the device of `compute`.
+        batch_size: number of examples per batch.
+        batches: number of batches for the statistics.
     """
-    model = place(start.network(widths), compute.device, start.arch.layout)
+    model = place(start.build(widths), compute.device, start.arch.layout)
     data = supervision.batches(batch_size, seed=0)
     with compute.autocast():
         update_bn(_inputs(model, data, batches, compute), model)
@@ -92,13 +95,14 @@ def score(
     splits: Splits,
     compute: Compute,
 ) -> float:
-    """Return the validation accuracy (%) that inherited weights of `widths` have before training.
+    """Return the validation accuracy (%) of inherited weights before fine-tuning.
 
     Args:
-        supervision: of the batches that BatchNorm's statistics are measured on.
+        widths: of the network that inherits.
+        supervision: the batches for BatchNorm's statistics.
         splits: with the validation images, on the device of `compute`.
     """
-    with compute.computing(), seeded(0, compute.device):
+    with compute.computing(), use_seed(0, compute.device):
         model = inherit_network(start, widths, supervision, compute)
         return accuracy_on(splits.validation, model, splits, compute)
 

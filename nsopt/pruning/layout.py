@@ -1,4 +1,4 @@
-"""Which of a network's original channels are still in its tensors."""
+"""The original channels that a network's tensors still have."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,14 @@ from nsopt.scaling.cost import IntArray
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Original channels per searched group, ascending int64 arrays.
+    """Original channels per group, as ascending int64 arrays.
 
-    kept: those not pruned, which operations read; written: those of the tensor that convolutions
-    write. They differ where a residual stream runs past the gates: a channel that one block no
-    longer reads is still written while an identity takes it to a block that does.
+    The two fields differ in networks with shortcuts: if one block no longer reads a channel of the
+    stream, an identity may still carry it to a block that does.
+
+    Attributes:
+        kept: the channels that operations read.
+        written: the channels of the tensor that convolutions write.
     """
 
     kept: tuple[IntArray, ...]
@@ -25,13 +28,13 @@ class Layout:
 
     @classmethod
     def full(cls, widths: Sequence[int]) -> Self:
-        """Before anything is pruned."""
+        """Return the layout of a network before pruning."""
         everything = tuple(np.arange(width) for width in widths)
         return cls(everything, everything)
 
     @classmethod
     def of(cls, arch: TableArchitecture, model: nn.Module, kept: Sequence[IntArray]) -> Self:
-        """What `model`, a network of `arch`, needs to write when `kept` is left."""
+        """Return the layout of `model`, a network of `arch`, with the channels `kept`."""
         written = list(kept)
         present = dict(model.named_modules()).keys() & arch.identities.keys()
         streams = set(arch.stream_reads.values())
@@ -42,12 +45,12 @@ class Layout:
 
     @property
     def widths(self) -> list[int]:
-        """Channels left in each group."""
+        """Return the number of kept channels in each group."""
         return [len(channels) for channels in self.kept]
 
 
-def positions(channels: IntArray, within: IntArray) -> IntArray:
-    """The index in the ascending array `within` of each of `channels`; -1 where it is not there."""
+def find_positions(channels: IntArray, within: IntArray) -> IntArray:
+    """Return the index of each of `channels` in the ascending array `within`, or -1."""
     index = np.searchsorted(within, channels)
     index[index == len(within)] = 0
     return np.where(within[index] == channels, index, -1)

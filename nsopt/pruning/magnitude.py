@@ -1,7 +1,7 @@
-"""Pruning a trained network by the L1 norm of its filters (Li et al., ICLR 2017).
+"""Prune a trained network by the L1 norm of its filters (Li et al., ICLR 2017).
 
-Li et al. rank the filters of one layer. To compare layers, a filter's norm is divided by the mean
-norm of its layer; the filters of smallest relative norm go first, whichever layer they are in.
+Li et al. rank the filters of one layer. To compare layers, this divides a filter's norm by the mean
+norm of its layer. The filters of smallest relative norm are pruned first, in any layer.
 """
 
 from torch import nn
@@ -11,5 +11,5 @@ from nsopt.pruning.ranking import UnitRanking, join_streams
 
 
 def rank_filters(arch: Architecture, model: nn.Module) -> UnitRanking:
-    """Rank the filters of a trained `model`; of a stream, by the mean of their relative norms."""
+    """Rank the filters of a trained `model` by relative norm, averaged over a stream's layers."""
     return join_streams(arch.filter_norms(model), arch.streams)

@@ -1,4 +1,4 @@
-"""The units of a trained network, ranked: which go first, and which stay at given widths."""
+"""The ranking of a trained network's units: which ones stay at given widths."""
 
 from dataclasses import dataclass
 
@@ -13,22 +13,27 @@ from nsopt.scaling.law import FloatArray
 
 @dataclass(frozen=True, eq=False)
 class UnitRanking:
-    """Scores of units; those of low scores go first, whichever layer they are in.
+    """Scores of units. Units of low score are removed first, in any layer.
 
-    scores: per searched layer, of its units, a tensor (w_l,), the same for all layers of a stream;
-    streams: per layer, the first one of its stream. Layers whose channels are added to each other
-    lose the same ones, so that what is left computes as the whole network would with the others at
-    zero.
+    Layers whose channels are added to each other form a stream and lose the same channels. The
+    network that is left then computes what the whole network would with the other channels at zero.
+
+    Attributes:
+        scores: per layer, the scores of its units, a tensor (w_l,); equal for all layers of a
+            stream.
+        streams: per layer, the index of the first layer of its stream.
     """
 
     scores: tuple[Tensor, ...]
     streams: tuple[int, ...]
 
     def widths_within(self, cost: CostModel, budget: float) -> tuple[int, ...]:
-        """Return the widths when just enough units are removed to cost at most `budget`.
+        """Return the widths after removing just enough units to cost at most `budget`.
 
-        Every layer keeps the fewest units that it can have. NoWidthsError if even then the
-        budget is exceeded.
+        Every layer keeps the smallest width that it can have.
+
+        Raises:
+            NoWidthsError: if the network exceeds the budget even then.
         """
         removals = self._removals(width_limits(cost, len(self.scores))[0])
         costs = np.asarray(cost(removals))
@@ -39,15 +44,15 @@ class UnitRanking:
             )
         return tuple(removals[fitting[0]].tolist())
 
-    def strongest(self, widths: tuple[int, ...]) -> list[Tensor]:
-        """Per layer, indices of its at most `widths[l]` units of highest score, in order."""
+    def pick_strongest(self, widths: tuple[int, ...]) -> list[Tensor]:
+        """Return ascending indices of the at most `widths[l]` units of highest score per layer."""
         return [
             scores.argsort(descending=True, stable=True)[:width].sort().values
             for scores, width in zip(self.scores, widths, strict=True)
         ]
 
     def _removals(self, narrowest: FloatArray) -> IntArray:
-        """Widths (N, L) while the weakest units go, one stream's after the other."""
+        """Return the widths (N, L) after each removal, weakest units first."""
         start = np.array([len(scores) for scores in self.scores])
         firsts = sorted(set(self.streams))
         stream_of = np.repeat(firsts, start[firsts])
@@ -59,7 +64,12 @@ class UnitRanking:
 
 
 def join_streams(own: list[Tensor], streams: tuple[int, ...]) -> UnitRanking:
-    """Return the ranking by the mean score of a stream's layers. own: per layer, of its units."""
+    """Return the ranking by the mean score over the layers of a stream.
+
+    Args:
+        own: per layer, the scores of its units.
+        streams: see `UnitRanking`.
+    """
     scores = []
     for first in streams:
         members = [s for s, stream in zip(own, streams, strict=True) if stream == first]

@@ -1,11 +1,12 @@
-"""Which units a prune step takes: so many filters, or so much of a metric.
+"""Rules that choose which units a prune step removes: a number of filters, or part of a cost.
 
-Without a price filters are ranked by importance and every step takes the same number (Algorithm 1).
-With one they are ranked by importance per what their removal frees, and sizes after the steps are a
-geometric sequence, so that the record is evenly spaced in log tau.
+Without a price, units are ranked by importance and every step removes the same number of filters
+(Algorithm 1). With a price, units are ranked by importance per cost, and the costs after the steps
+are a geometric sequence. The record is then evenly spaced in log tau.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,32 +26,37 @@ from nsopt.scaling.record import MIN_ROWS
 Masks = list[NDArray[np.bool_]]
 
 
-def scale_metric(price: str) -> Metric:
-    """The metric of tau, and of the original size in descent: the price, or parameters."""
+def get_size_metric(price: str) -> Metric:
+    """Return the metric of tau and of the original size: that of the price, or else parameters."""
     return PARAMS if price == "filters" else get_metric(price)
 
 
 class PruneRule(Protocol):
-    """What every prune step keeps. counted: what it counts, in a word; steps: how many there are,
-    from the unpruned network to the smallest."""
+    """What every prune step keeps.
+
+    Attributes:
+        counted: what the rule counts, in a word.
+        steps: number of steps from the unpruned network to the smallest one.
+    """
 
     @property
     def counted(self) -> str: ...
     @property
     def steps(self) -> int: ...
 
-    def kept(self, importance: Sequence[FloatArray], steps: int) -> Masks:
-        """Which units of each group are kept after `steps` prune steps: masks (w_l,).
+    def choose_kept(self, importance: Sequence[FloatArray], steps: int) -> Masks:
+        """Return the units to keep after `steps` prune steps: masks (w_l,) per group.
 
-        importance: of the units that are left, (w_l,) each.
+        Args:
+            importance: of the units that are left, (w_l,) per group.
         """
 
-    def left(self, widths: Sequence[int]) -> float:
-        """The fraction of what it counts that a network of `widths` has left."""
+    def measure_left(self, widths: Sequence[int]) -> float:
+        """Return the fraction of what the rule counts that a network of `widths` has left."""
 
 
 def make_rule(arch: Architecture, widths: Sequence[int], settings: SearchSettings) -> "PruneRule":
-    """The rule by which a network of `widths` is pruned."""
+    """Return the rule for pruning a network of `widths`."""
     by_filters = FilterRule(
         np.array(arch.channels_per_unit),
         int(np.dot(widths, arch.channels_per_unit)),
@@ -63,13 +69,12 @@ def make_rule(arch: Architecture, widths: Sequence[int], settings: SearchSetting
     cost = metric.cost(arch)
     full = cost(widths)
     end = cost(floor_widths(settings.keep_fraction, widths))
-    return CostRule(
-        metric.unit, cost, full, (end / full) ** (1 / by_filters.steps), by_filters.steps
-    )
+    fraction = (end / full) ** (1 / by_filters.steps)
+    return CostRule(metric.unit, cost, full, fraction, by_filters.steps)
 
 
 def check_steps(arch: Architecture, widths: Sequence[int], settings: SearchSettings) -> None:
-    """ShortRecordError, before anything is trained, if there will be too few rows for a law."""
+    """Raise ShortRecordError, before any training, if the record will be too short for a law."""
     rule = make_rule(arch, widths, settings)
     if rule.steps >= MIN_ROWS:
         return
@@ -84,11 +89,13 @@ def check_steps(arch: Architecture, widths: Sequence[int], settings: SearchSetti
 
 @dataclass(frozen=True, eq=False)
 class FilterRule:
-    """The most important channels are kept, `per_step` fewer at every step (Algorithm 1), or that
-    fraction of what is left.
+    """Keeps the most important filters (Algorithm 1). If a unit has several, their mean counts.
 
-    channels: of a unit of each group, (L,); total: channels before pruning. Of a unit of several
-    channels the importance per channel counts.
+    Attributes:
+        channels: filters per unit of each group, (L,).
+        total: number of filters before pruning.
+        keep_fraction: fraction of the filters at which pruning ends.
+        per_step: filters to remove in a step, a number or a fraction of those that are left.
     """
 
     channels: IntArray
@@ -103,7 +110,7 @@ class FilterRule:
 
     @cached_property
     def _sizes(self) -> list[int]:
-        """Channels before and after every step."""
+        """The number of filters before the first step and after every step."""
         sizes, fewest = [self.total], math.floor(self.keep_fraction * self.total)
         while sizes[-1] > fewest:
             step = self.per_step
@@ -111,7 +118,7 @@ class FilterRule:
             sizes.append(max(fewest, sizes[-1] - taken))
         return sizes
 
-    def kept(self, importance: Sequence[FloatArray], steps: int) -> Masks:
+    def choose_kept(self, importance: Sequence[FloatArray], steps: int) -> Masks:
         wanted = self._sizes[min(steps, self.steps)]
         widths = [len(scores) for scores in importance]
         channels = np.repeat(self.channels, widths)
@@ -120,18 +127,25 @@ class FilterRule:
         kept[order[np.cumsum(channels[order]) <= wanted]] = True
         return np.split(kept, np.cumsum(widths)[:-1])
 
-    def left(self, widths: Sequence[int]) -> float:
+    def measure_left(self, widths: Sequence[int]) -> float:
         return float(np.dot(widths, self.channels) / self.total)
 
 
 @dataclass(frozen=True, eq=False)
 class CostRule:
-    """The units worth their price are kept; after n steps no more than full * fraction^n is left.
+    """Keeps the units with the highest importance per cost.
 
-    That is counted from the unpruned network: what single units free too much does not add up.
+    After n steps the cost is at most `full * fraction**n`.
+    The limit counts from the unpruned network, so that overshoots of single steps do not add up.
+    The cost of a unit is the marginal cost of its group at the current widths: of its own weights
+    and of those that read it.
 
-    The price of a unit is the marginal cost of its group at the present widths: its own weights
-    and those of its readers. full: the cost before pruning.
+    Attributes:
+        counted: the unit of the cost.
+        cost: the cost model.
+        full: the cost before pruning.
+        fraction: the part of the cost that each step leaves.
+        steps: number of steps.
     """
 
     counted: str
@@ -140,29 +154,30 @@ class CostRule:
     fraction: float
     steps: int
 
-    def kept(self, importance: Sequence[FloatArray], steps: int) -> Masks:
+    def choose_kept(self, importance: Sequence[FloatArray], steps: int) -> Masks:
         widths = np.array([len(scores) for scores in importance])
         price = np.maximum(self.cost.marginal(widths), np.finfo(np.float64).tiny)
         order = np.argsort(np.concatenate(importance) / np.repeat(price, widths), kind="stable")
         group = np.repeat(np.arange(len(widths)), widths)[order]
-        removed = self._fewest_removals(widths, group, self.full * self.fraction**steps)
+        left = self._count_left(widths, group, self.full * self.fraction**steps)
         kept = np.ones(len(order), dtype=np.bool_)
-        kept[order[:removed]] = False
+        kept[order[: len(order) - left]] = False
         return np.split(kept, np.cumsum(widths)[:-1])
 
-    def left(self, widths: Sequence[int]) -> float:
+    def measure_left(self, widths: Sequence[int]) -> float:
         return float(self.cost(widths) / self.full)
 
-    def _fewest_removals(self, widths: IntArray, group: IntArray, budget: float) -> int:
-        """How many units, removed in the order of their groups `group`, leave no more than the
-        budget: one at least. A group keeps its last one here."""
+    def _count_left(self, widths: IntArray, group: IntArray, budget: float) -> int:
+        """Return how many units are left when just enough are removed, at least one.
 
-        def fits(removals: int) -> bool:
-            left = widths - np.bincount(group[:removals], minlength=len(widths))
-            return bool(self.cost(np.maximum(left, 1)) <= budget)
+        Args:
+            group: the groups of the units (N,), in the order of removal. The cost of a group is
+                never counted below that of one unit.
+        """
+        total = len(group)
 
-        low, high = 0, len(group)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if fits(middle) else (middle, high)
-        return high
+        def is_too_dear(left: int) -> bool:
+            removed = np.bincount(group[: total - left], minlength=len(widths))
+            return bool(self.cost(np.maximum(widths - removed, 1)) > budget)
+
+        return bisect_left(range(total), True, lo=1, key=is_too_dear) - 1

@@ -1,4 +1,4 @@
-"""Search the width law of a network by architecture descent."""
+"""Search the width law of a network."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from nsopt.data.images import ImageData, Splits
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress, Silent
-from nsopt.pruning.descent import descend
+from nsopt.pruning.iterations import run_iterations
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Classification, OwnBatches, Supervision
 from nsopt.scaling.law import PowerLaw
@@ -23,11 +23,11 @@ from nsopt.training.step import Loss
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The result of architecture descent.
+    """The result of a search.
 
     Attributes:
-        iterations: of descent, in order, each with its record, law and proposed widths.
-        law: of the last iteration, which is the one to use.
+        iterations: in order, each with its record, law and proposed widths.
+        law: that of the last iteration, which is the one to use.
     """
 
     iterations: tuple[Iteration, ...]
@@ -55,7 +55,7 @@ def search(
     Args:
         arch: the family of networks; the search starts at its base widths.
         data: images with labels.
-        settings: by default the paper's for CIFAR.
+        settings: by default those of the paper for CIFAR.
         progress: receives steps and messages; None for silence.
         checkpoint: a file from which the same call continues after an interruption. It is written
             every 30 seconds and removed at the end; after an error it keeps finished iterations.
@@ -65,7 +65,7 @@ def search(
         loss: `loss(outputs, targets)`, which training minimises.
 
     Returns:
-        The iterations of descent; `.law` is the law to solve for budgets.
+        The iterations of the search; `.law` is the law to solve for budgets.
 
     Raises:
         ShortRecordError: if pruning takes too few steps for a law.
@@ -82,20 +82,22 @@ def search(
     """
     settings = settings or SearchSettings()
     compute = resolve_compute(settings.device, settings.precision)
-    supervision = _supervision(data, settings, loader, loss, compute)
-    iterations = descend(
+    supervision = _make_supervision(data, settings, loader, loss, compute)
+    iterations = run_iterations(
         arch, supervision, settings, (), compute, progress or Silent(), checkpoint, start
     )
     return SearchResult(tuple(iterations))
 
 
-def images_of_search(splits: Splits, settings: SearchSettings, compute: Compute) -> Classification:
-    """Return the images of `splits` that a search uses, for the device of `compute`."""
+def select_search_images(
+    splits: Splits, settings: SearchSettings, compute: Compute
+) -> Classification:
+    """Return the images of `splits` that a search uses, on the device of `compute` if they fit."""
     some = splits.with_train_images(settings.search_images)
     return Classification(place_images(some, compute), settings.resized_crop)
 
 
-def _supervision(
+def _make_supervision(
     data: ImageData | None,
     settings: SearchSettings,
     loader: Iterable[Any] | None,
@@ -105,7 +107,7 @@ def _supervision(
     if (data is None) == (loader is None) or (loader is None) != (loss is None):
         raise NsoptError("search needs data=..., or loader=... and loss=... together")
     if data is not None:
-        return images_of_search(data.split(settings.val_fraction), settings, compute)
+        return select_search_images(data.split(settings.val_fraction), settings, compute)
     if settings.search_images is not None:
         raise NsoptError("search_images= needs data=...: a loader chooses its own images")
     assert loader is not None

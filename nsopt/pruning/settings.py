@@ -1,4 +1,4 @@
-"""Settings of a search: pruning and architecture descent."""
+"""Settings of a search."""
 
 from typing import Annotated, Literal
 
@@ -8,21 +8,30 @@ from nsopt.settings import Fraction, Price, SgdSettings
 
 
 class SearchSettings(SgdSettings):
-    """Algorithms 1 and 4; the defaults are the protocol of the published CIFAR records.
+    """Settings of Algorithms 1 and 4. The defaults are the paper's protocol for CIFAR.
 
-    search_images: about so many training images are seen, the first ones of every class, again and
-    again; None for all. price: what the importance of a filter is divided by when filters are
-    ranked: nothing (`filters`, as published), or what its removal frees of a metric at the present
-    widths; tau is then in that metric. pretrain_epochs: P, at learning rate `lr`; prune_every: Q,
-    mini-batches between prune steps; filters_per_step: pruned across all layers together, a number
-    or a fraction of what is left; keep_fraction: of all filters, at which pruning stops. With a
-    price there are as many steps, to costs evenly spaced in their logarithm, down to the cost of
-    the network whose widths are all `keep_fraction` of the first. While pruning the learning rate
-    is `prune_lr`, divided by `prune_lr_divisor` every `prune_lr_epochs` epochs. iterations: of
-    architecture descent; it ends before where no width changes by more than `convergence` of itself
-    or, with `band`, where the proposal cannot be told from the network that was pruned. A proposed
-    width below `small_width` is raised by that much before the next iteration. importance_decay:
-    what the importance measured before a prune step counts after it, 0 (as published) for nothing.
+    Attributes:
+        search_images: number of training images to use, the first ones of every class; None for
+            all.
+        price: divides the importance of a filter before ranking. `filters`, as published, divides
+            by nothing. A metric divides by the cost that removing the filter saves at the current
+            widths; tau is then in that metric.
+        pretrain_epochs: P, epochs at learning rate `lr` before pruning.
+        prune_every: Q, mini-batches between prune steps.
+        filters_per_step: filters to prune in a step across all layers, a number or a fraction of
+            those that are left. With a price, a search takes as many steps, but to costs evenly
+            spaced in their logarithm.
+        keep_fraction: fraction of all filters at which pruning ends. With a price, pruning ends at
+            the cost of a network with this fraction of every width.
+        iterations: number of rounds of pruning, fitting and rescaling.
+        convergence: end earlier if no width changes by more than this fraction. With `band`, end if
+            the proposal lies within the uncertainty of the widths that were pruned.
+        small_width: add this to every proposed width below it before the next iteration.
+        prune_lr: learning rate while pruning.
+        prune_lr_divisor: divides `prune_lr` every `prune_lr_epochs` epochs.
+        prune_lr_epochs: see `prune_lr_divisor`.
+        importance_decay: weight of the importance measured before the last prune step. 0, as
+            published, forgets it.
     """
 
     search_images: int | None = Field(None, ge=1)

@@ -1,4 +1,4 @@
-"""What a network is trained on: mini-batches, and a loss of its outputs."""
+"""What a network trains on: mini-batches, and a loss of its outputs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
@@ -17,33 +17,34 @@ from nsopt.training.step import Loss
 
 
 class Batches(Protocol):
-    """Mini-batches without end, epoch after epoch. per_epoch: how many."""
+    """Endless mini-batches, epoch after epoch. per_epoch: number of batches in an epoch."""
 
     per_epoch: int
 
     def next(self) -> tuple[Any, Any]:
-        """Inputs and targets, where the network is."""
+        """Return inputs and targets, on the device of the network."""
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs to go on with the next batch."""
+        """Return everything that `restore` needs to continue with the next batch."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where the batches that gave `state` were."""
+        """Continue from a `state`."""
 
 
 class Supervision(Protocol):
     """What a search trains a network on."""
 
-    def batches(self, batch_size: int, seed: int) -> Batches: ...
+    def batches(self, batch_size: int, seed: int) -> Batches:
+        """Return mini-batches whose order and augmentation follow from `seed`."""
 
     def batch_size(self, asked: int) -> int | None:
-        """Of its batches where `asked` are asked for; None if it decides that on its own."""
+        """Return the size of batches if `asked` is requested; None if that decides nothing."""
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """Of one batch, a mean over its examples; outputs are float32 or wider."""
+        """Return the mean loss over the examples of a batch. Outputs are float32 or wider."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells it from others, for the identity of a checkpoint."""
+        """Return what distinguishes it from others, for the identity of a checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +71,12 @@ class Classification:
 class OwnBatches:
     """Batches and loss of a user.
 
-    loader: gives pairs of inputs and targets, any number of times, and knows how many; a DataLoader
-    or a list. Inputs are a tensor, or a tuple of what `forward` takes; targets are whatever `loss`
-    takes. Batches have the size that the loader gives them.
+    Attributes:
+        loader: yields pairs of inputs and targets, has a length, and restarts in every epoch, such
+            as a DataLoader or a list. Inputs are a tensor or a tuple of arguments for `forward`.
+            The loader decides the size of batches.
+        own_loss: takes outputs and targets.
+        device: of the network.
     """
 
     loader: Iterable[Any]
@@ -82,7 +86,7 @@ class OwnBatches:
     def __post_init__(self) -> None:
         if not isinstance(self.loader, Sized) or isinstance(self.loader, Iterator):
             raise NsoptError(
-                "the loader must know its length and start anew for every epoch: "
+                "the loader must have a length and restart in every epoch: "
                 "give a DataLoader or a list of batches"
             )
         if not len(self.loader):
@@ -106,10 +110,10 @@ class OwnBatches:
 
 
 class _LoaderBatches:
-    """A loader, over and over.
+    """Repeats a loader.
 
-    What it draws from torch's generator, as a shuffled DataLoader does, follows from `seed`, so
-    that an interrupted search goes on with the batches that it would have seen.
+    Random numbers that it draws from torch, as a shuffled DataLoader does, follow from `seed`. A
+    resumed search therefore gets the same batches.
     """
 
     def __init__(self, loader: Any, seed: int, device: torch.device) -> None:
@@ -125,11 +129,11 @@ class _LoaderBatches:
         batch = self._read()
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise NsoptError("every batch of the loader must be a pair of inputs and targets")
-        inputs, targets = tree_map_only(Tensor, self._moved, tuple(batch))
+        inputs, targets = tree_map_only(Tensor, self._move, tuple(batch))
         return inputs, targets
 
-    def _moved(self, tensor: Tensor) -> Tensor:
-        """On the device; the copy of a pinned one is not waited for."""
+    def _move(self, tensor: Tensor) -> Tensor:
+        """Move a tensor to the device, without waiting if its memory is pinned."""
         return tensor.to(self._device, non_blocking=tensor.is_pinned())
 
     def state(self) -> dict[str, Any]:
@@ -152,7 +156,7 @@ class _LoaderBatches:
             batch = next(self._iterator, None)
         if batch is None:
             raise NsoptError(
-                f"the loader says that it has {self.per_epoch} batches, and ends after "
+                f"the loader says that it has {self.per_epoch} batches, but ends after "
                 f"{self._position}"
             )
         self._position += 1

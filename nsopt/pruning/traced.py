@@ -1,7 +1,7 @@
-"""Cutting units out of a traced network, in the middle of its training.
+"""Cut units out of a traced network while it trains.
 
-A trace says which indices of every tensor belong to a unit; with them parameters, buffers and
-momentum are sliced alike.
+A trace says which indices of every tensor belong to a unit. Parameters, buffers and momentum are
+sliced by these indices.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,21 @@ from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.makers import Makers, Slices
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.resize import replace_tensors
+from nsopt.pruning.compaction import cut_parameter
 from nsopt.pruning.gates import Gate
-from nsopt.pruning.layout import positions
+from nsopt.pruning.layout import find_positions
 from nsopt.scaling.cost import IntArray
 
 
-class TracedPruned:
-    """A traced network that shrinks. network: traced from `model` before anything is cut away.
+class PrunableTrace:
+    """A traced network that shrinks.
 
-    Groups whose units cannot be cut one by one keep them all; a law is told that their widths
-    follow those of the others, by the geometric mean of what is left of them.
+    Rigid groups, whose units cannot be removed one by one, keep them all. The record gets widths
+    for them as if they shrank like the other groups, by the geometric mean of what is left there.
+
+    Args:
+        network: the trace of `model` before pruning.
+        model: the network.
     """
 
     def __init__(self, network: TracedNetwork, model: nn.Module) -> None:
@@ -37,11 +42,11 @@ class TracedPruned:
         self._left = network.indices(list(self.kept))
         self._units = network.family.units
         self.gates: list[list[Gate]] = [
-            [Staying(group.width)]
+            [RigidGate(group.width)]
             if group.rigid
             else [TracedGate(self, slices, index) for slices in gates]
             for index, (group, gates) in enumerate(
-                zip(network.family.groups, gate_slices(network), strict=True)
+                zip(network.family.groups, find_gate_slices(network), strict=True)
             )
         ]
 
@@ -59,9 +64,8 @@ class TracedPruned:
     def parameter(self, name: str) -> nn.Parameter:
         return self._model.get_parameter(name)
 
-    def unit_of_channel(self, tensor: str, axis: int, group: int) -> IntArray:
-        """The unit of a group that each channel left belongs to, as its place in `kept`; -1 for
-        channels of other groups."""
+    def find_units(self, tensor: str, axis: int, group: int) -> IntArray:
+        """Return the unit of each remaining channel, as an index into `kept`; -1 for others."""
         labels = self._network.labels[tensor][axis]
         assert isinstance(labels, np.ndarray)
         left = self._left[tensor][axis]
@@ -74,11 +78,18 @@ class TracedPruned:
         before, after = self._left, self._network.indices(list(kept))
         layout = layout_of(self._model)
 
-        def smaller(name: str, tensor: Tensor) -> Tensor:
-            pick = zip(after[name], before[name], strict=True)
-            return _smaller(tensor, [positions(new, old) for new, old in pick], optimizer, layout)
+        def shrink(name: str, tensor: Tensor) -> Tensor:
+            pairs = zip(after[name], before[name], strict=True)
+            indices = [find_positions(new, old) for new, old in pairs]
 
-        replace_tensors(self._model, smaller)
+            def cut(value: Tensor) -> Tensor:
+                return _select(value, indices, layout)
+
+            if isinstance(tensor, nn.Parameter):
+                return cut_parameter(tensor, optimizer, cut)
+            return cut(tensor)
+
+        replace_tensors(self._model, shrink)
         self._network.describe(self._model)
         optimizer.param_groups[0]["params"] = list(self._model.parameters())
         self.kept, self._left = tuple(kept), after
@@ -87,8 +98,11 @@ class TracedPruned:
                 gate.forget()
 
 
-class Staying(Gate):
-    """Of units that cannot be cut one by one: all are worth more than any other."""
+class RigidGate(Gate):
+    """The gate of a group whose units cannot be removed one by one.
+
+    Their importance is infinite.
+    """
 
     def __init__(self, width: int) -> None:
         self._width = width
@@ -98,34 +112,36 @@ class Staying(Gate):
 
 
 class TracedGate(Gate):
-    """Behind a norm, or behind a product that no norm follows (pruning/gates.py).
+    """A gate behind a norm, or behind a product without a norm (pruning/gates.py).
 
-    There dE/dz of a channel is <W, dE/dW> + b * dE/db of the slices that make it; that of a unit is
-    the sum over its channels, in an order that does not change. slices: of the weight, and of the
-    bias if there is one.
+    dE/dz of a channel is <W, dE/dW> + b * dE/db over the slices that make it. That of a unit is the
+    sum over its channels, always in the same order.
+
+    Args:
+        slices: of the weight, and of the bias if there is one.
     """
 
-    def __init__(self, pruned: TracedPruned, slices: Sequence[Slices], group: int) -> None:
+    def __init__(self, pruned: PrunableTrace, slices: Sequence[Slices], group: int) -> None:
         self._pruned = pruned
         self._slices = slices
         self._group = group
         self._channels: list[Tensor] | None = None
 
     def forget(self) -> None:
-        """Channels have been cut away."""
+        """Forget the channels, because some have been cut away."""
         self._channels = None
 
     def gradient(self) -> Tensor:
         parameters = [self._pruned.parameter(name) for name, _ in self._slices]
         if self._channels is None:
             count = len(self._pruned.kept[self._group])
-            units = [self._pruned.unit_of_channel(*slices, self._group) for slices in self._slices]
+            units = [self._pruned.find_units(*slices, self._group) for slices in self._slices]
             self._channels = [
-                torch.from_numpy(_channels_of(own, count)).to(parameter.device)
+                torch.from_numpy(_list_channels(own, count)).to(parameter.device)
                 for own, parameter in zip(units, parameters, strict=True)
             ]
         gradients = [
-            functional.pad(_inner(parameter, axis), (0, 1))[channels].sum(dim=1)
+            functional.pad(_dot_gradients(parameter, axis), (0, 1))[channels].sum(dim=1)
             for parameter, (_, axis), channels in zip(
                 parameters, self._slices, self._channels, strict=True
             )
@@ -133,10 +149,12 @@ class TracedGate(Gate):
         return torch.stack(gradients).sum(dim=0)
 
 
-def _channels_of(units: IntArray, count: int) -> IntArray:
-    """The channels of each unit, (count, most of a unit), filled up with the one behind the last.
+def _list_channels(units: IntArray, count: int) -> IntArray:
+    """Return the channels of each unit, (count, most of a unit), padded with len(units).
 
-    units: of each channel, -1 for none.
+    Args:
+        units: the unit of each channel, -1 for none.
+        count: number of units.
     """
     ordered = np.argsort(units, kind="stable")
     own = ordered[units[ordered] >= 0]
@@ -146,29 +164,30 @@ def _channels_of(units: IntArray, count: int) -> IntArray:
     return channels
 
 
-def gate_slices(network: TracedNetwork) -> list[list[list[Slices]]]:
-    """Per group and gate, the parameters behind which units are scored.
+def find_gate_slices(network: TracedNetwork) -> list[list[list[Slices]]]:
+    """Return, per group and gate, the parameters behind which units are scored.
 
-    Norms right behind the products that make the channels; products that no norm follows; and
-    where norms only come later (behind a concatenation, say), those, as they take all scale out of
-    what the products make. Where there is no norm, one may be written by hand: other vectors that
-    scale the units are gates, too. Units that no product makes are scored where they are read.
+    These are the norms right behind the products that make the channels, and products without a
+    norm. If norms only follow later, such as behind a concatenation, these norms score, because
+    they cancel the scale of the products. If there is no norm, other vectors that scale the units
+    are gates too: a norm may be written by hand. Units that no product makes are scored where they
+    are read.
     """
     makers = Makers.of(network)
-    return [_gates(network, makers, group) for group in network.family.groups]
+    return [_find_gates(network, makers, group) for group in network.family.groups]
 
 
-def _gates(network: TracedNetwork, makers: Makers, group: Group) -> list[list[Slices]]:
+def _find_gates(network: TracedNetwork, makers: Makers, group: Group) -> list[list[Slices]]:
     products, norms = makers.making(group), makers.scaling(group)
     behind = {
         slices: [norm for channels, norm in norms if np.array_equal(channels, made)][:1]
         for made, slices in products
     }
     if norms and not any(behind.values()):
-        return [_with_bias(network, norm) for norm in dict.fromkeys(norm for _, norm in norms)]
+        return [_add_bias(network, norm) for norm in dict.fromkeys(norm for _, norm in norms)]
     found = [norm for following in behind.values() for norm in following]
     found += [slices for slices, following in behind.items() if not following]
-    gates = [_with_bias(network, slices) for slices in dict.fromkeys(found)]
+    gates = [_add_bias(network, slices) for slices in dict.fromkeys(found)]
     holders = makers.holding(group)
     if not norms:
         counted = {slices for gate in gates for slices in gate}
@@ -176,8 +195,8 @@ def _gates(network: TracedNetwork, makers: Makers, group: Group) -> list[list[Sl
     return gates or [holders[:1]]
 
 
-def _with_bias(network: TracedNetwork, slices: Slices) -> list[Slices]:
-    """Slices of a weight, and those of the bias beside it."""
+def _add_bias(network: TracedNetwork, slices: Slices) -> list[Slices]:
+    """Return the slices of a weight, and those of its bias if it has one."""
     name, _ = slices
     bias = name.removesuffix("weight") + "bias"
     labelled = name.endswith("weight") and isinstance(
@@ -186,32 +205,17 @@ def _with_bias(network: TracedNetwork, slices: Slices) -> list[Slices]:
     return [slices, (bias, 0)] if labelled else [slices]
 
 
-def _inner(parameter: Tensor, axis: int) -> Tensor:
-    """The products of slices along an axis with their gradients, (n,)."""
+def _dot_gradients(parameter: Tensor, axis: int) -> Tensor:
+    """Return the products of a parameter's slices along an axis with their gradients, (n,)."""
     if parameter.grad is None:
         return parameter.new_zeros(parameter.shape[axis])
     slices = (parameter * parameter.grad).detach().movedim(axis, 0)
     return slices.reshape(len(slices), -1).sum(dim=1)
 
 
-def _smaller(
-    tensor: Tensor,
-    places: list[IntArray],
-    optimizer: torch.optim.SGD,
-    layout: torch.memory_format,
-) -> Tensor:
-    """A tensor at some places of every dimension; of a parameter, its momentum too."""
-    if not isinstance(tensor, nn.Parameter):
-        return _picked(tensor, places, layout)
-    smaller = nn.Parameter(_picked(tensor.detach(), places, layout), tensor.requires_grad)
-    momentum = optimizer.state.pop(tensor, {}).get("momentum_buffer")
-    if momentum is not None:
-        optimizer.state[smaller] = {"momentum_buffer": _picked(momentum, places, layout)}
-    return smaller
-
-
-def _picked(tensor: Tensor, places: list[IntArray], layout: torch.memory_format) -> Tensor:
-    for axis, where in enumerate(places):
-        if len(where) < tensor.shape[axis]:
-            tensor = tensor.index_select(axis, torch.from_numpy(where).to(tensor.device))
+def _select(tensor: Tensor, indices: list[IntArray], layout: torch.memory_format) -> Tensor:
+    """Copy a tensor at some indices of every dimension."""
+    for axis, index in enumerate(indices):
+        if len(index) < tensor.shape[axis]:
+            tensor = tensor.index_select(axis, torch.from_numpy(index).to(tensor.device))
     return tensor.clone(memory_format=layout if tensor.ndim == 4 else torch.contiguous_format)

@@ -6,7 +6,7 @@ from optuna.study import Study
 
 from nsopt.methods.base import LawInputs, Method
 from nsopt.methods.registry import get_method
-from nsopt.pruning.descent import is_complete
+from nsopt.pruning.iterations import is_complete
 from nsopt.samplers.neuralscale import NeuralScaleSampler
 from nsopt.scaling.metric import get_metric
 from nsopt.scaling.record import Iteration, describe_reach

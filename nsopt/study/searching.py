@@ -7,11 +7,11 @@ from typing import get_args
 
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import resolve_compute
-from nsopt.compute.locks import is_being_done, one_at_a_time
+from nsopt.compute.locks import hold_lock, is_being_done
 from nsopt.errors import DeterministicError
 from nsopt.files import cache_folder
-from nsopt.pruning.descent import descend
-from nsopt.pruning.search import images_of_search
+from nsopt.pruning.iterations import run_iterations
+from nsopt.pruning.search import select_search_images
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Iteration
 from nsopt.settings import Price
@@ -36,7 +36,7 @@ def continue_searches(
     found: dict[Price | None, list[Iteration]] = {}
     shared = pretrained_file(session)
     try:
-        with Checkpoint(shared, {}).removed_by(DeterministicError):
+        with Checkpoint(shared, {}).remove_on(DeterministicError):
             for price, iterations in searches.items():
                 is_last = len(found) + 1 == len(searches)
                 kept = None if is_last and not shared.exists() else shared
@@ -59,20 +59,20 @@ def is_searching(session: Session) -> bool:
     return any(is_being_done(cache_folder() / "locks", folder) for folder in folders)
 
 
-def descend_task(
+def search_task(
     session: Session,
     settings: SearchSettings,
     history: Sequence[Iteration],
     checkpoint: Path,
     pretrained: Path | None = None,
 ) -> Iterator[Iteration]:
-    """Run `descend` with the device, precision and validation images that `settings` ask for."""
+    """Run a search with the device, precision and validation images of `settings`."""
     task, splits = session.task, session.task.splits
     if settings.val_fraction != task.settings.training.val_fraction:
         splits = task.data.split(settings.val_fraction)
     own = replace(resolve_compute(settings.device, settings.precision), lock=session.compute.lock)
-    images = images_of_search(splits, settings, own)
-    return descend(
+    images = select_search_images(splits, settings, own)
+    return run_iterations(
         task.arch,
         images,
         settings,
@@ -109,9 +109,9 @@ class _Search:
                 "waiting for the search of another command in this folder"
             )
 
-        with one_at_a_time(cache_folder() / "locks", folder, tell):
+        with hold_lock(cache_folder() / "locks", folder, tell):
             history = self._stored()
-            missing = descend_task(
+            missing = search_task(
                 self.session,
                 task.search_settings(self.price).updated(iterations=self.iterations),
                 history,

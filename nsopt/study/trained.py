@@ -4,8 +4,8 @@ from torch import nn
 
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import place
-from nsopt.compute.locks import one_at_a_time
-from nsopt.compute.random_state import seeded
+from nsopt.compute.locks import hold_lock
+from nsopt.compute.random_state import use_seed
 from nsopt.files import cache_folder
 from nsopt.storage import schema
 from nsopt.study.session import Session
@@ -26,11 +26,11 @@ def trained_network(session: Session, seed: int) -> nn.Module:
     folder = session.workspace.checkpoints(task.study_name(schema.BASE))
     path = folder / f"seed{seed}.pt"
     kept = Checkpoint(path, training_identity(task.arch, widths, session.splits, settings))
-    with one_at_a_time(cache_folder() / "locks", path):
+    with hold_lock(cache_folder() / "locks", path):
         with session.compute.computing():
             weights = kept.load(device)
             if weights is not None:
-                with seeded(seed, device):
+                with use_seed(seed, device):
                     model = place(task.arch.build(widths), device, task.arch.layout)
                 model.load_state_dict(weights)
                 return model

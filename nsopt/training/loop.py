@@ -13,16 +13,16 @@ from torch.optim.swa_utils import AveragedModel
 
 from nsopt.compute.checkpoint import Checkpoint, State
 from nsopt.compute.device import Compute, place, resolve_compute, wait_for
-from nsopt.compute.memory import memory_kept
+from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.placement import place_images
-from nsopt.compute.random_state import OwnRandomState, seeded
+from nsopt.compute.random_state import OwnRandomState, use_seed
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData, Splits
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.models.layout import inputs_for
-from nsopt.models.tracing.originals import copied
+from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress, Silent
 from nsopt.training.evaluation import Evaluation
 from nsopt.training.fine_tuning import average_of, distil, make_schedule
@@ -136,8 +136,8 @@ def train(
         compute,
         progress or Silent(),
         checkpoint,
-        start=None if start is None else lambda: copied(start),
-        teacher=None if teacher is None else copied(teacher),
+        start=None if start is None else lambda: copy_model(start),
+        teacher=None if teacher is None else copy_model(teacher),
         after_epoch=lambda epochs: on_epoch(len(epochs), epochs[-1]),
     )
 
@@ -165,13 +165,13 @@ def train_configuration(
     file = Checkpoint(checkpoint, identity | {"format": _FORMAT})
     with explain_out_of_memory(compute.device, settings.batch_size), compute.computing():
         saved = file.load(compute.device)
-        with seeded(settings.seed, compute.device):
+        with use_seed(settings.seed, compute.device):
             model = place(start() if start else arch.build(widths), compute.device, arch.layout)
         if teacher is not None:
             teacher = place(teacher, compute.device, arch.layout).eval()
         average = average_of(model, settings.averaging)
         progress.start(task, settings.epochs)
-        with memory_kept(compute.device), fast_kernels(model):
+        with keep_memory(compute.device), fast_kernels(model):
             training = _Training(model, splits, settings, compute, average, teacher)
             if saved is not None:
                 training.restore(saved)
@@ -193,12 +193,12 @@ def _advance(
 ) -> None:
     """Do one small step; report an epoch that it ends; save the state when it is time."""
     done = len(training.epochs)
-    with file.removed_by(NonFiniteLossError):
+    with file.remove_on(NonFiniteLossError):
         training.advance()
     if len(training.epochs) > done:
         latest = training.epochs[-1]
         progress.advance(f"loss {latest.train_loss:.3f}, val {latest.val_accuracy:.1f} %")
-        with file.removed_by(Exception):
+        with file.remove_on(Exception):
             after_epoch(training.epochs)
     file.save_when_due(training.state)
 

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.device import Compute, place
 from nsopt.compute.out_of_memory import explain_out_of_memory
-from nsopt.compute.random_state import seeded
+from nsopt.compute.random_state import use_seed
 from nsopt.models.architecture import Architecture
 from nsopt.models.layout import inputs_for
 
@@ -75,7 +75,7 @@ def probe_memory(
     with (
         explain_out_of_memory(compute.device, batch_size),
         compute.computing(),
-        seeded(0, compute.device),
+        use_seed(0, compute.device),
     ):
         model = place(arch.build(widths), compute.device, arch.layout)
         images = torch.zeros(batch_size, *arch.input_shape, device=compute.device)

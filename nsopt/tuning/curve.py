@@ -18,7 +18,7 @@ from nsopt.compute.device import Compute, resolve_compute
 from nsopt.errors import DeterministicError, NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
-from nsopt.pruning.rules import scale_metric
+from nsopt.pruning.rules import get_size_metric
 from nsopt.scaling.family import SLOPE, LawFamily, relative, relative_uniform
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import Metric, counted_costs
@@ -133,7 +133,7 @@ def law_family(arch: Architecture, laws: Mapping[Price, PowerLaw]) -> LawFamily:
         laws: by the price of their search, over tau.
     """
     others = {
-        str(price): relative(law, scale_metric(price).cost(arch), arch.base_widths)
+        str(price): relative(law, get_size_metric(price).cost(arch), arch.base_widths)
         for price, law in laws.items()
     }
     return LawFamily(relative_uniform(arch.base_widths), others)

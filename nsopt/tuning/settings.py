@@ -27,7 +27,7 @@ from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import open_study
 from nsopt.storage.trials import TuningPoint
 from nsopt.storage.urls import hide_password
-from nsopt.study.searching import descend_task
+from nsopt.study.searching import search_task
 from nsopt.study.session import Session, start_session
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
@@ -273,4 +273,4 @@ def _search(tuning: Tuning, session: Session, checkpoint: str, **changes: int) -
     """The iterations of a search with some settings changed. checkpoint: the name of its file."""
     settings = tuning.task.settings.search.updated(**changes)
     path = session.workspace.checkpoints(tuning.study_name) / checkpoint
-    return list(descend_task(session, settings, (), path))
+    return list(search_task(session, settings, (), path))

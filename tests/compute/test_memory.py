@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nsopt.compute.memory import memory_kept
+from nsopt.compute.memory import keep_memory
 
 pytestmark = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="elsewhere memory is not kept"
@@ -19,7 +19,7 @@ def test_memory_that_is_kept_is_given_back() -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * resource.getpagesize()
 
-    with memory_kept(CPU):
+    with keep_memory(CPU):
         before = resident()  # what was free before is given back by now
         torch.zeros(200 * MIB, dtype=torch.uint8)
         assert resident() > before + 190 * MIB
@@ -27,11 +27,11 @@ def test_memory_that_is_kept_is_given_back() -> None:
 
 
 def test_tensors_do_not_lie_in_the_gaps_that_freed_ones_left() -> None:
-    with memory_kept(CPU):
+    with keep_memory(CPU):
         old = [torch.empty(8 * MIB, dtype=torch.uint8) for _ in range(8)]
     gaps = [range(old[i].data_ptr(), old[i].data_ptr() + 8 * MIB) for i in (1, 3, 5)]
     del old[1:6:2]
 
-    with memory_kept(CPU):
+    with keep_memory(CPU):
         new = [torch.empty(MIB, dtype=torch.uint8) for _ in range(16)]
     assert [tensor for tensor in new if any(tensor.data_ptr() in gap for gap in gaps)] == []

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from nsopt.compute.random_state import OwnRandomState, seeded
+from nsopt.compute.random_state import OwnRandomState, use_seed
 
 CPU = torch.device("cpu")
 BACKENDS: Any = torch.backends
@@ -26,7 +26,7 @@ def test_only_benchmark_and_deterministic_of_cudnn_are_set(fp32_precision: str) 
     before = cudnn.benchmark, cudnn.deterministic, cudnn.enabled, rounding()
     cudnn.benchmark, cudnn.enabled = True, False
     try:
-        with seeded(0, CPU), OwnRandomState(0, CPU).in_use():
+        with use_seed(0, CPU), OwnRandomState(0, CPU).in_use():
             assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
             assert not cudnn.enabled
             assert rounding() == before[-1]

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from nsopt.compute.device import Compute, place
-from nsopt.compute.random_state import seeded
+from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData, ImageSet, Splits
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import architectures, table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.compaction import compact
 from nsopt.pruning.engine import iterative_prune
-from nsopt.pruning.layout import Layout, positions
+from nsopt.pruning.layout import Layout, find_positions
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Classification
 from nsopt.scaling.record import gives_a_law
@@ -72,7 +72,7 @@ def test_shrinking_and_masked_networks_give_the_same_record(name: str) -> None:
     shrinking = iterative_prune(
         arch, arch.base_widths, Classification(splits), settings, CPU, Silent()
     )
-    with seeded(settings.seed, CPU.device):
+    with use_seed(settings.seed, CPU.device):
         search = masked_search.gated(arch, arch.base_widths, follow=True)
     with fast_kernels(search.model):  # rounding decides between equally unimportant channels
         masked = list(masked_search.run(search, splits, settings))
@@ -94,7 +94,7 @@ def test_a_compacted_network_goes_on_as_if_its_channels_were_held_at_zero(name: 
     images = splits.train.images[:20] / 128
     models = []
     for cut in (False, True):
-        with seeded(0, CPU.device):
+        with use_seed(0, CPU.device):
             search = masked_search.gated(arch, arch.base_widths, follow=True)
         model = place(search.model, CPU.device, arch.layout)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.5, weight_decay=1e-3)
@@ -146,4 +146,4 @@ def test_a_stream_keeps_what_later_blocks_still_read() -> None:
 
 def test_positions_are_found_or_missing() -> None:
     within = np.array([2, 5, 9])
-    assert positions(np.array([2, 9, 3, 10, 0]), within).tolist() == [0, 2, -1, -1, -1]
+    assert find_positions(np.array([2, 9, 3, 10, 0]), within).tolist() == [0, 2, -1, -1, -1]

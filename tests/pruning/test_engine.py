@@ -10,8 +10,8 @@ from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
-from nsopt.pruning.descent import descend
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
+from nsopt.pruning.iterations import run_iterations
 from nsopt.pruning.search import search
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Classification
@@ -186,7 +186,9 @@ def test_continued_descent_equals_an_uninterrupted_one(
     whole = search(narrow, digits, SHORT).iterations
     stored = Iteration.from_dict(whole[0].to_dict())
     compute, splits = resolve_compute("cpu", "fp32"), digits.split(SHORT.val_fraction)
-    continued = list(descend(narrow, Classification(splits), SHORT, [stored], compute, Silent()))
+    continued = list(
+        run_iterations(narrow, Classification(splits), SHORT, [stored], compute, Silent())
+    )
     assert same(stored, whole[0])
     assert len(continued) == 1
     assert same(continued[0], whole[1])

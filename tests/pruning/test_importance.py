@@ -115,5 +115,5 @@ def test_with_decay_the_channels_that_are_kept_keep_their_scores() -> None:
 
 
 def test_gates_stand_only_where_they_can() -> None:
-    with pytest.raises(TypeError, match="no gate stands behind a ReLU"):
+    with pytest.raises(TypeError, match="cannot score channels behind a ReLU"):
         make_gates([[nn.ReLU()]])

@@ -10,9 +10,9 @@ from nsopt.compute import checkpoint
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError, OutOfMemoryError, ShortRecordError
 from nsopt.models.architecture import TableArchitecture
-from nsopt.pruning import descent
-from nsopt.pruning.descent import iteration_seed
+from nsopt.pruning import iterations
 from nsopt.pruning.engine import iterative_prune
+from nsopt.pruning.iterations import derive_seed
 from nsopt.pruning.search import search
 from nsopt.pruning.settings import SearchSettings
 
@@ -30,9 +30,9 @@ SETTINGS = SearchSettings(
 
 def test_no_two_iterations_of_any_searches_share_a_seed() -> None:
     """Seeds of a tuning study are neighbours: 0 and its second iteration must not be 1."""
-    seeds = [iteration_seed(seed, number) for seed in range(40) for number in range(15)]
+    seeds = [derive_seed(seed, number) for seed in range(40) for number in range(15)]
     assert len(set(seeds)) == len(seeds)
-    assert [iteration_seed(seed, 0) for seed in range(3)] == [0, 1, 2]
+    assert [derive_seed(seed, 0) for seed in range(3)] == [0, 1, 2]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_an_error_in_a_late_iteration_leaves_the_earlier_ones(
             raise error
         return iterative_prune(*arguments)
 
-    monkeypatch.setattr(descent, "iterative_prune", fails_in_the_third)
+    monkeypatch.setattr(iterations, "iterative_prune", fails_in_the_third)
     with pytest.raises(type(error)):
         search(narrow, few, SETTINGS, checkpoint=file)
     assert file.exists()
@@ -85,7 +85,7 @@ def test_out_of_memory_within_an_iteration_leaves_its_state(
         return iterative_prune(*(*arguments[:-2], save, arguments[-1]))
 
     with monkeypatch.context() as patch:
-        patch.setattr(descent, "iterative_prune", runs_out_of_memory)
+        patch.setattr(iterations, "iterative_prune", runs_out_of_memory)
         with pytest.raises(OutOfMemoryError):
             search(narrow, few, one, checkpoint=file)
     resumed = []
@@ -94,6 +94,6 @@ def test_out_of_memory_within_an_iteration_leaves_its_state(
         resumed.append(arguments[-3]["batches"])
         return iterative_prune(*arguments)
 
-    monkeypatch.setattr(descent, "iterative_prune", watch)
+    monkeypatch.setattr(iterations, "iterative_prune", watch)
     search(narrow, few, one, checkpoint=file)
     assert resumed == [9]

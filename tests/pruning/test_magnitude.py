@@ -23,7 +23,9 @@ def test_weakest_filters_of_any_layer_go_first(narrow: TableArchitecture) -> Non
     budget = cost(narrow.base_widths) - 1
     widths = np.array(ranking.widths_within(cost, budget))
     assert (np.array(narrow.base_widths) - widths).tolist() == [1, *[0] * 7]
-    assert ranking.strongest(tuple(widths))[0].tolist() == list(range(1, narrow.base_widths[0]))
+    assert ranking.pick_strongest(tuple(widths))[0].tolist() == list(
+        range(1, narrow.base_widths[0])
+    )
 
 
 @pytest.mark.parametrize("fraction", [0.9, 0.5, 0.1])
@@ -63,7 +65,7 @@ def test_what_is_left_computes_as_with_the_other_channels_at_zero(name: str) -> 
     ranking = rank_filters(arch, model)
     widths = ranking.widths_within(arch.cost("params"), 0.8 * arch.cost("params")(arch.base_widths))
     assert widths != arch.base_widths
-    kept = ranking.strongest(widths)
+    kept = ranking.pick_strongest(widths)
     smaller = arch.inherit(model.float(), kept, widths).double().eval()
     with torch.no_grad():
         for gates, left in zip(arch.gate_modules(model.double()), kept, strict=True):

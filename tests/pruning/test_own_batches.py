@@ -168,7 +168,7 @@ BATCH = (torch.randn(4, 3, 16, 16), torch.zeros(4, 16, 16, dtype=torch.int64))
         (endless(), pixel_loss, "must know its length and start anew"),
         ([], pixel_loss, "the loader has no batches"),
         ([BATCH[0]], pixel_loss, "must be a pair of inputs and targets"),
-        (TooShort([BATCH] * 2), pixel_loss, "says that it has 9 batches, and ends after 2"),
+        (TooShort([BATCH] * 2), pixel_loss, "says that it has 9 batches, but ends after 2"),
         ([BATCH], lambda outputs, targets: 1.0, "the loss must be a tensor of one number"),
         ([BATCH], lambda outputs, targets: outputs["out"], "the loss must be a tensor of one"),
         ([BATCH], None, "search needs data=..., or loader=... and loss=... together"),

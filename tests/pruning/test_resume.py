@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nsopt.compute import checkpoint
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import Compute
-from nsopt.compute.random_state import seeded
+from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.architecture import TableArchitecture
@@ -169,7 +169,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     """tuned: with everything that fine-tuning adds."""
     file = tmp_path_factory.mktemp("training") / "training.pt"
     each = TRAINING.updated(precision=precision, **(FINE_TUNING if tuned else {}))
-    with seeded(0, torch.device("cpu")):
+    with use_seed(0, torch.device("cpu")):
         teacher = narrow.build(narrow.base_widths)
 
     def run(path: Path | None = file) -> tuple:

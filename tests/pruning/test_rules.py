@@ -36,7 +36,7 @@ def test_a_priced_step_takes_no_more_than_it_must_and_the_least_worth(
     cost = ARCH.cost("macs")
     rule = CostRule("MACs", cost, cost(widths), fraction, 10)
     importance = scores_of(widths, seed)
-    kept = rule.kept(importance, 1)
+    kept = rule.choose_kept(importance, 1)
     left = np.array([mask.sum() for mask in kept])
     assert cost(np.maximum(left, 1)) <= fraction * cost(widths) or left.sum() == 0
     price = cost.marginal(widths)
@@ -61,7 +61,7 @@ def test_every_step_takes_its_number_or_its_fraction(
     rule = make_rule(ARCH, NARROW, settings)
     importance = scores_of(NARROW, seed)
     sizes = [
-        sum(int(mask.sum()) for mask in rule.kept(importance, step))
+        sum(int(mask.sum()) for mask in rule.choose_kept(importance, step))
         for step in range(rule.steps + 2)
     ]
     total = sum(NARROW)
@@ -94,4 +94,4 @@ def test_all_prices_take_as_many_steps(narrow: TableArchitecture) -> None:
         for price in ("filters", "params", "macs")
     ]
     assert len({rule.steps for rule in rules}) == 1
-    assert all(rule.left(narrow.base_widths) == 1 for rule in rules)
+    assert all(rule.measure_left(narrow.base_widths) == 1 for rule in rules)

@@ -15,10 +15,10 @@ from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Silent
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
-from nsopt.pruning.pruned import make_pruned
+from nsopt.pruning.prunable import make_prunable
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Classification
-from nsopt.pruning.traced import TracedGate, TracedPruned, gate_slices
+from nsopt.pruning.traced import PrunableTrace, TracedGate, find_gate_slices
 from tests.models.tracing import awkward
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -81,11 +81,11 @@ def test_units_that_are_cut_out_are_those_that_masks_would_hold_at_zero(
         optimizer.step()
     kept = [np.arange(0, max(1, w - w // 3)) for w in arch.base_widths]
     expected = arch.network.at(model).cut(model, kept).state_dict()
-    network._pruned.shrink(kept, optimizer)
+    network._prunable.shrink(kept, optimizer)
     torch.testing.assert_close(dict(model.state_dict()), dict(expected), rtol=0, atol=0)
     momentum = [state["momentum_buffer"].shape for state in optimizer.state.values()]
     assert momentum == [p.shape for p in model.parameters() if p in optimizer.state]
-    for group, gates in zip(arch.base_widths, network._pruned.gates, strict=True):
+    for group, gates in zip(arch.base_widths, network._prunable.gates, strict=True):
         assert gates
         assert all(len(gate.gradient()) == max(1, group - group // 3) for gate in gates)
 
@@ -99,9 +99,11 @@ def test_units_are_scored_behind_the_norm_of_what_makes_them() -> None:
     torch.manual_seed(0)
     arch = trace(awkward.RawParameter(), torch.randn(2, 3, 32, 32))
     norms = [[[(f"{path}.weight", 0), (f"{path}.bias", 0)]] for path in ("a.1", "b.1", "c.1")]
-    assert gate_slices(arch.network) == norms
+    assert find_gate_slices(arch.network) == norms
     arch = trace(awkward.Flattened(), torch.randn(2, 3, 32, 32))
-    assert gate_slices(arch.network)[2] == [[("hidden.weight", 0), ("hidden.bias", 0)]]  # no norm
+    assert find_gate_slices(arch.network)[2] == [
+        [("hidden.weight", 0), ("hidden.bias", 0)]
+    ]  # no norm
 
 
 def test_gates_are_those_of_explicit_multipliers() -> None:
@@ -126,7 +128,7 @@ def test_gates_are_those_of_explicit_multipliers() -> None:
     expected = torch.autograd.grad(model(x).square().mean(), list(z.values()))
     for hook in hooks:
         hook.remove()
-    pruned = make_pruned(arch, model, arch.base_widths)
+    pruned = make_prunable(arch, model, arch.base_widths)
     model(x).square().mean().backward()
     for group, gradient in zip(pruned.gates, expected, strict=True):
         (gate,) = group
@@ -151,14 +153,14 @@ def test_units_of_many_channels_are_scored_by_sums_in_one_order(kind: type[nn.Mo
     torch.manual_seed(0)
     arch, recorder = trace(kind(), torch.randn(2, 3, 32, 32)), Recorder()
     model = arch.build(arch.base_widths).double()
-    pruned = make_pruned(arch, model, arch.base_widths)
-    assert isinstance(pruned, TracedPruned)
+    pruned = make_prunable(arch, model, arch.base_widths)
+    assert isinstance(pruned, PrunableTrace)
     model(torch.randn(6, 3, 32, 32, dtype=torch.float64)).square().mean().backward()
     several = 0
     for group, gates in enumerate(pruned.gates):
         for gate in gates:
             assert isinstance(gate, TracedGate)
-            units = pruned.unit_of_channel(*gate._slices[0], group)
+            units = pruned.find_units(*gate._slices[0], group)
             scores = torch.zeros(len(units), dtype=torch.float64)
             for name, axis in gate._slices:
                 assert axis == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import nsopt
-from nsopt.compute.random_state import seeded
+from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData
 from nsopt.latency import kernel_times
 from nsopt.methods.magnitude import Magnitude
@@ -107,7 +107,7 @@ def test_seeding_touches_only_the_device_that_is_used(
     one, two = (train(arch, arch.base_widths, images, settings) for _ in range(2))
     assert one.losses == two.losses
     assert [generator.get_state().tolist() for generator in two_cuda.generators] == before
-    with seeded(3, torch.device("cuda:1")):
+    with use_seed(3, torch.device("cuda:1")):
         seeds = [generator.initial_seed() for generator in two_cuda.generators]
     assert seeds[1] == 3 != seeds[0]
 

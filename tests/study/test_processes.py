@@ -28,11 +28,11 @@ with processes.local_workers([[]], "sqlite:///none.db", Told()):
 WORKER = """
 import sys, time
 from pathlib import Path
-from nsopt.compute.locks import one_at_a_time
+from nsopt.compute.locks import hold_lock
 from nsopt.study.processes import end_with_starter
 end_with_starter()
 folder = Path(sys.argv[1])
-with one_at_a_time(folder, folder):
+with hold_lock(folder, folder):
     print("working", flush=True)
     time.sleep(60)
 """

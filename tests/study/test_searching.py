@@ -12,7 +12,7 @@ import torch
 from nsopt.compute.device import Compute
 from nsopt.errors import ShortRecordError
 from nsopt.progress import Silent
-from nsopt.pruning import descent
+from nsopt.pruning import iterations
 from nsopt.pruning.engine import iterative_prune
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
@@ -39,7 +39,7 @@ def began_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(resume["batches"] if resume else 0)
         return iterative_prune(*arguments)
 
-    monkeypatch.setattr(descent, "iterative_prune", watch)
+    monkeypatch.setattr(iterations, "iterative_prune", watch)
     return seen
 
 
@@ -86,7 +86,7 @@ def test_killed_between_two_searches_the_second_needs_no_pre_training(
         return solve_widths(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(descent, "solve_widths", ends_in_the_second)
+        patch.setattr(iterations, "solve_widths", ends_in_the_second)
         with pytest.raises(EndedError):
             searched(comparison, tmp_path / "killed", BOTH)
     assert facts(searched(comparison, tmp_path / "killed", BOTH)) == facts(whole)
@@ -111,7 +111,7 @@ def test_another_command_leaves_the_network_to_who_searches(
             assert "network.pt" in {path.name for path in files_in(place)}
         return solve_widths(*arguments)
 
-    monkeypatch.setattr(descent, "solve_widths", disturbed)
+    monkeypatch.setattr(iterations, "solve_widths", disturbed)
     searched(comparison, tmp_path, BOTH)
     assert [batches > 0 for batches in began_at] == [False, *(True for _ in others | {"macs": 1})]
     assert files_in(place) == []
@@ -125,7 +125,7 @@ def test_a_search_that_gives_no_law_keeps_no_network(
     def ends_early(*arguments: Any) -> Any:
         raise ShortRecordError("too few rows")
 
-    monkeypatch.setattr(descent, "solve_widths", ends_early)
+    monkeypatch.setattr(iterations, "solve_widths", ends_early)
     with pytest.raises(ShortRecordError):
         searched(comparison, tmp_path, BOTH)
     assert files_in(workspace_in(tmp_path)) == []

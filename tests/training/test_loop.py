@@ -12,7 +12,7 @@ import nsopt
 from nsopt.compute import checkpoint
 from nsopt.compute.device import resolve_compute
 from nsopt.compute.out_of_memory import explain_out_of_memory
-from nsopt.compute.random_state import seeded
+from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError, OutOfMemoryError
 from nsopt.latency.measure import latency_conditions, measure_latency
@@ -145,9 +145,9 @@ def test_unknown_precision_suggests_the_nearest() -> None:
 
 def test_seeded_restores_the_random_state() -> None:
     before = torch.get_rng_state()
-    with seeded(3, torch.device("cpu")):
+    with use_seed(3, torch.device("cpu")):
         inside = torch.rand(3)
-    with seeded(3, torch.device("cpu")):
+    with use_seed(3, torch.device("cpu")):
         torch.testing.assert_close(torch.rand(3), inside)
     torch.testing.assert_close(torch.get_rng_state(), before)
 

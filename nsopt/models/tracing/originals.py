@@ -29,7 +29,7 @@ def original_weight(module: nn.Module) -> Tensor | None:
     return next((tensor for tensor in found if tensor is not None), None)
 
 
-def copied(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
+def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     """A deep copy, also of a model whose hooks keep tensors that autograd has made.
 
     shared: tensors that the copy has in common with `model`.

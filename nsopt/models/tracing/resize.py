@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from nsopt.models.tracing.originals import copied, original_weight
+from nsopt.models.tracing.originals import copy_model, original_weight
 from nsopt.models.tracing.run import tensors_of
 
 
 def replaced(template: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Module:
     """A copy of `template` with every parameter and buffer changed, shared ones once."""
-    model = copied(template, shared=tensors_of(template).values())
+    model = copy_model(template, shared=tensors_of(template).values())
 
     def changed(name: str, tensor: Tensor) -> Tensor:
         new = change(name, tensor.detach())

@@ -12,7 +12,7 @@ from nsopt.models.tracing.architecture import PRODUCERS, TracedArchitecture, out
 from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
-from nsopt.models.tracing.originals import copied, original_weight
+from nsopt.models.tracing.originals import copy_model, original_weight
 from nsopt.models.tracing.run import LabelledRun, tensors_of
 
 _MOST_REASONS = 5
@@ -78,7 +78,7 @@ def _without(
 def _on_cpu(module: nn.Module) -> nn.Module:
     """`module`, or a copy of it where it is on another device."""
     there = {tensor.device.type for tensor in tensors_of(module).values()}
-    return module if there == {"cpu"} else copied(module).cpu()
+    return module if there == {"cpu"} else copy_model(module).cpu()
 
 
 def _check_precision(module: nn.Module, examples: Sequence[Tensor]) -> None:

@@ -24,7 +24,7 @@ from nsopt.errors import NoWidthsError
 from nsopt.models.imported import network_factory
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.labels import Atoms
-from nsopt.models.tracing.originals import copied
+from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.run import tensors_of
 from nsopt.models.tracing.trace import trace
 
@@ -94,7 +94,7 @@ def widths_of(arch: TracedArchitecture, kept: Sequence[Atoms]) -> list[int]:
 
 def with_zeros(arch: TracedArchitecture, model: nn.Module, kept: Sequence[Atoms]) -> nn.Module:
     """A copy of `model` in which everything of the units that go is zero."""
-    masked, family = copied(model), arch.network.family
+    masked, family = copy_model(model), arch.network.family
     alive, tensors = family.alive(list(kept)), tensors_of(masked)
     with torch.no_grad():
         for dimension in family.dimensions:
@@ -111,7 +111,7 @@ def check_pruning(arch: TracedArchitecture, model: nn.Module, x: Inputs) -> None
     masked = with_zeros(arch, model, kept)
     with torch.no_grad():
         whole, expected, found = (
-            answers(copied(network).double().eval(), converted(x, Tensor.double))
+            answers(copy_model(network).double().eval(), converted(x, Tensor.double))
             for network in (model, masked, smaller)
         )
     assert float((whole - expected).abs().max()) > 1e-6 or kept_all(arch, kept)

@@ -13,8 +13,8 @@ from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.trace import trace
 from nsopt.pruning.magnitude import rank_filters
-from nsopt.pruning.pruned import make_pruned
-from nsopt.pruning.traced import gate_slices
+from nsopt.pruning.prunable import make_prunable
+from nsopt.pruning.traced import find_gate_slices
 from tests.models.tracing import fields
 from tests.models.tracing.checks import (
     SEARCH,
@@ -91,7 +91,7 @@ def test_what_only_frozen_parameters_have_is_fixed() -> None:
 def test_an_own_norm_hides_no_scores() -> None:
     """Behind a convolution that a norm follows, however it is written, a factor has no effect."""
     arch, _, _ = traced(fields.Normed)
-    gates = gate_slices(arch.network)
+    gates = find_gate_slices(arch.network)
     assert gates[0] == [[("a.weight", 0), ("a.bias", 0)], [("norm.gain", 0)], [("norm.shift", 0)]]
     assert gates[1] == [[("b.weight", 0), ("b.bias", 0)]]
 
@@ -106,7 +106,7 @@ def test_scores_of_graphs_are_those_of_explicit_factors() -> None:
     hook = layer.register_forward_hook(lambda _, __, y: y * z)
     (expected,) = torch.autograd.grad(model(x, adjacency).square().mean(), z)
     hook.remove()
-    ((gate,), _) = make_pruned(arch, model, arch.base_widths).gates
+    ((gate,), _) = make_prunable(arch, model, arch.base_widths).gates
     model(x, adjacency).square().mean().backward()
     torch.testing.assert_close(gate.gradient(), expected)
 
@@ -115,7 +115,7 @@ def test_units_that_cannot_be_cut_one_by_one_all_stay() -> None:
     arch, _, _ = traced(fields.Mixed)
     assert "a: 6 units of 2 channels, cannot be cut one by one" in arch.explain()
     model = arch.build(arch.base_widths)
-    pruned = make_pruned(arch, model, arch.base_widths)
+    pruned = make_prunable(arch, model, arch.base_widths)
     assert pruned.gates[0][0].gradient().isposinf().all()
     pruned.shrink([np.arange(6), np.arange(4)], torch.optim.SGD(model.parameters()))
     assert model.get_parameter("a.weight").shape[0] == 12

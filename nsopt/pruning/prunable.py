@@ -1,4 +1,4 @@
-"""A network whose units are cut away while it trains, written by hand or traced."""
+"""A network that loses units while it trains, from a table of operations or traced."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,14 +11,17 @@ from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.pruning.compaction import compact
 from nsopt.pruning.gates import Gate, make_gates
 from nsopt.pruning.layout import Layout
-from nsopt.pruning.traced import TracedPruned
+from nsopt.pruning.traced import PrunableTrace
 from nsopt.scaling.cost import IntArray
 
 
-class Pruned(Protocol):
-    """What the prune loop needs of a network: where its units are scored, and how they go.
+class Prunable(Protocol):
+    """What the prune loop needs of a network: where to score its units, and how to cut them away.
 
-    kept: per group, which of the original units are left, ascending; widths: what a law is told.
+    Attributes:
+        kept: per group, the original units that are left, ascending.
+        widths: the widths that the record gets.
+        gates: per group, where units are scored.
     """
 
     @property
@@ -31,11 +34,11 @@ class Pruned(Protocol):
     def gates(self) -> list[list[Gate]]: ...
 
     def shrink(self, kept: Sequence[IntArray], optimizer: torch.optim.SGD) -> None:
-        """Cut the network down to the units `kept`, and the optimizer's momentum with it."""
+        """Cut the network and the optimizer's momentum down to the units `kept`."""
 
 
-class TablePruned:
-    """A network made of a table of operations."""
+class PrunableTable:
+    """A network made from a table of operations."""
 
     def __init__(self, arch: TableArchitecture, model: nn.Module, widths: Sequence[int]) -> None:
         self._arch = arch
@@ -57,9 +60,9 @@ class TablePruned:
         self._layout = layout
 
 
-def make_pruned(arch: Architecture, model: nn.Module, widths: Sequence[int]) -> Pruned:
-    """`model`, a network of `arch` with these widths, before anything is cut away."""
+def make_prunable(arch: Architecture, model: nn.Module, widths: Sequence[int]) -> Prunable:
+    """Return `model`, an unpruned network of `arch` with these widths, as a `Prunable`."""
     if isinstance(arch, TracedArchitecture):
-        return TracedPruned(arch.network.at(model), model)
+        return PrunableTrace(arch.network.at(model), model)
     assert isinstance(arch, TableArchitecture)
-    return TablePruned(arch, model, widths)
+    return PrunableTable(arch, model, widths)
