@@ -165,7 +165,7 @@ BATCH = (torch.randn(4, 3, 16, 16), torch.zeros(4, 16, 16, dtype=torch.int64))
 @pytest.mark.parametrize(
     ("own", "loss", "message"),
     [
-        (endless(), pixel_loss, "must know its length and start anew"),
+        (endless(), pixel_loss, "must have a length and restart in every epoch"),
         ([], pixel_loss, "the loader has no batches"),
         ([BATCH[0]], pixel_loss, "must be a pair of inputs and targets"),
         (TooShort([BATCH] * 2), pixel_loss, "says that it has 9 batches, but ends after 2"),
