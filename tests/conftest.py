@@ -10,10 +10,12 @@ import subprocess
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
@@ -36,6 +38,18 @@ settings.load_profile("nsopt")
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 GOLDEN = Path(__file__).parent / "golden"
+
+
+class ByFile(LoadFileScheduling):  # type: ignore[misc]
+    """Each file runs on one worker, and so does the folder whose tests share a child process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = nodeid.rpartition("/simulated_device/")[0]
+        return folder or super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""The tests of this folder run where torch says that it has a GPU: in a child process a file.
+"""The tests of this folder run where torch says that it has a GPU: in one child process.
 
 The library behind it (guard.cpp) must be loaded before torch. The child runs pytest again and sends
 its reports; they are shown as if the tests had run here. A test asks for the devices that it needs
@@ -29,7 +29,7 @@ _FOLDER = Path(__file__).parent
 _REPORTS = "NSOPT_SIMULATED_DEVICE_REPORTS"  # environment variable: where the child sends them
 _LONGEST = 600.0
 _child = LIBRARY in os.environ
-_reports: dict[Path, dict[str, list[Any]]] = {}  # by file and test
+_reports: dict[str, list[Any]] = {}  # by test
 
 
 @pytest.fixture
@@ -91,19 +91,19 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
         return None
     if item.get_closest_marker("skip"):
         return None
-    if item.path not in _reports:
-        _reports[item.path] = _run_in_child(item.path, item.session)
+    if item.nodeid not in _reports:
+        _reports.update(_run_in_child(item.session))
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in _reports[item.path].get(item.nodeid, []):
+    for report in _reports[item.nodeid]:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 
 
-def _run_in_child(path: Path, session: pytest.Session) -> dict[str, list[Any]]:
-    """The reports of the tests of a file that were asked for, by test."""
+def _run_in_child(session: pytest.Session) -> dict[str, list[Any]]:
+    """The reports of the tests of this folder that were asked for, by test."""
     config = session.config
-    tests = [item for item in session.items if item.path == path]
+    tests = [item for item in session.items if _FOLDER in item.path.parents]
     library = build(str(compiler()), config.cache.mkdir("simulated-device"))
     with tempfile.TemporaryDirectory() as folder:
         sent = Path(folder) / "reports"
