@@ -1,4 +1,7 @@
-"""Networks of torchvision are scaled as they compute: the faster ones."""
+"""Networks of torchvision and timm are scaled as they compute: small ones.
+
+Larger ones are in `test_networks_torchvision.py` and `test_networks_timm.py`.
+"""
 
 from pathlib import Path
 
@@ -6,18 +9,30 @@ import pytest
 
 from tests.models.tracing.checks import OtherProcess, check_network
 
-NETWORKS = {  # side of images, number of widths, of refused groups
+_SMALL = "tests.models.tracing.small_networks"
+TORCHVISION = {  # side of images, number of widths, of refused groups
     "torchvision:resnet18": (64, 12, 0),
-    "torchvision:mobilenet_v2": (64, 25, 0),
-    "torchvision:mobilenet_v3_small": (64, 27, 0),
-    "torchvision:shufflenet_v2_x1_0": (64, 21, 0),
     "torchvision:squeezenet1_1": (64, 25, 0),
-    "torchvision:regnet_y_400mf": (64, 38, 0),
+    f"{_SMALL}:googlenet": (64, 13, 0),
+    f"{_SMALL}:mobilenet_v3": (64, 9, 0),
+    f"{_SMALL}:regnet_y": (64, 12, 0),
+    f"{_SMALL}:shufflenet": (64, 9, 0),
 }
+TIMM = {
+    "timm:test_byobnet": (64, 14, 0),
+    "timm:test_efficientnet": (64, 13, 0),
+    "timm:test_mambaout": (64, 6, 0),
+    f"{_SMALL}:convnextv2": (64, 9, 0),
+    f"{_SMALL}:resnest": (64, 19, 0),
+    f"{_SMALL}:vision_transformer": (32, 5, 0),
+}
+NETWORKS = TORCHVISION | TIMM
 
 
 @pytest.mark.parametrize("word", NETWORKS)
-def test_a_network_of_torchvision_is_scaled_as_it_computes(
+def test_a_network_of_others_is_scaled_as_it_computes(
     word: str, other_process: OtherProcess, tmp_path: Path
 ) -> None:
+    if word in TIMM:
+        pytest.importorskip("timm")
     check_network(word, *NETWORKS[word], other_process, tmp_path)

@@ -8,10 +8,11 @@ from tests.models.tracing import test_networks, test_networks_timm, test_network
 from tests.models.tracing.checks import check_exports, randomise, selected_first, traced
 
 NETWORKS = test_networks.NETWORKS | test_networks_torchvision.NETWORKS | test_networks_timm.NETWORKS
+TIMM = test_networks.TIMM | test_networks_timm.NETWORKS
 IN_SUITE = (
     "torchvision:resnet18",
-    "torchvision:mobilenet_v3_small",
-    "timm:vit_tiny_patch16_224",
+    "tests.models.tracing.small_networks:mobilenet_v3",
+    "tests.models.tracing.small_networks:vision_transformer",
 )
 NOT_EXPORTED = ("timm:tf_efficientnet_cc_b0_4e",)  # torch.onnx does not convert its routed kernels
 OTHERS = [word for word in NETWORKS if word not in (*IN_SUITE, *NOT_EXPORTED)]
@@ -19,7 +20,7 @@ OTHERS = [word for word in NETWORKS if word not in (*IN_SUITE, *NOT_EXPORTED)]
 
 @pytest.mark.parametrize("word", selected_first(IN_SUITE, OTHERS))
 def test_a_pruned_network_is_exported_to_the_same_numbers(word: str, tmp_path: Path) -> None:
-    if word.startswith("timm:"):
+    if word in TIMM:
         pytest.importorskip("timm")
     size, *_ = NETWORKS[word]
     arch, model, x = traced(word, size)

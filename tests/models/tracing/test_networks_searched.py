@@ -3,12 +3,12 @@
 import pytest
 
 from tests.models.tracing.checks import check_search, selected_first, traced
-from tests.models.tracing.test_networks_exported import NETWORKS
+from tests.models.tracing.test_networks_exported import NETWORKS, TIMM
 
 
 @pytest.mark.parametrize("word", selected_first((), NETWORKS))
 def test_a_search_ends_in_a_law(word: str) -> None:
-    if word.startswith("timm:"):
+    if word in TIMM:
         pytest.importorskip("timm")
     size, *_ = NETWORKS[word]
     arch, _, x = traced(word, size)

@@ -1,19 +1,23 @@
-"""Networks of timm are scaled as they compute: some with the suite, the others by `-m networks`."""
+"""Larger networks of timm are scaled as they compute: run by `-m networks`."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.models.tracing.checks import OtherProcess, check_network, selected_first
+from tests.models.tracing.checks import OtherProcess, check_network
 
-pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
-IN_SUITE = {  # side of images, number of widths, of refused groups
+pytestmark = [
+    pytest.mark.networks,
+    pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed"),
+]
+NETWORKS = {  # side of images, number of widths, of refused groups
     "timm:convnextv2_atto": (64, 16, 0),
     "timm:resnest14d": (64, 19, 0),
     "timm:vit_tiny_patch16_224": (224, 25, 0),
-}
-OTHERS = {
+    "timm:test_convnext": (64, 13, 0),
+    "timm:test_resnet": (64, 11, 0),
+    "timm:test_vit": (160, 13, 0),
     "timm:cspresnet50": (64, 38, 4),
     "timm:hrnet_w18_small": (64, 45, 0),
     "timm:edgenext_xx_small": (64, 15, 1),
@@ -48,10 +52,9 @@ OTHERS = {
     "timm:pvt_v2_b0": (64, 12, 0),
     "timm:poolformer_s12": (64, 12, 4),
 }
-NETWORKS = IN_SUITE | OTHERS
 
 
-@pytest.mark.parametrize("word", selected_first(IN_SUITE, OTHERS))
+@pytest.mark.parametrize("word", NETWORKS)
 def test_a_network_of_timm_is_scaled_as_it_computes(
     word: str, other_process: OtherProcess, tmp_path: Path
 ) -> None:

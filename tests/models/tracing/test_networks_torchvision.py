@@ -1,15 +1,18 @@
-"""Networks of torchvision are scaled as they compute: larger ones, most by `-m networks`."""
+"""Larger networks of torchvision are scaled as they compute: run by `-m networks`."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.models.tracing.checks import OtherProcess, check_network, selected_first
+from tests.models.tracing.checks import OtherProcess, check_network
 
-IN_SUITE = {  # side of images, number of widths, of refused groups
+pytestmark = pytest.mark.networks
+NETWORKS = {  # side of images, number of widths, of refused groups
+    "torchvision:mobilenet_v2": (64, 25, 0),
+    "torchvision:mobilenet_v3_small": (64, 27, 0),
+    "torchvision:shufflenet_v2_x1_0": (64, 21, 0),
+    "torchvision:regnet_y_400mf": (64, 38, 0),
     "torchvision:googlenet": (64, 61, 0),
-}
-OTHERS = {
     "torchvision:densenet121": (64, 120, 0),
     "torchvision:vit_b_16": (224, 13, 0),
     "torchvision:resnet50": (64, 37, 0),
@@ -27,10 +30,9 @@ OTHERS = {
     "torchvision:squeezenet1_0": (64, 25, 0),
     "torchvision:resnet34": (64, 20, 0),
 }
-NETWORKS = IN_SUITE | OTHERS
 
 
-@pytest.mark.parametrize("word", selected_first(IN_SUITE, OTHERS))
+@pytest.mark.parametrize("word", NETWORKS)
 def test_a_network_of_torchvision_is_scaled_as_it_computes(
     word: str, other_process: OtherProcess, tmp_path: Path
 ) -> None:
