@@ -53,7 +53,7 @@ def compress(options: CompressOptions) -> None:
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.preparation import announce, apply_changes, prepare, split_words
     from nsopt.cli.study import write_report_of
-    from nsopt.compression.budgets import metric_of
+    from nsopt.compression.budgets import check_words
     from nsopt.compression.compress import PRESET, prepare_budgets, run_compression
     from nsopt.reports.results import read_results
     from nsopt.storage.opening import storage_errors
@@ -61,8 +61,7 @@ def compress(options: CompressOptions) -> None:
     from nsopt.study.presets import get_preset
 
     budgets = split_words(options.budgets)
-    for word in budgets:
-        metric_of(word)
+    check_words(budgets)
     preset = get_preset(PRESET)
     settings = apply_changes(preset, changes(options.search, options.training, options.sgd))
     task, workspace = prepare(

@@ -50,7 +50,7 @@ class TuneOptions(WorkOptions):
 def tune(options: TuneOptions = TuneOptions()) -> None:
     """Tune P (epochs before pruning), eta (step size of Algorithm 3) or the width law itself."""
     if options.over == "curve":
-        _tune_curve(options)
+        _tune_law(options)
     else:
         _tune_settings(options, options.over)
 
@@ -96,14 +96,14 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
     console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
 
 
-def _tune_curve(options: TuneOptions) -> None:
+def _tune_law(options: TuneOptions) -> None:
     from nsopt.cli import preparation
     from nsopt.cli.console import console, live_progress
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
     from nsopt.study.learned_latency import with_latency_if_needed
     from nsopt.study.presets import get_preset, override
-    from nsopt.tuning.curve import METRIC_NAME, CurveTuning, tune_curve
+    from nsopt.tuning.law import METRIC_NAME, LawTuning, tune_law
 
     metric = preparation.read_metric(options.sizes)
     preset = get_preset(options.task.preset, options.task.data)
@@ -116,7 +116,7 @@ def _tune_curve(options: TuneOptions) -> None:
     with storage_errors(workspace.url):
         with live_progress() as progress:
             task = with_latency_if_needed(task, metric, (), workspace, progress)
-            tuning = CurveTuning(
+            tuning = LawTuning(
                 task=task,
                 metric=metric,
                 sizes=preparation.read_sizes(options.sizes, task.arch, metric, (0.125,)),
@@ -126,7 +126,7 @@ def _tune_curve(options: TuneOptions) -> None:
                 confirmations=options.confirmations,
                 sampler=options.sampler,
             )
-            study, confirmation = tune_curve(tuning, workspace, progress)
+            study, confirmation = tune_law(tuning, workspace, progress)
         _publish(study, [METRIC_NAME])
     _print_table(study, [METRIC_NAME])
     best = ", ".join(f"{name} {value:.2f}" for name, value in confirmation.parameters.items())

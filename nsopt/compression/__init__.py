@@ -1,1 +1,1 @@
-"""Compression: a trained network in, smaller ones at budgets out."""
+"""Compression: make a trained network smaller."""

@@ -1,4 +1,4 @@
-"""Budgets as people say them: `macs=50%` of a network, `latency=5ms`, `params=600k`."""
+"""Budgets as users write them: `macs=50%` of a network, `latency=5ms`, `params=600k`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +11,20 @@ from nsopt.study.comparison import Size
 
 @dataclass(frozen=True)
 class Budget:
-    """What a network may cost. word: as the user wrote it."""
+    """The most that a network may cost. word: as the user wrote it."""
 
     word: str
     metric: Metric
     size: Size
 
 
-def metric_of(word: str) -> Metric:
+def check_words(words: Sequence[str]) -> None:
+    """Raise NsoptError for a budget that is not `METRIC=LIMIT`."""
+    for word in words:
+        read_metric(word)
+
+
+def read_metric(word: str) -> Metric:
     """Return the metric of a budget `METRIC=LIMIT`. Raises NsoptError for another form."""
     name, equals, limit = word.partition("=")
     if not equals or not limit.strip():
@@ -27,15 +33,15 @@ def metric_of(word: str) -> Metric:
 
 
 def read_budgets(words: Sequence[str], arch: Architecture) -> tuple[Budget, ...]:
-    """Return the budgets that the words mean for networks smaller than the base network.
+    """Return budgets for networks smaller than the base network.
 
     Args:
-        words: `METRIC=LIMIT`, where a limit is a part of the base network's cost (`50%`) or in the
-            unit of the metric.
+        words: `METRIC=LIMIT`, where a limit is a percentage of the base network's cost (`50%`) or a
+            number in the unit of the metric.
 
     Raises:
-        NsoptError: for another form, for a budget that the base network already meets, and where
-            there are none.
+        NsoptError: for an empty list, for another form, or for a budget that the base network
+            already meets.
     """
     if not words:
         raise NsoptError("give at least one budget, such as macs=50%")
@@ -43,27 +49,27 @@ def read_budgets(words: Sequence[str], arch: Architecture) -> tuple[Budget, ...]
 
 
 def _read(word: str, arch: Architecture) -> Budget:
-    metric = metric_of(word)
+    metric = read_metric(word)
     limit = word.partition("=")[2].strip()
     whole = metric.cost(arch)(arch.base_widths)
     if limit.endswith("%"):
-        part = _part(word, limit)
+        part = _read_percentage(word, limit)
         exact = whole * part
         size = Size(exact if isinstance(whole, float) else int(exact), part)
     else:
         size = Size(metric.read(limit))
     if size.budget >= whole:
         raise NsoptError(
-            f"{word}: the network costs {metric.show(whole)} already; give a smaller budget"
+            f"{word}: the network already costs only {metric.show(whole)}; give a smaller budget"
         )
     return Budget(word, metric, size)
 
 
-def _part(word: str, limit: str) -> float:
+def _read_percentage(word: str, limit: str) -> float:
     try:
         part = float(limit.removesuffix("%")) / 100
     except ValueError:
         part = 0.0
     if not 0 < part < 1:
-        raise NsoptError(f"{word!r}: a percentage must lie between 0 and 100")
+        raise NsoptError(f"{word!r}: a percentage must be between 0 and 100")
     return part

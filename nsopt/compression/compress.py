@@ -1,8 +1,9 @@
-"""A trained network in, smaller ones at budgets out.
+"""Make a trained network smaller.
 
-Pruning starts from its weights and gives laws; widths at every budget are chosen by scores, without
-training; the best and uniform scaling inherit the most important filters and are fine-tuned, and
-the validation images choose between them. Everything is an Optuna study: the same call continues.
+A search starts from its weights and gives laws. Scores without training choose the widths at every
+budget. The network of these widths and the uniform one inherit the most important filters and are
+fine-tuned; the validation images decide between them. Every step is an Optuna study, so that the
+same call continues after an interruption.
 """
 
 import tempfile
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nsopt.compression.budgets import Budget, metric_of, read_budgets
+from nsopt.compression.budgets import Budget, read_budgets, read_metric
 from nsopt.compression.scores import find_scored_law, read_scores
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
@@ -46,17 +47,18 @@ PRESET = "compress"
 
 @dataclass(frozen=True)
 class Compressed:
-    """A network at a budget, or the one that came in.
+    """A network at a budget, or the original one.
 
     Attributes:
-        budget: as the user wrote it, `100%` for the network that came in.
-        method: that proposed its widths.
+        budget: as the user wrote it; `100%` for the original network.
+        method: the method that proposed its widths.
+        widths: output channels of every searched layer.
         score: validation accuracy (%) before fine-tuning; None if it was not measured.
-        val_accuracy: in percent, after fine-tuning.
-        test_accuracy: likewise.
+        val_accuracy: validation accuracy (%) after fine-tuning.
+        test_accuracy: test accuracy (%) after fine-tuning.
         cost: its parameters and MACs.
-        latency_ms: measured, of a batch of 100.
-        network: with its weights, in evaluation mode on the CPU, and its normalisation.
+        latency_ms: measured milliseconds of a batch of 100.
+        network: the network with its weights and its normalisation, in evaluation mode on the CPU.
     """
 
     budget: str
@@ -76,7 +78,7 @@ class Compressed:
 
 @dataclass(frozen=True)
 class Compression:
-    """The network that came in, `dense`, and `networks` by budget; `result[budget]` is one."""
+    """The original network, `dense`, and `networks` by budget. `result[budget]` is one of these."""
 
     dense: Compressed
     networks: dict[str, Compressed]
@@ -101,24 +103,24 @@ def compress(
     """Return smaller networks that inherit from a trained one, fine-tuned, at budgets.
 
     Args:
-        model: a trained classifier of images (B, C, H, W); it stays as it is.
-        data: images and labels; `data.normalised_by(mean, std)` normalises them as the model was
-            trained.
-        budgets: such as `macs=50%` of the model, `params=600k` or `latency=5ms` of a batch of 100
+        model: a trained classifier of images (B, C, H, W); it does not change.
+        data: images and labels; `data.normalised_by(mean, std)` normalises them as in the training
+            of the model.
+        budgets: such as `macs=50%` of the model, `params=600k`, or `latency=5ms` for a batch of 100
             on this device.
-        arch: what `model` is, if it is one of nsopt's architectures at its base widths; by default
-            it is traced.
+        arch: the architecture of `model`, if it is one of nsopt's at its base widths; by default
+            nsopt traces the model.
         epochs: of fine-tuning.
-        candidates: widths that are scored for each budget, without training.
-        seeds: of fine-tuning; the best by validation accuracy is returned.
+        candidates: number of widths to score for each budget, without training.
+        seeds: number of fine-tunings; the best by validation accuracy is returned.
         settings: of the search and of fine-tuning; by default those of the preset `compress`.
-        out: a folder that keeps everything: the same call then continues after an interruption,
-            and optuna-dashboard shows `study.db` there. By default nothing is kept.
-        progress: hears what happens.
+        out: a folder for all results. The same call then continues after an interruption, and
+            optuna-dashboard shows `study.db` there. By default nothing is kept.
+        progress: receives steps and messages; None for silence.
 
     Raises:
-        NsoptError: for budgets that the model meets already or that no widths meet, and for a model
-            of which nothing can be cut.
+        NsoptError: for budgets that the model already meets or that no widths meet, and for a model
+            that cannot be pruned.
 
     Example:
         >>> result = nsopt.compress(model, data, ["macs=50%"])
@@ -149,9 +151,10 @@ def prepare_budgets(
 ) -> tuple[Task, tuple[Budget, ...]]:
     """Return the task, with a latency model if a budget needs one, and the budgets.
 
-    Raises NsoptError for budgets that make no sense, before anything is measured.
+    Raises:
+        NsoptError: for invalid budgets, before anything is measured.
     """
-    metrics = [metric_of(word) for word in words]
+    metrics = [read_metric(word) for word in words]
     for metric in dict.fromkeys(metrics):
         task = with_latency_if_needed(task, metric, (), workspace, progress)
     return task, read_budgets(words, task.arch)
@@ -165,7 +168,7 @@ def run_compression(
     workspace: Workspace,
     progress: Progress,
 ) -> Compression:
-    """Run what is missing of a compression, and return its networks; calling again continues."""
+    """Run the missing steps of a compression, and return its networks. The same call continues."""
     training = task.settings.training
     compute = resolve_compute(training.device, training.precision)
     methods = baseline(), scored()
@@ -187,7 +190,10 @@ def run_compression(
 def _best(
     task: Task, workspace: Workspace, budget: Budget, methods: Sequence[Method]
 ) -> Compressed:
-    """The network of highest validation accuracy at a budget; of equal ones uniform scaling."""
+    """Return the network of highest validation accuracy at a budget.
+
+    On a tie, uniform scaling wins.
+    """
     studies, wanted = task.stored_studies(workspace), (budget.metric.name, budget.size.budget)
     found = [
         (method.name, trial)

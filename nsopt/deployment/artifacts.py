@@ -21,7 +21,7 @@ from optuna.artifacts import (
     upload_artifact,
 )
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial
 
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
@@ -35,7 +35,7 @@ _ID = re.compile(r"[0-9A-Za-z-]+")
 def best_trials(study: Study) -> dict[tuple[str, float], FrozenTrial]:
     """Return the trials with the best networks, by metric and budget."""
     found: dict[tuple[str, float], FrozenTrial] = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+    for trial in trials.read_completed(study):
         point = trials.read_point(trial)
         if point is not None:
             size = (point.metric, point.budget)

@@ -15,6 +15,7 @@ from nsopt.reports.results import Results
 from nsopt.reports.tables import summary
 from nsopt.scaling.metric import get_metric
 from nsopt.scaling.record import describe_reach
+from nsopt.scaling.t_test import run_t_test
 from nsopt.storage.schema import width_key
 
 _REFERENCE = 0  # index of the reference: reports begin with uniform scaling
@@ -62,7 +63,6 @@ def answer(results: Results) -> list[Verdict]:
 
 def paired_difference(one: pd.Series, other: pd.Series) -> Difference | None:
     """Return by how much `one` is ahead of `other`, both by seed; None if they share no seed."""
-    from scipy.stats import t  # noqa: PLC0415  (slow to import)
 
     differences = (one - other).dropna().to_numpy()
     n = len(differences)
@@ -71,8 +71,8 @@ def paired_difference(one: pd.Series, other: pd.Series) -> Difference | None:
     mean = float(differences.mean())
     if n == 1:
         return Difference(mean, -np.inf, np.inf, n)
-    reach = float(t.ppf((1 + _COVERAGE) / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n))
-    return Difference(mean, mean - reach, mean + reach, n)
+    low, high = run_t_test(differences).confidence_interval(_COVERAGE)
+    return Difference(mean, float(low), float(high), n)
 
 
 def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:

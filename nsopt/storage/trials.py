@@ -190,9 +190,14 @@ def read_outcome(trial: FrozenTrial) -> dict[str, Any]:
     return {name: trial.user_attrs.get(name) for name in OUTCOME_COLUMNS}
 
 
+def read_completed(study: Study) -> list[FrozenTrial]:
+    """Return the completed trials of a study. Do not change them: they are no copies."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
 def read_values_by_widths(study: Study) -> dict[str, float]:
     """Return the first value of every completed trial by the `width_key` of its widths."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    done = read_completed(study)
     return {t.user_attrs["widths"]: float(t.values[0]) for t in done if "widths" in t.user_attrs}
 
 

@@ -68,7 +68,7 @@ def _trainings(
     for kind, study in studies.items():
         if kind not in known or known[kind].inherits_weights:
             continue
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        for trial in trials.read_completed(study):
             point, curves = trials.read_point(trial), trials.read_curves(trial)
             if point is None or not curves or not wanted.items() <= trial.params.items():
                 continue
@@ -102,7 +102,7 @@ def equal_tuning_trainings(study: Study, storage: BaseStorage) -> dict[str, floa
     found: dict[str, float] = {}
     for kind, other in load_studies(storage, prefix).items():
         if schema.is_curve(kind) and _of_training(other) == training:
-            for trial in other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            for trial in trials.read_completed(other):
                 found |= trials.read_trainings(trial)
     return found
 

@@ -5,7 +5,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from optuna.study import Study
-from optuna.trial import TrialState
 
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.methods.base import Method
@@ -120,7 +119,7 @@ class Plan:
     def _outdated(self, method: Method, study: Study) -> Iterator[str]:
         """Whether a method was trained along a law that has changed since, as a tuned one may."""
         own, names = self.points[method], self.session.task.arch.layer_names
-        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        done = trials.read_completed(study)
         trained = {trials.read_point(t): trials.read_widths(t, names) for t in done if t.params}
         with suppress(NoWidthsError):  # its trials fail, and say why
             others = [p for p in own if p in trained and trained[p] != self.laws.widths(p)]

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 import torch
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import TrialState
 
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
@@ -179,7 +178,7 @@ def _sizes_by_widths(study: Study) -> dict[tuple[int, ...], list[str]]:
     """The widths that were trained, with the sizes for which."""
     names = schema.read_task(study).layer_names
     found: dict[tuple[int, ...], list[str]] = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+    for trial in trials.read_completed(study):
         point = trials.read_point(trial)
         if point is not None:
             sizes = found.setdefault(trials.read_widths(trial, names), [])

@@ -1,24 +1,81 @@
-"""Running the points of a tuning study, beside any number of other processes."""
+"""Run the points of a tuning study, together with any number of other processes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial
 
+from nsopt.compute.device import Compute
+from nsopt.errors import DeterministicError
 from nsopt.progress import Progress
 from nsopt.storage import trials
+from nsopt.storage.provenance import provenance
 from nsopt.storage.queue import Entry, Work, drain, missing_points, run_missing
+from nsopt.storage.studies import open_study
 from nsopt.storage.trials import TuningPoint
+from nsopt.study.session import Session
+
+
+@dataclass(frozen=True, eq=False)
+class PointRunner:
+    """Base of the classes that run trials of a tuning study; part of the `Work` of its queue."""
+
+    session: Session
+
+    @property
+    def compute(self) -> Compute:
+        return self.session.compute
+
+    def point(self, trial: FrozenTrial) -> TuningPoint:
+        return trials.read_tuning_point(trial)
+
+    def failed(self, trial: FrozenTrial, error: DeterministicError) -> None:
+        self.session.progress.message(f"trial {trial.number}: {error}")
+
+
+def open_tuning(
+    session: Session,
+    name: str,
+    tuned: Mapping[str, Any],
+    metric_names: Sequence[str],
+    directions: Sequence[StudyDirection] = (StudyDirection.MAXIMIZE,),
+) -> Study:
+    """Open or create a tuning study of a session's task.
+
+    Args:
+        name: of the study.
+        tuned: settings that decide its numbers, besides those of the task.
+        metric_names: one per direction.
+        directions: of the values of its trials.
+
+    Raises:
+        NsoptError: if other settings wrote the study.
+    """
+    task = session.task
+    return open_study(
+        session.workspace.storage,
+        name,
+        task.description,
+        task.source,
+        task.identity | {"tuning": dict(tuned)},
+        provenance(session.compute),
+        metric_names,
+        directions,
+    )
 
 
 def run_points(
     study: Study, points: Mapping[TuningPoint, Mapping[str, float]], work: Work, progress: Progress
 ) -> None:
-    """Run every point that no trial has settled, and what a process that died left waiting.
+    """Run every point without a settled trial, and trials that a dead process left waiting.
 
     Args:
-        points: with the parameters of their trials, empty where a sampler proposes them.
+        points: the points with the parameters of their trials, empty if a sampler proposes them.
+        work: runs the trials.
     """
-    told = False
+    has_reported = False
 
     def enqueue_missing() -> bool:
         missing = missing_points(study, points, trials.read_tuning_point)
@@ -31,10 +88,10 @@ def run_points(
         return [(study, work)]
 
     def wait(running: bool) -> None:
-        nonlocal told
-        if running and not told:
+        nonlocal has_reported
+        if running and not has_reported:
             progress.message("waiting for a trial of another process")
-            told = True
+            has_reported = True
 
     run_missing(enqueue_missing, lambda: drain(look, wait))
 

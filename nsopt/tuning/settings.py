@@ -1,9 +1,10 @@
-"""Studies over P, the pre-training epochs of a search, and eta, the step size of Algorithm 3.
+"""Tune P, the epochs before pruning, or eta, the step size of Algorithm 3.
 
-`pretrain-epochs`: how long must a network train before it is pruned? Each P runs a search, whose
-law is solved for the budget and trained: validation accuracy against seconds of search.
-`eta`: does Algorithm 3 end at the budget, and soon? It needs one law and no training: distance
-from the budget against steps.
+`pretrain-epochs`: how long must a network train before it is pruned? Each trial runs a search with
+some P, solves its law for the budget and trains the network. The objectives are validation accuracy
+and the seconds of the search. `eta`: does Algorithm 3 end near the budget, and after few steps?
+Trials need one law and no training. The objectives are the distance from the budget and the number
+of steps.
 """
 
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from typing import Any, Literal
 from optuna.exceptions import TrialPruned
 from optuna.samplers import TPESampler
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial
 
-from nsopt.compute.device import Compute, resolve_compute
+from nsopt.compute.device import resolve_compute
 from nsopt.errors import DeterministicError, NsoptError
 from nsopt.progress import Progress
 from nsopt.scaling.algorithm3 import SgdFit, solve_widths_sgd
@@ -23,15 +24,13 @@ from nsopt.scaling.metric import Metric, counted_costs
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import schema, trials
-from nsopt.storage.provenance import provenance
-from nsopt.storage.studies import open_study
 from nsopt.storage.trials import TuningPoint
 from nsopt.storage.urls import hide_password
 from nsopt.study.searching import search_task
 from nsopt.study.session import Session, start_session
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
-from nsopt.tuning.points import run_points
+from nsopt.tuning.points import PointRunner, open_tuning, run_points
 
 Over = Literal["pretrain-epochs", "eta"]
 PRETRAIN_EPOCHS = (0, 2, 5, 10, 30, 60)
@@ -44,10 +43,15 @@ _STARTUP_TRIALS = 10
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Tuning:
-    """What to tune. budget: of every network, in the unit of `metric`.
+    """What to tune.
 
-    trials: of eta; P tries every one of `pretrain_epochs` with `seeds` seeds, from that of the
-    settings on.
+    Attributes:
+        metric: the metric of the budget.
+        budget: of every network, in the unit of `metric`.
+        over: what to tune.
+        trials: number of values of eta.
+        seeds: number of trials per value of P, with seeds from that of the settings on.
+        pretrain_epochs: the values of P.
     """
 
     task: Task
@@ -70,7 +74,7 @@ class Tuning:
 
     @property
     def points(self) -> list[TuningPoint]:
-        """What its trials run."""
+        """What the trials run."""
         first = self.task.settings.training.seed
         if not self.trains:
             return [TuningPoint(seed=first, index=index) for index in range(self.trials)]
@@ -90,14 +94,9 @@ class Tuning:
             return ["validation accuracy (%)", "search seconds"]
         return ["distance from the budget", "steps"]
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What its numbers depend on, beside the parameters of a trial."""
-        return self.task.identity | {"tuning": {"budget": self.budget, "metric": self.metric.name}}
-
 
 def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Study:
-    """Run the trials that are missing; calling again continues.
+    """Run the missing trials. The same call continues after an interruption.
 
     Raises:
         NsoptError: if a search fails, or if other settings wrote the storage.
@@ -105,16 +104,19 @@ def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Stud
     training = tuning.task.settings.training
     compute = resolve_compute(training.device, training.precision)
     with start_session(tuning.task, workspace, compute, progress) as session:
-        study = _open(tuning, session)
-        law = None if tuning.trains else _law(tuning, session, study)
+        tuned = {"budget": tuning.budget, "metric": tuning.metric.name}
+        study = open_tuning(
+            session, tuning.study_name, tuned, tuning.metric_names, tuning.directions
+        )
+        law = None if tuning.trains else _find_law(tuning, session, study)
         runner = TuningRunner(session, tuning, law)
         run_points(study, {point: {} for point in tuning.points}, runner, progress)
     workspace.clear(tuning.study_name)
     return study
 
 
-def _law(tuning: Tuning, session: Session, study: Study) -> PowerLaw:
-    """What eta is tuned on: searched once, kept with the study."""
+def _find_law(tuning: Tuning, session: Session, study: Study) -> PowerLaw:
+    """Return the law on which eta is tuned. Search it once, and store it with the study."""
     law = schema.read_law(study)
     if law is None:
         law = _search(tuning, session, "search.pt")[-1].law
@@ -122,23 +124,14 @@ def _law(tuning: Tuning, session: Session, study: Study) -> PowerLaw:
     return law
 
 
-def _open(tuning: Tuning, session: Session) -> Study:
-    return open_study(
-        session.workspace.storage,
-        tuning.study_name,
-        tuning.task.description,
-        tuning.task.source,
-        tuning.identity,
-        provenance(session.compute),
-        tuning.metric_names,
-        tuning.directions,
-    )
-
-
 def best_settings(workspace: Workspace, name: str) -> dict[str, dict[str, Any]]:
-    """The best of a tuning study, as changes that `override` takes.
+    """Return the best settings of a tuning study, as changes for `override`.
 
-    name: ARCH-DATA-PRESET-tune/KIND. NsoptError if there is no such study, or nothing in it.
+    Args:
+        name: ARCH-DATA-PRESET-tune/KIND.
+
+    Raises:
+        NsoptError: if the study is missing or has no completed trial.
     """
     prefix, kind = schema.split_name(name)
     study = workspace.studies(prefix).get(kind) if schema.is_tuning(prefix) else None
@@ -148,18 +141,22 @@ def best_settings(workspace: Workspace, name: str) -> dict[str, dict[str, Any]]:
             "run nsopt tune first"
         )
     if schema.is_curve(kind):
-        raise NsoptError(f"{name!r} ended with a law: use it with --methods tuned")
+        raise NsoptError(f"{name!r} tuned a law: use it with --methods tuned")
     parameters = best_trial(study).params
     search = {k: v for k, v in parameters.items() if k == "pretrain_epochs"}
     return {"search": search, "": {k: v for k, v in parameters.items() if k == "eta"}}
 
 
 def best_trial(study: Study) -> FrozenTrial:
-    """Of the highest accuracy, mean over seeds; for eta alone nearest the budget, then soonest.
+    """Return the trial with the highest accuracy, as a mean over seeds, or the best eta.
 
-    The first of equal ones, so that the shortest of equally good P is taken.
+    The best eta ends nearest to the budget; of equal ones, after the fewest steps. Of equally good
+    P, the smallest wins.
+
+    Raises:
+        NsoptError: if no trial completed.
     """
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    done = trials.read_completed(study)
     if not done:
         raise NsoptError(f"{study.study_name} has no completed trial")
     if study.directions[0] == _DOWN:
@@ -173,25 +170,14 @@ def best_trial(study: Study) -> FrozenTrial:
 
 
 @dataclass(frozen=True, eq=False)
-class TuningRunner:
-    """Runs the trials of a tuning study; the `Work` of its queue.
+class TuningRunner(PointRunner):
+    """Runs the trials of a tuning study. law: the law on which eta is tuned; None for P."""
 
-    law: what eta is tuned on; None where trials search.
-    """
-
-    session: Session
     tuning: Tuning
     law: PowerLaw | None
 
-    @property
-    def compute(self) -> Compute:
-        return self.session.compute
-
-    def point(self, trial: FrozenTrial) -> TuningPoint:
-        return trials.read_tuning_point(trial)
-
     def sampler(self, trial: FrozenTrial) -> TPESampler:
-        """Its proposals follow from the results so far and the index of the trial."""
+        """Return a sampler whose proposals depend on the results so far and the trial's index."""
         index = trials.read_tuning_point(trial).index
         seed = trial.number if index is None else index
         return TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP_TRIALS)
@@ -202,17 +188,17 @@ class TuningRunner:
         self.session.progress.message(f"{epochs}seed {point.seed}: {error}")
 
     def run(self, trial: Trial) -> list[float]:
-        """The values of the study's directions."""
+        """Return the values of a trial, one per direction of the study."""
         if self.law is not None:
-            fit = self._sgd_fit(trial, self.law)
+            fit = self._run_algorithm_3(trial, self.law)
             self.session.progress.message(
                 f"eta {trial.params['eta']:.3g}: {fit.error:+.2%} from the budget, "
                 f"{fit.steps} steps"
             )
             return [abs(fit.error), fit.steps]
-        epochs = trial.suggest_int(_P, 0, _MOST_EPOCHS)  # enqueued, so that more can be added
+        epochs = trial.suggest_int(_P, 0, _MOST_EPOCHS)  # enqueued: values can be added later
         seed = trials.read_seed(trial)
-        iteration, seconds = self._searched(epochs, seed)
+        iteration, seconds = self._search(epochs, seed)
         trials.write_search(trial, iteration, seconds)
         accuracy = self._train(trial, iteration.law, seed)
         self.session.progress.message(
@@ -220,8 +206,8 @@ class TuningRunner:
         )
         return [accuracy, seconds]
 
-    def _searched(self, epochs: int, seed: int) -> tuple[Iteration, float]:
-        """The last iteration of a search, and the seconds of all."""
+    def _search(self, epochs: int, seed: int) -> tuple[Iteration, float]:
+        """Return the last iteration of a search, and the seconds of all iterations."""
         checkpoint = f"search-P{epochs}-seed{seed}.pt"
         iterations = _search(
             self.tuning, self.session, checkpoint, pretrain_epochs=epochs, seed=seed
@@ -229,7 +215,7 @@ class TuningRunner:
         return iterations[-1], sum(iteration.seconds for iteration in iterations)
 
     def _train(self, trial: Trial, law: PowerLaw, seed: int) -> float:
-        """Validation accuracy of the law's network at the budget, trained from scratch."""
+        """Return the validation accuracy of the law's network at the budget."""
         tuning, arch = self.tuning, self.tuning.task.arch
         rounding = tuning.task.settings.rounding(tuning.metric.name)
         fit = solve_widths(law, tuning.metric.cost(arch), tuning.budget, *rounding)
@@ -251,8 +237,8 @@ class TuningRunner:
         trials.write_outcome(trial, numbers, {})
         return outcome.val_accuracy
 
-    def _sgd_fit(self, trial: Trial, law: PowerLaw) -> SgdFit:
-        """Algorithm 3 with a proposed eta; where it diverges, the trial is pruned."""
+    def _run_algorithm_3(self, trial: Trial, law: PowerLaw) -> SgdFit:
+        """Run Algorithm 3 with a proposed eta. Prune the trial if the algorithm diverges."""
         tuning = self.tuning
         eta = trial.suggest_float("eta", *_ETA, log=True)
         fit = solve_widths_sgd(law, tuning.metric.cost(tuning.task.arch), tuning.budget, eta)
@@ -270,7 +256,12 @@ class TuningRunner:
 
 
 def _search(tuning: Tuning, session: Session, checkpoint: str, **changes: int) -> list[Iteration]:
-    """The iterations of a search with some settings changed. checkpoint: the name of its file."""
+    """Return the iterations of a search.
+
+    Args:
+        checkpoint: the name of its file.
+        changes: of the search's settings.
+    """
     settings = tuning.task.settings.search.updated(**changes)
     path = session.workspace.checkpoints(tuning.study_name) / checkpoint
     return list(search_task(session, settings, (), path))

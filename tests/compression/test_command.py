@@ -25,7 +25,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--weights=missing.pt"], ["cannot read weights from missing.pt"]),
         (["--arch=vgg11"], ["the weights of another network than vgg11", "is missing there"]),
         (["--budgets=half"], ["'half' is not a budget", "write macs=50%"]),
-        (["--budgets=macs=50G"], ["costs", "already; give a smaller budget"]),
+        (["--budgets=macs=50G"], ["already costs only", "give a smaller budget"]),
         (["--budgets="], ["give at least one budget"]),
         (["--mean=0.5"], ["give mean and std, each with 1 numbers"]),
         (["--mean=a", "--std=1"], ["--mean 'a': write numbers"]),

@@ -108,9 +108,9 @@ def test_budgets_are_read_as_people_say_them(narrow: TableArchitecture) -> None:
         ("50%", "is not a budget: write macs=50%"),
         ("macs=", "is not a budget: write macs=50%"),
         ("flops=50%", "unknown metric 'flops'"),
-        ("macs=150%", "must lie between 0 and 100"),
-        ("macs=many%", "must lie between 0 and 100"),
-        ("params=9G", "the network costs .* params already; give a smaller budget"),
+        ("macs=150%", "must be between 0 and 100"),
+        ("macs=many%", "must be between 0 and 100"),
+        ("params=9G", "the network already costs only .* params; give a smaller budget"),
         ("params=small", "is not a budget: write 600000"),
     ],
 )

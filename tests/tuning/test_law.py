@@ -1,4 +1,4 @@
-"""Tuning a scaling curve on narrow networks, in this process."""
+"""Tuning a scaling law on narrow networks, in this process."""
 
 import dataclasses
 import re
@@ -30,15 +30,15 @@ from nsopt.study.task import Task
 from nsopt.study.tuned_law import tuned_law
 from nsopt.study.workspace import Workspace
 from nsopt.training.loop import Outcome, train_configuration
-from nsopt.tuning import curve
-from nsopt.tuning.curve import Confirmation, CurveTuning, tune_curve
+from nsopt.tuning import law as tuning_law
+from nsopt.tuning.law import Confirmation, LawTuning, tune_law
 from nsopt.tuning.settings import best_settings
 from tests.study.test_comparison import SETTINGS, Listener, results_at, workspace_in
 
 
 @pytest.fixture
-def tuning(narrow: TableArchitecture, digits: ImageData) -> CurveTuning:
-    return CurveTuning(
+def tuning(narrow: TableArchitecture, digits: ImageData) -> LawTuning:
+    return LawTuning(
         task=Task(narrow, digits, Source("digits"), SETTINGS),
         metric=MACS,
         sizes=sizes_of_ratios(narrow, MACS, [0.5]),
@@ -50,11 +50,11 @@ def tuning(narrow: TableArchitecture, digits: ImageData) -> CurveTuning:
 
 
 def test_a_tuned_law_is_a_method(
-    tuning: CurveTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Confirmation, "holds", property(lambda self: True))
     place = workspace_in(tmp_path)
-    study, confirmation = tune_curve(tuning, place, Silent())
+    study, confirmation = tune_law(tuning, place, Silent())
     tried = [trial.params for trial in study.trials]
     assert tried[:3] == [
         {"filters": 0.0, "macs": 0.0, "slope": 0.0},
@@ -68,10 +68,10 @@ def test_a_tuned_law_is_a_method(
     widths = solve_widths(law, tuning.metric.cost(tuning.task.arch), budget).widths
     assert schema.width_key(widths.tolist()) == best.user_attrs["widths"]
 
-    again, same = tune_curve(tuning, place, Silent())
+    again, same = tune_law(tuning, place, Silent())
     assert (len(again.trials), same) == (8, confirmation)
-    publish_tuning(again, [curve.METRIC_NAME])
-    assert str(confirmation) in tuning_note(again, [curve.METRIC_NAME])
+    publish_tuning(again, [tuning_law.METRIC_NAME])
+    assert str(confirmation) in tuning_note(again, [tuning_law.METRIC_NAME])
     with pytest.raises(NsoptError, match="use it with --methods tuned"):
         best_settings(place, study.study_name)
 
@@ -96,7 +96,7 @@ def test_a_tuned_law_is_a_method(
 
 
 def test_that_no_law_is_tuned_is_told_before_a_latency_is_learned(
-    tuning: CurveTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learned_latency, "with_latency", None)
     place, methods = workspace_in(tmp_path), get_methods(["uniform", "tuned"])
@@ -106,7 +106,7 @@ def test_that_no_law_is_tuned_is_told_before_a_latency_is_learned(
 
 
 def test_a_tuning_uses_the_searches_of_a_study_with_other_trainings(
-    tuning: CurveTuning, tmp_path: Path
+    tuning: LawTuning, tmp_path: Path
 ) -> None:
     place = workspace_in(tmp_path)
     methods = get_methods(["uniform", "neuralscale", "neuralscale-macs"])
@@ -122,15 +122,15 @@ def test_a_tuning_uses_the_searches_of_a_study_with_other_trainings(
     training = SETTINGS.training.updated(epochs=SETTINGS.training.epochs + 1)
     task = dataclasses.replace(tuning.task, settings=SETTINGS.updated(training=training))
     listener = Listener()
-    study, _ = tune_curve(dataclasses.replace(tuning, task=task, trials=2), place, listener)
+    study, _ = tune_law(dataclasses.replace(tuning, task=task, trials=2), place, listener)
     assert len(study.trials) == 2
     assert "searching" not in listener.tasks
 
 
 def test_tunings_for_several_metrics_train_the_same_network_once(
-    tuning: CurveTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def trained(place: Workspace, own: CurveTuning) -> tuple[list[object], list[object]]:
+    def trained(place: Workspace, own: LawTuning) -> tuple[list[object], list[object]]:
         """What the tuning trained, and what its trials gave."""
         ran: list[object] = []
 
@@ -140,7 +140,7 @@ def test_tunings_for_several_metrics_train_the_same_network_once(
 
         with monkeypatch.context() as patch:
             patch.setattr(session, "train_configuration", train)
-            study, _ = tune_curve(own, place, Silent())
+            study, _ = tune_law(own, place, Silent())
         return ran, [trial.values for trial in study.trials]
 
     monkeypatch.setattr(Confirmation, "holds", property(lambda self: True))
@@ -166,18 +166,18 @@ def test_tunings_for_several_metrics_train_the_same_network_once(
 
 
 def test_an_interrupted_tuning_goes_on_to_the_same_result(
-    tuning: CurveTuning, tmp_path: Path
+    tuning: LawTuning, tmp_path: Path
 ) -> None:
-    whole, _ = tune_curve(tuning, workspace_in(tmp_path / "whole"), Silent())
+    whole, _ = tune_law(tuning, workspace_in(tmp_path / "whole"), Silent())
     parted = workspace_in(tmp_path / "parted")
-    tune_curve(dataclasses.replace(tuning, trials=5), parted, Silent())
-    study, _ = tune_curve(tuning, parted, Silent())
+    tune_law(dataclasses.replace(tuning, trials=5), parted, Silent())
+    study, _ = tune_law(tuning, parted, Silent())
     assert [t.params for t in study.trials] == [t.params for t in whole.trials]
     assert [t.values for t in study.trials] == [t.values for t in whole.trials]
 
 
 def test_what_a_killed_process_left_waiting_is_run(
-    tuning: CurveTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = dataclasses.replace(tuning, trials=4)
     place = workspace_in(tmp_path / "killed")
@@ -188,19 +188,19 @@ def test_what_a_killed_process_left_waiting_is_run(
     with monkeypatch.context() as patch:
         patch.setattr(queue, "claim", killed)
         with pytest.raises(KeyboardInterrupt):
-            tune_curve(short, place, Silent())
-    study, _ = tune_curve(short, place, Silent())
-    whole, _ = tune_curve(short, workspace_in(tmp_path / "whole"), Silent())
+            tune_law(short, place, Silent())
+    study, _ = tune_law(short, place, Silent())
+    whole, _ = tune_law(short, workspace_in(tmp_path / "whole"), Silent())
     assert [trial.values for trial in study.trials] == [trial.values for trial in whole.trials]
     assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
 
 
 def test_what_is_not_confirmed_ends_as_uniform(
-    tuning: CurveTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Confirmation, "holds", property(lambda self: False))
     place = workspace_in(tmp_path)
-    study, confirmation = tune_curve(tuning, place, Silent())
+    study, confirmation = tune_law(tuning, place, Silent())
     law, arch = tuned_law(place, tuning.task.name, "macs"), tuning.task.arch
     for budget in (1e5, 1e6):
         tuned, plain = (
@@ -217,17 +217,17 @@ def test_what_is_not_confirmed_ends_as_uniform(
 
 
 def test_a_better_member_that_is_found_later_is_confirmed_anew(
-    tuning: CurveTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, chosen = workspace_in(tmp_path), [1, 2]
 
     def best(study: optuna.Study) -> optuna.trial.FrozenTrial:
         return study.trials[chosen[0]]
 
-    monkeypatch.setattr(curve, "_best", best)
+    monkeypatch.setattr(tuning_law, "_find_best", best)
     for number in (1, 2):
         chosen[0] = number
-        study, confirmation = tune_curve(tuning, place, Silent())
+        study, confirmation = tune_law(tuning, place, Silent())
         assert confirmation.parameters == study.trials[number].params
         assert len(confirmation.differences) == tuning.confirmations
     studies = load_studies(place.storage, schema.tuning_name(tuning.task.name))
@@ -237,8 +237,8 @@ def test_a_better_member_that_is_found_later_is_confirmed_anew(
 @pytest.mark.parametrize(
     ("differences", "p", "words"),
     [
-        ((), 1.0, "nothing tried was better than uniform"),
-        ((0.5, 0.7), 0.05, "confirmed: \\+0.60 points on uniform with 2 fresh seeds.*p = 0.05"),
+        ((), 1.0, "no trial was better than uniform"),
+        ((0.5, 0.7), 0.05, "confirmed: \\+0.60 points over uniform with 2 fresh seeds.*p = 0.05"),
         ((5.0, 5.1), 0.0004, "confirmed: \\+5.05 points.*p < 0.01"),
         ((0.5, -0.7), 0.6, "no better than uniform: -0.10 points"),
     ],
@@ -254,16 +254,16 @@ def test_a_confirmation_says_what_it_found(
 @pytest.mark.parametrize("differences", [[0.5, 0.7], [2.5, -1.0, 0.25, 1.5], [-3.0, -2.0, -4.5]])
 def test_a_confirmation_is_a_paired_t_test(differences: list[float]) -> None:
     expected = ttest_rel(differences, [0.0] * len(differences), alternative="greater").pvalue
-    assert curve._p_of_no_gain(differences) == pytest.approx(expected)
+    assert tuning_law._test_gain(differences) == pytest.approx(expected)
 
 
 def test_equal_differences_are_certain_without_a_warning() -> None:
     for gain, p in ((2.5, 0.0), (0.0, 1.0), (-2.5, 1.0)):
-        assert curve._p_of_no_gain([gain, gain]) == p
-    assert curve._p_of_no_gain([2.5, 2.5 + 1e-14]) == pytest.approx(0.0, abs=1e-12)
+        assert tuning_law._test_gain([gain, gain]) == p
+    assert tuning_law._test_gain([2.5, 2.5 + 1e-14]) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_a_tuned_law_must_be_there(tuning: CurveTuning, tmp_path: Path) -> None:
+def test_a_tuned_law_must_be_there(tuning: LawTuning, tmp_path: Path) -> None:
     comparison = Comparison(tuning.task, get_methods(["tuned"]), MACS, tuning.sizes, 1)
     place = workspace_in(tmp_path)
     with pytest.raises(NsoptError, match="run nsopt tune --over curve --metric macs"):

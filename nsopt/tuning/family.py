@@ -1,0 +1,68 @@
+"""The family of laws that searches span, and how Optuna samples its members."""
+
+from collections.abc import Mapping
+from typing import Literal, cast
+
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from optuna.trial import Trial
+
+from nsopt.models.architecture import Architecture
+from nsopt.pruning.rules import get_size_metric
+from nsopt.scaling.family import SLOPE, LawFamily, relative, relative_uniform
+from nsopt.scaling.law import PowerLaw
+from nsopt.scaling.metric import Metric
+from nsopt.settings import Price
+from nsopt.study.searching import continue_searches
+from nsopt.study.session import Session
+
+Sampler = Literal["gp", "tpe"]
+RANGES = {SLOPE: (-1.5, 1.5)}
+WEIGHTS = (-1.0, 1.5)
+_STARTUP_TRIALS = 6
+
+
+def search_family(session: Session, metric: Metric) -> LawFamily:
+    """Run the missing searches for budgets in a metric, and return the family of their laws.
+
+    One search ranks filters as published, the other by importance per cost in the metric.
+
+    Raises:
+        NsoptError: if a search fails.
+    """
+    prices: tuple[Price, ...] = ("filters", cast("Price", metric.name))
+    needed: dict[Price | None, int] = dict.fromkeys(prices, 1)
+    found = continue_searches(session, needed)
+    return make_family(session.task.arch, {price: found[price][0].law for price in prices})
+
+
+def make_family(arch: Architecture, laws: Mapping[Price, PowerLaw]) -> LawFamily:
+    """Return the family of the laws of searches, around uniform scaling.
+
+    Args:
+        laws: by the price of their search, over tau.
+    """
+    others = {
+        str(price): relative(law, get_size_metric(price).cost(arch), arch.base_widths)
+        for price, law in laws.items()
+    }
+    return LawFamily(relative_uniform(arch.base_widths), others)
+
+
+def list_starts(family: LawFamily) -> list[dict[str, float]]:
+    """Return the parameters of uniform scaling, then those of the law of each search."""
+    uniform = dict.fromkeys(family.parameters, 0.0)
+    return [uniform, *(uniform | {name: 1.0} for name in family.others)]
+
+
+def suggest_parameters(trial: Trial, family: LawFamily) -> dict[str, float]:
+    """Return the parameters of the member that a trial evaluates."""
+    return {
+        name: trial.suggest_float(name, *RANGES.get(name, WEIGHTS)) for name in family.parameters
+    }
+
+
+def make_sampler(name: Sampler, seed: int) -> BaseSampler:
+    """Return a sampler of members. It samples the first few at random."""
+    if name == "gp":
+        return GPSampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
+    return TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP_TRIALS)
