@@ -114,13 +114,15 @@ def free_port() -> int:
 
 
 def call_nsopt(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in this process: quicker, for what ends before any work begins."""
+    """Run the command in this process, where it starts at once."""
     from nsopt.cli.app import main
+    from tests.latency.brief import measure_briefly
 
     said, warned = io.StringIO(), io.StringIO()
     interrupt, code = signal.getsignal(signal.SIGINT), 0
     try:
-        with redirect_stdout(said), redirect_stderr(warned):
+        with redirect_stdout(said), redirect_stderr(warned), pytest.MonkeyPatch.context() as patch:
+            measure_briefly(patch)
             main(arguments)
     except SystemExit as end:
         code = int(end.code or 0)

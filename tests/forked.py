@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
+
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
@@ -104,7 +106,10 @@ def start_nsopt(*arguments: str, module: str = "nsopt", **place: Any) -> Forked:
 
 
 def run_module(module: str, arguments: Sequence[str]) -> None:
-    """Be `python -m module arguments`."""
+    """Be `python -m module arguments`, which times networks with few passes."""
+    from tests.latency.brief import measure_briefly
+
+    measure_briefly(pytest.MonkeyPatch())
     sys.argv[1:] = arguments
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -3,8 +3,6 @@
 import contextlib
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from nsopt.reports.results import read_results
 from nsopt.study.compare import run_comparison
 from nsopt.study.workspace import Workspace
 from tests.conftest import free_port
+from tests.forked import start_nsopt
 from tests.study.test_comparison import (
     SETTINGS,
     comparison_in,
@@ -76,14 +75,10 @@ def dashboard(place: Workspace) -> Iterator[str]:
     """Its address."""
     port = free_port()
     command = ["dashboard", f"--storage={place.url}", f"--port={port}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nsopt", *command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    yield f"http://127.0.0.1:{port}/dashboard"
-    process.send_signal(signal.SIGINT)
-    process.wait(timeout=SECONDS)
+    with start_nsopt(*command) as process:
+        yield f"http://127.0.0.1:{port}/dashboard"
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=SECONDS)
 
 
 def wait(browser: Browser, *texts: str, figures: int = 0) -> str:

@@ -7,7 +7,6 @@ import platform
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -22,12 +21,15 @@ from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
 
 from nsopt.reports.results import read_results
+from nsopt.storage import opening, queue, servers
 from nsopt.storage.trials import read_worker
 from tests.conftest import free_port, run_nsopt
+from tests.forked import Forked, run_module, start_nsopt
 
-NAME = "vgg11-digits-smoke"
+NAME = "vgg11-digits-60each-smoke"
 STUDY = (
     *("--methods=uniform,neuralscale", "--ratios=0.04,0.06", "--seeds=2", "--epochs=4"),
+    "--per-class=60",
     *("--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=400", "--batch-size=32"),
     *("--precision=fp32", "--device=cpu"),
 )
@@ -93,21 +95,17 @@ def server() -> Iterator[Server]:
         server.stop()
 
 
-@contextlib.contextmanager
-def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A process of nsopt; what it prints can be read when it has ended."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nsopt", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def run_impatiently(arguments: Sequence[str]) -> None:
+    """Be the command, and miss the heartbeats of others sooner."""
+    patch = pytest.MonkeyPatch()
+    for module, name, seconds in (
+        (opening, "HEARTBEAT_SECONDS", 1),
+        (opening, "DEAD_AFTER_SECONDS", 3),
+        (queue, "HEARTBEAT_SECONDS", 1),
+        (servers, "DEAD_AFTER_SECONDS", 3),
+    ):
+        patch.setattr(module, name, seconds)
+    run_module("nsopt", arguments)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -138,9 +136,7 @@ def running(url: str) -> list[tuple[int, str | None]]:
     return [(trial._trial_id, read_worker(trial)) for trial in found]
 
 
-def stopped_in_a_trial(
-    processes: Sequence[subprocess.Popen[str]], names: set[str], url: str
-) -> bool:
+def stopped_in_a_trial(processes: Sequence[Forked], names: set[str], url: str) -> bool:
     """Whether all run a trial, and then they stand still; else they go on."""
     if not names <= {worker for _, worker in running(url)}:
         return False
@@ -169,9 +165,9 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
     join = ("worker", f"--storage={server.url}", f"--study={NAME}", f"--out={tmp_path / 'more'}")
     with contextlib.ExitStack() as stack:
         command = ("study", *STUDY, f"--storage={server.url}", f"--out={tmp_path / 'out'}")
-        main = stack.enter_context(started(*command))
+        main = stack.enter_context(Forked(run_impatiently, command))
         wait_until(lambda: len(in_state(server.url, TrialState.WAITING)) == len(POINTS))
-        others = [stack.enter_context(started(*join)) for _ in range(3)]
+        others = [stack.enter_context(Forked(run_impatiently, join)) for _ in range(3)]
         victims = {f"{platform.node()}:{process.pid}" for process in others[:2]}
         wait_until(lambda: stopped_in_a_trial(others[:2], victims, server.url))
         left = {trial for trial, worker in running(server.url) if worker in victims}
@@ -181,10 +177,8 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
         server.stop()
         time.sleep(4)
         server.start()
-        said, _ = main.communicate(timeout=200)
-        assert main.returncode == 0, said
-        last, _ = others[2].communicate(timeout=60)
-        assert others[2].returncode == 0, last
+        assert main.wait(timeout=200) == 0, main.written()
+        assert others[2].wait(timeout=60) == 0, others[2].written()
     assert_each_point_once(server.url, POINTS)
     failed = in_state(server.url, TrialState.FAIL)
     # Two processes may give a point back, each unsure whether its call came through the outage.
@@ -203,13 +197,13 @@ def test_workers_may_share_a_proxy(tmp_path: Path) -> None:
     pytest.importorskip("grpc")
     port, storage = free_port(), f"sqlite:///{tmp_path / 'study.db'}"
     url = f"grpc://localhost:{port}"
-    with started("proxy", f"--storage={storage}", f"--port={port}") as proxy:
+    with start_nsopt("proxy", f"--storage={storage}", f"--port={port}") as proxy:
         options = ("--workers=2", f"--storage={url}", f"--out={tmp_path / 'out'}")
         done = run_nsopt("--methods=uniform", *STUDY[1:], *options)
         assert done.returncode == 0, done.stderr
         proxy.send_signal(signal.SIGTERM)
-        said, _ = proxy.communicate(timeout=30)
-    assert (proxy.returncode, said) == (0, f"serving {storage} at grpc://127.0.0.1:{port}\n")
+        assert proxy.wait(timeout=30) == 0
+        assert proxy.written() == (f"serving {storage} at grpc://127.0.0.1:{port}\n", "")
     uniform = {point for point in POINTS if point[0] == "uniform"}
     assert_each_point_once(storage, uniform)
     assert (tmp_path / "out" / "report" / "index.html").is_file()

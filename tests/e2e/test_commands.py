@@ -48,7 +48,7 @@ def test_widths_of_an_iteration_on_a_grid_at_a_mac_budget(golden: Path) -> None:
 
 def test_a_search_is_stored_and_its_law_used(tmp_path: Path) -> None:
     options = ["--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=200"]
-    options += ["--batch-size=32"]
+    options += ["--batch-size=16", "--per-class=60"]
     done = call_nsopt("search", *options, "--device=cpu", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "conv8" in done.stdout
@@ -63,7 +63,7 @@ def test_a_search_is_stored_and_its_law_used(tmp_path: Path) -> None:
     assert ((low <= widths) & (widths <= high)).all()
     check(
         call_nsopt("widths", storage, "--iteration=5"),
-        "vgg11-digits-smoke has no iteration 5: its last is 1",
+        "vgg11-digits-60each-smoke has no iteration 5: its last is 1",
     )
     check(
         call_nsopt("widths", storage, "--arch=resnet18"),
@@ -72,8 +72,9 @@ def test_a_search_is_stored_and_its_law_used(tmp_path: Path) -> None:
 
 
 def test_the_best_of_a_tuning_study_is_used_by_name(tmp_path: Path) -> None:
-    short = ["--filters-per-step=200", "--prune-every=1", "--batch-size=32", "--device=cpu"]
-    tune = ("tune", "--over=eta", "--trials=4", *short, f"--out={tmp_path / 'tune'}")
+    short = ["--filters-per-step=0.3", "--prune-every=1", "--batch-size=32", "--device=cpu"]
+    short += ["--per-class=12"]
+    tune = ("tune", "--over=eta", "--trials=4", "--epochs=1", *short, f"--out={tmp_path / 'tune'}")
     done = call_nsopt(*tune)
     assert done.returncode == 0, done.stderr
     (best,) = re.findall(r"best: eta (\S+)", done.stdout)
@@ -82,11 +83,11 @@ def test_the_best_of_a_tuning_study_is_used_by_name(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'tune' / 'study.db'}"
     report = call_nsopt("report", f"--storage={storage}", f"--out={tmp_path / 'report'}")
     page = Path(report.stdout.strip()).read_text()
-    assert "vgg11-digits-smoke-tune/eta" in page
+    assert "vgg11-digits-12each-smoke-tune/eta" in page
     assert page.count("<tr><td>") >= 4
     study = call_nsopt(
         *("study", "--methods=uniform", "--ratios=0.03", "--seeds=1", "--epochs=1"),
-        *("--tuned=vgg11-digits-smoke-tune/eta", f"--tuned-storage={storage}"),
+        *("--tuned=vgg11-digits-12each-smoke-tune/eta", f"--tuned-storage={storage}"),
         *(*short, f"--out={tmp_path / 'study'}"),
     )
     assert study.returncode == 0, study.stderr
@@ -96,7 +97,7 @@ def test_the_best_of_a_tuning_study_is_used_by_name(tmp_path: Path) -> None:
 
 def test_a_tuned_curve_is_used_by_name(tmp_path: Path) -> None:
     tune = ["tune", "--over=curve", "--metric=macs", "--epochs=2", "--trials=3"]
-    short = ["--per-class=30", "--filters-per-step=0.3", "--prune-every=1", "--batch-size=32"]
+    short = ["--per-class=12", "--filters-per-step=0.3", "--prune-every=1", "--batch-size=32"]
     done = call_nsopt(*tune, "--confirmations=2", *short, "--device=cpu", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     told = " ".join(done.stdout.split())

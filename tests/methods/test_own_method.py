@@ -16,7 +16,6 @@ from nsopt.models.architecture import Architecture
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import check
-from tests.latency.brief import measure_briefly
 
 SHORT = (
     *("--ratios=0.03", "--seeds=1", "--epochs=1", "--batch-size=32"),
@@ -55,10 +54,7 @@ def flat() -> Iterator[Flat]:
     registry._registered.pop(method.name, None)
 
 
-def test_a_registered_method_is_compared_like_ours(
-    flat: Flat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measure_briefly(monkeypatch)
+def test_a_registered_method_is_compared_like_ours(flat: Flat, tmp_path: Path) -> None:
     done = call_nsopt("study", "--methods=uniform,flat", *SHORT, f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     results = read_results(f"sqlite:///{tmp_path / 'study.db'}")
