@@ -22,8 +22,8 @@ from tests.forked import Forked, start_nsopt
 
 SHORT = (
     *("--methods=uniform,neuralscale", "--ratios=0.02,0.03", "--seeds=2", "--epochs=1"),
-    "--per-class=30",
-    *("--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=400", "--batch-size=32"),
+    "--per-class=12",
+    *("--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=400", "--batch-size=16"),
     *("--precision=fp32", "--device=cpu"),
 )
 POINTS = 8
@@ -79,7 +79,7 @@ def test_a_second_call_repeats_nothing(whole: Path) -> None:
 @pytest.mark.parametrize("kind", ["onnx", "pt2", "state_dict"])
 def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None:
     storage, out = f"--storage=sqlite:///{whole / 'study.db'}", tmp_path / "mine" / "network"
-    study = "--study=vgg11-digits-30each-smoke/neuralscale"
+    study = "--study=vgg11-digits-12each-smoke/neuralscale"
     done = call_nsopt("export", storage, study, "--ratio=0.03", f"--format={kind}", f"--out={out}")
     assert done.returncode == 0, done.stderr
     of_file, stored = re.findall(r"\d+\.\d\d", done.stdout)[:2]
@@ -99,16 +99,16 @@ def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None
         ),
         (("--ratio=0.5",), "stored are 0.02x, 0.03x"),
         (
-            ("--study=vgg11-digits-30each-smoke/uniforn",),
-            "did you mean 'vgg11-digits-30each-smoke/uniform'",
+            ("--study=vgg11-digits-12each-smoke/uniforn",),
+            "did you mean 'vgg11-digits-12each-smoke/uniform'",
         ),
         (
-            ("--study=vgg11-digits-30each-smoke/search",),
-            "no network of vgg11-digits-30each-smoke/search is stored: run the study first",
+            ("--study=vgg11-digits-12each-smoke/search",),
+            "no network of vgg11-digits-12each-smoke/search is stored: run the study first",
         ),
         (
             ("--ratio=0.03", "--artifacts=elsewhere"),
-            "elsewhere does not contain the best network of vgg11-digits-30each-smoke/uniform, "
+            "elsewhere does not contain the best network of vgg11-digits-12each-smoke/uniform, "
             f"stored at {platform.node()}:",
         ),
         (("--storage=sqlite:///nothing.db",), "nothing is stored at sqlite:///nothing.db"),
@@ -121,7 +121,7 @@ def test_what_cannot_be_taken_home_says_so(
 ) -> None:
     given = {
         "--storage": f"sqlite:///{whole / 'study.db'}",
-        "--study": "vgg11-digits-30each-smoke/uniform",
+        "--study": "vgg11-digits-12each-smoke/uniform",
         "--out": str(tmp_path / "network"),
     } | dict(option.split("=", 1) for option in options)
     check(call_nsopt("export", *(f"{name}={value}" for name, value in given.items())), message)
@@ -298,5 +298,5 @@ def test_widths_of_any_method_and_beyond_the_record(whole: Path) -> None:
     check(call_nsopt(*asked, "--method=magnitude"), "a law for every trained network, not one")
     check(
         call_nsopt(*asked, "--method=neuralscale-macs"),
-        "no search-macs of vgg11-digits-30each-smoke",
+        "no search-macs of vgg11-digits-12each-smoke",
     )
