@@ -7,11 +7,17 @@ import re
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 import nsopt
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import table_architecture
+from nsopt.torchvision_import import import_torchvision
+from tests.conftest import first_digits
 from tests.forked import Forked
 from tests.latency.brief import learn_briefly
 
@@ -33,15 +39,25 @@ def test_a_guide_runs(guide: str, parts: list[str], tmp_path: Path) -> None:
 
 
 def run_guide(file: Path) -> None:
-    """Be `python file` on few digits, with a latency model that is learned from little."""
-    data = nsopt.load_data("digits")
-    few = dataclasses.replace(
-        data, train=data.train.take(range(100)), test=data.test.take(range(30))
-    )
+    """Be `python file` on few digits and small networks, with latencies of few passes."""
+    few = first_digits(100, 20)
     patch = pytest.MonkeyPatch()
     patch.setattr(nsopt, "load_data", lambda name: few)
+    patch.setattr(nsopt, "get_architecture", small_architecture)
+    patch.setattr(nsopt, "measure_latency", partial(nsopt.measure_latency, warmup=2, repeats=4))
     learn_briefly(patch)
     runpy.run_path(str(file), run_name="__main__")
+
+
+def small_architecture(name: str, num_classes: int = 10, in_channels: int = 3) -> Architecture:
+    """VGG11 half as wide, or torchvision's ResNet18 with half its blocks."""
+    if name == "vgg11":
+        arch = table_architecture(name, num_classes=num_classes, in_channels=in_channels)
+        return dataclasses.replace(arch, base_widths=tuple(w // 2 for w in arch.base_widths))
+    assert name == "torchvision:resnet18"
+    resnet = import_torchvision("models").resnet
+    network = resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes)
+    return nsopt.trace(network, torch.randn(2, in_channels, 32, 32))
 
 
 def test_the_reference_has_all_public_names() -> None:

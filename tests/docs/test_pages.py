@@ -69,7 +69,7 @@ def run_examples(page: Path) -> None:
 
     VGG11 is a quarter as wide, and a compression searches and trains briefly.
     """
-    digits = first_digits(200, 30)
+    digits = first_digits(100, 30)
     patch = pytest.MonkeyPatch()
     patch.setattr(nsopt, "load_data", lambda name: digits if name == "digits" else coloured(digits))
     patch.setattr(nsopt, "get_architecture", narrow_architecture)
