@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nsopt.errors import NsoptError
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.scaling.cost import IntArray, read_rows
 from nsopt.scaling.law import FloatArray
@@ -82,7 +83,7 @@ class LatencyModel:
     """A `CostModel` in milliseconds.
 
     factors: of each table's cheap and dear calls, (T, 2); constant: milliseconds that every network
-    takes; floor: milliseconds of the fastest measured network, 0 for models of older versions.
+    takes; floor: milliseconds of the fastest measured network.
     """
 
     tables: tuple[Table, ...]
@@ -168,17 +169,13 @@ class LatencyModel:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Read what `to_dict` returned, also from older versions, whose tables shared factors."""
+        """Read what `to_dict` returned. Raises NsoptError for another format."""
+        if "factors" not in data:
+            raise NsoptError("the stored latency model has another format: start a new storage")
         tables = tuple(Table.from_dict(table) for table in data["tables"])
         terms = tuple(Term.from_dict(term) for term in data["terms"])
-        if "correction" in data:
-            shared, constant = np.array(data["correction"][:4]), data["correction"][4]
-            of_convolutions = [term.table for term in terms if term.convolution]
-            convolution = np.isin(np.arange(len(tables)), of_convolutions)
-            factors = np.where(convolution[:, None], shared[:2], shared[2:])
-        else:
-            factors, constant = np.array(data["factors"]), data["constant"]
-        return cls(tables, terms, data["layers"], factors, constant, data.get("floor", 0.0))
+        factors = np.array(data["factors"])
+        return cls(tables, terms, data["layers"], factors, data["constant"], data["floor"])
 
 
 def _roles(terms: Sequence[Term], tables: int) -> IntArray:

@@ -150,17 +150,13 @@ def test_a_model_comes_back_from_json(
     np.testing.assert_array_equal(again(rows), model(rows))
 
 
-def test_a_model_of_before_predicts_what_it_did(
+def test_a_model_of_another_format_is_refused(
     models: dict[str, tuple[Architecture, LatencyModel]],
 ) -> None:
-    arch, model = models["vgg11"]
-    data = model.to_dict() | {"correction": [1.0, 2.0, 3.0, 4.0, 0.5]}
-    of_convolutions = {term.table for term in model.terms if term.convolution}
-    pairs = [(1, 2) if table in of_convolutions else (3, 4) for table in range(len(model.tables))]
-    same = replace(model, factors=np.array(pairs, dtype=float), constant=0.5, floor=0.0)
-    rows = np.array(sample_widths(arch, 5, seed=1))
-    del data["factors"], data["constant"], data["floor"]
-    np.testing.assert_allclose(LatencyModel.from_dict(data)(rows), same(rows))
+    data = models["vgg11"][1].to_dict()
+    del data["factors"]
+    with pytest.raises(NsoptError, match="has another format: start a new storage"):
+        LatencyModel.from_dict(data)
 
 
 def test_what_kinds_of_calls_take_in_whole_networks_is_found(

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from nsopt.models.tracing.labels import Atoms, Label, arrays
 from nsopt.models.tracing.shape_rules import tensors_in
-from nsopt.models.tracing.tracer import Tracer
+from nsopt.models.tracing.tracer import Tracer, rule
 
 
+@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
 def split(tracer: Tracer, results: Sequence[Tensor], x: Tensor, sizes: Any, dim: int = 0) -> None:
     start, labels = 0, list(tracer.get(x))
     whole = labels[dim]
@@ -20,6 +21,7 @@ def split(tracer: Tracer, results: Sequence[Tensor], x: Tensor, sizes: Any, dim:
         tracer.put(part, labels)
 
 
+@rule("slice")
 def cut(
     tracer: Tracer,
     result: Tensor,
@@ -56,12 +58,14 @@ def _part(tracer: Tracer, label: Label, start: int, length: int) -> Label:
     return part
 
 
+@rule("glu")
 def glu(tracer: Tracer, result: Tensor, x: Tensor, dim: int = -1) -> None:
     labels = list(tracer.get(x))
     labels[dim] = _part(tracer, labels[dim], 0, x.shape[dim] // 2)
     tracer.put(result, labels)
 
 
+@rule("select", "unbind")
 def select(tracer: Tracer, result: Any, x: Tensor, dim: int = 0, index: Any = None) -> None:
     """One index, or each alone."""
     labels = list(tracer.get(x))
@@ -71,6 +75,7 @@ def select(tracer: Tracer, result: Any, x: Tensor, dim: int = 0, index: Any = No
         tracer.put(tensor, labels)
 
 
+@rule("cat")
 def concatenate(tracer: Tracer, result: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> None:
     parts = [tensor for tensor in tensors if tensor.ndim == result.ndim and tensor.numel()]
     labels: list[Label] = []
@@ -98,6 +103,7 @@ def _joined_ends(tracer: Tracer, labels: Sequence[Label], sizes: Sequence[int]) 
     return np.concatenate(ends)
 
 
+@rule("constant_pad_nd")
 def pad(tracer: Tracer, result: Tensor, x: Tensor, widths: Sequence[int], *_: Any) -> None:
     labels = list(tracer.get(x))
     for i in range(len(widths) // 2):
@@ -111,6 +117,7 @@ def pad(tracer: Tracer, result: Tensor, x: Tensor, widths: Sequence[int], *_: An
     tracer.put(result, labels)
 
 
+@rule("stack")
 def stack(tracer: Tracer, result: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> None:
     labels = [tracer.join(*meeting) for meeting in zip(*map(tracer.get, tensors), strict=True)]
     labels.insert(dim % result.ndim, None)

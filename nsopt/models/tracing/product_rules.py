@@ -8,9 +8,10 @@ from torch import Tensor
 
 from nsopt.models.tracing.labels import Label
 from nsopt.models.tracing.shape_rules import pointwise, tensors_in, unlabelled
-from nsopt.models.tracing.tracer import Tracer
+from nsopt.models.tracing.tracer import Tracer, rule
 
 
+@rule("convolution")
 def convolution(
     tracer: Tracer,
     result: Tensor,
@@ -70,6 +71,7 @@ def _grouped(tracer: Tracer, weight: Tensor, inputs: Label, groups: int, transpo
     return first
 
 
+@rule("mm", "bmm")
 def matrix_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any) -> None:
     left, right = tracer.get(a), tracer.get(b)
     inner = tracer.join(left[-1], right[-2]) if a.shape[-1] > 1 else None
@@ -82,6 +84,7 @@ def matrix_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any
     tracer.put(result, [*batch, left[-2], right[-1]])
 
 
+@rule("addmm", "baddbmm")
 def sum_and_product(
     tracer: Tracer, result: Tensor, bias: Tensor, a: Tensor, b: Tensor, *_: Any
 ) -> None:
@@ -91,6 +94,7 @@ def sum_and_product(
     tracer.put(result, labels)
 
 
+@rule("mv", "dot", "vdot")
 def vector_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor) -> None:
     """Of a matrix or a vector with a vector, as in a spectral norm."""
     if b.shape[0] > 1:
@@ -98,6 +102,7 @@ def vector_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor) -> None
     tracer.put(result, tracer.get(a)[:-1])
 
 
+@rule("_weight_norm_interface")
 def weight_norm(tracer: Tracer, result: Any, v: Tensor, g: Tensor, dim: int = 0) -> None:
     labels = list(tracer.get(v))
     if v.shape[dim] > 1:
@@ -108,6 +113,7 @@ def weight_norm(tracer: Tracer, result: Any, v: Tensor, g: Tensor, dim: int = 0)
     tracer.put(norms, tracer.get(g))
 
 
+@rule("linear")
 def linear(
     tracer: Tracer, result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> None:
@@ -121,6 +127,10 @@ def linear(
     tracer.put(result, [*labels[:-1], own[0]])
 
 
+@rule(
+    "scaled_dot_product_attention _scaled_dot_product_flash_attention "
+    "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_efficient_attention"
+)
 def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> None:
     queries, keys, values = tracer.get(q), tracer.get(k), tracer.get(v)
     inner = tracer.join(queries[-1], keys[-1])
@@ -135,11 +145,16 @@ def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *_: 
     tracer.put(first, [*lead, queries[-2], values[-1]])
 
 
+@rule("_softmax", "_log_softmax")
 def softmax(tracer: Tracer, result: Tensor, x: Tensor, dim: int, *_: Any) -> None:
     tracer.inexact(tracer.get(x)[dim])
     tracer.put(result, tracer.get(x))
 
 
+@rule(
+    "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
+    "cudnn_batch_norm"
+)
 def batch_norm(tracer: Tracer, result: Any, x: Tensor, *parameters: Any) -> None:
     labels = tracer.get(x)
     own = [tracer.get(p)[0] for p in parameters if isinstance(p, Tensor)]
@@ -153,6 +168,7 @@ def batch_norm(tracer: Tracer, result: Any, x: Tensor, *parameters: Any) -> None
         tracer.put(tensor, [channels] if per_channel else [None] * tensor.ndim)
 
 
+@rule("native_layer_norm", "_fused_rms_norm")
 def layer_norm(
     tracer: Tracer, result: Any, x: Tensor, shape: Any, weight: Any, bias: Any = None, *_: Any
 ) -> None:
@@ -168,6 +184,7 @@ def layer_norm(
     tracer.put(first, labels)
 
 
+@rule("native_group_norm")
 def group_norm(
     tracer: Tracer,
     result: Any,
@@ -202,6 +219,7 @@ def _scale(tracer: Tracer, weight: Any, axis: int) -> Label:
     return tracer.get(weight)[axis] if isinstance(weight, Tensor) else None
 
 
+@rule("embedding")
 def embedding(tracer: Tracer, result: Tensor, weight: Tensor, index: Tensor, *_: Any) -> None:
     tracer.freeze("rows of an embedding", tracer.get(weight)[0])
     tracer.note_maker(tracer.get(weight)[1])

@@ -13,25 +13,34 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from nsopt.models.tracing.labels import ANY, Atoms, Label, Labels, arrays
-from nsopt.models.tracing.tracer import Tracer
+from nsopt.models.tracing.tracer import Tracer, rule
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
+@rule(
+    "empty zeros ones full rand randn new_empty new_zeros new_ones new_full empty_strided "
+    "new_empty_strided scalar_tensor"
+)
 def alike(tracer: Tracer, result: Any, *_: Any) -> None:
     """Filled with something that does not depend on the index."""
     for tensor in tensors_in(result):
         tracer.put(tensor, (ANY,) * tensor.ndim)
 
 
+@rule("arange", "linspace", "eye", "tril_indices")
 def unlabelled(tracer: Tracer, result: Any, *_: Any) -> None:
     """Sizes that no parameter decides."""
     for tensor in tensors_in(result):
         tracer.put(tensor, (None,) * tensor.ndim)
 
 
+@rule(
+    "clone detach alias _to_copy lift_fresh contiguous native_dropout fill zero bernoulli uniform "
+    "normal hardswish cumsum empty_like zeros_like ones_like full_like rand_like randn_like"
+)
 def same(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
     """The dimensions of the input: clone, dropout, fill."""
     for tensor in tensors_in(result):
@@ -39,6 +48,7 @@ def same(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
         tracer.put(tensor, tracer.get(x) if kept else (None,) * tensor.ndim)
 
 
+@rule("pointwise", "copy", "_prelu_kernel")
 def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
     """Broadcast from the right, and join what meets."""
     tensors = [tensor for tensor in tensors_in(arguments) if tensor.ndim]
@@ -56,6 +66,7 @@ def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
         tracer.put(tensor, own)
 
 
+@rule("as_strided")
 def as_strided(tracer: Tracer, result: Tensor, x: Tensor, size: Sequence[int], *_: Any) -> None:
     if tuple(size) == tuple(x.shape):  # another layout of the same tensor
         tracer.put(result, tracer.get(x))
@@ -64,6 +75,7 @@ def as_strided(tracer: Tracer, result: Tensor, x: Tensor, size: Sequence[int], *
         unlabelled(tracer, result)
 
 
+@rule("view", "_unsafe_view", "reshape", "_reshape_alias")
 def view(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
     """Runs of old dimensions become runs of new ones with the same number of elements."""
     old, new, before = tuple(x.shape), tuple(result.shape), tracer.get(x)
@@ -118,6 +130,7 @@ def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...]) -> list[Label]:
     return [tied if e == chosen else None for e in range(len(new))]
 
 
+@rule("expand")
 def expand(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
     labels, lead = tracer.get(x), result.ndim - x.ndim
     tracer.put(
@@ -129,10 +142,12 @@ def expand(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
     )
 
 
+@rule("permute")
 def permute(tracer: Tracer, result: Tensor, x: Tensor, dims: Sequence[int]) -> None:
     tracer.put(result, [tracer.get(x)[d] for d in dims])
 
 
+@rule("transpose", "t")
 def transpose(tracer: Tracer, result: Tensor, x: Tensor, one: int = 0, other: int = 1) -> None:
     labels = list(tracer.get(x))
     if x.ndim > 1:
@@ -140,17 +155,20 @@ def transpose(tracer: Tracer, result: Tensor, x: Tensor, one: int = 0, other: in
     tracer.put(result, labels)
 
 
+@rule("squeeze")
 def squeeze(tracer: Tracer, result: Tensor, x: Tensor, dims: Any = None) -> None:
     gone = {d for d in _dimensions(x, dims) if x.shape[d] == 1}
     tracer.put(result, [label for d, label in enumerate(tracer.get(x)) if d not in gone])
 
 
+@rule("unsqueeze")
 def unsqueeze(tracer: Tracer, result: Tensor, x: Tensor, dim: int) -> None:
     labels = list(tracer.get(x))
     labels.insert(dim % result.ndim, None)
     tracer.put(result, labels)
 
 
+@rule("repeat")
 def repeat(tracer: Tracer, result: Tensor, x: Tensor, times: Sequence[int]) -> None:
     lead = result.ndim - x.ndim
     labels: list[Label] = [None] * lead + list(tracer.get(x))
@@ -163,6 +181,7 @@ def repeat(tracer: Tracer, result: Tensor, x: Tensor, times: Sequence[int]) -> N
     tracer.put(result, labels)
 
 
+@rule("flip")
 def flip(tracer: Tracer, result: Tensor, x: Tensor, dims: Any) -> None:
     labels = list(tracer.get(x))
     for d in _dimensions(x, dims):
@@ -171,11 +190,13 @@ def flip(tracer: Tracer, result: Tensor, x: Tensor, dims: Any) -> None:
     tracer.put(result, labels)
 
 
+@rule("roll")
 def roll(tracer: Tracer, result: Tensor, x: Tensor, shifts: Any, dims: Any = ()) -> None:
     tracer.freeze("is rolled", *(tracer.get(x)[d] for d in _dimensions(x, dims or None)))
     tracer.put(result, tracer.get(x))
 
 
+@rule("pixel_shuffle")
 def pixel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, factor: int) -> None:
     labels = list(tracer.get(x))
     channels = labels[-3]
@@ -184,6 +205,7 @@ def pixel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, factor: int) -> Non
     tracer.put(result, [*labels[:-2], None, None])
 
 
+@rule("mean sum amax amin var var_mean std prod logsumexp max min any all argmax argmin")
 def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) -> None:
     """A dimension goes, or keeps size 1."""
     gone = set(_dimensions(x, dims if isinstance(dims, int | list | tuple) else None))
@@ -198,10 +220,18 @@ def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) ->
             tracer.put(tensor, left[: tensor.ndim])
 
 
+@rule("linalg_vector_norm", "norm")
 def norm(tracer: Tracer, result: Tensor, x: Tensor, order: Any, dims: Any = None, *_: Any) -> None:
     reduce(tracer, result, x, dims)
 
 
+@rule(
+    "max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d "
+    "max_pool3d_with_indices avg_pool3d _adaptive_avg_pool3d avg_pool1d upsample_nearest2d "
+    "upsample_bilinear2d upsample_bicubic2d upsample_nearest1d upsample_linear1d "
+    "_upsample_nearest_exact2d _upsample_bilinear2d_aa reflection_pad2d replication_pad2d "
+    "reflection_pad1d replication_pad1d"
+)
 def spatial(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
     """Pools and resizes: examples and channels stay, the other sizes are fixed."""
     labels = tracer.get(x)

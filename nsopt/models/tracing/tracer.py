@@ -5,7 +5,7 @@ parameters and custom modules need nothing special.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,17 @@ from nsopt.models.tracing.labels import (
 )
 
 Rule = Callable[..., None]
+R = TypeVar("R", bound=Rule)
+
+
+def rule(*operations: str) -> Callable[[R], R]:
+    """Mark a function as the rule of ATen operations, whose names may be separated by spaces."""
+
+    def mark(function: R) -> R:
+        function.__dict__["operations"] = " ".join(operations).split()
+        return function
+
+    return mark
 
 
 class Tracer(TorchDispatchMode):
