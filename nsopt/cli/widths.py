@@ -136,8 +136,8 @@ def _read_stored(
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.studies import only_comparison
     from nsopt.storage.urls import hide_password
-    from nsopt.study.stored_law import stored_law
-    from nsopt.study.tuned_law import tuned_verdict
+    from nsopt.study.stored_law import read_stored_law
+    from nsopt.study.tuned_law import read_tuned_verdict
     from nsopt.study.workspace import Workspace
 
     workspace = Workspace(url, Path())
@@ -147,11 +147,11 @@ def _read_stored(
     metric = options.sizes.metric
     with storage_errors(url):
         name = options.name or only_comparison(workspace.storage)
-        law, arch, iteration = stored_law(
+        law, arch, iteration = read_stored_law(
             workspace, name, method, options.iteration, metric, options.arch
         )
         if method.needs_tuned_law and not options.as_json:
-            console.print(f"tuned: {tuned_verdict(workspace, name, metric)}", soft_wrap=True)
+            console.print(f"tuned: {read_tuned_verdict(workspace, name, metric)}", soft_wrap=True)
     return law, arch, iteration
 
 

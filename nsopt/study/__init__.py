@@ -1,1 +1,1 @@
-"""Studies: comparisons of methods at equal budgets, and the workers that run them."""
+"""Studies: methods compared at equal budgets, and the workers that run the trials."""

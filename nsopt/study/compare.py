@@ -1,4 +1,4 @@
-"""Running a comparison: one Optuna study a method, the same budgets and seeds for all."""
+"""Run a comparison: one Optuna study per method, with the same budgets and seeds for all."""
 
 from nsopt.compute.device import resolve_compute
 from nsopt.methods.registry import is_method
@@ -8,14 +8,14 @@ from nsopt.scaling.solve import solve_widths
 from nsopt.storage.queue import run_missing
 from nsopt.study.comparison import Comparison
 from nsopt.study.laws import Laws
-from nsopt.study.other_workers import other_workers
+from nsopt.study.other_workers import run_other_workers
 from nsopt.study.plan import make_plan
 from nsopt.study.searching import continue_searches
 from nsopt.study.session import Session, start_session
 from nsopt.study.start import keep_start
 from nsopt.study.timing import time_together
 from nsopt.study.trial import TrialRunner
-from nsopt.study.tuned_law import tuned_verdict
+from nsopt.study.tuned_law import read_tuned_verdict
 from nsopt.study.unfinished import clear_finished
 from nsopt.study.worker import Worker
 from nsopt.study.workspace import Workspace
@@ -23,18 +23,19 @@ from nsopt.training.step import probe_memory
 
 
 def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progress) -> None:
-    """Search what the methods need, then train and measure every point that is missing.
+    """Run the searches that the methods need, then train and measure every missing point.
 
-    Everything is stored as it ends; calling again continues. With other workers, points wait in
-    the storage before the search begins, so that they have something to do meanwhile.
+    Every result is stored at once, so that the same call continues after an interruption. If there
+    are other workers, points are enqueued before the search begins, which gives the workers
+    something to do.
 
     Raises:
-        NsoptError: for requests that cannot be met, before anything is written.
+        NsoptError: for invalid requests, before anything is written.
     """
     task, training = comparison.task, comparison.task.settings.training
     searches = comparison.searches
     if any(method.needs_tuned_law for method in comparison.methods):
-        verdict = tuned_verdict(workspace, task.name, comparison.metric.name)
+        verdict = read_tuned_verdict(workspace, task.name, comparison.metric.name)
         progress.message(f"tuned: {verdict}")
     compute = resolve_compute(training.device, training.precision)
     keep_start(task, workspace)
@@ -47,7 +48,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
             _probe_memory(comparison, session)
         if workspace.shared:
             plan.enqueue_missing()
-        with other_workers(session):
+        with run_other_workers(session):
             continue_searches(session, searches)
             plan.laws.read(session.studies())
             for warning in plan.warnings():
@@ -61,7 +62,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
 
 
 def _mend(session: Session, laws: Laws) -> None:
-    """Make the networks again that are kept here, and whose files are damaged."""
+    """Train the networks again whose files in this folder are damaged."""
     runner = TrialRunner(session, laws)
     for name, study in session.studies().items():
         if is_method(name):

@@ -1,4 +1,4 @@
-"""What a comparison is asked for: methods, budgets and seeds, on one task."""
+"""A comparison: methods, budgets and seeds, on one task."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _APART = 1.1  # sizes that differ by less are about the same
 
 @dataclass(frozen=True)
 class Size:
-    """A budget in the unit of a metric; `ratio` is None where it was given as a number."""
+    """A budget in the unit of a metric. `ratio` is None if the user gave a number."""
 
     budget: int | float
     ratio: float | None = None
@@ -31,9 +31,9 @@ class Size:
 class Comparison:
     """Every method at every size with `seeds` seeds, from that of the settings on.
 
-    references: how many uniform networks are trained beside, at MAC budgets that reach as far as
-    the MACs and the latencies of the other methods' networks, so that uniform scaling can be read
-    off at those.
+    Attributes:
+        references: number of additional uniform networks. Their MACs cover the MACs and the
+            latencies of the other networks, so that reports can compare with uniform scaling there.
     """
 
     task: Task
@@ -45,8 +45,11 @@ class Comparison:
 
     @property
     def searches(self) -> dict[Price | None, int]:
-        """How many iterations of descent the methods need by price, None for the settings' own;
-        NsoptError for more than are run."""
+        """The number of iterations that the methods need, by price; None is the settings' price.
+
+        Raises:
+            NsoptError: if a method needs more iterations than the search runs.
+        """
         task, needed = self.task, dict[str, tuple[Price | None, int]]()
         for method in self.methods:
             kind = task.search_kind(method.price)
@@ -56,7 +59,7 @@ class Comparison:
         return {price: iterations for price, iterations in needed.values() if iterations}
 
     def points(self, method: Method) -> list[Point]:
-        """The points of a method, size by size."""
+        """Return the points of a method, size by size."""
         return [
             Point(method.name, self.metric.name, size.budget, seed, size.ratio)
             for size in self.sizes
@@ -72,7 +75,11 @@ class Comparison:
 def sizes_of_ratios(
     arch: Architecture, metric: Metric, ratios: Sequence[float]
 ) -> tuple[Size, ...]:
-    """Budgets of uniform networks at width ratios; NsoptError for a ratio of 0 or less."""
+    """Return the budgets of uniform networks at width ratios.
+
+    Raises:
+        NsoptError: for a ratio that is not above 0.
+    """
     for ratio in ratios:
         if not 0 < ratio < float("inf"):
             raise NsoptError(f"a width ratio must be above 0, got {ratio:g}")
@@ -83,20 +90,27 @@ def sizes_of_ratios(
 def sizes_of_budgets(
     arch: Architecture, metric: Metric, budgets: Sequence[float]
 ) -> tuple[Size, ...]:
-    """Budgets as given; NsoptError for one that no widths can meet."""
+    """Return the sizes for budgets in the unit of the metric.
+
+    Raises:
+        NoWidthsError: for a budget that no widths meet.
+    """
     for budget in budgets:
         solve_widths(uniform_curve(arch.base_widths), metric.cost(arch), budget)
     return tuple(Size(budget) for budget in budgets)
 
 
-def reference_budgets(
+def choose_reference_budgets(
     comparison: Comparison, macs: Sequence[float], latency: Sequence[float]
 ) -> list[int]:
-    """MACs of uniform networks that span the others. macs, latency: of all networks that are
-    compared, uniform ones first, at one size after the other.
+    """Return the MACs of uniform networks that cover the compared networks.
 
-    A uniform network is taken to be slower in proportion to its MACs. There are none where all
-    networks have about the same of both.
+    There are none if all networks have about the same MACs and latencies. The latency of a uniform
+    network is assumed to be proportional to its MACs.
+
+    Args:
+        macs: of all compared networks, the uniform ones first, in the order of sizes.
+        latency: of the same networks, in milliseconds.
     """
     sizes = len({size.budget for size in comparison.sizes})
     own_macs, own_latency = np.array(macs[:sizes]), np.array(latency[:sizes])
@@ -116,7 +130,7 @@ def reference_budgets(
 
 
 def reference_points(comparison: Comparison, budgets: Sequence[int]) -> list[Point]:
-    """The points of uniform networks of these MACs."""
+    """Return the points of uniform networks with these MACs."""
     return [
         Point(baseline().name, MACS.name, budget, seed)
         for budget in budgets

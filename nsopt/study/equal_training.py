@@ -1,7 +1,7 @@
-"""A training that need not be run again: one of the same widths with the same seed has ended.
+"""Reuse a completed training of the same widths with the same seed.
 
-Methods often agree, at one budget or at budgets in several metrics. All that train from scratch
-train in the same way, so that their numbers would be the same.
+Methods often propose the same widths, at one budget or at budgets in several metrics. All trainings
+from scratch are equal, so that their results would be the same.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,8 +22,15 @@ from nsopt.training.loop import Epoch, Figures
 
 @dataclass(frozen=True, eq=False)
 class EqualTraining:
-    """point, study, number: of the trial that ran it; network: the content of its file, None where
-    none is kept and none will be needed."""
+    """A completed training.
+
+    Attributes:
+        figures: its results.
+        point: what its trial ran.
+        study: the study of its trial.
+        number: the number of its trial.
+        network: the content of its file; None if it has no file and needs none.
+    """
 
     figures: Figures
     point: Point
@@ -32,7 +39,7 @@ class EqualTraining:
     network: dict[str, Any] | None
 
 
-def equal_training(
+def find_equal_training(
     studies: Mapping[str, Study],
     kept: BestNetworks,
     layer_names: Sequence[str],
@@ -40,10 +47,15 @@ def equal_training(
     own: Study,
     point: Point,
 ) -> EqualTraining | None:
-    """A training of `widths` with the seed of `point` in the studies of a comparison.
+    """Return a training of `widths` with the seed of `point`, from the studies of a comparison.
 
-    own: the study of the trial that runs `point`. None if none has ended, or where its network was
-    lost and may turn out to be the best at this budget.
+    Args:
+        kept: the networks in this folder.
+        own: the study of the trial that runs `point`.
+
+    Returns:
+        None if there is no such training, or if its network is lost and may be needed, because it
+        could be the best at this budget.
     """
     ended = list(_trainings(studies, layer_names, widths))
     equal = [each for each in ended if each.point.seed == point.seed]
@@ -60,7 +72,7 @@ def equal_training(
 def _trainings(
     studies: Mapping[str, Study], layer_names: Sequence[str], widths: tuple[int, ...]
 ) -> Iterator[EqualTraining]:
-    """The trainings of `widths` from scratch that have ended, without their networks."""
+    """Yield the completed trainings of `widths` from scratch, without their networks."""
     known = methods()
     wanted = {
         trials.width_parameter(name): width for name, width in zip(layer_names, widths, strict=True)
@@ -81,8 +93,11 @@ def _trainings(
 def _is_outdone(
     equal: EqualTraining, ended: Iterable[EqualTraining], own: Study, point: Point
 ) -> bool:
-    """Whether a better one of the trainings of these widths is that of a seed which `own` has, or
-    will have, at the budget of `point`: then the network of `equal` is not kept there."""
+    """Return whether a better training of these widths makes the network of `equal` needless.
+
+    The seed of the better training must be among those of `own` at the budget of `point`, whether
+    its trial has completed or not.
+    """
     states = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
     others = [trials.read_point(trial) for trial in own.get_trials(deepcopy=False, states=states)]
     size = (point.metric, point.budget)
@@ -94,20 +109,23 @@ def _rank(training: EqualTraining) -> tuple[float, int]:
     return training.figures.val_accuracy, -training.point.seed
 
 
-def equal_tuning_trainings(study: Study, storage: BaseStorage) -> dict[str, float]:
-    """Validation accuracies by `training_key`, of the tunings of curves beside `study`, and of
-    `study` itself, that train as it does: those for all metrics begin with the same networks."""
+def find_equal_trainings(study: Study, storage: BaseStorage) -> dict[str, float]:
+    """Return the validation accuracies of trainings with the settings of a tuning study.
+
+    They come from the law tunings of all metrics, because these begin with the same networks. The
+    keys are those of `training_key`.
+    """
     prefix, _ = schema.split_name(study.study_name)
-    training = _of_training(study)
+    training = _training_settings(study)
     found: dict[str, float] = {}
     for kind, other in load_studies(storage, prefix).items():
-        if schema.is_curve(kind) and _of_training(other) == training:
+        if schema.is_curve(kind) and _training_settings(other) == training:
             for trial in trials.read_completed(other):
                 found |= trials.read_trainings(trial)
     return found
 
 
-def _of_training(study: Study) -> dict[str, Any]:
-    """The settings of a curve's tuning, but for what it is tuned at."""
+def _training_settings(study: Study) -> dict[str, Any]:
+    """Return the settings of a law's tuning that affect a training."""
     settings = schema.read_settings(study)
     return settings | {"tuning": settings["tuning"]["epochs"]}

@@ -1,4 +1,4 @@
-"""The laws of methods and the widths along them, each made once."""
+"""The laws of methods, and the widths along them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -13,16 +13,16 @@ from nsopt.scaling.record import Iteration, describe_reach
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import Point
 from nsopt.study.session import Session
-from nsopt.study.trained import trained_network
-from nsopt.study.tuned_law import scored_law, tuned_law
+from nsopt.study.trained import train_base_network
+from nsopt.study.tuned_law import read_scored_law, read_tuned_law
 
 
 class Laws:
     """The laws of the methods of a session.
 
-    `read` takes up what searches have stored. Until they store more, a law is made and solved once
-    for a budget; only a method that starts from a trained network has a law of its own for every
-    seed.
+    `read` updates them from the stored searches. Until a search stores more iterations, each law is
+    made once, and solved once for a budget. Only a method that starts from a trained network has
+    one law per seed.
     """
 
     def __init__(self, session: Session) -> None:
@@ -31,7 +31,7 @@ class Laws:
         self._samplers: dict[tuple[str, str, float], NeuralScaleSampler] = {}
 
     def read(self, studies: Mapping[str, Study]) -> None:
-        """Take up the iterations of the searches among `studies`, by kind."""
+        """Read the new iterations of the searches among `studies` (by kind)."""
         for kind, study in studies.items():
             if schema.is_search(kind):
                 count = len(study.get_trials(deepcopy=False))
@@ -41,19 +41,20 @@ class Laws:
                     self._samplers.clear()
 
     def history(self, method: Method) -> Sequence[Iteration]:
-        """Return the iterations of the search that a method follows."""
+        """Return the iterations of the search that a method uses."""
         _, found = self._searches.get(self._session.task.search_kind(method.price), (0, []))
         return found
 
     def is_ready(self, method: Method) -> bool:
-        """Whether a method can make its law, or can say why there will be none."""
+        """Return whether a method can make its law, or can say why it has none."""
         settings, history = self._session.task.settings.search, self.history(method)
         return len(history) >= method.search_iterations(settings) or is_complete(history, settings)
 
     def sampler(self, point: Point) -> NeuralScaleSampler:
         """Return the sampler along the law of a point's method.
 
-        Raises NoWidthsError if the method has no law, or no widths at this budget.
+        Raises:
+            NoWidthsError: if the method has no law, or no widths at this budget.
         """
         method, key = get_method(point.method), (point.method, point.metric, point.budget)
         if method.needs_trained_network:
@@ -67,9 +68,9 @@ class Laws:
         return self.sampler(point).propose(point.budget)
 
     def beyond_record(self, point: Point) -> float | None:
-        """Return the factor by which a budget lies outside of the record behind its law.
+        """Return the factor between a budget and the nearest end of the record behind its law.
 
-        None if it lies inside, or if the method has no record.
+        None if the budget is inside the record, or if the method has no record.
         """
         method = get_method(point.method)
         fitted = method.fitted_to(self.history(method))
@@ -84,7 +85,7 @@ class Laws:
             if factor is not None:
                 sentences.append(
                     f"{point.method}: {get_metric(point.metric).show(point.budget)} is "
-                    f"{describe_reach(factor)}: the law is extrapolated there"
+                    f"{describe_reach(factor)}: nsopt extrapolates the law there"
                 )
         return list(dict.fromkeys(sentences))
 
@@ -93,12 +94,12 @@ class Laws:
         arch, settings = session.task.arch, session.task.settings
         cost = get_metric(point.metric).cost(arch)
         if method.needs_trained_network:
-            trained = trained_network(session, point.seed)
+            trained = train_base_network(session, point.seed)
         if method.needs_tuned_law:
-            tuned = tuned_law(session.workspace, session.task.name, point.metric)
+            tuned = read_tuned_law(session.workspace, session.task.name, point.metric)
         if method.needs_scored_law:
             name = session.task.name
-            tuned = scored_law(session.workspace, name, point.metric, point.budget)
+            tuned = read_scored_law(session.workspace, name, point.metric, point.budget)
         inputs = LawInputs(arch, cost, point.budget, self.history(method), trained, tuned)
         with session.compute.computing():
             law = method.law(inputs)

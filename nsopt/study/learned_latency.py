@@ -1,4 +1,4 @@
-"""The latency model of a task: the stored one, or one that is learned now."""
+"""The latency model of a task: read from its storage, or learned now."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,18 +8,20 @@ from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.scaling.metric import LATENCY, Metric
 from nsopt.study.task import Task, with_stored_latency
-from nsopt.study.tuned_law import tuned_law
+from nsopt.study.tuned_law import read_tuned_law
 from nsopt.study.workspace import Workspace
 
 
 def with_latency_if_needed(
     task: Task, metric: Metric, methods: Sequence[Method], workspace: Workspace, progress: Progress
 ) -> Task:
-    """`task` with a latency model if anything asks for one.
+    """Return `task` with a latency model, if the metric or a price is latency.
 
-    That of its storage, so that the same budget goes on meaning the same widths; else the one of
-    the device here, which is learned now if it is not known. NoWidthsError before that for a method
-    whose law is yet to be tuned.
+    A stored model has priority, so that budgets keep their meaning. Otherwise nsopt uses the model
+    of this device, and learns it if necessary.
+
+    Raises:
+        NoWidthsError: if a method needs a tuned law that is not stored; before anything is learned.
     """
     prices = {task.settings.search.price, *(method.price for method in methods)}
     if metric != LATENCY and LATENCY.name not in prices:
@@ -27,6 +29,6 @@ def with_latency_if_needed(
     arch = with_stored_latency(task.arch, workspace.studies(task.name).values())
     if arch.latency is None:
         if any(method.needs_tuned_law for method in methods):
-            tuned_law(workspace, task.name, metric.name)
+            read_tuned_law(workspace, task.name, metric.name)
         arch = with_latency(arch, task.settings.training.device, progress)
     return replace(task, arch=arch)

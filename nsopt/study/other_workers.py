@@ -1,4 +1,4 @@
-"""The workers that a session has beside its own process, on the same machine."""
+"""Start the other workers of a session, on the same machine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,13 +6,13 @@ from contextlib import contextmanager
 import torch
 
 from nsopt.compute.device import nth_device
-from nsopt.study.processes import local_workers
+from nsopt.study.processes import run_local_workers
 from nsopt.study.session import Session
 
 
 @contextmanager
-def other_workers(session: Session) -> Iterator[None]:
-    """Run the other workers of a session beside this process, each with its share of the cores."""
+def run_other_workers(session: Session) -> Iterator[None]:
+    """Run a session's other workers beside this process. Each gets its share of the cores."""
     workspace = session.workspace
     if workspace.workers == 1:
         yield
@@ -31,5 +31,5 @@ def other_workers(session: Session) -> Iterator[None]:
         [*same, f"--device={nth_device(session.compute.device, number)}"]
         for number in range(1, workspace.workers)
     ]
-    with local_workers(options, workspace.url, session.progress):
+    with run_local_workers(options, workspace.url, session.progress):
         yield

@@ -1,4 +1,4 @@
-"""The precision of a study, the same wherever its networks are trained."""
+"""One precision for a study, on whatever device its networks train."""
 
 from dataclasses import replace
 
@@ -9,10 +9,10 @@ from nsopt.study.workspace import Workspace
 
 
 def with_precision(task: Task, workspace: Workspace) -> Task:
-    """`task` with a precision in its settings where they say `auto`.
+    """Return `task` with a precision in place of `auto`.
 
-    That of its stored studies and tunings (which is `auto` in those of older versions); of a new
-    one, what the device here is made for.
+    That of its stored studies and tunings has priority. A new study gets the best precision of this
+    device.
     """
     stored = [
         schema.read_settings(study)

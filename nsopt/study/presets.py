@@ -1,4 +1,4 @@
-"""Presets: everything that decides the numbers of a study."""
+"""Presets: all settings that decide the numbers of a study."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -15,14 +15,19 @@ Rounding = _Multiple | dict[str, _Multiple]
 
 
 class StudySettings(Settings):
-    """Settings of a comparison; two runs with equal ones may share a storage.
+    """Settings of a comparison. Two runs with equal settings may share a storage.
 
-    Methods that start from a trained network have it trained with `training`, but for
-    `magnitude_epochs`, and fine-tune for `fine_tune_epochs` at `fine_tune_lr` (Li et al.).
-    eta: step size of Algorithm 3, which then replaces the exact solver for fitted laws;
-    multiple_of, min_width: of all proposed widths, or of those for budgets in a metric, by its
-    name; None for any. start: the checksum of the trained network that all methods start from,
-    None where they train from scratch.
+    Attributes:
+        search: of the search.
+        training: of all trainings from scratch.
+        magnitude_epochs: length of the training of the network that a method starts from.
+        fine_tune_epochs: length of fine-tuning after magnitude pruning (Li et al.).
+        fine_tune_lr: its constant learning rate.
+        eta: step size of Algorithm 3, which then replaces the exact solver for fitted laws.
+        multiple_of: round all proposed widths down to multiples of this, or by metric; None for 1.
+        min_width: the smallest proposed width, or by metric; None for 1.
+        start: checksum of the trained network that all methods start from; None to train from
+            scratch.
     """
 
     preset: str
@@ -37,19 +42,19 @@ class StudySettings(Settings):
     start: int | None = None
 
     def rounding(self, metric: str) -> tuple[int, int]:
-        """multiple_of and min_width for budgets in a metric, as `solve_widths` takes them."""
+        """Return multiple_of and min_width for budgets in a metric, for `solve_widths`."""
         return rounding_for(self.multiple_of, metric), rounding_for(self.min_width, metric)
 
     def training_for(self, seed: int) -> TrainSettings:
-        """Of every network with one seed: from scratch, or from `start`."""
+        """Return the settings of trainings with a seed."""
         return self.training.updated(seed=seed)
 
     def base_training_for(self, seed: int) -> TrainSettings:
-        """Of the network of base widths that a method starts from."""
+        """Return the settings for training the network of base widths that a method starts from."""
         return self.training.updated(seed=seed, epochs=self.magnitude_epochs)
 
     def fine_tuning_for(self, seed: int) -> TrainSettings:
-        """Of weights that a method inherits on its own, at a constant learning rate."""
+        """Return the settings for fine-tuning weights that a method inherits."""
         if self.start is not None:
             return self.training_for(seed)
         return self.training.updated(
@@ -62,10 +67,13 @@ _REFERENCES = 3
 
 @dataclass(frozen=True)
 class Preset:
-    """A named protocol and the points it compares.
+    """A named protocol, and the points that it compares.
 
-    question: what its results can answer; references: uniform networks of other sizes, see
-    `Comparison`.
+    Attributes:
+        question: what its results answer.
+        ratios: width ratios of the budgets.
+        seeds: number of seeds.
+        references: number of additional uniform networks, see `Comparison`.
     """
 
     question: str
@@ -76,7 +84,7 @@ class Preset:
 
 
 def rounding_for(rounding: Rounding | None, metric: str) -> int:
-    """What a rounding, perhaps by metric, means for budgets in one."""
+    """Return the value of a rounding for budgets in a metric."""
     if isinstance(rounding, dict):
         return rounding.get(metric, 1)
     return rounding or 1
@@ -184,7 +192,7 @@ _PRESETS = {
 
 
 def _for_tiny_imagenet(preset: Preset, **search: Any) -> Preset:
-    """The paper's trainings there, and what changes in its search."""
+    """Return a preset with the paper's trainings for Tiny ImageNet, and changes of its search."""
     settings = preset.settings
     return replace(
         preset,
@@ -205,9 +213,10 @@ _TINY_IMAGENET_PRESETS = {
 
 
 def get_preset(name: str, data: str = "") -> Preset:
-    """The preset `name` for a data set; NsoptError if there is none.
+    """Return the preset `name` for a data set. The paper uses other settings for Tiny ImageNet.
 
-    On Tiny ImageNet the paper trains, and prunes, in a way of its own.
+    Raises:
+        NsoptError: for an unknown preset.
     """
     if name not in _PRESETS:
         raise unknown_name("preset", name, _PRESETS)
@@ -217,7 +226,7 @@ def get_preset(name: str, data: str = "") -> Preset:
 
 
 def override(settings: StudySettings, changes: dict[str, dict[str, Any]]) -> StudySettings:
-    """A copy with changes of `search`, `training` and, under "", of the study itself."""
+    """Return a copy with changes of `search`, `training` and, under "", of the study itself."""
     return settings.updated(
         search=settings.search.updated(**changes.get("search", {})),
         training=settings.training.updated(**changes.get("training", {})),

@@ -1,4 +1,4 @@
-"""Worker processes on this machine, which end with the one that started them."""
+"""Worker processes on this machine, which end with the process that started them."""
 
 import os
 import signal
@@ -17,14 +17,14 @@ SECONDS_TO_END = 30.0
 
 
 @contextmanager
-def local_workers(
+def run_local_workers(
     options: Sequence[Sequence[str]], storage: str, progress: Progress
 ) -> Iterator[None]:
-    """Run `nsopt worker` once for each of `options`, until they end by themselves.
+    """Run `nsopt worker` once for each of `options`, until all have ended.
 
-    What they print becomes messages. If the work here fails, they are ended; if this process is
-    killed, they end as `end_with_starter` says. The storage's URL is passed in the environment,
-    where other users cannot read its password.
+    Their output becomes messages. If the code inside the block fails, they are terminated. If this
+    process is killed, they end by `end_with_starter`. They get the storage's URL through the
+    environment, where other users cannot read its password.
     """
     environment = os.environ | {STORAGE_VARIABLE: storage}
     processes = [_start(arguments, environment) for arguments in options]
@@ -44,16 +44,16 @@ def local_workers(
 
 
 def _wait(processes: Sequence["subprocess.Popen[str]"], progress: Progress) -> None:
-    """Until they have ended, which they do soon when nothing is left; else they are ended.
+    """Wait until the workers end, which they do soon when nothing is left.
 
-    What a busy one still trains was given to another process, and is done.
+    A worker that is busy longer trains what another process has done already; it may be terminated.
     """
     deadline = time.monotonic() + SECONDS_TO_END
     for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            progress.message("a worker was still busy with what others have done: it is ended")
+            progress.message("a worker is ended: other processes have already done its work")
 
 
 def _start(arguments: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
@@ -73,14 +73,16 @@ def _forward(process: "subprocess.Popen[str]", progress: Progress) -> None:
         for line in lines:
             progress.message(line.rstrip())
     if process.wait() < 0 and process.returncode != -signal.SIGTERM:
-        progress.message(f"a worker was killed (signal {-process.returncode}): others take over")
+        progress.message(
+            f"a worker was killed (signal {-process.returncode}): other processes run its trials"
+        )
 
 
 def end_with_starter() -> None:
-    """End this process, as a kill would, as soon as the one that started it has ended.
+    """End this process at once when the process that started it has ended.
 
-    `local_workers` holds the other end of its standard input and writes nothing there, so that
-    the system closes it however that process ends.
+    `run_local_workers` holds the other end of standard input and writes nothing. The system closes
+    it when that process ends, for any reason.
     """
 
     def wait() -> None:

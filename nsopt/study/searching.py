@@ -1,4 +1,4 @@
-"""The searches of a task: their iterations in storage, and those that are missing."""
+"""The searches of a task: stored iterations, and missing ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,15 +23,15 @@ from nsopt.study.session import Session
 def continue_searches(
     session: Session, searches: Mapping[Price | None, int]
 ) -> dict[Price | None, list[Iteration]]:
-    """Return the iterations of architecture descent by price: those stored, then the missing ones.
+    """Return the iterations of searches by price: the stored ones, then the missing ones.
 
-    An iteration is stored when it has ended, as one completed trial: an error or an interruption
-    leaves the storage as it was. Within an iteration, the same command goes on from a checkpoint.
-    Of two commands in one folder one searches, and the other waits.
+    Each finished iteration is stored as one completed trial. An error or an interruption does not
+    change the storage; the same command continues the iteration from a checkpoint. If two commands
+    run in one folder, one searches and the other waits.
 
     Args:
-        searches: how many iterations are needed by price, None for that of the settings. Searches
-            differ in nothing but their price, so that the first pre-trains the network for all.
+        searches: the number of iterations needed, by price; None is the settings' price. Searches
+            differ only in their price, so that the first one pre-trains the network for all.
     """
     found: dict[Price | None, list[Iteration]] = {}
     shared = pretrained_file(session)
@@ -40,20 +40,20 @@ def continue_searches(
             for price, iterations in searches.items():
                 is_last = len(found) + 1 == len(searches)
                 kept = None if is_last and not shared.exists() else shared
-                found[price] = _Search(session, iterations, price, kept).continued()
+                found[price] = _Search(session, iterations, price, kept).run()
     finally:
         session.workspace.tidy()
     return found
 
 
 def pretrained_file(session: Session) -> Path:
-    """Return the file of the pre-trained network that searches of several prices begin with."""
+    """Return the file of the pre-trained network that searches of several prices share."""
     folder = session.workspace.checkpoints(session.task.study_name(schema.PRETRAINED))
     return folder / "network.pt"
 
 
 def is_searching(session: Session) -> bool:
-    """Return whether a process searches in the folder of a session now."""
+    """Return whether a process is searching in the folder of a session."""
     kinds = {session.task.search_kind(price) for price in get_args(Price)}
     folders = [session.workspace.checkpoints(session.task.study_name(kind)) for kind in kinds]
     return any(is_being_done(cache_folder() / "locks", folder) for folder in folders)
@@ -87,8 +87,7 @@ def search_task(
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """One search of a session. pretrained: where its network is kept for searches of other
-    prices."""
+    """One search of a session. pretrained: file of the network that several searches share."""
 
     session: Session
     iterations: int
@@ -99,18 +98,18 @@ class _Search:
     def kind(self) -> str:
         return self.session.task.search_kind(self.price)
 
-    def continued(self) -> list[Iteration]:
-        """The iterations that are asked for, in this process's turn."""
+    def run(self) -> list[Iteration]:
+        """Return the requested iterations. Wait for other processes that search in this folder."""
         task, workspace = self.session.task, self.session.workspace
         folder = workspace.checkpoints(task.study_name(self.kind))
 
-        def tell() -> None:
+        def report() -> None:
             self.session.progress.message(
                 "waiting for the search of another command in this folder"
             )
 
-        with hold_lock(cache_folder() / "locks", folder, tell):
-            history = self._stored()
+        with hold_lock(cache_folder() / "locks", folder, report):
+            history = self._read_stored()
             missing = search_task(
                 self.session,
                 task.search_settings(self.price).updated(iterations=self.iterations),
@@ -122,17 +121,17 @@ class _Search:
                 history = self._write(number, iteration)
             return history[: self.iterations]
 
-    def _stored(self) -> list[Iteration]:
-        """What the storage has; NsoptError if other settings wrote it."""
+    def _read_stored(self) -> list[Iteration]:
+        """Return the stored iterations. Raises NsoptError if other settings wrote them."""
         study = self.session.task.stored_searches(self.session.workspace).get(self.kind)
         return trials.read_iterations(study) if study else []
 
     def _write(self, number: int, iteration: Iteration) -> list[Iteration]:
-        """Store an iteration that has ended; return all that are stored."""
+        """Store a finished iteration; return all stored ones."""
         session, layers = self.session, self.session.task.arch.layer_names
         study = session.open_study(self.kind)
         study.add_trial(trials.search_trial(iteration, number, layers, provenance(session.compute)))
-        own = ", each layer on its own" if iteration.record.own_rows else ""
+        own = ", fitted layer by layer" if iteration.record.own_rows else ""
         session.progress.message(
             f"{self.kind} iteration {number}: {len(iteration.record.tau)} rows{own}, "
             f"r2 {iteration.law.r2.min():.3f} at least, {iteration.seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""The session: the one object that every step of an experiment is given."""
+"""The session: the object that every step of a study gets."""
 
 import math
 import time
@@ -28,10 +28,13 @@ from nsopt.training.settings import TrainSettings
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """A task, and everything that it takes to work on it.
+    """A task with what is needed to work on it.
 
-    task: the network, the images and the settings; workspace: the storage and the folder of files;
-    compute: the device, which other processes may share; progress: hears what happens.
+    Attributes:
+        task: network, images and settings.
+        workspace: storage and folder.
+        compute: the device, which other processes may share.
+        progress: receives steps and messages.
     """
 
     task: Task
@@ -41,20 +44,20 @@ class Session:
 
     @cached_property
     def splits(self) -> Splits:
-        """The images that trainings see, from `place_images`."""
+        """The images for training, from `place_images`."""
         return place_images(self.task.splits, self.compute)
 
     @cached_property
     def start(self) -> TrainedStart | None:
-        """The trained network that all trainings start from; None where they train from scratch."""
+        """The trained network that all trainings start from; None to train from scratch."""
         return rank_start(self.task, self.splits, self.compute)
 
     def studies(self) -> dict[str, Study]:
-        """Return the stored studies of the task, by method or kind of search."""
+        """Return the task's stored studies by method or kind of search."""
         return self.workspace.studies(self.task.name)
 
     def open_study(self, kind: str) -> Study:
-        """Return the study of a method or of a search; make it if it is missing."""
+        """Open or create the study of a method or of a search."""
         return self.task.open_study(self.workspace.storage, kind, self.compute)
 
     def train(
@@ -65,9 +68,10 @@ class Session:
         name: str,
         start: Callable[[], nn.Module] | None = None,
     ) -> Outcome:
-        """Train the network of `widths`, by default from the network that the task starts from.
+        """Train the network of `widths`. See `train_configuration`.
 
-        See `train_configuration`.
+        Args:
+            start: makes the network to start from; by default it inherits from that of the task.
         """
         own = self.start
         if start is None and own is not None:
@@ -87,7 +91,7 @@ class Session:
         )
 
     def evaluate_start(self) -> Outcome:
-        """Return the accuracies of the network that the task starts from, as it is."""
+        """Return the accuracies of the network that the task starts from, without training."""
         task, model = self.task, self.task.start
         assert model is not None
         began = time.perf_counter()
@@ -101,9 +105,9 @@ class Session:
         return Outcome(task.arch.base_widths, (Epoch(math.nan, validation, test),), seconds, model)
 
     def with_latency_of(self, studies: Iterable[Study]) -> "Session":
-        """Return this session with the latency model that one of the studies holds.
+        """Return this session with the latency model of one of the studies.
 
-        A command with budgets in milliseconds may have stored one since this session began.
+        Another command may have stored one since this session began.
         """
         if self.task.arch.latency is not None:
             return self
@@ -115,6 +119,6 @@ class Session:
 def start_session(
     task: Task, workspace: Workspace, compute: Compute, progress: Progress
 ) -> Iterator[Session]:
-    """Work on a task with a device that this process shares with others of the machine."""
+    """Yield a session whose device other processes of this machine may share."""
     with sharing(compute) as shared:
         yield Session(task, workspace, shared, progress)

@@ -1,6 +1,6 @@
 """The trained network that a study starts from: its file beside the results, and its ranking.
 
-Every process of the study reads that file; its checksum belongs to the settings.
+Every process of the study reads that file. Its checksum is part of the settings.
 """
 
 import io
@@ -24,7 +24,7 @@ _BATCHES = 20  # over which the importance of units is averaged
 
 
 def keep_start(task: Task, workspace: Workspace) -> None:
-    """Write the network that a task starts from, if there is one, for workers and later runs."""
+    """Write the network that a task starts from, if any, for workers and later runs."""
     path = _path(workspace)
     if task.start is None or path.is_file():
         return
@@ -35,10 +35,10 @@ def keep_start(task: Task, workspace: Workspace) -> None:
 
 
 def with_start(task: Task, workspace: Workspace) -> Task:
-    """Return a stored task with the network that its settings start from, if they do.
+    """Return a stored task with the network of its settings' `start`, if any.
 
     Raises:
-        NsoptError: if its file is missing here, or holds other weights.
+        NsoptError: if its file is missing, or holds other weights.
     """
     wanted, path = task.settings.start, _path(workspace)
     if wanted is None:
@@ -50,12 +50,12 @@ def with_start(task: Task, workspace: Workspace) -> Task:
         )
     model = load_trained(path, task.arch)
     if weights_checksum(model) != wanted:
-        raise NsoptError(f"{path} holds other weights than {task.name} starts from")
+        raise NsoptError(f"{path} has other weights than {task.name} starts from")
     return replace(task, start=model)
 
 
 def rank_start(task: Task, splits: Splits, compute: Compute) -> TrainedStart | None:
-    """Return the network that a task starts from with the ranking of its units; None for none.
+    """Return the network that a task starts from, with the ranking of its units; None without one.
 
     Args:
         splits: on the device of `compute`.

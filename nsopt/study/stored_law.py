@@ -1,4 +1,4 @@
-"""The law of a method as a storage holds it, with the network that it is for."""
+"""Read the law of a method from a storage, with its network."""
 
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.methods.base import LawInputs, Method
@@ -8,12 +8,12 @@ from nsopt.scaling.metric import PARAMS
 from nsopt.scaling.record import Iteration
 from nsopt.storage import schema, trials
 from nsopt.storage.urls import hide_password
-from nsopt.study.task import stored_network
-from nsopt.study.tuned_law import tuned_law
+from nsopt.study.task import read_architecture
+from nsopt.study.tuned_law import read_tuned_law
 from nsopt.study.workspace import Workspace
 
 
-def stored_law(
+def read_stored_law(
     workspace: Workspace,
     name: str,
     method: Method,
@@ -21,11 +21,16 @@ def stored_law(
     metric: str,
     given: str | None,
 ) -> tuple[ScalingLaw, Architecture, Iteration | None]:
-    """The law of a method, its network, and the iteration of descent that it came from, if it did.
+    """Return a method's law, its network, and the iteration of the search behind it, if any.
 
-    name: ARCH-DATA-PRESET; iteration: of descent, None for the method's own; metric: of the
-    budgets; given: the name of the architecture, if the user gave one (`stored_architecture`).
-    NsoptError if the storage has no such law.
+    Args:
+        name: ARCH-DATA-PRESET.
+        iteration: number of the iteration; None for the method's own choice.
+        metric: of the budgets.
+        given: the name of the architecture, if the user gave one (`stored_architecture`).
+
+    Raises:
+        NsoptError: if the storage has no such law.
     """
     studies = workspace.studies(name)
     ours = [study for study in studies.values() if schema.read_settings(study)]
@@ -34,9 +39,9 @@ def stored_law(
             f"no search of {name} is stored at {hide_password(workspace.url)}: run one first"
         )
     if method.needs_trained_network:
-        raise NoWidthsError(f"{method.name} has a law for every trained network, not one")
-    arch = stored_network(schema.read_task(ours[0]), ours, given)
-    tuned = tuned_law(workspace, name, metric) if method.needs_tuned_law else None
+        raise NoWidthsError(f"{method.name} has one law per trained network, so none is stored")
+    arch = read_architecture(schema.read_task(ours[0]), ours, given)
+    tuned = read_tuned_law(workspace, name, metric) if method.needs_tuned_law else None
     usual = schema.read_settings(ours[0])["search"]["price"]
     kind = schema.search_kind(method.price or usual, usual)
     found = trials.read_iterations(studies[kind]) if kind in studies else []

@@ -1,4 +1,4 @@
-"""The task of an experiment: everything that a result depends on beside its own point."""
+"""The task of a study: everything that a result depends on, except its own point."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -31,8 +31,10 @@ from nsopt.study.workspace import Workspace
 class Task:
     """Network, images and settings.
 
-    source: where `data` came from; start: the trained network of base widths that all methods start
-    from, None where they train from scratch.
+    Attributes:
+        source: where `data` came from.
+        start: the trained network of base widths that all methods start from; None to train from
+            scratch.
     """
 
     arch: Architecture
@@ -43,23 +45,23 @@ class Task:
 
     @property
     def name(self) -> str:
-        """What the names of its studies begin with."""
+        """The prefix of the names of its studies."""
         return schema.comparison_name(self.arch.name, self.data.name, self.settings.preset)
 
     def study_name(self, method: str) -> str:
-        """The name of the study of a method, or of the search."""
+        """Return the name of the study of a method, or of a search."""
         return schema.study_name(self.name, method)
 
     @cached_property
     def splits(self) -> Splits:
-        """What trainings see."""
+        """The images for training, validation and test."""
         return self.data.split(self.settings.training.val_fraction)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The settings as they come back from storage, with what tells the images from others.
+        """The settings as they come back from storage, and a fingerprint of the images.
 
-        Of a single iteration no end is judged: then `convergence` does not matter.
+        With a single iteration `convergence` has no effect, and is None here.
         """
         settings = self.settings.model_dump(mode="json")
         if self.settings.search.iterations == 1:
@@ -67,17 +69,17 @@ class Task:
         return settings | {"data": self.splits.fingerprint()}
 
     def search_settings(self, price: Price | None) -> SearchSettings:
-        """Those of a search with `price`, None for the settings' own."""
+        """Return the settings of a search with `price`; None is the settings' price."""
         own = self.settings.search
         return own if price is None else own.updated(price=price)
 
     def search_kind(self, price: Price | None) -> str:
-        """The kind of the study of a search with `price`, None for the settings' own."""
+        """Return the kind of the study of a search with `price`; None is the settings' price."""
         usual = self.settings.search.price
         return schema.search_kind(price or usual, usual)
 
     def _identity_of(self, kind: str) -> dict[str, Any]:
-        """Of the study of a method, or of a search."""
+        """Return the settings that decide the study of a method, or of a search."""
         if not schema.is_search(kind):
             return self.identity
         price = schema.price_of_search(kind) or self.settings.search.price
@@ -98,15 +100,20 @@ class Task:
         )
 
     def stored_studies(self, workspace: Workspace) -> dict[str, Study]:
-        """Return its studies by method. Raises NsoptError if other settings wrote them."""
+        """Return the stored studies by method.
+
+        Raises:
+            NsoptError: if other settings wrote them.
+        """
         studies = workspace.studies(self.name)
         self._check(studies)
         return studies
 
     def stored_searches(self, workspace: Workspace) -> dict[str, Study]:
-        """Return the searches among them, whatever methods were trained with.
+        """Return the stored searches by kind, whatever the settings of trainings.
 
-        Raises NsoptError if other settings wrote the searches.
+        Raises:
+            NsoptError: if other settings wrote the searches.
         """
         studies = workspace.studies(self.name)
         searches = {kind: study for kind, study in studies.items() if schema.is_search(kind)}
@@ -119,7 +126,7 @@ class Task:
                 check_settings(study, self._identity_of(kind))
 
     def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:
-        """The study of a method, or of the search, made if it is not there yet."""
+        """Open or create the study of a method, or of a search."""
         study = open_study(
             storage,
             self.study_name(method),
@@ -136,17 +143,21 @@ class Task:
 
 
 def load_task(study: Study, data: str | None, data_dir: Path, given: str | None) -> Task:
-    """The task of a stored study. data: where its images lie here, if elsewhere than there; given:
-    the name of its architecture, if the user gave one (`stored_architecture`).
+    """Return the task of a stored study.
 
-    NsoptError if the images here are others.
+    Args:
+        data: where its images are on this machine; None for where the study was started.
+        given: the name of its architecture, if the user gave one (`stored_architecture`).
+
+    Raises:
+        NsoptError: if the network or the images differ from those of the study.
     """
     stored, settings = schema.read_task(study), schema.read_settings(study)
     source = schema.read_source(study)
     source = replace(source, name=data or source.name)
-    arch = stored_network(stored, [study], given)
+    arch = read_architecture(stored, [study], given)
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
-        raise NsoptError(f"{stored.arch} is another network here than that of {study.study_name}")
+        raise NsoptError(f"{stored.arch} is another network here than in {study.study_name}")
     task = Task(arch, load_source(source, data_dir), source, _stored_settings(study))
     here = task.identity["data"]
     if any(here[name] != value for name, value in settings["data"].items()):
@@ -161,24 +172,25 @@ def _stored_settings(study: Study) -> StudySettings:
         return StudySettings(**known)
     except NsoptError as error:
         raise NsoptError(
-            f"{study.study_name} was written by another version of nsopt ({error}): use that one, "
-            "or begin anew with another --out or --storage"
+            f"{study.study_name} was written by another version of nsopt ({error}): use that "
+            "version, or start again with another --out or --storage"
         ) from None
 
 
-def stored_network(
+def read_architecture(
     task: schema.TaskDescription, studies: Iterable[Study], given: str | None
 ) -> Architecture:
-    """The network of a stored task, with the latency model that one of the studies holds.
+    """Return the network of a stored task, with the latency model of one of the studies.
 
-    given: the name of its architecture, if the user gave one (`stored_architecture`).
+    Args:
+        given: the name of its architecture, if the user gave one (`stored_architecture`).
     """
     arch = stored_architecture(task.arch, given, task.classes, task.image_size, task.channels)
     return with_stored_latency(arch, studies)
 
 
 def with_stored_latency(arch: Architecture, studies: Iterable[Study]) -> Architecture:
-    """`arch` with the latency model that one of the studies holds, if one does."""
+    """Return `arch` with the latency model of one of the studies, if any has one."""
     for study in studies:
         stored = schema.read_latency_model(study)
         if stored is not None:

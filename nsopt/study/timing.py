@@ -1,4 +1,4 @@
-"""Timing the networks of a comparison side by side, on this device or another."""
+"""Time the networks of a comparison side by side, on this device or another."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ from nsopt.storage import schema, trials
 from nsopt.storage.studies import load_studies, only_comparison
 from nsopt.storage.urls import hide_password
 from nsopt.study.session import Session
-from nsopt.study.task import stored_network
+from nsopt.study.task import read_architecture
 from nsopt.study.workspace import Workspace
 
 _BATCH = 100
@@ -33,7 +33,7 @@ def time_networks(
 ) -> dict[tuple[int, ...], Latency]:
     """Time networks side by side, equal ones once, and store each latency with its study.
 
-    The caller holds the device (`Compute.exclusive`). If the machine was busy, the user hears it.
+    The caller holds the device (`Compute.exclusive`). If the machine was busy, a message warns.
 
     Args:
         networks: pairs of a study and the widths of one of its networks.
@@ -55,15 +55,15 @@ def time_networks(
     return latencies
 
 
-def latencies_of(session: Session, networks: Sequence[Network]) -> list[Latency]:
-    """Return the latencies of networks on this device.
+def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latency]:
+    """Return the latencies of networks on this device. Time the missing ones side by side.
 
-    A network has one latency, whichever methods propose it: what a study of the comparison holds
-    is copied to the others, and the rest is timed now, side by side.
+    A network has one latency, whichever methods propose it: a latency in one study of the
+    comparison also counts for the others.
     """
     with session.compute.exclusive():
         conditions = latency_conditions(session.compute.device)
-        known = _known_latencies(session, conditions)
+        known = _read_latencies(session, conditions)
         missing = [(study, widths) for study, widths in networks if widths not in known]
         if missing:
             known |= time_networks(session.task.arch, missing, session.compute, session.progress)
@@ -74,9 +74,14 @@ def latencies_of(session: Session, networks: Sequence[Network]) -> list[Latency]
 
 
 def time_together(session: Session) -> None:
-    """Time all trained networks of a comparison anew, side by side, if some were timed here, but
-    not all at once: such latencies cannot be compared."""
-    networks = [each.network for each in _trained(session.workspace.storage, session.task.name)]
+    """Time all trained networks of a comparison again, unless they were timed together here.
+
+    Latencies from different times cannot be compared. Nothing happens if none was timed on this
+    device.
+    """
+    networks = [
+        each.network for each in _find_trained(session.workspace.storage, session.task.name)
+    ]
     with session.compute.exclusive():
         conditions = latency_conditions(session.compute.device)
         known = [schema.read_latency(study, widths, conditions) for study, widths in networks]
@@ -89,7 +94,7 @@ def time_together(session: Session) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """One network of a comparison. sizes: in words, the budgets at which it was proposed."""
+    """One network of a comparison. sizes: the budgets at which it was proposed, in words."""
 
     method: str
     sizes: tuple[str, ...]
@@ -108,11 +113,12 @@ def measure_again(
 ) -> list[Measured]:
     """Time all trained networks of the comparison `name` side by side, and store the latencies.
 
-    Latencies under other conditions (device, threads, precision, batch size, version of torch)
-    stay beside them; those under the same conditions are replaced.
+    They replace latencies under the same conditions (device, threads, precision, batch size,
+    version of torch). Others stay.
 
     Args:
         given: the name of the architecture, if the user gave one (`stored_architecture`).
+        batch_sizes: images per pass; each size is measured.
 
     Raises:
         NsoptError: if nothing is stored.
@@ -120,12 +126,12 @@ def measure_again(
     if not workspace.has_storage:
         raise NsoptError(f"nothing is stored at {hide_password(workspace.url)}: run a study first")
     name = name or only_comparison(workspace.storage)
-    trained = _trained(workspace.storage, name)
+    trained = _find_trained(workspace.storage, name)
     if not trained:
         raise NsoptError(
             f"no completed trial of {name} at {hide_password(workspace.url)}: nothing to time"
         )
-    arch = stored_network(schema.read_task(trained[0].network[0]), (), given)
+    arch = read_architecture(schema.read_task(trained[0].network[0]), (), given)
     networks = [each.network for each in trained]
     found = []
     with sharing(resolve_compute(device, "fp32")) as compute:
@@ -142,14 +148,14 @@ def measure_again(
     return found
 
 
-def _known_latencies(
+def _read_latencies(
     session: Session, conditions: dict[str, object]
 ) -> dict[tuple[int, ...], Latency]:
-    """Those under these conditions that a study of the comparison holds."""
+    """Return the stored latencies of a comparison under these conditions, by widths."""
     known = {}
     for study in session.studies().values():
         for found in schema.read_latencies(study):
-            if conditions.items() <= found.items():  # else it may be of a version without `widths`
+            if conditions.items() <= found.items():
                 widths = tuple(int(width) for width in found.pop("widths").split("-"))
                 known[widths] = Latency(**found)
     return known
@@ -157,15 +163,15 @@ def _known_latencies(
 
 @dataclass(frozen=True, eq=False)
 class _Trained:
-    """A network that was trained for a method. sizes: as `Measured` has them."""
+    """A network that was trained for a method. sizes: see `Measured`."""
 
     method: str
     network: Network
     sizes: tuple[str, ...]
 
 
-def _trained(storage: BaseStorage, name: str) -> list[_Trained]:
-    """The networks that a comparison has trained, by method and widths."""
+def _find_trained(storage: BaseStorage, name: str) -> list[_Trained]:
+    """Return the networks that a comparison has trained, by method and widths."""
     return [
         _Trained(method, (study, widths), tuple(sizes))
         for method, study in load_studies(storage, name).items()
@@ -175,7 +181,7 @@ def _trained(storage: BaseStorage, name: str) -> list[_Trained]:
 
 
 def _sizes_by_widths(study: Study) -> dict[tuple[int, ...], list[str]]:
-    """The widths that were trained, with the sizes for which."""
+    """Return the widths that were trained, with their sizes in words."""
     names = schema.read_task(study).layer_names
     found: dict[tuple[int, ...], list[str]] = {}
     for trial in trials.read_completed(study):

@@ -1,4 +1,4 @@
-"""Trained base networks, one per seed, that methods start from."""
+"""Trained networks of the base widths that methods start from, one per seed."""
 
 from torch import nn
 
@@ -12,12 +12,12 @@ from nsopt.study.session import Session
 from nsopt.training.loop import training_identity
 
 
-def trained_network(session: Session, seed: int) -> nn.Module:
-    """Return the base network that is trained with `seed`, or that the task starts from.
+def train_base_network(session: Session, seed: int) -> nn.Module:
+    """Return the base network that is trained with `seed`, or the one that the task starts from.
 
-    While its comparison runs, a checkpoint keeps it: a later trial, or the same command after an
-    interruption, reads it instead of training again. Of several processes that ask for it at once,
-    one trains it and the others wait.
+    A checkpoint keeps it during the comparison: later trials, and the same command after an
+    interruption, read it instead of training again. If several processes need it, one trains it and
+    the others wait.
     """
     task, device = session.task, session.compute.device
     if task.start is not None:

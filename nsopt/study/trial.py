@@ -1,4 +1,4 @@
-"""What one trial of a comparison does: propose widths, train them, write down what came out."""
+"""Run one trial of a comparison: propose widths, train the network, store the results."""
 
 import math
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ from nsopt.samplers.neuralscale import suggest_widths
 from nsopt.scaling.metric import counted_costs, get_metric
 from nsopt.storage import trials
 from nsopt.storage.trials import Point
-from nsopt.study.equal_training import equal_training
+from nsopt.study.equal_training import find_equal_training
 from nsopt.study.laws import Laws
 from nsopt.study.session import Session
-from nsopt.study.timing import latencies_of
-from nsopt.study.trained import trained_network
+from nsopt.study.timing import find_latencies
+from nsopt.study.trained import train_base_network
 from nsopt.training.loop import Figures, Outcome
 
 
@@ -44,19 +44,19 @@ class TrialRunner:
         return trials.read_point(trial)
 
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
-        """Return what proposes the widths of a trial."""
+        """Return the sampler that proposes the widths of a trial."""
         point = trials.read_point(trial)
         return RandomSampler() if point is None else self.laws.sampler(point)
 
     def run(self, trial: Trial) -> tuple[float, float]:
-        """Return validation accuracy and latency; all numbers become attributes of the trial."""
+        """Return validation accuracy and latency. All results become attributes of the trial."""
         point = trials.read_point(trial)
         if point is None:
-            raise TrialPruned("it has no method, metric, budget and seed")
+            raise TrialPruned("the trial has no method, metric, budget and seed")
         arch = self.session.task.arch
         widths = suggest_widths(trial, arch, 1, trials.LARGEST_WIDTH, log=False)
-        (latency,) = latencies_of(self.session, [(trial.study, widths)])
-        figures = self._copied(trial, point, widths) or self._trained(trial, point, widths)
+        (latency,) = find_latencies(self.session, [(trial.study, widths)])
+        figures = self._reuse(trial, point, widths) or self._train_and_keep(trial, point, widths)
         trials.write_outcome(trial, self._numbers(point, figures, latency), _curves(figures))
         return figures.val_accuracy, latency.median_ms
 
@@ -64,12 +64,14 @@ class TrialRunner:
         point = trials.read_point(trial)
         self.session.progress.message(f"{point.label if point else trial.number}: {error}")
 
-    def _copied(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> Figures | None:
-        """What an equal training of another trial gave, with its network where it may be kept."""
+    def _reuse(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> Figures | None:
+        """Return the results of an equal training, if any; keep its network if it is best."""
         if get_method(point.method).inherits_weights:
             return None
-        layers, kept = self.session.task.arch.layer_names, self._kept()
-        known = equal_training(self.session.studies(), kept, layers, widths, trial.study, point)
+        layers, kept = self.session.task.arch.layer_names, self._networks()
+        known = find_equal_training(
+            self.session.studies(), kept, layers, widths, trial.study, point
+        )
         if known is None:
             return None
         if known.network is not None:
@@ -78,26 +80,26 @@ class TrialRunner:
         self._report(point, known.figures, f"as {known.point.label}")
         return known.figures
 
-    def _trained(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> Figures:
+    def _train_and_keep(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> Figures:
         outcome = self._train(point, widths)
-        self._kept().keep_if_best(trial, self._network(point, outcome))
+        self._networks().keep_if_best(trial, self._network(point, outcome))
         self._report(point, outcome, f"{outcome.seconds:.0f} s")
         return outcome
 
     def mend(self, study: Study) -> None:
         """Train the networks of a study again whose files here are damaged."""
-        for trial in self._kept().damaged(study):
+        for trial in self._networks().damaged(study):
             point = trials.read_point(trial)
             assert point is not None
             self.session.progress.message(
-                f"{point.label}: its network is damaged, and trained again"
+                f"{point.label}: its file is damaged; training the network again"
             )
             widths = trials.read_widths(trial, self.session.task.arch.layer_names)
             outcome = self._train(point, widths)
             if outcome.val_accuracy == trial.values[0]:
-                self._kept().mend(study, trial, self._network(point, outcome))
+                self._networks().mend(study, trial, self._network(point, outcome))
             else:
-                self._report(point, outcome, "other numbers than before: its file stays")
+                self._report(point, outcome, "other results than before: the file stays damaged")
 
     def _network(self, point: Point, outcome: Outcome) -> KeptNetwork:
         task, splits = self.session.task, self.session.splits
@@ -112,7 +114,7 @@ class TrialRunner:
         if not method.inherits_weights:
             training = task.settings.training_for(point.seed)
             return self.session.train(widths, training, checkpoint, point.label)
-        trained = trained_network(self.session, point.seed)
+        trained = train_base_network(self.session, point.seed)
 
         def start() -> nn.Module:
             return method.start(task.arch, widths, trained)
@@ -126,11 +128,11 @@ class TrialRunner:
             f"test {figures.test_accuracy:.2f} %, {how}"
         )
 
-    def _kept(self) -> BestNetworks:
+    def _networks(self) -> BestNetworks:
         return BestNetworks(self.session.workspace.artifacts)
 
     def _numbers(self, point: Point, figures: Figures, latency: Latency) -> dict[str, Any]:
-        """The columns of a trial."""
+        """Return the columns of a trial."""
         arch = self.session.task.arch
         costs = counted_costs(arch, figures.widths)
         budgeted = get_metric(point.metric).cost(arch)(figures.widths)
@@ -153,7 +155,7 @@ class TrialRunner:
 
 
 def _curves(figures: Figures) -> dict[str, Any]:
-    """Numbers of every epoch; none of a network that was not trained."""
+    """Return the numbers of every epoch; nothing for a network that was not trained."""
     if any(map(math.isnan, figures.losses)):
         return {}
     return {

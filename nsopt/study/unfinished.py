@@ -1,4 +1,4 @@
-"""Checkpoints that nothing needs any more are deleted."""
+"""Delete checkpoints that are no longer needed."""
 
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.deployment.artifacts import BestNetworks
@@ -9,8 +9,7 @@ from nsopt.study.session import Session
 
 
 def clear_finished(session: Session) -> None:
-    """Delete the checkpoints of those studies of a session in which nothing waits or runs, and
-    their networks that others have outdone."""
+    """Delete checkpoints of a session's finished studies, and networks that are not best."""
     task, workspace = session.task, session.workspace
     studies = task.stored_studies(workspace)
     busy = {method for method, study in studies.items() if has_unfinished(study)}
@@ -23,7 +22,7 @@ def clear_finished(session: Session) -> None:
 
 
 def clear_pretrained(session: Session) -> None:
-    """Delete the network that searches of several prices begin with, unless one still runs."""
+    """Delete the pre-trained network that several searches share, unless one is running."""
     if not is_searching(session):
         Checkpoint(pretrained_file(session), {}).remove()
         session.workspace.tidy()

@@ -1,4 +1,4 @@
-"""One of the processes that work on a comparison: it runs what waits in its studies."""
+"""A worker process of a comparison: it runs the trials that wait in the studies."""
 
 from collections.abc import Iterable, Mapping
 
@@ -24,56 +24,59 @@ from nsopt.study.workspace import Workspace
 
 
 class Worker:
-    """Works on the comparison of a session, beside any number of others."""
+    """Works on the comparison of a session, together with any number of other workers."""
 
     def __init__(self, session: Session, laws: Laws) -> None:
         self._session = session
         self._laws = laws
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def work(self) -> int:
         """Run trials until none of the comparison waits or runs; return how many ran here.
 
-        Methods that follow a search wait for it, trials of dead processes for their turn.
+        Trials wait if their method needs a search that is not finished. Trials of dead processes
+        run later.
         """
         return drain(self._look, self._wait)
 
     def _look(self) -> list[Entry]:
-        """The studies of the comparison, each with what runs its trials if its law is ready."""
+        """Return the studies, each with what runs its trials, or None until its law is ready."""
         studies = self._session.studies()
         session = self._session.with_latency_of(studies.values())
         if session is not self._session:
             self._session, self._laws = session, Laws(session)
         self._laws.read(studies)
-        known = self._known(studies)
-        session.progress.overall(*_counted(study for _, study in known))
+        known = self._find_installed(studies)
+        session.progress.overall(*_count_points(study for _, study in known))
         runner = TrialRunner(session, self._laws)
         return [(study, runner if self._laws.is_ready(m) else None) for m, study in known]
 
-    def _known(self, studies: Mapping[str, Study]) -> list[tuple[Method, Study]]:
-        """The studies whose method is installed here; the others are left to others."""
+    def _find_installed(self, studies: Mapping[str, Study]) -> list[tuple[Method, Study]]:
+        """Return the studies whose method is installed here. Other workers run the others."""
         names = [kind for kind in studies if not schema.is_search(kind)]
         unknown = [name for name in names if not is_method(name)]
         if unknown:
-            self._tell_once(f"not installed here, left to others: {', '.join(unknown)}")
+            self._report_once(
+                f"methods not installed here, left to other workers: {', '.join(unknown)}"
+            )
         return [(get_method(name), studies[name]) for name in names if is_method(name)]
 
     def _wait(self, running: bool) -> None:
-        """Say what is waited for."""
-        self._tell_once(
-            "waiting for the training of another process to end"
+        """Report what this process waits for."""
+        self._report_once(
+            "waiting for another process to finish its training"
             if running
-            else "waiting for the search; if nobody runs it, repeat the study's command"
+            else "waiting for the search; if no process runs it, repeat the study's command"
         )
 
-    def _tell_once(self, message: str) -> None:
-        if message not in self._told:
-            self._told.add(message)
+    def _report_once(self, message: str) -> None:
+        if message not in self._reported:
+            self._reported.add(message)
             self._session.progress.message(message)
 
 
-def _counted(studies: Iterable[Study]) -> tuple[int, int]:
-    """How many points of a comparison have ended, and how many there are."""
+def _count_points(studies: Iterable[Study]) -> tuple[int, int]:
+    """Return the number of ended points of a comparison, and of all points."""
     stored = [
         trial
         for study in studies
@@ -96,12 +99,14 @@ def join(
     """Work on the comparison `name` of a storage until nothing is left.
 
     Args:
-        data: where its images are here, if elsewhere than where it was started.
+        data: where its images are on this machine; None for where the study was started.
         given: the name of its architecture, if the user gave one.
-        child: whether the study's command started this process, and itself prints and tidies up.
+        threads: number of CPU threads; None for torch's own.
+        child: whether the study's command started this process, which then prints and cleans up
+            itself.
 
     Returns:
-        How many trials ran here.
+        The number of trials that ran here.
 
     Raises:
         NsoptError: if there is nothing to join.
@@ -121,7 +126,7 @@ def join(
 
 
 def _any_study(name: str, workspace: Workspace) -> Study:
-    """One of the comparison's, all of which have the same settings."""
+    """Return one of the comparison's studies, which all have the same settings."""
     if not workspace.has_storage:
         raise NsoptError(
             f"nothing is stored at {hide_password(workspace.url)}: start a study first"

@@ -1,4 +1,4 @@
-"""Where an experiment is worked on: its storage, and the folder of what is unfinished."""
+"""The storage and the folder of a study."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +18,14 @@ _CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True, eq=False)
 class Workspace:
-    """url: of the Optuna storage; folder: of everything else; data_dir: of data sets; workers:
-    processes of this machine that share the work."""
+    """Where a study is stored.
+
+    Attributes:
+        url: of the Optuna storage.
+        folder: for all other files.
+        data_dir: folder of data sets.
+        workers: number of processes on this machine that share the work.
+    """
 
     url: str
     folder: Path
@@ -28,43 +34,43 @@ class Workspace:
 
     @cached_property
     def storage(self) -> BaseStorage:
-        """The storage, opened when it is first asked for; that makes it, too."""
+        """The storage, opened or created at first use."""
         return open_storage(self.url)
 
     @property
     def has_storage(self) -> bool:
-        """Whether there may be results already; looking creates nothing."""
+        """Whether a storage exists. Reading this creates nothing."""
         return storage_exists(self.url)
 
     def studies(self, prefix: str) -> dict[str, Study]:
-        """Return the stored studies whose names are `prefix/KIND`, by kind; looking creates
-        nothing."""
+        """Return the stored studies `prefix/KIND` by kind. This creates nothing."""
         return load_studies(self.storage, prefix) if self.has_storage else {}
 
     @property
     def shared(self) -> bool:
-        """Whether other processes may be waiting for something to do."""
+        """Whether other processes may be waiting for work."""
         return self.workers > 1 or sqlite_path(self.url) is None
 
     @property
     def artifacts(self) -> Path:
-        """Folder of the weights that are kept."""
+        """The folder of trained networks."""
         return self.folder / ARTIFACTS
 
     def checkpoints(self, study: str) -> Path:
-        """Folder of the checkpoints of one study, by its name. Nobody else writes there.
+        """Return the folder for the checkpoints of a study, which no other code writes to.
 
-        NsoptError for a name, which may come from the storage, that leads out of the folder.
+        Raises:
+            NsoptError: for a name, possibly from the storage, that points outside the folder.
         """
         if ".." in Path(study).parts or Path(study).is_absolute():
-            raise NsoptError(f"the study {study!r} has no folder here: its name leads elsewhere")
+            raise NsoptError(f"the study {study!r} has no folder here: its name points outside")
         return self.folder / _CHECKPOINTS / study
 
     def clear(self, study: str) -> None:
-        """Delete the checkpoints of a study that has nothing unfinished."""
+        """Delete the checkpoints of a study without unfinished trials."""
         remove_checkpoints(self.checkpoints(study))
         self.tidy()
 
     def tidy(self) -> None:
-        """Delete folders of checkpoints that hold none."""
+        """Delete empty folders of checkpoints."""
         remove_empty_folders(self.folder / _CHECKPOINTS)

@@ -26,7 +26,7 @@ from nsopt.scaling.t_test import run_t_test
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
 from nsopt.study.comparison import Size
-from nsopt.study.equal_training import equal_tuning_trainings
+from nsopt.study.equal_training import find_equal_trainings
 from nsopt.study.session import start_session
 from nsopt.study.task import Task
 from nsopt.study.unfinished import clear_pretrained
@@ -243,7 +243,7 @@ class LawRunner(PointRunner):
         self, study: Study, trainings: Sequence[tuple[tuple[int, ...], int]]
     ) -> list[float]:
         """Return the validation accuracies of trainings (widths, seed). Run those not stored."""
-        known = equal_tuning_trainings(study, self.session.workspace.storage)
+        known = find_equal_trainings(study, self.session.workspace.storage)
         for widths, seed in trainings:
             key = trials.training_key(widths, seed)
             if key not in known:

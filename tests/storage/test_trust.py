@@ -110,7 +110,7 @@ def test_names_of_studies_do_not_steer_the_terminal(tmp_path: Path, golden: Path
 def test_names_of_studies_lead_to_no_other_folder(tmp_path: Path) -> None:
     place = Workspace("sqlite://", tmp_path)
     for name in ("vgg11-digits-../../../victim/uniform", "/victim", "../victim"):
-        with pytest.raises(NsoptError, match="has no folder here: its name leads elsewhere"):
+        with pytest.raises(NsoptError, match="has no folder here: its name points outside"):
             place.checkpoints(name)
 
 

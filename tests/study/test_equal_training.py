@@ -113,7 +113,7 @@ def test_a_damaged_network_is_trained_again_by_the_same_command(
     listener = Listener()
     run_comparison(uniform, place, listener)
     label = f"uniform 0.5x seed {whole.seed}"
-    assert f"{label}: its network is damaged, and trained again" in listener.messages
+    assert f"{label}: its file is damaged; training the network again" in listener.messages
     assert trained[2:] == [label]
     mended = nsopt.load_network(path)
     assert mended.facts == whole.facts

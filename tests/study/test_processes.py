@@ -11,7 +11,7 @@ import pytest
 
 from nsopt.compute.locks import is_being_done
 from nsopt.study import processes
-from nsopt.study.processes import local_workers
+from nsopt.study.processes import run_local_workers
 from tests.study.test_comparison import Listener
 
 STARTER = """
@@ -22,7 +22,7 @@ class Told(Silent):
     def message(self, text):
         print(text, flush=True)
 processes.WORKER = sys.executable, "-c", sys.argv[1], sys.argv[2]
-with processes.local_workers([[]], "sqlite:///none.db", Told()):
+with processes.run_local_workers([[]], "sqlite:///none.db", Told()):
     time.sleep(60)
 """
 WORKER = """
@@ -70,9 +70,9 @@ def test_a_worker_that_is_busy_at_the_end_is_ended_and_nothing_is_lost(
     busy = (sys.executable, "-c", "import time; time.sleep(600)")
     monkeypatch.setattr(processes, "WORKER", busy)
     listener, started = Listener(), time.monotonic()
-    with local_workers([["one"], ["two"]], "sqlite:///none.db", listener):
+    with run_local_workers([["one"], ["two"]], "sqlite:///none.db", listener):
         pass
     assert time.monotonic() - started < 5
     assert (
-        listener.messages == ["a worker was still busy with what others have done: it is ended"] * 2
+        listener.messages == ["a worker is ended: other processes have already done its work"] * 2
     )

@@ -10,7 +10,7 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.words import answer
 from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import Comparison, reference_budgets, reference_points
+from nsopt.study.comparison import Comparison, choose_reference_budgets, reference_points
 from nsopt.study.workspace import Workspace
 from tests.study.test_comparison import comparison_in, results_at, workspace_in
 
@@ -28,16 +28,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def test_references_span_the_macs_and_the_latencies_of_the_others(comparison: Comparison) -> None:
-    budgets = reference_budgets(comparison, [10**6, 3 * 10**6], [1.0, 5.0])
+    budgets = choose_reference_budgets(comparison, [10**6, 3 * 10**6], [1.0, 5.0])
     assert budgets == [1709975, 2924017, 5000000]
     points = reference_points(comparison, budgets)
     assert [point.budget for point in points] == budgets
     assert {(point.method, point.metric, point.seed) for point in points} == {
         ("uniform", "macs", 0)
     }
-    assert reference_budgets(comparison, [10**6, 1.02 * 10**6], [1.0, 1.05]) == []
+    assert choose_reference_budgets(comparison, [10**6, 1.02 * 10**6], [1.0, 1.05]) == []
     none = dataclasses.replace(comparison, references=0)
-    assert reference_budgets(none, [10**6, 3 * 10**6], [1.0, 5.0]) == []
+    assert choose_reference_budgets(none, [10**6, 3 * 10**6], [1.0, 5.0]) == []
 
 
 def test_references_are_trained_and_read_off(comparison: Comparison, place: Workspace) -> None:

@@ -102,7 +102,7 @@ def test_workers_read_the_network_that_was_kept(
     with pytest.raises(NsoptError, match=r"copy trained.pt from the folder of the study to .*else"):
         with_start(stored, elsewhere)
     others = replace(stored, settings=stored.settings.updated(start=1))
-    with pytest.raises(NsoptError, match="holds other weights than vgg11-digits-test starts from"):
+    with pytest.raises(NsoptError, match="has other weights than vgg11-digits-test starts from"):
         with_start(others, place)
 
 

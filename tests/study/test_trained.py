@@ -9,7 +9,7 @@ from nsopt.compute.device import Compute
 from nsopt.progress import Silent
 from nsopt.study.comparison import Comparison
 from nsopt.study.session import Session
-from nsopt.study.trained import trained_network
+from nsopt.study.trained import train_base_network
 from nsopt.study.workspace import Workspace
 from tests.study.test_comparison import SETTINGS, with_settings
 
@@ -29,7 +29,7 @@ def test_who_asks_at_once_waits_for_one_training(comparison: Comparison, place: 
     session = Session(longer.task, place, Compute(torch.device("cpu"), bf16=False), starts)
 
     def ask() -> dict[str, torch.Tensor]:
-        return trained_network(dataclasses.replace(session), 0).state_dict()
+        return train_base_network(dataclasses.replace(session), 0).state_dict()
 
     with ThreadPoolExecutor(3) as pool:
         first, *others = (future.result() for future in [pool.submit(ask) for _ in range(3)])

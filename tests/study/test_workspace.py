@@ -25,7 +25,7 @@ from nsopt.study.comparison import Comparison
 from nsopt.study.laws import Laws
 from nsopt.study.searching import continue_searches
 from nsopt.study.session import Session
-from nsopt.study.timing import latencies_of
+from nsopt.study.timing import find_latencies
 from nsopt.study.trial import TrialRunner
 from nsopt.study.unfinished import clear_finished
 from nsopt.study.worker import join
@@ -175,7 +175,7 @@ def test_a_latency_counts_only_where_it_was_measured(
     network = session.open_study("uniform"), comparison.task.arch.base_widths
 
     def latency_now() -> float:
-        (found,) = latencies_of(session, [network])
+        (found,) = find_latencies(session, [network])
         return found.median_ms
 
     assert latency_now() == 1
@@ -199,10 +199,10 @@ def test_a_network_is_measured_once_whichever_methods_propose_it(
         for name in ("uniform", "tuned", "neuralscale")
     )
     narrow = tuple(width - 1 for width in base)
-    together = latencies_of(session, [(uniform, base), (uniform, narrow), (tuned, base)])
+    together = find_latencies(session, [(uniform, base), (uniform, narrow), (tuned, base)])
     assert len(measured) == 2
     assert together[0] == together[2]
-    assert latencies_of(session, [(other, narrow)]) == [together[1]]
+    assert find_latencies(session, [(other, narrow)]) == [together[1]]
     assert len(measured) == 2
     assert len(schema.read_latencies(uniform)) == 2
     assert [found["widths"] for found in schema.read_latencies(other)] == [schema.width_key(narrow)]
@@ -263,7 +263,7 @@ def test_a_worker_leaves_methods_that_it_does_not_have_to_others(
     listener = Listener()
     session = Session(comparison.task, place, CPU, listener)
     assert worker.Worker(session, Laws(session)).work() == 1
-    assert listener.messages[0] == "not installed here, left to others: elsewhere"
+    assert listener.messages[0] == "methods not installed here, left to other workers: elsewhere"
     assert [trial.state for trial in study.trials] == [TrialState.WAITING]
 
 

@@ -27,7 +27,7 @@ from nsopt.study import learned_latency, session
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, sizes_of_ratios
 from nsopt.study.task import Task
-from nsopt.study.tuned_law import tuned_law
+from nsopt.study.tuned_law import read_tuned_law
 from nsopt.study.workspace import Workspace
 from nsopt.training.loop import Outcome, train_configuration
 from nsopt.tuning import law as tuning_law
@@ -64,7 +64,7 @@ def test_a_tuned_law_is_a_method(
     assert len(tried) == 8
     best = max(study.trials, key=lambda trial: trial.values[0])
     assert confirmation.parameters == best.params
-    law, budget = tuned_law(place, tuning.task.name, "macs"), tuning.sizes[0].budget
+    law, budget = read_tuned_law(place, tuning.task.name, "macs"), tuning.sizes[0].budget
     widths = solve_widths(law, tuning.metric.cost(tuning.task.arch), budget).widths
     assert schema.width_key(widths.tolist()) == best.user_attrs["widths"]
 
@@ -91,7 +91,9 @@ def test_a_tuned_law_is_a_method(
     listener = Listener()
     run_comparison(comparison, place, listener)
     (told,) = [text for text in listener.messages if "another law" in text]
-    assert told.startswith("tuned: 1 of 1 points were trained along another law, and stay; to ")
+    assert told.startswith(
+        "tuned: 1 of 1 points were trained with another law and keep their results"
+    )
     assert f"--study-name {tuning.task.name}/tuned --storage sqlite:///" in told
 
 
@@ -201,7 +203,7 @@ def test_what_is_not_confirmed_ends_as_uniform(
     monkeypatch.setattr(Confirmation, "holds", property(lambda self: False))
     place = workspace_in(tmp_path)
     study, confirmation = tune_law(tuning, place, Silent())
-    law, arch = tuned_law(place, tuning.task.name, "macs"), tuning.task.arch
+    law, arch = read_tuned_law(place, tuning.task.name, "macs"), tuning.task.arch
     for budget in (1e5, 1e6):
         tuned, plain = (
             solve_widths(each, arch.cost("macs"), budget).widths.tolist()
