@@ -1,8 +1,6 @@
 """Several commands and workers at one place: nobody loses what another one has not finished."""
 
 import dataclasses
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from nsopt.study.trial import TrialRunner
 from nsopt.study.unfinished import clear_finished
 from nsopt.study.worker import join
 from nsopt.study.workspace import Workspace
+from tests.forked import Forked
 from tests.study.test_comparison import (
     Listener,
     only,
@@ -117,11 +116,11 @@ def test_of_two_commands_one_searches_and_the_other_waits(
     comparison: Comparison, place: Workspace
 ) -> None:
     folder = place.checkpoints("vgg11-digits-test/search")
-    listener, code = Listener(), "import sys; from tests.study.test_workspace import hold\n"
-    command = [sys.executable, "-c", f"{code}hold(sys.argv[1])", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"inside\n"
+    listener = Listener()
+    with Forked(hold, str(folder)) as other:
+        while other.written()[0] != "inside\n":
+            assert other.poll() is None, other.written()
+            time.sleep(0.01)
         continue_searches(Session(comparison.task, place, CPU, listener), {None: 1})
     assert listener.messages[0] == "waiting for the search of another command in this folder"
     again = Listener()

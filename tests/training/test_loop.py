@@ -60,8 +60,7 @@ def test_a_loss_that_leaves_the_numbers_is_an_error(
 
 
 def test_bf16_trains_as_well(narrow: TableArchitecture, digits: ImageData) -> None:
-    widths = [2 * width for width in narrow.base_widths]
-    outcome = train(narrow, widths, digits, SHORT.updated(precision="bf16"))
+    outcome = train(narrow, narrow.base_widths, digits, SHORT.updated(precision="bf16"))
     assert outcome.val_accuracy > 60
 
 

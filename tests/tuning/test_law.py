@@ -42,7 +42,7 @@ def tuning(narrow: TableArchitecture, digits: ImageData) -> LawTuning:
         task=Task(narrow, digits, Source("digits"), SETTINGS),
         metric=MACS,
         sizes=sizes_of_ratios(narrow, MACS, [0.5]),
-        trials=8,
+        trials=6,
         seeds=1,
         epochs=1,
         confirmations=2,
@@ -61,7 +61,7 @@ def test_a_tuned_law_is_a_method(
         {"filters": 1.0, "macs": 0.0, "slope": 0.0},
         {"filters": 0.0, "macs": 1.0, "slope": 0.0},
     ]
-    assert len(tried) == 8
+    assert len(tried) == 6
     best = max(study.trials, key=lambda trial: trial.values[0])
     assert confirmation.parameters == best.params
     law, budget = read_tuned_law(place, tuning.task.name, "macs"), tuning.sizes[0].budget
@@ -69,7 +69,7 @@ def test_a_tuned_law_is_a_method(
     assert schema.width_key(widths.tolist()) == best.user_attrs["widths"]
 
     again, same = tune_law(tuning, place, Silent())
-    assert (len(again.trials), same) == (8, confirmation)
+    assert (len(again.trials), same) == (6, confirmation)
     publish_tuning(again, [tuning_law.METRIC_NAME])
     assert str(confirmation) in tuning_note(again, [tuning_law.METRIC_NAME])
     with pytest.raises(NsoptError, match="use it with --methods tuned"):
@@ -172,7 +172,7 @@ def test_an_interrupted_tuning_goes_on_to_the_same_result(
 ) -> None:
     whole, _ = tune_law(tuning, workspace_in(tmp_path / "whole"), Silent())
     parted = workspace_in(tmp_path / "parted")
-    tune_law(dataclasses.replace(tuning, trials=5), parted, Silent())
+    tune_law(dataclasses.replace(tuning, trials=4), parted, Silent())
     study, _ = tune_law(tuning, parted, Silent())
     assert [t.params for t in study.trials] == [t.params for t in whole.trials]
     assert [t.values for t in study.trials] == [t.values for t in whole.trials]
