@@ -49,12 +49,20 @@ def test_a_file_holds_what_it_takes_to_use_the_network(
     assert 100 * float(right) == pytest.approx(kept.test_accuracy)
 
 
+@pytest.fixture(scope="module")
+def exported(kept: KeptNetwork, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The file of every format."""
+    folder = tmp_path_factory.mktemp("exported")
+    for kind in FORMATS:
+        export(kept, folder / kind, kind)
+    return {kind: folder / kind for kind in FORMATS}
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_an_exported_network_computes_the_same(
-    kind: str, kept: KeptNetwork, digits: ImageData, tmp_path: Path
+    kind: str, kept: KeptNetwork, exported: dict[str, Path], digits: ImageData
 ) -> None:
-    path = tmp_path / "network"
-    export(kept, path, kind)
+    path = exported[kind]
     check = check_export(kept, path, kind, digits.test)
     assert check.exported == pytest.approx(kept.test_accuracy)
     assert check.difference < 1e-5
@@ -63,14 +71,12 @@ def test_an_exported_network_computes_the_same(
     assert predict(torch.rand(7, 1, 32, 32)).shape == (7, 10)
 
 
-def test_exported_files_tell_what_they_are(kept: KeptNetwork, tmp_path: Path) -> None:
-    export(kept, tmp_path / "network.onnx", "onnx")
-    session = InferenceSession(tmp_path / "network.onnx")
+def test_exported_files_tell_what_they_are(kept: KeptNetwork, exported: dict[str, Path]) -> None:
+    session = InferenceSession(exported["onnx"])
     found = session.get_modelmeta().custom_metadata_map
     assert {name: json.loads(value) for name, value in found.items()} == kept.facts
-    export(kept, tmp_path / "network.pt2", "pt2")
     files = {"nsopt.json": ""}
-    torch.export.load(tmp_path / "network.pt2", extra_files=files)
+    torch.export.load(exported["pt2"], extra_files=files)
     assert json.loads(files["nsopt.json"]) == kept.facts
 
 

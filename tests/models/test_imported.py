@@ -38,7 +38,7 @@ def nothing():
 """
 SHORT = (
     *("--pretrain-epochs=1", "--prune-every=2", "--filters-per-step=3", "--batch-size=32"),
-    *("--device=cpu", "--precision=fp32", "--per-class=60"),
+    *("--device=cpu", "--precision=fp32", "--per-class=30"),
 )
 
 
@@ -85,17 +85,18 @@ def test_what_cannot_be_imported_says_so(name: str, message: str) -> None:
 
 def test_a_study_of_ones_own_network(tmp_path: Path) -> None:
     methods = "--methods=uniform,morphnet,magnitude,neuralscale"
-    study = ("study", "--arch=mynets:small", methods, "--ratios=0.5", "--seeds=1", "--epochs=2")
+    study = ("study", "--arch=mynets:small", methods, "--ratios=0.5", "--seeds=1", "--epochs=1")
     done = call_nsopt(*study, *SHORT, f"--out={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
     fixed = "mynets:small: 3 widths can change, fixed: 11"
     assert fixed in done.stdout
     storage = f"sqlite:///{tmp_path / 'out' / 'study.db'}"
-    name = "mynets:small-digits-60each-smoke"
+    network = f"--out={tmp_path / 'network'}"
+    name = "mynets:small-digits-30each-smoke"
     for other in (
         ("worker", f"--study={name}", f"--out={tmp_path / 'worker'}"),
         ("report", f"--out={tmp_path / 'report'}"),
-        ("export", f"--study={name}/uniform", f"--out={tmp_path / 'small.onnx'}"),
+        ("export", f"--study={name}/uniform", "--format=state_dict", network),
     ):
         given = [] if other[0] == "report" else ["--arch=mynets:small"]
         assert fixed in call_nsopt(*other, f"--storage={storage}", *given).stdout
@@ -120,7 +121,7 @@ def test_another_network_under_the_same_word_is_noticed(
     monkeypatch.setattr(import_module("mynets"), "small", narrower)
     worker = ("worker", f"--storage=sqlite:///{tmp_path / 'out' / 'study.db'}", out)
     check(
-        call_nsopt(*worker, "--study=mynets:small-digits-60each-smoke", "--arch=mynets:small"),
+        call_nsopt(*worker, "--study=mynets:small-digits-30each-smoke", "--arch=mynets:small"),
         "mynets:small is another network here",
     )
 
