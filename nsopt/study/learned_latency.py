@@ -8,7 +8,7 @@ from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.scaling.metric import LATENCY, Metric
 from nsopt.study.task import Task, with_stored_latency
-from nsopt.study.tuned_law import read_tuned_law
+from nsopt.study.tuned_law import check_tuned_law
 from nsopt.study.workspace import Workspace
 
 
@@ -29,6 +29,6 @@ def with_latency_if_needed(
     arch = with_stored_latency(task.arch, workspace.studies(task.name).values())
     if arch.latency is None:
         if any(method.needs_tuned_law for method in methods):
-            read_tuned_law(workspace, task.name, metric.name)
+            check_tuned_law(workspace, task.name, metric.name)
         arch = with_latency(arch, task.settings.training.device, progress)
     return replace(task, arch=arch)

@@ -18,6 +18,11 @@ def read_tuned_law(workspace: Workspace, name: str, metric: str) -> PowerLaw:
     return _read_tuned(workspace, name, metric)[0]
 
 
+def check_tuned_law(workspace: Workspace, name: str, metric: str) -> None:
+    """Raise NoWidthsError if no law is tuned for a metric."""
+    _read_tuned(workspace, name, metric)
+
+
 def read_tuned_verdict(workspace: Workspace, name: str, metric: str) -> str:
     """Return the result of that tuning in words. Raises NoWidthsError if it has not ended."""
     return _read_tuned(workspace, name, metric)[1]

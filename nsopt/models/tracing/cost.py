@@ -1,4 +1,4 @@
-"""What a traced network costs: sums of products of sizes, each a linear function of the widths."""
+"""The cost of a traced network: sums of products of sizes, each a linear function of the widths."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable

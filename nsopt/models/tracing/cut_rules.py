@@ -1,4 +1,4 @@
-"""Rules of operations that cut dimensions and put them together."""
+"""Rules of operations that cut dimensions or concatenate them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,7 +31,7 @@ def cut(
     end: int | None = None,
     step: int = 1,
 ) -> None:
-    """A slice of a dimension."""
+    """Label a slice of a dimension."""
     labels, size = list(tracer.get(x)), x.shape[dim]
     first = min(max(0, (start or 0) + (size if (start or 0) < 0 else 0)), size)
     label = labels[dim]
@@ -47,7 +47,10 @@ def cut(
 
 
 def _part(tracer: Tracer, label: Label, start: int, length: int) -> Label:
-    """Halves, thirds and so on are tied, so that they stay halves and thirds."""
+    """Return the label of a part.
+
+    Tie equal parts, so that halves stay halves and thirds stay thirds.
+    """
     if not isinstance(label, np.ndarray) or length == len(label):
         return label
     if length and len(label) % length == 0 and start % length == 0:
@@ -67,7 +70,7 @@ def glu(tracer: Tracer, result: Tensor, x: Tensor, dim: int = -1) -> None:
 
 @rule("select", "unbind")
 def select(tracer: Tracer, result: Any, x: Tensor, dim: int = 0, index: Any = None) -> None:
-    """One index, or each alone."""
+    """Label one index of a dimension, or each index alone."""
     labels = list(tracer.get(x))
     tracer.freeze("one channel is taken out", labels[dim])
     labels.pop(dim)
@@ -92,7 +95,7 @@ def concatenate(tracer: Tracer, result: Tensor, tensors: Sequence[Tensor], dim: 
 
 
 def _joined_ends(tracer: Tracer, labels: Sequence[Label], sizes: Sequence[int]) -> Atoms:
-    """Labels one behind the other; what carries none gets frozen atoms."""
+    """Concatenate labels. Dimensions without one get frozen atoms."""
     ends: list[Atoms] = []
     for label, size in zip(labels, sizes, strict=True):
         if isinstance(label, np.ndarray):

@@ -1,4 +1,4 @@
-"""Which parameters make the units of a network, and which scale them."""
+"""The parameters that make the units of a network, and those that scale them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,16 +47,16 @@ class Makers:
         return cls(holders, frozenset(vectors), products, placed(trace.norms))
 
     def holding(self, group: Group) -> list[Slices]:
-        """What has the units of a group; vectors come last."""
+        """Return the slices that have the units of a group, vectors last."""
         own = [s for index, s in self.holders.items() if index in group.per_dimension]
         return sorted(own, key=self.vectors.__contains__)
 
     def making(self, group: Group) -> list[Made]:
-        """The products that make the units of a group."""
+        """Return the products that make the units of a group."""
         return self._of_group(group, self.products)
 
     def scaling(self, group: Group) -> list[Made]:
-        """The norms that scale the units of a group."""
+        """Return the norms that scale the units of a group."""
         return self._of_group(group, self.norms)
 
     def first(self, group: Group) -> list[Slices]:

@@ -1,7 +1,7 @@
-"""Rules of operations that move indices about: views, permutations, reductions.
+"""Rules of operations that move indices: views, permutations, reductions.
 
-A rule gets the tracer, what the operation returned, and its arguments in the order of the ATen
-schema. It labels what was returned, and joins or freezes atoms where the operation ties them.
+A rule gets the tracer, the result of the operation, and its arguments in the order of the ATen
+schema. It labels the result. It joins or freezes atoms that the operation ties.
 """
 
 import math
@@ -25,14 +25,14 @@ def tensors_in(tree: Any) -> list[Tensor]:
     "new_empty_strided scalar_tensor"
 )
 def alike(tracer: Tracer, result: Any, *_: Any) -> None:
-    """Filled with something that does not depend on the index."""
+    """Label tensors that are filled with the same value or noise at every index."""
     for tensor in tensors_in(result):
         tracer.put(tensor, (ANY,) * tensor.ndim)
 
 
 @rule("arange", "linspace", "eye", "tril_indices")
 def unlabelled(tracer: Tracer, result: Any, *_: Any) -> None:
-    """Sizes that no parameter decides."""
+    """Label tensors whose sizes depend on no parameter."""
     for tensor in tensors_in(result):
         tracer.put(tensor, (None,) * tensor.ndim)
 
@@ -42,7 +42,7 @@ def unlabelled(tracer: Tracer, result: Any, *_: Any) -> None:
     "normal hardswish cumsum empty_like zeros_like ones_like full_like rand_like randn_like"
 )
 def same(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
-    """The dimensions of the input: clone, dropout, fill."""
+    """Copy the labels of the input, as for clone, dropout and fill."""
     for tensor in tensors_in(result):
         kept = tensor.shape == x.shape
         tracer.put(tensor, tracer.get(x) if kept else (None,) * tensor.ndim)
@@ -50,7 +50,7 @@ def same(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
 
 @rule("pointwise", "copy", "_prelu_kernel")
 def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
-    """Broadcast from the right, and join what meets."""
+    """Broadcast from the right, and join the dimensions that meet."""
     tensors = [tensor for tensor in tensors_in(arguments) if tensor.ndim]
     results = tensors_in(result)
     labels: list[Label] = []
@@ -207,7 +207,7 @@ def pixel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, factor: int) -> Non
 
 @rule("mean sum amax amin var var_mean std prod logsumexp max min any all argmax argmin")
 def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) -> None:
-    """A dimension goes, or keeps size 1."""
+    """Remove dimensions, or give them size 1."""
     gone = set(_dimensions(x, dims if isinstance(dims, int | list | tuple) else None))
     labels = tracer.get(x)
     if tracer.operation not in ("sum", "any", "all"):  # of zeros as of nothing
@@ -233,7 +233,7 @@ def norm(tracer: Tracer, result: Tensor, x: Tensor, order: Any, dims: Any = None
     "reflection_pad1d replication_pad1d"
 )
 def spatial(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
-    """Pools and resizes: examples and channels stay, the other sizes are fixed."""
+    """Keep examples and channels of pools and resizes; the other sizes are fixed."""
     labels = tracer.get(x)
     for tensor in tensors_in(result):
         tracer.freeze(f"is resized by {tracer.operation}", *labels[2:])
@@ -241,7 +241,7 @@ def spatial(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
 
 
 def _dimensions(x: Tensor, dims: Any) -> Iterable[int]:
-    """`dims` as ATen operations take it (None or nothing for all), counted from the front."""
+    """Return `dims` of an ATen operation (None or nothing for all), counted from the front."""
     if x.ndim == 0:
         return []
     if dims is None or (isinstance(dims, list | tuple) and not dims):
