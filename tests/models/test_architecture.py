@@ -143,6 +143,7 @@ def test_lower_bound_of_a_cost_never_falls(network: tuple) -> None:
         assert (cost.lower_bound(wider) >= bound).all()
 
 
+@settings(max_examples=40)
 @given(networks())
 def test_a_filter_costs_what_the_network_grows_by(network: tuple) -> None:
     """Where it makes or ends no identity, that is; and never less than nothing."""

@@ -5,6 +5,13 @@ import dataclasses
 import pytest
 
 from nsopt.data.images import ImageData
+from tests.conftest import first_digits
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageData:
+    """160 training and 40 test digits."""
+    return first_digits(160, 40)
 
 
 @pytest.fixture(scope="session")

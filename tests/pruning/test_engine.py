@@ -133,7 +133,7 @@ def test_records_of_fewer_than_six_rows_have_no_law() -> None:
 def test_a_loss_that_leaves_the_numbers_ends_the_search(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
-    with pytest.raises(NonFiniteLossError, match="while searching"):
+    with pytest.raises(NonFiniteLossError, match="during the search"):
         prune(narrow, digits, lr=1e9)
 
 

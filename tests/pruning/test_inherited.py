@@ -14,9 +14,16 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Classification
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
+from tests.conftest import first_digits
 
 CPU = resolve_compute("cpu", "fp32")
 SETTINGS = SearchSettings(batch_size=32, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    """Enough to learn from."""
+    return first_digits(400, 100)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -22,6 +20,7 @@ from nsopt.samplers.neuralscale import NeuralScaleSampler, suggest_widths
 from nsopt.scaling.algorithm3 import solve_widths_sgd
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.solve import solve_widths
+from tests.forked import Forked
 
 ARCH = get_architecture("vgg11")
 PARAMS = ARCH.cost("params")
@@ -96,9 +95,12 @@ def seeded_values() -> list[tuple]:
 
 
 def test_same_seed_gives_the_same_parameters_in_another_process() -> None:
-    code = "from tests.samplers.test_sampler import seeded_values; print(seeded_values())"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == str(seeded_values())
+    other = Forked(print_seeded_values).finish()
+    assert other.stdout.strip() == str(seeded_values()), other.stderr
+
+
+def print_seeded_values() -> None:
+    print(seeded_values(), flush=True)
 
 
 @given(
