@@ -1,0 +1,106 @@
+"""Trained networks that the benchmarks of compression start from: narrow ones, on few images."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import nsopt
+from nsopt.compute.device import Compute, resolve_compute
+from nsopt.compute.placement import place_images
+from nsopt.data.images import ImageData, Splits
+from nsopt.data.registry import load_data
+from nsopt.models.architecture import TableArchitecture
+from nsopt.models.registry import table_architecture
+from nsopt.pruning.inherited import TrainedStart, rank_by_importance
+from nsopt.pruning.supervision import Classification
+
+# Base widths are divided by these, so that a dense network costs about ten million MACs.
+DIVISORS = {"vgg11": 4, "resnet18-tied": 8, "mobilenetv2-tied": 2}
+_VALIDATION = 0.1
+DENSE = nsopt.TrainSettings(
+    val_fraction=_VALIDATION,
+    epochs=30,
+    batch_size=64,
+    lr=0.05,
+    momentum=0.9,
+    schedule="linear",
+    warmup_epochs=1.0,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, help="folder:PATH of images of 32x32 pixels")
+    parser.add_argument("--images", type=int, default=10_000, help="training images")
+    parser.add_argument("--networks", nargs="+", default=["vgg11"], choices=DIVISORS)
+    parser.add_argument("--folder", type=Path, required=True, help="for networks and results")
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A trained network of base widths."""
+
+    name: str
+    arch: TableArchitecture
+    data: ImageData
+    model: torch.nn.Module
+
+
+def read_images(options: argparse.Namespace) -> ImageData:
+    """Return so many training images, and a fifth as many test images."""
+    data = load_data(options.data)
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
+    test = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
+    return replace(
+        data,
+        train=data.train.take(order[: options.images].tolist()),
+        test=data.test.take(test[: options.images // 5].tolist()),
+    )
+
+
+def train_dense(name: str, data: ImageData, folder: Path, epochs: int = DENSE.epochs) -> Dense:
+    """Return a trained network; the first call trains it, and keeps its weights in `folder`."""
+    whole = table_architecture(name, len(data.classes), data.image_size, data.channels)
+    narrow = tuple(width // DIVISORS[name] for width in whole.base_widths)
+    arch = replace(whole, base_widths=narrow)
+    model, file = arch.build(narrow), folder / f"{name}-{epochs}.pt"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = folder / f"{name}-{epochs}.checkpoint"
+        settings = DENSE.updated(epochs=epochs)
+        outcome = nsopt.train(arch, narrow, data, settings, checkpoint=checkpoint)
+        torch.save(outcome.model.state_dict(), file)
+        print(f"{name}: dense network, test {outcome.test_accuracy:.2f} %", flush=True)
+    model.load_state_dict(torch.load(file, weights_only=True))
+    return Dense(name, arch, data, model.eval())
+
+
+def rank_dense(dense: Dense) -> tuple[TrainedStart, Classification, Splits, Compute]:
+    """Return the network with the ranking of its units, and the images it was measured on."""
+    compute = resolve_compute("auto", "auto")
+    splits = place_images(dense.data.split(_VALIDATION), compute)
+    images, search = Classification(splits), nsopt.SearchSettings(val_fraction=_VALIDATION)
+    ranking = rank_by_importance(dense.arch, dense.model, images, search, compute, batches=20)
+    return TrainedStart(dense.arch, dense.model, ranking), images, splits, compute
+
+
+class Results:
+    """Rows of a benchmark in a JSON-lines file; the same call repeats none."""
+
+    def __init__(self, file: Path, keys: Sequence[str]) -> None:
+        self._file, self._keys = file, keys
+        lines = file.read_text().splitlines() if file.is_file() else []
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def has(self, **key: Any) -> bool:
+        return any(all(row[name] == key[name] for name in self._keys) for row in self.rows)
+
+    def add(self, **row: Any) -> None:
+        self.rows.append(row)
+        with self._file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(row, flush=True)
