@@ -1,5 +1,6 @@
 """`nsopt study`, the main job: search, train, measure, store and report."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from nsopt.reports.results import Results
 
-_LEFT_OUT_FIRST = ("MACs", "predicted", "val %", "n", "params")  # columns, on a narrow terminal
+_LEFT_OUT_FIRST = ("MACs", "predicted", "n", "params", "val %")  # columns, on a narrow terminal
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -117,6 +118,29 @@ def study(options: StudyOptions = StudyOptions()) -> None:
             publish(results, workspace.url)
     console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
     console.print(f"report:  {page}", soft_wrap=True)
+    console.print(f"export:  {_export_command(results, workspace.url)}", soft_wrap=True)
+
+
+def _export_command(results: "Results", url: str) -> str:
+    """Return the command that exports the best network of the largest budget."""
+    import pandas as pd
+
+    from nsopt.reports.tables import summary
+    from nsopt.storage.schema import study_name
+    from nsopt.storage.urls import hide_password
+
+    rows = summary(results)
+    last = rows.iloc[-1]
+    at_last = rows[(rows["metric"] == last["metric"]) & (rows["budget"] == last["budget"])]
+    best = at_last.loc[at_last["val_mean"].idxmax()]
+    size = [f"--ratio={best['ratio']:g}"]
+    if pd.isna(best["ratio"]):
+        size = [f"--budget={best['budget']:.17g}"]
+    if rows["metric"].nunique() > 1:
+        size.append(f"--metric={best['metric']}")
+    study = study_name(results.name, best["method"])
+    places = [f"--storage={hide_password(url)}", f"--study={study}", *size, "--out=network.onnx"]
+    return shlex.join(["nsopt", "export", *places])
 
 
 def write_report_of(results: "Results", folder: "Path") -> str:

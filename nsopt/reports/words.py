@@ -1,7 +1,8 @@
-"""The answer of a comparison in sentences: which method is ahead at a budget, and how surely.
+"""The answer of a comparison in sentences: which method wins at a budget, and how surely.
 
 Validation accuracy selects the method; test accuracy is compared. Differences are paired by seed,
-with Student's interval at 90 %.
+with an interval at 90 %: Student's over the seeds, or that of a sample of so many test images if
+it is wider.
 """
 
 from collections.abc import Iterable
@@ -20,7 +21,11 @@ from nsopt.storage.schema import width_key
 
 _REFERENCE = 0  # index of the reference: reports begin with uniform scaling
 _COVERAGE = 0.9
-_COLUMNS = {"params": "parameters", "macs": "MACs", "latency_ms": "milliseconds"}
+_QUANTILE = 1.645  # of the normal distribution, for this coverage
+_NEAR_CHANCE = 3.0  # standard errors of the accuracy of a guess
+_AS_MUCH = 1.05  # ratios of costs below this are not worth a word
+_MORE_SEEDS = 5
+_COSTS = {"params": "parameters", "macs": "MACs", "latency_ms": "time"}
 
 
 class Difference(NamedTuple):
@@ -35,19 +40,26 @@ class Difference(NamedTuple):
     def is_certain(self) -> bool:
         return self.low > 0 or self.high < 0
 
-    def __str__(self) -> str:
-        if self.n == 1:
-            return f"{self.mean:+.2f} points with one seed, so without an interval"
-        return f"{self.mean:+.2f} points ({self.low:+.2f} to {self.high:+.2f}, {self.n} seeds)"
+    @property
+    def interval(self) -> str:
+        """The bounds with their sign, or why there are none."""
+        return f"{self.low:+.1f} to {self.high:+.1f}" if self.n > 1 else "one seed, no interval"
 
 
 class Verdict(NamedTuple):
-    """The result at one budget. method: the one ahead, or several with the same widths; widths:
-    empty if they differ between seeds."""
+    """The result at one budget.
+
+    Attributes:
+        text: sentences.
+        method: the best by validation accuracy, or several with the same widths.
+        widths: of that method; empty if they differ between seeds.
+        is_certain: whether the interval of the difference excludes zero.
+    """
 
     text: str
     method: str
     widths: str
+    is_certain: bool
 
     def __str__(self) -> str:
         return f"{self.text} Widths of {self.method}: {self.widths}." if self.widths else self.text
@@ -58,55 +70,138 @@ def answer(results: Results) -> list[Verdict]:
     reference = results.methods[_REFERENCE]
     budgets = [rows for _, rows in summary(results).groupby(["metric", "budget"], sort=False)]
     compared = [rows for rows in budgets if len(rows) > 1]
-    return [_at_budget(results, rows, reference) for rows in compared or budgets]
+    return [_judge_budget(results, rows, reference) for rows in compared or budgets]
 
 
-def paired_difference(one: pd.Series, other: pd.Series) -> Difference | None:
-    """Return by how much `one` is ahead of `other`, both by seed; None if they share no seed."""
+def paired_difference(
+    one: pd.Series, other: pd.Series, test_images: int | None = None
+) -> Difference | None:
+    """Return by how much `one` is ahead of `other`; None if they share no seed.
 
-    differences = (one - other).dropna().to_numpy()
+    Args:
+        one: test accuracies (%) by seed.
+        other: the same of another method.
+        test_images: the interval is at least as wide as for two samples of so many images.
+    """
+    differences = (one - other).dropna()
     n = len(differences)
     if n == 0:
         return None
     mean = float(differences.mean())
     if n == 1:
         return Difference(mean, -np.inf, np.inf, n)
-    low, high = run_t_test(differences).confidence_interval(_COVERAGE)
-    return Difference(mean, float(low), float(high), n)
+    low, high = run_t_test(differences.to_numpy()).confidence_interval(_COVERAGE)
+    radius = 0.0
+    if test_images is not None:
+        shares = np.array([part[differences.index].mean() for part in (one, other)]) / 100
+        radius = 100 * _QUANTILE * float(np.sqrt((shares * (1 - shares)).sum() / test_images))
+    return Difference(mean, min(float(low), mean - radius), max(float(high), mean + radius), n)
 
 
-def _at_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
+def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
     """rows: of the summary, at one budget."""
     best = rows.loc[rows["val_mean"].idxmax()]
-    budget = get_metric(best["metric"]).show(best["budget"])
-    where = budget if pd.isna(best["ratio"]) else f"{best['ratio']:g}x, {budget}"
     equals = _equals(results, best, rows["method"])
     label = " and ".join(method_label(method) for method in equals)
-    verb = "have" if len(equals) > 1 else "has"
-    accuracy = f"{label} {verb} {best['test_mean']:.2f} %"
     rival = _rival(rows[~rows["method"].isin(equals)], reference)
-    sentences = []
-    if rival is None:
-        sentences.append(f"At {where}: {accuracy} on the test images.")
+    certain = False
+    if _is_chance(results, rows):
+        classes = results.task.classes
+        found = (
+            f"nothing learned. Every network is near {100 / classes:.3g} %, chance for {classes} "
+            "classes. Train longer (--epochs)."
+        )
+    elif rival is None:
+        found = f"{label} {_has(equals)} {best['test_mean']:.1f} % test accuracy."
     else:
-        difference = paired_difference(
-            *(
-                _outcomes(results, best, row["method"]).set_index("seed")["test_accuracy"]
-                for row in (best, rival)
-            )
+        own, others = (
+            _outcomes(results, best, row["method"]).set_index("seed")["test_accuracy"]
+            for row in (best, rival)
         )
-        other = method_label(rival["method"])
-        sentences.append(
-            f"At {where}, by validation accuracy {_standing(label, len(equals), best, rival)}; on "
-            f"the test images {accuracy}{_format_difference(difference, other)}."
-        )
-        sentences += _at_equal_accuracy(results, best, reference)
+        difference = paired_difference(own, others, results.settings.get("data", {}).get("test"))
+        certain = difference is not None and difference.is_certain
+        found = _compare(label, equals, best, rival, difference)
+        if certain:
+            found += _at_equal_accuracy(results, best, reference)
     if not pd.isna(best["beyond_record"]):
         factor = describe_reach(best["beyond_record"])
-        sentences.append(f"The budget is {factor}: its law is extrapolated there.")
+        found += f" The budget is {factor}: its law is extrapolated there."
     widths = _widths(results, best, best["method"])
     key = width_key(*widths) if len(widths) == 1 else ""
-    return Verdict(" ".join(sentences), label, key)
+    return Verdict(f"{_format_budget(best)}: {found}", label, key, certain)
+
+
+def _format_budget(row: pd.Series) -> str:
+    budget = get_metric(row["metric"]).show(row["budget"])
+    return budget if pd.isna(row["ratio"]) else f"{row['ratio']:g}x ({budget})"
+
+
+def _is_chance(results: Results, rows: pd.DataFrame) -> bool:
+    """Return whether all methods have the accuracy of a guess."""
+    images, chance = results.settings.get("data", {}).get("test"), 1 / results.task.classes
+    if images is None:
+        return False
+    error = float(np.sqrt(chance * (1 - chance) / images))
+    return bool((rows["test_mean"] <= 100 * (chance + _NEAR_CHANCE * error)).all())
+
+
+def _compare(
+    label: str,
+    equals: list[str],
+    best: pd.Series,
+    rival: pd.Series,
+    difference: Difference | None,
+) -> str:
+    """Say how the best by validation accuracy differs from its rival in test accuracy and cost.
+
+    label: of the best methods, `equals`.
+    """
+    other = method_label(rival["method"])
+    accuracies = f"{label} {best['test_mean']:.1f} %, {other} {rival['test_mean']:.1f} %"
+    if difference is None:
+        return f"{label} and {other} have no seed in common. {accuracies} test accuracy."
+    told = f"90 %: {difference.interval}, {difference.n} seeds"
+    costs = _compare_costs(best, rival)
+    price = f" {'They cost' if len(equals) > 1 else 'It costs'} {costs}." if costs else ""
+    points = f"{abs(difference.mean):.1f} points"
+    if difference.low > 0:
+        verb = "win" if len(equals) > 1 else "wins"
+        return f"{label} {verb} by {points} of test accuracy over {other} ({told}).{price}"
+    if difference.high < 0:
+        return (
+            f"{label} {_has(equals)} the best validation accuracy, but {points} less test accuracy "
+            f"than {other} ({told}).{price}"
+        )
+    return (
+        f"no difference shown. {accuracies} ({difference.mean:+.1f}; {difference.interval})."
+        f"{_name_cheaper(label, other, best, rival)} More seeds: --seeds "
+        f"{max(_MORE_SEEDS, 2 * difference.n)}."
+    )
+
+
+def _has(methods: list[str]) -> str:
+    return "have" if len(methods) > 1 else "has"
+
+
+def _compare_costs(row: pd.Series, other: pd.Series) -> str:
+    """Return the costs of `row` in those of `other`, as far as they differ."""
+    parts = []
+    for column, unit in _COSTS.items():
+        factor = row[column] / other[column]
+        if max(factor, 1 / factor) >= _AS_MUCH:  # NaN where a latency is unknown
+            parts.append(f"{factor:.2g}x the {unit}")
+    return " and ".join((", ".join(parts[:-1]), parts[-1])) if len(parts) > 1 else "".join(parts)
+
+
+def _name_cheaper(label: str, other: str, best: pd.Series, rival: pd.Series) -> str:
+    """Recommend the faster of two methods of equal accuracy; if times are equal, the one of fewer
+    MACs."""
+    for column in ("latency_ms", "macs"):
+        factor = best[column] / rival[column]
+        if max(factor, 1 / factor) >= _AS_MUCH:
+            name, share = (label, factor) if factor < 1 else (other, 1 / factor)
+            return f" Take {name}: {share:.2g}x the {_COSTS[column]}."
+    return ""
 
 
 def _equals(results: Results, best: pd.Series, methods: Iterable[str]) -> list[str]:
@@ -124,20 +219,6 @@ def _rival(rows: pd.DataFrame, reference: str) -> pd.Series | None:
     return (rows.nlargest(1, "val_mean") if own.empty else own).iloc[0]
 
 
-def _standing(label: str, count: int, best: pd.Series, rival: pd.Series) -> str:
-    """Say which method is ahead by validation accuracy. label: of the `count` best."""
-    if best["val_mean"] == rival["val_mean"]:
-        return f"{label} and {method_label(rival['method'])} are level"
-    return f"{label} {'are' if count > 1 else 'is'} ahead"
-
-
-def _format_difference(difference: Difference | None, other: str) -> str:
-    if difference is None:
-        return f", but no seed in common with {other}"
-    doubt = "" if difference.n == 1 or difference.is_certain else ": not distinguishable"
-    return f", on {other} {difference}{doubt}"
-
-
 def _outcomes(results: Results, at: pd.Series, method: str) -> pd.DataFrame:
     """Return the trainings of a method at the budget of a row."""
     return results.outcomes.query(
@@ -150,20 +231,20 @@ def _widths(results: Results, at: pd.Series, method: str) -> set[tuple[int, ...]
     return set(_outcomes(results, at, method)["widths"])
 
 
-def _at_equal_accuracy(results: Results, best: pd.Series, reference: str) -> list[str]:
+def _at_equal_accuracy(results: Results, best: pd.Series, reference: str) -> str:
     """Say what the reference needs for the accuracy of the best, if its own sizes span that."""
     curve = summary(results).query("method == @reference").sort_values("test_mean")
     accuracy = best["test_mean"]
     spans = len(curve) > 1 and curve["test_mean"].iloc[0] <= accuracy <= curve["test_mean"].iloc[-1]
     if best["method"] == reference or not spans:
-        return []
+        return ""
     parts = []
-    for column, unit in _COLUMNS.items():
+    for column, unit in _COSTS.items():
         known = curve.dropna(subset=column)
         if pd.isna(best[column]) or len(known) < 2:
             continue
         needed = np.exp(np.interp(accuracy, known["test_mean"], np.log(known[column])))
-        parts.append(f"{needed / best[column]:.2f} times the {unit}")
+        parts.append(f"{needed / best[column]:.2g}x the {unit}")
     if not parts:
-        return []
-    return [f"For that accuracy {method_label(reference)} needs {', '.join(parts)}."]
+        return ""
+    return f" For that accuracy {method_label(reference)} needs {', '.join(parts)}."

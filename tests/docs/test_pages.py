@@ -166,7 +166,8 @@ def test_the_readme_prints_the_answer_of_its_study(monkeypatch: pytest.MonkeyPat
 def only_outcomes(outcomes: pd.DataFrame) -> Results:
     nothing = pd.DataFrame()
     task = TaskDescription("vgg11", "cifar10", 10, 32, 3, (), ())
-    return Results("study", task, {}, {}, outcomes, nothing, nothing, nothing, {})
+    settings = {"data": {"test": 10_000}}
+    return Results("study", task, settings, {}, outcomes, nothing, nothing, nothing, {})
 
 
 def test_the_figure_shows_the_numbers_of_its_study() -> None:

@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -69,11 +70,16 @@ def test_the_command_leaves_a_storage_and_a_report(whole: Path) -> None:
     assert {path.name for path in whole.iterdir()} == {"study.db", "report", "artifacts"}
 
 
-def test_a_second_call_repeats_nothing(whole: Path) -> None:
+def test_a_second_call_repeats_nothing_and_names_the_export(whole: Path, tmp_path: Path) -> None:
     before = measured(whole)
     done = run_short(whole)
     assert "validation" not in done.stdout.split("mean ±")[0]
     pd.testing.assert_frame_equal(measured(whole), before)
+    last = done.stdout.splitlines()[-1]
+    *command, out = shlex.split(last.removeprefix("export:  nsopt "))
+    assert out == "--out=network.onnx"
+    out = f"--out={tmp_path / 'network.pt'}"
+    assert call_nsopt(*command, out, "--format=state_dict").returncode == 0
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2", "state_dict"])

@@ -23,20 +23,48 @@ def test_differences_are_paired_by_seed() -> None:
     single = paired_difference(one[:1], other)
     assert single is not None
     assert not single.is_certain
-    assert "one seed, so without an interval" in str(single)
+    assert single.interval == "one seed, no interval"
     assert paired_difference(one[:1], other[1:]) is None
 
 
-def test_the_answer_names_the_best_at_every_budget(results: Results) -> None:  # noqa: F811
-    sentences = [str(verdict) for verdict in answer(results)]
-    assert len(sentences) == results.outcomes["budget"].nunique()
-    table = results.outcomes.groupby(["budget", "method"])["val_accuracy"].mean().unstack()
-    assert table.idxmax(axis=1).eq("neuralscale").all()
-    for sentence in sentences:
-        assert "NeuralScale is ahead" in sentence
-        assert ", on Uniform +3.00 points" in sentence
-        assert "Widths of NeuralScale: " in sentence
-    assert any("For that accuracy Uniform needs" in sentence for sentence in sentences)
+def test_equal_differences_leave_the_error_of_the_test_images() -> None:
+    one, other = pd.Series([99.0, 99.0]), pd.Series([98.0, 98.0])
+    difference = paired_difference(one, other, test_images=450)
+    assert difference is not None
+    assert (difference.low, difference.high) == pytest.approx((-0.33, 2.33), abs=0.01)
+    assert not difference.is_certain
+    many = paired_difference(one, other, test_images=10_000)
+    assert many is not None
+    assert many.is_certain
+
+
+def test_the_answer_names_the_winner_at_every_budget(results: Results) -> None:  # noqa: F811
+    within = dataclasses.replace(results, outcomes=results.outcomes.assign(beyond_record=np.nan))
+    certain = answer(within)
+    assert len(certain) == results.outcomes["budget"].nunique()
+    assert str(certain[0]) == (
+        "0.25x (1,000 params): NeuralScale wins by 3.0 points of test accuracy over Uniform "
+        "(90 %: +3.0 to +3.0, 2 seeds). It costs 2x the time. For that accuracy Uniform needs "
+        "4x the parameters, 4x the MACs, 2x the time. Widths of NeuralScale: 2-7."
+    )
+    assert all(verdict.is_certain for verdict in certain)
+
+
+def test_a_winner_on_validation_may_lose_on_the_test_images(results: Results) -> None:  # noqa: F811
+    frame = results.outcomes
+    behind = frame["test_accuracy"] - 4 * frame["method"].eq("neuralscale")
+    (first, _) = answer(dataclasses.replace(results, outcomes=frame.assign(test_accuracy=behind)))
+    assert "NeuralScale has the best validation accuracy, but 1.0 points less" in first.text
+    assert first.is_certain
+    assert "For that accuracy" not in first.text
+
+
+def test_where_nothing_was_learned_nobody_wins(results: Results) -> None:  # noqa: F811
+    few = results.settings | {"data": {"test": 100}}
+    guesses = results.outcomes.assign(test_accuracy=52.0)
+    for verdict in answer(dataclasses.replace(results, outcomes=guesses, settings=few)):
+        assert "nothing learned. Every network is near 50 %, chance for 2 classes." in verdict.text
+        assert not verdict.is_certain
 
 
 def test_methods_without_a_common_seed_are_not_compared(results: Results) -> None:  # noqa: F811
@@ -45,7 +73,7 @@ def test_methods_without_a_common_seed_are_not_compared(results: Results) -> Non
     for sentence in map(
         str, answer(dataclasses.replace(results, outcomes=frame.assign(seed=apart)))
     ):
-        assert "%, but no seed in common with Uniform." in sentence
+        assert "NeuralScale and Uniform have no seed in common." in sentence
 
 
 def test_a_law_beyond_its_record_is_told(results: Results) -> None:  # noqa: F811
@@ -58,13 +86,10 @@ def test_what_cannot_be_told_apart_is_said(results: Results) -> None:  # noqa: F
     frame = results.outcomes
     lead = frame["method"].eq("neuralscale") * np.where(frame["seed"] == 0, 5.0, -4.0)
     apart = dataclasses.replace(results, outcomes=frame.assign(test_accuracy=50 + lead))
-    assert all("not distinguishable" in verdict.text for verdict in answer(apart))
-
-
-def test_equal_accuracies_are_called_level(results: Results) -> None:  # noqa: F811
-    level = results.outcomes.assign(val_accuracy=70.0)
-    for sentence in map(str, answer(dataclasses.replace(results, outcomes=level))):
-        assert "Uniform and NeuralScale are level; on the test images Uniform has" in sentence
+    for verdict in answer(apart):
+        assert "no difference shown. NeuralScale 50.5 %, Uniform 50.0 % (+0.5; " in verdict.text
+        assert "Take Uniform: 0.5x the time. More seeds: --seeds 5." in verdict.text
+        assert not verdict.is_certain
 
 
 def test_methods_with_the_same_widths_are_said_to_have_them(results: Results) -> None:  # noqa: F811
@@ -74,8 +99,8 @@ def test_methods_with_the_same_widths_are_said_to_have_them(results: Results) ->
     for sentence in map(
         str, answer(dataclasses.replace(results, outcomes=frame.assign(widths=same)))
     ):
-        assert ": NeuralScale and Uniform have 5" in sentence
-        assert "% on the test images." in sentence
+        assert "): NeuralScale and Uniform have 5" in sentence
+        assert " % test accuracy." in sentence
         assert "Widths of NeuralScale and Uniform: " in sentence
 
 
@@ -88,6 +113,6 @@ def test_who_shares_the_best_widths_is_no_rival(results: Results) -> None:  # no
     tuned = behind[behind["method"] == "uniform"].assign(method="tuned")
     outcomes = pd.concat([behind, tuned], ignore_index=True)
     for sentence in map(str, answer(dataclasses.replace(results, outcomes=outcomes))):
-        assert "Uniform and Tuned are ahead; on the test images Uniform and Tuned have" in sentence
-        assert ", on NeuralScale +2.00 points" in sentence
+        assert "Uniform and Tuned win by 2.0 points of test accuracy over NeuralScale" in sentence
+        assert "They cost 0.5x the time." in sentence
         assert "Widths of Uniform and Tuned: " in sentence
