@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -40,6 +41,8 @@ app.register_install_completion_command(add_to_startup=False)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. A user error prints one line on stderr and exits with code 2."""
     words = sys.argv[1:] if arguments is None else arguments
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # for --arch module:factory
     with user_errors():
         try:
             app(words, exit_on_error=False, print_error=False)

@@ -24,10 +24,11 @@ from nsopt.storage.urls import storage_file
 from nsopt.study.comparison import Size, sizes_of_budgets, sizes_of_ratios
 from nsopt.study.precision import with_precision
 from nsopt.study.presets import Preset, StudySettings, override
-from nsopt.study.task import Task
+from nsopt.study.task import Task, check_outputs
 from nsopt.study.workspace import Workspace
 
 _RUNS = Path("runs")
+_WIDEST_RATIO = 10
 
 
 def read_metric(sizes: SizeOptions) -> Metric:
@@ -56,6 +57,7 @@ def prepare(
     source = Source(options.data, options.image_size, subset, *normalisation)
     data = load_source(source, options.data_dir)
     arch = get_architecture(options.arch, len(data.classes), data.image_size, data.channels)
+    check_outputs(arch, data)
     trained = None if start is None else load_trained(start, arch)
     if trained is not None:
         settings = settings.updated(start=weights_checksum(trained))
@@ -153,6 +155,14 @@ def _parse_sizes(options: SizeOptions, metric: Metric) -> tuple[list[float], lis
 
 def _parse_ratio(text: str) -> float:
     try:
-        return float(text)
+        if text.endswith("%"):
+            return float(text[:-1]) / 100
+        ratio = float(text)
     except ValueError:
-        raise NsoptError(f"{text!r} is not a width ratio: write 0.25 or 2") from None
+        raise NsoptError(f"{text!r} is not a width ratio: write 0.25 or 25%") from None
+    if ratio > _WIDEST_RATIO:
+        raise NsoptError(
+            f"a width ratio of {ratio:g} is a network {ratio:g} times as wide: for {ratio / 100:g} "
+            f"write {ratio / 100:g} or {ratio:g}%"
+        )
+    return ratio

@@ -39,7 +39,7 @@ from nsopt.study.precision import with_precision
 from nsopt.study.presets import StudySettings, get_preset, override
 from nsopt.study.session import start_session
 from nsopt.study.start import keep_start
-from nsopt.study.task import Task
+from nsopt.study.task import Task, check_outputs
 from nsopt.study.workspace import Workspace
 
 PRESET = "compress"
@@ -128,10 +128,7 @@ def compress(
     """
     if arch is None:
         arch = trace(model, torch.zeros(2, data.channels, data.image_size, data.image_size))
-    if arch.num_classes < len(data.classes):
-        raise NsoptError(
-            f"the model has {arch.num_classes} outputs, and the data {len(data.classes)} classes"
-        )
+    check_outputs(arch, data)
     model = copy_model(model).cpu().eval()
     own = settings or get_preset(PRESET).settings
     own = override(own, {"training": {"epochs": epochs}, "": {"start": weights_checksum(model)}})

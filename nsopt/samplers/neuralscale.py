@@ -16,6 +16,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.samplers.proposals import Proposals
 from nsopt.scaling.cost import CostFunction
 from nsopt.scaling.law import ScalingLaw
+from nsopt.scaling.metric import METRICS
 from nsopt.storage import internals, trials
 
 _NARROWER, _WIDER = 32, 8  # default range of widths, in factors of the base widths
@@ -70,7 +71,8 @@ class NeuralScaleSampler(BaseSampler):
         law: a fitted law, or any other such as `uniform_curve(base_widths)`.
         cost: maps widths to a cost in the unit of the budgets, such as `arch.cost("params")`.
         layer_names: of the law's L layers, in order; they name the parameters.
-        budgets: for trials without a `budget` of their own.
+        budgets: for trials without a `budget` of their own: numbers, or words such as "600k" and
+            "5ms", which are read as in commands.
         independent_sampler: for parameters other than widths; TPE by default.
         seed: of the default `independent_sampler` and of `spread`.
         eta: solve with the paper's Algorithm 3 and this step size; may exceed the budget.
@@ -97,7 +99,7 @@ class NeuralScaleSampler(BaseSampler):
         law: ScalingLaw,
         cost: CostFunction,
         layer_names: Sequence[str],
-        budgets: Sequence[float] = (),
+        budgets: Sequence[float | str] | str = (),
         independent_sampler: BaseSampler | None = None,
         seed: int | None = None,
         eta: float | None = None,
@@ -106,6 +108,10 @@ class NeuralScaleSampler(BaseSampler):
         min_width: int = 1,
         max_width: ArrayLike | None = None,
     ) -> None:
+        if not callable(cost):
+            raise NsoptError(
+                f"cost must map widths to a cost, as arch.cost('params') does: {cost!r}"
+            )
         if not 0 <= spread < math.inf:
             raise NsoptError(f"spread must be a number of at least 0, got {spread}")
         if spread and eta is not None:
@@ -118,7 +124,8 @@ class NeuralScaleSampler(BaseSampler):
             raise NsoptError(f"{len(layer_names)} layer names for a law of {law.layers} layers")
         self._proposals = Proposals(law, cost, eta, multiple_of, min_width, max_width)
         self._parameters = tuple(trials.width_parameter(name) for name in layer_names)
-        self._budgets = tuple(budgets)
+        words = budgets.split(",") if isinstance(budgets, str) else budgets
+        self._budgets = tuple(self._read_budget(word) for word in words)
         self._independent = independent_sampler or TPESampler(seed=seed)
         self._spread = spread
         self._entropy = np.random.SeedSequence(seed).entropy
@@ -133,6 +140,14 @@ class NeuralScaleSampler(BaseSampler):
         metric = self._proposals.metric or "cost"
         layers = len(self._parameters)
         return f"NeuralScaleSampler({layers} layers, budgets in {metric}: {budgets}{around})"
+
+    def _read_budget(self, word: float | str) -> float:
+        if not isinstance(word, str):
+            return word
+        metric = self._proposals.metric
+        if metric is None:
+            raise NsoptError(f"the cost has no unit: give the budget {word!r} as a number")
+        return METRICS[metric].read(word.strip())
 
     def propose(self, budget: float) -> tuple[int, ...]:
         """Return the widths at a budget, solved once. Raises NsoptError if none fit it."""

@@ -58,7 +58,7 @@ class Count(Metric):
 
     def read(self, text: str) -> int:
         """Parse `600k`, `2M`, `1.5M` or a plain number."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)", text.lower())
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]?)", text.lower())
         if not match:
             hint = ", or give --metric latency" if text.endswith("ms") else ""
             raise NsoptError(f"{text!r} is not a budget: write 600000, 600k or 2M{hint}")

@@ -196,3 +196,11 @@ def with_stored_latency(arch: Architecture, studies: Iterable[Study]) -> Archite
         if stored is not None:
             return arch.with_latency(LatencyModel.from_dict(stored))
     return arch
+
+
+def check_outputs(arch: Architecture, data: ImageData) -> None:
+    """Raise NsoptError if a network has fewer outputs than the data has classes."""
+    if arch.num_classes < len(data.classes):
+        raise NsoptError(
+            f"{arch.name} has {arch.num_classes} outputs, and the data {len(data.classes)} classes"
+        )

@@ -136,7 +136,7 @@ def test_a_network_of_which_nothing_can_be_cut_is_refused(digits: ImageData) -> 
 
 def test_a_network_with_too_few_outputs_is_refused(digits: ImageData) -> None:
     four = nn.Sequential(nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
-    with pytest.raises(NsoptError, match="the model has 4 outputs, and the data 10 classes"):
+    with pytest.raises(NsoptError, match="sequential has 4 outputs, and the data 10 classes"):
         nsopt.compress(four, digits, ["macs=50%"], settings=SETTINGS)
 
 

@@ -59,7 +59,8 @@ def folder_with(root: Path, content: bytes | None, images: int = 1) -> Path:
         (["--device=cuda:7"], ["device 'cuda:7' is not available", "--device auto"]),
         (["--ratios=0.25,0"], ["a width ratio must be above 0, got 0"]),
         (["--ratios=-1"], ["above 0, got -1"]),
-        (["--ratios=a"], ["'a' is not a width ratio"]),
+        (["--ratios=a"], ["'a' is not a width ratio: write 0.25 or 25%"]),
+        (["--ratios=25"], ["a network 25 times as wide: for 0.25 write 0.25 or 25%"]),
         (["--budgets=100"], ["no widths fit a budget of 100", "smallest feasible one is 116"]),
         (["--budgets=6x"], ["'6x' is not a budget: write 600000, 600k or 2M"]),
         (["--budgets=20ms"], ["'20ms' is not a budget", "or give --metric latency"]),
@@ -239,6 +240,21 @@ def test_short_record(tmp_path: Path) -> None:
     )
     check(done, "pruning ends after 5 steps and a law needs 6: try --filters-per-step 522 or less")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_in_the_working_directory_has_too_few_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "four_outputs.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), "
+        "nn.Linear(8, 4))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    done = call_nsopt("study", "--arch=four_outputs:make")
+    check(done, "four_outputs:make has 4 outputs, and the data 10 classes")
 
 
 def test_unreachable_and_foreign_storage(tmp_path: Path) -> None:

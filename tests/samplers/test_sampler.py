@@ -15,6 +15,7 @@ from optuna.samplers import (
 )
 
 from nsopt.errors import NsoptError
+from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import get_architecture
 from nsopt.samplers.neuralscale import NeuralScaleSampler, suggest_widths
 from nsopt.scaling.algorithm3 import solve_widths_sgd
@@ -290,3 +291,16 @@ def test_eta_proposes_what_algorithm_3_does() -> None:
 def test_uniform_curve_makes_a_uniform_sampler() -> None:
     own = NeuralScaleSampler(uniform_curve(ARCH.base_widths), PARAMS, ARCH.layer_names)
     assert own.propose(579_786) == tuple(w // 4 for w in ARCH.base_widths)
+
+
+def test_budgets_are_read_as_in_commands(vgg11: TableArchitecture) -> None:
+    law, cost, names = uniform_curve(vgg11.base_widths), vgg11.cost("params"), vgg11.layer_names
+    words = NeuralScaleSampler(law, cost, names, "600k, 1M")
+    numbers = NeuralScaleSampler(law, cost, names, [600_000, 1_000_000])
+    assert repr(words) == repr(numbers)
+    with pytest.raises(NsoptError, match="'6x' is not a budget: write 600000, 600k or 2M"):
+        NeuralScaleSampler(law, cost, names, ["6x"])
+    with pytest.raises(NsoptError, match="cost must map widths to a cost"):
+        NeuralScaleSampler(law, "params", names)
+    with pytest.raises(NsoptError, match="the cost has no unit: give the budget '600k'"):
+        NeuralScaleSampler(law, np.sum, names, "600k")
