@@ -17,6 +17,18 @@ _SCHEMAS = {
 _libraries: list[torch.library.Library] = []  # a declaration lives as long as its library object
 
 
+def describe_torchvision() -> str:
+    """Return whether `import torchvision` works, and what nsopt does if not."""
+    try:
+        import_module("torchvision")
+    except (ImportError, RuntimeError) as error:
+        return (
+            f"not by itself ({str(error).splitlines()[0]}): torchvision and torch are of different "
+            "builds. nsopt loads it without its compiled operators"
+        )
+    return "yes"
+
+
 def import_torchvision(part: str) -> Any:
     """Import the module `torchvision.<part>`."""
     try:

@@ -11,6 +11,7 @@ from nsopt.cli import data
 from nsopt.cli.compress import compress
 from nsopt.cli.console import user_errors
 from nsopt.cli.dashboard import dashboard
+from nsopt.cli.doctor import doctor
 from nsopt.cli.export import export
 from nsopt.cli.latency import latency
 from nsopt.cli.proxy import proxy
@@ -31,7 +32,7 @@ app = App(
 )
 for command in (
     *(study, compress, search, widths, tune, report, latency, export),
-    *(dashboard, worker, proxy),
+    *(dashboard, worker, proxy, doctor),
 ):
     app.command(command)
 app.command(data.app)

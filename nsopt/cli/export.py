@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import StorageUrl, StoredDataOptions
+from nsopt.cli.options import OptionalStorageUrl, StoredDataOptions
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 class ExportOptions(StoredDataOptions):
     """The options of `nsopt export`."""
 
-    storage: StorageUrl
-    """Optuna storage URL of the study."""
     study: str
     """Optuna study that trained the network: ARCH-DATA-PRESET/METHOD."""
     out: Path
@@ -41,6 +39,8 @@ class ExportOptions(StoredDataOptions):
     """Metric of the budget (params, macs or latency), if the study has budgets in several."""
     artifacts: Path | None = None
     """Folder of the stored networks; by default `artifacts` beside an SQLite file."""
+    storage: OptionalStorageUrl = None
+    """Optuna storage URL of the study; by default the newest study.db under runs/."""
     unchecked: bool = False
     """Write the file without testing it on the test images."""
 
@@ -84,11 +84,17 @@ def _load(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]":
     from nsopt.deployment.kept import load_network
     from nsopt.errors import NsoptError, unknown_name
     from nsopt.storage import schema
-    from nsopt.storage.opening import artifacts_beside, existing_storage, storage_errors
+    from nsopt.storage.opening import (
+        artifacts_beside,
+        existing_storage,
+        newest_storage,
+        storage_errors,
+    )
     from nsopt.study.task import load_task
 
-    with storage_errors(options.storage):
-        storage = existing_storage(options.storage)
+    url = options.storage or newest_storage(Path("runs"))
+    with storage_errors(url):
+        storage = existing_storage(url)
         names = optuna.get_all_study_names(storage)
         if options.study not in names:
             raise unknown_name("study", options.study, names)
@@ -97,7 +103,7 @@ def _load(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]":
         if not best:
             raise NsoptError(f"no network of {options.study} is stored: run the study first")
         chosen = _choose(best, options)
-        folder = artifacts_beside(options.storage, options.artifacts)
+        folder = artifacts_beside(url, options.artifacts)
         if folder is None:
             raise NsoptError(
                 f"give the folder with {describe_network(study, chosen)} as --artifacts"

@@ -22,6 +22,14 @@ def has_extra(extra: str) -> bool:
     return True
 
 
+def describe_extras() -> dict[str, str]:
+    """Return of every extra whether it is installed, or how to install it."""
+    return {
+        f"extra {extra}": "installed" if has_extra(extra) else install_command(extra)
+        for extra in _MODULES
+    }
+
+
 def need_extra(extra: str) -> None:
     """Raise NsoptError, which names the pip command, if an extra is not installed."""
     if not has_extra(extra):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import Count, StorageUrl, StoredArch
+from nsopt.cli.options import Count, OptionalStorageUrl, StoredArch
 
 if TYPE_CHECKING:
     from nsopt.study.timing import Measured
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class LatencyOptions:
     """The options of `nsopt latency`."""
 
-    storage: StorageUrl
-    """Optuna storage URL of the study."""
+    storage: OptionalStorageUrl = None
+    """Optuna storage URL of the study; by default the newest study.db under runs/."""
     name: str | None = None
     """The study as ARCH-DATA-PRESET, if several are stored."""
     arch: StoredArch = None
@@ -32,16 +32,17 @@ class LatencyOptions:
     """CPU threads; by default one per core."""
 
 
-def latency(options: LatencyOptions) -> None:
+def latency(options: LatencyOptions = LatencyOptions()) -> None:
     """Time the trained networks of a study side by side; `nsopt report` shows all timings."""
     from nsopt.cli.console import live_progress
-    from nsopt.storage.opening import storage_errors
+    from nsopt.storage.opening import newest_storage, storage_errors
     from nsopt.study.timing import measure_again
     from nsopt.study.workspace import Workspace
 
     sizes = _read_batch_sizes(options.batch_size)
-    workspace = Workspace(options.storage, Path())
-    with storage_errors(options.storage), live_progress() as progress:
+    url = options.storage or newest_storage(Path("runs"))
+    workspace = Workspace(url, Path())
+    with storage_errors(url), live_progress() as progress:
         measured = measure_again(
             workspace,
             options.name,

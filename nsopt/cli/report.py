@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import StorageUrl
+from nsopt.cli.options import OptionalStorageUrl
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -15,16 +15,16 @@ from nsopt.cli.options import StorageUrl
 class ReportOptions:
     """The options of `nsopt report`."""
 
-    storage: StorageUrl
-    """Optuna storage URL, such as sqlite:///study.db."""
-    out: Path
-    """Folder for index.html and the CSV files."""
+    storage: OptionalStorageUrl = None
+    """Optuna storage URL of the study; by default the newest study.db under runs/."""
+    out: Path | None = None
+    """Folder for index.html and the CSV files; by default `report` beside an SQLite file."""
     name: str | None = None
     """The study as ARCH-DATA-PRESET, if several are stored; ARCH-DATA-PRESET-tune for its
     tuning."""
 
 
-def report(options: ReportOptions) -> None:
+def report(options: ReportOptions = ReportOptions()) -> None:
     """Write the report of a stored study, or of its tuning, from what the storage holds."""
     from nsopt.cli.console import console, tell_what_is_fixed
     from nsopt.cli.extras import need_extra
@@ -34,15 +34,18 @@ def report(options: ReportOptions) -> None:
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
     from nsopt.reports.tuning_page import is_about_tuning, write_tuning_report
-    from nsopt.storage.opening import storage_errors
+    from nsopt.storage.opening import newest_storage, storage_errors
+    from nsopt.storage.urls import storage_file
 
-    check_writable(options.out, "--out")
-    url, name = options.storage, options.name
+    url, name = options.storage or newest_storage(Path("runs")), options.name
+    file = storage_file(url)
+    out = options.out or (file.parent if file else Path()) / "report"
+    check_writable(out, "--out")
     with storage_errors(url):
         if is_about_tuning(url, name):
-            page = write_tuning_report(url, name, options.out)
+            page = write_tuning_report(url, name, out)
         else:
             results = read_results(url, name)
-            page = write_report(results, options.out)
+            page = write_report(results, out)
             tell_what_is_fixed(results.task.fixed)
     console.print(str(page), soft_wrap=True)

@@ -43,9 +43,17 @@ class WithNormalisation(nn.Module):
 def export(network: KeptNetwork, path: Path | str, format: str = "onnx") -> None:  # noqa: A002
     """Write a network for other tools.
 
-    format: `onnx`; `pt2`, for `torch.export.load`; or `state_dict`, for `nsopt.load_network`. All
-    include the network's facts (`KeptNetwork.facts`).
-    Raises NsoptError for an unknown format, or if a package is missing that the format needs.
+    Args:
+        network: from `nsopt.load_network`, or the `network` of a compression's result.
+        path: of the file.
+        format: `onnx`; `pt2`, for `torch.export.load`; or `state_dict`, for `nsopt.load_network`.
+            All include the network's facts (`KeptNetwork.facts`).
+
+    Raises:
+        NsoptError: for an unknown format, or if a package is missing that the format needs.
+
+    Example:
+        >>> nsopt.export(nsopt.load_network("small.pt"), "small.onnx")
     """
     if format not in _FORMATS:
         raise unknown_name("format", format, _FORMATS)
@@ -54,11 +62,18 @@ def export(network: KeptNetwork, path: Path | str, format: str = "onnx") -> None
 
 
 def load_exported(path: Path | str, format: str, arch: str | None = None) -> Predict:  # noqa: A002
-    """Return an exported file as a function on the CPU: images from 0 to 1, (N, C, H, W), to
-    logits.
+    """Return an exported file as a function on the CPU.
 
-    Use it only for files that you trust: onnxruntime and torch.export do not check them. arch: see
-    `load_network`.
+    It maps images from 0 to 1, (N, C, H, W), to logits (N, K). Use it only for files that you
+    trust: onnxruntime and torch.export do not check them.
+
+    Args:
+        path: of the file.
+        format: see `export`.
+        arch: see `load_network`.
+
+    Raises:
+        NsoptError: for an unknown format, or if a package is missing that the format needs.
     """
     if format not in _FORMATS:
         raise unknown_name("format", format, _FORMATS)

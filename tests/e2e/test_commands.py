@@ -180,6 +180,32 @@ def test_seeds_begin_where_they_are_asked_to(tmp_path: Path) -> None:
     assert read_results(f"sqlite:///{tmp_path / 'study.db'}").outcomes["seed"].tolist() == [7]
 
 
+def test_the_newest_study_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("report", "latency"):
+        check(call_nsopt(command), "no study is in runs/: give --storage")
+    assert call_nsopt("study", *SHORT).returncode == 0
+    folder = tmp_path / "runs" / "vgg11-digits-20each-smoke"
+    (folder / "report" / "index.html").unlink()
+    assert call_nsopt("report").returncode == 0
+    assert (folder / "report" / "index.html").is_file()
+    study = "--study=vgg11-digits-20each-smoke/uniform"
+    export = ("export", study, "--ratio=0.03", "--format=state_dict", "--out=network.pt")
+    assert call_nsopt(*export).returncode == 0
+    assert call_nsopt("latency", "--batch-size=1").returncode == 0
+
+
+def test_the_doctor_says_what_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call_nsopt("doctor")
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split("  ", 1) for line in done.stdout.splitlines() if "  " in line)
+    assert found["nsopt"].strip() == nsopt.__version__
+    assert found["newest study"].strip() == "no study is in runs/: give --storage"
+    assert found["cache"].strip() == str(Path(os.environ["XDG_CACHE_HOME"]) / "nsopt")
+    assert found["extra report"].strip() == "installed"
+
+
 def test_the_version_is_told() -> None:
     assert call_nsopt("--version").stdout.strip() == nsopt.__version__
 

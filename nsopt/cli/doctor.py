@@ -1,0 +1,40 @@
+"""`nsopt doctor`: what nsopt finds on this machine."""
+
+from pathlib import Path
+
+# Imports inside functions keep `nsopt --help` light.
+
+
+def doctor() -> None:
+    """Print versions, device and folders, and what is missing; for bug reports."""
+    from rich.table import Table
+
+    from nsopt.cli.console import console
+    from nsopt.cli.extras import describe_extras
+    from nsopt.compute.device import float32_precision, resolve_compute
+    from nsopt.files import cache_folder
+    from nsopt.storage.provenance import provenance
+    from nsopt.torchvision_import import describe_torchvision
+
+    compute = resolve_compute("auto", "auto")
+    found = provenance(compute) | {
+        "float32": float32_precision(compute.device),
+        "torchvision loads": describe_torchvision(),
+        **describe_extras(),
+        "cache": str(cache_folder()),
+        "newest study": _newest_study(),
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in found.items():
+        table.add_row(name, value)
+    console.print(table, markup=False)
+
+
+def _newest_study() -> str:
+    from nsopt.errors import NsoptError
+    from nsopt.storage.opening import newest_storage
+
+    try:
+        return newest_storage(Path("runs"))
+    except NsoptError as error:
+        return str(error)
