@@ -56,9 +56,10 @@ class NetworkOptions:
 class TaskOptions(NetworkOptions):
     """The network, the images and the preset."""
 
-    preset: Literal["smoke", "quick", "fast", "paper"] = "smoke"
-    """Settings of search and training: from smoke (a check, minutes) to paper (the published
-    protocol)."""
+    preset: Literal["smoke", "quick", "fast", "paper"] | None = None
+    """Settings of search and training: smoke (a check, minutes), quick (an ordering at one size),
+    fast (a short search, long trainings) or paper (the published protocol). By default smoke for
+    digits, and quick for all other images."""
 
 
 @Parameter(name="*", group="Budgets")

@@ -212,12 +212,19 @@ _TINY_IMAGENET_PRESETS = {
 }
 
 
-def get_preset(name: str, data: str = "") -> Preset:
-    """Return the preset `name` for a data set. The paper uses other settings for Tiny ImageNet.
+def get_preset(name: str | None, data: str = "") -> Preset:
+    """Return a preset for a data set. The paper uses other settings for Tiny ImageNet.
+
+    Args:
+        name: of the preset; None for `smoke` on digits, which only check that all runs, and for
+            `quick` on other images.
+        data: name of the data set.
 
     Raises:
         NsoptError: for an unknown preset.
     """
+    if name is None:
+        name = "smoke" if data == "digits" else "quick"
     if name not in _PRESETS:
         raise unknown_name("preset", name, _PRESETS)
     if data == "tiny-imagenet":

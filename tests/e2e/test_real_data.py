@@ -26,7 +26,14 @@ def test_real_cifar10_runs_from_search_to_report(shared: Path, tmp_path: Path) -
     """One step of everything on the real images would be too slow here: uniform alone, briefly."""
     done = run_nsopt(
         f"--data=folder:{shared / 'data/cifar10-jpeg.zip'}",
-        *["--methods=uniform", "--ratios=0.03", "--seeds=1", "--epochs=1", "--batch-size=512"],
+        *[
+            "--preset=smoke",
+            "--methods=uniform",
+            "--ratios=0.03",
+            "--seeds=1",
+            "--epochs=1",
+            "--batch-size=512",
+        ],
         f"--out={tmp_path}",
     )
     assert done.returncode == 0, done.stderr

@@ -73,3 +73,9 @@ def test_differences_name_every_setting_that_differs() -> None:
 def test_unknown_preset_suggests_the_nearest() -> None:
     with pytest.raises(NsoptError, match="did you mean 'paper'"):
         get_preset("papers")
+
+
+def test_digits_are_for_a_check_and_other_images_for_an_ordering() -> None:
+    assert get_preset(None, "digits") is get_preset("smoke")
+    assert get_preset(None, "cifar100") is get_preset(None, "folder:photos") is get_preset("quick")
+    assert get_preset(None, "tiny-imagenet") is get_preset("quick", "tiny-imagenet")
