@@ -51,7 +51,8 @@ class Verdict(NamedTuple):
 
     Attributes:
         text: sentences.
-        method: the best by validation accuracy, or several with the same widths.
+        method: the one to take, or several with the same widths: the best by validation accuracy,
+            or the cheaper one if no difference is shown.
         widths: of that method; empty if they differ between seeds.
         is_certain: whether the interval of the difference excludes zero.
     """
@@ -104,7 +105,7 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
     equals = _equals(results, best, rows["method"])
     label = " and ".join(method_label(method) for method in equals)
     rival = _rival(rows[~rows["method"].isin(equals)], reference)
-    certain = False
+    certain, taken = False, best
     if _is_chance(results, rows):
         classes = results.task.classes
         found = (
@@ -123,10 +124,15 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
         found = _compare(label, equals, best, rival, difference)
         if certain:
             found += _at_equal_accuracy(results, best, reference)
-    if not pd.isna(best["beyond_record"]):
-        factor = describe_reach(best["beyond_record"])
+        elif difference is not None:
+            taken, gain = _choose_cheaper(best, rival)
+            label = label if taken is best else method_label(rival["method"])
+            found += f" Take {label}: {gain}." if gain else ""
+            found += f" More seeds: --seeds {max(_MORE_SEEDS, 2 * difference.n)}."
+    if not pd.isna(taken["beyond_record"]):
+        factor = describe_reach(taken["beyond_record"])
         found += f" The budget is {factor}: its law is extrapolated there."
-    widths = _widths(results, best, best["method"])
+    widths = _widths(results, taken, taken["method"])
     key = width_key(*widths) if len(widths) == 1 else ""
     return Verdict(f"{_format_budget(best)}: {found}", label, key, certain)
 
@@ -172,11 +178,7 @@ def _compare(
             f"{label} {_has(equals)} the best validation accuracy, but {points} less test accuracy "
             f"than {other} ({told}).{price}"
         )
-    return (
-        f"no difference shown. {accuracies} ({difference.mean:+.1f}; {difference.interval})."
-        f"{_name_cheaper(label, other, best, rival)} More seeds: --seeds "
-        f"{max(_MORE_SEEDS, 2 * difference.n)}."
-    )
+    return f"no difference shown. {accuracies} ({difference.mean:+.1f}; {difference.interval})."
 
 
 def _has(methods: list[str]) -> str:
@@ -193,15 +195,15 @@ def _compare_costs(row: pd.Series, other: pd.Series) -> str:
     return " and ".join((", ".join(parts[:-1]), parts[-1])) if len(parts) > 1 else "".join(parts)
 
 
-def _name_cheaper(label: str, other: str, best: pd.Series, rival: pd.Series) -> str:
-    """Recommend the faster of two methods of equal accuracy; if times are equal, the one of fewer
-    MACs."""
+def _choose_cheaper(best: pd.Series, rival: pd.Series) -> tuple[pd.Series, str]:
+    """Return the faster of two rows, or if times are equal that of fewer MACs, and what it saves;
+    `best` and "" if neither is cheaper."""
     for column in ("latency_ms", "macs"):
         factor = best[column] / rival[column]
         if max(factor, 1 / factor) >= _AS_MUCH:
-            name, share = (label, factor) if factor < 1 else (other, 1 / factor)
-            return f" Take {name}: {share:.2g}x the {_COSTS[column]}."
-    return ""
+            row, share = (best, factor) if factor < 1 else (rival, 1 / factor)
+            return row, f"{share:.2g}x the {_COSTS[column]}"
+    return best, ""
 
 
 def _equals(results: Results, best: pd.Series, methods: Iterable[str]) -> list[str]:

@@ -94,7 +94,7 @@ def test_bad_options(
         ("study --epochs=two", 'Invalid value for --epochs: unable to convert "two" into int'),
         ("study --seeds=1 --seeds=2", "--seeds specified multiple times"),
         ("stduy", 'Unknown command "stduy". Did you mean "study"?'),
-        ("report --out=r", 'no study is in runs/: give --storage'),
+        ("report --out=r", "no study is in runs/: give --storage"),
         ("worker --storage=sqlite:///none.db", "--study requires an argument"),
         ("tune --ratios=0.1,0.2", "tune takes a single budget"),
         ("tune --over=eta --min-width=8", "Algorithm 3 takes no --multiple-of or --min-width"),

@@ -89,6 +89,7 @@ def test_what_cannot_be_told_apart_is_said(results: Results) -> None:  # noqa: F
     for verdict in answer(apart):
         assert "no difference shown. NeuralScale 50.5 %, Uniform 50.0 % (+0.5; " in verdict.text
         assert "Take Uniform: 0.5x the time. More seeds: --seeds 5." in verdict.text
+        assert verdict.method == "Uniform"
         assert not verdict.is_certain
 
 
