@@ -15,7 +15,8 @@ from nsopt.study.processes import run_local_workers
 from tests.study.test_comparison import Listener
 
 STARTER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it may be ignored here
 import nsopt.study.processes as processes
 from nsopt.progress import Silent
 class Told(Silent):
