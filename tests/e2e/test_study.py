@@ -301,7 +301,9 @@ def test_widths_of_any_method_and_beyond_the_record(whole: Path) -> None:
     assert [row["beyond_record"] for row in uniform] == [None, None]
     assert uniform[1]["params"] == large["budget"]
     assert "record: the budget lies outside" in call_nsopt(*asked[:-1]).stdout
-    check(call_nsopt(*asked, "--method=magnitude"), "one law per trained network, so none is stored")
+    check(
+        call_nsopt(*asked, "--method=magnitude"), "one law per trained network, so none is stored"
+    )
     check(
         call_nsopt(*asked, "--method=neuralscale-macs"),
         "no search-macs of vgg11-digits-12each-smoke",

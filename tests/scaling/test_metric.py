@@ -11,7 +11,14 @@ from nsopt.scaling.metric import COUNTED, MACS, PARAMS, get_metric
 
 @pytest.mark.parametrize(
     ("text", "budget"),
-    [("600k", 600_000), ("2M", 2_000_000), ("2 M", 2_000_000), ("1.5m", 1_500_000), ("3G", 3 * 10**9), ("70", 70)],
+    [
+        ("600k", 600_000),
+        ("2M", 2_000_000),
+        ("2 M", 2_000_000),
+        ("1.5m", 1_500_000),
+        ("3G", 3 * 10**9),
+        ("70", 70),
+    ],
 )
 def test_budgets_are_read_with_units(text: str, budget: int) -> None:
     assert PARAMS.read(text) == MACS.read(text) == budget
