@@ -68,13 +68,27 @@ def images_in(folder: Place) -> list[Place]:
     """Return the image files of a folder, by name. Raises NsoptError if it is missing."""
     if not folder.is_dir():
         raise NsoptError(f"the folder {folder} is missing: fetch or copy the data again")
-    found = [e for e in folder.iterdir() if Path(e.name).suffix.lower() in _SUFFIXES]
+    found = [e for e in _children(folder) if Path(e.name).suffix.lower() in _SUFFIXES]
     return sorted(found, key=lambda entry: entry.name)
 
 
 def folders_in(folder: Place) -> list[Place]:
     """Return the folders in a folder, by name."""
-    return sorted((e for e in folder.iterdir() if e.is_dir()), key=lambda entry: entry.name)
+    return sorted((e for e in _children(folder) if e.is_dir()), key=lambda entry: entry.name)
+
+
+def _children(folder: Place) -> Iterator[Place]:
+    """Yield the entries of a folder.
+
+    For a zip, `iterdir` would make an object of each of its files, for every folder anew.
+    """
+    if isinstance(folder, Path):
+        yield from folder.iterdir()
+        return
+    start = folder.at
+    for name in folder.root.namelist():
+        if name.startswith(start) and "/" not in name[len(start) : -1] and name != start:
+            yield zipfile.Path(folder.root, name)
 
 
 def decode(groups: Sequence[Sequence[Place]], size: int, path: Path) -> ImageSet:
