@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import Forked, run_code
+
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = (
     *("--methods=uniform", "--ratios=0.03", "--seeds=1", "--epochs=1", "--per-class=20"),
@@ -93,9 +95,7 @@ def test_without_an_extra_its_name_is_told(
         "import sys; sys.modules.update(plotly=None, optuna_dashboard=None); "
         f"from nsopt.cli.app import main; main({list(command)!r})"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = Forked(run_code, code, cwd=tmp_path).finish()
     assert done.returncode == (0 if command[0] == "study" else 2), done.stderr
     for part in parts:
         assert part in done.stdout + done.stderr

@@ -19,7 +19,7 @@ from tests.e2e.test_user_errors import check
 
 SHORT = (
     *("--ratios=0.03", "--seeds=1", "--epochs=1", "--batch-size=32"),
-    *("--device=cpu", "--precision=fp32", "--per-class=12"),
+    *("--device=cpu", "--precision=fp32", "--per-class=12", "--magnitude-epochs=1"),
 )
 
 

@@ -69,7 +69,6 @@ class Capped:
     arrays(np.float64, L, elements=st.sampled_from([1, 5, 24, 100, np.inf])),
     st.sampled_from([1, 8]),
 )
-@example(PowerLaw(*np.ones((3, L))), 22_240_415, np.array([1, np.inf] + [1] * (L - 2)), 1)
 def test_layers_that_cannot_grow_leave_the_budget_to_the_others(
     law: PowerLaw, budget: int, widest: NDArray[np.float64], multiple: int
 ) -> None:
