@@ -1,9 +1,9 @@
-"""Do scores before training rank widths as fine-tuning does?
+"""Do scores rank widths as fine-tuning does?
 
-Draws width vectors at one budget of MACs around uniform scaling, scores each (inherited filters,
-BatchNorm statistics of a few batches, validation accuracy), fine-tunes each for some epochs, and
-prints Spearman's rank correlation of score and result, and the seconds of a score. It continues
-where it stopped.
+Draws width vectors at one budget of MACs around uniform scaling, scores each (inherited filters, no
+or a few steps of training, BatchNorm statistics of a few batches, validation accuracy), fine-tunes
+each for some epochs, and prints Spearman's rank correlation of score and result, and the seconds of
+a score, for each number of steps. It continues where it stopped.
 """
 
 import argparse
@@ -19,10 +19,11 @@ from scipy.stats import bootstrap, spearmanr
 
 import nsopt
 from benchmarks.trained import Dense, Results, add_arguments, rank_dense, read_images, train_dense
-from nsopt.pruning.inherited import inherit_network, score
+from nsopt.pruning.inherited import SCORE_STEPS, inherit_network, score
 from nsopt.scaling.law import PowerLaw
 from nsopt.study.presets import get_preset
 
+_STEPS = (0, 10, SCORE_STEPS)
 _SPREAD = 0.6  # standard deviation of the logarithm of a layer's share of its base width
 
 
@@ -48,16 +49,18 @@ def compare_ranks(dense: Dense, share: float, options: argparse.Namespace, rows:
         key = {"network": dense.name, "share": share, "index": index}
         if rows.has(**key):
             continue
-        began = time.process_time()
-        scored = score(start, widths, images, splits, compute)
-        seconds = time.process_time() - began
+        scores, seconds = {}, {}
+        for steps in _STEPS:
+            began = time.process_time()
+            scores[str(steps)] = score(start, widths, images, splits, compute, steps)
+            seconds[str(steps)] = time.process_time() - began
         with compute.computing():
             inherited = inherit_network(start, widths, images, compute)
         outcome = nsopt.train(
             *(dense.arch, widths, dense.data, settings), start=inherited, teacher=dense.model
         )
         tuned = {"validation": outcome.val_accuracy, "test": outcome.test_accuracy}
-        rows.add(**key, widths=widths, score=scored, seconds=seconds, **tuned)
+        rows.add(**key, widths=widths, scores=scores, seconds=seconds, **tuned)
 
 
 def main() -> None:
@@ -74,20 +77,22 @@ def main() -> None:
         for share in options.shares:
             compare_ranks(dense, share, options, rows)
     for (name, share), found in pd.DataFrame(rows.rows).groupby(["network", "share"], sort=False):
-        rank = spearmanr(found["score"], found["validation"]).statistic
-        band = bootstrap(
-            (found["score"], found["validation"]),
-            lambda x, y: spearmanr(x, y).statistic,
-            paired=True,
-            vectorized=False,
-            confidence_level=0.9,
-            rng=0,
-        ).confidence_interval
-        print(
-            f"{name} at {share:.0%} of MACs: rank correlation {rank:.2f} "
-            f"(90 %: {band.low:.2f} to {band.high:.2f}; n = {len(found)}), "
-            f"{found['seconds'].median():.1f} s a score"
-        )
+        for steps in map(str, _STEPS):
+            scores = [one[steps] for one in found["scores"]]
+            band = bootstrap(
+                (scores, found["validation"]),
+                lambda x, y: spearmanr(x, y).statistic,
+                paired=True,
+                vectorized=False,
+                confidence_level=0.9,
+                rng=0,
+            ).confidence_interval
+            print(
+                f"{name} at {share:.0%} of MACs, {steps} steps: rank correlation "
+                f"{spearmanr(scores, found['validation']).statistic:.2f} "
+                f"(90 %: {band.low:.2f} to {band.high:.2f}; n = {len(found)}), "
+                f"{np.median([one[steps] for one in found['seconds']]):.1f} s a score"
+            )
 
 
 if __name__ == "__main__":

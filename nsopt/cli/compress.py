@@ -33,7 +33,7 @@ class CompressOptions:
     budgets: str
     """What the smaller networks may cost: macs=50%,params=600k,latency=5ms."""
     candidates: Annotated[int, Parameter(validator=Number(gte=1))] = 16
-    """Widths that are scored for each budget, without training."""
+    """Widths that are scored for each budget, by a few training steps each."""
     seeds: Count = 1
     """Fine-tunings of each network; the best by validation accuracy is kept."""
     workers: Count = 1

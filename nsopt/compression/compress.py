@@ -1,6 +1,6 @@
 """Make a trained network smaller.
 
-A search starts from its weights and gives laws. Scores without training choose the widths at every
+A search starts from its weights and gives laws. Scores after a few steps choose the widths at every
 budget. The network of these widths and the uniform one inherit the most important filters and are
 fine-tuned; the validation images decide between them. Every step is an Optuna study, so that the
 same call continues after an interruption.
@@ -53,7 +53,8 @@ class Compressed:
         budget: as the user wrote it; `100%` for the original network.
         method: the method that proposed its widths.
         widths: output channels of every searched layer.
-        score: validation accuracy (%) before fine-tuning; None if it was not measured.
+        score: validation accuracy (%) after a few training steps, before fine-tuning; None if
+            nobody measured it.
         val_accuracy: validation accuracy (%) after fine-tuning.
         test_accuracy: test accuracy (%) after fine-tuning.
         cost: its parameters and MACs.
@@ -111,7 +112,7 @@ def compress(
         arch: the architecture of `model`, if it is one of nsopt's at its base widths; by default
             nsopt traces the model.
         epochs: of fine-tuning.
-        candidates: number of widths to score for each budget, without training.
+        candidates: number of widths to score for each budget, by a few training steps each.
         seeds: number of fine-tunings; the best by validation accuracy is returned.
         settings: of the search and of fine-tuning; by default those of the preset `compress`.
         out: a folder for all results. The same call then continues after an interruption, and

@@ -1,7 +1,7 @@
-"""Choose widths at a budget by scores: an Optuna study without training.
+"""Choose widths at a budget by scores: an Optuna study of a few training steps a trial.
 
 Its trials are laws of a family. The score of a law is the validation accuracy of a network of its
-widths that inherits from the trained network.
+widths that inherits from the trained network, after these steps.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
 from nsopt.errors import NoWidthsError
-from nsopt.pruning.inherited import score
+from nsopt.pruning.inherited import SCORE_STEPS, score
 from nsopt.pruning.supervision import Classification
 from nsopt.scaling.family import LawFamily
 from nsopt.scaling.metric import Metric, counted_costs
@@ -25,7 +25,7 @@ from nsopt.study.workspace import Workspace
 from nsopt.tuning.family import list_starts, make_sampler, search_family, suggest_parameters
 from nsopt.tuning.points import PointRunner, open_tuning, run_points
 
-METRIC_NAME = "validation accuracy before training (%)"
+METRIC_NAME = "validation accuracy before fine-tuning (%)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ def find_scored_law(session: Session, metric: Metric, size: Size, candidates: in
     name = schema.study_name(
         schema.tuning_name(task.name), schema.scores_kind(metric.name, size.budget)
     )
-    tuned = {"metric": metric.name, "budget": size.budget}
+    tuned = {"metric": metric.name, "budget": size.budget, "steps": SCORE_STEPS}
     study = open_tuning(session, name, tuned, [METRIC_NAME])
     starts = dict(enumerate(_list_starts(family)))
     points: dict[TuningPoint, Mapping[str, float]] = {
@@ -95,7 +95,7 @@ def find_scored_law(session: Session, metric: Metric, size: Size, candidates: in
         raise NoWidthsError(f"no widths fit a budget of {metric.show(size.budget)}")
     best = max(done, key=lambda trial: (trial.values[0], -trial.number))
     schema.write_law(study, family.law(best.params))
-    schema.write_verdict(study, f"score {best.values[0]:.1f} % before training")
+    schema.write_verdict(study, f"score {best.values[0]:.1f} % before fine-tuning")
     return study
 
 

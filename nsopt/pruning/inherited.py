@@ -1,8 +1,8 @@
 """Smaller networks that inherit the most important units of a trained one.
 
 The accuracy before fine-tuning predicts which of them train well (EagleEye, Li et al., ECCV 2020).
-To measure it, nsopt computes new BatchNorm statistics on a few batches, then the accuracy on the
-validation images.
+It predicts better after a few steps of training (`benchmarks/score_ranks.py`). nsopt then computes
+new BatchNorm statistics on a few batches, and the accuracy on the validation images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,6 +21,12 @@ from nsopt.pruning.ranking import UnitRanking, join_streams
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Batches, Supervision
 from nsopt.training.evaluation import accuracy_on
+from nsopt.training.step import sgd, train_step
+
+SCORE_STEPS = 30  # of training before a score
+_LR, _MOMENTUM, _WEIGHT_DECAY = 0.01, 0.9, 5e-4  # of these steps
+_BATCH_SIZE = 128
+_BATCHES = 10  # for the statistics of BatchNorm
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +75,8 @@ def inherit_network(
     widths: Sequence[int],
     supervision: Supervision,
     compute: Compute,
-    batch_size: int = 128,
-    batches: int = 10,
+    batch_size: int = _BATCH_SIZE,
+    batches: int = _BATCHES,
 ) -> nn.Module:
     """Return a network of `widths` that inherits from a trained one. Call it inside `computing`.
 
@@ -82,9 +88,7 @@ def inherit_network(
         batches: number of batches for the statistics.
     """
     model = place(start.build(widths), compute.device, start.arch.layout)
-    data = supervision.batches(batch_size, seed=0)
-    with compute.autocast():
-        update_bn(_inputs(model, data, batches, compute), model)
+    _measure_statistics(model, supervision, compute, batch_size, batches)
     return model
 
 
@@ -94,17 +98,37 @@ def score(
     supervision: Supervision,
     splits: Splits,
     compute: Compute,
+    steps: int = SCORE_STEPS,
 ) -> float:
-    """Return the validation accuracy (%) of inherited weights before fine-tuning.
+    """Return the validation accuracy (%) of inherited weights after a few steps of training.
 
     Args:
         widths: of the network that inherits.
-        supervision: the batches for BatchNorm's statistics.
+        supervision: the batches for the steps and for BatchNorm's statistics.
         splits: with the validation images, on the device of `compute`.
+        steps: number of mini-batches to train on.
     """
     with compute.computing(), use_seed(0, compute.device):
         model = inherit_network(start, widths, supervision, compute)
+        optimizer = sgd(model.train(), _LR, _MOMENTUM, _WEIGHT_DECAY)
+        data = supervision.batches(_BATCH_SIZE, seed=1)
+        for _ in range(steps):
+            compute.give_way()
+            train_step(model, optimizer, *data.next(), compute, supervision.loss)
+        _measure_statistics(model.eval(), supervision, compute)
         return accuracy_on(splits.validation, model, splits, compute)
+
+
+def _measure_statistics(
+    model: nn.Module,
+    supervision: Supervision,
+    compute: Compute,
+    batch_size: int = _BATCH_SIZE,
+    batches: int = _BATCHES,
+) -> None:
+    data = supervision.batches(batch_size, seed=0)
+    with compute.autocast():
+        update_bn(_inputs(model, data, batches, compute), model)
 
 
 def _inputs(model: nn.Module, data: Batches, count: int, compute: Compute) -> Iterator[Tensor]:

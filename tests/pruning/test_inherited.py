@@ -1,4 +1,4 @@
-"""Smaller networks that inherit from a trained one, scored before they are trained."""
+"""Smaller networks that inherit from a trained one, scored before they are fine-tuned."""
 
 from dataclasses import replace
 
@@ -45,8 +45,8 @@ def start(narrow: TableArchitecture, digits: ImageData, splits: Splits) -> Train
     return TrainedStart(narrow, model, ranking)
 
 
-def scored(start: TrainedStart, splits: Splits, widths: tuple[int, ...]) -> float:
-    return score(start, widths, Classification(splits), splits, CPU)
+def scored(start: TrainedStart, splits: Splits, widths: tuple[int, ...], steps: int = 0) -> float:
+    return score(start, widths, Classification(splits), splits, CPU, steps)
 
 
 def test_the_whole_network_scores_its_own_accuracy(start: TrainedStart, splits: Splits) -> None:
@@ -63,6 +63,13 @@ def test_important_units_score_higher_than_the_others(start: TrainedStart, split
         scored(replace(start, ranking=least), splits, widths),
     )
     assert kept > others + 10
+
+
+def test_a_few_steps_raise_the_score_of_a_strong_cut(start: TrainedStart, splits: Splits) -> None:
+    narrow = tuple(width // 2 for width in start.arch.base_widths)
+    trained = scored(start, splits, narrow, steps=5)
+    assert trained > scored(start, splits, narrow) + 5
+    assert trained == scored(start, splits, narrow, steps=5)
 
 
 def test_statistics_of_batch_norm_are_measured_anew(start: TrainedStart, splits: Splits) -> None:
