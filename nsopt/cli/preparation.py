@@ -21,9 +21,9 @@ from nsopt.models.registry import check_name, get_architecture
 from nsopt.scaling.metric import Metric, get_metric
 from nsopt.storage.opening import is_empty, storage_errors
 from nsopt.storage.urls import storage_file
-from nsopt.study.comparison import Size, sizes_of_budgets, sizes_of_ratios
+from nsopt.study.comparison import Size, check_sizes, sizes_of_ratios
 from nsopt.study.precision import with_precision
-from nsopt.study.presets import Preset, StudySettings, override
+from nsopt.study.presets import Preset, StudySettings, override, rounding_for
 from nsopt.study.task import Task, check_outputs
 from nsopt.study.workspace import Workspace
 
@@ -140,9 +140,12 @@ def read_sizes(
 ) -> tuple[Size, ...]:
     """Return the budgets asked for. Raises NsoptError for invalid ones, or if no widths fit."""
     budgets, ratios = _parse_sizes(options, metric)
+    sizes = sizes_of_ratios(arch, metric, ratios or default_ratios)
     if budgets:
-        return sizes_of_budgets(arch, metric, budgets)
-    return sizes_of_ratios(arch, metric, ratios or default_ratios)
+        sizes = tuple(Size(budget) for budget in budgets)
+    rounding = [rounding_for(rounding, metric.name) for rounding in options.rounding.values()]
+    check_sizes(arch, metric, sizes, *rounding)
+    return sizes
 
 
 def _parse_sizes(options: SizeOptions, metric: Metric) -> tuple[list[float], list[float]]:

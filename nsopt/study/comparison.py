@@ -87,17 +87,12 @@ def sizes_of_ratios(
     return tuple(Size(cost(floor_widths(ratio, arch.base_widths)), ratio) for ratio in ratios)
 
 
-def sizes_of_budgets(
-    arch: Architecture, metric: Metric, budgets: Sequence[float]
-) -> tuple[Size, ...]:
-    """Return the sizes for budgets in the unit of the metric.
-
-    Raises:
-        NoWidthsError: for a budget that no widths meet.
-    """
-    for budget in budgets:
-        solve_widths(uniform_curve(arch.base_widths), metric.cost(arch), budget)
-    return tuple(Size(budget) for budget in budgets)
+def check_sizes(
+    arch: Architecture, metric: Metric, sizes: Sequence[Size], multiple_of: int, min_width: int
+) -> None:
+    """Raise NoWidthsError if no widths, rounded as `solve_widths` does, meet one of the budgets."""
+    curve, budgets = uniform_curve(arch.base_widths), [size.budget for size in sizes]
+    solve_widths(curve, metric.cost(arch), budgets, multiple_of, min_width)
 
 
 def choose_reference_budgets(

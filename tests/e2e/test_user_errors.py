@@ -62,6 +62,8 @@ def folder_with(root: Path, content: bytes | None, images: int = 1) -> Path:
         (["--ratios=a"], ["'a' is not a width ratio: write 0.25 or 25%"]),
         (["--ratios=25"], ["a network 25 times as wide: for 0.25 write 0.25 or 25%"]),
         (["--budgets=100"], ["no widths fit a budget of 100", "smallest feasible one is 116"]),
+        (["--multiple-of=64", "--budgets=50k"], ["budget of 50,000: the smallest feasible one is"]),
+        (["--min-width=64", "--ratios=0.03"], ["the smallest feasible one is"]),
         (["--budgets=6x"], ["'6x' is not a budget: write 600000, 600k or 2M"]),
         (["--budgets=20ms"], ["'20ms' is not a budget", "or give --metric latency"]),
         (["--budgets=1M", "--ratios=1"], ["--ratios or --budgets, not both"]),

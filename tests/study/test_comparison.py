@@ -31,7 +31,7 @@ from nsopt.storage import opening, queue, schema, trials
 from nsopt.storage.opening import open_storage
 from nsopt.storage.studies import load_studies
 from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import Comparison, sizes_of_budgets, sizes_of_ratios
+from nsopt.study.comparison import Comparison, Size, sizes_of_ratios
 from nsopt.study.laws import Laws
 from nsopt.study.presets import StudySettings
 from nsopt.study.searching import continue_searches
@@ -238,7 +238,7 @@ def test_more_seeds_and_sizes_add_only_what_is_missing(
     comparison: Comparison, done: Workspace
 ) -> None:
     before = results_at(done).outcomes
-    sizes = comparison.sizes + sizes_of_budgets(comparison.task.arch, PARAMS, [20_000])
+    sizes = (*comparison.sizes, Size(20_000))
     listener = Listener()
     run_comparison(only(comparison, "uniform", sizes=sizes, seeds=3), done, listener)
     assert sum(": validation" in message for message in listener.messages) == 4
@@ -455,7 +455,7 @@ def test_magnitude_is_left_out_where_there_is_nothing_to_prune(
 
 
 def test_budgets_may_be_macs(comparison: Comparison, place: Workspace) -> None:
-    sizes = sizes_of_budgets(comparison.task.arch, MACS, [300_000])
+    sizes = (Size(300_000),)
     changes = {"sizes": sizes, "seeds": 1, "metric": MACS}
     run_comparison(only(comparison, "uniform", "neuralscale", **changes), place, Silent())
     outcomes = results_at(place).outcomes
