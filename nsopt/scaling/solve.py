@@ -6,7 +6,8 @@ They answer any number of budgets exactly: the widths of the last breakpoint tha
 integers (parameters, MACs) or floats (milliseconds).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.scaling.cost import WIDEST, CostFunction, IntArray, Numbers, width_limits
+from nsopt.scaling.joint import JointCost, format_exactly
 from nsopt.scaling.law import FloatArray, PowerLaw, ScalingLaw
 
 _LARGEST_SCALE = 1e290
@@ -28,11 +30,14 @@ class WidthFit:
 
     Attributes:
         widths: int64 (L,).
-        cost: of these widths, an int or a float like the cost model's.
+        cost: of these widths, an int or a float like the cost model's; for K budgets at once (K,).
         tau: the largest scale of the law whose widths fit.
         widths_low: int64 (L,), lower edge of the 90 % band of repeated searches at this scale; None
             if the law's error is unknown.
         widths_high: int64 (L,), the upper edge.
+        binding: of several budgets at once, the index of the one that stops the network: its next
+            larger size along the law exceeds it by most. None if every layer is as wide as it can
+            be, or for a single budget.
     """
 
     widths: IntArray
@@ -40,6 +45,7 @@ class WidthFit:
     tau: float | FloatArray
     widths_low: IntArray | None = None
     widths_high: IntArray | None = None
+    binding: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,20 +91,24 @@ class _Breakpoints:
 
 def solve_widths(
     law: ScalingLaw,
-    cost: CostFunction,
-    budget: ArrayLike,
+    cost: CostFunction | Sequence[tuple[CostFunction, float]],
+    budget: ArrayLike | None = None,
     multiple_of: int = 1,
     min_width: int = 1,
     max_width: ArrayLike | None = None,
 ) -> WidthFit:
     """Return the largest widths along `law` that cost no more than `budget`.
 
+    Several budgets at once are pairs `[(cost, budget), ...]` in place of `cost`: then the widths
+    are the largest that exceed none of them.
+
     Args:
         law: gives real-valued widths (L,) at any scale.
         cost: maps widths (N, L) to costs (N,), such as `arch.cost("params")`. It never falls as a
             width grows, or has a `lower_bound` that does not. If layers cannot have all widths, its
-            attributes `narrowest` and `widest` (L,) give the limits.
-        budget: a number or an (N,) array, in the unit of `cost`.
+            attributes `narrowest` and `widest` (L,) give the limits. Or pairs of a cost and its
+            budget, a number above 0.
+        budget: a number or an (N,) array, in the unit of `cost`; left out for pairs.
         multiple_of: round widths down to multiples of this.
         min_width: the smallest width of a layer.
         max_width: the largest width, a number or one per layer (L,), such as the widths of a
@@ -111,7 +121,16 @@ def solve_widths(
     Example:
         >>> law = nsopt.uniform_curve(arch.base_widths)
         >>> nsopt.solve_widths(law, arch.cost("params"), 600_000).widths
+        >>> nsopt.solve_widths(law, [(arch.cost("params"), 600_000), (arch.cost("macs"), 20e6)])
     """
+    if not callable(cost):
+        if budget is not None:
+            raise NsoptError("of several budgets each stands beside its cost: leave budget out")
+        joint = JointCost(tuple(cost))
+        fit = solve_widths(law, joint, 1.0, multiple_of, min_width, max_width)
+        return replace(fit, cost=joint.costs(fit.widths))
+    if budget is None:
+        raise NsoptError("give a budget, or pairs of a cost and its budget")
     budgets = np.atleast_1d(np.asarray(budget, dtype=np.float64))
     if budgets.ndim != 1 or budgets.size == 0 or not np.isfinite(budgets).all():
         raise NsoptError("a budget must be a finite number, or a list of them")
@@ -126,14 +145,13 @@ def solve_widths(
     cheapest_from = np.minimum.accumulate(table.cost[::-1])[::-1]
     row = np.searchsorted(cheapest_from, budgets, side="right") - 1
     if (row < 0).any():
-        raise NoWidthsError(
-            f"no widths fit a budget of {_format_cost(budgets.min())}: "
-            f"the smallest feasible one is {_format_cost(cheapest_from[0])}"
-        )
+        raise NoWidthsError(_describe_infeasible(cost, float(budgets.min()), table))
     tau = table.start[row + 1] * _BELOW
     if np.ndim(budget) == 0:
         widths, scale = table.widths[row[0]], float(tau[0])
-        return WidthFit(widths, table.cost[row[0]].item(), scale, *_band(law, scale, widths))
+        low, high = _band(law, scale, widths)
+        binding = _find_binding(cost, table, int(row[0]))
+        return WidthFit(widths, table.cost[row[0]].item(), scale, low, high, binding)
     return WidthFit(table.widths[row], table.cost[row], tau, *_band(law, tau, table.widths[row]))
 
 
@@ -146,6 +164,29 @@ def _band(
         return None, None
     low, high = (np.rint(np.minimum(edge, WIDEST)).astype(np.int64) for edge in band)
     return np.clip(low, 1, widths), np.maximum(high, widths)
+
+
+def _find_binding(cost: CostFunction, table: _Breakpoints, row: int) -> int | None:
+    """Return the budget that the size after `row` exceeds by most."""
+    if not isinstance(cost, JointCost) or row + 1 == len(table.widths):
+        return None
+    return int(cost.shares(table.widths[row + 1]).argmax())
+
+
+def _describe_infeasible(cost: CostFunction, budget: float, table: _Breakpoints) -> str:
+    """Say that no widths fit a budget, and name a feasible one in all digits."""
+    cheapest = table.cost.argmin()
+    feasible = f"the smallest feasible one is {format_exactly(table.cost[cheapest])}"
+    if isinstance(cost, JointCost):
+        needed = cost.describe(cost.costs(table.widths[cheapest]))
+        feasible = f"the smallest network needs {needed}"
+    return f"no widths fit {_name_budget(cost, budget)}: {feasible}"
+
+
+def _name_budget(cost: CostFunction, budget: float) -> str:
+    if isinstance(cost, JointCost):
+        return f"the budgets {cost.describe([budget * limit for _, limit in cost.limits])}"
+    return f"a budget of {format_exactly(budget)}"
 
 
 def _check_growth(law: ScalingLaw) -> None:
@@ -203,7 +244,7 @@ def _scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Gri
         high *= 2
         if high > _LARGEST_SCALE:
             raise NoWidthsError(
-                f"the law is too flat to reach a budget of {_format_cost(budget)} at any size"
+                f"the law is too flat to reach {_name_budget(cost, budget)} at any size"
             )
     low = high / 2
     while not fits(low) and not is_narrowest(low) and low > 1 / _LARGEST_SCALE:
@@ -217,8 +258,3 @@ def _scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Gri
 def _down(widths: FloatArray, multiple_of: int) -> FloatArray:
     """Round down to multiples."""
     return np.floor(widths / multiple_of) * multiple_of
-
-
-def _format_cost(cost: float) -> str:
-    """Format all digits, so that the budget in the message is feasible."""
-    return f"{int(cost):,}" if float(cost).is_integer() else f"{float(cost):,}"

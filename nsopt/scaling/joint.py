@@ -1,0 +1,82 @@
+"""Several budgets as one cost: the largest part of a budget that a network uses."""
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nsopt.errors import NsoptError
+from nsopt.scaling.cost import WIDEST, CostFunction, Numbers
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class JointCost:
+    """A `CostModel` of several budgets: widths meet all of them if and only if they cost at most 1.
+
+    Division rounds a cost above its budget to no less than the next number above 1, so that this is
+    exact. limits: K cost models, each with its budget.
+    """
+
+    limits: tuple[tuple[CostFunction, float], ...]
+
+    def __post_init__(self) -> None:
+        if not self.limits:
+            raise NsoptError("give at least one pair of a cost and its budget")
+        for cost, budget in self.limits:
+            if not callable(cost) or np.ndim(budget) or not 0 < budget < float("inf"):
+                raise NsoptError(
+                    "several budgets are pairs of a cost and a number above 0, such as "
+                    "[(arch.cost('params'), 250_000), (arch.cost('macs'), 20e6)]"
+                )
+
+    def __call__(self, widths: ArrayLike) -> Any:
+        """Return the largest share of a budget that widths (N, L) use: (N,)."""
+        return self.shares(widths).max(axis=-1)
+
+    def shares(self, widths: ArrayLike) -> FloatArray:
+        """Return the share of each budget that widths (N, L) use: (N, K)."""
+        return np.stack([cost(widths) / budget for cost, budget in self.limits], axis=-1)
+
+    def costs(self, widths: ArrayLike) -> Numbers:
+        """Return the K costs of widths (L,): integers if all are."""
+        return np.array([cost(widths) for cost, _ in self.limits])
+
+    def lower_bound(self, widths: ArrayLike) -> Any:
+        """Return a lower bound on the cost that never falls as a width grows."""
+        bounds = [getattr(cost, "lower_bound", cost)(widths) / b for cost, b in self.limits]
+        return np.max(bounds, axis=0)
+
+    def marginal(self, widths: ArrayLike) -> FloatArray:
+        """Return what one more filter in each layer costs at widths (N, L): (N, L)."""
+        w = np.asarray(widths, dtype=np.int64)
+        wider = w[..., None, :] + np.eye(w.shape[-1], dtype=np.int64)
+        costs = np.reshape(self(wider.reshape(-1, w.shape[-1])), w.shape)
+        grown: FloatArray = costs - np.asarray(self(w))[..., None]
+        return grown
+
+    @property
+    def narrowest(self) -> Any:
+        """The narrowest widths that all cost models allow."""
+        return reduce(np.maximum, [getattr(cost, "narrowest", 1) for cost, _ in self.limits])
+
+    @property
+    def widest(self) -> Any:
+        """The widest, likewise."""
+        return reduce(np.minimum, [getattr(cost, "widest", WIDEST) for cost, _ in self.limits])
+
+    def describe(self, numbers: ArrayLike) -> str:
+        """Format one number per budget with the name of its metric, if the cost model has one."""
+        names = [getattr(cost, "metric", "") for cost, _ in self.limits]
+        words = [f"cost {number}" for number in range(1, len(names) + 1)]
+        names = [name or word for name, word in zip(names, words, strict=True)]
+        pairs = zip(names, np.asarray(numbers).tolist(), strict=True)
+        return ", ".join(f"{name}={format_exactly(number)}" for name, number in pairs)
+
+
+def format_exactly(cost: float) -> str:
+    """Format all digits of a cost."""
+    return f"{int(cost):,}" if float(cost).is_integer() else f"{float(cost):,}"

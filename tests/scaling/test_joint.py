@@ -1,0 +1,186 @@
+"""Several budgets at once."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import ArrayLike
+
+from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.models.registry import get_architecture
+from nsopt.scaling.cost import CostFunction
+from nsopt.scaling.joint import JointCost
+from nsopt.scaling.law import PowerLaw, uniform_curve
+from nsopt.scaling.solve import solve_widths
+
+VGG11 = get_architecture("vgg11")
+PARAMS, MACS = VGG11.cost("params"), VGG11.cost("macs")
+L = len(VGG11.base_widths)
+Limits = list[tuple[CostFunction, float]]
+CURVE = uniform_curve(VGG11.base_widths)
+
+laws = st.builds(
+    lambda alpha, beta: PowerLaw(alpha, beta, np.ones(L)),
+    arrays(np.float64, L, elements=st.floats(1e-2, 10)),
+    arrays(np.float64, L, elements=st.floats(0.1, 1)),
+)
+
+
+def milliseconds_of(widths: ArrayLike) -> Any:
+    """A cost in floats."""
+    return 0.1 + 3e-6 * np.asarray(PARAMS(widths)) + 1e-8 * np.asarray(MACS(widths))
+
+
+@given(
+    laws,
+    st.integers(200_000, 10**7),
+    st.integers(10**7, 10**9),
+    st.floats(2, 40),
+    st.sampled_from([1, 2, 8]),
+    st.sampled_from([1, 16]),
+    st.sampled_from([None, 64, 512]),
+)
+@settings(max_examples=30)
+def test_no_budget_is_exceeded_and_no_larger_size_meets_them_all(
+    law: PowerLaw,
+    params: int,
+    macs: int,
+    milliseconds: float,
+    multiple: int,
+    least: int,
+    most: int | None,
+) -> None:
+    limits: Limits = [(PARAMS, params), (MACS, macs), (milliseconds_of, milliseconds)]
+    rounding = multiple, least, most
+    fit = solve_widths(law, limits, None, *rounding)
+    assert all(cost(fit.widths) <= budget for cost, budget in limits)
+    np.testing.assert_array_equal(fit.cost, [cost(fit.widths) for cost, _ in limits])
+
+    alone = [solve_widths(law, cost, budget, *rounding) for cost, budget in limits]
+    smallest = min(alone, key=lambda one: one.tau)
+    np.testing.assert_array_equal(fit.widths, smallest.widths)
+    np.testing.assert_allclose(fit.tau, smallest.tau, rtol=1e-5)
+
+    scales = float(fit.tau) * np.geomspace(1 + 1e-9, 100, 100)
+    larger = np.clip(
+        law.widths(scales) // multiple * multiple, -(-least // multiple) * multiple, most
+    )
+    grown = larger[(larger > fit.widths).any(axis=1)].astype(np.int64)
+    exceeded = [cost(grown) > budget for cost, budget in limits]
+    assert np.any(exceeded, axis=0).all()
+    assert fit.binding is None or exceeded[fit.binding].any()
+
+
+@given(laws, st.integers(200_000, 10**7), st.sampled_from([1, 8]))
+@settings(max_examples=10)
+def test_the_budget_that_binds_is_the_one_without_which_the_network_grows(
+    law: PowerLaw, params: int, multiple: int
+) -> None:
+    macs = int(MACS(solve_widths(law, PARAMS, params, multiple).widths))
+    for tight, binding in ((0.5, 1), (2, 0)):
+        limits = [(PARAMS, params), (MACS, int(macs * tight))]
+        fit = solve_widths(law, limits, multiple_of=multiple)
+        free = solve_widths(law, *limits[1 - binding], multiple_of=multiple)
+        assert fit.binding == binding or (fit.widths == free.widths).all()
+
+
+def test_what_one_more_filter_costs_is_a_share_of_the_budget_it_comes_closest_to() -> None:
+    joint = JointCost(((PARAMS, 10**6), (MACS, 10**12)))
+    rows = [VGG11.base_widths, (8,) * L]
+    np.testing.assert_allclose(joint.marginal(rows), PARAMS.marginal(rows) / 10**6)
+    np.testing.assert_allclose(joint.marginal(rows[0]), PARAMS.marginal(rows[0]) / 10**6)
+
+
+@given(st.integers(0, 2**31), st.floats(0.05, 2), st.floats(0.7, 1.4))
+@settings(max_examples=20)
+def test_networks_whose_projections_vanish_meet_all_budgets(
+    seed: int, ratio: float, tilt: float
+) -> None:
+    """A size that the smallest of the single solutions gives may exceed another budget here."""
+    arch = get_architecture("resnet18-tied", 100)
+    base = np.array(arch.base_widths)
+    generator = np.random.default_rng(seed)
+    beta = generator.choice([0.3, 0.4, 0.5], base.size)  # repeated, so that widths often agree
+    law = PowerLaw(base / 10.0 ** (6 * beta), beta, np.ones(base.size))
+    widths = np.maximum(1, base * ratio).astype(int)
+    limits = [(arch.cost("params"), arch.cost("params")(widths))]
+    limits += [(arch.cost("macs"), int(tilt * arch.cost("macs")(widths)))]
+    fit = solve_widths(law, limits)
+    assert all(cost(fit.widths) <= budget for cost, budget in limits)
+    scales = float(fit.tau) * np.geomspace(1 + 1e-9, 1.5, 1000)
+    larger = np.maximum(np.floor(law.widths(scales)), 1).astype(int)
+    assert np.any([cost(larger) > budget for cost, budget in limits], axis=0).all()
+
+
+def test_where_a_cost_falls_the_smallest_of_single_solutions_may_not_fit() -> None:
+    """A projection of 40 exists whenever the two widths differ, and only one budget counts it."""
+
+    class Shortcut:
+        def __call__(self, widths: np.ndarray) -> np.ndarray:
+            w = np.asarray(widths)
+            return w.sum(axis=-1) + 40 * (w[..., 0] != w[..., 1])
+
+        def lower_bound(self, widths: np.ndarray) -> np.ndarray:
+            return np.asarray(widths).sum(axis=-1)
+
+    def total(widths: np.ndarray) -> np.ndarray:
+        return np.asarray(widths).sum(axis=-1)
+
+    law, shortcut = PowerLaw(np.array([10.0, 1.0]), np.array([0.25, 1.0]), np.ones(2)), Shortcut()
+    disagreements = 0
+    for one in range(20, 100, 20):
+        for other in range(60, 200, 14):
+            limits = [(total, one), (shortcut, other)]
+            fit = solve_widths(law, limits)
+            assert total(fit.widths) <= one
+            assert shortcut(fit.widths) <= other
+            alone = [solve_widths(law, *limit).widths for limit in limits]
+            smallest = min(alone, key=lambda widths: widths.sum())
+            disagreements += bool(shortcut(smallest) > other)
+    assert disagreements
+
+
+def test_a_budget_met_to_the_last_digit_is_met_and_one_below_is_not() -> None:
+    fit = solve_widths(CURVE, PARAMS, 3_000_000)
+    exact = int(PARAMS(fit.widths))
+    met, missed = (solve_widths(CURVE, [(PARAMS, b), (MACS, 1e12)]) for b in (exact, exact - 1))
+    assert met.widths.tolist() == fit.widths.tolist()
+    assert np.asarray(met.cost).dtype == np.int64
+    assert np.asarray(met.cost)[0] == exact > np.asarray(missed.cost)[0]
+
+
+def test_one_pair_is_a_budget_alone_and_a_network_as_wide_as_may_be_is_bound_by_none() -> None:
+    assert solve_widths(CURVE, [(PARAMS, 600_000)]).widths.tolist() == (
+        solve_widths(CURVE, PARAMS, 600_000).widths.tolist()
+    )
+    widest = solve_widths(CURVE, [(PARAMS, 1e9), (MACS, 1e12)], max_width=8)
+    assert widest.widths.tolist() == [8] * L
+    assert widest.binding is None
+
+
+def test_budgets_that_nothing_meets_say_what_the_smallest_network_needs() -> None:
+    one = [1] * L
+    with pytest.raises(NoWidthsError) as caught:
+        solve_widths(CURVE, [(PARAMS, 100_000), (MACS, 10)])
+    assert str(caught.value) == (
+        "no widths fit the budgets params=100,000, macs=10: "
+        f"the smallest network needs params={PARAMS(one):,}, macs={MACS(one):,}"
+    )
+    with pytest.raises(NoWidthsError, match="cost 1=5, params=7"):
+        solve_widths(CURVE, [(milliseconds_of, 5), (PARAMS, 7)])
+
+
+@pytest.mark.parametrize("limits", [[], [(PARAMS, 0)], [(PARAMS, [1, 2])], [(600_000, PARAMS)]])
+def test_what_is_no_list_of_budgets_is_refused(limits: list) -> None:
+    with pytest.raises(NsoptError, match=r"pairs? of a cost"):
+        solve_widths(CURVE, limits)
+
+
+def test_a_budget_stands_in_one_place() -> None:
+    with pytest.raises(NsoptError, match="leave budget out"):
+        solve_widths(CURVE, [(PARAMS, 10**6)], 10**6)
+    with pytest.raises(NsoptError, match="give a budget"):
+        solve_widths(CURVE, PARAMS)
