@@ -60,6 +60,9 @@ class StudyOptions(WorkOptions):
     """File with trained weights of the whole network. All methods inherit and fine-tune them."""
     workers: Count = 1
     """Processes on this machine that share the work."""
+    dry_run: bool = False
+    """Only print how long the study takes here, and the widths that need no search. Nothing is
+    written, and nothing is trained but a few steps."""
 
 
 def study(options: StudyOptions = StudyOptions()) -> None:
@@ -71,7 +74,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     from nsopt.reports.results import read_results
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
-    from nsopt.study.compare import run_comparison
+    from nsopt.study.compare import preview_comparison, run_comparison
     from nsopt.study.comparison import Comparison
     from nsopt.study.learned_latency import with_latency_if_needed
     from nsopt.study.presets import get_preset
@@ -108,7 +111,13 @@ def study(options: StudyOptions = StudyOptions()) -> None:
                 options.seeds or preset.seeds,
                 preset.references if references is None else references,
             )
-            run_comparison(comparison, workspace, progress)
+            if options.dry_run:
+                known = preview_comparison(comparison, workspace, progress)
+            else:
+                run_comparison(comparison, workspace, progress)
+        if options.dry_run:
+            _print_widths(known)
+            return
         results = read_results(workspace.url, task.name)
         _print_summary(results)
         page = write_report_of(results, workspace.folder / "report")
@@ -119,6 +128,13 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
     console.print(f"report:  {page}", soft_wrap=True)
     console.print(f"export:  {_export_command(results, workspace.url)}", soft_wrap=True)
+
+
+def _print_widths(known: "Mapping[str, Sequence[int]]") -> None:
+    from nsopt.cli.console import console
+
+    for label, widths in known.items():
+        console.print(f"{label}: {'-'.join(map(str, widths))}", soft_wrap=True)
 
 
 def _export_command(results: "Results", url: str) -> str:

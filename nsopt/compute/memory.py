@@ -1,7 +1,9 @@
-"""Keep the memory of CPU tensors between the steps of a training."""
+"""Keep the memory of CPU tensors between the steps of a training; say how much was in use."""
 
 import ctypes
 import platform
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,6 +42,16 @@ def keep_memory(device: torch.device) -> Iterator[None]:
         for parameter, value in _USUAL.items():
             libc.mallopt(parameter, value)
         libc.malloc_trim(0)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the bytes that this process has used at most, on a device of its own or here."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def _glibc() -> ctypes.CDLL:

@@ -3,13 +3,13 @@
 from nsopt.compute.device import resolve_compute
 from nsopt.methods.registry import is_method
 from nsopt.progress import Progress
-from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.solve import solve_widths
 from nsopt.storage.queue import run_missing
+from nsopt.storage.trials import size_label
 from nsopt.study.comparison import Comparison
+from nsopt.study.estimate import advise, estimate
 from nsopt.study.laws import Laws
 from nsopt.study.other_workers import run_other_workers
-from nsopt.study.plan import make_plan
+from nsopt.study.plan import Plan, make_plan
 from nsopt.study.searching import continue_searches
 from nsopt.study.session import Session, start_session
 from nsopt.study.start import keep_start
@@ -19,7 +19,6 @@ from nsopt.study.tuned_law import read_tuned_verdict
 from nsopt.study.unfinished import clear_finished
 from nsopt.study.worker import Worker
 from nsopt.study.workspace import Workspace
-from nsopt.training.step import probe_memory
 
 
 def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progress) -> None:
@@ -45,7 +44,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
         total = sum(len(points) for points in plan.points.values())
         progress.overall(total - missing, total)
         if missing:
-            _probe_memory(comparison, session)
+            _tell_duration(plan)
         if workspace.shared:
             plan.enqueue_missing()
         with run_other_workers(session):
@@ -61,23 +60,38 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
         clear_finished(session)
 
 
+def preview_comparison(
+    comparison: Comparison, workspace: Workspace, progress: Progress
+) -> dict[str, tuple[int, ...]]:
+    """Say how long `run_comparison` would take. Nothing is written, and no network is trained.
+
+    Returns:
+        The widths that are known already, by a label of method and budget: those of methods that
+        need no search, or whose search is stored.
+    """
+    training = comparison.task.settings.training
+    compute = resolve_compute(training.device, training.precision)
+    with start_session(comparison.task, workspace, compute, progress) as session:
+        plan = make_plan(comparison, session)
+        _tell_duration(plan)
+        plan.laws.read(session.studies())
+        return {
+            f"{method.name} {size_label(point.budget, point.metric, point.ratio)}": widths
+            for method, points in plan.points.items()
+            if plan.laws.is_ready(method) and not method.needs_trained_network
+            for point in points
+            for widths in [plan.laws.widths(point)]
+        }
+
+
+def _tell_duration(plan: Plan) -> None:
+    plan.session.progress.message(str(estimate(plan)))
+    plan.session.progress.message(advise(plan))
+
+
 def _mend(session: Session, laws: Laws) -> None:
     """Train the networks again whose files in this folder are damaged."""
     runner = TrialRunner(session, laws)
     for name, study in session.studies().items():
         if is_method(name):
             runner.mend(study)
-
-
-def _probe_memory(comparison: Comparison, session: Session) -> None:
-    """Raise OutOfMemoryError if the largest network that is trained or searched does not fit."""
-    arch, settings = comparison.task.arch, comparison.task.settings
-    searching = bool(comparison.searches)
-    if searching or any(method.needs_trained_network for method in comparison.methods):
-        batch = settings.search.batch_size if searching else settings.training.batch_size
-        probe_memory(arch, arch.base_widths, batch, session.compute)
-    budget = max(size.budget for size in comparison.sizes)
-    largest = solve_widths(
-        uniform_curve(arch.base_widths), comparison.metric.cost(arch), budget
-    ).widths
-    probe_memory(arch, largest.tolist(), settings.training.batch_size, session.compute)

@@ -89,16 +89,23 @@ class Plan:
             if method in self._by_name():
                 yield from self._warn_of_change(self._by_name()[method], study)
 
+    @property
+    def has_references(self) -> bool:
+        """Whether there are networks that additional uniform ones can be compared with."""
+        lawful = [m.name for m in self.comparison.methods if not m.needs_trained_network]
+        others = len(lawful) > 1 and baseline().name in lawful
+        return others and self.comparison.references > 0
+
     def with_references(self) -> "Plan":
         """Return this plan with additional uniform networks, if the comparison asks for them.
 
         Their MACs cover the MACs and the latencies of the other networks.
         """
         methods = self.comparison.methods
+        if not self.has_references:
+            return self
         own = [method for method in methods if method.name == baseline().name]
         others = [m for m in methods if not m.needs_trained_network and m not in own]
-        if not own or not others or not self.comparison.references:
-            return self
         budgets = self._reference_budgets([*own, *others])
         more = reference_points(self.comparison, budgets)
         return replace(self, points={**self.points, own[0]: [*self.points[own[0]], *more]})

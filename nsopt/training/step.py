@@ -1,5 +1,6 @@
 """One step of training, for search and training."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,13 +10,16 @@ from torch.nn import functional
 from torch.profiler import record_function
 from torch.utils._pytree import tree_map_only
 
-from nsopt.compute.device import Compute, place
+from nsopt.compute.device import Compute, place, wait_for
+from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import use_seed
 from nsopt.models.architecture import Architecture
 from nsopt.models.layout import inputs_for
+from nsopt.training.kernels.swap import fast_kernels
 
 Loss = Callable[[Any, Any], torch.Tensor]
+_TIMED, _ENOUGH_SECONDS = 3, 0.5
 
 
 def sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
@@ -68,16 +72,29 @@ def _exact(output: torch.Tensor) -> torch.Tensor:
     return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
-def probe_memory(
+def time_step(
     arch: Architecture, widths: Sequence[int], batch_size: int, compute: Compute
-) -> None:
-    """Run one forward and backward pass. Raises OutOfMemoryError if it does not fit."""
+) -> float:
+    """Train a network for up to three steps on random images; return the seconds of the fastest.
+
+    Raises:
+        OutOfMemoryError: if a batch does not fit the device.
+    """
+    device, seconds = compute.device, list[float]()
     with (
-        explain_out_of_memory(compute.device, batch_size),
+        explain_out_of_memory(device, batch_size),
         compute.computing(),
-        use_seed(0, compute.device),
+        use_seed(0, device),
+        keep_memory(device),
     ):
-        model = place(arch.build(widths), compute.device, arch.layout)
-        images = torch.zeros(batch_size, *arch.input_shape, device=compute.device)
-        labels = torch.zeros(batch_size, dtype=torch.int64, device=compute.device)
-        batch_loss(model, images, labels, compute).backward()
+        model = place(arch.build(widths), device, arch.layout)
+        images = torch.rand(batch_size, *arch.input_shape, device=device)
+        labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        optimizer = sgd(model, lr=0.001, momentum=0.9, weight_decay=0.0)
+        with fast_kernels(model):
+            while len(seconds) < _TIMED and sum(seconds) < _ENOUGH_SECONDS:
+                began = time.perf_counter()
+                train_step(model, optimizer, images, labels, compute)
+                wait_for(device)
+                seconds.append(time.perf_counter() - began)
+    return min(seconds)

@@ -1,0 +1,198 @@
+"""How long a comparison takes here: its training steps, at the speed of a few that are timed."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from nsopt.compute.memory import peak_memory
+from nsopt.methods.base import Method
+from nsopt.methods.registry import baseline
+from nsopt.models.architecture import Architecture
+from nsopt.pruning.engine import PruneSchedule
+from nsopt.pruning.iterations import is_complete
+from nsopt.pruning.rules import make_rule
+from nsopt.pruning.settings import SearchSettings
+from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.metric import MACS, PARAMS
+from nsopt.scaling.solve import solve_widths
+from nsopt.storage import trials
+from nsopt.storage.trials import Point
+from nsopt.study.plan import Plan
+from nsopt.training.settings import TrainSettings
+from nsopt.training.step import time_step
+
+_MORE_MACS = 4.0  # of searched widths than of uniform ones with as many parameters: studies/
+_EVALUATION = 1 / 3  # of a training step, per image
+_PASSES, _TIMED_BATCH = 200, 100  # when a network is timed, alone and beside all others
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the missing part of a comparison takes on this device.
+
+    Attributes:
+        search: seconds of the searches.
+        training: seconds of everything else, if all networks compute as much as uniform ones.
+        most: the same, if searched widths compute several times as much.
+        memory: bytes.
+    """
+
+    search: float
+    training: float
+    most: float
+    memory: int
+
+    def __str__(self) -> str:
+        low, high = (_in_words(self.search + rest) for rest in (self.training, self.most))
+        whole = low if low == high else f"{low} to {high}"
+        search = f" ({_in_words(self.search)} of it the search)" if self.search else ""
+        return f"takes about {whole} here{search} and {self.memory / 2**30:.1f} GB of memory"
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Training steps of one network. macs: of its forward pass, for one image."""
+
+    steps: float
+    batch: int
+    macs: float
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Time a few training steps at several sizes; return what the missing work takes.
+
+    Raises:
+        OutOfMemoryError: if the largest network that is trained or searched does not fit.
+    """
+    seconds = _time_steps(plan)
+    search = sum(map(seconds, _searches(plan)))
+    least, most = (sum(map(seconds, _trainings(plan, more))) for more in (1.0, _MORE_MACS))
+    return Estimate(search, least, most, peak_memory(plan.session.compute.device))
+
+
+def advise(plan: Plan) -> str:
+    """Return the options that make a comparison shorter."""
+    comparison, epochs = plan.comparison, plan.session.task.settings.training.epochs
+    options = {
+        "fewer --methods": len(comparison.methods) > 1,
+        "fewer --ratios or --budgets": len(comparison.sizes) > 1,
+        f"--seeds {comparison.seeds - 1}": comparison.seeds > 1,
+        f"--epochs {epochs // 2}": epochs > 1,
+        "--per-class for fewer images": True,
+    }
+    return f"for less time: {', '.join(option for option, helps in options.items() if helps)}"
+
+
+def _time_steps(plan: Plan) -> Callable[[_Work], float]:
+    """Time a step at the largest and the smallest size; return a function to seconds of work.
+
+    A step takes a constant time, and a time proportional to its MACs.
+    """
+    comparison, session = plan.comparison, plan.session
+    arch, settings = session.task.arch, session.task.settings
+    searching = bool(comparison.searches)
+    batch = settings.training.batch_size
+    budgets = [size.budget for size in comparison.sizes]
+    cases = [(_uniform(plan, limit), batch) for limit in (min(budgets), max(budgets))]
+    if searching or any(method.needs_trained_network for method in comparison.methods):
+        cases.append((arch.base_widths, settings.search.batch_size if searching else batch))
+    load = {case: MACS.cost(arch)(case[0]) * case[1] for case in cases}
+    low, high = min(load, key=load.__getitem__), max(load, key=load.__getitem__)
+    took = {case: time_step(arch, *case, session.compute) for case in {low: None, high: None}}
+    per_mac = took[high] / load[high]
+    if load[high] > load[low]:
+        per_mac = max(0.0, (took[high] - took[low]) / (load[high] - load[low]))
+    constant = max(0.0, took[low] - per_mac * load[low])
+    return lambda work: work.steps * (constant + per_mac * work.batch * work.macs)
+
+
+def _searches(plan: Plan) -> Iterator[_Work]:
+    """Yield the work of the searches that are not stored."""
+    task, stored = plan.session.task, plan.session.studies()
+    for price, iterations in plan.comparison.searches.items():
+        settings = task.search_settings(price).updated(iterations=iterations)
+        study = stored.get(task.search_kind(price))
+        history = trials.read_iterations(study) if study else []
+        if not is_complete(history, settings):
+            images = len(task.splits.with_train_images(settings.search_images).train)
+            for _ in range(iterations - len(history)):
+                yield from _iteration(task.arch, images, settings)
+
+
+def _iteration(arch: Architecture, images: int, settings: SearchSettings) -> Iterator[_Work]:
+    """Yield the work of pre-training and of pruning."""
+    batch, macs = settings.batch_size, float(MACS.cost(arch)(arch.base_widths))
+    rule = make_rule(arch, arch.base_widths, settings)
+    schedule = PruneSchedule(rule.steps, math.ceil(images / batch), settings)
+    yield _Work(schedule.pretraining, batch, macs)
+    by_number = settings.price == "filters" and isinstance(settings.filters_per_step, int)
+    space = np.linspace if by_number else np.geomspace
+    left = space(1.0, settings.keep_fraction, rule.steps)
+    yield _Work(schedule.batches - schedule.pretraining, batch, macs * float((left**2).mean()))
+
+
+def _trainings(plan: Plan, more: float) -> Iterator[_Work]:
+    """Yield the work of the missing trainings and of timing their networks.
+
+    more: by which factor searched widths compute more than uniform ones, if a budget allows it.
+    """
+    comparison, task = plan.comparison, plan.session.task
+    arch, settings = task.arch, task.settings
+    base = float(MACS.cost(arch)(arch.base_widths))
+    for method, points in plan.missing().items():
+        if method.needs_trained_network and task.start is None:
+            for seed in {point.seed for point in points}:
+                yield _training(plan, settings.base_training_for(seed), base)
+        is_uniform = method.name == baseline().name
+        factor = 1.0 if is_uniform or comparison.metric != PARAMS else more
+        for point in points:
+            macs = factor * MACS.cost(arch)(_uniform(plan, point.budget))
+            yield _training(plan, _settings_at(plan, method, point), macs)
+            yield _timing(plan, macs)
+    if plan.has_references:
+        for _ in range(comparison.references * comparison.seeds):
+            budget = max(size.budget for size in comparison.sizes)
+            macs = MACS.cost(arch)(_uniform(plan, budget)) * (1 + more) / 2
+            yield _training(plan, settings.training, macs)
+            yield _timing(plan, macs)
+
+
+def _settings_at(plan: Plan, method: Method, point: Point) -> TrainSettings:
+    settings = plan.session.task.settings
+    if method.inherits_weights:
+        return settings.fine_tuning_for(point.seed)
+    return settings.training_for(point.seed)
+
+
+def _training(plan: Plan, settings: TrainSettings, macs: float) -> _Work:
+    """Return the work of one training with its evaluations."""
+    splits, batch = plan.session.task.splits, settings.batch_size
+    evaluated = (len(splits.validation) + len(splits.test)) / batch
+    steps = math.ceil(len(splits.train) / batch) + _EVALUATION * evaluated
+    return _Work(settings.epochs * steps, batch, macs)
+
+
+def _timing(plan: Plan, macs: float) -> _Work:
+    """Return one seed's part of the work of timing a network."""
+    return _Work(_EVALUATION * _PASSES / plan.comparison.seeds, _TIMED_BATCH, macs)
+
+
+def _uniform(plan: Plan, budget: float) -> tuple[int, ...]:
+    """Return the widths of the uniform network at a budget."""
+    arch = plan.session.task.arch
+    cost = plan.comparison.metric.cost(arch)
+    return tuple(solve_widths(uniform_curve(arch.base_widths), cost, budget).widths.tolist())
+
+
+def _in_words(seconds: float) -> str:
+    """Format a duration in one unit."""
+    if seconds < 1.5 * _MINUTE:
+        return f"{max(1, round(seconds)):d} s"
+    if seconds < 1.5 * _HOUR:
+        return f"{seconds / _MINUTE:.0f} min"
+    if seconds < 2 * _DAY:
+        return f"{seconds / _HOUR:.1f} h"
+    return f"{seconds / _DAY:.0f} days"

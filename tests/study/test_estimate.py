@@ -1,0 +1,92 @@
+"""What a study takes is counted before it starts, and printed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from nsopt.models.architecture import TableArchitecture
+from nsopt.progress import Silent
+from nsopt.pruning import engine
+from nsopt.study import estimate
+from nsopt.study.compare import preview_comparison, run_comparison
+from nsopt.study.comparison import Comparison
+from nsopt.study.plan import Plan, make_plan
+from nsopt.study.searching import continue_searches
+from nsopt.study.session import Session
+from nsopt.study.workspace import Workspace
+from nsopt.training import loop, step
+from tests.conftest import call_nsopt
+from tests.study.test_comparison import Listener, only
+from tests.study.test_workspace import CPU
+
+
+def plan_of(comparison: Comparison, place: Workspace) -> Plan:
+    return make_plan(comparison, Session(comparison.task, place, CPU, Silent()))
+
+
+def test_the_steps_that_are_estimated_are_those_that_run(
+    comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = only(comparison, "uniform", "neuralscale", seeds=1)
+    plan, ran = plan_of(two, place), {engine: 0, loop: 0}
+
+    def count(module: ModuleType) -> Callable[..., Any]:
+        def train_step(*arguments: Any, **options: Any) -> Any:
+            ran[module] += 1
+            return step.train_step(*arguments, **options)
+
+        return train_step
+
+    for module in ran:
+        monkeypatch.setattr(module, "train_step", count(module))
+    session, settings = plan.session, two.task.settings.training
+    assert estimate.estimate(plan).search > 0
+    searches = sum(work.steps for work in estimate._searches(plan))
+    continue_searches(session, two.searches)
+    assert searches == ran[engine]
+    assert estimate.estimate(plan_of(two, place)).search == 0
+    training = estimate._training(plan, settings, 1.0).steps
+    session.train(two.task.arch.base_widths, settings, place.folder / "training.pt", "training")
+    assert 1 < training / ran[loop] < 1.5  # evaluations count as parts of steps
+
+
+def test_a_duration_is_told_before_the_work(comparison: Comparison, place: Workspace) -> None:
+    said, uniform = Listener(), only(comparison, "uniform", seeds=1)
+    run_comparison(uniform, place, said)
+    assert said.messages[0].startswith("takes about ")
+    assert said.messages[0].endswith(" GB of memory")
+    assert said.messages[1] == "for less time: --per-class for fewer images"
+    assert any("validation" in message for message in said.messages[2:])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 s"), (89, "89 s"), (100, "2 min"), (7200, "2.0 h"), (500_000, "6 days")],
+)
+def test_a_duration_has_one_unit(seconds: float, words: str) -> None:
+    assert estimate._in_words(seconds) == words
+
+
+def test_a_preview_knows_the_widths_that_need_no_search(
+    comparison: Comparison, place: Workspace, narrow: TableArchitecture
+) -> None:
+    said = Listener()
+    known = preview_comparison(comparison, place, said)
+    assert list(known) == ["uniform 0.5x"]
+    assert known["uniform 0.5x"] == tuple(width // 2 for width in narrow.base_widths)
+    assert said.messages[0].startswith("takes about ")
+    assert said.tasks == []
+    assert not place.has_storage
+
+
+def test_a_dry_run_tells_widths_and_duration_and_writes_nothing(tmp_path: Path) -> None:
+    options = [f"--out={tmp_path / 'out'}", "--ratios=0.03,0.06", "--seeds=2", "--device=cpu"]
+    done = call_nsopt("study", "--dry-run", "--methods=uniform", *options)
+    assert done.returncode == 0, done.stderr
+    assert "takes about" in done.stdout
+    assert "for less time: fewer --ratios or --budgets, --seeds 1, --epochs 2" in done.stdout
+    assert "uniform 0.03x: 1-3-7-7-15-15-15-15" in done.stdout
+    assert list(tmp_path.iterdir()) == []
