@@ -71,7 +71,8 @@ class SizeOptions:
     """Budgets as width ratios: 0.25 is the cost of the network with a quarter of every width.
     Several: 0.25,2."""
     budgets: str | None = None
-    """Budgets as numbers: 600k,2M, or 20ms with --metric latency. Replaces --ratios."""
+    """Budgets as numbers: 600k,2M, or 20ms with --metric latency. Budgets that hold at once name
+    their metrics: "params=250k,macs=20M", and a semicolon begins the next. Replaces --ratios."""
     metric: Literal["params", "macs", "latency"] = "params"
     """What a budget limits: parameters, multiply-accumulates (MACs) or milliseconds."""
     multiple_of: str | None = None

@@ -18,12 +18,12 @@ from nsopt.errors import NsoptError
 from nsopt.files import check_writable
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import check_name, get_architecture
-from nsopt.scaling.metric import Metric, get_metric
+from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
 from nsopt.storage.opening import is_empty, storage_errors
 from nsopt.storage.urls import storage_file
 from nsopt.study.comparison import Size, check_sizes, sizes_of_ratios
 from nsopt.study.precision import with_precision
-from nsopt.study.presets import Preset, StudySettings, override, rounding_for
+from nsopt.study.presets import Preset, StudySettings, override
 from nsopt.study.task import Task, check_outputs
 from nsopt.study.workspace import Workspace
 
@@ -31,10 +31,18 @@ _RUNS = Path("runs")
 _WIDEST_RATIO = 10
 
 
-def read_metric(sizes: SizeOptions) -> Metric:
+def read_metrics(sizes: SizeOptions) -> tuple[Metric, ...]:
     """Return what the budgets limit. Raises NsoptError for invalid sizes, before any work."""
-    metric = get_metric(sizes.metric)
-    _parse_sizes(sizes, metric)
+    budgets, _ = _parse_sizes(sizes)
+    found = dict.fromkeys(metric for metric, _ in budgets)
+    return tuple(found) or (get_metric(sizes.metric),)
+
+
+def read_metric(sizes: SizeOptions) -> Metric:
+    """Likewise, for commands that take budgets in one metric."""
+    metric, *others = read_metrics(sizes)
+    if others or len(metric.parts) > 1:
+        raise NsoptError("this command takes budgets in one metric: --budgets 20M --metric macs")
     return metric
 
 
@@ -136,23 +144,25 @@ def split_words(text: str) -> list[str]:
 
 
 def read_sizes(
-    options: SizeOptions, arch: Architecture, metric: Metric, default_ratios: Sequence[float]
+    options: SizeOptions, arch: Architecture, default_ratios: Sequence[float]
 ) -> tuple[Size, ...]:
     """Return the budgets asked for. Raises NsoptError for invalid ones, or if no widths fit."""
-    budgets, ratios = _parse_sizes(options, metric)
-    sizes = sizes_of_ratios(arch, metric, ratios or default_ratios)
+    budgets, ratios = _parse_sizes(options)
     if budgets:
-        sizes = tuple(Size(budget) for budget in budgets)
-    rounding = [rounding_for(rounding, metric.name) for rounding in options.rounding.values()]
-    check_sizes(arch, metric, sizes, *rounding)
+        sizes = tuple(Size(metric, budget) for metric, budget in budgets)
+    else:
+        sizes = sizes_of_ratios(arch, get_metric(options.metric), ratios or default_ratios)
+    check_sizes(arch, sizes, **options.rounding)
     return sizes
 
 
-def _parse_sizes(options: SizeOptions, metric: Metric) -> tuple[list[float], list[float]]:
+def _parse_sizes(options: SizeOptions) -> tuple[list[tuple[Metric, float]], list[float]]:
     """Return the budgets and the width ratios. Raises NsoptError for invalid ones."""
     if options.ratios is not None and options.budgets is not None:
         raise NsoptError("give --ratios or --budgets, not both")
-    budgets = [metric.read(word) for word in split_words(options.budgets or "")]
+    if "=" in (options.budgets or "") and options.metric != PARAMS.name:
+        raise NsoptError("--budgets names its metrics: leave --metric out")
+    budgets = read_budgets(options.budgets or "", get_metric(options.metric))
     return budgets, [_parse_ratio(word) for word in split_words(options.ratios or "")]
 
 

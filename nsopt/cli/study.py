@@ -79,7 +79,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     from nsopt.study.learned_latency import with_latency_if_needed
     from nsopt.study.presets import get_preset
 
-    metric = preparation.read_metric(options.sizes)
+    metrics = preparation.read_metrics(options.sizes)
     preset = get_preset(options.task.preset, options.task.data)
     methods = get_methods(preparation.split_words(options.methods))
     own = changes(
@@ -100,13 +100,13 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     preparation.announce(task, preset, options.place.verbose)
     with storage_errors(workspace.url):
         with live_progress() as progress:
-            task = with_latency_if_needed(task, metric, methods, workspace, progress)
-            sizes = preparation.read_sizes(options.sizes, task.arch, metric, preset.ratios)
+            for metric in metrics:
+                task = with_latency_if_needed(task, metric, methods, workspace, progress)
+            sizes = preparation.read_sizes(options.sizes, task.arch, preset.ratios)
             references = options.references
             comparison = Comparison(
                 task,
                 methods,
-                metric,
                 sizes,
                 options.seeds or preset.seeds,
                 preset.references if references is None else references,

@@ -77,7 +77,7 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
     with storage_errors(workspace.url):
         with live_progress() as progress:
             task = with_latency_if_needed(task, metric, (), workspace, progress)
-            sizes = preparation.read_sizes(options.sizes, task.arch, metric, (0.25,))
+            sizes = preparation.read_sizes(options.sizes, task.arch, (0.25,))
             if len(sizes) != 1:
                 raise NsoptError("tune takes a single budget: give one --ratios or one --budgets")
             preparation.announce(task, preset, options.place.verbose)
@@ -119,7 +119,7 @@ def _tune_law(options: TuneOptions) -> None:
             tuning = LawTuning(
                 task=task,
                 metric=metric,
-                sizes=preparation.read_sizes(options.sizes, task.arch, metric, (0.125,)),
+                sizes=preparation.read_sizes(options.sizes, task.arch, (0.125,)),
                 trials=options.trials,
                 seeds=options.seeds or 1,
                 epochs=epochs,

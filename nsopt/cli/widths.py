@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from nsopt.models.architecture import Architecture
     from nsopt.scaling.law import ScalingLaw
     from nsopt.scaling.record import Iteration
+    from nsopt.scaling.solve import WidthFit
+    from nsopt.study.comparison import Size
 
 # Imports inside functions keep `nsopt --help` light.
 _RATIOS = (0.25, 1.0)
@@ -57,11 +59,13 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     import json
 
     from nsopt.cli.console import tell_what_is_fixed
+    from nsopt.cli.preparation import read_metrics
     from nsopt.latency.learn import with_latency
     from nsopt.scaling.metric import LATENCY
 
+    metrics = read_metrics(options.sizes)
     law, arch, iteration = _law_and_network(options)
-    if options.sizes.metric == LATENCY.name and arch.latency is None:
+    if any(LATENCY in metric.parts for metric in metrics) and arch.latency is None:
         arch = with_latency(arch, options.device)
     rows = _proposals(law, arch, iteration, options.sizes)
     if options.as_json:
@@ -78,7 +82,7 @@ def _proposals(
     is outside the record of `iteration`. Raises NsoptError for a law of another network."""
     from nsopt.cli.preparation import read_sizes
     from nsopt.errors import NsoptError
-    from nsopt.scaling.metric import counted_costs, get_metric
+    from nsopt.scaling.metric import counted_costs
     from nsopt.scaling.solve import solve_widths
     from nsopt.study.presets import rounding_for
 
@@ -87,16 +91,14 @@ def _proposals(
             f"the law has {law.layers} layers and {arch.name} has {len(arch.base_widths)} "
             "searched widths: give the network that was searched as --arch"
         )
-    metric = get_metric(sizes.metric)
-    multiple_of, min_width = (
-        rounding_for(rounding, metric.name) for rounding in sizes.rounding.values()
-    )
-    cost, rows = metric.cost(arch), []
-    for size in read_sizes(sizes, arch, metric, _RATIOS):
-        fit = solve_widths(law, cost, size.budget, multiple_of, min_width)
+    rows = []
+    for size in read_sizes(sizes, arch, _RATIOS):
+        rounding = rounding_for(**sizes.rounding, metric=size.metric)
+        cost = size.metric.cost(arch)
+        fit = solve_widths(law, cost, size.budget, *rounding)
         found = fit.widths.tolist()
-        costs = counted_costs(arch, found)
-        row = {"ratio": size.ratio, "budget": size.budget, "cost": fit.cost, **costs}
+        row = {"ratio": size.ratio, "metric": size.metric.name} | _describe(size, arch, fit)
+        row |= counted_costs(arch, found)
         beyond = None if iteration is None else iteration.beyond(cost, size.budget)
         band = {
             name: None if edge is None else edge.tolist()
@@ -104,6 +106,19 @@ def _proposals(
         }
         rows.append(row | {"widths": found} | band | {"beyond_record": beyond})
     return rows
+
+
+def _describe(size: "Size", arch: "Architecture", fit: "WidthFit") -> dict[str, Any]:
+    """Return budget and cost, of several budgets at once by metric, and which of these binds."""
+    from nsopt.scaling.metric import Joint
+
+    if not isinstance(size.metric, Joint):
+        return {"budget": size.budget, "cost": fit.cost, "binding": None}
+    return {
+        "budget": {metric.name: limit for metric, limit in size.metric.limits},
+        "cost": {metric.name: metric.cost(arch)(fit.widths) for metric in size.metric.parts},
+        "binding": size.metric.binding(fit.binding),
+    }
 
 
 def _law_and_network(
@@ -131,6 +146,7 @@ def _read_stored(
     options: WidthsOptions, url: str
 ) -> "tuple[ScalingLaw, Architecture, Iteration | None]":
     from nsopt.cli.console import console
+    from nsopt.cli.preparation import read_metrics
     from nsopt.errors import NsoptError
     from nsopt.methods.registry import get_method, law_of_search
     from nsopt.storage.opening import storage_errors
@@ -144,7 +160,7 @@ def _read_stored(
     if not workspace.has_storage:
         raise NsoptError(f"nothing is stored at {hide_password(url)}: run nsopt search first")
     method = get_method(options.method) if options.method else law_of_search()
-    metric = options.sizes.metric
+    metric = read_metrics(options.sizes)[0].name
     with storage_errors(url):
         name = options.name or only_comparison(workspace.storage)
         law, arch, iteration = read_stored_law(
@@ -162,25 +178,28 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from nsopt.cli.console import console, is_narrow
 
     table = Table(box=SIMPLE_HEAD, show_edge=False)
-    names = ["ratio", "budget", *([] if is_narrow() else ["params", "macs"])]
+    counts = [] if is_narrow() else ["params", "macs"]
     beyond = any(row["beyond_record"] for row in rows)
-    for name in (*names, *(["record"] if beyond else []), "widths"):
+    joint = any(row["binding"] for row in rows)
+    optional = [name for name, shown in (("binds", joint), ("record", beyond)) if shown]
+    for name in ("ratio", "budget", *counts, *optional, "widths"):
         left = name == "widths"
         table.add_column(
             name, justify="left" if left else "right", overflow="fold", no_wrap=not left
         )
     for row in rows:
-        numbers = [
-            f"{row[name]:,.6g}"
-            if name == "budget" and isinstance(row[name], float)
-            else f"{row[name]:,}"
-            for name in names[1:]
-        ]
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:g}"
-        if beyond:
-            numbers.append(f"x {row['beyond_record']:.1f}" if row["beyond_record"] else "")
-        table.add_row(ratio, *numbers, _format_widths(row))
+        cells = {
+            "ratio": "" if row["ratio"] is None else f"{row['ratio']:g}",
+            "budget": _format_budget(row, with_unit=len({row["metric"] for row in rows}) > 1),
+            **{name: f"{row[name]:,}" for name in counts},
+            "binds": row["binding"] or "",
+            "record": f"x {row['beyond_record']:.1f}" if row["beyond_record"] else "",
+        }
+        shown = [cells[name] for name in ("ratio", "budget", *counts, *optional)]
+        table.add_row(*shown, _format_widths(row))
     console.print(table)
+    if joint:
+        console.print("binds: the budget that stops the network from growing", style="dim")
     if beyond:
         console.print(
             "record: the budget lies outside the search's record, by this factor: the law "
@@ -189,6 +208,18 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         )
     if any(row["widths_low"] for row in rows):
         console.print("in brackets: 90 % of repeated searches give widths in here", style="dim")
+
+
+def _format_budget(row: dict[str, Any], with_unit: bool) -> str:
+    """Format a budget; several at once stand below each other."""
+    from nsopt.scaling.metric import METRICS, get_metric
+
+    budget = row["budget"]
+    if isinstance(budget, dict):
+        return "\n".join(METRICS[name].show(limit) for name, limit in budget.items())
+    if with_unit:
+        return get_metric(row["metric"]).show(budget)
+    return f"{budget:,.6g}" if isinstance(budget, float) else f"{budget:,}"
 
 
 def _format_widths(row: dict[str, Any]) -> "str | Text":

@@ -55,9 +55,9 @@ def _read(word: str, arch: Architecture) -> Budget:
     if limit.endswith("%"):
         part = _read_percentage(word, limit)
         exact = whole * part
-        size = Size(exact if isinstance(whole, float) else int(exact), part)
+        size = Size(metric, exact if isinstance(whole, float) else int(exact), part)
     else:
-        size = Size(metric.read(limit))
+        size = Size(metric, metric.read(limit))
     if size.budget >= whole:
         raise NsoptError(
             f"{word}: the network already costs only {metric.show(whole)}; give a smaller budget"

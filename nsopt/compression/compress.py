@@ -170,15 +170,14 @@ def run_compression(
     training = task.settings.training
     compute = resolve_compute(training.device, training.precision)
     methods = baseline(), scored()
-    whole = Size(PARAMS.cost(task.arch)(task.arch.base_widths), 1.0)
-    run_comparison(Comparison(task, (dense(),), PARAMS, (whole,), 1), workspace, progress)
+    whole = Size(PARAMS, PARAMS.cost(task.arch)(task.arch.base_widths), 1.0)
+    run_comparison(Comparison(task, (dense(),), (whole,), 1), workspace, progress)
     keep_start(task, workspace)
     with start_session(task, workspace, compute, progress) as session:
         for budget in budgets:
             find_scored_law(session, budget.metric, budget.size, candidates)
-    for metric in dict.fromkeys(budget.metric for budget in budgets):
-        sizes = tuple(budget.size for budget in budgets if budget.metric == metric)
-        run_comparison(Comparison(task, methods, metric, sizes, seeds), workspace, progress)
+    sizes = tuple(budget.size for budget in budgets)
+    run_comparison(Comparison(task, methods, sizes, seeds), workspace, progress)
     return Compression(
         _best(task, workspace, Budget("100%", PARAMS, whole), (dense(),)),
         {budget.word: _best(task, workspace, budget, methods) for budget in budgets},

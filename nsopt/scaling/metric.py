@@ -1,13 +1,19 @@
-"""Metrics: what a budget limits, how it is parsed and formatted, and what networks cost in it."""
+"""Metrics: what a budget limits, how it is parsed and formatted, and what networks cost in it.
+
+Several budgets at once are a metric, too: `Joint`.
+"""
 
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
+
+import numpy as np
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.scaling.cost import CostModel
+from nsopt.scaling.joint import JointCost
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -35,6 +41,11 @@ class Metric(ABC):
     def noun(self) -> str:
         """What a budget limits, as reports call it."""
         return self.unit
+
+    @property
+    def parts(self) -> "tuple[Metric, ...]":
+        """The metrics that a budget limits: this one, or several at once."""
+        return (self,)
 
     @abstractmethod
     def read(self, text: str) -> int | float:
@@ -90,6 +101,58 @@ class Milliseconds(Metric):
         return f"{budget:.4g} {self.unit}"
 
 
+@dataclass(frozen=True)
+class Joint(Metric):
+    """Several budgets at once. A network costs the largest share of a budget that it uses.
+
+    So a budget in this metric is a share of all these budgets at once, usually 1.
+
+    Attributes:
+        name: all budgets, as `params=250000,macs=20000000`.
+        limits: each metric with its budget, in the order of `METRICS`.
+    """
+
+    name: str
+    limits: tuple[tuple[Metric, int | float], ...]
+    unit: str = "of the budgets"
+
+    @classmethod
+    def of(cls, limits: Sequence[tuple[Metric, int | float]]) -> Self:
+        """Raises NsoptError if a metric has two budgets."""
+        order = list(METRICS)
+        found = tuple(sorted(limits, key=lambda limit: order.index(limit[0].name)))
+        names = [metric.name for metric, _ in found]
+        for name in names:
+            if names.count(name) > 1:
+                raise NsoptError(
+                    f"two budgets of {name} cannot hold at once: write a semicolon between budgets "
+                    "of different networks"
+                )
+        words = [f"{m.name}={np.format_float_positional(b, trim='-')}" for m, b in found]
+        return cls(",".join(words), found)
+
+    @property
+    def parts(self) -> tuple[Metric, ...]:
+        return tuple(metric for metric, _ in self.limits)
+
+    def read(self, text: str) -> float:
+        """Parse a share of the budgets."""
+        try:
+            return float(text)
+        except ValueError:
+            raise NsoptError(f"{text!r} is no share of {self.name}: write 1, or 0.5") from None
+
+    def show(self, budget: float) -> str:
+        return " and ".join(metric.show(budget * limit) for metric, limit in self.limits)
+
+    def cost(self, arch: Costed) -> JointCost:
+        return JointCost(tuple((metric.cost(arch), limit) for metric, limit in self.limits))
+
+    def binding(self, index: int | None) -> str | None:
+        """Return the name of the metric that `WidthFit.binding` counts."""
+        return None if index is None else self.parts[index].name
+
+
 PARAMS = Count("params", "params")
 MACS = Count("macs", "MACs")
 LATENCY = Milliseconds()
@@ -104,6 +167,42 @@ def counted_costs(arch: Costed, widths: Sequence[int]) -> dict[str, Any]:
 
 def get_metric(name: str) -> Metric:
     """Return the metric `name`. Raises NsoptError for an unknown one."""
+    if "=" in name:
+        return Joint.of(_read_limits(name))
     if name not in METRICS:
         raise unknown_name("metric", name, METRICS)
     return METRICS[name]
+
+
+def read_budgets(text: str, metric: Metric) -> list[tuple[Metric, int | float]]:
+    """Parse budgets in `metric`, such as `600k,2M`, or budgets that name their metrics.
+
+    `params=250k,macs=20M` are budgets that hold at once. A semicolon begins those of another
+    network: `params=250k,macs=20M; params=500k`.
+
+    Raises:
+        NsoptError: for anything else.
+    """
+    if "=" in text:
+        return [_read_named(words) for words in text.split(";") if words.strip()]
+    return [(metric, metric.read(word.strip())) for word in text.split(",") if word.strip()]
+
+
+def _read_named(text: str) -> tuple[Metric, int | float]:
+    limits = _read_limits(text)
+    return limits[0] if len(limits) == 1 else (Joint.of(limits), 1)
+
+
+def _read_limits(text: str) -> list[tuple[Metric, int | float]]:
+    """Parse `params=250k,macs=20M`."""
+    limits: list[tuple[Metric, int | float]] = []
+    for word in text.split(","):
+        name, equals, limit = (part.strip() for part in word.partition("="))
+        if not equals or not limit:
+            raise NsoptError(f"{text.strip()!r}: write budgets at once as params=250k,macs=20M")
+        if name not in METRICS:
+            raise unknown_name("metric", name, METRICS)
+        limits.append((METRICS[name], METRICS[name].read(limit)))
+    if any(not limit for _, limit in limits):
+        raise NsoptError(f"{text.strip()!r}: a budget must be above 0")
+    return limits

@@ -34,8 +34,9 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
     task, training = comparison.task, comparison.task.settings.training
     searches = comparison.searches
     if any(method.needs_tuned_law for method in comparison.methods):
-        verdict = read_tuned_verdict(workspace, task.name, comparison.metric.name)
-        progress.message(f"tuned: {verdict}")
+        for metric in dict.fromkeys(size.metric.name for size in comparison.sizes):
+            verdict = read_tuned_verdict(workspace, task.name, metric)
+            progress.message(f"tuned: {verdict}")
     compute = resolve_compute(training.device, training.precision)
     keep_start(task, workspace)
     with start_session(task, workspace, compute, progress) as session:

@@ -14,6 +14,7 @@ from nsopt.scaling.metric import MACS, Metric
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
 from nsopt.storage.trials import Point
+from nsopt.study.presets import Rounding, rounding_for
 from nsopt.study.task import Task
 
 _APART = 1.1  # sizes that differ by less are about the same
@@ -23,6 +24,7 @@ _APART = 1.1  # sizes that differ by less are about the same
 class Size:
     """A budget in the unit of a metric. `ratio` is None if the user gave a number."""
 
+    metric: Metric
     budget: int | float
     ratio: float | None = None
 
@@ -38,7 +40,6 @@ class Comparison:
 
     task: Task
     methods: tuple[Method, ...]
-    metric: Metric
     sizes: tuple[Size, ...]
     seeds: int
     references: int = 0
@@ -61,7 +62,7 @@ class Comparison:
     def points(self, method: Method) -> list[Point]:
         """Return the points of a method, size by size."""
         return [
-            Point(method.name, self.metric.name, size.budget, seed, size.ratio)
+            Point(method.name, size.metric.name, size.budget, seed, size.ratio)
             for size in self.sizes
             for seed in self.all_seeds
         ]
@@ -84,15 +85,21 @@ def sizes_of_ratios(
         if not 0 < ratio < float("inf"):
             raise NsoptError(f"a width ratio must be above 0, got {ratio:g}")
     cost = metric.cost(arch)
-    return tuple(Size(cost(floor_widths(ratio, arch.base_widths)), ratio) for ratio in ratios)
+    budgets = [(cost(floor_widths(ratio, arch.base_widths)), ratio) for ratio in ratios]
+    return tuple(Size(metric, *budget) for budget in budgets)
 
 
 def check_sizes(
-    arch: Architecture, metric: Metric, sizes: Sequence[Size], multiple_of: int, min_width: int
+    arch: Architecture,
+    sizes: Sequence[Size],
+    multiple_of: Rounding | None,
+    min_width: Rounding | None,
 ) -> None:
     """Raise NoWidthsError if no widths, rounded as `solve_widths` does, meet one of the budgets."""
-    curve, budgets = uniform_curve(arch.base_widths), [size.budget for size in sizes]
-    solve_widths(curve, metric.cost(arch), budgets, multiple_of, min_width)
+    curve = uniform_curve(arch.base_widths)
+    for size in sizes:
+        rounding = rounding_for(multiple_of, min_width, size.metric)
+        solve_widths(curve, size.metric.cost(arch), size.budget, *rounding)
 
 
 def choose_reference_budgets(
@@ -107,7 +114,7 @@ def choose_reference_budgets(
         macs: of all compared networks, the uniform ones first, in the order of sizes.
         latency: of the same networks, in milliseconds.
     """
-    sizes = len({size.budget for size in comparison.sizes})
+    sizes = len({(size.metric, size.budget) for size in comparison.sizes})
     own_macs, own_latency = np.array(macs[:sizes]), np.array(latency[:sizes])
     equal_latency = np.resize(own_macs / own_latency, len(latency)) * np.array(latency)
     wanted = np.concatenate([macs, equal_latency])

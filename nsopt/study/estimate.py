@@ -15,7 +15,7 @@ from nsopt.pruning.iterations import is_complete
 from nsopt.pruning.rules import make_rule
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.metric import MACS, PARAMS
+from nsopt.scaling.metric import MACS, PARAMS, Metric, get_metric
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import trials
 from nsopt.storage.trials import Point
@@ -95,8 +95,7 @@ def _time_steps(plan: Plan) -> Callable[[_Work], float]:
     arch, settings = session.task.arch, session.task.settings
     searching = bool(comparison.searches)
     batch = settings.training.batch_size
-    budgets = [size.budget for size in comparison.sizes]
-    cases = [(_uniform(plan, limit), batch) for limit in (min(budgets), max(budgets))]
+    cases = [(_uniform(arch, size.metric, size.budget), batch) for size in comparison.sizes]
     if searching or any(method.needs_trained_network for method in comparison.methods):
         cases.append((arch.base_widths, settings.search.batch_size if searching else batch))
     load = {case: MACS.cost(arch)(case[0]) * case[1] for case in cases}
@@ -147,15 +146,16 @@ def _trainings(plan: Plan, more: float) -> Iterator[_Work]:
             for seed in {point.seed for point in points}:
                 yield _training(plan, settings.base_training_for(seed), base)
         is_uniform = method.name == baseline().name
-        factor = 1.0 if is_uniform or comparison.metric != PARAMS else more
         for point in points:
-            macs = factor * MACS.cost(arch)(_uniform(plan, point.budget))
+            metric = get_metric(point.metric)
+            factor = 1.0 if is_uniform or metric != PARAMS else more
+            macs = factor * MACS.cost(arch)(_uniform(arch, metric, point.budget))
             yield _training(plan, _settings_at(plan, method, point), macs)
             yield _timing(plan, macs)
     if plan.has_references:
+        sizes = [_uniform(arch, size.metric, size.budget) for size in comparison.sizes]
+        macs = float(MACS.cost(arch)(sizes).max()) * (1 + more) / 2
         for _ in range(comparison.references * comparison.seeds):
-            budget = max(size.budget for size in comparison.sizes)
-            macs = MACS.cost(arch)(_uniform(plan, budget)) * (1 + more) / 2
             yield _training(plan, settings.training, macs)
             yield _timing(plan, macs)
 
@@ -180,11 +180,10 @@ def _timing(plan: Plan, macs: float) -> _Work:
     return _Work(_EVALUATION * _PASSES / plan.comparison.seeds, _TIMED_BATCH, macs)
 
 
-def _uniform(plan: Plan, budget: float) -> tuple[int, ...]:
+def _uniform(arch: Architecture, metric: Metric, budget: float) -> tuple[int, ...]:
     """Return the widths of the uniform network at a budget."""
-    arch = plan.session.task.arch
-    cost = plan.comparison.metric.cost(arch)
-    return tuple(solve_widths(uniform_curve(arch.base_widths), cost, budget).widths.tolist())
+    curve = uniform_curve(arch.base_widths)
+    return tuple(solve_widths(curve, metric.cost(arch), budget).widths.tolist())
 
 
 def _in_words(seconds: float) -> str:

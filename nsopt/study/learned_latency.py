@@ -24,7 +24,7 @@ def with_latency_if_needed(
         NoWidthsError: if a method needs a tuned law that is not stored; before anything is learned.
     """
     prices = {task.settings.search.price, *(method.price for method in methods)}
-    if metric != LATENCY and LATENCY.name not in prices:
+    if LATENCY not in metric.parts and LATENCY.name not in prices:
         return task
     arch = with_stored_latency(task.arch, workspace.studies(task.name).values())
     if arch.latency is None:

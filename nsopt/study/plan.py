@@ -164,15 +164,17 @@ def make_plan(comparison: Comparison, session: Session) -> Plan:
 
 
 def _select_points(comparison: Comparison, method: Method, session: Session) -> list[Point]:
-    metric = comparison.metric
     if method.keeps_weights and session.task.start is None:
         raise NsoptError(f"{method.name} is a trained network: give its weights with --start")
     points = comparison.points(method)
-    base = metric.cost(session.task.arch)(session.task.arch.base_widths)
-    left_out = sorted({p.budget for p in points if not method.supports(p.budget, base)})
-    if left_out:
-        budgets = ", ".join(metric.show(budget) for budget in left_out)
-        session.progress.message(
-            f"{method.name} starts from a network of {metric.show(base)}: it skips {budgets}"
-        )
-    return [point for point in points if point.budget not in left_out]
+    for metric in dict.fromkeys(size.metric for size in comparison.sizes):
+        base = metric.cost(session.task.arch)(session.task.arch.base_widths)
+        own = {point.budget for point in points if point.metric == metric.name}
+        left_out = sorted(budget for budget in own if not method.supports(budget, base))
+        if left_out:
+            budgets = ", ".join(metric.show(budget) for budget in left_out)
+            session.progress.message(
+                f"{method.name} starts from a network of {metric.show(base)}: it skips {budgets}"
+            )
+        points = [p for p in points if p.metric != metric.name or p.budget not in left_out]
+    return points

@@ -1,5 +1,6 @@
 """Presets: all settings that decide the numbers of a study."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ from pydantic import Field
 
 from nsopt.errors import unknown_name
 from nsopt.pruning.settings import SearchSettings
+from nsopt.scaling.metric import Metric, get_metric
 from nsopt.settings import Settings
 from nsopt.training.settings import TrainSettings
 
@@ -43,7 +45,7 @@ class StudySettings(Settings):
 
     def rounding(self, metric: str) -> tuple[int, int]:
         """Return multiple_of and min_width for budgets in a metric, for `solve_widths`."""
-        return rounding_for(self.multiple_of, metric), rounding_for(self.min_width, metric)
+        return rounding_for(self.multiple_of, self.min_width, get_metric(metric))
 
     def training_for(self, seed: int) -> TrainSettings:
         """Return the settings of trainings with a seed."""
@@ -83,8 +85,21 @@ class Preset:
     references: int = _REFERENCES
 
 
-def rounding_for(rounding: Rounding | None, metric: str) -> int:
-    """Return the value of a rounding for budgets in a metric."""
+def rounding_for(
+    multiple_of: Rounding | None, min_width: Rounding | None, metric: Metric
+) -> tuple[int, int]:
+    """Return multiple_of and min_width for budgets in a metric.
+
+    Budgets in several metrics at once are rounded as all of them are.
+    """
+    multiples, narrowest = (
+        [_rounding_for(rounding, part.name) for part in metric.parts]
+        for rounding in (multiple_of, min_width)
+    )
+    return math.lcm(*multiples), max(narrowest)
+
+
+def _rounding_for(rounding: Rounding | None, metric: str) -> int:
     if isinstance(rounding, dict):
         return rounding.get(metric, 1)
     return rounding or 1

@@ -2,6 +2,7 @@
 
 from nsopt.errors import NoWidthsError
 from nsopt.scaling.law import PowerLaw
+from nsopt.scaling.metric import get_metric
 from nsopt.storage import schema
 from nsopt.study.workspace import Workspace
 
@@ -52,6 +53,8 @@ def _read_tuned(workspace: Workspace, name: str, metric: str) -> tuple[PowerLaw,
     law = schema.read_law(study) if study else None
     if study and law:
         return law, schema.read_verdict(study) or ""
+    if len(get_metric(metric).parts) > 1:
+        raise NoWidthsError("laws are tuned for budgets in one metric: leave the method tuned out")
     raise NoWidthsError(
         f"no law of {name} is tuned for {metric} in this storage: run nsopt tune "
         f"--over curve --metric {metric} with the same options first"

@@ -46,6 +46,39 @@ def test_widths_of_an_iteration_on_a_grid_at_a_mac_budget(golden: Path) -> None:
     assert " ".join(str(width) for width in row["widths"]) in table.stdout
 
 
+def test_budgets_at_once_are_met_and_the_table_names_the_one_that_binds(golden: Path) -> None:
+    laws = golden / "vgg11-cifar10.laws.json"
+    options = [f"--law={laws}", "--budgets=params=250k,macs=5M; params=250k,macs=50M; macs=5M"]
+    done = call_nsopt("widths", *options, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["binding"] for row in rows] == ["macs", "params", None]
+    assert rows[0]["budget"] == {"params": 250_000, "macs": 5_000_000}
+    assert rows[0]["cost"] == {name: rows[0][name] for name in ("params", "macs")}
+    assert rows[0]["macs"] <= 5_000_000
+    assert rows[1]["params"] <= 250_000
+    assert rows[0]["widths"] == rows[2]["widths"]
+    table = " ".join(call_nsopt("widths", *options).stdout.split())
+    assert "250,000 params" in table
+    assert "binds: the budget that stops the network" in table
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--budgets=params=250k,params=5M",), "write a semicolon between"),
+        (("--budgets=params=5M,macs=1",), "no widths fit the budgets params=5,000,000, macs=1"),
+        (("--budgets=params=250k", "--metric=macs"), "leave --metric out"),
+    ],
+)
+def test_budgets_at_once_that_cannot_be_are_refused(
+    options: tuple[str, ...], message: str, golden: Path
+) -> None:
+    done = call_nsopt("widths", f"--law={golden / 'vgg11-cifar10.laws.json'}", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in " ".join(done.stderr.split())
+
+
 def test_a_search_is_stored_and_its_law_used(tmp_path: Path) -> None:
     options = ["--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=200"]
     options += ["--batch-size=16", "--per-class=60"]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from nsopt.errors import NsoptError
 from nsopt.models.registry import get_architecture
-from nsopt.scaling.metric import COUNTED, MACS, PARAMS, get_metric
+from nsopt.scaling.metric import COUNTED, LATENCY, MACS, PARAMS, Joint, get_metric, read_budgets
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,39 @@ def test_a_metric_costs_what_the_architecture_says() -> None:
 def test_unknown_metrics_suggest_the_nearest() -> None:
     with pytest.raises(NsoptError, match="unknown metric 'mac': did you mean 'macs'"):
         get_metric("mac")
+
+
+def test_budgets_that_name_their_metrics_hold_at_once() -> None:
+    assert read_budgets("600k,2M", MACS) == [(MACS, 600_000), (MACS, 2_000_000)]
+    (joint, share), plain = read_budgets("macs=20M, params=250k; params=2M", PARAMS)
+    assert isinstance(joint, Joint)
+    assert (joint.name, share, plain) == ("params=250000,macs=20000000", 1, (PARAMS, 2_000_000))
+    assert joint == get_metric(joint.name)
+    assert joint.show(share) == "250,000 params and 20,000,000 MACs"
+    assert joint.show(0.5) == "125,000 params and 10,000,000 MACs"
+    arch = get_architecture("vgg11")
+    used = [metric.cost(arch)(arch.base_widths) / limit for metric, limit in joint.limits]
+    assert joint.cost(arch)(arch.base_widths) == max(used)
+
+
+@given(st.integers(1, 10**12), st.floats(1e-6, 1e9))
+def test_the_name_of_several_budgets_tells_them_exactly(params: int, milliseconds: float) -> None:
+    joint = Joint.of([(LATENCY, milliseconds), (PARAMS, params)])
+    assert get_metric(joint.name) == joint
+    assert joint.limits == ((PARAMS, params), (LATENCY, milliseconds))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("params=250k,20M", "write budgets at once as params=250k,macs=20M"),
+        ("params=", "write budgets at once"),
+        ("params=250k,params=500k", "write a semicolon between"),
+        ("params=250k,mac=1M", "did you mean 'macs'"),
+        ("params=5ms", "is not a budget"),
+        ("params=250k,macs=0", "must be above 0"),
+    ],
+)
+def test_what_is_no_list_of_named_budgets_says_so(text: str, message: str) -> None:
+    with pytest.raises(NsoptError, match=message):
+        read_budgets(text, PARAMS)

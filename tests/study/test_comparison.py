@@ -85,7 +85,6 @@ def comparison_in(arch: TableArchitecture, data: ImageData) -> Comparison:
     return Comparison(
         task=Task(arch, data, Source("digits"), SETTINGS),
         methods=get_methods(METHODS),
-        metric=PARAMS,
         sizes=sizes_of_ratios(arch, PARAMS, [0.5]),
         seeds=2,
     )
@@ -238,7 +237,7 @@ def test_more_seeds_and_sizes_add_only_what_is_missing(
     comparison: Comparison, done: Workspace
 ) -> None:
     before = results_at(done).outcomes
-    sizes = (*comparison.sizes, Size(20_000))
+    sizes = (*comparison.sizes, Size(PARAMS, 20_000))
     listener = Listener()
     run_comparison(only(comparison, "uniform", sizes=sizes, seeds=3), done, listener)
     assert sum(": validation" in message for message in listener.messages) == 4
@@ -278,7 +277,6 @@ def test_budgets_in_milliseconds_of_another_command_are_run(
     in_time = dataclasses.replace(
         only(comparison, "uniform", seeds=1),
         task=dataclasses.replace(comparison.task, arch=arch),
-        metric=LATENCY,
         sizes=sizes_of_ratios(arch, LATENCY, [0.5]),
     )
     (uniform,) = in_time.methods
@@ -455,8 +453,8 @@ def test_magnitude_is_left_out_where_there_is_nothing_to_prune(
 
 
 def test_budgets_may_be_macs(comparison: Comparison, place: Workspace) -> None:
-    sizes = (Size(300_000),)
-    changes = {"sizes": sizes, "seeds": 1, "metric": MACS}
+    sizes = (Size(MACS, 300_000),)
+    changes = {"sizes": sizes, "seeds": 1}
     run_comparison(only(comparison, "uniform", "neuralscale", **changes), place, Silent())
     outcomes = results_at(place).outcomes
     assert (outcomes["macs"] <= 300_000).all()

@@ -47,7 +47,7 @@ def uniform(comparison: Comparison) -> Comparison:
 def at_macs(comparison: Comparison) -> Comparison:
     """The MACs of the same uniform network."""
     sizes = sizes_of_ratios(comparison.task.arch, MACS, [0.5])
-    return dataclasses.replace(comparison, metric=MACS, sizes=sizes)
+    return dataclasses.replace(comparison, sizes=sizes)
 
 
 def test_at_a_budget_in_another_metric_nothing_is_trained_again(

@@ -76,7 +76,7 @@ def test_a_tuned_law_is_a_method(
         best_settings(place, study.study_name)
 
     methods = get_methods(["uniform", "tuned", "neuralscale-macs"])
-    comparison = Comparison(tuning.task, methods, MACS, tuning.sizes, 1)
+    comparison = Comparison(tuning.task, methods, tuning.sizes, 1)
     listener = Listener()
     run_comparison(comparison, place, listener)
     assert "searching" not in listener.tasks
@@ -112,7 +112,7 @@ def test_a_tuning_uses_the_searches_of_a_study_with_other_trainings(
 ) -> None:
     place = workspace_in(tmp_path)
     methods = get_methods(["uniform", "neuralscale", "neuralscale-macs"])
-    run_comparison(Comparison(tuning.task, methods, MACS, tuning.sizes, 1), place, Silent())
+    run_comparison(Comparison(tuning.task, methods, tuning.sizes, 1), place, Silent())
     results, budget = results_at(place), tuning.sizes[0].budget
     factors = {
         method: results.searches[kind][-1].beyond(MACS.cost(tuning.task.arch), budget)
@@ -266,7 +266,7 @@ def test_equal_differences_are_certain_without_a_warning() -> None:
 
 
 def test_a_tuned_law_must_be_there(tuning: LawTuning, tmp_path: Path) -> None:
-    comparison = Comparison(tuning.task, get_methods(["tuned"]), MACS, tuning.sizes, 1)
+    comparison = Comparison(tuning.task, get_methods(["tuned"]), tuning.sizes, 1)
     place = workspace_in(tmp_path)
     with pytest.raises(NsoptError, match="run nsopt tune --over curve --metric macs"):
         run_comparison(comparison, place, Silent())
