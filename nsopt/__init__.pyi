@@ -20,6 +20,7 @@ from .models.architecture import Architecture as Architecture
 from .models.registry import architectures as architectures
 from .models.registry import get_architecture as get_architecture
 from .models.tracing.trace import trace as trace
+from .progress import Silent as Silent
 from .pruning.search import SearchResult as SearchResult
 from .pruning.search import search as search
 from .pruning.settings import SearchSettings as SearchSettings

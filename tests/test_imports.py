@@ -16,6 +16,7 @@ FLOORS = [
     "errors",
     "files",
     "progress",
+    "terminal",
     "settings",
     "torchvision_import",
     "scaling",

@@ -2,54 +2,26 @@
 
 import errno
 import os
-import re
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichBars
-from rich.segment import Segment
 from rich.table import Table
 
 from nsopt.errors import NsoptError
+from nsopt.terminal import LiveProgress, PlainConsole, describe_point, printable, show_bars
 
 _USER_ERROR = 2
 _INTERRUPTED = 130
 _SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_UNKEPT = 30.0  # a search or a training is kept from then on
 _NARROW = 80  # columns of a terminal
 _UNLIMITED = 10_000
-
-# Control characters, marks that change the direction of text, and surrogates, which cannot be
-# encoded.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-
-
-def printable(text: str) -> str:
-    """Return `text` without control characters: it may come from another machine."""
-    return _UNPRINTABLE.sub("", text)
-
-
-class PlainConsole(Console):
-    """A console that interprets no markup and drops unprintable characters."""
-
-    def __init__(self) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False)
-
-    def render(
-        self, renderable: RenderableType, options: ConsoleOptions | None = None
-    ) -> Iterable[Segment]:
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=printable(segment.text))
-
 
 console = PlainConsole()
 
@@ -71,33 +43,6 @@ def tell_what_is_fixed(summary: str) -> None:
         console.print(summary)
 
 
-class LiveProgress:
-    """A `Progress` drawn with Rich: one bar for the whole, one for the current task."""
-
-    def __init__(self, bars: RichBars) -> None:
-        self._bars = bars
-        self._whole = bars.add_task("", total=None, detail="", visible=False)
-        self._piece = bars.add_task("preparing", total=None, detail="")
-
-    def overall(self, done: int, total: int) -> None:
-        self._bars.update(
-            self._whole,
-            description=_format_point(done, total),
-            completed=done,
-            total=total,
-            visible=total > 0,
-        )
-
-    def start(self, task: str, total: int) -> None:
-        self._bars.reset(self._piece, total=total, description=escape(task), detail="")
-
-    def advance(self, detail: str = "") -> None:
-        self._bars.update(self._piece, advance=1, detail=escape(detail))
-
-    def message(self, text: str) -> None:
-        self._bars.console.print(text)
-
-
 class LineProgress:
     """A `Progress` for a pipe or a file: prints every message, and a step every few seconds.
 
@@ -111,7 +56,7 @@ class LineProgress:
         self._last_line = time.monotonic()
 
     def overall(self, done: int, total: int) -> None:
-        self._point = f"{_format_point(done, total)}, " if total else ""
+        self._point = f"{describe_point(done, total)}, " if total else ""
 
     def start(self, task: str, total: int) -> None:
         self._task, self._done, self._total = task, 0, total
@@ -128,10 +73,6 @@ class LineProgress:
         self._last_line = time.monotonic()
 
 
-def _format_point(done: int, total: int) -> str:
-    return f"point {min(done + 1, total)} of {total}"
-
-
 @contextmanager
 def live_progress(for_another: bool = False) -> Iterator[LiveProgress | LineProgress]:
     """Show progress until the block ends; messages stay on the screen.
@@ -141,15 +82,8 @@ def live_progress(for_another: bool = False) -> Iterator[LiveProgress | LineProg
     if for_another or not console.is_terminal:
         yield LineProgress(steps=not for_another)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("[dim]{task.fields[detail]}"),
-    )
-    with RichBars(*columns, console=console, transient=True) as bars:
-        yield LiveProgress(bars)
+    with show_bars(console) as bars:
+        yield bars
 
 
 @contextmanager
@@ -159,7 +93,7 @@ def user_errors() -> Iterator[None]:
     Ctrl-C ends the process at once, like a kill. A study survives a kill at any point; a
     KeyboardInterrupt in the middle of a library call could corrupt it.
     """
-    signal.signal(signal.SIGINT, _leave_at_once)
+    signal.signal(signal.SIGINT, partial(_leave_at_once, time.monotonic()))
     try:
         yield
     except NsoptError as error:
@@ -175,8 +109,21 @@ def _stop(message: str) -> NoReturn:
     raise SystemExit(_USER_ERROR) from None
 
 
-def _leave_at_once(signum: int, frame: FrameType | None) -> NoReturn:
+def _leave_at_once(began: float, signum: int, frame: FrameType | None) -> NoReturn:
     console.show_cursor()
     sys.stdout.flush()
-    os.write(2, b"\ninterrupted: the same command continues where this one stopped\n")
+    os.write(2, f"\ninterrupted: {describe_rest(time.monotonic() - began)}\n".encode())
     os._exit(_INTERRUPTED)
+
+
+def describe_rest(seconds: float) -> str:
+    """Return what is kept of a command that is interrupted after so many seconds."""
+    if seconds < _SECONDS_UNKEPT:
+        return (
+            "finished searches and trainings are kept, nothing yet of what began in this first "
+            "half minute: the same command starts that anew"
+        )
+    return (
+        "finished searches and trainings are kept, and of the one that ran all but its last half "
+        "minute: the same command continues there"
+    )

@@ -29,7 +29,7 @@ from nsopt.methods.registry import baseline, dense, scored
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.trace import trace
-from nsopt.progress import Progress, Silent
+from nsopt.progress import Progress
 from nsopt.scaling.metric import PARAMS, counted_costs
 from nsopt.storage import schema, trials
 from nsopt.study.compare import run_comparison
@@ -41,6 +41,7 @@ from nsopt.study.session import start_session
 from nsopt.study.start import keep_start
 from nsopt.study.task import Task, check_outputs
 from nsopt.study.workspace import Workspace
+from nsopt.terminal import shown
 
 PRESET = "compress"
 
@@ -117,7 +118,8 @@ def compress(
         settings: of the search and of fine-tuning; by default those of the preset `compress`.
         out: a folder for all results. The same call then continues after an interruption, and
             optuna-dashboard shows `study.db` there. By default nothing is kept.
-        progress: receives steps and messages; None for silence.
+        progress: receives steps and messages; by default bars on a terminal and nothing elsewhere;
+            `nsopt.Silent()` for silence.
 
     Raises:
         NsoptError: for budgets that the model already meets or that no widths meet, and for a model
@@ -138,7 +140,7 @@ def compress(
         if out is None:
             out = stack.enter_context(tempfile.TemporaryDirectory(prefix="nsopt-"))
         workspace = Workspace(f"sqlite:///{Path(out) / 'study.db'}", Path(out))
-        hearer = progress or Silent()
+        hearer = stack.enter_context(shown(progress))
         task = with_precision(task, workspace)
         task, found = prepare_budgets(task, budgets, workspace, hearer)
         return run_compression(task, found, candidates, seeds, workspace, hearer)

@@ -27,9 +27,10 @@ from nsopt.latency.measure import (
 from nsopt.latency.model import LatencyModel, Term
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.models.architecture import Architecture, TableArchitecture
-from nsopt.progress import Progress, Silent
+from nsopt.progress import Progress
 from nsopt.scaling.cost import IntArray, width_limits
 from nsopt.scaling.law import floor_widths
+from nsopt.terminal import shown
 
 A = TypeVar("A", bound=Architecture)
 BATCH_SIZE = 100
@@ -69,7 +70,8 @@ def with_latency(arch: A, device: str = "auto", progress: Progress | None = None
     Args:
         arch: an architecture, registered or traced.
         device: as torch names it, or auto.
-        progress: receives steps and warnings; None for silence.
+        progress: receives steps and warnings; by default bars on a terminal and nothing elsewhere;
+            `nsopt.Silent()` for silence.
 
     Raises:
         NsoptError: if the device is not available, or a network calls other operations at other
@@ -79,8 +81,8 @@ def with_latency(arch: A, device: str = "auto", progress: Progress | None = None
         >>> arch = nsopt.with_latency(nsopt.get_architecture("vgg11"), "cpu")
         >>> nsopt.solve_widths(nsopt.uniform_curve(arch.base_widths), arch.cost("latency"), 20.0)
     """
-    with sharing(resolve_compute(device, "fp32")) as compute:
-        return arch.with_latency(latency_model(arch, compute, progress or Silent()))
+    with sharing(resolve_compute(device, "fp32")) as compute, shown(progress) as display:
+        return arch.with_latency(latency_model(arch, compute, display))
 
 
 def latency_model(

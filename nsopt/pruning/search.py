@@ -12,12 +12,13 @@ from nsopt.compute.placement import place_images
 from nsopt.data.images import ImageData, Splits
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
-from nsopt.progress import Progress, Silent
+from nsopt.progress import Progress
 from nsopt.pruning.iterations import run_iterations
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Classification, OwnBatches, Supervision
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration
+from nsopt.terminal import shown
 from nsopt.training.step import Loss
 
 
@@ -56,7 +57,8 @@ def search(
         arch: the family of networks; the search starts at its base widths.
         data: images with labels.
         settings: by default those of the paper for CIFAR.
-        progress: receives steps and messages; None for silence.
+        progress: receives steps and messages; by default bars on a terminal and nothing elsewhere;
+            `nsopt.Silent()` for silence.
         checkpoint: a file from which the same call continues after an interruption. It is written
             every 30 seconds and removed at the end; after an error it keeps finished iterations.
         start: a trained network of the base widths, which the first iteration prunes without
@@ -83,10 +85,11 @@ def search(
     settings = settings or SearchSettings()
     compute = resolve_compute(settings.device, settings.precision)
     supervision = _make_supervision(data, settings, loader, loss, compute)
-    iterations = run_iterations(
-        arch, supervision, settings, (), compute, progress or Silent(), checkpoint, start
-    )
-    return SearchResult(tuple(iterations))
+    with shown(progress) as display:
+        iterations = tuple(
+            run_iterations(arch, supervision, settings, (), compute, display, checkpoint, start)
+        )
+    return SearchResult(iterations)
 
 
 def select_search_images(

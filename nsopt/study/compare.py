@@ -86,8 +86,10 @@ def preview_comparison(
 
 
 def _tell_duration(plan: Plan) -> None:
-    plan.session.progress.message(str(estimate(plan)))
-    plan.session.progress.message(advise(plan))
+    found = estimate(plan)
+    if found.search + found.training:
+        plan.session.progress.message(str(found))
+        plan.session.progress.message(advise(plan))
 
 
 def _mend(session: Session, laws: Laws) -> None:

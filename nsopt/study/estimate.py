@@ -142,6 +142,8 @@ def _trainings(plan: Plan, more: float) -> Iterator[_Work]:
     arch, settings = task.arch, task.settings
     base = float(MACS.cost(arch)(arch.base_widths))
     for method, points in plan.missing().items():
+        if method.keeps_weights:
+            continue
         if method.needs_trained_network and task.start is None:
             for seed in {point.seed for point in points}:
                 yield _training(plan, settings.base_training_for(seed), base)

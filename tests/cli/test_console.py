@@ -9,13 +9,13 @@ from rich.table import Table
 
 from nsopt.cli.console import (
     LineProgress,
-    LiveProgress,
-    PlainConsole,
     console,
+    describe_rest,
     tell_what_is_fixed,
     user_errors,
 )
 from nsopt.errors import NsoptError
+from nsopt.terminal import LiveProgress, PlainConsole
 
 
 @pytest.fixture
@@ -117,3 +117,10 @@ def test_a_bar_shows_text_as_it_stands() -> None:
         progress.message(f"[/x] {ESCAPES}")
     assert f"[/x] {LEFT}" in captured.get()
     assert "\x1b]" not in captured.get()
+
+
+def test_who_interrupts_is_told_what_is_kept() -> None:
+    assert "nothing yet of what began" in describe_rest(29.0)
+    assert "starts that anew" in describe_rest(29.0)
+    assert "all but its last half minute" in describe_rest(31.0)
+    assert "continues there" in describe_rest(31.0)

@@ -1,0 +1,58 @@
+"""Progress of long calls from Python."""
+
+import pytest
+import torch
+from torch import nn
+
+import nsopt
+from nsopt.progress import Silent
+from nsopt.terminal import shown
+from tests.latency.brief import learn_briefly
+
+
+@pytest.fixture
+def tiny() -> nsopt.Architecture:
+    """A network that is searched and timed within moments."""
+    stem = [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)]
+    return nsopt.trace(nn.Sequential(*stem, *head), torch.rand(2, 1, 8, 8))
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich takes any output for a terminal then
+
+
+def find_law(arch: nsopt.Architecture, progress: Silent | None = None) -> None:
+    settings = nsopt.SearchSettings(
+        pretrain_epochs=0, prune_every=1, filters_per_step=1, iterations=1, device="cpu"
+    )
+    batches = [(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]))]
+    loss = nn.functional.cross_entropy
+    nsopt.search(arch, settings=settings, loader=batches, loss=loss, progress=progress)
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_search_shows_its_steps_on_a_terminal(
+    tiny: nsopt.Architecture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find_law(tiny, nsopt.Silent())
+    assert capsys.readouterr().out == ""
+    find_law(tiny)
+    assert "searching" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("terminal")
+def test_learning_milliseconds_shows_its_steps_on_a_terminal(
+    tiny: nsopt.Architecture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn_briefly(monkeypatch)
+    nsopt.with_latency(tiny, "cpu")
+    assert "learning this device's latency" in capsys.readouterr().out
+
+
+def test_elsewhere_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown(None) as progress:
+        progress.start("searching", 1)
+        progress.message("a message")
+    assert capsys.readouterr().out == ""
