@@ -34,7 +34,7 @@ class ExportOptions(StoredDataOptions):
     ratio: float | None = None
     """Width ratio that set the network's budget, such as 0.25."""
     budget: str | None = None
-    """The network's budget, instead of --ratio: 600k, 2M."""
+    """The network's budget, instead of --ratio: 600k, 2M, or params=250k,macs=20M."""
     metric: str | None = None
     """Metric of the budget (params, macs or latency), if the study has budgets in several."""
     artifacts: Path | None = None
@@ -119,7 +119,7 @@ def _load(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]":
 def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":
     """Return the trial of the network that the options name."""
     from nsopt.errors import NsoptError
-    from nsopt.scaling.metric import get_metric
+    from nsopt.scaling.metric import Joint, Metric, get_metric, read_budgets
     from nsopt.storage.trials import Point, read_point, size_label
 
     def fits(point: Point) -> bool:
@@ -127,8 +127,14 @@ def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTri
         return (
             (options.metric is None or options.metric == point.metric)
             and (options.ratio is None or options.ratio == point.ratio)
-            and (options.budget is None or metric.read(options.budget) == point.budget)
+            and (options.budget is None or is_of_budget(metric, point.budget, options.budget))
         )
+
+    def is_of_budget(metric: Metric, budget: float, text: str) -> bool:
+        names = "=" in text
+        return names == isinstance(metric, Joint) and read_budgets(text, metric) == [
+            (metric, budget)
+        ]
 
     points = [(trial, point) for trial in best if (point := read_point(trial))]
     found = [trial for trial, point in points if fits(point)]

@@ -70,6 +70,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     from nsopt.cli import preparation
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.extras import has_extra
+    from nsopt.errors import NsoptError
     from nsopt.methods.registry import get_methods
     from nsopt.reports.results import read_results
     from nsopt.storage.opening import storage_errors
@@ -94,6 +95,8 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     settings = preparation.apply_changes(preset, _read_tuned_settings(options), own)
     for method in methods:
         method.search_iterations(settings.search)
+    if settings.eta is not None and any(len(metric.parts) > 1 for metric in metrics):
+        raise NsoptError("Algorithm 3 takes one budget at a time: leave --eta out")
     task, workspace = preparation.prepare(
         options.task, options.place, settings, options.workers, options.start
     )
@@ -142,6 +145,7 @@ def _export_command(results: "Results", url: str) -> str:
     import pandas as pd
 
     from nsopt.reports.tables import summary
+    from nsopt.scaling.metric import get_metric
     from nsopt.storage.schema import study_name
     from nsopt.storage.urls import hide_password
 
@@ -152,7 +156,9 @@ def _export_command(results: "Results", url: str) -> str:
     size = [f"--ratio={best['ratio']:g}"]
     if pd.isna(best["ratio"]):
         size = [f"--budget={best['budget']:.17g}"]
-    if rows["metric"].nunique() > 1:
+    if len(get_metric(best["metric"]).parts) > 1:
+        size = [f"--budget={best['metric']}"]
+    elif rows["metric"].nunique() > 1:
         size.append(f"--metric={best['metric']}")
     study = study_name(results.name, best["method"])
     places = [f"--storage={hide_password(url)}", f"--study={study}", *size, "--out=network.onnx"]
@@ -207,6 +213,7 @@ def _print_summary(results: "Results") -> None:
 
 def _summary_rows(results: "Results") -> list[dict[str, str]]:
     from nsopt.reports.tables import (
+        binding_budget,
         measured_latency,
         predicted_latency,
         short_number,
@@ -224,15 +231,14 @@ def _summary_rows(results: "Results") -> list[dict[str, str]]:
             "MACs": short_number(row["macs"]),
             "ms": measured_latency(row),
             "predicted": predicted_latency(row),
+            "binds": binding_budget(row),
             "val %": with_deviation(row["val_mean"], row["val_std"]),
             "test %": with_deviation(row["test_mean"], row["test_std"]),
         }
         for row in summary(results).to_dict("records")
     ]
-    if not any(row["predicted"] for row in rows):
-        for row in rows:
-            del row["predicted"]
-    return rows
+    unused = [name for name in ("predicted", "binds") if not any(row[name] for row in rows)]
+    return [{name: text for name, text in row.items() if name not in unused} for row in rows]
 
 
 def _summary_table(

@@ -21,6 +21,7 @@ from nsopt.reports.paper import write_paper
 from nsopt.reports.published import PublishedLine, published_lines
 from nsopt.reports.results import Results
 from nsopt.reports.tables import (
+    binding_budget,
     descent_table,
     format_latency,
     share,
@@ -107,6 +108,7 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
         row["name"] = method_label(row["method"])
         row["latency"] = format_latency(row)
         factor = row["beyond_record"]
+        row["binds"] = binding_budget(row)
         row["beyond"] = "" if pd.isna(factor) else f"at {describe_reach(factor)}"
         for part in ("val", "test"):
             row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])

@@ -7,15 +7,19 @@ from typing import Any
 import pandas as pd
 
 from nsopt.reports.results import Results
-from nsopt.scaling.metric import LATENCY, METRICS
+from nsopt.scaling.metric import LATENCY, METRICS, Joint, get_metric
 from nsopt.scaling.record import Iteration
 from nsopt.storage.schema import width_key
 from nsopt.storage.trials import size_label
 
 
 def with_ordered_metrics(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """Return a copy whose metrics sort as in reports: parameters, MACs, latency."""
-    metrics = pd.Categorical(outcomes["metric"], list(METRICS), ordered=True)
+    """Return a copy whose metrics sort as in reports: parameters, MACs, latency, several."""
+    found = map(get_metric, outcomes["metric"].unique())
+    joint = [metric for metric in found if isinstance(metric, Joint)]
+    joint.sort(key=lambda metric: [(part.name, limit) for part, limit in metric.limits])
+    order = [*METRICS, *(metric.name for metric in joint)]
+    metrics = pd.Categorical(outcomes["metric"], order, ordered=True)
     return outcomes.assign(metric=metrics)
 
 
@@ -45,6 +49,8 @@ def summary(results: Results) -> pd.DataFrame:
         seconds=("seconds", "mean"),
         feasible=("feasible", "all"),
         beyond_record=("beyond_record", "first"),
+        binding=("binding", "first"),
+        cost_latency=("cost_latency", "first"),
     )
     return table.reset_index().astype({"metric": str})
 
@@ -62,8 +68,13 @@ def measured_latency(row: Mapping[str, Any]) -> str:
 
 def predicted_latency(row: Mapping[str, Any]) -> str:
     """Format the predicted latency of a row if its budget is one of latency; else ""."""
-    predicted = row["metric"] == LATENCY.name and not pd.isna(row["cost"])
-    return f"{row['cost']:.2f}" if predicted else ""
+    predicted = row["cost"] if row["metric"] == LATENCY.name else row.get("cost_latency")
+    return "" if pd.isna(predicted) else f"{predicted:.2f}"
+
+
+def binding_budget(row: Mapping[str, Any]) -> str:
+    """Return what the budget limits that stops a row's network; "" for a single budget."""
+    return "" if pd.isna(row["binding"]) else get_metric(row["binding"]).noun
 
 
 def format_latency(row: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
-from nsopt.reports.tables import summary
+from nsopt.reports.tables import binding_budget, summary
 from nsopt.scaling.metric import get_metric
 from nsopt.scaling.record import describe_reach
 from nsopt.scaling.t_test import run_t_test
@@ -132,6 +132,8 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
     if not pd.isna(taken["beyond_record"]):
         factor = describe_reach(taken["beyond_record"])
         found += f" The budget is {factor}: its law is extrapolated there."
+    if binding_budget(taken):
+        found += f" The budget of {binding_budget(taken)} binds."
     widths = _widths(results, taken, taken["method"])
     key = width_key(*widths) if len(widths) == 1 else ""
     return Verdict(f"{_format_budget(best)}: {found}", label, key, certain)

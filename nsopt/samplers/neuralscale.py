@@ -13,10 +13,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
-from nsopt.samplers.proposals import Proposals
+from nsopt.samplers.proposals import Proposal, Proposals
 from nsopt.scaling.cost import CostFunction
+from nsopt.scaling.joint import JointCost
 from nsopt.scaling.law import ScalingLaw
-from nsopt.scaling.metric import METRICS
+from nsopt.scaling.metric import get_metric
 from nsopt.storage import internals, trials
 
 _NARROWER, _WIDER = 32, 8  # default range of widths, in factors of the base widths
@@ -67,9 +68,14 @@ class NeuralScaleSampler(BaseSampler):
     When a trial ends, `budget`, `metric` and `cost` become user attributes, and the excess over the
     budget becomes a constraint, also for enqueued widths.
 
+    Several budgets at once are pairs `[(cost, budget), ...]` in place of `cost`. Each has its own
+    constraint, and the attribute `binding` names the one that stops the network. A trial's budget
+    is then a share of all of them, by default 1.
+
     Args:
         law: a fitted law, or any other such as `uniform_curve(base_widths)`.
-        cost: maps widths to a cost in the unit of the budgets, such as `arch.cost("params")`.
+        cost: maps widths to a cost in the unit of the budgets, such as `arch.cost("params")`; or
+            pairs of a cost and its budget.
         layer_names: of the law's L layers, in order; they name the parameters.
         budgets: for trials without a `budget` of their own: numbers, or words such as "600k" and
             "5ms", which are read as in commands.
@@ -97,7 +103,7 @@ class NeuralScaleSampler(BaseSampler):
     def __init__(
         self,
         law: ScalingLaw,
-        cost: CostFunction,
+        cost: CostFunction | Sequence[tuple[CostFunction, float]],
         layer_names: Sequence[str],
         budgets: Sequence[float | str] | str = (),
         independent_sampler: BaseSampler | None = None,
@@ -108,6 +114,9 @@ class NeuralScaleSampler(BaseSampler):
         min_width: int = 1,
         max_width: ArrayLike | None = None,
     ) -> None:
+        if isinstance(cost, list | tuple):
+            cost = JointCost(tuple(cost))
+            budgets = budgets or (1,)
         if not callable(cost):
             raise NsoptError(
                 f"cost must map widths to a cost, as arch.cost('params') does: {cost!r}"
@@ -116,6 +125,8 @@ class NeuralScaleSampler(BaseSampler):
             raise NsoptError(f"spread must be a number of at least 0, got {spread}")
         if spread and eta is not None:
             raise NsoptError("spread needs the exact solver: leave eta out")
+        if eta is not None and isinstance(cost, JointCost):
+            raise NsoptError("several budgets need the exact solver: leave eta out")
         if eta is not None and ((multiple_of, min_width) != (1, 1) or max_width is not None):
             raise NsoptError(
                 "multiple_of, min_width and max_width need the exact solver: leave eta out"
@@ -129,10 +140,10 @@ class NeuralScaleSampler(BaseSampler):
         self._independent = independent_sampler or TPESampler(seed=seed)
         self._spread = spread
         self._entropy = np.random.SeedSequence(seed).entropy
-        self._solved: dict[float, tuple[int, ...]] = {}
+        self._solved: dict[float, Proposal] = {}
         for budget in self._budgets:
             self.propose(budget)
-        self._proposed: dict[tuple[str, int], tuple[int, ...]] = {}  # of running trials
+        self._proposed: dict[tuple[str, int], Proposal] = {}  # of running trials
 
     def __repr__(self) -> str:
         budgets = ", ".join(f"{budget:,}" for budget in self._budgets) or "of the trials"
@@ -147,10 +158,13 @@ class NeuralScaleSampler(BaseSampler):
         metric = self._proposals.metric
         if metric is None:
             raise NsoptError(f"the cost has no unit: give the budget {word!r} as a number")
-        return METRICS[metric].read(word.strip())
+        return get_metric(metric).read(word.strip())
 
     def propose(self, budget: float) -> tuple[int, ...]:
         """Return the widths at a budget, solved once. Raises NsoptError if none fit it."""
+        return self._proposal_at(budget).widths
+
+    def _proposal_at(self, budget: float) -> Proposal:
         if budget not in self._solved:
             self._solved[budget] = self._proposals.at(budget)
         return self._solved[budget]
@@ -198,8 +212,8 @@ class NeuralScaleSampler(BaseSampler):
             raise NsoptError("no budget for these widths: give the sampler budgets=[...]")
         key = (study.study_name, trial.number)
         if key not in self._proposed:
-            self._proposed[key] = self._widths(trial, budget)
-        width = self._proposed[key][self._parameters.index(param_name)]
+            self._proposed[key] = self._propose_for(trial, budget)
+        width = self._proposed[key].widths[self._parameters.index(param_name)]
         if not internals.can_be(param_distribution, width):
             raise NsoptError(
                 f"{param_name} must be able to be {width}, the law's width at a budget of "
@@ -219,21 +233,24 @@ class NeuralScaleSampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         self._independent.after_trial(study, trial, state, values)
-        self._proposed.pop((study.study_name, trial.number), None)
+        proposal = self._proposed.pop((study.study_name, trial.number), None)
         budget = self._budget_of(trial)
         if budget is None or not all(name in trial.params for name in self._parameters):
             return
-        metric, cost = self._proposals.metric, self._proposals.cost
-        spent = cost([trial.params[name] for name in self._parameters])
-        trials.write_cost(study, trial, budget, metric, spent)
+        metric, widths = self._proposals.metric, [trial.params[name] for name in self._parameters]
+        trials.write_cost(study, trial, budget, metric, self._proposals.cost(widths))
+        limits = self._proposals.limits(widths, budget)
+        if limits:
+            own = proposal if proposal and proposal.widths == tuple(widths) else None
+            trials.write_limits(study, trial, limits, own.binding if own else None)
 
     def reseed_rng(self) -> None:
         self._independent.reseed_rng()
 
-    def _widths(self, trial: FrozenTrial, budget: float) -> tuple[int, ...]:
-        """Return the widths for a trial, shifted at random if there is a spread."""
+    def _propose_for(self, trial: FrozenTrial, budget: float) -> Proposal:
+        """Return the proposal for a trial, shifted at random if there is a spread."""
         if not self._spread:
-            return self.propose(budget)
+            return self._proposal_at(budget)
         generator = np.random.default_rng(
             np.random.SeedSequence(self._entropy, spawn_key=(trial.number,))
         )

@@ -1,5 +1,6 @@
 """Several budgets as one cost: the largest part of a budget that a network uses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -24,18 +25,27 @@ class JointCost:
     limits: tuple[tuple[CostFunction, float], ...]
 
     def __post_init__(self) -> None:
-        if not self.limits:
-            raise NsoptError("give at least one pair of a cost and its budget")
-        for cost, budget in self.limits:
-            if not callable(cost) or np.ndim(budget) or not 0 < budget < float("inf"):
-                raise NsoptError(
-                    "several budgets are pairs of a cost and a number above 0, such as "
-                    "[(arch.cost('params'), 250_000), (arch.cost('macs'), 20e6)]"
-                )
+        if not self.limits or not all(map(_is_limit, self.limits)):
+            raise NsoptError(
+                "several budgets are pairs of a cost and a number above 0, such as "
+                "[(arch.cost('params'), 250_000), (arch.cost('macs'), 20e6)]"
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the metrics, as far as their cost models have one."""
+        names = [getattr(cost, "metric", "") for cost, _ in self.limits]
+        return [name or f"cost {number}" for number, name in enumerate(names, start=1)]
+
+    @property
+    def metric(self) -> str:
+        """All budgets, as `params=250000,macs=20000000`."""
+        budgets = [budget for _, budget in self.limits]
+        return name_limits(list(zip(self.names, budgets, strict=True)))
 
     def __call__(self, widths: ArrayLike) -> Any:
         """Return the largest share of a budget that widths (N, L) use: (N,)."""
-        return self.shares(widths).max(axis=-1)
+        return _unwrap(self.shares(widths).max(axis=-1))
 
     def shares(self, widths: ArrayLike) -> FloatArray:
         """Return the share of each budget that widths (N, L) use: (N, K)."""
@@ -48,7 +58,7 @@ class JointCost:
     def lower_bound(self, widths: ArrayLike) -> Any:
         """Return a lower bound on the cost that never falls as a width grows."""
         bounds = [getattr(cost, "lower_bound", cost)(widths) / b for cost, b in self.limits]
-        return np.max(bounds, axis=0)
+        return _unwrap(np.max(bounds, axis=0))
 
     def marginal(self, widths: ArrayLike) -> FloatArray:
         """Return what one more filter in each layer costs at widths (N, L): (N, L)."""
@@ -69,12 +79,28 @@ class JointCost:
         return reduce(np.minimum, [getattr(cost, "widest", WIDEST) for cost, _ in self.limits])
 
     def describe(self, numbers: ArrayLike) -> str:
-        """Format one number per budget with the name of its metric, if the cost model has one."""
-        names = [getattr(cost, "metric", "") for cost, _ in self.limits]
-        words = [f"cost {number}" for number in range(1, len(names) + 1)]
-        names = [name or word for name, word in zip(names, words, strict=True)]
-        pairs = zip(names, np.asarray(numbers).tolist(), strict=True)
+        """Format one number per budget with the name of its metric."""
+        pairs = zip(self.names, np.asarray(numbers).tolist(), strict=True)
         return ", ".join(f"{name}={format_exactly(number)}" for name, number in pairs)
+
+
+def name_limits(limits: Sequence[tuple[str, float]]) -> str:
+    """Write metrics with their budgets, which reading gives back exactly."""
+    words = (f"{name}={np.format_float_positional(limit, trim='-')}" for name, limit in limits)
+    return ",".join(words)
+
+
+def _is_limit(limit: Any) -> bool:
+    if not isinstance(limit, tuple | list) or len(limit) != 2:
+        return False
+    cost, budget = limit
+    is_number = isinstance(budget, int | float | np.number)
+    return callable(cost) and is_number and bool(0 < budget < np.inf)
+
+
+def _unwrap(cost: Any) -> Any:
+    """Convert an array of shape () to a float."""
+    return float(cost) if np.ndim(cost) == 0 else cost
 
 
 def format_exactly(cost: float) -> str:

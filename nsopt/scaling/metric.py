@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-import numpy as np
-
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.scaling.cost import CostModel
-from nsopt.scaling.joint import JointCost
+from nsopt.scaling.joint import JointCost, name_limits
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -128,8 +126,7 @@ class Joint(Metric):
                     f"two budgets of {name} cannot hold at once: write a semicolon between budgets "
                     "of different networks"
                 )
-        words = [f"{m.name}={np.format_float_positional(b, trim='-')}" for m, b in found]
-        return cls(",".join(words), found)
+        return cls(name_limits([(metric.name, limit) for metric, limit in found]), found)
 
     @property
     def parts(self) -> tuple[Metric, ...]:

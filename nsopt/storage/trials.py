@@ -36,7 +36,11 @@ OUTCOME_COLUMNS = (
     "seconds",
     "feasible",
     "beyond_record",
+    "binding",
+    "cost_latency",
 )
+_COST = "cost"
+_BINDING = "binding"
 _WIDTH = "width_"
 _ITERATION = "iteration"
 _ITERATION_NUMBER = "iteration_number"
@@ -132,6 +136,24 @@ def write_cost(
         if value is not None and name not in trial.user_attrs:
             internals.write_attribute(study, trial, name, value)
     internals.write_constraint(study, trial, BUDGET, (cost - budget) / budget)
+
+
+def write_limits(
+    study: Study,
+    trial: FrozenTrial,
+    limits: Mapping[str, tuple[float, float]],
+    binding: str | None,
+) -> None:
+    """Write the budgets of a trial that hold at once; each becomes a constraint.
+
+    limits: each budget and the trial's cost, by metric; binding: the metric that stops the network.
+    """
+    for name, (budget, cost) in limits.items():
+        internals.write_attribute(study, trial, f"{BUDGET}_{name}", budget)
+        internals.write_attribute(study, trial, f"{_COST}_{name}", cost)
+        internals.write_constraint(study, trial, f"{BUDGET}_{name}", (cost - budget) / budget)
+    if binding is not None:
+        internals.write_attribute(study, trial, _BINDING, binding)
 
 
 def read_widths(trial: FrozenTrial, layer_names: Sequence[str]) -> tuple[int, ...]:

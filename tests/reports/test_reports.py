@@ -53,6 +53,8 @@ def results() -> Results:
                     "test_accuracy": accuracy - 1,
                     "test_accuracy_best_epoch": accuracy,
                     "feasible": True,
+                    "binding": None,
+                    "cost_latency": None,
                     "widths": (budget // 500, budget // 250 + int(gain)),
                 }
                 rows.append(row)

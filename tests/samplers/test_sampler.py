@@ -304,3 +304,37 @@ def test_budgets_are_read_as_in_commands(vgg11: TableArchitecture) -> None:
         NeuralScaleSampler(law, "params", names)
     with pytest.raises(NsoptError, match="the cost has no unit: give the budget '600k'"):
         NeuralScaleSampler(law, np.sum, names, "600k")
+
+
+def test_budgets_at_once_have_a_constraint_each_and_the_binding_one_is_told() -> None:
+    macs = ARCH.cost("macs")
+    own = NeuralScaleSampler(LAW, [(PARAMS, 10**7), (macs, 10**7)], ARCH.layer_names)
+    study = optuna.create_study(direction="maximize", sampler=own)
+    study.enqueue_trial({f"width_{name}": 300 for name in ARCH.layer_names})
+    study.enqueue_trial({}, user_attrs={"budget": 0.5})
+    study.optimize(lambda trial: float(sum(suggest_widths(trial, ARCH, 1))), n_trials=3)
+    enqueued, half, whole = study.trials
+    widths = tuple(solve_widths(LAW, macs, 10**7).widths.tolist())
+    assert own.propose(1) == widths
+    assert tuple(whole.params.values()) == widths
+    assert whole.user_attrs == {
+        "budget": 1,
+        "metric": "params=10000000,macs=10000000",
+        "cost": macs(widths) / 10**7,
+        "budget_params": 10**7,
+        "budget_macs": 10**7,
+        "cost_params": PARAMS(widths),
+        "cost_macs": macs(widths),
+        "binding": "macs",
+    }
+    assert half.user_attrs["cost_macs"] <= half.user_attrs["budget_macs"] == 5 * 10**6
+    for trial, cost in ((enqueued, [300] * 8), (whole, widths)):
+        assert trial.constraints == {
+            "budget": pytest.approx(trial.user_attrs["cost"] - 1),
+            "budget_params": pytest.approx(PARAMS(cost) / 10**7 - 1),
+            "budget_macs": pytest.approx(macs(cost) / 10**7 - 1),
+        }
+    assert "binding" not in enqueued.user_attrs
+    assert study.best_trial.number == whole.number
+    with pytest.raises(NsoptError, match="need the exact solver"):
+        NeuralScaleSampler(LAW, [(PARAMS, 10**6)], ARCH.layer_names, eta=50.0)

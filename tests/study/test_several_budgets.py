@@ -1,0 +1,108 @@
+"""A comparison at budgets that hold at once."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from nsopt.cli import console as module
+from nsopt.cli.study import _export_command, _print_summary
+from nsopt.reports.page import render
+from nsopt.reports.tables import predicted_latency
+from nsopt.reports.words import answer
+from nsopt.scaling.metric import MACS, PARAMS, read_budgets
+from nsopt.study.compare import run_comparison
+from nsopt.study.comparison import Comparison, Size
+from nsopt.study.presets import rounding_for
+from nsopt.study.workspace import Workspace
+from tests.conftest import call_nsopt
+from tests.study.test_comparison import (
+    Listener,
+    only,
+    results_at,
+    studies_at,
+    with_latency_of_filters,
+)
+
+BUDGETS = "params=20k,macs=200k; params=10k,macs=5M"
+
+
+@pytest.fixture
+def joint(comparison: Comparison) -> Comparison:
+    sizes = tuple(Size(*budget) for budget in read_budgets(BUDGETS, PARAMS))
+    return only(comparison, "uniform", sizes=sizes, seeds=1, references=0)
+
+
+def test_all_budgets_hold_and_the_report_names_the_one_that_binds(
+    joint: Comparison, place: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_comparison(joint, place, Listener())
+    results = results_at(place)
+    outcomes = results.outcomes
+    assert len(outcomes) == 2
+    assert outcomes["feasible"].all()
+    first, second = (outcomes[outcomes["metric"] == size.metric.name] for size in joint.sizes)
+    assert (first["macs"] <= 200_000).all()
+    assert (second["params"] <= 10_000).all()
+    assert set(first["binding"]) == {"macs"}
+    assert set(second["binding"]) == {"params"}
+
+    study = studies_at(place)["uniform"]
+    trial = study.trials[0]
+    assert trial.user_attrs["metric"] == "params=20000,macs=200000"
+    assert (trial.user_attrs["budget"], trial.user_attrs["budget_macs"]) == (1, 200_000)
+    assert trial.user_attrs["cost_macs"] == trial.user_attrs["macs"]
+    assert trial.constraints.keys() == {"budget", "budget_params", "budget_macs"}
+    assert max(trial.constraints.values()) <= 0
+
+    told = [str(verdict) for verdict in answer(results)]
+    assert told[0].startswith("10,000 params and 5,000,000 MACs: ")
+    assert "The budget of params binds." in told[0]
+    assert "The budget of MACs binds." in told[1]
+    assert "(bound by MACs)" in render(results, [])
+    assert "--budget=params=20000,macs=200000" in _export_command(results, place.url)
+    module.console.width = 200
+    _print_summary(results)
+    assert "binds" in capsys.readouterr().out
+
+    listener = Listener()
+    run_comparison(joint, place, listener)
+    assert not any("validation" in message for message in listener.messages)
+
+
+def test_a_network_at_budgets_in_milliseconds_has_a_predicted_latency(
+    joint: Comparison, place: Workspace
+) -> None:
+    arch = with_latency_of_filters(joint.task.arch)
+    ((metric, share),) = read_budgets("params=20k,latency=0.5ms", PARAMS)
+    task = dataclasses.replace(joint.task, arch=arch)
+    in_time = only(joint, "uniform", task=task, sizes=(Size(metric, share),))
+    run_comparison(in_time, place, Listener())
+    (row,) = results_at(place).outcomes.to_dict("records")
+    assert row["binding"] == "latency"
+    assert row["cost_latency"] == arch.cost("latency")(row["widths"]) <= 0.5
+    assert predicted_latency(row) == f"{row['cost_latency']:.2f}"
+
+
+def test_widths_are_rounded_as_every_metric_asks() -> None:
+    (joint, _), *_ = read_budgets("macs=1M,latency=5ms", PARAMS)
+    multiple, least = {"macs": 8, "latency": 12}, {"params": 64, "macs": 16}
+    assert rounding_for(multiple, least, joint) == (24, 16)
+    assert rounding_for(4, None, joint) == (4, 1)
+    assert rounding_for(multiple, least, MACS) == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("study", "--eta=50", "--methods=uniform"), "Algorithm 3 takes one budget at a time"),
+        (("study", "--methods=tuned"), "laws are tuned for budgets in one metric"),
+        (("tune", "--over=curve"), "takes budgets in one metric"),
+    ],
+)
+def test_what_takes_one_budget_at_a_time_says_so(
+    command: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    done = call_nsopt(*command, "--budgets=params=250k,macs=5M", f"--out={tmp_path}")
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
