@@ -5,12 +5,15 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from nsopt.cli.options import Count
+from nsopt.cli.options import Count, CountFrom0
 
 # Imports inside functions keep `nsopt --help` light.
 Name = Annotated[str, Parameter(help="A name that `nsopt data list` prints.")]
 DataDir = Annotated[Path, Parameter(help="Folder of downloaded data sets.")]
 ImageSize = Annotated[Count | None, Parameter(help="Resize images to this side, in pixels.")]
+Split = Annotated[float | None, Parameter(help="Part of each class to train on, if not divided.")]
+SplitSeed = Annotated[CountFrom0, Parameter(help="Random seed of --split.")]
+SkipCorrupt = Annotated[bool, Parameter(help="Leave out images that are not complete.")]
 
 app = App(name="data", help="List, fetch and check data sets.")
 
@@ -36,15 +39,32 @@ def fetch(name: Name, *, data_dir: DataDir = Path("data")) -> None:
 
 
 @app.command
-def check(name: Name, *, data_dir: DataDir = Path("data"), image_size: ImageSize = None) -> None:
+def check(
+    name: Name,
+    *,
+    data_dir: DataDir = Path("data"),
+    image_size: ImageSize = None,
+    split: Split = None,
+    split_seed: SplitSeed = 0,
+    skip_corrupt: SkipCorrupt = False,
+) -> None:
     """Read a data set as a study does, and print its numbers of images and classes."""
     from nsopt.cli.console import console
     from nsopt.data.registry import load_data
 
-    data = load_data(name, data_dir, image_size)
+    data = load_data(
+        name,
+        data_dir,
+        image_size,
+        split=split,
+        split_seed=split_seed,
+        skip_corrupt=skip_corrupt,
+    )
     validation = f"{len(data.validation)} validation, " if data.validation else ""
     console.print(
         f"{data.name}: {len(data.train)} training, {validation}{len(data.test)} test images, "
         f"{len(data.classes)} classes, {data.channels}x{data.image_size}x{data.image_size}",
         soft_wrap=True,
     )
+    if data.skipped:
+        console.print(f"left out: {'; '.join(data.skipped)}", soft_wrap=True)

@@ -40,6 +40,13 @@ class NetworkOptions:
     """Folder of downloaded data sets."""
     image_size: Count | None = None
     """Resize images to this side, in pixels. CIFAR keeps its 32."""
+    split: float | None = None
+    """Divide a folder of class folders without train/ and test/: train on this part of each class,
+    such as 0.8, and test on the rest."""
+    split_seed: CountFrom0 = 0
+    """Random seed of --split."""
+    skip_corrupt: bool = False
+    """Leave out the images of a folder that are not complete."""
     classes: CountFrom2 | None = None
     """Use only the first so many classes."""
     per_class: Count | None = None

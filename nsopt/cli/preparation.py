@@ -62,8 +62,18 @@ def prepare(
         check_writable(file.parent, "--storage")
     subset = Subset(options.classes, options.per_class)
     normalisation = _read_numbers("--mean", options.mean), _read_numbers("--std", options.std)
-    source = Source(options.data, options.image_size, subset, *normalisation)
+    source = Source(
+        options.data,
+        options.image_size,
+        subset,
+        *normalisation,
+        split=options.split,
+        split_seed=options.split_seed,
+        skip_corrupt=options.skip_corrupt,
+    )
     data = load_source(source, options.data_dir)
+    if data.skipped:
+        console.print(f"left out: {'; '.join(data.skipped)}", soft_wrap=True)
     arch = get_architecture(options.arch, len(data.classes), data.image_size, data.channels)
     check_outputs(arch, data)
     trained = None if start is None else load_trained(start, arch)

@@ -64,6 +64,7 @@ def _load(entry: Path) -> ImageData | None:
             test=sets["test"],
             validation=sets.get("validation"),
             mirror=meta["mirror"],
+            skipped=tuple(meta.get("skipped", ())),
         )
     except Exception:  # numpy and json raise anything for a damaged file
         return None
@@ -89,6 +90,7 @@ def _store(data: ImageData, entry: Path) -> None:
         "name": data.name,
         "classes": data.classes,
         "mirror": data.mirror,
+        "skipped": data.skipped,
         "parts": list(parts),
     }
     unfinished = None

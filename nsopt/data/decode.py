@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ Place = Path | zipfile.Path
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif"})
 # Formats of such files, whatever their names say. Pillow would start a program for some others.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+_MOST_NAMES = 100  # of damaged images in a message
 _ENCRYPTED = 1  # among the flags of a file in a zip
 _SMALL, _LARGEST_FACTOR = 2**24, 200  # bytes of a file in a zip, and times its packed size
 
@@ -91,14 +93,32 @@ def _children(folder: Place) -> Iterator[Place]:
             yield zipfile.Path(folder.root, name)
 
 
-def decode(groups: Sequence[Sequence[Place]], size: int, path: Path) -> ImageSet:
-    """Read RGB images, resized to `size`; the label is the index of the group. path: for errors."""
+def decode(groups: Sequence[Sequence[Place]], size: int) -> tuple[ImageSet, list[str]]:
+    """Read RGB images, resized to `size`; the label is the index of the group.
+
+    Returns:
+        The complete images, and for every other one its name with the reason.
+    """
     entries = [(entry, label) for label, group in enumerate(groups) for entry in group]
     images = _allocate((len(entries), 3, size, size))
-    for row, (entry, _) in enumerate(entries):
-        images[row] = np.asarray(_read_image(entry, size, path)).transpose(2, 0, 1)
-    labels = torch.tensor([label for _, label in entries], dtype=torch.int64)
-    return ImageSet(torch.from_numpy(images), labels)
+    labels, damaged = list[int](), list[str]()
+    for entry, label in entries:
+        image = _read_image(entry, size)
+        if isinstance(image, str):
+            damaged.append(image)
+        else:
+            images[len(labels)] = np.asarray(image).transpose(2, 0, 1)
+            labels.append(label)
+    complete = torch.from_numpy(images[: len(labels)])
+    return ImageSet(complete, torch.tensor(labels, dtype=torch.int64)), damaged
+
+
+def refuse_damaged(damaged: Sequence[str], path: Path, advice: str) -> None:
+    """Raise NsoptError if there are damaged images below `path`; it names them."""
+    if damaged:
+        more = len(damaged) - _MOST_NAMES
+        rest = f"; and {more:,} more" if more > 0 else ""
+        raise NsoptError(f"{path}: {'; '.join(damaged[:_MOST_NAMES])}{rest}: {advice}")
 
 
 def _allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -114,21 +134,33 @@ def _allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
         return np.empty(shape, np.uint8)
 
 
-def common_size(entries: Sequence[Place], path: Path) -> int:
-    """Return the side of these images. Raises NsoptError if they differ or are not square."""
-    sizes = {_read_image(entry, None, path).size for entry in entries}
-    width, height = min(sizes)
+def common_size(groups: Sequence[Sequence[Place]], path: Path) -> int:
+    """Return the side of the first complete images of groups; 1 if no image is complete.
+
+    Raises:
+        NsoptError: if they differ or are not square.
+    """
+    sizes = set()
+    for group in groups:
+        images = (_read_image(entry, None) for entry in group)
+        complete = (image for image in images if not isinstance(image, str))
+        sizes |= {image.size for image in islice(complete, 1)}
+    width, height = min(sizes, default=(1, 1))
     if len(sizes) > 1 or width != height:
-        raise NsoptError(f"{path}: images are not all square and of one size: give --image-size")
+        raise NsoptError(
+            f"{path}: images are not all square and of one size: give a size with --image-size, "
+            "or image_size= in Python"
+        )
     return width
 
 
-def _read_image(entry: Place, size: int | None, path: Path) -> Image.Image:
+def _read_image(entry: Place, size: int | None) -> Image.Image | str:
+    """Return an image; for one that is not complete, its name with the reason."""
     try:
         return _read(entry, size)
     except Exception as error:  # Pillow and zipfile raise anything for a damaged or hostile file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NsoptError(f"{path}: {entry} is not a complete image ({reason})") from None
+        return f"{entry} is not a complete image ({reason})"
 
 
 def _read(entry: Place, size: int | None) -> Image.Image:

@@ -1,58 +1,116 @@
 """Any image folder, or a zip of one: train/ and test/ (or val/) with a folder per class.
 
-If there are both test/ and val/, val/ is the validation set.
+If there are both test/ and val/, val/ is the validation set. A folder of class folders alone is
+divided here, by a seed.
 """
 
 from pathlib import Path
 
+import numpy as np
+
 from nsopt.data.cache import load_cached
-from nsopt.data.decode import Place, common_size, decode, folders_in, images_in, open_place
+from nsopt.data.decode import (
+    Place,
+    common_size,
+    decode,
+    folders_in,
+    images_in,
+    open_place,
+    refuse_damaged,
+)
 from nsopt.data.images import ImageData
 from nsopt.data.source import FOLDER_PREFIX
 from nsopt.errors import NsoptError
 
+_PARTS = ("train", "test", "val")
 
-def load_folder(path: Path, image_size: int | None = None) -> ImageData:
+
+def load_folder(
+    path: Path,
+    image_size: int | None = None,
+    split: float | None = None,
+    split_seed: int = 0,
+    skip_corrupt: bool = False,
+) -> ImageData:
     """Load the images below `path`, a folder or a zip of one, as RGB.
 
     image_size: crop images to their central square and resize it to this side, in pixels; None
-    keeps their size, which must be square and equal for all.
+    keeps their size, which must be square and equal for all. For the others see `load_data`.
     Raises NsoptError for a missing, empty, damaged or inconsistent folder.
     """
-    return load_cached(path, f"folder {image_size}", lambda: _load(path, image_size))
+    variant = f"folder {image_size} {split} {split_seed} {skip_corrupt}"
+    return load_cached(
+        path, variant, lambda: _load(path, image_size, split, split_seed, skip_corrupt)
+    )
 
 
-def _load(path: Path, image_size: int | None) -> ImageData:
+def _load(
+    path: Path, image_size: int | None, split: float | None, split_seed: int, skip_corrupt: bool
+) -> ImageData:
+    sets, skipped = {}, list[str]()
     with open_place(path) as place:
-        root = _descend_to_train(place, path)
-        splits = {
-            part: _class_files(root / part, path)
-            for part in ("train", "test", "val")
-            if (root / part).is_dir()
-        }
-        classes = _same_classes(splits, path)
-        firsts = [entries[0] for entries in splits["train"].values()]
-        size = image_size or common_size(firsts, path)
-        sets = {part: decode(list(files.values()), size, path) for part, files in splits.items()}
+        root = _enter(place)
+        if split is None:
+            splits = _find_splits(root, path)
+        else:
+            splits = _divide(root, path, split, split_seed)
+        classes = tuple(splits["train"])
+        size = image_size or common_size(list(splits["train"].values()), path)
+        for part, files in splits.items():
+            sets[part], damaged = decode(list(files.values()), size)
+            skipped += damaged
+    if not skip_corrupt:
+        refuse_damaged(skipped, path, "replace or remove what is damaged, or give --skip-corrupt")
+    for part, images in sets.items():
+        counts = images.labels.bincount(minlength=len(classes))
+        if not counts.all():
+            raise NsoptError(f"{path}: no complete image in {part}/{classes[int(counts.argmin())]}")
     return ImageData(
         name=f"{FOLDER_PREFIX}{path.stem if path.suffix == '.zip' else path.name}",
         classes=classes,
         train=sets["train"],
         test=sets["test"] if "test" in sets else sets["val"],
         validation=sets.get("val") if "test" in sets else None,
+        skipped=tuple(skipped),
     )
 
 
-def _descend_to_train(root: Place, path: Path) -> Place:
+def _find_splits(root: Place, path: Path) -> dict[str, dict[str, list[Place]]]:
+    """Return the images of a divided folder by part and class."""
+    if not (root / "train").is_dir():
+        raise NsoptError(
+            f"{path} has no train/ folder: expected train/CLASS/IMAGE and test/CLASS/IMAGE, or "
+            "CLASS/IMAGE and --split 0.8"
+        )
+    splits = {part: _class_files(root / part, path) for part in _PARTS if (root / part).is_dir()}
+    _check_classes(splits, path)
+    return splits
+
+
+def _divide(
+    root: Place, path: Path, fraction: float, seed: int
+) -> dict[str, dict[str, list[Place]]]:
+    """Divide every class into training and test images."""
+    if not 0 < fraction < 1:
+        raise NsoptError(f"--split must be between 0 and 1, got {fraction:g}")
+    if any((root / part).is_dir() for part in ("test", "val")):
+        raise NsoptError(f"{path} has test/ or val/ already: leave --split out")
+    files = _class_files(root / "train" if (root / "train").is_dir() else root, path)
+    generator, train, test = np.random.default_rng(seed), {}, {}
+    for name, entries in files.items():
+        if len(entries) < 2:
+            raise NsoptError(f"{path}: {name} has a single image, and --split needs two")
+        order = generator.permutation(len(entries))
+        count = min(max(round(fraction * len(entries)), 1), len(entries) - 1)
+        train[name] = [entries[place] for place in sorted(order[:count])]
+        test[name] = [entries[place] for place in sorted(order[count:])]
+    return {"train": train, "test": test}
+
+
+def _enter(root: Place) -> Place:
     """Return `root`, or its only folder: archives often have one."""
-    if (root / "train").is_dir():
-        return root
     folders = folders_in(root)
-    if len(folders) == 1 and (folders[0] / "train").is_dir():
-        return folders[0]
-    raise NsoptError(
-        f"{path} has no train/ folder: expected train/CLASS/IMAGE and test/CLASS/IMAGE"
-    )
+    return folders[0] if len(folders) == 1 and folders[0].name != "train" else root
 
 
 def _class_files(split: Place, path: Path) -> dict[str, list[Place]]:
@@ -65,12 +123,14 @@ def _class_files(split: Place, path: Path) -> dict[str, list[Place]]:
     return files
 
 
-def _same_classes(splits: dict[str, dict[str, list[Place]]], path: Path) -> tuple[str, ...]:
+def _check_classes(splits: dict[str, dict[str, list[Place]]], path: Path) -> None:
+    """Raise NsoptError unless there are two parts or more, of the same classes."""
     if len(splits) == 1:
-        raise NsoptError(f"{path} has train/ but neither test/ nor val/ beside it")
-    classes = tuple(splits["train"])
+        raise NsoptError(
+            f"{path} has train/ but neither test/ nor val/ beside it: divide it with --split 0.8"
+        )
+    classes = set(splits["train"])
     for part, files in splits.items():
-        if tuple(files) != classes:
-            odd = sorted(set(files) ^ set(classes))[0]
+        if set(files) != classes:
+            odd = sorted(set(files) ^ classes)[0]
             raise NsoptError(f"{path}: class folder {odd!r} is not both in train/ and in {part}/")
-    return classes

@@ -104,6 +104,7 @@ class ImageData:
         mirror: whether training may mirror images (not digits, for example).
         mean: normalises pixels from 0 to 1, per channel; None takes the training images' mean.
         std: likewise.
+        skipped: files that were left out, each with the reason.
     """
 
     name: str
@@ -114,6 +115,7 @@ class ImageData:
     mirror: bool = True
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    skipped: tuple[str, ...] = ()
 
     @property
     def image_size(self) -> int:

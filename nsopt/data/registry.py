@@ -19,7 +19,7 @@ DESCRIPTIONS = {
     "cifar100": "60,000 photographs, 100 classes, 32x32, read by torchvision",
     "tiny-imagenet": "110,000 photographs, 200 classes, 64x64, original zip or folder",
     _STAND_IN: "first 100 classes of Tiny ImageNet, 32x32: the shape of CIFAR-100",
-    "folder:PATH": "train/ and test/ (or val/) of class folders, plain or zipped",
+    "folder:PATH": "train/ and test/ (or val/) of class folders, or class folders with --split 0.8",
 }
 DATA_SETS = tuple(DESCRIPTIONS)
 
@@ -29,6 +29,9 @@ def load_data(
     directory: Path | str = "data",
     image_size: int | None = None,
     subset: Subset | None = None,
+    split: float | None = None,
+    split_seed: int = 0,
+    skip_corrupt: bool = False,
 ) -> ImageData:
     """Load a data set into memory.
 
@@ -38,17 +41,36 @@ def load_data(
         image_size: side in pixels to which images are resized; for `digits`, `tiny-imagenet` and
             `folder:PATH` only.
         subset: some of its classes and training images; None for all.
+        split: for a folder of class folders without train/ and test/: the fraction of each class
+            to train on; the rest are test images.
+        split_seed: decides which images these are.
+        skip_corrupt: leave out the images of a folder that are not complete; `skipped` of the
+            result names them.
 
     Raises:
         NsoptError: if the data is unknown, missing or damaged.
     """
-    data = _load(name, Path(directory).expanduser(), image_size)
+    if name.startswith("folder:"):
+        path = Path(name.removeprefix("folder:")).expanduser()
+        data = load_folder(path, image_size, split, split_seed, skip_corrupt)
+    elif split is not None or skip_corrupt:
+        raise NsoptError(f"--split and --skip-corrupt are for folders, not for {name}")
+    else:
+        data = _load(name, Path(directory).expanduser(), image_size)
     return data if subset is None else data.subset(subset.classes, subset.per_class)
 
 
 def load_source(source: Source, directory: Path) -> ImageData:
     """Load the images of a study."""
-    data = load_data(source.name, directory, source.image_size, source.subset)
+    data = load_data(
+        source.name,
+        directory,
+        source.image_size,
+        source.subset,
+        source.split,
+        source.split_seed,
+        source.skip_corrupt,
+    )
     return data.normalised_by(source.mean, source.std)
 
 
@@ -65,8 +87,6 @@ def fetch_data(name: str, directory: Path) -> None:
 
 
 def _load(name: str, directory: Path, image_size: int | None) -> ImageData:
-    if name.startswith("folder:"):
-        return load_folder(Path(name.removeprefix("folder:")).expanduser(), image_size)
     if name not in DATA_SETS:
         raise unknown_name("data set", name, DATA_SETS)
     if name == "digits":

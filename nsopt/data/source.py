@@ -18,6 +18,7 @@ class Source:
     """The arguments of `load_data`, except the directory, and how its images are normalised.
 
     mean, std: per channel, of pixels from 0 to 1; None for those of the training images.
+    split, split_seed, skip_corrupt: of a folder, see `load_data`.
     """
 
     name: str
@@ -25,3 +26,6 @@ class Source:
     subset: Subset = Subset()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    split: float | None = None
+    split_seed: int = 0
+    skip_corrupt: bool = False

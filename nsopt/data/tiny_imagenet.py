@@ -10,8 +10,8 @@ from typing import Any
 
 from nsopt.data.cache import load_cached
 from nsopt.data.checksum import check_md5
-from nsopt.data.decode import Place, decode, folders_in, images_in, open_place
-from nsopt.data.images import ImageData
+from nsopt.data.decode import Place, decode, folders_in, images_in, open_place, refuse_damaged
+from nsopt.data.images import ImageData, ImageSet
 from nsopt.errors import NsoptError
 from nsopt.torchvision_import import import_torchvision
 
@@ -69,9 +69,15 @@ def _load(path: Path, image_size: int) -> ImageData:
         return ImageData(
             name="tiny-imagenet",
             classes=tuple(words.get(wnid, wnid) for wnid in train),
-            train=decode(list(train.values()), image_size, path),
-            test=decode(list(test.values()), image_size, path),
+            train=_decode(train, image_size, path),
+            test=_decode(test, image_size, path),
         )
+
+
+def _decode(files: dict[str, list[Place]], image_size: int, path: Path) -> ImageSet:
+    images, damaged = decode(list(files.values()), image_size)
+    refuse_damaged(damaged, path, "fetch the data again")
+    return images
 
 
 def _annotated(val: Place, wnids: list[str], path: Path) -> dict[str, list[Place]]:

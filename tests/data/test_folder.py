@@ -1,3 +1,4 @@
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from PIL import Image
 
 from nsopt.data.registry import load_data
 from nsopt.errors import NsoptError
+from tests.conftest import call_nsopt
 
 
 def write_images(
@@ -71,9 +73,89 @@ def test_val_beside_test_is_the_validation_set(tmp_path: Path) -> None:
 
 def test_images_are_cropped_and_resized_on_demand(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "x", size=(12, 20))
-    with pytest.raises(NsoptError, match="--image-size"):
+    with pytest.raises(NsoptError, match="--image-size, or image_size= in Python"):
         load_data(f"folder:{folder}")
     assert load_data(f"folder:{folder}", image_size=16).image_size == 16
+
+
+def undivided(root: Path) -> Path:
+    """Class folders alone, of ten images that differ in their first pixel."""
+    for name in ("ant", "bee"):
+        (root / name).mkdir(parents=True)
+        for index in range(10):
+            Image.new("RGB", (8, 8), (index, 0, 0)).save(root / name / f"{index}.png")
+    return root
+
+
+def test_a_folder_that_is_not_divided_is_divided_by_a_seed(tmp_path: Path) -> None:
+    name = f"folder:{undivided(tmp_path / 'flat')}"
+
+    def divide(split: float, seed: int) -> list[list[int]]:
+        data = load_data(name, split=split, split_seed=seed)
+        return [part.images[:, 0, 0, 0].tolist() for part in (data.train, data.test)]
+
+    train, test = divide(0.8, 0)
+    assert (len(train), len(test)) == (16, 4)
+    assert sorted(train[:8] + test[:2]) == sorted(train[8:] + test[2:]) == list(range(10))
+    assert divide(0.8, 0) == [train, test]
+    assert divide(0.8, 1) != [train, test]
+    assert [len(part) for part in divide(0.999, 0)] == [18, 2]
+
+
+def test_train_alone_is_divided_too(tmp_path: Path) -> None:
+    data = load_data(f"folder:{without_test(tmp_path)}", split=0.5)
+    assert (len(data.train), len(data.test)) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [(1.5, "--split must be between 0 and 1, got 1.5"), (0.5, "has test/ or val/ already")],
+)
+def test_a_split_that_cannot_be_is_told(tmp_path: Path, split: float, message: str) -> None:
+    folder = write_images(tmp_path / "x")
+    with pytest.raises(NsoptError, match=message):
+        load_data(f"folder:{folder}", split=split)
+
+
+def test_only_folders_are_divided() -> None:
+    with pytest.raises(NsoptError, match="are for folders, not for digits"):
+        load_data("digits", split=0.5)
+
+
+def damage(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).write_bytes((root / name).read_bytes()[:20])
+    return root
+
+
+def test_damaged_images_are_all_named_or_left_out(tmp_path: Path) -> None:
+    names = ("train/ant/0.png", "train/bee/2.png", "test/bee/1.png")
+    name = f"folder:{damage(write_images(tmp_path / 'x'), *names)}"
+    with pytest.raises(NsoptError, match="or give --skip-corrupt") as caught:
+        load_data(name)
+    assert all(name in str(caught.value) for name in names)
+    for _ in ("decoded", "from the cache"):
+        data = load_data(name, skip_corrupt=True)
+        assert data.train.labels.tolist() == [0, 0, 1, 1]
+        assert data.test.labels.tolist() == [0, 0, 0, 1, 1]
+        assert data.train.images[:2].max() < 100 <= data.train.images[2:].min()
+        assert all(name in entry for name, entry in zip(names, data.skipped, strict=True))
+
+
+def test_the_command_divides_and_names_what_it_leaves_out(tmp_path: Path) -> None:
+    folder = damage(undivided(tmp_path / "flat"), "ant/3.png")
+    done = call_nsopt("data", "check", f"folder:{folder}", "--split=0.8", "--skip-corrupt")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"1[56] training, [34] test images, 2 classes, 3x8x8", done.stdout)
+    assert "left out: " in done.stdout
+    assert "ant/3.png is not a complete image" in done.stdout
+
+
+def test_a_class_needs_one_image_that_is_complete(tmp_path: Path) -> None:
+    names = (f"test/bee/{index}.png" for index in range(3))
+    folder = damage(write_images(tmp_path / "x"), *names)
+    with pytest.raises(NsoptError, match="no complete image in test/bee"):
+        load_data(f"folder:{folder}", skip_corrupt=True)
 
 
 def missing(root: Path) -> Path:
@@ -141,8 +223,8 @@ def no_zip(root: Path) -> Path:
     ("make", "message"),
     [
         (missing, "no folder or zip"),
-        (without_train, "no train/ folder"),
-        (without_test, "neither test/ nor val/"),
+        (without_train, "no train/ folder.*or CLASS/IMAGE and --split 0.8"),
+        (without_test, "neither test/ nor val/ beside it: divide it with --split 0.8"),
         (empty_class, "no images in train/bee"),
         (single_class, "at least 2 class folders"),
         (odd_class, "'bee' is not both in train/ and in test/"),
