@@ -32,6 +32,8 @@ def outcome(method: str, seed: int, best: float, ratio: float = 0.25) -> dict[st
         "metric": "params",
         "ratio": ratio,
         "budget": 579_786,
+        "binding": None,
+        "cost_latency": None,
         "seed": seed,
         "params": 579_000,
         "test_accuracy": best - 1,
