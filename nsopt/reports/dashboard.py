@@ -14,6 +14,7 @@ from nsopt.reports.law import draw_law, law_info
 from nsopt.reports.results import Results
 from nsopt.reports.tables import descent_table, format_latency, size_of, summary, with_deviation
 from nsopt.reports.widths import draw_widths, widths_info
+from nsopt.reports.words import answer
 from nsopt.storage import schema
 from nsopt.storage.opening import artifacts_beside, existing_storage, open_storage
 from nsopt.storage.serving import check_address
@@ -27,7 +28,7 @@ def publish(results: Results, url: str) -> None:
     """Save notes and figures of a comparison in its storage, at `url`, replacing older ones.
 
     Every study gets a note with its question, protocol and numbers. Studies of methods also get the
-    Pareto front and the widths, that of the search the law.
+    answer, the Pareto front and the widths, that of the search the law.
     """
     from optuna_dashboard import save_note, save_plotly_graph_object  # noqa: PLC0415
 
@@ -61,6 +62,7 @@ def note(results: Results, method: str) -> str:
     parts = [
         f"# {plain_text(results.name)}: {plain_text(subject)}",
         get_preset(preset, results.task.data).question,
+        *([] if searching else [plain_text(verdict) for verdict in answer(results)]),
         protocol_text(results.settings, "search" if searching else "training"),
         _descent(results, method) if searching else _outcomes(results),
     ]

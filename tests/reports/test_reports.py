@@ -318,6 +318,13 @@ def test_notes_escape_what_users_named(results: Results) -> None:
     assert "<b>" not in note(results, "uniform")
 
 
+def test_notes_answer_in_the_words_of_the_terminal(results: Results) -> None:
+    verdicts = [str(verdict) for verdict in answer(results)]
+    assert len(verdicts) == 2
+    assert all(verdict in note(results, "uniform") for verdict in verdicts)
+    assert all(verdict not in note(results, "search") for verdict in verdicts)
+
+
 def test_names_of_studies_add_no_code_to_the_page(results: Results) -> None:
     trap = 'search-</script><script>alert(1)</script>" onclick="'
     named = dataclasses.replace(
