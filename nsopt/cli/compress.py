@@ -49,6 +49,8 @@ def compress(options: CompressOptions) -> None:
     """Make a trained network smaller: prune, choose widths by scores, fine-tune, measure, export.
 
     The same command again continues.
+
+    Example: nsopt compress --weights trained.pt --data cifar10 --budgets macs=50%,latency=20ms
     """
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.preparation import announce, apply_changes, prepare, split_words

@@ -49,6 +49,8 @@ def export(options: ExportOptions) -> None:
     """Write a study's best network at a budget as ONNX, as a PyTorch program or as weights.
 
     nsopt loads the file again and checks that it reaches the stored accuracy on the test images.
+
+    Example: nsopt export --study vgg11-digits-smoke/uniform --ratio 0.25 --out small.onnx
     """
     from nsopt.cli.console import console, tell_what_is_fixed
     from nsopt.deployment.check import check_export

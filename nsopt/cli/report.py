@@ -25,7 +25,10 @@ class ReportOptions:
 
 
 def report(options: ReportOptions = ReportOptions()) -> None:
-    """Write the report of a stored study, or of its tuning, from what the storage holds."""
+    """Write the report of a stored study, or of its tuning, from what the storage holds.
+
+    Example: nsopt report --storage sqlite:///study.db --out report
+    """
     from nsopt.cli.console import console, tell_what_is_fixed
     from nsopt.cli.extras import need_extra
 

@@ -26,6 +26,8 @@ def search(options: LawOptions = LawOptions()) -> None:
     """Find the width law of a network and store it for `nsopt study` and `nsopt widths`.
 
     The same command again continues an interrupted search.
+
+    Example: nsopt search --arch mobilenetv2 --data cifar10 --preset fast
     """
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.preparation import announce, apply_changes, prepare

@@ -42,7 +42,8 @@ class StudyOptions(WorkOptions):
     """Scaling methods to compare; also tuned, and neuralscale-iter1, ... for the law of an
     iteration of descent."""
     seeds: Count | None = None
-    """Trainings per method and budget, each with its own seed."""
+    """Trainings per method and budget, each with its own seed. By default smoke and quick 2, fast
+    and paper 5."""
     references: CountFrom0 | None = None
     """Additional uniform networks to train, for the comparison at equal MACs and equal latency."""
     eta: Annotated[float, Parameter(validator=Number(gt=0))] | None = None
@@ -66,7 +67,10 @@ class StudyOptions(WorkOptions):
 
 
 def study(options: StudyOptions = StudyOptions()) -> None:
-    """Compare scaling methods at equal budgets. The same command again continues."""
+    """Compare scaling methods at equal budgets. The same command again continues.
+
+    Example: nsopt study --arch resnet18 --data cifar100 --ratios 25%,50%
+    """
     from nsopt.cli import preparation
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.extras import has_extra

@@ -48,7 +48,10 @@ class TuneOptions(WorkOptions):
 
 
 def tune(options: TuneOptions = TuneOptions()) -> None:
-    """Tune P (epochs before pruning), eta (step size of Algorithm 3) or the width law itself."""
+    """Tune P (epochs before pruning), eta (step size of Algorithm 3) or the width law itself.
+
+    Example: nsopt tune --over curve --arch resnet18-tied --data cifar10 --metric macs
+    """
     if options.over == "curve":
         _tune_law(options)
     else:
@@ -131,11 +134,12 @@ def _tune_law(options: TuneOptions) -> None:
     _print_table(study, [METRIC_NAME])
     best = ", ".join(f"{name} {value:.2f}" for name, value in confirmation.parameters.items())
     console.print(f"best: {best}; {confirmation}", soft_wrap=True)
-    console.print(
-        f"to use it: nsopt study --methods uniform,tuned --metric {metric.name} "
-        f"--storage '{hide_password(workspace.url)}', with the same network, data and preset",
-        soft_wrap=True,
-    )
+    if confirmation.holds:
+        console.print(
+            f"to use it: nsopt study --methods uniform,tuned --metric {metric.name} "
+            f"--storage '{hide_password(workspace.url)}', with the same network, data and preset",
+            soft_wrap=True,
+        )
     console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
 
 

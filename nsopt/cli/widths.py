@@ -55,7 +55,10 @@ class WidthsOptions:
 
 
 def widths(options: WidthsOptions = WidthsOptions()) -> None:
-    """Print the widths of a law at budgets. With --storage, for the network that was searched."""
+    """Print the widths of a law at budgets. With --storage, for the network that was searched.
+
+    Example: nsopt widths --storage sqlite:///study.db --budgets 600k,2M
+    """
     import json
 
     from nsopt.cli.console import tell_what_is_fixed
@@ -98,7 +101,7 @@ def _proposals(
         fit = solve_widths(law, cost, size.budget, *rounding)
         found = fit.widths.tolist()
         row = {"ratio": size.ratio, "metric": size.metric.name} | _describe(size, arch, fit)
-        row |= counted_costs(arch, found)
+        row |= counted_costs(arch, found) | {"layers": list(arch.layer_names)}
         beyond = None if iteration is None else iteration.beyond(cost, size.budget)
         band = {
             name: None if edge is None else edge.tolist()

@@ -94,7 +94,9 @@ def _load(name: str, directory: Path, image_size: int | None) -> ImageData:
     if name == "tiny-imagenet":
         return load_tiny_imagenet(directory, image_size or 64)
     if image_size not in (None, 32):
-        raise NsoptError(f"the images of {name} are 32x32: leave --image-size out")
+        raise NsoptError(
+            f"the images of {name} are 32x32: leave --image-size, or image_size= in Python, out"
+        )
     if name == _STAND_IN:
         small = load_tiny_imagenet(directory, _STAND_IN_SIZE).subset(_STAND_IN_CLASSES, None)
         return replace(small, name=_STAND_IN)

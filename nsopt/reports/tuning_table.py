@@ -9,6 +9,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.storage import trials
 
+_OUTCOMES = {"params": "parameters", "test_accuracy": "test accuracy (%)"}
+
 
 def _format(value: object) -> str:
     if value is None:
@@ -28,7 +30,7 @@ def tuning_rows(study: Study, metric_names: Sequence[str]) -> tuple[list[str], l
     outcomes = {trial.number: trials.read_outcome(trial) for trial in done}
     extra = [
         name
-        for name in ("params", "test_accuracy")
+        for name in _OUTCOMES
         if any(numbers[name] is not None for numbers in outcomes.values())
     ]
 
@@ -42,4 +44,5 @@ def tuning_rows(study: Study, metric_names: Sequence[str]) -> tuple[list[str], l
         return (*(trial.params.get(name, -np.inf) for name in names), trial.number)
 
     done.sort(key=place)
-    return [*names, "seed", *metric_names, *extra], [row(trial) for trial in done]
+    columns = [*names, "seed", *metric_names, *(_OUTCOMES[name] for name in extra)]
+    return columns, [row(trial) for trial in done]

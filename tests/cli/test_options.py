@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 import nsopt
 from nsopt.cli import options
+from nsopt.cli.app import app
 from nsopt.cli.options import PruneOptions, SearchOptions, SgdOptions, TrainingOptions, changes
 from nsopt.pruning.settings import SearchSettings
 from nsopt.study.presets import get_preset, override
@@ -80,6 +81,32 @@ def test_every_option_has_help(command: str) -> None:
     for option, text in rows:
         help_text = re.sub(r"\[[^]]*\]|^ [A-Z]+\b", "", text).strip()
         assert len(help_text) > 5, option
+
+
+@pytest.mark.parametrize(
+    "command", ["study", "search", "widths", "compress", "tune", "report", "export"]
+)
+def test_help_has_an_example_that_is_understood(command: str) -> None:
+    said = " ".join(call_nsopt(command, "--help").stdout.split())
+    (example,) = re.findall(r"Example: nsopt (.*?) ╭", said)
+    function, _, ignored = app.parse_args(example, exit_on_error=False, print_error=False)
+    assert function.__name__ == command
+    assert ignored == {}
+
+
+def test_help_tells_what_presets_have() -> None:
+    said = " ".join(re.sub("[│╭╮╰╯]", " ", call_nsopt("study", "--help").stdout).split())
+    for option, value in (
+        ("Trainings per method", lambda preset: preset.seeds),
+        ("Epochs of each training", lambda preset: preset.settings.training.epochs),
+        ("Initial learning rate", lambda preset: preset.settings.training.lr),
+        ("Budgets as width ratios", lambda preset: preset.ratios[0]),
+    ):
+        own = said.partition(option)[2].partition("By default")[2]
+        for name in ("smoke", "quick", "fast", "paper"):
+            told = re.search(rf"{name}[a-z ]* (\d+(\.\d+)?)", own)
+            assert told is not None, option
+            assert float(told[1]) == value(get_preset(name)), (option, name)
 
 
 def test_the_version_is_told() -> None:

@@ -31,6 +31,7 @@ def test_widths_of_a_published_law(golden: Path) -> None:
         assert row["widths"] == fit.widths.tolist()
         assert row["params"] == fit.cost <= row["budget"]
         assert row["macs"] == arch.cost("macs")(fit.widths)
+        assert row["layers"] == list(arch.layer_names)
 
 
 def test_widths_of_an_iteration_on_a_grid_at_a_mac_budget(golden: Path) -> None:
@@ -135,8 +136,11 @@ def test_a_tuned_curve_is_used_by_name(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     told = " ".join(done.stdout.split())
     assert "training: 2 epochs" in told
-    verdict = re.search(r"best: filters \S+, macs \S+, slope \S+; ((confirmed|no).*?) to use", told)
+    verdict = re.search(
+        r"best: filters \S+, macs \S+, slope \S+; ((confirmed|no).*?) (to|st)", told
+    )
     assert verdict is not None
+    assert ("to use it" in told) == (verdict[2] == "confirmed")
     storage = f"--storage=sqlite:///{tmp_path / 'study.db'}"
     law = ["--method=tuned", "--metric=macs", "--ratios=0.5"]
     assert call_nsopt("widths", storage, *law).stdout.startswith(f"tuned: {verdict[1]}")

@@ -26,5 +26,5 @@ def test_pruned_trials_are_listed_as_such_and_trials_of_others_are_not() -> None
     )
     study.add_trial(create_trial(value=99.0))
     columns, rows = tuning_rows(study, ["validation accuracy (%)"])
-    assert columns == ["eta", "pretrain_epochs", "seed", "validation accuracy (%)", "params"]
+    assert columns == ["eta", "pretrain_epochs", "seed", "validation accuracy (%)", "parameters"]
     assert rows == [["", "2", "0", "pruned", ""], ["1", "5", "0", "61.25", "1,000"]]
