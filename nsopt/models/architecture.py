@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nsopt.errors import NsoptError
 from nsopt.models.layers import build_operation, copy_channels
 from nsopt.models.shortcuts import leaders, tie
+from nsopt.scaling.bytes import COUNTED_IN_BYTES, ByteCost
 from nsopt.scaling.cost import CostModel, CountedCost, Operation
 
 
@@ -63,8 +64,9 @@ class Architecture(Protocol):
         """Return the shapes of all tensors in the state of a network, without building it."""
 
     def cost(self, metric: str) -> CostModel:
-        """Return the exact cost model for `params` or `macs` (of one example), or for `latency` the
-        model that `nsopt.with_latency` learned. Raises NsoptError for an unknown metric."""
+        """Return the exact cost model for `params`, `macs` (of one example) or `flash` (bytes of
+        the weights in float32; `flash-int8` in int8), or for `latency` the model that
+        `nsopt.with_latency` learned. Raises NsoptError for an unknown metric."""
 
     def with_latency(self, latency: CostModel) -> Self:
         """Return a copy with a cost model for `latency`."""
@@ -147,6 +149,9 @@ class TableArchitecture:
     def cost(self, metric: str) -> CostModel:
         if metric == "latency":
             return require_latency(self.name, self.latency)
+        if metric in COUNTED_IN_BYTES:
+            numbers, each = COUNTED_IN_BYTES[metric]
+            return ByteCost(metric, self.cost(numbers), each)
         return CountedCost(metric, self.operations, len(self.base_widths))
 
     def with_latency(self, latency: CostModel) -> Self:

@@ -100,6 +100,32 @@ class Milliseconds(Metric):
 
 
 @dataclass(frozen=True)
+class Bytes(Metric):
+    """Memory, in bytes."""
+
+    name: str
+    unit: str = "bytes"
+
+    @property
+    def noun(self) -> str:
+        return self.name
+
+    def read(self, text: str) -> int:
+        """Parse `64kB` (64,000 bytes), `64KiB` (65,536), `1.4MB` or a plain number of bytes."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([km]?)(i?)b)?", text.lower())
+        if not match or (match[3] and not match[2]) or not float(match[1]):
+            raise NsoptError(f"{text!r} is not a size in bytes: write 64kB, 64KiB or 1.4MB")
+        step = 1024 if match[3] else 1000
+        return int(float(match[1]) * step ** " km".index(match[2] or " "))
+
+    def show(self, budget: float) -> str:
+        for size, unit in ((10**6, "MB"), (10**3, "kB")):
+            if budget >= size:
+                return f"{budget / size:.4g} {unit}"
+        return f"{budget:.0f} bytes"
+
+
+@dataclass(frozen=True)
 class Joint(Metric):
     """Several budgets at once. A network costs the largest share of a budget that it uses.
 
@@ -153,8 +179,12 @@ class Joint(Metric):
 PARAMS = Count("params", "params")
 MACS = Count("macs", "MACs")
 LATENCY = Milliseconds()
+FLASH = Bytes("flash")
+FLASH_INT8 = Bytes("flash-int8")
 COUNTED = (PARAMS, MACS)
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (*COUNTED, LATENCY)}
+METRICS: dict[str, Metric] = {
+    metric.name: metric for metric in (*COUNTED, LATENCY, FLASH, FLASH_INT8)
+}
 
 
 def counted_costs(arch: Costed, widths: Sequence[int]) -> dict[str, Any]:

@@ -47,6 +47,17 @@ def test_widths_of_an_iteration_on_a_grid_at_a_mac_budget(golden: Path) -> None:
     assert " ".join(str(width) for width in row["widths"]) in table.stdout
 
 
+def test_budgets_in_bytes_are_printed_with_their_unit(golden: Path) -> None:
+    laws = golden / "vgg11-cifar10.laws.json"
+    options = [f"--law={laws}", "--metric=flash", "--budgets=64kB,1.4MB"]
+    rows = json.loads(call_nsopt("widths", *options, "--json").stdout)
+    assert [row["budget"] for row in rows] == [64_000, 1_400_000]
+    assert [row["cost"] for row in rows] == [4 * row["params"] for row in rows]
+    table = call_nsopt("widths", *options).stdout
+    assert "64 kB" in table
+    assert "1.4 MB" in table
+
+
 def test_budgets_at_once_are_met_and_the_table_names_the_one_that_binds(golden: Path) -> None:
     laws = golden / "vgg11-cifar10.laws.json"
     options = [f"--law={laws}", "--budgets=params=250k,macs=5M; params=250k,macs=50M; macs=5M"]

@@ -1,12 +1,24 @@
 """Metrics: reading and writing budgets, and the costs of networks."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nsopt.errors import NsoptError
 from nsopt.models.registry import get_architecture
-from nsopt.scaling.metric import COUNTED, LATENCY, MACS, PARAMS, Joint, get_metric, read_budgets
+from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.metric import (
+    COUNTED,
+    FLASH,
+    LATENCY,
+    MACS,
+    PARAMS,
+    Joint,
+    get_metric,
+    read_budgets,
+)
+from nsopt.scaling.solve import solve_widths
 
 
 @pytest.mark.parametrize(
@@ -93,3 +105,40 @@ def test_the_name_of_several_budgets_tells_them_exactly(params: int, millisecond
 def test_what_is_no_list_of_named_budgets_says_so(text: str, message: str) -> None:
     with pytest.raises(NsoptError, match=message):
         read_budgets(text, PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("text", "budget", "shown"),
+    [
+        ("64kB", 64_000, "64 kB"),
+        ("64KiB", 65_536, "65.54 kB"),
+        ("1.4MB", 1_400_000, "1.4 MB"),
+        ("1 MiB", 2**20, "1.049 MB"),
+        ("500", 500, "500 bytes"),
+        ("500B", 500, "500 bytes"),
+    ],
+)
+def test_bytes_are_read_and_written_with_units(text: str, budget: int, shown: str) -> None:
+    assert FLASH.read(text) == budget
+    assert FLASH.show(budget) == shown
+
+
+@pytest.mark.parametrize("text", ["", "64k", "64ib", "0kB", "1.4GB", "-3kB", "20ms"])
+def test_what_is_no_size_in_bytes_says_so(text: str) -> None:
+    with pytest.raises(NsoptError, match=r"is not a size in bytes: write 64kB, 64KiB or 1\.4MB"):
+        FLASH.read(text)
+
+
+def test_flash_is_the_bytes_of_the_weights() -> None:
+    arch = get_architecture("vgg11")
+    rows = [[3, 5, 8, 13, 21, 34, 55, 89], [1] * 8]
+    model = arch.build(rows[0])
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    assert FLASH.cost(arch)(rows[0]) == weights
+    assert get_metric("flash-int8").cost(arch)(rows[0]) == weights // 4
+    np.testing.assert_array_equal(FLASH.cost(arch)(rows), 4 * arch.cost("params")(rows))
+    np.testing.assert_array_equal(
+        FLASH.cost(arch).marginal(rows), 4 * arch.cost("params").marginal(rows)
+    )
+    fit = solve_widths(uniform_curve(arch.base_widths), FLASH.cost(arch), FLASH.read("64kB"))
+    assert 60_000 < fit.cost <= 64_000

@@ -22,6 +22,7 @@ from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.originals import original_weight, start_norms
 from nsopt.models.tracing.run import tensors_of
+from nsopt.scaling.bytes import COUNTED_IN_BYTES, ByteCost
 from nsopt.scaling.cost import CostModel
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
@@ -158,9 +159,13 @@ class TracedArchitecture:
         return replace(self, latency=latency)
 
     def cost(self, metric: str) -> CostModel:
-        """Exact cost model for `params` or `macs` (of one example); for `latency`, what it has."""
+        """Exact cost model for `params`, `macs` (of one example) or `flash` (bytes of the weights);
+        for `latency`, what it has."""
         if metric == "latency":
             return self._limited(require_latency(self.name, self.latency))
+        if metric in COUNTED_IN_BYTES:
+            numbers, each = COUNTED_IN_BYTES[metric]
+            return self._limited(ByteCost(metric, self.cost(numbers), each))
         network, layers = self.network, len(self.base_widths)
         if metric == "params":
             index = {(d.tensor, d.axis): i for i, d in enumerate(network.family.dimensions)}

@@ -137,6 +137,7 @@ def check_costs(
 ) -> None:
     """Parameters and multiply-accumulates are those of the network, counted."""
     assert arch.cost("params")(widths) == sum(p.numel() for p in model.parameters())
+    assert arch.cost("flash-int8")(widths) == arch.cost("params")(widths)
     model.eval()
     with FlopCounterMode(display=False) as counter, _unfused():
         answers(model, tree_map_only(Tensor, lambda t: t[:1], x))
