@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 
 import pytest
 from cyclopts import Parameter
@@ -11,7 +12,7 @@ from nsopt.cli import options
 from nsopt.cli.app import app
 from nsopt.cli.options import PruneOptions, SearchOptions, SgdOptions, TrainingOptions, changes
 from nsopt.pruning.settings import SearchSettings
-from nsopt.study.presets import get_preset, override
+from nsopt.study.presets import Preset, get_preset, override
 from nsopt.training.settings import TrainSettings
 from tests.conftest import call_nsopt
 
@@ -96,12 +97,13 @@ def test_help_has_an_example_that_is_understood(command: str) -> None:
 
 def test_help_tells_what_presets_have() -> None:
     said = " ".join(re.sub("[│╭╮╰╯]", " ", call_nsopt("study", "--help").stdout).split())
-    for option, value in (
-        ("Trainings per method", lambda preset: preset.seeds),
-        ("Epochs of each training", lambda preset: preset.settings.training.epochs),
-        ("Initial learning rate", lambda preset: preset.settings.training.lr),
-        ("Budgets as width ratios", lambda preset: preset.ratios[0]),
-    ):
+    values: dict[str, Callable[[Preset], float]] = {
+        "Trainings per method": lambda preset: preset.seeds,
+        "Epochs of each training": lambda preset: preset.settings.training.epochs,
+        "Initial learning rate": lambda preset: preset.settings.training.lr,
+        "Budgets as width ratios": lambda preset: preset.ratios[0],
+    }
+    for option, value in values.items():
         own = said.partition(option)[2].partition("By default")[2]
         for name in ("smoke", "quick", "fast", "paper"):
             told = re.search(rf"{name}[a-z ]* (\d+(\.\d+)?)", own)
