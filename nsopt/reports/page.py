@@ -1,5 +1,6 @@
 """The report: a self-contained HTML page, with its numbers in CSV files beside it."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def render(results: Results, csv_files: list[str], paper: str | None = None) -> 
         "widths": draw_widths(widths_info(results)),
         **_by_size(results, published),
     }
+    order = _order(results, figures)
     for search, iterations in results.searches.items():
         figures[search] = draw_law(law_info(results, search), iterations[-1].metric)
     return render_template(
@@ -67,6 +69,7 @@ def render(results: Results, csv_files: list[str], paper: str | None = None) -> 
         results.name,
         results=results,
         data=results.task.data.removeprefix(FOLDER_PREFIX),
+        order=order,
         figures={key: fragment(figure, key) for key, figure in figures.items()},
         answer=answer(results),
         rows=_rows(summary(results)),
@@ -85,20 +88,33 @@ def render(results: Results, csv_files: list[str], paper: str | None = None) -> 
 def _by_size(results: Results, published: list[PublishedLine]) -> dict[str, go.Figure]:
     """Draw accuracy against cost: a row per method if all methods share a single budget, and
     curves if there are several sizes."""
-    outcomes = results.outcomes
-    methods = outcomes.groupby(["metric", "budget"])["method"].nunique()
-    compared = methods[methods == methods.max()].index
+    outcomes, compared = results.outcomes, _compared(results)
     figures = {}
     if len(compared) == 1:
         metric, budget = compared[0]
         at = outcomes[(outcomes["metric"] == metric) & (outcomes["budget"] == budget)]
         info = accuracy_info(replace(results, outcomes=at))
         figures["dots"] = draw_dots(info, published if metric == PARAMS.name else [])
-    if len(methods) > 1 and MACS.name in outcomes["metric"].unique():
+    budgets = outcomes[["metric", "budget"]].drop_duplicates()
+    if len(budgets) > 1 and MACS.name in outcomes["metric"].unique():
         figures["macs"] = draw_accuracy(accuracy_info(results, "macs"), cost="MACs")
     if len(compared) > 1:
         figures["params"] = draw_accuracy(accuracy_info(results), published)
     return figures
+
+
+def _compared(results: Results) -> list[tuple[str, float]]:
+    """Return the metrics and budgets at which most methods were trained."""
+    methods = results.outcomes.groupby(["metric", "budget"])["method"].nunique()
+    return list(methods[methods == methods.max()].index)
+
+
+def _order(results: Results, figures: Collection[str]) -> list[str]:
+    """Return the figures of accuracy: first those that answer the question of the study."""
+    metric, _ = _compared(results)[0]
+    lead = metric if metric in figures else "pareto"
+    wanted = ("dots", lead, "pareto", MACS.name, PARAMS.name)
+    return [key for key in dict.fromkeys(wanted) if key in figures]
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

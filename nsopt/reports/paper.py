@@ -32,6 +32,7 @@ from nsopt.reports.tables import format_latency, with_deviation
 from nsopt.reports.template import fragment, render_template
 from nsopt.scaling.metric import PARAMS
 from nsopt.storage.schema import SEARCH
+from nsopt.study.presets import get_preset
 
 PAGE = "paper.html"
 _PRESET = "paper"
@@ -60,16 +61,19 @@ def render_paper(results: Results, data: str) -> str:
     for part in published_tables(arch, data):
         compared = results.outcomes[own["method"].isin(part.methods)]
         figures = _accuracy_figures(replace(results, outcomes=compared), part, data)
+        rows = table_rows(part.methods, own, published_accuracies(arch, data))
         parts.append(
             {
                 "names": part,
-                "rows": table_rows(part.methods, own, published_accuracies(arch, data)),
+                "run": [row for row in rows if row["n"]],
+                "published": [row for row in rows if not row["n"]],
                 "figures": {
                     name: fragment(figure, name.replace(" ", "-"))
                     for name, figure in figures.items()
                 },
             }
         )
+    epochs = get_preset(_PRESET, data).settings.training.epochs
     descents = {
         "here": _own_widths(results),
         "published": published_widths(arch, data),
@@ -79,6 +83,8 @@ def render_paper(results: Results, data: str) -> str:
         f"{results.name} and the paper",
         results=results,
         published_data=data,
+        published_epochs=epochs,
+        is_full=results.settings["training"]["epochs"] >= epochs,
         parts=parts,
         descents={
             name: fragment(draw_descent(widths), f"descent-{name}")
@@ -172,6 +178,8 @@ def _accuracy_figures(results: Results, part: PublishedTable, data: str) -> dict
         for line in published_lines(results.task.arch, data, tuple(part.methods), BEST_EPOCH)
     ]
     points = points_of(results, PARAMS.name, _BEST)
+    if not points:
+        return {}
     figures = {part.by_size: draw_accuracy(points, lines)}
     sizes = [size for each in points for size in each.x] + [
         p for line in lines for p in line.params

@@ -66,7 +66,7 @@ def apply_style(figure: go.Figure) -> go.Figure:
         paper_bgcolor="rgba(0, 0, 0, 0)",
         plot_bgcolor="rgba(0, 0, 0, 0)",
         font={"family": "system-ui, sans-serif", "size": 13, "color": TEXT},
-        margin={"l": 60, "r": 20, "t": 30, "b": 60},
+        margin={"l": 60, "r": 44, "t": 30, "b": 60},
         height=460,
         hoverlabel={"align": "left"},
         modebar={"bgcolor": "rgba(0, 0, 0, 0)", "color": TEXT, "orientation": "v"},

@@ -130,6 +130,28 @@ def test_the_page_tells_what_is_published_and_what_is_a_copy(results: Results) -
     assert "figure-descent-published" in page
 
 
+def test_short_trainings_are_not_set_beside_published_ones_in_bold(results: Results) -> None:
+    short = results.settings | {"training": {"epochs": 12, "val_fraction": 0.02}}
+    page = render_paper(replace(results, settings=short | {"data": {"train": 4900}}), "cifar10")
+    assert "<b>90.50</b>" not in page
+    assert "<td>90.50</td>" in page
+    assert "<b>Here</b>: 12 epochs on 4,900 training images" in page
+    assert "<b>Published</b>: 300 epochs" in page
+    assert "The trainings here are shorter than the published ones" in page
+    assert "shorter than the published" not in render_paper(results, "cifar10")
+
+
+def test_what_was_not_run_is_folded_and_not_drawn(results: Results) -> None:
+    page = render_paper(results, "cifar10").partition("<h2>Table 1</h2>")[2]
+    shown, _, folded = page.partition("</details>")[0].partition("<details>")
+    assert "88.50 ± 0.71" in shown
+    assert "<td>2x</td>" not in shown
+    assert "<td>2x</td>" in folded
+    other = replace(results, outcomes=results.outcomes.query("method == 'mine'"))
+    assert "figure-Figure-4a" in page
+    assert "figure-Figure-4a" not in render_paper(other, "cifar10")
+
+
 def test_a_search_with_another_p_is_not_put_beside_that_of_ten(results: Results) -> None:
     other = replace(results, settings=results.settings | {"search": {"pretrain_epochs": 3}})
     page = render_paper(other, "cifar10")

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,25 @@ def test_at_one_budget_methods_have_a_row_each(results: Results) -> None:
     page = render(one, [])
     assert 'id="figure-dots"' in page
     assert 'id="figure-params"' not in page
+
+
+@pytest.mark.parametrize(
+    ("metric", "first"), [("params", "params"), ("macs", "macs"), ("latency", "pareto")]
+)
+def test_the_first_figure_is_over_what_budgets_limit(
+    metric: str, first: str, results: Results
+) -> None:
+    outcomes = results.outcomes.assign(metric=metric)
+    page = render(dataclasses.replace(results, outcomes=outcomes), [])
+    drawn = re.findall(r'id="figure-(\w+)"', page)
+    assert drawn[0] == first
+    assert "pareto" in drawn[:2]
+
+
+def test_tables_begin_with_accuracy(results: Results) -> None:
+    head = render(results, []).partition("<h2>Results</h2>")[2].partition("</tr>")[0]
+    names = re.findall(r"<th[^>]*>([^<]*)</th>", head)
+    assert names[:4] == ["size", "method", "test (%)", "validation (%)"]
 
 
 def test_means_tell_what_they_are_made_of(results: Results) -> None:
