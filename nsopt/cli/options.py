@@ -63,8 +63,9 @@ class NetworkOptions:
 class TaskOptions(NetworkOptions):
     """The network, the images and the preset."""
 
-    preset: Literal["smoke", "quick", "fast", "paper"] | None = None
-    """Settings of search and training: smoke (a check, minutes), quick (an ordering at one size),
+    preset: Literal["smoke", "tiny", "quick", "fast", "paper"] | None = None
+    """Settings of search and training: smoke (a check, minutes), tiny (an ordering of networks with
+    a few thousand parameters, minutes on digits), quick (an ordering at one size),
     fast (a short search, long trainings) or paper (the published protocol). By default smoke for
     digits, and quick for all other images."""
 
@@ -76,7 +77,8 @@ class SizeOptions:
 
     ratios: str | None = None
     """Budgets as width ratios: 0.25 is the cost of the network with a quarter of every width.
-    Several: 0.25,2. By default smoke 0.125,0.25, quick 0.25, fast 0.25 to 1, paper 0.25 to 2."""
+    Several: 0.25,2. By default smoke 0.125,0.25, tiny 0.016,0.032, quick 0.25, fast 0.25 to 1,
+    paper 0.25 to 2."""
     budgets: str | None = None
     """Budgets as numbers: 600k,2M, or 20ms with --metric latency. Budgets that hold at once name
     their metrics: "params=250k,macs=20M", and a semicolon begins the next. Replaces --ratios."""
@@ -138,7 +140,8 @@ class TrainingOptions:
     """Settings of a training."""
 
     epochs: Count | None = None
-    """Epochs of each training. By default smoke 4, quick 12, fast and paper 300, compress 10."""
+    """Epochs of each training. By default smoke 4, tiny 8, quick 12, fast and paper 300, compress
+    10."""
     schedule: Literal["linear"] | None = None
     """Decrease the learning rate linearly to zero, instead of in steps."""
     warmup_epochs: Annotated[float, Parameter(validator=Number(gte=0))] | None = None
@@ -156,8 +159,8 @@ class SgdOptions:
     """Settings of both searches and trainings."""
 
     lr: float | None = None
-    """Initial learning rate. By default smoke 0.02, quick 0.05, fast and paper 0.1; of searches
-    0.05, paper 0.1."""
+    """Initial learning rate. By default smoke and tiny 0.02, quick 0.05, fast and paper 0.1; of
+    searches 0.05, paper 0.1."""
     batch_size: CountFrom2 | None = None
     """Images per batch."""
     device: str = "auto"

@@ -42,8 +42,8 @@ class StudyOptions(WorkOptions):
     """Scaling methods to compare; also tuned, and neuralscale-iter1, ... for the law of an
     iteration of descent."""
     seeds: Count | None = None
-    """Trainings per method and budget, each with its own seed. By default smoke and quick 2, fast
-    and paper 5."""
+    """Trainings per method and budget, each with its own seed. By default smoke and quick 2,
+    tiny 5, fast and paper 5."""
     references: CountFrom0 | None = None
     """Additional uniform networks to train, for the comparison at equal MACs and equal latency."""
     eta: Annotated[float, Parameter(validator=Number(gt=0))] | None = None

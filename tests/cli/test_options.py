@@ -14,7 +14,7 @@ from nsopt.cli.options import PruneOptions, SearchOptions, SgdOptions, TrainingO
 from nsopt.pruning.settings import SearchSettings
 from nsopt.study.presets import Preset, get_preset, override
 from nsopt.training.settings import TrainSettings
-from tests.conftest import call_nsopt
+from tests.conftest import REPOSITORY, call_nsopt
 
 COMMANDS = (
     "study",
@@ -95,6 +95,14 @@ def test_help_has_an_example_that_is_understood(command: str) -> None:
     assert ignored == {}
 
 
+def test_make_study_runs_a_command_that_is_understood() -> None:
+    (line,) = re.findall(r"python -m nsopt\.study(.*)", (REPOSITORY / "Makefile").read_text())
+    function, bound, ignored = app.parse_args(f"study {line}", exit_on_error=False)
+    assert function.__name__ == "study"
+    assert ignored == {}
+    assert bound.arguments["options"].task.preset == "tiny"
+
+
 def test_help_tells_what_presets_have() -> None:
     said = " ".join(re.sub("[│╭╮╰╯]", " ", call_nsopt("study", "--help").stdout).split())
     values: dict[str, Callable[[Preset], float]] = {
@@ -105,7 +113,7 @@ def test_help_tells_what_presets_have() -> None:
     }
     for option, value in values.items():
         own = said.partition(option)[2].partition("By default")[2]
-        for name in ("smoke", "quick", "fast", "paper"):
+        for name in ("smoke", "tiny", "quick", "fast", "paper"):
             told = re.search(rf"{name}[a-z ]* (\d+(\.\d+)?)", own)
             assert told is not None, option
             assert float(told[1]) == value(get_preset(name)), (option, name)

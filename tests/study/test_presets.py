@@ -45,7 +45,7 @@ def test_fast_trains_like_the_paper_and_searches_like_quick() -> None:
     assert tiny.training.milestones == [50, 100]
 
 
-@pytest.mark.parametrize("name", ["smoke", "quick", "fast", "paper"])
+@pytest.mark.parametrize("name", ["smoke", "tiny", "quick", "fast", "paper"])
 def test_settings_come_back_from_json(name: str) -> None:
     settings = get_preset(name).settings
     stored = json.loads(json.dumps(settings.model_dump(mode="json")))
