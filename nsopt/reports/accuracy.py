@@ -95,6 +95,7 @@ def draw_accuracy(
         figure.add_scatter(
             x=points.mean_x + points.mean_x[::-1],
             y=points.high + points.low[::-1],
+            mode="lines",
             fill="toself",
             fillcolor=points.style.faint(0.15),
             line={"width": 0},

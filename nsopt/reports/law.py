@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from nsopt.methods.registry import baseline
 from nsopt.reports.results import Results
-from nsopt.reports.style import TEXT, MethodStyle, apply_style, log_axis
+from nsopt.reports.style import MethodStyle, apply_style, log_axis
 from nsopt.scaling.family import relative_uniform
 from nsopt.scaling.metric import LATENCY, get_metric
 
@@ -106,7 +106,7 @@ def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
     apply_style(figure).update_layout(
         height=_PANEL_HEIGHT * rows + 130, showlegend=False, margin={"t": 70, "b": 80}
     )
-    figure.update_annotations(font={"size": 11, "color": TEXT})
+    figure.update_annotations(font={"size": 11})
     plain, relative = list[FloatArray](), list[FloatArray]()
     for index, info in enumerate(layers):
         for trace, values, uniform in _traces(info, unit):
@@ -164,7 +164,7 @@ def _traces(info: LawInfo, unit: str) -> list[tuple[go.Scatter, FloatArray, Floa
         x=info.tau,
         y=widths,
         mode="markers",
-        marker={"color": _ROWS, "size": 4, "opacity": 0.7},
+        marker={"color": _ROWS, "size": 5},
         hovertemplate=f"{info.layer}: %{{y}} at %{{x:,}} {unit}<extra></extra>",
     )
     parts.append((points, widths, np.array(info.uniform)))

@@ -159,6 +159,16 @@ def test_bands_reach_from_the_worst_seed_to_the_best(results: Results) -> None:
     assert (uniform.low, uniform.high) == ([50, 53], [51, 54])
 
 
+def test_bands_have_no_points_and_records_are_opaque(results: Results) -> None:
+    bands = [trace for trace in draw_accuracy(accuracy_info(results)).data if trace.fill]
+    assert [trace.mode for trace in bands] == ["lines"] * 2
+    law = draw_law(law_info(results, "search"), "params")
+    records = [trace for trace in law.data if trace.mode == "markers"]
+    assert len(records) == 2
+    assert all(trace.marker.opacity is None for trace in records)
+    assert all(title.font.color is None for title in law.layout.annotations)  # as the page has it
+
+
 def test_hover_tells_everything_about_a_training(results: Results) -> None:
     text = accuracy_info(results)[1].text[0]
     for part in (
