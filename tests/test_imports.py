@@ -102,6 +102,15 @@ def test_settings_need_no_torch() -> None:
     assert "torch" not in loaded
 
 
+@pytest.mark.parametrize("words", ["--arch vgg1", "--data digit", "--methods neurascale"])
+def test_a_misspelt_name_needs_no_torch(words: str) -> None:
+    code = (
+        "import contextlib, nsopt.cli.app as it\nwith contextlib.suppress(SystemExit): "
+        f"it.main('study {words}'.split())"
+    )
+    assert "torch" not in modules_after(code)
+
+
 def strings(path: Path) -> set[str]:
     """The string constants of a file."""
     nodes = ast.walk(ast.parse(path.read_text()))

@@ -15,6 +15,7 @@ from nsopt.cli.options import (
     SgdOptions,
     TrainingOptions,
     changes,
+    split_words,
 )
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ def compress(options: CompressOptions) -> None:
 
     Example: nsopt compress --weights trained.pt --data cifar10 --budgets macs=50%,latency=20ms
     """
+    options.task.check_names()
     from nsopt.cli.console import console, live_progress
-    from nsopt.cli.preparation import announce, apply_changes, prepare, split_words
+    from nsopt.cli.preparation import announce, apply_changes, prepare
     from nsopt.cli.study import write_report_of
     from nsopt.compression.budgets import check_words
     from nsopt.compression.compress import PRESET, prepare_budgets, run_compression

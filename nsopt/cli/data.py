@@ -22,7 +22,7 @@ app = App(name="data", help="List, fetch and check data sets.")
 def list_names() -> None:
     """Print the names that --data takes."""
     from nsopt.cli.console import console
-    from nsopt.data.registry import DESCRIPTIONS
+    from nsopt.data.source import DESCRIPTIONS
 
     for name, description in DESCRIPTIONS.items():
         console.print(f"{name:24} {description}", soft_wrap=True)

@@ -57,6 +57,14 @@ class NetworkOptions:
     std: str | None = None
     """Standard deviation per channel, likewise."""
 
+    def check_names(self) -> None:
+        """Raise NsoptError for a misspelt network or data set, without importing torch."""
+        from nsopt.data import source
+        from nsopt.models import registry
+
+        registry.check_name(self.arch)
+        source.check_name(self.data)
+
 
 @Parameter(name="*", group="Network and data")
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +213,11 @@ class StoredDataOptions:
     """folder:PATH, if the images are in another folder on this machine."""
     data_dir: Path = Path("data")
     """Folder of downloaded data sets."""
+
+
+def split_words(text: str) -> list[str]:
+    """Split a list at its commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _read_rounding(option: str, text: str | None) -> int | dict[str, int] | None:

@@ -8,7 +8,7 @@ import optuna
 from rich.text import Text
 
 from nsopt.cli.console import console, tell_what_is_fixed
-from nsopt.cli.options import NetworkOptions, PlaceOptions, SizeOptions
+from nsopt.cli.options import NetworkOptions, PlaceOptions, SizeOptions, split_words
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
 from nsopt.data.registry import load_source
@@ -17,7 +17,7 @@ from nsopt.deployment.trained import load_trained
 from nsopt.errors import NsoptError
 from nsopt.files import check_writable
 from nsopt.models.architecture import Architecture
-from nsopt.models.registry import check_name, get_architecture
+from nsopt.models.registry import get_architecture
 from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
 from nsopt.storage.opening import is_empty, storage_errors
 from nsopt.storage.urls import storage_file
@@ -54,7 +54,6 @@ def prepare(
     start: Path | None = None,
 ) -> tuple[Task, Workspace]:
     """Check the options; load the data, and the weights in the file `start` if given."""
-    check_name(options.arch)
     resolve_compute(settings.training.device, settings.training.precision)
     check_writable(place.out or _RUNS, "--out")
     file = storage_file(place.storage) if place.storage else None
@@ -146,11 +145,6 @@ def _format(value: object) -> str:
     if isinstance(value, tuple | list):
         return " ".join(_format(part) for part in value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def split_words(text: str) -> list[str]:
-    """Split a list at its commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def read_sizes(

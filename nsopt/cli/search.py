@@ -29,6 +29,7 @@ def search(options: LawOptions = LawOptions()) -> None:
 
     Example: nsopt search --arch mobilenetv2 --data cifar10 --preset fast
     """
+    options.task.check_names()
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.preparation import announce, apply_changes, prepare
     from nsopt.compute.device import resolve_compute

@@ -16,6 +16,7 @@ from nsopt.cli.options import (
     TrainingOptions,
     WorkOptions,
     changes,
+    split_words,
 )
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from nsopt.methods.base import Method
     from nsopt.reports.results import Results
 
 _LEFT_OUT_FIRST = ("MACs", "predicted", "n", "params", "val %")  # columns, on a narrow terminal
@@ -71,11 +73,11 @@ def study(options: StudyOptions = StudyOptions()) -> None:
 
     Example: nsopt study --arch resnet18 --data cifar100 --ratios 25%,50%
     """
+    methods = _read_methods(options)
     from nsopt.cli import preparation
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.extras import has_extra
     from nsopt.errors import NsoptError
-    from nsopt.methods.registry import get_methods
     from nsopt.reports.results import read_results
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
@@ -86,7 +88,6 @@ def study(options: StudyOptions = StudyOptions()) -> None:
 
     metrics = preparation.read_metrics(options.sizes)
     preset = get_preset(options.task.preset, options.task.data)
-    methods = get_methods(preparation.split_words(options.methods))
     own = changes(
         options.search,
         options.training,
@@ -135,6 +136,14 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
     console.print(f"report:  {page}", soft_wrap=True)
     console.print(f"export:  {_export_command(results, workspace.url)}", soft_wrap=True)
+
+
+def _read_methods(options: StudyOptions) -> "tuple[Method, ...]":
+    """Return the methods. A misspelt name of anything ends here, before torch is imported."""
+    from nsopt.methods.registry import get_methods
+
+    options.task.check_names()
+    return get_methods(split_words(options.methods))
 
 
 def _print_widths(known: "Mapping[str, Sequence[int]]") -> None:

@@ -52,6 +52,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
 
     Example: nsopt tune --over curve --arch resnet18-tied --data cifar10 --metric macs
     """
+    options.task.check_names()
     if options.over == "curve":
         _tune_law(options)
     else:

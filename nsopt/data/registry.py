@@ -7,21 +7,11 @@ from nsopt.data.cifar import load_cifar
 from nsopt.data.digits import load_digits
 from nsopt.data.folder import load_folder
 from nsopt.data.images import ImageData
-from nsopt.data.source import Source, Subset
+from nsopt.data.source import DATA_SETS, STAND_IN, Source, Subset, check_name, is_folder
 from nsopt.data.tiny_imagenet import fetch_tiny_imagenet, load_tiny_imagenet
 from nsopt.errors import NsoptError, unknown_name
 
-_STAND_IN = "tiny-imagenet-100-32px"
 _STAND_IN_CLASSES, _STAND_IN_SIZE = 100, 32
-DESCRIPTIONS = {
-    "digits": "1,797 handwritten digits, 10 classes, 32x32, included in scikit-learn",
-    "cifar10": "60,000 photographs, 10 classes, 32x32, read by torchvision",
-    "cifar100": "60,000 photographs, 100 classes, 32x32, read by torchvision",
-    "tiny-imagenet": "110,000 photographs, 200 classes, 64x64, original zip or folder",
-    _STAND_IN: "first 100 classes of Tiny ImageNet, 32x32: the shape of CIFAR-100",
-    "folder:PATH": "train/ and test/ (or val/) of class folders, or class folders with --split 0.8",
-}
-DATA_SETS = tuple(DESCRIPTIONS)
 
 
 def load_data(
@@ -50,7 +40,8 @@ def load_data(
     Raises:
         NsoptError: if the data is unknown, missing or damaged.
     """
-    if name.startswith("folder:"):
+    check_name(name)
+    if is_folder(name):
         path = Path(name.removeprefix("folder:")).expanduser()
         data = load_folder(path, image_size, split, split_seed, skip_corrupt)
     elif split is not None or skip_corrupt:
@@ -76,7 +67,7 @@ def load_source(source: Source, directory: Path) -> ImageData:
 
 def fetch_data(name: str, directory: Path) -> None:
     """Download a data set. Raises NsoptError if that is impossible."""
-    if name in ("tiny-imagenet", _STAND_IN):
+    if name in ("tiny-imagenet", STAND_IN):
         fetch_tiny_imagenet(directory)
     elif name in ("cifar10", "cifar100"):
         load_cifar(name, directory)
@@ -87,8 +78,6 @@ def fetch_data(name: str, directory: Path) -> None:
 
 
 def _load(name: str, directory: Path, image_size: int | None) -> ImageData:
-    if name not in DATA_SETS:
-        raise unknown_name("data set", name, DATA_SETS)
     if name == "digits":
         return load_digits(image_size or 32)
     if name == "tiny-imagenet":
@@ -97,7 +86,7 @@ def _load(name: str, directory: Path, image_size: int | None) -> ImageData:
         raise NsoptError(
             f"the images of {name} are 32x32: leave --image-size, or image_size= in Python, out"
         )
-    if name == _STAND_IN:
+    if name == STAND_IN:
         small = load_tiny_imagenet(directory, _STAND_IN_SIZE).subset(_STAND_IN_CLASSES, None)
-        return replace(small, name=_STAND_IN)
+        return replace(small, name=STAND_IN)
     return load_cifar(name, directory)

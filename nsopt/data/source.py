@@ -1,8 +1,31 @@
-"""Which images a study uses, described for any machine."""
+"""Data sets by name, and which images a study uses, described for any machine. No torch."""
 
 from dataclasses import dataclass
 
+from nsopt.errors import unknown_name
+
 FOLDER_PREFIX = "folder-"  # begins the names of data that is not registered
+STAND_IN = "tiny-imagenet-100-32px"
+DESCRIPTIONS = {
+    "digits": "1,797 handwritten digits, 10 classes, 32x32, included in scikit-learn",
+    "cifar10": "60,000 photographs, 10 classes, 32x32, read by torchvision",
+    "cifar100": "60,000 photographs, 100 classes, 32x32, read by torchvision",
+    "tiny-imagenet": "110,000 photographs, 200 classes, 64x64, original zip or folder",
+    STAND_IN: "first 100 classes of Tiny ImageNet, 32x32: the shape of CIFAR-100",
+    "folder:PATH": "train/ and test/ (or val/) of class folders, or class folders with --split 0.8",
+}
+DATA_SETS = tuple(DESCRIPTIONS)
+
+
+def is_folder(name: str) -> bool:
+    """Return whether a name is `folder:PATH`."""
+    return name.startswith("folder:")
+
+
+def check_name(name: str) -> None:
+    """Raise NsoptError for a name that `load_data` does not know."""
+    if name not in DATA_SETS and not is_folder(name):
+        raise unknown_name("data set", name, DATA_SETS)
 
 
 @dataclass(frozen=True)

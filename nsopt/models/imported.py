@@ -14,18 +14,7 @@ from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.trace import trace
 from nsopt.torchvision_import import import_torchvision
 
-_CATALOGUES = ("torchvision", "timm")
 _SEED = 0  # of the template, whose values show how its networks are initialised
-
-
-def is_imported(name: str) -> bool:
-    """Return whether a name is that of an imported network."""
-    return ":" in name
-
-
-def is_of_catalogue(name: str) -> bool:
-    """Return whether a name is that of a torchvision or timm network, not of a factory."""
-    return name.partition(":")[0] in _CATALOGUES
 
 
 def import_architecture(

@@ -1,30 +1,41 @@
-"""Architectures by name: a new one is a new row."""
+"""Architectures by name: a new one is a new row. Names are checked without torch."""
 
 import shlex
 from collections.abc import Callable
-from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.models.architecture import Architecture, TableArchitecture
-from nsopt.models.imported import import_architecture, is_imported, is_of_catalogue
-from nsopt.models.mobilenet import mobilenetv2
-from nsopt.models.resnet import resnet18
-from nsopt.models.vgg import vgg11
 
-_FACTORIES: dict[str, Callable[[int, int, int], TableArchitecture]] = {
-    "vgg11": vgg11,
-    "mobilenetv2": partial(mobilenetv2, "identity"),
-    "mobilenetv2-convcut": partial(mobilenetv2, "convcut"),
-    "mobilenetv2-tied": partial(mobilenetv2, "tied"),
-    "resnet18": partial(resnet18, "identity"),
-    "resnet18-convcut": partial(resnet18, "convcut"),
-    "resnet18-tied": partial(resnet18, "tied"),
+if TYPE_CHECKING:
+    from nsopt.models.architecture import Architecture, TableArchitecture
+
+_CATALOGUES = ("torchvision", "timm")
+# A module of this room, its function that makes the network, and what this takes first.
+_FACTORIES: dict[str, tuple[str, str, *tuple[str, ...]]] = {
+    "vgg11": ("vgg", "vgg11"),
+    "mobilenetv2": ("mobilenet", "mobilenetv2", "identity"),
+    "mobilenetv2-convcut": ("mobilenet", "mobilenetv2", "convcut"),
+    "mobilenetv2-tied": ("mobilenet", "mobilenetv2", "tied"),
+    "resnet18": ("resnet", "resnet18", "identity"),
+    "resnet18-convcut": ("resnet", "resnet18", "convcut"),
+    "resnet18-tied": ("resnet", "resnet18", "tied"),
 }
 
 
 def architectures() -> tuple[str, ...]:
     """Return the names of the built-in architectures."""
     return tuple(sorted(_FACTORIES))
+
+
+def is_imported(name: str) -> bool:
+    """Return whether a name is that of an imported network."""
+    return ":" in name
+
+
+def is_of_catalogue(name: str) -> bool:
+    """Return whether a name is that of a torchvision or timm network, not of a factory."""
+    return name.partition(":")[0] in _CATALOGUES
 
 
 def check_name(name: str) -> None:
@@ -35,7 +46,7 @@ def check_name(name: str) -> None:
 
 def get_architecture(
     name: str, num_classes: int = 10, image_size: int = 32, in_channels: int = 3
-) -> Architecture:
+) -> "Architecture":
     """Return an architecture for square images.
 
     Args:
@@ -49,13 +60,15 @@ def get_architecture(
         NsoptError: for an unknown name, or images that are too small for the network.
     """
     if is_imported(name):
+        from nsopt.models.imported import import_architecture  # noqa: PLC0415
+
         return import_architecture(name, num_classes, image_size, in_channels)
     return table_architecture(name, num_classes, image_size, in_channels)
 
 
 def stored_architecture(
     stored: str, given: str | None, num_classes: int, image_size: int, in_channels: int
-) -> Architecture:
+) -> "Architecture":
     """Return the architecture that a file or a storage names, without running code that it names.
 
     given: the user's name for it, or None. The user must give `package.module:factory`.
@@ -76,10 +89,13 @@ def stored_architecture(
 
 def table_architecture(
     name: str, num_classes: int = 10, image_size: int = 32, in_channels: int = 3
-) -> TableArchitecture:
+) -> "TableArchitecture":
     """Return a built-in architecture."""
     if name not in _FACTORIES:
         raise unknown_name("architecture", name, _FACTORIES)
     if num_classes < 2 or in_channels < 1:
         raise NsoptError("a network needs at least 2 classes and 1 input channel")
-    return _FACTORIES[name](num_classes, image_size, in_channels)
+    module, function, *options = _FACTORIES[name]
+    factory: Callable[..., TableArchitecture]
+    factory = getattr(import_module(f"nsopt.models.{module}"), function)
+    return factory(*options, num_classes, image_size, in_channels)
