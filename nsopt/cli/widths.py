@@ -31,7 +31,8 @@ class WidthsOptions:
     law: Path | None = None
     """JSON file with a law, or with one law per iteration."""
     storage: OptionalStorageUrl = None
-    """Optuna storage URL with a stored law, instead of --law."""
+    """Optuna storage URL with a stored law, instead of --law; by default the newest study.db under
+    runs/."""
     name: str | None = None
     """The study as ARCH-DATA-PRESET, if the storage holds several."""
     iteration: Count | None = None
@@ -131,14 +132,15 @@ def _law_and_network(
     from nsopt.errors import NsoptError
     from nsopt.models.registry import get_architecture
     from nsopt.scaling.law_file import read_law
+    from nsopt.storage.opening import newest_storage
 
     url = options.storage
     if options.law is not None and url == os.environ.get(STORAGE_VARIABLE):
         url = None  # set for other commands; --law wins
-    if (options.law is None) == (url is None):
-        raise NsoptError("give the law: --law FILE or --storage URL")
+    if options.law is not None and url is not None:
+        raise NsoptError("give --law FILE or --storage URL, not both")
     if options.law is None:
-        return _read_stored(options, str(url))
+        return _read_stored(options, url or newest_storage(Path("runs")))
     arch = get_architecture(
         options.arch or "vgg11", options.classes, options.image_size, options.channels
     )

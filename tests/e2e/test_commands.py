@@ -167,7 +167,7 @@ def test_widths_without_a_usable_law(tmp_path: Path, golden: Path) -> None:
     for options, part in (
         (["--law=nowhere.json"], "cannot read a law from nowhere.json"),
         ([f"--law={text}"], "is not JSON"),
-        ([], "--law FILE or --storage URL"),
+        ([f"--law={laws}", "--storage=sqlite:///none.db"], "--law FILE or --storage URL, not both"),
         ([f"--law={laws}", "--arch=resnet18"], "8 layers and resnet18 has 17"),
         ([f"--law={laws}", "--iteration=3"], "has no law of iteration 3"),
         ([f"--law={laws}", "--budgets=9"], "no widths fit a budget of 9"),
@@ -230,7 +230,7 @@ def test_seeds_begin_where_they_are_asked_to(tmp_path: Path) -> None:
 
 def test_the_newest_study_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for command in ("report", "latency"):
+    for command in ("report", "latency", "widths"):
         check(call_nsopt(command), "no study is in runs/: give --storage")
     assert call_nsopt("study", *SHORT).returncode == 0
     folder = tmp_path / "runs" / "vgg11-digits-20each-smoke"
@@ -241,6 +241,8 @@ def test_the_newest_study_is_the_default(tmp_path: Path, monkeypatch: pytest.Mon
     export = ("export", study, "--ratio=0.03", "--format=state_dict", "--out=network.pt")
     assert call_nsopt(*export).returncode == 0
     assert call_nsopt("latency", "--batch-size=1").returncode == 0
+    (row,) = json.loads(call_nsopt("widths", "--method=uniform", "--ratios=0.03", "--json").stdout)
+    assert row["widths"] == [1, 3, 7, 7, 15, 15, 15, 15]
 
 
 def test_the_doctor_says_what_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
