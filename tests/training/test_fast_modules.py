@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.ao.quantization import fuse_modules
@@ -48,9 +48,11 @@ def outcome(module: nn.Module, x: Tensor, seed: int = 7) -> list[Tensor]:
     return [output, x.grad, *gradients, *module.buffers()]
 
 
-def assert_same(module: nn.Module, standard: nn.Module, x: Tensor) -> None:
+def assert_same(
+    module: nn.Module, standard: nn.Module, x: Tensor, amplification: float = 1
+) -> None:
     standard.load_state_dict(module.state_dict())
-    tolerance = TOLERANCE[x.dtype]
+    tolerance = TOLERANCE[x.dtype] * amplification
     for got, expected in zip(outcome(module, x), outcome(standard, x), strict=True):
         scale = float(expected.detach().abs().max().clamp(min=1))
         torch.testing.assert_close(got, expected, rtol=0, atol=tolerance * scale)
@@ -58,6 +60,7 @@ def assert_same(module: nn.Module, standard: nn.Module, x: Tensor) -> None:
 
 @settings(max_examples=60)
 @given(shape=sizes, seed=st.integers(0, 99), dtype=st.sampled_from(sorted(TOLERANCE, key=str)))
+@example(shape=(1, 8, 1, 2), seed=1, dtype=torch.float32)  # two values that hardly differ
 def test_batch_norm_is_that_of_pytorch(
     shape: tuple[int, ...], seed: int, dtype: torch.dtype
 ) -> None:
@@ -68,7 +71,10 @@ def test_batch_norm_is_that_of_pytorch(
     torch.manual_seed(seed)
     for parameter in module.parameters():
         nn.init.normal_(parameter)
-    assert_same(module, standard, image(shape, seed, dtype))
+    x = image(shape, seed, dtype)
+    variance, mean = torch.var_mean(x.double(), dim=(0, 2, 3), correction=0)
+    amplification = 1 + float((mean.square() / (variance + module.eps)).max())
+    assert_same(module, standard, x, amplification)
 
 
 def test_batch_norm_is_accurate_thirty_deviations_from_zero() -> None:
