@@ -1,6 +1,7 @@
 """Real data and small networks that the tests share."""
 
 import dataclasses
+import gc
 import io
 import os
 import shutil
@@ -57,6 +58,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("shared_data"):
                 item.add_marker(pytest.mark.skip(reason=f"no data at {SHARED.name}/"))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lives to the end: a million objects of imported modules."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(scope="session")

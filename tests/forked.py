@@ -5,6 +5,7 @@ server did them once, in a single thread, and forks every process from there wit
 Signals, exit codes and output are those of any other process.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -126,6 +127,7 @@ def _begin(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
+    gc.freeze()
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
     cwd, environment = place
