@@ -8,7 +8,7 @@ arch, data = nsopt.get_architecture("vgg11", in_channels=1), nsopt.load_data("di
 
 # A law: from a search as here, from a storage, or nsopt.uniform_curve(arch.base_widths).
 short = nsopt.SearchSettings(
-    iterations=1, pretrain_epochs=1, prune_every=2, filters_per_step=160, batch_size=64, lr=0.05
+    iterations=1, pretrain_epochs=1, prune_every=2, filters_per_step=120, batch_size=64, lr=0.05
 )
 law = nsopt.search(arch, data, short).law
 

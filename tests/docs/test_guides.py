@@ -50,10 +50,10 @@ def run_guide(file: Path) -> None:
 
 
 def small_architecture(name: str, num_classes: int = 10, in_channels: int = 3) -> Architecture:
-    """VGG11 half as wide, or torchvision's ResNet18 with half its blocks."""
+    """VGG11 a quarter as wide, or torchvision's ResNet18 with half its blocks."""
     if name == "vgg11":
         arch = table_architecture(name, num_classes=num_classes, in_channels=in_channels)
-        return dataclasses.replace(arch, base_widths=tuple(w // 2 for w in arch.base_widths))
+        return dataclasses.replace(arch, base_widths=tuple(w // 4 for w in arch.base_widths))
     assert name == "torchvision:resnet18"
     resnet = import_torchvision("models").resnet
     network = resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes)

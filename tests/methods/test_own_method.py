@@ -1,13 +1,14 @@
 """A method of somebody else's: registered, or brought by a package, and compared like ours."""
 
+import inspect
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import nsopt
 from nsopt.methods import registry
@@ -16,11 +17,20 @@ from nsopt.models.architecture import Architecture
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import check
+from tests.forked import Forked, run_module
 
 SHORT = (
     *("--ratios=0.03", "--seeds=1", "--epochs=1", "--batch-size=32"),
     *("--device=cpu", "--precision=fp32", "--per-class=12", "--magnitude-epochs=1"),
 )
+
+
+SMALL = f"--arch={__name__}:small"
+
+
+def small() -> nn.Module:
+    convolutions = (nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU())
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
 
 class Flat(nsopt.Method):
@@ -38,9 +48,7 @@ class Flat(nsopt.Method):
         assert inputs.trained is not None
         return nsopt.uniform_curve([10] * len(inputs.arch.base_widths))
 
-    def start(
-        self, arch: Architecture, widths: tuple[int, ...], trained: torch.nn.Module
-    ) -> torch.nn.Module:
+    def start(self, arch: Architecture, widths: tuple[int, ...], trained: nn.Module) -> nn.Module:
         self.started.append(widths)
         kept = [torch.arange(width) for width in widths]
         return arch.inherit(trained, kept, widths)
@@ -55,7 +63,7 @@ def flat() -> Iterator[Flat]:
 
 
 def test_a_registered_method_is_compared_like_ours(flat: Flat, tmp_path: Path) -> None:
-    done = call_nsopt("study", "--methods=uniform,flat", *SHORT, f"--out={tmp_path}")
+    done = call_nsopt("study", "--methods=uniform,flat", SMALL, *SHORT, f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     results = read_results(f"sqlite:///{tmp_path / 'study.db'}")
     assert results.methods == ["uniform", "flat"]
@@ -70,19 +78,18 @@ def test_a_registered_method_is_compared_like_ours(flat: Flat, tmp_path: Path) -
     storage = f"--storage=sqlite:///{tmp_path / 'study.db'}"
     assert call_nsopt("report", storage, f"--out={tmp_path / 'again'}").returncode == 0
     assert "Equally wide" not in (tmp_path / "again" / "index.html").read_text()
-    check(call_nsopt("study", "--methods=flat", *SHORT, f"--out={tmp_path}"), "unknown method")
+    check(
+        call_nsopt("study", "--methods=flat", SMALL, *SHORT, f"--out={tmp_path}"), "unknown method"
+    )
 
 
-MODULE = """
+MODULE = f"""
 import nsopt
 from nsopt.methods.base import Method
 from torch import nn
 
 
-def small():
-    convolutions = (nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU())
-    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
-
+{inspect.getsource(small)}
 
 class Deep(Method):
     name = "deep"
@@ -91,6 +98,11 @@ class Deep(Method):
     def law(self, inputs):
         return nsopt.uniform_curve(range(1, 1 + len(inputs.arch.base_widths)))
 """
+
+
+def run_with_package(package: Path, arguments: Sequence[str]) -> None:
+    sys.path.insert(0, str(package))
+    run_module("nsopt", arguments)
 
 
 def test_a_package_brings_a_method_and_a_network_to_all_processes(tmp_path: Path) -> None:
@@ -103,19 +115,13 @@ def test_a_package_brings_a_method_and_a_network_to_all_processes(tmp_path: Path
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: deepest\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[nsopt.methods]\ndeep = deepest:Deep\n")
     out = tmp_path / "out"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "nsopt", "study", "--methods=deep", "--workers=2"),
-            *("--arch=deepest:small", "--ratios=0.3,0.5", "--seeds=2", *SHORT[2:], f"--out={out}"),
-        ],
-        env=os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ("study", "--methods=deep", "--workers=2", "--arch=deepest:small", f"--out={out}")
+    environment = os.environ | {"PYTHONPATH": str(package)}
+    arguments = (*command, "--ratios=0.3", "--seeds=2", *SHORT[2:])
+    done = Forked(run_with_package, package, arguments, env=environment).finish()
     assert done.returncode == 0, done.stderr
     assert "would run code" not in done.stdout
     outcomes = read_results(f"sqlite:///{out / 'study.db'}").outcomes
-    assert len(outcomes) == 4
+    assert len(outcomes) == 2
     assert all(sorted(widths) == list(widths) for widths in outcomes["widths"])
     assert "Deep layers first" in (out / "report" / "index.html").read_text()
