@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,8 @@ def golden() -> Path:
 
 @pytest.fixture(scope="session")
 def digits() -> ImageData:
-    """400 training and 100 test digits."""
-    return first_digits(400, 100)
+    """160 training and 40 test digits."""
+    return first_digits(160, 40)
 
 
 def first_digits(train: int, test: int) -> ImageData:
@@ -103,6 +104,16 @@ def narrow() -> TableArchitecture:
     return dataclasses.replace(arch, base_widths=tuple(w // 16 for w in arch.base_widths))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _latencies_of_few_passes() -> Iterator[None]:
+    """The networks of studies are timed with few passes."""
+    from tests.latency.brief import measure_briefly
+
+    with pytest.MonkeyPatch.context() as patch:
+        measure_briefly(patch)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _random_state_is_left_alone() -> None:
     """Tests must not lean on global random numbers: each starts from the same ones."""
@@ -123,13 +134,11 @@ def free_port() -> int:
 def call_nsopt(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command in this process, where it starts at once."""
     from nsopt.cli.app import main
-    from tests.latency.brief import measure_briefly
 
     said, warned = io.StringIO(), io.StringIO()
     interrupt, code = signal.getsignal(signal.SIGINT), 0
     try:
-        with redirect_stdout(said), redirect_stderr(warned), pytest.MonkeyPatch.context() as patch:
-            measure_briefly(patch)
+        with redirect_stdout(said), redirect_stderr(warned):
             main(arguments)
     except SystemExit as end:
         code = int(end.code or 0)

@@ -85,7 +85,7 @@ def inherit_network(
     Args:
         supervision: batches and loss, on the device of `compute`.
         batch_size: number of examples per batch.
-        batches: number of batches for the statistics.
+        batches: number of batches for the statistics, at most an epoch.
     """
     model = place(start.build(widths), compute.device, start.arch.layout)
     _measure_statistics(model, supervision, compute, batch_size, batches)
@@ -106,13 +106,13 @@ def score(
         widths: of the network that inherits.
         supervision: the batches for the steps and for BatchNorm's statistics.
         splits: with the validation images, on the device of `compute`.
-        steps: number of mini-batches to train on.
+        steps: number of mini-batches to train on, at most an epoch.
     """
     with compute.computing(), use_seed(0, compute.device):
-        model = inherit_network(start, widths, supervision, compute)
+        model = place(start.build(widths), compute.device, start.arch.layout)
         optimizer = sgd(model.train(), _LR, _MOMENTUM, _WEIGHT_DECAY)
         data = supervision.batches(_BATCH_SIZE, seed=1)
-        for _ in range(steps):
+        for _ in range(min(steps, data.per_epoch)):
             compute.give_way()
             train_step(model, optimizer, *data.next(), compute, supervision.loss)
         _measure_statistics(model.eval(), supervision, compute)
@@ -132,6 +132,6 @@ def _measure_statistics(
 
 
 def _inputs(model: nn.Module, data: Batches, count: int, compute: Compute) -> Iterator[Tensor]:
-    for _ in range(count):
+    for _ in range(min(count, data.per_epoch)):
         compute.give_way()
         yield inputs_for(model, data.next()[0])

@@ -1,5 +1,12 @@
-"""Networks are timed with few passes."""
+"""More digits than elsewhere: networks learn here."""
 
-from tests.study.conftest import _latencies_of_few_passes
+import pytest
 
-__all__ = ["_latencies_of_few_passes"]
+from nsopt.data.images import ImageData
+from tests.conftest import first_digits
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageData:
+    """400 training and 100 test digits."""
+    return first_digits(400, 100)

@@ -56,7 +56,7 @@ def settings_for(arch: TableArchitecture) -> SearchSettings:
     return SearchSettings(
         pretrain_epochs=1,
         prune_every=2,
-        filters_per_step=sum(arch.base_widths) // 9,
+        filters_per_step=sum(arch.base_widths) // 8,
         batch_size=13,
         lr=0.05,
         keep_fraction=0.1,

@@ -114,7 +114,7 @@ def test_a_resumed_search_equals_an_uninterrupted_one(
 def test_a_resumed_network_is_the_same_to_the_last_weight(few: ImageData, name: str) -> None:
     arch = table_architecture(name, image_size=16, in_channels=1)
     arch = dataclasses.replace(arch, base_widths=tuple(max(4, w // 16) for w in arch.base_widths))
-    each = SEARCH.updated(filters_per_step=sum(arch.base_widths) // 9)
+    each = SEARCH.updated(filters_per_step=sum(arch.base_widths) // 8)
     coarse = ImageSet(few.train.images[..., ::2, ::2], few.train.labels)
     splits = dataclasses.replace(few, train=coarse).split(0.1)
     compute = Compute(torch.device("cpu"), bf16=True)

@@ -72,7 +72,7 @@ def test_a_shared_device_is_not_waited_for_after_every_batch(
 def test_an_evaluation_takes_batches_that_fit(
     tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
 ) -> None:
-    """Of its 100 images 25 fit; a training with batches of 16 does not notice."""
+    """Of its 40 images 25 fit; a training with batches of 16 does not notice."""
     few = place_images(digits.split(0.1).with_train_images(40), compute)
     settings = SHORT.updated(batch_size=16, epochs=1)
     train = partial(train_configuration, tiny, tiny.base_widths, few, settings, compute, Silent())
@@ -102,7 +102,7 @@ def test_numbers_are_the_same_wherever_images_lie(
 ) -> None:
     """Sets of more than a tenth of the free memory stay where they are."""
     outcomes = []
-    for free, device in ((10**9, "cuda"), (10 * 200 * 32 * 32, "cpu")):
+    for free, device in ((10**9, "cuda"), (10 * 100 * 32 * 32, "cpu")):
         cuda.free = free
         splits = place_images(digits.split(0.1), compute)
         assert splits.train.stored.device.type == device

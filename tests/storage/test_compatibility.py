@@ -10,7 +10,6 @@ import pytest
 
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
-from tests.latency.brief import measure_briefly
 
 STUDY = (
     *("--ratios=0.03", "--epochs=1", "--pretrain-epochs=0", "--prune-every=1"),
@@ -38,10 +37,7 @@ def test_results_and_laws_of_an_older_version_are_read(old: str) -> None:
     assert call_nsopt("widths", f"--storage={old}", "--ratios=0.1").returncode == 0
 
 
-def test_a_study_of_an_older_version_is_continued(
-    old: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measure_briefly(monkeypatch)
+def test_a_study_of_an_older_version_is_continued(old: str, tmp_path: Path) -> None:
     before = read_results(old).outcomes
     done = call_nsopt(
         "study", "--methods=uniform,neuralscale", "--seeds=2", *STUDY, f"--out={tmp_path}"

@@ -1,5 +1,5 @@
-"""Comparisons beside a tuning are of few images, and timed with few passes."""
+"""Comparisons beside a tuning are of few images."""
 
-from tests.study.conftest import _latencies_of_few_passes, digits, place
+from tests.study.conftest import digits, place
 
-__all__ = ["_latencies_of_few_passes", "digits", "place"]
+__all__ = ["digits", "place"]

@@ -7,6 +7,12 @@ from torch import nn
 from nsopt.torchvision_import import import_torchvision
 
 
+def resnet(num_classes: int) -> nn.Module:
+    """One block of each stage, with and without a projection."""
+    module = import_torchvision("models").resnet
+    return module.ResNet(module.BasicBlock, [1, 1, 1, 1], num_classes)
+
+
 def shufflenet(num_classes: int) -> nn.Module:
     models = import_torchvision("models")
     return models.ShuffleNetV2([1, 2, 1], [8, 16, 24, 32, 48], num_classes)

@@ -10,7 +10,7 @@ from tests.models.tracing.checks import check_exports, randomise, selected_first
 NETWORKS = test_networks.NETWORKS | test_networks_torchvision.NETWORKS | test_networks_timm.NETWORKS
 TIMM = test_networks.TIMM | test_networks_timm.NETWORKS
 IN_SUITE = (
-    "torchvision:resnet18",
+    "tests.models.tracing.small_networks:resnet",
     "tests.models.tracing.small_networks:mobilenet_v3",
     "tests.models.tracing.small_networks:vision_transformer",
 )

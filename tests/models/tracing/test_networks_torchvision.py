@@ -8,6 +8,7 @@ from tests.models.tracing.checks import OtherProcess, check_network
 
 pytestmark = pytest.mark.networks
 NETWORKS = {  # side of images, number of widths, of refused groups
+    "torchvision:resnet18": (64, 12, 0),
     "torchvision:mobilenet_v2": (64, 25, 0),
     "torchvision:mobilenet_v3_small": (64, 27, 0),
     "torchvision:shufflenet_v2_x1_0": (64, 21, 0),
