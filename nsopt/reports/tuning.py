@@ -9,6 +9,7 @@ from optuna.study import Study
 from nsopt.reports.dashboard import markdown_table, plain_text, protocol_text
 from nsopt.reports.style import apply_style
 from nsopt.reports.tuning_table import tuning_rows
+from nsopt.scaling.metric import METRICS
 from nsopt.storage import schema
 
 _QUESTIONS = {
@@ -16,6 +17,13 @@ _QUESTIONS = {
     "eta": "For which eta does Algorithm 3 end near the budget, in few steps?",
     "scores": "Which law keeps most of the trained network's accuracy at a budget?",
     "curve": "Which mixture of uniform scaling and searched laws gives the best accuracy?",
+}
+_CONFIRMED = "Is the best law better than uniform scaling, with new seeds?"
+_AXES = {
+    "pretrain_epochs": "P, epochs before pruning",
+    "eta": "eta, step size of Algorithm 3",
+    "slope": "slope: more width in later layers",
+    **{price: f"weight of the law pruned by {price}" for price in ("filters", *METRICS)},
 }
 
 
@@ -33,13 +41,18 @@ def draw_tuning(study: Study, metric_names: Sequence[str]) -> go.Figure:
     if len(study.directions) > 1:
         figure = optuna.visualization.plot_pareto_front(study, target_names=list(metric_names))
     else:
-        figure = optuna.visualization.plot_slice(study)
+        figure = optuna.visualization.plot_slice(study, target_name=metric_names[0])
+        figure.update_traces(marker={"colorscale": "Cividis", "size": 9})
+        for axis in figure.select_xaxes():
+            axis.title.text = _AXES.get(axis.title.text, axis.title.text)
     return apply_style(figure).update_layout(title=None)
 
 
 def question(study: Study) -> str:
     """Return the question that a tuning study answers."""
     _, kind = schema.split_name(study.study_name)
+    if schema.is_confirmation(kind):
+        return _CONFIRMED
     return next(text for over, text in _QUESTIONS.items() if kind.startswith(over))
 
 

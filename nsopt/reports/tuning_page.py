@@ -17,11 +17,12 @@ from nsopt.storage.urls import hide_password
 
 def is_about_tuning(url: str, name: str | None) -> bool:
     """Return whether a report on `name` is about tuning: by the name, or because the storage has
-    nothing else. Raises NsoptError if nothing is stored there."""
+    only searches besides. Raises NsoptError if nothing is stored there."""
     if name is not None:
         return schema.is_tuning(name)
     storage = existing_storage(url)
-    return bool(tunings(storage)) and not comparisons(storage)
+    kinds = [kind for own in comparisons(storage) for kind in load_studies(storage, own)]
+    return bool(tunings(storage)) and all(map(schema.is_search, kinds))
 
 
 def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
@@ -47,11 +48,14 @@ def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
 
 def _describe(study: Study, index: int) -> dict[str, Any]:
     columns, rows = tuning_rows(study, study.metric_names or [])
+    figure = ""
+    if not schema.is_confirmation(study.study_name):
+        figure = fragment(draw_tuning(study, study.metric_names or []), f"tuning-{index}")
     return {
         "name": study.study_name,
         "question": question(study),
         "verdict": schema.read_verdict(study),
-        "figure": fragment(draw_tuning(study, study.metric_names or []), f"tuning-{index}"),
+        "figure": figure,
         "columns": columns,
         "rows": rows,
         "settings": flatten(schema.read_settings(study)),

@@ -38,7 +38,8 @@ def tuning_rows(study: Study, metric_names: Sequence[str]) -> tuple[list[str], l
         numbers = outcomes[trial.number]
         found = trial.values or ["pruned"] * len(metric_names)
         values: list[Any] = [trial.params.get(name) for name in names]
-        return [_format(v) for v in (*values, numbers["seed"], *found, *map(numbers.get, extra))]
+        seed = str(numbers["seed"])
+        return [_format(v) for v in (*values, seed, *found, *map(numbers.get, extra))]
 
     def place(trial: FrozenTrial) -> tuple[float, ...]:
         return (*(trial.params.get(name, -np.inf) for name in names), trial.number)

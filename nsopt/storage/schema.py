@@ -27,6 +27,7 @@ _OTHER_SEARCH = "search-"
 # Settings that searches of older versions did not store.
 _SINCE_0_1 = {"search_images": None, "price": "filters", "importance_decay": 0.0}
 _TUNING = "-tune"
+_CONFIRMED = "-confirmed"
 _SCORES = "scores-"
 _SETTINGS = "settings"
 _PROVENANCE = "provenance"
@@ -93,7 +94,11 @@ def is_curve(kind: str) -> bool:
 
 def confirmation_name(study: str) -> str:
     """Return the name of the study that confirms the result of the tuning study `study`."""
-    return f"{study}-confirmed"
+    return f"{study}{_CONFIRMED}"
+
+
+def is_confirmation(kind: str) -> bool:
+    return kind.endswith(_CONFIRMED)
 
 
 def is_tuning(prefix: str) -> bool:

@@ -2,6 +2,7 @@ import optuna
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
+from nsopt.reports.tuning import draw_tuning, question
 from nsopt.reports.tuning_table import tuning_rows
 
 
@@ -13,7 +14,7 @@ def test_pruned_trials_are_listed_as_such_and_trials_of_others_are_not() -> None
             params={"pretrain_epochs": 5, "eta": 1.0},
             distributions={"pretrain_epochs": epochs, "eta": eta},
             value=61.25,
-            user_attrs={"seed": 0, "params": 1000},
+            user_attrs={"seed": 1001, "params": 1000},
         )
     )
     study.add_trial(
@@ -27,4 +28,25 @@ def test_pruned_trials_are_listed_as_such_and_trials_of_others_are_not() -> None
     study.add_trial(create_trial(value=99.0))
     columns, rows = tuning_rows(study, ["validation accuracy (%)"])
     assert columns == ["eta", "pretrain_epochs", "seed", "validation accuracy (%)", "parameters"]
-    assert rows == [["", "2", "0", "pruned", ""], ["1", "5", "0", "61.25", "1,000"]]
+    assert rows == [["", "2", "0", "pruned", ""], ["1", "5", "1001", "61.25", "1,000"]]
+
+
+def test_axes_are_in_words_and_all_points_visible() -> None:
+    study = optuna.create_study(direction="maximize", study_name="x-tune/curve-macs")
+    for weight in (0.0, 1.0):
+        parameters = {"macs": weight, "slope": weight}
+        kinds = {name: FloatDistribution(-1, 2) for name in parameters}
+        study.add_trial(create_trial(params=parameters, distributions=kinds, value=50.0))
+    figure = draw_tuning(study, ["validation accuracy (%)"])
+    assert figure.layout.yaxis.title.text == "validation accuracy (%)"
+    titles = [axis.title.text for axis in figure.select_xaxes()]
+    assert titles == ["weight of the law pruned by macs", "slope: more width in later layers"]
+    assert all(trace.marker.colorscale[0][1] == "#00224e" for trace in figure.data)
+
+
+def test_a_confirmation_asks_its_own_question() -> None:
+    for name, words in (
+        ("curve-macs", "Which mixture"),
+        ("curve-macs-confirmed", "with new seeds"),
+    ):
+        assert words in question(optuna.create_study(study_name=f"x-tune/{name}"))

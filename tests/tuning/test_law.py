@@ -18,6 +18,7 @@ from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.results import read_results
 from nsopt.reports.tuning import publish_tuning, tuning_note
+from nsopt.reports.tuning_page import is_about_tuning, write_tuning_report
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.scaling.solve import solve_widths
@@ -72,6 +73,10 @@ def test_a_tuned_law_is_a_method(
     assert (len(again.trials), same) == (6, confirmation)
     publish_tuning(again, [tuning_law.METRIC_NAME])
     assert str(confirmation) in tuning_note(again, [tuning_law.METRIC_NAME])
+    assert is_about_tuning(place.url, None)  # beside its searches
+    page = write_tuning_report(place.url, None, place.folder).read_text()
+    assert page.count(str(confirmation)) == 1
+    assert page.count('id="figure-tuning') == 1
     with pytest.raises(NsoptError, match="use it with --methods tuned"):
         best_settings(place, study.study_name)
 
