@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError
+from nsopt.models.activations import TableActivations
 from nsopt.models.layers import build_operation, copy_channels
 from nsopt.models.shortcuts import leaders, tie
 from nsopt.scaling.bytes import COUNTED_IN_BYTES, ByteCost
@@ -143,8 +144,7 @@ class TableArchitecture:
         return read_widths(self, widths)
 
     def shapes(self, widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
-        with torch.device("meta"):
-            return shapes_of(self.build(widths).state_dict())
+        return shapes_of(self._on_meta(widths).state_dict())
 
     def cost(self, metric: str) -> CostModel:
         if metric == "latency":
@@ -152,7 +152,14 @@ class TableArchitecture:
         if metric in COUNTED_IN_BYTES:
             numbers, each = COUNTED_IN_BYTES[metric]
             return ByteCost(metric, self.cost(numbers), each)
+        if metric == "activations":
+            layers = len(self.base_widths)
+            return TableActivations(self._on_meta, self.operations, self.input_shape, layers)
         return CountedCost(metric, self.operations, len(self.base_widths))
+
+    def _on_meta(self, widths: Sequence[int]) -> nn.Module:
+        with torch.device("meta"):
+            return self.build(widths)
 
     def with_latency(self, latency: CostModel) -> Self:
         return replace(self, latency=latency)

@@ -8,7 +8,12 @@ from numpy.typing import ArrayLike
 from nsopt.scaling.cost import CostModel, Numbers
 
 # By metric: what is counted, and the bytes of one number.
-COUNTED_IN_BYTES = {"flash": ("params", 4), "flash-int8": ("params", 1)}
+COUNTED_IN_BYTES = {
+    "flash": ("params", 4),
+    "flash-int8": ("params", 1),
+    "memory": ("activations", 4),
+    "memory-int8": ("activations", 1),
+}
 
 
 @dataclass(frozen=True, eq=False)

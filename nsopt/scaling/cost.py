@@ -137,6 +137,14 @@ class CountedCost:
         return operation.params(widths) if self.metric == "params" else operation.macs(widths)
 
 
+def grown_by_one(cost: CostFunction, widths: ArrayLike) -> Any:
+    """Return what one more filter in each layer costs at widths (N, L): (N, L)."""
+    w = np.asarray(widths, dtype=np.int64)
+    wider = w[..., None, :] + np.eye(w.shape[-1], dtype=np.int64)
+    costs = np.reshape(cost(wider.reshape(-1, w.shape[-1])), w.shape)
+    return costs - np.asarray(cost(w))[..., None]
+
+
 def width_limits(cost: CostFunction, layers: int) -> tuple[NDArray[np.float64], ...]:
     """Return the narrowest and the widest possible widths, (L,) each, from the cost model."""
     limits = getattr(cost, "narrowest", 1), getattr(cost, "widest", WIDEST)

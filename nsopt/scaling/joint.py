@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
-from nsopt.scaling.cost import WIDEST, CostFunction, Numbers
+from nsopt.scaling.cost import WIDEST, CostFunction, Numbers, grown_by_one
 
 FloatArray = NDArray[np.float64]
 
@@ -62,10 +62,7 @@ class JointCost:
 
     def marginal(self, widths: ArrayLike) -> FloatArray:
         """Return what one more filter in each layer costs at widths (N, L): (N, L)."""
-        w = np.asarray(widths, dtype=np.int64)
-        wider = w[..., None, :] + np.eye(w.shape[-1], dtype=np.int64)
-        costs = np.reshape(self(wider.reshape(-1, w.shape[-1])), w.shape)
-        grown: FloatArray = costs - np.asarray(self(w))[..., None]
+        grown: FloatArray = grown_by_one(self, widths)
         return grown
 
     @property

@@ -180,11 +180,10 @@ PARAMS = Count("params", "params")
 MACS = Count("macs", "MACs")
 LATENCY = Milliseconds()
 FLASH = Bytes("flash")
-FLASH_INT8 = Bytes("flash-int8")
+MEMORY = Bytes("memory")
+IN_BYTES = (FLASH, Bytes("flash-int8"), MEMORY, Bytes("memory-int8"))
 COUNTED = (PARAMS, MACS)
-METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in (*COUNTED, LATENCY, FLASH, FLASH_INT8)
-}
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (*COUNTED, LATENCY, *IN_BYTES)}
 
 
 def counted_costs(arch: Costed, widths: Sequence[int]) -> dict[str, Any]:

@@ -1,0 +1,231 @@
+"""The most numbers that the activations of one example need at once, in the order of execution.
+
+A buffer lives from the operation that makes it to the last one that uses it: views and operations
+in place share it. What no operation uses, such as the indices of a pool, needs none. The input and
+the outputs are buffers, too.
+L: searched layers; N: rows of widths; B: buffers; S: steps, the operations of one forward pass.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nsopt.models.shortcuts import tie
+from nsopt.scaling.cost import Channels, IntArray, Operation, grown_by_one, read_rows
+
+Size = tuple[IntArray, int]  # factors of the widths (L,), and a constant
+_LEAST_PRIME = 10_007  # above all other sizes of a network
+
+
+@dataclass(eq=False)
+class Buffer:
+    """The memory of a tensor and its views. sizes: of its dimensions; first, last: steps."""
+
+    tensor: Tensor
+    sizes: list[Size]
+    first: int
+    last: int
+
+
+class BufferRecorder(TorchDispatchMode):
+    """Notes when a network makes and uses its activations.
+
+    Args:
+        sizes_of: returns the sizes of a tensor's dimensions as functions of the widths.
+    """
+
+    def __init__(self, sizes_of: Callable[[Tensor], list[Size]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._sizes_of = sizes_of
+        self._buffers: dict[int, Buffer] = {}
+        self._step = 0
+
+    def take(self, inputs: Any) -> None:
+        """Note the tensors that a network is called with."""
+        self._note(inputs)
+
+    def give(self, outputs: Any) -> None:
+        """Note the tensors that it returns, which live to the end."""
+        for buffer in self._find(outputs):
+            buffer.last = self._step + 1
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._step += 1
+        used = {_storage(tensor) for tensor in _tensors((args, kwargs))}
+        made = [tensor for tensor in _tensors(result) if _storage(tensor) not in used]
+        self._note(made)
+        if made or func._schema.is_mutable:  # a view uses nothing
+            for buffer in self._find((args, kwargs)):
+                buffer.last = self._step
+        return result
+
+    @property
+    def buffers(self) -> list[Buffer]:
+        """Those that are used."""
+        return [b for b in self._buffers.values() if b.last > b.first and b.tensor.numel()]
+
+    def _note(self, tensors: Any) -> None:
+        for tensor in _tensors(tensors):
+            if _storage(tensor) not in self._buffers:
+                made = Buffer(tensor, self._sizes_of(tensor), self._step, self._step)
+                self._buffers[_storage(tensor)] = made
+
+    def _find(self, tensors: Any) -> list[Buffer]:
+        storages = dict.fromkeys(map(_storage, _tensors(tensors)))
+        return [self._buffers[storage] for storage in storages if storage in self._buffers]
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _storage(tensor: Tensor) -> int:
+    """Return what a tensor shares with its views."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+@dataclass(frozen=True, eq=False)
+class PeakActivations:
+    """A `CostModel` of networks whose buffers are always the same, but for their sizes.
+
+    factors (D, B, L), constants (D, B): a buffer is the product of D sizes; live: whether a buffer
+    is needed at a step, (S, B).
+    """
+
+    factors: IntArray
+    constants: IntArray
+    live: NDArray[np.int64]
+    metric = "activations"
+
+    @classmethod
+    def of(cls, buffers: Sequence[Buffer], layers: int) -> Self:
+        degree = max(len(buffer.sizes) for buffer in buffers)
+        factors = np.zeros((degree, len(buffers), layers), np.int64)
+        constants = np.ones((degree, len(buffers)), np.int64)
+        for b, buffer in enumerate(buffers):
+            for d, (factor, constant) in enumerate(buffer.sizes):
+                factors[d, b], constants[d, b] = factor, constant
+        steps = range(max(buffer.last for buffer in buffers) + 1)
+        live = [[buffer.first <= step <= buffer.last for buffer in buffers] for step in steps]
+        return cls(factors, constants, np.unique(np.array(live, np.int64), axis=0))
+
+    def __call__(self, widths: ArrayLike) -> int | IntArray:
+        w = read_rows(widths, self.factors.shape[-1])
+        sizes = np.ones((*w.shape[:-1], self.live.shape[1]), np.int64)
+        for factor, constant in zip(self.factors, self.constants, strict=True):
+            sizes *= w @ factor.T + constant
+        peak: IntArray = (sizes @ self.live.T).max(axis=-1)
+        return int(peak) if w.ndim == 1 else peak
+
+    def lower_bound(self, widths: ArrayLike) -> int | IntArray:
+        """The cost itself: it never falls as a width grows."""
+        return self(widths)
+
+    def marginal(self, widths: ArrayLike) -> IntArray:
+        """Return what one more filter in each layer costs at these widths: (L,), or (N, L)."""
+        grown: IntArray = grown_by_one(self, widths)
+        return grown
+
+
+@dataclass(frozen=True, eq=False)
+class TableActivations:
+    """A `CostModel` of networks that are made from a table of operations.
+
+    Which of these exist decides which buffers there are: nsopt records one network for each case.
+
+    assemble: returns a network of widths (L,), whose tensors are on the meta device.
+    """
+
+    assemble: Callable[[Sequence[int]], nn.Module]
+    operations: tuple[Operation, ...]
+    input_shape: tuple[int, int, int]
+    layers: int
+    recorded: dict[Any, PeakActivations] = field(default_factory=dict)
+    metric = "activations"
+
+    def __call__(self, widths: ArrayLike) -> int | IntArray:
+        w = read_rows(widths, self.layers)
+        rows = w.reshape(-1, self.layers)
+        conditional = [o for o in self.operations if o.unless_equal is not None]
+        exist = np.array([operation.exists(rows) for operation in conditional], np.bool_)
+        cases, case_of = np.unique(exist.reshape(-1, len(rows)).T, axis=0, return_inverse=True)
+        peak = np.zeros(len(rows), np.int64)
+        for number, case in enumerate(cases):
+            mine = case_of.reshape(-1) == number
+            missing = zip(conditional, case, strict=True)
+            equal = [o.unless_equal for o, exists in missing if o.unless_equal and not exists]
+            peak[mine] = self._record(equal)(rows[mine])
+        return int(peak[0]) if w.ndim == 1 else peak
+
+    def lower_bound(self, widths: ArrayLike) -> int | IntArray:
+        """Return what the input and the output of the largest convolution need, of those that
+        always exist."""
+        w = read_rows(widths, self.layers)
+        pairs = [
+            o.inputs.count(w) * (o.stride * (o.resolution - 1) + 1) ** 2
+            + o.outputs.count(w) * o.resolution**2
+            for o in self.operations
+            if o.unless_equal is None and o.kind != "norm"
+        ]
+        largest: IntArray = np.max(pairs, axis=0)
+        return int(largest) if w.ndim == 1 else largest
+
+    def marginal(self, widths: ArrayLike) -> IntArray:
+        """Return what one more filter in each layer costs at these widths: (L,), or (N, L)."""
+        grown: IntArray = grown_by_one(self, widths)
+        return grown
+
+    def _record(self, equal: Sequence[tuple[Channels, Channels]]) -> PeakActivations:
+        """Return the buffers of networks in which these pairs of channels are equal.
+
+        Every other width is a prime of its own, which tells whose channels a tensor has.
+        """
+        layers = [(one.layer, other.layer) for one, other in equal]
+        pairs = tuple((a, b) for a, b in layers if a is not None and b is not None)
+        if pairs not in self.recorded:
+            primes = _primes(self.layers)[tie(self.layers, pairs)]
+            channels = {
+                int(c.count(primes)): c
+                for o in self.operations
+                for c in (o.inputs, o.outputs)
+                if c.layer is not None
+            }
+
+            def size(n: int) -> Size:
+                return _size_of(channels.get(n, Channels(None, n)), self.layers)
+
+            recorder = BufferRecorder(lambda tensor: [size(n) for n in tensor.shape])
+            network = self.assemble(primes.tolist()).eval()
+            images = torch.empty(1, *self.input_shape, device="meta")
+            with torch.no_grad(), recorder:
+                recorder.take(images)
+                recorder.give(network(images))
+            self.recorded[pairs] = PeakActivations.of(recorder.buffers, self.layers)
+        return self.recorded[pairs]
+
+
+def _size_of(channels: Channels, layers: int) -> Size:
+    factors = np.zeros(layers, np.int64)
+    if channels.layer is None:
+        return factors, channels.factor
+    factors[channels.layer] = channels.factor
+    return factors, 0
+
+
+def _primes(count: int) -> IntArray:
+    """Return so many primes, the smallest of those above all other sizes of a network."""
+    found: list[int] = []
+    number = _LEAST_PRIME
+    while len(found) < count:
+        if all(number % divisor for divisor in range(2, int(number**0.5) + 1)):
+            found.append(number)
+        number += 1
+    return np.array(found)

@@ -1,0 +1,89 @@
+"""Peak memory of activations."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nsopt.models.activations import BufferRecorder, PeakActivations, Size
+from nsopt.models.registry import get_architecture
+from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.metric import MEMORY, get_metric
+from nsopt.scaling.solve import solve_widths
+
+NETWORKS = ["vgg11", "resnet18", "resnet18-tied", "resnet18-convcut", "mobilenetv2"]
+
+
+def peak_of(model: nn.Module, *inputs: Tensor) -> int:
+    """The peak of one network as it runs."""
+
+    def sizes(tensor: Tensor) -> list[Size]:
+        return [(np.zeros(1, np.int64), n) for n in tensor.shape]
+
+    recorder = BufferRecorder(sizes)
+    with torch.no_grad(), recorder:
+        recorder.take(inputs)
+        recorder.give(model.eval()(*inputs))
+    return int(PeakActivations.of(recorder.buffers, 1)([1]))
+
+
+class Steps(nn.Module):
+    """Ten numbers in; a view, an operation in place, and indices that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Linear(10, 40), nn.Linear(40, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.wide(x).relu_().view(-1, 4, 10)  # 10 + 40
+        y = nn.functional.max_pool1d(y, 2)  # 40 + 20, and no indices
+        y = torch.cat([y, y], 1).flatten(1)  # 20 + 40, x is no longer needed
+        return self.narrow(y) + x.sum()  # 10 + 40 + 6: x is
+
+
+def test_buffers_live_from_their_making_to_their_last_use() -> None:
+    assert peak_of(Steps(), torch.rand(1, 10)) == 10 + 20 + 40
+    linear = nn.Linear(10, 40)
+    assert peak_of(linear, torch.rand(1, 10)) == 50
+    assert peak_of(nn.Sequential(linear, nn.ReLU()), torch.rand(1, 10)) == 80
+    assert peak_of(nn.Sequential(linear, nn.ReLU(inplace=True)), torch.rand(1, 10)) == 50
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@settings(max_examples=3)
+@given(seed=st.integers(0, 2**31))
+def test_the_peak_is_that_of_the_network_at_any_widths(name: str, seed: int) -> None:
+    arch = get_architecture(name)
+    cost = arch.cost("activations")
+    generator = np.random.default_rng(seed)
+    rows = generator.choice([1, 3, 8, 30], (4, len(arch.base_widths)))  # often equal
+    images = torch.empty(1, *arch.input_shape, device="meta")
+    with torch.device("meta"):
+        peaks = [peak_of(arch.build(row), images) for row in rows]
+    assert cost(rows).tolist() == peaks
+    assert [cost(row) for row in rows] == peaks
+    assert (cost.lower_bound(rows) <= peaks).all()
+    assert (cost.lower_bound(rows + 1) >= cost.lower_bound(rows)).all()
+
+
+def test_memory_of_vgg11_is_what_its_layers_say() -> None:
+    arch = get_architecture("vgg11")
+    widths = [8, 64, 4, 4, 4, 4, 4, 4]
+    assert arch.cost("activations")([8, *[1] * 7]) == 2 * 8 * 32 * 32  # the first norm
+    assert MEMORY.cost(arch)(widths) == 4 * 2 * 64 * 16 * 16
+    assert get_metric("memory-int8").cost(arch)(widths) == 2 * 64 * 16 * 16
+    wider = MEMORY.cost(arch).marginal(widths)
+    assert wider.tolist() == [0, 4 * 2 * 256, 0, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_budgets_of_memory_are_met_and_no_larger_size_meets_them(name: str) -> None:
+    arch = get_architecture(name)
+    cost, law = MEMORY.cost(arch), uniform_curve(arch.base_widths)
+    budget = MEMORY.read("64kB")
+    fit = solve_widths(law, cost, budget)
+    assert fit.cost == cost(fit.widths) <= budget
+    larger = float(fit.tau) * np.geomspace(1 + 1e-9, 3, 300)
+    assert (cost(np.maximum(np.floor(law.widths(larger)), 1)) > budget).all()
