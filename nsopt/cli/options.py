@@ -90,9 +90,12 @@ class SizeOptions:
     budgets: str | None = None
     """Budgets as numbers: 600k,2M, or 20ms with --metric latency. Budgets that hold at once name
     their metrics: "params=250k,macs=20M", and a semicolon begins the next. Replaces --ratios."""
-    metric: Literal["params", "macs", "latency", "flash", "flash-int8"] = "params"
-    """What a budget limits: parameters, multiply-accumulates (MACs), milliseconds, or bytes of the
-    weights in float32 or in int8 (64kB, 1.4MB)."""
+    metric: Literal["params", "macs", "latency", "flash", "flash-int8", "memory", "memory-int8"] = (
+        "params"
+    )
+    """What a budget limits: parameters, multiply-accumulates (MACs), milliseconds, bytes of the
+    weights (flash) or of the activations of one example at their peak (memory), in float32 or in
+    int8 (64kB, 1.4MB)."""
     multiple_of: str | None = None
     """Round widths down to multiples of this: 8, or by metric: latency=16,macs=8."""
     min_width: str | None = None

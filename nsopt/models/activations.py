@@ -119,11 +119,15 @@ class PeakActivations:
 
     def __call__(self, widths: ArrayLike) -> int | IntArray:
         w = read_rows(widths, self.factors.shape[-1])
-        sizes = np.ones((*w.shape[:-1], self.live.shape[1]), np.int64)
-        for factor, constant in zip(self.factors, self.constants, strict=True):
-            sizes *= w @ factor.T + constant
-        peak: IntArray = (sizes @ self.live.T).max(axis=-1)
+        peak: IntArray = (self.sizes(w) @ self.live.T).max(axis=-1)
         return int(peak) if w.ndim == 1 else peak
+
+    def sizes(self, widths: IntArray) -> IntArray:
+        """Return the numbers in each buffer: (B,), or (N, B)."""
+        sizes = np.ones((*widths.shape[:-1], self.live.shape[1]), np.int64)
+        for factor, constant in zip(self.factors, self.constants, strict=True):
+            sizes *= widths @ factor.T + constant
+        return sizes
 
     def lower_bound(self, widths: ArrayLike) -> int | IntArray:
         """The cost itself: it never falls as a width grows."""

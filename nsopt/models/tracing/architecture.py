@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
+from nsopt.models.activations import PeakActivations
 from nsopt.models.architecture import read_widths, relative_norms, require_latency, shapes_of
 from nsopt.models.layout import best_layout
 from nsopt.models.tracing import probe
@@ -19,7 +20,7 @@ from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
 from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.makers import Makers
-from nsopt.models.tracing.network import TracedNetwork
+from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import original_weight, start_norms
 from nsopt.models.tracing.run import tensors_of
 from nsopt.scaling.bytes import COUNTED_IN_BYTES, ByteCost
@@ -158,14 +159,15 @@ class TracedArchitecture:
     def with_latency(self, latency: CostModel) -> Self:
         return replace(self, latency=latency)
 
-    def cost(self, metric: str) -> CostModel:
-        """Exact cost model for `params`, `macs` (of one example) or `flash` (bytes of the weights);
-        for `latency`, what it has."""
+    def cost(self, metric: str) -> LimitedCost:
+        """Exact cost model for `params`, `macs` (of one example), `flash` or `memory` (bytes
+        of the weights, or of the activations at their peak); for `latency`, what it has."""
         if metric == "latency":
             return self._limited(require_latency(self.name, self.latency))
         if metric in COUNTED_IN_BYTES:
             numbers, each = COUNTED_IN_BYTES[metric]
-            return self._limited(ByteCost(metric, self.cost(numbers), each))
+            limited = self.cost(numbers)
+            return replace(limited, cost=ByteCost(metric, limited.cost, each))
         network, layers = self.network, len(self.base_widths)
         if metric == "params":
             index = {(d.tensor, d.axis): i for i, d in enumerate(network.family.dimensions)}
@@ -176,6 +178,8 @@ class TracedArchitecture:
                 scale = int(parameter.numel() > 0)
                 terms.append((scale, [(factors[i], int(constants[i])) for i in axes]))
             return self._limited(TracedCost.of(metric, terms, layers))
+        if metric == "activations":
+            return replace(self._limited(self._activations), find_narrowest=self._seen)
         if metric == "macs":
             products, examples = network.products
             count = network.family.count
@@ -241,6 +245,16 @@ class TracedArchitecture:
         named = zip(self.layer_names, self.base_widths, strict=True)
         widest = np.array([base if name in self.capped else np.inf for name, base in named])
         return LimitedCost(cost, widest, lambda: self.narrowest)
+
+    @cached_property
+    def _activations(self) -> PeakActivations:
+        halved = np.maximum(self._seen(), np.array(self.base_widths) // 2)
+        return self.network.activations(halved)
+
+    def _seen(self) -> tuple[int, ...]:
+        """The narrowest widths whose networks make the same buffers: copies of a single unit may
+        vanish."""
+        return tuple(max(FEWEST_SEEN, width) for width in self.narrowest)
 
     @cached_property
     def _law(self) -> InitialisationLaw:

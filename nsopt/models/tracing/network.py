@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nsopt.errors import NsoptError
+from nsopt.models.activations import PeakActivations
 from nsopt.models.tracing.groups import Dimension, Family, Units
 from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceError
 from nsopt.models.tracing.lifts import Lifts
@@ -145,6 +147,28 @@ class TracedNetwork:
         except TraceError:
             return self.trace.products, len(self.run.examples[0])
         return trace.products, 1
+
+    def activations(self, others: Atoms) -> PeakActivations:
+        """The peak of the activations of one example.
+
+        others: widths at which to check it. NsoptError where it does not follow from the widths,
+        as the scores of an attention whose heads change.
+        """
+        one, untold = self.run.of_one(), {n: (None,) * len(own) for n, own in self.labels.items()}
+        count = len(self.family.units.of_atom)
+        try:
+            buffers = one.buffers(self.template, count, self.labels, self.family)
+            there = one.buffers(self.empty(others), 0, untold, self.family)
+        except TraceError as error:
+            raise NsoptError(f"the memory of this network cannot be counted: {error}") from None
+        peak = PeakActivations.of(buffers, len(others))
+        lives = [[(b.first, b.last) for b in own] for own in (buffers, there)]
+        sizes = peak.sizes(others).tolist()
+        if lives[0] != lives[1] or sizes != [b.tensor.numel() for b in there]:
+            raise NsoptError(
+                "the memory of this network cannot be counted: it does not follow from its widths"
+            )
+        return peak
 
     @cached_property
     def dimensions_in_order(self) -> list[tuple[int, Dimension]]:

@@ -2,14 +2,17 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from nsopt.models.activations import Buffer, BufferRecorder, Size
+from nsopt.models.tracing.groups import Family
 from nsopt.models.tracing.labels import Atoms, Labels, Trace, TraceError
 from nsopt.models.tracing.recurrent_rules import RecurrentLayers
 from nsopt.models.tracing.rules import RULES
@@ -69,12 +72,42 @@ class LabelledRun:
                 del trace.products[counted:]
         return shapes
 
-    def _outputs(self, model: nn.Module, tracer: Tracer) -> list[Tensor]:
+    def buffers(
+        self, model: nn.Module, count: int, labels: Mapping[str, Labels], family: Family
+    ) -> list[Buffer]:
+        """Return the activations of an evaluation, with their sizes at all widths of a family.
+
+        count: of the atoms in `labels`. Raises TraceError.
+        """
+        tracer = Tracer(Trace(count=count), RULES, RESULTS, same=lambda *_: True)
+        fixed = np.zeros(len(family.groups), np.int64)
+
+        def sizes_of(tensor: Tensor) -> list[Size]:
+            labelled = zip(tracer.get(tensor), tensor.shape, strict=True)
+            return [
+                family.count(label) if isinstance(label, np.ndarray) else (fixed, n)
+                for label, n in labelled
+            ]
+
+        recorder = BufferRecorder(sizes_of)
+        with _in_mode(model, False), _watched(model, tracer), _quiet():
+            for name, tensor in tensors_of(model).items():
+                tracer.declare(tensor, labels[name])
+            self._outputs(model, tracer, recorder)
+        return recorder.buffers
+
+    def _outputs(
+        self, model: nn.Module, tracer: Tracer, recorder: BufferRecorder | None = None
+    ) -> list[Tensor]:
         with FakeTensorMode(allow_non_fake_inputs=True) as fake:
             inputs = tree_map_only(Tensor, fake.from_tensor, self.examples)
             try:
-                with RecurrentLayers(tracer), tracer:
+                with RecurrentLayers(tracer), tracer, recorder or nullcontext():
+                    if recorder:
+                        recorder.take(inputs)
                     result = model(*inputs)
+                    if recorder:
+                        recorder.give(result)
             except Exception as error:  # whatever the user's code, or torch, makes of other sizes
                 told = error if isinstance(error, TraceError) else _explained(error, tracer)
                 told.step = tracer.trace.steps

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nsopt
 from nsopt.deployment.export import export_to_onnx
-from nsopt.errors import NoWidthsError
+from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.models.activations import PeakActivations
 from nsopt.models.imported import network_factory
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.labels import Atoms
@@ -135,9 +136,16 @@ def _unfused() -> Iterator[None]:
 def check_costs(
     arch: TracedArchitecture, model: nn.Module, widths: Sequence[int], x: Inputs
 ) -> None:
-    """Parameters and multiply-accumulates are those of the network, counted."""
+    """Parameters, multiply-accumulates and activations are those of the network, counted."""
     assert arch.cost("params")(widths) == sum(p.numel() for p in model.parameters())
     assert arch.cost("flash-int8")(widths) == arch.cost("params")(widths)
+    one = arch.network.run.of_one()
+    untold = {name: (None,) * tensor.ndim for name, tensor in tensors_of(model).items()}
+    buffers = one.buffers(model, 0, untold, arch.network.family)
+    peak = PeakActivations.of(buffers, len(widths))(widths)
+    with suppress(NsoptError):  # an attention whose heads change
+        if min(widths) > 1:  # as for all budgets of memory: of one unit copies may vanish
+            assert arch.cost("activations")(widths) == peak
     model.eval()
     with FlopCounterMode(display=False) as counter, _unfused():
         answers(model, tree_map_only(Tensor, lambda t: t[:1], x))
