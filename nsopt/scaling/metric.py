@@ -121,8 +121,8 @@ class Bytes(Metric):
     def show(self, budget: float) -> str:
         for size, unit in ((10**6, "MB"), (10**3, "kB")):
             if budget >= size:
-                return f"{budget / size:.4g} {unit}"
-        return f"{budget:.0f} bytes"
+                return f"{budget / size:.4g} {unit} of {self.noun}"
+        return f"{budget:.0f} bytes of {self.noun}"
 
 
 @dataclass(frozen=True)

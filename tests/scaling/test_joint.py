@@ -143,6 +143,19 @@ def test_where_a_cost_falls_the_smallest_of_single_solutions_may_not_fit() -> No
     assert disagreements
 
 
+def test_the_budget_that_the_next_size_exceeds_binds_not_the_one_that_is_used_most() -> None:
+    def first(widths: ArrayLike) -> Any:
+        return np.asarray(widths)[..., 0]
+
+    def second(widths: ArrayLike) -> Any:
+        return 10 * np.asarray(widths)[..., 1]
+
+    law = PowerLaw(np.array([1.0, 0.1]), np.ones(2), np.ones(2))
+    fit = solve_widths(law, [(first, 20.5), (second, 19)])
+    assert fit.widths.tolist() == [19, 1]
+    assert fit.binding == 1
+
+
 def test_a_budget_met_to_the_last_digit_is_met_and_one_below_is_not() -> None:
     fit = solve_widths(CURVE, PARAMS, 3_000_000)
     exact = int(PARAMS(fit.widths))

@@ -120,7 +120,7 @@ def test_what_is_no_list_of_named_budgets_says_so(text: str, message: str) -> No
 )
 def test_bytes_are_read_and_written_with_units(text: str, budget: int, shown: str) -> None:
     assert FLASH.read(text) == budget
-    assert FLASH.show(budget) == shown
+    assert FLASH.show(budget) == f"{shown} of flash"
 
 
 @pytest.mark.parametrize("text", ["", "64k", "64ib", "0kB", "1.4GB", "-3kB", "20ms"])
