@@ -106,9 +106,11 @@ def test_settings_need_no_torch() -> None:
 def test_a_misspelt_name_needs_no_torch(words: str) -> None:
     code = (
         "import contextlib, nsopt.cli.app as it\nwith contextlib.suppress(SystemExit): "
-        f"it.main('study {words}'.split())"
+        f"it.main('study {words}'.split())\npass"
     )
-    assert "torch" not in modules_after(code)
+    loaded = modules_after(code)
+    assert "nsopt.errors" in loaded
+    assert "torch" not in loaded
 
 
 def strings(path: Path) -> set[str]:
