@@ -32,8 +32,8 @@ FLOORS = [
     "methods",
     "study",
     "tuning",
-    "compression",
     "reports",
+    "compression",
     "cli",
     "__main__",
 ]

@@ -59,7 +59,6 @@ def compress(options: CompressOptions) -> None:
     from nsopt.cli.study import write_report_of
     from nsopt.compression.budgets import check_words
     from nsopt.compression.compress import PRESET, prepare_budgets, run_compression
-    from nsopt.reports.results import read_results
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
     from nsopt.study.presets import get_preset
@@ -77,8 +76,7 @@ def compress(options: CompressOptions) -> None:
         result = run_compression(
             task, found, options.candidates, options.seeds, workspace, progress
         )
-        found_results = read_results(workspace.url, task.name)
-        page = write_report_of(found_results, workspace.folder / "report")
+        page = write_report_of(result.results, workspace.folder / "report")
     _print_table(task.name, result)
     for compressed in result.networks.values():
         console.print(

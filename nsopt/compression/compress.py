@@ -30,6 +30,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
+from nsopt.reports.results import Results, read_results
 from nsopt.scaling.metric import PARAMS, counted_costs
 from nsopt.storage import schema, trials
 from nsopt.study.compare import run_comparison
@@ -80,13 +81,29 @@ class Compressed:
 
 @dataclass(frozen=True)
 class Compression:
-    """The original network, `dense`, and `networks` by budget. `result[budget]` is one of these."""
+    """The original network, and a smaller one for each budget: `result[budget]`.
+
+    Attributes:
+        dense: the original network.
+        networks: by budget, as the user wrote it.
+        results: everything that was trained and measured.
+    """
 
     dense: Compressed
     networks: dict[str, Compressed]
+    results: Results
 
     def __getitem__(self, budget: str) -> Compressed:
         return self.networks[budget]
+
+    def report(self, folder: Path | str) -> Path:
+        """Write a report, as `nsopt compress` does, and return its page.
+
+        It needs the optional dependencies: pip install 'nsopt[report]'.
+        """
+        from nsopt.reports.page import write_report  # noqa: PLC0415
+
+        return write_report(self.results, Path(folder))
 
 
 def compress(
@@ -128,6 +145,7 @@ def compress(
     Example:
         >>> result = nsopt.compress(model, data, ["macs=50%"])
         >>> result["macs=50%"].test_accuracy, result.dense.test_accuracy
+        >>> result.report("report")
     """
     if arch is None:
         arch = trace(model, torch.zeros(2, data.channels, data.image_size, data.image_size))
@@ -183,6 +201,7 @@ def run_compression(
     return Compression(
         _best(task, workspace, Budget("100%", PARAMS, whole), (dense(),)),
         {budget.word: _best(task, workspace, budget, methods) for budget in budgets},
+        read_results(workspace.url, task.name),
     )
 
 

@@ -77,6 +77,14 @@ def test_every_budget_is_met_by_a_network_that_works(
     assert all(w <= most for w, most in zip(half.widths, narrow.base_widths, strict=True))
 
 
+def test_a_report_is_written_of_what_was_kept_nowhere(
+    compressed: tuple[nsopt.Compression, Path], tmp_path: Path
+) -> None:
+    page = compressed[0].report(tmp_path / "report")
+    assert page.parent == tmp_path / "report"
+    assert "Trained network" in page.read_text(encoding="utf-8")
+
+
 def test_the_same_call_again_trains_nothing(
     compressed: tuple[nsopt.Compression, Path],
     trained: nn.Module,
