@@ -16,6 +16,13 @@ from nsopt.data.images import ImageData, ImageSet
 from nsopt.data.registry import load_data
 from nsopt.data.resized_crop import Windows, resized_crops
 from nsopt.errors import NsoptError
+from tests.conftest import first_digits
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    """400 training and 100 test digits."""
+    return first_digits(400, 100)
 
 
 def test_digits_are_real_and_split() -> None:

@@ -166,7 +166,7 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         command = ("study", *STUDY, f"--storage={server.url}", f"--out={tmp_path / 'out'}")
         main = stack.enter_context(Forked(run_impatiently, command))
-        wait_until(lambda: len(in_state(server.url, TrialState.WAITING)) == len(POINTS))
+        wait_until(lambda: len(trials(server.url)) == len(POINTS))
         others = [stack.enter_context(Forked(run_impatiently, join)) for _ in range(3)]
         victims = {f"{platform.node()}:{process.pid}" for process in others[:2]}
         wait_until(lambda: stopped_in_a_trial(others[:2], victims, server.url))
