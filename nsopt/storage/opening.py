@@ -8,8 +8,9 @@ from pathlib import Path
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, get_storage
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
 from nsopt.errors import NsoptError
 from nsopt.storage.heartbeats import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS
@@ -28,6 +29,7 @@ ARTIFACTS = "artifacts"  # folder beside a storage, with the stored networks
 _GRPC_PORT = 13000
 _CONNECT_SECONDS = 10
 _SQLITE_LOCK_SECONDS = 60
+_MAKING_SECONDS, _MAKING_ATTEMPTS = 0.5, 6  # of the tables of a new database
 
 
 def storage_exists(url: str) -> bool:
@@ -91,13 +93,26 @@ def open_storage(url: str) -> BaseStorage:
 
 
 def _open_database(url: str, kind: type[RDBStorage], engine: Mapping[str, object]) -> RDBStorage:
-    return kind(
+    patience = Retrying(
+        retry=retry_if_exception(_made_by_another),
+        wait=wait_fixed(_MAKING_SECONDS),
+        stop=stop_after_attempt(_MAKING_ATTEMPTS),
+        reraise=True,
+    )
+    return patience(
+        kind,
         url,
         engine_kwargs=dict(engine),
         heartbeat_interval=HEARTBEAT_SECONDS,
         grace_period=DEAD_AFTER_SECONDS,
         heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
     )
+
+
+def _made_by_another(error: BaseException) -> bool:
+    """Return whether another process may have made the tables of a new database just now."""
+    cause = error.__cause__ or error
+    return isinstance(cause, IntegrityError | ProgrammingError) or "already exists" in str(cause)
 
 
 def _lock_before_reading(engine: sqlalchemy.Engine) -> None:

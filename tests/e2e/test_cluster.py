@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,6 +193,20 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
     assert len(results.outcomes) == len(POINTS)
     assert (tmp_path / "out" / "report" / "index.html").is_file()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["artifacts", "report"]
+
+
+@pytest.mark.filterwarnings(
+    "ignore::optuna.exceptions.ExperimentalWarning"
+)  # threads share filters
+def test_many_may_open_a_new_database_at_once(server: Server) -> None:
+    together = threading.Barrier(8)
+
+    def create(_: int) -> None:
+        together.wait()
+        opening.open_storage(server.url)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(create, range(8))) == [None] * 8
 
 
 def test_workers_may_share_a_proxy(tmp_path: Path) -> None:
