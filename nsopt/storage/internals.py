@@ -30,7 +30,14 @@ class OwnHeartbeat(BaseHeartbeat):
 
 
 STALE_TRIAL_IDS = "_get_stale_trial_ids"
-GET_TRIALS = "_get_trials"
+# What Optuna's cache calls of a database behind it.
+BEHIND_CACHE = (
+    STALE_TRIAL_IDS,
+    "_create_new_trial",
+    "_get_best_trial_id",
+    "_get_trials",
+    "_set_trial_param",
+)
 
 
 def storage_of(study: Study) -> BaseStorage:

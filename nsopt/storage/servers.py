@@ -14,8 +14,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from nsopt.storage.heartbeats import DEAD_AFTER_SECONDS, AttributeHeartbeat
 from nsopt.storage.internals import (
-    GET_TRIALS,
-    STALE_TRIAL_IDS,
+    BEHIND_CACHE,
     OwnHeartbeat,
     stale_in_database,
     study_id,
@@ -28,11 +27,21 @@ _REPEATABLE = (  # a trial that is added twice runs only once (storage/queue.py)
     "create_new_trial",
     "get_all_studies",
     "get_all_trials",
+    "get_best_trial",
+    "get_n_trials",
     "get_study_directions",
     "get_study_id_from_name",
+    "get_study_name_from_id",
     "get_study_system_attrs",
     "get_study_user_attrs",
     "get_trial",
+    "get_trial_id_from_study_id_trial_number",
+    "get_trial_number_from_id",
+    "get_trial_param",
+    "get_trial_params",
+    "get_trial_system_attrs",
+    "get_trial_user_attrs",
+    "record_heartbeat",
     "set_study_system_attr",
     "set_study_user_attr",
     "set_trial_param",
@@ -68,8 +77,7 @@ class _Patience:
         self.last_outage = time.monotonic()
 
     def __init_subclass__(cls) -> None:
-        own = (GET_TRIALS, STALE_TRIAL_IDS, "record_heartbeat")
-        for name in _REPEATABLE + own:
+        for name in (*_REPEATABLE, *BEHIND_CACHE):
             if hasattr(cls, name):
                 setattr(cls, name, _repeat(getattr(cls, name)))
 

@@ -18,9 +18,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from sqlalchemy.pool import NullPool
 
 from nsopt.reports.results import read_results
 from nsopt.storage import opening, queue, servers
@@ -119,7 +117,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 def trials(url: str) -> list[optuna.trial.FrozenTrial]:
     """Those of the compared methods."""
-    storage = RDBStorage(url, engine_kwargs={"poolclass": NullPool})
+    storage = opening.open_storage(url)
     return [
         trial
         for name in optuna.get_all_study_names(storage)

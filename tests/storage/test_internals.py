@@ -24,8 +24,7 @@ def study() -> Study:
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (RDBStorage, internals.STALE_TRIAL_IDS),
-        (RDBStorage, internals.GET_TRIALS),
+        *((RDBStorage, name) for name in internals.BEHIND_CACHE),
         (IntDistribution, "_contains"),
     ],
 )
