@@ -34,6 +34,6 @@ def dashboard(options: DashboardOptions = DashboardOptions()) -> None:
     from nsopt.reports.dashboard import serve
     from nsopt.storage.opening import newest_storage, storage_errors
 
-    url = options.storage or newest_storage(Path("runs"))
+    url = options.storage or newest_storage()
     with storage_errors(url):
         serve(url, options.host, options.port, options.artifacts)

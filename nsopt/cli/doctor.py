@@ -1,6 +1,5 @@
 """`nsopt doctor`: what nsopt finds on this machine."""
 
-from pathlib import Path
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -35,6 +34,6 @@ def _newest_study() -> str:
     from nsopt.storage.opening import newest_storage
 
     try:
-        return newest_storage(Path("runs"))
+        return newest_storage()
     except NsoptError as error:
         return str(error)

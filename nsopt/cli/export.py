@@ -94,7 +94,7 @@ def _load(options: ExportOptions) -> "tuple[KeptNetwork, str, ImageSet | None]":
     )
     from nsopt.study.task import load_task
 
-    url = options.storage or newest_storage(Path("runs"))
+    url = options.storage or newest_storage()
     with storage_errors(url):
         storage = existing_storage(url)
         names = optuna.get_all_study_names(storage)

@@ -40,7 +40,7 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
     from nsopt.study.workspace import Workspace
 
     sizes = _read_batch_sizes(options.batch_size)
-    url = options.storage or newest_storage(Path("runs"))
+    url = options.storage or newest_storage()
     workspace = Workspace(url, Path())
     with storage_errors(url), live_progress() as progress:
         measured = measure_again(

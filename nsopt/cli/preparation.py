@@ -19,7 +19,7 @@ from nsopt.files import check_writable
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
 from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
-from nsopt.storage.opening import is_empty, storage_errors
+from nsopt.storage.opening import RUNS, is_empty, storage_errors
 from nsopt.storage.urls import storage_file
 from nsopt.study.comparison import Size, check_sizes, sizes_of_ratios
 from nsopt.study.precision import with_precision
@@ -27,7 +27,6 @@ from nsopt.study.presets import Preset, StudySettings, override
 from nsopt.study.task import Task, check_outputs
 from nsopt.study.workspace import Workspace
 
-_RUNS = Path("runs")
 _WIDEST_RATIO = 10
 
 
@@ -55,7 +54,7 @@ def prepare(
 ) -> tuple[Task, Workspace]:
     """Check the options; load the data, and the weights in the file `start` if given."""
     resolve_compute(settings.training.device, settings.training.precision)
-    check_writable(place.out or _RUNS, "--out")
+    check_writable(place.out or RUNS, "--out")
     file = storage_file(place.storage) if place.storage else None
     if file is not None:
         check_writable(file.parent, "--storage")
@@ -79,7 +78,7 @@ def prepare(
     if trained is not None:
         settings = settings.updated(start=weights_checksum(trained))
     task = Task(arch, data, source, settings, trained)
-    folder = place.out or _RUNS / task.name
+    folder = place.out or RUNS / task.name
     url = place.storage or f"sqlite:///{folder / 'study.db'}"
     if is_empty(url):
         console.print(

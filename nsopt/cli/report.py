@@ -40,7 +40,7 @@ def report(options: ReportOptions = ReportOptions()) -> None:
     from nsopt.storage.opening import newest_storage, storage_errors
     from nsopt.storage.urls import storage_file
 
-    url, name = options.storage or newest_storage(Path("runs")), options.name
+    url, name = options.storage or newest_storage(), options.name
     file = storage_file(url)
     out = options.out or (file.parent if file else Path()) / "report"
     check_writable(out, "--out")

@@ -140,7 +140,7 @@ def _law_and_network(
     if options.law is not None and url is not None:
         raise NsoptError("give --law FILE or --storage URL, not both")
     if options.law is None:
-        return _read_stored(options, url or newest_storage(Path("runs")))
+        return _read_stored(options, url or newest_storage())
     arch = get_architecture(
         options.arch or "vgg11", options.classes, options.image_size, options.channels
     )

@@ -65,10 +65,10 @@ class Architecture(Protocol):
         """Return the shapes of all tensors in the state of a network, without building it."""
 
     def cost(self, metric: str) -> CostModel:
-        """Return the exact cost model for `params`, `macs` (of one example) `flash` (bytes of the
-        weights) or `memory` (bytes of the activations at their peak) in float32, with `-int8` at
-        the end in int8, or for `latency` the model that
-        `nsopt.with_latency` learned. Raises NsoptError for an unknown metric."""
+        """Return the exact cost model for `params`, `macs` (of one example), `flash` (bytes of the
+        weights) or `memory` (bytes of the activations at their peak), in float32, or with `-int8`
+        at the end in int8; for `latency` the model that `nsopt.with_latency` learned. Raises
+        NsoptError for an unknown metric."""
 
     def with_latency(self, latency: CostModel) -> Self:
         """Return a copy with a cost model for `latency`."""

@@ -26,6 +26,7 @@ from nsopt.storage.urls import (
 )
 
 ARTIFACTS = "artifacts"  # folder beside a storage, with the stored networks
+RUNS = Path("runs")  # folder of studies, unless the user names another
 _GRPC_PORT = 13000
 _CONNECT_SECONDS = 10
 _SQLITE_LOCK_SECONDS = 60
@@ -51,7 +52,7 @@ def existing_storage(url: str) -> BaseStorage:
     return open_storage(url)
 
 
-def newest_storage(folder: Path) -> str:
+def newest_storage(folder: Path = RUNS) -> str:
     """Return the URL of the newest study.db in `folder`. Raises NsoptError if there is none."""
     found = max(folder.glob("*/study.db"), key=lambda path: path.stat().st_mtime, default=None)
     if found is None:

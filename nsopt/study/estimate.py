@@ -1,7 +1,7 @@
 """How long a comparison takes here: its training steps, at the speed of a few that are timed."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from nsopt.pruning.iterations import is_complete
 from nsopt.pruning.rules import make_rule
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.metric import MACS, PARAMS, Metric, get_metric
+from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import trials
 from nsopt.storage.trials import Point
@@ -27,6 +27,9 @@ _MORE_MACS = 4.0  # of searched widths than of uniform ones with as many paramet
 _EVALUATION = 1 / 3  # of a training step, per image
 _PASSES, _TIMED_BATCH = 200, 100  # when a network is timed, alone and beside all others
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+Widths = tuple[int, ...]
+_Budget = tuple[str, float]  # the name of its metric, and its number
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Work:
-    """Training steps of one network. macs: of its forward pass, for one image."""
+    """Training steps of one network.
+
+    macs: of its forward pass, for one image, if all widths compute as much as uniform ones; more:
+    by which factor searched widths may compute more.
+    """
 
     steps: float
     batch: int
     macs: float
+    more: float = 1.0
 
 
 def estimate(plan: Plan) -> Estimate:
@@ -67,9 +75,12 @@ def estimate(plan: Plan) -> Estimate:
     Raises:
         OutOfMemoryError: if the largest network that is trained or searched does not fit.
     """
-    seconds = _time_steps(plan)
-    search = sum(map(seconds, _searches(plan)))
-    least, most = (sum(map(seconds, _trainings(plan, more))) for more in (1.0, _MORE_MACS))
+    uniform = _uniform_networks(plan)
+    seconds = _time_steps(plan, uniform.values())
+    search = sum(seconds(work, 1.0) for work in _searches(plan))
+    trainings = list(_trainings(plan, uniform))
+    least = sum(seconds(work, 1.0) for work in trainings)
+    most = sum(seconds(work, work.more) for work in trainings)
     return Estimate(search, least, most, peak_memory(plan.session.compute.device))
 
 
@@ -86,16 +97,18 @@ def advise(plan: Plan) -> str:
     return f"for less time: {', '.join(option for option, helps in options.items() if helps)}"
 
 
-def _time_steps(plan: Plan) -> Callable[[_Work], float]:
+def _time_steps(plan: Plan, uniform: Iterable[Widths]) -> Callable[[_Work, float], float]:
     """Time a step at the largest and the smallest size; return a function to seconds of work.
 
+    The function takes work, and how many times its MACs the network computes. uniform: networks at
+    all budgets.
     A step takes a constant time, and a time proportional to its MACs.
     """
     comparison, session = plan.comparison, plan.session
     arch, settings = session.task.arch, session.task.settings
     searching = bool(comparison.searches)
     batch = settings.training.batch_size
-    cases = [(_uniform(arch, size.metric, size.budget), batch) for size in comparison.sizes]
+    cases = [(widths, batch) for widths in uniform]
     if searching or any(method.needs_trained_network for method in comparison.methods):
         cases.append((arch.base_widths, settings.search.batch_size if searching else batch))
     load = {case: MACS.cost(arch)(case[0]) * case[1] for case in cases}
@@ -105,7 +118,7 @@ def _time_steps(plan: Plan) -> Callable[[_Work], float]:
     if load[high] > load[low]:
         per_mac = max(0.0, (took[high] - took[low]) / (load[high] - load[low]))
     constant = max(0.0, took[low] - per_mac * load[low])
-    return lambda work: work.steps * (constant + per_mac * work.batch * work.macs)
+    return lambda work, more: work.steps * (constant + per_mac * work.batch * work.macs * more)
 
 
 def _searches(plan: Plan) -> Iterator[_Work]:
@@ -133,14 +146,13 @@ def _iteration(arch: Architecture, images: int, settings: SearchSettings) -> Ite
     yield _Work(schedule.batches - schedule.pretraining, batch, macs * float((left**2).mean()))
 
 
-def _trainings(plan: Plan, more: float) -> Iterator[_Work]:
-    """Yield the work of the missing trainings and of timing their networks.
-
-    more: by which factor searched widths compute more than uniform ones, if a budget allows it.
-    """
+def _trainings(plan: Plan, uniform: Mapping[_Budget, Widths]) -> Iterator[_Work]:
+    """Yield the work of the missing trainings and of timing their networks."""
     comparison, task = plan.comparison, plan.session.task
     arch, settings = task.arch, task.settings
-    base = float(MACS.cost(arch)(arch.base_widths))
+    cost = MACS.cost(arch)
+    base = float(cost(arch.base_widths))
+    macs_at = {budget: float(cost(widths)) for budget, widths in uniform.items()}
     for method, points in plan.missing().items():
         if method.keeps_weights:
             continue
@@ -149,17 +161,15 @@ def _trainings(plan: Plan, more: float) -> Iterator[_Work]:
                 yield _training(plan, settings.base_training_for(seed), base)
         is_uniform = method.name == baseline().name
         for point in points:
-            metric = get_metric(point.metric)
-            factor = 1.0 if is_uniform or metric != PARAMS else more
-            macs = factor * MACS.cost(arch)(_uniform(arch, metric, point.budget))
-            yield _training(plan, _settings_at(plan, method, point), macs)
-            yield _timing(plan, macs)
+            macs = macs_at[point.metric, point.budget]
+            more = 1.0 if is_uniform or point.metric != PARAMS.name else _MORE_MACS
+            yield _training(plan, _settings_at(plan, method, point), macs, more)
+            yield _timing(plan, macs, more)
     if plan.has_references:
-        sizes = [_uniform(arch, size.metric, size.budget) for size in comparison.sizes]
-        macs = float(MACS.cost(arch)(sizes).max()) * (1 + more) / 2
+        macs, more = max(macs_at.values()), (1 + _MORE_MACS) / 2
         for _ in range(comparison.references * comparison.seeds):
-            yield _training(plan, settings.training, macs)
-            yield _timing(plan, macs)
+            yield _training(plan, settings.training, macs, more)
+            yield _timing(plan, macs, more)
 
 
 def _settings_at(plan: Plan, method: Method, point: Point) -> TrainSettings:
@@ -169,23 +179,28 @@ def _settings_at(plan: Plan, method: Method, point: Point) -> TrainSettings:
     return settings.training_for(point.seed)
 
 
-def _training(plan: Plan, settings: TrainSettings, macs: float) -> _Work:
+def _training(plan: Plan, settings: TrainSettings, macs: float, more: float = 1.0) -> _Work:
     """Return the work of one training with its evaluations."""
     splits, batch = plan.session.task.splits, settings.batch_size
     evaluated = (len(splits.validation) + len(splits.test)) / batch
     steps = math.ceil(len(splits.train) / batch) + _EVALUATION * evaluated
-    return _Work(settings.epochs * steps, batch, macs)
+    return _Work(settings.epochs * steps, batch, macs, more)
 
 
-def _timing(plan: Plan, macs: float) -> _Work:
+def _timing(plan: Plan, macs: float, more: float) -> _Work:
     """Return one seed's part of the work of timing a network."""
-    return _Work(_EVALUATION * _PASSES / plan.comparison.seeds, _TIMED_BATCH, macs)
+    return _Work(_EVALUATION * _PASSES / plan.comparison.seeds, _TIMED_BATCH, macs, more)
 
 
-def _uniform(arch: Architecture, metric: Metric, budget: float) -> tuple[int, ...]:
-    """Return the widths of the uniform network at a budget."""
+def _uniform_networks(plan: Plan) -> dict[_Budget, Widths]:
+    """Return the widths of the uniform network at each budget."""
+    arch = plan.session.task.arch
     curve = uniform_curve(arch.base_widths)
-    return tuple(solve_widths(curve, metric.cost(arch), budget).widths.tolist())
+    fits = {
+        (size.metric.name, size.budget): solve_widths(curve, size.metric.cost(arch), size.budget)
+        for size in plan.comparison.sizes
+    }
+    return {budget: tuple(fit.widths.tolist()) for budget, fit in fits.items()}
 
 
 def _in_words(seconds: float) -> str:

@@ -136,14 +136,21 @@ _PAPER = Preset(
     ),
 )
 
-_DIGITS_SEARCH = SearchSettings(
-    pretrain_epochs=1,
-    prune_every=3,
-    filters_per_step=80,
-    iterations=1,
-    convergence="band",
-    batch_size=64,
-    lr=0.05,
+_SMOKE = StudySettings(
+    preset="smoke",
+    search=SearchSettings(
+        pretrain_epochs=1,
+        prune_every=3,
+        filters_per_step=80,
+        iterations=1,
+        convergence="band",
+        batch_size=64,
+        lr=0.05,
+    ),
+    training=TrainSettings(epochs=4, batch_size=32, lr=0.02),
+    magnitude_epochs=3,
+    fine_tune_epochs=2,
+    fine_tune_lr=0.002,
 )
 
 _PRESETS = {
@@ -152,28 +159,14 @@ _PRESETS = {
         references=0,
         ratios=(0.125, 0.25),
         seeds=2,
-        settings=StudySettings(
-            preset="smoke",
-            search=_DIGITS_SEARCH,
-            training=TrainSettings(epochs=4, batch_size=32, lr=0.02),
-            magnitude_epochs=3,
-            fine_tune_epochs=2,
-            fine_tune_lr=0.002,
-        ),
+        settings=_SMOKE,
     ),
     "tiny": Preset(
         question="Which widths are worth most in networks of a few thousand parameters?",
         references=0,
         ratios=(0.016, 0.032),
         seeds=5,
-        settings=StudySettings(
-            preset="tiny",
-            search=_DIGITS_SEARCH,
-            training=TrainSettings(epochs=8, batch_size=32, lr=0.02),
-            magnitude_epochs=3,
-            fine_tune_epochs=2,
-            fine_tune_lr=0.002,
-        ),
+        settings=_SMOKE.updated(preset="tiny", training=_SMOKE.training.updated(epochs=8)),
     ),
     "quick": Preset(
         question="Which method is ahead at a small size? About an hour on two cores for CIFAR-10.",

@@ -1,12 +1,5 @@
 """More digits than elsewhere: networks learn here."""
 
-import pytest
+from tests.training.conftest import digits
 
-from nsopt.data.images import ImageData
-from tests.conftest import first_digits
-
-
-@pytest.fixture(scope="session")
-def digits() -> ImageData:
-    """400 training and 100 test digits."""
-    return first_digits(400, 100)
+__all__ = ["digits"]

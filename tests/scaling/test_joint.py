@@ -15,6 +15,7 @@ from nsopt.scaling.cost import CostFunction
 from nsopt.scaling.joint import JointCost
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.solve import solve_widths
+from tests.scaling.test_solve import Shortcut
 
 VGG11 = get_architecture("vgg11")
 PARAMS, MACS = VGG11.cost("params"), VGG11.cost("macs")
@@ -116,15 +117,7 @@ def test_networks_whose_projections_vanish_meet_all_budgets(
 
 
 def test_where_a_cost_falls_the_smallest_of_single_solutions_may_not_fit() -> None:
-    """A projection of 40 exists whenever the two widths differ, and only one budget counts it."""
-
-    class Shortcut:
-        def __call__(self, widths: np.ndarray) -> np.ndarray:
-            w = np.asarray(widths)
-            return w.sum(axis=-1) + 40 * (w[..., 0] != w[..., 1])
-
-        def lower_bound(self, widths: np.ndarray) -> np.ndarray:
-            return np.asarray(widths).sum(axis=-1)
+    """Only one budget counts the projection."""
 
     def total(widths: np.ndarray) -> np.ndarray:
         return np.asarray(widths).sum(axis=-1)

@@ -138,17 +138,18 @@ def test_published_laws_come_close_to_the_budget(golden: Path, metric: str) -> N
             assert (slack[2:] < 0.005).all()
 
 
+class Shortcut:
+    """A projection of 40 whenever the two widths differ."""
+
+    def __call__(self, widths: np.ndarray) -> np.ndarray:
+        w = np.asarray(widths)
+        return w.sum(axis=-1) + 40 * (w[..., 0] != w[..., 1])
+
+    def lower_bound(self, widths: np.ndarray) -> np.ndarray:
+        return np.asarray(widths).sum(axis=-1)
+
+
 def test_costs_that_fall_when_widths_agree_are_still_solved_maximally() -> None:
-    class Shortcut:
-        """A projection of 40 whenever the two widths differ."""
-
-        def __call__(self, widths: np.ndarray) -> np.ndarray:
-            w = np.asarray(widths)
-            return w.sum(axis=-1) + 40 * (w[..., 0] != w[..., 1])
-
-        def lower_bound(self, widths: np.ndarray) -> np.ndarray:
-            return np.asarray(widths).sum(axis=-1)
-
     law = PowerLaw(np.array([10.0, 1.0]), np.array([0.25, 1.0]), np.ones(2))
     cost = Shortcut()
     scales = np.linspace(1, 400, 200_001)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.labels import Atoms
-from nsopt.scaling.cost import CostModel, Numbers, read_rows
+from nsopt.scaling.cost import CostModel, Numbers, grown_by_one, read_rows
 
 Size = tuple[Atoms, int]  # factors of the widths (L,), and a constant
 
@@ -65,10 +65,8 @@ class TracedCost:
 
     def marginal(self, widths: ArrayLike) -> Atoms:
         """What one more unit of each group costs: (L,), or (N, L)."""
-        w = read_rows(widths, self.factors.shape[-1])
-        wider = w[..., None, :] + np.eye(w.shape[-1], dtype=np.int64)
-        result: Atoms = self._terms(wider).sum(axis=-1) - self._terms(w).sum(axis=-1)[..., None]
-        return result
+        grown: Atoms = grown_by_one(self, widths)
+        return grown
 
     def _terms(self, widths: Atoms) -> Atoms:
         """(..., T) for widths (..., L)."""
