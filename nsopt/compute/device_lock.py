@@ -1,9 +1,10 @@
 """Several processes on one device: they compute at once, and pause while one measures."""
 
 import fcntl
+import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 _LONGEST_WAIT = 60.0
 _POLL_SECONDS = 0.005
+_SILENT_SECONDS = 2.0
 
 
 class DeviceLock:
@@ -23,13 +25,17 @@ class DeviceLock:
     Args:
         folder: of the lock files.
         device: its name in all processes.
+        tell: receives a message when this process waits for a measurement of another one.
     """
 
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(
+        self, folder: Path, device: str, tell: Callable[[str], None] = lambda message: None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{platform.node()}-{device}"
         self._threads = torch.get_num_threads()
-        self._gate = (folder / f"{name}.gate").open("ab")
+        self._tell = tell
+        self._gate = (folder / f"{name}.gate").open("a+b", buffering=0)
         self._room = (folder / f"{name}.room").open("ab")
 
     def close(self) -> None:
@@ -61,11 +67,20 @@ class DeviceLock:
         self._enter()
 
     def _enter(self) -> None:
-        fcntl.flock(self._gate, fcntl.LOCK_SH)
+        self._pass_gate(fcntl.LOCK_SH)
         try:
             fcntl.flock(self._room, fcntl.LOCK_SH)
         finally:
             fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+    def _pass_gate(self, kind: int) -> None:
+        """Lock the gate, however long that takes; a message names the process that measures."""
+        gate = self._gate.fileno()
+        if not _lock_within(_SILENT_SECONDS, gate, kind):
+            self._gate.seek(0)
+            holder = self._gate.read().decode()
+            self._tell(f"waiting for another nsopt process that measures latency (PID {holder})")
+            fcntl.flock(gate, kind)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -78,8 +93,10 @@ class DeviceLock:
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            fcntl.flock(self._gate, fcntl.LOCK_EX)
-            _wait_for(self._room.fileno())
+            self._pass_gate(fcntl.LOCK_EX)
+            self._gate.truncate(0)
+            self._gate.write(str(os.getpid()).encode())
+            _lock_within(_LONGEST_WAIT, self._room.fileno(), fcntl.LOCK_EX)
             yield
         finally:
             for lock in (self._room, self._gate):
@@ -87,12 +104,15 @@ class DeviceLock:
             torch.set_num_threads(threads)
 
 
-def _wait_for(lock: int) -> None:
-    deadline = time.monotonic() + _LONGEST_WAIT
-    while time.monotonic() < deadline:
+def _lock_within(seconds: float, lock: int, kind: int) -> bool:
+    """Lock a file, trying again for some seconds; return whether it is locked."""
+    deadline = time.monotonic() + seconds
+    while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
         except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
             time.sleep(_POLL_SECONDS)
         else:
-            return
+            return True

@@ -7,11 +7,16 @@ from dataclasses import replace
 from nsopt.compute.device import Compute, hardware_name
 from nsopt.compute.device_lock import DeviceLock
 from nsopt.files import cache_folder
+from nsopt.progress import Progress, Silent
 
 
 @contextmanager
-def sharing(compute: Compute) -> Iterator[Compute]:
-    """Share the device of `compute` with other nsopt processes of this machine."""
+def sharing(compute: Compute, progress: Progress | None = None) -> Iterator[Compute]:
+    """Share the device of `compute` with other nsopt processes of this machine.
+
+    progress: receives a message when this process waits for a measurement of another one.
+    """
     folder = cache_folder() / "machines"
-    with closing(DeviceLock(folder, hardware_name(compute.device))) as lock:
+    tell = (progress or Silent()).message
+    with closing(DeviceLock(folder, hardware_name(compute.device), tell)) as lock:
         yield replace(compute, lock=lock)

@@ -81,8 +81,9 @@ def with_latency(arch: A, device: str = "auto", progress: Progress | None = None
         >>> arch = nsopt.with_latency(nsopt.get_architecture("vgg11"), "cpu")
         >>> nsopt.solve_widths(nsopt.uniform_curve(arch.base_widths), arch.cost("latency"), 20.0)
     """
-    with sharing(resolve_compute(device, "fp32")) as compute, shown(progress) as display:
-        return arch.with_latency(latency_model(arch, compute, display))
+    compute = resolve_compute(device, "fp32")
+    with shown(progress) as display, sharing(compute, display) as shared:
+        return arch.with_latency(latency_model(arch, shared, display))
 
 
 def latency_model(

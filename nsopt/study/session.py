@@ -120,5 +120,5 @@ def start_session(
     task: Task, workspace: Workspace, compute: Compute, progress: Progress
 ) -> Iterator[Session]:
     """Yield a session whose device other processes of this machine may share."""
-    with sharing(compute) as shared:
+    with sharing(compute, progress) as shared:
         yield Session(task, workspace, shared, progress)

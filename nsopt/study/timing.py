@@ -134,7 +134,7 @@ def measure_again(
     arch = read_architecture(schema.read_task(trained[0].network[0]), (), given)
     networks = [each.network for each in trained]
     found = []
-    with sharing(resolve_compute(device, "fp32")) as compute:
+    with sharing(resolve_compute(device, "fp32"), progress) as compute:
         progress.start("measuring latency", len(batch_sizes))
         for batch_size in batch_sizes:
             with compute.exclusive():

@@ -1,9 +1,10 @@
 """A device that several processes share; each has files of its own, and a queue of work."""
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from threading import Event
 
@@ -101,6 +102,34 @@ def test_a_measurement_is_waited_for_however_long_it_takes(
             time.sleep(0.05)
             ended.append(True)
         later.result()
+
+
+def test_who_waits_says_for_which_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learning a latency takes minutes; a short measurement is waited for in silence."""
+    monkeypatch.setattr(device_lock, "_SILENT_SECONDS", 0.02)
+    told: list[str] = []
+    told_of = "waiting for another nsopt process that measures latency (PID {})".format
+    with (
+        closing(DeviceLock(tmp_path, "cpu")) as measuring,
+        closing(DeviceLock(tmp_path, "cpu", told.append)) as waiting,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        for way in (waiting.exclusive, waiting.shared):
+            with measuring.exclusive():
+                blocked = pool.submit(_enter_and_leave, way)
+                while not told:
+                    time.sleep(0.001)
+            blocked.result()
+            assert told == [told_of(os.getpid())]
+            told.clear()
+        with measuring.shared():
+            _enter_and_leave(waiting.shared)
+    assert told == []
+
+
+def _enter_and_leave(way: Callable[[], AbstractContextManager[None]]) -> None:
+    with way():
+        pass
 
 
 def test_a_measurement_uses_all_threads(tmp_path: Path) -> None:
