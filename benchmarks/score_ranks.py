@@ -16,12 +16,14 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap, spearmanr
+from torch import nn
 
 import nsopt
 from benchmarks.trained import Dense, Results, add_arguments, rank_dense, read_images, train_dense
 from nsopt.pruning.inherited import SCORE_STEPS, inherit_network, score
 from nsopt.scaling.law import PowerLaw
 from nsopt.study.presets import get_preset
+from nsopt.training.evaluation import accuracy_on
 
 _STEPS = (0, 10, SCORE_STEPS)
 _SPREAD = 0.6  # standard deviation of the logarithm of a layer's share of its base width
@@ -45,6 +47,10 @@ def compare_ranks(dense: Dense, share: float, options: argparse.Namespace, rows:
     start, images, splits, compute = rank_dense(dense)
     training = get_preset("compress").settings.training
     settings = training.updated(epochs=options.epochs, batch_size=64)
+
+    def validate(model: nn.Module) -> float:
+        return accuracy_on(splits.validation, model, splits, compute)
+
     for index, widths in enumerate(draw_widths(dense, share, options.count)):
         key = {"network": dense.name, "share": share, "index": index}
         if rows.has(**key):
@@ -52,7 +58,7 @@ def compare_ranks(dense: Dense, share: float, options: argparse.Namespace, rows:
         scores, seconds = {}, {}
         for steps in _STEPS:
             began = time.process_time()
-            scores[str(steps)] = score(start, widths, images, splits, compute, steps)
+            scores[str(steps)] = score(start, widths, images, validate, compute, steps)
             seconds[str(steps)] = time.process_time() - began
         with compute.computing():
             inherited = inherit_network(start, widths, images, compute)

@@ -1,6 +1,8 @@
-from .compression.compress import Compressed as Compressed
-from .compression.compress import Compression as Compression
 from .compression.compress import compress as compress
+from .compression.result import Compressed as Compressed
+from .compression.result import CompressedClassifier as CompressedClassifier
+from .compression.result import Compression as Compression
+from .compression.result import OwnCompression as OwnCompression
 from .data.images import ImageData as ImageData
 from .data.images import ImageSet as ImageSet
 from .data.registry import load_data as load_data

@@ -19,7 +19,7 @@ from nsopt.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from nsopt.compression.compress import Compressed, Compression
+    from nsopt.compression.result import CompressedClassifier, Compression
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -86,7 +86,7 @@ def compress(options: CompressOptions) -> None:
     console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
 
 
-def _export(compressed: "Compressed", folder: Path) -> str:
+def _export(compressed: "CompressedClassifier", folder: Path) -> str:
     """Write a network as ONNX; return where, or how to get it."""
     from nsopt.cli.extras import has_extra, install_command
     from nsopt.deployment.export import export
@@ -122,6 +122,6 @@ def _print_table(title: str, result: "Compression") -> None:
             f"{row.test_accuracy:.2f}",
             short_number(row.cost["params"]),
             short_number(row.cost["macs"]),
-            f"{row.latency_ms:.1f}",
+            f"{row.latency:.1f}",
         )
     console.print(table)

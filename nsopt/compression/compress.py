@@ -7,22 +7,25 @@ same call continues after an interruption.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
 
 import torch
 from torch import nn
 
 from nsopt.compression.budgets import Budget, read_budgets, read_metric
+from nsopt.compression.own_compression import run_own_compression
+from nsopt.compression.own_task import Score, make_own_task
+from nsopt.compression.result import CompressedClassifier, Compression, OwnCompression
 from nsopt.compression.scores import find_scored_law, read_scores
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
-from nsopt.deployment.kept import KeptNetwork, restore_network
+from nsopt.deployment.kept import restore_network
 from nsopt.errors import NsoptError
 from nsopt.methods.base import Method
 from nsopt.methods.registry import baseline, dense, scored
@@ -30,7 +33,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
-from nsopt.reports.results import Results, read_results
+from nsopt.reports.results import read_results
 from nsopt.scaling.metric import PARAMS, counted_costs
 from nsopt.storage import schema, trials
 from nsopt.study.compare import run_comparison
@@ -43,74 +46,53 @@ from nsopt.study.start import keep_start
 from nsopt.study.task import Task, check_outputs
 from nsopt.study.workspace import Workspace
 from nsopt.terminal import shown
+from nsopt.training.step import Loss
 
 PRESET = "compress"
 
 
-@dataclass(frozen=True)
-class Compressed:
-    """A network at a budget, or the original one.
-
-    Attributes:
-        budget: as the user wrote it; `100%` for the original network.
-        method: the method that proposed its widths.
-        widths: output channels of every searched layer.
-        score: validation accuracy (%) after a few training steps, before fine-tuning; None if
-            nobody measured it.
-        val_accuracy: validation accuracy (%) after fine-tuning.
-        test_accuracy: test accuracy (%) after fine-tuning.
-        cost: its parameters and MACs.
-        latency_ms: measured milliseconds of a batch of 100.
-        network: the network with its weights and its normalisation, in evaluation mode on the CPU.
-    """
-
-    budget: str
-    method: str
-    widths: tuple[int, ...]
-    score: float | None
-    val_accuracy: float
-    test_accuracy: float
-    cost: dict[str, int]
-    latency_ms: float
-    network: KeptNetwork
-
-    @property
-    def model(self) -> nn.Module:
-        return self.network.model
-
-
-@dataclass(frozen=True)
-class Compression:
-    """The original network, and a smaller one for each budget: `result[budget]`.
-
-    Attributes:
-        dense: the original network.
-        networks: by budget, as the user wrote it.
-        results: everything that was trained and measured.
-    """
-
-    dense: Compressed
-    networks: dict[str, Compressed]
-    results: Results
-
-    def __getitem__(self, budget: str) -> Compressed:
-        return self.networks[budget]
-
-    def report(self, folder: Path | str) -> Path:
-        """Write a report, as `nsopt compress` does, and return its page.
-
-        It needs the optional dependencies: pip install 'nsopt[report]'.
-        """
-        from nsopt.reports.page import write_report  # noqa: PLC0415
-
-        return write_report(self.results, Path(folder))
-
-
+@overload
 def compress(
     model: nn.Module,
     data: ImageData,
     budgets: Sequence[str],
     *,
+    arch: Architecture | None = ...,
+    epochs: int = ...,
+    candidates: int = ...,
+    seeds: int = ...,
+    settings: StudySettings | None = ...,
+    out: Path | str | None = ...,
+    progress: Progress | None = ...,
+) -> Compression: ...
+
+
+@overload
+def compress(
+    model: nn.Module,
+    *,
+    budgets: Sequence[str],
+    train_loader: Iterable[Any],
+    loss: Loss,
+    score: Score,
+    arch: Architecture | None = ...,
+    epochs: int = ...,
+    candidates: int = ...,
+    seeds: int = ...,
+    settings: StudySettings | None = ...,
+    out: Path | str | None = ...,
+    progress: Progress | None = ...,
+) -> OwnCompression: ...
+
+
+def compress(
+    model: nn.Module,
+    data: ImageData | None = None,
+    budgets: Sequence[str] = (),
+    *,
+    train_loader: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    score: Score | None = None,
     arch: Architecture | None = None,
     epochs: int = 10,
     candidates: int = 16,
@@ -118,25 +100,37 @@ def compress(
     settings: StudySettings | None = None,
     out: Path | str | None = None,
     progress: Progress | None = None,
-) -> Compression:
+) -> Compression | OwnCompression:
     """Return smaller networks that inherit from a trained one, fine-tuned, at budgets.
 
+    Give either `data`, or `train_loader`, `loss` and `score` for any other task.
+
     Args:
-        model: a trained classifier of images (B, C, H, W); it does not change.
+        model: a trained network; it does not change. With `data`, a classifier of images
+            (B, C, H, W).
         data: images and labels; `data.normalised_by(mean, std)` normalises them as in the training
             of the model.
         budgets: such as `macs=50%` of the model, `params=600k`, or `latency=5ms` for a batch of 100
             on this device.
+        train_loader: yields batches, pairs of inputs and targets, such as a DataLoader or a list.
+            Inputs are a tensor or a tuple of arguments.
+        loss: `loss(outputs, targets)`, which training minimises.
+        score: takes a network in evaluation mode, on the device of the settings, and returns a
+            number on data that training does not see; higher is better.
         arch: the architecture of `model`, if it is one of nsopt's at its base widths; by default
             nsopt traces the model.
         epochs: of fine-tuning.
         candidates: number of widths to score for each budget, by a few training steps each.
-        seeds: number of fine-tunings; the best by validation accuracy is returned.
-        settings: of the search and of fine-tuning; by default those of the preset `compress`.
+        seeds: number of fine-tunings; the best by validation accuracy, or by `score`, is returned.
+        settings: of the search and of fine-tuning; by default those of the preset `compress`. Only
+            `data` allows distillation.
         out: a folder for all results. The same call then continues after an interruption, and
             optuna-dashboard shows `study.db` there. By default nothing is kept.
         progress: receives steps and messages; by default bars on a terminal and nothing elsewhere;
             `nsopt.Silent()` for silence.
+
+    Returns:
+        The original network and, for each budget, the best one: `result[budget].model`.
 
     Raises:
         NsoptError: for budgets that the model already meets or that no widths meet, and for a model
@@ -144,24 +138,41 @@ def compress(
 
     Example:
         >>> result = nsopt.compress(model, data, ["macs=50%"])
-        >>> result["macs=50%"].test_accuracy, result.dense.test_accuracy
+        >>> result["macs=50%"].accuracy, result.dense.accuracy
         >>> result.report("report")
     """
-    if arch is None:
-        arch = trace(model, torch.zeros(2, data.channels, data.image_size, data.image_size))
-    check_outputs(arch, data)
+    given = [part is not None for part in (train_loader, loss, score)]
+    if not (data is None) == any(given) == all(given):
+        raise NsoptError(
+            "compress needs data=..., or train_loader=..., loss=... and score=... together"
+        )
     model = copy_model(model).cpu().eval()
-    own = settings or get_preset(PRESET).settings
-    own = override(own, {"training": {"epochs": epochs}, "": {"start": weights_checksum(model)}})
-    task = Task(arch, data, Source(data.name), own, model)
+    settings = override(settings or get_preset(PRESET).settings, {"training": {"epochs": epochs}})
     with ExitStack() as stack:
         if out is None:
             out = stack.enter_context(tempfile.TemporaryDirectory(prefix="nsopt-"))
-        workspace = Workspace(f"sqlite:///{Path(out) / 'study.db'}", Path(out))
         hearer = stack.enter_context(shown(progress))
-        task = with_precision(task, workspace)
-        task, found = prepare_budgets(task, budgets, workspace, hearer)
-        return run_compression(task, found, candidates, seeds, workspace, hearer)
+        if data is not None:
+            task = _make_task(model, data, arch, settings)
+            workspace = Workspace(f"sqlite:///{Path(out) / 'study.db'}", Path(out))
+            task = with_precision(task, workspace)
+            task, found = prepare_budgets(task, budgets, workspace, hearer)
+            return run_compression(task, found, candidates, seeds, workspace, hearer)
+        assert train_loader is not None
+        assert loss is not None
+        assert score is not None
+        own = make_own_task(*(model, train_loader, loss, score), arch, settings, Path(out), hearer)
+        return run_own_compression(own, read_budgets(budgets, own.arch), candidates, seeds)
+
+
+def _make_task(
+    model: nn.Module, data: ImageData, arch: Architecture | None, settings: StudySettings
+) -> Task:
+    if arch is None:
+        arch = trace(model, torch.zeros(2, data.channels, data.image_size, data.image_size))
+    check_outputs(arch, data)
+    own = settings.updated(start=weights_checksum(model))
+    return Task(arch, data, Source(data.name), own, model)
 
 
 def prepare_budgets(
@@ -207,7 +218,7 @@ def run_compression(
 
 def _best(
     task: Task, workspace: Workspace, budget: Budget, methods: Sequence[Method]
-) -> Compressed:
+) -> CompressedClassifier:
     """Return the network of highest validation accuracy at a budget.
 
     On a tie, uniform scaling wins.
@@ -227,14 +238,16 @@ def _best(
     network = restore_network(file, task.arch)
     numbers = trials.read_outcome(best)
     scores = read_scores(workspace, task.name, budget.metric, budget.size)
-    return Compressed(
+    return CompressedClassifier(
         budget=budget.word,
         method=name,
         widths=network.widths,
         score=scores.get(schema.width_key(network.widths)),
+        accuracy=network.test_accuracy,
+        cost=counted_costs(task.arch, network.widths),
+        latency=float(numbers["latency_ms"]),
+        model=network.model,
         val_accuracy=network.val_accuracy,
         test_accuracy=network.test_accuracy,
-        cost=counted_costs(task.arch, network.widths),
-        latency_ms=float(numbers["latency_ms"]),
         network=network,
     )

@@ -55,7 +55,7 @@ class ScoreRunner(PointRunner):
         )
         widths = tuple(fit.widths.tolist())
         images = Classification(session.splits, session.task.settings.training.resized_crop)
-        accuracy = score(start, widths, images, session.splits, session.compute)
+        accuracy = score(start, widths, images, session.validate, session.compute)
         numbers = counted_costs(arch, widths) | {"widths": schema.width_key(widths)}
         trials.write_outcome(trial, numbers | {"val_accuracy": accuracy}, {})
         best = max(

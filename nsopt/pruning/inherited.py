@@ -2,10 +2,10 @@
 
 The accuracy before fine-tuning predicts which of them train well (EagleEye, Li et al., ECCV 2020).
 It predicts better after a few steps of training (`benchmarks/score_ranks.py`). nsopt then computes
-new BatchNorm statistics on a few batches, and the accuracy on the validation images.
+new BatchNorm statistics on a few batches, and the accuracy.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -13,14 +13,12 @@ from torch.optim.swa_utils import update_bn
 
 from nsopt.compute.device import Compute, place
 from nsopt.compute.random_state import use_seed
-from nsopt.data.images import Splits
 from nsopt.models.architecture import Architecture
 from nsopt.models.layout import inputs_for
 from nsopt.pruning.engine import ShrinkingNetwork
 from nsopt.pruning.ranking import UnitRanking, join_streams
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Batches, Supervision
-from nsopt.training.evaluation import accuracy_on
 from nsopt.training.step import sgd, train_step
 
 SCORE_STEPS = 30  # of training before a score
@@ -96,16 +94,16 @@ def score(
     start: TrainedStart,
     widths: Sequence[int],
     supervision: Supervision,
-    splits: Splits,
+    evaluate: Callable[[nn.Module], float],
     compute: Compute,
     steps: int = SCORE_STEPS,
 ) -> float:
-    """Return the validation accuracy (%) of inherited weights after a few steps of training.
+    """Return what `evaluate` says of inherited weights after a few steps of training.
 
     Args:
         widths: of the network that inherits.
         supervision: the batches for the steps and for BatchNorm's statistics.
-        splits: with the validation images, on the device of `compute`.
+        evaluate: takes a network in evaluation mode on the device of `compute`.
         steps: number of mini-batches to train on, at most an epoch.
     """
     with compute.computing(), use_seed(0, compute.device):
@@ -116,7 +114,7 @@ def score(
             compute.give_way()
             train_step(model, optimizer, *data.next(), compute, supervision.loss)
         _measure_statistics(model.eval(), supervision, compute)
-        return accuracy_on(splits.validation, model, splits, compute)
+        return evaluate(model)
 
 
 def _measure_statistics(

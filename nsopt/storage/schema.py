@@ -14,7 +14,9 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study, StudyDirection
 
 from nsopt.data.source import Source, Subset
+from nsopt.errors import NsoptError
 from nsopt.scaling.law import PowerLaw
+from nsopt.settings import differences
 from nsopt.storage.internals import FrozenStudy
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
@@ -38,6 +40,7 @@ _REFERENCES = "references:"
 _SOURCE = "source"
 _LAW = "law"
 _VERDICT = "verdict"
+_OWN_TASK = "own_task"
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,22 @@ def read_settings(study: Study) -> dict[str, Any]:
 def is_ours(study: FrozenStudy) -> bool:
     """Return whether nsopt created a study."""
     return _SETTINGS in study.user_attrs
+
+
+def claim_for_own_task(study: Study, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a user's own task to a new study, which no report reads.
+
+    Raises:
+        NsoptError: if other settings wrote the study.
+    """
+    theirs = study.user_attrs.get(_OWN_TASK)
+    if theirs is None:
+        study.set_user_attr(_OWN_TASK, dict(settings))
+    elif found := differences(dict(settings), theirs):
+        raise NsoptError(
+            f"{study.study_name} was written by other settings ({'; '.join(found)}): "
+            "give the same settings, or another out="
+        )
 
 
 def read_provenance(study: Study) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The family of laws that searches span, and how Optuna samples its members."""
 
 from collections.abc import Mapping
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import Trial
@@ -24,15 +24,25 @@ _STARTUP_TRIALS = 6
 def search_family(session: Session, metric: Metric) -> LawFamily:
     """Run the missing searches for budgets in a metric, and return the family of their laws.
 
-    One search ranks filters as published, the other by importance per cost in the metric.
+    One search ranks filters as published, the other by importance per cost (see `list_prices`).
 
     Raises:
         NsoptError: if a search fails.
     """
-    prices: tuple[Price, ...] = ("filters", cast("Price", metric.name))
-    needed: dict[Price | None, int] = dict.fromkeys(prices, 1)
-    found = continue_searches(session, needed)
+    prices = list_prices(metric)
+    found = continue_searches(session, dict.fromkeys(prices, 1))
     return make_family(session.task.arch, {price: found[price][0].law for price in prices})
+
+
+def list_prices(metric: Metric) -> tuple[Price, ...]:
+    """Return the prices of the searches whose laws suit budgets in a metric.
+
+    The bytes of weights follow the parameters. The peak of the activations has no price per filter:
+    most filters do not change it. Computations are the nearest.
+    """
+    if metric.name in get_args(Price):
+        return "filters", cast("Price", metric.name)
+    return "filters", "params" if metric.name.startswith("flash") else "macs"
 
 
 def make_family(arch: Architecture, laws: Mapping[Price, PowerLaw]) -> LawFamily:

@@ -19,7 +19,7 @@ from nsopt.training.settings import TrainSettings
 SETTINGS: StudySettings = override(
     get_preset("compress").settings,
     {
-        "search": {"prune_every": 2, "filters_per_step": 20, "batch_size": 32},
+        "search": {"prune_every": 2, "filters_per_step": 0.12, "batch_size": 32},
         "training": {"batch_size": 32, "precision": "fp32", "device": "cpu"},
     },
 )

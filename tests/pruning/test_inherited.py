@@ -12,6 +12,7 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning.inherited import TrainedStart, rank_by_importance, score
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Classification
+from nsopt.training.evaluation import accuracy_on
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from tests.conftest import first_digits
@@ -46,7 +47,10 @@ def start(narrow: TableArchitecture, digits: ImageData, splits: Splits) -> Train
 
 
 def scored(start: TrainedStart, splits: Splits, widths: tuple[int, ...], steps: int = 0) -> float:
-    return score(start, widths, Classification(splits), splits, CPU, steps)
+    def validate(model: nn.Module) -> float:
+        return accuracy_on(splits.validation, model, splits, CPU)
+
+    return score(start, widths, Classification(splits), validate, CPU, steps)
 
 
 def test_the_whole_network_scores_its_own_accuracy(start: TrainedStart, splits: Splits) -> None:

@@ -20,7 +20,7 @@ from nsopt.reports.results import read_results
 from nsopt.reports.tuning import publish_tuning, tuning_note
 from nsopt.reports.tuning_page import is_about_tuning, write_tuning_report
 from nsopt.scaling.law import floor_widths, uniform_curve
-from nsopt.scaling.metric import LATENCY, MACS, PARAMS
+from nsopt.scaling.metric import LATENCY, MACS, METRICS, PARAMS, Metric
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import queue, schema
 from nsopt.storage.studies import load_studies
@@ -32,6 +32,7 @@ from nsopt.study.tuned_law import read_tuned_law
 from nsopt.study.workspace import Workspace
 from nsopt.training.loop import Outcome, train_configuration
 from nsopt.tuning import law as tuning_law
+from nsopt.tuning.family import list_prices
 from nsopt.tuning.law import Confirmation, LawTuning, tune_law
 from nsopt.tuning.settings import best_settings
 from tests.study.test_comparison import SETTINGS, Listener, results_at, workspace_in
@@ -276,3 +277,9 @@ def test_a_tuned_law_must_be_there(tuning: LawTuning, tmp_path: Path) -> None:
     with pytest.raises(NsoptError, match="run nsopt tune --over curve --metric macs"):
         run_comparison(comparison, place, Silent())
     assert not place.has_storage
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_budgets_in_every_metric_have_searches(metric: Metric) -> None:
+    for price in list_prices(metric):
+        assert SETTINGS.search.updated(price=price).price == price

@@ -1,0 +1,201 @@
+"""Make a trained network of any task smaller.
+
+The steps are those of a classifier (see `compress`), without distillation: only the user knows how
+outputs of the task compare. An interruption loses at most the running search or fine-tuning.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from optuna.trial import Trial
+from torch import Tensor, nn
+
+from nsopt.compression.budgets import Budget
+from nsopt.compression.own_task import OwnTask, choose_widths, read_own_scores
+from nsopt.compression.result import Compressed, OwnCompression
+from nsopt.compute.device import place
+from nsopt.compute.random_state import use_seed
+from nsopt.errors import NonFiniteLossError
+from nsopt.files import write_whole
+from nsopt.latency.measure import measure_latencies
+from nsopt.methods.registry import baseline, scored
+from nsopt.models.tracing.originals import copy_model
+from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
+from nsopt.scaling.metric import counted_costs
+from nsopt.storage import schema, trials
+from nsopt.storage.weights_file import read_weights
+from nsopt.training.fine_tuning import average_of, make_schedule
+from nsopt.training.step import sgd, train_step
+from nsopt.tuning.family import make_family
+
+_RANKING_BATCHES = 20  # over which the importance of units is averaged
+
+
+@dataclass(frozen=True, eq=False)
+class _Tuned:
+    """A fine-tuned network; accuracy: the user's score."""
+
+    budget: Budget
+    method: str
+    widths: tuple[int, ...]
+    accuracy: float
+    model: nn.Module
+
+
+def run_own_compression(
+    task: OwnTask, budgets: Sequence[Budget], candidates: int, seeds: int
+) -> OwnCompression:
+    """Run the missing steps of a compression, and return its networks. The same call continues.
+
+    Raises:
+        NoWidthsError: if no widths meet a budget.
+        NonFiniteLossError: if the loss becomes NaN or infinite.
+        NsoptError: if the score is not a number, or other settings wrote the storage.
+    """
+    law = make_family(task.arch, {}).uniform
+    uniform = [task.solve(law, budget) for budget in budgets]
+    dense = _evaluate(task, task.model)
+    task.progress.message(f"the trained network scores {dense:g}")
+    start = _rank(task)
+    tuned = [
+        _compress(task, start, budget, widths, candidates, seeds)
+        for budget, widths in zip(budgets, uniform, strict=True)
+    ]
+    whole, *latencies = _time(task, [task.model, *(each.model for each in tuned)])
+    base = task.arch.base_widths
+    return OwnCompression(
+        Compressed(
+            *("100%", "", base, None, dense, counted_costs(task.arch, base), whole, task.model)
+        ),
+        {
+            each.budget.word: _describe(task, each, latency)
+            for each, latency in zip(tuned, latencies, strict=True)
+        },
+    )
+
+
+def _describe(task: OwnTask, tuned: _Tuned, latency: float | None) -> Compressed:
+    return Compressed(
+        budget=tuned.budget.word,
+        method=tuned.method,
+        widths=tuned.widths,
+        score=read_own_scores(task, tuned.budget).get(schema.width_key(tuned.widths)),
+        accuracy=tuned.accuracy,
+        cost=counted_costs(task.arch, tuned.widths),
+        latency=latency,
+        model=tuned.model,
+    )
+
+
+def _evaluate(task: OwnTask, model: nn.Module) -> float:
+    with task.compute.computing():
+        model = place(copy_model(model), task.compute.device, task.arch.layout)
+        return task.evaluate(model.eval())
+
+
+def _rank(task: OwnTask) -> TrainedStart:
+    ranking = rank_by_importance(
+        task.arch, task.model, task.batches, task.settings.search, task.compute, _RANKING_BATCHES
+    )
+    return TrainedStart(task.arch, task.model, ranking)
+
+
+def _compress(
+    task: OwnTask,
+    start: TrainedStart,
+    budget: Budget,
+    uniform: tuple[int, ...],
+    candidates: int,
+    seeds: int,
+) -> _Tuned:
+    """Fine-tune uniform widths, and those that scored best; return the better network."""
+    best = choose_widths(task, start, budget, candidates)
+    methods = {uniform: baseline().name}
+    methods.setdefault(best, scored().name)
+    first = task.settings.training.seed
+    tuned = [
+        _Tuned(budget, method, widths, *_fine_tune(task, start, widths, seed))
+        for widths, method in methods.items()
+        for seed in range(first, first + seeds)
+    ]
+    return max(tuned, key=lambda each: each.accuracy)  # the first one on a tie: uniform
+
+
+def _fine_tune(
+    task: OwnTask, start: TrainedStart, widths: tuple[int, ...], seed: int
+) -> tuple[float, nn.Module]:
+    """Return the score of a fine-tuned network, and the network: stored ones, or trained now."""
+    study, key = task.open_study("fine-tuned"), trials.training_key(widths, seed)
+    for done in trials.read_completed(study):
+        file = _file(task, done.number)
+        if key in trials.read_trainings(done) and file.is_file():
+            model = task.arch.build(widths)
+            model.load_state_dict(read_weights(file))
+            return float(done.values[0]), model.eval()
+    tuned: list[nn.Module] = []
+
+    def fine_tune(trial: Trial) -> float:
+        tuned.append(_train(task, start, widths, seed))
+        accuracy = _evaluate(task, tuned[0])
+        _write(tuned[0], _file(task, trial.number))
+        trials.write_trainings(trial, {key: accuracy})
+        return accuracy
+
+    study.optimize(fine_tune, n_trials=1)
+    return float(trials.read_completed(study)[-1].values[0]), tuned[0]
+
+
+def _write(model: nn.Module, file: Path) -> None:
+    content = io.BytesIO()
+    torch.save(model.state_dict(), content)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, content.getbuffer())
+
+
+def _file(task: OwnTask, number: int) -> Path:
+    return task.folder / "networks" / f"{number}.pt"
+
+
+def _train(task: OwnTask, start: TrainedStart, widths: tuple[int, ...], seed: int) -> nn.Module:
+    """Fine-tune a network that inherits from the trained one; return it on the CPU.
+
+    Raises:
+        NonFiniteLossError: if the loss of an epoch becomes NaN or infinite.
+    """
+    compute, settings = task.compute, task.settings.training_for(seed)
+    task.progress.start(f"fine-tuning, seed {seed}", settings.epochs)
+    with compute.computing(), use_seed(seed, compute.device):
+        model = inherit_network(start, widths, task.batches, compute).train()
+        optimizer = sgd(model, settings.lr, settings.momentum, settings.weight_decay)
+        batches = task.batches.batches(settings.batch_size, seed)
+        schedule = make_schedule(optimizer, settings, batches.per_epoch)
+        average = average_of(model, settings.averaging)
+        for epoch in range(1, settings.epochs + 1):
+            total = torch.zeros((), device=compute.device)
+            for _ in range(batches.per_epoch):
+                compute.give_way()
+                total += train_step(model, optimizer, *batches.next(), compute, task.batches.loss)
+                schedule.step()
+                if average is not None:
+                    average.update_parameters(model)
+            if not torch.isfinite(total):
+                raise NonFiniteLossError(
+                    f"the loss became {float(total)} in epoch {epoch}: "
+                    f"try a learning rate below {settings.lr:g}"
+                )
+            task.progress.advance(f"loss {float(total) / batches.per_epoch:.3f}")
+    return (model if average is None else average.module).cpu().eval()
+
+
+def _time(task: OwnTask, models: Sequence[nn.Module]) -> list[float | None]:
+    """Return milliseconds per batch of the user's size; None if inputs are not images alone."""
+    inputs, _ = task.batches.batches(0, seed=0).next()
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4:
+        return [None] * len(models)
+    found = measure_latencies(
+        models, inputs.shape[1:], len(inputs), device=str(task.compute.device)
+    )
+    return [latency.median_ms for latency in found]

@@ -1,0 +1,221 @@
+"""A trained network of any task, with the batches, the loss and the score of its user.
+
+The searches and the scores of widths are Optuna studies, so that the same call continues them.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.exceptions import TrialPruned
+from optuna.study import Study
+from optuna.trial import Trial, TrialState
+from torch import nn
+
+from nsopt.compression.budgets import Budget
+from nsopt.compute.checkpoint import weights_checksum
+from nsopt.compute.device import Compute, resolve_compute
+from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.models.architecture import Architecture
+from nsopt.models.tracing.trace import trace
+from nsopt.progress import Progress
+from nsopt.pruning.inherited import TrainedStart, score
+from nsopt.pruning.iterations import run_iterations
+from nsopt.pruning.supervision import OwnBatches
+from nsopt.scaling.family import LawFamily
+from nsopt.scaling.law import PowerLaw
+from nsopt.scaling.metric import Metric
+from nsopt.scaling.solve import solve_widths
+from nsopt.settings import Price
+from nsopt.storage import schema, trials
+from nsopt.storage.opening import open_storage
+from nsopt.storage.provenance import provenance
+from nsopt.study.presets import StudySettings
+from nsopt.training.step import Loss
+from nsopt.tuning.family import (
+    list_prices,
+    list_starts,
+    make_family,
+    make_sampler,
+    suggest_parameters,
+)
+
+Score = Callable[[nn.Module], float]
+
+
+@dataclass(frozen=True, eq=False)
+class OwnTask:
+    """A trained network, and what its user trains and scores it with.
+
+    Attributes:
+        arch: the architecture of `model`.
+        model: of the base widths, in evaluation mode on the CPU.
+        batches: and the loss.
+        own_score: takes a network in evaluation mode on the device; higher is better.
+        settings: of the search and of fine-tuning.
+        compute: the device.
+        folder: for the storage, checkpoints and networks.
+        progress: receives steps and messages.
+    """
+
+    arch: Architecture
+    model: nn.Module
+    batches: OwnBatches
+    own_score: Score
+    settings: StudySettings
+    compute: Compute
+    folder: Path
+    progress: Progress
+
+    def evaluate(self, model: nn.Module) -> float:
+        """Return the user's score of a network. Raises NsoptError if it is not a finite number."""
+        with torch.no_grad():
+            value = self.own_score(model)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise NsoptError(f"the score must be a finite number, not {value!r}")
+        return number
+
+    def solve(self, law: PowerLaw, budget: Budget) -> tuple[int, ...]:
+        """Return the widths along a law at a budget, none wider than the trained network."""
+        fit = solve_widths(
+            law,
+            budget.metric.cost(self.arch),
+            budget.size.budget,
+            *self.settings.rounding(budget.metric.name),
+            max_width=self.arch.base_widths,
+        )
+        return tuple(fit.widths.tolist())
+
+    def open_study(self, kind: str) -> Study:
+        """Open or create a study of this task. Raises NsoptError if other settings wrote it."""
+        study = optuna.create_study(
+            study_name=f"{self.arch.name}/{kind}",
+            storage=open_storage(f"sqlite:///{self.folder / 'study.db'}"),
+            directions=schema.DIRECTIONS if schema.is_search(kind) else schema.DIRECTIONS[:1],
+            load_if_exists=True,
+        )
+        batches = self.batches.fingerprint()
+        schema.claim_for_own_task(
+            study,
+            {
+                "batches": batches["batches"],
+                "loss": batches["loss"],
+                "score": getattr(self.own_score, "__qualname__", ""),
+                "weights": weights_checksum(self.model),
+                "settings": self.settings.model_dump(
+                    mode="json", exclude={"training": {"device"}, "search": {"device"}}
+                ),
+            },
+        )
+        return study
+
+
+def make_own_task(
+    model: nn.Module,
+    loader: Iterable[Any],
+    loss: Loss,
+    own_score: Score,
+    arch: Architecture | None,
+    settings: StudySettings,
+    folder: Path,
+    progress: Progress,
+) -> OwnTask:
+    """Return the task; trace the model with the first batch if `arch` is None.
+
+    Raises:
+        NsoptError: for a loader that cannot be repeated, or a model that cannot be traced.
+    """
+    training = settings.training
+    if arch is None:
+        inputs, _ = OwnBatches(loader, loss, torch.device("cpu")).batches(0, seed=0).next()
+        arch = trace(model, tuple(inputs) if isinstance(inputs, list) else inputs)
+    compute = resolve_compute(training.device, training.precision)
+    batches = OwnBatches(loader, loss, compute.device)
+    settings = settings.updated(training=training.updated(distillation=None))
+    return OwnTask(arch, model, batches, own_score, settings, compute, folder, progress)
+
+
+def read_own_scores(task: OwnTask, budget: Budget) -> dict[str, float]:
+    """Return the scores at a budget by the `width_key` of their widths."""
+    return trials.read_values_by_widths(_open_scores(task, budget))
+
+
+def choose_widths(
+    task: OwnTask, start: TrainedStart, budget: Budget, candidates: int
+) -> tuple[int, ...]:
+    """Run the missing searches, and scores at a budget; return the widths that scored best.
+
+    Raises:
+        NoWidthsError: if no law has widths at this budget.
+        NsoptError: as `search` and `OwnTask.evaluate` do.
+    """
+    family = _search_family(task, budget.metric)
+    study, starts = _open_scores(task, budget), list_starts(family)
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    task.progress.start(f"scoring widths at {budget.word}", candidates)
+    for _ in ended:
+        task.progress.advance()
+    for index in range(len(ended), candidates):
+        study.sampler = make_sampler("tpe", index)
+        if index < len(starts):
+            study.enqueue_trial(starts[index])
+        study.optimize(partial(_score_of_law, task, start, family, budget), n_trials=1)
+    done = trials.read_completed(study)
+    if not done:
+        raise NoWidthsError(f"no widths fit {budget.word}")
+    best = max(done, key=lambda trial: (trial.values[0], -trial.number))
+    return task.solve(family.law(best.params), budget)
+
+
+def _open_scores(task: OwnTask, budget: Budget) -> Study:
+    return task.open_study(schema.scores_kind(budget.metric.name, budget.size.budget))
+
+
+def _score_of_law(
+    task: OwnTask, start: TrainedStart, family: LawFamily, budget: Budget, trial: Trial
+) -> float:
+    """Return the score of the widths along the law that a trial suggests."""
+    try:
+        widths = task.solve(family.law(suggest_parameters(trial, family)), budget)
+    except NoWidthsError as error:
+        raise TrialPruned(str(error)) from None
+    value = score(start, widths, task.batches, task.evaluate, task.compute)
+    trials.write_outcome(trial, {"widths": schema.width_key(widths)}, {})
+    task.progress.advance(f"{value:g}")
+    return value
+
+
+def _search_family(task: OwnTask, metric: Metric) -> LawFamily:
+    """Run the missing searches for budgets in a metric, and return the family of their laws."""
+    laws = {price: _search(task, price) for price in list_prices(metric)}
+    return make_family(task.arch, laws)
+
+
+def _search(task: OwnTask, price: Price) -> PowerLaw:
+    """Return the law of a search from the trained network, stored or searched now."""
+    study = task.open_study(schema.search_kind(price, "filters"))
+    history = trials.read_iterations(study)
+    missing = run_iterations(
+        task.arch,
+        task.batches,
+        task.settings.search.updated(price=price, iterations=1),
+        history,
+        task.compute,
+        task.progress,
+        checkpoint=task.folder / f"search-{price}.pt",
+        start=task.model,
+    )
+    for number, iteration in enumerate(missing, start=1):
+        names = task.arch.layer_names
+        study.add_trial(trials.search_trial(iteration, number, names, provenance(task.compute)))
+        history = [iteration]
+    return history[0].law

@@ -1,0 +1,94 @@
+"""The networks that a compression returns."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from nsopt.deployment.kept import KeptNetwork
+from nsopt.reports.results import Results
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A network at a budget, or the original one.
+
+    Attributes:
+        budget: as the user wrote it; `100%` for the original network.
+        method: the method that proposed its widths.
+        widths: output channels of every searched layer.
+        score: validation accuracy (%), or the user's score, after a few training steps, before
+            fine-tuning; None if nobody measured it.
+        accuracy: test accuracy (%), or the user's score, after fine-tuning.
+        cost: its parameters and MACs.
+        latency: measured milliseconds of a batch: of 100 images, or as large as the user's batches.
+            None where inputs are not one batch of images.
+        model: the network with its weights, in evaluation mode on the CPU.
+    """
+
+    budget: str
+    method: str
+    widths: tuple[int, ...]
+    score: float | None
+    accuracy: float
+    cost: dict[str, int]
+    latency: float | None
+    model: nn.Module
+
+
+@dataclass(frozen=True)
+class CompressedClassifier(Compressed):
+    """A classifier of images, whose model normalises them.
+
+    Attributes:
+        val_accuracy: validation accuracy (%) after fine-tuning, which chose this network.
+        test_accuracy: test accuracy (%) after fine-tuning.
+        network: the model with its classes and normalisation, for `nsopt.export`.
+    """
+
+    val_accuracy: float
+    test_accuracy: float
+    network: KeptNetwork
+
+
+@dataclass(frozen=True)
+class OwnCompression:
+    """The original network of a user's task, and a smaller one for each budget: `result[budget]`.
+
+    Attributes:
+        dense: the original network.
+        networks: by budget, as the user wrote it.
+    """
+
+    dense: Compressed
+    networks: dict[str, Compressed]
+
+    def __getitem__(self, budget: str) -> Compressed:
+        return self.networks[budget]
+
+
+@dataclass(frozen=True)
+class Compression:
+    """The original classifier, and a smaller one for each budget: `result[budget]`.
+
+    Attributes:
+        dense: the original network.
+        networks: by budget, as the user wrote it.
+        results: everything that was trained and measured.
+    """
+
+    dense: CompressedClassifier
+    networks: dict[str, CompressedClassifier]
+    results: Results
+
+    def __getitem__(self, budget: str) -> CompressedClassifier:
+        return self.networks[budget]
+
+    def report(self, folder: Path | str) -> Path:
+        """Write a report, as `nsopt compress` does, and return its page.
+
+        It needs the optional dependencies: pip install 'nsopt[report]'.
+        """
+        from nsopt.reports.page import write_report  # noqa: PLC0415
+
+        return write_report(self.results, Path(folder))

@@ -1,0 +1,176 @@
+"""Compression with a loader, a loss and a score of one's own."""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+import nsopt
+from nsopt.errors import NonFiniteLossError, NsoptError
+from nsopt.latency.measure import measure_latencies
+from nsopt.study.presets import StudySettings, get_preset, override
+from tests.models.tracing.awkward import UpAndDown
+
+SETTINGS: StudySettings = override(
+    get_preset("compress").settings,
+    {
+        "search": {"prune_every": 1, "filters_per_step": 8, "device": "cpu", "precision": "fp32"},
+        "training": {"device": "cpu", "precision": "fp32", "lr": 0.05},
+    },
+)
+SETTINGS = SETTINGS.updated(search=SETTINGS.search.updated(search_images=None))
+BUDGETS = ["macs=60%", "params=50%"]
+
+
+def examples(count: int, seed: int) -> TensorDataset:
+    """Where a colour is bright."""
+    images = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(images, (images[:, 0] > 0.5).long())
+
+
+def loader() -> DataLoader[tuple[Tensor, ...]]:
+    return DataLoader(examples(64, 0), batch_size=16, shuffle=True)
+
+
+def pixel_loss(outputs: Any, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs["out"][:, :, ::2, ::2], targets)
+
+
+def right_pixels(model: nn.Module) -> float:
+    """Return the percentage of pixels that a network gets right."""
+    images, targets = examples(32, 1).tensors
+    found = model(images)["out"][:, :, ::2, ::2].argmax(1)
+    return 100 * float((found == targets).double().mean())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_passes() -> Iterator[None]:
+    few = partial(measure_latencies, warmup=1, repeats=2, rounds=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nsopt.compression.own_compression.measure_latencies", few)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    torch.manual_seed(0)
+    model = UpAndDown()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(10):
+        for images, targets in loader():
+            optimizer.zero_grad()
+            pixel_loss(model(images), targets).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def run(model: nn.Module, **changes: Any) -> nsopt.OwnCompression:
+    settings = {"train_loader": loader(), "loss": pixel_loss, "score": right_pixels}
+    options = {"budgets": BUDGETS, "epochs": 2, "candidates": 3, "settings": SETTINGS}
+    return nsopt.compress(model, **settings | options | changes)  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="module")
+def kept(
+    trained: nn.Module, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[nsopt.OwnCompression, Path]:
+    out = tmp_path_factory.mktemp("own")
+    return run(trained, out=out), out
+
+
+def test_every_budget_is_met_by_a_network_that_works(
+    kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module
+) -> None:
+    result, _ = kept
+    dense = result.dense
+    assert dense.accuracy == right_pixels(trained) > 80
+    assert result["macs=60%"].cost["macs"] <= 0.6 * dense.cost["macs"]
+    assert result["params=50%"].cost["params"] <= 0.5 * dense.cost["params"]
+    for small in result.networks.values():
+        assert small.accuracy == pytest.approx(right_pixels(small.model), abs=0.1)
+        assert small.accuracy > 70
+        assert small.latency is not None
+        assert all(own <= most for own, most in zip(small.widths, dense.widths, strict=True))
+    assert result["macs=60%"].score is not None
+
+
+def test_the_same_call_again_trains_nothing(
+    kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, out = kept
+    monkeypatch.setattr("nsopt.compression.own_compression.train_step", None)
+    monkeypatch.setattr("nsopt.compression.own_task.score", None)
+    again = run(trained, out=out)
+    for budget, own in again.networks.items():
+        assert (own.widths, own.accuracy) == (first[budget].widths, first[budget].accuracy)
+        torch.testing.assert_close(own.model.state_dict(), first[budget].model.state_dict())
+
+
+@pytest.mark.parametrize("calls", [3, 6])
+def test_interrupted_anywhere_the_same_call_ends_with_the_same_numbers(
+    kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module, tmp_path: Path, calls: int
+) -> None:
+    scored = []
+
+    def right_pixels_until_ctrl_c(model: nn.Module) -> float:
+        scored.append(model)
+        if len(scored) == calls:
+            raise KeyboardInterrupt
+        return right_pixels(model)
+
+    right_pixels_until_ctrl_c.__qualname__ = right_pixels.__qualname__
+    with pytest.raises(KeyboardInterrupt):
+        run(trained, out=tmp_path, budgets=BUDGETS[:1], score=right_pixels_until_ctrl_c)
+    again, first = run(trained, out=tmp_path, budgets=BUDGETS[:1])[BUDGETS[0]], kept[0][BUDGETS[0]]
+    assert (again.widths, again.accuracy) == (first.widths, first.accuracy)
+
+
+def test_optuna_shows_what_was_tried(kept: tuple[nsopt.OwnCompression, Path]) -> None:
+    names = optuna.get_all_study_names(f"sqlite:///{kept[1] / 'study.db'}")
+    assert {"upanddown/search", "upanddown/search-macs", "upanddown/fine-tuned"} < set(names)
+
+
+def test_a_task_of_other_settings_is_not_continued(
+    kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module
+) -> None:
+    with pytest.raises(NsoptError, match=r"was written by other settings \(settings.training.epo"):
+        run(trained, out=kept[1], epochs=3)
+
+
+@pytest.mark.parametrize(
+    "score", [lambda model: math.nan, lambda model: "good", lambda model: None]
+)
+def test_a_score_that_is_no_number_is_told_before_anything_is_written(
+    trained: nn.Module, score: Callable[[nn.Module], Any], tmp_path: Path
+) -> None:
+    with pytest.raises(NsoptError, match="the score must be a finite number, not"):
+        run(trained, score=score, out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("missing", ["train_loader", "loss", "score"])
+def test_a_task_needs_all_its_parts(trained: nn.Module, missing: str) -> None:
+    with pytest.raises(NsoptError, match=r"compress needs data=\.\.\., or train_loader"):
+        run(trained, **{missing: None})
+
+
+def test_a_loss_that_explodes_is_told(trained: nn.Module) -> None:
+    def explode(outputs: Any, targets: Tensor) -> Tensor:
+        return pixel_loss(outputs, targets) * math.inf
+
+    with pytest.raises(NonFiniteLossError):
+        run(trained, loss=explode)
+
+
+def test_a_budget_above_the_network_is_told(trained: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(NsoptError, match="the network already costs only"):
+        run(trained, budgets=["params=1G"], out=tmp_path)
+    assert not list(tmp_path.iterdir())
