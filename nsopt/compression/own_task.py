@@ -18,6 +18,7 @@ from optuna.trial import Trial, TrialState
 from torch import nn
 
 from nsopt.compression.budgets import Budget
+from nsopt.compression.scores import list_first_candidates, make_score_family
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.errors import NoWidthsError, NsoptError
@@ -29,7 +30,7 @@ from nsopt.pruning.iterations import run_iterations
 from nsopt.pruning.supervision import OwnBatches
 from nsopt.scaling.family import LawFamily
 from nsopt.scaling.law import PowerLaw
-from nsopt.scaling.metric import Metric
+from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
 from nsopt.storage import schema, trials
@@ -39,8 +40,6 @@ from nsopt.study.presets import StudySettings
 from nsopt.training.step import Loss
 from nsopt.tuning.family import (
     list_prices,
-    list_starts,
-    make_family,
     make_sampler,
     suggest_parameters,
 )
@@ -158,8 +157,9 @@ def choose_widths(
         NoWidthsError: if no law has widths at this budget.
         NsoptError: as `search` and `OwnTask.evaluate` do.
     """
-    family = _search_family(task, budget.metric)
-    study, starts = _open_scores(task, budget), list_starts(family)
+    searches = {price: _search(task, price) for price in list_prices(budget.metric)}
+    family = make_score_family(task.arch, searches, budget.metric, budget.size)
+    study, starts = _open_scores(task, budget), list_first_candidates(family)
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     task.progress.start(f"scoring widths at {budget.word}", candidates)
     for _ in ended:
@@ -194,14 +194,8 @@ def _score_of_law(
     return value
 
 
-def _search_family(task: OwnTask, metric: Metric) -> LawFamily:
-    """Run the missing searches for budgets in a metric, and return the family of their laws."""
-    laws = {price: _search(task, price) for price in list_prices(metric)}
-    return make_family(task.arch, laws)
-
-
-def _search(task: OwnTask, price: Price) -> PowerLaw:
-    """Return the law of a search from the trained network, stored or searched now."""
+def _search(task: OwnTask, price: Price) -> Iteration:
+    """Return the iteration of a search from the trained network, stored or searched now."""
     study = task.open_study(schema.search_kind(price, "filters"))
     history = trials.read_iterations(study)
     missing = run_iterations(
@@ -218,4 +212,4 @@ def _search(task: OwnTask, price: Price) -> PowerLaw:
         names = task.arch.layer_names
         study.add_trial(trials.search_trial(iteration, number, names, provenance(task.compute)))
         history = [iteration]
-    return history[0].law
+    return history[0]

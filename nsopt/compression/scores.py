@@ -12,17 +12,27 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
 from nsopt.errors import NoWidthsError
+from nsopt.models.architecture import Architecture
 from nsopt.pruning.inherited import SCORE_STEPS, score
 from nsopt.pruning.supervision import Classification
 from nsopt.scaling.family import LawFamily
 from nsopt.scaling.metric import Metric, counted_costs
+from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
+from nsopt.settings import Price
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
 from nsopt.study.comparison import Size
 from nsopt.study.session import Session
 from nsopt.study.workspace import Workspace
-from nsopt.tuning.family import list_starts, make_sampler, search_family, suggest_parameters
+from nsopt.tuning.family import (
+    list_starts,
+    make_family,
+    make_sampler,
+    run_searches,
+    suggest_parameters,
+    with_recorded,
+)
 from nsopt.tuning.points import PointRunner, open_tuning, run_points
 
 METRIC_NAME = "validation accuracy before fine-tuning (%)"
@@ -69,21 +79,21 @@ def find_scored_law(session: Session, metric: Metric, size: Size, candidates: in
     """Run the missing scores at a budget, and store the best law; return their study.
 
     Args:
-        candidates: number of laws to score: uniform scaling, those of the searches and halfway to
-            them, then proposals of a sampler.
+        candidates: number of laws to score: uniform scaling, those of the searches, the widths that
+            pruning had at the budget, and halfway to them, then proposals of a sampler.
 
     Raises:
         NsoptError: if a search fails, or if other settings wrote the storage.
         NoWidthsError: if no law has widths at this budget.
     """
     task = session.task
-    family = search_family(session, metric)
+    family = make_score_family(task.arch, run_searches(session, metric), metric, size)
     name = schema.study_name(
         schema.tuning_name(task.name), schema.scores_kind(metric.name, size.budget)
     )
     tuned = {"metric": metric.name, "budget": size.budget, "steps": SCORE_STEPS}
     study = open_tuning(session, name, tuned, [METRIC_NAME])
-    starts = dict(enumerate(_list_starts(family)))
+    starts = dict(enumerate(list_first_candidates(family)))
     points: dict[TuningPoint, Mapping[str, float]] = {
         TuningPoint(task.settings.training.seed, index=index): starts.get(index, {})
         for index in range(candidates)
@@ -99,6 +109,20 @@ def find_scored_law(session: Session, metric: Metric, size: Size, candidates: in
     return study
 
 
+def make_score_family(
+    arch: Architecture, searches: Mapping[Price, Iteration], metric: Metric, size: Size
+) -> LawFamily:
+    """Return the family whose laws are scored at a budget.
+
+    Args:
+        searches: the published one, then the one by importance per cost, whose widths at the budget
+            are a member.
+    """
+    family = make_family(arch, {price: own.law for price, own in searches.items()})
+    *_, priced = searches.values()
+    return with_recorded(family, arch, priced.record, metric, size.budget)
+
+
 def read_scores(workspace: Workspace, name: str, metric: Metric, size: Size) -> dict[str, float]:
     """Return the scores at a budget by the `width_key` of their widths.
 
@@ -110,8 +134,8 @@ def read_scores(workspace: Workspace, name: str, metric: Metric, size: Size) -> 
     return {} if study is None else trials.read_values_by_widths(study)
 
 
-def _list_starts(family: LawFamily) -> list[dict[str, float]]:
-    """Return the parameters of uniform scaling, of the searched laws, and halfway to each."""
+def list_first_candidates(family: LawFamily) -> list[dict[str, float]]:
+    """Return the parameters of uniform scaling, of the other laws, and halfway to each."""
     uniform, *searched = list_starts(family)
     halfway = [uniform | {name: 0.5} for name in family.others]
     return [uniform, *searched, *halfway]

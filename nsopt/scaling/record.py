@@ -63,6 +63,11 @@ class PruneRecord:
             )
         return _flatten_falls(self._fit(), self.widths)
 
+    def within(self, cost: CostModel, budget: float) -> tuple[int, ...] | None:
+        """Return the first recorded widths that cost no more than `budget`; None without any."""
+        enough = np.flatnonzero(cost(self.widths) <= budget)
+        return tuple(self.widths[enough[0]].tolist()) if enough.size else None
+
     def _fit(self) -> PowerLaw:
         if not self.own_rows:
             return PowerLaw.fit(self.widths, self.tau)

@@ -1,8 +1,10 @@
 """The family of laws that searches span, and how Optuna samples its members."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal, cast, get_args
 
+import numpy as np
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import Trial
 
@@ -11,6 +13,7 @@ from nsopt.pruning.rules import get_size_metric
 from nsopt.scaling.family import SLOPE, LawFamily, relative, relative_uniform
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import Metric
+from nsopt.scaling.record import Iteration, PruneRecord
 from nsopt.settings import Price
 from nsopt.study.searching import continue_searches
 from nsopt.study.session import Session
@@ -18,11 +21,22 @@ from nsopt.study.session import Session
 Sampler = Literal["gp", "tpe"]
 RANGES = {SLOPE: (-1.5, 1.5)}
 WEIGHTS = (-1.0, 1.5)
+RECORDED = "recorded"
 _STARTUP_TRIALS = 6
 
 
 def search_family(session: Session, metric: Metric) -> LawFamily:
     """Run the missing searches for budgets in a metric, and return the family of their laws.
+
+    Raises:
+        NsoptError: if a search fails.
+    """
+    found = run_searches(session, metric)
+    return make_family(session.task.arch, {price: own.law for price, own in found.items()})
+
+
+def run_searches(session: Session, metric: Metric) -> dict[Price, Iteration]:
+    """Run the missing searches for budgets in a metric; return the first iteration of each.
 
     One search ranks filters as published, the other by importance per cost (see `list_prices`).
 
@@ -31,7 +45,7 @@ def search_family(session: Session, metric: Metric) -> LawFamily:
     """
     prices = list_prices(metric)
     found = continue_searches(session, dict.fromkeys(prices, 1))
-    return make_family(session.task.arch, {price: found[price][0].law for price in prices})
+    return {price: found[price][0] for price in prices}
 
 
 def list_prices(metric: Metric) -> tuple[Price, ...]:
@@ -58,8 +72,25 @@ def make_family(arch: Architecture, laws: Mapping[Price, PowerLaw]) -> LawFamily
     return LawFamily(relative_uniform(arch.base_widths), others)
 
 
+def with_recorded(
+    family: LawFamily, arch: Architecture, record: PruneRecord, metric: Metric, budget: float
+) -> LawFamily:
+    """Return a family with one more member: the widths that pruning itself had at a budget.
+
+    The family is the same if the record does not reach the budget.
+    """
+    cost = metric.cost(arch)
+    widths = record.within(cost, budget)
+    if widths is None:
+        return family
+    uniform = family.uniform
+    scale = uniform.widths(float(cost(widths)) / float(cost(arch.base_widths)))
+    recorded = replace(uniform, alpha=uniform.alpha * np.array(widths) / scale)
+    return replace(family, others={**family.others, RECORDED: recorded})
+
+
 def list_starts(family: LawFamily) -> list[dict[str, float]]:
-    """Return the parameters of uniform scaling, then those of the law of each search."""
+    """Return the parameters of uniform scaling, then those of each other law alone."""
     uniform = dict.fromkeys(family.parameters, 0.0)
     return [uniform, *(uniform | {name: 1.0} for name in family.others)]
 
