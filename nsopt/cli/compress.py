@@ -108,10 +108,15 @@ def _print_table(title: str, result: "Compression") -> None:
     from nsopt.cli.console import console
     from nsopt.reports.tables import short_number
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, collapse_padding=True, title=title)
+    table = Table(
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        collapse_padding=True,
+        title=f"{title}; ms per batch of 100",
+    )
     for name in ("budget", "widths by"):
         table.add_column(name)
-    for name in ("before", "val %", "test %", "params", "MACs", "ms of 100"):
+    for name in ("before", "val %", "test %", "params", "MACs", "ms"):
         table.add_column(name, justify="right")
     for row in (result.dense, *result.networks.values()):
         table.add_row(

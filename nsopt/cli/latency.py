@@ -69,11 +69,14 @@ def _print(measured: "list[Measured]") -> None:
     from rich.table import Table
 
     from nsopt.cli.console import console
+    from nsopt.latency.sittings import distrust
     from nsopt.methods.registry import method_label
     from nsopt.reports.tables import share
 
     first = measured[0].latency
-    title = f"{first.device}, {first.precision}, torch {first.torch_version}: milliseconds"
+    title = (
+        f"{first.device}, {first.precision}, torch {first.torch_version}: milliseconds per batch"
+    )
     table = Table(box=SIMPLE_HEAD, show_edge=False, title=title)
     for name in ("method", "size", "batch", "median", "quartiles", "spread", "waited"):
         table.add_column(name, justify="left" if name == "method" else "right")
@@ -89,3 +92,7 @@ def _print(measured: "list[Measured]") -> None:
             share(latency.waited),
         )
     console.print(table)
+    latencies = [network.latency for network in measured]
+    doubt = distrust([each.spread for each in latencies], [each.waited for each in latencies])
+    if doubt:
+        console.print(doubt)

@@ -208,7 +208,7 @@ def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
 def _print_summary(results: "Results") -> None:
     """Print the result table, the answer, and the trainings that failed."""
     from nsopt.cli.console import console, fits
-    from nsopt.reports.words import answer
+    from nsopt.reports.words import answer, doubt_latencies
 
     rows = _summary_rows(results)
     names = list(rows[0])
@@ -222,6 +222,9 @@ def _print_summary(results: "Results") -> None:
         console.print(str(verdict))
     for failure in results.failures.to_dict("records"):
         console.print(f"failed: {failure['label']}: {failure['reason']}")
+    doubt = doubt_latencies(results)
+    if doubt:
+        console.print(doubt)
 
 
 def _summary_rows(results: "Results") -> list[dict[str, str]]:
@@ -264,7 +267,7 @@ def _summary_table(
         box=SIMPLE_HEAD,
         show_edge=False,
         collapse_padding=True,
-        title=f"{title}: mean ± standard deviation over n seeds",
+        title=f"{title}: mean ± std over n seeds, ms per batch of 100",
     )
     for name in names:
         left = name in ("size", "method")

@@ -1,7 +1,6 @@
 """Measure how long forward passes take."""
 
 import gc
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,11 +24,10 @@ from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError
+from nsopt.latency.sittings import LONGEST_WAIT
 from nsopt.models.layout import best_layout, change_layout, inputs_for
 from nsopt.models.tracing.originals import copy_model
 
-_LARGEST_SPREAD = 0.15
-_LONGEST_WAIT = 0.15
 # 2: in rounds, with the memory of tensors kept between passes. 3: that memory is one block per
 # network, and Python's garbage collection is off.
 _PROTOCOL = 3
@@ -41,7 +39,7 @@ class Latency:
 
     Attributes:
         device: with its threads. Only measurements that agree in device, precision, batch_size,
-            torch_version and protocol can be compared.
+            torch_version, protocol and repeats can be compared.
         spread: range of the medians of several rounds over the whole median; None for one round.
         waited: time that threads waited for a processor, over the time of the passes; None if the
             system does not say. A program that computes all the time raises this, not spread.
@@ -64,7 +62,8 @@ class Latency:
 
 
 def latency_conditions(device: torch.device, batch_size: int = 100) -> dict[str, Any]:
-    """Return the fields of a `Latency` that must agree for measurements to be comparable."""
+    """Return the fields of a `Latency` that must agree for measurements to be comparable, except
+    the number of passes."""
     return {
         "device": describe_device(device),
         "precision": float32_precision(device),
@@ -158,33 +157,10 @@ def pause_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def distrust(latencies: Sequence[Latency]) -> str:
-    """Return a warning if the machine was busy, else an empty string."""
-    spreads = [own for each in latencies if (own := each.spread or 0.0) > _LARGEST_SPREAD]
-    waits = [own for each in latencies if (own := each.waited or 0.0) > _LONGEST_WAIT]
-    reasons = []
-    if spreads:
-        reasons.append(
-            f"rounds of {len(spreads)} of {len(latencies)} networks differ by more than "
-            f"{_LARGEST_SPREAD:.0%} (up to {max(spreads):.0%})"
-        )
-    if waits:
-        reasons.append(
-            f"threads of {len(waits)} of {len(latencies)} networks waited for a processor "
-            f"(up to {max(waits):.0%} of the time)"
-        )
-    if not reasons:
-        return ""
-    return (
-        f"latency: the machine was busy: {', '.join(reasons)}, load {os.getloadavg()[0]:.1f}; "
-        "run nsopt latency to measure again"
-    )
-
-
 def was_busy(latencies: Sequence[Latency]) -> bool:
     """Return whether something else computed all the time while networks were measured."""
     waited = [each.waited or 0.0 for each in latencies]
-    return float(np.median(waited)) > _LONGEST_WAIT
+    return float(np.median(waited)) > LONGEST_WAIT
 
 
 def _summarise(

@@ -14,7 +14,7 @@ from nsopt.reports.law import draw_law, law_info
 from nsopt.reports.results import Results
 from nsopt.reports.tables import descent_table, format_latency, size_of, summary, with_deviation
 from nsopt.reports.widths import draw_widths, widths_info
-from nsopt.reports.words import answer
+from nsopt.reports.words import answer, doubt_latencies
 from nsopt.storage import schema
 from nsopt.storage.opening import artifacts_beside, existing_storage, open_storage
 from nsopt.storage.serving import check_address
@@ -22,6 +22,11 @@ from nsopt.storage.studies import load_studies
 from nsopt.study.presets import get_preset
 
 _CARD_HEIGHT = 450
+_ABOVE_OUTCOMES = (
+    "Mean ± sample standard deviation over n seeds. Milliseconds are per batch of 100, from the "
+    "calmest time that all networks were timed side by side; a trial keeps those that it had when "
+    "it ran.\n\n"
+)
 
 
 def publish(results: Results, url: str) -> None:
@@ -63,12 +68,13 @@ def note(results: Results, method: str) -> str:
         f"# {plain_text(results.name)}: {plain_text(subject)}",
         get_preset(preset, results.task.data).question,
         *([] if searching else [plain_text(verdict) for verdict in answer(results)]),
+        *([] if searching else [plain_text(doubt_latencies(results))]),
         protocol_text(results.settings, "search" if searching else "training"),
         _descent(results, method) if searching else _outcomes(results),
     ]
     if preset != "paper":
         parts.append("A short protocol: no network is trained to convergence.")
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def protocol_text(settings: Mapping[str, Any], part: str) -> str:
@@ -108,7 +114,7 @@ def _outcomes(results: Results) -> str:
         for row in summary(results).to_dict("records")
     ]
     names = ("size", "method", "n", "parameters", "MACs", "ms", "validation %", "test %")
-    return "Mean ± sample standard deviation over n seeds.\n\n" + markdown_table(names, rows)
+    return _ABOVE_OUTCOMES + markdown_table(names, rows)
 
 
 def _descent(results: Results, search: str) -> str:

@@ -33,7 +33,7 @@ from nsopt.reports.tables import (
 )
 from nsopt.reports.template import flatten, fragment, render_template
 from nsopt.reports.widths import draw_widths, widths_info
-from nsopt.reports.words import answer
+from nsopt.reports.words import answer, doubt_latencies
 from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.scaling.record import describe_reach
 from nsopt.storage import schema
@@ -72,7 +72,9 @@ def render(results: Results, csv_files: list[str], paper: str | None = None) -> 
         order=order,
         figures={key: fragment(figure, key) for key, figure in figures.items()},
         answer=answer(results),
+        doubt=doubt_latencies(results),
         rows=_rows(summary(results)),
+        shows_base=results.task.base_params and not _has_base(results),
         latencies=_latency_rows(results.latencies),
         search_label=schema.search_label,
         descents={search: descent_table(found) for search, found in results.searches.items()},
@@ -131,10 +133,16 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
+def _has_base(results: Results) -> bool:
+    """Return whether a network at the base widths was trained."""
+    return results.task.base_widths in set(results.outcomes["widths"])
+
+
 def _latency_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = table.to_dict("records")
     for row in rows:
         row["name"] = method_label(row["method"])
+        row["time"] = "" if pd.isna(row["sitting"]) else row["sitting"][:16].replace("T", " ")
         for part in ("spread", "waited"):
             row[f"shown_{part}"] = share(row[part])
     return rows

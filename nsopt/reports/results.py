@@ -8,6 +8,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.errors import NsoptError
+from nsopt.latency.sittings import choose_latencies
 from nsopt.methods.registry import method_order
 from nsopt.scaling.record import Iteration
 from nsopt.storage import schema, trials
@@ -16,12 +17,14 @@ from nsopt.storage.studies import load_studies, only_comparison
 from nsopt.storage.urls import hide_password
 
 BATCH_SIZE = 100
-CONDITIONS = ["device", "precision", "batch_size", "torch_version", "protocol"]
+CONDITIONS = ["device", "precision", "batch_size", "torch_version", "protocol", "repeats"]
 LATENCY_COLUMNS = [
     *("method", "widths", *CONDITIONS),
-    *("median_ms", "lower_quartile_ms", "upper_quartile_ms", "repeats", "spread", "waited"),
+    *("median_ms", "lower_quartile_ms", "upper_quartile_ms", "spread", "waited"),
     "sitting",
 ]
+
+_OF_LATENCY = ("lower_quartile_ms", "upper_quartile_ms", "spread", "waited")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,27 +111,22 @@ def on_one_device(outcomes: pd.DataFrame, latencies: pd.DataFrame) -> pd.DataFra
     """Return the outcomes with comparable latencies, all timed under the same conditions.
 
     With batches of 100, it takes the conditions that cover most trainings, and the latest of equal
-    ones; other trainings get no latency. If the storage has no conditions, nothing changes.
+    ones; of several sittings the calmest (`choose_latencies`). Other trainings get no latency. If
+    the storage has no conditions, nothing changes.
     """
     batches = latencies[latencies["batch_size"] == BATCH_SIZE]
     if batches.empty:
         return outcomes
     keys = outcomes["widths"].map(schema.width_key)
-    best = None
+    best = pd.DataFrame()
     for _, group in batches.groupby(CONDITIONS, dropna=False, sort=False):
-        timed = group.set_index(["method", "widths"])["median_ms"]
-        timed = timed[~timed.index.duplicated(keep="last")]
-        found = timed.reindex(pd.MultiIndex.from_arrays([outcomes["method"], keys]))
-        if best is None or found.notna().sum() >= best.notna().sum():
+        known = group.astype(object).where(group.notna(), None).to_dict("records")
+        chosen = pd.DataFrame(choose_latencies(known, set(keys)).values(), columns=LATENCY_COLUMNS)
+        found = chosen.set_index("widths").reindex(keys)
+        if best.empty or found["median_ms"].count() >= best["median_ms"].count():
             best = found
-            quartiles = group.set_index(["method", "widths"])
-    assert best is not None
-    quartiles = quartiles[~quartiles.index.duplicated(keep="last")].reindex(best.index)
-    return outcomes.assign(
-        latency_ms=best.to_numpy(),
-        latency_lower_quartile_ms=quartiles["lower_quartile_ms"].to_numpy(),
-        latency_upper_quartile_ms=quartiles["upper_quartile_ms"].to_numpy(),
-    )
+    columns = {f"latency_{name}": best[name].to_numpy(dtype=float) for name in _OF_LATENCY}
+    return outcomes.assign(latency_ms=best["median_ms"].to_numpy(dtype=float), **columns)
 
 
 def _outcome(trial: FrozenTrial, task: schema.TaskDescription) -> dict[str, Any]:

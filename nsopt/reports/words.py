@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from nsopt.latency.sittings import distrust
 from nsopt.methods.registry import method_label
-from nsopt.reports.results import Results
+from nsopt.reports.results import BATCH_SIZE, Results
 from nsopt.reports.tables import binding_budget, summary
-from nsopt.scaling.metric import get_metric
+from nsopt.scaling.metric import LATENCY, Joint, get_metric
 from nsopt.scaling.record import describe_reach
 from nsopt.scaling.t_test import run_t_test
 from nsopt.storage.schema import width_key
@@ -24,6 +25,7 @@ _COVERAGE = 0.9
 _QUANTILE = 1.645  # of the normal distribution, for this coverage
 _NEAR_CHANCE = 3.0  # standard errors of the accuracy of a guess
 _AS_MUCH = 1.05  # ratios of costs below this are not worth a word
+_ABOVE = 1.005  # of a budget: a latency that is not above it when rounded to a percent
 _MORE_SEEDS = 5
 _COSTS = {"params": "parameters", "macs": "MACs", "latency_ms": "time"}
 
@@ -72,6 +74,12 @@ def answer(results: Results) -> list[Verdict]:
     budgets = [rows for _, rows in summary(results).groupby(["metric", "budget"], sort=False)]
     compared = [rows for rows in budgets if len(rows) > 1]
     return [_judge_budget(results, rows, reference) for rows in compared or budgets]
+
+
+def doubt_latencies(results: Results) -> str:
+    """Return a warning if the machine was busy while latencies were measured, else ""."""
+    networks = results.outcomes.drop_duplicates("widths")
+    return distrust(networks["latency_spread"].tolist(), networks["latency_waited"].tolist())
 
 
 def paired_difference(
@@ -134,9 +142,24 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
         found += f" The budget is {factor}: its law is extrapolated there."
     if binding_budget(taken):
         found += f" The budget of {binding_budget(taken)} binds."
+    found += "".join(_exceed(row) for _, row in rows.iterrows())
     widths = _widths(results, taken, taken["method"])
     key = width_key(*widths) if len(widths) == 1 else ""
     return Verdict(f"{_format_budget(best)}: {found}", label, key, certain)
+
+
+def _exceed(row: pd.Series) -> str:
+    """Return a sentence if a network was measured to be slower than its budget, else ""."""
+    metric = get_metric(row["metric"])
+    limits = metric.limits if isinstance(metric, Joint) else ((metric, 1),)
+    budget = dict(limits).get(LATENCY, np.nan) * row["budget"]
+    if not row["latency_ms"] > _ABOVE * budget:  # NaN where there is no such budget
+        return ""
+    excess = 100 * (row["latency_ms"] / budget - 1)
+    return (
+        f" {method_label(row['method'])} measured {row['latency_ms']:.4g} ms per batch of "
+        f"{BATCH_SIZE}, {excess:.0f} % above the budget of {budget:.4g} ms."
+    )
 
 
 def _format_budget(row: pd.Series) -> str:

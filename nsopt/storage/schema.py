@@ -20,7 +20,7 @@ from nsopt.settings import differences
 from nsopt.storage.internals import FrozenStudy
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
-METRIC_NAMES = ("validation accuracy (%)", "latency (ms)")
+METRIC_NAMES = ("validation accuracy (%)", "latency (ms per batch of 100)")
 SEARCH_METRIC_NAMES = ("lowest r2 of a layer", "seconds")
 SEARCH = "search"
 BASE = "base"  # folder of the networks that methods start from, in place of a method's name
@@ -45,8 +45,14 @@ _OWN_TASK = "own_task"
 
 @dataclass(frozen=True)
 class TaskDescription:
-    """Network and data of a study, as reports print them. fixed: one line about layers that keep
-    their widths, or empty."""
+    """Network and data of a study, as reports print them.
+
+    Attributes:
+        fixed: one line about layers that keep their widths, or empty.
+        base_params: parameters of the network at its base widths; None if an older version wrote
+            the study.
+        base_macs: its MACs.
+    """
 
     arch: str
     data: str
@@ -56,6 +62,8 @@ class TaskDescription:
     layer_names: tuple[str, ...]
     base_widths: tuple[int, ...]
     fixed: str = ""
+    base_params: int | None = None
+    base_macs: int | None = None
 
 
 def comparison_name(arch: str, data: str, preset: str) -> str:
@@ -137,6 +145,10 @@ def width_key(widths: Sequence[int]) -> str:
     return "-".join(str(width) for width in widths)
 
 
+def read_width_key(key: str) -> tuple[int, ...]:
+    return tuple(int(width) for width in key.split("-"))
+
+
 def write_identity(
     study: Study,
     task: TaskDescription,
@@ -206,17 +218,6 @@ def read_source(study: Study) -> Source:
     return Source(**values | {"subset": Subset(**values["subset"])})
 
 
-def read_latency(
-    study: Study, widths: Sequence[int], conditions: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Return the stored latency of these widths under `conditions`; None if there is none."""
-    wanted = conditions | {"widths": width_key(widths)}
-    for name, value in study.user_attrs.items():
-        if name.startswith(_LATENCY) and wanted.items() <= value.items():
-            return {key: part for key, part in value.items() if key != "widths"}
-    return None
-
-
 def read_latencies(study: Study) -> list[dict[str, Any]]:
     """Return all latencies of a study, of any conditions; `widths` is a `width_key`."""
     return [dict(value) for name, value in study.user_attrs.items() if name.startswith(_LATENCY)]
@@ -225,9 +226,10 @@ def read_latencies(study: Study) -> list[dict[str, Any]]:
 def write_latency(
     study: Study, widths: Sequence[int], conditions: Mapping[str, Any], latency: Mapping[str, Any]
 ) -> None:
-    """Write an attribute for these widths and conditions alone: two processes may write at once."""
+    """Write an attribute for these widths, conditions and sitting alone: two processes may write at
+    once, and what was measured before stays."""
     value = {**latency, "widths": width_key(widths)}
-    digest = _short_digest((value["widths"], sorted(conditions.items())))
+    digest = _short_digest((value["widths"], sorted(conditions.items()), value.get("sitting")))
     study.set_user_attr(f"{_LATENCY}{digest}", value)
 
 

@@ -28,6 +28,8 @@ OUTCOME_COLUMNS = (
     "latency_ms",
     "latency_lower_quartile_ms",
     "latency_upper_quartile_ms",
+    "latency_spread",
+    "latency_waited",
     "tau",
     "val_accuracy",
     "test_accuracy",

@@ -59,23 +59,28 @@ class Plan:
     def enqueue_missing(self) -> bool:
         """Enqueue the missing points in their studies; return whether there were any.
 
-        Before that, time the networks with known widths side by side.
+        Before that, time all networks with known widths side by side, unless each was timed.
         """
         missing = {method: own for method, own in self.missing().items() if own}
-        studies = {method: self.session.open_study(method.name) for method in missing}
-        networks = [
-            (studies[method], self.laws.widths(point))
-            for method, own in missing.items()
-            if not method.needs_trained_network and self.laws.is_ready(method)
-            for point in own
-        ]
-        if networks:
+        if missing:
+            ready = [m for m in self._by_name().values() if self.laws.is_ready(m)]
             self.session.progress.start("measuring latency", 1)
-            find_latencies(self.session, list(dict.fromkeys(networks)))
+            find_latencies(self.session, self._networks(ready))
+        studies = {method: self.session.open_study(method.name) for method in missing}
         for method, own in missing.items():
             for point in own:
                 trials.enqueue_point(studies[method], point)
         return bool(missing)
+
+    def _networks(self, methods: Sequence[Method]) -> list[tuple[Study, tuple[int, ...]]]:
+        """Return the networks that methods propose, each with its study."""
+        networks = []
+        for method in methods:
+            study = self.session.open_study(method.name)
+            with suppress(NoWidthsError):  # its trials fail, and say why
+                widths = dict.fromkeys(self.laws.widths(point) for point in self.points[method])
+                networks += [(study, each) for each in widths]
+        return networks
 
     def warnings(self) -> Iterator[str]:
         """Yield warnings for the user before training starts.
@@ -115,13 +120,7 @@ class Plan:
 
         They are chosen once, because the latencies may be measured again.
         """
-        networks = []
-        for method in methods:
-            study = self.session.open_study(method.name)
-            with suppress(NoWidthsError):  # its trials fail, and say why
-                points = self.comparison.points(method)
-                widths = dict.fromkeys(self.laws.widths(point) for point in points)
-                networks += [(study, each) for each in widths]
+        networks = self._networks(methods)
         macs = [MACS.cost(self.session.task.arch)(widths) for _, widths in networks]
         asked = [self.comparison.references, *macs]
         study = self.session.open_study(methods[0].name)

@@ -19,6 +19,7 @@ from nsopt.latency.model import LatencyModel
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import stored_architecture
 from nsopt.pruning.settings import SearchSettings
+from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.settings import Price
 from nsopt.storage import schema
 from nsopt.storage.provenance import provenance
@@ -88,6 +89,7 @@ class Task:
 
     @property
     def description(self) -> schema.TaskDescription:
+        base = self.arch.base_widths
         return schema.TaskDescription(
             arch=self.arch.name,
             data=self.data.name,
@@ -95,8 +97,10 @@ class Task:
             image_size=self.data.image_size,
             channels=self.data.channels,
             layer_names=self.arch.layer_names,
-            base_widths=self.arch.base_widths,
+            base_widths=base,
             fixed=self.arch.summary(),
+            base_params=PARAMS.cost(self.arch)(base),
+            base_macs=MACS.cost(self.arch)(base),
         )
 
     def stored_studies(self, workspace: Workspace) -> dict[str, Study]:

@@ -1,7 +1,8 @@
 """Time the networks of a comparison side by side, on this device or another."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from optuna.storages import BaseStorage
@@ -10,7 +11,8 @@ from optuna.study import Study
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
-from nsopt.latency.measure import Latency, distrust, latency_conditions, measure_latencies
+from nsopt.latency.measure import Latency, latency_conditions, measure_latencies
+from nsopt.latency.sittings import choose_latencies
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.storage import schema, trials
@@ -21,19 +23,16 @@ from nsopt.study.task import read_architecture
 from nsopt.study.workspace import Workspace
 
 _BATCH = 100
+_WARMUP, _REPEATS, _ROUNDS = 20, 80, 5  # passes of the paper (section 4.2), over all rounds
 Network = tuple[Study, tuple[int, ...]]
 
 
 def time_networks(
-    arch: Architecture,
-    networks: Sequence[Network],
-    compute: Compute,
-    progress: Progress,
-    batch_size: int = _BATCH,
+    arch: Architecture, networks: Sequence[Network], compute: Compute, batch_size: int = _BATCH
 ) -> dict[tuple[int, ...], Latency]:
     """Time networks side by side, equal ones once, and store each latency with its study.
 
-    The caller holds the device (`Compute.exclusive`). If the machine was busy, a message warns.
+    The caller holds the device (`Compute.exclusive`).
 
     Args:
         networks: pairs of a study and the widths of one of its networks.
@@ -43,38 +42,42 @@ def time_networks(
     """
     different = list(dict.fromkeys(widths for _, widths in networks))
     models = [arch.build(widths) for widths in different]
-    device = str(compute.device)
-    measured = measure_latencies(models, arch.input_shape, batch_size, device=device)
+    measured = measure_latencies(
+        models,
+        arch.input_shape,
+        batch_size,
+        warmup=_WARMUP,
+        repeats=_REPEATS,
+        rounds=_ROUNDS,
+        device=str(compute.device),
+    )
     latencies = dict(zip(different, measured, strict=True))
-    conditions = latency_conditions(compute.device, batch_size)
+    conditions = _conditions(compute.device, batch_size)
     for study, widths in networks:
         schema.write_latency(study, widths, conditions, asdict(latencies[widths]))
-    warning = distrust(measured)
-    if warning:
-        progress.message(warning)
     return latencies
 
 
 def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latency]:
-    """Return the latencies of networks on this device. Time the missing ones side by side.
+    """Return the latencies of networks on this device. If one is missing, time all of them side by
+    side.
 
     A network has one latency, whichever methods propose it: a latency in one study of the
     comparison also counts for the others.
     """
     with session.compute.exclusive():
-        conditions = latency_conditions(session.compute.device)
-        known = _read_latencies(session, conditions)
-        missing = [(study, widths) for study, widths in networks if widths not in known]
-        if missing:
-            known |= time_networks(session.task.arch, missing, session.compute, session.progress)
+        known = _read_latencies(session)
+        if any(widths not in known for _, widths in networks):
+            time_networks(session.task.arch, networks, session.compute)
+            known = _read_latencies(session)
+        conditions = _conditions(session.compute.device)
     for study, widths in networks:
-        if schema.read_latency(study, widths, conditions) is None:
-            schema.write_latency(study, widths, conditions, asdict(known[widths]))
+        schema.write_latency(study, widths, conditions, asdict(known[widths]))
     return [known[widths] for _, widths in networks]
 
 
 def time_together(session: Session) -> None:
-    """Time all trained networks of a comparison again, unless they were timed together here.
+    """Time all trained networks of a comparison side by side, unless one sitting timed all.
 
     Latencies from different times cannot be compared. Nothing happens if none was timed on this
     device.
@@ -83,13 +86,13 @@ def time_together(session: Session) -> None:
         each.network for each in _find_trained(session.workspace.storage, session.task.name)
     ]
     with session.compute.exclusive():
-        conditions = latency_conditions(session.compute.device)
-        known = [schema.read_latency(study, widths, conditions) for study, widths in networks]
-        sittings = {latency.get("sitting") if latency else None for latency in known}
-        if not any(known) or (len(sittings) == 1 and None not in sittings):
+        known = _read_latencies(session, [widths for _, widths in networks])
+        own = [known.get(widths) for _, widths in networks]
+        sittings = {latency.sitting if latency else None for latency in own}
+        if not any(own) or (len(sittings) == 1 and None not in sittings):
             return
         session.progress.start("measuring all latencies side by side", 1)
-        time_networks(session.task.arch, networks, session.compute, session.progress)
+        time_networks(session.task.arch, networks, session.compute)
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,8 @@ def measure_again(
 ) -> list[Measured]:
     """Time all trained networks of the comparison `name` side by side, and store the latencies.
 
-    They replace latencies under the same conditions (device, threads, precision, batch size,
-    version of torch). Others stay.
+    Of several sittings under the same conditions (device, threads, precision, batch size, version
+    of torch), the calmest counts (`choose_latencies`).
 
     Args:
         given: the name of the architecture, if the user gave one (`stored_architecture`).
@@ -140,7 +143,7 @@ def measure_again(
             with compute.exclusive():
                 if threads is not None:
                     torch.set_num_threads(threads)
-                latencies = time_networks(arch, networks, compute, progress, batch_size)
+                latencies = time_networks(arch, networks, compute, batch_size)
             for each in trained:
                 widths = each.network[1]
                 found.append(Measured(each.method, each.sizes, widths, latencies[widths]))
@@ -148,17 +151,29 @@ def measure_again(
     return found
 
 
+def _conditions(device: torch.device, batch_size: int = _BATCH) -> dict[str, Any]:
+    return latency_conditions(device, batch_size) | {"repeats": _REPEATS}
+
+
 def _read_latencies(
-    session: Session, conditions: dict[str, object]
+    session: Session, networks: Collection[tuple[int, ...]] = ()
 ) -> dict[tuple[int, ...], Latency]:
-    """Return the stored latencies of a comparison under these conditions, by widths."""
-    known = {}
-    for study in session.studies().values():
-        for found in schema.read_latencies(study):
-            if conditions.items() <= found.items():
-                widths = tuple(int(width) for width in found.pop("widths").split("-"))
-                known[widths] = Latency(**found)
-    return known
+    """Return the latencies of a comparison that count on this device, by widths.
+
+    networks: those that a complete sitting has timed; by default all that were timed.
+    """
+    conditions = _conditions(session.compute.device)
+    stored = [
+        latency
+        for study in session.studies().values()
+        for latency in schema.read_latencies(study)
+        if conditions.items() <= latency.items()
+    ]
+    found = choose_latencies(stored, [schema.width_key(widths) for widths in networks])
+    return {
+        schema.read_width_key(key): Latency(**{k: v for k, v in latency.items() if k != "widths"})
+        for key, latency in found.items()
+    }
 
 
 @dataclass(frozen=True, eq=False)

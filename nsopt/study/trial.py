@@ -143,6 +143,7 @@ class TrialRunner:
             "latency_lower_quartile_ms": latency.lower_quartile_ms,
             "latency_upper_quartile_ms": latency.upper_quartile_ms,
             "latency_spread": latency.spread,
+            "latency_waited": latency.waited,
             "tau": costs["params"],
             "val_accuracy": figures.val_accuracy,
             "test_accuracy": figures.test_accuracy,

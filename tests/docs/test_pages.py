@@ -157,9 +157,10 @@ def test_the_readme_prints_the_answer_of_its_study(monkeypatch: pytest.MonkeyPat
     widths = outcomes["widths"].map(lambda key: tuple(int(width) for width in key.split("-")))
     terminal = Console(width=80, record=True, file=io.StringIO())
     monkeypatch.setattr(console, "console", terminal)
-    single = {"binding": None, "cost_latency": None}  # its file is older than these columns
-    _print_summary(only_outcomes(outcomes.assign(widths=widths, **single)))
-    _, *printed = (line.rstrip() for line in terminal.export_text().splitlines())
+    # Its file is older than these columns.
+    since = {"binding": None, "cost_latency": None, "latency_spread": 0.0, "latency_waited": 0.0}
+    _print_summary(only_outcomes(outcomes.assign(widths=widths, **since)))
+    printed = [line.rstrip() for line in terminal.export_text().splitlines()]
     (shown,) = blocks(README, "text")
     assert shown.splitlines() == printed
 
@@ -168,7 +169,9 @@ def only_outcomes(outcomes: pd.DataFrame) -> Results:
     nothing = pd.DataFrame()
     task = TaskDescription("vgg11", "cifar10", 10, 32, 3, (), ())
     settings = {"data": {"test": 10_000}}
-    return Results("study", task, settings, {}, outcomes, nothing, nothing, nothing, {})
+    return Results(
+        "vgg11-cifar10-params", task, settings, {}, outcomes, nothing, nothing, nothing, {}
+    )
 
 
 def test_the_figure_shows_the_numbers_of_its_study() -> None:

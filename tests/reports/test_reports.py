@@ -365,3 +365,13 @@ def test_names_of_studies_add_no_code_to_the_page(results: Results) -> None:
     page = render(named, [])
     assert "<script>alert" not in page
     assert '" onclick="' not in page
+
+
+def test_the_network_at_its_own_widths_is_a_row(results: Results) -> None:
+    task = dataclasses.replace(results.task, base_params=12_345, base_macs=678_900)
+    page = render(dataclasses.replace(results, task=task), [])
+    assert '<td>1x</td><td class="text">net itself</td>' in page
+    assert "<td>12,345</td><td>678,900</td>" in page
+    trained = dataclasses.replace(task, base_widths=results.outcomes["widths"].iloc[-1])
+    for known in (results.task, trained):
+        assert "net itself" not in render(dataclasses.replace(results, task=known), [])

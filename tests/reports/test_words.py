@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nsopt.reports.page import render
 from nsopt.reports.results import Results
-from nsopt.reports.words import answer, paired_difference
+from nsopt.reports.words import answer, doubt_latencies, paired_difference
 from tests.reports.test_reports import results  # noqa: F401  (a fixture)
 
 
@@ -117,3 +118,22 @@ def test_who_shares_the_best_widths_is_no_rival(results: Results) -> None:  # no
         assert "Uniform and Tuned win by 2.0 points of test accuracy over NeuralScale" in sentence
         assert "They cost 0.5x the time." in sentence
         assert "Widths of Uniform and Tuned: " in sentence
+
+
+def test_a_latency_above_its_budget_is_a_sentence(results: Results) -> None:  # noqa: F811
+    frame = results.outcomes[results.outcomes["budget"] == 4000].assign(ratio=np.nan)
+    for metric, budget in (("latency", 5.59), ("params=4000,latency=5.59", 1.0)):
+        timed = frame.assign(metric=metric, budget=budget)
+        ((verdict),) = answer(dataclasses.replace(results, outcomes=timed))
+        told = "NeuralScale measured 8 ms per batch of 100, 43 % above the budget of 5.59 ms."
+        assert told in verdict.text
+        assert "Uniform measured" not in verdict.text
+
+
+def test_unreliable_milliseconds_are_told_once(results: Results) -> None:  # noqa: F811
+    assert doubt_latencies(results) == ""
+    busy = results.outcomes.assign(latency_spread=0.71, latency_waited=0.81)
+    told = doubt_latencies(dataclasses.replace(results, outcomes=busy))
+    assert told.startswith("Milliseconds are unreliable: the machine was busy. Rounds of 4 of 4 ")
+    assert "run nsopt latency to measure again" in told
+    assert told in render(dataclasses.replace(results, outcomes=busy), [])

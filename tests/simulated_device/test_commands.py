@@ -1,6 +1,5 @@
 """The commands, in this process, on a device."""
 
-from functools import partial
 from pathlib import Path
 
 import optuna
@@ -9,7 +8,6 @@ import torch
 
 import nsopt
 from nsopt.latency import kernel_times, learn
-from nsopt.latency.measure import measure_latencies
 from nsopt.reports.results import read_results
 from nsopt.study import timing
 from tests.conftest import call_nsopt
@@ -23,13 +21,14 @@ TASK = (
     *("--pretrain-epochs=1", "--search-images=40", "--seeds=1"),
 )
 EXPORT = ("--format=state_dict",)
-FEW = {"warmup": 1, "repeats": 2, "rounds": 2}
+FEW = {"_WARMUP": 1, "_REPEATS": 2, "_ROUNDS": 2}
 METHODS = ["magnitude", "neuralscale", "uniform"]
 
 
 @pytest.fixture(autouse=True)
 def _few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "measure_latencies", partial(measure_latencies, **FEW))
+    for name, few in FEW.items():
+        monkeypatch.setattr(timing, name, few)
     for name, few in {"_RANDOM": 2, "_UNIFORM": 2, "_ROUNDS": 1, "_REPEATS": 1}.items():
         monkeypatch.setattr(learn, name, few)
     monkeypatch.setattr(learn, "_SCALES", (0.25, 0.5, 1))

@@ -18,7 +18,7 @@ from nsopt.study.comparison import (
     sizes_of_ratios,
 )
 from nsopt.study.workspace import Workspace
-from tests.study.test_comparison import comparison_in, results_at, workspace_in
+from tests.study.test_comparison import comparison_in, results_at, studies_at, workspace_in
 
 
 @pytest.fixture
@@ -49,6 +49,7 @@ def test_references_span_the_macs_and_the_latencies_of_the_others(comparison: Co
 def test_references_are_trained_and_read_off(
     comparison: Comparison, narrow: TableArchitecture, place: Workspace
 ) -> None:
+    """They are timed beside the others before any training, so that trials and tables agree."""
     far_apart = sizes_of_ratios(narrow, PARAMS, [0.4, 0.7])  # whatever the clock says
     comparison = dataclasses.replace(comparison, sizes=far_apart)
     run_comparison(comparison, place, Silent())
@@ -58,5 +59,11 @@ def test_references_are_trained_and_read_off(
     assert 1 <= len(references) <= 3
     assert (references["macs"] <= references["budget"]).all()
     assert len(answer(results_at(place))) == len(far_apart)
+    assert sorted(outcomes["latency_ms"]) == sorted(
+        trial.user_attrs["latency_ms"]
+        for kind, study in studies_at(place).items()
+        if kind in ("uniform", "neuralscale")
+        for trial in study.trials
+    )
     run_comparison(comparison, place, Silent())
     assert len(results_at(place).outcomes) == len(outcomes)

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -14,7 +15,9 @@ from nsopt.compute.locks import hold_lock
 from nsopt.files import cache_folder
 from nsopt.latency import measure as latency
 from nsopt.latency.measure import Latency
+from nsopt.latency.sittings import choose_latencies
 from nsopt.progress import Silent
+from nsopt.reports.dashboard import note
 from nsopt.storage import schema, trials
 from nsopt.storage.queue import claim, run
 from nsopt.study import compare, timing, worker
@@ -30,10 +33,12 @@ from nsopt.study.worker import join
 from nsopt.study.workspace import Workspace
 from tests.forked import Forked
 from tests.study.test_comparison import (
+    SETTINGS,
     Listener,
     only,
     results_at,
     studies_at,
+    with_settings,
 )
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -154,11 +159,17 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     devices: list[str] = []
 
     def measure(
-        models: list[torch.nn.Module], shape: tuple[int, int, int], batch_size: int, device: str
+        models: list[torch.nn.Module],
+        shape: tuple[int, int, int],
+        batch_size: int,
+        device: str,
+        repeats: int,
+        **passes: int,
     ) -> list[Latency]:
         conditions = latency.latency_conditions(torch.device(device))
         devices.extend([conditions["device"]] * len(models))
-        return [Latency(float(len(devices)), 1.0, 1.0, 1.0, repeats=1, **conditions)] * len(models)
+        number = float(len(devices))
+        return [Latency(number, 1.0, 1.0, 1.0, repeats=repeats, **conditions)] * len(models)
 
     monkeypatch.setattr(timing, "measure_latencies", measure)
     return devices
@@ -211,7 +222,11 @@ def test_in_the_end_all_networks_of_a_comparison_were_timed_side_by_side(
     comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sittings() -> set[str]:
-        return set(results_at(place).latencies["sitting"])
+        """Those that count."""
+        results = results_at(place)
+        networks = results.outcomes["widths"].map(schema.width_key)
+        counted = choose_latencies(results.latencies.to_dict("records"), set(networks))
+        return {latency["sitting"] for latency in counted.values()}
 
     first = only(comparison, "uniform", seeds=1)
     run_comparison(first, place, Silent())
@@ -230,17 +245,43 @@ def test_in_the_end_all_networks_of_a_comparison_were_timed_side_by_side(
     assert sittings() == both
 
 
-def test_a_latency_of_other_precision_or_batch_does_not_count(
+@pytest.mark.parametrize("other", [{"precision": "bf16"}, {"batch_size": 1}, {"repeats": 50}])
+def test_a_latency_of_other_conditions_does_not_count(
+    comparison: Comparison, place: Workspace, measured: list[str], other: dict[str, Any]
+) -> None:
+    session = Session(comparison.task, place, CPU, Silent())
+    network = session.open_study("uniform"), comparison.task.arch.base_widths
+    (found,) = find_latencies(session, [network])
+    assert find_latencies(session, [network]) == [found]
+    (stored,) = schema.read_latencies(network[0])
+    changed = {key: value for key, value in stored.items() if key != "widths"} | other
+    for name in [name for name in network[0].user_attrs if name.startswith("latency:")]:
+        network[0].set_user_attr(name, stored | other)
+    assert schema.read_latencies(network[0]) == [changed | {"widths": stored["widths"]}]
+    find_latencies(session, [network])
+    assert len(measured) == 2
+
+
+def test_the_calmest_complete_sitting_counts_in_tables_and_for_new_trials(
     comparison: Comparison, place: Workspace
 ) -> None:
-    study = comparison.task.open_study(place.storage, "uniform", CPU)
-    conditions = latency.latency_conditions(torch.device("cpu"))
-    value = {"median_ms": 1.0, **conditions}
-    schema.write_latency(study, (1, 2), conditions, value)
-    assert schema.read_latency(study, (1, 2), conditions) == value
-    for other in ({"precision": "bf16"}, {"batch_size": 1}):
-        assert schema.read_latency(study, (1, 2), conditions | other) is None
-    assert schema.read_latency(study, (1, 3), conditions) is None
+    smoke = with_settings(comparison, SETTINGS.updated(preset="smoke"))
+    one = only(smoke, "uniform", seeds=1)
+    run_comparison(one, place, Silent())
+    study = place.studies(one.task.name)["uniform"]
+    (stored,) = schema.read_latencies(study)
+    key = stored.pop("widths")
+    for sitting, spread, ms in (("3", 0.9, 91.0), ("2", 0.0, 33.0), ("4", 0.8, 92.0)):
+        again = stored | {"sitting": sitting, "spread": spread, "waited": 0.0, "median_ms": ms}
+        schema.write_latency(study, schema.read_width_key(key), {}, again)
+    assert len(schema.read_latencies(study)) == 4
+    results = results_at(place)
+    assert set(results.outcomes["latency_ms"]) == {33.0}
+    assert set(results.outcomes["latency_spread"]) == {0.0}
+    assert "| 33.00 |" in note(results, "uniform")
+    session = Session(one.task, place, CPU, Silent())
+    (found,) = find_latencies(session, [(study, schema.read_width_key(key))])
+    assert found.median_ms == 33.0
 
 
 def test_results_of_one_comparison_do_not_hide_those_of_another(
