@@ -7,8 +7,9 @@ All arms start from the same dense network and have the same shares of its MACs:
     isomorphic       the same, compared within groups of equal shape alone
     scratch          uniform widths from scratch, with the epochs of fine-tuning
     scratch long     the same, with the epochs of the dense network added
-The first four are fine-tuned in the same way, the last two trained as the dense network was. Prints
-test accuracy and measured milliseconds. It continues where it stopped.
+The first four are fine-tuned in the same way, the last two trained as the dense network was. In the
+end all networks are timed side by side; it prints test accuracy and milliseconds per batch of 100,
+and writes `compression.csv`. It continues where it stopped.
 
 Needs the optional dependency: pip install 'nsopt[benchmarks]'.
 """
@@ -38,10 +39,12 @@ from benchmarks.trained import (
 )
 from nsopt.compute.placement import place_images
 from nsopt.data.augmentation import TrainingBatches
+from nsopt.latency.measure import measure_latencies
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
 from nsopt.pruning.inherited import inherit_network
 from nsopt.study.presets import get_preset
+from nsopt.training.evaluation import accuracy_on
 
 _BATCHES = 5  # over which Torch-Pruning averages importance before a step
 _STEPS = 100  # to 5 % of the channels
@@ -100,11 +103,9 @@ def train_arm(dense: Dense, arm: str, share: float, epochs: int, seed: int) -> d
             arch = trace(model, torch.zeros(2, *dense.arch.input_shape))
             widths = arch.base_widths
         outcome = nsopt.train(arch, widths, dense.data, settings, start=model, teacher=dense.model)
-    latency = nsopt.measure_latency(outcome.model, dense.arch.input_shape)
     return {
         "test": outcome.test_accuracy,
         "macs": int(arch.cost("macs")(widths)),
-        "ms": latency.median_ms,
         "widths": list(widths),
     }
 
@@ -124,15 +125,44 @@ def compress(
         settings=settings,
         out=folder / f"{dense.name}-{share}-{seed}",
     )[word]
-    latency = nsopt.measure_latency(result.model, dense.arch.input_shape)
     return {
         "test": result.test_accuracy,
         "macs": result.cost["macs"],
-        "ms": latency.median_ms,
         "widths": list(result.widths),
         "chosen": result.method,
         "score": result.score,
     }
+
+
+def describe(dense: Dense) -> dict[str, Any]:
+    """Return the row of a whole network."""
+    _, _, splits, compute = rank_dense(dense)
+    widths = dense.arch.base_widths
+    return {
+        "network": dense.name,
+        "share": 1.0,
+        "arm": "dense",
+        "seed": 0,
+        "test": accuracy_on(splits.test, dense.model, splits, compute),
+        "macs": int(dense.arch.cost("macs")(widths)),
+        "widths": list(widths),
+    }
+
+
+def with_milliseconds(frame: pd.DataFrame, wholes: Sequence[Dense]) -> pd.DataFrame:
+    """Time the networks of all rows side by side; return the rows with milliseconds per batch.
+
+    They are missing where Torch-Pruning ties other layers than the architecture does.
+    """
+    archs = {dense.name: dense.arch for dense in wholes}
+    frame = frame[frame["network"].isin(list(archs))]
+    keys = list(zip(frame["network"], frame["widths"].map(tuple), strict=True))
+    fits = {name: len(arch.base_widths) for name, arch in archs.items()}
+    distinct = [key for key in dict.fromkeys(keys) if len(key[1]) == fits[key[0]]]
+    models = [archs[name].build(widths) for name, widths in distinct]
+    found = measure_latencies(models, wholes[0].arch.input_shape)
+    ms = {key: latency.median_ms for key, latency in zip(distinct, found, strict=True)}
+    return frame.assign(ms=[ms.get(key) for key in keys])
 
 
 _ARMS = ("compressed", "inherited", "torch-pruning", "isomorphic", "scratch", "scratch long")
@@ -148,12 +178,12 @@ def main() -> None:
     options = parser.parse_args()
     data = read_images(options)
     results = Results(options.folder / "compression.jsonl", ("network", "share", "arm", "seed"))
-    for name in options.networks:
-        dense = train_dense(name, data, options.folder)
+    wholes = [train_dense(name, data, options.folder) for name in options.networks]
+    for dense in wholes:
         for seed in range(options.seeds):
             for share in options.shares:
                 for arm in _ARMS:
-                    key = {"network": name, "share": share, "arm": arm, "seed": seed}
+                    key = {"network": dense.name, "share": share, "arm": arm, "seed": seed}
                     if results.has(**key):
                         continue
                     if arm == "compressed":
@@ -164,7 +194,9 @@ def main() -> None:
                     else:
                         found = train_arm(dense, arm, share, options.epochs, seed)
                     results.add(**key, **found)
-    frame = pd.DataFrame(results.rows)
+    rows = [*map(describe, wholes), *results.rows]
+    frame = with_milliseconds(pd.DataFrame(rows), wholes)
+    frame.to_csv(options.folder / "compression.csv", index=False)
     columns = ["test", "macs", "ms"]
     table = frame.groupby(["network", "share", "arm"], sort=False)[columns].agg(["mean", "std"])
     print(table.to_string())
