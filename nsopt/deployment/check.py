@@ -29,6 +29,15 @@ class ExportCheck:
     difference: float
 
 
+def measure_accuracy(path: Path, test: ImageSet) -> float:
+    """Return the percentage of test images, uint8, that an ONNX file gets right."""
+    exported, right = load_exported(path, "onnx"), 0
+    for images, labels in zip(test.parts(_BATCH), test.labels.split(_BATCH), strict=True):
+        found = exported(images.to(torch.float32) / _PIXEL_RANGE)
+        right += int((found.argmax(dim=1) == labels).sum())
+    return 100 * right / len(test)
+
+
 @torch.no_grad()
 def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) -> ExportCheck:  # noqa: A002
     """Load an exported file and compare it with `network` on test images, uint8.

@@ -84,7 +84,7 @@ def load_exported(path: Path | str, format: str, arch: str | None = None) -> Pre
 def export_to_onnx(module: nn.Module, examples: Tensor, facts: dict[str, Any], path: Path) -> None:
     """Write any network with one input as ONNX; the batch size stays free."""
     for package in ("onnx", "onnxscript"):
-        _import(package)
+        import_for_export(package)
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
@@ -105,7 +105,7 @@ def _write_onnx(network: KeptNetwork, path: Path) -> None:
 
 
 def _read_onnx(path: Path, arch: str | None) -> Predict:
-    runtime = _import("onnxruntime")
+    runtime = import_for_export("onnxruntime")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (name,) = (value.name for value in session.get_inputs())
 
@@ -154,7 +154,8 @@ def _examples(network: KeptNetwork) -> Tensor:
     return torch.rand(_EXAMPLES, *network.input_shape)
 
 
-def _import(package: str) -> Any:
+def import_for_export(package: str) -> Any:
+    """Import a package of the extra `export`. Raises NsoptError if it is missing."""
     try:
         return import_module(package)
     except ImportError:

@@ -83,12 +83,13 @@ def test_a_second_call_repeats_nothing_and_names_the_export(whole: Path, tmp_pat
     assert call_nsopt(*command, out, "--format=state_dict").returncode == 0
 
 
-@pytest.mark.parametrize("kind", ["onnx", "pt2", "state_dict"])
+@pytest.mark.parametrize("kind", ["--int8", "--format=pt2", "--format=state_dict"])
 def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None:
     storage, out = f"--storage=sqlite:///{whole / 'study.db'}", tmp_path / "mine" / "network"
     study = "--study=vgg11-digits-12each-smoke/neuralscale"
-    done = call_nsopt("export", storage, study, "--ratio=0.03", f"--format={kind}", f"--out={out}")
+    done = call_nsopt("export", storage, study, "--ratio=0.03", kind, f"--out={out}")
     assert done.returncode == 0, done.stderr
+    assert ("8-bit integers (Q" in done.stdout) == (kind == "--int8")
     of_file, stored = re.findall(r"\d+\.\d\d", done.stdout)[:2]
     best = read_results(f"sqlite:///{whole / 'study.db'}").outcomes.query(
         "method == 'neuralscale' and ratio == 0.03"
@@ -121,6 +122,7 @@ def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None
         (("--storage=sqlite:///nothing.db",), "nothing is stored at sqlite:///nothing.db"),
         (("--ratio=0.03", "--data=folder:nowhere"), "nowhere"),
         (("--format=onx",), "onnx"),
+        (("--format=pt2", "--int8=true"), "--int8 is for --format onnx, and reads the images"),
     ],
 )
 def test_what_cannot_be_taken_home_says_so(
