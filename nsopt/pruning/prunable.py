@@ -63,6 +63,6 @@ class PrunableTable:
 def make_prunable(arch: Architecture, model: nn.Module, widths: Sequence[int]) -> Prunable:
     """Return `model`, an unpruned network of `arch` with these widths, as a `Prunable`."""
     if isinstance(arch, TracedArchitecture):
-        return PrunableTrace(arch.network.at(model), model)
+        return PrunableTrace(arch.network.retrace(model), model)
     assert isinstance(arch, TableArchitecture)
     return PrunableTable(arch, model, widths)

@@ -178,7 +178,7 @@ def find_gate_slices(network: TracedNetwork) -> list[list[list[Slices]]]:
 
 
 def _find_gates(network: TracedNetwork, makers: Makers, group: Group) -> list[list[Slices]]:
-    products, norms = makers.making(group), makers.scaling(group)
+    products, norms = makers.find_products(group), makers.find_norms(group)
     behind = {
         slices: [norm for channels, norm in norms if np.array_equal(channels, made)][:1]
         for made, slices in products
@@ -188,7 +188,7 @@ def _find_gates(network: TracedNetwork, makers: Makers, group: Group) -> list[li
     found = [norm for following in behind.values() for norm in following]
     found += [slices for slices, following in behind.items() if not following]
     gates = [_add_bias(network, slices) for slices in dict.fromkeys(found)]
-    holders = makers.holding(group)
+    holders = makers.find_holders(group)
     if not norms:
         counted = {slices for gate in gates for slices in gate}
         gates += [[s] for s in holders if s in makers.vectors and s not in counted]

@@ -80,7 +80,7 @@ def test_units_that_are_cut_out_are_those_that_masks_would_hold_at_zero(
         (output["out"] if isinstance(output, dict) else output).square().mean().backward()
         optimizer.step()
     kept = [np.arange(0, max(1, w - w // 3)) for w in arch.base_widths]
-    expected = arch.network.at(model).cut(model, kept).state_dict()
+    expected = arch.network.retrace(model).cut(model, kept).state_dict()
     network._prunable.shrink(kept, optimizer)
     torch.testing.assert_close(dict(model.state_dict()), dict(expected), rtol=0, atol=0)
     momentum = [state["momentum_buffer"].shape for state in optimizer.state.values()]

@@ -1,2 +1,5 @@
-"""Any module as a family of networks: its operations run on labels that say which channels go
-together."""
+"""Turn any module into a family of networks with other widths.
+
+The module runs once on labels instead of numbers (labels.py). They show which channels belong
+together and must be removed together (groups.py).
+"""

@@ -31,13 +31,16 @@ PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
 
 @dataclass(frozen=True, eq=False)
 class TracedArchitecture:
-    """A traced module as a function of the widths of its L groups of channels.
+    """The `Architecture` of a traced module: its networks have L groups of units with own widths.
 
-    layer_names: of the groups, each by the module that first makes its channels; base_widths: in
-    units; input_shape: of one example; num_classes: the last size of the output; capped: groups
-    that cannot grow, refused: those that cannot change at all, both by name with the reason;
-    init: draws first values into a network, None for the law told from the module itself; latency:
-    its cost model in milliseconds, if one was learned.
+    Attributes:
+        name: for messages and studies.
+        network: the traced network.
+        layer_names: of the groups, each after the module that first makes its channels.
+        capped: groups that cannot grow, by name, with the reasons.
+        refused: groups that cannot change at all, by name, with the reasons.
+        init: initialises a new network; if None, its values resemble those of the traced module.
+        latency: cost model in milliseconds, or None before `nsopt.with_latency`.
     """
 
     name: str
@@ -50,41 +53,47 @@ class TracedArchitecture:
 
     @property
     def base_widths(self) -> tuple[int, ...]:
+        """The widths of the traced module, in units."""
         return self.network.family.widths
 
     @property
     def channels_per_unit(self) -> tuple[int, ...]:
-        """Of the module that first makes them."""
+        """Per group, how many channels a unit has in the module that first makes them."""
         return tuple(g.per_dimension[min(g.per_dimension)] for g in self.network.family.groups)
 
     @cached_property
     def narrowest(self) -> tuple[int, ...]:
-        return tuple(probe.narrowest(self.network).tolist())
+        """The smallest widths at which networks run, found by trying."""
+        return tuple(probe.find_narrowest(self.network).tolist())
 
     @cached_property
     def layout(self) -> torch.memory_format:
+        """Memory layout of its networks and their inputs."""
         return best_layout(self.network.template, self.network.run.examples)
 
     @property
     def streams(self) -> tuple[int, ...]:
-        """Each group alone: what is added to each other is one."""
+        """Every group is its own: channels that are added to each other are one group already."""
         return tuple(range(len(self.base_widths)))
 
     @property
     def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
         return tuple(self.network.run.examples[0].shape[1:])
 
     @property
     def num_classes(self) -> int:
+        """The last size of the first output."""
         return self.network.outputs[0][-1]
 
     def check_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
-        """`widths` as a tuple of ints; NsoptError if they cannot be those of a network."""
+        """Return `widths` as a tuple of ints. Raises NsoptError for invalid ones."""
         checked = read_widths(self, widths)
         for name, width, base in zip(self.layer_names, checked, self.base_widths, strict=True):
             if width > base and name in self.capped:
                 raise NsoptError(f"the width of {name} cannot exceed {base}: {self.capped[name]}")
-        if any(w < probe.smaller(base) for w, base in zip(checked, self.base_widths, strict=True)):
+        tried = map(probe.shrink_width, self.base_widths)
+        if any(width < least for width, least in zip(checked, tried, strict=True)):
             self._check_narrow(checked)
         return checked
 
@@ -92,14 +101,14 @@ class TracedArchitecture:
         for name, width, least in zip(self.layer_names, widths, self.narrowest, strict=True):
             if width < least:
                 raise NsoptError(
-                    f"the width of {name} cannot be below {least}: the network does not run there, "
-                    "or its channels join differently"
+                    f"the width of {name} cannot be below {least}: the network does not run with "
+                    "fewer units, or combines other channels"
                 )
 
     def build(self, widths: Sequence[int]) -> nn.Module:
-        """A freshly initialised network. NsoptError for widths that it cannot have."""
+        """Return a newly initialised network. Raises NsoptError for invalid widths."""
         w = np.array(self.check_widths(widths), np.int64)
-        model = self.network.empty(w)
+        model = self.network.build_empty(w)
         fill_buffers(model, self.network, widths)
         if self.init is not None:
             self.init(model)
@@ -109,27 +118,38 @@ class TracedArchitecture:
         return model
 
     def shapes(self, widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
-        """Of all tensors in the state of `build(widths)`, which is not built."""
-        model = self.network.empty(np.array(self.check_widths(widths), np.int64), "meta")
+        """Return the shapes of all tensors in the state of a network, without building it."""
+        model = self.network.build_empty(np.array(self.check_widths(widths), np.int64), "meta")
         return shapes_of(model.state_dict())
 
     def prune(self, model: nn.Module, kept: Sequence[Sequence[int]]) -> nn.Module:
-        """A copy of `model`, a network of base widths, with the kept units of each group.
+        """Return a copy of `model` that has only some units of each group.
 
-        kept: per group, ascending indices. What is left computes as if the others were zero, where
-        `explain` does not call the group inexact.
+        The result equals that of setting the other units to zero, except in groups for which
+        `explain` says otherwise.
+
+        Args:
+            model: a network of base widths.
+            kept: per group, ascending indices of the units to keep.
+
+        Raises:
+            NsoptError: if `kept` has another number of groups.
         """
         if len(kept) != len(self.base_widths):
             raise NsoptError(f"{self.name} has {len(self.base_widths)} groups, got {len(kept)}")
         return self.network.cut(model, [np.asarray(indices, np.int64) for indices in kept])
 
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
-        """Per group, the relative L1 norms of what makes each unit, their mean."""
-        network = self.network.at(model)
+        """Return the L1 norms of each group's units in `model`, float64 (w_l,).
+
+        A norm is relative to the mean of its parameter, and averaged over all slices of parameters
+        that make the unit.
+        """
+        network = self.network.retrace(model)
         makers, result = Makers.of(network), []
         for group in network.family.groups:
             of_unit, counted = torch.zeros(2, len(network.family.units.fixed), dtype=torch.float64)
-            for name, axis in makers.first(group):
+            for name, axis in makers.find_first(group):
                 label = network.labels[name][axis]
                 assert isinstance(label, np.ndarray)
                 units = torch.from_numpy(network.family.units.of_atom[label])
@@ -140,30 +160,43 @@ class TracedArchitecture:
         return result
 
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
-        """A network of `widths` that starts from the kept units of a trained `model`.
+        """Return a network of `widths` with the kept units of a trained `model`.
 
-        Tensors of units that cannot be cut one by one start anew where their width differs.
+        Tensors of a rigid group whose width differs are newly initialised, as are all other units.
+
+        Args:
+            model: a trained network of this family.
+            kept: per group, indices of at most `widths[l]` units.
+            widths: of the new network.
         """
         started = self.build(widths).to(next(model.parameters()).device)
-        source = self.network.at(model).indices([k.cpu().numpy() for k in kept])
-        target = self.network.at(started).indices([np.arange(len(k)) for k in kept])
+        source = self.network.retrace(model).indices([k.cpu().numpy() for k in kept])
+        target = self.network.retrace(started).indices([np.arange(len(k)) for k in kept])
         tensors, values = tensors_of(started), tensors_of(model)
         with torch.no_grad():
             for name, picked in source.items():
                 if values[name].ndim == 0:
                     tensors[name].copy_(values[name])
                 elif [len(axis) for axis in picked] == [len(axis) for axis in target[name]]:
-                    tensors[name][_grid(target[name])] = values[name][_grid(picked)]
+                    tensors[name][_make_grid(target[name])] = values[name][_make_grid(picked)]
         return started
 
     def with_latency(self, latency: CostModel) -> Self:
+        """Return a copy with a cost model for `latency`."""
         return replace(self, latency=latency)
 
     def cost(self, metric: str) -> LimitedCost:
-        """Exact cost model for `params`, `macs` (of one example), `flash` or `memory` (bytes
-        of the weights, or of the activations at their peak); for `latency`, what it has."""
+        """Return the cost model for a metric, with the limits of the widths.
+
+        Args:
+            metric: `params`, `macs` (of one example), `flash` or `memory` (bytes of the weights, or
+                of the activations at their peak), which are exact, or `latency` (milliseconds).
+
+        Raises:
+            NsoptError: for an unknown metric, or one that cannot be counted for this network.
+        """
         if metric == "latency":
-            return self._limited(require_latency(self.name, self.latency))
+            return self._limit(require_latency(self.name, self.latency))
         if metric in COUNTED_IN_BYTES:
             numbers, each = COUNTED_IN_BYTES[metric]
             limited = self.cost(numbers)
@@ -177,18 +210,18 @@ class TracedArchitecture:
                 axes = [index[name, axis] for axis, n in enumerate(parameter.shape) if n > 1]
                 scale = int(parameter.numel() > 0)
                 terms.append((scale, [(factors[i], int(constants[i])) for i in axes]))
-            return self._limited(TracedCost.of(metric, terms, layers))
+            return self._limit(TracedCost.of(metric, terms, layers))
         if metric == "activations":
-            return replace(self._limited(self._activations), find_narrowest=self._seen)
+            return replace(self._limit(self._activations), find_narrowest=self._find_narrowest_seen)
         if metric == "macs":
             products, examples = network.products
             count = network.family.count
             terms = [(p.factor, [count(atoms) for atoms in p.dimensions]) for p in products]
-            return self._limited(TracedCost.of(metric, terms, layers, examples))
+            return self._limit(TracedCost.of(metric, terms, layers, examples))
         raise unknown_name("metric", metric, ("params", "macs"))
 
     def channels(self, widths: Sequence[int]) -> dict[str, int]:
-        """The channels that each group's module makes in a network of these widths."""
+        """Return, by layer name, how many channels it makes in a network of `widths`."""
         w = np.array(self.check_widths(widths), np.int64)
         sizes = self.network.family.sizes(w)
         return {
@@ -197,33 +230,33 @@ class TracedArchitecture:
         }
 
     def summary(self) -> str:
-        """One line: how many widths there are, and which modules keep theirs."""
-        fixed = dict.fromkeys([*self.refused, *self._fixed()])
+        """Return one line: the number of widths, and the modules that keep theirs."""
+        fixed = dict.fromkeys([*self.refused, *self._find_fixed()])
         kept = f"fixed: {', '.join(fixed)}" if fixed else "nothing is fixed"
         return f"{self.name}: {len(self.base_widths)} widths can change, {kept}"
 
     def explain(self) -> str:
-        """What can be scaled, what cannot, and why."""
+        """Return lines that say which widths can change, which cannot, and why."""
         lines = [f"{self.name}: {len(self.base_widths)} widths"]
         for name, group in zip(self.layer_names, self.network.family.groups, strict=True):
-            lines.append(f"  {name}: {self._description(name, group)}")
+            lines.append(f"  {name}: {self._describe(name, group)}")
         lines += [f"  fixed: {name}: {reason}" for name, reason in self.refused.items()]
-        lines += [f"  fixed: {name}: {reason}" for name, reason in self._fixed().items()]
+        lines += [f"  fixed: {name}: {reason}" for name, reason in self._find_fixed().items()]
         return "\n".join(lines)
 
-    def _description(self, name: str, group: Group) -> str:
+    def _describe(self, name: str, group: Group) -> str:
         channels = next(iter(group.per_dimension.values()))
         parts = [f"{group.width} units" + (f" of {channels} channels" if channels > 1 else "")]
         if group.rigid:
-            parts.append("cannot be cut one by one")
+            parts.append("cannot be removed one by one")
         if not group.exact:
             parts.append("removing one is not the same as setting it to zero")
         if name in self.capped:
             parts.append(f"cannot grow: {self.capped[name]}")
         return ", ".join(parts)
 
-    def _fixed(self) -> dict[str, str]:
-        """Modules whose outputs keep their number, but for kernels, with the reasons."""
+    def _find_fixed(self) -> dict[str, str]:
+        """Return the modules whose number of outputs is fixed, with the reasons."""
         network, reasons = self.network, {}
         names = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
         for path, module in network.template.named_modules():
@@ -237,23 +270,26 @@ class TracedArchitecture:
             if (network.family.group_of_unit[units] >= 0).all():
                 continue
             used = id(weight) in network.trace.read
-            found = _reasons(network, units) if used else ["is never used"]
+            found = _find_reasons(network, units) if used else ["is never used"]
             reasons[path] = "; ".join(found)
         return reasons
 
-    def _limited(self, cost: CostModel) -> LimitedCost:
+    def _limit(self, cost: CostModel) -> LimitedCost:
+        """Return a cost model with the limits of the widths."""
         named = zip(self.layer_names, self.base_widths, strict=True)
         widest = np.array([base if name in self.capped else np.inf for name, base in named])
         return LimitedCost(cost, widest, lambda: self.narrowest)
 
     @cached_property
     def _activations(self) -> PeakActivations:
-        halved = np.maximum(self._seen(), np.array(self.base_widths) // 2)
+        halved = np.maximum(self._find_narrowest_seen(), np.array(self.base_widths) // 2)
         return self.network.activations(halved)
 
-    def _seen(self) -> tuple[int, ...]:
-        """The narrowest widths whose networks make the same buffers: copies of a single unit may
-        vanish."""
+    def _find_narrowest_seen(self) -> tuple[int, ...]:
+        """Return the smallest widths whose networks store the same activations as wider ones.
+
+        With a single unit, PyTorch may omit copies.
+        """
         return tuple(max(FEWEST_SEEN, width) for width in self.narrowest)
 
     @cached_property
@@ -261,8 +297,8 @@ class TracedArchitecture:
         return InitialisationLaw.of(self.network.template)
 
 
-def _reasons(network: TracedNetwork, units: Atoms) -> list[str]:
-    """Why units have to stay."""
+def _find_reasons(network: TracedNetwork, units: Atoms) -> list[str]:
+    """Return why these units are fixed."""
     of_atom = network.family.units.of_atom
     return sorted(
         {
@@ -273,10 +309,11 @@ def _reasons(network: TracedNetwork, units: Atoms) -> list[str]:
     )
 
 
-def _grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:
-    """For indexing every dimension by its own indices."""
+def _make_grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:
+    """Return an index that selects the product of the indices of all dimensions."""
     return tuple(torch.from_numpy(axis) for axis in np.ix_(*indices))
 
 
 def output_axis(module: nn.Module) -> int:
+    """Return the axis of a module's weight that belongs to its outputs."""
     return 1 if getattr(module, "transposed", False) else 0

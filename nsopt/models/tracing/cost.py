@@ -1,4 +1,4 @@
-"""The cost of a traced network: sums of products of sizes, each a linear function of the widths."""
+"""The cost of a traced network: a sum of products of sizes, which are linear in the widths."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -12,15 +12,20 @@ from nsopt.errors import NsoptError
 from nsopt.models.tracing.labels import Atoms
 from nsopt.scaling.cost import CostModel, Numbers, grown_by_one, read_rows
 
-Size = tuple[Atoms, int]  # factors of the widths (L,), and a constant
+Size = tuple[Atoms, int]  # factor of each of the L widths, and a constant to add
 
 
 @dataclass(frozen=True, eq=False)
 class TracedCost:
-    """A `CostModel` that counts exactly, as all sizes of the network follow from its widths.
+    """A `CostModel` that counts exactly, because the widths determine all sizes of the network.
 
-    T terms of at most D factors. metric: what it counts; coefficients: (T,); factors: (D, T, L);
-    constants: (D, T).
+    The cost of widths w is sum_t coefficients[t] * prod_d (factors[d, t] @ w + constants[d, t]).
+
+    Attributes:
+        metric: what it counts.
+        coefficients: (T,), one for each of T terms.
+        factors: (D, T, L), for products of at most D sizes and L widths.
+        constants: (D, T).
     """
 
     metric: str
@@ -36,8 +41,17 @@ class TracedCost:
         layers: int,
         divisor: int = 1,
     ) -> Self:
-        """terms: a coefficient and the sizes that it is multiplied by; divisor: of the total, which
-        it divides without a rest."""
+        """Return the cost that is the sum of `terms`; equal products of sizes become one term.
+
+        Args:
+            metric: what the cost counts.
+            terms: pairs of a coefficient and the sizes to multiply it by.
+            layers: number of widths.
+            divisor: number of examples among which the sum is divided.
+
+        Raises:
+            NsoptError: if `divisor` does not divide the sum evenly.
+        """
         merged: Counter[tuple[tuple[bytes, int], ...]] = Counter()
         for coefficient, sizes in terms:
             fixed = [constant for factor, constant in sizes if not factor.any()]
@@ -51,25 +65,25 @@ class TracedCost:
                 factors[d, t], constants[d, t] = np.frombuffer(factor, np.int64), constant
         coefficients = np.array(list(merged.values()), np.int64)
         if (coefficients % divisor).any():
-            raise NsoptError("the work of the network is not the same for each of its examples")
+            raise NsoptError("the network does not need the same number of MACs for every example")
         return cls(metric, coefficients // divisor, factors, constants)
 
     def __call__(self, widths: ArrayLike) -> int | Atoms:
         w = read_rows(widths, self.factors.shape[-1])
-        total = self._terms(w).sum(axis=-1)
+        total = self._compute_terms(w).sum(axis=-1)
         return int(total) if w.ndim == 1 else total
 
     def lower_bound(self, widths: ArrayLike) -> int | Atoms:
-        """The cost itself: it never falls as a width grows."""
+        """Return the cost itself, because it never falls as a width grows."""
         return self(widths)
 
     def marginal(self, widths: ArrayLike) -> Atoms:
-        """What one more unit of each group costs: (L,), or (N, L)."""
+        """Return the cost of one more unit in each group, (L,), or (N, L) for N rows of widths."""
         grown: Atoms = grown_by_one(self, widths)
         return grown
 
-    def _terms(self, widths: Atoms) -> Atoms:
-        """(..., T) for widths (..., L)."""
+    def _compute_terms(self, widths: Atoms) -> Atoms:
+        """Return the value of every term, (..., T), for widths (..., L)."""
         result = np.broadcast_to(self.coefficients, (*widths.shape[:-1], len(self.coefficients)))
         for factor, constant in zip(self.factors, self.constants, strict=True):
             result = result * (widths @ factor.T + constant)
@@ -78,10 +92,12 @@ class TracedCost:
 
 @dataclass(frozen=True, eq=False)
 class LimitedCost:
-    """A `CostModel` of networks whose widths have limits, to which solvers keep.
+    """A `CostModel` of networks whose widths have limits, which solvers respect.
 
-    widest: (L,), infinite for groups that grow at will; find_narrowest: takes a while, so that
-    only those call it who need it.
+    Attributes:
+        cost: the cost model.
+        widest: (L,), the largest width of each group; infinite if there is no limit.
+        find_narrowest: returns the smallest widths. It is slow, so it runs only when needed.
     """
 
     cost: CostModel
@@ -90,10 +106,12 @@ class LimitedCost:
 
     @property
     def narrowest(self) -> tuple[int, ...]:
+        """The smallest width of each group."""
         return self.find_narrowest()
 
     @property
     def metric(self) -> str:
+        """What the cost model counts."""
         return str(getattr(self.cost, "metric", ""))
 
     def __call__(self, widths: ArrayLike) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from nsopt.models.tracing.labels import Atoms, Label, arrays
+from nsopt.models.tracing.labels import Atoms, Label, select_atoms
 from nsopt.models.tracing.shape_rules import tensors_in
 from nsopt.models.tracing.tracer import Tracer, rule
 
@@ -16,7 +16,7 @@ def split(tracer: Tracer, results: Sequence[Tensor], x: Tensor, sizes: Any, dim:
     start, labels = 0, list(tracer.get(x))
     whole = labels[dim]
     for part in results:
-        labels[dim] = _part(tracer, whole, start, part.shape[dim])
+        labels[dim] = _cut_label(tracer, whole, start, part.shape[dim])
         start += part.shape[dim]
         tracer.put(part, labels)
 
@@ -36,25 +36,25 @@ def cut(
     first = min(max(0, (start or 0) + (size if (start or 0) < 0 else 0)), size)
     label = labels[dim]
     if step == 1:
-        labels[dim] = _part(tracer, label, first, result.shape[dim])
+        labels[dim] = _cut_label(tracer, label, first, result.shape[dim])
     elif isinstance(label, np.ndarray):
         if size % step == 0:
-            tracer.tie(label.reshape(-1, step).T)
+            tracer.join_rows(label.reshape(-1, step).T)
         else:
             tracer.freeze("is cut with a stride", label)
         labels[dim] = label[first::step][: result.shape[dim]]
     tracer.put(result, labels)
 
 
-def _part(tracer: Tracer, label: Label, start: int, length: int) -> Label:
-    """Return the label of a part.
+def _cut_label(tracer: Tracer, label: Label, start: int, length: int) -> Label:
+    """Return the label of a part of a dimension.
 
-    Tie equal parts, so that halves stay halves and thirds stay thirds.
+    Join equal parts index by index, so that halves stay halves and thirds stay thirds.
     """
     if not isinstance(label, np.ndarray) or length == len(label):
         return label
     if length and len(label) % length == 0 and start % length == 0:
-        tracer.tie(label.reshape(-1, length))
+        tracer.join_rows(label.reshape(-1, length))
     else:
         tracer.freeze("is cut into unequal parts", label)
     part: Atoms = label[start : start + length]
@@ -64,7 +64,7 @@ def _part(tracer: Tracer, label: Label, start: int, length: int) -> Label:
 @rule("glu")
 def glu(tracer: Tracer, result: Tensor, x: Tensor, dim: int = -1) -> None:
     labels = list(tracer.get(x))
-    labels[dim] = _part(tracer, labels[dim], 0, x.shape[dim] // 2)
+    labels[dim] = _cut_label(tracer, labels[dim], 0, x.shape[dim] // 2)
     tracer.put(result, labels)
 
 
@@ -72,7 +72,7 @@ def glu(tracer: Tracer, result: Tensor, x: Tensor, dim: int = -1) -> None:
 def select(tracer: Tracer, result: Any, x: Tensor, dim: int = 0, index: Any = None) -> None:
     """Label one index of a dimension, or each index alone."""
     labels = list(tracer.get(x))
-    tracer.freeze("one channel is taken out", labels[dim])
+    tracer.freeze("one channel is selected", labels[dim])
     labels.pop(dim)
     for tensor in tensors_in(result):
         tracer.put(tensor, labels)
@@ -86,16 +86,16 @@ def concatenate(tracer: Tracer, result: Tensor, tensors: Sequence[Tensor], dim: 
         meeting = [tracer.get(part)[d] for part in parts]
         if d != dim % result.ndim:
             labels.append(tracer.join(*meeting) if size > 1 else None)
-        elif arrays(meeting):
+        elif select_atoms(meeting):
             sizes = [part.shape[d] for part in parts]
-            labels.append(_joined_ends(tracer, meeting, sizes))
+            labels.append(_concatenate_labels(tracer, meeting, sizes))
         else:
             labels.append(None)
     tracer.put(result, labels)
 
 
-def _joined_ends(tracer: Tracer, labels: Sequence[Label], sizes: Sequence[int]) -> Atoms:
-    """Concatenate labels. Dimensions without one get frozen atoms."""
+def _concatenate_labels(tracer: Tracer, labels: Sequence[Label], sizes: Sequence[int]) -> Atoms:
+    """Concatenate labels. Dimensions without a label get new, frozen atoms."""
     ends: list[Atoms] = []
     for label, size in zip(labels, sizes, strict=True):
         if isinstance(label, np.ndarray):
@@ -116,7 +116,9 @@ def pad(tracer: Tracer, result: Tensor, x: Tensor, widths: Sequence[int], *_: An
             tracer.freeze("is cropped", label)
             labels[d] = None
         elif isinstance(label, np.ndarray) and (before or after):
-            labels[d] = _joined_ends(tracer, (None, label, None), (before, len(label), after))
+            labels[d] = _concatenate_labels(
+                tracer, (None, label, None), (before, len(label), after)
+            )
     tracer.put(result, labels)
 
 

@@ -1,8 +1,10 @@
 """From a trace to the widths of a network.
 
-A *unit* is a set of atoms that are kept or removed together. A *group* is the units that occur in
-the same dimensions of the same tensors equally often: they share one width, which counts units.
-Every size of the network is then a constant plus a sum of integers times widths.
+A *unit* is the atoms that are joined, directly or through others: for instance a filter of a
+convolution, the entries of the norm behind it, and the inputs that read its channel. A *group* is
+all units that occur in the same dimensions of the same tensors, equally often. A group has one
+*width*, the number of its units. Every size in the network is then a constant plus a sum of
+integers times widths.
 """
 
 from collections.abc import Mapping
@@ -32,10 +34,13 @@ class Dimension:
 class Group:
     """Units that share one width.
 
-    units: in the order of their first atoms; per_dimension: atoms of one unit in each dimension, by
-    the dimension's index; exact: whether removing a unit is the same as setting it to zero; rigid:
-    whether it is one unit whose parts cannot be cut one by one, though networks of other widths
-    can be built (channel shuffle); width: units, or the parts of a rigid one.
+    Attributes:
+        units: indices of the units, in the order of their first atoms.
+        per_dimension: number of atoms that a unit has in a dimension, by the dimension's index.
+        exact: whether removing a unit gives the same result as setting it to zero.
+        rigid: whether the group is a single unit of several parts, as behind a channel shuffle.
+            Networks with fewer or more parts can be built, but no single part can be removed.
+        width: number of units, or of the parts of a rigid group.
     """
 
     units: Atoms
@@ -47,8 +52,13 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """Which atoms belong together. of_atom: the unit of every atom; fixed: which units must stay;
-    inexact: which are not the same removed as set to zero."""
+    """All atoms, divided into U units.
+
+    Attributes:
+        of_atom: (atoms,), the unit of every atom.
+        fixed: (U,), whether a unit must stay.
+        inexact: (U,), whether removing a unit differs from setting it to zero.
+    """
 
     of_atom: Atoms
     fixed: NDArray[np.bool_]
@@ -56,7 +66,7 @@ class Units:
 
     @classmethod
     def of(cls, trace: Trace, unread: list[Dimension]) -> "Units":
-        """unread: dimensions of tensors that the network does not use, which stay as they are."""
+        """Return the units of a trace, in which those of `unread` dimensions are fixed."""
         one, other = (
             np.concatenate([edge[side] for edge in trace.edges] or [np.zeros(0, np.int64)])
             for side in (0, 1)
@@ -73,8 +83,8 @@ class Units:
             inexact[of_atom[atoms]] = True
         return cls(of_atom.astype(np.int64), fixed, inexact)
 
-    def without(self, units: Atoms) -> "Units":
-        """The same with more units fixed."""
+    def with_fixed(self, units: Atoms) -> "Units":
+        """Return a copy in which these units are fixed too."""
         fixed = self.fixed.copy()
         fixed[units] = True
         return Units(self.of_atom, fixed, self.inexact)
@@ -82,10 +92,12 @@ class Units:
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """The groups of a network, and the sizes of its tensors as functions of their widths.
+    """The groups of a network, and the sizes of its tensors as functions of the widths.
 
-    dimensions: all that have more than one index; groups: in the order in which the network uses
-    them.
+    Attributes:
+        dimensions: all dimensions of parameters and buffers with more than one index.
+        units: the units of all atoms.
+        groups: in the order in which the network uses them.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -96,21 +108,22 @@ class Family:
     def of(
         cls, dimensions: tuple[Dimension, ...], units: Units, order: Mapping[str, int]
     ) -> "Family":
-        """order: of tensors, by name."""
+        """Return the family of these units. `order` says, by tensor, when it is first used."""
         ranks = [(order.get(d.tensor, _LATE), d.axis) for d in dimensions]
         groups = sorted(
-            _groups(dimensions, units),
+            _make_groups(dimensions, units),
             key=lambda group: (min(ranks[d] for d in group.per_dimension), int(group.units[0])),
         )
         return cls(dimensions, units, tuple(groups))
 
     @property
     def widths(self) -> tuple[int, ...]:
+        """The width of every group."""
         return tuple(group.width for group in self.groups)
 
     @cached_property
     def group_of_unit(self) -> Atoms:
-        """The group of every unit; -1 for those that must stay."""
+        """(U,): the group of every unit; -1 for units that must stay."""
         result = np.full(len(self.units.fixed), -1)
         for index, group in enumerate(self.groups):
             result[group.units] = index
@@ -118,7 +131,7 @@ class Family:
 
     @cached_property
     def factors(self) -> Atoms:
-        """(dimensions, groups): indices of a dimension that one unit of a group takes."""
+        """(dimensions, groups): how many indices of a dimension one unit of a group has."""
         result = np.zeros((len(self.dimensions), len(self.groups)), np.int64)
         for index, group in enumerate(self.groups):
             for d, count in group.per_dimension.items():
@@ -127,20 +140,24 @@ class Family:
 
     @cached_property
     def constants(self) -> Atoms:
-        """(dimensions,): indices of a dimension that belong to no group."""
+        """(dimensions,): how many indices of a dimension belong to no group."""
         sizes = np.array([len(dimension.atoms) for dimension in self.dimensions])
         result: Atoms = sizes - self.factors @ np.array(self.widths, np.int64)
         return result
 
     def sizes(self, widths: Atoms) -> Atoms:
-        """(dimensions,): the sizes in a network of other widths (groups,)."""
+        """Return the size of every dimension (dimensions,) in a network of `widths` (groups,)."""
         result: Atoms = self.factors @ widths + self.constants
         return result
 
     def count(self, atoms: Atoms) -> tuple[Atoms, int]:
-        """The size of a label: what each group's width is multiplied by, and a constant.
+        """Return the length of a label as a function of the widths.
 
-        Atoms that only a later run has seen belong to no group.
+        Args:
+            atoms: the label. Atoms that only a later run has made belong to no group.
+
+        Returns:
+            The factor of each group's width (groups,), and a constant to add.
         """
         known = atoms[atoms < len(self.units.of_atom)]
         groups = self.group_of_unit[self.units.of_atom[known]]
@@ -148,9 +165,11 @@ class Family:
         each = np.bincount(groups[groups >= 0], minlength=len(self.groups))
         return each // np.maximum(widths, 1), len(atoms) - int((groups >= 0).sum())
 
-    def alive(self, kept: list[Atoms]) -> NDArray[np.bool_]:
-        """Which units are left when of every group those at the indices `kept` are; the one of a
-        rigid group always is."""
+    def find_alive(self, kept: list[Atoms]) -> NDArray[np.bool_]:
+        """Return which units remain, (U,), if each group keeps its units at the indices `kept`.
+
+        The single unit of a rigid group always remains.
+        """
         alive = np.ones(len(self.units.fixed), np.bool_)
         for group, indices in zip(self.groups, kept, strict=True):
             if not group.rigid:
@@ -159,8 +178,8 @@ class Family:
         return alive
 
 
-def _groups(dimensions: tuple[Dimension, ...], units: Units) -> list[Group]:
-    """Units that are not fixed, by how often they occur in each dimension."""
+def _make_groups(dimensions: tuple[Dimension, ...], units: Units) -> list[Group]:
+    """Return the groups: units that are not fixed, by how often they occur in each dimension."""
     of_index = np.concatenate([units.of_atom[dimension.atoms] for dimension in dimensions])
     atoms = np.concatenate([dimension.atoms for dimension in dimensions])
     where = np.repeat(np.arange(len(dimensions)), [len(d.atoms) for d in dimensions])
@@ -181,11 +200,13 @@ def _groups(dimensions: tuple[Dimension, ...], units: Units) -> list[Group]:
         per_dimension = dict(
             zip(counts.indices[row].tolist(), counts.data[row].tolist(), strict=True)
         )
-        result.append(_group(per_dimension, np.array(sorted(found, key=first.__getitem__)), units))
+        result.append(
+            _make_group(per_dimension, np.array(sorted(found, key=first.__getitem__)), units)
+        )
     return result
 
 
-def _group(per_dimension: dict[int, int], members: Atoms, units: Units) -> Group:
+def _make_group(per_dimension: dict[int, int], members: Atoms, units: Units) -> Group:
     parts = int(np.gcd.reduce(list(per_dimension.values())))
     rigid = len(members) == 1 and parts > 1
     return Group(

@@ -1,10 +1,10 @@
-"""How a network draws its first weights, told from an untrained one.
+"""Infer from an untrained network how it draws its first weights.
 
-`reset_parameters` is not how networks are initialised: they draw anew in their constructors. What
-they draw follows a law: a constant; or numbers of mean 0, uniform or normal, whose variance is
-constant, or inverse to the fan-in or fan-out. Of these laws the one is taken whose variance times
-fan varies least over all tensors of a kind; one that differs from the others by more than chance
-is looked at alone.
+`reset_parameters` does not show this, because many networks draw again in their constructors. A
+tensor follows one of these laws: a constant; or uniform or normal numbers of mean 0, whose variance
+is constant, or inversely proportional to the fan-in or the fan-out. For all tensors of a kind, the
+chosen law is the one whose variance times fan varies least. A tensor that differs from the others
+by more than chance gets its own law.
 """
 
 import math
@@ -18,16 +18,18 @@ from torch import Tensor, nn
 from nsopt.models.tracing.originals import original_weight
 
 Fan = Literal["in", "out", "out of a group", "none"]
-_UNIFORM_BOUND = 1.85  # deviations: uniform numbers end at 1.73, many normal ones go beyond
+_UNIFORM_BOUND = (
+    1.85  # standard deviations: uniform numbers end at 1.73, many normal ones exceed it
+)
 _FEWEST_VALUES = 8
 _CHANCE = 5.0  # standard errors of a variance
 _FANS: tuple[Fan, ...] = ("in", "out", "out of a group")
-_USUAL_SCALES = (2.0, 1.0, 1 / 3)  # He's, Glorot's or LeCun's, and that of PyTorch's modules
+_USUAL_SCALES = (2.0, 1.0, 1 / 3)  # He, Glorot or LeCun, and PyTorch's modules
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A tensor of numbers of mean 0; variance * fan is `scale`."""
+    """The law of random numbers with mean 0 and variance `scale / fan`."""
 
     fan: Fan
     scale: float
@@ -45,7 +47,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Filled:
-    """A tensor of one number."""
+    """The law of a tensor whose values are all equal."""
 
     value: float
 
@@ -56,42 +58,46 @@ class Filled:
 
 @dataclass(frozen=True)
 class InitialisationLaw:
-    """By name of a parameter, how its first values are drawn."""
+    """How a network draws its first values. `tensors`: the laws by name of a parameter."""
 
     tensors: dict[str, Drawn | Filled]
 
     @classmethod
     def of(cls, template: nn.Module) -> "InitialisationLaw":
-        """Told from the weights of `template`, which should be untrained."""
+        """Infer the laws from the weights of `template`, which should be untrained."""
         fans = fans_of(template)
         kinds: dict[str, list[str]] = {}
         tensors: dict[str, Drawn | Filled] = {}
         for name, parameter in template.named_parameters():
-            values = _real(parameter)
+            values = _view_as_real(parameter)
             if values.numel() and (values == values.flatten()[0]).all():
                 tensors[name] = Filled(float(values.flatten()[0]))
             else:
-                kinds.setdefault(_kind(template, name), []).append(name)
+                kinds.setdefault(_name_kind(template, name), []).append(name)
         for names in kinds.values():
-            tensors |= _drawn({name: _real(template.get_parameter(name)) for name in names}, fans)
+            tensors |= _infer_laws(
+                {name: _view_as_real(template.get_parameter(name)) for name in names}, fans
+            )
         return cls(tensors)
 
     def draw(self, model: nn.Module) -> None:
-        """First values for all parameters of a network of the same family."""
+        """Draw first values for all parameters of `model`, a network of the same family."""
         fans = fans_of(model)
         for name, parameter in model.named_parameters():
-            self.tensors[name].draw(_real(parameter), fans[name])
+            self.tensors[name].draw(_view_as_real(parameter), fans[name])
 
 
-def _real(parameter: Tensor) -> Tensor:
-    """Its values; of a complex one, real and imaginary parts."""
+def _view_as_real(parameter: Tensor) -> Tensor:
+    """Return a view of the values; of complex values, the real and imaginary parts."""
     values = parameter.detach()
     return torch.view_as_real(values) if values.is_complex() else values
 
 
 def fans_of(model: nn.Module) -> dict[str, dict[Fan, int]]:
-    """Fan-in and fan-out of every parameter; those of a bias are its weight's, and those of a
-    recurrent layer its hidden size."""
+    """Return fan-in and fan-out of every parameter, by name.
+
+    A bias has those of its weight. In a recurrent layer both are the hidden size.
+    """
     parameters = dict(model.named_parameters())
     result: dict[str, dict[Fan, int]] = {}
     for name, parameter in parameters.items():
@@ -109,18 +115,18 @@ def fans_of(model: nn.Module) -> dict[str, dict[Fan, int]]:
     return result
 
 
-def _kind(model: nn.Module, name: str) -> str:
-    """Tensors of one kind follow one law: those of one name in modules of one type."""
+def _name_kind(model: nn.Module, name: str) -> str:
+    """Return the kind of a tensor: the type of its module, and its name there."""
     prefix, _, attribute = name.rpartition(".")
     return f"{type(model.get_submodule(prefix)).__name__}.{attribute}"
 
 
-def _drawn(tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]]) -> dict[str, Drawn]:
-    """The laws of tensors of one kind."""
+def _infer_laws(tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]]) -> dict[str, Drawn]:
+    """Return the laws of tensors of one kind, by name."""
     values = {name: tensor.detach().cpu().double() for name, tensor in tensors.items()}
     variances = {name: float(value.square().mean()) for name, value in values.items()}
     counts = {name: value.numel() for name, value in values.items()}
-    fan = _fan(variances, counts, fans)
+    fan = _choose_fan(variances, counts, fans)
     scales = {name: variances[name] * fans[name][fan] for name in tensors}
     common = _weighted_median(list(scales.values()), list(counts.values()))
     drawn = {}
@@ -129,12 +135,14 @@ def _drawn(tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]]) -> dict[
         if len(tensors) > 1 and _agree(scale, common, counts[name]):
             drawn[name] = Drawn(fan, common, uniform)
         else:
-            drawn[name] = Drawn(*_alone(variances[name], counts[name], fans[name]), uniform)
+            drawn[name] = Drawn(
+                *_infer_single_law(variances[name], counts[name], fans[name]), uniform
+            )
     return drawn
 
 
-def _alone(variance: float, count: int, fans: dict[Fan, int]) -> tuple[Fan, float]:
-    """The law of one tensor: a usual one if there is one that fits, else its own variance."""
+def _infer_single_law(variance: float, count: int, fans: dict[Fan, int]) -> tuple[Fan, float]:
+    """Return fan and scale of one tensor: a usual law that fits it, or else its variance."""
     for fan in _FANS:
         for usual in _USUAL_SCALES:
             if _agree(variance * fans[fan], usual, count):
@@ -143,14 +151,17 @@ def _alone(variance: float, count: int, fans: dict[Fan, int]) -> tuple[Fan, floa
 
 
 def _agree(one: float, other: float, count: int) -> bool:
-    """Whether two variances, one of `count` values, differ by no more than chance."""
+    """Return whether a variance of `count` values differs from another only by chance."""
     return abs(math.log(one / other)) < _CHANCE * math.sqrt(2 / count)
 
 
-def _fan(
+def _choose_fan(
     variances: dict[str, float], counts: dict[str, int], fans: dict[str, dict[Fan, int]]
 ) -> Fan:
-    """The fan whose product with the variance varies least, in logarithms, weighed by values."""
+    """Return the fan for which the logarithm of variance times fan varies least.
+
+    A tensor weighs as much as it has values.
+    """
     names = [name for name in variances if counts[name] >= _FEWEST_VALUES] or list(variances)
     weights = np.array([counts[name] for name in names], dtype=float)
 

@@ -1,9 +1,14 @@
-"""What a trace of a network sees: which indices of its tensors stand for the same thing.
+"""What a trace records: which indices of a network's tensors belong together.
 
-An *atom* is one index of one dimension of one parameter or buffer. Every dimension of every
-activation carries a label: the atoms that its indices stand for; None where no parameter decides
-its size; or ANY where all its indices are alike. Joined atoms are kept or removed together, frozen
-ones always stay.
+An *atom* is one index of one dimension of one parameter or buffer, such as row 3 of `conv.weight`.
+While the network runs, every dimension of every tensor has a *label*:
+- an array with one atom for each of its indices,
+- None if no parameter determines its size,
+- ANY if all its indices hold the same, as in `torch.zeros`.
+
+Where an operation requires equal sizes, such as an addition, the trace *joins* the atoms of both
+labels: they are kept or removed together. *Frozen* atoms are never removed. Atoms are *inexact* if
+removing them gives another result than setting them to zero, as under a softmax.
 """
 
 import math
@@ -20,7 +25,7 @@ Atoms = NDArray[np.int64]
 
 
 class Indifferent(Enum):
-    """The label of a dimension whose indices are all alike, as of `torch.zeros`."""
+    """The label of a dimension whose indices all hold the same, as in `torch.zeros`."""
 
     ANY = "any"
 
@@ -31,9 +36,14 @@ Labels = tuple[Label, ...]
 
 
 class TraceError(NsoptError):
-    """Widths of a network cannot be changed so.
+    """The network does not run with these widths, or cannot be traced.
 
-    atoms: those that met where it showed; step: how many operations had run before.
+    Args:
+        message: one line for the user.
+        atoms: the atoms of the tensors that the failing operation took.
+
+    Attributes:
+        step: number of operations that ran before it failed.
     """
 
     def __init__(self, message: str, atoms: Atoms | None = None) -> None:
@@ -44,7 +54,7 @@ class TraceError(NsoptError):
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """Atoms that must stay, with the reason and the path of the module where it showed."""
+    """Atoms that must stay, why, and the path of the module that ran when this was found."""
 
     atoms: Atoms
     reason: str
@@ -53,7 +63,7 @@ class Frozen:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """Multiply-accumulates of one call: `factor` times the sizes of labelled dimensions."""
+    """The multiply-accumulates of one operation: `factor` times the sizes of `dimensions`."""
 
     factor: int
     dimensions: tuple[Atoms, ...]
@@ -61,15 +71,22 @@ class Product:
 
 @dataclass(eq=False)
 class Trace:
-    """Collected while a network runs on labels.
+    """The record of a run on labels.
 
-    count: of all atoms; steps: operations that have run; edges: pairs of arrays that are joined
-    index by index; inexact: atoms whose removal is not the same as setting them to zero;
-    products: of the first run; group_sizes: by module, channels per group of a grouped
-    convolution or norm whose number of groups follows its width; choices: decisions that networks
-    of other widths have to take alike, in order; read: ids of parameters and buffers in the order
-    of their first use; makers: atoms of the channels that parameters make in products; norms:
-    those that a norm scales, with the atoms of its scale.
+    Attributes:
+        count: number of atoms.
+        steps: number of operations that have run.
+        edges: pairs of arrays of atoms that are joined index by index.
+        frozen: atoms that must stay.
+        inexact: arrays of inexact atoms.
+        products: the multiply-accumulates of the first run.
+        group_sizes: channels per group, by the path of a grouped convolution or norm; only where
+            the number of groups changes with the width.
+        choices: pairs of an operation and a decision, in order. Networks of other widths must
+            decide alike.
+        read: ids of parameters and buffers, in the order of their first use.
+        makers: atoms of the channels that a product with a parameter makes.
+        norms: pairs of the atoms of normalised channels, and those of the norm's scale.
     """
 
     count: int = 0
@@ -85,11 +102,11 @@ class Trace:
     norms: list[tuple[Atoms, Atoms]] = field(default_factory=list)
 
     def new_atoms(self, count: int) -> Atoms:
-        """So many atoms that nothing is joined to yet."""
+        """Return `count` new atoms, which are not joined to others."""
         self.count += count
         return np.arange(self.count - count, self.count)
 
 
-def arrays(labels: Any) -> list[Atoms]:
-    """The labels that are atoms."""
+def select_atoms(labels: Any) -> list[Atoms]:
+    """Return those labels that are arrays of atoms."""
     return [label for label in labels if isinstance(label, np.ndarray)]

@@ -1,8 +1,10 @@
-"""What has to change beside the tensors of a network, so that more of its widths can.
+"""Find what else must change in a network before more of its widths can.
 
-A *number* is an attribute of a module in which its code keeps a size (`self.head_dim`): it follows
-that size. A *tie* joins both sides of a square weight: heads split what they project into equal
-parts of the stream's channels, so that both have to shrink alike.
+A *lift* makes a width changeable that the code of the network would otherwise fix:
+- A *number* is an attribute in which a module stores a size (`self.head_dim`). The lift sets it
+  to the new size.
+- A *tie* is a square weight whose rows and columns must shrink together. Attention is an example:
+  the code divides its input channels among the heads, so that the projection needs as many.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,13 +13,13 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from nsopt.models.tracing.groups import Dimension, Family
-from nsopt.models.tracing.labels import Labels, Trace, arrays
+from nsopt.models.tracing.labels import Labels, Trace, select_atoms
 from nsopt.models.tracing.run import tensors_of
 
 
 @dataclass(frozen=True)
 class Number:
-    """The attribute `name` of the module at `path` is the size of a dimension over `divisor`."""
+    """The attribute `name` of the module at `path` is a dimension's size divided by `divisor`."""
 
     path: str
     name: str
@@ -28,7 +30,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Tie:
-    """The first two dimensions of a tensor are the same channels."""
+    """A tensor whose first two dimensions belong to the same units."""
 
     tensor: str
 
@@ -44,65 +46,78 @@ class Lifts:
         numbers = dict.fromkeys((*self.numbers, *other.numbers))
         return Lifts(tuple(numbers), tuple(dict.fromkeys((*self.ties, *other.ties))))
 
-    def joined(self, trace: Trace, labels: dict[str, Labels]) -> Trace:
-        """The trace with the ties. What lifts is in no other tensor, and may be part of a
-        calculation: units that it concerns are inexact."""
-        sides = [arrays(labels[tie.tensor][:2]) for tie in self.ties]
+    def join_ties(self, trace: Trace, labels: dict[str, Labels]) -> Trace:
+        """Return a copy of the trace in which both sides of every tie are joined.
+
+        Units behind numbers and ties become inexact, because code may calculate with their size.
+        """
+        sides = [select_atoms(labels[tie.tensor][:2]) for tie in self.ties]
         edges = [(pair[0], pair[1]) for pair in sides if len(pair) == 2]
-        followed = arrays(labels[number.tensor][number.axis] for number in self.numbers)
+        followed = select_atoms(labels[number.tensor][number.axis] for number in self.numbers)
         inexact = [*trace.inexact, *followed, *(one for one, _ in edges)]
         return replace(trace, edges=[*trace.edges, *edges], inexact=inexact)
 
     def describe(self, model: nn.Module) -> None:
-        """Set the numbers to the sizes that the tensors of `model` have."""
+        """Set the numbers in `model` to the sizes of its tensors."""
         tensors = tensors_of(model) if self.numbers else {}
         for number in self.numbers:
             size = tensors[number.tensor].shape[number.axis]
             setattr(model.get_submodule(number.path), number.name, size // number.divisor)
 
 
-def numbers_near(
+def propose_numbers(
     template: nn.Module, family: Family, groups: Iterable[int], known: Lifts
 ) -> Iterator[Lifts]:
-    """Attributes that may hold a size of these groups: all of a kind of module, then each alone.
+    """Yield numbers that may be sizes of these groups: all of a module type, then each name alone.
 
-    What holds for one module is taken to hold for all of its type: where a number may follow
-    several tensors, those of one name.
+    All modules of one type are expected to use a number alike. If it may be the size of several
+    tensors, those with the same name in every module are preferred.
+
+    Args:
+        template: the traced network.
+        family: its groups.
+        groups: indices of the groups that should shrink.
+        known: lifts that the network has already.
     """
     modules = dict(template.named_modules())
     found: dict[type[nn.Module], dict[str, str]] = {}
     for group in groups:
-        for number in _numbers(modules, family, group):
+        for number in _find_numbers(modules, family, group):
             followed = found.setdefault(type(modules[number.path]), {})
-            followed.setdefault(number.name, _within(number))
+            followed.setdefault(number.name, _name_within(number))
     for kind, names in found.items():
         same = [
             number
             for group in range(len(family.groups))
-            for number in _numbers(modules, family, group)
+            for number in _find_numbers(modules, family, group)
             if type(modules[number.path]) is kind and number not in known.numbers
         ]
-        alike_first = sorted(same, key=lambda n: _within(n) != names.get(n.name))
+        alike_first = sorted(same, key=lambda n: _name_within(n) != names.get(n.name))
         for some in (set(names), *({name} for name in sorted(names) if len(names) > 1)):
             chosen = {(n.path, n.name): n for n in reversed(alike_first) if n.name in some}
             if chosen:
                 yield Lifts(numbers=tuple(chosen.values()))
 
 
-def _within(number: Number) -> str:
-    """The name of the tensor that a number follows, within the module that keeps the number."""
+def _name_within(number: Number) -> str:
+    """Return the name of a number's tensor, relative to the module that stores the number."""
     return number.tensor.removeprefix(f"{number.path}.")
 
 
-def ties_of(
+def propose_ties(
     template: nn.Module, family: Family, groups: Iterable[int], known: Lifts
 ) -> Iterator[Lifts]:
-    """Square weights between one of these groups and another one, with all of their kind; then
-    all square weights of the module that uses them."""
+    """Yield ties of square weights between one of these groups and another group.
+
+    Weights of one name in one type of module are proposed together, then all square weights of a
+    type of module. The arguments are those of `propose_numbers`.
+    """
     modules = dict(template.named_modules())
     own = set(groups)
     square = {
-        tensor: sides for tensor, sides in _square_weights(family) if Tie(tensor) not in known.ties
+        tensor: sides
+        for tensor, sides in _find_square_weights(family)
+        if Tie(tensor) not in known.ties
     }
 
     def kind(tensor: str) -> tuple[type[nn.Module], str]:
@@ -117,11 +132,14 @@ def ties_of(
         yield Lifts(ties=tuple(Tie(tensor) for tensor in square if kind(tensor)[0] is user))
 
 
-def _numbers(modules: dict[str, nn.Module], family: Family, group: int) -> Iterator[Number]:
-    """Integers of modules that use a group which are its width, or the size of its dimensions."""
+def _find_numbers(modules: dict[str, nn.Module], family: Family, group: int) -> Iterator[Number]:
+    """Yield integer attributes equal to a group's width, or to the size of one of its dimensions.
+
+    Only modules count whose children hold tensors of the group.
+    """
     alone = [d for d in family.groups[group].per_dimension if _is_alone(family, d, group)]
     width, sized = family.groups[group].width, [family.dimensions[d] for d in alone]
-    for path in dict.fromkeys(_parent(dimension.tensor) for dimension in sized):
+    for path in dict.fromkeys(_find_parent(dimension.tensor) for dimension in sized):
         for name, value in vars(modules[path]).items():
             if type(value) is not int or value < 2:
                 continue
@@ -132,18 +150,18 @@ def _numbers(modules: dict[str, nn.Module], family: Family, group: int) -> Itera
 
 
 def _is_alone(family: Family, dimension: int, group: int) -> bool:
-    """Whether all of a dimension belongs to one group."""
+    """Return whether all indices of a dimension belong to this group."""
     factors = family.factors[dimension]
     return bool(factors[group] and (factors > 0).sum() == 1 and not family.constants[dimension])
 
 
-def _parent(tensor: str) -> str:
-    """The path of the module that uses the module of a tensor."""
+def _find_parent(tensor: str) -> str:
+    """Return the path of the parent of the module that holds a tensor."""
     return tensor.rpartition(".")[0].rpartition(".")[0]
 
 
-def _square_weights(family: Family) -> Iterator[tuple[str, set[int]]]:
-    """Tensors whose first two dimensions have one size, with the two groups that they belong to."""
+def _find_square_weights(family: Family) -> Iterator[tuple[str, set[int]]]:
+    """Yield tensors whose first two dimensions have one size but different groups, with these."""
     by_name: dict[str, dict[int, Dimension]] = {}
     groups = family.group_of_unit
     for dimension in family.dimensions:

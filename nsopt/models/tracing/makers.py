@@ -1,4 +1,8 @@
-"""The parameters that make the units of a network, and those that scale them."""
+"""Find the parameters that make the units of a network, and those that scale them.
+
+A *maker* is a parameter whose product with the input makes channels, such as a convolution's
+weight. Every unit of its group belongs to *slices* of the parameter along one axis.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,10 +18,13 @@ Made = tuple[Atoms, Slices]  # the channels that slices make or scale
 
 @dataclass(frozen=True, eq=False)
 class Makers:
-    """Of trained parameters alone.
+    """The parameters behind all units. Only parameters that require gradients count.
 
-    holders: by dimension of the network, in the order of their use; vectors: those of which every
-    slice is one number; products, norms: channels, with the dimensions that make or scale them.
+    Attributes:
+        holders: slices by the index of their dimension, in the order of their first use.
+        vectors: slices that are single numbers, as in a bias or the scale of a norm.
+        products: channels, with the indices of the dimensions that make them.
+        norms: channels, with the indices of the dimensions of the norm that scales them.
     """
 
     holders: dict[int, Slices]
@@ -27,6 +34,7 @@ class Makers:
 
     @classmethod
     def of(cls, network: TracedNetwork) -> Self:
+        """Return the makers in a traced network."""
         named = network.template.named_parameters()
         trained = {name: parameter for name, parameter in named if parameter.requires_grad}
         holders = {
@@ -38,32 +46,32 @@ class Makers:
             s for s in holders.values() if trained[s[0]].numel() == trained[s[0]].shape[s[1]]
         }
 
-        def placed(pairs: Iterable[tuple[Atoms, Atoms]]) -> list[tuple[Atoms, set[int]]]:
+        def place(pairs: Iterable[tuple[Atoms, Atoms]]) -> list[tuple[Atoms, set[int]]]:
             seen = {(one.tobytes(), other.tobytes()): (one, other) for one, other in pairs}
             return [(one, network.dimensions_of(other)) for one, other in seen.values()]
 
         trace = network.trace
-        products = placed((label, label) for label in trace.makers)
-        return cls(holders, frozenset(vectors), products, placed(trace.norms))
+        products = place((label, label) for label in trace.makers)
+        return cls(holders, frozenset(vectors), products, place(trace.norms))
 
-    def holding(self, group: Group) -> list[Slices]:
-        """Return the slices that have the units of a group, vectors last."""
+    def find_holders(self, group: Group) -> list[Slices]:
+        """Return all slices that belong to the units of a group, vectors last."""
         own = [s for index, s in self.holders.items() if index in group.per_dimension]
         return sorted(own, key=self.vectors.__contains__)
 
-    def making(self, group: Group) -> list[Made]:
-        """Return the products that make the units of a group."""
-        return self._of_group(group, self.products)
+    def find_products(self, group: Group) -> list[Made]:
+        """Return the slices whose products make the units of a group, with their channels."""
+        return self._select(group, self.products)
 
-    def scaling(self, group: Group) -> list[Made]:
-        """Return the norms that scale the units of a group."""
-        return self._of_group(group, self.norms)
+    def find_norms(self, group: Group) -> list[Made]:
+        """Return the slices of norms that scale the units of a group, with their channels."""
+        return self._select(group, self.norms)
 
-    def first(self, group: Group) -> list[Slices]:
-        """The products that make the units of a group; where none does, what first holds them."""
-        return [slices for _, slices in self.making(group)] or self.holding(group)[:1]
+    def find_first(self, group: Group) -> list[Slices]:
+        """Return the slices that make the units of a group, or else the first that hold them."""
+        return [slices for _, slices in self.find_products(group)] or self.find_holders(group)[:1]
 
-    def _of_group(self, group: Group, found: list[tuple[Atoms, set[int]]]) -> list[Made]:
+    def _select(self, group: Group, found: list[tuple[Atoms, set[int]]]) -> list[Made]:
         return [
             (channels, self.holders[index])
             for channels, dimensions in found

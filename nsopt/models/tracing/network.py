@@ -1,4 +1,4 @@
-"""A traced network: networks of other widths are cut out of it, or built like it."""
+"""A traced network, from which networks of other widths are cut or built."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,18 +13,25 @@ from nsopt.models.activations import PeakActivations
 from nsopt.models.tracing.groups import Dimension, Family, Units
 from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceError
 from nsopt.models.tracing.lifts import Lifts
-from nsopt.models.tracing.resize import describe_shapes, replaced
+from nsopt.models.tracing.resize import copy_with_tensors, describe_shapes
 from nsopt.models.tracing.run import LabelledRun, tensors_of
 
-FEWEST_SEEN = 2  # units of a group: of a single one a trace tells nothing
+FEWEST_SEEN = 2  # units of a group; a trace does not label dimensions of size 1
 
 
 @dataclass(frozen=True, eq=False)
 class TracedNetwork:
-    """One network with what its trace has shown. template: never changed.
+    """A network and the results of its trace.
 
-    labels: of its tensors, by name; outputs: their shapes; order: of the first use of its tensors;
-    lifts: what changes beside them.
+    Attributes:
+        template: the network, which never changes.
+        run: how the network is run.
+        trace: the record of its run on labels.
+        labels: of parameters and buffers, by name.
+        outputs: shapes of the outputs.
+        family: the groups, and the sizes of tensors as functions of the widths.
+        order: by name of a tensor, the place of its first use.
+        lifts: attributes and square weights that must change too (lifts.py).
     """
 
     template: nn.Module
@@ -40,7 +47,7 @@ class TracedNetwork:
     def of(
         cls, template: nn.Module, run: LabelledRun, like: "TracedNetwork | None" = None
     ) -> "TracedNetwork":
-        """Trace `template`. like: a network whose choices are taken again. Raises TraceError."""
+        """Trace `template`, with the choices and lifts of `like` if given. Raises TraceError."""
         trace, tensors = Trace(), tensors_of(template)
         labels: dict[str, Labels] = {}
         dimensions: list[Dimension] = []
@@ -58,45 +65,48 @@ class TracedNetwork:
         order = {names[key]: place for place, key in enumerate(trace.read) if key in names}
         lifts = like.lifts if like else Lifts()
         unread = [d for d in dimensions if d.tensor not in order]
-        units = Units.of(lifts.joined(trace, labels), unread)
+        units = Units.of(lifts.join_ties(trace, labels), unread)
         family = Family.of(tuple(dimensions), units, order)
         return cls(template, run, trace, labels, outputs, family, order, lifts)
 
     def with_lifts(self, lifts: Lifts) -> "TracedNetwork":
-        """The same with these lifts alone; what has to stay does so."""
+        """Return a copy with these lifts in place of its own. Fixed units stay fixed."""
         before = self.family.units
-        joined = Units.of(lifts.joined(self.trace, self.labels), [])
-        units = joined.without(joined.of_atom[before.fixed[before.of_atom]])
+        joined = Units.of(lifts.join_ties(self.trace, self.labels), [])
+        units = joined.with_fixed(joined.of_atom[before.fixed[before.of_atom]])
         return replace(self._with_units(units), lifts=lifts)
 
     def with_fixed(self, units: Atoms) -> "TracedNetwork":
-        """The same, of which more units have to stay."""
+        """Return a copy in which these units are fixed too."""
         if not len(units):
             return self
-        return self._with_units(self.family.units.without(units))
+        return self._with_units(self.family.units.with_fixed(units))
 
     def _with_units(self, units: Units) -> "TracedNetwork":
         return replace(self, family=Family.of(self.family.dimensions, units, self.order))
 
-    def at(self, model: nn.Module) -> "TracedNetwork":
-        """A network of the same family, with the same groups. TraceError if it has others."""
-        if _shapes(model) == _shapes(self.template):
-            return self
-        widths = self._widths_of(model)
-        seen = np.maximum(widths, FEWEST_SEEN)
-        other = self._traced(self.empty(seen))
-        return other if (seen == widths).all() else other._narrowed(model, widths)
+    def retrace(self, model: nn.Module) -> "TracedNetwork":
+        """Return the trace of `model`, a network of this family.
 
-    def _widths_of(self, model: nn.Module) -> Atoms:
+        Raises TraceError if the model belongs to another family or has other groups.
+        """
+        if _get_shapes(model) == _get_shapes(self.template):
+            return self
+        widths = self._find_widths(model)
+        seen = np.maximum(widths, FEWEST_SEEN)
+        other = self._trace_alike(self.build_empty(seen))
+        return other if (seen == widths).all() else other._narrow(model, widths)
+
+    def _find_widths(self, model: nn.Module) -> Atoms:
         family, tensors = self.family, tensors_of(model)
         sizes = np.array([tensors[d.tensor].shape[d.axis] for d in family.dimensions])
         solved, *_ = np.linalg.lstsq(family.factors, sizes - family.constants)
         widths = np.rint(solved).astype(np.int64)
         if (family.sizes(widths) != sizes).any():
-            raise TraceError("this is not a network of the family that was traced")
+            raise TraceError("the model does not belong to the family of the traced network")
         return widths
 
-    def _traced(self, model: nn.Module) -> "TracedNetwork":
+    def _trace_alike(self, model: nn.Module) -> "TracedNetwork":
         other = TracedNetwork.of(model, self.run, like=self)
         constant = {
             (d.tensor, d.axis)
@@ -112,11 +122,13 @@ class TracedNetwork:
         if [g.per_dimension for g in other.family.groups] != [
             g.per_dimension for g in self.family.groups
         ]:
-            raise TraceError("channels join differently at these widths: a layer may be too narrow")
+            raise TraceError(
+                "the network combines other channels at these widths: a layer may be too narrow"
+            )
         return other
 
-    def _narrowed(self, model: nn.Module, widths: Atoms) -> "TracedNetwork":
-        """The same for `model`, which has the first units of each group alone."""
+    def _narrow(self, model: nn.Module, widths: Atoms) -> "TracedNetwork":
+        """Return a copy for `model`, which has only the first units of each group."""
         left = self.indices([np.arange(width) for width in widths])
         labels = {
             name: tuple(
@@ -137,28 +149,34 @@ class TracedNetwork:
 
     @cached_property
     def products(self) -> tuple[list[Product], int]:
-        """The products of an evaluation, and of how many examples: of one, if it runs with one.
+        """The multiply-accumulates of an evaluation, and its number of examples.
 
-        Work that is the same for any number of examples (codes of places) makes the difference.
+        That is one example if the network runs with one, because some work does not depend on the
+        number of examples, such as position encodings.
         """
         trace = Trace(count=len(self.family.units.of_atom))
         try:
-            self.run.of_one()(self.template, trace, self.labels, same=lambda *_: True)
+            self.run.with_one_example()(self.template, trace, self.labels, same=lambda *_: True)
         except TraceError:
             return self.trace.products, len(self.run.examples[0])
         return trace.products, 1
 
     def activations(self, others: Atoms) -> PeakActivations:
-        """The peak of the activations of one example.
+        """Return the peak of the activations of one example as a function of the widths.
 
-        others: widths at which to check it. NsoptError where it does not follow from the widths,
-        as the scores of an attention whose heads change.
+        Args:
+            others: widths (L,) at which to compare it with a network.
+
+        Raises:
+            NsoptError: if the network there stores other activations. Attention scores are an
+                example, if the number of heads changes with a width.
         """
-        one, untold = self.run.of_one(), {n: (None,) * len(own) for n, own in self.labels.items()}
+        one = self.run.with_one_example()
+        unlabelled = {n: (None,) * len(own) for n, own in self.labels.items()}
         count = len(self.family.units.of_atom)
         try:
             buffers = one.buffers(self.template, count, self.labels, self.family)
-            there = one.buffers(self.empty(others), 0, untold, self.family)
+            there = one.buffers(self.build_empty(others), 0, unlabelled, self.family)
         except TraceError as error:
             raise NsoptError(f"the memory of this network cannot be counted: {error}") from None
         peak = PeakActivations.of(buffers, len(others))
@@ -166,13 +184,13 @@ class TracedNetwork:
         sizes = peak.sizes(others).tolist()
         if lives[0] != lives[1] or sizes != [b.tensor.numel() for b in there]:
             raise NsoptError(
-                "the memory of this network cannot be counted: it does not follow from its widths"
+                "the memory of this network cannot be counted: its widths do not determine it"
             )
         return peak
 
     @cached_property
     def dimensions_in_order(self) -> list[tuple[int, Dimension]]:
-        """Those of the family with their indices, in the order of their first use."""
+        """The dimensions of the family with their indices, in the order of their first use."""
         late = len(self.order)
         return sorted(
             enumerate(self.family.dimensions),
@@ -191,15 +209,18 @@ class TracedNetwork:
         return {(d.tensor, d.axis): i for i, d in enumerate(self.family.dimensions)}
 
     def dimensions_of(self, atoms: Atoms) -> set[int]:
-        """Indices of the dimensions that hold any of these atoms."""
+        """Return the indices of the dimensions that contain any of these atoms."""
         known = self._dimension_of_atom
         found = known[atoms[atoms < len(known)]]
         return set(found[found >= 0].tolist())
 
     def indices(self, kept: Sequence[Atoms]) -> dict[str, list[Atoms]]:
-        """By tensor, the indices of every dimension that are left of it. kept: per group, the
-        ascending indices of the units that are left."""
-        alive = self.family.alive(list(kept))
+        """Return which indices remain in every dimension of every tensor, by its name.
+
+        Args:
+            kept: per group, ascending indices of the units that remain.
+        """
+        alive = self.family.find_alive(list(kept))
         picked = {
             (d.tensor, d.axis): np.flatnonzero(alive[self.family.units.of_atom[d.atoms]])
             for d in self.family.dimensions
@@ -210,7 +231,7 @@ class TracedNetwork:
         }
 
     def cut(self, model: nn.Module, kept: Sequence[Atoms]) -> nn.Module:
-        """A copy of `model`, which has the shapes of the template, with the kept units alone."""
+        """Return a copy of `model`, with the template's shapes, that has only the kept units."""
         indices = self.indices(kept)
 
         def change(name: str, tensor: Tensor) -> Tensor:
@@ -219,17 +240,17 @@ class TracedNetwork:
                     tensor = tensor.index_select(axis, torch.from_numpy(picked).to(tensor.device))
             return tensor.clone()
 
-        smaller = replaced(model, change)
+        smaller = copy_with_tensors(model, change)
         self.describe(smaller)
         return smaller
 
     def describe(self, model: nn.Module) -> None:
-        """Make the attributes of all modules tell the sizes that the tensors of `model` have."""
+        """Set the sizes that modules store, such as `in_channels`, to those of their tensors."""
         describe_shapes(model, self.trace.group_sizes)
         self.lifts.describe(model)
 
     def check_cut(self, kept: Sequence[Atoms]) -> None:
-        """TraceError if a network cut so would not run, or would join other channels."""
+        """Raise TraceError if a network of the kept units does not run or combines others."""
         indices, labels = self.indices(kept), {}
         for name, picked in indices.items():
             own = zip(self.labels[name], picked, strict=True)
@@ -237,7 +258,9 @@ class TracedNetwork:
                 label[p] if isinstance(label, np.ndarray) and len(p) > 1 else None
                 for label, p in own
             )
-        model = self._shaped({name: [len(p) for p in picked] for name, picked in indices.items()})
+        model = self._build_with_shapes(
+            {name: [len(p) for p in picked] for name, picked in indices.items()}
+        )
         of_atom, known = self.family.units.of_atom, len(self.family.units.of_atom)
 
         def same(one: Atoms, other: Atoms) -> bool:
@@ -248,9 +271,13 @@ class TracedNetwork:
         outputs = self.run(model, trace, labels, self.trace.choices, same)
         self._check_outputs(outputs)
 
-    def empty(self, widths: Atoms, device: str | None = None) -> nn.Module:
-        """A network of other widths whose values are not there yet. device: None for that of the
-        template; on `meta` it takes no memory."""
+    def build_empty(self, widths: Atoms, device: str | None = None) -> nn.Module:
+        """Return a network of `widths` (L,) whose values are not set.
+
+        Args:
+            widths: of the groups.
+            device: of the network, None for the template's; `meta` needs no memory.
+        """
         sizes = self.family.sizes(widths)
         shapes = {
             name: [
@@ -259,29 +286,31 @@ class TracedNetwork:
             ]
             for name, tensor in tensors_of(self.template).items()
         }
-        return self._shaped(shapes, device)
+        return self._build_with_shapes(shapes, device)
 
     def check_widths(self, widths: Atoms) -> None:
-        """TraceError if a network of these widths would not run, or have another output."""
+        """Raise TraceError if a network of `widths` does not run or its outputs change shape."""
         labels = {name: (None,) * tensor.ndim for name, tensor in tensors_of(self.template).items()}
-        model = self.empty(widths)
+        model = self.build_empty(widths)
         outputs = LabelledRun(self.run.examples, self.run.modes)(model, Trace(), labels)
         self._check_outputs(outputs)
 
     def _check_outputs(self, outputs: list[tuple[int, ...]]) -> None:
         if outputs != self.outputs:
-            raise TraceError(f"the output changes from {self.outputs} to {outputs}")
+            raise TraceError(f"the shape of the output changes from {self.outputs} to {outputs}")
 
-    def _shaped(self, shapes: Mapping[str, Sequence[int]], device: str | None = None) -> nn.Module:
-        """A network whose values are not there yet."""
+    def _build_with_shapes(
+        self, shapes: Mapping[str, Sequence[int]], device: str | None = None
+    ) -> nn.Module:
+        """Return a copy of the template with these shapes, whose values are not set."""
 
         def change(name: str, tensor: Tensor) -> Tensor:
             return tensor.new_empty(shapes[name], device=device) if tensor.ndim else tensor.clone()
 
-        model = replaced(self.template, change)
+        model = copy_with_tensors(self.template, change)
         self.describe(model)
         return model
 
 
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+def _get_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}

@@ -1,7 +1,7 @@
-"""The tensors from which modules compute their weights: normalised ones, and parametrizations.
+"""Find the tensors from which modules compute their weights: norms of weights, parametrizations.
 
-Weight normalisation makes W = g * v / |v|, spectral normalisation W / (u' W v), each as a hook of
-older PyTorch and as a parametrization.
+Weight normalisation computes g * v / |v|, spectral normalisation W / (u' W v). PyTorch has each of
+them as an older hook and as a parametrization.
 """
 
 import copy
@@ -19,8 +19,7 @@ _ROUNDS = 15  # of the power method, as in PyTorch
 
 
 def original_weight(module: nn.Module) -> Tensor | None:
-    """The parameter that has the shape of a module's weight: the weight itself, or what it is
-    computed from."""
+    """Return a module's weight, or the parameter of that shape that it is computed from, if any."""
     names = ["weight", "weight_v", "weight_orig", "weight_ih_l0", "weight_ih"]
     found = [module._parameters.get(name) for name in names]
     parametrized = module._modules.get("parametrizations")
@@ -30,9 +29,11 @@ def original_weight(module: nn.Module) -> Tensor | None:
 
 
 def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
-    """A deep copy, also of a model whose hooks keep tensors that autograd has made.
+    """Return a deep copy, which `copy.deepcopy` refuses if hooks have stored autograd's results.
 
-    shared: tensors that the copy has in common with `model`.
+    Args:
+        model: a network.
+        shared: tensors that the copy shares with `model`.
     """
     held = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor)]
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in held if not t.is_leaf}
@@ -41,11 +42,11 @@ def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
 
 
 def start_norms(model: nn.Module) -> None:
-    """Set the tensors of norms to what the weights that were drawn need."""
+    """Set the tensors of weight and spectral norms to fit newly drawn weights."""
     with torch.no_grad():
-        for g, v, dim in _weight_norms(model):
+        for g, v, dim in _find_weight_norms(model):
             g.copy_(torch.norm_except_dim(v, 2, dim))
-        for u, v, weight, dim in _spectral_norms(model):
+        for u, v, weight, dim in _find_spectral_norms(model):
             matrix = weight.movedim(dim, 0).flatten(1)
             u.normal_()
             for _ in range(_ROUNDS):
@@ -54,12 +55,12 @@ def start_norms(model: nn.Module) -> None:
 
 
 def spectral_buffers(model: nn.Module) -> set[int]:
-    """The ids of the buffers that `start_norms` sets."""
-    return {id(buffer) for u, v, _, _ in _spectral_norms(model) for buffer in (u, v)}
+    """Return the ids of the buffers that `start_norms` sets."""
+    return {id(buffer) for u, v, _, _ in _find_spectral_norms(model) for buffer in (u, v)}
 
 
-def _weight_norms(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """(g, v, dim) of every weight norm."""
+def _find_weight_norms(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Yield (g, v, dim) of every weight norm."""
     for module in model.modules():
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm):
@@ -71,8 +72,8 @@ def _weight_norms(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, int]]:
             yield g, v, norm.dim
 
 
-def _spectral_norms(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
-    """(u, v, weight, dim) of every spectral norm."""
+def _find_spectral_norms(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+    """Yield (u, v, weight, dim) of every spectral norm."""
     for module in model.modules():
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, SpectralNorm):

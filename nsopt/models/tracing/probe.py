@@ -1,7 +1,8 @@
-"""Which widths the code of a network writes down: found by trying others.
+"""Find widths that the code of a network fixes, by trying other widths.
 
-A size in Python (`x.view(-1, 512)`) leaves no label. All groups are made smaller at once, and then
-larger; where that fails, the groups whose channels met at the failing operation are narrowed down.
+A size that is written in Python (`x.view(-1, 512)`) has no label, so a trace does not see it.
+Therefore the network runs with all groups smaller, and with all groups larger. If that fails,
+bisection finds the groups at fault among those whose channels the failing operation used.
 """
 
 from collections import Counter
@@ -11,84 +12,90 @@ from functools import partial
 import numpy as np
 
 from nsopt.models.tracing.labels import Atoms, TraceError
-from nsopt.models.tracing.lifts import numbers_near, ties_of
+from nsopt.models.tracing.lifts import propose_numbers, propose_ties
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 
 Reasons = dict[int, str]  # by the index of a group
 
 
-def smaller(width: int) -> int:
-    """The smallest width at which groups are tried at once, so that they are known to run there."""
+def shrink_width(width: int) -> int:
+    """Return the smaller width at which a group is tried, about two thirds of `width`."""
     return width - max(1, width // 3)
 
 
-def lifted(network: TracedNetwork) -> tuple[TracedNetwork, list[int]]:
-    """The network with all lifts that let it shrink, and the groups among which others fail.
+def find_lifts(network: TracedNetwork) -> tuple[TracedNetwork, list[int]]:
+    """Find lifts with which more groups can shrink. A lift is kept if the network runs further.
 
-    A lift is kept if the network runs further with it.
+    Returns:
+        The network with its lifts, and the groups that may still be unable to shrink.
     """
     hopeless: set[int] = set()  # by the first atom of a group
-    error = _error_without(network, hopeless)
+    error = _shrink_hopeful(network, hopeless)
     while error is not None:
-        met = _that_met(network, _hopeful(network, hopeless), error)
-        for better in _options(network, met):
-            now = _error_without(better, hopeless)
+        met = _select_met(network, _list_hopeful(network, hopeless), error)
+        for better in _propose_lifts(network, met):
+            now = _shrink_hopeful(better, hopeless)
             if now is None or now.step > error.step:
                 network, error = better, now
                 break
         else:
-            hopeless |= {_first(network, index) for index in met}
-            error = _error_without(network, hopeless)
-    hopeful = _hopeful(network, hopeless)
-    return network, [i for i in _shrinking(network) if i not in hopeful]
+            hopeless |= {_find_first_atom(network, index) for index in met}
+            error = _shrink_hopeful(network, hopeless)
+    hopeful = _list_hopeful(network, hopeless)
+    return network, [i for i in _list_shrinkable(network) if i not in hopeful]
 
 
-def _options(network: TracedNetwork, met: Sequence[int]) -> Iterator[TracedNetwork]:
-    for find in (numbers_near, ties_of):
+def _propose_lifts(network: TracedNetwork, met: Sequence[int]) -> Iterator[TracedNetwork]:
+    """Yield the network with more lifts, which may help these groups."""
+    for find in (propose_numbers, propose_ties):
         for lifts in find(network.template, network.family, met, network.lifts):
             yield network.with_lifts(network.lifts + lifts)
 
 
-def _error_without(network: TracedNetwork, hopeless: set[int]) -> TraceError | None:
-    """What happens when all but the hopeless groups shrink."""
-    return _error(partial(_shrink, network), _hopeful(network, hopeless))
+def _shrink_hopeful(network: TracedNetwork, hopeless: set[int]) -> TraceError | None:
+    """Shrink all groups but the hopeless ones; return the error, or None if the network runs."""
+    return _catch_error(partial(_shrink, network), _list_hopeful(network, hopeless))
 
 
-def _hopeful(network: TracedNetwork, hopeless: set[int]) -> list[int]:
-    return [i for i in _shrinking(network) if _first(network, i) not in hopeless]
+def _list_hopeful(network: TracedNetwork, hopeless: set[int]) -> list[int]:
+    """Return the groups that can lose a unit and are not hopeless (by first atom)."""
+    return [i for i in _list_shrinkable(network) if _find_first_atom(network, i) not in hopeless]
 
 
-def _first(network: TracedNetwork, group: int) -> int:
-    """The first atom of a group."""
+def _find_first_atom(network: TracedNetwork, group: int) -> int:
+    """Return the first atom of a group, which names it even if lifts change the groups."""
     unit = network.family.groups[group].units[0]
     return int(np.flatnonzero(network.family.units.of_atom == unit)[0])
 
 
-def _shrinking(network: TracedNetwork) -> list[int]:
-    """Groups that have a unit to lose."""
+def _list_shrinkable(network: TracedNetwork) -> list[int]:
+    """Return the groups that have more than one unit."""
     return [i for i, group in enumerate(network.family.groups) if len(group.units) > 1]
 
 
 def _shrink(network: TracedNetwork, some: Sequence[int]) -> None:
-    """Groups of equal widths lose different numbers of units, so that code which takes one size for
-    the other shows."""
+    """Check a network in which some groups are smaller. Raises TraceError if it fails.
+
+    Groups of equal widths lose different numbers of units. This reveals code that uses the size of
+    one group for another.
+    """
     kept, before = [], Counter[int]()
     for index, group in enumerate(network.family.groups):
         count = len(group.units)
-        most = count - smaller(count)
+        most = count - shrink_width(count)
         lost = most - before[count] % most if index in some else 0
         before[count] += index in some
         kept.append(np.arange(count - lost))
     network.check_cut(kept)
 
 
-def cannot_shrink(network: TracedNetwork, suspects: list[int]) -> Reasons:
-    """Groups, among the suspects, that a network cannot have fewer units of, with what happened."""
-    return _culprits(network, suspects, partial(_shrink, network))
+def find_unshrinkable(network: TracedNetwork, suspects: list[int]) -> Reasons:
+    """Return those suspects that cannot have fewer units, with the errors."""
+    return _find_culprits(network, suspects, partial(_shrink, network))
 
 
-def cannot_grow(network: TracedNetwork) -> Reasons:
-    """Groups that a network cannot have more units of."""
+def find_capped(network: TracedNetwork) -> Reasons:
+    """Return the groups that cannot have more units, with the errors."""
     widths = np.array(network.family.widths, np.int64)
 
     def grow(some: Sequence[int]) -> None:
@@ -96,12 +103,14 @@ def cannot_grow(network: TracedNetwork) -> Reasons:
         larger[list(some)] += np.maximum(1, widths[list(some)] // 3)
         network.check_widths(larger)
 
-    return _culprits(network, list(range(len(widths))), grow)
+    return _find_culprits(network, list(range(len(widths))), grow)
 
 
-def narrowest(network: TracedNetwork) -> Atoms:
-    """The smallest widths (L,) at which a network runs and its channels join alike: of every group,
-    a power of two or its base width."""
+def find_narrowest(network: TracedNetwork) -> Atoms:
+    """Return the smallest widths (L,) at which a network runs and has the same groups.
+
+    Only powers of two and the base width are tried for each group.
+    """
     base = np.array(network.family.widths, np.int64)
     rigid = np.array([group.rigid for group in network.family.groups])
     result = np.where(rigid, np.minimum(FEWEST_SEEN, base), 1)
@@ -114,28 +123,28 @@ def narrowest(network: TracedNetwork) -> Atoms:
             widths[[*settled, *some]] = result[[*settled, *some]]
             try:
                 network.check_widths(widths)
-                network.at(network.empty(widths))
+                network.retrace(network.build_empty(widths))
             except TraceError as error:
-                raise TraceError(str(error)) from None  # its atoms are those of another network
+                raise TraceError(str(error)) from None  # its atoms belong to another network
 
-        suspects = list(_culprits(network, suspects, narrow))
+        suspects = list(_find_culprits(network, suspects, narrow))
         result[suspects] = np.minimum(2 * result[suspects], base[suspects])
         suspects = [i for i in suspects if result[i] < base[i]]
     return result
 
 
-def _culprits(
+def _find_culprits(
     network: TracedNetwork, suspects: list[int], attempt: Callable[[Sequence[int]], None]
 ) -> Reasons:
-    """The suspects without which `attempt` succeeds."""
+    """Return suspects without which `attempt` succeeds, each with the error that it caused."""
     found: Reasons = {}
     active = suspects
-    while active and (error := _error(attempt, active)) is not None:
-        met = _that_met(network, active, error)
+    while active and (error := _catch_error(attempt, active)) is not None:
+        met = _select_met(network, active, error)
         while len(met) > 1:
             middle = len(met) // 2
             halves = (met[:middle], met[middle:])
-            failing = next((h for h in halves if _error(attempt, h) is not None), None)
+            failing = next((h for h in halves if _catch_error(attempt, h) is not None), None)
             if failing is None:
                 break  # they fail only together
             met = failing
@@ -144,7 +153,10 @@ def _culprits(
     return found
 
 
-def _error(attempt: Callable[[Sequence[int]], None], some: Sequence[int]) -> TraceError | None:
+def _catch_error(
+    attempt: Callable[[Sequence[int]], None], some: Sequence[int]
+) -> TraceError | None:
+    """Attempt something with some groups; return its error, or None."""
     try:
         attempt(some)
     except TraceError as error:
@@ -152,8 +164,8 @@ def _error(attempt: Callable[[Sequence[int]], None], some: Sequence[int]) -> Tra
     return None
 
 
-def _that_met(network: TracedNetwork, active: list[int], error: TraceError) -> list[int]:
-    """Those of the active groups whose atoms met where it failed; all if none is known to have."""
+def _select_met(network: TracedNetwork, active: list[int], error: TraceError) -> list[int]:
+    """Return the active groups with atoms in the failing operation; if there are none, all."""
     dimensions = network.dimensions_of(error.atoms) if error.atoms.size else set()
     groups = network.family.groups
     met = [index for index in active if dimensions & groups[index].per_dimension.keys()]

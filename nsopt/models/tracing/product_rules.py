@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from nsopt.models.tracing.labels import Label
-from nsopt.models.tracing.shape_rules import pointwise, tensors_in, unlabelled
+from nsopt.models.tracing.shape_rules import label_nothing, pointwise, tensors_in
 from nsopt.models.tracing.tracer import Tracer, rule
 
 
@@ -35,7 +35,7 @@ def convolution(
         made = outputs
         tracer.note_maker(made)
     else:
-        made = _grouped(tracer, weight, labels[1], groups, transposed)
+        made = _label_groups(tracer, weight, labels[1], groups, transposed)
     if bias is not None and result.shape[1] > 1:
         tracer.join(tracer.get(bias)[0], made)
     places = math.prod((x if transposed else result).shape[2:]) * math.prod(weight.shape[2:])
@@ -44,17 +44,22 @@ def convolution(
     tracer.put(result, [labels[0], made, *[None] * (result.ndim - 2)])
 
 
-def _grouped(tracer: Tracer, weight: Tensor, inputs: Label, groups: int, transposed: bool) -> Label:
-    """Either whole groups go, so that there are fewer, or the same channels of every group: what
-    leaves the finer choice of widths."""
+def _label_groups(
+    tracer: Tracer, weight: Tensor, inputs: Label, groups: int, transposed: bool
+) -> Label:
+    """Join the atoms of a grouped convolution; return the label of its output.
+
+    Pruning removes either whole groups, or the same channels from every group. The rule chooses the
+    way that leaves more widths.
+    """
     own = tracer.get(weight)
     first = own[0]
     if not isinstance(inputs, np.ndarray) or not isinstance(first, np.ndarray):
-        tracer.freeze("reaches a grouped convolution beside a fixed size", inputs, *own)
+        tracer.freeze("meets a fixed size in a grouped convolution", inputs, *own)
         return None
     if transposed:
         if weight.shape[1] > 1:
-            tracer.freeze("transposed grouped convolution", inputs, *own)
+            tracer.freeze("belongs to a transposed grouped convolution", inputs, *own)
             return None
         return tracer.join(inputs, first)
     per_group = inputs.reshape(groups, -1)
@@ -63,11 +68,11 @@ def _grouped(tracer: Tracer, weight: Tensor, inputs: Label, groups: int, transpo
         tracer.trace.group_sizes[tracer.where] = made.shape[1]
         lead = per_group[:, :1]
         for rows in (per_group[:, 1:], made):
-            tracer.tie(np.concatenate([lead, rows], axis=1).T)
-        tracer.freeze("inputs of one group of a convolution", own[1])
+            tracer.join_rows(np.concatenate([lead, rows], axis=1).T)
+        tracer.freeze("is an input of each group of a convolution", own[1])
     else:
-        tracer.join(tracer.tie(per_group), own[1])
-        tracer.tie(made)
+        tracer.join(tracer.join_rows(per_group), own[1])
+        tracer.join_rows(made)
     return first
 
 
@@ -79,7 +84,9 @@ def matrix_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any
     rows, columns = (left[-2], a.shape[-2]), (right[-1], b.shape[-1])
     tracer.multiply(1, *zip(batch, a.shape, strict=False), rows, (inner, a.shape[-1]), columns)
     for matrix, inside, made in ((a, left[-1], left[-2]), (b, right[-2], right[-1])):
-        if isinstance(inside, np.ndarray) or min(matrix.shape[-2:]) == 1:  # a parameter has both
+        if (
+            isinstance(inside, np.ndarray) or min(matrix.shape[-2:]) == 1
+        ):  # a parameter's dimensions both have labels
             tracer.note_maker(made)
     tracer.put(result, [*batch, left[-2], right[-1]])
 
@@ -96,7 +103,7 @@ def sum_and_product(
 
 @rule("mv", "dot", "vdot")
 def vector_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor) -> None:
-    """Of a matrix or a vector with a vector, as in a spectral norm."""
+    """Label the product of a matrix or vector with a vector, as in a spectral norm."""
     if b.shape[0] > 1:
         tracer.join(tracer.get(a)[-1], tracer.get(b)[0])
     tracer.put(result, tracer.get(a)[:-1])
@@ -107,7 +114,7 @@ def weight_norm(tracer: Tracer, result: Any, v: Tensor, g: Tensor, dim: int = 0)
     labels = list(tracer.get(v))
     if v.shape[dim] > 1:
         labels[dim] = tracer.join(labels[dim], tracer.get(g)[dim])
-    tracer.inexact(*labels)
+    tracer.mark_inexact(*labels)
     weight, norms = result
     tracer.put(weight, labels)
     tracer.put(norms, tracer.get(g))
@@ -134,20 +141,20 @@ def linear(
 def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> None:
     queries, keys, values = tracer.get(q), tracer.get(k), tracer.get(v)
     inner = tracer.join(queries[-1], keys[-1])
-    tracer.inexact(inner)  # its size scales the products
+    tracer.mark_inexact(inner)  # attention divides the products by a function of its size
     lead = [tracer.join(*m) for m in zip(queries[:-2], keys[:-2], values[:-2], strict=True)]
     places = q.shape[-2] * k.shape[-2]
     sized = list(zip(lead, q.shape, strict=False))
     tracer.multiply(places, *sized, (inner, q.shape[-1]))
     tracer.multiply(places, *sized, (values[-1], v.shape[-1]))
     first, *others = tensors_in(result)
-    unlabelled(tracer, others)
+    label_nothing(tracer, others)
     tracer.put(first, [*lead, queries[-2], values[-1]])
 
 
 @rule("_softmax", "_log_softmax")
 def softmax(tracer: Tracer, result: Tensor, x: Tensor, dim: int, *_: Any) -> None:
-    tracer.inexact(tracer.get(x)[dim])
+    tracer.mark_inexact(tracer.get(x)[dim])
     tracer.put(result, tracer.get(x))
 
 
@@ -159,8 +166,8 @@ def batch_norm(tracer: Tracer, result: Any, x: Tensor, *parameters: Any) -> None
     labels = tracer.get(x)
     own = [tracer.get(p)[0] for p in parameters if isinstance(p, Tensor)]
     channels = tracer.join(labels[1], *own) if x.shape[1] > 1 else labels[1]
-    tracer.note_norm(channels, _scale(tracer, parameters[0], -1))
-    tracer.inexact(labels[0], *labels[2:])  # of weights, as in weight standardisation
+    tracer.note_norm(channels, _get_scale(tracer, parameters[0], -1))
+    tracer.mark_inexact(labels[0], *labels[2:])  # weight standardisation averages over them
     first, *statistics = tensors_in(result)
     tracer.put(first, [labels[0], channels, *labels[2:]])
     for tensor in statistics:
@@ -177,10 +184,10 @@ def layer_norm(
     for d in range(-len(shape), 0):
         if x.shape[d] > 1:
             labels[d] = tracer.join(labels[d], *(tracer.get(p)[d] for p in own))
-            tracer.inexact(labels[d])
-            tracer.note_norm(labels[d], _scale(tracer, weight, d))
+            tracer.mark_inexact(labels[d])
+            tracer.note_norm(labels[d], _get_scale(tracer, weight, d))
     first, *statistics = tensors_in(result)
-    unlabelled(tracer, statistics)
+    label_nothing(tracer, statistics)
     tracer.put(first, labels)
 
 
@@ -201,26 +208,27 @@ def group_norm(
     own = [tracer.get(p)[0] for p in (weight, bias) if isinstance(p, Tensor)]
     labels[1] = tracer.join(labels[1], *own)
     label = labels[1]
-    tracer.note_norm(label, _scale(tracer, weight, -1))
+    tracer.note_norm(label, _get_scale(tracer, weight, -1))
     if isinstance(label, np.ndarray):
         rows = label.reshape(groups, -1)
         if tracer.choose(lambda: groups > 1 and rows.shape[1] <= groups):
-            tracer.tie(rows.T)
+            tracer.join_rows(rows.T)
             tracer.trace.group_sizes[tracer.where] = rows.shape[1]
         else:
-            tracer.tie(rows)
-            tracer.inexact(label)
+            tracer.join_rows(rows)
+            tracer.mark_inexact(label)
     first, *statistics = tensors_in(result)
-    unlabelled(tracer, statistics)
+    label_nothing(tracer, statistics)
     tracer.put(first, labels)
 
 
-def _scale(tracer: Tracer, weight: Any, axis: int) -> Label:
+def _get_scale(tracer: Tracer, weight: Any, axis: int) -> Label:
+    """Return the label of a norm's weight; None if it has none."""
     return tracer.get(weight)[axis] if isinstance(weight, Tensor) else None
 
 
 @rule("embedding")
 def embedding(tracer: Tracer, result: Tensor, weight: Tensor, index: Tensor, *_: Any) -> None:
-    tracer.freeze("rows of an embedding", tracer.get(weight)[0])
+    tracer.freeze("is the number of rows of an embedding", tracer.get(weight)[0])
     tracer.note_maker(tracer.get(weight)[1])
     tracer.put(result, [*tracer.get(index), tracer.get(weight)[1]])

@@ -1,8 +1,8 @@
-"""Rules of recurrent layers (LSTM, GRU, RNN), which are followed whole, not step by step.
+"""Rules of recurrent modules (LSTM, GRU, RNN), which run as a whole and not step by step.
 
-A unit is one of the hidden state: its rows in every gate, its columns in what reads the state.
-PyTorch's layers have one hidden size, so that the units of all their layers and directions go
-together.
+A unit is one number of the hidden state, with its row in every gate and its column in every weight
+that reads the state. A PyTorch module has one hidden size, so all its layers and directions share
+their units.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
 class RecurrentLayers(TorchFunctionMode):
-    """Follows the labels of recurrent layers; all other functions run as they do."""
+    """Label the results of recurrent modules, and leave all other functions alone."""
 
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()
@@ -28,14 +28,16 @@ class RecurrentLayers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        if name in GATES and isinstance(args[3], bool):  # of padded, not packed sequences
-            return _recurrent(self._tracer, GATES[name], *args)
+        if name in GATES and isinstance(
+            args[3], bool
+        ):  # padded sequences; packed ones have another signature
+            return _follow_layers(self._tracer, GATES[name], *args)
         return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
 class _Cell:
-    """One direction of one layer."""
+    """The parameters of one direction of one layer."""
 
     of_inputs: Tensor
     of_hidden: Tensor
@@ -50,14 +52,14 @@ class _Cell:
         return cls(first, second, biases, projection)
 
     def check(self, inputs: int, gates: int) -> None:
-        """ValueError for tensors that do not fit together."""
+        """Raise ValueError if the shapes of the parameters do not fit together."""
         rows, outputs = self.of_hidden.shape
         hidden = rows // gates
         expected = [(self.of_inputs, (rows, inputs)), *((bias, (rows,)) for bias in self.biases)]
         if self.projection is not None:
             expected.append((self.projection, (outputs, hidden)))
         elif outputs != hidden:
-            raise ValueError(f"a hidden state of {hidden} meets one of {outputs}")
+            raise ValueError(f"the weights have hidden sizes of {hidden} and {outputs}")
         for tensor, shape in expected:
             if tuple(tensor.shape) != shape:
                 raise ValueError(
@@ -65,7 +67,7 @@ class _Cell:
                 )
 
 
-def _recurrent(
+def _follow_layers(
     tracer: Tracer,
     gates: int,
     x: Tensor,
@@ -78,6 +80,7 @@ def _recurrent(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, ...]:
+    """Return the labelled results of a recurrent module. The arguments are PyTorch's."""
     states = [state] if isinstance(state, Tensor) else list(state)
     ways = 2 if bidirectional else 1
     each = len(weights) // (layers * ways)
@@ -88,29 +91,31 @@ def _recurrent(
         for start in range(first, first + ways * each, each):
             cell = _Cell.of(weights[start : start + each], has_biases)
             cell.check(size, gates)
-            units, made = _follow(tracer, cell, gates, seen, x.shape[0] * x.shape[1])
+            units, made = _follow_cell(tracer, cell, gates, seen, x.shape[0] * x.shape[1])
             cells.append(units)
             outputs.append(made)
-        size, seen = ways * states[0].shape[-1], _repeated(outputs[-1], ways)
+        size, seen = ways * states[0].shape[-1], _repeat(outputs[-1], ways)
     of_outputs = tracer.join(*outputs) if states[0].shape[-1] > 1 else None
     of_cells = tracer.join(*cells) if states[-1].shape[-1] > 1 else None
     result = x.new_empty(*x.shape[:2], size)
-    tracer.put(result, [*labels[:2], _repeated(of_outputs, ways)])
+    tracer.put(result, [*labels[:2], _repeat(of_outputs, ways)])
     ends = [state.new_empty(state.shape) for state in states]
     for end, label in zip(ends, (of_outputs, of_cells), strict=False):
         tracer.put(end, [None, None, label])
     return (result, *ends)
 
 
-def _follow(
+def _follow_cell(
     tracer: Tracer, cell: _Cell, gates: int, seen: Label, steps: int
 ) -> tuple[Label, Label]:
-    """The units of a cell, and what it makes of them."""
+    """Join the atoms of a cell; return the labels of its cell state and its hidden state."""
     of_inputs, of_hidden = tracer.get(cell.of_inputs), tracer.get(cell.of_hidden)
     if cell.of_inputs.shape[1] > 1:
         tracer.join(seen, of_inputs[1])
     rows = tracer.join(of_inputs[0], of_hidden[0], *(tracer.get(bias)[0] for bias in cell.biases))
-    units: Label = tracer.tie(rows.reshape(gates, -1)) if isinstance(rows, np.ndarray) else None
+    units: Label = (
+        tracer.join_rows(rows.reshape(gates, -1)) if isinstance(rows, np.ndarray) else None
+    )
     made = units
     for labels, tensor in ((of_inputs, cell.of_inputs), (of_hidden, cell.of_hidden)):
         tracer.multiply(steps, *zip(labels, tensor.shape, strict=True))
@@ -120,12 +125,12 @@ def _follow(
         if cell.projection.shape[1] > 1:
             tracer.join(units, projected[1])
         made = projected[0]
-        tracer.freeze("a projection, which PyTorch knows by its size", units, made)
+        tracer.freeze("has a projection, which PyTorch recognises by its size", units, made)
     if cell.of_hidden.shape[1] > 1:
         made = tracer.join(made, of_hidden[1])
     tracer.note_maker(made)
     return units, made
 
 
-def _repeated(label: Label, times: int) -> Label:
+def _repeat(label: Label, times: int) -> Label:
     return np.tile(label, times) if isinstance(label, np.ndarray) else label

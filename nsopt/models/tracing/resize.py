@@ -1,4 +1,4 @@
-"""Networks with other tensors than the one that was traced."""
+"""Replace the tensors of a network, and adapt the sizes that its modules store."""
 
 from collections.abc import Callable
 
@@ -8,21 +8,24 @@ from nsopt.models.tracing.originals import copy_model, original_weight
 from nsopt.models.tracing.run import tensors_of
 
 
-def replaced(template: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Module:
-    """A copy of `template` with every parameter and buffer changed, shared ones once."""
+def copy_with_tensors(template: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Module:
+    """Return a copy of `template` in which `change` makes each parameter and buffer.
+
+    `change` takes the name and the tensor. Shared tensors are changed once and stay shared.
+    """
     model = copy_model(template, shared=tensors_of(template).values())
 
-    def changed(name: str, tensor: Tensor) -> Tensor:
+    def make(name: str, tensor: Tensor) -> Tensor:
         new = change(name, tensor.detach())
         is_parameter = isinstance(tensor, nn.Parameter)
         return nn.Parameter(new, tensor.requires_grad) if is_parameter else new
 
-    replace_tensors(model, changed)
+    replace_tensors(model, make)
     return model
 
 
 def replace_tensors(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> None:
-    """Put what `change` makes in the place of every parameter and buffer, shared ones once."""
+    """Replace each parameter and buffer of `model` by the result of `change`, shared ones once."""
     names = {id(tensor): name for name, tensor in tensors_of(model).items()}
     made: dict[str, Tensor] = {}
     for module in model.modules():
@@ -37,9 +40,12 @@ def replace_tensors(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -
 
 
 def describe_shapes(model: nn.Module, group_sizes: dict[str, int]) -> None:
-    """Make the attributes of all modules tell the shapes that their tensors have.
+    """Set the attributes of all modules, such as `in_channels`, to the shapes of their tensors.
 
-    group_sizes: by path, channels per group where the number of groups follows the width.
+    Args:
+        model: a network whose tensors have been replaced.
+        group_sizes: channels per group, by path, for modules whose number of groups changes with
+            the width.
     """
     for path, module in model.named_modules():
         _describe(module, group_sizes.get(path))
@@ -87,14 +93,14 @@ def _describe_convolution(
 
 
 def _describe_unweighted(module: nn.Module) -> None:
-    """A norm without affine parameters knows its channels from its statistics."""
+    """Set the channels of a norm without affine parameters from its running statistics."""
     mean = getattr(module, "running_mean", None)
     if isinstance(module, nn.modules.batchnorm._NormBase) and mean is not None:
         module.num_features = len(mean)
 
 
 def _describe_recurrent(module: nn.RNNBase, weight: Tensor) -> None:
-    """Its sizes, and the list of its weights that it calls kernels with."""
+    """Set the sizes of a recurrent layer, and its list of weights for PyTorch's kernels."""
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
     module.input_size, module.hidden_size = weight.shape[1], len(weight) // gates
     if module.proj_size:

@@ -1,4 +1,4 @@
-"""Running a network on labels, on tensors without memory or arithmetic."""
+"""Run a network on labels, with fake tensors that need no memory and compute nothing."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,22 +23,24 @@ _LONGEST_REASON = 150
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; a shared one by its first name."""
+    """Return parameters and buffers by name, shared ones by their first name."""
     return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledRun:
-    """How a network is run. examples: its input tensors; modes: of `training`, one after the other.
+    """A way to run a network on labels.
 
-    Both modes are needed: branches of `forward` may depend on them.
+    Attributes:
+        examples: the inputs of `forward`.
+        modes: values of `training`, for one run each. Usually both, because `forward` may branch.
     """
 
     examples: tuple[Tensor, ...]
     modes: tuple[bool, ...] = (False, True)
 
-    def of_one(self) -> "LabelledRun":
-        """The same with one example, in evaluation mode."""
+    def with_one_example(self) -> "LabelledRun":
+        """Return a copy with one example, in evaluation mode only."""
         count = len(self.examples[0])
         firsts = (e[:1] if e.ndim and len(e) == count else e for e in self.examples)
         return LabelledRun(tuple(firsts), (False,))
@@ -51,22 +53,33 @@ class LabelledRun:
         choices: Sequence[tuple[str, Any]] | None = None,
         same: Callable[[Atoms, Atoms], bool] | None = None,
     ) -> list[tuple[int, ...]]:
-        """The shapes of the outputs in the last mode; what is seen goes to `trace`.
+        """Run a network once in each mode.
 
-        labels: of parameters and buffers by name; choices: to take again, None to choose; same: see
-        `Tracer`. The multiply-accumulates are those of the first mode. Raises TraceError.
+        Args:
+            model: the network.
+            trace: the record to which the runs add; multiply-accumulates only in the first mode.
+            labels: of parameters and buffers, by name.
+            choices: of an earlier trace, which the runs repeat; None to make new ones.
+            same: see `Tracer`.
+
+        Returns:
+            The shapes of the outputs in the last mode.
+
+        Raises:
+            TraceError: if the network does not run.
         """
         replay = None if choices is None else iter(choices)
         shapes: list[tuple[int, ...]] = []
         for training in self.modes:
             counted = len(trace.products)
             tracer = Tracer(trace, RULES, RESULTS, replay, same)
-            with _in_mode(model, training), _watched(model, tracer), _quiet():
+            with _use_mode(model, training), _follow_modules(model, tracer), _hide_logs():
                 for name, tensor in tensors_of(model).items():
                     tracer.declare(tensor, labels[name])
-                outputs = self._outputs(model, tracer)
-            tracer.enter("the output")
-            tracer.freeze("reaches the output", *(a for t in outputs for a in tracer.get(t)))
+                outputs = self._run_forward(model, tracer)
+            tracer.freeze(
+                "determines the shape of the output", *(a for t in outputs for a in tracer.get(t))
+            )
             shapes = [tuple(tensor.shape) for tensor in outputs]
             if training != self.modes[0]:
                 del trace.products[counted:]
@@ -75,9 +88,16 @@ class LabelledRun:
     def buffers(
         self, model: nn.Module, count: int, labels: Mapping[str, Labels], family: Family
     ) -> list[Buffer]:
-        """Return the activations of an evaluation, with their sizes at all widths of a family.
+        """Return the activations of an evaluation, with their sizes as functions of the widths.
 
-        count: of the atoms in `labels`. Raises TraceError.
+        Args:
+            model: the network.
+            count: number of atoms in `labels`.
+            labels: of parameters and buffers, by name.
+            family: the groups of the network.
+
+        Raises:
+            TraceError: if the network does not run.
         """
         tracer = Tracer(Trace(count=count), RULES, RESULTS, same=lambda *_: True)
         fixed = np.zeros(len(family.groups), np.int64)
@@ -90,13 +110,13 @@ class LabelledRun:
             ]
 
         recorder = BufferRecorder(sizes_of)
-        with _in_mode(model, False), _watched(model, tracer), _quiet():
+        with _use_mode(model, False), _follow_modules(model, tracer), _hide_logs():
             for name, tensor in tensors_of(model).items():
                 tracer.declare(tensor, labels[name])
-            self._outputs(model, tracer, recorder)
+            self._run_forward(model, tracer, recorder)
         return recorder.buffers
 
-    def _outputs(
+    def _run_forward(
         self, model: nn.Module, tracer: Tracer, recorder: BufferRecorder | None = None
     ) -> list[Tensor]:
         with FakeTensorMode(allow_non_fake_inputs=True) as fake:
@@ -108,32 +128,33 @@ class LabelledRun:
                     result = model(*inputs)
                     if recorder:
                         recorder.give(result)
-            except Exception as error:  # whatever the user's code, or torch, makes of other sizes
-                told = error if isinstance(error, TraceError) else _explained(error, tracer)
-                told.step = tracer.trace.steps
-                raise told from error
+            except Exception as error:  # the user's code or torch may raise anything
+                explained = error if isinstance(error, TraceError) else _explain(error, tracer)
+                explained.step = tracer.trace.steps
+                raise explained from error
         return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
-def _explained(error: Exception, tracer: Tracer) -> TraceError:
+def _explain(error: Exception, tracer: Tracer) -> TraceError:
+    """Return one line for users about an error of the user's code or torch."""
     if "DataDependent" in type(error).__name__:
         return TraceError(
-            f"the forward pass decides on the values of tensors, in {tracer.where}: "
-            "trace a network that does not"
+            f"the forward pass depends on the values of tensors, in {tracer.where}: "
+            "trace a network without this"
         )
     if "more than 1 value per channel" in str(error):
         return TraceError(
-            f"a norm in training mode has one value to standardise, in {tracer.where}: it needs "
-            "more inputs, or more examples",
-            tracer.met(),
+            f"a norm in training mode has only one value per channel, in {tracer.where}: pass a "
+            "larger example input, or more examples",
+            tracer.find_last_atoms(),
         )
     reason = str(error).splitlines()[0][:_LONGEST_REASON] if str(error) else type(error).__name__
-    return TraceError(f"{reason} (in {tracer.where})", tracer.met())
+    return TraceError(f"{reason} (in {tracer.where})", tracer.find_last_atoms())
 
 
 @contextmanager
-def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Training or evaluation inside; every module, and what it counts, as it was outside."""
+def _use_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Use a mode inside the block; then restore all modes, buffers and tensor attributes."""
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     stores = [store for module in modes for store in (module._buffers, vars(module))]
@@ -151,8 +172,8 @@ def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(model: nn.Module, tracer: Tracer) -> Iterator[None]:
-    """The tracer knows inside which module runs."""
+def _follow_modules(model: nn.Module, tracer: Tracer) -> Iterator[None]:
+    """Inform the tracer which module is running inside the block."""
     hooks = []
     for name, module in model.named_modules():
         path = name or "the network"
@@ -166,8 +187,8 @@ def _watched(model: nn.Module, tracer: Tracer) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Errors in a network that is tried out are ours to tell."""
+def _hide_logs() -> Iterator[None]:
+    """Hide the log of fake tensors inside the block, because nsopt reports their errors itself."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

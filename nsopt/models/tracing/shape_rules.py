@@ -1,7 +1,8 @@
 """Rules of operations that move indices: views, permutations, reductions.
 
-A rule gets the tracer, the result of the operation, and its arguments in the order of the ATen
-schema. It labels the result. It joins or freezes atoms that the operation ties.
+A rule takes the tracer, the result of the operation, and its arguments in the order of the ATen
+schema. It labels the result. It joins the atoms that must be removed together, and freezes those
+that cannot be removed.
 """
 
 import math
@@ -12,7 +13,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from nsopt.models.tracing.labels import ANY, Atoms, Label, Labels, arrays
+from nsopt.models.tracing.labels import ANY, Atoms, Label, Labels, select_atoms
 from nsopt.models.tracing.tracer import Tracer, rule
 
 
@@ -24,14 +25,14 @@ def tensors_in(tree: Any) -> list[Tensor]:
     "empty zeros ones full rand randn new_empty new_zeros new_ones new_full empty_strided "
     "new_empty_strided scalar_tensor"
 )
-def alike(tracer: Tracer, result: Any, *_: Any) -> None:
+def label_filled(tracer: Tracer, result: Any, *_: Any) -> None:
     """Label tensors that are filled with the same value or noise at every index."""
     for tensor in tensors_in(result):
         tracer.put(tensor, (ANY,) * tensor.ndim)
 
 
 @rule("arange", "linspace", "eye", "tril_indices")
-def unlabelled(tracer: Tracer, result: Any, *_: Any) -> None:
+def label_nothing(tracer: Tracer, result: Any, *_: Any) -> None:
     """Label tensors whose sizes depend on no parameter."""
     for tensor in tensors_in(result):
         tracer.put(tensor, (None,) * tensor.ndim)
@@ -41,7 +42,7 @@ def unlabelled(tracer: Tracer, result: Any, *_: Any) -> None:
     "clone detach alias _to_copy lift_fresh contiguous native_dropout fill zero bernoulli uniform "
     "normal hardswish cumsum empty_like zeros_like ones_like full_like rand_like randn_like"
 )
-def same(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
+def keep_labels(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
     """Copy the labels of the input, as for clone, dropout and fill."""
     for tensor in tensors_in(result):
         kept = tensor.shape == x.shape
@@ -50,7 +51,7 @@ def same(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
 
 @rule("pointwise", "copy", "_prelu_kernel")
 def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
-    """Broadcast from the right, and join the dimensions that meet."""
+    """Join the dimensions that meet when the arguments are broadcast, from the right."""
     tensors = [tensor for tensor in tensors_in(arguments) if tensor.ndim]
     results = tensors_in(result)
     labels: list[Label] = []
@@ -61,7 +62,7 @@ def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
     for tensor in results:
         own = labels[len(labels) - tensor.ndim :]
         before = tracer.get(tensor)
-        if tensor._is_view() and len(arrays(own)) > len(arrays(before)):
+        if tensor._is_view() and len(select_atoms(own)) > len(select_atoms(before)):
             tracer.freeze("is written into a part of another tensor", *own)
         tracer.put(tensor, own)
 
@@ -71,13 +72,13 @@ def as_strided(tracer: Tracer, result: Tensor, x: Tensor, size: Sequence[int], *
     if tuple(size) == tuple(x.shape):  # another layout of the same tensor
         tracer.put(result, tracer.get(x))
     else:
-        tracer.freeze("is read with strides", *tracer.get(x))
-        unlabelled(tracer, result)
+        tracer.freeze("is read by as_strided", *tracer.get(x))
+        label_nothing(tracer, result)
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias")
 def view(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
-    """Runs of old dimensions become runs of new ones with the same number of elements."""
+    """Match runs of old dimensions with runs of new ones that have as many elements."""
     old, new, before = tuple(x.shape), tuple(result.shape), tracer.get(x)
     labels: list[Label] = []
     i = j = 0
@@ -89,30 +90,35 @@ def view(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
                 i += 1
             else:
                 j += 1
-        labels += _regrouped(tracer, before[first:i], old[first:i], new[start:j])
+        labels += _regroup(tracer, before[first:i], old[first:i], new[start:j])
     tracer.put(result, labels)
 
 
-def _regrouped(
+def _regroup(
     tracer: Tracer, labels: Labels, old: tuple[int, ...], new: tuple[int, ...]
 ) -> list[Label]:
-    """The labels of the dimensions `new` that hold the elements of `old`."""
+    """Return labels of the dimensions of sizes `new`, which hold the elements of `old`."""
     labelled = [d for d, label in enumerate(labels) if isinstance(label, np.ndarray)]
     if not labelled:
         indifferent = all(label is ANY for label, n in zip(labels, old, strict=True) if n > 1)
         return [ANY if indifferent else None] * len(new)
     d = labelled[0]
-    if len(labelled) > 1:  # the largest one can still change
+    if len(labelled) > 1:  # only the largest one remains free to change
         d = tracer.choose(lambda: max(labelled, key=lambda each: old[each]))
         others = [labels[e] for e in labelled if e != d]
         tracer.freeze("is flattened together with other channels", *others)
-    flat = np.tile(np.repeat(arrays([labels[d]])[0], math.prod(old[d + 1 :])), math.prod(old[:d]))
+    flat = np.tile(
+        np.repeat(select_atoms([labels[d]])[0], math.prod(old[d + 1 :])), math.prod(old[:d])
+    )
     return _spread(tracer, flat, new)
 
 
 def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...]) -> list[Label]:
-    """Put the atoms of a flat dimension on one of those that it is split into: the channels again,
-    if one holds them in every row, else the largest one, whose rows are tied (channel shuffle)."""
+    """Return labels of the dimensions into which a flat dimension is split.
+
+    Only one of them gets atoms: one that holds the same atoms in every row, or else the largest
+    one, whose rows are joined (channel shuffle).
+    """
     large = [e for e, size in enumerate(new) if size > 1]
     if len(large) == 1:
         return [flat if e in large else None for e in range(len(new))]
@@ -126,7 +132,7 @@ def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...]) -> list[Label]:
         return next((e for e in by_size if (rows(e) == rows(e)[0]).all()), by_size[0])
 
     chosen = tracer.choose(best)
-    tied = tracer.tie(rows(chosen))
+    tied = tracer.join_rows(rows(chosen))
     return [tied if e == chosen else None for e in range(len(new))]
 
 
@@ -157,7 +163,7 @@ def transpose(tracer: Tracer, result: Tensor, x: Tensor, one: int = 0, other: in
 
 @rule("squeeze")
 def squeeze(tracer: Tracer, result: Tensor, x: Tensor, dims: Any = None) -> None:
-    gone = {d for d in _dimensions(x, dims) if x.shape[d] == 1}
+    gone = {d for d in _count_from_front(x, dims) if x.shape[d] == 1}
     tracer.put(result, [label for d, label in enumerate(tracer.get(x)) if d not in gone])
 
 
@@ -184,7 +190,7 @@ def repeat(tracer: Tracer, result: Tensor, x: Tensor, times: Sequence[int]) -> N
 @rule("flip")
 def flip(tracer: Tracer, result: Tensor, x: Tensor, dims: Any) -> None:
     labels = list(tracer.get(x))
-    for d in _dimensions(x, dims):
+    for d in _count_from_front(x, dims):
         label = labels[d]
         labels[d] = label[::-1] if isinstance(label, np.ndarray) else label
     tracer.put(result, labels)
@@ -192,7 +198,7 @@ def flip(tracer: Tracer, result: Tensor, x: Tensor, dims: Any) -> None:
 
 @rule("roll")
 def roll(tracer: Tracer, result: Tensor, x: Tensor, shifts: Any, dims: Any = ()) -> None:
-    tracer.freeze("is rolled", *(tracer.get(x)[d] for d in _dimensions(x, dims or None)))
+    tracer.freeze("is rolled", *(tracer.get(x)[d] for d in _count_from_front(x, dims or None)))
     tracer.put(result, tracer.get(x))
 
 
@@ -201,17 +207,17 @@ def pixel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, factor: int) -> Non
     labels = list(tracer.get(x))
     channels = labels[-3]
     if isinstance(channels, np.ndarray):
-        labels[-3] = tracer.tie(channels.reshape(-1, factor * factor).T)
+        labels[-3] = tracer.join_rows(channels.reshape(-1, factor * factor).T)
     tracer.put(result, [*labels[:-2], None, None])
 
 
 @rule("mean sum amax amin var var_mean std prod logsumexp max min any all argmax argmin")
 def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) -> None:
     """Remove dimensions, or give them size 1."""
-    gone = set(_dimensions(x, dims if isinstance(dims, int | list | tuple) else None))
+    gone = set(_count_from_front(x, dims if isinstance(dims, int | list | tuple) else None))
     labels = tracer.get(x)
-    if tracer.operation not in ("sum", "any", "all"):  # of zeros as of nothing
-        tracer.inexact(*(labels[d] for d in gone))
+    if tracer.operation not in ("sum", "any", "all"):  # zeros do not change these
+        tracer.mark_inexact(*(labels[d] for d in gone))
     left = [label for d, label in enumerate(labels) if d not in gone]
     for tensor in tensors_in(result):
         if tensor.ndim == x.ndim:
@@ -232,16 +238,16 @@ def norm(tracer: Tracer, result: Tensor, x: Tensor, order: Any, dims: Any = None
     "_upsample_nearest_exact2d _upsample_bilinear2d_aa reflection_pad2d replication_pad2d "
     "reflection_pad1d replication_pad1d"
 )
-def spatial(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
-    """Keep examples and channels of pools and resizes; the other sizes are fixed."""
+def resize_places(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
+    """Keep the labels of examples and channels in pooling and resizing; freeze the others."""
     labels = tracer.get(x)
     for tensor in tensors_in(result):
         tracer.freeze(f"is resized by {tracer.operation}", *labels[2:])
         tracer.put(tensor, [*labels[:2], *[None] * (tensor.ndim - 2)])
 
 
-def _dimensions(x: Tensor, dims: Any) -> Iterable[int]:
-    """Return `dims` of an ATen operation (None or nothing for all), counted from the front."""
+def _count_from_front(x: Tensor, dims: Any) -> Iterable[int]:
+    """Return the dimensions `dims` counted from the front; None or an empty list means all."""
     if x.ndim == 0:
         return []
     if dims is None or (isinstance(dims, list | tuple) and not dims):

@@ -1,7 +1,8 @@
-"""What operations return, as empty tensors: those that fake tensors would take apart, slowly.
+"""Fast replacements of operations on fake tensors, which return empty results of the right shape.
 
-Each function gets the operation and its arguments. Where the sizes do not fit it runs the
-operation, which says so.
+Fake tensors would split these operations into many smaller ones, which is slow. Each function takes
+the operation and its arguments. If the sizes do not fit, it runs the operation itself, which
+raises PyTorch's error.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manag
 from torch.utils._mode_utils import no_dispatch
 
 
-def _empty(like: Tensor, *sizes: int) -> Tensor:
-    """A tensor of these sizes, at once where `like` is a fake one."""
+def _make_empty(like: Tensor, *sizes: int) -> Tensor:
+    """Return an empty tensor of these sizes, by a shortcut if `like` is a fake tensor."""
     if not isinstance(like, FakeTensor):
         return like.new_empty(sizes)
     with no_dispatch():
@@ -24,7 +25,10 @@ def _empty(like: Tensor, *sizes: int) -> Tensor:
 
 
 def _view(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
-    """Of a fake tensor of unknown values, what the kernel for tensors without memory returns."""
+    """Return a view of a fake tensor directly from PyTorch's meta kernel.
+
+    Other tensors, and fake ones whose values are known, take the usual way.
+    """
     if not isinstance(x, FakeTensor) or x.constant is not None:
         return func(x, *args, **more)
     with in_kernel_invocation_manager(x.fake_mode):
@@ -35,7 +39,10 @@ def _view(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
 
 
 def _pointwise(func: Any, x: Any, *others: Any, **more: Any) -> Any:
-    """Numbers, or tensors of one shape; in place where the name of the operation says so."""
+    """Return a result like `x` if the other arguments are numbers or tensors of its shape.
+
+    Operations whose names end with an underscore return `x` itself.
+    """
     if not isinstance(x, Tensor) or getattr(x, "constant", None) is not None:
         return func(x, *others, **more)
     in_place = func._schema.name.endswith("_")
@@ -47,16 +54,16 @@ def _pointwise(func: Any, x: Any, *others: Any, **more: Any) -> Any:
     )
     if not alike or not (x.is_floating_point() or in_place):
         return func(x, *others, **more)
-    return x if in_place else _empty_like(x)
+    return x if in_place else _make_empty_like(x)
 
 
 def _batch_of_products(func: Any, a: Tensor, b: Tensor) -> Any:
     if a.shape[0] != b.shape[0] or a.shape[2] != b.shape[1] or a.dtype != b.dtype:
         return func(a, b)
-    return _empty(a, *a.shape[:2], b.shape[2])
+    return _make_empty(a, *a.shape[:2], b.shape[2])
 
 
-def _concatenated(func: Any, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+def _concatenation(func: Any, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     first = tensors[0]
     sizes = list(first.shape)
     others = [[n for d, n in enumerate(t.shape) if d != dim % first.ndim] for t in tensors]
@@ -66,11 +73,11 @@ def _concatenated(func: Any, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     ) or not all(t.is_contiguous() for t in tensors):
         return func(tensors, dim)
     sizes[dim] = sum(t.shape[dim] for t in tensors)
-    return _empty(first, *sizes)
+    return _make_empty(first, *sizes)
 
 
-def _empty_like(x: Tensor) -> Tensor:
-    return _empty(x, *x.shape) if x.is_contiguous() else torch.empty_like(x)
+def _make_empty_like(x: Tensor) -> Tensor:
+    return _make_empty(x, *x.shape) if x.is_contiguous() else torch.empty_like(x)
 
 
 def _convolution(
@@ -98,11 +105,11 @@ def _convolution(
         or (bias is not None and bias.shape != weight.shape[:1])
     ):
         return func(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
-    return _empty(x, len(x), len(weight), *sizes)
+    return _make_empty(x, len(x), len(weight), *sizes)
 
 
 def _batch_norm(_: Any, x: Tensor, *__: Any, **___: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_like(x), _empty(x, x.shape[1]), _empty(x, x.shape[1])
+    return _make_empty_like(x), _make_empty(x, x.shape[1]), _make_empty(x, x.shape[1])
 
 
 def _layer_norm(func: Any, x: Tensor, shape: list[int], *parameters: Any, **more: Any) -> Any:
@@ -112,19 +119,19 @@ def _layer_norm(func: Any, x: Tensor, shape: list[int], *parameters: Any, **more
     ):
         return func(x, shape, *parameters, **more)
     lead = (*x.shape[: -len(shape)], *[1] * len(shape))
-    return _empty(x, *x.shape), _empty(x, *lead), _empty(x, *lead)
+    return _make_empty(x, *x.shape), _make_empty(x, *lead), _make_empty(x, *lead)
 
 
 def _product(func: Any, a: Tensor, b: Tensor) -> Any:
     if a.shape[1] != b.shape[0] or a.dtype != b.dtype:
         return func(a, b)
-    return _empty(a, a.shape[0], b.shape[1])
+    return _make_empty(a, a.shape[0], b.shape[1])
 
 
 def _sum_and_product(func: Any, bias: Tensor, a: Tensor, b: Tensor, **more: Any) -> Any:
     if a.shape[1] != b.shape[0] or bias.shape != b.shape[1:] or a.dtype != b.dtype:
         return func(bias, a, b, **more)
-    return _empty(a, a.shape[0], b.shape[1])
+    return _make_empty(a, a.shape[0], b.shape[1])
 
 
 _VIEWS = (
@@ -142,7 +149,7 @@ RESULTS: dict[str, Callable[..., Any]] = {
     "mm": _product,
     "addmm": _sum_and_product,
     "bmm": _batch_of_products,
-    "cat": _concatenated,
+    "cat": _concatenation,
     **dict.fromkeys(_VIEWS.split(), _view),
     **dict.fromkeys(_POINTWISE.split(), _pointwise),
 }

@@ -1,4 +1,4 @@
-"""`nsopt.trace`: from a module to the family of networks that it belongs to."""
+"""`nsopt.trace`: turn a module into an architecture, a family of networks with other widths."""
 
 from collections.abc import Callable, Sequence
 
@@ -44,55 +44,57 @@ def trace(
     """
     examples = example_input if isinstance(example_input, tuple) else (example_input,)
     if len(examples[0]) < 2:
-        raise NsoptError("trace a network with at least two examples, to recognise sizes of 1")
+        raise NsoptError(
+            "pass at least two examples: the trace does not follow dimensions of size 1"
+        )
     _check_precision(module, examples)
     network = TracedNetwork.of(
-        _on_cpu(module), LabelledRun(tuple(e.detach().cpu() for e in examples))
+        _move_to_cpu(module), LabelledRun(tuple(e.detach().cpu() for e in examples))
     )
-    network = network.with_fixed(_units_below(network, fixed))
-    network, unscored = _without(network, _cannot_be_scored(network))
-    network, suspects = probe.lifted(network)
-    network, unshrinkable = _without(network, probe.cannot_shrink(network, suspects))
+    network = network.with_fixed(_find_units(network, fixed))
+    network, unscored = _fix_groups(network, _find_unscorable(network))
+    network, suspects = probe.find_lifts(network)
+    network, unshrinkable = _fix_groups(network, probe.find_unshrinkable(network, suspects))
     refused = unscored | unshrinkable
     if not network.family.groups:
         raise NsoptError(
-            "no width of this network can change: " + "; ".join(_all_reasons(network, refused))
+            "no width of this network can change: " + "; ".join(_list_reasons(network, refused))
         )
-    names = _layer_names(network)
-    grow = probe.cannot_grow(network) | ({} if init else buffers.cannot_grow(network))
+    names = _name_layers(network)
+    grow = probe.find_capped(network) | ({} if init else buffers.find_capped(network))
     capped = {names[i]: reason for i, reason in grow.items()}
     own = name or type(module).__name__.lower()
     return TracedArchitecture(own, network, names, capped, refused, init)
 
 
-def _without(
+def _fix_groups(
     network: TracedNetwork, reasons: probe.Reasons
 ) -> tuple[TracedNetwork, dict[str, str]]:
-    """The network with these groups fixed, and the reasons by their names."""
-    names = _layer_names(network)
+    """Return the network with these groups fixed, and the reasons by the names of the groups."""
+    names = _name_layers(network)
     units = [network.family.groups[i].units for i in reasons]
     fixed = network.with_fixed(np.concatenate([np.zeros(0, np.int64), *units]))
     return fixed, {names[i]: reason for i, reason in reasons.items()}
 
 
-def _on_cpu(module: nn.Module) -> nn.Module:
-    """`module`, or a copy of it where it is on another device."""
+def _move_to_cpu(module: nn.Module) -> nn.Module:
+    """Return `module` if it is on the CPU, else a copy there."""
     there = {tensor.device.type for tensor in tensors_of(module).values()}
     return module if there == {"cpu"} else copy_model(module).cpu()
 
 
 def _check_precision(module: nn.Module, examples: Sequence[Tensor]) -> None:
-    """NsoptError for what `module.double()` leaves behind."""
+    """Raise NsoptError if inputs are float64 but parameters complex64, as after `double()`."""
     single = [name for name, p in module.named_parameters() if p.dtype == torch.complex64]
     if single and any(example.dtype == torch.float64 for example in examples):
         raise NsoptError(
-            f"the input is of type float64, but {single[0]} of complex64, as double() leaves "
-            "complex parameters as they are: trace the network in float32"
+            f"the input is float64, but {single[0]} is complex64, because double() does not "
+            "convert complex parameters: trace the network in float32"
         )
 
 
-def _layer_names(network: TracedNetwork) -> tuple[str, ...]:
-    """The module that first makes a group's channels, or the tensor that holds them."""
+def _name_layers(network: TracedNetwork) -> tuple[str, ...]:
+    """Return the name of each group: the module that first makes its channels, or their tensor."""
     of_tensor = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
     makers = {
         (of_tensor[id(weight)], output_axis(module)): path
@@ -112,14 +114,17 @@ def _layer_names(network: TracedNetwork) -> tuple[str, ...]:
     )
 
 
-def _cannot_be_scored(network: TracedNetwork) -> probe.Reasons:
+def _find_unscorable(network: TracedNetwork) -> probe.Reasons:
+    """Return the groups without a trained parameter, with the reason."""
     makers = Makers.of(network)
-    unscored = [i for i, g in enumerate(network.family.groups) if not makers.holding(g)]
-    return dict.fromkeys(unscored, "nothing that has its units is trained, so they have no score")
+    unscored = [i for i, g in enumerate(network.family.groups) if not makers.find_holders(g)]
+    return dict.fromkeys(
+        unscored, "no trained parameter has its units, so pruning cannot score them"
+    )
 
 
-def _units_below(network: TracedNetwork, paths: Sequence[str]) -> Atoms:
-    """The units that the modules at `paths` make. NsoptError for a path that is none."""
+def _find_units(network: TracedNetwork, paths: Sequence[str]) -> Atoms:
+    """Return the units that the modules at `paths` make. Raises NsoptError for a wrong path."""
     modules = dict(network.template.named_modules())
     units = [np.zeros(0, np.int64)]
     for path in paths:
@@ -133,6 +138,7 @@ def _units_below(network: TracedNetwork, paths: Sequence[str]) -> Atoms:
     return np.unique(np.concatenate(units))
 
 
-def _all_reasons(network: TracedNetwork, refused: dict[str, str]) -> list[str]:
+def _list_reasons(network: TracedNetwork, refused: dict[str, str]) -> list[str]:
+    """Return the first reasons why widths cannot change."""
     frozen = {f"{f.reason} in {f.module}" for f in network.trace.frozen if f.reason != "kernel"}
     return sorted(frozen | set(refused.values()))[:_MOST_REASONS]

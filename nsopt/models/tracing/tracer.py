@@ -1,7 +1,7 @@
-"""Runs a rule beside every ATen operation of a network (tracing/rules.py).
+"""Run a rule beside every ATen operation of a network (tracing/rules.py).
 
-A dispatch mode sees what the user's own `forward` really calls, so that functional calls, raw
-parameters and custom modules need nothing special.
+A dispatch mode sees every operation that the user's `forward` runs. Functional calls, bare
+parameters and custom modules therefore need no special treatment.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from nsopt.models.tracing.labels import (
     Product,
     Trace,
     TraceError,
-    arrays,
+    select_atoms,
 )
 
 Rule = Callable[..., None]
@@ -40,15 +40,16 @@ def rule(*operations: str) -> Callable[[R], R]:
 
 
 class Tracer(TorchDispatchMode):
-    """Follows labels through one run.
+    """Follow labels through one run of a network.
 
     Args:
-        trace: what it writes to.
-        rules: by name of an ATen operation.
-        results: by name of an operation, what takes its place (tracing/shapes.py).
-        replay: the choices of an earlier trace, to be taken again; None to choose.
-        same: whether two arrays of atoms stand for the same units; then nothing is recorded, and
-            joining others is a TraceError.
+        trace: the record to which it adds.
+        rules: the rules by the name of their ATen operation.
+        results: functions that run in place of an operation, by its name (tracing/shapes.py).
+        replay: the choices of an earlier trace, which it repeats; None to make new ones.
+        same: returns whether two arrays of atoms belong to the same units. If given, the tracer
+            checks instead of recording: it joins and freezes nothing, and a rule that joins
+            different units raises TraceError.
     """
 
     def __init__(
@@ -68,33 +69,36 @@ class Tracer(TorchDispatchMode):
         self._same = same
         self._modules: list[str] = []
         self._labels: dict[int, Labels] = {}
-        self._kept_alive: list[Tensor] = []  # ids are those of living tensors
+        self._kept_alive: list[Tensor] = []  # or Python could reuse their ids
         self._outer: set[int] = set()
         self._last: tuple[Any, ...] = ()
 
     def declare(self, tensor: Tensor, labels: Labels) -> None:
-        """Label a parameter or buffer."""
+        """Label a parameter or buffer, and watch for its first use."""
         self.put(tensor, labels)
         self._outer.add(id(tensor))
 
     def enter(self, module: str) -> None:
+        """Remember that the module at this path is running."""
         self._modules.append(module)
 
     def leave(self) -> None:
+        """Remember that the running module has ended."""
         self._modules.pop()
 
     @property
     def where(self) -> str:
-        """The path of the module that runs."""
+        """The path of the module that is running."""
         return self._modules[-1] if self._modules else "the network"
 
     def get(self, tensor: Tensor) -> Labels:
+        """Return the labels of a tensor, one for each dimension."""
         if id(tensor) in self._outer:
             self.trace.read[id(tensor)] = None
         return self._labels.get(id(tensor), (None,) * tensor.ndim)
 
     def put(self, tensor: Tensor, labels: Sequence[Label]) -> None:
-        """Label a tensor; a dimension of size 1 carries nothing."""
+        """Label a tensor. Dimensions of size 1 get None."""
         for label, size in zip(labels, tensor.shape, strict=True):
             assert not isinstance(label, np.ndarray) or len(label) == size
         sized = zip(labels, tensor.shape, strict=True)
@@ -102,65 +106,73 @@ class Tracer(TorchDispatchMode):
         self._kept_alive.append(tensor)
 
     def choose(self, best: Callable[[], Any]) -> Any:
-        """A decision that networks of other widths have to take alike."""
+        """Return the result of `best`, or repeat the choice of an earlier trace.
+
+        Networks of other widths must make the same choices, or they have other groups. Raises
+        TraceError if the earlier trace made its choice at another operation.
+        """
         if self._replay is None:
             choice = best()
             self.trace.choices.append((self.operation, choice))
             return choice
         operation, choice = next(self._replay, ("nothing", None))
         if operation != self.operation:
-            raise self._error(f"{self.operation} runs where {operation} did")
+            raise self._error(f"{self.operation} runs instead of {operation}")
         return choice
 
     def join(self, *labels: Label) -> Label:
-        """One label for dimensions that meet; beside a fixed size, atoms freeze."""
-        atoms = arrays(labels)
+        """Join the labels of dimensions that must have equal sizes; return one label for all.
+
+        If one of them has a fixed size (None), the atoms of the others are frozen.
+        """
+        atoms = select_atoms(labels)
         if not atoms:
             return ANY if ANY in labels and None not in labels else None
         if any(label is None for label in labels):
             self.freeze("meets a dimension of fixed size", *atoms)
         for other in atoms[1:]:
-            self._edge(atoms[0], other)
+            self._join_pair(atoms[0], other)
         return atoms[0]
 
-    def tie(self, rows: Atoms) -> Atoms:
-        """Join the rows of a matrix of atoms; the first one stands for all."""
+    def join_rows(self, rows: Atoms) -> Atoms:
+        """Join the rows of a matrix of atoms index by index; return the first row."""
         for row in rows[1:]:
-            self._edge(rows[0], row)
+            self._join_pair(rows[0], row)
         first: Atoms = rows[0]
         return first
 
     def freeze(self, reason: str, *labels: Label) -> None:
-        atoms = [label.ravel() for label in arrays(labels)]
+        """Freeze all atoms of these labels, for a reason that users read."""
+        atoms = [label.ravel() for label in select_atoms(labels)]
         if atoms and self._same is None:
             self.trace.frozen.append(Frozen(np.concatenate(atoms), reason, self.where))
 
-    def inexact(self, *labels: Label) -> None:
-        """Removing these is not the same as setting them to zero."""
-        self.trace.inexact += arrays(labels)
+    def mark_inexact(self, *labels: Label) -> None:
+        """Mark all atoms of these labels as inexact."""
+        self.trace.inexact += select_atoms(labels)
 
     def multiply(self, factor: int, *dimensions: tuple[Label, int]) -> None:
-        """Count a product; dimensions: their labels and sizes."""
+        """Count multiply-accumulates: `factor` times the sizes in `dimensions` (label, size)."""
         for label, size in dimensions:
             factor *= 1 if isinstance(label, np.ndarray) else size
-        self.trace.products.append(Product(factor, tuple(arrays(d for d, _ in dimensions))))
+        self.trace.products.append(Product(factor, tuple(select_atoms(d for d, _ in dimensions))))
 
     def note_maker(self, label: Label) -> None:
-        """A product with a parameter makes these channels."""
-        self.trace.makers += arrays([label])
+        """Note that a product with a parameter makes the channels of this label."""
+        self.trace.makers += select_atoms([label])
 
     def note_norm(self, channels: Label, scale: Label) -> None:
-        """A norm scales these channels."""
+        """Note that a norm multiplies these channels by a parameter with the label `scale`."""
         if isinstance(channels, np.ndarray) and isinstance(scale, np.ndarray):
             self.trace.norms.append((channels, scale))
 
-    def met(self) -> Atoms:
-        """The atoms of the tensors that the last operation was called with."""
+    def find_last_atoms(self) -> Atoms:
+        """Return the atoms in all tensors that the last operation took."""
         tensors = [leaf for leaf in tree_leaves(self._last) if isinstance(leaf, Tensor)]
-        atoms = arrays(label for tensor in tensors for label in self.get(tensor))
+        atoms = select_atoms(label for tensor in tensors for label in self.get(tensor))
         return np.unique(np.concatenate(atoms)) if atoms else np.zeros(0, np.int64)
 
-    def _edge(self, one: Atoms, other: Atoms) -> None:
+    def _join_pair(self, one: Atoms, other: Atoms) -> None:
         if one.shape != other.shape:
             raise self._error(f"sizes {one.size} and {other.size} meet")
         if self._same is None:
@@ -169,7 +181,7 @@ class Tracer(TorchDispatchMode):
             raise self._error("different channels meet")
 
     def _error(self, what: str) -> TraceError:
-        return TraceError(f"{what} in {self.where}", self.met())
+        return TraceError(f"{what} in {self.where}", self.find_last_atoms())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -185,7 +197,7 @@ class Tracer(TorchDispatchMode):
         if rule is None and _is_pointwise(func, self.operation):
             rule = self._rules["pointwise"]
         if rule is not None:
-            rule(self, result, *_bound(func, args, kwargs))
+            rule(self, result, *_bind(func, args, kwargs))
             return result
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         labels = [label for tensor in inputs for label in self.get(tensor)]
@@ -196,7 +208,7 @@ class Tracer(TorchDispatchMode):
 
 
 def _is_pointwise(func: Any, name: str) -> bool:
-    """Whether an operation, or the one that it is the in-place form of, works index by index."""
+    """Return whether an operation is pointwise, or the in-place form of one that is."""
     if torch.Tag.pointwise in func.tags:
         return True
     packet = getattr(torch.ops.aten, name, None)
@@ -204,8 +216,8 @@ def _is_pointwise(func: Any, name: str) -> bool:
     return any(torch.Tag.pointwise in overload.tags for overload in overloads)
 
 
-def _bound(func: Any, args: Any, kwargs: Any) -> list[Any]:
-    """Arguments in the order of the schema, defaults filled in."""
+def _bind(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    """Return the arguments in the order of the schema, with its defaults."""
     bound = list(args)
     for argument in func._schema.arguments[len(args) :]:
         default = argument.default_value if argument.has_default_value() else None

@@ -96,7 +96,7 @@ def widths_of(arch: TracedArchitecture, kept: Sequence[Atoms]) -> list[int]:
 def with_zeros(arch: TracedArchitecture, model: nn.Module, kept: Sequence[Atoms]) -> nn.Module:
     """A copy of `model` in which everything of the units that go is zero."""
     masked, family = copy_model(model), arch.network.family
-    alive, tensors = family.alive(list(kept)), tensors_of(masked)
+    alive, tensors = family.find_alive(list(kept)), tensors_of(masked)
     with torch.no_grad():
         for dimension in family.dimensions:
             dead = ~alive[family.units.of_atom[dimension.atoms]]
@@ -139,7 +139,7 @@ def check_costs(
     """Parameters, multiply-accumulates and activations are those of the network, counted."""
     assert arch.cost("params")(widths) == sum(p.numel() for p in model.parameters())
     assert arch.cost("flash-int8")(widths) == arch.cost("params")(widths)
-    one = arch.network.run.of_one()
+    one = arch.network.run.with_one_example()
     untold = {name: (None,) * tensor.ndim for name, tensor in tensors_of(model).items()}
     buffers = one.buffers(model, 0, untold, arch.network.family)
     peak = PeakActivations.of(buffers, len(widths))(widths)

@@ -67,7 +67,9 @@ def test_buffers_are_those_of_the_units_that_are_left() -> None:
     assert isinstance(model, fields.Normed)
     smaller = arch.build([5, 8])
     assert torch.equal(smaller.get_buffer("norm.mean"), model.norm.get_buffer("mean")[:5])
-    with pytest.raises(NsoptError, match=r"a cannot exceed 12: the buffer norm.* has other values"):
+    with pytest.raises(
+        NsoptError, match=r"a cannot exceed 12: the buffer norm.* has different values"
+    ):
         arch.build([13, 8])
     arch, model, _ = traced(fields.Blurred)
     wider = arch.build([20, 8]).get_buffer("filter")
@@ -85,7 +87,7 @@ def test_who_gives_init_fills_the_buffers_too() -> None:
 def test_what_only_frozen_parameters_have_is_fixed() -> None:
     arch, _, _ = traced(fields.Frozen)
     assert arch.layer_names == ("backbone.2", "hidden")
-    assert "fixed: backbone.0: nothing that has its units is trained" in arch.explain()
+    assert "fixed: backbone.0: no trained parameter has its units" in arch.explain()
 
 
 def test_an_own_norm_hides_no_scores() -> None:
@@ -113,7 +115,7 @@ def test_scores_of_graphs_are_those_of_explicit_factors() -> None:
 
 def test_units_that_cannot_be_cut_one_by_one_all_stay() -> None:
     arch, _, _ = traced(fields.Mixed)
-    assert "a: 6 units of 2 channels, cannot be cut one by one" in arch.explain()
+    assert "a: 6 units of 2 channels, cannot be removed one by one" in arch.explain()
     model = arch.build(arch.base_widths)
     pruned = make_prunable(arch, model, arch.base_widths)
     assert pruned.gates[0][0].gradient().isposinf().all()

@@ -47,6 +47,6 @@ def test_a_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> None:
 
 
 def test_complex_weights_in_double_precision_are_refused() -> None:
-    message = "^the input is of type float64, but filters of complex64, as double"
+    message = "^the input is float64, but filters is complex64, because double"
     with pytest.raises(NsoptError, match=message):
         trace(parts.Complex().double(), torch.randn(2, 3, 32, 32).double())

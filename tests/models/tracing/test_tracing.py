@@ -90,7 +90,7 @@ def test_what_stays_fixed_is_explained() -> None:
     said = arch.explain()
     assert said.startswith("unruled: 2 widths\n  a.0: 16 units\n")
     assert "no rule for the operation aten::_fft_c2c in the network" in said
-    assert "fixed: head.linear: reaches the output in the output" in said
+    assert "fixed: head.linear: determines the shape of the output in the network" in said
     arch, _, _ = traced(awkward.WrittenSize)
     assert "fixed: b.0: " in arch.explain()
     arch, _, _ = traced(awkward.Unused)
@@ -115,9 +115,12 @@ def test_channels_are_told_by_module() -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (awkward.Deciding, "decides on the values of tensors, in the network"),
-        (parts.OneValue, "a norm in training mode has one value to standardise, in the network"),
-        (awkward.LinearOnly, "no width of this network can change: .*reaches the output"),
+        (awkward.Deciding, "depends on the values of tensors, in the network"),
+        (parts.OneValue, "a norm in training mode has only one value per channel, in the network"),
+        (
+            awkward.LinearOnly,
+            "no width of this network can change: .*determines the shape of the output",
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
