@@ -38,7 +38,7 @@ def read_metrics(sizes: SizeOptions) -> tuple[Metric, ...]:
 
 
 def read_metric(sizes: SizeOptions) -> Metric:
-    """Likewise, for commands that take budgets in one metric."""
+    """Return the only metric of the budgets. Raises NsoptError if they limit several."""
     metric, *others = read_metrics(sizes)
     if others or len(metric.parts) > 1:
         raise NsoptError("this command takes budgets in one metric: --budgets 20M --metric macs")

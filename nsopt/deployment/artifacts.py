@@ -66,7 +66,7 @@ class BestNetworks:
         self._keep_if_best(trial, network.content)
 
     def keep_again(self, trial: Trial, content: Mapping[str, Any]) -> None:
-        """Likewise store the `content` of another trial's file, from an equal training."""
+        """Store the `content` of an equal training's file, unless a finished trial is better."""
         point = trials.read_point(trial)
         self._keep_if_best(trial, {**content, **asdict(point)} if point else content)
 

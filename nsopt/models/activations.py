@@ -1,9 +1,11 @@
-"""The most numbers that the activations of one example need at once, in the order of execution.
+"""Count how many numbers the activations of one example need at the peak of a forward pass.
 
-A buffer lives from the operation that makes it to the last one that uses it: views and operations
-in place share it. What no operation uses, such as the indices of a pool, needs none. The input and
-the outputs are buffers, too.
-L: searched layers; N: rows of widths; B: buffers; S: steps, the operations of one forward pass.
+A buffer exists from the operation that makes it to the last one that uses it. Views and in-place
+operations share the buffer of their input. Tensors that no operation uses, such as the indices of a
+pool, have no buffer. The input and the outputs have one.
+
+Symbols: L, searched layers; N, rows of widths; B, buffers; S, steps, which are the operations of
+one forward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +28,14 @@ _LEAST_PRIME = 10_007  # above all other sizes of a network
 
 @dataclass(eq=False)
 class Buffer:
-    """The memory of a tensor and its views. sizes: of its dimensions; first, last: steps."""
+    """The memory of a tensor and its views.
+
+    Attributes:
+        tensor: the tensor.
+        sizes: of its dimensions, as functions of the widths.
+        first: the step that makes it.
+        last: the last step that uses it.
+    """
 
     tensor: Tensor
     sizes: list[Size]
@@ -35,7 +44,7 @@ class Buffer:
 
 
 class BufferRecorder(TorchDispatchMode):
-    """Notes when a network makes and uses its activations.
+    """Record when a network makes and uses its activations.
 
     Args:
         sizes_of: returns the sizes of a tensor's dimensions as functions of the widths.
@@ -48,11 +57,11 @@ class BufferRecorder(TorchDispatchMode):
         self._step = 0
 
     def take(self, inputs: Any) -> None:
-        """Note the tensors that a network is called with."""
+        """Record the inputs of a network."""
         self._note(inputs)
 
     def give(self, outputs: Any) -> None:
-        """Note the tensors that it returns, which live to the end."""
+        """Record the outputs of a network, whose buffers exist to the end."""
         for buffer in self._find(outputs):
             buffer.last = self._step + 1
 
@@ -69,7 +78,7 @@ class BufferRecorder(TorchDispatchMode):
 
     @property
     def buffers(self) -> list[Buffer]:
-        """Those that are used."""
+        """The buffers that operations use."""
         return [b for b in self._buffers.values() if b.last > b.first and b.tensor.numel()]
 
     def _note(self, tensors: Any) -> None:
@@ -88,16 +97,18 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _storage(tensor: Tensor) -> int:
-    """Return what a tensor shares with its views."""
+    """Return a number that identifies the memory of a tensor and its views."""
     return int(tensor.untyped_storage()._cdata)
 
 
 @dataclass(frozen=True, eq=False)
 class PeakActivations:
-    """A `CostModel` of networks whose buffers are always the same, but for their sizes.
+    """A `CostModel` of networks whose widths change only the sizes of their buffers.
 
-    factors (D, B, L), constants (D, B): a buffer is the product of D sizes; live: whether a buffer
-    is needed at a step, (S, B).
+    Attributes:
+        factors: (D, B, L); the size of a buffer is prod_d (factors[d] @ widths + constants[d]).
+        constants: (D, B).
+        live: (S, B), whether a buffer exists at a step; equal steps occur once.
     """
 
     factors: IntArray
@@ -123,14 +134,14 @@ class PeakActivations:
         return int(peak) if w.ndim == 1 else peak
 
     def sizes(self, widths: IntArray) -> IntArray:
-        """Return the numbers in each buffer: (B,), or (N, B)."""
+        """Return how many numbers each buffer has, (B,), or (N, B)."""
         sizes = np.ones((*widths.shape[:-1], self.live.shape[1]), np.int64)
         for factor, constant in zip(self.factors, self.constants, strict=True):
             sizes *= widths @ factor.T + constant
         return sizes
 
     def lower_bound(self, widths: ArrayLike) -> int | IntArray:
-        """The cost itself: it never falls as a width grows."""
+        """Return the cost itself, because it never falls as a width grows."""
         return self(widths)
 
     def marginal(self, widths: ArrayLike) -> IntArray:
@@ -143,9 +154,15 @@ class PeakActivations:
 class TableActivations:
     """A `CostModel` of networks that are made from a table of operations.
 
-    Which of these exist decides which buffers there are: nsopt records one network for each case.
+    Some operations exist only at some widths, which changes the buffers. nsopt therefore records
+    one network for each such case.
 
-    assemble: returns a network of widths (L,), whose tensors are on the meta device.
+    Attributes:
+        assemble: returns a network of widths (L,), whose tensors are on the meta device.
+        operations: the table.
+        input_shape: of one example.
+        layers: L.
+        recorded: the buffers of the cases that are known.
     """
 
     assemble: Callable[[Sequence[int]], nn.Module]
@@ -170,8 +187,10 @@ class TableActivations:
         return int(peak[0]) if w.ndim == 1 else peak
 
     def lower_bound(self, widths: ArrayLike) -> int | IntArray:
-        """Return what the input and the output of the largest convolution need, of those that
-        always exist."""
+        """Return how many numbers the input and the output of one convolution have together.
+
+        It is the largest of the convolutions that exist at all widths.
+        """
         w = read_rows(widths, self.layers)
         pairs = [
             o.inputs.count(w) * (o.stride * (o.resolution - 1) + 1) ** 2
@@ -190,7 +209,7 @@ class TableActivations:
     def _record(self, equal: Sequence[tuple[Channels, Channels]]) -> PeakActivations:
         """Return the buffers of networks in which these pairs of channels are equal.
 
-        Every other width is a prime of its own, which tells whose channels a tensor has.
+        All other widths are different primes, so that a size shows whose channels it counts.
         """
         layers = [(one.layer, other.layer) for one, other in equal]
         pairs = tuple((a, b) for a, b in layers if a is not None and b is not None)
@@ -225,7 +244,7 @@ def _size_of(channels: Channels, layers: int) -> Size:
 
 
 def _primes(count: int) -> IntArray:
-    """Return so many primes, the smallest of those above all other sizes of a network."""
+    """Return the `count` smallest primes that are larger than all other sizes of a network."""
     found: list[int] = []
     number = _LEAST_PRIME
     while len(found) < count:

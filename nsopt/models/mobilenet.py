@@ -62,7 +62,7 @@ class MobileNetV2(OperationNetwork):
 def mobilenetv2(
     shortcuts: Shortcuts, num_classes: int, image_size: int, in_channels: int
 ) -> TableArchitecture:
-    """MobileNetV2 with 19 searched widths (stem, 17 bottlenecks, last), or fewer if tied."""
+    """Return MobileNetV2 with 19 searched widths (stem, 17 bottlenecks, last), or fewer if tied."""
     base = [_STEM] + [width for width, blocks in _STAGES for _ in range(blocks)] + [_LAST]
     strides = [
         stride if block == 0 else 1
@@ -116,7 +116,7 @@ def _bottleneck(
     resolution: int,
     shortcuts: Shortcuts,
 ) -> list[Operation]:
-    """Expansion, depthwise convolution, projection, and the convolution of the shortcut."""
+    """Return expansion, depthwise convolution, projection and shortcut of a bottleneck."""
     inputs, outputs = ends
     expanded = Channels(inputs.layer, expansion)
     after = -(-resolution // stride)
@@ -139,7 +139,7 @@ def _conv(
     depthwise: bool = False,
     unless_equal: tuple[Channels, Channels] | None = None,
 ) -> list[Operation]:
-    """A convolution with bias and its BatchNorm. resolution: of its output."""
+    """Return a convolution with bias and its BatchNorm. `resolution` is that of the output."""
     return [
         Operation(
             name,

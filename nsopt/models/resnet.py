@@ -60,7 +60,7 @@ class ResNet(OperationNetwork):
 def resnet18(
     shortcuts: Shortcuts, num_classes: int, image_size: int, in_channels: int
 ) -> TableArchitecture:
-    """ResNet18 with 17 searched widths (stem, two per block), or fewer if tied."""
+    """Return ResNet18 with 17 searched widths (stem, two per block), or fewer if tied."""
     stage_of = [block // _BLOCKS_PER_STAGE for block in range(_BLOCKS)]
     stage_strides = _STRIDES_64 if image_size >= 64 else _STRIDES
     strides = [
@@ -117,7 +117,7 @@ def _block(
     resolution: int,
     shortcuts: Shortcuts,
 ) -> list[Operation]:
-    """Two BatchNorms and convolutions, and the shortcut. resolution: of the block's output."""
+    """Return two BatchNorms and convolutions, and the shortcut. `resolution`: of the output."""
     inputs, middle, outputs = ends
     return [
         Operation(f"{name}_bn1", "norm", inputs, inputs),

@@ -28,7 +28,7 @@ class VGG(OperationNetwork):
 
 
 def vgg11(num_classes: int, image_size: int, in_channels: int) -> TableArchitecture:
-    """VGG11 with 8 searched convolutions (3x3 with bias), max-pool after 1, 2, 4, 6 and 8."""
+    """Return VGG11: 8 searched convolutions (3x3 with bias), max-pool after 1, 2, 4, 6 and 8."""
     if image_size < _SMALLEST_IMAGE:
         raise NsoptError(
             f"vgg11 halves its maps {len(_POOL_AFTER)} times and needs images of at least "

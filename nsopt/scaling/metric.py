@@ -142,7 +142,7 @@ class Joint(Metric):
 
     @classmethod
     def of(cls, limits: Sequence[tuple[Metric, int | float]]) -> Self:
-        """Raises NsoptError if a metric has two budgets."""
+        """Return a metric with these limits. Raises NsoptError if a metric has two budgets."""
         order = list(METRICS)
         found = tuple(sorted(limits, key=lambda limit: order.index(limit[0].name)))
         names = [metric.name for metric, _ in found]

@@ -26,7 +26,7 @@ def open_journal(path: Path) -> "JournaledStorage":
 
 
 def _looks_like_a_journal(path: Path) -> bool:
-    """True also for an empty file, and for one with an unfinished first line."""
+    """Return whether a file begins like a journal, is empty, or has an unfinished first line."""
     with path.open("rb") as file:
         return _BEGINNING.startswith(file.read(len(_BEGINNING)))
 

@@ -44,7 +44,7 @@ class Work(Protocol):
     def run(self, trial: Trial) -> Sequence[float]:
         """Run a trial and return its values."""
 
-    def failed(self, trial: FrozenTrial, error: DeterministicError) -> None:
+    def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
         """Handle a trial that failed and would always fail."""
 
 
@@ -143,7 +143,7 @@ def run(study: Study, claimed: FrozenTrial, work: Work) -> bool:
             return _tell(study, claimed, state=TrialState.PRUNED)
         except DeterministicError as error:
             trials.write_failure(study, claimed, error)
-            work.failed(claimed, error)
+            work.handle_failure(claimed, error)
             return _tell(study, claimed, state=TrialState.FAIL)
         except BaseException:
             _tell(study, claimed, state=TrialState.FAIL)

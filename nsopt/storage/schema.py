@@ -95,7 +95,7 @@ def curve_kind(metric: str) -> str:
 
 
 def scores_kind(metric: str, budget: float) -> str:
-    """The kind of the study that scores widths at a budget in a metric."""
+    """Return the kind of the study that scores widths at a budget in a metric."""
     return f"{_SCORES}{metric}-{budget:.17g}"
 
 

@@ -41,7 +41,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
     keep_start(task, workspace)
     with start_session(task, workspace, compute, progress) as session:
         plan = make_plan(comparison, session)
-        missing = sum(len(points) for points in plan.missing().values())
+        missing = sum(len(points) for points in plan.find_missing().values())
         total = sum(len(points) for points in plan.points.values())
         progress.overall(total - missing, total)
         if missing:
@@ -51,7 +51,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
         with run_other_workers(session):
             continue_searches(session, searches)
             plan.laws.read(session.studies())
-            for warning in plan.warnings():
+            for warning in plan.list_warnings():
                 progress.message(warning)
             if not workspace.shared:
                 plan.check_widths()
@@ -81,7 +81,7 @@ def preview_comparison(
             for method, points in plan.points.items()
             if plan.laws.is_ready(method) and not method.needs_trained_network
             for point in points
-            for widths in [plan.laws.widths(point)]
+            for widths in [plan.laws.propose_widths(point)]
         }
 
 

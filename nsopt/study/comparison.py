@@ -131,7 +131,7 @@ def choose_reference_budgets(
     return [budget for budget in new if budget >= smallest]
 
 
-def reference_points(comparison: Comparison, budgets: Sequence[int]) -> list[Point]:
+def make_reference_points(comparison: Comparison, budgets: Sequence[int]) -> list[Point]:
     """Return the points of uniform networks with these MACs."""
     return [
         Point(baseline().name, MACS.name, budget, seed)

@@ -57,7 +57,7 @@ def find_equal_training(
         None if there is no such training, or if its network is lost and may be needed, because it
         could be the best at this budget.
     """
-    ended = list(_trainings(studies, layer_names, widths))
+    ended = list(_read_trainings(studies, layer_names, widths))
     equal = [each for each in ended if each.point.seed == point.seed]
     for each in equal:
         trial = each.study.get_trials(deepcopy=False)[each.number]
@@ -69,7 +69,7 @@ def find_equal_training(
     return None
 
 
-def _trainings(
+def _read_trainings(
     studies: Mapping[str, Study], layer_names: Sequence[str], widths: tuple[int, ...]
 ) -> Iterator[EqualTraining]:
     """Yield the completed trainings of `widths` from scratch, without their networks."""
@@ -116,16 +116,16 @@ def find_equal_trainings(study: Study, storage: BaseStorage) -> dict[str, float]
     keys are those of `training_key`.
     """
     prefix, _ = schema.split_name(study.study_name)
-    training = _training_settings(study)
+    training = _read_training_settings(study)
     found: dict[str, float] = {}
     for kind, other in load_studies(storage, prefix).items():
-        if schema.is_curve(kind) and _training_settings(other) == training:
+        if schema.is_curve(kind) and _read_training_settings(other) == training:
             for trial in trials.read_completed(other):
                 found |= trials.read_trainings(trial)
     return found
 
 
-def _training_settings(study: Study) -> dict[str, Any]:
+def _read_training_settings(study: Study) -> dict[str, Any]:
     """Return the settings of a law's tuning that affect a training."""
     settings = schema.read_settings(study)
     return settings | {"tuning": settings["tuning"]["epochs"]}

@@ -1,4 +1,4 @@
-"""How long a comparison takes here: its training steps, at the speed of a few that are timed."""
+"""Estimate how long a comparison takes here, from the time of a few training steps."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -49,9 +49,9 @@ class Estimate:
     memory: int
 
     def __str__(self) -> str:
-        low, high = (_in_words(self.search + rest) for rest in (self.training, self.most))
+        low, high = (_format_duration(self.search + rest) for rest in (self.training, self.most))
         whole = low if low == high else f"{low} to {high}"
-        search = f" ({_in_words(self.search)} of it the search)" if self.search else ""
+        search = f" ({_format_duration(self.search)} of it the search)" if self.search else ""
         return f"takes about {whole} here{search} and {self.memory / 2**30:.1f} GB of memory"
 
 
@@ -59,8 +59,11 @@ class Estimate:
 class _Work:
     """Training steps of one network.
 
-    macs: of its forward pass, for one image, if all widths compute as much as uniform ones; more:
-    by which factor searched widths may compute more.
+    Attributes:
+        steps: number of steps.
+        batch: images per step.
+        macs: of a forward pass of one image, if the network computes as much as a uniform one.
+        more: the factor by which searched widths may compute more.
     """
 
     steps: float
@@ -75,10 +78,10 @@ def estimate(plan: Plan) -> Estimate:
     Raises:
         OutOfMemoryError: if the largest network that is trained or searched does not fit.
     """
-    uniform = _uniform_networks(plan)
+    uniform = _solve_uniform(plan)
     seconds = _time_steps(plan, uniform.values())
-    search = sum(seconds(work, 1.0) for work in _searches(plan))
-    trainings = list(_trainings(plan, uniform))
+    search = sum(seconds(work, 1.0) for work in _estimate_searches(plan))
+    trainings = list(_estimate_trainings(plan, uniform))
     least = sum(seconds(work, 1.0) for work in trainings)
     most = sum(seconds(work, work.more) for work in trainings)
     return Estimate(search, least, most, peak_memory(plan.session.compute.device))
@@ -98,11 +101,14 @@ def advise(plan: Plan) -> str:
 
 
 def _time_steps(plan: Plan, uniform: Iterable[Widths]) -> Callable[[_Work, float], float]:
-    """Time a step at the largest and the smallest size; return a function to seconds of work.
+    """Time a step at the largest and the smallest size; return a function that gives seconds.
 
-    The function takes work, and how many times its MACs the network computes. uniform: networks at
-    all budgets.
-    A step takes a constant time, and a time proportional to its MACs.
+    The function takes work, and the factor by which to multiply its MACs. It assumes that a step
+    takes a constant time, and a time proportional to its MACs.
+
+    Args:
+        plan: the comparison.
+        uniform: widths of the uniform networks at all budgets.
     """
     comparison, session = plan.comparison, plan.session
     arch, settings = session.task.arch, session.task.settings
@@ -121,7 +127,7 @@ def _time_steps(plan: Plan, uniform: Iterable[Widths]) -> Callable[[_Work, float
     return lambda work, more: work.steps * (constant + per_mac * work.batch * work.macs * more)
 
 
-def _searches(plan: Plan) -> Iterator[_Work]:
+def _estimate_searches(plan: Plan) -> Iterator[_Work]:
     """Yield the work of the searches that are not stored."""
     task, stored = plan.session.task, plan.session.studies()
     for price, iterations in plan.comparison.searches.items():
@@ -131,10 +137,12 @@ def _searches(plan: Plan) -> Iterator[_Work]:
         if not is_complete(history, settings):
             images = len(task.splits.with_train_images(settings.search_images).train)
             for _ in range(iterations - len(history)):
-                yield from _iteration(task.arch, images, settings)
+                yield from _estimate_iteration(task.arch, images, settings)
 
 
-def _iteration(arch: Architecture, images: int, settings: SearchSettings) -> Iterator[_Work]:
+def _estimate_iteration(
+    arch: Architecture, images: int, settings: SearchSettings
+) -> Iterator[_Work]:
     """Yield the work of pre-training and of pruning."""
     batch, macs = settings.batch_size, float(MACS.cost(arch)(arch.base_widths))
     rule = make_rule(arch, arch.base_widths, settings)
@@ -146,40 +154,42 @@ def _iteration(arch: Architecture, images: int, settings: SearchSettings) -> Ite
     yield _Work(schedule.batches - schedule.pretraining, batch, macs * float((left**2).mean()))
 
 
-def _trainings(plan: Plan, uniform: Mapping[_Budget, Widths]) -> Iterator[_Work]:
+def _estimate_trainings(plan: Plan, uniform: Mapping[_Budget, Widths]) -> Iterator[_Work]:
     """Yield the work of the missing trainings and of timing their networks."""
     comparison, task = plan.comparison, plan.session.task
     arch, settings = task.arch, task.settings
     cost = MACS.cost(arch)
     base = float(cost(arch.base_widths))
     macs_at = {budget: float(cost(widths)) for budget, widths in uniform.items()}
-    for method, points in plan.missing().items():
+    for method, points in plan.find_missing().items():
         if method.keeps_weights:
             continue
         if method.needs_trained_network and task.start is None:
             for seed in {point.seed for point in points}:
-                yield _training(plan, settings.base_training_for(seed), base)
+                yield _estimate_training(plan, settings.base_training_for(seed), base)
         is_uniform = method.name == baseline().name
         for point in points:
             macs = macs_at[point.metric, point.budget]
             more = 1.0 if is_uniform or point.metric != PARAMS.name else _MORE_MACS
-            yield _training(plan, _settings_at(plan, method, point), macs, more)
-            yield _timing(plan, macs, more)
+            yield _estimate_training(plan, _get_settings(plan, method, point), macs, more)
+            yield _estimate_timing(plan, macs, more)
     if plan.has_references:
         macs, more = max(macs_at.values()), (1 + _MORE_MACS) / 2
         for _ in range(comparison.references * comparison.seeds):
-            yield _training(plan, settings.training, macs, more)
-            yield _timing(plan, macs, more)
+            yield _estimate_training(plan, settings.training, macs, more)
+            yield _estimate_timing(plan, macs, more)
 
 
-def _settings_at(plan: Plan, method: Method, point: Point) -> TrainSettings:
+def _get_settings(plan: Plan, method: Method, point: Point) -> TrainSettings:
     settings = plan.session.task.settings
     if method.inherits_weights:
         return settings.fine_tuning_for(point.seed)
     return settings.training_for(point.seed)
 
 
-def _training(plan: Plan, settings: TrainSettings, macs: float, more: float = 1.0) -> _Work:
+def _estimate_training(
+    plan: Plan, settings: TrainSettings, macs: float, more: float = 1.0
+) -> _Work:
     """Return the work of one training with its evaluations."""
     splits, batch = plan.session.task.splits, settings.batch_size
     evaluated = (len(splits.validation) + len(splits.test)) / batch
@@ -187,12 +197,12 @@ def _training(plan: Plan, settings: TrainSettings, macs: float, more: float = 1.
     return _Work(settings.epochs * steps, batch, macs, more)
 
 
-def _timing(plan: Plan, macs: float, more: float) -> _Work:
+def _estimate_timing(plan: Plan, macs: float, more: float) -> _Work:
     """Return one seed's part of the work of timing a network."""
     return _Work(_EVALUATION * _PASSES / plan.comparison.seeds, _TIMED_BATCH, macs, more)
 
 
-def _uniform_networks(plan: Plan) -> dict[_Budget, Widths]:
+def _solve_uniform(plan: Plan) -> dict[_Budget, Widths]:
     """Return the widths of the uniform network at each budget."""
     arch = plan.session.task.arch
     curve = uniform_curve(arch.base_widths)
@@ -203,7 +213,7 @@ def _uniform_networks(plan: Plan) -> dict[_Budget, Widths]:
     return {budget: tuple(fit.widths.tolist()) for budget, fit in fits.items()}
 
 
-def _in_words(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     """Format a duration in one unit."""
     if seconds < 1.5 * _MINUTE:
         return f"{max(1, round(seconds)):d} s"

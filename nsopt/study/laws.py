@@ -40,17 +40,17 @@ class Laws:
                     self._searches[kind] = count, trials.read_iterations(study)
                     self._samplers.clear()
 
-    def history(self, method: Method) -> Sequence[Iteration]:
+    def find_history(self, method: Method) -> Sequence[Iteration]:
         """Return the iterations of the search that a method uses."""
         _, found = self._searches.get(self._session.task.search_kind(method.price), (0, []))
         return found
 
     def is_ready(self, method: Method) -> bool:
         """Return whether a method can make its law, or can say why it has none."""
-        settings, history = self._session.task.settings.search, self.history(method)
+        settings, history = self._session.task.settings.search, self.find_history(method)
         return len(history) >= method.search_iterations(settings) or is_complete(history, settings)
 
-    def sampler(self, point: Point) -> NeuralScaleSampler:
+    def find_sampler(self, point: Point) -> NeuralScaleSampler:
         """Return the sampler along the law of a point's method.
 
         Raises:
@@ -63,25 +63,25 @@ class Laws:
             self._samplers[key] = self._make_sampler(method, point)
         return self._samplers[key]
 
-    def widths(self, point: Point) -> tuple[int, ...]:
-        """Return the widths at a point. Raises NoWidthsError as `sampler` does."""
-        return self.sampler(point).propose(point.budget)
+    def propose_widths(self, point: Point) -> tuple[int, ...]:
+        """Return the widths at a point. Raises NoWidthsError as `find_sampler` does."""
+        return self.find_sampler(point).propose(point.budget)
 
-    def beyond_record(self, point: Point) -> float | None:
+    def measure_extrapolation(self, point: Point) -> float | None:
         """Return the factor between a budget and the nearest end of the record behind its law.
 
         None if the budget is inside the record, or if the method has no record.
         """
         method = get_method(point.method)
-        fitted = method.fitted_to(self.history(method))
+        fitted = method.fitted_to(self.find_history(method))
         cost = get_metric(point.metric).cost(self._session.task.arch)
         return None if fitted is None else fitted.beyond(cost, point.budget)
 
-    def extrapolations(self, points: Iterable[Point]) -> list[str]:
+    def describe_extrapolations(self, points: Iterable[Point]) -> list[str]:
         """Return a sentence for every budget at which a law is extrapolated."""
         sentences = []
         for point in points:
-            factor = self.beyond_record(point)
+            factor = self.measure_extrapolation(point)
             if factor is not None:
                 sentences.append(
                     f"{point.method}: {get_metric(point.metric).show(point.budget)} is "
@@ -100,7 +100,7 @@ class Laws:
         if method.needs_scored_law:
             name = session.task.name
             tuned = read_scored_law(session.workspace, name, point.metric, point.budget)
-        inputs = LawInputs(arch, cost, point.budget, self.history(method), trained, tuned)
+        inputs = LawInputs(arch, cost, point.budget, self.find_history(method), trained, tuned)
         with session.compute.computing():
             law = method.law(inputs)
         multiple, narrowest = settings.rounding(point.metric)

@@ -14,7 +14,7 @@ from nsopt.storage import schema, trials
 from nsopt.storage.queue import missing_points
 from nsopt.storage.trials import Point
 from nsopt.storage.urls import hide_password
-from nsopt.study.comparison import Comparison, choose_reference_budgets, reference_points
+from nsopt.study.comparison import Comparison, choose_reference_budgets, make_reference_points
 from nsopt.study.laws import Laws
 from nsopt.study.session import Session
 from nsopt.study.timing import find_latencies
@@ -37,7 +37,7 @@ class Plan:
     laws: Laws
     points: Points
 
-    def missing(self) -> Points:
+    def find_missing(self) -> Points:
         """Return the points without a settled trial.
 
         Raises:
@@ -51,45 +51,47 @@ class Plan:
 
     def check_widths(self) -> None:
         """Raise NoWidthsError if a method has no widths at one of the missing points."""
-        for method, own in self.missing().items():
+        for method, own in self.find_missing().items():
             if not method.needs_trained_network:
                 for point in own:
-                    self.laws.widths(point)
+                    self.laws.propose_widths(point)
 
     def enqueue_missing(self) -> bool:
         """Enqueue the missing points in their studies; return whether there were any.
 
         Before that, time all networks with known widths side by side, unless each was timed.
         """
-        missing = {method: own for method, own in self.missing().items() if own}
+        missing = {method: own for method, own in self.find_missing().items() if own}
         if missing:
             ready = [m for m in self._by_name().values() if self.laws.is_ready(m)]
             self.session.progress.start("measuring latency", 1)
-            find_latencies(self.session, self._networks(ready))
+            find_latencies(self.session, self._propose_networks(ready))
         studies = {method: self.session.open_study(method.name) for method in missing}
         for method, own in missing.items():
             for point in own:
                 trials.enqueue_point(studies[method], point)
         return bool(missing)
 
-    def _networks(self, methods: Sequence[Method]) -> list[tuple[Study, tuple[int, ...]]]:
+    def _propose_networks(self, methods: Sequence[Method]) -> list[tuple[Study, tuple[int, ...]]]:
         """Return the networks that methods propose, each with its study."""
         networks = []
         for method in methods:
             study = self.session.open_study(method.name)
             with suppress(NoWidthsError):  # its trials fail, and say why
-                widths = dict.fromkeys(self.laws.widths(point) for point in self.points[method])
+                widths = dict.fromkeys(
+                    self.laws.propose_widths(point) for point in self.points[method]
+                )
                 networks += [(study, each) for each in widths]
         return networks
 
-    def warnings(self) -> Iterator[str]:
+    def list_warnings(self) -> Iterator[str]:
         """Yield warnings for the user before training starts.
 
         They name budgets at which a law is extrapolated, and methods whose law has changed since
         their networks were trained.
         """
         own = [point for points in self.points.values() for point in points]
-        yield from self.laws.extrapolations(own)
+        yield from self.laws.describe_extrapolations(own)
         for method, study in self._read_studies().items():
             if method in self._by_name():
                 yield from self._warn_of_change(self._by_name()[method], study)
@@ -111,16 +113,16 @@ class Plan:
             return self
         own = [method for method in methods if method.name == baseline().name]
         others = [m for m in methods if not m.needs_trained_network and m not in own]
-        budgets = self._reference_budgets([*own, *others])
-        more = reference_points(self.comparison, budgets)
+        budgets = self._find_reference_budgets([*own, *others])
+        more = make_reference_points(self.comparison, budgets)
         return replace(self, points={**self.points, own[0]: [*self.points[own[0]], *more]})
 
-    def _reference_budgets(self, methods: Sequence[Method]) -> Sequence[int]:
+    def _find_reference_budgets(self, methods: Sequence[Method]) -> Sequence[int]:
         """Return the stored budgets for these networks, or choose and store them.
 
         They are chosen once, because the latencies may be measured again.
         """
-        networks = self._networks(methods)
+        networks = self._propose_networks(methods)
         macs = [MACS.cost(self.session.task.arch)(widths) for _, widths in networks]
         asked = [self.comparison.references, *macs]
         study = self.session.open_study(methods[0].name)
@@ -137,7 +139,7 @@ class Plan:
         done = trials.read_completed(study)
         trained = {trials.read_point(t): trials.read_widths(t, names) for t in done if t.params}
         with suppress(NoWidthsError):  # its trials fail, and say why
-            changed = [p for p in own if p in trained and trained[p] != self.laws.widths(p)]
+            changed = [p for p in own if p in trained and trained[p] != self.laws.propose_widths(p)]
             if changed:
                 url = hide_password(self.session.workspace.url)
                 yield (

@@ -25,7 +25,7 @@ _BATCHES = 20  # over which the importance of units is averaged
 
 def keep_start(task: Task, workspace: Workspace) -> None:
     """Write the network that a task starts from, if any, for workers and later runs."""
-    path = _path(workspace)
+    path = _find_file(workspace)
     if task.start is None or path.is_file():
         return
     content = io.BytesIO()
@@ -40,7 +40,7 @@ def with_start(task: Task, workspace: Workspace) -> Task:
     Raises:
         NsoptError: if its file is missing, or holds other weights.
     """
-    wanted, path = task.settings.start, _path(workspace)
+    wanted, path = task.settings.start, _find_file(workspace)
     if wanted is None:
         return task
     if not path.is_file():
@@ -68,5 +68,5 @@ def rank_start(task: Task, splits: Splits, compute: Compute) -> TrainedStart | N
     return TrainedStart(task.arch, task.start, ranking)
 
 
-def _path(workspace: Workspace) -> Path:
+def _find_file(workspace: Workspace) -> Path:
     return workspace.folder / "trained.pt"

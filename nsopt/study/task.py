@@ -79,7 +79,7 @@ class Task:
         usual = self.settings.search.price
         return schema.search_kind(price or usual, usual)
 
-    def _identity_of(self, kind: str) -> dict[str, Any]:
+    def _find_identity(self, kind: str) -> dict[str, Any]:
         """Return the settings that decide the study of a method, or of a search."""
         if not schema.is_search(kind):
             return self.identity
@@ -127,7 +127,7 @@ class Task:
     def _check(self, studies: Mapping[str, Study]) -> None:
         for kind, study in studies.items():
             if schema.read_settings(study):
-                check_settings(study, self._identity_of(kind))
+                check_settings(study, self._find_identity(kind))
 
     def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:
         """Open or create the study of a method, or of a search."""
@@ -136,7 +136,7 @@ class Task:
             self.study_name(method),
             self.description,
             self.source,
-            self._identity_of(method),
+            self._find_identity(method),
             provenance(compute),
             schema.SEARCH_METRIC_NAMES if schema.is_search(method) else schema.METRIC_NAMES,
         )
@@ -162,14 +162,14 @@ def load_task(study: Study, data: str | None, data_dir: Path, given: str | None)
     arch = read_architecture(stored, [study], given)
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
         raise NsoptError(f"{stored.arch} is another network here than in {study.study_name}")
-    task = Task(arch, load_source(source, data_dir), source, _stored_settings(study))
+    task = Task(arch, load_source(source, data_dir), source, _read_settings(study))
     here = task.identity["data"]
     if any(here[name] != value for name, value in settings["data"].items()):
         raise NsoptError(f"{source.name} differs here from the images of {study.study_name}")
     return task
 
 
-def _stored_settings(study: Study) -> StudySettings:
+def _read_settings(study: Study) -> StudySettings:
     stored = schema.read_settings(study)
     known = {name: stored[name] for name in stored.keys() & StudySettings.model_fields.keys()}
     try:

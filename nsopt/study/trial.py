@@ -46,7 +46,7 @@ class TrialRunner:
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
         """Return the sampler that proposes the widths of a trial."""
         point = trials.read_point(trial)
-        return RandomSampler() if point is None else self.laws.sampler(point)
+        return RandomSampler() if point is None else self.laws.find_sampler(point)
 
     def run(self, trial: Trial) -> tuple[float, float]:
         """Return validation accuracy and latency. All results become attributes of the trial."""
@@ -57,10 +57,13 @@ class TrialRunner:
         widths = suggest_widths(trial, arch, 1, trials.LARGEST_WIDTH, log=False)
         (latency,) = find_latencies(self.session, [(trial.study, widths)])
         figures = self._reuse(trial, point, widths) or self._train_and_keep(trial, point, widths)
-        trials.write_outcome(trial, self._numbers(point, figures, latency), _curves(figures))
+        trials.write_outcome(
+            trial, self._list_columns(point, figures, latency), _list_epochs(figures)
+        )
         return figures.val_accuracy, latency.median_ms
 
-    def failed(self, trial: FrozenTrial, error: DeterministicError) -> None:
+    def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
+        """Report why a trial failed."""
         point = trials.read_point(trial)
         self.session.progress.message(f"{point.label if point else trial.number}: {error}")
 
@@ -68,7 +71,7 @@ class TrialRunner:
         """Return the results of an equal training, if any; keep its network if it is best."""
         if get_method(point.method).inherits_weights:
             return None
-        layers, kept = self.session.task.arch.layer_names, self._networks()
+        layers, kept = self.session.task.arch.layer_names, self._open_networks()
         known = find_equal_training(
             self.session.studies(), kept, layers, widths, trial.study, point
         )
@@ -82,13 +85,13 @@ class TrialRunner:
 
     def _train_and_keep(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> Figures:
         outcome = self._train(point, widths)
-        self._networks().keep_if_best(trial, self._network(point, outcome))
+        self._open_networks().keep_if_best(trial, self._make_kept(point, outcome))
         self._report(point, outcome, f"{outcome.seconds:.0f} s")
         return outcome
 
     def mend(self, study: Study) -> None:
         """Train the networks of a study again whose files here are damaged."""
-        for trial in self._networks().damaged(study):
+        for trial in self._open_networks().damaged(study):
             point = trials.read_point(trial)
             assert point is not None
             self.session.progress.message(
@@ -97,11 +100,11 @@ class TrialRunner:
             widths = trials.read_widths(trial, self.session.task.arch.layer_names)
             outcome = self._train(point, widths)
             if outcome.val_accuracy == trial.values[0]:
-                self._networks().mend(study, trial, self._network(point, outcome))
+                self._open_networks().mend(study, trial, self._make_kept(point, outcome))
             else:
                 self._report(point, outcome, "other results than before: the file stays damaged")
 
-    def _network(self, point: Point, outcome: Outcome) -> KeptNetwork:
+    def _make_kept(self, point: Point, outcome: Outcome) -> KeptNetwork:
         task, splits = self.session.task, self.session.splits
         return KeptNetwork.of(task.arch.name, splits, task.data.classes, point, outcome)
 
@@ -110,7 +113,7 @@ class TrialRunner:
         method, task = get_method(point.method), self.session.task
         if method.keeps_weights:
             return self.session.evaluate_start()
-        checkpoint = _checkpoint(self.session, point)
+        checkpoint = _find_checkpoint(self.session, point)
         if not method.inherits_weights:
             training = task.settings.training_for(point.seed)
             return self.session.train(widths, training, checkpoint, point.label)
@@ -128,15 +131,15 @@ class TrialRunner:
             f"test {figures.test_accuracy:.2f} %, {how}"
         )
 
-    def _networks(self) -> BestNetworks:
+    def _open_networks(self) -> BestNetworks:
         return BestNetworks(self.session.workspace.artifacts)
 
-    def _numbers(self, point: Point, figures: Figures, latency: Latency) -> dict[str, Any]:
+    def _list_columns(self, point: Point, figures: Figures, latency: Latency) -> dict[str, Any]:
         """Return the columns of a trial."""
         arch = self.session.task.arch
         costs = counted_costs(arch, figures.widths)
         budgeted = get_metric(point.metric).cost(arch)(figures.widths)
-        beyond = self.laws.beyond_record(point)
+        beyond = self.laws.measure_extrapolation(point)
         return costs | {
             "cost": budgeted,
             "latency_ms": latency.median_ms,
@@ -155,7 +158,7 @@ class TrialRunner:
         }
 
 
-def _curves(figures: Figures) -> dict[str, Any]:
+def _list_epochs(figures: Figures) -> dict[str, Any]:
     """Return the numbers of every epoch; nothing for a network that was not trained."""
     if any(map(math.isnan, figures.losses)):
         return {}
@@ -166,6 +169,6 @@ def _curves(figures: Figures) -> dict[str, Any]:
     }
 
 
-def _checkpoint(session: Session, point: Point) -> Path:
+def _find_checkpoint(session: Session, point: Point) -> Path:
     folder = session.workspace.checkpoints(session.task.study_name(point.method))
     return folder / f"{point.metric}-{point.budget}-seed{point.seed}.pt"

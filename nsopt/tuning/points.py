@@ -31,7 +31,7 @@ class PointRunner:
     def point(self, trial: FrozenTrial) -> TuningPoint:
         return trials.read_tuning_point(trial)
 
-    def failed(self, trial: FrozenTrial, error: DeterministicError) -> None:
+    def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
         self.session.progress.message(f"trial {trial.number}: {error}")
 
 

@@ -182,7 +182,7 @@ class TuningRunner(PointRunner):
         seed = trial.number if index is None else index
         return TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP_TRIALS)
 
-    def failed(self, trial: FrozenTrial, error: DeterministicError) -> None:
+    def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
         point = trials.read_tuning_point(trial)
         epochs = "" if point.pretrain_epochs is None else f"P {point.pretrain_epochs} "
         self.session.progress.message(f"{epochs}seed {point.seed}: {error}")

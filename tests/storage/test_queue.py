@@ -48,7 +48,7 @@ class Job:
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
         return RandomSampler(seed=0)
 
-    def failed(self, trial: FrozenTrial, error: DeterministicError) -> None:
+    def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
         self.failures.append(str(error))
 
 

@@ -44,11 +44,11 @@ def test_the_steps_that_are_estimated_are_those_that_run(
         monkeypatch.setattr(module, "train_step", count(module))
     session, settings = plan.session, two.task.settings.training
     assert estimate.estimate(plan).search > 0
-    searches = sum(work.steps for work in estimate._searches(plan))
+    searches = sum(work.steps for work in estimate._estimate_searches(plan))
     continue_searches(session, two.searches)
     assert searches == ran[engine]
     assert estimate.estimate(plan_of(two, place)).search == 0
-    training = estimate._training(plan, settings, 1.0).steps
+    training = estimate._estimate_training(plan, settings, 1.0).steps
     session.train(two.task.arch.base_widths, settings, place.folder / "training.pt", "training")
     assert 1 < training / ran[loop] < 1.5  # evaluations count as parts of steps
 
@@ -67,7 +67,7 @@ def test_a_duration_is_told_before_the_work(comparison: Comparison, place: Works
     [(0.2, "1 s"), (89, "89 s"), (100, "2 min"), (7200, "2.0 h"), (500_000, "6 days")],
 )
 def test_a_duration_has_one_unit(seconds: float, words: str) -> None:
-    assert estimate._in_words(seconds) == words
+    assert estimate._format_duration(seconds) == words
 
 
 def test_a_preview_knows_the_widths_that_need_no_search(

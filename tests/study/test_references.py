@@ -14,7 +14,7 @@ from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import (
     Comparison,
     choose_reference_budgets,
-    reference_points,
+    make_reference_points,
     sizes_of_ratios,
 )
 from nsopt.study.workspace import Workspace
@@ -36,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def test_references_span_the_macs_and_the_latencies_of_the_others(comparison: Comparison) -> None:
     budgets = choose_reference_budgets(comparison, [10**6, 3 * 10**6], [1.0, 5.0])
     assert budgets == [1709975, 2924017, 5000000]
-    points = reference_points(comparison, budgets)
+    points = make_reference_points(comparison, budgets)
     assert [point.budget for point in points] == budgets
     assert {(point.method, point.metric, point.seed) for point in points} == {
         ("uniform", "macs", 0)

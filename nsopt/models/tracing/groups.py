@@ -4,7 +4,7 @@ A *unit* is the atoms that are joined, directly or through others: for instance 
 convolution, the entries of the norm behind it, and the inputs that read its channel. A *group* is
 all units that occur in the same dimensions of the same tensors, equally often. A group has one
 *width*, the number of its units. Every size in the network is then a constant plus a sum of
-integers times widths.
+integers times widths. (The groups of a grouped convolution are called so in full.)
 """
 
 from collections.abc import Mapping
