@@ -18,6 +18,7 @@ from nsopt.errors import NsoptError
 from nsopt.files import cache_folder, write_whole
 from nsopt.latency.calls import Call, record_calls
 from nsopt.latency.kernel_times import measure_table, round_up
+from nsopt.latency.linear import MacsLatency, fit_linear
 from nsopt.latency.measure import (
     latency_conditions,
     measure_latencies,
@@ -25,6 +26,7 @@ from nsopt.latency.measure import (
     was_busy,
 )
 from nsopt.latency.model import LatencyModel, Term
+from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.progress import Progress
@@ -60,30 +62,70 @@ class _Structure:
     largest: dict[str, tuple[int, ...]]
 
 
-def with_latency(arch: A, device: str = "auto", progress: Progress | None = None) -> A:
+class UnpredictableError(NsoptError):
+    """A network's latency cannot be learned from its kernels."""
+
+
+def with_latency(
+    arch: A,
+    device: str = "auto",
+    progress: Progress | None = None,
+    measure: Measure | None = None,
+    runtime: str = TORCH.name,
+) -> A:
     """Return `arch` with `cost("latency")`, which predicts milliseconds for a batch of 100.
 
     Learning the latency model takes one to three minutes, in which other nsopt processes on the
     device wait. nsopt caches it by network, device, threads and versions; if the machine was busy,
-    it warns and does not cache the model.
+    it warns and does not cache the model. In other runtimes than PyTorch, and for networks that
+    call other operations at other widths, nsopt times two networks and predicts from their MACs.
 
     Args:
         arch: an architecture, registered or traced.
         device: as torch names it, or auto.
         progress: receives steps and warnings; by default bars on a terminal and nothing elsewhere;
             `nsopt.Silent()` for silence.
+        measure: a function from a network, in evaluation mode on the CPU, and a batch of images
+            to milliseconds, such as those of a phone; by default nsopt times the network here.
+        runtime: what nsopt times networks in: torch, or onnxruntime, which needs the optional
+            dependencies: pip install 'nsopt[export]'.
 
     Raises:
-        NsoptError: if the device is not available, or a network calls other operations at other
-            widths.
+        NsoptError: if the device or the runtime is not available, or if `measure` fails.
 
     Example:
         >>> arch = nsopt.with_latency(nsopt.get_architecture("vgg11"), "cpu")
         >>> nsopt.solve_widths(nsopt.uniform_curve(arch.base_widths), arch.cost("latency"), 20.0)
     """
+    return learn_latency(arch, device, choose_runtime(runtime, measure), progress)
+
+
+def learn_latency(arch: A, device: str, runtime: Runtime, progress: Progress | None) -> A:
+    """Return `arch` with `cost("latency")` in a runtime, as `with_latency` does."""
     compute = resolve_compute(device, "fp32")
     with shown(progress) as display, sharing(compute, display) as shared:
-        return arch.with_latency(latency_model(arch, shared, display))
+        return arch.with_latency(find_model(arch, shared, display, runtime))
+
+
+def find_model(
+    arch: Architecture, compute: Compute, progress: Progress, runtime: Runtime
+) -> LatencyModel | MacsLatency:
+    """Return the latency model of `arch` in a runtime, as `with_latency` does."""
+    if runtime == TORCH:
+        try:
+            return latency_model(arch, compute, progress)
+        except UnpredictableError as error:
+            progress.message(f"{error}: nsopt predicts its latency from its MACs")
+
+    def measure(networks: Sequence[tuple[int, ...]]) -> list[float]:
+        models = [arch.build(widths) for widths in networks]
+        device = str(compute.device)
+        measured = measure_latencies(models, arch.input_shape, device=device, runtime=runtime)
+        return [latency.median_ms for latency in measured]
+
+    progress.start("timing two networks", 1)
+    with compute.exclusive():
+        return fit_linear(arch, measure)
 
 
 def latency_model(
@@ -254,10 +296,7 @@ def _growth(arch: Architecture, base: Sequence[int], calls: Sequence[Call], laye
     wider = tuple(width + (index == layer) for index, width in enumerate(base))
     grown = _record_calls(arch, wider)
     if [call.kind for call in grown] != [call.kind for call in calls]:
-        raise NsoptError(
-            f"{arch.name} calls other operations at other widths, so its latency cannot be "
-            "predicted: use --metric params or macs"
-        )
+        raise UnpredictableError(f"{arch.name} calls other operations at other widths")
     before = np.concatenate([call.place for call in calls])
     growth: IntArray = np.concatenate([call.place for call in grown]) - before
     return growth

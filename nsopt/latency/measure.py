@@ -1,7 +1,6 @@
 """Measure how long forward passes take."""
 
 import gc
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,20 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nsopt.compute.device import (
-    describe_device,
-    float32_precision,
-    place,
-    resolve_compute,
-    wait_for,
-)
+from nsopt.compute.device import describe_device, float32_precision, resolve_compute
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError
+from nsopt.latency.runtime import TORCH, Runtime
 from nsopt.latency.sittings import LONGEST_WAIT
-from nsopt.models.layout import best_layout, change_layout, inputs_for
-from nsopt.models.tracing.originals import copy_model
+from nsopt.models.layout import change_layout
 
 # 2: in rounds, with the memory of tensors kept between passes. 3: that memory is one block per
 # network, and Python's garbage collection is off.
@@ -39,11 +32,12 @@ class Latency:
 
     Attributes:
         device: with its threads. Only measurements that agree in device, precision, batch_size,
-            torch_version, protocol and repeats can be compared.
+            torch_version, protocol, runtime and repeats can be compared.
         spread: range of the medians of several rounds over the whole median; None for one round.
         waited: time that threads waited for a processor, over the time of the passes; None if the
             system does not say. A program that computes all the time raises this, not spread.
         sitting: when these networks were timed side by side; None if unknown.
+        runtime: what ran the networks, such as torch.
     """
 
     median_ms: float
@@ -59,17 +53,22 @@ class Latency:
     spread: float | None = None
     waited: float | None = None
     sitting: str | None = None
+    runtime: str = TORCH.name
 
 
-def latency_conditions(device: torch.device, batch_size: int = 100) -> dict[str, Any]:
+def latency_conditions(
+    device: torch.device, batch_size: int = 100, runtime: Runtime = TORCH
+) -> dict[str, Any]:
     """Return the fields of a `Latency` that must agree for measurements to be comparable, except
     the number of passes."""
+    own = runtime.device(device)
     return {
-        "device": describe_device(device),
-        "precision": float32_precision(device),
+        "device": describe_device(own),
+        "precision": float32_precision(own),
         "batch_size": batch_size,
         "torch_version": torch.__version__,
         "protocol": _PROTOCOL,
+        "runtime": runtime.name,
     }
 
 
@@ -109,6 +108,7 @@ def measure_latencies(
     repeats: int = 80,
     rounds: int = 5,
     device: str = "cpu",
+    runtime: Runtime = TORCH,
 ) -> list[Latency]:
     """Time networks side by side: every round times each of them, so that all share the conditions.
 
@@ -117,7 +117,8 @@ def measure_latencies(
     """
     if warmup < 0 or batch_size < 1 or not 1 <= rounds <= repeats:
         raise NsoptError("latency needs repeats >= rounds >= 1, batch_size >= 1 and warmup >= 0")
-    where = resolve_compute(device, "fp32").device
+    warmup, repeats, rounds = runtime.passes(warmup, repeats, rounds)
+    where = runtime.device(resolve_compute(device, "fp32").device)
     milliseconds = np.zeros((len(models), rounds, repeats // rounds))
     waited = np.zeros(len(models))
     with (
@@ -125,19 +126,19 @@ def measure_latencies(
         keep_memory(where),
         pause_garbage_collection(),
     ):
-        copies = [_place(copy_model(model), where, input_shape) for model in models]
+        prepared = [runtime.prepare(model, input_shape, where) for model in models]
         images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
         images = change_layout(images.to(where), torch.channels_last)
         for turn in range(rounds):
-            for index, model in enumerate(copies):
-                own = inputs_for(model, images)
+            for index, feed in enumerate(prepared):
+                run = feed(images)
                 for _ in range(-(-warmup // rounds)):
-                    model(own)
+                    run()
                 before = seconds_waited()
-                passes = [_time_pass(model, own) for _ in range(repeats // rounds)]
+                passes = [run() for _ in range(repeats // rounds)]
                 waited[index] += np.maximum(0.0, seconds_waited() - before)
                 milliseconds[index, turn] = passes
-    conditions = latency_conditions(where, batch_size)
+    conditions = latency_conditions(where, batch_size, runtime)
     sitting = datetime.now(UTC).isoformat()
     return [
         replace(_summarise(1000 * passes, seconds / passes.sum(), conditions), sitting=sitting)
@@ -179,17 +180,3 @@ def _summarise(
         waited=None if np.isnan(waited) else float(waited),
         **conditions,
     )
-
-
-def _place(model: nn.Module, device: torch.device, input_shape: tuple[int, ...]) -> nn.Module:
-    """Move `model` to the device, in its fastest layout and in evaluation mode."""
-    example = torch.zeros(2, *input_shape, device=device)
-    return place(model, device, best_layout(model.to(device), (example,))).eval()
-
-
-def _time_pass(model: nn.Module, images: torch.Tensor) -> float:
-    wait_for(images.device)
-    start = time.perf_counter()
-    model(images)
-    wait_for(images.device)
-    return time.perf_counter() - start

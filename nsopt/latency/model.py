@@ -109,6 +109,11 @@ class LatencyModel:
         milliseconds: FloatArray = np.maximum(total + self.constant, self.floor)
         return float(milliseconds) if np.ndim(milliseconds) == 0 else milliseconds
 
+    def scaled(self, factor: float) -> Self:
+        """Return the model of a device that takes `factor` times as long."""
+        scaled = {name: factor * getattr(self, name) for name in ("factors", "constant", "floor")}
+        return replace(self, **scaled)
+
     def marginal(self, widths: ArrayLike) -> FloatArray:
         """Return milliseconds per additional filter of each layer, averaged over one block: (L,),
         or (N, L)."""

@@ -17,7 +17,9 @@ from nsopt.storage.studies import load_studies, only_comparison
 from nsopt.storage.urls import hide_password
 
 BATCH_SIZE = 100
-CONDITIONS = ["device", "precision", "batch_size", "torch_version", "protocol", "repeats"]
+CONDITIONS = [
+    *("device", "precision", "batch_size", "torch_version", "protocol", "repeats", "runtime"),
+]
 LATENCY_COLUMNS = [
     *("method", "widths", *CONDITIONS),
     *("median_ms", "lower_quartile_ms", "upper_quartile_ms", "spread", "waited"),

@@ -45,6 +45,10 @@ class Metric(ABC):
         """The metrics that a budget limits: this one, or several at once."""
         return (self,)
 
+    def limits_at(self, budget: float) -> "list[tuple[Metric, float]]":
+        """Return each metric that a budget limits, with its limit."""
+        return [(self, budget)]
+
     @abstractmethod
     def read(self, text: str) -> int | float:
         """Parse a budget, in `unit`. Raises NsoptError if `text` is not one."""
@@ -158,6 +162,9 @@ class Joint(Metric):
     def parts(self) -> tuple[Metric, ...]:
         return tuple(metric for metric, _ in self.limits)
 
+    def limits_at(self, budget: float) -> list[tuple[Metric, float]]:
+        return [(metric, budget * limit) for metric, limit in self.limits]
+
     def read(self, text: str) -> float:
         """Parse a share of the budgets."""
         try:
@@ -166,7 +173,7 @@ class Joint(Metric):
             raise NsoptError(f"{text!r} is no share of {self.name}: write 1, or 0.5") from None
 
     def show(self, budget: float) -> str:
-        return " and ".join(metric.show(budget * limit) for metric, limit in self.limits)
+        return " and ".join(metric.show(limit) for metric, limit in self.limits_at(budget))
 
     def cost(self, arch: Costed) -> JointCost:
         return JointCost(tuple((metric.cost(arch), limit) for metric, limit in self.limits))

@@ -28,6 +28,7 @@ PRETRAINED = "pretrained"  # likewise, of the network from which searches of sev
 _OTHER_SEARCH = "search-"
 # Settings that searches of older versions did not store.
 _SINCE_0_1 = {"search_images": None, "price": "filters", "importance_decay": 0.0}
+_SINCE_RUNTIMES: dict[str, Any] = {"runtime": "torch"}  # which older versions did not store
 _TUNING = "-tune"
 _CONFIRMED = "-confirmed"
 _SCORES = "scores-"
@@ -36,6 +37,8 @@ _PROVENANCE = "provenance"
 _SUBJECT = "subject"
 _LATENCY = "latency:"
 _LATENCY_MODEL = "latency_model"
+_TIMING = "timing:"
+_WIDTHS_IN_TIME = "widths_in_time:"
 _REFERENCES = "references:"
 _SOURCE = "source"
 _LAW = "law"
@@ -172,6 +175,8 @@ def write_identity(
 def read_settings(study: Study) -> dict[str, Any]:
     """Return all settings that decide a study's numbers; empty if nsopt did not create it."""
     settings = dict(study.user_attrs.get(_SETTINGS, {}))
+    if settings:
+        settings = _SINCE_RUNTIMES | settings
     if "search" in settings:
         settings["search"] = _SINCE_0_1 | settings["search"]
     for name, part in settings.items():
@@ -221,7 +226,11 @@ def read_source(study: Study) -> Source:
 
 def read_latencies(study: Study) -> list[dict[str, Any]]:
     """Return all latencies of a study, of any conditions; `widths` is a `width_key`."""
-    return [dict(value) for name, value in study.user_attrs.items() if name.startswith(_LATENCY)]
+    return [
+        _SINCE_RUNTIMES | value
+        for name, value in study.user_attrs.items()
+        if name.startswith(_LATENCY)
+    ]
 
 
 def write_latency(
@@ -232,6 +241,33 @@ def write_latency(
     value = {**latency, "widths": width_key(widths)}
     digest = _short_digest((value["widths"], sorted(conditions.items()), value.get("sitting")))
     study.set_user_attr(f"{_LATENCY}{digest}", value)
+
+
+def write_timing(study: Study, widths: Sequence[int], latency: Mapping[str, Any]) -> None:
+    """Store a measurement that helped to find the widths at a budget in milliseconds."""
+    value = {**latency, "widths": width_key(widths)}
+    digest = _short_digest((value["widths"], latency["sitting"]))
+    study.set_user_attr(f"{_TIMING}{digest}", value)
+
+
+def read_timings(study: Study, widths: Sequence[int]) -> list[dict[str, Any]]:
+    """Return these measurements of widths, under any conditions, in the order of their sitting."""
+    found = [
+        {key: part for key, part in value.items() if key != "widths"}
+        for name, value in study.user_attrs.items()
+        if name.startswith(_TIMING) and value["widths"] == width_key(widths)
+    ]
+    return sorted(found, key=lambda latency: str(latency["sitting"]))
+
+
+def write_widths_in_time(study: Study, asked: Sequence[Any], found: Mapping[str, Any]) -> None:
+    """Store the widths that were found for a budget in milliseconds. asked: what decides them,
+    except the clock."""
+    study.set_user_attr(f"{_WIDTHS_IN_TIME}{_short_digest(list(asked))}", dict(found))
+
+
+def read_widths_in_time(study: Study, asked: Sequence[Any]) -> dict[str, Any] | None:
+    return study.user_attrs.get(f"{_WIDTHS_IN_TIME}{_short_digest(list(asked))}")
 
 
 def write_latency_model(study: Study, model: Mapping[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """Run a comparison: one Optuna study per method, with the same budgets and seeds for all."""
 
+from dataclasses import replace
+
 from nsopt.compute.device import resolve_compute
 from nsopt.methods.registry import is_method
 from nsopt.progress import Progress
@@ -73,7 +75,7 @@ def preview_comparison(
     training = comparison.task.settings.training
     compute = resolve_compute(training.device, training.precision)
     with start_session(comparison.task, workspace, compute, progress) as session:
-        plan = make_plan(comparison, session)
+        plan = replace(make_plan(comparison, session), laws=Laws(session, timed=False))
         _tell_duration(plan)
         plan.laws.read(session.studies())
         return {

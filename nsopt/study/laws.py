@@ -4,17 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from optuna.study import Study
 
+from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.methods.base import LawInputs, Method
 from nsopt.methods.registry import get_method
 from nsopt.pruning.iterations import is_complete
 from nsopt.samplers.neuralscale import NeuralScaleSampler
-from nsopt.scaling.metric import get_metric
+from nsopt.scaling.metric import LATENCY, get_metric
 from nsopt.scaling.record import Iteration, describe_reach
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import Point
 from nsopt.study.session import Session
 from nsopt.study.trained import train_base_network
 from nsopt.study.tuned_law import read_scored_law, read_tuned_law
+from nsopt.study.widths_in_time import correct_latency
 
 
 class Laws:
@@ -23,10 +25,14 @@ class Laws:
     `read` updates them from the stored searches. Until a search stores more iterations, each law is
     made once, and solved once for a budget. Only a method that starts from a trained network has
     one law per seed.
+
+    timed: whether networks are timed and stored until a budget in milliseconds holds as measured;
+    otherwise it holds as predicted.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, timed: bool = True) -> None:
         self._session = session
+        self._timed = timed
         self._searches: dict[str, tuple[int, list[Iteration]]] = {}
         self._samplers: dict[tuple[str, str, float], NeuralScaleSampler] = {}
 
@@ -103,14 +109,23 @@ class Laws:
         inputs = LawInputs(arch, cost, point.budget, self.find_history(method), trained, tuned)
         with session.compute.computing():
             law = method.law(inputs)
-        multiple, narrowest = settings.rounding(point.metric)
+        metric = get_metric(point.metric)
+        eta = settings.eta if method.by_algorithm_3 else None
+        limits = (
+            *settings.rounding(point.metric),
+            None if session.task.start is None else arch.base_widths,
+        )
+        if self._timed and eta is None and LATENCY in metric.parts:
+            asked = MeasuredBudget(arch, law, metric, point.budget, *limits)
+            cost = metric.cost(correct_latency(session, point.method, asked))
+        multiple_of, min_width, max_width = limits
         return NeuralScaleSampler(
             law,
             cost,
             arch.layer_names,
             budgets=[point.budget],
-            eta=settings.eta if method.by_algorithm_3 else None,
-            multiple_of=multiple,
-            min_width=narrowest,
-            max_width=None if session.task.start is None else arch.base_widths,
+            eta=eta,
+            multiple_of=multiple_of,
+            min_width=min_width,
+            max_width=max_width,
         )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nsopt.latency.learn import with_latency
+from nsopt.latency.learn import learn_latency
 from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.scaling.metric import LATENCY, Metric
@@ -30,5 +30,5 @@ def with_latency_if_needed(
     if arch.latency is None:
         if any(method.needs_tuned_law for method in methods):
             check_tuned_law(workspace, task.name, metric.name)
-        arch = with_latency(arch, task.settings.training.device, progress)
+        arch = learn_latency(arch, task.settings.training.device, task.runtime, progress)
     return replace(task, arch=arch)

@@ -30,6 +30,7 @@ class StudySettings(Settings):
         min_width: the smallest proposed width, or by metric; None for 1.
         start: checksum of the trained network that all methods start from; None to train from
             scratch.
+        runtime: in which networks are timed: torch, onnxruntime, or a function's `module:function`.
     """
 
     preset: str
@@ -42,6 +43,7 @@ class StudySettings(Settings):
     multiple_of: Rounding | None = None
     min_width: Rounding | None = None
     start: int | None = None
+    runtime: str = "torch"
 
     def rounding(self, metric: str) -> tuple[int, int]:
         """Return multiple_of and min_width for budgets in a metric, for `solve_widths`."""

@@ -15,7 +15,9 @@ from nsopt.data.images import ImageData, Splits
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
+from nsopt.latency.linear import MacsLatency, is_linear, read_linear
 from nsopt.latency.model import LatencyModel
+from nsopt.latency.runtime import TORCH, Runtime, stored_runtime
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import stored_architecture
 from nsopt.pruning.settings import SearchSettings
@@ -36,6 +38,7 @@ class Task:
         source: where `data` came from.
         start: the trained network of base widths that all methods start from; None to train from
             scratch.
+        runtime: in which its networks are timed, named by the settings.
     """
 
     arch: Architecture
@@ -43,6 +46,7 @@ class Task:
     source: Source
     settings: StudySettings
     start: nn.Module | None = None
+    runtime: Runtime = TORCH
 
     @property
     def name(self) -> str:
@@ -141,17 +145,23 @@ class Task:
             schema.SEARCH_METRIC_NAMES if schema.is_search(method) else schema.METRIC_NAMES,
         )
         model = self.arch.latency
-        if isinstance(model, LatencyModel) and schema.read_latency_model(study) is None:
+        if (
+            isinstance(model, LatencyModel | MacsLatency)
+            and schema.read_latency_model(study) is None
+        ):
             schema.write_latency_model(study, model.to_dict())
         return study
 
 
-def load_task(study: Study, data: str | None, data_dir: Path, given: str | None) -> Task:
+def load_task(
+    study: Study, data: str | None, data_dir: Path, given: str | None, measure: str | None = None
+) -> Task:
     """Return the task of a stored study.
 
     Args:
         data: where its images are on this machine; None for where the study was started.
         given: the name of its architecture, if the user gave one (`stored_architecture`).
+        measure: the name of its function that measures latency, if the user gave one.
 
     Raises:
         NsoptError: if the network or the images differ from those of the study.
@@ -162,7 +172,9 @@ def load_task(study: Study, data: str | None, data_dir: Path, given: str | None)
     arch = read_architecture(stored, [study], given)
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
         raise NsoptError(f"{stored.arch} is another network here than in {study.study_name}")
-    task = Task(arch, load_source(source, data_dir), source, _read_settings(study))
+    own = _read_settings(study)
+    runtime = stored_runtime(own.runtime, measure)
+    task = Task(arch, load_source(source, data_dir), source, own, runtime=runtime)
     here = task.identity["data"]
     if any(here[name] != value for name, value in settings["data"].items()):
         raise NsoptError(f"{source.name} differs here from the images of {study.study_name}")
@@ -198,6 +210,8 @@ def with_stored_latency(arch: Architecture, studies: Iterable[Study]) -> Archite
     for study in studies:
         stored = schema.read_latency_model(study)
         if stored is not None:
+            if is_linear(stored):
+                return arch.with_latency(read_linear(stored, arch))
             return arch.with_latency(LatencyModel.from_dict(stored))
     return arch
 

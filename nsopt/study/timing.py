@@ -12,6 +12,7 @@ from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.measure import Latency, latency_conditions, measure_latencies
+from nsopt.latency.runtime import TORCH, Runtime
 from nsopt.latency.sittings import choose_latencies
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
@@ -28,7 +29,11 @@ Network = tuple[Study, tuple[int, ...]]
 
 
 def time_networks(
-    arch: Architecture, networks: Sequence[Network], compute: Compute, batch_size: int = _BATCH
+    arch: Architecture,
+    networks: Sequence[Network],
+    compute: Compute,
+    batch_size: int = _BATCH,
+    runtime: Runtime = TORCH,
 ) -> dict[tuple[int, ...], Latency]:
     """Time networks side by side, equal ones once, and store each latency with its study.
 
@@ -50,9 +55,10 @@ def time_networks(
         repeats=_REPEATS,
         rounds=_ROUNDS,
         device=str(compute.device),
+        runtime=runtime,
     )
     latencies = dict(zip(different, measured, strict=True))
-    conditions = _conditions(compute.device, batch_size)
+    conditions = _conditions(compute.device, batch_size, runtime)
     for study, widths in networks:
         schema.write_latency(study, widths, conditions, asdict(latencies[widths]))
     return latencies
@@ -65,12 +71,13 @@ def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latenc
     A network has one latency, whichever methods propose it: a latency in one study of the
     comparison also counts for the others.
     """
+    runtime = session.task.runtime
     with session.compute.exclusive():
         known = _read_latencies(session)
         if any(widths not in known for _, widths in networks):
-            time_networks(session.task.arch, networks, session.compute)
+            time_networks(session.task.arch, networks, session.compute, runtime=runtime)
             known = _read_latencies(session)
-        conditions = _conditions(session.compute.device)
+        conditions = _conditions(session.compute.device, runtime=runtime)
     for study, widths in networks:
         schema.write_latency(study, widths, conditions, asdict(known[widths]))
     return [known[widths] for _, widths in networks]
@@ -92,7 +99,7 @@ def time_together(session: Session) -> None:
         if not any(own) or (len(sittings) == 1 and None not in sittings):
             return
         session.progress.start("measuring all latencies side by side", 1)
-        time_networks(session.task.arch, networks, session.compute)
+        time_networks(session.task.arch, networks, session.compute, runtime=session.task.runtime)
 
 
 @dataclass(frozen=True)
@@ -151,8 +158,11 @@ def measure_again(
     return found
 
 
-def _conditions(device: torch.device, batch_size: int = _BATCH) -> dict[str, Any]:
-    return latency_conditions(device, batch_size) | {"repeats": _REPEATS}
+def _conditions(
+    device: torch.device, batch_size: int = _BATCH, runtime: Runtime = TORCH
+) -> dict[str, Any]:
+    _, repeats, _ = runtime.passes(_WARMUP, _REPEATS, _ROUNDS)
+    return latency_conditions(device, batch_size, runtime) | {"repeats": repeats}
 
 
 def _read_latencies(
@@ -162,7 +172,7 @@ def _read_latencies(
 
     networks: those that a complete sitting has timed; by default all that were timed.
     """
-    conditions = _conditions(session.compute.device)
+    conditions = _conditions(session.compute.device, runtime=session.task.runtime)
     stored = [
         latency
         for study in session.studies().values()

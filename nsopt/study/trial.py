@@ -18,7 +18,7 @@ from nsopt.errors import DeterministicError
 from nsopt.latency.measure import Latency
 from nsopt.methods.registry import get_method
 from nsopt.samplers.neuralscale import suggest_widths
-from nsopt.scaling.metric import counted_costs, get_metric
+from nsopt.scaling.metric import LATENCY, counted_costs, get_metric
 from nsopt.storage import trials
 from nsopt.storage.trials import Point
 from nsopt.study.equal_training import find_equal_training
@@ -153,9 +153,17 @@ class TrialRunner:
             "test_accuracy_best_epoch": figures.test_accuracy_best_epoch,
             "epochs": len(figures.epochs),
             "seconds": figures.seconds,
-            "feasible": budgeted <= point.budget,
+            "feasible": self._is_feasible(point, figures.widths, latency),
             **({} if beyond is None else {"beyond_record": beyond}),
         }
+
+    def _is_feasible(self, point: Point, widths: tuple[int, ...], latency: Latency) -> bool:
+        """Return whether a network is within its budget; milliseconds are the measured ones."""
+        arch = self.session.task.arch
+        return all(
+            (latency.median_ms if metric == LATENCY else metric.cost(arch)(widths)) <= limit
+            for metric, limit in get_metric(point.metric).limits_at(point.budget)
+        )
 
 
 def _list_epochs(figures: Figures) -> dict[str, Any]:

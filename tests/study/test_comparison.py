@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from optuna.trial import TrialState
+from torch import nn
 
 import nsopt
 from nsopt.compute.device import Compute
@@ -19,6 +20,7 @@ from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks
 from nsopt.errors import NsoptError
 from nsopt.latency.model import LatencyModel, Term
+from nsopt.latency.runtime import OwnMeasure
 from nsopt.latency.tables import Table
 from nsopt.methods.registry import get_methods, methods
 from nsopt.models.architecture import Architecture, TableArchitecture
@@ -272,10 +274,29 @@ def with_latency_of_filters(arch: Architecture) -> Architecture:
     return arch.with_latency(LatencyModel((table,), (of_all_widths,), layers, np.ones((1, 2)), 0.0))
 
 
+def timed_by_filters(comparison: Comparison) -> Comparison:
+    """A comparison whose clock finds a network a tenth slower than this model predicts."""
+    base = sum(comparison.task.arch.base_widths)
+
+    def clock(module: nn.Module, images: torch.Tensor) -> float:
+        assert len(images) == 100
+        filters = sum(m.out_channels for m in module.modules() if isinstance(m, nn.Conv2d))
+        return 9.9 * filters / base
+
+    runtime = OwnMeasure("tests:clock", clock)
+    task = dataclasses.replace(
+        comparison.task,
+        settings=comparison.task.settings.updated(runtime=runtime.name),
+        runtime=runtime,
+    )
+    return dataclasses.replace(comparison, task=task)
+
+
 def test_budgets_in_milliseconds_of_another_command_are_run(
     comparison: Comparison, place: Workspace
 ) -> None:
     """Its latency model was not there when this command began, which has no such budgets."""
+    comparison = timed_by_filters(comparison)
     arch = with_latency_of_filters(comparison.task.arch)
     in_time = dataclasses.replace(
         only(comparison, "uniform", seeds=1),

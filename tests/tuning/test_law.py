@@ -106,7 +106,7 @@ def test_a_tuned_law_is_a_method(
 def test_that_no_law_is_tuned_is_told_before_a_latency_is_learned(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learned_latency, "with_latency", None)
+    monkeypatch.setattr(learned_latency, "learn_latency", None)
     place, methods = workspace_in(tmp_path), get_methods(["uniform", "tuned"])
     with pytest.raises(NoWidthsError, match="is tuned for latency in this storage"):
         learned_latency.with_latency_if_needed(tuning.task, LATENCY, methods, place, Silent())

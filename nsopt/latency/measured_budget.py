@@ -1,0 +1,146 @@
+"""Budgets in milliseconds that hold as measured."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nsopt.compute.device import Compute, resolve_compute
+from nsopt.compute.sharing import sharing
+from nsopt.latency.bisection import MOST_TIMED, Proposal, TimedWidths, Widths, bisect_widths
+from nsopt.latency.learn import find_model
+from nsopt.latency.measure import Latency, measure_latencies
+from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
+from nsopt.models.architecture import Architecture, require_latency
+from nsopt.progress import Progress
+from nsopt.scaling.cost import CostModel, Numbers
+from nsopt.scaling.law import ScalingLaw
+from nsopt.scaling.metric import LATENCY, Metric
+from nsopt.scaling.solve import solve_widths
+from nsopt.terminal import shown
+
+_WARMUP, _REPEATS, _ROUNDS = 10, 40, 4
+_BELOW = 1 - 1e-12  # more than the rounding error of a division
+
+
+@dataclass(frozen=True, eq=False)
+class _Scaled:
+    """A `CostModel`: `factor` times that of `latency`."""
+
+    latency: CostModel
+    factor: float
+    metric = LATENCY.name
+
+    def __call__(self, widths: ArrayLike) -> Any:
+        return self.factor * self.latency(widths)
+
+    def lower_bound(self, widths: ArrayLike) -> Any:
+        return self.factor * self.latency.lower_bound(widths)
+
+    def marginal(self, widths: ArrayLike) -> Numbers:
+        return np.asarray(self.factor * self.latency.marginal(widths))
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredBudget:
+    """A budget that limits milliseconds, perhaps beside other costs, along a law.
+
+    Attributes:
+        arch: the network, with a latency model.
+        multiple_of, min_width, max_width: see `solve_widths`.
+    """
+
+    arch: Architecture
+    law: ScalingLaw
+    metric: Metric
+    budget: float
+    multiple_of: int = 1
+    min_width: int = 1
+    max_width: ArrayLike | None = None
+
+    @property
+    def milliseconds(self) -> float:
+        """What the budget allows of latency."""
+        return dict(self.metric.limits_at(self.budget))[LATENCY]
+
+    def corrected(self, predicted: float) -> Architecture:
+        """Return the network with its latency model scaled: what it predicted to take so many
+        milliseconds is what the budget allows."""
+        latency = require_latency(self.arch.name, self.arch.latency)
+        return self.arch.with_latency(_Scaled(latency, self.milliseconds / predicted * _BELOW))
+
+    def propose(self, predicted: float) -> Proposal:
+        """Return the largest widths that are predicted to take at most so many milliseconds."""
+        cost = self.metric.cost(self.corrected(predicted))
+        limits = self.multiple_of, self.min_width, self.max_width
+        widths = tuple(solve_widths(self.law, cost, self.budget, *limits).widths.tolist())
+        return Proposal(widths, float(LATENCY.cost(self.arch)(widths)))
+
+    def solve(self, measure: Callable[[Widths], Latency]) -> TimedWidths:
+        """Return the largest widths that fit as measured, see `bisect_widths`."""
+        return bisect_widths(
+            self.propose, lambda widths: measure(widths).upper_quartile_ms, self.milliseconds
+        )
+
+
+def time_widths(arch: Architecture, compute: Compute, runtime: Runtime, widths: Widths) -> Latency:
+    """Time one network. The caller holds the device (`Compute.exclusive`)."""
+    (latency,) = measure_latencies(
+        [arch.build(widths)],
+        arch.input_shape,
+        warmup=_WARMUP,
+        repeats=_REPEATS,
+        rounds=_ROUNDS,
+        device=str(compute.device),
+        runtime=runtime,
+    )
+    return latency
+
+
+def solve_measured_widths(
+    arch: Architecture,
+    law: ScalingLaw,
+    budget: float,
+    *,
+    device: str = "auto",
+    measure: Measure | None = None,
+    runtime: str = TORCH.name,
+    multiple_of: int = 1,
+    min_width: int = 1,
+    max_width: ArrayLike | None = None,
+    progress: Progress | None = None,
+) -> TimedWidths:
+    """Return the largest widths along `law` that take at most `budget` milliseconds as measured.
+
+    nsopt times at most 12 networks, a batch of 100 images each, and compares the upper quartile of
+    their passes with the budget. The network that it returns is timed twice.
+
+    Args:
+        arch: the network. Without a latency model (`nsopt.with_latency`) it gets one first.
+        law: such as `nsopt.uniform_curve(arch.base_widths)`.
+        budget: in milliseconds.
+        device: as torch names it, or auto.
+        measure, runtime: see `nsopt.with_latency`.
+        multiple_of, min_width, max_width: see `nsopt.solve_widths`.
+        progress: receives steps and warnings; by default bars on a terminal and nothing elsewhere.
+
+    Raises:
+        NoWidthsError: if no network that was timed is within the budget.
+        NsoptError: if the device or the runtime is not available, or if `measure` fails.
+
+    Example:
+        >>> found = nsopt.solve_measured_widths(arch, nsopt.uniform_curve(arch.base_widths), 5.0)
+        >>> found.widths, found.measured
+    """
+    own = choose_runtime(runtime, measure)
+    compute = resolve_compute(device, "fp32")
+    with shown(progress) as display, sharing(compute, display) as shared:
+        if arch.latency is None:
+            arch = arch.with_latency(find_model(arch, shared, display, own))
+        asked = MeasuredBudget(arch, law, LATENCY, budget, multiple_of, min_width, max_width)
+        display.start(f"timing widths at {LATENCY.show(budget)}", MOST_TIMED)
+        with shared.exclusive():
+            return asked.solve(partial(time_widths, arch, shared, own))

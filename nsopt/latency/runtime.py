@@ -1,0 +1,173 @@
+"""What networks are timed in: PyTorch, or any function that returns milliseconds."""
+
+import math
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from numbers import Real
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nsopt.compute.device import place, wait_for
+from nsopt.errors import NsoptError, unknown_name
+from nsopt.models.layout import best_layout, inputs_for
+from nsopt.models.tracing.originals import copy_model
+
+Measure = Callable[[nn.Module, Tensor], Any]
+Pass = Callable[[], float]  # runs a network once and returns its seconds
+_TIMES = 3
+
+
+class Runtime(Protocol):
+    """What networks are timed in. Its name is part of the conditions of every measurement."""
+
+    @property
+    def name(self) -> str: ...
+
+    def device(self, wanted: torch.device) -> torch.device:
+        """Return the device on which it runs networks in place of `wanted`."""
+
+    def passes(self, warmup: int, repeats: int, rounds: int) -> tuple[int, int, int]:
+        """Return how many passes it runs in place of these."""
+
+    def prepare(
+        self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
+    ) -> Callable[[Tensor], Pass]:
+        """Return a function from a batch of images to a timed pass of a copy of `model`."""
+
+
+@dataclass(frozen=True)
+class Torch:
+    """PyTorch, without compilation."""
+
+    name: str = "torch"
+
+    def device(self, wanted: torch.device) -> torch.device:
+        return wanted
+
+    def passes(self, warmup: int, repeats: int, rounds: int) -> tuple[int, int, int]:
+        return warmup, repeats, rounds
+
+    def prepare(
+        self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
+    ) -> Callable[[Tensor], Pass]:
+        placed = _place(copy_model(model), device, input_shape)
+
+        def feed(images: Tensor) -> Pass:
+            own = inputs_for(placed, images)
+            return lambda: _time_pass(placed, own)
+
+        return feed
+
+
+TORCH = Torch()
+
+
+@dataclass(frozen=True)
+class OwnMeasure:
+    """A user's function from a network and a batch of images to milliseconds.
+
+    It gets a copy of the network in evaluation mode, on the CPU. A network is measured three times.
+    """
+
+    name: str
+    measure: Measure
+
+    def device(self, wanted: torch.device) -> torch.device:
+        return torch.device("cpu")
+
+    def passes(self, warmup: int, repeats: int, rounds: int) -> tuple[int, int, int]:
+        return 0, _TIMES, _TIMES
+
+    def prepare(
+        self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
+    ) -> Callable[[Tensor], Pass]:
+        own = copy_model(model).cpu().eval()
+        return lambda images: lambda: self._milliseconds(own, images.contiguous()) / 1000
+
+    def _milliseconds(self, model: nn.Module, images: Tensor) -> float:
+        try:
+            found = self.measure(model, images)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise NsoptError(f"{self.name} could not measure a network: {reason}") from error
+        if not isinstance(found, Real) or isinstance(found, bool):
+            raise NsoptError(
+                f"{self.name} must return milliseconds, and returned {type(found).__name__}"
+            )
+        if not 0 < float(found) < math.inf:
+            raise NsoptError(f"{self.name} must return milliseconds above 0, and returned {found}")
+        return float(found)
+
+
+RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (TORCH,)}
+
+
+def choose_runtime(name: str, measure: Measure | None = None) -> Runtime:
+    """Return a built-in runtime, or the user's function `measure` as one, `module:function`.
+
+    Raises:
+        NsoptError: for an unknown name, or if `measure` is no function.
+    """
+    if measure is None:
+        if name not in RUNTIMES:
+            raise unknown_name("runtime", name, RUNTIMES)
+        return RUNTIMES[name]
+    if not callable(measure):
+        raise NsoptError(f"measure must be a function of a network and images, not {measure!r}")
+    named = measure if hasattr(measure, "__qualname__") else type(measure)
+    return OwnMeasure(f"{named.__module__}:{named.__qualname__}", measure)
+
+
+def stored_runtime(stored: str, given: str | None) -> Runtime:
+    """Return the runtime that a storage names, without running code that it names.
+
+    given: the user's name for it, or None. The user must give `package.module:function`.
+    Raises NsoptError if that is missing, or if the two names differ.
+    """
+    if stored in RUNTIMES and given is None:
+        return RUNTIMES[stored]
+    if given is None:
+        raise NsoptError(
+            f"the stored study is measured by {stored!r}, which would run code of that module: if "
+            f"you trust it, give --measure {shlex.quote(stored)}"
+        )
+    if given != stored:
+        raise NsoptError(f"the stored study is measured by {stored!r}, not {given!r}")
+    return import_measure(given)
+
+
+def import_measure(name: str) -> OwnMeasure:
+    """Import a user's function. Raises NsoptError if there is none.
+
+    name: `package.module:function`, from the user of this command, never from a storage: importing
+    it runs code.
+    """
+    package, colon, word = name.partition(":")
+    if not colon:
+        raise NsoptError(f"{name!r} is no function: write package.module:function")
+    try:
+        found = getattr(import_module(package), word)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise NsoptError(f"cannot import the function {name!r}: {error}") from None
+    if not callable(found):
+        raise NsoptError(f"{name} is no function: it is of type {type(found).__name__}")
+    return OwnMeasure(name, found)
+
+
+def _place(model: nn.Module, device: torch.device, input_shape: tuple[int, ...]) -> nn.Module:
+    """Move `model` to the device, in its fastest layout and in evaluation mode."""
+    example = torch.zeros(2, *input_shape, device=device)
+    return place(model, device, best_layout(model.to(device), (example,))).eval()
+
+
+def _time_pass(model: nn.Module, images: Tensor) -> float:
+    wait_for(images.device)
+    start = time.perf_counter()
+    model(images)
+    wait_for(images.device)
+    return time.perf_counter() - start

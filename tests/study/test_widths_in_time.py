@@ -1,0 +1,105 @@
+"""Budgets in milliseconds hold as measured, and what was measured is kept."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from nsopt.errors import NsoptError
+from nsopt.latency.bisection import MOST_TIMED
+from nsopt.latency.linear import MacsLatency
+from nsopt.latency.runtime import OwnMeasure
+from nsopt.progress import Silent
+from nsopt.scaling.metric import LATENCY
+from nsopt.study.compare import preview_comparison, run_comparison
+from nsopt.study.comparison import Comparison, Size
+from nsopt.study.learned_latency import with_latency_if_needed
+from nsopt.study.workspace import Workspace
+from tests.study.test_comparison import Listener, only, results_at, studies_at
+
+Clock = Callable[[nn.Module, torch.Tensor], float]
+
+
+class Parameters:
+    """A clock that takes a millisecond and one for each 10,000 parameters."""
+
+    def __init__(self) -> None:
+        self.timed: list[int] = []
+
+    def __call__(self, module: nn.Module, images: torch.Tensor) -> float:
+        self.timed.append(sum(p.numel() for p in module.parameters()))
+        return 1 + self.timed[-1] / 10_000
+
+
+def in_milliseconds(comparison: Comparison, clock: Clock, place: Workspace) -> Comparison:
+    """Two methods at 5 ms, as a clock measures them."""
+    runtime = OwnMeasure("tests:clock", clock)
+    task = dataclasses.replace(
+        comparison.task,
+        settings=comparison.task.settings.updated(runtime=runtime.name),
+        runtime=runtime,
+    )
+    task = with_latency_if_needed(task, LATENCY, (), place, Silent())
+    return only(
+        comparison, "uniform", "neuralscale", task=task, sizes=(Size(LATENCY, 5.0),), seeds=1
+    )
+
+
+def test_a_budget_in_milliseconds_holds_as_measured(
+    comparison: Comparison, place: Workspace
+) -> None:
+    clock = Parameters()
+    in_time = in_milliseconds(comparison, clock, place)
+    assert isinstance(in_time.task.arch.latency, MacsLatency)
+    run_comparison(in_time, place, Silent())
+    rows = results_at(place).outcomes.to_dict("records")
+    assert {row["method"] for row in rows} == {"uniform", "neuralscale"}
+    for row in rows:
+        assert 4.6 < row["latency_ms"] == 1 + row["params"] / 10_000 <= 5
+        assert row["feasible"]
+    assert len(set(clock.timed)) <= 2 * MOST_TIMED
+    constraints = [t.constraints for s in studies_at(place).values() for t in s.trials]
+    assert all(excess <= 0 for found in constraints for excess in (found or {}).values())
+
+
+def test_what_was_timed_is_not_timed_again(comparison: Comparison, place: Workspace) -> None:
+    clock = Parameters()
+    in_time = in_milliseconds(comparison, clock, place)
+    run_comparison(in_time, place, Silent())
+    before = list(clock.timed)
+    run_comparison(in_time, place, Silent())
+    assert clock.timed == before
+    study = studies_at(place)["uniform"]
+    for name in [name for name in study.user_attrs if name.startswith("widths_in_time:")]:
+        study._storage.set_study_user_attr(study._study_id, name, None)
+    widths = results_at(place).outcomes.set_index("method").loc["uniform", "widths"]
+    listener = Listener()
+    run_comparison(dataclasses.replace(in_time, seeds=2), place, listener)
+    assert clock.timed == before
+    assert any("uniform at 5 ms" in message for message in listener.messages)
+    again = results_at(place).outcomes.query("method == 'uniform'")
+    assert set(again["widths"]) == {widths}
+
+
+def test_a_dry_run_times_and_writes_nothing(comparison: Comparison, place: Workspace) -> None:
+    clock = Parameters()
+    in_time = only(in_milliseconds(comparison, clock, place), "uniform")
+    before = len(clock.timed)
+    assert preview_comparison(in_time, place, Silent())
+    assert len(clock.timed) == before
+    assert not place.has_storage
+
+
+def test_a_clock_that_fails_ends_the_study_in_one_line(
+    comparison: Comparison, place: Workspace
+) -> None:
+    def broken(module: nn.Module, images: torch.Tensor) -> float:
+        raise OSError("no phone\nconnected")
+
+    with pytest.raises(
+        NsoptError, match="could not measure a network: OSError: no phone connected"
+    ):
+        in_milliseconds(comparison, broken, place)
+    assert not place.has_storage
