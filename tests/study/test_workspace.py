@@ -15,6 +15,7 @@ from nsopt.compute.locks import hold_lock
 from nsopt.files import cache_folder
 from nsopt.latency import measure as latency
 from nsopt.latency.measure import Latency
+from nsopt.latency.runtime import Runtime
 from nsopt.latency.sittings import choose_latencies
 from nsopt.progress import Silent
 from nsopt.reports.dashboard import note
@@ -164,6 +165,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         batch_size: int,
         device: str,
         repeats: int,
+        runtime: Runtime,
         **passes: int,
     ) -> list[Latency]:
         conditions = latency.latency_conditions(torch.device(device))
