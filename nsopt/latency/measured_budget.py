@@ -123,8 +123,11 @@ def solve_measured_widths(
         law: such as `nsopt.uniform_curve(arch.base_widths)`.
         budget: in milliseconds.
         device: as torch names it, or auto.
-        measure, runtime: see `nsopt.with_latency`.
-        multiple_of, min_width, max_width: see `nsopt.solve_widths`.
+        measure: see `nsopt.with_latency`.
+        runtime: likewise.
+        multiple_of: see `nsopt.solve_widths`.
+        min_width: likewise.
+        max_width: likewise.
         progress: receives steps and warnings; by default bars on a terminal and nothing elsewhere.
 
     Raises:
