@@ -117,7 +117,7 @@ def _leave_at_once(began: float, signum: int, frame: FrameType | None) -> NoRetu
 
 
 def describe_rest(seconds: float) -> str:
-    """Return what is kept of a command that is interrupted after so many seconds."""
+    """Return a sentence on what is kept if a command is interrupted after `seconds`."""
     if seconds < _SECONDS_UNKEPT:
         return (
             "finished searches and trainings are kept, nothing yet of what began in this first "

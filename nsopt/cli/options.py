@@ -48,14 +48,14 @@ class NetworkOptions:
     skip_corrupt: bool = False
     """Leave out the images of a folder that are not complete."""
     classes: CountFrom2 | None = None
-    """Use only the first so many classes."""
+    """Use only this many classes, the first ones."""
     per_class: Count | None = None
-    """Use only the first so many training images of each class."""
+    """Use only this many training images of each class, the first ones."""
     mean: str | None = None
     """Normalise pixels (from 0 to 1) with this mean per channel: 0.485,0.456,0.406. By default the
     mean of the training images."""
     std: str | None = None
-    """Standard deviation per channel, likewise."""
+    """Normalise pixels with this standard deviation per channel; give it together with --mean."""
 
     def check_names(self) -> None:
         """Raise NsoptError for a misspelt network or data set, without importing torch."""

@@ -45,7 +45,7 @@ def keep_memory(device: torch.device) -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the bytes that this process has used at most, on a device of its own or here."""
+    """Return the most bytes that this process has used, on an accelerator or in main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":

@@ -103,7 +103,7 @@ class ImageData:
         validation: validation images; None holds some of the training images out.
         mirror: whether training may mirror images (not digits, for example).
         mean: normalises pixels from 0 to 1, per channel; None takes the training images' mean.
-        std: likewise.
+        std: standard deviation, in the same way.
         skipped: files that were left out, each with the reason.
     """
 
@@ -140,8 +140,8 @@ class ImageData:
         Args:
             train: images uint8 (N, C, H, W) or (N, H, W, C), square, with C = 1 or 3, and labels,
                 integers from 0 (N,).
-            test: likewise.
-            validation: likewise, or None.
+            test: the same for test images.
+            validation: the same for validation images, or None.
             classes: their names; by default their numbers.
             name: in the names of studies.
             mirror: whether training may mirror images.
@@ -180,8 +180,8 @@ class ImageData:
 
         Args:
             train: items are an image (PIL, uint8, or float from 0 to 1) and a label.
-            test: likewise.
-            validation: likewise, or None.
+            test: the same for test images.
+            validation: the same for validation images, or None.
             classes: their names; by default `train.classes` if it exists.
             name: in the names of studies.
             mirror: whether training may mirror images.
@@ -200,7 +200,7 @@ class ImageData:
         Args:
             mean: per channel, of pixels from 0 to 1, as `torchvision.transforms.Normalize` takes
                 it; None, with std, for the statistics of the training images.
-            std: likewise.
+            std: standard deviation, in the same way.
 
         Raises:
             NsoptError: if only one of them is given, or not one number for each channel.

@@ -29,11 +29,11 @@ class KeptNetwork:
         widths: L integers.
         input_shape: (C, H, W).
         mean: per channel, of pixels from 0 to 1, as `torchvision.transforms.Normalize` takes it.
-        std: likewise.
+        std: standard deviation, in the same way.
         classes: names, in the order of the outputs.
-        method: of the trial that trained the network; likewise metric, budget, ratio and seed.
+        method: of the trial that trained the network, as are metric, budget, ratio and seed.
         val_accuracy: in percent, at the last epoch.
-        test_accuracy: likewise.
+        test_accuracy: in percent, at the last epoch.
         model: the network, in evaluation mode on the CPU.
     """
 

@@ -38,7 +38,7 @@ def suggest_widths(
         arch: the network, with L searched layers.
         low: smallest widths, for all layers or one each (L,); by default a 32nd of the base widths,
             or the narrowest that the network can have. The range must contain the law's widths.
-        high: largest widths, likewise; by default eight times the base widths.
+        high: largest widths, for all layers or one each; by default eight times the base widths.
         log: whether other samplers propose on a logarithmic scale, for `step=1` only.
         step: between widths, such as 8 with a sampler whose `multiple_of` is 8.
 

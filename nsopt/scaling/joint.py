@@ -72,7 +72,7 @@ class JointCost:
 
     @property
     def widest(self) -> Any:
-        """The widest, likewise."""
+        """The widest widths that all cost models allow."""
         return reduce(np.minimum, [getattr(cost, "widest", WIDEST) for cost, _ in self.limits])
 
     def describe(self, numbers: ArrayLike) -> str:

@@ -24,7 +24,7 @@ METRIC_NAMES = ("validation accuracy (%)", "latency (ms per batch of 100)")
 SEARCH_METRIC_NAMES = ("lowest r2 of a layer", "seconds")
 SEARCH = "search"
 BASE = "base"  # folder of the networks that methods start from, in place of a method's name
-PRETRAINED = "pretrained"  # likewise, of the network from which searches of several prices start
+PRETRAINED = "pretrained"  # folder of the network from which searches of several prices start
 _OTHER_SEARCH = "search-"
 # Settings that searches of older versions did not store.
 _SINCE_0_1 = {"search_images": None, "price": "filters", "importance_decay": 0.0}

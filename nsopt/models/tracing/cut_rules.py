@@ -13,6 +13,7 @@ from nsopt.models.tracing.tracer import Tracer, rule
 
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
 def split(tracer: Tracer, results: Sequence[Tensor], x: Tensor, sizes: Any, dim: int = 0) -> None:
+    """Label the parts of a dimension."""
     start, labels = 0, list(tracer.get(x))
     whole = labels[dim]
     for part in results:
@@ -63,6 +64,7 @@ def _cut_label(tracer: Tracer, label: Label, start: int, length: int) -> Label:
 
 @rule("glu")
 def glu(tracer: Tracer, result: Tensor, x: Tensor, dim: int = -1) -> None:
+    """Join the two halves of a dimension, one of which gates the other."""
     labels = list(tracer.get(x))
     labels[dim] = _cut_label(tracer, labels[dim], 0, x.shape[dim] // 2)
     tracer.put(result, labels)
@@ -80,6 +82,7 @@ def select(tracer: Tracer, result: Any, x: Tensor, dim: int = 0, index: Any = No
 
 @rule("cat")
 def concatenate(tracer: Tracer, result: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> None:
+    """Concatenate the labels along one dimension, and join those of all others."""
     parts = [tensor for tensor in tensors if tensor.ndim == result.ndim and tensor.numel()]
     labels: list[Label] = []
     for d, size in enumerate(result.shape):
@@ -108,6 +111,7 @@ def _concatenate_labels(tracer: Tracer, labels: Sequence[Label], sizes: Sequence
 
 @rule("constant_pad_nd")
 def pad(tracer: Tracer, result: Tensor, x: Tensor, widths: Sequence[int], *_: Any) -> None:
+    """Label padding with frozen atoms; freeze dimensions that are cropped."""
     labels = list(tracer.get(x))
     for i in range(len(widths) // 2):
         d, (before, after) = x.ndim - 1 - i, widths[2 * i : 2 * i + 2]

@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from nsopt.models.tracing.originals import original_weight
 
 Fan = Literal["in", "out", "out of a group", "none"]
-_UNIFORM_BOUND = (
-    1.85  # standard deviations: uniform numbers end at 1.73, many normal ones exceed it
-)
+_UNIFORM_BOUND = 1.85  # standard deviations; uniform numbers end at 1.73, normal ones do not
 _FEWEST_VALUES = 8
 _CHANCE = 5.0  # standard errors of a variance
 _FANS: tuple[Fan, ...] = ("in", "out", "out of a group")
@@ -36,6 +34,7 @@ class Drawn:
     uniform: bool
 
     def draw(self, tensor: Tensor, fans: dict[Fan, int]) -> None:
+        """Fill a tensor according to this law, in place."""
         deviation = math.sqrt(self.scale / fans[self.fan])
         with torch.no_grad():
             if self.uniform:
@@ -52,6 +51,7 @@ class Filled:
     value: float
 
     def draw(self, tensor: Tensor, fans: dict[Fan, int]) -> None:
+        """Fill a tensor according to this law, in place."""
         with torch.no_grad():
             tensor.fill_(self.value)
 

@@ -4,7 +4,8 @@ A *lift* makes a width changeable that the code of the network would otherwise f
 - A *number* is an attribute in which a module stores a size (`self.head_dim`). The lift sets it
   to the new size.
 - A *tie* is a square weight whose rows and columns must shrink together. Attention is an example:
-  the code divides its input channels among the heads, so that the projection needs as many.
+  its code computes the size of a head from the number of input channels, so a projection must have
+  as many outputs as inputs. The lift joins both.
 """
 
 from collections.abc import Iterable, Iterator

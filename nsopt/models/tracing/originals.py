@@ -1,4 +1,4 @@
-"""Find the tensors from which modules compute their weights: norms of weights, parametrizations.
+"""Find the tensors from which modules compute their weights, by normalisation or otherwise.
 
 Weight normalisation computes g * v / |v|, spectral normalisation W / (u' W v). PyTorch has each of
 them as an older hook and as a parametrization.
@@ -29,7 +29,9 @@ def original_weight(module: nn.Module) -> Tensor | None:
 
 
 def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
-    """Return a deep copy, which `copy.deepcopy` refuses if hooks have stored autograd's results.
+    """Return a deep copy, also of a model whose hooks have stored results of autograd.
+
+    `copy.deepcopy` alone raises an error for these.
 
     Args:
         model: a network.

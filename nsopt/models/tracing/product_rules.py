@@ -25,6 +25,7 @@ def convolution(
     output_padding: Any,
     groups: int,
 ) -> None:
+    """Join the channels of the input with those that the weight reads."""
     labels, own = tracer.get(x), tracer.get(weight)
     axis = 1 if transposed else 0
     outputs, inputs = own[axis], own[1 - axis]
@@ -78,6 +79,7 @@ def _label_groups(
 
 @rule("mm", "bmm")
 def matrix_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any) -> None:
+    """Join the dimensions over which the product sums."""
     left, right = tracer.get(a), tracer.get(b)
     inner = tracer.join(left[-1], right[-2]) if a.shape[-1] > 1 else None
     batch = [tracer.join(p, q) for p, q in zip(left[:-2], right[:-2], strict=True)]
@@ -111,6 +113,7 @@ def vector_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor) -> None
 
 @rule("_weight_norm_interface")
 def weight_norm(tracer: Tracer, result: Any, v: Tensor, g: Tensor, dim: int = 0) -> None:
+    """Join the scales with their dimension of `v`, and mark all its dimensions as inexact."""
     labels = list(tracer.get(v))
     if v.shape[dim] > 1:
         labels[dim] = tracer.join(labels[dim], tracer.get(g)[dim])
@@ -124,6 +127,7 @@ def weight_norm(tracer: Tracer, result: Any, v: Tensor, g: Tensor, dim: int = 0)
 def linear(
     tracer: Tracer, result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> None:
+    """Join the features of the input with the columns of the weight."""
     labels, own = tracer.get(x), tracer.get(weight)
     if x.shape[-1] > 1:
         tracer.join(labels[-1], own[1])
@@ -139,9 +143,10 @@ def linear(
     "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_efficient_attention"
 )
 def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> None:
+    """Join queries with keys. Their size is inexact, because it also scales the scores."""
     queries, keys, values = tracer.get(q), tracer.get(k), tracer.get(v)
     inner = tracer.join(queries[-1], keys[-1])
-    tracer.mark_inexact(inner)  # attention divides the products by a function of its size
+    tracer.mark_inexact(inner)
     lead = [tracer.join(*m) for m in zip(queries[:-2], keys[:-2], values[:-2], strict=True)]
     places = q.shape[-2] * k.shape[-2]
     sized = list(zip(lead, q.shape, strict=False))
@@ -154,6 +159,7 @@ def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *_: 
 
 @rule("_softmax", "_log_softmax")
 def softmax(tracer: Tracer, result: Tensor, x: Tensor, dim: int, *_: Any) -> None:
+    """Mark the dimension as inexact, because the exponential of zero is not zero."""
     tracer.mark_inexact(tracer.get(x)[dim])
     tracer.put(result, tracer.get(x))
 
@@ -163,6 +169,7 @@ def softmax(tracer: Tracer, result: Tensor, x: Tensor, dim: int, *_: Any) -> Non
     "cudnn_batch_norm"
 )
 def batch_norm(tracer: Tracer, result: Any, x: Tensor, *parameters: Any) -> None:
+    """Join the channels with the parameters and running statistics of a batch norm."""
     labels = tracer.get(x)
     own = [tracer.get(p)[0] for p in parameters if isinstance(p, Tensor)]
     channels = tracer.join(labels[1], *own) if x.shape[1] > 1 else labels[1]
@@ -179,6 +186,7 @@ def batch_norm(tracer: Tracer, result: Any, x: Tensor, *parameters: Any) -> None
 def layer_norm(
     tracer: Tracer, result: Any, x: Tensor, shape: Any, weight: Any, bias: Any = None, *_: Any
 ) -> None:
+    """Join the normalised dimensions with the parameters, and mark them as inexact."""
     labels = list(tracer.get(x))
     own = [p for p in (weight, bias) if isinstance(p, Tensor)]
     for d in range(-len(shape), 0):
@@ -204,6 +212,7 @@ def group_norm(
     groups: int,
     *_: Any,
 ) -> None:
+    """Join whole groups, or the same channels of every group, as in a grouped convolution."""
     labels = list(tracer.get(x))
     own = [tracer.get(p)[0] for p in (weight, bias) if isinstance(p, Tensor)]
     labels[1] = tracer.join(labels[1], *own)
@@ -229,6 +238,7 @@ def _get_scale(tracer: Tracer, weight: Any, axis: int) -> Label:
 
 @rule("embedding")
 def embedding(tracer: Tracer, result: Tensor, weight: Tensor, index: Tensor, *_: Any) -> None:
+    """Freeze the number of rows; the columns become the channels of the result."""
     tracer.freeze("is the number of rows of an embedding", tracer.get(weight)[0])
     tracer.note_maker(tracer.get(weight)[1])
     tracer.put(result, [*tracer.get(index), tracer.get(weight)[1]])

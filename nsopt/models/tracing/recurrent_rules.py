@@ -46,6 +46,7 @@ class _Cell:
 
     @classmethod
     def of(cls, weights: Sequence[Tensor], has_biases: bool) -> "_Cell":
+        """Return the cell with these weights, in PyTorch's order."""
         first, second, *others = weights
         biases = tuple(others[:2]) if has_biases else ()
         projection = others[len(biases)] if len(others) > len(biases) else None

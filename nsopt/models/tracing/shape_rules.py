@@ -18,6 +18,7 @@ from nsopt.models.tracing.tracer import Tracer, rule
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
+    """Return the tensors in nested arguments or results."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
@@ -69,6 +70,7 @@ def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
 
 @rule("as_strided")
 def as_strided(tracer: Tracer, result: Tensor, x: Tensor, size: Sequence[int], *_: Any) -> None:
+    """Freeze all atoms, unless only the memory layout changes."""
     if tuple(size) == tuple(x.shape):  # another layout of the same tensor
         tracer.put(result, tracer.get(x))
     else:
@@ -138,6 +140,7 @@ def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...]) -> list[Label]:
 
 @rule("expand")
 def expand(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
+    """Label new copies with ANY."""
     labels, lead = tracer.get(x), result.ndim - x.ndim
     tracer.put(
         result,
@@ -176,6 +179,7 @@ def unsqueeze(tracer: Tracer, result: Tensor, x: Tensor, dim: int) -> None:
 
 @rule("repeat")
 def repeat(tracer: Tracer, result: Tensor, x: Tensor, times: Sequence[int]) -> None:
+    """Repeat the labels, so that all copies of a channel go together."""
     lead = result.ndim - x.ndim
     labels: list[Label] = [None] * lead + list(tracer.get(x))
     sizes = [1] * lead + list(x.shape)
@@ -198,12 +202,14 @@ def flip(tracer: Tracer, result: Tensor, x: Tensor, dims: Any) -> None:
 
 @rule("roll")
 def roll(tracer: Tracer, result: Tensor, x: Tensor, shifts: Any, dims: Any = ()) -> None:
+    """Freeze the dimensions that are rolled."""
     tracer.freeze("is rolled", *(tracer.get(x)[d] for d in _count_from_front(x, dims or None)))
     tracer.put(result, tracer.get(x))
 
 
 @rule("pixel_shuffle")
 def pixel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, factor: int) -> None:
+    """Join the channels that become the pixels of one channel."""
     labels = list(tracer.get(x))
     channels = labels[-3]
     if isinstance(channels, np.ndarray):
