@@ -1,0 +1,94 @@
+"""Claim: the peak of the activations that nsopt predicts is what ExecuTorch plans.
+
+Each network of torchvision and timm is planned by ExecuTorch's greedy memory planner, in float32,
+for one image, at its own widths, half and a quarter of them. ExecuTorch has no operations in place,
+so that both count the network with its activation functions out of place; the last column is what
+nsopt predicts for the network as PyTorch runs it. Prints bytes, and continues where it stopped.
+
+Needs the optional dependency: pip install 'nsopt[benchmarks,timm]'.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
+
+import pandas as pd
+import torch
+from torch import nn
+
+import nsopt
+from benchmarks.trained import Results
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture
+
+_SHARES = (1.0, 0.5, 0.25)
+_NETWORKS = """
+torchvision:resnet18 torchvision:resnet50 torchvision:mobilenet_v2 torchvision:mobilenet_v3_small
+torchvision:mnasnet0_5 torchvision:squeezenet1_1 torchvision:vgg11_bn torchvision:alexnet
+torchvision:googlenet torchvision:densenet121 torchvision:efficientnet_b0
+torchvision:regnet_y_400mf torchvision:shufflenet_v2_x1_0 timm:resnet10t timm:lcnet_050
+timm:mobilenetv3_small_100 timm:ghostnet_100 timm:repvgg_a0 timm:efficientnet_lite0
+timm:test_byobnet timm:test_resnet timm:test_convnext timm:test_vit
+"""
+
+
+def without_places(arch: Architecture) -> Architecture:
+    """Return the same network with activation functions that write to new memory."""
+    model = arch.build(arch.base_widths)
+    for module in model.modules():
+        if isinstance(getattr(module, "inplace", None), bool):
+            module.inplace = False  # type: ignore[assignment]  # of nn.ReLU and others
+    return nsopt.trace(model, torch.zeros(2, *arch.input_shape))
+
+
+def plan(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Return the bytes that ExecuTorch plans for the activations of one image."""
+    from executorch.exir import to_edge  # noqa: PLC0415  (optional)
+
+    program = torch.export.export(model.eval(), (torch.zeros(1, *shape),))
+    planned = to_edge(program).to_executorch().executorch_program.execution_plan[0]
+    return int(sum(planned.non_const_buffer_sizes))
+
+
+def compare(word: str, size: int, rows: Results) -> None:
+    """Add a row for each share of a network's widths, or one that says what went wrong."""
+    try:
+        arch = nsopt.get_architecture(word, image_size=size)
+        own = without_places(arch)
+        for share in _SHARES:
+            widths = [max(1, int(share * width)) for width in arch.base_widths]
+            rows.add(
+                network=word,
+                share=share,
+                planned=plan(own.build(widths), arch.input_shape),
+                predicted=int(own.cost("memory")(widths)),
+                in_place=int(arch.cost("memory")(widths)),
+            )
+    except (NsoptError, RuntimeError) as error:
+        rows.add(network=word, share=0.0, error=str(error).partition("\n")[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=_NETWORKS.split())
+    parser.add_argument("--size", type=int, default=64, help="side of the images, in pixels")
+    parser.add_argument("--folder", type=Path, required=True, help="for results")
+    options = parser.parse_args()
+    logging.disable(logging.CRITICAL)  # ExecuTorch tells of every pass
+    options.folder.mkdir(parents=True, exist_ok=True)
+    rows = Results(options.folder / "memory_plan.jsonl", ("network",))
+    for word in options.networks:
+        if not rows.has(network=word):
+            compare(word, options.size, rows)
+    frame = pd.DataFrame(rows.rows)
+    frame["apart"] = frame["predicted"] / frame["planned"] - 1
+    print(frame.to_string())
+    close = frame.groupby("network")["apart"].agg(lambda own: own.abs().max() <= 0.05)
+    print(f"within 5 % at all widths: {close.sum()} of {len(close)} networks")
+
+
+if __name__ == "__main__":
+    main()
