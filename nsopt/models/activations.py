@@ -54,6 +54,7 @@ class BufferRecorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._sizes_of = sizes_of
         self._buffers: dict[int, Buffer] = {}
+        self._views: dict[int, tuple[Tensor, int]] = {}
         self._step = 0
 
     def take(self, inputs: Any) -> None:
@@ -70,6 +71,9 @@ class BufferRecorder(TorchDispatchMode):
         self._step += 1
         used = {_storage(tensor) for tensor in _tensors((args, kwargs))}
         made = [tensor for tensor in _tensors(result) if _storage(tensor) not in used]
+        if _is_view(func):
+            self._note_views(made, _tensors(args)[0])
+            made = []
         self._note(made)
         if made or func._schema.is_mutable:  # a view uses nothing
             for buffer in self._find((args, kwargs)):
@@ -87,9 +91,24 @@ class BufferRecorder(TorchDispatchMode):
                 made = Buffer(tensor, self._sizes_of(tensor), self._step, self._step)
                 self._buffers[_storage(tensor)] = made
 
+    def _note_views(self, views: Sequence[Tensor], base: Tensor) -> None:
+        """Record views whose memory PyTorch reports as their own, as it does for fake tensors."""
+        for view in views:
+            self._views[_storage(view)] = view, self._storage_of(base)
+
+    def _storage_of(self, tensor: Tensor) -> int:
+        own = _storage(tensor)
+        return self._views[own][1] if own in self._views else own
+
     def _find(self, tensors: Any) -> list[Buffer]:
-        storages = dict.fromkeys(map(_storage, _tensors(tensors)))
+        storages = dict.fromkeys(map(self._storage_of, _tensors(tensors)))
         return [self._buffers[storage] for storage in storages if storage in self._buffers]
+
+
+def _is_view(func: Any) -> bool:
+    """Return whether an operation returns only views of its first tensor."""
+    aliases = [returned.alias_info for returned in func._schema.returns]
+    return bool(aliases) and all(alias is not None and not alias.is_write for alias in aliases)
 
 
 def _tensors(tree: Any) -> list[Tensor]:

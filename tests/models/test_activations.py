@@ -54,6 +54,15 @@ def test_buffers_live_from_their_making_to_their_last_use() -> None:
     assert peak_of(nn.Sequential(linear, nn.ReLU(inplace=True)), torch.rand(1, 10)) == 50
 
 
+def test_transposed_weights_of_a_traced_network_are_no_activations() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 300), nn.Linear(300, 5)
+    )
+    images = torch.rand(2, 3, 8, 8)
+    arch = trace(model, images)
+    assert arch.cost("activations")(arch.base_widths) == peak_of(model, images[:1]) == 288 + 300
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @settings(max_examples=2)
 @given(seed=st.integers(0, 2**31))
