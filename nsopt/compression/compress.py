@@ -9,6 +9,7 @@ same call continues after an interruption.
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -27,6 +28,7 @@ from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import restore_network
 from nsopt.errors import NsoptError
+from nsopt.latency.learn import with_latency
 from nsopt.methods.base import Method
 from nsopt.methods.registry import baseline, dense, scored
 from nsopt.models.architecture import Architecture
@@ -34,7 +36,7 @@ from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
 from nsopt.reports.results import read_results
-from nsopt.scaling.metric import PARAMS, counted_costs
+from nsopt.scaling.metric import LATENCY, PARAMS, counted_costs
 from nsopt.storage import schema, trials
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size
@@ -111,7 +113,7 @@ def compress(
         data: images and labels; `data.normalised_by(mean, std)` normalises them as in the training
             of the model.
         budgets: such as `macs=50%` of the model, `params=600k`, or `latency=5ms` for a batch of 100
-            on this device.
+            on this device, as measured with `data`, else as predicted.
         train_loader: yields batches, pairs of inputs and targets, such as a DataLoader or a list.
             Inputs are a tensor or a tuple of arguments.
         loss: `loss(outputs, targets)`, which training minimises.
@@ -162,6 +164,9 @@ def compress(
         assert loss is not None
         assert score is not None
         own = make_own_task(*(model, train_loader, loss, score), arch, settings, Path(out), hearer)
+        if own.arch.latency is None and any(LATENCY in read_metric(b).parts for b in budgets):
+            device = settings.training.device
+            own = replace(own, arch=with_latency(own.arch, device, hearer))
         return run_own_compression(own, read_budgets(budgets, own.arch), candidates, seeds)
 
 

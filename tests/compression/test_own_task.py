@@ -17,6 +17,7 @@ import nsopt
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.latency.measure import measure_latencies
 from nsopt.study.presets import StudySettings, get_preset, override
+from tests.latency.brief import learn_briefly
 from tests.models.tracing.awkward import UpAndDown
 
 SETTINGS: StudySettings = override(
@@ -154,6 +155,12 @@ def test_a_score_that_is_no_number_is_told_before_anything_is_written(
     with pytest.raises(NsoptError, match="the score must be a finite number, not"):
         run(trained, score=score, out=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_budgets_may_be_milliseconds(trained: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn_briefly(monkeypatch)
+    result = run(trained, budgets=["latency=70%"], epochs=1, candidates=1)
+    assert sum(result["latency=70%"].widths) < sum(result.dense.widths)
 
 
 @pytest.mark.parametrize("missing", ["train_loader", "loss", "score"])
