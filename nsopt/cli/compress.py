@@ -13,6 +13,7 @@ from nsopt.cli.options import (
     PlaceOptions,
     PruneOptions,
     SgdOptions,
+    TimingOptions,
     TrainingOptions,
     changes,
     split_words,
@@ -44,6 +45,7 @@ class CompressOptions:
     training: TrainingOptions = TrainingOptions()
     sgd: SgdOptions = SgdOptions()
     place: PlaceOptions = PlaceOptions()
+    timing: TimingOptions = TimingOptions()
 
 
 def compress(options: CompressOptions) -> None:
@@ -68,7 +70,12 @@ def compress(options: CompressOptions) -> None:
     preset = get_preset(PRESET)
     settings = apply_changes(preset, changes(options.search, options.training, options.sgd))
     task, workspace = prepare(
-        options.task, options.place, settings, options.workers, options.weights
+        options.task,
+        options.place,
+        settings,
+        options.workers,
+        options.weights,
+        options.timing,
     )
     announce(task, preset, options.place.verbose)
     with storage_errors(workspace.url), live_progress() as progress:

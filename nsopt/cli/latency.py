@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import Count, OptionalStorageUrl, StoredArch
+from nsopt.cli.options import Count, OptionalStorageUrl, StoredArch, TimingOptions
 
 if TYPE_CHECKING:
     from nsopt.study.timing import Measured
@@ -30,16 +30,18 @@ class LatencyOptions:
     """Device as PyTorch names it (cpu, cuda, cuda:1, ...), or auto."""
     threads: Count | None = None
     """CPU threads; by default one per core."""
+    timing: TimingOptions = TimingOptions()
 
 
 def latency(options: LatencyOptions = LatencyOptions()) -> None:
     """Time the trained networks of a study side by side; `nsopt report` shows all timings."""
     from nsopt.cli.console import live_progress
+    from nsopt.cli.preparation import read_runtime
     from nsopt.storage.opening import newest_storage, storage_errors
     from nsopt.study.timing import measure_again
     from nsopt.study.workspace import Workspace
 
-    sizes = _read_batch_sizes(options.batch_size)
+    sizes, runtime = _read_batch_sizes(options.batch_size), read_runtime(options.timing)
     url = options.storage or newest_storage()
     workspace = Workspace(url, Path())
     with storage_errors(url), live_progress() as progress:
@@ -50,6 +52,7 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
             sizes,
             options.device,
             options.threads,
+            runtime,
             progress,
         )
     _print(measured)
@@ -71,12 +74,11 @@ def _print(measured: "list[Measured]") -> None:
     from nsopt.cli.console import console
     from nsopt.latency.sittings import distrust
     from nsopt.methods.registry import method_label
-    from nsopt.reports.tables import share
+    from nsopt.reports.tables import name_runtime, share
 
     first = measured[0].latency
-    title = (
-        f"{first.device}, {first.precision}, torch {first.torch_version}: milliseconds per batch"
-    )
+    runtime = name_runtime(first.runtime, first.torch_version)
+    title = f"{first.device}, {first.precision}, {runtime}: milliseconds per batch"
     table = Table(box=SIMPLE_HEAD, show_edge=False, title=title)
     for name in ("method", "size", "batch", "median", "quartiles", "spread", "waited"):
         table.add_column(name, justify="left" if name == "method" else "right")

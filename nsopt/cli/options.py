@@ -185,6 +185,18 @@ class SgdOptions:
     """Augment with random resized crops of at least this part of an image's area, such as 0.35."""
 
 
+@Parameter(name="*", group="Latency")
+@dataclass(frozen=True, kw_only=True)
+class TimingOptions:
+    """What networks are timed in."""
+
+    runtime: Literal["torch", "onnxruntime"] | None = None
+    """Time networks in torch, the default, or in onnxruntime."""
+    measure: str | None = None
+    """Measure networks with this function, package.module:function in the working directory. It
+    gets a network and a batch of images and returns milliseconds, such as those of a phone."""
+
+
 @Parameter(name="*", group="Results")
 @dataclass(frozen=True, kw_only=True)
 class PlaceOptions:
@@ -205,6 +217,7 @@ class WorkOptions:
     task: TaskOptions = TaskOptions()
     sgd: SgdOptions = SgdOptions()
     place: PlaceOptions = PlaceOptions()
+    timing: TimingOptions = TimingOptions()
 
 
 @dataclass(frozen=True, kw_only=True)

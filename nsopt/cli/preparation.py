@@ -8,7 +8,13 @@ import optuna
 from rich.text import Text
 
 from nsopt.cli.console import console, tell_what_is_fixed
-from nsopt.cli.options import NetworkOptions, PlaceOptions, SizeOptions, split_words
+from nsopt.cli.options import (
+    NetworkOptions,
+    PlaceOptions,
+    SizeOptions,
+    TimingOptions,
+    split_words,
+)
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
 from nsopt.data.registry import load_source
@@ -16,6 +22,7 @@ from nsopt.data.source import Source, Subset
 from nsopt.deployment.trained import load_trained
 from nsopt.errors import NsoptError
 from nsopt.files import check_writable
+from nsopt.latency.runtime import TORCH, Runtime, choose_runtime, import_measure
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
 from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
@@ -51,9 +58,12 @@ def prepare(
     settings: StudySettings,
     workers: int = 1,
     start: Path | None = None,
+    timing: TimingOptions = TimingOptions(),
 ) -> tuple[Task, Workspace]:
     """Check the options; load the data, and the weights in the file `start` if given."""
     resolve_compute(settings.training.device, settings.training.precision)
+    runtime = read_runtime(timing) or TORCH
+    settings = settings.updated(runtime=runtime.name)
     check_writable(place.out or RUNS, "--out")
     file = storage_file(place.storage) if place.storage else None
     if file is not None:
@@ -77,7 +87,7 @@ def prepare(
     trained = None if start is None else load_trained(start, arch)
     if trained is not None:
         settings = settings.updated(start=weights_checksum(trained))
-    task = Task(arch, data, source, settings, trained)
+    task = Task(arch, data, source, settings, trained, runtime)
     folder = place.out or RUNS / task.name
     url = place.storage or f"sqlite:///{folder / 'study.db'}"
     if is_empty(url):
@@ -90,6 +100,19 @@ def prepare(
     workspace = Workspace(url, folder, options.data_dir, workers)
     with storage_errors(url):
         return with_precision(task, workspace), workspace
+
+
+def read_runtime(timing: TimingOptions) -> Runtime | None:
+    """Return what the user wants networks timed in; None without an option.
+
+    Raises:
+        NsoptError: if it is missing here, or for both options at once.
+    """
+    if timing.runtime and timing.measure:
+        raise NsoptError("give --runtime or --measure, not both")
+    if timing.measure:
+        return import_measure(timing.measure)
+    return choose_runtime(timing.runtime) if timing.runtime else None
 
 
 def _read_numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -43,7 +43,7 @@ def search(options: LawOptions = LawOptions()) -> None:
 
     preset = get_preset(options.task.preset, options.task.data)
     settings = apply_changes(preset, changes(options.search, TrainingOptions(), options.sgd))
-    task, workspace = prepare(options.task, options.place, settings)
+    task, workspace = prepare(options.task, options.place, settings, timing=options.timing)
     announce(task, preset, options.place.verbose, searches_only=True)
     own = task.settings.search
     compute = resolve_compute(own.device, own.precision)

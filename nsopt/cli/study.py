@@ -103,7 +103,12 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     if settings.eta is not None and any(len(metric.parts) > 1 for metric in metrics):
         raise NsoptError("Algorithm 3 takes one budget at a time: leave --eta out")
     task, workspace = preparation.prepare(
-        options.task, options.place, settings, options.workers, options.start
+        options.task,
+        options.place,
+        settings,
+        options.workers,
+        options.start,
+        options.timing,
     )
     preparation.announce(task, preset, options.place.verbose)
     with storage_errors(workspace.url):
@@ -212,11 +217,11 @@ def _print_summary(results: "Results") -> None:
 
     rows = _summary_rows(results)
     names = list(rows[0])
-    table = _summary_table(results.name, names, rows)
+    table = _summary_table(results, names, rows)
     for name in _LEFT_OUT_FIRST:
         if not fits(table):
             names = [kept for kept in names if kept != name]
-            table = _summary_table(results.name, names, rows)
+            table = _summary_table(results, names, rows)
     console.print(table)
     for verdict in answer(results):
         console.print(str(verdict))
@@ -258,16 +263,18 @@ def _summary_rows(results: "Results") -> list[dict[str, str]]:
 
 
 def _summary_table(
-    title: str, names: "Sequence[str]", rows: "Sequence[Mapping[str, str]]"
+    results: "Results", names: "Sequence[str]", rows: "Sequence[Mapping[str, str]]"
 ) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+
+    from nsopt.reports.tables import latency_unit
 
     table = Table(
         box=SIMPLE_HEAD,
         show_edge=False,
         collapse_padding=True,
-        title=f"{title}: mean ± std over n seeds, ms per batch of 100",
+        title=f"{results.name}: mean ± std over n seeds, {latency_unit(results)}",
     )
     for name in names:
         left = name in ("size", "method")

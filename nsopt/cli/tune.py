@@ -77,7 +77,9 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
         raise NsoptError("Algorithm 3 takes no --multiple-of or --min-width: leave them out")
     own = changes(options.search, options.training, options.sgd, **rounding)
     settings = preparation.apply_changes(preset, own)
-    task, workspace = preparation.prepare(options.task, options.place, settings)
+    task, workspace = preparation.prepare(
+        options.task, options.place, settings, timing=options.timing
+    )
     with storage_errors(workspace.url):
         with live_progress() as progress:
             task = with_latency_if_needed(task, metric, (), workspace, progress)
@@ -114,7 +116,9 @@ def _tune_law(options: TuneOptions) -> None:
     own = changes(options.search, TrainingOptions(), options.sgd, **options.sizes.rounding)
     settings = preparation.apply_changes(preset, own, _read_pretraining(options.pretrain_epochs))
     epochs = options.training.epochs or max(1, settings.training.epochs // 2)
-    task, workspace = preparation.prepare(options.task, options.place, settings)
+    task, workspace = preparation.prepare(
+        options.task, options.place, settings, timing=options.timing
+    )
     short = override(task.settings, {"training": {"epochs": epochs}})
     preparation.announce(replace(task, settings=short), preset, options.place.verbose)
     with storage_errors(workspace.url):

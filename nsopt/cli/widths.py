@@ -1,18 +1,23 @@
 """`nsopt widths`: compute the widths of a law at budgets."""
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import Count, CountFrom2, OptionalStorageUrl, SizeOptions
+from nsopt.cli.options import Count, CountFrom2, OptionalStorageUrl, SizeOptions, TimingOptions
 from nsopt.study.processes import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
+    from optuna.study import Study
     from rich.text import Text
 
+    from nsopt.latency.measured_budget import MeasuredBudget
+    from nsopt.latency.runtime import Runtime
     from nsopt.models.architecture import Architecture
     from nsopt.scaling.law import ScalingLaw
     from nsopt.scaling.record import Iteration
@@ -40,7 +45,7 @@ class WidthsOptions:
     method: str | None = None
     """Method whose stored law to use; by default neuralscale, the law of the search."""
     device: str = "auto"
-    """Device whose latency --metric latency predicts."""
+    """Device on which --metric latency times networks."""
     arch: str | None = None
     """Network of the law: with --law vgg11 by default; with --storage needed only for
     package.module:factory."""
@@ -51,6 +56,7 @@ class WidthsOptions:
     channels: Count = 3
     """With --law: channels of its images."""
     sizes: SizeOptions = SizeOptions()
+    timing: TimingOptions = TimingOptions()
     as_json: Annotated[bool, Parameter(name="--json")] = False
     """Print JSON, not a table."""
 
@@ -64,14 +70,16 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
 
     from nsopt.cli.console import tell_what_is_fixed
     from nsopt.cli.preparation import read_metrics
-    from nsopt.latency.learn import with_latency
+    from nsopt.latency.learn import learn_latency
     from nsopt.scaling.metric import LATENCY
 
     metrics = read_metrics(options.sizes)
-    law, arch, iteration = _law_and_network(options)
+    law, arch, iteration, studies = _law_and_network(options)
+    runtime = _choose_runtime(options, studies)
     if any(LATENCY in metric.parts for metric in metrics) and arch.latency is None:
-        arch = with_latency(arch, options.device)
-    rows = _proposals(law, arch, iteration, options.sizes)
+        arch = learn_latency(arch, options.device, runtime, None)
+    correct = partial(_correct_latency, options.device, runtime, studies)
+    rows = _proposals(law, arch, iteration, options.sizes, correct)
     if options.as_json:
         print(json.dumps(rows, indent=1))
     else:
@@ -79,13 +87,53 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
         _print_table(rows)
 
 
+def _choose_runtime(options: WidthsOptions, studies: "Sequence[Study]") -> "Runtime":
+    """Return what times networks: that of the stored study, or the user's choice."""
+    from nsopt.cli.preparation import read_runtime
+    from nsopt.latency.runtime import TORCH, stored_runtime
+    from nsopt.storage.schema import read_settings
+
+    if not studies or options.timing.runtime:
+        return read_runtime(options.timing) or TORCH
+    return stored_runtime(read_settings(studies[0])["runtime"], options.timing.measure)
+
+
+def _correct_latency(
+    device: str, runtime: "Runtime", studies: "Sequence[Study]", asked: "MeasuredBudget"
+) -> "Architecture":
+    """Return the network with a latency model by which a budget in milliseconds holds as measured.
+
+    What was timed is stored in the first study, if there is any.
+    """
+    from nsopt.cli.console import live_progress
+    from nsopt.compute.device import resolve_compute
+    from nsopt.compute.sharing import sharing
+    from nsopt.latency.measured_budget import time_widths
+    from nsopt.scaling.metric import LATENCY
+    from nsopt.study.widths_in_time import Clock
+
+    if LATENCY not in asked.metric.parts:
+        return asked.arch
+    with live_progress() as progress, sharing(resolve_compute(device, "fp32"), progress) as compute:
+        if studies:
+            return Clock(compute, runtime, progress, studies[0]).correct(asked, lambda: studies)
+        with compute.exclusive():
+            found = asked.solve(partial(time_widths, asked.arch, compute, runtime))
+        return asked.corrected(found.predicted)
+
+
 def _proposals(
-    law: "ScalingLaw", arch: "Architecture", iteration: "Iteration | None", sizes: SizeOptions
+    law: "ScalingLaw",
+    arch: "Architecture",
+    iteration: "Iteration | None",
+    sizes: SizeOptions,
+    correct: "Callable[[MeasuredBudget], Architecture]",
 ) -> list[dict[str, Any]]:
     """Return one row per budget: its costs, widths, their 90 % band, and by which factor the budget
     is outside the record of `iteration`. Raises NsoptError for a law of another network."""
     from nsopt.cli.preparation import read_sizes
     from nsopt.errors import NsoptError
+    from nsopt.latency.measured_budget import MeasuredBudget
     from nsopt.scaling.metric import counted_costs
     from nsopt.scaling.solve import solve_widths
     from nsopt.study.presets import rounding_for
@@ -98,7 +146,9 @@ def _proposals(
     rows = []
     for size in read_sizes(sizes, arch, _RATIOS):
         rounding = rounding_for(**sizes.rounding, metric=size.metric)
-        cost = size.metric.cost(arch)
+        cost = size.metric.cost(
+            correct(MeasuredBudget(arch, law, size.metric, size.budget, *rounding))
+        )
         fit = solve_widths(law, cost, size.budget, *rounding)
         found = fit.widths.tolist()
         row = {"ratio": size.ratio, "metric": size.metric.name} | _describe(size, arch, fit)
@@ -127,8 +177,9 @@ def _describe(size: "Size", arch: "Architecture", fit: "WidthFit") -> dict[str, 
 
 def _law_and_network(
     options: WidthsOptions,
-) -> "tuple[ScalingLaw, Architecture, Iteration | None]":
-    """Return the law, its network and, if a search found it, the iteration that did."""
+) -> "tuple[ScalingLaw, Architecture, Iteration | None, Sequence[Study]]":
+    """Return the law, its network, the iteration of a search that found it, if any, and the studies
+    of its comparison, if they are stored, the law's own first."""
     from nsopt.errors import NsoptError
     from nsopt.models.registry import get_architecture
     from nsopt.scaling.law_file import read_law
@@ -144,17 +195,18 @@ def _law_and_network(
     arch = get_architecture(
         options.arch or "vgg11", options.classes, options.image_size, options.channels
     )
-    return read_law(options.law, options.iteration), arch, None
+    return read_law(options.law, options.iteration), arch, None, ()
 
 
 def _read_stored(
     options: WidthsOptions, url: str
-) -> "tuple[ScalingLaw, Architecture, Iteration | None]":
+) -> "tuple[ScalingLaw, Architecture, Iteration | None, Sequence[Study]]":
     from nsopt.cli.console import console
     from nsopt.cli.preparation import read_metrics
     from nsopt.errors import NsoptError
     from nsopt.methods.registry import get_method, law_of_search
     from nsopt.storage.opening import storage_errors
+    from nsopt.storage.schema import read_settings
     from nsopt.storage.studies import only_comparison
     from nsopt.storage.urls import hide_password
     from nsopt.study.stored_law import read_stored_law
@@ -173,7 +225,10 @@ def _read_stored(
         )
         if method.needs_tuned_law and not options.as_json:
             console.print(f"tuned: {read_tuned_verdict(workspace, name, metric)}", soft_wrap=True)
-    return law, arch, iteration
+        stored = workspace.studies(name).values()
+        ours = [study for study in stored if read_settings(study)]
+        ours.sort(key=lambda study: not study.study_name.endswith(f"/{method.name}"))
+    return law, arch, iteration, ours
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

@@ -26,6 +26,8 @@ class WorkerOptions(StoredDataOptions):
     """CPU threads; by default one per core."""
     out: Path | None = None
     """Folder for unfinished trainings; by default runs/STUDY."""
+    measure: str | None = None
+    """Function that measures networks; needed only if the study has one."""
     child: Annotated[bool, Parameter(show=False)] = False
 
 
@@ -57,6 +59,7 @@ def worker(options: WorkerOptions) -> None:
             options.threads,
             options.child,
             progress,
+            options.measure,
         )
     if not options.child:
         console.print(f"this worker ran {done} trainings of {options.study}")

@@ -29,6 +29,7 @@ from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import restore_network
 from nsopt.errors import NsoptError
 from nsopt.latency.learn import with_latency
+from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
 from nsopt.methods.base import Method
 from nsopt.methods.registry import baseline, dense, scored
 from nsopt.models.architecture import Architecture
@@ -40,7 +41,7 @@ from nsopt.scaling.metric import LATENCY, PARAMS, counted_costs
 from nsopt.storage import schema, trials
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size
-from nsopt.study.learned_latency import with_latency_if_needed
+from nsopt.study.learned_latency import with_latency_if_needed, with_measured_whole
 from nsopt.study.precision import with_precision
 from nsopt.study.presets import StudySettings, get_preset, override
 from nsopt.study.session import start_session
@@ -64,6 +65,8 @@ def compress(
     candidates: int = ...,
     seeds: int = ...,
     settings: StudySettings | None = ...,
+    measure: Measure | None = ...,
+    runtime: str = ...,
     out: Path | str | None = ...,
     progress: Progress | None = ...,
 ) -> Compression: ...
@@ -100,6 +103,8 @@ def compress(
     candidates: int = 16,
     seeds: int = 1,
     settings: StudySettings | None = None,
+    measure: Measure | None = None,
+    runtime: str = TORCH.name,
     out: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Compression | OwnCompression:
@@ -126,6 +131,9 @@ def compress(
         seeds: number of fine-tunings; the best by validation accuracy, or by `score`, is returned.
         settings: of the search and of fine-tuning; by default those of the preset `compress`. Only
             `data` allows distillation.
+        measure: a function from a network and a batch of images to milliseconds; see
+            `nsopt.with_latency`.
+        runtime: what nsopt times networks in: torch or onnxruntime.
         out: a folder for all results. The same call then continues after an interruption, and
             optuna-dashboard shows `study.db` there. By default nothing is kept.
         progress: receives steps and messages; by default bars on a terminal and nothing elsewhere;
@@ -155,7 +163,7 @@ def compress(
             out = stack.enter_context(tempfile.TemporaryDirectory(prefix="nsopt-"))
         hearer = stack.enter_context(shown(progress))
         if data is not None:
-            task = _make_task(model, data, arch, settings)
+            task = _make_task(model, data, arch, settings, choose_runtime(runtime, measure))
             workspace = Workspace(f"sqlite:///{Path(out) / 'study.db'}", Path(out))
             task = with_precision(task, workspace)
             task, found = prepare_budgets(task, budgets, workspace, hearer)
@@ -166,18 +174,23 @@ def compress(
         own = make_own_task(*(model, train_loader, loss, score), arch, settings, Path(out), hearer)
         if own.arch.latency is None and any(LATENCY in read_metric(b).parts for b in budgets):
             device = settings.training.device
-            own = replace(own, arch=with_latency(own.arch, device, hearer))
+            timed = with_latency(own.arch, device, hearer, measure, runtime)
+            own = replace(own, arch=timed)
         return run_own_compression(own, read_budgets(budgets, own.arch), candidates, seeds)
 
 
 def _make_task(
-    model: nn.Module, data: ImageData, arch: Architecture | None, settings: StudySettings
+    model: nn.Module,
+    data: ImageData,
+    arch: Architecture | None,
+    settings: StudySettings,
+    runtime: Runtime,
 ) -> Task:
     if arch is None:
         arch = trace(model, torch.zeros(2, data.channels, data.image_size, data.image_size))
     check_outputs(arch, data)
-    own = settings.updated(start=weights_checksum(model))
-    return Task(arch, data, Source(data.name), own, model)
+    own = settings.updated(start=weights_checksum(model), runtime=runtime.name)
+    return Task(arch, data, Source(data.name), own, model, runtime)
 
 
 def prepare_budgets(
@@ -191,6 +204,8 @@ def prepare_budgets(
     metrics = [read_metric(word) for word in words]
     for metric in dict.fromkeys(metrics):
         task = with_latency_if_needed(task, metric, (), workspace, progress)
+    if any(LATENCY in metric.parts for metric in metrics):
+        task = with_measured_whole(task, workspace, progress)
     return task, read_budgets(words, task.arch)
 
 

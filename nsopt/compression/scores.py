@@ -12,11 +12,14 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
 from nsopt.errors import NoWidthsError
+from nsopt.latency.measured_budget import MeasuredBudget
+from nsopt.methods.registry import baseline
 from nsopt.models.architecture import Architecture
 from nsopt.pruning.inherited import SCORE_STEPS, score
 from nsopt.pruning.supervision import Classification
 from nsopt.scaling.family import LawFamily
-from nsopt.scaling.metric import Metric, counted_costs
+from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.metric import LATENCY, Metric, counted_costs
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
@@ -24,6 +27,7 @@ from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
 from nsopt.study.comparison import Size
 from nsopt.study.session import Session
+from nsopt.study.widths_in_time import correct_latency
 from nsopt.study.workspace import Workspace
 from nsopt.tuning.family import (
     list_starts,
@@ -42,6 +46,7 @@ METRIC_NAME = "validation accuracy before fine-tuning (%)"
 class ScoreRunner(PointRunner):
     """Scores laws of a family at one budget."""
 
+    arch: Architecture
     family: LawFamily
     metric: Metric
     size: Size
@@ -55,7 +60,7 @@ class ScoreRunner(PointRunner):
         parameters = suggest_parameters(trial, self.family)
         session, start = self.session, self.session.start
         assert start is not None
-        arch = session.task.arch
+        arch = self.arch
         fit = solve_widths(
             self.family.law(parameters),
             self.metric.cost(arch),
@@ -86,8 +91,8 @@ def find_scored_law(session: Session, metric: Metric, size: Size, candidates: in
         NsoptError: if a search fails, or if other settings wrote the storage.
         NoWidthsError: if no law has widths at this budget.
     """
-    task = session.task
-    family = make_score_family(task.arch, run_searches(session, metric), metric, size)
+    task, arch = session.task, _correct(session, metric, size)
+    family = make_score_family(arch, run_searches(session, metric), metric, size)
     name = schema.study_name(
         schema.tuning_name(task.name), schema.scores_kind(metric.name, size.budget)
     )
@@ -99,7 +104,7 @@ def find_scored_law(session: Session, metric: Metric, size: Size, candidates: in
         for index in range(candidates)
     }
     session.progress.start(f"scoring widths at {metric.show(size.budget)}", len(points))
-    run_points(study, points, ScoreRunner(session, family, metric, size), session.progress)
+    run_points(study, points, ScoreRunner(session, arch, family, metric, size), session.progress)
     done = trials.read_completed(study)
     if not done:
         raise NoWidthsError(f"no widths fit a budget of {metric.show(size.budget)}")
@@ -107,6 +112,17 @@ def find_scored_law(session: Session, metric: Metric, size: Size, candidates: in
     schema.write_law(study, family.law(best.params))
     schema.write_verdict(study, f"score {best.values[0]:.1f} % before fine-tuning")
     return study
+
+
+def _correct(session: Session, metric: Metric, size: Size) -> Architecture:
+    """Return the network; if the budget limits milliseconds, with a latency model that is right for
+    the uniform network at this budget."""
+    arch = session.task.arch
+    if LATENCY not in metric.parts:
+        return arch
+    law, limits = uniform_curve(arch.base_widths), session.task.settings.rounding(metric.name)
+    asked = MeasuredBudget(arch, law, metric, size.budget, *limits, arch.base_widths)
+    return correct_latency(session, baseline().name, asked)
 
 
 def make_score_family(

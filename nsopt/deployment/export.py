@@ -4,12 +4,8 @@ Exported networks take images such as `torchvision.transforms.ToTensor` makes: f
 (N, C, H, W) for any N. The normalisation is part of the network. The output is logits (N, K).
 """
 
-import contextlib
-import io
 import json
-import warnings
-from collections.abc import Callable, Iterator
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.deployment.kept import KeptNetwork, load_network
-from nsopt.errors import NsoptError, unknown_name
+from nsopt.errors import unknown_name
+from nsopt.models.onnx import export_to_onnx, import_for_export, quiet_exporters
 
 Predict = Callable[[Tensor], Tensor]
 _FACTS = "nsopt.json"
@@ -81,25 +78,6 @@ def load_exported(path: Path | str, format: str, arch: str | None = None) -> Pre
     return read(Path(path), arch)
 
 
-def export_to_onnx(module: nn.Module, examples: Tensor, facts: dict[str, Any], path: Path) -> None:
-    """Write any network with one input as ONNX; the batch size stays free."""
-    for package in ("onnx", "onnxscript"):
-        import_for_export(package)
-    with _quiet():
-        program = torch.onnx.export(
-            module.eval(),
-            (examples,),
-            dynamo=True,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            verbose=False,
-        )
-    assert program is not None
-    program.model.metadata_props.update({k: json.dumps(v) for k, v in facts.items()})
-    program.save(path, external_data=False)
-
-
 def _write_onnx(network: KeptNetwork, path: Path) -> None:
     export_to_onnx(WithNormalisation(network), _examples(network), network.facts, path)
 
@@ -118,7 +96,7 @@ def _read_onnx(path: Path, arch: str | None) -> Predict:
 
 def _write_pt2(network: KeptNetwork, path: Path) -> None:
     batch = torch.export.Dim("batch")
-    with _quiet():
+    with quiet_exporters():
         program = torch.export.export(
             WithNormalisation(network).eval(),
             (_examples(network),),
@@ -128,7 +106,7 @@ def _write_pt2(network: KeptNetwork, path: Path) -> None:
 
 
 def _read_pt2(path: Path, arch: str | None) -> Predict:
-    with _quiet():
+    with quiet_exporters():
         module: Predict = torch.export.load(path).module()
     return module
 
@@ -152,19 +130,3 @@ _FORMATS: dict[str, tuple[_Write, _Read]] = {
 
 def _examples(network: KeptNetwork) -> Tensor:
     return torch.rand(_EXAMPLES, *network.input_shape)
-
-
-def import_for_export(package: str) -> Any:
-    """Import a package of the extra `export`. Raises NsoptError if it is missing."""
-    try:
-        return import_module(package)
-    except ImportError:
-        raise NsoptError(f"{package} is not installed: pip install 'nsopt[export]'") from None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence PyTorch's exporters, which print progress and warn of their own use of PyTorch."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield

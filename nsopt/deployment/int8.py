@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from nsopt.data.images import ImageData, ImageSet
-from nsopt.deployment.export import import_for_export
 from nsopt.latency.measure import pause_garbage_collection
+from nsopt.models.onnx import import_for_export
 
 FLOAT = "float"
 _FORMS = ("QDQ", "QOperator")

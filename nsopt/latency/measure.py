@@ -68,7 +68,7 @@ def latency_conditions(
         "batch_size": batch_size,
         "torch_version": torch.__version__,
         "protocol": _PROTOCOL,
-        "runtime": runtime.name,
+        "runtime": runtime.version,
     }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nsopt.compute.device import place, wait_for
 from nsopt.errors import NsoptError, unknown_name
+from nsopt.latency.onnx import OnnxRuntime
 from nsopt.models.layout import best_layout, inputs_for
 from nsopt.models.tracing.originals import copy_model
 
@@ -23,10 +24,13 @@ _TIMES = 3
 
 
 class Runtime(Protocol):
-    """What networks are timed in. Its name is part of the conditions of every measurement."""
+    """What networks are timed in. `version` is part of the conditions of every measurement."""
 
     @property
     def name(self) -> str: ...
+    @property
+    def version(self) -> str:
+        """Its name, and its version unless that is PyTorch's own."""
 
     def device(self, wanted: torch.device) -> torch.device:
         """Return the device on which it runs networks in place of `wanted`."""
@@ -45,6 +49,10 @@ class Torch:
     """PyTorch, without compilation."""
 
     name: str = "torch"
+
+    @property
+    def version(self) -> str:
+        return self.name
 
     def device(self, wanted: torch.device) -> torch.device:
         return wanted
@@ -77,6 +85,10 @@ class OwnMeasure:
     name: str
     measure: Measure
 
+    @property
+    def version(self) -> str:
+        return self.name
+
     def device(self, wanted: torch.device) -> torch.device:
         return torch.device("cpu")
 
@@ -104,19 +116,22 @@ class OwnMeasure:
         return float(found)
 
 
-RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (TORCH,)}
+RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (TORCH, OnnxRuntime())}
 
 
 def choose_runtime(name: str, measure: Measure | None = None) -> Runtime:
     """Return a built-in runtime, or the user's function `measure` as one, `module:function`.
 
     Raises:
-        NsoptError: for an unknown name, or if `measure` is no function.
+        NsoptError: for an unknown name, for a runtime that is not installed, or if `measure` is no
+            function.
     """
     if measure is None:
         if name not in RUNTIMES:
             raise unknown_name("runtime", name, RUNTIMES)
-        return RUNTIMES[name]
+        found = RUNTIMES[name]
+        _ = found.version  # raises an error if it is not installed
+        return found
     if not callable(measure):
         raise NsoptError(f"measure must be a function of a network and images, not {measure!r}")
     named = measure if hasattr(measure, "__qualname__") else type(measure)

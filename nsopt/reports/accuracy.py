@@ -15,18 +15,20 @@ from nsopt.reports.points import MethodPoints, points_of
 from nsopt.reports.published import PublishedLine
 from nsopt.reports.results import Results
 from nsopt.reports.style import TEXT, MethodStyle, log_axis, method_styles, new_figure
-from nsopt.reports.tables import summary
+from nsopt.reports.tables import latency_unit, summary
 
 _ROW_HEIGHT = 34
 _SAME_BUDGET = 0.01
 
 
 class ParetoInfo(NamedTuple):
-    """front_x, front_y: configurations (means over seeds) that no other beats in both."""
+    """front_x, front_y: configurations (means over seeds) that no other beats in both; unit: of x,
+    with what ran the networks."""
 
     methods: list[MethodPoints]
     front_x: list[float]
     front_y: list[float]
+    unit: str
 
 
 def pareto_info(results: Results) -> ParetoInfo:
@@ -38,6 +40,7 @@ def pareto_info(results: Results) -> ParetoInfo:
         methods=points_of(results, "latency_ms", "val_accuracy"),
         front_x=front["latency_ms"].tolist(),
         front_y=front["val_mean"].tolist(),
+        unit=latency_unit(results),
     )
 
 
@@ -57,7 +60,7 @@ def draw_pareto(info: ParetoInfo) -> go.Figure:
     a curve if it has several sizes."""
     latencies = [x for points in info.methods for x in points.x] or [1.0]
     figure = new_figure(
-        xaxis=log_axis(latencies, "latency (ms per batch of 100)"),
+        xaxis=log_axis(latencies, f"latency ({info.unit})"),
         yaxis={"title": {"text": "validation accuracy (%)"}},
     )
     figure.add_scatter(

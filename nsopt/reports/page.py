@@ -25,6 +25,8 @@ from nsopt.reports.tables import (
     binding_budget,
     descent_table,
     format_latency,
+    latency_unit,
+    name_runtime,
     share,
     size_of,
     summary,
@@ -74,6 +76,7 @@ def render(results: Results, csv_files: list[str], paper: str | None = None) -> 
         answer=answer(results),
         doubt=doubt_latencies(results),
         rows=_rows(summary(results)),
+        unit=latency_unit(results),
         shows_base=results.task.base_params and not _has_base(results),
         latencies=_latency_rows(results.latencies),
         search_label=schema.search_label,
@@ -142,6 +145,7 @@ def _latency_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = table.to_dict("records")
     for row in rows:
         row["name"] = method_label(row["method"])
+        row["runtime"] = name_runtime(row["runtime"], row["torch_version"])
         row["time"] = "" if pd.isna(row["sitting"]) else row["sitting"][:16].replace("T", " ")
         for part in ("spread", "waited"):
             row[f"shown_{part}"] = share(row[part])

@@ -128,7 +128,11 @@ def on_one_device(outcomes: pd.DataFrame, latencies: pd.DataFrame) -> pd.DataFra
         if best.empty or found["median_ms"].count() >= best["median_ms"].count():
             best = found
     columns = {f"latency_{name}": best[name].to_numpy(dtype=float) for name in _OF_LATENCY}
-    return outcomes.assign(latency_ms=best["median_ms"].to_numpy(dtype=float), **columns)
+    return outcomes.assign(
+        latency_ms=best["median_ms"].to_numpy(dtype=float),
+        latency_runtime=best["runtime"].to_numpy(),
+        **columns,
+    )
 
 
 def _outcome(trial: FrozenTrial, task: schema.TaskDescription) -> dict[str, Any]:

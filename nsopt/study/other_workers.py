@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from nsopt.compute.device import nth_device
+from nsopt.latency.runtime import RUNTIMES
 from nsopt.study.processes import run_local_workers
 from nsopt.study.session import Session
 
@@ -27,6 +28,8 @@ def run_other_workers(session: Session) -> Iterator[None]:
         f"--threads={threads}",
         "--child",
     ]
+    if session.task.runtime.name not in RUNTIMES:
+        same.append(f"--measure={session.task.runtime.name}")
     options = [
         [*same, f"--device={nth_device(session.compute.device, number)}"]
         for number in range(1, workspace.workers)

@@ -12,7 +12,7 @@ from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.measure import Latency, latency_conditions, measure_latencies
-from nsopt.latency.runtime import TORCH, Runtime
+from nsopt.latency.runtime import TORCH, Runtime, stored_runtime
 from nsopt.latency.sittings import choose_latencies
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
@@ -119,6 +119,7 @@ def measure_again(
     batch_sizes: Sequence[int],
     device: str,
     threads: int | None,
+    runtime: Runtime | None,
     progress: Progress,
 ) -> list[Measured]:
     """Time all trained networks of the comparison `name` side by side, and store the latencies.
@@ -129,6 +130,7 @@ def measure_again(
     Args:
         given: the name of the architecture, if the user gave one (`stored_architecture`).
         batch_sizes: images per pass; each size is measured.
+        runtime: what times them; by default that of the study.
 
     Raises:
         NsoptError: if nothing is stored.
@@ -143,6 +145,9 @@ def measure_again(
         )
     arch = read_architecture(schema.read_task(trained[0].network[0]), (), given)
     networks = [each.network for each in trained]
+    if runtime is None:
+        settings = schema.read_settings(trained[0].network[0])
+        runtime = stored_runtime(settings["runtime"], None)
     found = []
     with sharing(resolve_compute(device, "fp32"), progress) as compute:
         progress.start("measuring latency", len(batch_sizes))
@@ -150,7 +155,7 @@ def measure_again(
             with compute.exclusive():
                 if threads is not None:
                     torch.set_num_threads(threads)
-                latencies = time_networks(arch, networks, compute, batch_size)
+                latencies = time_networks(arch, networks, compute, batch_size, runtime)
             for each in trained:
                 widths = each.network[1]
                 found.append(Measured(each.method, each.sizes, widths, latencies[widths]))

@@ -1,16 +1,19 @@
 """Budgets in milliseconds along the laws of a study: solved by timing networks, and stored."""
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from optuna.study import Study
 
+from nsopt.compute.device import Compute
 from nsopt.latency.bisection import MOST_TIMED, Widths
 from nsopt.latency.measure import Latency, latency_conditions
 from nsopt.latency.measured_budget import MeasuredBudget, time_widths
+from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import Architecture
+from nsopt.progress import Progress
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import LATENCY
 from nsopt.storage import schema
@@ -31,48 +34,67 @@ def correct_latency(session: Session, kind: str, asked: MeasuredBudget) -> Archi
     Raises:
         NoWidthsError: if no network that was timed is within the budget.
     """
-    study, key = session.open_study(kind), _identify(asked)
-    found = schema.read_widths_in_time(study, key)
-    if found is None:
-        with session.compute.exclusive():
-            found = schema.read_widths_in_time(study, key) or _find(session, study, asked)
-            schema.write_widths_in_time(study, key, found)
-    return asked.corrected(found["predicted"])
+    clock = Clock(session.compute, session.task.runtime, session.progress, session.open_study(kind))
+    return clock.correct(asked, lambda: session.studies().values())
 
 
-def _find(session: Session, study: Study, asked: MeasuredBudget) -> dict[str, Any]:
-    shown = asked.metric.show(asked.budget)
-    session.progress.start(f"timing widths at {shown}", MOST_TIMED)
-    found = asked.solve(_timer(session, study))
-    _, method = schema.split_name(study.study_name)
-    session.progress.message(
-        f"{method} at {shown}: {max(found.measured):.4g} {LATENCY.unit} as timed"
-    )
-    return asdict(found)
+@dataclass(frozen=True, eq=False)
+class Clock:
+    """Times networks for budgets in milliseconds, and stores what it measures in a study."""
 
+    compute: Compute
+    runtime: Runtime
+    progress: Progress
+    study: Study
 
-def _timer(session: Session, study: Study) -> Callable[[Widths], Latency]:
-    """Return a function that times networks, or returns what was stored, in the order of time."""
-    conditions = latency_conditions(session.compute.device, runtime=session.task.runtime)
-    used: dict[Widths, int] = {}
+    def correct(
+        self, asked: MeasuredBudget, studies: Callable[[], Iterable[Study]]
+    ) -> Architecture:
+        """Return the network as `correct_latency` does. studies: of the comparison."""
+        key = _identify(asked)
+        found = schema.read_widths_in_time(self.study, key)
+        if found is None:
+            with self.compute.exclusive():
+                found = schema.read_widths_in_time(self.study, key) or self._find(asked, studies)
+                schema.write_widths_in_time(self.study, key, found)
+        return asked.corrected(found["predicted"])
 
-    def measure(widths: Widths) -> Latency:
-        session.progress.advance()
-        known = [
-            timing
-            for other in session.studies().values()
-            for timing in schema.read_timings(other, widths)
-            if conditions.items() <= timing.items()
-        ]
-        number = used.get(widths, 0)
-        used[widths] = number + 1
-        if number < len(known):
-            return Latency(**known[number])
-        latency = time_widths(session.task.arch, session.compute, session.task.runtime, widths)
-        schema.write_timing(study, widths, asdict(latency))
-        return latency
+    def _find(
+        self, asked: MeasuredBudget, studies: Callable[[], Iterable[Study]]
+    ) -> dict[str, Any]:
+        shown = asked.metric.show(asked.budget)
+        self.progress.start(f"timing widths at {shown}", MOST_TIMED)
+        found = asked.solve(self._timer(asked.arch, studies))
+        _, method = schema.split_name(self.study.study_name)
+        self.progress.message(
+            f"{method} at {shown}: {max(found.measured):.4g} {LATENCY.unit} as timed"
+        )
+        return asdict(found)
 
-    return measure
+    def _timer(
+        self, arch: Architecture, studies: Callable[[], Iterable[Study]]
+    ) -> Callable[[Widths], Latency]:
+        """Return a function that times networks, or returns what was stored, in order of time."""
+        conditions = latency_conditions(self.compute.device, runtime=self.runtime)
+        used: dict[Widths, int] = {}
+
+        def measure(widths: Widths) -> Latency:
+            self.progress.advance()
+            known = [
+                timing
+                for other in studies()
+                for timing in schema.read_timings(other, widths)
+                if conditions.items() <= timing.items()
+            ]
+            number = used.get(widths, 0)
+            used[widths] = number + 1
+            if number < len(known):
+                return Latency(**known[number])
+            latency = time_widths(arch, self.compute, self.runtime, widths)
+            schema.write_timing(self.study, widths, asdict(latency))
+            return latency
+
+        return measure
 
 
 def _identify(asked: MeasuredBudget) -> list[object]:

@@ -95,6 +95,7 @@ def join(
     threads: int | None,
     child: bool,
     progress: Progress,
+    measure: str | None = None,
 ) -> int:
     """Work on the comparison `name` of a storage until nothing is left.
 
@@ -104,6 +105,7 @@ def join(
         threads: number of CPU threads; None for torch's own.
         child: whether the study's command started this process, which then prints and cleans up
             itself.
+        measure: the name of the function that measures its networks, if the user gave one.
 
     Returns:
         The number of trials that ran here.
@@ -111,7 +113,7 @@ def join(
     Raises:
         NsoptError: if there is nothing to join.
     """
-    task = load_task(_any_study(name, workspace), data, workspace.data_dir, given)
+    task = load_task(_any_study(name, workspace), data, workspace.data_dir, given, measure)
     task = with_start(task, workspace)
     if task.arch.summary() and not child:
         progress.message(task.arch.summary())

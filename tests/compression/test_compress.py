@@ -102,6 +102,43 @@ def test_the_same_call_again_trains_nothing(
         torch.testing.assert_close(own.model.state_dict(), first[name].model.state_dict())
 
 
+def test_half_of_the_milliseconds_is_half_as_measured(
+    trained: nn.Module, narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+) -> None:
+    """By a function that finds twice as many milliseconds in small networks as in large ones."""
+    timed: list[int] = []
+
+    def clock(module: nn.Module, images: torch.Tensor) -> float:
+        timed.append(sum(parameter.numel() for parameter in module.parameters()))
+        return 3 * float(timed[-1] / 1000) ** 0.7
+
+    result = nsopt.compress(
+        *(trained, digits, ["latency=50%"]),
+        arch=narrow,
+        epochs=1,
+        candidates=2,
+        settings=SETTINGS,
+        measure=clock,
+        out=tmp_path,
+    )
+    half = result["latency=50%"]
+    assert half.latency is not None
+    assert result.dense.latency is not None
+    assert 0.4 * result.dense.latency < half.latency <= 0.5 * result.dense.latency
+    before = list(timed)
+    again = nsopt.compress(
+        *(trained, digits, ["latency=50%"]),
+        arch=narrow,
+        epochs=1,
+        candidates=2,
+        settings=SETTINGS,
+        measure=clock,
+        out=tmp_path,
+    )
+    assert timed == before
+    assert again["latency=50%"].widths == half.widths
+
+
 def test_budgets_are_read_as_people_say_them(narrow: TableArchitecture) -> None:
     half, plain = read_budgets(["macs=50%", "params=20k"], narrow)
     macs = narrow.cost("macs")(narrow.base_widths)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,20 @@ def test_widths_of_a_published_law(golden: Path) -> None:
         assert row["params"] == fit.cost <= row["budget"]
         assert row["macs"] == arch.cost("macs")(fit.widths)
         assert row["layers"] == list(arch.layer_names)
+
+
+def test_widths_keep_a_budget_as_a_function_in_the_working_directory_measures(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "phone_clock.py").write_text(
+        "def time(module, images):\n    return sum(p.numel() for p in module.parameters()) / 1e5\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    law = f"--law={golden / 'vgg11-cifar10.laws.json'}"
+    options = ("--metric=latency", "--budgets=5ms", "--measure=phone_clock:time", "--device=cpu")
+    (row,) = json.loads(call_nsopt("widths", law, *options, "--json").stdout)
+    assert 470_000 < row["params"] <= 500_000
 
 
 def test_widths_of_an_iteration_on_a_grid_at_a_mac_budget(golden: Path) -> None:

@@ -7,15 +7,20 @@ import pytest
 import torch
 from torch import nn
 
+from nsopt.compute.device import Compute
 from nsopt.errors import NsoptError
 from nsopt.latency.bisection import MOST_TIMED
 from nsopt.latency.linear import MacsLatency
 from nsopt.latency.runtime import OwnMeasure
+from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
+from nsopt.reports.tables import latency_unit
 from nsopt.scaling.metric import LATENCY
 from nsopt.study.compare import preview_comparison, run_comparison
 from nsopt.study.comparison import Comparison, Size
 from nsopt.study.learned_latency import with_latency_if_needed
+from nsopt.study.timing import measure_again
+from nsopt.study.worker import join
 from nsopt.study.workspace import Workspace
 from tests.study.test_comparison import Listener, only, results_at, studies_at
 
@@ -60,6 +65,11 @@ def test_a_budget_in_milliseconds_holds_as_measured(
         assert 4.6 < row["latency_ms"] == 1 + row["params"] / 10_000 <= 5
         assert row["feasible"]
     assert len(set(clock.timed)) <= 2 * MOST_TIMED
+    assert latency_unit(results_at(place)) == "ms per batch of 100, tests:clock"
+    timed = measure_again(place, None, None, [100], "cpu", None, in_time.task.runtime, Silent())
+    assert {each.latency.runtime for each in timed} == {"tests:clock"}
+    with pytest.raises(NsoptError, match="give --measure tests:clock"):
+        measure_again(place, None, None, [100], "cpu", None, None, Silent())
     studies = studies_at(place)
     networks = [*studies["uniform"].trials, *studies["neuralscale"].trials]
     assert all(trial.constraints["budget"] <= 0 for trial in networks)
@@ -82,6 +92,17 @@ def test_what_was_timed_is_not_timed_again(comparison: Comparison, place: Worksp
     assert any("uniform at 5 ms" in message for message in listener.messages)
     again = results_at(place).outcomes.query("method == 'uniform'")
     assert set(again["widths"]) == {widths}
+
+
+def test_a_worker_does_not_import_the_function_that_a_storage_names(
+    comparison: Comparison, place: Workspace
+) -> None:
+    settings = comparison.task.settings.updated(runtime="tests:clock")
+    arch = table_architecture("vgg11", in_channels=1)
+    task = dataclasses.replace(comparison.task, arch=arch, settings=settings)
+    task.open_study(place.storage, "uniform", Compute(torch.device("cpu"), bf16=False))
+    with pytest.raises(NsoptError, match="give --measure tests:clock"):
+        join(task.name, place, None, None, "cpu", 1, False, Silent())
 
 
 def test_a_dry_run_times_and_writes_nothing(comparison: Comparison, place: Workspace) -> None:

@@ -19,10 +19,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 import nsopt
-from nsopt.deployment.export import export_to_onnx
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.activations import PeakActivations
 from nsopt.models.imported import network_factory
+from nsopt.models.onnx import export_to_onnx
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.originals import copy_model

@@ -1,0 +1,150 @@
+"""What networks are timed in: functions of users, and onnxruntime."""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import nsopt
+from nsopt.errors import NsoptError
+from nsopt.latency import learn
+from nsopt.latency.linear import MacsLatency, is_linear, read_linear
+from nsopt.latency.measure import latency_conditions, measure_latencies
+from nsopt.latency.runtime import (
+    OwnMeasure,
+    choose_runtime,
+    import_measure,
+    stored_runtime,
+)
+from nsopt.models import onnx
+from nsopt.models.architecture import TableArchitecture
+from tests.conftest import call_nsopt
+from tests.study.test_comparison import Listener
+
+SHAPE = (3, 8, 8)
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2))
+
+
+def count(module: nn.Module, images: torch.Tensor) -> float:
+    """A clock: a microsecond per parameter."""
+    assert not module.training
+    return sum(parameter.numel() for parameter in module.parameters()) / 1000
+
+
+def test_a_function_measures_networks_in_its_own_conditions() -> None:
+    runtime = choose_runtime("torch", count)
+    assert runtime.name == "tests.latency.test_runtime:count"
+    (latency,) = measure_latencies([small()], SHAPE, 5, runtime=runtime)
+    assert latency.median_ms == pytest.approx(0.41)
+    assert latency.repeats == 3
+    assert latency.runtime == runtime.name
+    cpu = torch.device("cpu")
+    ours, theirs = latency_conditions(cpu), latency_conditions(cpu, runtime=runtime)
+    assert {name for name in ours if ours[name] != theirs[name]} == {"runtime"}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (math.nan, "must return milliseconds above 0, and returned nan"),
+        (-1, "must return milliseconds above 0, and returned -1"),
+        (0.0, "must return milliseconds above 0, and returned 0.0"),
+        (None, "must return milliseconds, and returned NoneType"),
+        ("5", "must return milliseconds, and returned str"),
+        (True, "must return milliseconds, and returned bool"),
+    ],
+)
+def test_what_is_no_time_is_refused(value: Any, message: str) -> None:
+    runtime = OwnMeasure("phone:time", lambda module, images: value)
+    with pytest.raises(NsoptError, match=f"phone:time {message}"):
+        measure_latencies([small()], SHAPE, 5, runtime=runtime)
+
+
+def test_a_function_that_a_storage_names_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hostile_clock.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(NsoptError, match=r"would run code of that module.*--measure hostile_clock"):
+        stored_runtime("hostile_clock:time", None)
+    with pytest.raises(NsoptError, match="is measured by 'hostile_clock:time', not 'mine:time'"):
+        stored_runtime("hostile_clock:time", "mine:time")
+    assert stored_runtime("torch", None).name == "torch"
+
+
+def test_a_name_that_is_no_function_is_refused() -> None:
+    for name, message in {
+        "clock": "write package.module:function",
+        "no_such_module:time": "cannot import the function 'no_such_module:time'",
+        "math:no_such": "cannot import the function",
+        "math:pi": "is no function: it is of type float",
+    }.items():
+        with pytest.raises(NsoptError, match=message):
+            import_measure(name)
+    assert import_measure("math:sqrt").name == "math:sqrt"
+
+
+def test_networks_are_timed_in_onnxruntime() -> None:
+    runtime = choose_runtime("onnxruntime")
+    (latency,) = measure_latencies(
+        [small()], SHAPE, 5, warmup=1, repeats=4, rounds=2, runtime=runtime
+    )
+    assert 0 < latency.lower_quartile_ms <= latency.median_ms
+    assert latency.runtime == runtime.version
+    assert latency.runtime.startswith("onnxruntime 1.")
+    assert latency.repeats == 4
+
+
+def test_a_missing_onnxruntime_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(onnx, "import_module", missing)
+    told = call_nsopt("study", "--runtime=onnxruntime", "--metric=latency")
+    assert told.returncode == 2
+    assert "onnxruntime is not installed: pip install 'nsopt[export]'" in told.stderr
+
+
+def test_latency_of_a_function_is_a_line_over_macs(narrow: TableArchitecture) -> None:
+    arch = nsopt.with_latency(narrow, "cpu", measure=count)
+    model = arch.latency
+    assert isinstance(model, MacsLatency)
+    whole = count(narrow.build(narrow.base_widths).eval(), torch.empty(0))
+    assert arch.cost("latency")(narrow.base_widths) == pytest.approx(whole)
+    assert is_linear(model.to_dict())
+    again = read_linear(model.to_dict(), narrow)
+    assert again(narrow.base_widths) == model(narrow.base_widths)
+    found = nsopt.solve_measured_widths(
+        arch, nsopt.uniform_curve(narrow.base_widths), whole / 2, device="cpu", measure=count
+    )
+    assert count(narrow.build(found.widths).eval(), torch.empty(0)) <= whole / 2
+    assert max(found.measured) > 0.45 * whole
+
+
+def test_networks_of_varying_operations_have_latencies_too(
+    narrow: TableArchitecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise learn.UnpredictableError("odd calls other operations at other widths")
+
+    monkeypatch.setattr(learn, "latency_model", refuse)
+    few = partial(measure_latencies, warmup=1, repeats=2, rounds=1)
+    monkeypatch.setattr(learn, "measure_latencies", few)
+    listener = Listener()
+    arch = nsopt.with_latency(narrow, "cpu", listener)
+    assert isinstance(arch.latency, MacsLatency)
+    (told,) = listener.messages
+    assert told.endswith("at other widths: nsopt predicts its latency from its MACs")
+
+
+def test_both_options_at_once_are_refused() -> None:
+    told = call_nsopt("study", "--runtime=torch", "--measure=math:sqrt")
+    assert told.returncode == 2
+    assert "give --runtime or --measure, not both" in told.stderr
