@@ -85,6 +85,8 @@ def compress(
     candidates: int = ...,
     seeds: int = ...,
     settings: StudySettings | None = ...,
+    measure: Measure | None = ...,
+    runtime: str = ...,
     out: Path | str | None = ...,
     progress: Progress | None = ...,
 ) -> OwnCompression: ...
