@@ -4,8 +4,9 @@ Each network of torchvision and timm is planned by ExecuTorch's greedy memory pl
 for one image, at its own widths, half and a quarter of them. ExecuTorch has no operations in place,
 so that both count the network with its activation functions out of place; the last column is what
 nsopt predicts for the network as PyTorch runs it. `live` is what exists at once in ExecuTorch's
-program, before its planner gives every buffer a place. Linear layers stay whole: else ExecuTorch
-plans transposed copies of their weights. Prints bytes, and continues where it stopped.
+program, before its planner gives every buffer a place. Linear layers, SiLU and Hardswish stay
+whole, as PyTorch runs them: else ExecuTorch plans transposed copies of weights, and three buffers
+for x * sigmoid(x). Prints bytes, and continues where it stopped.
 
 Needs the optional dependency: pip install 'nsopt[benchmarks,timm]'.
 """
@@ -28,6 +29,7 @@ from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 
 _CLOSE = 0.05
+_WHOLE = [getattr(torch.ops.aten, name).default for name in ("linear", "silu", "hardswish")]
 _SHARES = (1.0, 0.5, 0.25)
 _NETWORKS = """
 torchvision:resnet18 torchvision:resnet50 torchvision:mobilenet_v2 torchvision:mobilenet_v3_small
@@ -57,7 +59,7 @@ def plan(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
     from executorch.exir.memory_planning import collect_specs_from_nodes  # noqa: PLC0415
 
     program = torch.export.export(model.eval(), (torch.zeros(1, *shape),))
-    config = EdgeCompileConfig(preserve_ops=[torch.ops.aten.linear.default])
+    config = EdgeCompileConfig(preserve_ops=_WHOLE)
     planned = to_edge(program, compile_config=config).to_executorch()
     nodes = planned.exported_program().graph_module.graph.nodes
     found = collect_specs_from_nodes(

@@ -163,6 +163,15 @@ def test_budgets_may_be_milliseconds(trained: nn.Module, monkeypatch: pytest.Mon
     assert sum(result["latency=70%"].widths) < sum(result.dense.widths)
 
 
+def test_a_loader_that_ends_early_is_told(trained: nn.Module) -> None:
+    class Short(list[Any]):
+        def __len__(self) -> int:
+            return 9
+
+    with pytest.raises(NsoptError, match="says that it has 9 batches, but ends after 4"):
+        run(trained, train_loader=Short(loader()))
+
+
 @pytest.mark.parametrize("missing", ["train_loader", "loss", "score"])
 def test_a_task_needs_all_its_parts(trained: nn.Module, missing: str) -> None:
     with pytest.raises(NsoptError, match=r"compress needs data=\.\.\., or train_loader"):
