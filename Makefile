@@ -11,7 +11,7 @@ FOR_TESTS := $(VENV)/.installed-for-tests
 .PHONY: study test networks docs format clean
 
 study: $(INSTALLED)
-	$(BIN)/python -m nsopt.study --preset tiny --methods uniform,morphnet,neuralscale
+	$(BIN)/python -m nsopt.study --preset tiny --methods uniform,morphnet,neuralscale --workers 2
 
 test: $(FOR_TESTS)
 	$(BIN)/ruff format --check .

@@ -1,28 +1,103 @@
-"""The studies and benchmarks, which are beside this folder, become pages of the site."""
+"""What the site takes from beside this folder: studies, benchmarks, figures that the gallery's code
+draws, and the messages of all errors."""
 
+import ast
+import html
+import re
+import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from nsopt.reports.template import fragment
+
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = ("studies", "benchmarks")
+PLOTLY = "plotly-basic.min.js"
+_HOME, _GALLERY, _HELP = "index.md", "gallery.md", "troubleshooting.md"
+_ERRORS = ("NsoptError", "NoWidthsError", "DeterministicError", "OutOfMemoryError")
+_FIGURE = "![Test accuracy against parameters, VGG11 on CIFAR-10](figures/parameters.svg)"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add every text, number and picture of the two folders."""
+    """Add every text, number and picture of the two folders, and Plotly for the gallery."""
     for folder in BESIDE:
         for file in sorted((ROOT / folder).rglob("*")):
             if file.suffix in {".md", ".csv", ".json", ".png", ".py"}:
                 name = str(file.relative_to(ROOT))
                 files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
+    reports = str(ROOT / "nsopt" / "reports")
+    files.append(File(PLOTLY, reports, config.site_dir, config.use_directory_urls))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Point links that leave this folder, as a repository shows them, to the pages of the site."""
+    if page.file.src_uri == _GALLERY:
+        markdown = add_figures(markdown)
+    if page.file.src_uri == _HELP:
+        markdown = markdown.replace("<!-- all messages -->", list_messages(read_messages()))
+    if page.file.src_uri == _HOME:
+        markdown = markdown.replace("<!-- figure -->", _FIGURE)
     if "/" not in page.file.src_uri:
         for folder in BESIDE:
             markdown = markdown.replace(f"](../{folder}/", f"]({folder}/")
     return markdown
+
+
+def add_figures(markdown: str) -> str:
+    """Run the Python of the gallery; put each figure in place of the comment that names it."""
+    sys.path.insert(0, str(ROOT / "docs" / "figures"))
+    found: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", markdown, re.M | re.S):
+        exec(block, found)
+
+    def draw(match: re.Match[str]) -> str:
+        figure = found[match[1]]
+        drawn = f'<div style="min-width: {least_width(figure)}">{fragment(figure, match[1])}</div>'
+        return f'<div style="overflow-x: auto">{drawn}</div>'
+
+    drawn = re.sub(r"<!-- figure: (\w+) -->", draw, markdown)
+    return f'<script src="{PLOTLY}"></script>\n\n{drawn}'
+
+
+def least_width(figure: Any) -> str:
+    """Return how wide a figure must be: one with panels scrolls on a narrow page."""
+    return "62rem" if "xaxis2" in figure.layout else "0"
+
+
+def list_messages(messages: Iterable[tuple[str, str]]) -> str:
+    """Return the messages of all errors for users as Markdown, room by room."""
+    rooms = dict[str, list[str]]()
+    for room, message in messages:
+        rooms.setdefault(room, []).append(f"- {html.escape(message)}")
+    return "\n\n".join(f"### {room}\n\n" + "\n".join(found) for room, found in rooms.items())
+
+
+def read_messages() -> list[tuple[str, str]]:
+    """Return the room and the message of every error that the package raises for its users."""
+    package, found = ROOT / "nsopt", []
+    for file in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and node.args and _name_of(node.func) in _ERRORS:
+                message = _text(node.args[0])
+                if message.strip("…: "):
+                    found.append((file.relative_to(package).parts[0].removesuffix(".py"), message))
+    return found
+
+
+def _name_of(function: ast.expr) -> str:
+    return function.id if isinstance(function, ast.Name) else ""
+
+
+def _text(node: ast.expr) -> str:
+    """Return the text of an expression, with an ellipsis for what is not constant."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(_text, node.values))
+    return "…"

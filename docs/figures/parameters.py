@@ -7,8 +7,8 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = ROOT / "studies" / "vgg11-cifar10-params"
-WIDTH, HEIGHT = 760, 340
-LEFT, RIGHT, TOP, BOTTOM = 70, 720, 30, 280
+WIDTH, HEIGHT = 600, 340
+LEFT, RIGHT, TOP, BOTTOM = 50, 580, 24, 280
 PARAMS, ACCURACY = (450_000, 3_300_000), (74.5, 79.0)
 GREY, ORANGE = "#5f6368", "#d95f02"
 
@@ -22,7 +22,7 @@ def draw() -> str:
         f"{_x(row.params):.1f},{_y(row.test_accuracy):.1f}" for row in uniform.itertuples()
     )
     parts = [*_axes(), f'<polyline points="{line}" fill="none" stroke="{GREY}" stroke-width="2"/>']
-    for rows, radius in ((outcomes, 3), (means, 6)):
+    for rows, radius in ((outcomes, 4), (means, 7)):
         for row in rows.itertuples():
             colour = GREY if row.method == "uniform" else ORANGE
             parts.append(
@@ -60,7 +60,7 @@ def _axes() -> list[str]:
         (3_000_000, "3 M"),
     ):
         parts.append(_text(_x(params), BOTTOM + 22, label, GREY, "middle"))
-    title = "test accuracy (%) against parameters (log scale), VGG11 on CIFAR-10"
+    title = "test accuracy (%) against parameters (log scale), VGG11, CIFAR-10"
     return [*parts, _text((LEFT + RIGHT) / 2, HEIGHT - 14, title, GREY, "middle")]
 
 
@@ -82,7 +82,7 @@ def _page(parts: list[str]) -> str:
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-            f'width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="14">',
+            f'width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="16">',
             f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
             *parts,
             "</svg>\n",

@@ -2,12 +2,14 @@
 
 import ast
 import dataclasses
+import html
 import io
 import re
 import runpy
 import shlex
 from pathlib import Path
 from types import FunctionType
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -32,7 +34,21 @@ from tests.latency.brief import measure_briefly
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+GALLERY = ROOT / "docs" / "gallery.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+
+
+# What to do, or what would be right.
+CURE = re.compile(
+    r"\b(give|write|run|use|leave|put|copy|remove|delete|choose|check|try|name|pip install|add|"
+    r"unpack|trace|fetch|expected|start|restore|prune|known are|stored are|must|needs?|needs at|"
+    r"take|see|call|divide|smallest|cannot exceed|cannot be below)\b"
+)
+
+
+def hooks() -> dict[str, Any]:
+    """What docs/hooks.py defines."""
+    return runpy.run_path(str(ROOT / "docs" / "hooks.py"))
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -58,7 +74,11 @@ def test_a_page_begins_with_an_example(page: Path) -> None:
     assert parts[1].startswith(("python\nimport", "bash\nnsopt ", "bash\nmake ", "bash\npip "))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=of_name)
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if blocks(page, "python") and page != GALLERY],  # drawn below
+    ids=of_name,
+)
 def test_the_examples_of_a_page_run_in_their_order(page: Path, tmp_path: Path) -> None:
     done = Forked(run_examples, page, cwd=tmp_path).finish()
     assert done.returncode == 0, done.stderr
@@ -145,36 +165,79 @@ def test_every_message_of_the_troubleshooting_page_is_one_of_ours() -> None:
         assert message in ours
 
 
+def test_every_message_says_what_to_do_or_is_on_the_troubleshooting_page() -> None:
+    table = (ROOT / "docs" / "troubleshooting.md").read_text().partition("| message |")[2]
+    rows = [line.split(" | ")[0] for line in table.split("## Questions")[0].splitlines()]
+    known = [part for row in rows for part in re.findall(r"`([^`]+)`", row)]
+    site = hooks()
+    read = site["read_messages"]()
+    messages, listed = [text for _, text in read], site["list_messages"](read)
+    assert len(messages) > 150
+    for message in messages:
+        assert CURE.search(message) or any(part in message for part in known), message
+        assert html.escape(message) in listed
+
+
 def texts_of(file: Path) -> str:
     """The strings of a module, their parts joined, one a line."""
     nodes = ast.walk(ast.parse(file.read_text()))
     return "\n".join(str(node.value) for node in nodes if isinstance(node, ast.Constant))
 
 
-def test_the_readme_prints_the_answer_of_its_study(monkeypatch: pytest.MonkeyPatch) -> None:
-    file = ROOT / "studies" / "vgg11-cifar10-params" / "outcomes.csv"
-    outcomes = pd.read_csv(file)
+@pytest.mark.parametrize(
+    ("page", "study", "network", "data", "classes", "test_images", "shown"),
+    [
+        ("README.md", "vgg11-cifar10-params", "vgg11", "cifar10", 10, 10_000, 0),
+        (
+            *("docs/getting_started.md", "mobilenetv2-tiny-imagenet-100-macs", "mobilenetv2"),
+            *("tiny-imagenet-100-32px", 100, 2_500, 1),
+        ),
+    ],
+)
+def test_a_page_prints_the_answer_of_its_study(
+    page: str,
+    study: str,
+    network: str,
+    data: str,
+    classes: int,
+    test_images: int,
+    shown: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """shown: which block of text of the page."""
+    outcomes = pd.read_csv(ROOT / "studies" / study / "outcomes.csv")
     widths = outcomes["widths"].map(lambda key: tuple(int(width) for width in key.split("-")))
     terminal = Console(width=80, record=True, file=io.StringIO())
     monkeypatch.setattr(console, "console", terminal)
-    # Its file is older than these columns.
+    # Their files are older than these columns.
     since = {"binding": None, "cost_latency": None, "latency_spread": 0.0, "latency_waited": 0.0}
-    _print_summary(only_outcomes(outcomes.assign(widths=widths, **since)))
+    task = TaskDescription(network, data, classes, 32, 3, (), ())
+    settings, none = {"data": {"test": test_images}}, pd.DataFrame()
+    outcomes = outcomes.assign(widths=widths, **since)
+    _print_summary(Results(study, task, settings, {}, outcomes, none, none, none, {}))
     printed = [line.rstrip() for line in terminal.export_text().splitlines()]
-    (shown,) = blocks(README, "text")
-    assert shown.splitlines() == printed
-
-
-def only_outcomes(outcomes: pd.DataFrame) -> Results:
-    nothing = pd.DataFrame()
-    task = TaskDescription("vgg11", "cifar10", 10, 32, 3, (), ())
-    settings = {"data": {"test": 10_000}}
-    return Results(
-        "vgg11-cifar10-params", task, settings, {}, outcomes, nothing, nothing, nothing, {}
-    )
+    assert blocks(ROOT / page, "text")[shown].splitlines() == printed
 
 
 def test_the_figure_shows_the_numbers_of_its_study() -> None:
     folder = ROOT / "docs" / "figures"
     drawn = runpy.run_path(str(folder / "parameters.py"))["draw"]()
     assert drawn == (folder / "parameters.svg").read_text()
+
+
+def test_every_figure_of_the_gallery_is_drawn_by_its_code() -> None:
+    text = GALLERY.read_text()
+    names = re.findall(r"<!-- figure: (\w+) -->", text)
+    assert len(names) >= 5
+    page = hooks()["add_figures"](text)
+    assert "<!-- figure" not in page
+    for name in names:
+        assert f'id="figure-{name}"' in page
+
+
+def test_the_reference_has_every_public_name() -> None:
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    listed = {line for page in pages for line in re.findall(r"^::: (\S+)", page.read_text(), re.M)}
+    for name in nsopt.__all__:
+        found = getattr(nsopt, name)
+        assert f"{found.__module__}.{found.__qualname__}" in listed
