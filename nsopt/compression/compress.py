@@ -148,7 +148,7 @@ def compress(
         NsoptError: for budgets that the model already meets or that no widths meet, and for a model
             that cannot be pruned.
 
-    Example:
+    Examples:
         >>> result = nsopt.compress(model, data, ["macs=50%"])
         >>> result["macs=50%"].accuracy, result.dense.accuracy
         >>> result.report("report")

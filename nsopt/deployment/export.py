@@ -49,7 +49,7 @@ def export(network: KeptNetwork, path: Path | str, format: str = "onnx") -> None
     Raises:
         NsoptError: for an unknown format, or if a package is missing that the format needs.
 
-    Example:
+    Examples:
         >>> nsopt.export(nsopt.load_network("small.pt"), "small.onnx")
     """
     if format not in _FORMATS:

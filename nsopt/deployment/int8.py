@@ -62,7 +62,7 @@ def quantise(exported: Path | str, path: Path | str, data: ImageData) -> Int8:
     Raises:
         NsoptError: if a package is missing.
 
-    Example:
+    Examples:
         >>> nsopt.export(nsopt.load_network("small.pt"), "small.onnx")
         >>> nsopt.quantise("small.onnx", "small-int8.onnx", data).milliseconds
     """

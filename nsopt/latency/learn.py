@@ -93,7 +93,7 @@ def with_latency(
     Raises:
         NsoptError: if the device or the runtime is not available, or if `measure` fails.
 
-    Example:
+    Examples:
         >>> arch = nsopt.with_latency(nsopt.get_architecture("vgg11"), "cpu")
         >>> nsopt.solve_widths(nsopt.uniform_curve(arch.base_widths), arch.cost("latency"), 20.0)
     """

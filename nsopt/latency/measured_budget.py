@@ -134,7 +134,7 @@ def solve_measured_widths(
         NoWidthsError: if no network that was timed is within the budget.
         NsoptError: if the device or the runtime is not available, or if `measure` fails.
 
-    Example:
+    Examples:
         >>> found = nsopt.solve_measured_widths(arch, nsopt.uniform_curve(arch.base_widths), 5.0)
         >>> found.widths, found.measured
     """

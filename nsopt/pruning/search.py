@@ -75,7 +75,7 @@ def search(
         OutOfMemoryError: if a batch does not fit the device.
         NsoptError: for a checkpoint of another search, or an invalid loader or loss.
 
-    Example:
+    Examples:
         >>> settings = nsopt.SearchSettings(
         ...     pretrain_epochs=1, prune_every=3, filters_per_step=80, iterations=1, batch_size=64
         ... )

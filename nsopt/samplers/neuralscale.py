@@ -92,7 +92,7 @@ class NeuralScaleSampler(BaseSampler):
     Raises:
         NsoptError: for arguments that exclude each other, or if no widths meet one of `budgets`.
 
-    Example:
+    Examples:
         >>> sampler = nsopt.NeuralScaleSampler(
         ...     law, arch.cost("params"), arch.layer_names, budgets=[100_000, 300_000]
         ... )

@@ -118,7 +118,7 @@ def solve_widths(
         NoWidthsError: if no widths meet a budget; the message names the smallest feasible budget.
         NsoptError: for invalid arguments.
 
-    Example:
+    Examples:
         >>> law = nsopt.uniform_curve(arch.base_widths)
         >>> nsopt.solve_widths(law, arch.cost("params"), 600_000).widths
         >>> nsopt.solve_widths(law, [(arch.cost("params"), 600_000), (arch.cost("macs"), 20e6)])

@@ -122,7 +122,7 @@ def train(
         OutOfMemoryError: if a batch does not fit the device.
         NsoptError: for invalid widths, or a checkpoint of another training.
 
-    Example:
+    Examples:
         >>> settings = nsopt.TrainSettings(epochs=2, batch_size=32, lr=0.02)
         >>> nsopt.train(arch, arch.base_widths, nsopt.load_data("digits"), settings).test_accuracy
     """

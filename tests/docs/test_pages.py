@@ -241,3 +241,9 @@ def test_the_reference_has_every_public_name() -> None:
     for name in nsopt.__all__:
         found = getattr(nsopt, name)
         assert f"{found.__module__}.{found.__qualname__}" in listed
+
+
+def test_examples_of_the_reference_are_code() -> None:
+    """The site shows what follows `Example:` as a quotation."""
+    for file in (ROOT / "nsopt").rglob("*.py"):
+        assert not re.search(r"^ *Example:$", file.read_text(), re.M), file

@@ -38,7 +38,7 @@ def trace(
         NsoptError: if no width can change, if the forward pass depends on the values of tensors, or
             if the module does not run on the meta device.
 
-    Example:
+    Examples:
         >>> arch = nsopt.trace(torchvision.models.resnet18(), torch.rand(2, 3, 64, 64))
         >>> arch.build([width // 2 for width in arch.base_widths])
     """
