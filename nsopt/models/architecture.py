@@ -114,6 +114,9 @@ class TableArchitecture:
     stream_reads: Mapping[str, int] = field(default_factory=dict)
     latency: CostModel | None = None
 
+    def __repr__(self) -> str:
+        return f"TableArchitecture(name={self.name!r}, base_widths={self.base_widths})"
+
     @property
     def channels_per_unit(self) -> tuple[int, ...]:
         return (1,) * len(self.base_widths)

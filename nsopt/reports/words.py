@@ -133,7 +133,8 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
         if certain:
             found += _at_equal_accuracy(results, best, reference)
         elif difference is not None:
-            taken, gain = _choose_cheaper(best, rival)
+            costs = ["macs"] if doubt_latencies(results) else ["latency_ms", "macs"]
+            taken, gain = _choose_cheaper(best, rival, costs)
             label = label if taken is best else method_label(rival["method"])
             found += f" Take {label}: {gain}." if gain else ""
             found += f" More seeds: --seeds {max(_MORE_SEEDS, 2 * difference.n)}."
@@ -220,10 +221,12 @@ def _compare_costs(row: pd.Series, other: pd.Series) -> str:
     return " and ".join((", ".join(parts[:-1]), parts[-1])) if len(parts) > 1 else "".join(parts)
 
 
-def _choose_cheaper(best: pd.Series, rival: pd.Series) -> tuple[pd.Series, str]:
-    """Return the faster of two rows, or if times are equal that of fewer MACs, and what it saves;
+def _choose_cheaper(
+    best: pd.Series, rival: pd.Series, costs: Iterable[str]
+) -> tuple[pd.Series, str]:
+    """Return the row that is cheaper in the first cost in which they differ, and what it saves;
     `best` and "" if neither is cheaper."""
-    for column in ("latency_ms", "macs"):
+    for column in costs:
         factor = best[column] / rival[column]
         if max(factor, 1 / factor) >= _AS_MUCH:
             row, share = (best, factor) if factor < 1 else (rival, 1 / factor)

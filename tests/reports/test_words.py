@@ -137,3 +137,12 @@ def test_unreliable_milliseconds_are_told_once(results: Results) -> None:  # noq
     assert told.startswith("Milliseconds are unreliable: the machine was busy. Rounds of 4 of 4 ")
     assert "run nsopt latency to measure again" in told
     assert told in render(dataclasses.replace(results, outcomes=busy), [])
+
+
+def test_unreliable_milliseconds_decide_nothing(results: Results) -> None:  # noqa: F811
+    frame = results.outcomes
+    lead = frame["method"].eq("neuralscale") * np.where(frame["seed"] == 0, 5.0, -4.0)
+    macs = frame["macs"] * np.where(frame["method"].eq("neuralscale"), 0.5, 1.0)
+    apart = frame.assign(test_accuracy=50 + lead, macs=macs, latency_spread=0.9)
+    for verdict in answer(dataclasses.replace(results, outcomes=apart)):
+        assert "Take NeuralScale: 0.5x the MACs." in verdict.text

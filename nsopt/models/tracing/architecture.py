@@ -51,6 +51,9 @@ class TracedArchitecture:
     init: Callable[[nn.Module], None] | None = None
     latency: CostModel | None = None
 
+    def __repr__(self) -> str:
+        return f"TracedArchitecture(name={self.name!r}, base_widths={self.base_widths})"
+
     @property
     def base_widths(self) -> tuple[int, ...]:
         """The widths of the traced module, in units."""

@@ -85,6 +85,13 @@ def test_budgets_are_solved_for_a_traced_network() -> None:
     np.testing.assert_array_equal(cost(np.array([fit.widths] * 2)), [fit.cost] * 2)
 
 
+def test_an_architecture_prints_as_one_line() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+    traced = trace(layers, torch.rand(2, 3, 4, 4), name="net")
+    assert repr(traced) == "TracedArchitecture(name='net', base_widths=(4,))"
+    assert len(repr(nsopt.get_architecture("vgg11"))) < 100
+
+
 def test_what_stays_fixed_is_explained() -> None:
     arch, _, _ = traced(awkward.Unruled)
     said = arch.explain()
