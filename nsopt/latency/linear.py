@@ -14,10 +14,7 @@ from numpy.typing import ArrayLike
 
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.cost import CostModel, Numbers, width_limits
-from nsopt.scaling.law import floor_widths
 from nsopt.scaling.metric import LATENCY, MACS
-
-_SMALL = 1 / 4  # of every width: the smaller of the two networks
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +54,16 @@ def read_linear(data: dict[str, Any], arch: Architecture) -> MacsLatency:
 def fit_linear(
     arch: Architecture, measure: Callable[[Sequence[tuple[int, ...]]], Sequence[float]]
 ) -> MacsLatency:
-    """Return the model through the measured network of base widths and a smaller one.
+    """Return the model through the measured networks of base widths and of the narrowest ones.
 
-    If the smaller one takes longer, milliseconds are proportional to MACs.
+    If the narrowest takes as long, milliseconds are proportional to MACs.
 
     Args:
         measure: returns the milliseconds of networks of these widths.
     """
     macs = MACS.cost(arch)
-    limits = width_limits(macs, len(arch.base_widths))
-    quarter = np.clip(floor_widths(_SMALL, arch.base_widths), *limits)
-    networks = [arch.base_widths, tuple(quarter.astype(int).tolist())]
+    narrowest, _ = width_limits(macs, len(arch.base_widths))
+    networks = [arch.base_widths, tuple(narrowest.astype(int).tolist())]
     (whole, small), (most, least) = measure(networks), (float(macs(w)) for w in networks)
     slope = (whole - small) / (most - least) if most > least else 0.0
     if slope <= 0 or whole < slope * most:

@@ -1,8 +1,8 @@
 """Budgets in milliseconds that hold as measured."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
+from nsopt.errors import NsoptError
 from nsopt.latency.bisection import MOST_TIMED, Proposal, TimedWidths, Widths, bisect_widths
 from nsopt.latency.learn import find_model
 from nsopt.latency.measure import Latency, measure_latencies
@@ -132,12 +133,15 @@ def solve_measured_widths(
 
     Raises:
         NoWidthsError: if no network that was timed is within the budget.
-        NsoptError: if the device or the runtime is not available, or if `measure` fails.
+        NsoptError: if the device or the runtime is not available, if `measure` fails, or for a
+            budget that is no number above 0.
 
     Examples:
         >>> found = nsopt.solve_measured_widths(arch, nsopt.uniform_curve(arch.base_widths), 5.0)
         >>> found.widths, found.measured
     """
+    if not 0 < budget < math.inf:
+        raise NsoptError(f"a budget must be a number of milliseconds above 0, not {budget}")
     own = choose_runtime(runtime, measure)
     compute = resolve_compute(device, "fp32")
     with shown(progress) as display, sharing(compute, display) as shared:
@@ -145,5 +149,10 @@ def solve_measured_widths(
             arch = arch.with_latency(find_model(arch, shared, display, own))
         asked = MeasuredBudget(arch, law, LATENCY, budget, multiple_of, min_width, max_width)
         display.start(f"timing widths at {LATENCY.show(budget)}", MOST_TIMED)
+
+        def time(widths: Widths) -> Latency:
+            display.advance()
+            return time_widths(asked.arch, shared, own, widths)
+
         with shared.exclusive():
-            return asked.solve(partial(time_widths, arch, shared, own))
+            return asked.solve(time)
