@@ -13,6 +13,7 @@ from typing import NamedTuple
 from nsopt.errors import NoWidthsError
 
 MOST_TIMED = 12
+_CONFIRMING = 3  # of these measurements: each times the largest network that fits once more
 _CLOSE = 1.02  # the ratio of two sizes between which no other one is timed
 _AIM = 0.99  # of the budget
 _FINEST = 1 + 1e-4  # the ratio of two predictions between which there is no other size
@@ -93,7 +94,7 @@ def bisect_widths(
     known, aim = _Bracket(), budget
     for left in reversed(range(MOST_TIMED)):
         known, found = (known, None) if known.is_closed else _find_new(propose, known, aim)
-        if known.fits and (found is None or not left):
+        if known.fits and (found is None or left < _CONFIRMING):
             best = known.fits[-1]
             again = replace(best, measured=(*best.measured, measure(best.widths)))
             known = known.with_timed(again, budget)
