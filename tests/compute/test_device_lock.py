@@ -117,7 +117,8 @@ def test_who_waits_says_for_which_process(tmp_path: Path, monkeypatch: pytest.Mo
         for way in (waiting.exclusive, waiting.shared):
             with measuring.exclusive():
                 blocked = pool.submit(_enter_and_leave, way)
-                while not told:
+                deadline = time.monotonic() + 10
+                while not told and time.monotonic() < deadline:
                     time.sleep(0.001)
             blocked.result()
             assert told == [told_of(os.getpid())]
