@@ -59,7 +59,7 @@ def plan(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
     from executorch.exir.memory_planning import collect_specs_from_nodes  # noqa: PLC0415
 
     program = torch.export.export(model.eval(), (torch.zeros(1, *shape),))
-    config = EdgeCompileConfig(preserve_ops=_WHOLE)
+    config = EdgeCompileConfig(preserve_ops=[*_WHOLE])  # it grows the list
     planned = to_edge(program, compile_config=config).to_executorch()
     nodes = planned.exported_program().graph_module.graph.nodes
     found = collect_specs_from_nodes(
