@@ -152,7 +152,11 @@ def test_every_option_in_the_text_exists(page: Path) -> None:
 def test_links_lead_to_files(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if not link.startswith("http"):
-            assert (page.parent / link).exists(), link
+            file, _, heading = link.partition("#")
+            target = page.parent / file
+            assert target.exists(), link
+            headings = re.findall("^#+ (.*)$", target.read_text() if heading else "", re.M)
+            assert not heading or heading in [h.lower().replace(" ", "-") for h in headings], link
 
 
 def test_every_message_of_the_troubleshooting_page_is_one_of_ours() -> None:
