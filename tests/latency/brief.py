@@ -2,7 +2,7 @@
 
 import pytest
 
-from nsopt.latency import kernel_times, learn
+from nsopt.latency import kernel_times, learn, measured_budget
 from nsopt.study import timing
 
 
@@ -10,6 +10,7 @@ def measure_briefly(patch: pytest.MonkeyPatch) -> None:
     """Time the networks of a study with few passes."""
     for name, few in {"_WARMUP": 2, "_REPEATS": 4, "_ROUNDS": 2}.items():
         patch.setattr(timing, name, few)
+        patch.setattr(measured_budget, name, 2 * few)
 
 
 def learn_briefly(patch: pytest.MonkeyPatch) -> None:

@@ -185,8 +185,10 @@ class TracedArchitecture:
         return started
 
     def with_latency(self, latency: CostModel) -> Self:
-        """Return a copy with a cost model for `latency`."""
-        return replace(self, latency=latency)
+        """Return a copy with a cost model for `latency`. It shares what was found by trying."""
+        copy = replace(self, latency=latency)
+        vars(copy).update({**vars(self), "narrowest": self.narrowest, "latency": latency})
+        return copy
 
     def cost(self, metric: str) -> LimitedCost:
         """Return the cost model for a metric, with the limits of the widths.
