@@ -138,7 +138,7 @@ def test_a_budget_in_milliseconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     learn_briefly(monkeypatch)
     study = (
         *("study", "--arch=mynets:small", "--methods=uniform,neuralscale-latency", "--epochs=1"),
-        *("--metric=latency", "--ratios=0.9", *SHORT, f"--out={tmp_path}"),
+        *("--metric=latency", "--ratios=3", *SHORT, f"--out={tmp_path}"),
     )
     done = call_nsopt(*study, "--seeds=1")
     assert done.returncode == 0, done.stderr
