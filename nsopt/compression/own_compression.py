@@ -31,8 +31,6 @@ from nsopt.training.fine_tuning import average_of, make_schedule
 from nsopt.training.step import sgd, train_step
 from nsopt.tuning.family import make_family
 
-_RANKING_BATCHES = 20  # over which the importance of units is averaged
-
 
 @dataclass(frozen=True, eq=False)
 class _Tuned:
@@ -98,7 +96,7 @@ def _evaluate(task: OwnTask, model: nn.Module) -> float:
 
 def _rank(task: OwnTask) -> TrainedStart:
     ranking = rank_by_importance(
-        task.arch, task.model, task.batches, task.settings.search, task.compute, _RANKING_BATCHES
+        task.arch, task.model, task.batches, task.settings.search, task.compute
     )
     return TrainedStart(task.arch, task.model, ranking)
 

@@ -1,9 +1,11 @@
 """Check that an exported file computes the same as the network."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from nsopt.data.images import ImageSet
 from nsopt.deployment.export import WithNormalisation, load_exported
@@ -31,10 +33,8 @@ class ExportCheck:
 
 def measure_accuracy(path: Path, test: ImageSet) -> float:
     """Return the percentage of test images, uint8, that an ONNX file gets right."""
-    exported, right = load_exported(path, "onnx"), 0
-    for images, labels in zip(test.parts(_BATCH), test.labels.split(_BATCH), strict=True):
-        found = exported(images.to(torch.float32) / _PIXEL_RANGE)
-        right += int((found.argmax(dim=1) == labels).sum())
+    exported = load_exported(path, "onnx")
+    right = sum(_count_right(exported(pixels), labels) for pixels, labels in _batches(test))
     return 100 * right / len(test)
 
 
@@ -47,10 +47,9 @@ def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) 
     exported = load_exported(path, format, network.arch)
     original = WithNormalisation(network).eval()
     right, furthest, largest = 0, 0.0, 0.0
-    for images, labels in zip(test.parts(_BATCH), test.labels.split(_BATCH), strict=True):
-        pixels = images.to(torch.float32) / _PIXEL_RANGE
+    for pixels, labels in _batches(test):
         found, expected = exported(pixels), original(pixels)
-        right += int((found.argmax(dim=1) == labels).sum())
+        right += _count_right(found, labels)
         furthest = max(furthest, float((found - expected).abs().max()))
         largest = max(largest, float(expected.abs().max()))
     check = ExportCheck(100 * right / len(test), network.test_accuracy, furthest / largest)
@@ -65,3 +64,13 @@ def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) 
             f"{check.stored:.2f} % in the study: give the images of the study as --data"
         )
     return check
+
+
+def _batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images from 0 to 1, and their labels."""
+    for part, labels in zip(images.parts(_BATCH), images.labels.split(_BATCH), strict=True):
+        yield part.to(torch.float32) / _PIXEL_RANGE, labels
+
+
+def _count_right(logits: Tensor, labels: Tensor) -> int:
+    return int((logits.argmax(dim=1) == labels).sum())

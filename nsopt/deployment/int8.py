@@ -68,21 +68,27 @@ def quantise(exported: Path | str, path: Path | str, data: ImageData) -> Int8:
     """
     images = data.train.first_of_each(_PER_CLASS)
     with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        _prepare(Path(exported), prepared)
         files = {FLOAT: Path(exported)}
         for form in _FORMS:
             files[form] = Path(folder) / f"{form}.onnx"
-            _quantise(files[FLOAT], files[form], form, images)
+            _quantise(prepared, files[form], form, images)
+            _copy_facts(files[FLOAT], files[form])
         milliseconds = _time(files, next(_batches(images)))
         form = min(_FORMS, key=milliseconds.__getitem__)
         Path(path).write_bytes(files[form].read_bytes())
     return Int8(form, milliseconds)
 
 
-def _quantise(source: Path, target: Path, form: str, images: ImageSet) -> None:
-    onnx = import_for_export("onnx")
+def _prepare(source: Path, target: Path) -> None:
+    import_for_export("onnx")  # onnxruntime's quantisation needs it
     quantization = import_for_export("onnxruntime.quantization")
-    prepared = target.with_name("prepared.onnx")
-    quantization.quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    quantization.quant_pre_process(source, target, skip_symbolic_shape=True)
+
+
+def _quantise(prepared: Path, target: Path, form: str, images: ImageSet) -> None:
+    quantization = import_for_export("onnxruntime.quantization")
     quantization.quantize_static(
         prepared,
         target,
@@ -94,6 +100,10 @@ def _quantise(source: Path, target: Path, form: str, images: ImageSet) -> None:
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
     )
+
+
+def _copy_facts(source: Path, target: Path) -> None:
+    onnx = import_for_export("onnx")
     facts = onnx.load(source).metadata_props
     model = onnx.load(target)
     onnx.helper.set_model_props(model, {fact.key: fact.value for fact in facts})

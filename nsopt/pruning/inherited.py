@@ -24,6 +24,7 @@ from nsopt.training.step import sgd, train_step
 SCORE_STEPS = 30  # of training before a score
 _LR, _MOMENTUM, _WEIGHT_DECAY = 0.01, 0.9, 5e-4  # of these steps
 _BATCH_SIZE = 128
+_RANKING_BATCHES = 20  # over which importance is averaged
 _BATCHES = 10  # for the statistics of BatchNorm
 
 
@@ -49,7 +50,7 @@ def rank_by_importance(
     supervision: Supervision,
     settings: SearchSettings,
     compute: Compute,
-    batches: int,
+    batches: int = _RANKING_BATCHES,
 ) -> UnitRanking:
     """Rank the units of a trained network by their Taylor importance (paper, equation 4).
 

@@ -20,8 +20,6 @@ from nsopt.pruning.supervision import Classification
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
 
-_BATCHES = 20  # over which the importance of units is averaged
-
 
 def keep_start(task: Task, workspace: Workspace) -> None:
     """Write the network that a task starts from, if any, for workers and later runs."""
@@ -64,7 +62,7 @@ def rank_start(task: Task, splits: Splits, compute: Compute) -> TrainedStart | N
         return None
     search = task.settings.search
     images = Classification(splits, search.resized_crop)
-    ranking = rank_by_importance(task.arch, task.start, images, search, compute, _BATCHES)
+    ranking = rank_by_importance(task.arch, task.start, images, search, compute)
     return TrainedStart(task.arch, task.start, ranking)
 
 
