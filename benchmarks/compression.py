@@ -175,6 +175,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning")
     parser.add_argument("--candidates", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", default=_ARMS, choices=_ARMS)
     options = parser.parse_args()
     data = read_images(options)
     results = Results(options.folder / "compression.jsonl", ("network", "share", "arm", "seed"))
@@ -182,7 +183,7 @@ def main() -> None:
     for dense in wholes:
         for seed in range(options.seeds):
             for share in options.shares:
-                for arm in _ARMS:
+                for arm in options.arms:
                     key = {"network": dense.name, "share": share, "arm": arm, "seed": seed}
                     if results.has(**key):
                         continue

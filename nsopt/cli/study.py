@@ -159,24 +159,21 @@ def _print_widths(known: "Mapping[str, Sequence[int]]") -> None:
 
 
 def _export_command(results: "Results", url: str) -> str:
-    """Return the command that exports the best network of the largest budget."""
+    """Return the command that exports the network to take at the largest budget."""
     import pandas as pd
 
-    from nsopt.reports.tables import summary
+    from nsopt.reports.words import answer
     from nsopt.scaling.metric import get_metric
     from nsopt.storage.schema import study_name
     from nsopt.storage.urls import hide_password
 
-    rows = summary(results)
-    last = rows.iloc[-1]
-    at_last = rows[(rows["metric"] == last["metric"]) & (rows["budget"] == last["budget"])]
-    best = at_last.loc[at_last["val_mean"].idxmax()]
+    best = answer(results)[-1].row
     size = [f"--ratio={best['ratio']:g}"]
     if pd.isna(best["ratio"]):
         size = [f"--budget={best['budget']:.17g}"]
     if len(get_metric(best["metric"]).parts) > 1:
         size = [f"--budget={best['metric']}"]
-    elif rows["metric"].nunique() > 1:
+    elif results.outcomes["metric"].nunique() > 1:
         size.append(f"--metric={best['metric']}")
     study = study_name(results.name, best["method"])
     places = [f"--storage={hide_password(url)}", f"--study={study}", *size, "--out=network.onnx"]

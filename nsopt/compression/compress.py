@@ -9,14 +9,13 @@ same call continues after an interruption.
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 from torch import nn
 
-from nsopt.compression.budgets import Budget, read_budgets, read_metric
+from nsopt.compression.budgets import Budget, check_words, read_budgets, read_metric
 from nsopt.compression.own_compression import run_own_compression
 from nsopt.compression.own_task import Score, make_own_task
 from nsopt.compression.result import CompressedClassifier, Compression, OwnCompression
@@ -28,7 +27,6 @@ from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import restore_network
 from nsopt.errors import NsoptError
-from nsopt.latency.learn import with_latency
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
 from nsopt.methods.base import Method
 from nsopt.methods.registry import baseline, dense, scored
@@ -120,7 +118,7 @@ def compress(
         data: images and labels; `data.normalised_by(mean, std)` normalises them as in the training
             of the model.
         budgets: such as `macs=50%` of the model, `params=600k`, or `latency=5ms` for a batch of 100
-            on this device, as measured with `data`, else as predicted.
+            on this device, as measured.
         train_loader: yields batches, pairs of inputs and targets, such as a DataLoader or a list.
             Inputs are a tensor or a tuple of arguments.
         loss: `loss(outputs, targets)`, which training minimises.
@@ -173,12 +171,12 @@ def compress(
         assert train_loader is not None
         assert loss is not None
         assert score is not None
-        own = make_own_task(*(model, train_loader, loss, score), arch, settings, Path(out), hearer)
-        if own.arch.latency is None and any(LATENCY in read_metric(b).parts for b in budgets):
-            device = settings.training.device
-            timed = with_latency(own.arch, device, hearer, measure, runtime)
-            own = replace(own, arch=timed)
-        return run_own_compression(own, read_budgets(budgets, own.arch), candidates, seeds)
+        check_words(budgets)
+        timed_in = choose_runtime(runtime, measure)
+        own = make_own_task(
+            *(model, train_loader, loss, score), arch, settings, timed_in, Path(out), hearer
+        )
+        return run_own_compression(own, budgets, candidates, seeds)
 
 
 def _make_task(

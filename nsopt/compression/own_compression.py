@@ -11,25 +11,29 @@ from pathlib import Path
 
 import torch
 from optuna.trial import Trial
-from torch import Tensor, nn
+from torch import nn
 
-from nsopt.compression.budgets import Budget
-from nsopt.compression.own_task import OwnTask, choose_widths, read_own_scores
+from nsopt.compression.budgets import Budget, read_budgets
+from nsopt.compression.own_latency import (
+    time_networks,
+    with_latency_if_needed,
+    with_measured_budget,
+)
+from nsopt.compression.own_task import FINE_TUNED, OwnTask, choose_widths, read_own_scores
 from nsopt.compression.result import Compressed, OwnCompression
 from nsopt.compute.device import place
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NonFiniteLossError
 from nsopt.files import write_whole
-from nsopt.latency.measure import measure_latencies
 from nsopt.methods.registry import baseline, scored
 from nsopt.models.tracing.originals import copy_model
 from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
+from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import counted_costs
 from nsopt.storage import schema, trials
 from nsopt.storage.weights_file import read_weights
 from nsopt.training.fine_tuning import average_of, make_schedule
 from nsopt.training.step import sgd, train_step
-from nsopt.tuning.family import make_family
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,25 +48,32 @@ class _Tuned:
 
 
 def run_own_compression(
-    task: OwnTask, budgets: Sequence[Budget], candidates: int, seeds: int
+    task: OwnTask, words: Sequence[str], candidates: int, seeds: int
 ) -> OwnCompression:
     """Run the missing steps of a compression, and return its networks. The same call continues.
+
+    Args:
+        words: the budgets.
 
     Raises:
         NoWidthsError: if no widths meet a budget.
         NonFiniteLossError: if the loss becomes NaN or infinite.
         NsoptError: if the score is not a number, or other settings wrote the storage.
     """
-    law = make_family(task.arch, {}).uniform
-    uniform = [task.solve(law, budget) for budget in budgets]
     dense = _evaluate(task, task.model)
     task.progress.message(f"the trained network scores {dense:g}")
+    task = with_latency_if_needed(task, words)
+    asked = [
+        (with_measured_budget(task, budget), budget) for budget in read_budgets(words, task.arch)
+    ]
+    law = uniform_curve(task.arch.base_widths)
+    uniform = [own.solve(law, budget) for own, budget in asked]
     start = _rank(task)
     tuned = [
-        _compress(task, start, budget, widths, candidates, seeds)
-        for budget, widths in zip(budgets, uniform, strict=True)
+        _compress(own, start, budget, widths, candidates, seeds)
+        for (own, budget), widths in zip(asked, uniform, strict=True)
     ]
-    whole, *latencies = _time(task, [task.model, *(each.model for each in tuned)])
+    whole, *latencies = time_networks(task, [task.model, *(each.model for each in tuned)])
     base = task.arch.base_widths
     return OwnCompression(
         Compressed(
@@ -126,7 +137,7 @@ def _fine_tune(
     task: OwnTask, start: TrainedStart, widths: tuple[int, ...], seed: int
 ) -> tuple[float, nn.Module]:
     """Return the score of a fine-tuned network, and the network: stored ones, or trained now."""
-    study, key = task.open_study("fine-tuned"), trials.training_key(widths, seed)
+    study, key = task.open_study(FINE_TUNED), trials.training_key(widths, seed)
     for done in trials.read_completed(study):
         file = _file(task, done.number)
         if key in trials.read_trainings(done) and file.is_file():
@@ -186,14 +197,3 @@ def _train(task: OwnTask, start: TrainedStart, widths: tuple[int, ...], seed: in
                 )
             task.progress.advance(f"loss {float(total) / batches.per_epoch:.3f}")
     return (model if average is None else average.module).cpu().eval()
-
-
-def _time(task: OwnTask, models: Sequence[nn.Module]) -> list[float | None]:
-    """Return milliseconds per batch of the user's size; None if inputs are not images alone."""
-    inputs, _ = task.batches.batches(0, seed=0).next()
-    if not isinstance(inputs, Tensor) or inputs.ndim != 4:
-        return [None] * len(models)
-    found = measure_latencies(
-        models, inputs.shape[1:], len(inputs), device=str(task.compute.device)
-    )
-    return [latency.median_ms for latency in found]

@@ -22,6 +22,7 @@ from nsopt.compression.scores import list_first_candidates, make_score_family
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
@@ -37,6 +38,7 @@ from nsopt.storage import schema, trials
 from nsopt.storage.opening import open_storage
 from nsopt.storage.provenance import provenance
 from nsopt.study.presets import StudySettings
+from nsopt.study.task import write_latency_once
 from nsopt.training.step import Loss
 from nsopt.tuning.family import (
     list_prices,
@@ -45,6 +47,7 @@ from nsopt.tuning.family import (
 )
 
 Score = Callable[[nn.Module], float]
+FINE_TUNED = "fine-tuned"  # the study of the trainings
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,7 @@ class OwnTask:
         batches: and the loss.
         own_score: takes a network in evaluation mode on the device; higher is better.
         settings: of the search and of fine-tuning.
+        runtime: in which its networks are timed, named by the settings.
         compute: the device.
         folder: for the storage, checkpoints and networks.
         progress: receives steps and messages.
@@ -67,6 +71,7 @@ class OwnTask:
     batches: OwnBatches
     own_score: Score
     settings: StudySettings
+    runtime: Runtime
     compute: Compute
     folder: Path
     progress: Progress
@@ -115,6 +120,7 @@ class OwnTask:
                 ),
             },
         )
+        write_latency_once(study, self.arch.latency)
         return study
 
 
@@ -125,6 +131,7 @@ def make_own_task(
     own_score: Score,
     arch: Architecture | None,
     settings: StudySettings,
+    runtime: Runtime,
     folder: Path,
     progress: Progress,
 ) -> OwnTask:
@@ -139,8 +146,8 @@ def make_own_task(
         arch = trace(model, tuple(inputs) if isinstance(inputs, list) else inputs)
     compute = resolve_compute(training.device, training.precision)
     batches = OwnBatches(loader, loss, compute.device)
-    settings = settings.updated(training=training.updated(distillation=None))
-    return OwnTask(arch, model, batches, own_score, settings, compute, folder, progress)
+    settings = settings.updated(training=training.updated(distillation=None), runtime=runtime.name)
+    return OwnTask(arch, model, batches, own_score, settings, runtime, compute, folder, progress)
 
 
 def read_own_scores(task: OwnTask, budget: Budget) -> dict[str, float]:

@@ -18,24 +18,28 @@ from nsopt.scaling.metric import LATENCY, MACS
 
 
 @dataclass(frozen=True, eq=False)
-class MacsLatency:
-    """A `CostModel` in milliseconds: `constant + slope * macs`."""
+class LinearLatency:
+    """A `CostModel` in milliseconds: `constant + slope * cost`."""
 
-    macs: CostModel
+    cost: CostModel
     constant: float
     slope: float
     metric = LATENCY.name
 
     def __call__(self, widths: ArrayLike) -> Any:
-        return self.constant + self.slope * self.macs(widths)
+        return self.constant + self.slope * self.cost(widths)
 
     def lower_bound(self, widths: ArrayLike) -> Any:
         """Return a lower bound that never falls as a width grows."""
-        return self.constant + self.slope * self.macs.lower_bound(widths)
+        return self.constant + self.slope * self.cost.lower_bound(widths)
 
     def marginal(self, widths: ArrayLike) -> Numbers:
         """Return milliseconds per additional filter of each layer: (L,), or (N, L)."""
-        return np.asarray(self.slope * self.macs.marginal(widths))
+        return np.asarray(self.slope * self.cost.marginal(widths))
+
+
+class MacsLatency(LinearLatency):
+    """A linear model over MACs, which a study can store."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""

@@ -3,9 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from nsopt.compute.device import Compute, resolve_compute
@@ -13,11 +11,12 @@ from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.bisection import MOST_TIMED, Proposal, TimedWidths, Widths, bisect_widths
 from nsopt.latency.learn import find_model
+from nsopt.latency.linear import LinearLatency
 from nsopt.latency.measure import Latency, measure_latencies
+from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
 from nsopt.models.architecture import Architecture, require_latency
 from nsopt.progress import Progress
-from nsopt.scaling.cost import CostModel, Numbers
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import LATENCY, Metric
 from nsopt.scaling.solve import solve_widths
@@ -25,24 +24,6 @@ from nsopt.terminal import shown
 
 _WARMUP, _REPEATS, _ROUNDS = 10, 40, 4
 _BELOW = 1 - 1e-12  # more than the rounding error of a division
-
-
-@dataclass(frozen=True, eq=False)
-class _Scaled:
-    """A `CostModel`: `factor` times that of `latency`."""
-
-    latency: CostModel
-    factor: float
-    metric = LATENCY.name
-
-    def __call__(self, widths: ArrayLike) -> Any:
-        return self.factor * self.latency(widths)
-
-    def lower_bound(self, widths: ArrayLike) -> Any:
-        return self.factor * self.latency.lower_bound(widths)
-
-    def marginal(self, widths: ArrayLike) -> Numbers:
-        return np.asarray(self.factor * self.latency.marginal(widths))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +52,8 @@ class MeasuredBudget:
         """Return the network with its latency model scaled: what it predicted to take so many
         milliseconds is what the budget allows."""
         latency = require_latency(self.arch.name, self.arch.latency)
-        return self.arch.with_latency(_Scaled(latency, self.milliseconds / predicted * _BELOW))
+        factor = self.milliseconds / predicted * _BELOW
+        return self.arch.with_latency(LinearLatency(latency, 0.0, factor))
 
     def propose(self, predicted: float) -> Proposal:
         """Return the largest widths that are predicted to take at most so many milliseconds."""
@@ -99,6 +81,21 @@ def time_widths(arch: Architecture, compute: Compute, runtime: Runtime, widths: 
         runtime=runtime,
     )
     return latency
+
+
+def with_exact_whole(
+    arch: Architecture, device: str, runtime: Runtime, progress: Progress
+) -> Architecture:
+    """Return `arch` with its latency model scaled to be exact for the network of base widths.
+
+    A model through measured networks is exact already.
+    """
+    model = arch.latency
+    if not isinstance(model, LatencyModel):
+        return arch
+    with sharing(resolve_compute(device, "fp32"), progress) as shared, shared.exclusive():
+        whole = time_widths(arch, shared, runtime, arch.base_widths)
+    return arch.with_latency(model.scaled(whole.median_ms / float(model(arch.base_widths))))
 
 
 def solve_measured_widths(

@@ -57,12 +57,14 @@ class Verdict(NamedTuple):
             or the cheaper one if no difference is shown.
         widths: of that method; empty if they differ between seeds.
         is_certain: whether the interval of the difference excludes zero.
+        row: of the summary, of that method.
     """
 
     text: str
     method: str
     widths: str
     is_certain: bool
+    row: pd.Series
 
     def __str__(self) -> str:
         return f"{self.text} Widths of {self.method}: {self.widths}." if self.widths else self.text
@@ -146,7 +148,7 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
     found += "".join(_exceed(row) for _, row in rows.iterrows())
     widths = _widths(results, taken, taken["method"])
     key = width_key(*widths) if len(widths) == 1 else ""
-    return Verdict(f"{_format_budget(best)}: {found}", label, key, certain)
+    return Verdict(f"{_format_budget(best)}: {found}", label, key, certain, taken)
 
 
 def _exceed(row: pd.Series) -> str:

@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nsopt.compute.device import resolve_compute
-from nsopt.compute.sharing import sharing
 from nsopt.latency.learn import learn_latency
-from nsopt.latency.measured_budget import time_widths
-from nsopt.latency.model import LatencyModel
+from nsopt.latency.measured_budget import with_exact_whole
 from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.scaling.metric import LATENCY, Metric
@@ -42,15 +39,9 @@ def with_latency_if_needed(
 def with_measured_whole(task: Task, workspace: Workspace, progress: Progress) -> Task:
     """Return `task` with a latency model that is exact for the network of base widths.
 
-    A stored model stays, so that a percentage of that network's latency keeps its meaning. A model
-    through measured networks is exact already.
+    A stored model stays, so that a percentage of that network's latency keeps its meaning.
     """
-    arch, model = task.arch, task.arch.latency
-    stored = map(schema.read_latency_model, workspace.studies(task.name).values())
-    if any(stored) or not isinstance(model, LatencyModel):
+    if any(map(schema.read_latency_model, workspace.studies(task.name).values())):
         return task
-    compute = resolve_compute(task.settings.training.device, "fp32")
-    with sharing(compute, progress) as shared, shared.exclusive():
-        whole = time_widths(arch, shared, task.runtime, arch.base_widths)
-    model = model.scaled(whole.median_ms / float(model(arch.base_widths)))
-    return replace(task, arch=arch.with_latency(model))
+    device = task.settings.training.device
+    return replace(task, arch=with_exact_whole(task.arch, device, task.runtime, progress))

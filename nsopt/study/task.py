@@ -21,6 +21,7 @@ from nsopt.latency.runtime import TORCH, Runtime, stored_runtime
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import stored_architecture
 from nsopt.pruning.settings import SearchSettings
+from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.settings import Price
 from nsopt.storage import schema
@@ -144,12 +145,7 @@ class Task:
             provenance(compute),
             schema.SEARCH_METRIC_NAMES if schema.is_search(method) else schema.METRIC_NAMES,
         )
-        model = self.arch.latency
-        if (
-            isinstance(model, LatencyModel | MacsLatency)
-            and schema.read_latency_model(study) is None
-        ):
-            schema.write_latency_model(study, model.to_dict())
+        write_latency_once(study, self.arch.latency)
         return study
 
 
@@ -203,6 +199,12 @@ def read_architecture(
     """
     arch = stored_architecture(task.arch, given, task.classes, task.image_size, task.channels)
     return with_stored_latency(arch, studies)
+
+
+def write_latency_once(study: Study, model: CostModel | None) -> None:
+    """Store a latency model that nsopt learned, if the study has none."""
+    if isinstance(model, LatencyModel | MacsLatency) and schema.read_latency_model(study) is None:
+        schema.write_latency_model(study, model.to_dict())
 
 
 def with_stored_latency(arch: Architecture, studies: Iterable[Study]) -> Architecture:

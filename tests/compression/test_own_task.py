@@ -17,7 +17,6 @@ import nsopt
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.latency.measure import measure_latencies
 from nsopt.study.presets import StudySettings, get_preset, override
-from tests.latency.brief import learn_briefly
 from tests.models.tracing.awkward import UpAndDown
 
 SETTINGS: StudySettings = override(
@@ -56,7 +55,7 @@ def right_pixels(model: nn.Module) -> float:
 def _few_passes() -> Iterator[None]:
     few = partial(measure_latencies, warmup=1, repeats=2, rounds=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nsopt.compression.own_compression.measure_latencies", few)
+        patch.setattr("nsopt.compression.own_latency.measure_latencies", few)
         yield
 
 
@@ -157,10 +156,25 @@ def test_a_score_that_is_no_number_is_told_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_budgets_may_be_milliseconds(trained: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    learn_briefly(monkeypatch)
-    result = run(trained, budgets=["latency=70%"], epochs=1, candidates=1)
-    assert sum(result["latency=70%"].widths) < sum(result.dense.widths)
+def test_milliseconds_are_those_of_the_runtime_and_hold_as_measured(
+    trained: nn.Module, tmp_path: Path
+) -> None:
+    timed: list[int] = []
+
+    def count_parameters(model: nn.Module, images: Tensor) -> float:
+        timed.append(len(images))
+        return float(sum(weights.numel() for weights in model.parameters()))
+
+    asked = {"budgets": ["latency=70%"], "epochs": 1, "candidates": 1, "out": tmp_path}
+    first = run(trained, **asked, measure=count_parameters)
+    own = first["latency=70%"]
+    whole = count_parameters(trained, torch.empty(0))
+    assert first.dense.latency == pytest.approx(whole)
+    assert 0.6 * whole < count_parameters(own.model, torch.empty(0)) <= 0.7 * whole
+    assert own.latency == pytest.approx(count_parameters(own.model, torch.empty(0)))
+    assert set(timed) - {0} == {100}
+    again = run(trained, **asked, measure=count_parameters)
+    assert again["latency=70%"].widths == own.widths
 
 
 def test_a_loader_that_ends_early_is_told(trained: nn.Module) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nsopt.cli.study import _export_command
 from nsopt.reports.page import render
 from nsopt.reports.results import Results
 from nsopt.reports.words import answer, doubt_latencies, paired_difference
@@ -92,6 +93,7 @@ def test_what_cannot_be_told_apart_is_said(results: Results) -> None:  # noqa: F
         assert "Take Uniform: 0.5x the time. More seeds: --seeds 5." in verdict.text
         assert verdict.method == "Uniform"
         assert not verdict.is_certain
+    assert f"--study={results.name}/uniform" in _export_command(apart, "sqlite:///study.db")
 
 
 def test_methods_with_the_same_widths_are_said_to_have_them(results: Results) -> None:  # noqa: F811

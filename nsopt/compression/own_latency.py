@@ -1,0 +1,62 @@
+"""Milliseconds of a user's task: its budgets hold as measured, and every network is timed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from nsopt.compression.budgets import Budget, read_metric
+from nsopt.compression.own_task import OwnTask
+from nsopt.compute.sharing import sharing
+from nsopt.latency.learn import BATCH_SIZE, learn_latency
+from nsopt.latency.measure import measure_latencies
+from nsopt.latency.measured_budget import MeasuredBudget, with_exact_whole
+from nsopt.methods.registry import baseline
+from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.metric import LATENCY
+from nsopt.study.task import with_stored_latency
+from nsopt.study.widths_in_time import Clock
+
+
+def with_latency_if_needed(task: OwnTask, words: Sequence[str]) -> OwnTask:
+    """Return `task` with a latency model if a budget limits milliseconds: a stored one, or one that
+    is learned now."""
+    if not any(LATENCY in read_metric(word).parts for word in words):
+        return task
+    study = task.open_study(baseline().name)
+    arch = with_stored_latency(task.arch, [study])
+    if arch.latency is None:
+        where = task.settings.training.device, task.runtime, task.progress
+        arch = with_exact_whole(learn_latency(arch, *where), *where)
+    task = replace(task, arch=arch)
+    task.open_study(baseline().name)
+    return task
+
+
+def with_measured_budget(task: OwnTask, budget: Budget) -> OwnTask:
+    """Return `task` with a latency model that is right for the uniform network at a budget, if this
+    limits milliseconds."""
+    if LATENCY not in budget.metric.parts:
+        return task
+    arch, study = task.arch, task.open_study(baseline().name)
+    limits = *task.settings.rounding(budget.metric.name), arch.base_widths
+    law = uniform_curve(arch.base_widths)
+    asked = MeasuredBudget(arch, law, budget.metric, budget.size.budget, *limits)
+    with sharing(task.compute, task.progress) as compute:
+        clock = Clock(compute, task.runtime, task.progress, study)
+        return replace(task, arch=clock.correct(asked, lambda: [study]))
+
+
+def time_networks(task: OwnTask, models: Sequence[nn.Module]) -> list[float | None]:
+    """Return milliseconds per batch; None where inputs are not one batch of images.
+
+    A batch is as large as the user's, or 100 images if a budget limits milliseconds.
+    """
+    inputs, _ = task.batches.batches(0, seed=0).next()
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4:
+        return [None] * len(models)
+    size = len(inputs) if task.arch.latency is None else BATCH_SIZE
+    found = measure_latencies(
+        *(models, inputs.shape[1:], size), device=str(task.compute.device), runtime=task.runtime
+    )
+    return [latency.median_ms for latency in found]
