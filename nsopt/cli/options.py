@@ -190,8 +190,8 @@ class SgdOptions:
 class TimingOptions:
     """What networks are timed in."""
 
-    runtime: Literal["torch", "onnxruntime"] | None = None
-    """Time networks in torch, the default, or in onnxruntime."""
+    runtime: Literal["torch", "onnxruntime", "onnxruntime-int8"] | None = None
+    """Time networks in torch, the default, in onnxruntime, or there with 8-bit integers."""
     measure: str | None = None
     """Measure networks with this function, package.module:function in the working directory. It
     gets a network and a batch of images and returns milliseconds, such as those of a phone."""

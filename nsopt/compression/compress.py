@@ -133,7 +133,7 @@ def compress(
             `data` allows distillation.
         measure: a function from a network and a batch of images to milliseconds; see
             `nsopt.with_latency`.
-        runtime: what nsopt times networks in: torch or onnxruntime.
+        runtime: what nsopt times networks in: torch, onnxruntime or onnxruntime-int8.
         out: a folder for all results. The same call then continues after an interruption, and
             optuna-dashboard shows `study.db` there. By default nothing is kept.
         progress: receives steps and messages; by default bars on a terminal and nothing elsewhere;

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import unknown_name
-from nsopt.models.onnx import export_to_onnx, import_for_export, quiet_exporters
+from nsopt.models.onnx import export_to_onnx, load_onnx, quiet_exporters
 
 Predict = Callable[[Tensor], Tensor]
 _FACTS = "nsopt.json"
@@ -83,15 +83,8 @@ def _write_onnx(network: KeptNetwork, path: Path) -> None:
 
 
 def _read_onnx(path: Path, arch: str | None) -> Predict:
-    runtime = import_for_export("onnxruntime")
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (name,) = (value.name for value in session.get_inputs())
-
-    def predict(images: Tensor) -> Tensor:
-        logits: Tensor = torch.from_numpy(session.run(None, {name: images.numpy()})[0])
-        return logits
-
-    return predict
+    run = load_onnx(path)
+    return lambda images: torch.from_numpy(run(images.numpy()))
 
 
 def _write_pt2(network: KeptNetwork, path: Path) -> None:

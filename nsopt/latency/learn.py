@@ -87,8 +87,8 @@ def with_latency(
             `nsopt.Silent()` for silence.
         measure: a function from a network, in evaluation mode on the CPU, and a batch of images
             to milliseconds, such as those of a phone; by default nsopt times the network here.
-        runtime: what nsopt times networks in: torch, or onnxruntime, which needs the optional
-            dependencies: pip install 'nsopt[export]'.
+        runtime: what nsopt times networks in: torch; or onnxruntime or onnxruntime-int8 (8-bit
+            integers), which need the optional dependencies: pip install 'nsopt[export]'.
 
     Raises:
         NsoptError: if the device or the runtime is not available, or if `measure` fails.

@@ -116,7 +116,8 @@ class OwnMeasure:
         return float(found)
 
 
-RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (TORCH, OnnxRuntime())}
+_BUILT_IN: tuple[Runtime, ...] = (TORCH, OnnxRuntime(), OnnxRuntime(int8=True))
+RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in _BUILT_IN}
 
 
 def choose_runtime(name: str, measure: Measure | None = None) -> Runtime:

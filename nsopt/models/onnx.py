@@ -1,18 +1,23 @@
-"""Export networks to ONNX."""
+"""Export networks to ONNX, and run the files."""
 
 import contextlib
 import io
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError
+
+INPUT = "images"  # the name of the input
+Images = NDArray[np.float32]
 
 
 def export_to_onnx(module: nn.Module, examples: Tensor, facts: dict[str, Any], path: Path) -> None:
@@ -24,7 +29,7 @@ def export_to_onnx(module: nn.Module, examples: Tensor, facts: dict[str, Any], p
             module.eval(),
             (examples,),
             dynamo=True,
-            input_names=["images"],
+            input_names=[INPUT],
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
@@ -32,6 +37,22 @@ def export_to_onnx(module: nn.Module, examples: Tensor, facts: dict[str, Any], p
     assert program is not None
     program.model.metadata_props.update({k: json.dumps(v) for k, v in facts.items()})
     program.save(path, external_data=False)
+
+
+def load_onnx(path: Path) -> Callable[[Images], Images]:
+    """Return a file as a function, which onnxruntime runs on the CPU with PyTorch's number of
+    threads."""
+    runtime = import_for_export("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(images: Images) -> Images:
+        outputs: Images = session.run(None, {INPUT: images})[0]
+        return outputs
+
+    return run
 
 
 def import_for_export(package: str) -> Any:

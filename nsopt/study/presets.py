@@ -30,7 +30,7 @@ class StudySettings(Settings):
         min_width: the smallest proposed width, or by metric; None for 1.
         start: checksum of the trained network that all methods start from; None to train from
             scratch.
-        runtime: in which networks are timed: torch, onnxruntime, or a function's `module:function`.
+        runtime: in which networks are timed: one of `RUNTIMES`, or a user's `module:function`.
     """
 
     preset: str

@@ -1,19 +1,24 @@
 """What networks are timed in: functions of users, and onnxruntime."""
 
 import math
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.latency import learn
+from nsopt.latency import onnx as timed_onnx
 from nsopt.latency.linear import MacsLatency, is_linear, read_linear
 from nsopt.latency.measure import latency_conditions, measure_latencies
+from nsopt.latency.onnx import OnnxRuntime, Run
 from nsopt.latency.runtime import (
     OwnMeasure,
     choose_runtime,
@@ -91,15 +96,33 @@ def test_a_name_that_is_no_function_is_refused() -> None:
     assert import_measure("math:sqrt").name == "math:sqrt"
 
 
-def test_networks_are_timed_in_onnxruntime() -> None:
-    runtime = choose_runtime("onnxruntime")
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-int8"])
+def test_networks_are_timed_in_onnxruntime(name: str) -> None:
+    runtime = choose_runtime(name)
     (latency,) = measure_latencies(
         [small()], SHAPE, 5, warmup=1, repeats=4, rounds=2, runtime=runtime
     )
     assert 0 < latency.lower_quartile_ms <= latency.median_ms
     assert latency.runtime == runtime.version
-    assert latency.runtime.startswith("onnxruntime 1.")
+    assert latency.runtime.startswith(f"{name} 1.")
     assert latency.repeats == 4
+
+
+def test_integers_are_timed_in_the_faster_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[Path] = []
+
+    def run(images: NDArray[np.float32], seconds: float) -> NDArray[np.float32]:
+        time.sleep(seconds)
+        return images
+
+    def load(path: Path) -> Run:
+        loaded.append(path)
+        return partial(run, seconds=0.05 if path.stem == "QDQ" else 0.0)
+
+    monkeypatch.setattr(timed_onnx, "load_onnx", load)
+    feed = OnnxRuntime(int8=True).prepare(small(), SHAPE, torch.device("cpu"))
+    assert sorted(path.stem for path in loaded) == ["QDQ", "QOperator"]
+    assert feed(torch.zeros(5, *SHAPE))() < 0.05
 
 
 def test_a_missing_onnxruntime_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
