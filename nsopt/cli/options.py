@@ -97,7 +97,8 @@ class SizeOptions:
     weights (flash) or of the activations of one example at their peak (memory), in float32 or in
     int8 (64kB, 1.4MB)."""
     multiple_of: str | None = None
-    """Round widths down to multiples of this: 8, or by metric: latency=16,macs=8."""
+    """Round widths down to multiples of this: 8, or by metric: latency=16,macs=8; auto: what the
+    device and the runtime like, which nsopt times once."""
     min_width: str | None = None
     """Smallest width of a layer: 16, or by metric: latency=16,macs=8."""
 

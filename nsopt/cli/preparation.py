@@ -1,13 +1,15 @@
 """Turn the options of a command into a task, its budgets and its workspace."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 from rich.text import Text
 
-from nsopt.cli.console import console, tell_what_is_fixed
+from nsopt.cli.console import console, live_progress, tell_what_is_fixed
 from nsopt.cli.options import (
     NetworkOptions,
     PlaceOptions,
@@ -22,9 +24,11 @@ from nsopt.data.source import Source, Subset
 from nsopt.deployment.trained import load_trained
 from nsopt.errors import NsoptError
 from nsopt.files import check_writable
+from nsopt.latency.multiples import find_multiple
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime, import_measure
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
+from nsopt.progress import Progress
 from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
 from nsopt.storage.opening import RUNS, is_empty, storage_errors
 from nsopt.storage.urls import storage_file
@@ -35,6 +39,21 @@ from nsopt.study.task import Task, check_outputs
 from nsopt.study.workspace import Workspace
 
 _WIDEST_RATIO = 10
+
+
+def with_known_multiple(
+    sizes: SizeOptions, device: str, runtime: Runtime | None, progress: Progress | None = None
+) -> SizeOptions:
+    """Return the options with a number in place of `--multiple-of auto`.
+
+    runtime: PyTorch if it is None; progress: on the terminal if it is None.
+    """
+    if sizes.multiple_of != "auto":
+        return sizes
+    with live_progress() if progress is None else nullcontext(progress) as display:
+        found = find_multiple(device, runtime or TORCH, display)
+        display.message(f"--multiple-of auto is {found} here")
+    return replace(sizes, multiple_of=str(found))
 
 
 def read_metrics(sizes: SizeOptions) -> tuple[Metric, ...]:

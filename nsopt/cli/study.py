@@ -1,7 +1,7 @@
 """`nsopt study`, the main job: search, train, measure, store and report."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -87,6 +87,10 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     from nsopt.study.presets import get_preset
 
     metrics = preparation.read_metrics(options.sizes)
+    asked = preparation.with_known_multiple(
+        options.sizes, options.sgd.device, preparation.read_runtime(options.timing)
+    )
+    options = replace(options, sizes=asked)
     preset = get_preset(options.task.preset, options.task.data)
     own = changes(
         options.search,

@@ -70,6 +70,10 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
     from nsopt.tuning.settings import PRETRAIN_EPOCHS, Tuning, run_tuning
 
     metric = preparation.read_metric(options.sizes)
+    known = preparation.with_known_multiple(
+        options.sizes, options.sgd.device, preparation.read_runtime(options.timing)
+    )
+    options = replace(options, sizes=known)
     preset = get_preset(options.task.preset, options.task.data)
     tried = _parse_epochs(options.pretrain_epochs) if options.pretrain_epochs else PRETRAIN_EPOCHS
     rounding = options.sizes.rounding
@@ -112,6 +116,10 @@ def _tune_law(options: TuneOptions) -> None:
     from nsopt.tuning.law import METRIC_NAME, LawTuning, tune_law
 
     metric = preparation.read_metric(options.sizes)
+    known = preparation.with_known_multiple(
+        options.sizes, options.sgd.device, preparation.read_runtime(options.timing)
+    )
+    options = replace(options, sizes=known)
     preset = get_preset(options.task.preset, options.task.data)
     own = changes(options.search, TrainingOptions(), options.sgd, **options.sizes.rounding)
     settings = preparation.apply_changes(preset, own, _read_pretraining(options.pretrain_epochs))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from nsopt.latency.measured_budget import MeasuredBudget
     from nsopt.latency.runtime import Runtime
     from nsopt.models.architecture import Architecture
+    from nsopt.progress import Progress
     from nsopt.scaling.law import ScalingLaw
     from nsopt.scaling.record import Iteration
     from nsopt.scaling.solve import WidthFit
@@ -68,18 +70,21 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     """
     import json
 
-    from nsopt.cli.console import tell_what_is_fixed
-    from nsopt.cli.preparation import read_metrics
+    from nsopt.cli.console import live_progress, tell_what_is_fixed
+    from nsopt.cli.preparation import read_metrics, with_known_multiple
     from nsopt.latency.learn import learn_latency
+    from nsopt.progress import Silent
     from nsopt.scaling.metric import LATENCY
 
     metrics = read_metrics(options.sizes)
     law, arch, iteration, studies = _law_and_network(options)
     runtime = _choose_runtime(options, studies)
-    if any(LATENCY in metric.parts for metric in metrics) and arch.latency is None:
-        arch = learn_latency(arch, options.device, runtime, None)
-    correct = partial(_correct_latency, options.device, runtime, studies)
-    rows = _proposals(law, arch, iteration, options.sizes, correct)
+    with nullcontext(Silent()) if options.as_json else live_progress() as progress:
+        sizes = with_known_multiple(options.sizes, options.device, runtime, progress)
+        if any(LATENCY in metric.parts for metric in metrics) and arch.latency is None:
+            arch = learn_latency(arch, options.device, runtime, progress)
+        correct = partial(_correct_latency, options.device, runtime, studies, progress)
+        rows = _proposals(law, arch, iteration, sizes, correct)
     if options.as_json:
         print(json.dumps(rows, indent=1))
     else:
@@ -99,13 +104,16 @@ def _choose_runtime(options: WidthsOptions, studies: "Sequence[Study]") -> "Runt
 
 
 def _correct_latency(
-    device: str, runtime: "Runtime", studies: "Sequence[Study]", asked: "MeasuredBudget"
+    device: str,
+    runtime: "Runtime",
+    studies: "Sequence[Study]",
+    progress: "Progress",
+    asked: "MeasuredBudget",
 ) -> "Architecture":
     """Return the network with a latency model by which a budget in milliseconds holds as measured.
 
     What was timed is stored in the first study, if there is any.
     """
-    from nsopt.cli.console import live_progress
     from nsopt.compute.device import resolve_compute
     from nsopt.compute.sharing import sharing
     from nsopt.latency.measured_budget import time_widths
@@ -114,7 +122,7 @@ def _correct_latency(
 
     if LATENCY not in asked.metric.parts:
         return asked.arch
-    with live_progress() as progress, sharing(resolve_compute(device, "fp32"), progress) as compute:
+    with sharing(resolve_compute(device, "fp32"), progress) as compute:
         if studies:
             return Clock(compute, runtime, progress, studies[0]).correct(asked, lambda: studies)
         with compute.exclusive():

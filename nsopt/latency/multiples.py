@@ -1,0 +1,92 @@
+"""Find the widths that a device and a runtime like: multiples of 4, 8 or 16, or any.
+
+Kernels compute filters in blocks, so that a width between two multiples of the block may take as
+long as the next multiple. Then smaller widths save nothing, and only multiples are worth proposing.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from nsopt.compute.device import Compute, resolve_compute
+from nsopt.compute.sharing import sharing
+from nsopt.files import cache_folder, write_whole
+from nsopt.latency.measure import latency_conditions, measure_latencies
+from nsopt.latency.runtime import Runtime
+from nsopt.progress import Progress
+
+_AS_LONG = 0.99  # of the time of the next multiple
+_PAIRS = {  # by multiple: widths half a multiple below it; of 2, half are below multiples of 4
+    2: (35, 37, 43, 45, 51, 53, 59, 61),
+    4: (34, 38, 42, 46, 50, 54, 58, 62),
+    8: (36, 44, 52, 60),
+    16: (40, 56),
+}
+_SHAPE = (3, 16, 16)
+_BATCH_SIZE = 32
+_WARMUP, _REPEATS, _ROUNDS = 10, 50, 10
+_FORMAT = 1
+
+
+def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
+    """Return the largest multiple whose widths pay on a device: 1, 2, 4, 8 or 16.
+
+    A multiple pays if most widths half a multiple below it take as long. nsopt times networks of
+    two convolutions with about 50 filters, once for each device and runtime, and caches the result.
+
+    Raises:
+        NsoptError: if the device or the runtime is not available.
+    """
+    with sharing(resolve_compute(device, "fp32"), progress) as compute, compute.exclusive():
+        conditions = latency_conditions(compute.device, _BATCH_SIZE, runtime)
+        key = json.dumps([_FORMAT, conditions]).encode()
+        file = cache_folder() / "multiples" / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
+        found = _read(file)
+        if found is None:
+            progress.start("timing widths that are multiples, and others", 1)
+            found = choose_multiple(_time_widths(compute, runtime))
+            write_whole(file, json.dumps({"multiple": found, "conditions": conditions}).encode())
+    return found
+
+
+def choose_multiple(milliseconds: dict[int, float]) -> int:
+    """Return the largest multiple that pays. milliseconds: by width."""
+    paying = [
+        multiple
+        for multiple, widths in _PAIRS.items()
+        if np.median([milliseconds[w] / milliseconds[w + multiple // 2] for w in widths])
+        >= _AS_LONG
+    ]
+    return max(paying, default=1)
+
+
+def _time_widths(compute: Compute, runtime: Runtime) -> dict[int, float]:
+    """Return the fastest quarter of the milliseconds of each width that decides."""
+    widths = sorted({w + part for m, ws in _PAIRS.items() for w in ws for part in (0, m // 2)})
+    measured = measure_latencies(
+        *([_convolutions(width) for width in widths], _SHAPE, _BATCH_SIZE),
+        warmup=_WARMUP,
+        repeats=_REPEATS,
+        rounds=_ROUNDS,
+        device=str(compute.device),
+        runtime=runtime,
+    )
+    return {w: one.lower_quartile_ms for w, one in zip(widths, measured, strict=True)}
+
+
+def _convolutions(width: int) -> nn.Module:
+    first = nn.Conv2d(_SHAPE[0], width, 3, padding=1)
+    second = nn.Conv2d(width, width, 3, padding=1)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU()).eval()
+
+
+def _read(file: Path) -> int | None:
+    """Read a result from the cache; None if there is none, or if its file is damaged."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))["multiple"]
+    except (OSError, LookupError, TypeError, ValueError):
+        return None
+    return found if found in {1, *_PAIRS} else None

@@ -1,0 +1,65 @@
+"""Multiples that a device and a runtime like."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import nsopt
+from nsopt.latency.multiples import find_multiple
+from nsopt.latency.runtime import choose_runtime
+from tests.conftest import call_nsopt
+from tests.study.test_comparison import Listener
+
+
+class BlockClock:
+    """A device that computes filters in blocks."""
+
+    def __init__(self, block: int) -> None:
+        self.block, self.timed = block, 0
+
+    def __call__(self, module: nn.Module, images: torch.Tensor) -> float:
+        self.timed += 1
+        width: int = module[0].out_channels  # type: ignore[index]
+        return float(math.ceil(width / self.block))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "nsopt" / "multiples"
+
+
+@pytest.mark.parametrize("block", [1, 2, 4, 8, 16])
+def test_the_block_of_a_device_is_found_once(block: int, cache: Path) -> None:
+    clock = BlockClock(block)
+    runtime = choose_runtime("torch", clock)
+    assert find_multiple("cpu", runtime, Listener()) == block
+    timed = clock.timed
+    assert timed > 0
+    assert find_multiple("cpu", runtime, Listener()) == block
+    assert clock.timed == timed
+    (file,) = cache.iterdir()
+    file.write_text("{}")
+    assert find_multiple("cpu", runtime, Listener()) == block
+    assert clock.timed == 2 * timed
+
+
+def test_widths_are_rounded_as_the_device_likes(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    law, clock = tmp_path / "law.json", tmp_path / "board.py"
+    clock.write_text("def time(module, images): return -(-module[0].out_channels // 4)\n")
+    base = nsopt.get_architecture("vgg11").base_widths
+    law.write_text(json.dumps(nsopt.uniform_curve(base).to_dict()))
+    monkeypatch.chdir(tmp_path)
+    asked = "widths", f"--law={law}", "--budgets=700k", "--multiple-of=auto"
+    told = call_nsopt(*asked, "--measure=board:time", "--json")
+    assert (told.returncode, told.stderr) == (0, "")
+    (row,) = json.loads(told.stdout)
+    assert {width % 4 for width in row["widths"]} == {0}
+    assert any(width % 8 for width in row["widths"])
+    assert "--multiple-of auto is 4 here" in call_nsopt(*asked, "--measure=board:time").stdout
