@@ -97,7 +97,7 @@ def measure(word: str, size: int, clock: str, rows: Results) -> None:
 
     def time_widths(networks: Sequence[tuple[int, ...]]) -> list[float]:
         models = [arch.build(widths) for widths in networks]
-        measured = measure_latencies(models, arch.input_shape, 100, 10, 40, runtime=runtime)
+        measured = measure_latencies(models, arch.input_shape, 10, 40, runtime=runtime)
         return [latency.median_ms for latency in measured]
 
     try:

@@ -51,7 +51,7 @@ def measure(name: str, device: str, quick: bool) -> dict[str, float]:
     ):
         before = timed(arch, widths, compute, quick)
         start = time.perf_counter()
-        model = latency_model(arch, compute, Silent(), Path(folder))
+        model = latency_model(arch, compute, Silent(), folder=Path(folder))
         seconds = time.perf_counter() - start
         after = timed(arch, widths, compute, quick)
     actual = (medians(before) + medians(after)) / 2

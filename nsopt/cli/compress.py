@@ -119,7 +119,7 @@ def _print_table(title: str, result: "Compression") -> None:
         box=SIMPLE_HEAD,
         show_edge=False,
         collapse_padding=True,
-        title=f"{title}; ms per batch of 100",
+        title=f"{title}; {result.results.latency_unit}",
     )
     for name in ("budget", "widths by"):
         table.add_column(name)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import Count, OptionalStorageUrl, StoredArch, TimingOptions
+from nsopt.cli.options import Count, OptionalStorageUrl, RuntimeOptions, StoredArch
 
 if TYPE_CHECKING:
     from nsopt.study.timing import Measured
@@ -30,7 +30,7 @@ class LatencyOptions:
     """Device as PyTorch names it (cpu, cuda, cuda:1, ...), or auto."""
     threads: Count | None = None
     """CPU threads; by default one per core."""
-    timing: TimingOptions = TimingOptions()
+    timing: RuntimeOptions = RuntimeOptions()
 
 
 def latency(options: LatencyOptions = LatencyOptions()) -> None:

@@ -188,7 +188,7 @@ class SgdOptions:
 
 @Parameter(name="*", group="Latency")
 @dataclass(frozen=True, kw_only=True)
-class TimingOptions:
+class RuntimeOptions:
     """What networks are timed in."""
 
     runtime: Literal["torch", "onnxruntime", "onnxruntime-int8"] | None = None
@@ -196,6 +196,15 @@ class TimingOptions:
     measure: str | None = None
     """Measure networks with this function, package.module:function in the working directory. It
     gets a network and a batch of images and returns milliseconds, such as those of a phone."""
+
+
+@Parameter(name="*", group="Latency")
+@dataclass(frozen=True, kw_only=True)
+class TimingOptions(RuntimeOptions):
+    """What networks are timed in, and with how many images."""
+
+    latency_batch_size: Count | None = None
+    """Images per batch of all milliseconds, 100 by default; 1 for one image at a time."""
 
 
 @Parameter(name="*", group="Results")

@@ -13,6 +13,7 @@ from nsopt.cli.console import console, live_progress, tell_what_is_fixed
 from nsopt.cli.options import (
     NetworkOptions,
     PlaceOptions,
+    RuntimeOptions,
     SizeOptions,
     TimingOptions,
     split_words,
@@ -25,7 +26,13 @@ from nsopt.deployment.trained import load_trained
 from nsopt.errors import NsoptError
 from nsopt.files import check_writable
 from nsopt.latency.multiples import find_multiple
-from nsopt.latency.runtime import TORCH, Runtime, choose_runtime, import_measure
+from nsopt.latency.runtime import (
+    TORCH,
+    Runtime,
+    choose_runtime,
+    import_measure,
+    with_batch_size,
+)
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
 from nsopt.progress import Progress
@@ -42,16 +49,16 @@ _WIDEST_RATIO = 10
 
 
 def with_known_multiple(
-    sizes: SizeOptions, device: str, runtime: Runtime | None, progress: Progress | None = None
+    sizes: SizeOptions, device: str, runtime: Runtime, progress: Progress | None = None
 ) -> SizeOptions:
     """Return the options with a number in place of `--multiple-of auto`.
 
-    runtime: PyTorch if it is None; progress: on the terminal if it is None.
+    progress: on the terminal if it is None.
     """
     if sizes.multiple_of != "auto":
         return sizes
     with live_progress() if progress is None else nullcontext(progress) as display:
-        found = find_multiple(device, runtime or TORCH, display)
+        found = find_multiple(device, runtime, display)
         display.message(f"--multiple-of auto is {found} here")
     return replace(sizes, multiple_of=str(found))
 
@@ -81,8 +88,8 @@ def prepare(
 ) -> tuple[Task, Workspace]:
     """Check the options; load the data, and the weights in the file `start` if given."""
     resolve_compute(settings.training.device, settings.training.precision)
-    runtime = read_runtime(timing) or TORCH
-    settings = settings.updated(runtime=runtime.name)
+    runtime = choose_timing(timing)
+    settings = settings.updated(runtime=runtime.name, latency_batch_size=runtime.batch_size)
     check_writable(place.out or RUNS, "--out")
     file = storage_file(place.storage) if place.storage else None
     if file is not None:
@@ -121,7 +128,19 @@ def prepare(
         return with_precision(task, workspace), workspace
 
 
-def read_runtime(timing: TimingOptions) -> Runtime | None:
+def choose_timing(timing: TimingOptions, default: Runtime = TORCH) -> Runtime:
+    """Return what times networks, with batches of so many images.
+
+    default: without an option for the one or the other.
+
+    Raises:
+        NsoptError: if it is missing here, or for two of them.
+    """
+    runtime = read_runtime(timing) or default
+    return with_batch_size(runtime, timing.latency_batch_size or default.batch_size)
+
+
+def read_runtime(timing: RuntimeOptions) -> Runtime | None:
     """Return what the user wants networks timed in; None without an option.
 
     Raises:

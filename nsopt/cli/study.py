@@ -88,7 +88,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
 
     metrics = preparation.read_metrics(options.sizes)
     asked = preparation.with_known_multiple(
-        options.sizes, options.sgd.device, preparation.read_runtime(options.timing)
+        options.sizes, options.sgd.device, preparation.choose_timing(options.timing)
     )
     options = replace(options, sizes=asked)
     preset = get_preset(options.task.preset, options.task.data)

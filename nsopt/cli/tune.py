@@ -71,7 +71,7 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
 
     metric = preparation.read_metric(options.sizes)
     known = preparation.with_known_multiple(
-        options.sizes, options.sgd.device, preparation.read_runtime(options.timing)
+        options.sizes, options.sgd.device, preparation.choose_timing(options.timing)
     )
     options = replace(options, sizes=known)
     preset = get_preset(options.task.preset, options.task.data)
@@ -117,7 +117,7 @@ def _tune_law(options: TuneOptions) -> None:
 
     metric = preparation.read_metric(options.sizes)
     known = preparation.with_known_multiple(
-        options.sizes, options.sgd.device, preparation.read_runtime(options.timing)
+        options.sizes, options.sgd.device, preparation.choose_timing(options.timing)
     )
     options = replace(options, sizes=known)
     preset = get_preset(options.task.preset, options.task.data)

@@ -94,13 +94,15 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
 
 def _choose_runtime(options: WidthsOptions, studies: "Sequence[Study]") -> "Runtime":
     """Return what times networks: that of the stored study, or the user's choice."""
-    from nsopt.cli.preparation import read_runtime
-    from nsopt.latency.runtime import TORCH, stored_runtime
+    from nsopt.cli.preparation import choose_timing
+    from nsopt.latency.runtime import stored_runtime
     from nsopt.storage.schema import read_settings
 
     if not studies or options.timing.runtime:
-        return read_runtime(options.timing) or TORCH
-    return stored_runtime(read_settings(studies[0])["runtime"], options.timing.measure)
+        return choose_timing(options.timing)
+    stored = read_settings(studies[0])
+    batch_size = options.timing.latency_batch_size or stored["latency_batch_size"]
+    return stored_runtime(stored["runtime"], options.timing.measure, batch_size)
 
 
 def _correct_latency(

@@ -27,6 +27,7 @@ from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import restore_network
 from nsopt.errors import NsoptError
+from nsopt.latency.onnx import BATCH_SIZE
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
 from nsopt.methods.base import Method
 from nsopt.methods.registry import baseline, dense, scored
@@ -65,6 +66,7 @@ def compress(
     settings: StudySettings | None = ...,
     measure: Measure | None = ...,
     runtime: str = ...,
+    latency_batch_size: int = ...,
     out: Path | str | None = ...,
     progress: Progress | None = ...,
 ) -> Compression: ...
@@ -85,6 +87,7 @@ def compress(
     settings: StudySettings | None = ...,
     measure: Measure | None = ...,
     runtime: str = ...,
+    latency_batch_size: int = ...,
     out: Path | str | None = ...,
     progress: Progress | None = ...,
 ) -> OwnCompression: ...
@@ -105,6 +108,7 @@ def compress(
     settings: StudySettings | None = None,
     measure: Measure | None = None,
     runtime: str = TORCH.name,
+    latency_batch_size: int = BATCH_SIZE,
     out: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Compression | OwnCompression:
@@ -117,8 +121,8 @@ def compress(
             (B, C, H, W).
         data: images and labels; `data.normalised_by(mean, std)` normalises them as in the training
             of the model.
-        budgets: such as `macs=50%` of the model, `params=600k`, or `latency=5ms` for a batch of 100
-            on this device, as measured.
+        budgets: such as `macs=50%` of the model, `params=600k`, or `latency=5ms` for a batch of
+            `latency_batch_size` images on this device, as measured.
         train_loader: yields batches, pairs of inputs and targets, such as a DataLoader or a list.
             Inputs are a tensor or a tuple of arguments.
         loss: `loss(outputs, targets)`, which training minimises.
@@ -134,6 +138,7 @@ def compress(
         measure: a function from a network and a batch of images to milliseconds; see
             `nsopt.with_latency`.
         runtime: what nsopt times networks in: torch, onnxruntime or onnxruntime-int8.
+        latency_batch_size: images per batch, of budgets in milliseconds and of `.latency`.
         out: a folder for all results. The same call then continues after an interruption, and
             optuna-dashboard shows `study.db` there. By default nothing is kept.
         progress: receives steps and messages; by default bars on a terminal and nothing elsewhere;
@@ -163,7 +168,9 @@ def compress(
             out = stack.enter_context(tempfile.TemporaryDirectory(prefix="nsopt-"))
         hearer = stack.enter_context(shown(progress))
         if data is not None:
-            task = _make_task(model, data, arch, settings, choose_runtime(runtime, measure))
+            task = _make_task(
+                model, data, arch, settings, choose_runtime(runtime, measure, latency_batch_size)
+            )
             workspace = Workspace(f"sqlite:///{Path(out) / 'study.db'}", Path(out))
             task = with_precision(task, workspace)
             task, found = prepare_budgets(task, budgets, workspace, hearer)
@@ -172,7 +179,7 @@ def compress(
         assert loss is not None
         assert score is not None
         check_words(budgets)
-        timed_in = choose_runtime(runtime, measure)
+        timed_in = choose_runtime(runtime, measure, latency_batch_size)
         own = make_own_task(
             *(model, train_loader, loss, score), arch, settings, timed_in, Path(out), hearer
         )
@@ -189,7 +196,11 @@ def _make_task(
     if arch is None:
         arch = trace(model, torch.zeros(2, data.channels, data.image_size, data.image_size))
     check_outputs(arch, data)
-    own = settings.updated(start=weights_checksum(model), runtime=runtime.name)
+    own = settings.updated(
+        start=weights_checksum(model),
+        runtime=runtime.name,
+        latency_batch_size=runtime.batch_size,
+    )
     return Task(arch, data, Source(data.name), own, model, runtime)
 
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from nsopt.compression.budgets import Budget, read_metric
 from nsopt.compression.own_task import OwnTask
 from nsopt.compute.sharing import sharing
-from nsopt.latency.learn import BATCH_SIZE, learn_latency
+from nsopt.latency.learn import learn_latency
 from nsopt.latency.measure import measure_latencies
 from nsopt.latency.measured_budget import MeasuredBudget, with_exact_whole
+from nsopt.latency.runtime import with_batch_size
 from nsopt.methods.registry import baseline
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY
@@ -50,13 +51,14 @@ def with_measured_budget(task: OwnTask, budget: Budget) -> OwnTask:
 def time_networks(task: OwnTask, models: Sequence[nn.Module]) -> list[float | None]:
     """Return milliseconds per batch; None where inputs are not one batch of images.
 
-    A batch is as large as the user's, or 100 images if a budget limits milliseconds.
+    A batch is as large as the user's, or as that of a budget in milliseconds.
     """
     inputs, _ = task.batches.batches(0, seed=0).next()
     if not isinstance(inputs, Tensor) or inputs.ndim != 4:
         return [None] * len(models)
-    size = len(inputs) if task.arch.latency is None else BATCH_SIZE
-    found = measure_latencies(
-        *(models, inputs.shape[1:], size), device=str(task.compute.device), runtime=task.runtime
-    )
+    runtime = task.runtime
+    if task.arch.latency is None:
+        runtime = with_batch_size(runtime, len(inputs))
+    device = str(task.compute.device)
+    found = measure_latencies(models, inputs.shape[1:], device=device, runtime=runtime)
     return [latency.median_ms for latency in found]

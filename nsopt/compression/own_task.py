@@ -146,7 +146,11 @@ def make_own_task(
         arch = trace(model, tuple(inputs) if isinstance(inputs, list) else inputs)
     compute = resolve_compute(training.device, training.precision)
     batches = OwnBatches(loader, loss, compute.device)
-    settings = settings.updated(training=training.updated(distillation=None), runtime=runtime.name)
+    settings = settings.updated(
+        training=training.updated(distillation=None),
+        runtime=runtime.name,
+        latency_batch_size=runtime.batch_size,
+    )
     return OwnTask(arch, model, batches, own_score, settings, runtime, compute, folder, progress)
 
 

@@ -26,7 +26,8 @@ from nsopt.latency.measure import (
     was_busy,
 )
 from nsopt.latency.model import LatencyModel, Term
-from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
+from nsopt.latency.onnx import BATCH_SIZE
+from nsopt.latency.runtime import TORCH, Measure, Runtime, Torch, choose_runtime
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.progress import Progress
@@ -35,7 +36,6 @@ from nsopt.scaling.law import floor_widths
 from nsopt.terminal import shown
 
 A = TypeVar("A", bound=Architecture)
-BATCH_SIZE = 100
 _SCALES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4)
 _RANDOM, _UNIFORM = 25, 10  # networks on which the sum of kernel times is corrected
 _SPREAD = 0.4  # standard deviation of their log-widths
@@ -72,8 +72,9 @@ def with_latency(
     progress: Progress | None = None,
     measure: Measure | None = None,
     runtime: str = TORCH.name,
+    batch_size: int = BATCH_SIZE,
 ) -> A:
-    """Return `arch` with `cost("latency")`, which predicts milliseconds for a batch of 100.
+    """Return `arch` with `cost("latency")`, which predicts milliseconds for a batch of images.
 
     Learning the latency model takes one to three minutes, in which other nsopt processes on the
     device wait. nsopt caches it by network, device, threads and versions; if the machine was busy,
@@ -89,6 +90,7 @@ def with_latency(
             to milliseconds, such as those of a phone; by default nsopt times the network here.
         runtime: what nsopt times networks in: torch; or onnxruntime or onnxruntime-int8 (8-bit
             integers), which need the optional dependencies: pip install 'nsopt[export]'.
+        batch_size: images per batch.
 
     Raises:
         NsoptError: if the device or the runtime is not available, or if `measure` fails.
@@ -97,7 +99,7 @@ def with_latency(
         >>> arch = nsopt.with_latency(nsopt.get_architecture("vgg11"), "cpu")
         >>> nsopt.solve_widths(nsopt.uniform_curve(arch.base_widths), arch.cost("latency"), 20.0)
     """
-    return learn_latency(arch, device, choose_runtime(runtime, measure), progress)
+    return learn_latency(arch, device, choose_runtime(runtime, measure, batch_size), progress)
 
 
 def learn_latency(arch: A, device: str, runtime: Runtime, progress: Progress | None) -> A:
@@ -111,9 +113,9 @@ def find_model(
     arch: Architecture, compute: Compute, progress: Progress, runtime: Runtime
 ) -> LatencyModel | MacsLatency:
     """Return the latency model of `arch` in a runtime, as `with_latency` does."""
-    if runtime == TORCH:
+    if isinstance(runtime, Torch):
         try:
-            return latency_model(arch, compute, progress)
+            return latency_model(arch, compute, progress, runtime.batch_size)
         except UnpredictableError as error:
             progress.message(f"{error}: nsopt predicts its latency from its MACs")
 
@@ -129,7 +131,11 @@ def find_model(
 
 
 def latency_model(
-    arch: Architecture, compute: Compute, progress: Progress, folder: Path | None = None
+    arch: Architecture,
+    compute: Compute,
+    progress: Progress,
+    batch_size: int = BATCH_SIZE,
+    folder: Path | None = None,
 ) -> LatencyModel:
     """Return the latency model of `arch` on a device, read from `folder` or learned now.
 
@@ -137,16 +143,17 @@ def latency_model(
     learned on a busy machine is not stored. Meanwhile other nsopt processes on the device wait.
     folder: by default in the cache.
     """
-    folder = folder or cache_folder() / "latency"
+    folder, runtime = folder or cache_folder() / "latency", Torch(batch_size)
     with compute.exclusive():
-        conditions = latency_conditions(compute.device, BATCH_SIZE)
+        conditions = latency_conditions(compute.device, runtime)
         path = folder / f"{_digest(arch, conditions)}.json"
         known = _read(path, arch)
         if known is not None:
             _warn_if_flat(arch, known, progress)
             return known
-        with memory_for(compute.device, f"timing batches of {BATCH_SIZE}"):
-            model, busy = _learn(arch, _read_structure(arch), compute.device, progress)
+        with memory_for(compute.device, f"timing batches of {batch_size}"):
+            structure = _read_structure(arch, batch_size)
+            model, busy = _learn(arch, structure, compute.device, progress, runtime)
     _warn_if_flat(arch, model, progress)
     if busy:
         progress.message(_BUSY)
@@ -185,7 +192,11 @@ def _read(path: Path, arch: Architecture) -> LatencyModel | None:
 
 
 def _learn(
-    arch: Architecture, structure: _Structure, device: torch.device, progress: Progress
+    arch: Architecture,
+    structure: _Structure,
+    device: torch.device,
+    progress: Progress,
+    runtime: Runtime,
 ) -> tuple[LatencyModel, bool]:
     """Return the model, and whether the machine was busy."""
     progress.start("learning this device's latency", len(structure.kinds) + 1)
@@ -201,11 +212,11 @@ def _learn(
     measured = measure_latencies(
         [arch.build(w) for w in (_clip(arch, [1] * layers), *widths)],
         arch.input_shape,
-        BATCH_SIZE,
         warmup=_ROUNDS,
         rounds=_ROUNDS,
         repeats=_REPEATS * _ROUNDS,
         device=str(device),
+        runtime=runtime,
     )
     progress.advance()
     milliseconds = [latency.median_ms for latency in measured]
@@ -222,19 +233,21 @@ def _whole_networks(arch: Architecture) -> list[tuple[int, ...]]:
     return [*ragged, *blocks, *uniform]
 
 
-def _read_structure(arch: Architecture) -> _Structure:
+def _read_structure(arch: Architecture, batch_size: int) -> _Structure:
     """Record the calls of `arch` at several widths, on the meta device."""
     samples: dict[str, list[Call]] = {}
     for scale in _SCALES:
         widths = _clip(arch, floor_widths(scale, arch.base_widths))
-        for call in _record_calls(arch, widths):
+        for call in _record_calls(arch, widths, batch_size):
             samples.setdefault(call.kind, []).append(call)
     base = _distinct_widths(arch)
-    calls = _record_calls(arch, base)
+    calls = _record_calls(arch, base, batch_size)
     for call in calls:
         samples.setdefault(call.kind, []).append(call)
     kinds = tuple(samples)
-    factors = np.stack([_growth(arch, base, calls, layer) for layer in range(len(base))], axis=-1)
+    wider = (np.array(base) + np.eye(len(base), dtype=int)).tolist()
+    grown = [_record_calls(arch, widths, batch_size) for widths in wider]
+    factors = np.stack([_growth(calls, after, arch.name) for after in grown], axis=-1)
     vanishing = _vanishing_modules(arch)
     terms = []
     ends = np.cumsum([len(call.place) for call in calls])
@@ -256,12 +269,12 @@ def _read_structure(arch: Architecture) -> _Structure:
     return _Structure(kinds, tuple(terms), samples, largest)
 
 
-def _record_calls(arch: Architecture, widths: Sequence[int]) -> list[Call]:
+def _record_calls(arch: Architecture, widths: Sequence[int], batch_size: int) -> list[Call]:
     """Record calls; those that equal widths can remove get their own kinds."""
     vanishing = _vanishing_modules(arch)
     return [
         replace(call, kind=f"{call.kind} of a shortcut") if call.module in vanishing else call
-        for call in record_calls(arch.build(widths), arch.input_shape, BATCH_SIZE)
+        for call in record_calls(arch.build(widths), arch.input_shape, batch_size)
     ]
 
 
@@ -291,14 +304,15 @@ def _distinct_widths(arch: Architecture) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _growth(arch: Architecture, base: Sequence[int], calls: Sequence[Call], layer: int) -> IntArray:
-    """Return how much the places of all calls, concatenated, grow if one layer widens by 1."""
-    wider = tuple(width + (index == layer) for index, width in enumerate(base))
-    grown = _record_calls(arch, wider)
-    if [call.kind for call in grown] != [call.kind for call in calls]:
-        raise UnpredictableError(f"{arch.name} calls other operations at other widths")
-    before = np.concatenate([call.place for call in calls])
-    growth: IntArray = np.concatenate([call.place for call in grown]) - before
+def _growth(before: Sequence[Call], after: Sequence[Call], name: str) -> IntArray:
+    """Return how much the places of all calls, concatenated, grow as one layer widens by 1.
+
+    Raises UnpredictableError if other operations are called. name: of the network.
+    """
+    if [call.kind for call in after] != [call.kind for call in before]:
+        raise UnpredictableError(f"{name} calls other operations at other widths")
+    places = [np.concatenate([call.place for call in calls]) for calls in (before, after)]
+    growth: IntArray = places[1] - places[0]
     return growth
 
 

@@ -17,7 +17,7 @@ from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError
-from nsopt.latency.runtime import TORCH, Runtime
+from nsopt.latency.runtime import TORCH, Runtime, Torch
 from nsopt.latency.sittings import LONGEST_WAIT
 from nsopt.models.layout import change_layout
 
@@ -56,16 +56,14 @@ class Latency:
     runtime: str = TORCH.name
 
 
-def latency_conditions(
-    device: torch.device, batch_size: int = 100, runtime: Runtime = TORCH
-) -> dict[str, Any]:
+def latency_conditions(device: torch.device, runtime: Runtime = TORCH) -> dict[str, Any]:
     """Return the fields of a `Latency` that must agree for measurements to be comparable, except
     the number of passes."""
     own = runtime.device(device)
     return {
         "device": describe_device(own),
         "precision": float32_precision(own),
-        "batch_size": batch_size,
+        "batch_size": runtime.batch_size,
         "torch_version": torch.__version__,
         "protocol": _PROTOCOL,
         "runtime": runtime.version,
@@ -95,7 +93,8 @@ def measure_latency(
     Raises:
         NsoptError: if the device is not available or has too little memory.
     """
-    (latency,) = measure_latencies([model], input_shape, batch_size, warmup, repeats, 1, device)
+    runtime = Torch(batch_size)
+    (latency,) = measure_latencies([model], input_shape, warmup, repeats, 1, device, runtime)
     return latency
 
 
@@ -103,7 +102,6 @@ def measure_latency(
 def measure_latencies(
     models: Sequence[nn.Module],
     input_shape: tuple[int, ...],
-    batch_size: int = 100,
     warmup: int = 20,
     repeats: int = 80,
     rounds: int = 5,
@@ -115,19 +113,21 @@ def measure_latencies(
     warmup and repeats count the passes of a network over all rounds. If the machine is busy, the
     rounds differ.
     """
-    if warmup < 0 or batch_size < 1 or not 1 <= rounds <= repeats:
+    if warmup < 0 or runtime.batch_size < 1 or not 1 <= rounds <= repeats:
         raise NsoptError("latency needs repeats >= rounds >= 1, batch_size >= 1 and warmup >= 0")
     warmup, repeats, rounds = runtime.passes(warmup, repeats, rounds)
     where = runtime.device(resolve_compute(device, "fp32").device)
     milliseconds = np.zeros((len(models), rounds, repeats // rounds))
     waited = np.zeros(len(models))
     with (
-        memory_for(where, f"timing batches of {batch_size}"),
+        memory_for(where, f"timing batches of {runtime.batch_size}"),
         keep_memory(where),
         pause_garbage_collection(),
     ):
         prepared = [runtime.prepare(model, input_shape, where) for model in models]
-        images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
+        images = torch.randn(
+            runtime.batch_size, *input_shape, generator=torch.Generator().manual_seed(0)
+        )
         images = change_layout(images.to(where), torch.channels_last)
         for turn in range(rounds):
             for index, feed in enumerate(prepared):
@@ -138,7 +138,7 @@ def measure_latencies(
                 passes = [run() for _ in range(repeats // rounds)]
                 waited[index] += np.maximum(0.0, seconds_waited() - before)
                 milliseconds[index, turn] = passes
-    conditions = latency_conditions(where, batch_size, runtime)
+    conditions = latency_conditions(where, runtime)
     sitting = datetime.now(UTC).isoformat()
     return [
         replace(_summarise(1000 * passes, seconds / passes.sum(), conditions), sitting=sitting)

@@ -14,6 +14,7 @@ from nsopt.latency.learn import find_model
 from nsopt.latency.linear import LinearLatency
 from nsopt.latency.measure import Latency, measure_latencies
 from nsopt.latency.model import LatencyModel
+from nsopt.latency.onnx import BATCH_SIZE
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
 from nsopt.models.architecture import Architecture, require_latency
 from nsopt.progress import Progress
@@ -106,6 +107,7 @@ def solve_measured_widths(
     device: str = "auto",
     measure: Measure | None = None,
     runtime: str = TORCH.name,
+    batch_size: int = BATCH_SIZE,
     multiple_of: int = 1,
     min_width: int = 1,
     max_width: ArrayLike | None = None,
@@ -113,7 +115,7 @@ def solve_measured_widths(
 ) -> TimedWidths:
     """Return the largest widths along `law` that take at most `budget` milliseconds as measured.
 
-    nsopt times at most 12 networks, a batch of 100 images each, and compares the upper quartile of
+    nsopt times at most 12 networks, a batch of images each, and compares the upper quartile of
     their passes with the budget. The network that it returns is timed twice.
 
     Args:
@@ -123,6 +125,7 @@ def solve_measured_widths(
         device: as torch names it, or auto.
         measure: see `nsopt.with_latency`.
         runtime: likewise.
+        batch_size: likewise.
         multiple_of: see `nsopt.solve_widths`.
         min_width: likewise.
         max_width: likewise.
@@ -139,7 +142,7 @@ def solve_measured_widths(
     """
     if not 0 < budget < math.inf:
         raise NsoptError(f"a budget must be a number of milliseconds above 0, not {budget}")
-    own = choose_runtime(runtime, measure)
+    own = choose_runtime(runtime, measure, batch_size)
     compute = resolve_compute(device, "fp32")
     with shown(progress) as display, sharing(compute, display) as shared:
         if arch.latency is None:

@@ -15,7 +15,7 @@ from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.files import cache_folder, write_whole
 from nsopt.latency.measure import latency_conditions, measure_latencies
-from nsopt.latency.runtime import Runtime
+from nsopt.latency.runtime import Runtime, with_batch_size
 from nsopt.progress import Progress
 
 _AS_LONG = 0.99  # of the time of the next multiple
@@ -26,7 +26,7 @@ _PAIRS = {  # by multiple: widths half a multiple below it; of 2, half are below
     16: (40, 56),
 }
 _SHAPE = (3, 16, 16)
-_BATCH_SIZE = 32
+_LARGEST_BATCH = 32
 _WARMUP, _REPEATS, _ROUNDS = 10, 50, 10
 _FORMAT = 1
 
@@ -41,7 +41,8 @@ def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
         NsoptError: if the device or the runtime is not available.
     """
     with sharing(resolve_compute(device, "fp32"), progress) as compute, compute.exclusive():
-        conditions = latency_conditions(compute.device, _BATCH_SIZE, runtime)
+        runtime = with_batch_size(runtime, min(runtime.batch_size, _LARGEST_BATCH))
+        conditions = latency_conditions(compute.device, runtime)
         key = json.dumps([_FORMAT, conditions]).encode()
         file = cache_folder() / "multiples" / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
         found = _read(file)
@@ -67,7 +68,7 @@ def _time_widths(compute: Compute, runtime: Runtime) -> dict[int, float]:
     """Return the fastest quarter of the milliseconds of each width that decides."""
     widths = sorted({w + part for m, ws in _PAIRS.items() for w in ws for part in (0, m // 2)})
     measured = measure_latencies(
-        *([_convolutions(width) for width in widths], _SHAPE, _BATCH_SIZE),
+        *([_convolutions(width) for width in widths], _SHAPE),
         warmup=_WARMUP,
         repeats=_REPEATS,
         rounds=_ROUNDS,

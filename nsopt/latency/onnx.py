@@ -13,6 +13,7 @@ from nsopt.models.onnx import Images, export_to_onnx, import_for_export, load_on
 from nsopt.models.quantisation import write_int8
 from nsopt.models.tracing.originals import copy_model
 
+BATCH_SIZE = 100  # images per pass, as in the paper (section 4.2)
 _EXAMPLES = 2
 _CALIBRATING = 8  # random images: the time of integers does not depend on their scales
 _TRIES = 3
@@ -27,9 +28,11 @@ class OnnxRuntime:
     Attributes:
         int8: whether networks are quantised to 8-bit integers, in the form that is faster, instead
             of float32.
+        batch_size: images per pass.
     """
 
     int8: bool = False
+    batch_size: int = BATCH_SIZE
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from numbers import Real
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nsopt.compute.device import place, wait_for
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.latency.onnx import OnnxRuntime
+from nsopt.latency.onnx import BATCH_SIZE, OnnxRuntime
 from nsopt.models.layout import best_layout, inputs_for
 from nsopt.models.tracing.originals import copy_model
 
@@ -24,10 +24,15 @@ _TIMES = 3
 
 
 class Runtime(Protocol):
-    """What networks are timed in. `version` is part of the conditions of every measurement."""
+    """What networks are timed in, with so many images a pass.
+
+    `version` and `batch_size` are part of the conditions of every measurement.
+    """
 
     @property
     def name(self) -> str: ...
+    @property
+    def batch_size(self) -> int: ...
     @property
     def version(self) -> str:
         """Its name, and its version unless that is PyTorch's own."""
@@ -48,7 +53,8 @@ class Runtime(Protocol):
 class Torch:
     """PyTorch, without compilation."""
 
-    name: str = "torch"
+    batch_size: int = BATCH_SIZE
+    name = "torch"
 
     @property
     def version(self) -> str:
@@ -84,6 +90,7 @@ class OwnMeasure:
 
     name: str
     measure: Measure
+    batch_size: int = BATCH_SIZE
 
     @property
     def version(self) -> str:
@@ -120,33 +127,43 @@ _BUILT_IN: tuple[Runtime, ...] = (TORCH, OnnxRuntime(), OnnxRuntime(int8=True))
 RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in _BUILT_IN}
 
 
-def choose_runtime(name: str, measure: Measure | None = None) -> Runtime:
+def choose_runtime(
+    name: str, measure: Measure | None = None, batch_size: int = BATCH_SIZE
+) -> Runtime:
     """Return a built-in runtime, or the user's function `measure` as one, `module:function`.
 
     Raises:
-        NsoptError: for an unknown name, for a runtime that is not installed, or if `measure` is no
-            function.
+        NsoptError: for an unknown name, for a runtime that is not installed, if `measure` is no
+            function, or for a batch of no images.
     """
+    if batch_size < 1:
+        raise NsoptError(f"latency of a batch of {batch_size} images: give 1 or more")
     if measure is None:
         if name not in RUNTIMES:
             raise unknown_name("runtime", name, RUNTIMES)
         found = RUNTIMES[name]
         _ = found.version  # raises an error if it is not installed
-        return found
+        return with_batch_size(found, batch_size)
     if not callable(measure):
         raise NsoptError(f"measure must be a function of a network and images, not {measure!r}")
     named = measure if hasattr(measure, "__qualname__") else type(measure)
-    return OwnMeasure(f"{named.__module__}:{named.__qualname__}", measure)
+    return OwnMeasure(f"{named.__module__}:{named.__qualname__}", measure, batch_size)
 
 
-def stored_runtime(stored: str, given: str | None) -> Runtime:
+def with_batch_size(runtime: Runtime, batch_size: int) -> Runtime:
+    """Return a runtime that times batches of so many images."""
+    changed: Runtime = replace(runtime, batch_size=batch_size)  # type: ignore[type-var]
+    return changed
+
+
+def stored_runtime(stored: str, given: str | None, batch_size: int = BATCH_SIZE) -> Runtime:
     """Return the runtime that a storage names, without running code that it names.
 
     given: the user's name for it, or None. The user must give `package.module:function`.
     Raises NsoptError if that is missing, or if the two names differ.
     """
     if stored in RUNTIMES and given is None:
-        return RUNTIMES[stored]
+        return with_batch_size(RUNTIMES[stored], batch_size)
     if given is None:
         raise NsoptError(
             f"the stored study is measured by {stored!r}, which would run code of that module: if "
@@ -154,7 +171,7 @@ def stored_runtime(stored: str, given: str | None) -> Runtime:
         )
     if given != stored:
         raise NsoptError(f"the stored study is measured by {stored!r}, not {given!r}")
-    return import_measure(given)
+    return with_batch_size(import_measure(given), batch_size)
 
 
 def import_measure(name: str) -> OwnMeasure:

@@ -23,9 +23,8 @@ from nsopt.study.presets import get_preset
 
 _CARD_HEIGHT = 450
 _ABOVE_OUTCOMES = (
-    "Mean ± sample standard deviation over n seeds. Milliseconds are per batch of 100, from the "
-    "calmest time that all networks were timed side by side; a trial keeps those that it had when "
-    "it ran.\n\n"
+    "Mean ± sample standard deviation over n seeds. Latencies are from the calmest time "
+    "that all networks were timed side by side; a trial keeps those that it had when it ran.\n\n"
 )
 
 

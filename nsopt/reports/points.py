@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from nsopt.methods.registry import method_label
-from nsopt.reports.results import BATCH_SIZE, Results
+from nsopt.reports.results import Results
 from nsopt.reports.style import MethodStyle, method_styles
 from nsopt.reports.tables import size_of, with_deviation
 from nsopt.storage.schema import width_key
@@ -46,10 +46,10 @@ def points_of(results: Results, x: str, y: str) -> list[MethodPoints]:
                 style=styles[method],
                 x=trials[x].tolist(),
                 y=trials[y].tolist(),
-                text=[_hover(row) for row in trials.to_dict("records")],
+                text=[_hover(row, results.latency_unit) for row in trials.to_dict("records")],
                 mean_x=[float(group[x].mean()) for group in groups],
                 mean_y=[float(group[y].mean()) for group in groups],
-                mean_text=[_hover_of_mean(group) for group in groups],
+                mean_text=[_hover_of_mean(group, results.latency_unit) for group in groups],
                 deviation=[float(group[y].std()) if len(group) > 1 else 0.0 for group in groups],
                 low=[float(group[y].min()) for group in groups],
                 high=[float(group[y].max()) for group in groups],
@@ -65,19 +65,19 @@ def _quartiles(group: pd.DataFrame) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _hover(trial: dict[str, Any]) -> str:
+def _hover(trial: dict[str, Any], unit: str) -> str:
     return "<br>".join(
         [
             f"<b>{method_label(trial['method'])}, {size_of(trial)}, seed {trial['seed']}</b>",
             f"widths {width_key(trial['widths'])}",
             f"{trial['params']:,} parameters, {trial['macs']:,} MACs",
-            f"{trial['latency_ms']:.2f} ms per batch of {BATCH_SIZE}",
+            f"{trial['latency_ms']:.2f} {unit}",
             f"validation {trial['val_accuracy']:.2f} %, test {trial['test_accuracy']:.2f} %",
         ]
     )
 
 
-def _hover_of_mean(group: pd.DataFrame) -> str:
+def _hover_of_mean(group: pd.DataFrame, unit: str) -> str:
     first = group.iloc[0].to_dict()
     validation, test = (
         with_deviation(group[name].mean(), group[name].std())
@@ -87,7 +87,7 @@ def _hover_of_mean(group: pd.DataFrame) -> str:
         [
             f"<b>{method_label(first['method'])}, {size_of(first)}, mean of {len(group)}</b>",
             f"{group['params'].mean():,.0f} parameters, {group['macs'].mean():,.0f} MACs",
-            f"{group['latency_ms'].mean():.2f} ms per batch of {BATCH_SIZE}",
+            f"{group['latency_ms'].mean():.2f} {unit}",
             f"validation {validation} %, test {test} %",
         ]
     )

@@ -16,7 +16,6 @@ from nsopt.storage.opening import existing_storage
 from nsopt.storage.studies import load_studies, only_comparison
 from nsopt.storage.urls import hide_password
 
-BATCH_SIZE = 100
 CONDITIONS = [
     *("device", "precision", "batch_size", "torch_version", "protocol", "repeats", "runtime"),
 ]
@@ -50,6 +49,11 @@ class Results:
     searches: dict[str, list[Iteration]]
 
     @property
+    def latency_unit(self) -> str:
+        """Return the unit of its latencies."""
+        return f"ms per batch of {self.settings.get('latency_batch_size', 100)}"
+
+    @property
     def methods(self) -> list[str]:
         """Methods with outcomes, baselines first."""
         return method_order(self.outcomes["method"].unique().tolist())
@@ -79,16 +83,18 @@ def read_results(url: str, name: str | None = None) -> Results:
         raise NsoptError(
             f"{name} at {hide_password(url)} has no completed trial yet: run nsopt study first"
         )
-    task = schema.read_task(done[0][0])
+    task, settings = schema.read_task(done[0][0]), schema.read_settings(done[0][0])
     latencies = _latencies(compared)
     outcomes = pd.DataFrame([_outcome(trial, task) for _, trial in done])
     numbers = outcomes[["ratio", "beyond_record"]].astype(float)  # None where there is none
     return Results(
         name=name,
         task=task,
-        settings=schema.read_settings(done[0][0]),
+        settings=settings,
         provenance={method: trials.read_all_provenance(study) for method, study in studies.items()},
-        outcomes=on_one_device(outcomes.assign(**numbers), latencies),
+        outcomes=on_one_device(
+            outcomes.assign(**numbers), latencies, settings["latency_batch_size"]
+        ),
         latencies=latencies,
         failures=pd.DataFrame(failures, columns=["label", "reason"]),
         curves=pd.concat([_curves(trial) for _, trial in done], ignore_index=True),
@@ -109,14 +115,14 @@ def _latencies(studies: dict[str, Study]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=LATENCY_COLUMNS)
 
 
-def on_one_device(outcomes: pd.DataFrame, latencies: pd.DataFrame) -> pd.DataFrame:
+def on_one_device(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: int) -> pd.DataFrame:
     """Return the outcomes with comparable latencies, all timed under the same conditions.
 
-    With batches of 100, it takes the conditions that cover most trainings, and the latest of equal
-    ones; of several sittings the calmest (`choose_latencies`). Other trainings get no latency. If
-    the storage has no conditions, nothing changes.
+    Of batches of this size, it takes the conditions that cover most trainings, and the latest of
+    equal ones; of several sittings the calmest (`choose_latencies`). Other trainings get no
+    latency. If the storage has no conditions, nothing changes.
     """
-    batches = latencies[latencies["batch_size"] == BATCH_SIZE]
+    batches = latencies[latencies["batch_size"] == batch_size]
     if batches.empty:
         return outcomes
     keys = outcomes["widths"].map(schema.width_key)

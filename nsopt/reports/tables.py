@@ -93,7 +93,7 @@ def latency_unit(results: Results) -> str:
     PyTorch."""
     found = results.outcomes.get("latency_runtime", pd.Series(dtype=object)).dropna().unique()
     others = [str(runtime) for runtime in found if runtime != "torch"]
-    return ", ".join(["ms per batch of 100", *others])
+    return ", ".join([results.latency_unit, *others])
 
 
 def name_runtime(runtime: str, torch_version: str) -> str:

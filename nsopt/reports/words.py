@@ -13,7 +13,7 @@ import pandas as pd
 
 from nsopt.latency.sittings import distrust
 from nsopt.methods.registry import method_label
-from nsopt.reports.results import BATCH_SIZE, Results
+from nsopt.reports.results import Results
 from nsopt.reports.tables import binding_budget, summary
 from nsopt.scaling.metric import LATENCY, Joint, get_metric
 from nsopt.scaling.record import describe_reach
@@ -145,13 +145,13 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
         found += f" The budget is {factor}: its law is extrapolated there."
     if binding_budget(taken):
         found += f" The budget of {binding_budget(taken)} binds."
-    found += "".join(_exceed(row) for _, row in rows.iterrows())
+    found += "".join(_exceed(row, results.latency_unit) for _, row in rows.iterrows())
     widths = _widths(results, taken, taken["method"])
     key = width_key(*widths) if len(widths) == 1 else ""
     return Verdict(f"{_format_budget(best)}: {found}", label, key, certain, taken)
 
 
-def _exceed(row: pd.Series) -> str:
+def _exceed(row: pd.Series, unit: str) -> str:
     """Return a sentence if a network was measured to be slower than its budget, else ""."""
     metric = get_metric(row["metric"])
     limits = metric.limits if isinstance(metric, Joint) else ((metric, 1),)
@@ -160,8 +160,8 @@ def _exceed(row: pd.Series) -> str:
         return ""
     excess = 100 * (row["latency_ms"] / budget - 1)
     return (
-        f" {method_label(row['method'])} measured {row['latency_ms']:.4g} ms per batch of "
-        f"{BATCH_SIZE}, {excess:.0f} % above the budget of {budget:.4g} ms."
+        f" {method_label(row['method'])} measured {row['latency_ms']:.4g} {unit}, "
+        f"{excess:.0f} % above the budget of {budget:.4g} ms."
     )
 
 

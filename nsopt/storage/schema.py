@@ -20,7 +20,6 @@ from nsopt.settings import differences
 from nsopt.storage.internals import FrozenStudy
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
-METRIC_NAMES = ("validation accuracy (%)", "latency (ms per batch of 100)")
 SEARCH_METRIC_NAMES = ("lowest r2 of a layer", "seconds")
 SEARCH = "search"
 BASE = "base"  # folder of the networks that methods start from, in place of a method's name
@@ -29,6 +28,7 @@ _OTHER_SEARCH = "search-"
 # Settings that searches of older versions did not store.
 _SINCE_0_1 = {"search_images": None, "price": "filters", "importance_decay": 0.0}
 _SINCE_RUNTIMES: dict[str, Any] = {"runtime": "torch"}  # which older versions did not store
+_SINCE_BATCHES = {"latency_batch_size": 100}
 _TUNING = "-tune"
 _CONFIRMED = "-confirmed"
 _SCORES = "scores-"
@@ -176,7 +176,7 @@ def read_settings(study: Study) -> dict[str, Any]:
     """Return all settings that decide a study's numbers; empty if nsopt did not create it."""
     settings = dict(study.user_attrs.get(_SETTINGS, {}))
     if settings:
-        settings = _SINCE_RUNTIMES | settings
+        settings = _SINCE_RUNTIMES | _SINCE_BATCHES | settings
     if "search" in settings:
         settings["search"] = _SINCE_0_1 | settings["search"]
     for name, part in settings.items():
@@ -222,6 +222,11 @@ def read_source(study: Study) -> Source:
     for name in ("mean", "std"):
         values[name] = tuple(values[name]) if values.get(name) else None
     return Source(**values | {"subset": Subset(**values["subset"])})
+
+
+def metric_names(latency_batch_size: int) -> tuple[str, str]:
+    """Return the names of the values of a trial of a comparison."""
+    return "validation accuracy (%)", f"latency (ms per batch of {latency_batch_size})"
 
 
 def read_latencies(study: Study) -> list[dict[str, Any]]:

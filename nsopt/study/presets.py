@@ -31,6 +31,7 @@ class StudySettings(Settings):
         start: checksum of the trained network that all methods start from; None to train from
             scratch.
         runtime: in which networks are timed: one of `RUNTIMES`, or a user's `module:function`.
+        latency_batch_size: images per batch of all milliseconds.
     """
 
     preset: str
@@ -44,6 +45,7 @@ class StudySettings(Settings):
     min_width: Rounding | None = None
     start: int | None = None
     runtime: str = "torch"
+    latency_batch_size: int = Field(100, ge=1)
 
     def rounding(self, metric: str) -> tuple[int, int]:
         """Return multiple_of and min_width for budgets in a metric, for `solve_widths`."""

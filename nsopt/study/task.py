@@ -143,7 +143,9 @@ class Task:
             self.source,
             self._find_identity(method),
             provenance(compute),
-            schema.SEARCH_METRIC_NAMES if schema.is_search(method) else schema.METRIC_NAMES,
+            schema.SEARCH_METRIC_NAMES
+            if schema.is_search(method)
+            else schema.metric_names(self.settings.latency_batch_size),
         )
         write_latency_once(study, self.arch.latency)
         return study
@@ -169,7 +171,7 @@ def load_task(
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
         raise NsoptError(f"{stored.arch} is another network here than in {study.study_name}")
     own = _read_settings(study)
-    runtime = stored_runtime(own.runtime, measure)
+    runtime = stored_runtime(own.runtime, measure, own.latency_batch_size)
     task = Task(arch, load_source(source, data_dir), source, own, runtime=runtime)
     here = task.identity["data"]
     if any(here[name] != value for name, value in settings["data"].items()):

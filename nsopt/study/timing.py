@@ -12,7 +12,7 @@ from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.measure import Latency, latency_conditions, measure_latencies
-from nsopt.latency.runtime import TORCH, Runtime, stored_runtime
+from nsopt.latency.runtime import Runtime, stored_runtime, with_batch_size
 from nsopt.latency.sittings import choose_latencies
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
@@ -23,7 +23,6 @@ from nsopt.study.session import Session
 from nsopt.study.task import read_architecture
 from nsopt.study.workspace import Workspace
 
-_BATCH = 100
 _WARMUP, _REPEATS, _ROUNDS = 20, 80, 5  # passes of the paper (section 4.2), over all rounds
 Network = tuple[Study, tuple[int, ...]]
 
@@ -32,8 +31,7 @@ def time_networks(
     arch: Architecture,
     networks: Sequence[Network],
     compute: Compute,
-    batch_size: int = _BATCH,
-    runtime: Runtime = TORCH,
+    runtime: Runtime,
 ) -> dict[tuple[int, ...], Latency]:
     """Time networks side by side, equal ones once, and store each latency with its study.
 
@@ -50,7 +48,6 @@ def time_networks(
     measured = measure_latencies(
         models,
         arch.input_shape,
-        batch_size,
         warmup=_WARMUP,
         repeats=_REPEATS,
         rounds=_ROUNDS,
@@ -58,7 +55,7 @@ def time_networks(
         runtime=runtime,
     )
     latencies = dict(zip(different, measured, strict=True))
-    conditions = _conditions(compute.device, batch_size, runtime)
+    conditions = _conditions(compute.device, runtime)
     for study, widths in networks:
         schema.write_latency(study, widths, conditions, asdict(latencies[widths]))
     return latencies
@@ -75,9 +72,9 @@ def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latenc
     with session.compute.exclusive():
         known = _read_latencies(session)
         if any(widths not in known for _, widths in networks):
-            time_networks(session.task.arch, networks, session.compute, runtime=runtime)
+            time_networks(session.task.arch, networks, session.compute, runtime)
             known = _read_latencies(session)
-        conditions = _conditions(session.compute.device, runtime=runtime)
+        conditions = _conditions(session.compute.device, runtime)
     for study, widths in networks:
         schema.write_latency(study, widths, conditions, asdict(known[widths]))
     return [known[widths] for _, widths in networks]
@@ -99,7 +96,7 @@ def time_together(session: Session) -> None:
         if not any(own) or (len(sittings) == 1 and None not in sittings):
             return
         session.progress.start("measuring all latencies side by side", 1)
-        time_networks(session.task.arch, networks, session.compute, runtime=session.task.runtime)
+        time_networks(session.task.arch, networks, session.compute, session.task.runtime)
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,9 @@ def measure_again(
             with compute.exclusive():
                 if threads is not None:
                     torch.set_num_threads(threads)
-                latencies = time_networks(arch, networks, compute, batch_size, runtime)
+                latencies = time_networks(
+                    arch, networks, compute, with_batch_size(runtime, batch_size)
+                )
             for each in trained:
                 widths = each.network[1]
                 found.append(Measured(each.method, each.sizes, widths, latencies[widths]))
@@ -163,11 +162,9 @@ def measure_again(
     return found
 
 
-def _conditions(
-    device: torch.device, batch_size: int = _BATCH, runtime: Runtime = TORCH
-) -> dict[str, Any]:
+def _conditions(device: torch.device, runtime: Runtime) -> dict[str, Any]:
     _, repeats, _ = runtime.passes(_WARMUP, _REPEATS, _ROUNDS)
-    return latency_conditions(device, batch_size, runtime) | {"repeats": repeats}
+    return latency_conditions(device, runtime) | {"repeats": repeats}
 
 
 def _read_latencies(
@@ -177,7 +174,7 @@ def _read_latencies(
 
     networks: those that a complete sitting has timed; by default all that were timed.
     """
-    conditions = _conditions(session.compute.device, runtime=session.task.runtime)
+    conditions = _conditions(session.compute.device, session.task.runtime)
     stored = [
         latency
         for study in session.studies().values()

@@ -11,7 +11,7 @@ from nsopt.compute.device import Compute
 from nsopt.latency.bisection import MOST_TIMED, Widths
 from nsopt.latency.measure import Latency, latency_conditions
 from nsopt.latency.measured_budget import MeasuredBudget, time_widths
-from nsopt.latency.runtime import Runtime
+from nsopt.latency.runtime import TORCH, Runtime
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.scaling.law import ScalingLaw
@@ -51,7 +51,7 @@ class Clock:
         self, asked: MeasuredBudget, studies: Callable[[], Iterable[Study]]
     ) -> Architecture:
         """Return the network as `correct_latency` does. studies: of the comparison."""
-        key = _identify(asked)
+        key = _identify(asked, self.runtime)
         found = schema.read_widths_in_time(self.study, key)
         if found is None:
             with self.compute.exclusive():
@@ -75,7 +75,7 @@ class Clock:
         self, arch: Architecture, studies: Callable[[], Iterable[Study]]
     ) -> Callable[[Widths], Latency]:
         """Return a function that times networks, or returns what was stored, in order of time."""
-        conditions = latency_conditions(self.compute.device, runtime=self.runtime)
+        conditions = latency_conditions(self.compute.device, self.runtime)
         used: dict[Widths, int] = {}
 
         def measure(widths: Widths) -> Latency:
@@ -97,9 +97,11 @@ class Clock:
         return measure
 
 
-def _identify(asked: MeasuredBudget) -> list[object]:
-    """Return what decides the widths of a budget, except the clock; the same on all machines."""
+def _identify(asked: MeasuredBudget, runtime: Runtime) -> list[object]:
+    """Return what decides the widths of a budget, except the device; the same on all machines."""
+    clock = [] if runtime == TORCH else [runtime.name, runtime.batch_size]
     return [
+        *clock,
         *(asked.metric.name, float(asked.budget), asked.multiple_of, asked.min_width),
         None if asked.max_width is None else np.asarray(asked.max_width).tolist(),
         _describe_law(asked.law),

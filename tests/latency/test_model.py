@@ -26,9 +26,10 @@ from nsopt.compute.device import resolve_compute
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency import learn
 from nsopt.latency.calls import record_calls
-from nsopt.latency.learn import BATCH_SIZE, latency_model, sample_widths
+from nsopt.latency.learn import latency_model, sample_widths
 from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.model import LatencyModel
+from nsopt.latency.runtime import TORCH, Torch
 from nsopt.latency.tables import Table
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.models.registry import table_architecture
@@ -69,6 +70,11 @@ def test_calls_tell_what_a_network_computes(narrow: TableArchitecture) -> None:
     assert sum("batch_norm" in call.kind for call in calls) == len(narrow.base_widths)
 
 
+def learn_now(arch: Architecture) -> LatencyModel:
+    structure = learn._read_structure(arch, TORCH.batch_size)
+    return learn._learn(arch, structure, CPU.device, Silent(), TORCH)[0]
+
+
 @pytest.fixture(scope="module")
 def models(narrow: TableArchitecture) -> dict[str, tuple[Architecture, LatencyModel]]:
     """A network of ours and a traced one, few kernels each."""
@@ -83,10 +89,7 @@ def models(narrow: TableArchitecture) -> dict[str, tuple[Architecture, LatencyMo
     }
     with pytest.MonkeyPatch.context() as patch:
         learn_briefly(patch)
-        return {
-            name: (arch, learn._learn(arch, learn._read_structure(arch), CPU.device, Silent())[0])
-            for name, arch in found.items()
-        }
+        return {name: (arch, learn_now(arch)) for name, arch in found.items()}
 
 
 @pytest.fixture
@@ -129,12 +132,12 @@ def test_networks_that_hardly_differ_are_told(
 ) -> None:
     arch, model = models["traced"]
     base = float(replace(model, floor=0.0)(arch.base_widths))
-    path = tmp_path / f"{learn._digest(arch, latency_conditions(CPU.device, BATCH_SIZE))}.json"
+    path = tmp_path / f"{learn._digest(arch, latency_conditions(CPU.device))}.json"
     said = []
     for part in (0.5, 0.9):
         path.write_text(json.dumps(replace(model, floor=part * base).to_dict()))
         listener = Listener()
-        latency_model(arch, CPU, listener, tmp_path)
+        latency_model(arch, CPU, listener, folder=tmp_path)
         said.append(listener.messages)
     different, (alike,) = said
     assert different == []
@@ -186,7 +189,7 @@ def test_a_model_of_mere_noise_still_grows_with_the_widths(
 def test_calls_that_equal_widths_remove_are_not_counted() -> None:
     arch = table_architecture("resnet18", num_classes=10, in_channels=1)
     arch = replace(arch, base_widths=tuple(w // 4 for w in arch.base_widths))
-    structure = learn._read_structure(arch)
+    structure = learn._read_structure(arch, 100)
     vanishing = [term for term in structure.terms if term.unless_equal is not None]
     assert vanishing
     equal, unequal = np.array(arch.base_widths), np.array(arch.base_widths) + np.arange(17) * 2
@@ -196,7 +199,7 @@ def test_calls_that_equal_widths_remove_are_not_counted() -> None:
     assert not {term.table for term in vanishing} & {
         term.table for term in structure.terms if term.unless_equal is None
     }
-    calls = learn._record_calls(arch, unequal.tolist())
+    calls = learn._record_calls(arch, unequal.tolist(), 100)
     for term, call in zip(structure.terms, calls, strict=True):
         assert tuple(term.sizes(unequal)) == call.place
 
@@ -209,9 +212,9 @@ def test_a_model_is_learned_once_for_a_device(
 ) -> None:
     arch, _ = models["traced"]
     monkeypatch.setattr(learn, "was_busy", lambda measured: False)  # other tests may run
-    model = latency_model(arch, CPU, Silent(), tmp_path)
+    model = latency_model(arch, CPU, Silent(), folder=tmp_path)
     monkeypatch.setattr(learn, "_learn", None)
-    again = latency_model(arch, CPU, Silent(), tmp_path)
+    again = latency_model(arch, CPU, Silent(), folder=tmp_path)
     assert again(arch.base_widths) == model(arch.base_widths)
     (kept,) = tmp_path.iterdir()
     assert json.loads(kept.read_text())["conditions"]["device"]
@@ -229,9 +232,9 @@ def test_a_damaged_model_in_the_cache_is_learned_again(
         learned.append(arch)
         return model, False
 
-    monkeypatch.setattr(learn, "_read_structure", lambda arch: None)
+    monkeypatch.setattr(learn, "_read_structure", lambda *_: None)
     monkeypatch.setattr(learn, "_learn", learn_at_once)
-    latency_model(arch, CPU, Silent(), tmp_path)
+    latency_model(arch, CPU, Silent(), folder=tmp_path)
     (file,) = tmp_path.iterdir()
     whole = file.read_text()
     data = json.loads(whole)
@@ -246,7 +249,7 @@ def test_a_damaged_model_in_the_cache_is_learned_again(
     ]
     for text in ("", whole[:1000], "\x00" * 50, *map(json.dumps, changed)):
         file.write_text(text)
-        again = latency_model(arch, CPU, Silent(), tmp_path)
+        again = latency_model(arch, CPU, Silent(), folder=tmp_path)
         assert again(arch.base_widths) == model(arch.base_widths)
         assert file.read_text() == whole
     assert len(learned) == 1 + 3 + len(changed)
@@ -268,13 +271,15 @@ def test_networks_are_timed_in_turns(
 
     monkeypatch.setattr("nsopt.latency.runtime._time_pass", timed)
     networks = [narrow.build(narrow.base_widths) for _ in range(2)]
-    found = measure_latencies(networks, narrow.input_shape, 2, warmup=0, repeats=6, rounds=3)
+    found = measure_latencies(
+        networks, narrow.input_shape, warmup=0, repeats=6, rounds=3, runtime=Torch(2)
+    )
     first, second = order[0], order[2]
     assert order == [first, first, second, second] * 3
     assert [latency.median_ms for latency in found] == [2, 2]
     assert found[0].repeats == 6
     with pytest.raises(NsoptError, match="repeats >= rounds"):
-        measure_latencies(networks, narrow.input_shape, 2, repeats=2, rounds=3)
+        measure_latencies(networks, narrow.input_shape, repeats=2, rounds=3)
 
 
 def test_python_collects_no_garbage_while_a_network_is_timed() -> None:
@@ -284,7 +289,7 @@ def test_python_collects_no_garbage_while_a_network_is_timed() -> None:
             return images
 
     collecting: list[bool] = []
-    measure_latencies([Asking()], (3, 4, 4), 2, warmup=2, repeats=2, rounds=2)
+    measure_latencies([Asking()], (3, 4, 4), warmup=2, repeats=2, rounds=2, runtime=Torch(2))
     tried = 2  # passes that tell which layout it runs with
     assert collecting == [False] * (tried + 4)
     assert gc.isenabled()
@@ -305,10 +310,10 @@ def test_the_gaps_between_tensors_are_taken_once_a_measurement(
         return gaps
 
     monkeypatch.setattr(memory, "_take_gaps", counted)
-    measure_latencies([nn.Identity(), nn.Flatten()], (3, 4, 4), 2, repeats=6, rounds=3)
+    measure_latencies([nn.Identity(), nn.Flatten()], (3, 4, 4), repeats=6, rounds=3)
     assert len(taken) == 1
     arch, _ = models["traced"]
-    learn._learn(arch, learn._read_structure(arch), CPU.device, Silent())
+    learn_now(arch)
     assert len(taken) == 3  # for the kernels, and for whole networks
 
 
@@ -330,7 +335,7 @@ def busy_processor() -> Iterator[None]:
 @pytest.mark.usefixtures("busy_processor")
 def test_what_computes_all_the_time_is_noticed(narrow: TableArchitecture) -> None:
     model = narrow.build(narrow.base_widths)
-    (latency,) = measure_latencies([model], narrow.input_shape, 20, repeats=200)
+    (latency,) = measure_latencies([model], narrow.input_shape, repeats=200, runtime=Torch(20))
     assert latency.waited is not None
     assert latency.waited > 0.25
 
@@ -342,7 +347,7 @@ def test_a_model_learned_on_a_busy_machine_is_not_kept(
 ) -> None:
     arch, _ = models["traced"]
     listener = Listener()
-    model = latency_model(arch, CPU, listener, tmp_path)
+    model = latency_model(arch, CPU, listener, folder=tmp_path)
     assert arch.with_latency(model).cost("latency")(arch.base_widths) > 0
     assert "the machine was busy while its latency was learned" in listener.messages[0]
     assert not list(tmp_path.iterdir())

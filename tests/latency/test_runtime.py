@@ -46,7 +46,7 @@ def count(module: nn.Module, images: torch.Tensor) -> float:
 def test_a_function_measures_networks_in_its_own_conditions() -> None:
     runtime = choose_runtime("torch", count)
     assert runtime.name == "tests.latency.test_runtime:count"
-    (latency,) = measure_latencies([small()], SHAPE, 5, runtime=runtime)
+    (latency,) = measure_latencies([small()], SHAPE, runtime=runtime)
     assert latency.median_ms == pytest.approx(0.41)
     assert latency.repeats == 3
     assert latency.runtime == runtime.name
@@ -69,7 +69,7 @@ def test_a_function_measures_networks_in_its_own_conditions() -> None:
 def test_what_is_no_time_is_refused(value: Any, message: str) -> None:
     runtime = OwnMeasure("phone:time", lambda module, images: value)
     with pytest.raises(NsoptError, match=f"phone:time {message}"):
-        measure_latencies([small()], SHAPE, 5, runtime=runtime)
+        measure_latencies([small()], SHAPE, runtime=runtime)
 
 
 def test_a_function_that_a_storage_names_is_not_imported(
@@ -98,10 +98,9 @@ def test_a_name_that_is_no_function_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-int8"])
 def test_networks_are_timed_in_onnxruntime(name: str) -> None:
-    runtime = choose_runtime(name)
-    (latency,) = measure_latencies(
-        [small()], SHAPE, 5, warmup=1, repeats=4, rounds=2, runtime=runtime
-    )
+    runtime = choose_runtime(name, batch_size=5)
+    (latency,) = measure_latencies([small()], SHAPE, warmup=1, repeats=4, rounds=2, runtime=runtime)
+    assert latency.batch_size == 5
     assert 0 < latency.lower_quartile_ms <= latency.median_ms
     assert latency.runtime == runtime.version
     assert latency.runtime.startswith(f"{name} 1.")

@@ -64,9 +64,7 @@ def test_a_study_of_before_goes_on(comparison: Comparison, place: Workspace) -> 
 def test_a_tuning_has_a_precision_too(comparison: Comparison, place: Workspace) -> None:
     task = asked_for(comparison, "bf16")
     name = schema.study_name(schema.tuning_name(task.name), "eta")
-    open_study(
-        place.storage, name, task.description, task.source, task.identity, {}, schema.METRIC_NAMES
-    )
+    open_study(place.storage, name, task.description, task.source, task.identity, {}, ("", ""))
     assert precisions(with_precision(asked_for(comparison, "auto"), place)) == {"bf16"}
 
 

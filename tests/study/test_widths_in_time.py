@@ -32,20 +32,21 @@ class Parameters:
 
     def __init__(self) -> None:
         self.timed: list[int] = []
+        self.batches: set[int] = set()
 
     def __call__(self, module: nn.Module, images: torch.Tensor) -> float:
+        self.batches.add(len(images))
         self.timed.append(sum(p.numel() for p in module.parameters()))
         return 1 + self.timed[-1] / 10_000
 
 
-def in_milliseconds(comparison: Comparison, clock: Clock, place: Workspace) -> Comparison:
+def in_milliseconds(
+    comparison: Comparison, clock: Clock, place: Workspace, batch_size: int = 100
+) -> Comparison:
     """Two methods at 5 ms, as a clock measures them."""
-    runtime = OwnMeasure("tests:clock", clock)
-    task = dataclasses.replace(
-        comparison.task,
-        settings=comparison.task.settings.updated(runtime=runtime.name),
-        runtime=runtime,
-    )
+    runtime = OwnMeasure("tests:clock", clock, batch_size)
+    settings = comparison.task.settings.updated(runtime=runtime.name, latency_batch_size=batch_size)
+    task = dataclasses.replace(comparison.task, settings=settings, runtime=runtime)
     task = with_latency_if_needed(task, LATENCY, (), place, Silent())
     return only(
         comparison, "uniform", "neuralscale", task=task, sizes=(Size(LATENCY, 5.0),), seeds=1
@@ -73,6 +74,19 @@ def test_a_budget_in_milliseconds_holds_as_measured(
     studies = studies_at(place)
     networks = [*studies["uniform"].trials, *studies["neuralscale"].trials]
     assert all(trial.constraints["budget"] <= 0 for trial in networks)
+
+
+def test_milliseconds_may_be_those_of_one_image(comparison: Comparison, place: Workspace) -> None:
+    clock = Parameters()
+    run_comparison(in_milliseconds(comparison, clock, place, batch_size=1), place, Silent())
+    assert clock.batches == {1}
+    results = results_at(place)
+    assert results.outcomes["feasible"].all()
+    assert (results.outcomes["latency_ms"] == 1 + results.outcomes["params"] / 10_000).all()
+    assert set(results.latencies["batch_size"]) == {1}
+    assert latency_unit(results) == "ms per batch of 1, tests:clock"
+    names = ["validation accuracy (%)", "latency (ms per batch of 1)"]
+    assert studies_at(place)["uniform"].metric_names == names
 
 
 def test_what_was_timed_is_not_timed_again(comparison: Comparison, place: Workspace) -> None:

@@ -162,7 +162,6 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def measure(
         models: list[torch.nn.Module],
         shape: tuple[int, int, int],
-        batch_size: int,
         device: str,
         repeats: int,
         runtime: Runtime,

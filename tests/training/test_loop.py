@@ -173,11 +173,11 @@ def test_latencies_tell_to_what_float32_numbers_were_rounded(
 ) -> None:
     """So that those measured with TF32 stand for no others."""
     model, cpu = narrow.build(narrow.base_widths), torch.device("cpu")
-    exact = latency_conditions(cpu, 1)
+    exact = latency_conditions(cpu)
     monkeypatch.setattr(torch.backends, "fp32_precision", precision)
     rounded = measure_latency(model, narrow.input_shape, batch_size=1, warmup=0, repeats=1)
     assert rounded.precision == f"fp32, {precision} convolutions, {precision} products"
-    differing = {key for key, value in latency_conditions(cpu, 1).items() if value != exact[key]}
+    differing = {key for key, value in latency_conditions(cpu).items() if value != exact[key]}
     assert differing == {"precision"}
     assert exact["precision"] == "fp32"
 
