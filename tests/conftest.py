@@ -1,4 +1,7 @@
-"""Real data and small networks that the tests share."""
+"""Real data and small networks that the tests share.
+
+The process that only hands tests to workers imports this file, too, and needs no torch.
+"""
 
 import dataclasses
 import gc
@@ -11,19 +14,20 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
-from nsopt.data.images import ImageData
-from nsopt.data.registry import load_data
-from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
 from tests.forked import start_nsopt
+
+if TYPE_CHECKING:
+    from nsopt.data.images import ImageData
+    from nsopt.models.architecture import TableArchitecture
 
 _MEMORY = Path("/dev/shm")  # Linux's folder in memory, where SQLite waits for no disk
 _ROOM = 2**30
@@ -32,9 +36,9 @@ if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
 _cache = tempfile.TemporaryDirectory(prefix="nsopt-cache-")
 os.environ["XDG_CACHE_HOME"] = _cache.name  # of the tests and of the commands they run
 os.environ["COLUMNS"] = "160"
-os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)  # the networks here are too small to share
-settings.register_profile("nsopt", deadline=None)  # machines differ, and so do their loads
+os.environ["OMP_NUM_THREADS"] = "1"  # the networks here are too small to share
+# Machines differ, and so do their loads; every run draws other examples.
+settings.register_profile("nsopt", deadline=None, max_examples=50)
 settings.load_profile("nsopt")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -78,13 +82,15 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
-def digits() -> ImageData:
+def digits() -> "ImageData":
     """160 training and 40 test digits."""
     return first_digits(160, 40)
 
 
-def first_digits(train: int, test: int) -> ImageData:
+def first_digits(train: int, test: int) -> "ImageData":
     """So many training and test digits."""
+    from nsopt.data.registry import load_data
+
     data = load_data("digits")
     return dataclasses.replace(
         data, train=data.train.take(range(train)), test=data.test.take(range(test))
@@ -92,16 +98,24 @@ def first_digits(train: int, test: int) -> ImageData:
 
 
 @pytest.fixture(scope="session")
-def vgg11() -> TableArchitecture:
+def vgg11() -> "TableArchitecture":
     """VGG11 for CIFAR-10."""
     return table_architecture("vgg11")
 
 
 @pytest.fixture(scope="session")
-def narrow() -> TableArchitecture:
+def narrow() -> "TableArchitecture":
     """VGG11 for digits, a sixteenth as wide: trains in seconds."""
     arch = table_architecture("vgg11", num_classes=10, in_channels=1)
     return dataclasses.replace(arch, base_widths=tuple(w // 16 for w in arch.base_widths))
+
+
+@pytest.fixture
+def slim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands in this process build a slim VGG11."""
+    from tests.slim import slim_vgg11
+
+    slim_vgg11(monkeypatch)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -114,9 +128,21 @@ def _latencies_of_few_passes() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _migrations_are_read_once() -> Iterator[None]:
+    """Optuna reads all migrations of its tables whenever it opens a database."""
+    import alembic.util
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alembic.util, "load_python_file", cache(alembic.util.load_python_file))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _random_state_is_left_alone() -> None:
     """Tests must not lean on global random numbers: each starts from the same ones."""
+    import torch
+
     torch.manual_seed(12345)
 
 

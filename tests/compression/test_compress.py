@@ -19,7 +19,7 @@ from nsopt.training.settings import TrainSettings
 SETTINGS: StudySettings = override(
     get_preset("compress").settings,
     {
-        "search": {"prune_every": 2, "filters_per_step": 0.12, "batch_size": 32},
+        "search": {"prune_every": 1, "filters_per_step": 0.2, "batch_size": 32},
         "training": {"batch_size": 32, "precision": "fp32", "device": "cpu"},
     },
 )
@@ -50,7 +50,7 @@ def run(model: nn.Module, arch: TableArchitecture, data: ImageData, out: Path) -
         ["params=50%", "params=20000"],
         arch=arch,
         epochs=2,
-        candidates=3,
+        candidates=2,
         settings=SETTINGS,
         out=out,
     )

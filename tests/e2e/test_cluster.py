@@ -18,6 +18,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from nsopt.reports.results import read_results
@@ -115,9 +116,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-def trials(url: str) -> list[optuna.trial.FrozenTrial]:
+def trials(storage: BaseStorage) -> list[optuna.trial.FrozenTrial]:
     """Those of the compared methods."""
-    storage = opening.open_storage(url)
     return [
         trial
         for name in optuna.get_all_study_names(storage)
@@ -126,24 +126,24 @@ def trials(url: str) -> list[optuna.trial.FrozenTrial]:
     ]
 
 
-def in_state(url: str, state: TrialState) -> list[optuna.trial.FrozenTrial]:
-    return [trial for trial in trials(url) if trial.state == state]
+def in_state(storage: BaseStorage, state: TrialState) -> list[optuna.trial.FrozenTrial]:
+    return [trial for trial in trials(storage) if trial.state == state]
 
 
-def running(url: str) -> list[tuple[int, str | None]]:
+def running(storage: BaseStorage) -> list[tuple[int, str | None]]:
     """Trials that run, each with its process."""
-    found = in_state(url, TrialState.RUNNING)
+    found = in_state(storage, TrialState.RUNNING)
     return [(trial._trial_id, read_worker(trial)) for trial in found]
 
 
-def stopped_in_a_trial(processes: Sequence[Forked], names: set[str], url: str) -> bool:
+def stopped_in_a_trial(processes: Sequence[Forked], names: set[str], storage: BaseStorage) -> bool:
     """Whether all run a trial, and then they stand still; else they go on."""
-    if not names <= {worker for _, worker in running(url)}:
+    if not names <= {worker for _, worker in running(storage)}:
         return False
     for process in processes:
         process.send_signal(signal.SIGSTOP)
     time.sleep(0.3)  # what they had sent has arrived
-    if names <= {worker for _, worker in running(url)}:
+    if names <= {worker for _, worker in running(storage)}:
         return True
     for process in processes:
         process.send_signal(signal.SIGCONT)
@@ -154,8 +154,8 @@ def points(found: list[optuna.trial.FrozenTrial]) -> Counter[tuple]:
     return Counter(tuple(t.user_attrs[k] for k in ("method", "ratio", "seed")) for t in found)
 
 
-def assert_each_point_once(url: str, expected: Collection[tuple]) -> None:
-    found = trials(url)
+def assert_each_point_once(storage: BaseStorage, expected: Collection[tuple]) -> None:
+    found = trials(storage)
     complete = [trial for trial in found if trial.state == TrialState.COMPLETE]
     assert points(complete) == Counter(expected)
     assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.FAIL}
@@ -163,14 +163,15 @@ def assert_each_point_once(url: str, expected: Collection[tuple]) -> None:
 
 def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
     join = ("worker", f"--storage={server.url}", f"--study={NAME}", f"--out={tmp_path / 'more'}")
+    storage = opening.open_storage(server.url)
     with contextlib.ExitStack() as stack:
         command = ("study", *STUDY, f"--storage={server.url}", f"--out={tmp_path / 'out'}")
         main = stack.enter_context(Forked(run_impatiently, command))
-        wait_until(lambda: len(trials(server.url)) == len(POINTS))
+        wait_until(lambda: len(trials(storage)) == len(POINTS))
         others = [stack.enter_context(Forked(run_impatiently, join)) for _ in range(3)]
         victims = {f"{platform.node()}:{process.pid}" for process in others[:2]}
-        wait_until(lambda: stopped_in_a_trial(others[:2], victims, server.url))
-        left = {trial for trial, worker in running(server.url) if worker in victims}
+        wait_until(lambda: stopped_in_a_trial(others[:2], victims, storage))
+        left = {trial for trial, worker in running(storage) if worker in victims}
         for process in others[:2]:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -179,8 +180,8 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
         server.start()
         assert main.wait(timeout=200) == 0, main.written()
         assert others[2].wait(timeout=60) == 0, others[2].written()
-    assert_each_point_once(server.url, POINTS)
-    failed = in_state(server.url, TrialState.FAIL)
+    assert_each_point_once(storage, POINTS)
+    failed = in_state(storage, TrialState.FAIL)
     # Two processes may give a point back, each unsure whether its call came through the outage.
     dead = [trial for trial in failed if "duplicate_of" not in trial.user_attrs]
     assert {trial._trial_id for trial in dead} == left
@@ -219,5 +220,5 @@ def test_workers_may_share_a_proxy(tmp_path: Path) -> None:
         assert proxy.wait(timeout=30) == 0
         assert proxy.written() == (f"serving {storage} at grpc://127.0.0.1:{port}\n", "")
     uniform = {point for point in POINTS if point[0] == "uniform"}
-    assert_each_point_once(storage, uniform)
+    assert_each_point_once(opening.open_storage(storage), uniform)
     assert (tmp_path / "out" / "report" / "index.html").is_file()

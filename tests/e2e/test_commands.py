@@ -106,8 +106,9 @@ def test_budgets_at_once_that_cannot_be_are_refused(
     assert message in " ".join(done.stderr.split())
 
 
+@pytest.mark.usefixtures("slim")
 def test_a_search_is_stored_and_its_law_used(tmp_path: Path) -> None:
-    options = ["--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=200"]
+    options = ["--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=50"]
     options += ["--batch-size=16", "--per-class=60"]
     done = call_nsopt("search", *options, "--device=cpu", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
@@ -131,6 +132,7 @@ def test_a_search_is_stored_and_its_law_used(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("slim")
 def test_the_best_of_a_tuning_study_is_used_by_name(tmp_path: Path) -> None:
     short = ["--filters-per-step=0.3", "--prune-every=1", "--batch-size=32", "--device=cpu"]
     short += ["--per-class=12"]
@@ -155,6 +157,7 @@ def test_the_best_of_a_tuning_study_is_used_by_name(tmp_path: Path) -> None:
     assert settings["eta"] == pytest.approx(float(best), rel=1e-3)
 
 
+@pytest.mark.usefixtures("slim")
 def test_a_tuned_curve_is_used_by_name(tmp_path: Path) -> None:
     tune = ["tune", "--over=curve", "--metric=macs", "--epochs=2", "--trials=3"]
     short = ["--per-class=12", "--filters-per-step=0.3", "--prune-every=1", "--batch-size=32"]

@@ -19,7 +19,8 @@ from nsopt.study.presets import get_preset
 from tests.conftest import call_nsopt, run_nsopt
 from tests.forked import Forked, run_module
 
-SHORT = ["--methods=uniform", "--device=cpu"]
+SHORT = ["--methods=uniform", "--per-class=20", "--device=cpu"]
+NAME = "vgg11-digits-20each-smoke"
 ONE_SEED = [*SHORT, "--ratios=0.03", "--seeds=1"]
 ONE_POINT = [*ONE_SEED, "--epochs=1"]
 
@@ -192,10 +193,10 @@ def test_a_worker_needs_a_study_and_its_images(tmp_path: Path) -> None:
     assert call_nsopt("study", *ONE_POINT, f"--out={tmp_path}").returncode == 0
     worker = ("worker", f"--storage=sqlite:///{tmp_path / 'study.db'}", f"--out={tmp_path}")
     before = (tmp_path / "study.db").read_bytes()
-    check(call_nsopt(*worker, "--study=vgg11"), "no study 'vgg11' to work on", "vgg11-digits-smoke")
+    check(call_nsopt(*worker, "--study=vgg11"), "no study 'vgg11' to work on", NAME)
     other = folder_with(tmp_path / "other", None, images=20)
-    options = ("--study=vgg11-digits-smoke", f"--data=folder:{other}")
-    check(call_nsopt(*worker, *options), "differs here from the images of vgg11-digits-smoke")
+    options = (f"--study={NAME}", f"--data=folder:{other}")
+    check(call_nsopt(*worker, *options), f"differs here from the images of {NAME}")
     assert (tmp_path / "study.db").read_bytes() == before
 
 
@@ -289,7 +290,7 @@ def test_a_disk_that_is_full_when_a_network_is_kept(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    study = ("study", *ONE_POINT, "--per-class=20", f"--out={tmp_path}")
+    study = ("study", *ONE_POINT, f"--out={tmp_path}")
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         check(call_nsopt(*study), "the disk is full: make room and run the same command again")

@@ -205,7 +205,10 @@ def test_a_loader_gives_its_epochs_in_other_orders() -> None:
     assert torch.equal(torch.cat(first).sort(dim=0).values, torch.cat(second).sort(dim=0).values)
 
 
-def test_the_example_of_a_task_of_ones_own_runs() -> None:
+def test_the_example_of_a_task_of_ones_own_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a search of few steps."""
+    whole, few = nsopt.SearchSettings, {"prune_every": 1, "filters_per_step": 16}
+    monkeypatch.setattr(nsopt, "SearchSettings", lambda **own: whole(**own | few))
     path = REPOSITORY / "studies" / "denoising" / "denoising.py"
     spec = importlib.util.spec_from_file_location("denoising", path)
     example = importlib.util.module_from_spec(spec)

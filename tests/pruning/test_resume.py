@@ -117,7 +117,7 @@ def test_a_resumed_network_is_the_same_to_the_last_weight(few: ImageData, name: 
     each = SEARCH.updated(filters_per_step=sum(arch.base_widths) // 8)
     coarse = ImageSet(few.train.images[..., ::2, ::2], few.train.labels)
     splits = dataclasses.replace(few, train=coarse).split(0.1)
-    compute = Compute(torch.device("cpu"), bf16=True)
+    compute = Compute(torch.device("cpu"), bf16=name != "mobilenetv2")  # slow in bf16 on many CPUs
 
     def states(resume: dict | None = None) -> list[bytes]:
         """What a checkpoint would hold after every mini-batch."""

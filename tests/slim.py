@@ -1,0 +1,19 @@
+"""VGG11 with a quarter of its filters, which a command searches and trains in a moment."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from nsopt.models import vgg
+from tests.forked import run_module
+
+
+def slim_vgg11(patch: pytest.MonkeyPatch) -> None:
+    """Make the architecture `vgg11` of this process slim."""
+    patch.setattr(vgg, "_BASE_WIDTHS", tuple(width // 4 for width in vgg._BASE_WIDTHS))
+
+
+def run_slim(module: str, arguments: Sequence[str]) -> None:
+    """Be `python -m module arguments`, where `vgg11` is slim."""
+    slim_vgg11(pytest.MonkeyPatch())
+    run_module(module, arguments)
