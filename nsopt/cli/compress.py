@@ -113,7 +113,7 @@ def _print_table(title: str, result: "Compression") -> None:
     from rich.table import Table
 
     from nsopt.cli.console import console
-    from nsopt.reports.tables import short_number
+    from nsopt.reports.tables import format_ms, short_number
 
     table = Table(
         box=SIMPLE_HEAD,
@@ -134,6 +134,6 @@ def _print_table(title: str, result: "Compression") -> None:
             f"{row.test_accuracy:.2f}",
             short_number(row.cost["params"]),
             short_number(row.cost["macs"]),
-            f"{row.latency:.1f}",
+            "" if row.latency is None else format_ms(row.latency),
         )
     console.print(table)

@@ -74,7 +74,7 @@ def _print(measured: "list[Measured]") -> None:
     from nsopt.cli.console import console
     from nsopt.latency.sittings import distrust
     from nsopt.methods.registry import method_label
-    from nsopt.reports.tables import name_runtime, share
+    from nsopt.reports.tables import format_ms, name_runtime, share
 
     first = measured[0].latency
     runtime = name_runtime(first.runtime, first.torch_version)
@@ -88,8 +88,8 @@ def _print(measured: "list[Measured]") -> None:
             method_label(network.method),
             ", ".join(network.sizes),
             f"{latency.batch_size}",
-            f"{latency.median_ms:.2f}",
-            f"{latency.lower_quartile_ms:.2f} to {latency.upper_quartile_ms:.2f}",
+            format_ms(latency.median_ms),
+            f"{format_ms(latency.lower_quartile_ms)} to {format_ms(latency.upper_quartile_ms)}",
             share(latency.spread),
             share(latency.waited),
         )

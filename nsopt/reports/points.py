@@ -7,7 +7,7 @@ import pandas as pd
 from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
 from nsopt.reports.style import MethodStyle, method_styles
-from nsopt.reports.tables import size_of, with_deviation
+from nsopt.reports.tables import format_ms, size_of, with_deviation
 from nsopt.storage.schema import width_key
 
 
@@ -71,7 +71,7 @@ def _hover(trial: dict[str, Any], unit: str) -> str:
             f"<b>{method_label(trial['method'])}, {size_of(trial)}, seed {trial['seed']}</b>",
             f"widths {width_key(trial['widths'])}",
             f"{trial['params']:,} parameters, {trial['macs']:,} MACs",
-            f"{trial['latency_ms']:.2f} {unit}",
+            f"{format_ms(trial['latency_ms'])} {unit}",
             f"validation {trial['val_accuracy']:.2f} %, test {trial['test_accuracy']:.2f} %",
         ]
     )
@@ -87,7 +87,7 @@ def _hover_of_mean(group: pd.DataFrame, unit: str) -> str:
         [
             f"<b>{method_label(first['method'])}, {size_of(first)}, mean of {len(group)}</b>",
             f"{group['params'].mean():,.0f} parameters, {group['macs'].mean():,.0f} MACs",
-            f"{group['latency_ms'].mean():.2f} {unit}",
+            f"{format_ms(group['latency_ms'].mean())} {unit}",
             f"validation {validation} %, test {test} %",
         ]
     )

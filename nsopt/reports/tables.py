@@ -61,15 +61,20 @@ def size_of(row: Mapping[str, Any]) -> str:
     return size_label(row["budget"], row["metric"], ratio)
 
 
+def format_ms(milliseconds: float) -> str:
+    """Format `11.14`, or `0.068` below a millisecond."""
+    return f"{milliseconds:.{2 if milliseconds >= 1 else 3}f}"
+
+
 def measured_latency(row: Mapping[str, Any]) -> str:
     """Format the measured latency of a row, in milliseconds."""
-    return "not timed" if pd.isna(row["latency_ms"]) else f"{row['latency_ms']:.2f}"
+    return "not timed" if pd.isna(row["latency_ms"]) else format_ms(row["latency_ms"])
 
 
 def predicted_latency(row: Mapping[str, Any]) -> str:
     """Format the predicted latency of a row if its budget is one of latency; else ""."""
     predicted = row["cost"] if row["metric"] == LATENCY.name else row.get("cost_latency")
-    return "" if pd.isna(predicted) else f"{predicted:.2f}"
+    return "" if predicted is None or pd.isna(predicted) else format_ms(predicted)
 
 
 def binding_budget(row: Mapping[str, Any]) -> str:

@@ -24,7 +24,14 @@ from nsopt.reports.page import render
 from nsopt.reports.published import published_lines
 from nsopt.reports.results import LATENCY_COLUMNS, Results, read_results
 from nsopt.reports.style import log_axis, method_styles
-from nsopt.reports.tables import short_number, size_of, summary, with_deviation, write_csv
+from nsopt.reports.tables import (
+    format_ms,
+    short_number,
+    size_of,
+    summary,
+    with_deviation,
+    write_csv,
+)
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer
 from nsopt.scaling.law import PowerLaw
@@ -73,6 +80,10 @@ def results() -> Results:
         curves=pd.DataFrame({"method": ["uniform"], "epoch": [1], "train_loss": [0.5]}),
         searches={"search": [Iteration(Trajectory(widths, tau), law, (80, 30), 12.0)]},
     )
+
+
+def test_milliseconds_of_one_image_have_digits() -> None:
+    assert [format_ms(ms) for ms in (11.137, 0.0676)] == ["11.14", "0.068"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12))
