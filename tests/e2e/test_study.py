@@ -1,4 +1,4 @@
-"""The command, in processes of its own, on VGG11 and digits."""
+"""The command, in processes of its own, on a slim VGG11 and digits."""
 
 import json
 import platform
@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -18,21 +19,34 @@ import pytest
 
 from nsopt.cli.console import describe_rest
 from nsopt.reports.results import read_results
-from tests.conftest import call_nsopt, free_port, run_nsopt
+from tests.conftest import call_nsopt, free_port
 from tests.e2e.test_user_errors import check
-from tests.forked import Forked, start_nsopt
+from tests.forked import Forked
+from tests.slim import run_slim, slim_vgg11
 
 SHORT = (
-    *("--methods=uniform,neuralscale", "--ratios=0.02,0.03", "--seeds=2", "--epochs=1"),
+    *("--methods=uniform,neuralscale", "--ratios=0.08,0.12", "--seeds=2", "--epochs=1"),
     "--per-class=12",
-    *("--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=400", "--batch-size=16"),
+    *("--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=100", "--batch-size=16"),
     *("--precision=fp32", "--device=cpu"),
 )
 POINTS = 8
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _slim() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        slim_vgg11(patch)
+        yield
+
+
+def start(*arguments: str, module: str = "nsopt") -> Forked:
+    """Start the command in a process of its own."""
+    return Forked(run_slim, module, arguments)
+
+
 def run_short(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    done = run_nsopt(*SHORT, f"--out={out}", *more)
+    done = start(*SHORT, f"--out={out}", *more, module="nsopt.study").finish()
     assert done.returncode == 0, done.stderr + done.stdout
     return done
 
@@ -57,7 +71,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     done = run_short(out)
     assert f"report:  {out / 'report' / 'index.html'}" in done.stdout
-    assert "neuralscale 0.03x seed 1: validation" in done.stdout
+    assert "neuralscale 0.12x seed 1: validation" in done.stdout
     return out
 
 
@@ -87,12 +101,12 @@ def test_a_second_call_repeats_nothing_and_names_the_export(whole: Path, tmp_pat
 def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None:
     storage, out = f"--storage=sqlite:///{whole / 'study.db'}", tmp_path / "mine" / "network"
     study = "--study=vgg11-digits-12each-smoke/neuralscale"
-    done = call_nsopt("export", storage, study, "--ratio=0.03", kind, f"--out={out}")
+    done = call_nsopt("export", storage, study, "--ratio=0.12", kind, f"--out={out}")
     assert done.returncode == 0, done.stderr
     assert ("8-bit integers (Q" in done.stdout) == (kind == "--int8")
     of_file, stored = re.findall(r"\d+\.\d\d", done.stdout)[:2]
     best = read_results(f"sqlite:///{whole / 'study.db'}").outcomes.query(
-        "method == 'neuralscale' and ratio == 0.03"
+        "method == 'neuralscale' and ratio == 0.12"
     )
     assert of_file == stored == f"{best.loc[best['val_accuracy'].idxmax(), 'test_accuracy']:.2f}"
     assert [path.name for path in out.parent.iterdir()] == ["network"]
@@ -103,9 +117,9 @@ def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None
     [
         (
             (),
-            "choose a network with --ratio, --budget or --metric: stored are 0.02x",
+            "choose a network with --ratio, --budget or --metric: stored are 0.08x",
         ),
-        (("--ratio=0.5",), "stored are 0.02x, 0.03x"),
+        (("--ratio=0.5",), "stored are 0.08x, 0.12x"),
         (
             ("--study=vgg11-digits-12each-smoke/uniforn",),
             "did you mean 'vgg11-digits-12each-smoke/uniform'",
@@ -115,12 +129,12 @@ def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None
             "no network of vgg11-digits-12each-smoke/search is stored: run the study first",
         ),
         (
-            ("--ratio=0.03", "--artifacts=elsewhere"),
+            ("--ratio=0.12", "--artifacts=elsewhere"),
             "elsewhere does not contain the best network of vgg11-digits-12each-smoke/uniform, "
             f"stored at {platform.node()}:",
         ),
         (("--storage=sqlite:///nothing.db",), "nothing is stored at sqlite:///nothing.db"),
-        (("--ratio=0.03", "--data=folder:nowhere"), "nowhere"),
+        (("--ratio=0.12", "--data=folder:nowhere"), "nowhere"),
         (("--format=onx",), "onnx"),
         (("--format=pt2", "--int8=true"), "--int8 is for --format onnx, and reads the images"),
     ],
@@ -160,7 +174,7 @@ def interrupt_when(
 
     It is stopped while its trials are counted, so that none of them ends before the signal.
     """
-    process = start_nsopt(*SHORT, f"--out={out}", module="nsopt.study")
+    process = start("study", *SHORT, f"--out={out}")
     database = out / "study.db"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
@@ -196,7 +210,7 @@ def test_killed_anywhere_the_same_command_finishes(whole: Path, tmp_path: Path) 
 
 
 def test_two_commands_at_once_run_every_point_once(whole: Path, tmp_path: Path) -> None:
-    both = [start_nsopt(*SHORT, f"--out={tmp_path}", module="nsopt.study") for _ in range(2)]
+    both = [start("study", *SHORT, f"--out={tmp_path}") for _ in range(2)]
     done = [process.finish() for process in both]
     assert [each.returncode for each in done] == [0, 0], done
     assert count(tmp_path / "study.db", "COMPLETE") == POINTS + 1
@@ -207,14 +221,14 @@ def test_two_commands_at_once_run_every_point_once(whole: Path, tmp_path: Path) 
 
 def test_report_is_written_anew_from_storage_alone(whole: Path, tmp_path: Path) -> None:
     storage = f"sqlite:///{whole / 'study.db'}"
-    done = run_nsopt("report", f"--storage={storage}", f"--out={tmp_path}", module="nsopt")
+    done = start("report", f"--storage={storage}", f"--out={tmp_path}").finish()
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "index.html").read_text() == (whole / "report/index.html").read_text()
 
 
 @pytest.mark.parametrize("module", ["nsopt", "nsopt.study"])
 def test_help_is_there(module: str) -> None:
-    done = run_nsopt("--help", module=module)
+    done = start("--help", module=module).finish()
     assert done.returncode == 0
     assert "Compare scaling methods at equal budgets" in done.stdout
 
@@ -235,9 +249,9 @@ def test_every_study_has_a_note_and_figures_for_the_dashboard(whole: Path) -> No
 def test_dashboard_serves_the_studies_on_loopback(whole: Path) -> None:
     port, storage = free_port(), f"sqlite:///{whole / 'study.db'}"
     options = ("dashboard", f"--storage={storage}", f"--port={port}")
-    with start_nsopt(*options) as process:
+    with start(*options) as process:
         studies = studies_served(f"http://127.0.0.1:{port}/api/studies", process)
-        busy = start_nsopt(*options).finish()
+        busy = start(*options).finish()
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
     methods = {study["study_name"].split("/")[1] for study in studies}
@@ -271,7 +285,7 @@ def test_a_dashboard_that_cannot_be_served_says_why(
     whole: Path, options: list[str], part: str
 ) -> None:
     storage = [] if "--storage" in options[0] else [f"--storage=sqlite:///{whole / 'study.db'}"]
-    done = run_nsopt("dashboard", *storage, *options, module="nsopt")
+    done = start("dashboard", *storage, *options).finish()
     assert done.returncode == 2
     assert part in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -295,7 +309,7 @@ def test_latency_is_measured_again_and_reported(whole: Path, tmp_path: Path) -> 
 
 def test_widths_of_any_method_and_beyond_the_record(whole: Path) -> None:
     storage = f"--storage=sqlite:///{whole / 'study.db'}"
-    asked = ("widths", storage, "--ratios=0.02,4", "--json")
+    asked = ("widths", storage, "--ratios=0.08,4", "--json")
     small, large = json.loads(call_nsopt(*asked).stdout)
     assert large["beyond_record"] > 1
     assert small["beyond_record"] is None or small["beyond_record"] < 1
