@@ -87,9 +87,9 @@ def test_the_examples_of_a_page_run_in_their_order(page: Path, tmp_path: Path) -
 def run_examples(page: Path) -> None:
     """Run all Python of a page, as if pasted into one session, on few images.
 
-    VGG11 is a quarter as wide, and a compression searches and trains briefly.
+    VGG11 is an eighth as wide, and a compression searches and trains briefly.
     """
-    digits = first_digits(100, 30)
+    digits = first_digits(100, 20)
     patch = pytest.MonkeyPatch()
     patch.setattr(nsopt, "load_data", lambda name: digits if name == "digits" else coloured(digits))
     patch.setattr(nsopt, "get_architecture", narrow_architecture)
@@ -105,7 +105,7 @@ def narrow_architecture(name: str, **shape: int) -> Architecture:
     arch = get_architecture(name, **shape)
     if not isinstance(arch, TableArchitecture):
         return arch
-    return dataclasses.replace(arch, base_widths=tuple(w // 4 for w in arch.base_widths))
+    return dataclasses.replace(arch, base_widths=tuple(w // 8 for w in arch.base_widths))
 
 
 def coloured(data: ImageData) -> ImageData:

@@ -25,16 +25,18 @@ from nsopt.reports.results import read_results
 from nsopt.storage import opening, queue, servers
 from nsopt.storage.trials import read_worker
 from tests.conftest import free_port, run_nsopt
-from tests.forked import Forked, run_module, start_nsopt
+from tests.forked import Forked, start_nsopt
+from tests.slim import run_slim
 
 NAME = "vgg11-digits-60each-smoke"
 STUDY = (
-    *("--methods=uniform,neuralscale", "--ratios=0.04,0.06", "--seeds=2", "--epochs=4"),
-    "--per-class=60",
-    *("--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=400", "--batch-size=32"),
-    *("--precision=fp32", "--device=cpu"),
+    *("--seeds=2", "--per-class=60", "--batch-size=32", "--precision=fp32", "--device=cpu"),
+    *("--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=100"),
 )
-POINTS = {(m, r, s) for m in ("uniform", "neuralscale") for r in (0.04, 0.06) for s in range(2)}
+
+
+def points_at(ratios: Sequence[float], *methods: str) -> set[tuple[str, float, int]]:
+    return {(method, ratio, seed) for method in methods for ratio in ratios for seed in range(2)}
 
 
 def program(name: str) -> str:
@@ -97,7 +99,7 @@ def server() -> Iterator[Server]:
 
 
 def run_impatiently(arguments: Sequence[str]) -> None:
-    """Be the command, and miss the heartbeats of others sooner."""
+    """Be the command on a slim VGG11, and miss the heartbeats of others sooner."""
     patch = pytest.MonkeyPatch()
     for module, name, seconds in (
         (opening, "HEARTBEAT_SECONDS", 1),
@@ -106,7 +108,7 @@ def run_impatiently(arguments: Sequence[str]) -> None:
         (servers, "DEAD_AFTER_SECONDS", 3),
     ):
         patch.setattr(module, name, seconds)
-    run_module("nsopt", arguments)
+    run_slim("nsopt", arguments)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -164,10 +166,14 @@ def assert_each_point_once(storage: BaseStorage, expected: Collection[tuple]) ->
 def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
     join = ("worker", f"--storage={server.url}", f"--study={NAME}", f"--out={tmp_path / 'more'}")
     storage = opening.open_storage(server.url)
+    expected = points_at([0.16, 0.24], "uniform", "neuralscale")
     with contextlib.ExitStack() as stack:
-        command = ("study", *STUDY, f"--storage={server.url}", f"--out={tmp_path / 'out'}")
+        command = (
+            *("study", "--methods=uniform,neuralscale", "--ratios=0.16,0.24", "--epochs=3"),
+            *(*STUDY, f"--storage={server.url}", f"--out={tmp_path / 'out'}"),
+        )
         main = stack.enter_context(Forked(run_impatiently, command))
-        wait_until(lambda: len(trials(storage)) == len(POINTS))
+        wait_until(lambda: len(trials(storage)) == len(expected))
         others = [stack.enter_context(Forked(run_impatiently, join)) for _ in range(3)]
         victims = {f"{platform.node()}:{process.pid}" for process in others[:2]}
         wait_until(lambda: stopped_in_a_trial(others[:2], victims, storage))
@@ -180,16 +186,16 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
         server.start()
         assert main.wait(timeout=200) == 0, main.written()
         assert others[2].wait(timeout=60) == 0, others[2].written()
-    assert_each_point_once(storage, POINTS)
+    assert_each_point_once(storage, expected)
     failed = in_state(storage, TrialState.FAIL)
     # Two processes may give a point back, each unsure whether its call came through the outage.
     dead = [trial for trial in failed if "duplicate_of" not in trial.user_attrs]
     assert {trial._trial_id for trial in dead} == left
     assert {read_worker(trial) for trial in dead} == victims
     assert len(dead) == 2
-    assert set(points(dead)) <= POINTS
+    assert set(points(dead)) <= expected
     results = read_results(server.url)
-    assert len(results.outcomes) == len(POINTS)
+    assert len(results.outcomes) == len(expected)
     assert (tmp_path / "out" / "report" / "index.html").is_file()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["artifacts", "report"]
 
@@ -214,11 +220,12 @@ def test_workers_may_share_a_proxy(tmp_path: Path) -> None:
     url = f"grpc://localhost:{port}"
     with start_nsopt("proxy", f"--storage={storage}", f"--port={port}") as proxy:
         options = ("--workers=2", f"--storage={url}", f"--out={tmp_path / 'out'}")
-        done = run_nsopt("--methods=uniform", *STUDY[1:], *options)
+        points = ("--methods=uniform", "--ratios=0.04,0.06", "--epochs=1")
+        done = run_nsopt(*points, *STUDY, *options)
         assert done.returncode == 0, done.stderr
         proxy.send_signal(signal.SIGTERM)
         assert proxy.wait(timeout=30) == 0
         assert proxy.written() == (f"serving {storage} at grpc://127.0.0.1:{port}\n", "")
-    uniform = {point for point in POINTS if point[0] == "uniform"}
-    assert_each_point_once(opening.open_storage(storage), uniform)
+    expected = points_at([0.04, 0.06], "uniform")
+    assert_each_point_once(opening.open_storage(storage), expected)
     assert (tmp_path / "out" / "report" / "index.html").is_file()
