@@ -1,6 +1,7 @@
 """A traced network, from which networks of other widths are cut or built."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,8 +14,8 @@ from nsopt.models.activations import PeakActivations
 from nsopt.models.tracing.groups import Dimension, Family, Units
 from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceError
 from nsopt.models.tracing.lifts import Lifts
-from nsopt.models.tracing.resize import copy_with_tensors, describe_shapes
-from nsopt.models.tracing.run import LabelledRun, tensors_of
+from nsopt.models.tracing.resize import copy_with_tensors, describe_shapes, replace_values
+from nsopt.models.tracing.run import LabelledRun, restore_modules, tensors_of
 
 FEWEST_SEEN = 2  # units of a group; a trace does not label dimensions of size 1
 
@@ -258,9 +259,7 @@ class TracedNetwork:
                 label[p] if isinstance(label, np.ndarray) and len(p) > 1 else None
                 for label, p in own
             )
-        model = self._build_with_shapes(
-            {name: [len(p) for p in picked] for name, picked in indices.items()}
-        )
+        shapes = {name: [len(p) for p in picked] for name, picked in indices.items()}
         of_atom, known = self.family.units.of_atom, len(self.family.units.of_atom)
 
         def same(one: Atoms, other: Atoms) -> bool:
@@ -268,7 +267,8 @@ class TracedNetwork:
             return bool((of_atom[one[old]] == of_atom[other[old]]).all())
 
         trace = Trace(count=known)
-        outputs = self.run(model, trace, labels, self.trace.choices, same)
+        with self._reshaped(shapes) as model:
+            outputs = self.run(model, trace, labels, self.trace.choices, same)
         self._check_outputs(outputs)
 
     def build_empty(self, widths: Atoms, device: str | None = None) -> nn.Module:
@@ -278,38 +278,52 @@ class TracedNetwork:
             widths: of the groups.
             device: of the network, None for the template's; `meta` needs no memory.
         """
+        shapes = self._shapes(widths)
+
+        def change(name: str, tensor: Tensor) -> Tensor:
+            return _make_empty(tensor, shapes[name], device)
+
+        model = copy_with_tensors(self.template, change)
+        self.describe(model)
+        return model
+
+    def _shapes(self, widths: Atoms) -> dict[str, list[int]]:
+        """Return the shapes of all tensors in a network of `widths`, by name."""
         sizes = self.family.sizes(widths)
-        shapes = {
+        return {
             name: [
                 int(sizes[self._dimension_of[name, axis]]) if n > 1 else n
                 for axis, n in enumerate(tensor.shape)
             ]
             for name, tensor in tensors_of(self.template).items()
         }
-        return self._build_with_shapes(shapes, device)
 
     def check_widths(self, widths: Atoms) -> None:
         """Raise TraceError if a network of `widths` does not run or its outputs change shape."""
-        labels = {name: (None,) * tensor.ndim for name, tensor in tensors_of(self.template).items()}
-        model = self.build_empty(widths)
-        outputs = LabelledRun(self.run.examples, self.run.modes)(model, Trace(), labels)
+        shapes = self._shapes(widths)
+        unlabelled: dict[str, Labels] = {name: (None,) * len(own) for name, own in shapes.items()}
+        with self._reshaped(shapes) as model:
+            outputs = self.run(model, Trace(), unlabelled)
         self._check_outputs(outputs)
 
     def _check_outputs(self, outputs: list[tuple[int, ...]]) -> None:
         if outputs != self.outputs:
             raise TraceError(f"the shape of the output changes from {self.outputs} to {outputs}")
 
-    def _build_with_shapes(
-        self, shapes: Mapping[str, Sequence[int]], device: str | None = None
-    ) -> nn.Module:
-        """Return a copy of the template with these shapes, whose values are not set."""
+    @contextmanager
+    def _reshaped(self, shapes: Mapping[str, Sequence[int]]) -> Iterator[nn.Module]:
+        """Give the template tensors of these shapes inside the block, which is faster than a copy.
 
-        def change(name: str, tensor: Tensor) -> Tensor:
-            return tensor.new_empty(shapes[name], device=device) if tensor.ndim else tensor.clone()
+        Their values are not set.
+        """
+        with restore_modules(self.template):
+            replace_values(self.template, lambda name, own: _make_empty(own, shapes[name]))
+            self.describe(self.template)
+            yield self.template
 
-        model = copy_with_tensors(self.template, change)
-        self.describe(model)
-        return model
+
+def _make_empty(tensor: Tensor, shape: Sequence[int], device: str | None = None) -> Tensor:
+    return tensor.new_empty(shape, device=device) if tensor.ndim else tensor.clone()
 
 
 def _get_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

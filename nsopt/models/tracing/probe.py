@@ -7,6 +7,7 @@ bisection finds the groups at fault among those whose channels the failing opera
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from nsopt.models.tracing.labels import Atoms, TraceError
 from nsopt.models.tracing.lifts import propose_numbers, propose_ties
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
+from nsopt.models.tracing.originals import copy_model
 
 Reasons = dict[int, str]  # by the index of a group
 
@@ -111,6 +113,7 @@ def find_narrowest(network: TracedNetwork) -> Atoms:
 
     Only powers of two and the base width are tried for each group.
     """
+    network = replace(network, template=copy_model(network.template))  # others may use it now
     base = np.array(network.family.widths, np.int64)
     rigid = np.array([group.rigid for group in network.family.groups])
     result = np.where(rigid, np.minimum(FEWEST_SEEN, base), 1)

@@ -142,12 +142,16 @@ def linear(
     "scaled_dot_product_attention _scaled_dot_product_flash_attention "
     "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_efficient_attention"
 )
-def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> None:
+def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *more: Any) -> None:
     """Join queries with keys. Their size is inexact, because it also scales the scores."""
     queries, keys, values = tracer.get(q), tracer.get(k), tracer.get(v)
     inner = tracer.join(queries[-1], keys[-1])
     tracer.mark_inexact(inner)
     lead = [tracer.join(*m) for m in zip(queries[:-2], keys[:-2], values[:-2], strict=True)]
+    for mask in tensors_in(more):
+        for d in range(3, min(mask.ndim, q.ndim) + 1):
+            if mask.shape[-d] > 1:
+                lead[2 - d] = tracer.join(lead[2 - d], tracer.get(mask)[-d])
     places = q.shape[-2] * k.shape[-2]
     sized = list(zip(lead, q.shape, strict=False))
     tracer.multiply(places, *sized, (inner, q.shape[-1]))
@@ -157,7 +161,7 @@ def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *_: 
     tracer.put(first, [*lead, queries[-2], values[-1]])
 
 
-@rule("_softmax", "_log_softmax")
+@rule("_softmax", "_log_softmax", "_safe_softmax")
 def softmax(tracer: Tracer, result: Tensor, x: Tensor, dim: int, *_: Any) -> None:
     """Mark the dimension as inexact, because the exponential of zero is not zero."""
     tracer.mark_inexact(tracer.get(x)[dim])

@@ -14,6 +14,12 @@ def copy_with_tensors(template: nn.Module, change: Callable[[str, Tensor], Tenso
     `change` takes the name and the tensor. Shared tensors are changed once and stay shared.
     """
     model = copy_model(template, shared=tensors_of(template).values())
+    replace_values(model, change)
+    return model
+
+
+def replace_values(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> None:
+    """Replace each parameter and buffer of `model` by a new one with the result of `change`."""
 
     def make(name: str, tensor: Tensor) -> Tensor:
         new = change(name, tensor.detach())
@@ -21,7 +27,6 @@ def copy_with_tensors(template: nn.Module, change: Callable[[str, Tensor], Tenso
         return nn.Parameter(new, tensor.requires_grad) if is_parameter else new
 
     replace_tensors(model, make)
-    return model
 
 
 def replace_tensors(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -69,21 +70,24 @@ class LabelledRun:
             TraceError: if the network does not run.
         """
         replay = None if choices is None else iter(choices)
-        shapes: list[tuple[int, ...]] = []
-        for training in self.modes:
-            counted = len(trace.products)
-            tracer = Tracer(trace, RULES, RESULTS, replay, same)
-            with _use_mode(model, training), _follow_modules(model, tracer), _hide_logs():
-                for name, tensor in tensors_of(model).items():
+        tracer = Tracer(trace, RULES, RESULTS, replay, same)
+        tensors = tensors_of(model)
+        outputs: list[Tensor] = []
+        with _follow_modules(model, tracer), _hide_logs():
+            for training in self.modes:
+                counted = len(trace.products)
+                for name, tensor in tensors.items():
                     tracer.declare(tensor, labels[name])
-                outputs = self._run_forward(model, tracer)
-            tracer.freeze(
-                "determines the shape of the output", *(a for t in outputs for a in tracer.get(t))
-            )
-            shapes = [tuple(tensor.shape) for tensor in outputs]
-            if training != self.modes[0]:
-                del trace.products[counted:]
-        return shapes
+                with restore_modules(model):
+                    model.train(training)
+                    outputs = self._run_forward(model, tracer)
+                tracer.freeze(
+                    "determines the shape of the output",
+                    *(label for tensor in outputs for label in tracer.get(tensor)),
+                )
+                if training != self.modes[0]:
+                    del trace.products[counted:]
+        return [tuple(tensor.shape) for tensor in outputs]
 
     def buffers(
         self, model: nn.Module, count: int, labels: Mapping[str, Labels], family: Family
@@ -110,7 +114,8 @@ class LabelledRun:
             ]
 
         recorder = BufferRecorder(sizes_of)
-        with _use_mode(model, False), _follow_modules(model, tracer), _hide_logs():
+        with restore_modules(model), _follow_modules(model, tracer), _hide_logs():
+            model.eval()
             for name, tensor in tensors_of(model).items():
                 tracer.declare(tensor, labels[name])
             self._run_forward(model, tracer, recorder)
@@ -122,7 +127,7 @@ class LabelledRun:
         with FakeTensorMode(allow_non_fake_inputs=True) as fake:
             inputs = tree_map_only(Tensor, fake.from_tensor, self.examples)
             try:
-                with RecurrentLayers(tracer), tracer, recorder or nullcontext():
+                with torch.no_grad(), RecurrentLayers(tracer), tracer, recorder or nullcontext():
                     if recorder:
                         recorder.take(inputs)
                     result = model(*inputs)
@@ -153,22 +158,20 @@ def _explain(error: Exception, tracer: Tracer) -> TraceError:
 
 
 @contextmanager
-def _use_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Use a mode inside the block; then restore all modes, buffers and tensor attributes."""
-    modes = {module: module.training for module in model.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    stores = [store for module in modes for store in (module._buffers, vars(module))]
-    held = [(s, {k: t for k, t in s.items() if isinstance(t, Tensor)}) for s in stores]
-    model.train(training)
+def restore_modules(model: nn.Module) -> Iterator[None]:
+    """Restore all attributes, parameters and buffers of modules after the block."""
+    stores = [
+        store
+        for module in model.modules()
+        for store in (vars(module), module._parameters, module._buffers)
+    ]
+    held = [(store, dict(store)) for store in stores]
     try:
         yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for store, tensors in held:
-            store.update(tensors)
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        for store, before in held:
+            store.clear()
+            store.update(before)
 
 
 @contextmanager

@@ -13,21 +13,24 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
 from torch.utils._mode_utils import no_dispatch
 
+_LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
-def _make_empty(like: Tensor, *sizes: int) -> Tensor:
+
+def _make_empty(
+    like: Tensor, *sizes: int, layout: torch.memory_format = torch.contiguous_format
+) -> Tensor:
     """Return an empty tensor of these sizes, by a shortcut if `like` is a fake tensor."""
     if not isinstance(like, FakeTensor):
         return like.new_empty(sizes)
     with no_dispatch():
-        return FakeTensor(
-            like.fake_mode, torch.empty(sizes, dtype=like.dtype, device="meta"), like.device
-        )
+        empty = torch.empty(sizes, dtype=like.dtype, device="meta", memory_format=layout)
+    return FakeTensor(like.fake_mode, empty, like.fake_device)
 
 
-def _view(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
-    """Return a view of a fake tensor directly from PyTorch's meta kernel.
+def _run_kernel(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
+    """Return the result of PyTorch's meta kernel, without the search for another one.
 
-    Other tensors, and fake ones whose values are known, take the usual way.
+    Tensors whose values are known take the usual way.
     """
     if not isinstance(x, FakeTensor) or x.constant is not None:
         return func(x, *args, **more)
@@ -38,23 +41,42 @@ def _view(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
     return [FakeTensor(x.fake_mode, each, x.fake_device) for each in result]
 
 
+def _view(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
+    """Return a view. That of a parameter or buffer is not fake either."""
+    if isinstance(x, FakeTensor):
+        return _run_kernel(func, x, *args, **more)
+    with no_dispatch():
+        return func(x, *args, **more)
+
+
 def _pointwise(func: Any, x: Any, *others: Any, **more: Any) -> Any:
-    """Return a result like `x` if the other arguments are numbers or tensors of its shape.
+    """Return a result like the largest tensor, if all others are numbers or broadcast to its shape.
 
     Operations whose names end with an underscore return `x` itself.
     """
-    if not isinstance(x, Tensor) or getattr(x, "constant", None) is not None:
-        return func(x, *others, **more)
+    operands = (x, *others, *more.values())
+    tensors = [o for o in operands if isinstance(o, Tensor)]
     in_place = func._schema.name.endswith("_")
-    alike = all(
-        o.shape == x.shape and o.dtype == x.dtype and o.is_contiguous()
-        if isinstance(o, Tensor)
-        else x.is_floating_point() or (in_place and isinstance(o, int))
-        for o in (*others, *more.values())
-    )
-    if not alike or not (x.is_floating_point() or in_place):
+    if not tensors or getattr(x, "constant", None) is not None:
         return func(x, *others, **more)
-    return x if in_place else _make_empty_like(x)
+    like = x if in_place else max(tensors, key=lambda tensor: (tensor.ndim, tensor.numel()))
+    alike = all(
+        _broadcasts(o.shape, like.shape)
+        and o.dtype == like.dtype
+        and (o is like or o.is_contiguous())
+        if isinstance(o, Tensor)
+        else like.is_floating_point() or (in_place and isinstance(o, int))
+        for o in operands
+    )
+    if not alike or not (like.is_floating_point() or in_place):
+        return func(x, *others, **more)
+    return x if in_place else _make_empty_like(like)
+
+
+def _broadcasts(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Return whether a tensor of shape `one` broadcasts to the shape `other`."""
+    sizes = zip(reversed(one), reversed(other), strict=False)
+    return len(one) <= len(other) and all(n in (1, size) for n, size in sizes)
 
 
 def _batch_of_products(func: Any, a: Tensor, b: Tensor) -> Any:
@@ -77,7 +99,35 @@ def _concatenation(func: Any, tensors: Sequence[Tensor], dim: int = 0) -> Any:
 
 
 def _make_empty_like(x: Tensor) -> Tensor:
-    return _make_empty(x, *x.shape) if x.is_contiguous() else torch.empty_like(x)
+    return _make_empty(x, *x.shape) if x.is_contiguous() else _run_kernel(torch.empty_like, x)
+
+
+def _empty(func: Any, sizes: Any, *args: Any, **more: Any) -> Any:
+    fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+    if args or fake is None:
+        return func(sizes, *args, **more)
+    with no_dispatch():
+        empty = func(sizes, **{**more, "device": "meta"})
+    return FakeTensor(fake, empty, torch.device(more.get("device") or "cpu"))
+
+
+def _device(func: Any, x: Tensor) -> Any:
+    return x.fake_device if isinstance(x, FakeTensor) else func(x)
+
+
+def _index(func: Any, x: Tensor, indices: Sequence[Tensor | None]) -> Any:
+    first = indices[0]
+    if len(indices) > 1 or first is None or first.dtype != torch.int64 or not x.is_contiguous():
+        return func(x, indices)
+    return _make_empty(x, *first.shape, *x.shape[1:])
+
+
+def _mean(func: Any, x: Tensor, dims: Any = None, keep: bool = False, **more: Any) -> Any:
+    if not (dims and x.is_contiguous() and x.is_floating_point()) or more:
+        return func(x, *(() if dims is None else (dims, keep)), **more)
+    gone = {d % x.ndim for d in dims}
+    sizes = [1 if d in gone else n for d, n in enumerate(x.shape) if keep or d not in gone]
+    return _make_empty(x, *sizes)
 
 
 def _convolution(
@@ -93,19 +143,41 @@ def _convolution(
     groups: int,
 ) -> Any:
     sizes: list[int] = []
+    layout = next((known for known in _LAYOUTS if x.is_contiguous(memory_format=known)), None)
     if len(stride) == len(padding) == len(dilation) == x.ndim - 2 == weight.ndim - 2:
         along = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
         sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in along]
     if (
         transposed
-        or not (x.is_contiguous() and weight.is_contiguous() and x.dtype == weight.dtype)
+        or not (layout and weight.is_contiguous() and x.dtype == weight.dtype)
         or min(sizes, default=0) < 1
         or x.shape[1] != groups * weight.shape[1]
         or len(weight) % groups
         or (bias is not None and bias.shape != weight.shape[:1])
     ):
         return func(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
-    return _make_empty(x, len(x), len(weight), *sizes)
+    return _make_empty(x, len(x), len(weight), *sizes, layout=layout)
+
+
+def _group_norm(
+    func: Any,
+    x: Tensor,
+    weight: Any,
+    bias: Any,
+    n: int,
+    channels: int,
+    places: int,
+    groups: int,
+    eps: float,
+) -> Any:
+    own = [p for p in (weight, bias) if isinstance(p, Tensor)]
+    if (
+        channels % groups
+        or x.shape[:2] != (n, channels)
+        or any(p.shape != (channels,) for p in own)
+    ):
+        return func(x, weight, bias, n, channels, places, groups, eps)
+    return _make_empty_like(x), _make_empty(x, n, groups), _make_empty(x, n, groups)
 
 
 def _batch_norm(_: Any, x: Tensor, *__: Any, **___: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,6 +210,7 @@ _VIEWS = (
     "view _unsafe_view t transpose permute expand slice select unsqueeze squeeze split "
     "split_with_sizes unbind detach"
 )
+_KERNELS = "clone empty_like _softmax _log_softmax"
 _POINTWISE = (
     "add add_ sub mul mul_ div relu relu_ sigmoid sigmoid_ tanh gelu silu silu_ hardtanh "
     "hardtanh_ hardswish hardswish_ hardsigmoid leaky_relu leaky_relu_"
@@ -146,10 +219,16 @@ RESULTS: dict[str, Callable[..., Any]] = {
     "convolution": _convolution,
     "native_batch_norm": _batch_norm,
     "native_layer_norm": _layer_norm,
+    "native_group_norm": _group_norm,
+    "index": _index,
+    "mean": _mean,
+    "empty": _empty,
+    "device": _device,
     "mm": _product,
     "addmm": _sum_and_product,
     "bmm": _batch_of_products,
     "cat": _concatenation,
+    **dict.fromkeys(_KERNELS.split(), _run_kernel),
     **dict.fromkeys(_VIEWS.split(), _view),
     **dict.fromkeys(_POINTWISE.split(), _pointwise),
 }

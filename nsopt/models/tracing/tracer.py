@@ -5,6 +5,8 @@ parameters and custom modules therefore need no special treatment.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -187,17 +189,17 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         self._last = (args, kwargs)
         self.trace.steps += 1
-        namespace, name = func._schema.name.split("::")
-        made = self._results.get(name)
+        signature = _read_signature(func)
+        made = self._results.get(signature.name)
         result = made(func, *args, **kwargs) if made else func(*args, **kwargs)
-        if namespace == "prim":
+        if signature.namespace == "prim":
             return result
-        self.operation = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+        self.operation = signature.operation
         rule = self._rules.get(self.operation)
-        if rule is None and _is_pointwise(func, self.operation):
+        if rule is None and signature.is_pointwise:
             rule = self._rules["pointwise"]
         if rule is not None:
-            rule(self, result, *_bind(func, args, kwargs))
+            rule(self, result, *signature.bind(args, kwargs))
             return result
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         labels = [label for tensor in inputs for label in self.get(tensor)]
@@ -216,10 +218,36 @@ def _is_pointwise(func: Any, name: str) -> bool:
     return any(torch.Tag.pointwise in overload.tags for overload in overloads)
 
 
-def _bind(func: Any, args: Any, kwargs: Any) -> list[Any]:
-    """Return the arguments in the order of the schema, with its defaults."""
-    bound = list(args)
-    for argument in func._schema.arguments[len(args) :]:
-        default = argument.default_value if argument.has_default_value() else None
-        bound.append(kwargs.get(argument.name, default))
-    return bound
+@dataclass(frozen=True)
+class _Signature:
+    """What the schema of an operation says, which is slow to read.
+
+    Attributes:
+        namespace: such as `aten`.
+        name: such as `add_`.
+        operation: the name without the underscore of operations in place.
+        is_pointwise: whether each element of the result depends on one of each argument.
+        defaults: of all arguments, by name.
+    """
+
+    namespace: str
+    name: str
+    operation: str
+    is_pointwise: bool
+    defaults: tuple[tuple[str, Any], ...]
+
+    def bind(self, args: Any, kwargs: Any) -> list[Any]:
+        """Return the arguments in the order of the schema, with its defaults."""
+        return [*args, *(kwargs.get(name, value) for name, value in self.defaults[len(args) :])]
+
+
+@cache
+def _read_signature(func: Any) -> _Signature:
+    namespace, name = func._schema.name.split("::")
+    in_place = name.endswith("_") and not name.endswith("__")
+    operation = name[:-1] if in_place else name
+    defaults = tuple(
+        (argument.name, argument.default_value if argument.has_default_value() else None)
+        for argument in func._schema.arguments
+    )
+    return _Signature(namespace, name, operation, _is_pointwise(func, operation), defaults)

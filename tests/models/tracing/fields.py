@@ -240,6 +240,29 @@ class Attending(nn.Module):
         return logits
 
 
+class Biased(nn.Module):
+    """Attention with any number of heads, whose scores get a bias of each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(6, 12 * 4) for _ in range(3))
+        self.bias, self.out = nn.Parameter(torch.randn(1, 12, 5, 5)), nn.Linear(12 * 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            each(x).unflatten(2, (-1, 4)).transpose(1, 2) for each in (self.q, self.k, self.v)
+        )
+        x = functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
+        logits: Tensor = self.out(x.transpose(1, 2).flatten(2).mean(1))
+        return logits
+
+
+class FixedBias(Biased):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias.requires_grad_(False)
+
+
 class Repeated(nn.Module):
     """A recurrent convolution, whose state begins as zeros like its input."""
 

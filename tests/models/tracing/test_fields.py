@@ -39,6 +39,8 @@ NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in 
     fields.Blurred: (torch.randn(2, 3, 11, 11), [12, 8]),
     fields.Frozen: (torch.randn(2, 3, 9, 9), [8, 24]),
     fields.Attending: (torch.randn(2, 5, 6), [8]),
+    fields.Biased: (torch.randn(2, 5, 6), [12]),
+    fields.FixedBias: (torch.randn(2, 5, 6), [12]),
     fields.Repeated: (torch.randn(2, 3, 9, 9), [8]),
     fields.Squeezed: (torch.randn(2, 3, 9, 9), [16, 16, 12]),
     fields.Mixed: (torch.randn(2, 3, 9, 9), [6, 16]),

@@ -1,0 +1,206 @@
+"""100 networks that no test names: how many end in a law, are exact, are exported?
+
+The networks are drawn at random, before anything else is done with them. A family is a module of
+timm or torchvision and the first word of a name in it. Drawn are 100 of the families of which the
+tests know no network; each by its smallest network, if it has fewer than 30 million parameters and
+computes something from two images (of 64 pixels a side, or else of the size it was made for).
+
+Each network runs in a process of its own, on one thread. Its row of `unseen_networks.csv` has what
+the checks of tests/models/tracing/checks.py say: `ok`, or the error. Networks with a row are not
+run again; delete the rows of those that should be.
+
+Needs the optional dependencies: pip install 'nsopt[benchmarks,export,timm]'.
+"""
+
+import argparse
+import csv
+import json
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+import nsopt
+from benchmarks.networks import outcome
+from nsopt.errors import NsoptError
+from nsopt.models.imported import network_factory
+from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.torchvision_import import import_torchvision
+from tests.models.tracing.checks import (
+    OtherProcess,
+    check_building,
+    check_costs,
+    check_exports,
+    check_pruning,
+    check_search,
+    randomise,
+)
+from tests.models.tracing.test_networks_exported import NETWORKS
+
+_TABLE = Path(__file__).with_suffix(".csv")
+_COLUMNS = (
+    *("network", "image", "parameters", "trace_s", "widths", "share", "law", "exact", "masked"),
+    *("reload", "export", "refusal"),
+)
+_CLASSES, _DRAWN, _LARGEST, _LIMIT_S = 10, 100, 30_000_000, 3600
+
+
+def draw() -> list[dict[str, Any]]:
+    """Return the names and image sizes of the networks."""
+    import_torchvision("ops")
+    import timm  # noqa: PLC0415  (optional, and only after torchvision)
+
+    models, families = import_torchvision("models"), defaultdict(list)
+    modules = {f"timm:{n}": timm.models._registry._model_to_module[n] for n in timm.list_models()}
+    modules |= {
+        f"torchvision:{n}": models.get_model_builder(n).__module__ for n in models.list_models()
+    }
+    for name, module in modules.items():
+        library, _, word = name.partition(":")
+        families[library, module, re.findall("[a-z]+", word)[0]].append(name)
+    sizes: dict[str, int] = {}
+    for names in families.values():
+        counted = {} if set(names) & NETWORKS.keys() else _count_parameters(names)
+        smallest = min(counted, key=lambda name: counted[name], default="")
+        if smallest and counted[smallest] < _LARGEST and (image := _find_image(smallest)):
+            sizes[smallest] = image
+    chosen = random.Random(0).sample(sorted(sizes), _DRAWN)
+    return [{"network": name, "image": sizes[name]} for name in chosen]
+
+
+def _count_parameters(names: list[str]) -> dict[str, int]:
+    counted = {}
+    for name in names:
+        try:
+            with torch.device("meta"):
+                counted[name] = sum(p.numel() for p in network_factory(name)(_CLASSES).parameters())
+        except Exception:  # it needs a download, or other arguments
+            continue
+    return counted
+
+
+def _find_image(name: str) -> int | None:
+    """Return the side of images from which a network computes something, or None."""
+    import timm  # noqa: PLC0415
+
+    config = timm.get_pretrained_cfg(name.partition(":")[2]) if name.startswith("timm:") else None
+    for size in (64, config.input_size[-1] if config else 224):
+        for device in ("meta", "cpu"):
+            try:
+                _compute(name, size, device)
+            except Exception:  # other sizes of images are wanted
+                continue
+            return size
+    return None
+
+
+def _compute(name: str, size: int, device: str) -> None:
+    with torch.device(device), torch.no_grad():
+        model, x = network_factory(name)(_CLASSES), torch.randn(2, 3, size, size)
+        for training in (False, True):
+            leaves = tree_leaves(model.train(training)(x))
+            assert any(isinstance(leaf, Tensor) for leaf in leaves)
+
+
+def make_row(word: str, size: int) -> dict[str, Any]:
+    """Return what the checks say about a network."""
+    make = network_factory(word)
+    nsopt.trace(network_factory("torchvision:resnet18")(_CLASSES), torch.randn(2, 3, 64, 64))
+    torch.manual_seed(0)
+    model, x = make(_CLASSES), torch.randn(2, 3, size, size)
+    row: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
+    start = time.process_time()
+    try:
+        arch = nsopt.trace(model, x, word)
+        arch.explain()
+    except NsoptError as error:
+        return row | {"trace_s": round(time.process_time() - start, 1), "refusal": str(error)}
+    row |= {"trace_s": round(time.process_time() - start, 1), "widths": len(arch.base_widths)}
+    row |= {"share": round(share_that_changes(arch), 2)}
+
+    def check_exact() -> None:
+        check_costs(arch, make(_CLASSES), arch.base_widths, x)
+        check_building(arch, x)
+
+    other = OtherProcess()
+    with tempfile.TemporaryDirectory() as folder:
+        checks: dict[str, Callable[[], object]] = {
+            "law": lambda: check_search(arch, x),
+            "exact": check_exact,
+            "masked": lambda: check_pruning(arch, model, x),
+            "reload": lambda: other.check_reload(arch, x, Path(folder)),
+            "export": lambda: check_exports(arch, model, x, Path(folder)),
+        }
+        for name, check in checks.items():
+            row[name] = outcome(check)
+            if name == "exact":
+                randomise(model)
+    other.end()
+    return row
+
+
+def share_that_changes(arch: TracedArchitecture) -> float:
+    """Return the share of the parameters that have a width that can change."""
+    family, named = arch.network.family, dict(arch.network.template.named_parameters())
+    changing = {d.tensor for d, f in zip(family.dimensions, family.factors, strict=True) if f.any()}
+    counts = {name: parameter.numel() for name, parameter in named.items()}
+    return sum(n for name, n in counts.items() if name in changing) / sum(counts.values())
+
+
+def fill_table() -> None:
+    """Run the networks of the table that have no results, each in its own process."""
+    with _TABLE.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        if row["trace_s"]:
+            continue
+        command = [sys.executable, __file__, row["network"], row["image"]]
+        try:
+            ended = subprocess.run(
+                command, check=False, capture_output=True, text=True, timeout=_LIMIT_S
+            )
+            row.update(json.loads(ended.stdout.splitlines()[-1]))
+        except (subprocess.TimeoutExpired, IndexError, ValueError) as error:
+            row.update({"trace_s": "-", "law": f"{type(error).__name__}: no result"})
+        print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+        write_table(rows)
+
+
+def write_table(rows: list[dict[str, Any]]) -> None:
+    with _TABLE.open("w", newline="") as file:
+        writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("network", nargs="?", help="run this network alone, and print its row")
+    parser.add_argument("image", nargs="?", type=int, default=64, help="the side of its images")
+    parser.add_argument("--draw", action="store_true", help="draw the networks anew")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # of other libraries
+    torch.set_num_threads(1)
+    if options.network:
+        print(json.dumps(make_row(options.network, options.image)))
+        return
+    if options.draw:
+        write_table(draw())
+    fill_table()
+
+
+if __name__ == "__main__":
+    main()
