@@ -84,7 +84,7 @@ def test_a_network_at_budgets_in_milliseconds_has_a_predicted_latency(
     assert row["binding"] == "latency"
     assert row["latency_ms"] <= 0.5
     assert arch.cost("latency")(row["widths"]) < row["cost_latency"] <= 0.5
-    assert predicted_latency(row) == f"{row['cost_latency']:.2f}"
+    assert predicted_latency(row) == f"{row['cost_latency']:.3f}"
 
 
 def test_widths_are_rounded_as_every_metric_asks() -> None:
