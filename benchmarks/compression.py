@@ -48,6 +48,7 @@ from nsopt.training.evaluation import accuracy_on
 
 _BATCHES = 5  # over which Torch-Pruning averages importance before a step
 _STEPS = 100  # to 5 % of the channels
+_REPEATS, _ROUNDS = 400, 20  # passes of each network in the end
 
 
 def prune_with_torch_pruning(dense: Dense, share: float, isomorphic: bool) -> torch.nn.Module:
@@ -160,7 +161,8 @@ def with_milliseconds(frame: pd.DataFrame, wholes: Sequence[Dense]) -> pd.DataFr
     fits = {name: len(arch.base_widths) for name, arch in archs.items()}
     distinct = [key for key in dict.fromkeys(keys) if len(key[1]) == fits[key[0]]]
     models = [archs[name].build(widths) for name, widths in distinct]
-    found = measure_latencies(models, wholes[0].arch.input_shape)
+    shape = wholes[0].arch.input_shape
+    found = measure_latencies(models, shape, repeats=_REPEATS, rounds=_ROUNDS)
     ms = {key: latency.median_ms for key, latency in zip(distinct, found, strict=True)}
     return frame.assign(ms=[ms.get(key) for key in keys])
 

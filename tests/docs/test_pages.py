@@ -223,10 +223,11 @@ def test_a_page_prints_the_answer_of_its_study(
     assert blocks(ROOT / page, "text")[shown].splitlines() == printed
 
 
-def test_the_figure_shows_the_numbers_of_its_study() -> None:
+@pytest.mark.parametrize("name", ["compression", "parameters"])
+def test_the_figure_shows_the_numbers_of_its_study(name: str) -> None:
     folder = ROOT / "docs" / "figures"
-    drawn = runpy.run_path(str(folder / "parameters.py"))["draw"]()
-    assert drawn == (folder / "parameters.svg").read_text()
+    drawn = runpy.run_path(str(folder / f"{name}.py"))["draw"]()
+    assert drawn == (folder / f"{name}.svg").read_text()
 
 
 def test_every_figure_of_the_gallery_is_drawn_by_its_code() -> None:
