@@ -15,7 +15,7 @@ from nsopt.files import cache_folder
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import check
-from tests.latency.brief import learn_briefly
+from tests.latency.brief import learn_briefly, time_by_processor
 
 MODULE = """
 from torch import nn
@@ -136,6 +136,7 @@ def narrower(num_classes: int) -> nn.Module:
 def test_a_budget_in_milliseconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The study keeps the latency model, and goes on with it."""
     learn_briefly(monkeypatch)
+    time_by_processor(monkeypatch)
     study = (
         *("study", "--arch=mynets:small", "--methods=uniform,neuralscale-latency", "--epochs=1"),
         *("--metric=latency", "--ratios=3", *SHORT, f"--out={tmp_path}"),
