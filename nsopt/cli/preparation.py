@@ -128,16 +128,14 @@ def prepare(
         return with_precision(task, workspace), workspace
 
 
-def choose_timing(timing: TimingOptions, default: Runtime = TORCH) -> Runtime:
-    """Return what times networks, with batches of so many images.
-
-    default: without an option for the one or the other.
+def choose_timing(timing: TimingOptions) -> Runtime:
+    """Return what times networks, with batches of so many images; by default PyTorch.
 
     Raises:
         NsoptError: if it is missing here, or for two of them.
     """
-    runtime = read_runtime(timing) or default
-    return with_batch_size(runtime, timing.latency_batch_size or default.batch_size)
+    runtime = read_runtime(timing) or TORCH
+    return with_batch_size(runtime, timing.latency_batch_size or TORCH.batch_size)
 
 
 def read_runtime(timing: RuntimeOptions) -> Runtime | None:
