@@ -14,7 +14,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 from nsopt.models.registry import table_architecture
-from tests.forked import start_nsopt
+from tests.forked import read_files_once, start_nsopt
 
 if TYPE_CHECKING:
     from nsopt.data.images import ImageData
@@ -129,12 +128,9 @@ def _latencies_of_few_passes() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _migrations_are_read_once() -> Iterator[None]:
-    """Optuna reads all migrations of its tables whenever it opens a database."""
-    import alembic.util
-
+def _files_are_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alembic.util, "load_python_file", cache(alembic.util.load_python_file))
+        read_files_once(patch)
         yield
 
 

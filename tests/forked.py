@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +28,7 @@ _SERVER.set_forkserver_preload(
         *("sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection"),
         *("alembic.command", "optuna.storages._rdb.models", "sqlalchemy.dialects.sqlite"),
         *("optuna_dashboard", "plotly.graph_objects", "plotly.io", "rich._emoji_codes"),
+        "tests.warm",
     ]
 )
 
@@ -99,6 +101,15 @@ class Forked:
         """Wait for the end, or kill the process after `timeout` s; return its code and output."""
         with self:
             return subprocess.CompletedProcess([], self.wait(timeout), *self.written())
+
+
+def read_files_once(patch: pytest.MonkeyPatch) -> None:
+    """Optuna reads all migrations of its tables whenever it opens a database."""
+    import alembic.util
+    import sklearn.datasets
+
+    patch.setattr(alembic.util, "load_python_file", cache(alembic.util.load_python_file))
+    patch.setattr(sklearn.datasets, "load_digits", cache(sklearn.datasets.load_digits))
 
 
 def start_nsopt(*arguments: str, module: str = "nsopt", **place: Any) -> Forked:

@@ -37,8 +37,9 @@ def publish(results: Results, url: str) -> None:
     from optuna_dashboard import save_note, save_plotly_graph_object  # noqa: PLC0415
 
     front, widths = draw_pareto(pareto_info(results)), draw_widths(widths_info(results))
+    outcomes = describe_outcomes(results)
     for method, study in load_studies(open_storage(url), results.name).items():
-        save_note(study, note(results, method))
+        save_note(study, note(results, method, outcomes))
         if method in results.searches:
             metric = results.searches[method][-1].metric
             law = _as_card(draw_law(law_info(results, method), metric))
@@ -58,18 +59,19 @@ def _as_card(law: go.Figure) -> go.Figure:
     return law.update_layout(height=_CARD_HEIGHT, margin={"t": 60, "b": 60})
 
 
-def note(results: Results, method: str) -> str:
-    """Return a note in Markdown about one study of a comparison."""
+def note(results: Results, method: str, outcomes: str) -> str:
+    """Return a note in Markdown about one study of a comparison.
+
+    outcomes: those of `describe_outcomes`, for studies of methods.
+    """
     preset = str(results.settings.get("preset", ""))
     searching = schema.is_search(method)
     subject = schema.search_label(method) if searching else method_label(method)
     parts = [
         f"# {plain_text(results.name)}: {plain_text(subject)}",
         get_preset(preset, results.task.data).question,
-        *([] if searching else [plain_text(verdict) for verdict in answer(results)]),
-        *([] if searching else [plain_text(doubt_latencies(results))]),
+        _descent(results, method) if searching else outcomes,
         protocol_text(results.settings, "search" if searching else "training"),
-        _descent(results, method) if searching else _outcomes(results),
     ]
     if preset != "paper":
         parts.append("A short protocol: no network is trained to convergence.")
@@ -98,7 +100,8 @@ def serve(url: str, host: str, port: int, artifacts: Path | None) -> None:
     optuna_dashboard.run_server(storage, host=host, port=port, artifact_store=store)
 
 
-def _outcomes(results: Results) -> str:
+def describe_outcomes(results: Results) -> str:
+    """Return the answer of a comparison and its numbers, in Markdown."""
     rows = [
         (
             size_of(row),
@@ -113,7 +116,9 @@ def _outcomes(results: Results) -> str:
         for row in summary(results).to_dict("records")
     ]
     names = ("size", "method", "n", "parameters", "MACs", "ms", "validation %", "test %")
-    return _ABOVE_OUTCOMES + markdown_table(names, rows)
+    sentences = [*map(plain_text, answer(results)), plain_text(doubt_latencies(results))]
+    table = _ABOVE_OUTCOMES + markdown_table(names, rows)
+    return "\n\n".join(filter(None, [*sentences, table]))
 
 
 def _descent(results: Results, search: str) -> str:

@@ -50,14 +50,15 @@ def run_guide(file: Path) -> None:
 
 
 def small_architecture(name: str, num_classes: int = 10, in_channels: int = 3) -> Architecture:
-    """VGG11 a quarter as wide, or torchvision's ResNet18 with half its blocks."""
+    """VGG11 a quarter as wide, or torchvision's ResNet18 half as wide and deep."""
     if name == "vgg11":
         arch = table_architecture(name, num_classes=num_classes, in_channels=in_channels)
         return dataclasses.replace(arch, base_widths=tuple(w // 4 for w in arch.base_widths))
     assert name == "torchvision:resnet18"
     resnet = import_torchvision("models").resnet
-    network = resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes)
-    return nsopt.trace(network, torch.randn(2, in_channels, 32, 32))
+    example = torch.randn(2, in_channels, 32, 32)
+    whole = nsopt.trace(resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes), example)
+    return nsopt.trace(whole.build([width // 2 for width in whole.base_widths]), example)
 
 
 def test_the_reference_has_all_public_names() -> None:

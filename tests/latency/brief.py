@@ -1,19 +1,24 @@
-"""Latencies of few passes, and models learned in a second from few and short measurements."""
+"""Measurements of few passes, and latency models learned in a second from few of them."""
 
 import time
 from types import SimpleNamespace
 
 import pytest
 
+from nsopt.compute import memory
 from nsopt.latency import kernel_times, learn, measured_budget, runtime
 from nsopt.study import timing
+from nsopt.training import step
 
 
 def measure_briefly(patch: pytest.MonkeyPatch) -> None:
-    """Time the networks of a study with few passes."""
-    for name, few in {"_WARMUP": 2, "_REPEATS": 4, "_ROUNDS": 2}.items():
+    """Time the networks of a study with few passes, and one step of training. The gaps between
+    blocks of memory that are left alone may be larger."""
+    for name, few, more in (("_WARMUP", 1, 4), ("_REPEATS", 2, 8), ("_ROUNDS", 2, 4)):
         patch.setattr(timing, name, few)
-        patch.setattr(measured_budget, name, 2 * few)
+        patch.setattr(measured_budget, name, more)
+    patch.setattr(step, "_TIMED", 1)
+    patch.setattr(memory, "_SMALLEST_GAP", 2**20)
 
 
 def learn_briefly(patch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from nsopt.reports.accuracy import (
     pareto_info,
     pareto_mask,
 )
-from nsopt.reports.dashboard import note
+from nsopt.reports.dashboard import describe_outcomes, note
 from nsopt.reports.law import draw_law, law_info
 from nsopt.reports.page import render
 from nsopt.reports.published import published_lines
@@ -345,25 +345,27 @@ def test_a_report_on_nothing_says_so(tmp_path: Path) -> None:
 
 
 def test_notes_tell_question_protocol_and_numbers(results: Results) -> None:
-    text = note(results, "neuralscale")
+    text = note(results, "neuralscale", describe_outcomes(results))
     assert "Too short to rank methods." in text
     assert "**Protocol** (smoke): epochs 3" in text
     row = "| 0.25x | Uniform | 2 | 990 | 0.01 M | 1.00 | 51.50 ± 0.71 | 50.50 ± 0.71 |"
     assert row in text.splitlines()
     assert "A short protocol" in text
-    assert "| 1 | 90-36 | 7 | 1 |" in note(results, "search")
+    assert "| 1 | 90-36 | 7 | 1 |" in note(results, "search", "")
 
 
 def test_notes_escape_what_users_named(results: Results) -> None:
-    assert "net-&lt;b&gt;data&lt;/b&gt;-smoke" in note(results, "uniform")
-    assert "<b>" not in note(results, "uniform")
+    text = note(results, "uniform", describe_outcomes(results))
+    assert "net-&lt;b&gt;data&lt;/b&gt;-smoke" in text
+    assert "<b>" not in text
 
 
 def test_notes_answer_in_the_words_of_the_terminal(results: Results) -> None:
     verdicts = [str(verdict) for verdict in answer(results)]
     assert len(verdicts) == 2
-    assert all(verdict in note(results, "uniform") for verdict in verdicts)
-    assert all(verdict not in note(results, "search") for verdict in verdicts)
+    outcomes = describe_outcomes(results)
+    assert all(verdict in note(results, "uniform", outcomes) for verdict in verdicts)
+    assert all(verdict not in note(results, "search", outcomes) for verdict in verdicts)
 
 
 def test_names_of_studies_add_no_code_to_the_page(results: Results) -> None:

@@ -18,7 +18,7 @@ from nsopt.latency.measure import Latency
 from nsopt.latency.runtime import Runtime
 from nsopt.latency.sittings import choose_latencies
 from nsopt.progress import Silent
-from nsopt.reports.dashboard import note
+from nsopt.reports.dashboard import describe_outcomes
 from nsopt.storage import schema, trials
 from nsopt.storage.queue import claim, run
 from nsopt.study import compare, timing, worker
@@ -286,7 +286,7 @@ def test_the_calmest_complete_sitting_counts_in_tables_and_for_new_trials(
         schema.write_latency(study, schema.read_width_key(key), {}, again)
         results = results_at(place)
         assert set(results.outcomes["latency_ms"]) == {counts}
-        assert f"| {counts:.2f} |" in note(results, "uniform")
+        assert f"| {counts:.2f} |" in describe_outcomes(results)
     session = Session(one.task, place, CPU, Silent())
     (found,) = find_latencies(session, [(study, schema.read_width_key(key))])
     assert found.median_ms == 11.0
