@@ -5,9 +5,10 @@ timm or torchvision and the first word of a name in it. Drawn are 100 of the fam
 tests know no network; each by its smallest network, if it has fewer than 30 million parameters and
 computes something from two images (of 64 pixels a side, or else of the size it was made for).
 
-Each network runs in a process of its own, on one thread. Its row of `unseen_networks.csv` has what
-the checks of tests/models/tracing/checks.py say: `ok`, or the error. Networks with a row are not
-run again; delete the rows of those that should be.
+Each network runs in a process of its own, on one thread: a copy of a process that has imported
+everything. Its row of `unseen_networks.csv` has what the checks of tests/models/tracing/checks.py
+say: `ok`, or the error. Networks with results are not run again; delete the results of those that
+should be.
 
 Needs the optional dependencies: pip install 'nsopt[benchmarks,export,timm]'.
 """
@@ -15,28 +16,30 @@ Needs the optional dependencies: pip install 'nsopt[benchmarks,export,timm]'.
 import argparse
 import csv
 import json
+import multiprocessing
 import random
 import re
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import nsopt
 from benchmarks.networks import outcome
 from nsopt.errors import NsoptError
 from nsopt.models.imported import network_factory
+from nsopt.models.onnx import export_to_onnx
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.torchvision_import import import_torchvision
 from tests.models.tracing.checks import (
@@ -115,10 +118,9 @@ def _compute(name: str, size: int, device: str) -> None:
             assert any(isinstance(leaf, Tensor) for leaf in leaves)
 
 
-def make_row(word: str, size: int) -> dict[str, Any]:
+def make_row(word: str, size: int, other: OtherProcess) -> dict[str, Any]:
     """Return what the checks say about a network."""
     make = network_factory(word)
-    nsopt.trace(network_factory("torchvision:resnet18")(_CLASSES), torch.randn(2, 3, 64, 64))
     torch.manual_seed(0)
     model, x = make(_CLASSES), torch.randn(2, 3, size, size)
     row: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
@@ -135,7 +137,6 @@ def make_row(word: str, size: int) -> dict[str, Any]:
         check_costs(arch, make(_CLASSES), arch.base_widths, x)
         check_building(arch, x)
 
-    other = OtherProcess()
     with tempfile.TemporaryDirectory() as folder:
         checks: dict[str, Callable[[], object]] = {
             "law": lambda: check_search(arch, x),
@@ -148,7 +149,6 @@ def make_row(word: str, size: int) -> dict[str, Any]:
             row[name] = outcome(check)
             if name == "exact":
                 randomise(model)
-    other.end()
     return row
 
 
@@ -164,19 +164,44 @@ def fill_table() -> None:
     """Run the networks of the table that have no results, each in its own process."""
     with _TABLE.open(newline="") as file:
         rows = list(csv.DictReader(file))
+    warm_up()
+    other = OtherProcess()
     for row in rows:
         if row["trace_s"]:
             continue
-        command = [sys.executable, __file__, row["network"], row["image"]]
-        try:
-            ended = subprocess.run(
-                command, check=False, capture_output=True, text=True, timeout=_LIMIT_S
-            )
-            row.update(json.loads(ended.stdout.splitlines()[-1]))
-        except (subprocess.TimeoutExpired, IndexError, ValueError) as error:
-            row.update({"trace_s": "-", "law": f"{type(error).__name__}: no result"})
+        row.update(run_apart(row["network"], int(row["image"]), other))
+        if row["reload"] != "ok":  # then it may have ended
+            other = OtherProcess()
         print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
         write_table(rows)
+    other.end()
+
+
+def warm_up() -> None:
+    """Import what a network needs, so that its own process takes no time for that."""
+    for word in ("timm:test_convnext", "torchvision:resnet18"):
+        model, x = network_factory(word)(_CLASSES), torch.randn(2, 3, 64, 64)
+        nsopt.trace(model, x)
+    import_module("sklearn.linear_model")
+    with tempfile.TemporaryDirectory() as folder:
+        export_to_onnx(nn.Conv2d(3, 1, 1), x, {}, Path(folder) / "network.onnx")
+
+
+def run_apart(word: str, size: int, other: OtherProcess) -> dict[str, Any]:
+    """Return the row of a network, made in a copy of this process."""
+    apart = multiprocessing.get_context("fork")
+    receiver, sender = apart.Pipe(duplex=False)
+    process = apart.Process(target=lambda: sender.send(make_row(word, size, other)))
+    process.start()
+    sender.close()
+    try:
+        ended = receiver.poll(_LIMIT_S)
+        return receiver.recv() if ended else {"trace_s": "-", "law": "no end within an hour"}
+    except EOFError:
+        return {"trace_s": "-", "law": "the process died"}
+    finally:
+        process.kill()
+        process.join()
 
 
 def write_table(rows: list[dict[str, Any]]) -> None:
@@ -195,7 +220,8 @@ def main() -> None:
     warnings.simplefilter("ignore")  # of other libraries
     torch.set_num_threads(1)
     if options.network:
-        print(json.dumps(make_row(options.network, options.image)))
+        warm_up()
+        print(json.dumps(make_row(options.network, options.image, OtherProcess())))
         return
     if options.draw:
         write_table(draw())
