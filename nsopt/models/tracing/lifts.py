@@ -71,8 +71,8 @@ def propose_numbers(
 ) -> Iterator[Lifts]:
     """Yield numbers that may be sizes of these groups: all of a module type, then each name alone.
 
-    All modules of one type are expected to use a number alike. If it may be the size of several
-    tensors, those with the same name in every module are preferred.
+    All modules of a type use a number alike, so one is proposed for all of them. If it may be the
+    size of several tensors, it follows those with the same name in every module.
 
     Args:
         template: the traced network.
@@ -81,28 +81,27 @@ def propose_numbers(
         known: lifts that the network has already.
     """
     modules = dict(template.named_modules())
-    found: dict[type[nn.Module], dict[str, str]] = {}
+    followed: dict[type[nn.Module], dict[str, str]] = {}  # tensors, by the names of numbers
     for group in groups:
         for number in _find_numbers(modules, family, group):
-            followed = found.setdefault(type(modules[number.path]), {})
-            followed.setdefault(number.name, _name_within(number))
-    for kind, names in found.items():
-        same = [
+            tensors = followed.setdefault(type(modules[number.path]), {})
+            tensors.setdefault(number.name, _name_within(number))
+    for kind, tensors in followed.items():
+        alike = [
             number
             for group in range(len(family.groups))
             for number in _find_numbers(modules, family, group)
             if type(modules[number.path]) is kind and number not in known.numbers
         ]
-        alike_first = sorted(same, key=lambda n: _name_within(n) != names.get(n.name))
-        for some in (set(names), *({name} for name in sorted(names) if len(names) > 1)):
-            chosen = {(n.path, n.name): n for n in reversed(alike_first) if n.name in some}
+        alike.sort(key=lambda number: _name_within(number) != tensors.get(number.name))
+        each = [{name} for name in sorted(tensors)] if len(tensors) > 1 else []
+        for names in (set(tensors), *each):
+            chosen: dict[tuple[str, str], Number] = {}
+            for number in alike:
+                if number.name in names:
+                    chosen.setdefault((number.path, number.name), number)
             if chosen:
                 yield Lifts(numbers=tuple(chosen.values()))
-
-
-def _name_within(number: Number) -> str:
-    """Return the name of a number's tensor, relative to the module that stores the number."""
-    return number.tensor.removeprefix(f"{number.path}.")
 
 
 def propose_ties(
@@ -136,11 +135,15 @@ def propose_ties(
 def _find_numbers(modules: dict[str, nn.Module], family: Family, group: int) -> Iterator[Number]:
     """Yield integer attributes equal to a group's width, or to the size of one of its dimensions.
 
-    Only modules count whose children hold tensors of the group.
+    Only the modules that hold tensors of the group count, and those around them.
     """
-    alone = [d for d in family.groups[group].per_dimension if _is_alone(family, d, group)]
-    width, sized = family.groups[group].width, [family.dimensions[d] for d in alone]
-    for path in dict.fromkeys(_find_parent(dimension.tensor) for dimension in sized):
+    width = family.groups[group].width
+    sized = [
+        family.dimensions[d]
+        for d in family.groups[group].per_dimension
+        if _is_alone(family, d, group)
+    ]
+    for path in dict.fromkeys(path for d in sized for path in _list_holders(d.tensor)):
         for name, value in vars(modules[path]).items():
             if type(value) is not int or value < 2:
                 continue
@@ -150,15 +153,21 @@ def _find_numbers(modules: dict[str, nn.Module], family: Family, group: int) -> 
                 yield Number(path, name, follows.tensor, follows.axis, len(follows.atoms) // value)
 
 
+def _name_within(number: Number) -> str:
+    """Return the name of a number's tensor, relative to the module that stores the number."""
+    return number.tensor.removeprefix(f"{number.path}.")
+
+
 def _is_alone(family: Family, dimension: int, group: int) -> bool:
     """Return whether all indices of a dimension belong to this group."""
     factors = family.factors[dimension]
     return bool(factors[group] and (factors > 0).sum() == 1 and not family.constants[dimension])
 
 
-def _find_parent(tensor: str) -> str:
-    """Return the path of the parent of the module that holds a tensor."""
-    return tensor.rpartition(".")[0].rpartition(".")[0]
+def _list_holders(tensor: str) -> list[str]:
+    """Return the paths of the module that holds a tensor, and of all around it."""
+    names = tensor.split(".")
+    return [".".join(names[:i]) for i in range(len(names))]
 
 
 def _find_square_weights(family: Family) -> Iterator[tuple[str, set[int]]]:

@@ -299,11 +299,20 @@ class TracedNetwork:
         }
 
     def check_widths(self, widths: Atoms) -> None:
-        """Raise TraceError if a network of `widths` does not run or its outputs change shape."""
-        shapes = self._shapes(widths)
-        unlabelled: dict[str, Labels] = {name: (None,) * len(own) for name, own in shapes.items()}
+        """Raise TraceError if a network of `widths` does not run or its outputs change shape.
+
+        New units have the atoms of others, so that an error names the groups at fault.
+        """
+        shapes, labels = self._shapes(widths), {}
+        for name, sizes in shapes.items():
+            own = zip(self.labels[name], sizes, strict=True)
+            labels[name] = tuple(
+                np.resize(label, n) if isinstance(label, np.ndarray) and n > 1 else None
+                for label, n in own
+            )
+        trace = Trace(count=len(self.family.units.of_atom))
         with self._reshaped(shapes) as model:
-            outputs = self.run(model, Trace(), unlabelled)
+            outputs = self.run(model, trace, labels, same=lambda *_: True)
         self._check_outputs(outputs)
 
     def _check_outputs(self, outputs: list[tuple[int, ...]]) -> None:

@@ -1,8 +1,8 @@
 """Find widths that the code of a network fixes, by trying other widths.
 
-A size that is written in Python (`x.view(-1, 512)`) has no label, so a trace does not see it.
-Therefore the network runs with all groups smaller, and with all groups larger. If that fails,
-bisection finds the groups at fault among those whose channels the failing operation used.
+A trace does not see a size that is written in Python, as in `x.view(-1, 512)`: it has no label.
+Therefore the network runs with all groups smaller, and with all groups larger. If it fails, the
+groups at fault are among those whose atoms occur in the failing operation; bisection finds them.
 """
 
 from collections import Counter
@@ -18,6 +18,7 @@ from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import copy_model
 
 Reasons = dict[int, str]  # by the index of a group
+Attempt = Callable[[Sequence[int]], None]  # changes some groups; raises TraceError if that fails
 
 
 def shrink_width(width: int) -> int:
@@ -31,43 +32,66 @@ def find_lifts(network: TracedNetwork) -> tuple[TracedNetwork, list[int]]:
     Returns:
         The network with its lifts, and the groups that may still be unable to shrink.
     """
-    hopeless: set[int] = set()  # by the first atom of a group
-    error = _shrink_hopeful(network, hopeless)
+    hopeless: set[int] = set()  # first atoms of groups that no lift helps
+    error = _shrink_others(network, hopeless)
     while error is not None:
-        met = _select_met(network, _list_hopeful(network, hopeless), error)
-        for better in _propose_lifts(network, met):
-            now = _shrink_hopeful(better, hopeless)
-            if now is None or now.step > error.step:
-                network, error = better, now
+        involved = _select_involved(network, _list_others(network, hopeless), error)
+        for lifted in _propose_lifts(network, involved):
+            next_error = _shrink_others(lifted, hopeless)
+            if next_error is None or next_error.step > error.step:
+                network, error = lifted, next_error
                 break
         else:
-            hopeless |= {_find_first_atom(network, index) for index in met}
-            error = _shrink_hopeful(network, hopeless)
-    hopeful = _list_hopeful(network, hopeless)
-    return network, [i for i in _list_shrinkable(network) if i not in hopeful]
+            hopeless |= {_find_first_atom(network, index) for index in involved}
+            error = _shrink_others(network, hopeless)
+    others = _list_others(network, hopeless)
+    return network, [i for i in _list_shrinkable(network) if i not in others]
 
 
-def _propose_lifts(network: TracedNetwork, met: Sequence[int]) -> Iterator[TracedNetwork]:
+def find_unshrinkable(network: TracedNetwork, suspects: list[int]) -> Reasons:
+    """Return those suspects that cannot have fewer units, with the errors."""
+    return _find_culprits(network, suspects, partial(_shrink, network))
+
+
+def find_capped(network: TracedNetwork) -> Reasons:
+    """Return the groups that cannot have more units, with the errors."""
+    groups = list(range(len(network.family.groups)))
+    return _find_culprits(network, groups, partial(_grow, network))
+
+
+def find_narrowest(network: TracedNetwork) -> Atoms:
+    """Return the smallest widths (L,) at which a network runs and has the same groups.
+
+    Only powers of two and the base width are tried for each group.
+    """
+    network = replace(network, template=copy_model(network.template))  # others may use it now
+    base = np.array(network.family.widths, np.int64)
+    rigid = np.array([group.rigid for group in network.family.groups])
+    result = np.where(rigid, np.minimum(FEWEST_SEEN, base), 1)
+    suspects = np.flatnonzero(result < base).tolist()
+    while suspects:
+        narrow = partial(_narrow, network, result, suspects)
+        suspects = list(_find_culprits(network, suspects, narrow))
+        result[suspects] = np.minimum(2 * result[suspects], base[suspects])
+        suspects = [i for i in suspects if result[i] < base[i]]
+    return result
+
+
+def _propose_lifts(network: TracedNetwork, groups: Sequence[int]) -> Iterator[TracedNetwork]:
     """Yield the network with more lifts, which may help these groups."""
-    for find in (propose_numbers, propose_ties):
-        for lifts in find(network.template, network.family, met, network.lifts):
+    for propose in (propose_numbers, propose_ties):
+        for lifts in propose(network.template, network.family, groups, network.lifts):
             yield network.with_lifts(network.lifts + lifts)
 
 
-def _shrink_hopeful(network: TracedNetwork, hopeless: set[int]) -> TraceError | None:
+def _shrink_others(network: TracedNetwork, hopeless: set[int]) -> TraceError | None:
     """Shrink all groups but the hopeless ones; return the error, or None if the network runs."""
-    return _catch_error(partial(_shrink, network), _list_hopeful(network, hopeless))
+    return _catch_error(partial(_shrink, network), _list_others(network, hopeless))
 
 
-def _list_hopeful(network: TracedNetwork, hopeless: set[int]) -> list[int]:
-    """Return the groups that can lose a unit and are not hopeless (by first atom)."""
+def _list_others(network: TracedNetwork, hopeless: set[int]) -> list[int]:
+    """Return the groups that have more than one unit, without the hopeless ones."""
     return [i for i in _list_shrinkable(network) if _find_first_atom(network, i) not in hopeless]
-
-
-def _find_first_atom(network: TracedNetwork, group: int) -> int:
-    """Return the first atom of a group, which names it even if lifts change the groups."""
-    unit = network.family.groups[group].units[0]
-    return int(np.flatnonzero(network.family.units.of_atom == unit)[0])
 
 
 def _list_shrinkable(network: TracedNetwork) -> list[int]:
@@ -75,8 +99,14 @@ def _list_shrinkable(network: TracedNetwork) -> list[int]:
     return [i for i, group in enumerate(network.family.groups) if len(group.units) > 1]
 
 
+def _find_first_atom(network: TracedNetwork, group: int) -> int:
+    """Return the first atom of a group. It identifies the group, whose index lifts may change."""
+    unit = network.family.groups[group].units[0]
+    return int(np.flatnonzero(network.family.units.of_atom == unit)[0])
+
+
 def _shrink(network: TracedNetwork, some: Sequence[int]) -> None:
-    """Check a network in which some groups are smaller. Raises TraceError if it fails.
+    """Run a network in which some groups have fewer units. Raises TraceError if it fails.
 
     Groups of equal widths lose different numbers of units. This reveals code that uses the size of
     one group for another.
@@ -91,75 +121,50 @@ def _shrink(network: TracedNetwork, some: Sequence[int]) -> None:
     network.check_cut(kept)
 
 
-def find_unshrinkable(network: TracedNetwork, suspects: list[int]) -> Reasons:
-    """Return those suspects that cannot have fewer units, with the errors."""
-    return _find_culprits(network, suspects, partial(_shrink, network))
-
-
-def find_capped(network: TracedNetwork) -> Reasons:
-    """Return the groups that cannot have more units, with the errors."""
+def _grow(network: TracedNetwork, some: Sequence[int]) -> None:
+    """Run a network in which some groups have more units. Raises TraceError if it fails."""
     widths = np.array(network.family.widths, np.int64)
-
-    def grow(some: Sequence[int]) -> None:
-        larger = widths.copy()
-        larger[list(some)] += np.maximum(1, widths[list(some)] // 3)
-        network.check_widths(larger)
-
-    return _find_culprits(network, list(range(len(widths))), grow)
+    widths[list(some)] += np.maximum(1, widths[list(some)] // 3)
+    network.check_widths(widths)
 
 
-def find_narrowest(network: TracedNetwork) -> Atoms:
-    """Return the smallest widths (L,) at which a network runs and has the same groups.
+def _narrow(
+    network: TracedNetwork, narrow: Atoms, suspects: Sequence[int], some: Sequence[int]
+) -> None:
+    """Run and trace a network of the widths `narrow`. Raises TraceError if it fails.
 
-    Only powers of two and the base width are tried for each group.
+    Of the suspects, only some are narrow; the others keep their base widths.
     """
-    network = replace(network, template=copy_model(network.template))  # others may use it now
-    base = np.array(network.family.widths, np.int64)
-    rigid = np.array([group.rigid for group in network.family.groups])
-    result = np.where(rigid, np.minimum(FEWEST_SEEN, base), 1)
-    suspects = np.flatnonzero(result < base).tolist()
-    while suspects:
-
-        def narrow(some: Sequence[int], trying: Sequence[int] = tuple(suspects)) -> None:
-            widths = base.copy()
-            settled = [i for i in range(len(base)) if i not in trying]
-            widths[[*settled, *some]] = result[[*settled, *some]]
-            try:
-                network.check_widths(widths)
-                network.retrace(network.build_empty(widths))
-            except TraceError as error:
-                raise TraceError(str(error)) from None  # its atoms belong to another network
-
-        suspects = list(_find_culprits(network, suspects, narrow))
-        result[suspects] = np.minimum(2 * result[suspects], base[suspects])
-        suspects = [i for i in suspects if result[i] < base[i]]
-    return result
+    wide = [index for index in suspects if index not in some]
+    widths = narrow.copy()
+    widths[wide] = np.array(network.family.widths)[wide]
+    try:
+        network.check_widths(widths)
+        network.retrace(network.build_empty(widths))
+    except TraceError as error:  # its atoms may belong to another network, or miss single units
+        raise TraceError(str(error)) from None
 
 
-def _find_culprits(
-    network: TracedNetwork, suspects: list[int], attempt: Callable[[Sequence[int]], None]
-) -> Reasons:
+def _find_culprits(network: TracedNetwork, suspects: list[int], attempt: Attempt) -> Reasons:
     """Return suspects without which `attempt` succeeds, each with the error that it caused."""
     found: Reasons = {}
     active = suspects
     while active and (error := _catch_error(attempt, active)) is not None:
-        met = _select_met(network, active, error)
-        while len(met) > 1:
-            middle = len(met) // 2
-            halves = (met[:middle], met[middle:])
+        involved = _select_involved(network, active, error)
+        while len(involved) > 1:
+            middle = len(involved) // 2
+            halves = (involved[:middle], involved[middle:])
             failing = next((h for h in halves if _catch_error(attempt, h) is not None), None)
             if failing is None:
                 break  # they fail only together
-            met = failing
-        found |= dict.fromkeys(met, str(error))
+            involved = failing
+        found |= dict.fromkeys(involved, str(error))
         active = [index for index in active if index not in found]
     return found
 
 
-def _catch_error(
-    attempt: Callable[[Sequence[int]], None], some: Sequence[int]
-) -> TraceError | None:
-    """Attempt something with some groups; return its error, or None."""
+def _catch_error(attempt: Attempt, some: Sequence[int]) -> TraceError | None:
+    """Attempt to change some groups; return the error, or None."""
     try:
         attempt(some)
     except TraceError as error:
@@ -167,9 +172,9 @@ def _catch_error(
     return None
 
 
-def _select_met(network: TracedNetwork, active: list[int], error: TraceError) -> list[int]:
+def _select_involved(network: TracedNetwork, active: list[int], error: TraceError) -> list[int]:
     """Return the active groups with atoms in the failing operation; if there are none, all."""
     dimensions = network.dimensions_of(error.atoms) if error.atoms.size else set()
     groups = network.family.groups
-    met = [index for index in active if dimensions & groups[index].per_dimension.keys()]
-    return met or active
+    involved = [index for index in active if dimensions & groups[index].per_dimension.keys()]
+    return involved or active

@@ -40,6 +40,41 @@ class Chunks(nn.Module):
         return self.head(self.joined(torch.cat(parts, 1)))
 
 
+class CrossStage(nn.Module):
+    """CSPNet's stage: halves by a size that it stores, two levels above its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expanded = 32
+        self.expand, self.inner, self.join = block(8, 32, 1), block(16, 16), block(32, 24, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        one, other = self.expand(x).split(self.expanded // 2, 1)
+        return self.join(torch.cat([one, self.inner(other)], 1))
+
+
+class CrossStaged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stage, self.head = block(3, 8), CrossStage(), Head(24)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.stage(self.stem(x)))
+
+
+class Cropped(nn.Module):
+    """GhostNet: keeps the first channels, as many as there should be, beside a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = block(3, 16), block(16, 16)
+        self.c, self.head = block(16, 24), Head(24)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.b(self.a(x))
+        return self.head(self.c(x[:, :16] * x.sigmoid()))
+
+
 class PaddedShortcut(nn.Module):
     """ResNet's option A: a shortcut padded with zeros."""
 

@@ -10,6 +10,7 @@ from torch import nn
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.trace import trace
 from tests.models.tracing import awkward, parts
 from tests.models.tracing.checks import (
@@ -21,6 +22,8 @@ from tests.models.tracing.checks import (
 
 GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     awkward.Chunks: [8, 16, 24],
+    awkward.CrossStaged: [8, 16, 16, 24],
+    awkward.Cropped: [16, 16, 24],
     awkward.PaddedShortcut: [16],
     awkward.Norms: [8, 64, 24],
     awkward.UpAndDown: [16, 32, 16, 16],
@@ -59,6 +62,18 @@ def test_an_awkward_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> N
     check_pruning(arch, model, x)
     fresh, _, _ = traced(kind)
     check_building(fresh, x)
+
+
+def test_code_that_stops_a_width_from_growing_is_found_in_one_run() -> None:
+    """An error names the groups in the failing operation, so that others need no trial."""
+    arch, _, _ = traced(awkward.Cropped)
+    assert arch.capped.keys() == {"b.0"}
+    network, widths = arch.network, np.array([20, 20, 30])
+    with pytest.raises(TraceError) as caught:
+        network.check_widths(widths)
+    found = network.dimensions_of(caught.value.atoms)
+    involved = [bool(found & group.per_dimension.keys()) for group in network.family.groups]
+    assert involved == [False, True, False]
 
 
 def test_the_template_is_never_changed() -> None:
