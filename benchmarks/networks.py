@@ -1,11 +1,10 @@
-"""Networks of torchvision and timm: what nsopt makes of each, beside Torch-Pruning.
+"""Check nsopt on networks of torchvision and timm, beside Torch-Pruning.
 
 A line for every network: its widths, the groups that have to stay, the seconds of a trace, and
-whether each check of tests/models/tracing/checks.py holds: networks of other widths are built, and
-cost what was said; a search ends in a law; a pruned one computes what the masked one does, in
-float64; exports by PyTorch and to ONNX compute the same; another process takes its state.
-Torch-Pruning prunes 40 % of the channels of the same network at random: does what is left run, and
-can it be trained?
+whether each check of tests/models/tracing/checks.py holds: networks of other widths cost what nsopt
+predicts; a search ends in a law; a pruned network computes what the masked one does, in float64;
+exports by PyTorch and to ONNX compute the same; another process loads its state. Torch-Pruning
+prunes 40 % of the channels of the same network at random: does the rest run, and can it be trained?
 
 Needs the optional dependencies: pip install 'nsopt[benchmarks,export,timm]'.
 """
@@ -13,6 +12,7 @@ Needs the optional dependencies: pip install 'nsopt[benchmarks,export,timm]'.
 import argparse
 import copy
 import json
+import re
 import sys
 import tempfile
 import time
@@ -46,11 +46,12 @@ _WITHOUT_END = ("torchvision:swin_t",)  # Torch-Pruning 1.6.1 took 17 GB there a
 
 
 def outcome(check: Callable[[], object]) -> str:
-    """`ok`, or the first line of what went wrong."""
+    """Return `ok`, or the first line of the error."""
     try:
         check()
-    except Exception as error:  # whatever another library, or a network, makes of it
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:80]
+    except Exception as error:  # other libraries and networks may raise anything
+        first = re.sub(r"\x1b\[\d+m", "", str(error)).partition("\n")[0]  # without colours
+        return f"{type(error).__name__}: {first}"[:80]
     return "ok"
 
 
@@ -113,7 +114,7 @@ def torch_pruning_row(word: str, size: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("networks", nargs="*", help="by default all that the tests know")
+    parser.add_argument("networks", nargs="*", help="by default all networks of the tests")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true", help="the faster half of torchvision's")
     options = parser.parse_args()

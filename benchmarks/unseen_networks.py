@@ -1,14 +1,14 @@
-"""100 networks that no test names: how many end in a law, are exact, are exported?
+"""Count how many of 100 networks that no test names end in a law, are exact, and are exported.
 
-The networks are drawn at random, before anything else is done with them. A family is a module of
-timm or torchvision and the first word of a name in it. Drawn are 100 of the families of which the
-tests know no network; each by its smallest network, if it has fewer than 30 million parameters and
-computes something from two images (of 64 pixels a side, or else of the size it was made for).
+The networks are drawn at random, before anything else runs on them. A family is a module of timm or
+torchvision and the first word of a name in it. The draw takes 100 of the families of which no test
+has a network. The smallest network stands for its family, if it has fewer than 30 million
+parameters and runs on two images (of 64 pixels a side, or else of the size of its pretrained form).
 
 Each network runs in a process of its own, on one thread: a copy of a process that has imported
 everything. Its row of `unseen_networks.csv` has what the checks of tests/models/tracing/checks.py
-say: `ok`, or the error. Networks with results are not run again; delete the results of those that
-should be.
+say: `ok`, or the error. If torch.onnx does not export the pruned network, the row also says whether
+it exports the original. Networks with results are not run again; delete the results to run one.
 
 Needs the optional dependencies: pip install 'nsopt[benchmarks,export,timm]'.
 """
@@ -90,13 +90,13 @@ def _count_parameters(names: list[str]) -> dict[str, int]:
         try:
             with torch.device("meta"):
                 counted[name] = sum(p.numel() for p in network_factory(name)(_CLASSES).parameters())
-        except Exception:  # it needs a download, or other arguments
+        except Exception:  # it needs a download or other arguments
             continue
     return counted
 
 
 def _find_image(name: str) -> int | None:
-    """Return the side of images from which a network computes something, or None."""
+    """Return a side of images on which a network runs, or None."""
     import timm  # noqa: PLC0415
 
     config = timm.get_pretrained_cfg(name.partition(":")[2]) if name.startswith("timm:") else None
@@ -104,7 +104,7 @@ def _find_image(name: str) -> int | None:
         for device in ("meta", "cpu"):
             try:
                 _compute(name, size, device)
-            except Exception:  # other sizes of images are wanted
+            except Exception:  # it takes other sizes
                 continue
             return size
     return None
@@ -119,7 +119,7 @@ def _compute(name: str, size: int, device: str) -> None:
 
 
 def make_row(word: str, size: int, other: OtherProcess) -> dict[str, Any]:
-    """Return what the checks say about a network."""
+    """Check a network; return its row of the table."""
     make = network_factory(word)
     torch.manual_seed(0)
     model, x = make(_CLASSES), torch.randn(2, 3, size, size)
@@ -149,6 +149,9 @@ def make_row(word: str, size: int, other: OtherProcess) -> dict[str, Any]:
             row[name] = outcome(check)
             if name == "exact":
                 randomise(model)
+        if row["export"] != "ok":
+            unpruned = outcome(lambda: export_to_onnx(model, x, {}, Path(folder) / "whole.onnx"))
+            row["export"] += f"; unpruned: {unpruned}"
     return row
 
 

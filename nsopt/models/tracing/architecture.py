@@ -76,7 +76,7 @@ class TracedArchitecture:
 
     @property
     def streams(self) -> tuple[int, ...]:
-        """Every group is its own: channels that are added to each other are one group already."""
+        """Each group has its own stream, because channels that are added form one group already."""
         return tuple(range(len(self.base_widths)))
 
     @property
@@ -185,7 +185,7 @@ class TracedArchitecture:
         return started
 
     def with_latency(self, latency: CostModel) -> Self:
-        """Return a copy with a cost model for `latency`. It shares what was found by trying."""
+        """Return a copy with a cost model for `latency`. It does not search `narrowest` again."""
         copy = replace(self, latency=latency)
         vars(copy).update({**vars(self), "narrowest": self.narrowest, "latency": latency})
         return copy
@@ -261,12 +261,12 @@ class TracedArchitecture:
         return ", ".join(parts)
 
     def _find_fixed(self) -> dict[str, str]:
-        """Return the modules whose number of outputs is fixed, with the reasons."""
+        """Return other modules whose number of outputs is fixed, with the reasons."""
         network, reasons = self.network, {}
         names = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
         for path, module in network.template.named_modules():
             weight = original_weight(module)
-            if not isinstance(module, PRODUCERS) or weight is None:
+            if not isinstance(module, PRODUCERS) or weight is None or path in self.refused:
                 continue
             label = network.labels[names[id(weight)]][output_axis(module)]
             if not isinstance(label, np.ndarray):
@@ -305,13 +305,12 @@ class TracedArchitecture:
 def _find_reasons(network: TracedNetwork, units: Atoms) -> list[str]:
     """Return why these units are fixed."""
     of_atom = network.family.units.of_atom
-    return sorted(
-        {
-            f"{frozen.reason} in {frozen.module}"
-            for frozen in network.trace.frozen
-            if np.isin(of_atom[frozen.atoms], units).any()
-        }
-    )
+    reasons = {
+        f"{frozen.reason} in {frozen.module}"
+        for frozen in network.trace.frozen
+        if np.isin(of_atom[frozen.atoms], units).any()
+    }
+    return sorted(reasons) or ["belongs to a fixed group"]
 
 
 def _make_grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:

@@ -301,7 +301,7 @@ class TracedNetwork:
     def check_widths(self, widths: Atoms) -> None:
         """Raise TraceError if a network of `widths` does not run or its outputs change shape.
 
-        New units have the atoms of others, so that an error names the groups at fault.
+        New units share the atoms of old ones, so that an error names the groups at fault.
         """
         shapes, labels = self._shapes(widths), {}
         for name, sizes in shapes.items():

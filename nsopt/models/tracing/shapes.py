@@ -42,7 +42,7 @@ def _run_kernel(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
 
 
 def _view(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
-    """Return a view. That of a parameter or buffer is not fake either."""
+    """Return a view. A view of a real tensor, such as a parameter, is real too."""
     if isinstance(x, FakeTensor):
         return _run_kernel(func, x, *args, **more)
     with no_dispatch():

@@ -1,4 +1,4 @@
-"""Small networks that tools which follow channels stumble over."""
+"""Small networks that are hard for tools that follow channels."""
 
 from typing import Any
 
@@ -159,7 +159,7 @@ class UnequalParts(nn.Module):
 
 
 class WrittenSize(nn.Module):
-    """Flattens to a size that stands in its code."""
+    """Flattens to a size written in its code."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class WrittenSize(nn.Module):
 
 
 class Flattened(WrittenSize):
-    """Flattens whatever comes."""
+    """Flattens to any size."""
 
     def forward(self, x: Tensor) -> Any:
         x = functional.max_pool2d(self.b(self.a(x)), 4)
@@ -208,7 +208,7 @@ class Unused(nn.Module):
 
 
 class Features(nn.Module):
-    """Its output holds a map whose channels so must stay."""
+    """Returns a map as well, whose channels must therefore stay."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ class Features(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Attention keeps its size, the MLP beside it need not."""
+    """Only whole heads of the attention can change, but any unit of the MLP."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ class Transformer(nn.Module):
 
 
 class Pieces(nn.Module):
-    """Res2Net: quarters of a map, each added to the one before."""
+    """Res2Net: quarters of a map; each is added to the next one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -334,7 +334,7 @@ class Deciding(nn.Module):
 
 
 class LinearOnly(nn.Module):
-    """Nothing of it can change: its one layer makes the output."""
+    """No width can change, because its only layer makes the output."""
 
     def __init__(self) -> None:
         super().__init__()

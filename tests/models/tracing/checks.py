@@ -1,4 +1,4 @@
-"""What every traced network must fulfil."""
+"""Checks that every traced network must pass."""
 
 import json
 import subprocess
@@ -49,12 +49,12 @@ def outputs(result: Any) -> Tensor:
 
 
 def answers(model: nn.Module, inputs: Inputs) -> Tensor:
-    """What `model` makes of its inputs, in one vector."""
+    """The outputs of `model`, in one vector."""
     return outputs(model(*inputs) if isinstance(inputs, tuple) else model(inputs))
 
 
 def converted(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Any:
-    """Inputs of which those that are numbers are changed; others are indices."""
+    """Inputs after a change of those with floating points; the others are indices."""
     return tree_map_only(Tensor, lambda t: change(t) if t.is_floating_point() else t, inputs)
 
 
@@ -76,7 +76,7 @@ def randomise(model: nn.Module) -> None:
 
 
 def some_units(arch: TracedArchitecture, seed: int, inexact: bool) -> list[Atoms]:
-    """Some units of every group; all of those that cannot be set to zero instead."""
+    """Some units of every group; all units of groups where removing differs from zeroing."""
     generator = np.random.default_rng(seed)
     kept = []
     for group in arch.network.family.groups:
@@ -94,7 +94,7 @@ def widths_of(arch: TracedArchitecture, kept: Sequence[Atoms]) -> list[int]:
 
 
 def with_zeros(arch: TracedArchitecture, model: nn.Module, kept: Sequence[Atoms]) -> nn.Module:
-    """A copy of `model` in which everything of the units that go is zero."""
+    """A copy of `model` in which all values of the removed units are zero."""
     masked, family = copy_model(model), arch.network.family
     alive, tensors = family.find_alive(list(kept)), tensors_of(masked)
     with torch.no_grad():
@@ -136,7 +136,7 @@ def _unfused() -> Iterator[None]:
 def check_costs(
     arch: TracedArchitecture, model: nn.Module, widths: Sequence[int], x: Inputs
 ) -> None:
-    """Parameters, multiply-accumulates and activations are those of the network, counted."""
+    """Predicted parameters, multiply-accumulates and activations equal those counted."""
     assert arch.cost("params")(widths) == sum(p.numel() for p in model.parameters())
     assert arch.cost("flash-int8")(widths) == arch.cost("params")(widths)
     one = arch.network.run.with_one_example()
@@ -153,7 +153,7 @@ def check_costs(
 
 
 def check_building(arch: TracedArchitecture, x: Inputs) -> None:
-    """Networks of other widths cost what is said, train, and take each other's states."""
+    """Networks of other widths cost what we predict, train, and load each other's states."""
     generator = np.random.default_rng(1)
     base = np.array(arch.base_widths)
     most = [
@@ -243,7 +243,7 @@ for line in sys.stdin:
 
 
 class OtherProcess:
-    """A process that builds networks by their words, and takes states that it is given."""
+    """A process that builds networks by name and loads their states."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -256,7 +256,7 @@ class OtherProcess:
         )
 
     def check_reload(self, arch: TracedArchitecture, x: Tensor, folder: Path) -> None:
-        """There, the network of the same word and widths computes the same with our state."""
+        """There, a network of the same name, widths and state computes the same."""
         widths = np.maximum(arch.narrowest, np.array(arch.base_widths) // 3).tolist()
         model = arch.build(widths).eval()
         with torch.no_grad():
@@ -277,7 +277,7 @@ def selected_first(in_suite: Iterable[str], others: Iterable[str]) -> list[Any]:
 
 
 def traced(word: str, size: int) -> tuple[TracedArchitecture, nn.Module, Tensor]:
-    """A network that a word names, with two images for it."""
+    """A traced network by name, its module, and two images."""
     torch.manual_seed(0)
     model, x = network_factory(word)(10), torch.randn(2, 3, size, size)
     return trace(model, x, word), model, x
@@ -286,7 +286,7 @@ def traced(word: str, size: int) -> tuple[TracedArchitecture, nn.Module, Tensor]
 def check_network(
     word: str, size: int, widths: int, refused: int, other: OtherProcess, folder: Path
 ) -> None:
-    """Everything but exports, for a network that a word names."""
+    """All checks but searches and exports, for a network by name."""
     arch, model, x = traced(word, size)
     assert (len(arch.base_widths), len(arch.refused)) == (widths, refused)
     check_building(arch, x)

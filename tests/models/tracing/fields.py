@@ -35,7 +35,7 @@ class Volumes(nn.Module):
 
 
 class Text(nn.Module):
-    """A text CNN: what an embedding makes, and kernels of several lengths read."""
+    """A text CNN: kernels of several lengths read an embedding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Text(nn.Module):
 
 
 class GraphLayer(nn.Module):
-    """Its weight is a matrix with the inputs first."""
+    """The rows of its weight are the inputs."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class Normed(nn.Module):
 
 
 class Blurred(nn.Module):
-    """A filter for every channel, a buffer, takes the edges out before a stride."""
+    """A buffer holds a filter for every channel, which blurs before a stride."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class Blurred(nn.Module):
 
 
 class Frozen(nn.Module):
-    """A backbone that is not trained: nothing scores what only it has."""
+    """Has a backbone that is not trained, so that nothing scores its units."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class Frozen(nn.Module):
 
 
 class Mixed(nn.Module):
-    """A channel shuffle that ties all channels of a stage: none of them can go alone."""
+    """A channel shuffle joins all channels of a stage: no single one can be removed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class Mixed(nn.Module):
 
 
 class Squeezed(nn.Module):
-    """With one channel `squeeze` would take the channels away; its author checks another one."""
+    """`squeeze` would remove a single channel, and the code asks for three elsewhere."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ class Squeezed(nn.Module):
 
 
 class Attending(nn.Module):
-    """Attention by einsum: the width of the stream splits what three products make."""
+    """Attention by einsum: its code computes the size of a head from the width of the stream."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class Attending(nn.Module):
 
 
 class Biased(nn.Module):
-    """Attention with any number of heads, whose scores get a bias of each head."""
+    """Attention with any number of heads; each head adds a bias to its scores."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -264,7 +264,7 @@ class FixedBias(Biased):
 
 
 class Repeated(nn.Module):
-    """A recurrent convolution, whose state begins as zeros like its input."""
+    """A recurrent convolution, whose first state is `zeros_like` its input."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from tests.models.tracing.awkward import Head, block
 
 
 class OwnHeads(nn.Module):
-    """Attention that keeps its sizes in attributes, as that of timm."""
+    """Attention that stores its sizes in attributes, as in timm."""
 
     def __init__(self, channels: int, heads: int, size: int) -> None:
         super().__init__()
@@ -44,8 +44,7 @@ class TransformerOfNumbers(nn.Module):
 
 
 class PooledHeads(nn.Module):
-    """Heads split what the stream holds; keys are read from fewer places (PVT), and are
-    normalised (XCiT)."""
+    """Heads split the channels; keys come from fewer places (PVT) and are normalised (XCiT)."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -68,7 +67,7 @@ class PooledHeads(nn.Module):
 
 
 class PoolingTransformer(nn.Module):
-    """At first with one head, whose size is that of the stream."""
+    """Its first attention has one head, as wide as the stream."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +93,7 @@ class UnitVectors(nn.Module):
 
 
 class CodesOfPlaces(nn.Module):
-    """A convolution that runs once, for however many examples (XCiT)."""
+    """A convolution that runs once for any number of examples (XCiT)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,7 +198,7 @@ class RecurrentBothWays(nn.Module):
 
 
 class Text(nn.Module):
-    """The output of a language model has the weight of its embedding."""
+    """A language model whose output layer shares the weight of its embedding."""
 
     def __init__(self) -> None:
         super().__init__()

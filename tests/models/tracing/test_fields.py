@@ -78,7 +78,7 @@ def test_buffers_are_those_of_the_units_that_are_left() -> None:
     assert torch.equal(wider, model.get_buffer("filter")[:1].expand(20, -1, -1, -1))
 
 
-def test_who_gives_init_fills_the_buffers_too() -> None:
+def test_init_fills_the_buffers_too() -> None:
     def start(model: nn.Module) -> None:
         nn.init.zeros_(model.get_buffer("norm.mean"))
 
@@ -86,13 +86,13 @@ def test_who_gives_init_fills_the_buffers_too() -> None:
     assert not arch.build([20, 8]).get_buffer("norm.mean").any()
 
 
-def test_what_only_frozen_parameters_have_is_fixed() -> None:
+def test_widths_without_trained_parameters_are_fixed() -> None:
     arch, _, _ = traced(fields.Frozen)
     assert arch.layer_names == ("backbone.2", "hidden")
     assert "fixed: backbone.0: no trained parameter has its units" in arch.explain()
 
 
-def test_an_own_norm_hides_no_scores() -> None:
+def test_a_norm_written_by_hand_hides_no_scores() -> None:
     """Behind a convolution that a norm follows, however it is written, a factor has no effect."""
     arch, _, _ = traced(fields.Normed)
     gates = find_gate_slices(arch.network)
@@ -126,7 +126,7 @@ def test_units_that_cannot_be_cut_one_by_one_all_stay() -> None:
     assert list(pruned.widths) == [2, 4]  # of 6 as few as of 16
 
 
-def test_nothing_proposes_widths_at_which_a_network_does_not_run() -> None:
+def test_no_function_proposes_widths_at_which_a_network_does_not_run() -> None:
     arch, model, _ = traced(fields.Squeezed)
     assert arch.narrowest == (1, 4, 2)  # powers of two
     with pytest.raises(NsoptError, match="the width of c cannot be below 2: the network does not"):

@@ -1,4 +1,4 @@
-"""Pruned networks of others are exported: a few with the suite, the others by `-m networks`."""
+"""Pruned networks of torchvision and timm are exported: most of them run by `-m networks`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Searches of networks of others end in a law: run by `-m networks`."""
+"""Searches of large networks of torchvision and timm end in a law: run by `-m networks`."""
 
 import pytest
 

@@ -107,14 +107,18 @@ def test_an_architecture_prints_as_one_line() -> None:
     assert len(repr(nsopt.get_architecture("vgg11"))) < 100
 
 
-def test_what_stays_fixed_is_explained() -> None:
+def test_fixed_widths_are_explained() -> None:
     arch, _, _ = traced(awkward.Unruled)
     said = arch.explain()
     assert said.startswith("unruled: 2 widths\n  a.0: 16 units\n")
     assert "no rule for the operation aten::_fft_c2c in the network" in said
     assert "fixed: head.linear: determines the shape of the output in the network" in said
     arch, _, _ = traced(awkward.WrittenSize)
-    assert "fixed: b.0: " in arch.explain()
+    fixed = [line for line in arch.explain().splitlines() if line.startswith("  fixed: b.0: ")]
+    assert len(fixed) == 1
+    assert "shape '[-1, 512]' is invalid" in fixed[0]
+    arch = trace(awkward.Chunks(), torch.randn(2, 3, 32, 32), fixed=["halves"])
+    assert "fixed: blocks.0.0: belongs to a fixed group" in arch.explain()
     arch, _, _ = traced(awkward.Unused)
     assert "fixed: dead.0: is never used" in arch.explain()
 
@@ -129,7 +133,7 @@ def test_widths_that_a_user_fixes_stay() -> None:
         trace(model, x, fixed=["halvs"])
 
 
-def test_channels_are_told_by_module() -> None:
+def test_channels_are_listed_by_module() -> None:
     arch, _, _ = traced(awkward.Chunks)
     assert arch.channels([8, 10, 24]) == {"stem.0": 8, "halves.0": 20, "joined.0": 24}
 
@@ -146,13 +150,15 @@ def test_channels_are_told_by_module() -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_cannot_be_traced_says_so_in_one_line(kind: type[nn.Module], message: str) -> None:
+def test_a_network_that_cannot_be_traced_is_refused_in_one_line(
+    kind: type[nn.Module], message: str
+) -> None:
     with pytest.raises(NsoptError, match=message) as caught:
         traced(kind)
     assert "\n" not in str(caught.value)
 
 
-def test_bad_calls_say_so() -> None:
+def test_invalid_arguments_raise_errors() -> None:
     arch, model, x = traced(awkward.Chunks)
     with pytest.raises(NsoptError, match="at least two examples"):
         trace(model, x[:1])
