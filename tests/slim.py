@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from nsopt.models import vgg
+from nsopt.storage import opening, queue, servers
 from tests.forked import run_module
 
 
@@ -17,3 +18,16 @@ def run_slim(module: str, arguments: Sequence[str]) -> None:
     """Be `python -m module arguments`, where `vgg11` is slim."""
     slim_vgg11(pytest.MonkeyPatch())
     run_module(module, arguments)
+
+
+def run_impatiently(module: str, arguments: Sequence[str]) -> None:
+    """Be that command, and miss the heartbeats of others sooner."""
+    patch = pytest.MonkeyPatch()
+    for place, name, seconds in (
+        (opening, "HEARTBEAT_SECONDS", 1),
+        (opening, "DEAD_AFTER_SECONDS", 3),
+        (queue, "HEARTBEAT_SECONDS", 1),
+        (servers, "DEAD_AFTER_SECONDS", 3),
+    ):
+        patch.setattr(place, name, seconds)
+    run_slim(module, arguments)

@@ -22,11 +22,11 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from nsopt.reports.results import read_results
-from nsopt.storage import opening, queue, servers
+from nsopt.storage import opening
 from nsopt.storage.trials import read_worker
 from tests.conftest import free_port, run_nsopt
 from tests.forked import Forked, start_nsopt
-from tests.slim import run_slim
+from tests.slim import run_impatiently
 
 NAME = "vgg11-digits-60each-smoke"
 STUDY = (
@@ -98,19 +98,6 @@ def server() -> Iterator[Server]:
         server.stop()
 
 
-def run_impatiently(arguments: Sequence[str]) -> None:
-    """Be the command on a slim VGG11, and miss the heartbeats of others sooner."""
-    patch = pytest.MonkeyPatch()
-    for module, name, seconds in (
-        (opening, "HEARTBEAT_SECONDS", 1),
-        (opening, "DEAD_AFTER_SECONDS", 3),
-        (queue, "HEARTBEAT_SECONDS", 1),
-        (servers, "DEAD_AFTER_SECONDS", 3),
-    ):
-        patch.setattr(module, name, seconds)
-    run_slim("nsopt", arguments)
-
-
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -172,9 +159,9 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
             *("study", "--methods=uniform,neuralscale", "--ratios=0.16,0.24", "--epochs=3"),
             *(*STUDY, f"--storage={server.url}", f"--out={tmp_path / 'out'}"),
         )
-        main = stack.enter_context(Forked(run_impatiently, command))
+        main = stack.enter_context(Forked(run_impatiently, "nsopt", command))
         wait_until(lambda: len(trials(storage)) == len(expected))
-        others = [stack.enter_context(Forked(run_impatiently, join)) for _ in range(3)]
+        others = [stack.enter_context(Forked(run_impatiently, "nsopt", join)) for _ in range(3)]
         victims = {f"{platform.node()}:{process.pid}" for process in others[:2]}
         wait_until(lambda: stopped_in_a_trial(others[:2], victims, storage))
         left = {trial for trial, worker in running(storage) if worker in victims}

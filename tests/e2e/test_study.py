@@ -22,7 +22,7 @@ from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt, free_port
 from tests.e2e.test_user_errors import check
 from tests.forked import Forked
-from tests.slim import run_slim, slim_vgg11
+from tests.slim import run_impatiently, slim_vgg11
 
 SHORT = (
     *("--methods=uniform,neuralscale", "--ratios=0.08,0.12", "--seeds=2", "--epochs=1"),
@@ -42,7 +42,7 @@ def _slim() -> Iterator[None]:
 
 def start(*arguments: str, module: str = "nsopt") -> Forked:
     """Start the command in a process of its own."""
-    return Forked(run_slim, module, arguments)
+    return Forked(run_impatiently, module, arguments)
 
 
 def run_short(out: Path, *more: str) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,5 @@
 """The modules that networks are built from against those of PyTorch."""
 
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -19,6 +17,7 @@ from nsopt.training.kernels.batch_norm import BatchNorm2d
 from nsopt.training.kernels.convolution import Conv2d, DepthwiseConv2d
 from nsopt.training.kernels.folding import channel_dot
 from nsopt.training.kernels.swap import fast_kernels
+from tests.forked import Forked, run_code
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 3e-2}
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 37), st.integers(1, 6), st.integers(1, 6))
@@ -163,9 +162,7 @@ for channels in range(7, 16):
 
 def test_a_strided_convolution_of_few_channels_leaves_the_memory_of_others_alone() -> None:
     """With nn.Conv2d the process dies, so this one is of its own."""
-    ended = subprocess.run(
-        [sys.executable, "-c", STRIDED_POINTS], capture_output=True, text=True, check=False
-    )
+    ended = Forked(run_code, STRIDED_POINTS).finish()
     assert ended.returncode == 0, ended.stderr
 
 
