@@ -9,7 +9,6 @@ import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, get_storage
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
 from nsopt.errors import NsoptError
@@ -30,6 +29,7 @@ RUNS = Path("runs")  # folder of studies, unless the user names another
 _GRPC_PORT = 13000
 _CONNECT_SECONDS = 10
 _SQLITE_LOCK_SECONDS = 60
+_CONNECTIONS = {"pool_size": 1, "pool_pre_ping": True}  # one stays open; it may have been cut
 _MAKING_SECONDS, _MAKING_ATTEMPTS = 0.5, 6  # of the tables of a new database
 
 
@@ -81,7 +81,7 @@ def open_storage(url: str) -> BaseStorage:
             if journal is not None:
                 return open_journal(journal)
             if path is None:
-                return get_storage(_open_database(url, PatientStorage, {"poolclass": NullPool}))
+                return get_storage(_open_database(url, PatientStorage, _CONNECTIONS))
             path.parent.mkdir(parents=True, exist_ok=True)
             connecting = {"connect_args": {"timeout": _SQLITE_LOCK_SECONDS}}
             storage = _open_database(url, RDBStorage, connecting)
