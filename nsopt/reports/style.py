@@ -5,6 +5,7 @@ distinguish methods without colour. Text and grid are grey on a transparent back
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -59,18 +60,26 @@ def new_figure(**layout: Any) -> go.Figure:
 
 
 def apply_style(figure: go.Figure) -> go.Figure:
-    figure.update_xaxes(gridcolor=_GRID, linecolor=_GRID, zeroline=False, automargin=True)
-    figure.update_yaxes(gridcolor=_GRID, linecolor=_GRID, zeroline=False, automargin=True)
-    return figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0, 0, 0, 0)",
-        plot_bgcolor="rgba(0, 0, 0, 0)",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": TEXT},
-        margin={"l": 60, "r": 44, "t": 30, "b": 60},
-        height=460,
-        hoverlabel={"align": "left"},
-        modebar={"bgcolor": "rgba(0, 0, 0, 0)", "color": TEXT, "orientation": "v"},
-        legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0},
+    """Give a figure the style of the report, as defaults of what it does not set itself."""
+    return figure.update_layout(template=_template())
+
+
+@cache
+def _template() -> go.layout.Template:
+    axis = {"gridcolor": _GRID, "linecolor": _GRID, "zeroline": False, "automargin": True}
+    return go.layout.Template(
+        layout={
+            "xaxis": axis,
+            "yaxis": axis,
+            "paper_bgcolor": "rgba(0, 0, 0, 0)",
+            "plot_bgcolor": "rgba(0, 0, 0, 0)",
+            "font": {"family": "system-ui, sans-serif", "size": 13, "color": TEXT},
+            "margin": {"l": 60, "r": 44, "t": 30, "b": 60},
+            "height": 460,
+            "hoverlabel": {"align": "left"},
+            "modebar": {"bgcolor": "rgba(0, 0, 0, 0)", "color": TEXT, "orientation": "v"},
+            "legend": {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0},
+        }
     )
 
 
