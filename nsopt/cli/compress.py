@@ -16,7 +16,6 @@ from nsopt.cli.options import (
     TimingOptions,
     TrainingOptions,
     changes,
-    split_words,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +32,8 @@ class CompressOptions:
     weights: Path
     """Weights of the whole network: a state_dict that torch.save wrote, or what nsopt kept."""
     budgets: str
-    """What the smaller networks may cost: macs=50%,params=600k,latency=5ms."""
+    """What the smaller networks may cost: macs=50%,params=600k,latency=5ms. Semicolons separate
+    networks whose budgets hold at once: "macs=50%,latency=5ms; params=600k"."""
     candidates: Annotated[int, Parameter(validator=Number(gte=1))] = 16
     """Widths that are scored for each budget, by a few training steps each."""
     seeds: Count = 1
@@ -59,13 +59,13 @@ def compress(options: CompressOptions) -> None:
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.preparation import announce, apply_changes, prepare
     from nsopt.cli.study import write_report_of
-    from nsopt.compression.budgets import check_words
+    from nsopt.compression.budgets import check_words, split_budgets
     from nsopt.compression.compress import PRESET, prepare_budgets, run_compression
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
     from nsopt.study.presets import get_preset
 
-    budgets = split_words(options.budgets)
+    budgets = split_budgets(options.budgets)
     check_words(budgets)
     preset = get_preset(PRESET)
     settings = apply_changes(preset, changes(options.search, options.training, options.sgd))

@@ -1,11 +1,11 @@
-"""Budgets as users write them: `macs=50%` of a network, `latency=5ms`, `params=600k`."""
+"""Budgets as users write them: `macs=50%` of a network, `latency=5ms`, or both at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
-from nsopt.scaling.metric import Metric, get_metric
+from nsopt.scaling.metric import Joint, Metric, get_metric
 from nsopt.study.comparison import Size
 
 
@@ -18,18 +18,20 @@ class Budget:
     size: Size
 
 
+def split_budgets(text: str) -> list[str]:
+    """Split budgets of different networks: at semicolons, or at commas if there is no semicolon."""
+    return [word.strip() for word in text.split(";" if ";" in text else ",") if word.strip()]
+
+
 def check_words(words: Sequence[str]) -> None:
-    """Raise NsoptError for a budget that is not `METRIC=LIMIT`."""
+    """Raise NsoptError for a budget that is not `METRIC=LIMIT`, or several joined by commas."""
     for word in words:
-        read_metric(word)
+        read_metrics(word)
 
 
-def read_metric(word: str) -> Metric:
-    """Return the metric of a budget `METRIC=LIMIT`. Raises NsoptError for another form."""
-    name, equals, limit = word.partition("=")
-    if not equals or not limit.strip():
-        raise NsoptError(f"{word!r} is not a budget: write macs=50%, params=600k or latency=5ms")
-    return get_metric(name.strip())
+def read_metrics(word: str) -> tuple[Metric, ...]:
+    """Return the metrics of a budget. Raises NsoptError for another form."""
+    return tuple(metric for metric, _ in _split_limits(word))
 
 
 def read_budgets(words: Sequence[str], arch: Architecture) -> tuple[Budget, ...]:
@@ -37,7 +39,7 @@ def read_budgets(words: Sequence[str], arch: Architecture) -> tuple[Budget, ...]
 
     Args:
         words: `METRIC=LIMIT`, where a limit is a percentage of the base network's cost (`50%`) or a
-            number in the unit of the metric.
+            number in the unit of the metric. Limits that hold at once are joined by commas.
 
     Raises:
         NsoptError: for an empty list, for another form, or for a budget that the base network
@@ -48,28 +50,44 @@ def read_budgets(words: Sequence[str], arch: Architecture) -> tuple[Budget, ...]
     return tuple(dict.fromkeys(_read(word.strip(), arch) for word in words))
 
 
+def _split_limits(word: str) -> list[tuple[Metric, str]]:
+    limits = []
+    for part in word.split(","):
+        name, equals, limit = (text.strip() for text in part.partition("="))
+        if not equals or not limit:
+            raise NsoptError(
+                f"{part.strip()!r} is not a budget: write macs=50%, params=600k or latency=5ms"
+            )
+        limits.append((get_metric(name), limit))
+    return limits
+
+
 def _read(word: str, arch: Architecture) -> Budget:
-    metric = read_metric(word)
-    limit = word.partition("=")[2].strip()
-    whole = metric.cost(arch)(arch.base_widths)
-    if limit.endswith("%"):
-        part = _read_percentage(word, limit)
-        exact = whole * part
-        size = Size(metric, exact if isinstance(whole, float) else int(exact), part)
+    sizes = [_read_size(metric, limit, arch) for metric, limit in _split_limits(word)]
+    if len(sizes) == 1:
+        size = sizes[0]
     else:
-        size = Size(metric, metric.read(limit))
+        size = Size(Joint.of([(size.metric, size.budget) for size in sizes]), 1)
+    whole = size.metric.cost(arch)(arch.base_widths)
     if size.budget >= whole:
-        raise NsoptError(
-            f"{word}: the network already costs only {metric.show(whole)}; give a smaller budget"
-        )
-    return Budget(word, metric, size)
+        costs = " and ".join(s.metric.show(s.metric.cost(arch)(arch.base_widths)) for s in sizes)
+        raise NsoptError(f"{word}: the network already costs only {costs}; give a smaller budget")
+    return Budget(word, size.metric, size)
 
 
-def _read_percentage(word: str, limit: str) -> float:
+def _read_size(metric: Metric, limit: str, arch: Architecture) -> Size:
+    if not limit.endswith("%"):
+        return Size(metric, metric.read(limit))
+    part = _read_percentage(limit)
+    exact = part * (whole := metric.cost(arch)(arch.base_widths))
+    return Size(metric, exact if isinstance(whole, float) else int(exact), part)
+
+
+def _read_percentage(limit: str) -> float:
     try:
         part = float(limit.removesuffix("%")) / 100
     except ValueError:
         part = 0.0
     if not 0 < part < 1:
-        raise NsoptError(f"{word!r}: a percentage must be between 0 and 100")
+        raise NsoptError(f"{limit!r}: a percentage must be between 0 and 100")
     return part

@@ -15,7 +15,7 @@ from typing import Any, overload
 import torch
 from torch import nn
 
-from nsopt.compression.budgets import Budget, check_words, read_budgets, read_metric
+from nsopt.compression.budgets import Budget, check_words, read_budgets, read_metrics
 from nsopt.compression.own_compression import run_own_compression
 from nsopt.compression.own_task import Score, make_own_task
 from nsopt.compression.result import CompressedClassifier, Compression, OwnCompression
@@ -122,7 +122,8 @@ def compress(
         data: images and labels; `data.normalised_by(mean, std)` normalises them as in the training
             of the model.
         budgets: such as `macs=50%` of the model, `params=600k`, or `latency=5ms` for a batch of
-            `latency_batch_size` images on this device, as measured.
+            `latency_batch_size` images on this device, as measured. Limits that one network must
+            keep at once are one budget: `macs=50%,latency=5ms`.
         train_loader: yields batches, pairs of inputs and targets, such as a DataLoader or a list.
             Inputs are a tensor or a tuple of arguments.
         loss: `loss(outputs, targets)`, which training minimises.
@@ -212,10 +213,10 @@ def prepare_budgets(
     Raises:
         NsoptError: for invalid budgets, before anything is measured.
     """
-    metrics = [read_metric(word) for word in words]
-    for metric in dict.fromkeys(metrics):
+    metrics = dict.fromkeys(metric for word in words for metric in read_metrics(word))
+    for metric in metrics:
         task = with_latency_if_needed(task, metric, (), workspace, progress)
-    if any(LATENCY in metric.parts for metric in metrics):
+    if LATENCY in metrics:
         task = with_measured_whole(task, workspace, progress)
     return task, read_budgets(words, task.arch)
 

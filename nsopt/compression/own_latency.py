@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from nsopt.compression.budgets import Budget, read_metric
+from nsopt.compression.budgets import Budget, read_metrics
 from nsopt.compression.own_task import OwnTask
 from nsopt.compute.sharing import sharing
 from nsopt.latency.learn import learn_latency
@@ -22,7 +22,7 @@ from nsopt.study.widths_in_time import Clock
 def with_latency_if_needed(task: OwnTask, words: Sequence[str]) -> OwnTask:
     """Return `task` with a latency model if a budget limits milliseconds: a stored one, or one that
     is learned now."""
-    if not any(LATENCY in read_metric(word).parts for word in words):
+    if not any(LATENCY in read_metrics(word) for word in words):
         return task
     study = task.open_study(baseline().name)
     arch = with_stored_latency(task.arch, [study])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import nsopt
-from nsopt.compression.budgets import read_budgets
+from nsopt.compression.budgets import read_budgets, split_budgets
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
@@ -47,7 +47,7 @@ def run(model: nn.Module, arch: TableArchitecture, data: ImageData, out: Path) -
     return nsopt.compress(
         model,
         data,
-        ["params=50%", "params=20000"],
+        ["params=50%", "params=20000,macs=50%"],
         arch=arch,
         epochs=2,
         candidates=2,
@@ -61,9 +61,10 @@ def test_every_budget_is_met_by_a_network_that_works(
 ) -> None:
     result, _ = compressed
     params = narrow.cost("params")
-    half, small = result["params=50%"], result["params=20000"]
+    half, small = result["params=50%"], result["params=20000,macs=50%"]
     assert half.cost["params"] <= params(narrow.base_widths) / 2 < 1.2 * half.cost["params"]
     assert small.cost["params"] <= 20000
+    assert small.cost["macs"] <= narrow.cost("macs")(narrow.base_widths) / 2
     assert result.dense.widths == narrow.base_widths
     assert result.dense.val_accuracy > 80
     assert half.val_accuracy > 70
@@ -140,6 +141,11 @@ def test_budgets_are_read_as_people_say_them(narrow: TableArchitecture) -> None:
     assert (half.metric.name, half.size.budget, half.size.ratio) == ("macs", macs // 2, 0.5)
     assert (plain.metric.name, plain.size.budget, plain.size.ratio) == ("params", 20_000, None)
     assert len(read_budgets(["macs=50%", "macs=50%"], narrow)) == 1
+    assert split_budgets("macs=50%, params=20k") == ["macs=50%", "params=20k"]
+    assert split_budgets("macs=50%,params=20k; params=9k") == ["macs=50%,params=20k", "params=9k"]
+    (both,) = read_budgets(["params=20k,macs=50%"], narrow)
+    assert both.metric.name == f"params=20000,macs={macs // 2}"
+    read_budgets(["params=9G,macs=50%"], narrow)  # one of them binds
 
 
 @pytest.mark.parametrize(
@@ -152,6 +158,8 @@ def test_budgets_are_read_as_people_say_them(narrow: TableArchitecture) -> None:
         ("macs=many%", "must be between 0 and 100"),
         ("params=9G", "the network already costs only .* params; give a smaller budget"),
         ("params=small", "is not a budget: write 600000"),
+        ("macs=50%,macs=20k", "two budgets of macs cannot hold at once"),
+        ("params=9G,macs=90G", "already costs only .* params and .* MACs; give a smaller budget"),
     ],
 )
 def test_budgets_that_make_no_sense_are_told_before_anything_runs(
