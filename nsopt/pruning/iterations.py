@@ -20,7 +20,7 @@ from nsopt.errors import DeterministicError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.engine import iterative_prune
-from nsopt.pruning.rules import check_steps, get_size_metric
+from nsopt.pruning.rules import check_range, check_steps, get_size_metric
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Supervision
 from nsopt.scaling.record import Iteration
@@ -151,6 +151,7 @@ class _Search:
         settings = self.settings.updated(seed=derive_seed(self.settings.seed, number))
         widths = _choose_widths(self.arch, history, settings)
         check_steps(self.arch, widths, settings)
+        check_range(self.arch, widths, settings)
         start = None if history else self.start
         if start is not None:
             settings = settings.updated(pretrain_epochs=0)

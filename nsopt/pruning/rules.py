@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nsopt.errors import ShortRecordError
+from nsopt.errors import DeterministicError, ShortRecordError
 from nsopt.models.architecture import Architecture
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.cost import CostModel, IntArray
@@ -24,6 +24,7 @@ from nsopt.scaling.metric import PARAMS, Metric, get_metric
 from nsopt.scaling.record import MIN_ROWS
 
 Masks = list[NDArray[np.bool_]]
+_SMALLEST_RANGE = 0.1  # part of the size that pruning can remove
 
 
 def get_size_metric(price: str) -> Metric:
@@ -85,6 +86,21 @@ def check_steps(arch: Architecture, widths: Sequence[int], settings: SearchSetti
         f"pruning ends after {rule.steps} steps and a law needs {MIN_ROWS}: try --filters-per-step "
         f"{largest} or less"
     )
+
+
+def check_range(arch: Architecture, widths: Sequence[int], settings: SearchSettings) -> None:
+    """Raise DeterministicError, before any training, if pruning hardly changes the size.
+
+    The exponents of a law would then be too large for floating-point numbers.
+    """
+    metric = get_size_metric(settings.price)
+    cost = metric.cost(arch)
+    share = 1 - cost([1] * len(widths)) / cost(widths)
+    if share < _SMALLEST_RANGE:
+        raise DeterministicError(
+            f"pruning can remove at most {share:.1%} of the {metric.unit} of {arch.name}, and a "
+            f"law needs {_SMALLEST_RANGE:.0%}: its explain() lists the fixed widths"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,10 +4,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+import nsopt
 from nsopt.data.images import ImageData
+from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
 from nsopt.pruning.rules import CostRule, make_rule
@@ -95,3 +99,18 @@ def test_all_prices_take_as_many_steps(narrow: TableArchitecture) -> None:
     ]
     assert len({rule.steps for rule in rules}) == 1
     assert all(rule.measure_left(narrow.base_widths) == 1 for rule in rules)
+
+
+def test_a_network_whose_size_hardly_changes_is_refused_before_any_training() -> None:
+    """For instance if only the first of three layers can change."""
+    layers = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 100), nn.Linear(100, 100))
+    arch = nsopt.trace(layers, torch.rand(2, 4), "net", fixed=["1"])
+    batches = [(torch.rand(2, 4), torch.rand(2, 100))]
+    settings = SearchSettings(filters_per_step=0.1, device="cpu", precision="fp32")
+    message = r"^pruning can remove at most 6\.7% of the params of net, and a law needs 10%: "
+
+    def train(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("a batch was trained on")
+
+    with pytest.raises(NsoptError, match=message):
+        nsopt.search(arch, settings=settings, loader=batches, loss=train)

@@ -39,6 +39,7 @@ def test_a_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> None:
     model, x = kind(), torch.randn(2, 3, 32, 32)
     arch = trace(model, x)
     assert list(arch.base_widths) == GROUPS[kind]
+    assert arch.explain().splitlines()[0] == f"{arch.name}: {len(GROUPS[kind])} widths"
     check_costs(arch, model, arch.base_widths, x)
     check_building(arch, x)
     check_search(arch, x)
