@@ -48,6 +48,10 @@ class Architecture(Protocol):
         """The smallest widths that its networks can have."""
 
     @property
+    def rigid(self) -> tuple[bool, ...]:
+        """Per group, whether pruning cannot remove its units one by one."""
+
+    @property
     def layout(self) -> torch.memory_format:
         """Memory layout of its networks and their inputs."""
 
@@ -124,6 +128,10 @@ class TableArchitecture:
     @property
     def narrowest(self) -> tuple[int, ...]:
         return (1,) * len(self.base_widths)
+
+    @property
+    def rigid(self) -> tuple[bool, ...]:
+        return (False,) * len(self.base_widths)
 
     @property
     def layout(self) -> torch.memory_format:

@@ -95,7 +95,8 @@ def check_range(arch: Architecture, widths: Sequence[int], settings: SearchSetti
     """
     metric = get_size_metric(settings.price)
     cost = metric.cost(arch)
-    share = 1 - cost([1] * len(widths)) / cost(widths)
+    fewest = [width if rigid else 1 for width, rigid in zip(widths, arch.rigid, strict=True)]
+    share = 1 - cost(fewest) / cost(widths)
     if share < _SMALLEST_RANGE:
         raise DeterministicError(
             f"pruning can remove at most {share:.1%} of the {metric.unit} of {arch.name}, and a "

@@ -69,6 +69,11 @@ class TracedArchitecture:
         """The smallest widths at which networks run, found by trying."""
         return tuple(probe.find_narrowest(self.network).tolist())
 
+    @property
+    def rigid(self) -> tuple[bool, ...]:
+        """Per group, whether pruning cannot remove its units one by one."""
+        return tuple(group.rigid for group in self.network.family.groups)
+
     @cached_property
     def layout(self) -> torch.memory_format:
         """Memory layout of its networks and their inputs."""

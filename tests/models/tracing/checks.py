@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,12 @@ class OtherProcess:
 
     def end(self) -> None:
         self._process.communicate()
+
+
+def skip_without_timm() -> None:
+    """Skip a test if timm is missing. Only nsopt imports it: torchvision must come before it."""
+    if find_spec("timm") is None:
+        pytest.skip("timm is not installed")
 
 
 def selected_first(in_suite: Iterable[str], others: Iterable[str]) -> list[Any]:

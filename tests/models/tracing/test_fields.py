@@ -126,6 +126,17 @@ def test_units_that_cannot_be_cut_one_by_one_all_stay() -> None:
     assert list(pruned.widths) == [2, 4]  # of 6 as few as of 16
 
 
+def test_a_network_without_units_to_remove_is_built_but_not_searched() -> None:
+    torch.manual_seed(0)
+    model, x = fields.ShuffledGroups(), torch.randn(2, 3, 9, 9)
+    arch = trace(model, x)
+    assert arch.rigid == (True,)
+    check_costs(arch, model, arch.base_widths, x)
+    check_building(arch, x)
+    with pytest.raises(NsoptError, match=r"pruning can remove at most 0\.0% of the params"):
+        check_search(arch, x)
+
+
 def test_no_function_proposes_widths_at_which_a_network_does_not_run() -> None:
     arch, model, _ = traced(fields.Squeezed)
     assert arch.narrowest == (1, 4, 2)  # powers of two

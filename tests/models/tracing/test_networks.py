@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.tracing.checks import OtherProcess, check_network
+from tests.models.tracing.checks import OtherProcess, check_network, skip_without_timm
 
 _SMALL = "tests.models.tracing.small_networks"
 TORCHVISION = {  # side of images, number of widths, of refused groups
@@ -34,5 +34,5 @@ def test_a_network_of_others_is_scaled_as_it_computes(
     word: str, other_process: OtherProcess, tmp_path: Path
 ) -> None:
     if word in TIMM:
-        pytest.importorskip("timm")
+        skip_without_timm()
     check_network(word, *NETWORKS[word], other_process, tmp_path)

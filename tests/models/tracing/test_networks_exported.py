@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from tests.models.tracing import test_networks, test_networks_timm, test_networks_torchvision
-from tests.models.tracing.checks import check_exports, randomise, selected_first, traced
+from tests.models.tracing.checks import (
+    check_exports,
+    randomise,
+    selected_first,
+    skip_without_timm,
+    traced,
+)
 
 NETWORKS = test_networks.NETWORKS | test_networks_torchvision.NETWORKS | test_networks_timm.NETWORKS
 TIMM = test_networks.TIMM | test_networks_timm.NETWORKS
@@ -21,7 +27,7 @@ OTHERS = [word for word in NETWORKS if word not in (*IN_SUITE, *NOT_EXPORTED)]
 @pytest.mark.parametrize("word", selected_first(IN_SUITE, OTHERS))
 def test_a_pruned_network_is_exported_to_the_same_numbers(word: str, tmp_path: Path) -> None:
     if word in TIMM:
-        pytest.importorskip("timm")
+        skip_without_timm()
     size, *_ = NETWORKS[word]
     arch, model, x = traced(word, size)
     randomise(model)

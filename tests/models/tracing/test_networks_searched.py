@@ -2,14 +2,14 @@
 
 import pytest
 
-from tests.models.tracing.checks import check_search, selected_first, traced
+from tests.models.tracing.checks import check_search, selected_first, skip_without_timm, traced
 from tests.models.tracing.test_networks_exported import NETWORKS, TIMM
 
 
 @pytest.mark.parametrize("word", selected_first((), NETWORKS))
 def test_a_search_ends_in_a_law(word: str) -> None:
     if word in TIMM:
-        pytest.importorskip("timm")
+        skip_without_timm()
     size, *_ = NETWORKS[word]
     arch, _, x = traced(word, size)
     check_search(arch, x)
