@@ -4,13 +4,17 @@ tests/storage/test_internals.py names what a new version of Optuna has removed.
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution
+from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._grpc.server import make_server
 from optuna.storages._heartbeat import BaseHeartbeat
-from optuna.study import Study
+from optuna.storages._rdb.models import TrialUserAttributeModel
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.study import Study, StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -27,6 +31,50 @@ class OwnHeartbeat(BaseHeartbeat):
 
     @abstractmethod
     def stale_trial_ids(self, study_id: int) -> list[int]: ...
+
+
+class Database(RDBStorage):
+    """A database that writes several attributes of a trial in one transaction."""
+
+    def set_trial_user_attrs(self, trial_id: int, values: Mapping[str, Any]) -> None:
+        with _create_scoped_session(self.scoped_session) as session:
+            for key, value in values.items():
+                self._set_trial_attr_without_commit(
+                    session, TrialUserAttributeModel, trial_id, key, value
+                )
+
+
+class ListedStudy(Study):
+    """A study with the attributes that it had when the studies of its storage were listed.
+
+    Reading them asks the storage for nothing. `set_user_attr` also changes them here.
+    """
+
+    def __init__(self, found: FrozenStudy, storage: BaseStorage) -> None:
+        super().__init__(found.study_name, _Listing(found), RandomSampler())  # type: ignore[arg-type]
+        self._storage = storage
+        self._listed = found.user_attrs
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        return self._listed
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        super().set_user_attr(key, value)
+        self._listed[key] = value
+
+
+class _Listing:
+    """Answers what a `Study` asks its storage when it is made."""
+
+    def __init__(self, found: FrozenStudy) -> None:
+        self._found = found
+
+    def get_study_id_from_name(self, name: str) -> int:
+        return study_id(self._found)
+
+    def get_study_directions(self, number: int) -> list[StudyDirection]:
+        return self._found.directions
 
 
 STALE_TRIAL_IDS = "_get_stale_trial_ids"
@@ -76,6 +124,17 @@ def running(study: Study, taken: FrozenTrial) -> Trial:
 def is_finished(study: Study, trial: FrozenTrial) -> bool:
     """Return whether a trial has finished, according to the storage."""
     return storage_of(study).get_trial(trial_id(trial)).state.is_finished()
+
+
+def write_attributes(trial: Trial, values: Mapping[str, Any]) -> None:
+    """Write user attributes of a running trial; to a database in one transaction."""
+    database = getattr(trial.storage, "_backend", None)
+    if isinstance(database, Database):
+        database.set_trial_user_attrs(trial._trial_id, values)
+        trial._cached_frozen_trial.user_attrs.update(values)
+        return
+    for name, value in values.items():
+        trial.set_user_attr(name, value)
 
 
 def write_attribute(study: Study, trial: FrozenTrial, name: str, value: Any) -> None:

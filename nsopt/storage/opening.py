@@ -7,12 +7,13 @@ from pathlib import Path
 
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, get_storage
+from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback, get_storage
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
 from nsopt.errors import NsoptError
 from nsopt.storage.heartbeats import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS
+from nsopt.storage.internals import Database
 from nsopt.storage.journal import open_journal
 from nsopt.storage.servers import PatientStorage, ProxiedStorage, is_of_grpc
 from nsopt.storage.urls import (
@@ -84,7 +85,7 @@ def open_storage(url: str) -> BaseStorage:
                 return get_storage(_open_database(url, PatientStorage, _CONNECTIONS))
             path.parent.mkdir(parents=True, exist_ok=True)
             connecting = {"connect_args": {"timeout": _SQLITE_LOCK_SECONDS}}
-            storage = _open_database(url, RDBStorage, connecting)
+            storage = _open_database(url, Database, connecting)
             _lock_before_reading(storage.engine)
             return get_storage(storage)
     except NsoptError:
@@ -93,7 +94,7 @@ def open_storage(url: str) -> BaseStorage:
         raise _unusable(url, error) from None
 
 
-def _open_database(url: str, kind: type[RDBStorage], engine: Mapping[str, object]) -> RDBStorage:
+def _open_database(url: str, kind: type[Database], engine: Mapping[str, object]) -> Database:
     patience = Retrying(
         retry=retry_if_exception(_made_by_another),
         wait=wait_fixed(_MAKING_SECONDS),

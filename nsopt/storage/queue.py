@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from optuna.exceptions import ExperimentalWarning, TrialPruned, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
@@ -23,7 +23,7 @@ from nsopt.storage import internals, trials
 from nsopt.storage.heartbeats import HEARTBEAT_SECONDS
 from nsopt.storage.internals import BaseHeartbeat
 from nsopt.storage.provenance import provenance
-from nsopt.storage.studies import has_unfinished
+from nsopt.storage.studies import is_unfinished
 
 P = TypeVar("P", bound=Hashable)
 _POLL_SECONDS = 1.0
@@ -48,7 +48,17 @@ class Work(Protocol):
         """Handle a trial that failed and would always fail."""
 
 
-Entry = tuple[Study, Work | None]  # a study, and what runs its trials; None while they must wait
+class Entry(NamedTuple):
+    """A study to work on.
+
+    Attributes:
+        stored: its trials, read just now.
+        work: runs them; None while they must wait.
+    """
+
+    study: Study
+    stored: Sequence[FrozenTrial]
+    work: Work | None
 
 
 def drain(look: Callable[[], Sequence[Entry]], wait: Callable[[bool], None]) -> int:
@@ -67,16 +77,17 @@ def drain(look: Callable[[], Sequence[Entry]], wait: Callable[[bool], None]) -> 
         if _run_one(entries):
             done += 1
             continue
-        running = [watch.look(study) for study, _ in entries]
-        if not any(has_unfinished(study) for study, _ in entries):
+        studies = [entry.study for entry in entries if is_unfinished(entry.stored)]
+        running = [watch.look(study) for study in studies]
+        if not any(is_unfinished(study.get_trials(deepcopy=False)) for study in studies):
             return done
         wait(any(running))
         watch.wait()
 
 
 def _run_one(entries: Sequence[Entry]) -> bool:
-    for study, work in entries:
-        claimed = None if work is None else claim(study, work)
+    for study, stored, work in entries:
+        claimed = None if work is None else claim(study, stored, work)
         if work is not None and claimed is not None:
             run(study, claimed, work)
             return True
@@ -108,15 +119,18 @@ def missing_points(
     return [point for point in points if point not in settled]
 
 
-def claim(study: Study, work: Work) -> FrozenTrial | None:
+def claim(study: Study, stored: Sequence[FrozenTrial], work: Work) -> FrozenTrial | None:
     """Claim a waiting trial for this process; None if there is none.
 
     If two commands enqueued the same point, the earlier trial runs and the later one fails.
+
+    Args:
+        stored: the study's trials, read just now.
     """
-    for waiting in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        if not _take(study, waiting):
+    for waiting in stored:
+        if waiting.state != TrialState.WAITING or not _take(study, waiting):
             continue
-        original = _find_original(study, waiting, work)
+        original = _find_original(study, stored, waiting, work)
         if original is None:
             return waiting
         trials.write_duplicate(study, waiting, original)
@@ -134,8 +148,7 @@ def run(study: Study, claimed: FrozenTrial, work: Work) -> bool:
         try:
             study.sampler = work.sampler(claimed)
             trial = internals.running(study, claimed)
-            trials.write_worker(trial)
-            trials.write_provenance(trial, provenance(work.compute))
+            trials.write_run(trial, provenance(work.compute))
             values = work.run(trial)
         except UpdateFinishedTrialError:
             return False
@@ -159,18 +172,15 @@ def _take(study: Study, waiting: FrozenTrial) -> bool:
         return False
 
 
-def _find_original(study: Study, claimed: FrozenTrial, work: Work) -> FrozenTrial | None:
+def _find_original(
+    study: Study, stored: Sequence[FrozenTrial], claimed: FrozenTrial, work: Work
+) -> FrozenTrial | None:
     """Return the earlier trial with the same point. Trials are numbered in the order of commits, so
-    all earlier ones are visible."""
+    all earlier ones are among the stored ones; their states may have changed since."""
     point = work.point(claimed)
-    return next(
-        (
-            trial
-            for trial in study.get_trials(deepcopy=False)[: claimed.number]
-            if trials.is_settled(trial) and work.point(trial) == point
-        ),
-        None,
-    )
+    same = [trial.number for trial in stored[: claimed.number] if work.point(trial) == point]
+    now = study.get_trials(deepcopy=False) if same else []
+    return next((now[number] for number in same if trials.is_settled(now[number])), None)
 
 
 def _tell(

@@ -245,7 +245,9 @@ def write_latency(
     once, and what was measured before stays."""
     value = {**latency, "widths": width_key(widths)}
     digest = _short_digest((value["widths"], sorted(conditions.items()), value.get("sitting")))
-    study.set_user_attr(f"{_LATENCY}{digest}", value)
+    name = f"{_LATENCY}{digest}"
+    if study.user_attrs.get(name) != value:
+        study.set_user_attr(name, value)
 
 
 def write_timing(study: Study, widths: Sequence[int], latency: Mapping[str, Any]) -> None:

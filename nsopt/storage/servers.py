@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import GrpcStorageProxy, RDBStorage
+from optuna.storages import GrpcStorageProxy
 from optuna.trial import TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,6 +15,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 from nsopt.storage.heartbeats import DEAD_AFTER_SECONDS, AttributeHeartbeat
 from nsopt.storage.internals import (
     BEHIND_CACHE,
+    Database,
     OwnHeartbeat,
     stale_in_database,
     study_id,
@@ -48,6 +49,7 @@ _REPEATABLE = (  # a trial that is added twice runs only once (storage/queue.py)
     "set_trial_state_values",
     "set_trial_system_attr",
     "set_trial_user_attr",
+    "set_trial_user_attrs",
 )
 
 
@@ -110,7 +112,7 @@ def is_of_grpc(error: BaseException) -> bool:
     return any(kind.__module__.split(".")[0] == "grpc" for kind in type(error).__mro__)
 
 
-class PatientStorage(_Patience, OwnHeartbeat, RDBStorage):
+class PatientStorage(_Patience, OwnHeartbeat, Database):
     """A database server that may restart while workers use it."""
 
     def __init__(self, url: str, **options: Any) -> None:

@@ -1,42 +1,48 @@
 """Find the studies of a storage by name; open one only with the settings that created it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial
 
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
 from nsopt.settings import differences
 from nsopt.storage import schema
+from nsopt.storage.internals import FrozenStudy, ListedStudy
 
 
 def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
-    """Return nsopt's studies `prefix/METHOD`, by method."""
-    return {
-        kind: optuna.load_study(study_name=f"{own}/{kind}", storage=storage)
-        for own, kind in _ours(storage)
-        if own == prefix
-    }
+    """Return nsopt's studies `prefix/METHOD`, by method, with their attributes as of now."""
+    studies: dict[str, Study] = {}
+    for found in _ours(storage):
+        own, kind = schema.split_name(found.study_name)
+        if own == prefix:
+            studies[kind] = ListedStudy(found, storage)
+    return studies
 
 
 def comparisons(storage: BaseStorage) -> list[str]:
     """Return the names of nsopt's comparisons and searches in a storage."""
-    return sorted({prefix for prefix, _ in _ours(storage) if not schema.is_tuning(prefix)})
+    return [prefix for prefix in _prefixes(storage) if not schema.is_tuning(prefix)]
 
 
 def tunings(storage: BaseStorage) -> list[str]:
     """Return the prefixes of the tuning studies in a storage."""
-    return sorted({prefix for prefix, _ in _ours(storage) if schema.is_tuning(prefix)})
+    return [prefix for prefix in _prefixes(storage) if schema.is_tuning(prefix)]
 
 
-def _ours(storage: BaseStorage) -> list[tuple[str, str]]:
-    """Return prefix and method of nsopt's studies."""
-    ours = [study.study_name for study in storage.get_all_studies() if schema.is_ours(study)]
-    return [schema.split_name(name) for name in sorted(ours)]
+def _prefixes(storage: BaseStorage) -> list[str]:
+    return sorted({schema.split_name(study.study_name)[0] for study in _ours(storage)})
+
+
+def _ours(storage: BaseStorage) -> list[FrozenStudy]:
+    """Return nsopt's studies by name."""
+    ours = [study for study in storage.get_all_studies() if schema.is_ours(study)]
+    return sorted(ours, key=lambda study: study.study_name)
 
 
 def only_comparison(storage: BaseStorage) -> str:
@@ -65,20 +71,23 @@ def open_study(
         directions=directions,
         load_if_exists=True,
     )
-    if schema.read_settings(study):
-        check_settings(study, settings)
-    else:
+    if not check_settings(study, settings):
         schema.write_identity(study, task, source, settings, provenance, metric_names)
     return study
 
 
-def check_settings(study: Study, ours: Mapping[str, Any]) -> None:
-    """Raise NsoptError, with the differences, if `study` was written by other settings.
+def check_settings(study: Study, ours: Mapping[str, Any]) -> bool:
+    """Return whether `study` has settings, which are then `ours`.
 
-    It ignores attributes of the data that an older version did not store, and settings that an
+    This ignores attributes of the data that an older version did not store, and settings that an
     older version stored with a search although the search does not depend on them.
+
+    Raises:
+        NsoptError: with the differences, if other settings wrote the study.
     """
     theirs = schema.read_settings(study)
+    if not theirs:
+        return False
     if schema.is_search(schema.split_name(study.study_name)[1]):
         theirs = {name: value for name, value in theirs.items() if name in ours}
     data = {name: value for name, value in ours["data"].items() if name in theirs["data"]}
@@ -88,9 +97,9 @@ def check_settings(study: Study, ours: Mapping[str, Any]) -> None:
             f"{study.study_name} was written by other settings ({'; '.join(found)}): "
             "give the same settings, or another --out or --storage"
         )
+    return True
 
 
-def has_unfinished(study: Study) -> bool:
+def is_unfinished(stored: Iterable[FrozenTrial]) -> bool:
     """Return whether trials are waiting or running."""
-    states = (TrialState.WAITING, TrialState.RUNNING)
-    return bool(study.get_trials(deepcopy=False, states=states))
+    return not all(trial.state.is_finished() for trial in stored)

@@ -163,9 +163,11 @@ def read_widths(trial: FrozenTrial, layer_names: Sequence[str]) -> tuple[int, ..
     return tuple(trial.params[width_parameter(name)] for name in layer_names)
 
 
-def write_worker(trial: Trial) -> None:
-    """Write which process runs a trial, `HOST:PROCESS`; a retry overwrites it."""
-    trial.set_user_attr(_WORKER, f"{platform.node()}:{os.getpid()}")
+def write_run(trial: Trial, provenance: Mapping[str, str]) -> None:
+    """Write which process runs a trial, `HOST:PROCESS`, and its provenance. A retry overwrites
+    them; the study has the provenance of its first process."""
+    own = f"{platform.node()}:{os.getpid()}"
+    internals.write_attributes(trial, {_WORKER: own, _PROVENANCE: _format_provenance(provenance)})
 
 
 def read_worker(trial: FrozenTrial) -> str | None:
@@ -179,11 +181,6 @@ def write_place(trial: Trial, folder: str) -> None:
 
 def read_place(trial: FrozenTrial) -> str | None:
     return trial.user_attrs.get(_PLACE)
-
-
-def write_provenance(trial: Trial, provenance: Mapping[str, str]) -> None:
-    """Write the provenance of a trial; the study has that of its first process."""
-    trial.set_user_attr(_PROVENANCE, _format_provenance(provenance))
 
 
 def read_all_provenance(study: Study) -> dict[str, str]:
@@ -203,10 +200,8 @@ def write_outcome(
     trial: Trial, numbers: Mapping[str, Any], curves: Mapping[str, Sequence[float]]
 ) -> None:
     """Write a trial's outcome. numbers: flat values; curves: one value per epoch each."""
-    for name, value in numbers.items():
-        trial.set_user_attr(name, value)
-    if curves:
-        trial.set_user_attr(_CURVES, {name: list(values) for name, values in curves.items()})
+    written = {_CURVES: {name: list(values) for name, values in curves.items()}} if curves else {}
+    internals.write_attributes(trial, {**numbers, **written})
 
 
 def read_outcome(trial: FrozenTrial) -> dict[str, Any]:

@@ -131,8 +131,7 @@ class Task:
 
     def _check(self, studies: Mapping[str, Study]) -> None:
         for kind, study in studies.items():
-            if schema.read_settings(study):
-                check_settings(study, self._find_identity(kind))
+            check_settings(study, self._find_identity(kind))
 
     def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:
         """Open or create the study of a method, or of a search."""

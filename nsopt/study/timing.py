@@ -1,6 +1,6 @@
 """Time the networks of a comparison side by side, on this device or another."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,13 +68,12 @@ def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latenc
     A network has one latency, whichever methods propose it: a latency in one study of the
     comparison also counts for the others.
     """
-    runtime = session.task.runtime
     with session.compute.exclusive():
-        known = _read_latencies(session)
+        conditions = _conditions(session.compute.device, session.task.runtime)
+        known = _read_latencies(session, conditions)
         if any(widths not in known for _, widths in networks):
-            time_networks(session.task.arch, networks, session.compute, runtime)
-            known = _read_latencies(session)
-        conditions = _conditions(session.compute.device, runtime)
+            time_networks(session.task.arch, networks, session.compute, session.task.runtime)
+            known = _read_latencies(session, conditions)
     for study, widths in networks:
         schema.write_latency(study, widths, conditions, asdict(known[widths]))
     return [known[widths] for _, widths in networks]
@@ -90,7 +89,8 @@ def time_together(session: Session) -> None:
         each.network for each in _find_trained(session.workspace.storage, session.task.name)
     ]
     with session.compute.exclusive():
-        known = _read_latencies(session, [widths for _, widths in networks])
+        conditions = _conditions(session.compute.device, session.task.runtime)
+        known = _read_latencies(session, conditions, [widths for _, widths in networks])
         own = [known.get(widths) for _, widths in networks]
         sittings = {latency.sitting if latency else None for latency in own}
         if not any(own) or (len(sittings) == 1 and None not in sittings):
@@ -168,13 +168,14 @@ def _conditions(device: torch.device, runtime: Runtime) -> dict[str, Any]:
 
 
 def _read_latencies(
-    session: Session, networks: Collection[tuple[int, ...]] = ()
+    session: Session,
+    conditions: Mapping[str, Any],
+    networks: Collection[tuple[int, ...]] = (),
 ) -> dict[tuple[int, ...], Latency]:
-    """Return the latencies of a comparison that count on this device, by widths.
+    """Return the latencies of a comparison that count under these conditions, by widths.
 
     networks: those that a complete sitting has timed; by default all that were timed.
     """
-    conditions = _conditions(session.compute.device, session.task.runtime)
     stored = [
         latency
         for study in session.studies().values()

@@ -3,7 +3,7 @@
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.deployment.artifacts import BestNetworks
 from nsopt.storage import schema
-from nsopt.storage.studies import has_unfinished
+from nsopt.storage.studies import is_unfinished
 from nsopt.study.searching import is_searching, pretrained_file
 from nsopt.study.session import Session
 
@@ -12,7 +12,7 @@ def clear_finished(session: Session) -> None:
     """Delete checkpoints of a session's finished studies, and networks that are not best."""
     task, workspace = session.task, session.workspace
     studies = task.stored_studies(workspace)
-    busy = {method for method, study in studies.items() if has_unfinished(study)}
+    busy = {m for m, study in studies.items() if is_unfinished(study.get_trials(deepcopy=False))}
     for method in {m for m in studies.keys() - busy if not schema.is_search(m)}:
         workspace.clear(task.study_name(method))
         BestNetworks(workspace.artifacts).clear(studies[method])

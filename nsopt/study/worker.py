@@ -46,10 +46,15 @@ class Worker:
         if session is not self._session:
             self._session, self._laws = session, Laws(session)
         self._laws.read(studies)
-        known = self._find_installed(studies)
-        session.progress.overall(*_count_points(study for _, study in known))
         runner = TrialRunner(session, self._laws)
-        return [(study, runner if self._laws.is_ready(m) else None) for m, study in known]
+        entries = [
+            Entry(
+                study, study.get_trials(deepcopy=False), runner if self._laws.is_ready(m) else None
+            )
+            for m, study in self._find_installed(studies)
+        ]
+        session.progress.overall(*_count_points(entries))
+        return entries
 
     def _find_installed(self, studies: Mapping[str, Study]) -> list[tuple[Method, Study]]:
         """Return the studies whose method is installed here. Other workers run the others."""
@@ -75,12 +80,12 @@ class Worker:
             self._session.progress.message(message)
 
 
-def _count_points(studies: Iterable[Study]) -> tuple[int, int]:
+def _count_points(entries: Iterable[Entry]) -> tuple[int, int]:
     """Return the number of ended points of a comparison, and of all points."""
     stored = [
         trial
-        for study in studies
-        for trial in study.get_trials(deepcopy=False)
+        for entry in entries
+        for trial in entry.stored
         if trials.read_point(trial) is not None and trials.is_settled(trial)
     ]
     return sum(trial.state.is_finished() for trial in stored), len(stored)

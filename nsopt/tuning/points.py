@@ -84,8 +84,9 @@ def run_points(
         return bool(missing)
 
     def look() -> list[Entry]:
-        progress.overall(_count_ended(study, points), len(points))
-        return [(study, work)]
+        stored = study.get_trials(deepcopy=False)
+        progress.overall(_count_ended(stored, points), len(points))
+        return [Entry(study, stored, work)]
 
     def wait(running: bool) -> None:
         nonlocal has_reported
@@ -96,10 +97,10 @@ def run_points(
     run_missing(enqueue_missing, lambda: drain(look, wait))
 
 
-def _count_ended(study: Study, points: Mapping[TuningPoint, object]) -> int:
+def _count_ended(stored: Sequence[FrozenTrial], points: Mapping[TuningPoint, object]) -> int:
     ended = {
         trials.read_tuning_point(trial)
-        for trial in study.get_trials(deepcopy=False)
+        for trial in stored
         if trials.is_settled(trial) and trial.state.is_finished()
     }
     return len(ended & points.keys())

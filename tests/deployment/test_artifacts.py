@@ -289,7 +289,7 @@ def test_a_worse_network_of_an_older_version_is_refused(study: Study, tmp_path: 
     store = FileSystemArtifactStore(best.folder)
     upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=study)
     trial = running(study, network(10.0, seed=1))
-    trials.write_worker(trial)
+    trials.write_run(trial, {})
     end(trial, network(10.0, seed=1))
     with pytest.raises(NsoptError, match=f"trained by {os.uname().nodename}:.* 10.00 %"):
         best.file(study, best_of(study))

@@ -36,7 +36,7 @@ def run_all(study: optuna.Study) -> list[int]:
         numbers.append(trial.number)
         return [float(trial.suggest_int("width", 1, 9))]
 
-    while trial := claim(study, Job(objective)):
+    while trial := claim(study, study.trials, Job(objective)):
         assert run(study, trial, Job(objective))
     return numbers
 
@@ -58,7 +58,7 @@ def test_a_dead_process_gives_its_trial_back(url: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 0.1)
     study, other, watch = study_at(url), study_at(url), Watch()
     study.enqueue_trial({})
-    trial = claim(study, Job())
+    trial = claim(study, study.trials, Job())
     assert trial is not None
 
     def look(seconds: float) -> list[TrialState]:

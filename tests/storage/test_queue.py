@@ -54,7 +54,7 @@ class Job:
 
 def claim_all(url: str) -> list[int]:
     study, claimed = study_at(url), []
-    while trial := claim(study, Job()):
+    while trial := claim(study, study.trials, Job()):
         claimed.append(trial.number)
     return claimed
 
@@ -70,7 +70,7 @@ def test_every_waiting_trial_is_claimed_once(url: str) -> None:
 
 def claimed_trial(study: optuna.Study) -> FrozenTrial:
     study.enqueue_trial({})
-    trial = claim(study, Job())
+    trial = claim(study, study.trials, Job())
     assert trial is not None
     return trial
 
@@ -153,7 +153,7 @@ def test_of_two_trials_with_one_point_the_first_is_run(url: str) -> None:
     for point in ("a", "b", "a", "b", "a"):
         study.enqueue_trial({}, user_attrs={"point": point})
     run_points = []
-    while trial := claim(study, Job()):
+    while trial := claim(study, study.trials, Job()):
         run_points.append((trial.number, trial.user_attrs["point"]))
         assert run(study, trial, Job())
     assert run_points == [(0, "a"), (1, "b")]
@@ -164,11 +164,11 @@ def test_of_two_trials_with_one_point_the_first_is_run(url: str) -> None:
 def test_a_point_whose_first_trial_was_lost_is_run_again(url: str) -> None:
     study = study_at(url)
     study.enqueue_trial({}, user_attrs={"point": "a"})
-    lost = claim(study, Job())
+    lost = claim(study, study.trials, Job())
     assert lost is not None
     study.tell(lost.number, state=TrialState.FAIL)
     study.enqueue_trial({}, user_attrs={"point": "a"})
-    again = claim(study, Job())
+    again = claim(study, study.trials, Job())
     assert again is not None
     assert again.number == 1
 

@@ -19,7 +19,7 @@ from nsopt.storage.internals import make_server
 from nsopt.storage.opening import open_storage
 from nsopt.storage.queue import Watch, claim, heartbeat, run
 from nsopt.storage.serving import serve_proxy
-from nsopt.storage.trials import write_worker
+from nsopt.storage.trials import write_run
 from tests.conftest import call_nsopt, free_port
 from tests.storage.test_queue import Job
 
@@ -53,10 +53,10 @@ def test_behind_a_proxy_too_a_dead_process_gives_its_trial_back(
         assert isinstance(storage, servers.ProxiedStorage)
         study = optuna.create_study(storage=storage)
         study.enqueue_trial({}, user_attrs={"point": 1})
-        trial, watch = claim(study, Job()), Watch()
+        trial, watch = claim(study, study.trials, Job()), Watch()
         assert trial is not None
-        assert claim(study, Job()) is None
-        write_worker(Trial(study, trial._trial_id))
+        assert claim(study, study.trials, Job()) is None
+        write_run(Trial(study, trial._trial_id), {})
         with heartbeat(storage, trial._trial_id):
             for _ in range(4):
                 assert watch.look(study)
@@ -81,7 +81,7 @@ def test_a_proxy_may_restart_before_the_first_parameter_of_a_trial(database: str
         storage = open_storage(f"grpc://localhost:{port}")
         study = optuna.create_study(storage=storage)
         study.enqueue_trial({"width": 3})
-        trial = claim(study, Job())
+        trial = claim(study, study.trials, Job())
     assert trial is not None
     with served(database, port):
         assert run(study, trial, Job(lambda trial: [trial.suggest_int("width", 1, 9)]))

@@ -88,7 +88,7 @@ def test_a_finished_study_leaves_unfinished_work_of_others(
     leftover = place.checkpoints("vgg11-digits-test/uniform") / "params-1-seed0.pt"
     leftover.parent.mkdir(parents=True)
     leftover.touch()
-    assert claim(study, own) is not None
+    assert claim(study, study.trials, own) is not None
     assert run(study, claimed, own)
     clear_finished(session)
     assert all(file.exists() for file in started)
@@ -324,7 +324,7 @@ def test_a_point_that_was_lost_meanwhile_is_enqueued_again(
         def work(self) -> int:
             study = studies_at(place)["uniform"]
             if len(study.trials) == 2:
-                lost = claim(study, TrialRunner(self._session, self._laws))
+                lost = claim(study, study.trials, TrialRunner(self._session, self._laws))
                 assert lost is not None
                 study.tell(lost.number, state=TrialState.FAIL)
             return super().work()
