@@ -167,15 +167,14 @@ def _load(options: ExportOptions) -> _Chosen:
 def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":
     """Return the trial of the network that the options name."""
     from nsopt.errors import NsoptError
-    from nsopt.scaling.metric import Joint, Metric, get_metric, read_budgets
-    from nsopt.storage.trials import Point, read_point, size_label
+    from nsopt.scaling.metric import Joint, Metric, read_budgets
+    from nsopt.storage.trials import Point, read_point
 
     def fits(point: Point) -> bool:
-        metric = get_metric(point.metric)
         return (
-            (options.metric is None or options.metric == point.metric)
+            (options.metric is None or options.metric == point.metric.name)
             and (options.ratio is None or options.ratio == point.ratio)
-            and (options.budget is None or is_of_budget(metric, point.budget, options.budget))
+            and (options.budget is None or is_of_budget(point.metric, point.budget, options.budget))
         )
 
     def is_of_budget(metric: Metric, budget: float, text: str) -> bool:
@@ -188,5 +187,5 @@ def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTri
     found = [trial for trial, point in points if fits(point)]
     if len(found) == 1:
         return found[0]
-    kept = ", ".join(sorted(size_label(p.budget, p.metric, p.ratio) for _, p in points))
+    kept = ", ".join(sorted(point.size for _, point in points))
     raise NsoptError(f"choose a network with --ratio, --budget or --metric: stored are {kept}")

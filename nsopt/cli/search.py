@@ -32,7 +32,6 @@ def search(options: LawOptions = LawOptions()) -> None:
     options.task.check_names()
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.preparation import announce, apply_changes, prepare
-    from nsopt.compute.device import resolve_compute
     from nsopt.scaling.metric import PARAMS
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
@@ -46,10 +45,9 @@ def search(options: LawOptions = LawOptions()) -> None:
     task, workspace = prepare(options.task, options.place, settings, timing=options.timing)
     announce(task, preset, options.place.verbose, searches_only=True)
     own = task.settings.search
-    compute = resolve_compute(own.device, own.precision)
     with storage_errors(workspace.url), live_progress() as progress:
         task = with_latency_if_needed(task, PARAMS, (), workspace, progress)
-        with start_session(task, workspace, compute, progress) as session:
+        with start_session(task, workspace, progress, own.device) as session:
             found = continue_searches(session, {None: own.iterations})
     _print_law(task.arch.layer_names, found[None][-1])
     console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)

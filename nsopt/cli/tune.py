@@ -19,6 +19,7 @@ from nsopt.cli.options import (
 if TYPE_CHECKING:
     from optuna.study import Study
 
+    from nsopt.scaling.metric import Metric
     from nsopt.tuning.settings import Over, Tuning
 
 # Imports inside functions keep `nsopt --help` light.
@@ -52,14 +53,20 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
 
     Example: nsopt tune --over curve --arch resnet18-tied --data cifar10 --metric macs
     """
+    from nsopt.cli import preparation
+
     options.task.check_names()
+    metric = preparation.read_metric(options.sizes)
+    timing = preparation.choose_timing(options.timing)
+    known = preparation.with_known_multiple(options.sizes, options.sgd.device, timing)
+    options = replace(options, sizes=known)
     if options.over == "curve":
-        _tune_law(options)
+        _tune_law(options, metric)
     else:
-        _tune_settings(options, options.over)
+        _tune_settings(options, options.over, metric)
 
 
-def _tune_settings(options: TuneOptions, over: "Over") -> None:
+def _tune_settings(options: TuneOptions, over: "Over", metric: "Metric") -> None:
     from nsopt.cli import preparation
     from nsopt.cli.console import console, live_progress
     from nsopt.errors import NsoptError
@@ -69,11 +76,6 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
     from nsopt.study.presets import get_preset
     from nsopt.tuning.settings import PRETRAIN_EPOCHS, Tuning, run_tuning
 
-    metric = preparation.read_metric(options.sizes)
-    known = preparation.with_known_multiple(
-        options.sizes, options.sgd.device, preparation.choose_timing(options.timing)
-    )
-    options = replace(options, sizes=known)
     preset = get_preset(options.task.preset, options.task.data)
     tried = _parse_epochs(options.pretrain_epochs) if options.pretrain_epochs else PRETRAIN_EPOCHS
     rounding = options.sizes.rounding
@@ -106,7 +108,7 @@ def _tune_settings(options: TuneOptions, over: "Over") -> None:
     console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
 
 
-def _tune_law(options: TuneOptions) -> None:
+def _tune_law(options: TuneOptions, metric: "Metric") -> None:
     from nsopt.cli import preparation
     from nsopt.cli.console import console, live_progress
     from nsopt.storage.opening import storage_errors
@@ -115,11 +117,6 @@ def _tune_law(options: TuneOptions) -> None:
     from nsopt.study.presets import get_preset, override
     from nsopt.tuning.law import METRIC_NAME, LawTuning, tune_law
 
-    metric = preparation.read_metric(options.sizes)
-    known = preparation.with_known_multiple(
-        options.sizes, options.sgd.device, preparation.choose_timing(options.timing)
-    )
-    options = replace(options, sizes=known)
     preset = get_preset(options.task.preset, options.task.data)
     own = changes(options.search, TrainingOptions(), options.sgd, **options.sizes.rounding)
     settings = preparation.apply_changes(preset, own, _read_pretraining(options.pretrain_epochs))

@@ -227,7 +227,7 @@ def _read_stored(
     if not workspace.has_storage:
         raise NsoptError(f"nothing is stored at {hide_password(url)}: run nsopt search first")
     method = get_method(options.method) if options.method else law_of_search()
-    metric = read_metrics(options.sizes)[0].name
+    metric = read_metrics(options.sizes)[0]
     with storage_errors(url):
         name = options.name or only_comparison(workspace.storage)
         law, arch, iteration = read_stored_law(

@@ -21,7 +21,6 @@ from nsopt.compression.own_task import Score, make_own_task
 from nsopt.compression.result import CompressedClassifier, Compression, OwnCompression
 from nsopt.compression.scores import find_scored_law, read_scores
 from nsopt.compute.checkpoint import weights_checksum
-from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
@@ -44,7 +43,6 @@ from nsopt.study.learned_latency import with_latency_if_needed, with_measured_wh
 from nsopt.study.precision import with_precision
 from nsopt.study.presets import StudySettings, get_preset, override
 from nsopt.study.session import start_session
-from nsopt.study.start import keep_start
 from nsopt.study.task import Task, check_outputs
 from nsopt.study.workspace import Workspace
 from nsopt.terminal import shown
@@ -230,13 +228,10 @@ def run_compression(
     progress: Progress,
 ) -> Compression:
     """Run the missing steps of a compression, and return its networks. The same call continues."""
-    training = task.settings.training
-    compute = resolve_compute(training.device, training.precision)
     methods = baseline(), scored()
     whole = Size(PARAMS, PARAMS.cost(task.arch)(task.arch.base_widths), 1.0)
     run_comparison(Comparison(task, (dense(),), (whole,), 1), workspace, progress)
-    keep_start(task, workspace)
-    with start_session(task, workspace, compute, progress) as session:
+    with start_session(task, workspace, progress) as session:
         for budget in budgets:
             find_scored_law(session, budget.metric, budget.size, candidates)
     sizes = tuple(budget.size for budget in budgets)
@@ -255,7 +250,7 @@ def _best(
 
     On a tie, uniform scaling wins.
     """
-    studies, wanted = task.stored_studies(workspace), (budget.metric.name, budget.size.budget)
+    studies, wanted = task.stored_studies(workspace), (budget.metric, budget.size.budget)
     found = [
         (method.name, trial)
         for method in methods

@@ -15,7 +15,7 @@ from nsopt.latency.runtime import with_batch_size
 from nsopt.methods.registry import baseline
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY
-from nsopt.study.task import with_stored_latency
+from nsopt.study.task import with_stored_latency, write_latency_once
 from nsopt.study.widths_in_time import Clock
 
 
@@ -29,9 +29,8 @@ def with_latency_if_needed(task: OwnTask, words: Sequence[str]) -> OwnTask:
     if arch.latency is None:
         where = task.settings.training.device, task.runtime, task.progress
         arch = with_exact_whole(learn_latency(arch, *where), *where)
-    task = replace(task, arch=arch)
-    task.open_study(baseline().name)
-    return task
+        write_latency_once(study, arch.latency)
+    return replace(task, arch=arch)
 
 
 def with_measured_budget(task: OwnTask, budget: Budget) -> OwnTask:
@@ -40,7 +39,7 @@ def with_measured_budget(task: OwnTask, budget: Budget) -> OwnTask:
     if LATENCY not in budget.metric.parts:
         return task
     arch, study = task.arch, task.open_study(baseline().name)
-    limits = *task.settings.rounding(budget.metric.name), arch.base_widths
+    limits = *task.settings.rounding(budget.metric), arch.base_widths
     law = uniform_curve(arch.base_widths)
     asked = MeasuredBudget(arch, law, budget.metric, budget.size.budget, *limits)
     with sharing(task.compute, task.progress) as compute:

@@ -94,7 +94,7 @@ class OwnTask:
             law,
             budget.metric.cost(self.arch),
             budget.size.budget,
-            *self.settings.rounding(budget.metric.name),
+            *self.settings.rounding(budget.metric),
             max_width=self.arch.base_widths,
         )
         return tuple(fit.widths.tolist())

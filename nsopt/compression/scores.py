@@ -65,7 +65,7 @@ class ScoreRunner(PointRunner):
             self.family.law(parameters),
             self.metric.cost(arch),
             self.size.budget,
-            *session.task.settings.rounding(self.metric.name),
+            *session.task.settings.rounding(self.metric),
             max_width=arch.base_widths,
         )
         widths = tuple(fit.widths.tolist())
@@ -120,7 +120,7 @@ def _correct(session: Session, metric: Metric, size: Size) -> Architecture:
     arch = session.task.arch
     if LATENCY not in metric.parts:
         return arch
-    law, limits = uniform_curve(arch.base_widths), session.task.settings.rounding(metric.name)
+    law, limits = uniform_curve(arch.base_widths), session.task.settings.rounding(metric)
     asked = MeasuredBudget(arch, law, metric, size.budget, *limits, arch.base_widths)
     return correct_latency(session, baseline().name, asked)
 

@@ -9,7 +9,7 @@ import io
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,7 +38,7 @@ def best_trials(study: Study) -> dict[tuple[str, float], FrozenTrial]:
     for trial in trials.read_completed(study):
         point = trials.read_point(trial)
         if point is not None:
-            size = (point.metric, point.budget)
+            size = (point.metric.name, point.budget)
             if size not in found or _rank(trial) > _rank(found[size]):
                 found[size] = trial
     return found
@@ -68,7 +68,7 @@ class BestNetworks:
     def keep_again(self, trial: Trial, content: Mapping[str, Any]) -> None:
         """Store the `content` of an equal training's file, unless a finished trial is better."""
         point = trials.read_point(trial)
-        self._keep_if_best(trial, {**content, **asdict(point)} if point else content)
+        self._keep_if_best(trial, {**content, **point.attributes} if point else content)
 
     def content(self, study: Study, trial: FrozenTrial) -> dict[str, Any] | None:
         """Return the content of a trial's file; None if it is missing or damaged."""
@@ -141,7 +141,7 @@ class BestNetworks:
         own, point = self._own_file(study, trial), trials.read_point(trial)
         if own is not None or point is None:
             return own
-        return self._shared_file(study, point.metric, point.budget)
+        return self._shared_file(study, point.metric.name, point.budget)
 
     def _own_file(self, study: Study, trial: FrozenTrial) -> Path | None:
         if trials.read_place(trial) is None:

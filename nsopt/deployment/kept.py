@@ -65,7 +65,7 @@ class KeptNetwork:
             std=tuple((splits.std / _PIXEL_RANGE).tolist()),
             classes=classes,
             method=point.method,
-            metric=point.metric,
+            metric=point.metric.name,
             budget=point.budget,
             ratio=point.ratio,
             seed=point.seed,

@@ -117,6 +117,7 @@ def measure_latencies(
         raise NsoptError("latency needs repeats >= rounds >= 1, batch_size >= 1 and warmup >= 0")
     warmup, repeats, rounds = runtime.passes(warmup, repeats, rounds)
     where = runtime.device(resolve_compute(device, "fp32").device)
+    conditions = latency_conditions(where, runtime)
     milliseconds = np.zeros((len(models), rounds, repeats // rounds))
     waited = np.zeros(len(models))
     with (
@@ -138,7 +139,6 @@ def measure_latencies(
                 passes = [run() for _ in range(repeats // rounds)]
                 waited[index] += np.maximum(0.0, seconds_waited() - before)
                 milliseconds[index, turn] = passes
-    conditions = latency_conditions(where, runtime)
     sitting = datetime.now(UTC).isoformat()
     return [
         replace(_summarise(1000 * passes, seconds / passes.sum(), conditions), sitting=sitting)

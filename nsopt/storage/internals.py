@@ -3,6 +3,7 @@
 tests/storage/test_internals.py names what a new version of Optuna has removed.
 """
 
+import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._grpc.server import make_server
 from optuna.storages._heartbeat import BaseHeartbeat
-from optuna.storages._rdb.models import TrialUserAttributeModel
+from optuna.storages._rdb.models import TrialModel, TrialUserAttributeModel
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import Study, StudyDirection
 from optuna.study._frozen import FrozenStudy
@@ -34,14 +35,22 @@ class OwnHeartbeat(BaseHeartbeat):
 
 
 class Database(RDBStorage):
-    """A database that writes several attributes of a trial in one transaction."""
+    """A database that writes several attributes of a trial at once."""
 
     def set_trial_user_attrs(self, trial_id: int, values: Mapping[str, Any]) -> None:
         with _create_scoped_session(self.scoped_session) as session:
+            trial: Any = TrialModel.find_or_raise_by_id(trial_id, session)
+            self.check_trial_is_updatable(trial_id, trial.state)
+            own: list[Any] = TrialUserAttributeModel.where_trial_id(trial_id, session)
+            stored = {attribute.key: attribute for attribute in own}
             for key, value in values.items():
-                self._set_trial_attr_without_commit(
-                    session, TrialUserAttributeModel, trial_id, key, value
-                )
+                text = json.dumps(value)
+                if key in stored:
+                    stored[key].value_json = text
+                else:
+                    session.add(
+                        TrialUserAttributeModel(trial_id=trial_id, key=key, value_json=text)
+                    )
 
 
 class ListedStudy(Study):

@@ -10,7 +10,7 @@ from optuna.distributions import IntDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from nsopt.scaling.metric import PARAMS, get_metric
+from nsopt.scaling.metric import PARAMS, Metric, get_metric
 from nsopt.scaling.record import Iteration
 from nsopt.storage import internals, schema
 
@@ -64,14 +64,24 @@ class Point:
     """What one trial runs: a method at a budget, with a seed. `ratio` is None for plain budgets."""
 
     method: str
-    metric: str
+    metric: Metric
     budget: int | float
     seed: int
     ratio: float | None = None
 
     @property
+    def size(self) -> str:
+        """Its budget, formatted."""
+        return size_label(self.budget, self.metric, self.ratio)
+
+    @property
     def label(self) -> str:
-        return f"{self.method} {size_label(self.budget, self.metric, self.ratio)} seed {self.seed}"
+        return f"{self.method} {self.size} seed {self.seed}"
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of its trial."""
+        return {**vars(self), "metric": self.metric.name}
 
 
 @dataclass(frozen=True)
@@ -89,20 +99,20 @@ def width_parameter(layer_name: str) -> str:
     return f"{_WIDTH}{layer_name}"
 
 
-def size_label(budget: float, metric: str, ratio: float | None) -> str:
+def size_label(budget: float, metric: Metric, ratio: float | None) -> str:
     """Format a budget: `600,000 params`, or for a ratio `0.25x`, or `0.25x MACs` if the metric is
     not parameters."""
-    limited = get_metric(metric)
     if ratio is None:
-        return limited.show(budget)
-    return f"{ratio:g}x" if limited == PARAMS else f"{ratio:g}x {limited.noun}"
+        return metric.show(budget)
+    return f"{ratio:g}x" if metric == PARAMS else f"{ratio:g}x {metric.noun}"
 
 
 def enqueue_point(
     study: Study, point: Point | TuningPoint, parameters: Mapping[str, float] | None = None
 ) -> None:
     """Enqueue a trial that runs `point`, with fixed `parameters` if given."""
-    attributes = {name: value for name, value in asdict(point).items() if value is not None}
+    own = point.attributes if isinstance(point, Point) else asdict(point)
+    attributes = {name: value for name, value in own.items() if value is not None}
     parameters = dict(parameters or {})
     if isinstance(point, TuningPoint) and point.pretrain_epochs is not None:
         parameters = {_PRETRAIN_EPOCHS: attributes.pop(_PRETRAIN_EPOCHS)}
@@ -110,12 +120,17 @@ def enqueue_point(
 
 
 def read_point(trial: FrozenTrial | Trial) -> Point | None:
-    """Return the point of a trial; None if it was enqueued without one."""
+    """Return the point of a trial; None if it was enqueued without one.
+
+    Raises:
+        NsoptError: if this version of nsopt does not know the metric.
+    """
     attributes = trial.user_attrs
     names = ("method", "metric", "budget", "seed")
     if not all(name in attributes for name in names):
         return None
-    return Point(**{name: attributes[name] for name in names}, ratio=attributes.get("ratio"))
+    method, metric, budget, seed = (attributes[name] for name in names)
+    return Point(method, get_metric(metric), budget, seed, attributes.get("ratio"))
 
 
 def read_budget(trial: FrozenTrial) -> float | None:

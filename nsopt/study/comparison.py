@@ -62,7 +62,7 @@ class Comparison:
     def points(self, method: Method) -> list[Point]:
         """Return the points of a method, size by size."""
         return [
-            Point(method.name, size.metric.name, size.budget, seed, size.ratio)
+            Point(method.name, size.metric, size.budget, seed, size.ratio)
             for size in self.sizes
             for seed in self.all_seeds
         ]
@@ -134,7 +134,7 @@ def choose_reference_budgets(
 def make_reference_points(comparison: Comparison, budgets: Sequence[int]) -> list[Point]:
     """Return the points of uniform networks with these MACs."""
     return [
-        Point(baseline().name, MACS.name, budget, seed)
+        Point(baseline().name, MACS, budget, seed)
         for budget in budgets
         for seed in comparison.all_seeds
     ]

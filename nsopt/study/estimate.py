@@ -15,11 +15,11 @@ from nsopt.pruning.iterations import is_complete
 from nsopt.pruning.rules import make_rule
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.metric import MACS, PARAMS
+from nsopt.scaling.metric import MACS, PARAMS, Metric
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import trials
 from nsopt.storage.trials import Point
-from nsopt.study.plan import Plan
+from nsopt.study.plan import Plan, Points
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import time_step
 
@@ -29,7 +29,7 @@ _PASSES, _TIMED_BATCH = 200, 100  # when a network is timed, alone and beside al
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 Widths = tuple[int, ...]
-_Budget = tuple[str, float]  # the name of its metric, and its number
+_Budget = tuple[Metric, float]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,25 @@ class _Work:
     more: float = 1.0
 
 
-def estimate(plan: Plan) -> Estimate:
-    """Time a few training steps at several sizes; return what the missing work takes.
+def tell_progress(plan: Plan, missing: Points) -> None:
+    """Say how many points of a comparison are missing, and how long they take."""
+    progress, total = plan.session.progress, sum(len(points) for points in plan.points.values())
+    left = sum(len(points) for points in missing.values())
+    progress.overall(total - left, total)
+    if left:
+        tell_duration(plan, missing)
+
+
+def tell_duration(plan: Plan, missing: Points) -> None:
+    """Say how long searches and missing points take, and what would shorten them."""
+    found = estimate(plan, missing)
+    if found.search + found.training:
+        plan.session.progress.message(str(found))
+        plan.session.progress.message(advise(plan))
+
+
+def estimate(plan: Plan, missing: Points) -> Estimate:
+    """Time a few training steps at several sizes; return what searches and missing points take.
 
     Raises:
         OutOfMemoryError: if the largest network that is trained or searched does not fit.
@@ -81,7 +98,7 @@ def estimate(plan: Plan) -> Estimate:
     uniform = _solve_uniform(plan)
     seconds = _time_steps(plan, uniform.values())
     search = sum(seconds(work, 1.0) for work in _estimate_searches(plan))
-    trainings = list(_estimate_trainings(plan, uniform))
+    trainings = list(_estimate_trainings(plan, missing, uniform))
     least = sum(seconds(work, 1.0) for work in trainings)
     most = sum(seconds(work, work.more) for work in trainings)
     return Estimate(search, least, most, peak_memory(plan.session.compute.device))
@@ -154,14 +171,16 @@ def _estimate_iteration(
     yield _Work(schedule.batches - schedule.pretraining, batch, macs * float((left**2).mean()))
 
 
-def _estimate_trainings(plan: Plan, uniform: Mapping[_Budget, Widths]) -> Iterator[_Work]:
+def _estimate_trainings(
+    plan: Plan, missing: Points, uniform: Mapping[_Budget, Widths]
+) -> Iterator[_Work]:
     """Yield the work of the missing trainings and of timing their networks."""
     comparison, task = plan.comparison, plan.session.task
     arch, settings = task.arch, task.settings
     cost = MACS.cost(arch)
     base = float(cost(arch.base_widths))
     macs_at = {budget: float(cost(widths)) for budget, widths in uniform.items()}
-    for method, points in plan.find_missing().items():
+    for method, points in missing.items():
         if method.keeps_weights:
             continue
         if method.needs_trained_network and task.start is None:
@@ -170,7 +189,7 @@ def _estimate_trainings(plan: Plan, uniform: Mapping[_Budget, Widths]) -> Iterat
         is_uniform = method.name == baseline().name
         for point in points:
             macs = macs_at[point.metric, point.budget]
-            more = 1.0 if is_uniform or point.metric != PARAMS.name else _MORE_MACS
+            more = 1.0 if is_uniform or point.metric != PARAMS else _MORE_MACS
             yield _estimate_training(plan, _get_settings(plan, method, point), macs, more)
             yield _estimate_timing(plan, macs, more)
     if plan.has_references:
@@ -207,7 +226,7 @@ def _solve_uniform(plan: Plan) -> dict[_Budget, Widths]:
     arch = plan.session.task.arch
     curve = uniform_curve(arch.base_widths)
     fits = {
-        (size.metric.name, size.budget): solve_widths(curve, size.metric.cost(arch), size.budget)
+        (size.metric, size.budget): solve_widths(curve, size.metric.cost(arch), size.budget)
         for size in plan.comparison.sizes
     }
     return {budget: tuple(fit.widths.tolist()) for budget, fit in fits.items()}

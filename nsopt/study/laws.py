@@ -1,18 +1,21 @@
 """The laws of methods, and the widths along them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from optuna.study import Study
 
+from nsopt.errors import NoWidthsError
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.methods.base import LawInputs, Method
-from nsopt.methods.registry import get_method
 from nsopt.pruning.iterations import is_complete
 from nsopt.samplers.neuralscale import NeuralScaleSampler
-from nsopt.scaling.metric import LATENCY, get_metric
+from nsopt.scaling.law import ScalingLaw
+from nsopt.scaling.metric import LATENCY, Metric
 from nsopt.scaling.record import Iteration, describe_reach
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import Point
+from nsopt.storage.urls import hide_password
 from nsopt.study.session import Session
 from nsopt.study.trained import train_base_network
 from nsopt.study.tuned_law import read_scored_law, read_tuned_law
@@ -34,7 +37,7 @@ class Laws:
         self._session = session
         self._timed = timed
         self._searches: dict[str, tuple[int, list[Iteration]]] = {}
-        self._samplers: dict[tuple[str, str, float], NeuralScaleSampler] = {}
+        self._samplers: dict[tuple[str, Metric, float], NeuralScaleSampler] = {}
 
     def read(self, studies: Mapping[str, Study]) -> None:
         """Read the new iterations of the searches among `studies` (by kind)."""
@@ -56,76 +59,96 @@ class Laws:
         settings, history = self._session.task.settings.search, self.find_history(method)
         return len(history) >= method.search_iterations(settings) or is_complete(history, settings)
 
-    def find_sampler(self, point: Point) -> NeuralScaleSampler:
-        """Return the sampler along the law of a point's method.
+    def find_sampler(self, method: Method, point: Point) -> NeuralScaleSampler:
+        """Return the sampler along the law of a method, at one of its points.
 
         Raises:
             NoWidthsError: if the method has no law, or no widths at this budget.
         """
-        method, key = get_method(point.method), (point.method, point.metric, point.budget)
-        if method.needs_trained_network:
-            return self._make_sampler(method, point)
-        if key not in self._samplers:
-            self._samplers[key] = self._make_sampler(method, point)
-        return self._samplers[key]
+        key = (method.name, point.metric, point.budget)
+        sampler = self._samplers.get(key) or self._make_sampler(method, point)
+        if not method.needs_trained_network:
+            self._samplers[key] = sampler
+        return sampler
 
-    def propose_widths(self, point: Point) -> tuple[int, ...]:
+    def propose_widths(self, method: Method, point: Point) -> tuple[int, ...]:
         """Return the widths at a point. Raises NoWidthsError as `find_sampler` does."""
-        return self.find_sampler(point).propose(point.budget)
+        return self.find_sampler(method, point).propose(point.budget)
 
-    def measure_extrapolation(self, point: Point) -> float | None:
+    def measure_extrapolation(self, method: Method, point: Point) -> float | None:
         """Return the factor between a budget and the nearest end of the record behind its law.
 
         None if the budget is inside the record, or if the method has no record.
         """
-        method = get_method(point.method)
         fitted = method.fitted_to(self.find_history(method))
-        cost = get_metric(point.metric).cost(self._session.task.arch)
+        cost = point.metric.cost(self._session.task.arch)
         return None if fitted is None else fitted.beyond(cost, point.budget)
 
-    def describe_extrapolations(self, points: Iterable[Point]) -> list[str]:
+    def describe_extrapolations(self, points: Mapping[Method, Sequence[Point]]) -> list[str]:
         """Return a sentence for every budget at which a law is extrapolated."""
         sentences = []
-        for point in points:
-            factor = self.measure_extrapolation(point)
-            if factor is not None:
-                sentences.append(
-                    f"{point.method}: {get_metric(point.metric).show(point.budget)} is "
-                    f"{describe_reach(factor)}: nsopt extrapolates the law there"
-                )
+        for method, own in points.items():
+            for point in own:
+                factor = self.measure_extrapolation(method, point)
+                if factor is not None:
+                    sentences.append(
+                        f"{method.name}: {point.metric.show(point.budget)} is "
+                        f"{describe_reach(factor)}: nsopt extrapolates the law there"
+                    )
         return list(dict.fromkeys(sentences))
 
+    def describe_change(
+        self, method: Method, points: Sequence[Point], study: Study
+    ) -> Iterator[str]:
+        """Yield a warning if the law has changed since networks of the study were trained."""
+        names = self._session.task.arch.layer_names
+        done = trials.read_completed(study)
+        trained = {trials.read_point(t): trials.read_widths(t, names) for t in done if t.params}
+        with suppress(NoWidthsError):  # its trials fail, and say why
+            changed = [
+                point
+                for point in points
+                if point in trained and trained[point] != self.propose_widths(method, point)
+            ]
+            if changed:
+                url = hide_password(self._session.workspace.url)
+                yield (
+                    f"{method.name}: {len(changed)} of {len(points)} points were trained with "
+                    "another law and keep their results; to train them with the current law, first "
+                    f"run optuna delete-study --study-name {study.study_name} --storage {url}"
+                )
+
     def _make_sampler(self, method: Method, point: Point) -> NeuralScaleSampler:
-        session, trained, tuned = self._session, None, None
+        session = self._session
         arch, settings = session.task.arch, session.task.settings
-        cost = get_metric(point.metric).cost(arch)
-        if method.needs_trained_network:
-            trained = train_base_network(session, point.seed)
-        if method.needs_tuned_law:
-            tuned = read_tuned_law(session.workspace, session.task.name, point.metric)
-        if method.needs_scored_law:
-            name = session.task.name
-            tuned = read_scored_law(session.workspace, name, point.metric, point.budget)
-        inputs = LawInputs(arch, cost, point.budget, self.find_history(method), trained, tuned)
-        with session.compute.computing():
-            law = method.law(inputs)
-        metric = get_metric(point.metric)
+        law, cost = self._make_law(method, point), point.metric.cost(arch)
         eta = settings.eta if method.by_algorithm_3 else None
-        limits = (
-            *settings.rounding(point.metric),
-            None if session.task.start is None else arch.base_widths,
-        )
-        if self._timed and eta is None and LATENCY in metric.parts:
-            asked = MeasuredBudget(arch, law, metric, point.budget, *limits)
-            cost = metric.cost(correct_latency(session, point.method, asked))
-        multiple_of, min_width, max_width = limits
+        rounding = settings.rounding(point.metric)
+        max_width = None if session.task.start is None else arch.base_widths
+        if self._timed and eta is None and LATENCY in point.metric.parts:
+            asked = MeasuredBudget(arch, law, point.metric, point.budget, *rounding, max_width)
+            cost = point.metric.cost(correct_latency(session, method.name, asked))
         return NeuralScaleSampler(
             law,
             cost,
             arch.layer_names,
             budgets=[point.budget],
             eta=eta,
-            multiple_of=multiple_of,
-            min_width=min_width,
+            multiple_of=rounding[0],
+            min_width=rounding[1],
             max_width=max_width,
         )
+
+    def _make_law(self, method: Method, point: Point) -> ScalingLaw:
+        session, trained, tuned = self._session, None, None
+        arch, name = session.task.arch, session.task.name
+        cost, history = point.metric.cost(arch), self.find_history(method)
+        if method.needs_trained_network:
+            trained = train_base_network(session, point.seed)
+        if method.needs_tuned_law:
+            tuned = read_tuned_law(session.workspace, name, point.metric)
+        if method.needs_scored_law:
+            tuned = read_scored_law(session.workspace, name, point.metric, point.budget)
+        inputs = LawInputs(arch, cost, point.budget, history, trained, tuned)
+        with session.compute.computing():
+            return method.law(inputs)

@@ -31,7 +31,7 @@ def with_latency_if_needed(
     arch = with_stored_latency(task.arch, workspace.studies(task.name).values())
     if arch.latency is None:
         if any(method.needs_tuned_law for method in methods):
-            check_tuned_law(workspace, task.name, metric.name)
+            check_tuned_law(workspace, task.name, metric)
         arch = learn_latency(arch, task.settings.training.device, task.runtime, progress)
     return replace(task, arch=arch)
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from nsopt.errors import unknown_name
 from nsopt.pruning.settings import SearchSettings
-from nsopt.scaling.metric import Metric, get_metric
+from nsopt.scaling.metric import Metric
 from nsopt.settings import Settings
 from nsopt.training.settings import TrainSettings
 
@@ -47,9 +47,9 @@ class StudySettings(Settings):
     runtime: str = "torch"
     latency_batch_size: int = Field(100, ge=1)
 
-    def rounding(self, metric: str) -> tuple[int, int]:
+    def rounding(self, metric: Metric) -> tuple[int, int]:
         """Return multiple_of and min_width for budgets in a metric, for `solve_widths`."""
-        return rounding_for(self.multiple_of, self.min_width, get_metric(metric))
+        return rounding_for(self.multiple_of, self.min_width, metric)
 
     def training_for(self, seed: int) -> TrainSettings:
         """Return the settings of trainings with a seed."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from optuna.study import Study
 from torch import nn
 
-from nsopt.compute.device import Compute, place
+from nsopt.compute.device import Compute, place, resolve_compute
 from nsopt.compute.placement import place_images
 from nsopt.compute.sharing import sharing
 from nsopt.data.images import Splits
@@ -59,6 +59,10 @@ class Session:
     def open_study(self, kind: str) -> Study:
         """Open or create the study of a method or of a search."""
         return self.task.open_study(self.workspace.storage, kind, self.compute)
+
+    def open_studies(self, kinds: Iterable[str]) -> dict[str, Study]:
+        """Open or create the studies of methods, with their attributes as of now."""
+        return self.task.open_studies(self.workspace, kinds, self.compute)
 
     def train(
         self,
@@ -119,8 +123,16 @@ class Session:
 
 @contextmanager
 def start_session(
-    task: Task, workspace: Workspace, compute: Compute, progress: Progress
+    task: Task, workspace: Workspace, progress: Progress, device: str | None = None
 ) -> Iterator[Session]:
-    """Yield a session whose device other processes of this machine may share."""
+    """Yield a session whose device other processes of this machine may share.
+
+    device: by default that of the task's settings.
+
+    Raises:
+        NsoptError: if the device is not available.
+    """
+    training = task.settings.training
+    compute = resolve_compute(device or training.device, training.precision)
     with sharing(compute, progress) as shared:
         yield Session(task, workspace, shared, progress)

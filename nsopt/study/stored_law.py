@@ -4,7 +4,7 @@ from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.methods.base import LawInputs, Method
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import ScalingLaw
-from nsopt.scaling.metric import PARAMS
+from nsopt.scaling.metric import PARAMS, Metric
 from nsopt.scaling.record import Iteration
 from nsopt.storage import schema, trials
 from nsopt.storage.urls import hide_password
@@ -18,7 +18,7 @@ def read_stored_law(
     name: str,
     method: Method,
     iteration: int | None,
-    metric: str,
+    metric: Metric,
     given: str | None,
 ) -> tuple[ScalingLaw, Architecture, Iteration | None]:
     """Return a method's law, its network, and the iteration of the search behind it, if any.

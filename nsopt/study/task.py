@@ -133,6 +133,23 @@ class Task:
         for kind, study in studies.items():
             check_settings(study, self._find_identity(kind))
 
+    def open_studies(
+        self, workspace: Workspace, kinds: Iterable[str], compute: Compute
+    ) -> dict[str, Study]:
+        """Open or create the studies of methods, or of searches.
+
+        Raises:
+            NsoptError: if other settings wrote studies of this task.
+        """
+        stored, opened = self.stored_studies(workspace), dict[str, Study]()
+        for kind in kinds:
+            if kind in stored:
+                opened[kind] = stored[kind]
+                write_latency_once(stored[kind], self.arch.latency)
+            else:
+                opened[kind] = self.open_study(workspace.storage, kind, compute)
+        return opened
+
     def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:
         """Open or create the study of a method, or of a search."""
         study = open_study(

@@ -216,7 +216,6 @@ def _sizes_by_widths(study: Study) -> dict[tuple[int, ...], list[str]]:
         point = trials.read_point(trial)
         if point is not None:
             sizes = found.setdefault(trials.read_widths(trial, names), [])
-            label = trials.size_label(point.budget, point.metric, point.ratio)
-            if label not in sizes:
-                sizes.append(label)
+            if point.size not in sizes:
+                sizes.append(point.size)
     return found

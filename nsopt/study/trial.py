@@ -16,9 +16,9 @@ from nsopt.deployment.artifacts import BestNetworks
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import DeterministicError
 from nsopt.latency.measure import Latency
-from nsopt.methods.registry import get_method
+from nsopt.methods.base import Method
 from nsopt.samplers.neuralscale import suggest_widths
-from nsopt.scaling.metric import LATENCY, counted_costs, get_metric
+from nsopt.scaling.metric import LATENCY, counted_costs
 from nsopt.storage import trials
 from nsopt.storage.trials import Point
 from nsopt.study.equal_training import find_equal_training
@@ -31,10 +31,11 @@ from nsopt.training.loop import Figures, Outcome
 
 @dataclass(frozen=True, eq=False)
 class TrialRunner:
-    """Runs the trials of a session; the `Work` of its queue."""
+    """Runs the trials of a method; the `Work` of their queue."""
 
     session: Session
     laws: Laws
+    method: Method
 
     @property
     def compute(self) -> Compute:
@@ -46,7 +47,7 @@ class TrialRunner:
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
         """Return the sampler that proposes the widths of a trial."""
         point = trials.read_point(trial)
-        return RandomSampler() if point is None else self.laws.find_sampler(point)
+        return RandomSampler() if point is None else self.laws.find_sampler(self.method, point)
 
     def run(self, trial: Trial) -> tuple[float, float]:
         """Return validation accuracy and latency. All results become attributes of the trial."""
@@ -69,7 +70,7 @@ class TrialRunner:
 
     def _reuse(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> Figures | None:
         """Return the results of an equal training, if any; keep its network if it is best."""
-        if get_method(point.method).inherits_weights:
+        if self.method.inherits_weights:
             return None
         layers, kept = self.session.task.arch.layer_names, self._open_networks()
         known = find_equal_training(
@@ -110,7 +111,7 @@ class TrialRunner:
 
     def _train(self, point: Point, widths: tuple[int, ...]) -> Outcome:
         """Train from scratch, or fine-tune inherited weights."""
-        method, task = get_method(point.method), self.session.task
+        method, task = self.method, self.session.task
         if method.keeps_weights:
             return self.session.evaluate_start()
         checkpoint = _find_checkpoint(self.session, point)
@@ -138,8 +139,8 @@ class TrialRunner:
         """Return the columns of a trial."""
         arch = self.session.task.arch
         costs = counted_costs(arch, figures.widths)
-        budgeted = get_metric(point.metric).cost(arch)(figures.widths)
-        beyond = self.laws.measure_extrapolation(point)
+        budgeted = point.metric.cost(arch)(figures.widths)
+        beyond = self.laws.measure_extrapolation(self.method, point)
         return costs | {
             "cost": budgeted,
             "latency_ms": latency.median_ms,
@@ -162,7 +163,7 @@ class TrialRunner:
         arch = self.session.task.arch
         return all(
             (latency.median_ms if metric == LATENCY else metric.cost(arch)(widths)) <= limit
-            for metric, limit in get_metric(point.metric).limits_at(point.budget)
+            for metric, limit in point.metric.limits_at(point.budget)
         )
 
 
@@ -179,4 +180,4 @@ def _list_epochs(figures: Figures) -> dict[str, Any]:
 
 def _find_checkpoint(session: Session, point: Point) -> Path:
     folder = session.workspace.checkpoints(session.task.study_name(point.method))
-    return folder / f"{point.metric}-{point.budget}-seed{point.seed}.pt"
+    return folder / f"{point.metric.name}-{point.budget}-seed{point.seed}.pt"

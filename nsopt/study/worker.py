@@ -1,17 +1,16 @@
 """A worker process of a comparison: it runs the trials that wait in the studies."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from optuna.study import Study
 
-from nsopt.compute.device import resolve_compute
 from nsopt.errors import NsoptError
 from nsopt.methods.base import Method
 from nsopt.methods.registry import get_method, is_method
 from nsopt.progress import Progress
 from nsopt.storage import schema, trials
-from nsopt.storage.queue import Entry, drain
+from nsopt.storage.queue import Entry, drain, run_missing
 from nsopt.storage.studies import comparisons, load_studies
 from nsopt.storage.urls import hide_password
 from nsopt.study.laws import Laws
@@ -39,6 +38,16 @@ class Worker:
         """
         return drain(self._look, self._wait)
 
+    def run_missing(self, enqueue_missing: Callable[[], bool]) -> None:
+        """Run trials until no point is missing. Train networks again whose files here are damaged.
+
+        Args:
+            enqueue_missing: enqueues the missing points; returns whether there were any.
+        """
+        run_missing(enqueue_missing, self.work)
+        for method, study in self._find_installed(self._session.studies()):
+            TrialRunner(self._session, self._laws, method).mend(study)
+
     def _look(self) -> list[Entry]:
         """Return the studies, each with what runs its trials, or None until its law is ready."""
         studies = self._session.studies()
@@ -46,13 +55,11 @@ class Worker:
         if session is not self._session:
             self._session, self._laws = session, Laws(session)
         self._laws.read(studies)
-        runner = TrialRunner(session, self._laws)
-        entries = [
-            Entry(
-                study, study.get_trials(deepcopy=False), runner if self._laws.is_ready(m) else None
-            )
-            for m, study in self._find_installed(studies)
-        ]
+        entries = []
+        for method, study in self._find_installed(studies):
+            runner = TrialRunner(session, self._laws, method)
+            ready = runner if self._laws.is_ready(method) else None
+            entries.append(Entry(study, study.get_trials(deepcopy=False), ready))
         session.progress.overall(*_count_points(entries))
         return entries
 
@@ -122,8 +129,7 @@ def join(
     task = with_start(task, workspace)
     if task.arch.summary() and not child:
         progress.message(task.arch.summary())
-    compute = resolve_compute(device, task.settings.training.precision)
-    with start_session(task, workspace, compute, progress) as session:
+    with start_session(task, workspace, progress, device) as session:
         if threads is not None:
             torch.set_num_threads(threads)
         done = Worker(session, Laws(session)).work()

@@ -15,7 +15,6 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
-from nsopt.compute.device import resolve_compute
 from nsopt.errors import NsoptError
 from nsopt.progress import Progress
 from nsopt.scaling.family import LawFamily
@@ -131,8 +130,7 @@ def tune_law(
         NsoptError: if a search or every training fails, or if other settings wrote the storage.
     """
     training = tuning.task.settings.training
-    compute = resolve_compute(training.device, training.precision)
-    with start_session(tuning.task, workspace, compute, progress) as session:
+    with start_session(tuning.task, workspace, progress) as session:
         family = search_family(session, tuning.metric)
         runner = LawRunner(session, tuning, tuning.study_name, tuning.seeds, family)
         study = open_tuning(session, tuning.study_name, tuning.tuned, [METRIC_NAME])
@@ -235,7 +233,7 @@ class LawRunner(PointRunner):
     def _solve(self, law: PowerLaw) -> list[tuple[int, ...]]:
         """Return the widths along a law at each size."""
         task, metric = self.tuning.task, self.tuning.metric
-        cost, rounding = metric.cost(task.arch), task.settings.rounding(metric.name)
+        cost, rounding = metric.cost(task.arch), task.settings.rounding(metric)
         fits = [solve_widths(law, cost, size.budget, *rounding) for size in self.tuning.sizes]
         return [tuple(fit.widths.tolist()) for fit in fits]
 

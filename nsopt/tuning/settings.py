@@ -15,7 +15,6 @@ from optuna.samplers import TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial
 
-from nsopt.compute.device import resolve_compute
 from nsopt.errors import DeterministicError, NsoptError
 from nsopt.progress import Progress
 from nsopt.scaling.algorithm3 import SgdFit, solve_widths_sgd
@@ -101,9 +100,7 @@ def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Stud
     Raises:
         NsoptError: if a search fails, or if other settings wrote the storage.
     """
-    training = tuning.task.settings.training
-    compute = resolve_compute(training.device, training.precision)
-    with start_session(tuning.task, workspace, compute, progress) as session:
+    with start_session(tuning.task, workspace, progress) as session:
         tuned = {"budget": tuning.budget, "metric": tuning.metric.name}
         study = open_tuning(
             session, tuning.study_name, tuned, tuning.metric_names, tuning.directions
@@ -217,7 +214,7 @@ class TuningRunner(PointRunner):
     def _train(self, trial: Trial, law: PowerLaw, seed: int) -> float:
         """Return the validation accuracy of the law's network at the budget."""
         tuning, arch = self.tuning, self.tuning.task.arch
-        rounding = tuning.task.settings.rounding(tuning.metric.name)
+        rounding = tuning.task.settings.rounding(tuning.metric)
         fit = solve_widths(law, tuning.metric.cost(arch), tuning.budget, *rounding)
         widths = tuple(fit.widths.tolist())
         folder = self.session.workspace.checkpoints(tuning.study_name)

@@ -18,6 +18,7 @@ import nsopt
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
+from nsopt.scaling.metric import get_metric
 from nsopt.storage import internals, schema, trials
 from nsopt.storage.opening import open_storage
 from nsopt.storage.trials import Point
@@ -61,7 +62,7 @@ def network(accuracy: float, budget: int = 1000, seed: int = 0) -> KeptNetwork:
 
 def running(study: Study, trained: KeptNetwork) -> Trial:
     """A trial that runs the point of a network."""
-    point = Point(trained.method, trained.metric, trained.budget, trained.seed)
+    point = Point(trained.method, get_metric(trained.metric), trained.budget, trained.seed)
     trials.enqueue_point(study, point)
     waiting = study.get_trials(deepcopy=False)[-1]
     assert internals.take(study, waiting)

@@ -18,6 +18,7 @@ from nsopt.deployment.export import WithNormalisation, export, load_exported
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
+from nsopt.scaling.metric import PARAMS
 from nsopt.storage.trials import Point
 from nsopt.training.settings import TrainSettings
 
@@ -28,7 +29,7 @@ FORMATS = ("onnx", "pt2", "state_dict")
 def kept(narrow: TableArchitecture, digits: ImageData) -> KeptNetwork:
     settings = TrainSettings(epochs=1, batch_size=32, lr=0.02, precision="fp32", device="cpu")
     outcome = nsopt.train(narrow, narrow.base_widths, digits, settings)
-    point = Point("uniform", "params", 1000, 0, 0.25)
+    point = Point("uniform", PARAMS, 1000, 0, 0.25)
     splits = digits.split(settings.val_fraction)
     return KeptNetwork.of(narrow.name, splits, digits.classes, point, outcome)
 

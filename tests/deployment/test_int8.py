@@ -12,6 +12,7 @@ from nsopt.data.images import ImageData
 from nsopt.deployment.check import measure_accuracy
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.models.architecture import TableArchitecture
+from nsopt.scaling.metric import PARAMS
 from nsopt.storage.trials import Point
 from nsopt.training.settings import TrainSettings
 from tests.conftest import first_digits
@@ -27,7 +28,7 @@ def digits() -> ImageData:
 def kept(narrow: TableArchitecture, digits: ImageData) -> KeptNetwork:
     settings = TrainSettings(epochs=4, batch_size=32, lr=0.05, precision="fp32", device="cpu")
     outcome = nsopt.train(narrow, narrow.base_widths, digits, settings)
-    point = Point("uniform", "params", 1000, 0, 0.25)
+    point = Point("uniform", PARAMS, 1000, 0, 0.25)
     return KeptNetwork.of(narrow.name, digits.split(0.1), digits.classes, point, outcome)
 
 

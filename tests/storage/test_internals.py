@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -9,9 +10,11 @@ from optuna.distributions import IntDistribution
 from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy import event
 
 import nsopt
 from nsopt.storage import internals
+from nsopt.storage.opening import open_storage
 
 PRIVATE = re.compile(r"optuna\.[a-z_.]*\._|\._(storage|trial_id|study_id|contains|heartbeat)\b")
 
@@ -47,6 +50,38 @@ def test_a_waiting_trial_is_taken_and_run(study: Study) -> None:
     assert internals.is_finished(study, waiting)
     (done,) = study.trials
     assert (done.user_attrs, done.constraints) == ({"note": "n"}, {"budget": 0.25})
+
+
+def test_attributes_of_a_trial_are_written_in_one_transaction(tmp_path: Path) -> None:
+    storage: Any = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
+    study, transactions = optuna.create_study(storage=storage), list[object]()
+    study.enqueue_trial({})
+    (waiting,) = study.trials
+    internals.take(study, waiting)
+    trial = internals.running(study, waiting)
+    event.listen(storage._backend.engine, "begin", transactions.append)
+    internals.write_attributes(trial, {"params": 10, "macs": 20, "curve": [0.5]})
+    assert len(transactions) == 1
+    internals.write_attributes(trial, {"params": 11, "seconds": 1.5})
+    written = {"params": 11, "macs": 20, "curve": [0.5], "seconds": 1.5}
+    assert trial.user_attrs == written
+    assert study.trials[0].user_attrs == written
+
+
+def test_a_listed_study_has_the_attributes_of_its_listing_and_its_own(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
+    study = optuna.create_study(study_name="s", storage=storage, directions=["maximize"] * 2)
+    study.set_user_attr("before", 1)
+    (found,) = storage.get_all_studies()
+    listed = internals.ListedStudy(found, storage)
+    study.set_user_attr("after", 2)
+    assert listed.user_attrs == {"before": 1}
+    listed.set_user_attr("own", 3)
+    assert listed.user_attrs == {"before": 1, "own": 3}
+    assert study.user_attrs == {"before": 1, "after": 2, "own": 3}
+    assert (listed.study_name, listed.directions) == ("s", study.directions)
+    listed.enqueue_trial({})
+    assert len(study.trials) == 1
 
 
 def test_a_constraint_that_an_objective_set_stays(study: Study) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pandas as pd
 import pytest
 import torch
 from optuna.trial import TrialState
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 from torch import nn
 
 import nsopt
@@ -221,6 +224,28 @@ def test_running_again_repeats_nothing(comparison: Comparison, done: Workspace) 
     run_comparison(comparison, done, listener)
     assert listener.tasks == []
     pd.testing.assert_frame_equal(results_at(done).outcomes, before.outcomes)
+
+
+def count_statements(call: Callable[[], object]) -> int:
+    """Return how many SQL statements a call executes."""
+    statements: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        call()
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    return len(statements)
+
+
+def test_the_storage_is_asked_once_for_what_several_steps_need(
+    comparison: Comparison, done: Workspace
+) -> None:
+    assert done.storage is not None  # opened, which takes statements of its own
+    assert count_statements(lambda: run_comparison(comparison, done, Silent())) < 300
 
 
 def test_a_journal_keeps_what_a_database_does(

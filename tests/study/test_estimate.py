@@ -43,11 +43,11 @@ def test_the_steps_that_are_estimated_are_those_that_run(
     for module in ran:
         monkeypatch.setattr(module, "train_step", count(module))
     session, settings = plan.session, two.task.settings.training
-    assert estimate.estimate(plan).search > 0
+    assert estimate.estimate(plan, plan.find_missing()).search > 0
     searches = sum(work.steps for work in estimate._estimate_searches(plan))
     continue_searches(session, two.searches)
     assert searches == ran[engine]
-    assert estimate.estimate(plan_of(two, place)).search == 0
+    assert estimate.estimate(plan_of(two, place), {}).search == 0
     training = estimate._estimate_training(plan, settings, 1.0).steps
     session.train(two.task.arch.base_widths, settings, place.folder / "training.pt", "training")
     assert 1 < training / ran[loop] < 1.5  # evaluations count as parts of steps

@@ -9,7 +9,7 @@ from nsopt.methods.registry import get_methods
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.words import answer
-from nsopt.scaling.metric import PARAMS
+from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import (
     Comparison,
@@ -38,9 +38,7 @@ def test_references_span_the_macs_and_the_latencies_of_the_others(comparison: Co
     assert budgets == [1709975, 2924017, 5000000]
     points = make_reference_points(comparison, budgets)
     assert [point.budget for point in points] == budgets
-    assert {(point.method, point.metric, point.seed) for point in points} == {
-        ("uniform", "macs", 0)
-    }
+    assert {(point.method, point.metric, point.seed) for point in points} == {("uniform", MACS, 0)}
     assert choose_reference_budgets(comparison, [10**6, 1.02 * 10**6], [1.0, 1.05]) == []
     none = dataclasses.replace(comparison, references=0)
     assert choose_reference_budgets(none, [10**6, 3 * 10**6], [1.0, 5.0]) == []

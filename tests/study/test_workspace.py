@@ -17,6 +17,7 @@ from nsopt.latency import measure as latency
 from nsopt.latency.measure import Latency
 from nsopt.latency.runtime import Runtime
 from nsopt.latency.sittings import choose_latencies
+from nsopt.methods.registry import baseline
 from nsopt.progress import Silent
 from nsopt.reports.dashboard import describe_outcomes
 from nsopt.storage import schema, trials
@@ -80,8 +81,8 @@ def test_a_finished_study_leaves_unfinished_work_of_others(
     comparison: Comparison, place: Workspace, started: list[Path]
 ) -> None:
     session = Session(comparison.task, place, CPU, Silent())
-    own = TrialRunner(session, Laws(session))
     uniform = only(comparison, "uniform", seeds=1)
+    own = TrialRunner(session, Laws(session), uniform.methods[0])
     study = comparison.task.open_study(place.storage, "uniform", CPU)
     trials.enqueue_point(study, uniform.points(uniform.methods[0])[0])
     claimed = study.trials[0]
@@ -324,7 +325,9 @@ def test_a_point_that_was_lost_meanwhile_is_enqueued_again(
         def work(self) -> int:
             study = studies_at(place)["uniform"]
             if len(study.trials) == 2:
-                lost = claim(study, study.trials, TrialRunner(self._session, self._laws))
+                lost = claim(
+                    study, study.trials, TrialRunner(self._session, self._laws, baseline())
+                )
                 assert lost is not None
                 study.tell(lost.number, state=TrialState.FAIL)
             return super().work()
