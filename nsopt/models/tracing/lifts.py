@@ -15,6 +15,7 @@ from torch import nn
 
 from nsopt.models.tracing.groups import Dimension, Family
 from nsopt.models.tracing.labels import Labels, Trace, select_atoms
+from nsopt.models.tracing.originals import original_weight
 from nsopt.models.tracing.run import tensors_of
 
 
@@ -135,7 +136,8 @@ def propose_ties(
 def _find_numbers(modules: dict[str, nn.Module], family: Family, group: int) -> Iterator[Number]:
     """Yield integer attributes equal to a group's width, or to the size of one of its dimensions.
 
-    Only the modules that hold tensors of the group count, and those around them.
+    Only the modules that hold tensors of the group count, and those around them, but not layers
+    with a weight, whose sizes resize.py sets.
     """
     width = family.groups[group].width
     sized = [
@@ -144,6 +146,8 @@ def _find_numbers(modules: dict[str, nn.Module], family: Family, group: int) -> 
         if _is_alone(family, d, group)
     ]
     for path in dict.fromkeys(path for d in sized for path in _list_holders(d.tensor)):
+        if original_weight(modules[path]) is not None:
+            continue
         for name, value in vars(modules[path]).items():
             if type(value) is not int or value < 2:
                 continue

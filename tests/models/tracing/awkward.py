@@ -62,6 +62,27 @@ class CrossStaged(nn.Module):
         return self.head(self.stage(self.stem(x)))
 
 
+class Blur(nn.Module):
+    """Filters each channel; the module stores how many there are."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("filter", torch.ones(channels, 1, 2, 2) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.get_buffer("filter"), stride=2, groups=self.channels)
+
+
+class CountedChannels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.blur, self.b, self.head = block(3, 16), Blur(16), block(16, 24), Head(24)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.b(self.blur(self.a(x))))
+
+
 class Cropped(nn.Module):
     """GhostNet: keeps the first channels, as many as there should be, beside a shortcut."""
 

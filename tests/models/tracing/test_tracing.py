@@ -23,6 +23,7 @@ from tests.models.tracing.checks import (
 GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     awkward.Chunks: [8, 16, 24],
     awkward.CrossStaged: [8, 16, 16, 24],
+    awkward.CountedChannels: [16, 24],
     awkward.Cropped: [16, 16, 24],
     awkward.PaddedShortcut: [16],
     awkward.Norms: [8, 64, 24],
