@@ -21,13 +21,17 @@ from nsopt.models.tracing.run import tensors_of
 
 @dataclass(frozen=True)
 class Number:
-    """The attribute `name` of the module at `path` is a dimension's size divided by `divisor`."""
+    """The attribute `name` of the module at `path` is a dimension's size divided by `divisor`.
+
+    If it is a list of equal sizes, as for `split`, `parts` is their number.
+    """
 
     path: str
     name: str
     tensor: str
     axis: int
     divisor: int
+    parts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,9 @@ class Lifts:
         """Set the numbers in `model` to the sizes of its tensors."""
         tensors = tensors_of(model) if self.numbers else {}
         for number in self.numbers:
-            size = tensors[number.tensor].shape[number.axis]
-            setattr(model.get_submodule(number.path), number.name, size // number.divisor)
+            size = tensors[number.tensor].shape[number.axis] // number.divisor
+            value = size if number.parts is None else [size] * number.parts
+            setattr(model.get_submodule(number.path), number.name, value)
 
 
 def propose_numbers(
@@ -134,7 +139,7 @@ def propose_ties(
 
 
 def _find_numbers(modules: dict[str, nn.Module], family: Family, group: int) -> Iterator[Number]:
-    """Yield integer attributes equal to a group's width, or to the size of one of its dimensions.
+    """Yield attributes equal to a group's width, or to the size of one of its dimensions.
 
     Only the modules that hold tensors of the group count, and those around them, but not layers
     with a weight, whose sizes resize.py sets.
@@ -149,12 +154,21 @@ def _find_numbers(modules: dict[str, nn.Module], family: Family, group: int) -> 
         if original_weight(modules[path]) is not None:
             continue
         for name, value in vars(modules[path]).items():
-            if type(value) is not int or value < 2:
-                continue
-            exact = [d for d in sized if len(d.atoms) == value]
-            if exact or value == width:
-                follows = (exact or sized)[0]
-                yield Number(path, name, follows.tensor, follows.axis, len(follows.atoms) // value)
+            size, parts = _read_size(value)
+            exact = [d for d in sized if len(d.atoms) == size]
+            if size > 1 and (exact or size == width):
+                dimension = (exact or sized)[0]
+                divisor = len(dimension.atoms) // size
+                yield Number(path, name, dimension.tensor, dimension.axis, divisor, parts)
+
+
+def _read_size(value: object) -> tuple[int, int | None]:
+    """Return an integer; or the integer that a list repeats, and how often; or 0."""
+    if type(value) is int:
+        return value, None
+    if isinstance(value, list) and all(type(each) is int for each in value):
+        return (value[0], len(value)) if len(set(value)) == 1 else (0, None)
+    return 0, None
 
 
 def _name_within(number: Number) -> str:

@@ -83,6 +83,21 @@ class CountedChannels(nn.Module):
         return self.head(self.b(self.blur(self.a(x))))
 
 
+class MixedKernels(nn.Module):
+    """MixNet: halves of the channels, whose sizes are a list, have kernels of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c, self.head = block(3, 16), block(16, 24), Head(24)
+        self.sizes = [8, 8]
+        self.each = nn.ModuleList([block(8, 8, kernel, 1, 8) for kernel in (3, 5)])
+
+    def forward(self, x: Tensor) -> Any:
+        parts = self.a(x).split(self.sizes, 1)
+        x = torch.cat([each(part) for each, part in zip(self.each, parts, strict=True)], 1)
+        return self.head(self.c(x))
+
+
 class Cropped(nn.Module):
     """GhostNet: keeps the first channels, as many as there should be, beside a shortcut."""
 

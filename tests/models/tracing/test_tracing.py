@@ -24,6 +24,7 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     awkward.Chunks: [8, 16, 24],
     awkward.CrossStaged: [8, 16, 16, 24],
     awkward.CountedChannels: [16, 24],
+    awkward.MixedKernels: [8, 24],
     awkward.Cropped: [16, 16, 24],
     awkward.PaddedShortcut: [16],
     awkward.Norms: [8, 64, 24],
