@@ -11,28 +11,11 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from nsopt.models.tracing.labels import Label
 from nsopt.models.tracing.tracer import Tracer
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
-
-
-class RecurrentLayers(TorchFunctionMode):
-    """Label the results of recurrent modules, and leave all other functions alone."""
-
-    def __init__(self, tracer: Tracer) -> None:
-        super().__init__()
-        self._tracer = tracer
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        if name in GATES and isinstance(
-            args[3], bool
-        ):  # padded sequences; packed ones have another signature
-            return _follow_layers(self._tracer, GATES[name], *args)
-        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -68,7 +51,7 @@ class _Cell:
                 )
 
 
-def _follow_layers(
+def follow_layers(
     tracer: Tracer,
     gates: int,
     x: Tensor,

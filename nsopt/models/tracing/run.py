@@ -13,9 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nsopt.models.activations import Buffer, BufferRecorder, Size
+from nsopt.models.tracing.function_rules import FunctionRules
 from nsopt.models.tracing.groups import Family
 from nsopt.models.tracing.labels import Atoms, Labels, Trace, TraceError
-from nsopt.models.tracing.recurrent_rules import RecurrentLayers
 from nsopt.models.tracing.rules import RULES
 from nsopt.models.tracing.shapes import RESULTS
 from nsopt.models.tracing.tracer import Tracer
@@ -127,7 +127,7 @@ class LabelledRun:
         with FakeTensorMode(allow_non_fake_inputs=True) as fake:
             inputs = tree_map_only(Tensor, fake.from_tensor, self.examples)
             try:
-                with torch.no_grad(), RecurrentLayers(tracer), tracer, recorder or nullcontext():
+                with torch.no_grad(), FunctionRules(tracer), tracer, recorder or nullcontext():
                     if recorder:
                         recorder.take(inputs)
                     result = model(*inputs)

@@ -43,6 +43,23 @@ class TransformerOfNumbers(nn.Module):
         return self.out(x.mean(1))
 
 
+class NarrowKeys(nn.Module):
+    """Attention whose keys are narrower than its values, for which PyTorch has no fused kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = block(3, 16, 3, 4), Head(24)
+        self.q, self.k, self.v = (nn.Conv2d(16, size, 1) for size in (8, 8, 24))
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        q, k, v = (
+            each(x).flatten(2).transpose(1, 2).unsqueeze(1) for each in (self.q, self.k, self.v)
+        )
+        x = functional.scaled_dot_product_attention(q, k, v)
+        return self.head(x.squeeze(1).transpose(1, 2).unsqueeze(3))
+
+
 class PooledHeads(nn.Module):
     """Heads split the channels; keys come from fewer places (PVT) and are normalised (XCiT)."""
 

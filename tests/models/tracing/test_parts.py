@@ -20,6 +20,7 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     parts.MixtureOfKernels: [16, 8],
     parts.SummedByOnes: [16, 24],
     parts.TransformerOfNumbers: [32, 12, 12],
+    parts.NarrowKeys: [16, 8, 24],
     parts.PoolingTransformer: [16, 12],
     parts.UnitVectors: [16, 24, 12],
     parts.Complex: [24],

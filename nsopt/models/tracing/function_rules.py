@@ -1,0 +1,28 @@
+"""Rules of functions whose operations show too little: recurrent modules, and attention."""
+
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+from nsopt.models.tracing.recurrent_rules import GATES, follow_layers
+from nsopt.models.tracing.tracer import Tracer
+
+
+class FunctionRules(TorchFunctionMode):
+    """Label the results of recurrent modules, and mark what attention scales by its size.
+
+    PyTorch may split attention into products, where the scale is a number without a label.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name in GATES and isinstance(args[3], bool):  # padded sequences, not packed ones
+            return follow_layers(self._tracer, GATES[name], *args)
+        if name == "scaled_dot_product_attention":
+            query = args[0] if args else kwargs["query"]
+            self._tracer.mark_inexact(self._tracer.get(query)[-1])
+        return func(*args, **kwargs)
