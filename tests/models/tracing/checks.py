@@ -60,11 +60,14 @@ def converted(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def randomise(model: nn.Module) -> None:
-    """Make every channel different, so that confusing two shows."""
-    generator = torch.Generator().manual_seed(0)
+    """Make every channel different, so that confusing two shows.
+
+    Buffers outside the state stay: they are constants that every new network computes itself.
+    """
+    generator, state = torch.Generator().manual_seed(0), model.state_dict().keys()
     with torch.no_grad():
         for name, tensor in tensors_of(model).items():
-            if not tensor.is_floating_point() or tensor.numel() < 2:
+            if name not in state or not tensor.is_floating_point() or tensor.numel() < 2:
                 continue
             alike = bool((tensor == tensor.flatten()[0]).all())
             if tensor.numel() != max(tensor.shape) and not alike:
