@@ -2,6 +2,7 @@
 
 import functools
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -113,13 +114,28 @@ def is_of_grpc(error: BaseException) -> bool:
 
 
 class PatientStorage(_Patience, OwnHeartbeat, Database):
-    """A database server that may restart while workers use it."""
+    """A database server that may restart while workers use it.
+
+    Its connections close when it is collected, or when it could not be made.
+    """
 
     def __init__(self, url: str, **options: Any) -> None:
-        super().__init__(url, **options)
-        event.listen(self.engine, "do_connect", self._connect)
+        try:
+            super().__init__(url, **options)
+        except (SQLAlchemyError, StorageInternalError):
+            if hasattr(self, "engine"):
+                self.engine.dispose()
+            raise
+        connect = weakref.WeakMethod(self._connect)  # the engine must not keep the storage alive
 
-    def _connect(self, dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
+        def listen(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
+            own = connect()
+            return own and own(dialect, arguments, options)
+
+        event.listen(self.engine, "do_connect", listen)
+        weakref.finalize(self, self.engine.dispose)
+
+    def _connect(self, dialect: Any, arguments: Any, options: Any) -> Any:
         """Reconnect as soon as the server answers again."""
 
         def is_outage(error: BaseException) -> bool:

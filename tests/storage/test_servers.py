@@ -1,5 +1,6 @@
 """A database server that goes away in the middle of anything."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,13 @@ def test_a_call_is_repeated_wherever_the_server_goes_away(
         sent[0], away = 0, away + 1
         call(study, trial)
     assert away > 1
+
+
+def test_connections_close_with_their_storage(tmp_path: Path) -> None:
+    storage = PatientStorage(f"sqlite:///{tmp_path / 'study.db'}")
+    optuna.create_study(storage=get_storage(storage))
+    pool: Any = storage.engine.pool
+    assert pool.checkedin() > 0
+    del storage
+    gc.collect()
+    assert pool.checkedin() == 0

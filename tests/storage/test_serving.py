@@ -70,7 +70,7 @@ def test_behind_a_proxy_too_a_dead_process_gives_its_trial_back(
         dead, retried = study.trials
         assert (dead.state, retried.state) == (TrialState.FAIL, TrialState.WAITING)
         worker = f"{platform.node()}:{os.getpid()}"
-        assert retried.user_attrs == {"point": 1, "worker": worker}
+        assert retried.user_attrs == {"point": 1, "worker": worker, "provenance": ""}
         assert not run(study, trial, Job())
         storage.close()
 
