@@ -190,8 +190,9 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings(
     "ignore::optuna.exceptions.ExperimentalWarning"
 )  # threads share filters
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_many_may_open_a_new_database_at_once(server: Server) -> None:
-    together = threading.Barrier(8)
+    together = threading.Barrier(8, timeout=60)
 
     def create(_: int) -> None:
         together.wait()
