@@ -13,9 +13,7 @@ short = nsopt.SearchSettings(
 law = nsopt.search(arch, data, short).law
 
 # Widths come from the law, at 50,000 and 150,000 parameters in turn; all else from TPE.
-sampler = nsopt.NeuralScaleSampler(
-    law, arch.cost("params"), arch.layer_names, budgets=[50_000, 150_000], seed=0
-)
+sampler = nsopt.NeuralScaleSampler(law, "params", arch, budgets="50k,150k", seed=0)
 
 
 def objective(trial: optuna.Trial) -> float:

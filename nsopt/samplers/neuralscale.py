@@ -68,15 +68,16 @@ class NeuralScaleSampler(BaseSampler):
     When a trial ends, `budget`, `metric` and `cost` become user attributes, and the excess over the
     budget becomes a constraint, also for enqueued widths.
 
-    Several budgets at once are pairs `[(cost, budget), ...]` in place of `cost`. Each has its own
-    constraint, and the attribute `binding` names the one that stops the network. A trial's budget
-    is then a share of all of them, by default 1.
+    Several budgets at once are `"params=250k,macs=20M"` or pairs `[(cost, budget), ...]` in place
+    of `cost`. Each has its own constraint, and the attribute `binding` names the one that stops the
+    network. A trial's budget is then a share of all of them, by default 1.
 
     Args:
         law: a fitted law, or any other such as `uniform_curve(base_widths)`.
-        cost: maps widths to a cost in the unit of the budgets, such as `arch.cost("params")`; or
-            pairs of a cost and its budget.
-        layer_names: of the law's L layers, in order; they name the parameters.
+        cost: a metric's name, as commands take it; or maps widths to a cost in the unit of the
+            budgets, as `arch.cost("params")` does; or pairs of such a cost and its budget.
+        layer_names: the network, or the names of the law's L layers, in order. They name the
+            parameters. A metric's name needs the network.
         budgets: for trials without a `budget` of their own: numbers, or words such as "600k" and
             "5ms", which are read as in commands.
         independent_sampler: for parameters other than widths; TPE by default.
@@ -93,9 +94,7 @@ class NeuralScaleSampler(BaseSampler):
         NsoptError: for arguments that exclude each other, or if no widths meet one of `budgets`.
 
     Examples:
-        >>> sampler = nsopt.NeuralScaleSampler(
-        ...     law, arch.cost("params"), arch.layer_names, budgets=[100_000, 300_000]
-        ... )
+        >>> sampler = nsopt.NeuralScaleSampler(law, "params", arch, budgets="100k,300k")
         >>> study = optuna.create_study(direction="maximize", sampler=sampler)
         >>> study.optimize(objective, n_trials=4)  # it calls nsopt.suggest_widths(trial, arch)
     """
@@ -103,8 +102,8 @@ class NeuralScaleSampler(BaseSampler):
     def __init__(
         self,
         law: ScalingLaw,
-        cost: CostFunction | Sequence[tuple[CostFunction, float]],
-        layer_names: Sequence[str],
+        cost: str | CostFunction | Sequence[tuple[CostFunction, float]],
+        layer_names: Sequence[str] | Architecture,
         budgets: Sequence[float | str] | str = (),
         independent_sampler: BaseSampler | None = None,
         seed: int | None = None,
@@ -114,13 +113,10 @@ class NeuralScaleSampler(BaseSampler):
         min_width: int = 1,
         max_width: ArrayLike | None = None,
     ) -> None:
-        if isinstance(cost, list | tuple):
-            cost = JointCost(tuple(cost))
+        cost = _read_cost(cost, layer_names)
+        names = layer_names if isinstance(layer_names, Sequence) else layer_names.layer_names
+        if isinstance(cost, JointCost):
             budgets = budgets or (1,)
-        if not callable(cost):
-            raise NsoptError(
-                f"cost must map widths to a cost, as arch.cost('params') does: {cost!r}"
-            )
         if not 0 <= spread < math.inf:
             raise NsoptError(f"spread must be a number of at least 0, got {spread}")
         if spread and eta is not None:
@@ -131,10 +127,10 @@ class NeuralScaleSampler(BaseSampler):
             raise NsoptError(
                 "multiple_of, min_width and max_width need the exact solver: leave eta out"
             )
-        if len(layer_names) != law.layers:
-            raise NsoptError(f"{len(layer_names)} layer names for a law of {law.layers} layers")
+        if len(names) != law.layers:
+            raise NsoptError(f"{len(names)} layer names for a law of {law.layers} layers")
         self._proposals = Proposals(law, cost, eta, multiple_of, min_width, max_width)
-        self._parameters = tuple(trials.width_parameter(name) for name in layer_names)
+        self._parameters = tuple(trials.width_parameter(name) for name in names)
         words = budgets.split(",") if isinstance(budgets, str) else budgets
         self._budgets = tuple(self._read_budget(word) for word in words)
         self._independent = independent_sampler or TPESampler(seed=seed)
@@ -264,3 +260,19 @@ class NeuralScaleSampler(BaseSampler):
         if self._budgets:
             return self._budgets[trial.number % len(self._budgets)]
         return None
+
+
+def _read_cost(
+    cost: str | CostFunction | Sequence[tuple[CostFunction, float]],
+    network: Sequence[str] | Architecture,
+) -> CostFunction:
+    """Return what maps widths to a cost; a metric's name needs the network."""
+    if isinstance(cost, str):
+        if isinstance(network, Sequence):
+            raise NsoptError(f"cost={cost!r} needs the network: give arch for arch.layer_names")
+        return get_metric(cost).cost(network)
+    if isinstance(cost, list | tuple):
+        return JointCost(tuple(cost))
+    if not callable(cost):
+        raise NsoptError(f"cost must map widths to a cost, as arch.cost('params') does: {cost!r}")
+    return cost

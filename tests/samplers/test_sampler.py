@@ -301,9 +301,24 @@ def test_budgets_are_read_as_in_commands(vgg11: TableArchitecture) -> None:
     with pytest.raises(NsoptError, match="'6x' is not a budget: write 600000, 600k or 2M"):
         NeuralScaleSampler(law, cost, names, ["6x"])
     with pytest.raises(NsoptError, match="cost must map widths to a cost"):
-        NeuralScaleSampler(law, "params", names)
+        NeuralScaleSampler(law, 5, names)
     with pytest.raises(NsoptError, match="the cost has no unit: give the budget '600k'"):
         NeuralScaleSampler(law, np.sum, names, "600k")
+
+
+def test_a_metric_and_the_network_say_all(vgg11: TableArchitecture) -> None:
+    law = uniform_curve(vgg11.base_widths)
+    short = NeuralScaleSampler(law, "macs", vgg11, "10M")
+    long = NeuralScaleSampler(law, vgg11.cost("macs"), vgg11.layer_names, [10_000_000])
+    assert repr(short) == repr(long)
+    assert short.propose(10**7) == long.propose(10**7)
+    limits = [(vgg11.cost("params"), 250_000), (vgg11.cost("macs"), 20e6)]
+    joint = NeuralScaleSampler(law, "params=250k,macs=20M", vgg11)
+    assert joint.propose(1) == NeuralScaleSampler(law, limits, vgg11.layer_names).propose(1)
+    with pytest.raises(NsoptError, match="cost='macs' needs the network: give arch for"):
+        NeuralScaleSampler(law, "macs", vgg11.layer_names)
+    with pytest.raises(NsoptError, match="unknown metric 'mac'"):
+        NeuralScaleSampler(law, "mac", vgg11)
 
 
 def test_budgets_at_once_have_a_constraint_each_and_the_binding_one_is_told() -> None:
