@@ -29,7 +29,7 @@ from nsopt.latency.model import LatencyModel, Term
 from nsopt.latency.onnx import BATCH_SIZE
 from nsopt.latency.runtime import TORCH, Measure, Runtime, Torch, choose_runtime
 from nsopt.latency.tables import BLOCK, Table
-from nsopt.models.architecture import Architecture, TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.scaling.cost import IntArray, width_limits
 from nsopt.scaling.law import floor_widths
@@ -294,7 +294,7 @@ def _distinct_widths(arch: Architecture) -> tuple[int, ...]:
     If equal widths remove calls, no two are equal, before or after a layer grows: no call is
     missing.
     """
-    if not isinstance(arch, TableArchitecture):
+    if not arch.conditional:
         return _clip(arch, [width - 1 for width in arch.base_widths])
     found: list[int] = []
     for width in arch.base_widths:
@@ -318,8 +318,6 @@ def _growth(before: Sequence[Call], after: Sequence[Call], name: str) -> IntArra
 
 def _vanishing_modules(arch: Architecture) -> dict[str, Any]:
     """Return `Term.unless_equal` of the modules that equal widths remove, by path."""
-    if not isinstance(arch, TableArchitecture):
-        return {}
     eye = np.eye(len(arch.base_widths), dtype=np.int64)
 
     def linear(channels: Any) -> tuple[IntArray, int]:
@@ -328,9 +326,8 @@ def _vanishing_modules(arch: Architecture) -> dict[str, Any]:
         return channels.factor * eye[channels.layer], 0
 
     return {
-        operation.name: tuple(linear(channels) for channels in operation.unless_equal)
-        for operation in arch.operations
-        if operation.unless_equal is not None
+        path: tuple(linear(channels) for channels in pair)
+        for path, pair in arch.conditional.items()
     }
 
 

@@ -13,7 +13,7 @@ from nsopt.models.activations import TableActivations
 from nsopt.models.layers import build_operation, copy_channels
 from nsopt.models.shortcuts import leaders, tie
 from nsopt.scaling.bytes import COUNTED_IN_BYTES, ByteCost
-from nsopt.scaling.cost import CostModel, CountedCost, Operation
+from nsopt.scaling.cost import Channels, CostModel, CountedCost, Operation
 
 
 class Architecture(Protocol):
@@ -58,6 +58,10 @@ class Architecture(Protocol):
     @property
     def streams(self) -> tuple[int, ...]:
         """Per group, the first group whose channels are added to its own at base widths."""
+
+    @property
+    def conditional(self) -> Mapping[str, tuple[Channels, Channels]]:
+        """Modules, by path, that exist only where two numbers of channels differ."""
 
     def build(self, widths: Sequence[int]) -> nn.Module:
         """Return a newly initialised network. Raises NsoptError for invalid widths."""
@@ -132,6 +136,10 @@ class TableArchitecture:
     @property
     def rigid(self) -> tuple[bool, ...]:
         return (False,) * len(self.base_widths)
+
+    @property
+    def conditional(self) -> Mapping[str, tuple[Channels, Channels]]:
+        return {o.name: o.unless_equal for o in self.operations if o.unless_equal is not None}
 
     @property
     def layout(self) -> torch.memory_format:

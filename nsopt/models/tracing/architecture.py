@@ -1,6 +1,6 @@
 """A traced module as an architecture: a family of networks indexed by widths."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -24,7 +24,7 @@ from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import original_weight, start_norms
 from nsopt.models.tracing.run import tensors_of
 from nsopt.scaling.bytes import COUNTED_IN_BYTES, ByteCost
-from nsopt.scaling.cost import CostModel
+from nsopt.scaling.cost import Channels, CostModel
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
 
@@ -73,6 +73,10 @@ class TracedArchitecture:
     def rigid(self) -> tuple[bool, ...]:
         """Per group, whether pruning cannot remove its units one by one."""
         return tuple(group.rigid for group in self.network.family.groups)
+
+    @property
+    def conditional(self) -> Mapping[str, tuple[Channels, Channels]]:
+        return {}
 
     @cached_property
     def layout(self) -> torch.memory_format:
