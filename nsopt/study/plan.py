@@ -69,7 +69,10 @@ class Plan:
         """Raise NoWidthsError if a method has no widths at one of the points."""
         for method in self._lawful:
             for point in points[method]:
-                self.laws.propose_widths(method, point)
+                try:
+                    self.laws.propose_widths(method, point)
+                except NoWidthsError as error:
+                    raise NoWidthsError(f"{method.name}: {error}") from None
 
     def enqueue_missing(self) -> bool:
         """Enqueue the missing points in their studies; return whether there were any.

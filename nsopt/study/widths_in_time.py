@@ -8,8 +8,9 @@ import numpy as np
 from optuna.study import Study
 
 from nsopt.compute.device import Compute
+from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import MOST_TIMED, Widths
-from nsopt.latency.measure import Latency, latency_conditions
+from nsopt.latency.measure import Latency, latency_conditions, was_busy
 from nsopt.latency.measured_budget import MeasuredBudget, time_widths
 from nsopt.latency.runtime import TORCH, Runtime
 from nsopt.models.architecture import Architecture
@@ -19,6 +20,7 @@ from nsopt.scaling.metric import LATENCY
 from nsopt.storage import schema
 from nsopt.study.session import Session
 
+_BUSY = ". The machine was busy meanwhile: run the same command again when it is idle"
 _SCALES = np.geomspace(1e-2, 1e8, 6)  # at which the widths of a law identify it
 
 
@@ -26,7 +28,7 @@ def correct_latency(session: Session, kind: str, asked: MeasuredBudget) -> Archi
     """Return the network with a latency model by which the solver keeps a budget as measured.
 
     The widths at this budget are found once, by at most 12 timed networks, whatever machine or
-    process asks. No network is timed again under the same conditions.
+    process asks. No network is timed again under the same conditions, unless the machine was busy.
 
     Args:
         kind: the study to store them in.
@@ -64,7 +66,13 @@ class Clock:
     ) -> dict[str, Any]:
         shown = asked.metric.show(asked.budget)
         self.progress.start(f"timing widths at {shown}", MOST_TIMED)
-        found = asked.solve(self._timer(asked.arch, studies))
+        taken: list[Latency] = []
+        try:
+            found = asked.solve(self._timer(asked.arch, studies, taken))
+        except NoWidthsError as error:
+            if taken and was_busy(taken):
+                raise NoWidthsError(f"{error}{_BUSY}") from None
+            raise
         _, method = schema.split_name(self.study.study_name)
         self.progress.message(
             f"{method} at {shown}: {max(found.measured):.4g} {LATENCY.unit} as timed"
@@ -72,9 +80,12 @@ class Clock:
         return asdict(found)
 
     def _timer(
-        self, arch: Architecture, studies: Callable[[], Iterable[Study]]
+        self, arch: Architecture, studies: Callable[[], Iterable[Study]], taken: list[Latency]
     ) -> Callable[[Widths], Latency]:
-        """Return a function that times networks, or returns what was stored, in order of time."""
+        """Return a function that times networks, or returns what was stored, in order of time.
+
+        What was stored of a busy machine does not count. taken: receives new latencies.
+        """
         conditions = latency_conditions(self.compute.device, self.runtime)
         used: dict[Widths, int] = {}
 
@@ -84,7 +95,7 @@ class Clock:
                 timing
                 for other in studies()
                 for timing in schema.read_timings(other, widths)
-                if conditions.items() <= timing.items()
+                if conditions.items() <= timing.items() and not was_busy([Latency(**timing)])
             ]
             number = used.get(widths, 0)
             used[widths] = number + 1
@@ -92,6 +103,7 @@ class Clock:
                 return Latency(**known[number])
             latency = time_widths(arch, self.compute, self.runtime, widths)
             schema.write_timing(self.study, widths, asdict(latency))
+            taken.append(latency)
             return latency
 
         return measure

@@ -1,6 +1,7 @@
 """Budgets in milliseconds hold as measured, and what was measured is kept."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from torch import nn
 
 from nsopt.compute.device import Compute
-from nsopt.errors import NsoptError
+from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.latency import measure
 from nsopt.latency.bisection import MOST_TIMED
 from nsopt.latency.linear import MacsLatency
 from nsopt.latency.runtime import OwnMeasure
@@ -106,6 +108,28 @@ def test_what_was_timed_is_not_timed_again(comparison: Comparison, place: Worksp
     assert any("uniform at 5 ms" in message for message in listener.messages)
     again = results_at(place).outcomes.query("method == 'uniform'")
     assert set(again["widths"]) == {widths}
+
+
+def test_what_a_busy_machine_took_does_not_count_later(
+    comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slowdown = [1]
+
+    def clock(module: nn.Module, _: torch.Tensor) -> float:
+        return slowdown[0] * (1 + sum(p.numel() for p in module.parameters()) / 10_000)
+
+    in_time = only(in_milliseconds(comparison, clock, place), "uniform")
+    slowdown[0] = 6
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "seconds_waited", itertools.count(step=1e6).__next__)
+        with pytest.raises(
+            NoWidthsError, match="uniform: no widths fit a budget of 5 ms"
+        ) as caught:
+            run_comparison(in_time, place, Silent())
+    assert str(caught.value).endswith("run the same command again when it is idle")
+    slowdown[0] = 1
+    run_comparison(in_time, place, Silent())
+    assert results_at(place).outcomes["feasible"].all()
 
 
 def test_a_worker_does_not_import_the_function_that_a_storage_names(
