@@ -1,4 +1,4 @@
-"""`nsopt tune`: Optuna studies over P, eta or the scaling curve."""
+"""`nsopt tune`: Optuna studies over P, eta or the width law."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ class TuneOptions(WorkOptions):
     seeds: Count | None = None
     """Trials per value of P. With --over curve: trainings per trial and budget."""
     confirmations: CountFrom2 = 5
-    """New seeds on which the best curve must beat uniform scaling."""
+    """New seeds on which the best law must beat uniform scaling."""
     sampler: Literal["gp", "tpe"] = "gp"
     """Optuna sampler of --over curve: Gaussian process or TPE."""
     sizes: SizeOptions = SizeOptions()
