@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 import nsopt
 from nsopt.cli import data
@@ -48,7 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             app(words, exit_on_error=False, print_error=False)
         except CycloptsError as error:
-            raise NsoptError(_hide_passwords(str(error), words)) from None
+            raise NsoptError(_hide_passwords(_describe(error), words)) from None
+
+
+def _describe(error: CycloptsError) -> str:
+    """Return what is wrong with the words of a command."""
+    if not isinstance(error, UnusedCliTokensError):
+        return str(error)
+    unused = " ".join(error.unused_tokens or ())
+    return (
+        f"{unused!r} belongs to no option: write values without spaces, with commas between them, "
+        "as in --budgets 600k,2M"
+    )
 
 
 def _hide_passwords(text: str, arguments: Sequence[str]) -> str:

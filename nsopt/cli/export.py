@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +12,7 @@ from cyclopts import Parameter
 from nsopt.cli.options import OptionalStorageUrl, StoredDataOptions
 
 if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
@@ -146,7 +148,8 @@ def _load(options: ExportOptions) -> _Chosen:
         storage = existing_storage(url)
         names = optuna.get_all_study_names(storage)
         if options.study not in names:
-            raise unknown_name("study", options.study, names)
+            with_networks = filter(partial(_has_networks, storage), names)
+            raise unknown_name("study", options.study, with_networks)
         study = optuna.load_study(study_name=options.study, storage=storage)
         best = list(best_trials(study).values())
         if not best:
@@ -162,6 +165,15 @@ def _load(options: ExportOptions) -> _Chosen:
         if not options.unchecked:
             data = load_task(study, options.data, options.data_dir, options.arch).data
     return _Chosen(network, fixed, study, trial, data)
+
+
+def _has_networks(storage: "BaseStorage", name: str) -> bool:
+    """Return whether a study trained networks, unlike a search."""
+    import optuna
+
+    from nsopt.deployment.artifacts import best_trials
+
+    return bool(best_trials(optuna.load_study(study_name=name, storage=storage)))
 
 
 def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":

@@ -166,6 +166,7 @@ def _export_command(results: "Results", url: str) -> str:
     """Return the command that exports the network to take at the largest budget."""
     import pandas as pd
 
+    from nsopt.models.registry import is_own
     from nsopt.reports.words import answer
     from nsopt.scaling.metric import get_metric
     from nsopt.storage.schema import study_name
@@ -179,7 +180,9 @@ def _export_command(results: "Results", url: str) -> str:
         size = [f"--budget={best['metric']}"]
     elif results.outcomes["metric"].nunique() > 1:
         size.append(f"--metric={best['metric']}")
-    study = study_name(results.name, best["method"])
+    study, arch = study_name(results.name, best["method"]), results.task.arch
+    if is_own(arch):
+        size.append(f"--arch={arch}")
     places = [f"--storage={hide_password(url)}", f"--study={study}", *size, "--out=network.onnx"]
     return shlex.join(["nsopt", "export", *places])
 

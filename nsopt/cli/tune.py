@@ -38,7 +38,8 @@ class TuneOptions(WorkOptions):
     pretrain_epochs: str | None = None
     """Values of P to try, by default 0,2,5,10,30,60. With --over curve: the P of its searches."""
     seeds: Count | None = None
-    """Trials per value of P. With --over curve: trainings per trial and budget."""
+    """Trials per value of P, by default as many as the preset has seeds. With --over curve:
+    trainings per trial and budget, 1 by default."""
     confirmations: CountFrom2 = 5
     """New seeds on which the best law must beat uniform scaling."""
     sampler: Literal["gp", "tpe"] = "gp"

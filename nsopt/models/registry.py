@@ -33,9 +33,9 @@ def is_imported(name: str) -> bool:
     return ":" in name
 
 
-def is_of_catalogue(name: str) -> bool:
-    """Return whether a name is that of a torchvision or timm network, not of a factory."""
-    return name.partition(":")[0] in _CATALOGUES
+def is_own(name: str) -> bool:
+    """Return whether a name is that of a user's factory, `package.module:factory`."""
+    return is_imported(name) and name.partition(":")[0] not in _CATALOGUES
 
 
 def check_name(name: str) -> None:
@@ -74,7 +74,7 @@ def stored_architecture(
     given: the user's name for it, or None. The user must give `package.module:factory`.
     Raises NsoptError if that is missing, or if the two names differ.
     """
-    if given is None and is_imported(stored) and not is_of_catalogue(stored):
+    if given is None and is_own(stored):
         raise NsoptError(
             f"the stored network {stored!r} would run code of that module: if you trust it, give "
             f"--arch {shlex.quote(stored)}, in Python arch={stored!r}"

@@ -125,6 +125,11 @@ def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None
             "did you mean 'vgg11-digits-12each-smoke/uniform'",
         ),
         (
+            ("--study=X",),
+            "'X': known are vgg11-digits-12each-smoke/neuralscale, "
+            "vgg11-digits-12each-smoke/uniform",
+        ),
+        (
             ("--study=vgg11-digits-12each-smoke/search",),
             "no network of vgg11-digits-12each-smoke/search is stored: run the study first",
         ),

@@ -99,6 +99,7 @@ def test_bad_options(
         ("study --sedes=2", "Unknown option: --sedes. Did you mean --seeds?"),
         ("study --epochs=two", 'Invalid value for --epochs: unable to convert "two" into int'),
         ("study --seeds=1 --seeds=2", "--seeds specified multiple times"),
+        ("study --budgets 600 k", "'k' belongs to no option: write values without spaces"),
         ("stduy", 'Unknown command "stduy". Did you mean "study"?'),
         ("report --out=r", "no study is in runs/: give --storage"),
         ("worker --storage=sqlite:///none.db", "--study requires an argument"),

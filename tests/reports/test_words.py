@@ -96,6 +96,13 @@ def test_what_cannot_be_told_apart_is_said(results: Results) -> None:  # noqa: F
     assert f"--study={results.name}/uniform" in _export_command(apart, "sqlite:///study.db")
 
 
+def test_the_export_of_a_network_of_ones_own_names_it(results: Results) -> None:  # noqa: F811
+    own = dataclasses.replace(results.task, arch="mynet:make")
+    command = _export_command(dataclasses.replace(results, task=own), "sqlite:///study.db")
+    assert "--arch=mynet:make" in command
+    assert "--arch" not in _export_command(results, "sqlite:///study.db")
+
+
 def test_methods_with_the_same_widths_are_said_to_have_them(results: Results) -> None:  # noqa: F811
     frame = results.outcomes
     by_budget = frame[frame["method"] == "uniform"].drop_duplicates("budget")
