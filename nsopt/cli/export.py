@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from nsopt.data.images import ImageData
     from nsopt.deployment.kept import KeptNetwork
+    from nsopt.reports.results import Results
+
+_SUFFIXES = {"onnx": "onnx", "pt2": "pt2", "state_dict": "pt"}
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -27,10 +30,11 @@ if TYPE_CHECKING:
 class ExportOptions(StoredDataOptions):
     """The options of `nsopt export`."""
 
-    study: str
-    """Optuna study that trained the network: ARCH-DATA-PRESET/METHOD."""
-    out: Path
-    """File to write."""
+    study: str | None = None
+    """Optuna study that trained the network: ARCH-DATA-PRESET/METHOD. By default nsopt exports the
+    network that the comparison's answer names at its largest budget."""
+    out: Path | None = None
+    """File to write; by default network.onnx, network.pt2 or network.pt, by the format."""
     format: Literal["onnx", "pt2", "state_dict"] = "onnx"
     """onnx for onnxruntime and others, pt2 for torch.export.load, state_dict for
     nsopt.load_network."""
@@ -51,7 +55,7 @@ class ExportOptions(StoredDataOptions):
     what that costs in accuracy and gains in milliseconds."""
 
 
-def export(options: ExportOptions) -> None:
+def export(options: ExportOptions = ExportOptions()) -> None:
     """Write a study's best network at a budget as ONNX, as a PyTorch program or as weights.
 
     nsopt loads the file again and checks that it reaches the stored accuracy on the test images.
@@ -66,15 +70,16 @@ def export(options: ExportOptions) -> None:
 
     if options.int8 and (options.format != "onnx" or options.unchecked):
         raise NsoptError("--int8 is for --format onnx, and reads the images of the study")
-    check_writable(options.out.parent, "--out")
-    if options.out.is_dir():
-        raise NsoptError(f"--out {options.out} is a folder: name a file")
+    out = options.out or Path(f"network.{_SUFFIXES[options.format]}")
+    check_writable(out.parent, "--out")
+    if out.is_dir():
+        raise NsoptError(f"--out {out} is a folder: name a file")
     chosen = _load(options)
     tell_what_is_fixed(chosen.fixed)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     # Only this user may enter this folder, so nobody can put a link where the file is written.
-    with tempfile.TemporaryDirectory(prefix=".nsopt-", dir=options.out.parent) as folder:
-        unfinished = Path(folder) / options.out.name
+    with tempfile.TemporaryDirectory(prefix=".nsopt-", dir=out.parent) as folder:
+        unfinished = Path(folder) / out.name
         write(chosen.network, unfinished, options.format)
         if chosen.data is not None:
             check = check_export(chosen.network, unfinished, options.format, chosen.data.test)
@@ -84,8 +89,26 @@ def export(options: ExportOptions) -> None:
             )
             if options.int8:
                 _quantise(chosen, chosen.data, unfinished, check.exported)
-        unfinished.replace(options.out)
-    console.print(str(options.out), soft_wrap=True)
+        unfinished.replace(out)
+    console.print(str(out), soft_wrap=True)
+
+
+def name_answer(results: "Results") -> dict[str, str]:
+    """Return the options that name the network to take at the largest budget."""
+    import pandas as pd
+
+    from nsopt.reports.words import answer
+    from nsopt.scaling.metric import get_metric
+    from nsopt.storage.schema import study_name
+
+    best = answer(results)[-1].row
+    study = {"study": study_name(results.name, best["method"])}
+    if len(get_metric(best["metric"]).parts) > 1:
+        return {**study, "budget": best["metric"]}
+    metrics = {"metric": best["metric"]} if results.outcomes["metric"].nunique() > 1 else {}
+    if pd.isna(best["ratio"]):
+        return {**study, "budget": f"{best['budget']:.17g}", **metrics}
+    return {**study, "ratio": f"{best['ratio']:g}", **metrics}
 
 
 def _quantise(chosen: "_Chosen", data: "ImageData", file: Path, accuracy: float) -> None:
@@ -146,14 +169,15 @@ def _load(options: ExportOptions) -> _Chosen:
     url = options.storage or newest_storage()
     with storage_errors(url):
         storage = existing_storage(url)
-        names = optuna.get_all_study_names(storage)
-        if options.study not in names:
-            with_networks = filter(partial(_has_networks, storage), names)
-            raise unknown_name("study", options.study, with_networks)
-        study = optuna.load_study(study_name=options.study, storage=storage)
+        if options.study is None:
+            options = _with_answer(options, url)
+        name, names = str(options.study), optuna.get_all_study_names(storage)
+        if name not in names:
+            raise unknown_name("study", name, filter(partial(_has_networks, storage), names))
+        study = optuna.load_study(study_name=name, storage=storage)
         best = list(best_trials(study).values())
         if not best:
-            raise NsoptError(f"no network of {options.study} is stored: run the study first")
+            raise NsoptError(f"no network of {name} is stored: run the study first")
         trial = _choose(best, options)
         folder = artifacts_beside(url, options.artifacts)
         if folder is None:
@@ -165,6 +189,26 @@ def _load(options: ExportOptions) -> _Chosen:
         if not options.unchecked:
             data = load_task(study, options.data, options.data_dir, options.arch).data
     return _Chosen(network, fixed, study, trial, data)
+
+
+def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
+    """Return the options with those that name the answer of the only comparison at `url`."""
+    from nsopt.cli.console import console
+    from nsopt.errors import NsoptError
+    from nsopt.reports.results import read_results
+
+    if (options.ratio, options.budget, options.metric) != (None, None, None):
+        raise NsoptError("--ratio, --budget and --metric choose a network of --study: give it, too")
+    named = name_answer(read_results(url, None))
+    console.print(f"exporting {' '.join(f'--{name}={word}' for name, word in named.items())}")
+    ratio = float(named["ratio"]) if "ratio" in named else None
+    return replace(
+        options,
+        study=named["study"],
+        ratio=ratio,
+        budget=named.get("budget"),
+        metric=named.get("metric"),
+    )
 
 
 def _has_networks(storage: "BaseStorage", name: str) -> bool:

@@ -164,27 +164,13 @@ def _print_widths(known: "Mapping[str, Sequence[int]]") -> None:
 
 def _export_command(results: "Results", url: str) -> str:
     """Return the command that exports the network to take at the largest budget."""
-    import pandas as pd
-
+    from nsopt.cli.export import name_answer
     from nsopt.models.registry import is_own
-    from nsopt.reports.words import answer
-    from nsopt.scaling.metric import get_metric
-    from nsopt.storage.schema import study_name
     from nsopt.storage.urls import hide_password
 
-    best = answer(results)[-1].row
-    size = [f"--ratio={best['ratio']:g}"]
-    if pd.isna(best["ratio"]):
-        size = [f"--budget={best['budget']:.17g}"]
-    if len(get_metric(best["metric"]).parts) > 1:
-        size = [f"--budget={best['metric']}"]
-    elif results.outcomes["metric"].nunique() > 1:
-        size.append(f"--metric={best['metric']}")
-    study, arch = study_name(results.name, best["method"]), results.task.arch
-    if is_own(arch):
-        size.append(f"--arch={arch}")
-    places = [f"--storage={hide_password(url)}", f"--study={study}", *size, "--out=network.onnx"]
-    return shlex.join(["nsopt", "export", *places])
+    arch = {"arch": results.task.arch} if is_own(results.task.arch) else {}
+    named = {"storage": hide_password(url), **name_answer(results), **arch, "out": "network.onnx"}
+    return shlex.join(["nsopt", "export", *(f"--{name}={word}" for name, word in named.items())])
 
 
 def write_report_of(results: "Results", folder: "Path") -> str:

@@ -258,6 +258,10 @@ def test_the_newest_study_is_the_default(tmp_path: Path, monkeypatch: pytest.Mon
     study = "--study=vgg11-digits-20each-smoke/uniform"
     export = ("export", study, "--ratio=0.03", "--format=state_dict", "--out=network.pt")
     assert call_nsopt(*export).returncode == 0
+    done = call_nsopt("export", "--unchecked", "--format=pt2")
+    assert done.stdout == f"exporting {study} --ratio=0.03\nnetwork.pt2\n"
+    assert (tmp_path / "network.pt2").is_file()
+    check(call_nsopt("export", "--ratio=0.03"), "choose a network of --study: give it, too")
     assert call_nsopt("latency", "--batch-size=1").returncode == 0
     (row,) = json.loads(call_nsopt("widths", "--method=uniform", "--ratios=0.03", "--json").stdout)
     assert row["widths"] == [1, 3, 7, 7, 15, 15, 15, 15]
