@@ -88,7 +88,7 @@ def test_priced_records_are_evenly_spaced_and_reach_as_far_as_asked(
     assert (steps < 0).all()
     assert steps.std() < 0.25 * -steps.mean()
     end = cost(floor_widths(keep, narrow.base_widths))
-    assert trajectory.tau[-1] == pytest.approx(end, rel=0.05)
+    assert trajectory.tau[-1] <= end < trajectory.tau[-2]  # one filter may cost a tenth
 
 
 def test_all_prices_take_as_many_steps(narrow: TableArchitecture) -> None:
