@@ -1,15 +1,16 @@
 """An Optuna sampler that proposes a network's widths at a budget, from a law."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
@@ -24,7 +25,7 @@ _NARROWER, _WIDER = 32, 8  # default range of widths, in factors of the base wid
 
 
 def suggest_widths(
-    trial: Trial,
+    trial: BaseTrial,
     arch: Architecture,
     low: int | Sequence[int] | None = None,
     high: int | Sequence[int] | None = None,
@@ -34,7 +35,7 @@ def suggest_widths(
     """Suggest one integer parameter `width_<layer name>` per searched layer.
 
     Args:
-        trial: a running trial.
+        trial: a running trial, or a FixedTrial.
         arch: the network, with L searched layers.
         low: smallest widths, for all layers or one each (L,); by default a 32nd of the base widths,
             or the narrowest that the network can have. The range must contain the law's widths.
@@ -44,7 +45,12 @@ def suggest_widths(
 
     Returns:
         L widths, for `arch.build` or `nsopt.train`.
+
+    Warns:
+        UserWarning: if the study had a `NeuralScaleSampler`, and was loaded without it.
     """
+    if isinstance(trial, Trial):  # not a FixedTrial, which has no study
+        _warn_if_reloaded(trial.study)
     base = np.array(arch.base_widths)
     narrowest = -(-np.array(arch.narrowest) // step)
     least = np.maximum(base // _NARROWER // step, narrowest) * step
@@ -57,6 +63,21 @@ def suggest_widths(
         )
         for name, least, most in zip(arch.layer_names, *ranges, strict=True)
     )
+
+
+def _warn_if_reloaded(study: Study) -> None:
+    """Warn if the last trial was of a law, and the sampler is one of those that Optuna puts in the
+    place of a sampler that nobody gave."""
+    if not isinstance(study.sampler, TPESampler | NSGAIISampler):
+        return
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if done and trials.has_cost(done[-1]):
+        warnings.warn(
+            f"widths of study {study.study_name!r} came from a law, and come from "
+            f"{type(study.sampler).__name__} now: to go on with the law give "
+            "optuna.load_study(..., sampler=NeuralScaleSampler(...))",
+            stacklevel=3,
+        )
 
 
 class NeuralScaleSampler(BaseSampler):

@@ -139,6 +139,11 @@ def read_budget(trial: FrozenTrial) -> float | None:
     return None if budget is None else float(budget)
 
 
+def has_cost(trial: FrozenTrial) -> bool:
+    """Return whether the trial says what its widths cost."""
+    return _COST in trial.user_attrs
+
+
 def is_width(parameter: str) -> bool:
     """Return whether a parameter is the width of a layer."""
     return parameter.startswith(_WIDTH)
@@ -148,7 +153,7 @@ def write_cost(
     study: Study, trial: FrozenTrial, budget: float, metric: str | None, cost: float
 ) -> None:
     """Write a trial's budget and cost; the excess over the budget becomes a constraint."""
-    numbers = {BUDGET: budget, "metric": metric, "cost": cost}
+    numbers = {BUDGET: budget, "metric": metric, _COST: cost}
     for name, value in numbers.items():
         if value is not None and name not in trial.user_attrs:
             internals.write_attribute(study, trial, name, value)

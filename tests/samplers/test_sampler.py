@@ -192,6 +192,23 @@ def test_without_their_sampler_widths_stay_near_the_base_ones() -> None:
     assert (np.array(own) <= ARCH.base_widths).all()
 
 
+def test_widths_may_be_those_of_a_fixed_trial() -> None:
+    fixed = {f"width_{name}": 100 + number for number, name in enumerate(ARCH.layer_names)}
+    assert suggest_widths(optuna.trial.FixedTrial(fixed), ARCH) == tuple(range(100, 108))
+
+
+def test_a_study_that_was_loaded_without_its_sampler_says_so_once() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(study_name="s", storage=storage, sampler=sampler(budgets=[10**6]))
+    study.optimize(lambda trial: float(sum(suggest_widths(trial, ARCH))), n_trials=1)
+    reloaded = optuna.load_study(study_name="s", storage=storage)
+    with pytest.warns(UserWarning, match="'s' came from a law, and come from TPESampler now"):
+        reloaded.optimize(lambda trial: float(sum(suggest_widths(trial, ARCH))), n_trials=1)
+    suggest_widths(reloaded.ask(), ARCH)
+    reloaded.sampler = sampler(budgets=[10**6])
+    suggest_widths(reloaded.ask(), ARCH)
+
+
 def test_widths_on_a_grid_of_steps() -> None:
     study = optuna.create_study(sampler=sampler(budgets=[10**6], multiple_of=8, min_width=8))
     widths = suggest_widths(study.ask(), ARCH, step=8)
@@ -223,7 +240,9 @@ def test_a_trial_tells_its_budget_and_its_cost() -> None:
 
 
 @pytest.mark.filterwarnings(
-    "ignore:The 'greenlet' package", "ignore::optuna.exceptions.ExperimentalWarning"
+    "ignore:The 'greenlet' package",
+    "ignore::optuna.exceptions.ExperimentalWarning",
+    "ignore:widths of study",
 )
 @pytest.mark.parametrize(
     "other",
