@@ -159,9 +159,14 @@ def pause_garbage_collection() -> Iterator[None]:
 
 
 def was_busy(latencies: Sequence[Latency]) -> bool:
-    """Return whether something else computed all the time while networks were measured."""
+    """Return whether something else computed all the time while networks were measured.
+
+    Other processes run for milliseconds at a time, longer than the passes of a small network, so
+    that most of these wait for nothing: the waits of all are held against the time of all.
+    """
     waited = [each.waited or 0.0 for each in latencies]
-    return float(np.median(waited)) > LONGEST_WAIT
+    taken = [each.mean_ms * each.repeats for each in latencies]
+    return float(np.average(waited, weights=taken)) > LONGEST_WAIT
 
 
 def _summarise(

@@ -343,8 +343,11 @@ def test_what_computes_all_the_time_is_noticed(narrow: TableArchitecture) -> Non
 @pytest.mark.usefixtures("busy_processor")
 @pytest.mark.usefixtures("briefly")
 def test_a_model_learned_on_a_busy_machine_is_not_kept(
-    models: dict[str, tuple[Architecture, LatencyModel]], tmp_path: Path
+    models: dict[str, tuple[Architecture, LatencyModel]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(learn, "_REPEATS", 40)  # longer than the other process runs at a time
     arch, _ = models["traced"]
     listener = Listener()
     model = latency_model(arch, CPU, listener, folder=tmp_path)
