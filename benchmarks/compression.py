@@ -1,6 +1,7 @@
-"""A trained network made smaller: `nsopt.compress` beside its alternatives at equal MACs.
+"""A trained network made smaller: `nsopt.compress` beside its alternatives at equal cost.
 
-All arms start from the same dense network and have the same shares of its MACs:
+All arms start from the same dense network and have the same shares of its MACs, or of its
+milliseconds as measured (PyTorch, batches of 100):
     compressed       nsopt.compress, whose scores choose the widths
     inherited        uniform widths that inherit the most important filters
     torch-pruning    Torch-Pruning's widths and weights (global Taylor importance of groups)
@@ -17,14 +18,17 @@ Needs the optional dependency: pip install 'nsopt[benchmarks]'.
 import argparse
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
+import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 import nsopt
@@ -39,6 +43,7 @@ from benchmarks.trained import (
 )
 from nsopt.compute.placement import place_images
 from nsopt.data.augmentation import TrainingBatches
+from nsopt.latency.linear import fit_linear
 from nsopt.latency.measure import measure_latencies
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
@@ -46,21 +51,34 @@ from nsopt.pruning.inherited import inherit_network
 from nsopt.study.presets import get_preset
 from nsopt.training.evaluation import accuracy_on
 
+ISOMORPHIC = {"torch-pruning": False, "isomorphic": True}  # the arms of Torch-Pruning
 _BATCHES = 5  # over which Torch-Pruning averages importance before a step
 _STEPS = 100  # to 5 % of the channels
 _REPEATS, _ROUNDS = 400, 20  # passes of each network in the end
 
 
-def prune_with_torch_pruning(dense: Dense, share: float, isomorphic: bool) -> torch.nn.Module:
-    """Return the dense network, pruned to a share of its MACs, with the gradients of a few batches
-    as importance."""
+def milliseconds(
+    dense: Dense, models: Sequence[nn.Module], warmup: int = 20, repeats: int = 80
+) -> list[float]:
+    """Time networks side by side."""
+    measured = measure_latencies(models, dense.arch.input_shape, warmup, repeats)
+    return [latency.median_ms for latency in measured]
+
+
+def prune_with_torch_pruning(
+    dense: Dense, isomorphic: bool, goes_on: Callable[[nn.Module, int], bool]
+) -> tuple[nn.Module, int]:
+    """Return the dense network, pruned as long as `goes_on(network, steps)`, and the steps.
+
+    The gradients of a few batches are the importance.
+    """
     import torch_pruning  # noqa: PLC0415  (optional)
 
     model = copy.deepcopy(dense.model).train()
     splits = place_images(dense.data.split(DENSE.val_fraction), rank_dense(dense)[3])
     batches = TrainingBatches(splits, 128, seed=0)
     example = torch.zeros(1, *dense.arch.input_shape)
-    last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     pruner = torch_pruning.pruner.BasePruner(
         model,
         example,
@@ -72,23 +90,68 @@ def prune_with_torch_pruning(dense: Dense, share: float, isomorphic: bool) -> to
         iterative_steps=_STEPS,
         ignored_layers=[last],
     )
-    target = share * dense.arch.cost("macs")(dense.arch.base_widths)
-    while torch_pruning.utils.count_ops_and_params(model, example)[0] > target:
+    steps = 0
+    while goes_on(model, steps):
         model.zero_grad()
         for _ in range(_BATCHES):
             images, labels = batches.next()
             cross_entropy(model(images), labels).backward()
         pruner.step()
-    return model.eval()
+        steps += 1
+    return model.eval(), steps
 
 
-def train_arm(dense: Dense, arm: str, share: float, epochs: int, seed: int) -> dict[str, Any]:
+def costs_more(dense: Dense, metric: str, share: float) -> Callable[[nn.Module, int], bool]:
+    """Return whether a network costs more than a share of what the dense one does."""
+    if metric == "latency":
+
+        def is_slow(model: nn.Module, steps: int) -> bool:
+            both = [copy.deepcopy(model).eval(), dense.model]
+            part, whole = milliseconds(dense, both, warmup=5, repeats=25)
+            return part > share * whole
+
+        return is_slow
+    from torch_pruning.utils import count_ops_and_params  # noqa: PLC0415  (optional)
+
+    example = torch.zeros(1, *dense.arch.input_shape)
+    target = share * dense.arch.cost("macs")(dense.arch.base_widths)
+    return lambda model, _: count_ops_and_params(model, example)[0] > target
+
+
+@cache
+def prune_once(dense: Dense, isomorphic: bool, metric: str, share: float) -> tuple[nn.Module, int]:
+    """Return the network of Torch-Pruning at a share of the cost, and its steps."""
+    return prune_with_torch_pruning(dense, isomorphic, costs_more(dense, metric, share))
+
+
+@cache
+def uniform_widths(dense: Dense, metric: str, share: float) -> tuple[int, ...]:
+    """Return the widths of uniform scaling at a share of the cost."""
+    base, law = dense.arch.base_widths, nsopt.uniform_curve(dense.arch.base_widths)
+    if metric == "macs":
+        macs = dense.arch.cost("macs")
+        return tuple(nsopt.solve_widths(law, macs, share * macs(base)).widths.tolist())
+
+    def time_widths(networks: Sequence[tuple[int, ...]]) -> list[float]:
+        return milliseconds(dense, [dense.arch.build(widths) for widths in networks])
+
+    arch = dense.arch.with_latency(fit_linear(dense.arch, time_widths))
+    (whole,) = time_widths([base])
+    return nsopt.solve_measured_widths(arch, law, share * whole, max_width=np.array(base)).widths
+
+
+def train_arm(
+    dense: Dense, arm: str, metric: str, share: float, epochs: int, seed: int
+) -> dict[str, Any]:
     """Train the network of an arm; return its accuracy, widths and MACs."""
     arch: Architecture = dense.arch
-    macs = arch.cost("macs")
-    law = nsopt.uniform_curve(arch.base_widths)
-    fit = nsopt.solve_widths(law, macs, share * macs(arch.base_widths))
-    widths: Sequence[int] = fit.widths.tolist()
+    steps = None
+    if arm in ISOMORPHIC:
+        model, steps = prune_once(dense, ISOMORPHIC[arm], metric, share)
+        arch = trace(model, torch.zeros(2, *dense.arch.input_shape))
+        widths = arch.base_widths
+    else:
+        widths = uniform_widths(dense, metric, share)
     if arm.startswith("scratch"):
         length = epochs + DENSE.epochs * (arm == "scratch long")
         scratch = DENSE.updated(epochs=length, seed=seed)
@@ -99,32 +162,28 @@ def train_arm(dense: Dense, arm: str, share: float, epochs: int, seed: int) -> d
             start, images, _, compute = rank_dense(dense)
             with compute.computing():
                 model = inherit_network(start, widths, images, compute)
-        else:
-            model = prune_with_torch_pruning(dense, share, arm == "isomorphic")
-            arch = trace(model, torch.zeros(2, *dense.arch.input_shape))
-            widths = arch.base_widths
         outcome = nsopt.train(arch, widths, dense.data, settings, start=model, teacher=dense.model)
     return {
         "test": outcome.test_accuracy,
         "macs": int(arch.cost("macs")(widths)),
         "widths": list(widths),
+        "steps": steps,
     }
 
 
 def compress(
-    dense: Dense, share: float, epochs: int, candidates: int, seed: int, folder: Path
+    dense: Dense, word: str, epochs: int, candidates: int, seed: int, folder: Path
 ) -> dict[str, Any]:
     """Return what `nsopt.compress` makes of the dense network."""
     settings = get_preset("compress").settings
     settings = settings.updated(training=settings.training.updated(seed=seed))
-    word = f"macs={share:.0%}"
     result = nsopt.compress(
         *(dense.model, dense.data, [word]),
         arch=dense.arch,
         epochs=epochs,
         candidates=candidates,
         settings=settings,
-        out=folder / f"{dense.name}-{share}-{seed}",
+        out=folder / f"{dense.name}-{word}-{seed}",
     )[word]
     return {
         "test": result.test_accuracy,
@@ -135,12 +194,13 @@ def compress(
     }
 
 
-def describe(dense: Dense) -> dict[str, Any]:
+def describe(dense: Dense, metric: str) -> dict[str, Any]:
     """Return the row of a whole network."""
     _, _, splits, compute = rank_dense(dense)
     widths = dense.arch.base_widths
     return {
         "network": dense.name,
+        "metric": metric,
         "share": 1.0,
         "arm": "dense",
         "seed": 0,
@@ -150,21 +210,25 @@ def describe(dense: Dense) -> dict[str, Any]:
     }
 
 
-def with_milliseconds(frame: pd.DataFrame, wholes: Sequence[Dense]) -> pd.DataFrame:
-    """Time the networks of all rows side by side; return the rows with milliseconds per batch.
+def rebuild(dense: Dense, row: dict[str, Any]) -> nn.Module:
+    """Return a network of the widths of a row, with any weights."""
+    if row["arm"] not in ISOMORPHIC:
+        return dense.arch.build(row["widths"])
+    last = row["steps"]
+    model, _ = prune_with_torch_pruning(dense, ISOMORPHIC[row["arm"]], lambda _, n: n < last)
+    return model
 
-    They are missing where Torch-Pruning ties other layers than the architecture does.
-    """
-    archs = {dense.name: dense.arch for dense in wholes}
-    frame = frame[frame["network"].isin(list(archs))]
-    keys = list(zip(frame["network"], frame["widths"].map(tuple), strict=True))
-    fits = {name: len(arch.base_widths) for name, arch in archs.items()}
-    distinct = [key for key in dict.fromkeys(keys) if len(key[1]) == fits[key[0]]]
-    models = [archs[name].build(widths) for name, widths in distinct]
-    shape = wholes[0].arch.input_shape
-    found = measure_latencies(models, shape, repeats=_REPEATS, rounds=_ROUNDS)
+
+def with_milliseconds(rows: Sequence[dict[str, Any]], wholes: Sequence[Dense]) -> pd.DataFrame:
+    """Time the networks of all rows side by side; return the rows with milliseconds per batch."""
+    dense = {each.name: each for each in wholes}
+    rows = [row for row in rows if row["network"] in dense]
+    keys = [(row["network"], row["arm"] in ISOMORPHIC, *row["widths"]) for row in rows]
+    distinct = dict(zip(keys, rows, strict=True))
+    models = [rebuild(dense[row["network"]], row) for row in distinct.values()]
+    found = measure_latencies(models, wholes[0].arch.input_shape, repeats=_REPEATS, rounds=_ROUNDS)
     ms = {key: latency.median_ms for key, latency in zip(distinct, found, strict=True)}
-    return frame.assign(ms=[ms.get(key) for key in keys])
+    return pd.DataFrame(rows).assign(ms=[ms[key] for key in keys])
 
 
 _ARMS = ("compressed", "inherited", "torch-pruning", "isomorphic", "scratch", "scratch long")
@@ -173,35 +237,40 @@ _ARMS = ("compressed", "inherited", "torch-pruning", "isomorphic", "scratch", "s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.25], help="of the MACs")
+    parser.add_argument("--metric", default="macs", choices=("macs", "latency"))
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.25], help="of the cost")
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning")
     parser.add_argument("--candidates", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", default=_ARMS, choices=_ARMS)
     options = parser.parse_args()
     data = read_images(options)
-    results = Results(options.folder / "compression.jsonl", ("network", "share", "arm", "seed"))
+    keys = "network", "metric", "share", "arm", "seed"
+    results = Results(options.folder / "compression.jsonl", keys)
     wholes = [train_dense(name, data, options.folder) for name in options.networks]
     for dense in wholes:
         for seed in range(options.seeds):
             for share in options.shares:
                 for arm in options.arms:
-                    key = {"network": dense.name, "share": share, "arm": arm, "seed": seed}
+                    cost = {"metric": options.metric, "share": share}
+                    key = {"network": dense.name, **cost, "arm": arm, "seed": seed}
                     if results.has(**key):
                         continue
                     if arm == "compressed":
                         found = compress(
-                            *(dense, share, options.epochs, options.candidates, seed),
-                            options.folder,
+                            *(dense, f"{options.metric}={share:.0%}", options.epochs),
+                            *(options.candidates, seed, options.folder),
                         )
                     else:
-                        found = train_arm(dense, arm, share, options.epochs, seed)
+                        found = train_arm(dense, arm, **cost, epochs=options.epochs, seed=seed)
                     results.add(**key, **found)
-    rows = [*map(describe, wholes), *results.rows]
-    frame = with_milliseconds(pd.DataFrame(rows), wholes)
+    frame = with_milliseconds(
+        [*(describe(dense, options.metric) for dense in wholes), *results.rows], wholes
+    )
     frame.to_csv(options.folder / "compression.csv", index=False)
-    columns = ["test", "macs", "ms"]
-    table = frame.groupby(["network", "share", "arm"], sort=False)[columns].agg(["mean", "std"])
+    table = frame.groupby(["network", "metric", "share", "arm"], sort=False)[
+        ["test", "macs", "ms"]
+    ].agg(["mean", "std"])
     print(table.to_string())
 
 
