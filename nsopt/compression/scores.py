@@ -122,7 +122,7 @@ def _correct(session: Session, metric: Metric, size: Size) -> Architecture:
         return arch
     law, limits = uniform_curve(arch.base_widths), session.task.settings.rounding(metric)
     asked = MeasuredBudget(arch, law, metric, size.budget, *limits, arch.base_widths)
-    return correct_latency(session, baseline().name, asked)
+    return correct_latency(session, session.open_study(baseline().name), asked)
 
 
 def make_score_family(

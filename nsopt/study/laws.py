@@ -127,7 +127,9 @@ class Laws:
         max_width = None if session.task.start is None else arch.base_widths
         if self._timed and eta is None and LATENCY in point.metric.parts:
             asked = MeasuredBudget(arch, law, point.metric, point.budget, *rounding, max_width)
-            cost = point.metric.cost(correct_latency(session, method.name, asked))
+            cost = point.metric.cost(
+                correct_latency(session, session.open_study(method.name), asked)
+            )
         return NeuralScaleSampler(
             law,
             cost,

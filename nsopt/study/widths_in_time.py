@@ -16,7 +16,8 @@ from nsopt.latency.runtime import TORCH, Runtime
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.scaling.law import ScalingLaw
-from nsopt.scaling.metric import LATENCY
+from nsopt.scaling.metric import LATENCY, Metric
+from nsopt.scaling.solve import solve_widths
 from nsopt.storage import schema
 from nsopt.study.session import Session
 
@@ -24,20 +25,37 @@ _BUSY = ". The machine was busy meanwhile: run the same command again when it is
 _SCALES = np.geomspace(1e-2, 1e8, 6)  # at which the widths of a law identify it
 
 
-def correct_latency(session: Session, kind: str, asked: MeasuredBudget) -> Architecture:
+def correct_latency(session: Session, study: Study, asked: MeasuredBudget) -> Architecture:
     """Return the network with a latency model by which the solver keeps a budget as measured.
 
     The widths at this budget are found once, by at most 12 timed networks, whatever machine or
     process asks. No network is timed again under the same conditions, unless the machine was busy.
 
     Args:
-        kind: the study to store them in.
+        study: where to store them.
 
     Raises:
         NoWidthsError: if no network that was timed is within the budget.
     """
-    clock = Clock(session.compute, session.task.runtime, session.progress, session.open_study(kind))
-    return clock.correct(asked, lambda: session.studies().values())
+    clock = Clock(session.compute, session.task.runtime, session.progress, study)
+    return clock.correct(asked, lambda: _list_once([study, *session.studies().values()]))
+
+
+def solve_in_time(
+    session: Session, study: Study, law: ScalingLaw, metric: Metric, budget: float
+) -> tuple[int, ...]:
+    """Return the largest widths along a law within a budget. Its milliseconds hold as measured.
+
+    Args:
+        study: where to store what was timed.
+
+    Raises:
+        NoWidthsError: if no widths are within the budget.
+    """
+    arch, rounding = session.task.arch, session.task.settings.rounding(metric)
+    if LATENCY in metric.parts:
+        arch = correct_latency(session, study, MeasuredBudget(arch, law, metric, budget, *rounding))
+    return tuple(solve_widths(law, metric.cost(arch), budget, *rounding).widths.tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +125,10 @@ class Clock:
             return latency
 
         return measure
+
+
+def _list_once(studies: Iterable[Study]) -> Iterable[Study]:
+    return {study.study_name: study for study in studies}.values()
 
 
 def _identify(asked: MeasuredBudget, runtime: Runtime) -> list[object]:

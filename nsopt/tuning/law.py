@@ -20,7 +20,6 @@ from nsopt.progress import Progress
 from nsopt.scaling.family import LawFamily
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import Metric, counted_costs
-from nsopt.scaling.solve import solve_widths
 from nsopt.scaling.t_test import run_t_test
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
@@ -29,6 +28,7 @@ from nsopt.study.equal_training import find_equal_trainings
 from nsopt.study.session import start_session
 from nsopt.study.task import Task
 from nsopt.study.unfinished import clear_pretrained
+from nsopt.study.widths_in_time import solve_in_time
 from nsopt.study.workspace import Workspace
 from nsopt.tuning.family import (
     Sampler,
@@ -132,8 +132,8 @@ def tune_law(
     training = tuning.task.settings.training
     with start_session(tuning.task, workspace, progress) as session:
         family = search_family(session, tuning.metric)
-        runner = LawRunner(session, tuning, tuning.study_name, tuning.seeds, family)
         study = open_tuning(session, tuning.study_name, tuning.tuned, [METRIC_NAME])
+        runner = LawRunner(session, tuning, study, tuning.study_name, tuning.seeds, family)
         starts = dict(enumerate(list_starts(family)))
         points = {
             TuningPoint(training.seed, index=index): starts.get(index, {})
@@ -199,12 +199,14 @@ class LawRunner(PointRunner):
     """Runs the trials of a law's tuning, or of its confirmation.
 
     Attributes:
+        study: of the tuning, which keeps the networks that were timed for budgets in milliseconds.
         study_name: of the study of these trials.
         seeds: number of trainings per trial and budget, from the seed of the trial on.
         family: of the laws to try.
     """
 
     tuning: LawTuning
+    study: Study
     study_name: str
     seeds: int
     family: LawFamily
@@ -232,10 +234,11 @@ class LawRunner(PointRunner):
 
     def _solve(self, law: PowerLaw) -> list[tuple[int, ...]]:
         """Return the widths along a law at each size."""
-        task, metric = self.tuning.task, self.tuning.metric
-        cost, rounding = metric.cost(task.arch), task.settings.rounding(metric)
-        fits = [solve_widths(law, cost, size.budget, *rounding) for size in self.tuning.sizes]
-        return [tuple(fit.widths.tolist()) for fit in fits]
+        metric = self.tuning.metric
+        return [
+            solve_in_time(self.session, self.study, law, metric, size.budget)
+            for size in self.tuning.sizes
+        ]
 
     def _train_missing(
         self, study: Study, trainings: Sequence[tuple[tuple[int, ...], int]]

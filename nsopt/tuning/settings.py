@@ -21,13 +21,13 @@ from nsopt.scaling.algorithm3 import SgdFit, solve_widths_sgd
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import Metric, counted_costs
 from nsopt.scaling.record import Iteration
-from nsopt.scaling.solve import solve_widths
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
 from nsopt.storage.urls import hide_password
 from nsopt.study.searching import search_task
 from nsopt.study.session import Session, start_session
 from nsopt.study.task import Task
+from nsopt.study.widths_in_time import solve_in_time
 from nsopt.study.workspace import Workspace
 from nsopt.tuning.points import PointRunner, open_tuning, run_points
 
@@ -214,9 +214,7 @@ class TuningRunner(PointRunner):
     def _train(self, trial: Trial, law: PowerLaw, seed: int) -> float:
         """Return the validation accuracy of the law's network at the budget."""
         tuning, arch = self.tuning, self.tuning.task.arch
-        rounding = tuning.task.settings.rounding(tuning.metric)
-        fit = solve_widths(law, tuning.metric.cost(arch), tuning.budget, *rounding)
-        widths = tuple(fit.widths.tolist())
+        widths = solve_in_time(self.session, trial.study, law, tuning.metric, tuning.budget)
         folder = self.session.workspace.checkpoints(tuning.study_name)
         outcome = self.session.train(
             widths,

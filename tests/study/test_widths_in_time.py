@@ -24,6 +24,7 @@ from nsopt.study.learned_latency import with_latency_if_needed
 from nsopt.study.timing import measure_again
 from nsopt.study.worker import join
 from nsopt.study.workspace import Workspace
+from nsopt.tuning.law import LawTuning, tune_law
 from tests.study.test_comparison import Listener, only, results_at, studies_at
 
 Clock = Callable[[nn.Module, torch.Tensor], float]
@@ -95,6 +96,24 @@ def test_milliseconds_may_be_those_of_one_image(comparison: Comparison, place: W
     assert latency_unit(results) == "ms per batch of 1, tests:clock"
     names = ["validation accuracy (%)", "latency (ms per batch of 1)"]
     assert studies_at(place)["uniform"].metric_names == names
+
+
+def test_a_tuning_tries_laws_at_the_milliseconds_as_measured(
+    comparison: Comparison, place: Workspace
+) -> None:
+    clock = Parameters()
+    task = in_milliseconds(comparison, clock, place).task
+    tuning = LawTuning(
+        task=task, metric=LATENCY, sizes=(Size(LATENCY, 5.0),), trials=3, seeds=1, epochs=1,
+        confirmations=2,
+    )  # fmt: skip
+    study, _ = tune_law(tuning, place, Silent())
+    tried = [trial.user_attrs["params"] for trial in study.trials]
+    assert len(tried) == 3
+    assert all(4.6 < 1 + params / 10_000 <= 5 for params in tried)
+    before = list(clock.timed)
+    tune_law(tuning, place, Silent())
+    assert clock.timed == before
 
 
 def test_what_was_timed_is_not_timed_again(comparison: Comparison, place: Workspace) -> None:
