@@ -5,7 +5,11 @@ from difflib import get_close_matches
 
 
 class NsoptError(ValueError):
-    """A mistake that the user can fix. The command line prints its message and exits with 2."""
+    """A mistake that the user can fix. The command line prints its message and exits with 2.
+
+    The other errors of nsopt are subclasses, in `nsopt.errors`: `NoWidthsError`,
+    `ShortRecordError`, `NonFiniteLossError` and `OutOfMemoryError`.
+    """
 
 
 class OutOfMemoryError(NsoptError):

@@ -37,6 +37,10 @@ class SgdSettings(Settings):
     """Settings of stochastic gradient descent, for searching and training.
 
     Attributes:
+        batch_size: images per batch.
+        lr: initial learning rate.
+        momentum: of the optimizer.
+        weight_decay: of the optimizer.
         val_fraction: part of the training images that is held out for validation.
         seed: random seed of weights, batches and augmentation.
         device: as torch names it, or auto.

@@ -38,7 +38,7 @@ class Compressed:
 
 @dataclass(frozen=True)
 class CompressedClassifier(Compressed):
-    """A classifier of images, whose model normalises them.
+    """A classifier of images, whose model normalises them. It has all attributes of `Compressed`.
 
     Attributes:
         val_accuracy: validation accuracy (%) after fine-tuning, which chose this network.

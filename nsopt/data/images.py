@@ -148,6 +148,10 @@ class ImageData:
 
         Raises:
             NsoptError: for any other images or labels.
+
+        Examples:
+            >>> images, labels = np.zeros((20, 3, 32, 32), np.uint8), np.arange(20) % 10
+            >>> nsopt.ImageData.from_arrays((images, labels), (images, labels)).classes
         """
         parts = {"train": train, "test": test} | ({"validation": validation} if validation else {})
         sets = {part: ImageSet(*read_arrays(part, *pair)) for part, pair in parts.items()}
@@ -188,6 +192,10 @@ class ImageData:
 
         Raises:
             NsoptError: for any other images or labels.
+
+        Examples:
+            >>> train, test = torchvision.datasets.FakeData(200), torchvision.datasets.FakeData(50)
+            >>> nsopt.ImageData.from_dataset(train, test).image_size
         """
         own = None if validation is None else read_dataset("validation", validation)
         labelled = read_dataset("train", train), read_dataset("test", test), own

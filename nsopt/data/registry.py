@@ -37,8 +37,15 @@ def load_data(
         skip_corrupt: leave out the images of a folder that are not complete; `skipped` of the
             result names them.
 
+    Returns:
+        Training and test images, and validation images if the data set has them.
+
     Raises:
         NsoptError: if the data is unknown, missing or damaged.
+
+    Examples:
+        >>> data = nsopt.load_data("digits")
+        >>> photographs = nsopt.load_data("folder:photographs", image_size=64, split=0.8)
     """
     check_name(name)
     if is_folder(name):

@@ -71,6 +71,10 @@ def load_exported(path: Path | str, format: str, arch: str | None = None) -> Pre
 
     Raises:
         NsoptError: for an unknown format, or if a package is missing that the format needs.
+
+    Examples:
+        >>> predict = nsopt.load_exported("small.onnx", "onnx")
+        >>> predict(data.test.images / 255).argmax(1)
     """
     if format not in _FORMATS:
         raise unknown_name("format", format, _FORMATS)

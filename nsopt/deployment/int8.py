@@ -50,6 +50,9 @@ def quantise(exported: Path | str, path: Path | str, data: ImageData) -> Int8:
         path: of the new file. Its input and output stay float32.
         data: the images of the network's training, a few of which calibrate it.
 
+    Returns:
+        The faster form, and the milliseconds of all forms.
+
     Raises:
         NsoptError: if a package is missing.
 

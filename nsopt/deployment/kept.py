@@ -104,8 +104,15 @@ def load_network(path: Path | str, arch: str | None = None) -> KeptNetwork:
         arch: name of the architecture; needed only for `package.module:factory`, whose code builds
             the network.
 
+    Returns:
+        The network with its classes, normalisation, widths and accuracies.
+
     Raises:
         NsoptError: if the file contains no such network, or one of another architecture.
+
+    Examples:
+        >>> network = nsopt.load_network("small.pt")
+        >>> network.model, network.widths, network.test_accuracy
     """
 
     def family_of(kept: KeptNetwork) -> Architecture:
@@ -155,7 +162,9 @@ def _check_shapes(
 
 
 def load_weights(path: Path | str, arch: str | None = None) -> nn.Module:
-    """Load only the module of `load_network`.
+    """Load only the module of `load_network`, in evaluation mode.
+
+    It takes normalised images; `load_network` has their mean and standard deviation.
 
     Args:
         path: of the file.
@@ -163,5 +172,8 @@ def load_weights(path: Path | str, arch: str | None = None) -> nn.Module:
 
     Raises:
         NsoptError: see `load_network`.
+
+    Examples:
+        >>> model = nsopt.load_weights("small.pt")
     """
     return load_network(path, arch).model

@@ -33,7 +33,13 @@ class Proposal(NamedTuple):
 
 @dataclass(frozen=True)
 class TimedWidths:
-    """Widths that were timed. measured: their milliseconds, each time."""
+    """Widths that were timed.
+
+    Attributes:
+        widths: L integers.
+        predicted: milliseconds that the latency model predicts.
+        measured: milliseconds of each timing, upper quartiles over its passes.
+    """
 
     widths: Widths
     predicted: float

@@ -30,9 +30,16 @@ _PROTOCOL = 3
 class Latency:
     """Milliseconds per batch: median, quartiles and mean over `repeats` passes.
 
+    Only measurements that agree in device, precision, batch_size, torch_version, protocol, runtime
+    and repeats can be compared.
+
     Attributes:
-        device: with its threads. Only measurements that agree in device, precision, batch_size,
-            torch_version, protocol, runtime and repeats can be compared.
+        batch_size: images per batch.
+        repeats: passes that were timed.
+        device: its name, with its threads.
+        precision: of matrix products and convolutions.
+        torch_version: of PyTorch.
+        protocol: version of nsopt's way to time networks.
         spread: range of the medians of several rounds over the whole median; None for one round.
         waited: time that threads waited for a processor, over the time of the passes; None if the
             system does not say. A program that computes all the time raises this, not spread.
@@ -90,8 +97,15 @@ def measure_latency(
         repeats: passes that are timed.
         device: as torch names it, or auto.
 
+    Returns:
+        Milliseconds per batch: median, quartiles and mean, with the conditions.
+
     Raises:
         NsoptError: if the device is not available or has too little memory.
+
+    Examples:
+        >>> model = arch.build(arch.base_widths)
+        >>> nsopt.measure_latency(model, arch.input_shape).median_ms
     """
     runtime = Torch(batch_size)
     (latency,) = measure_latencies([model], input_shape, warmup, repeats, 1, device, runtime)

@@ -137,7 +137,7 @@ def solve_measured_widths(
             budget that is no number above 0.
 
     Examples:
-        >>> found = nsopt.solve_measured_widths(arch, nsopt.uniform_curve(arch.base_widths), 5.0)
+        >>> found = nsopt.solve_measured_widths(arch, nsopt.uniform_curve(arch.base_widths), 20.0)
         >>> found.widths, found.measured
     """
     if not 0 < budget < math.inf:

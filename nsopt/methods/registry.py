@@ -33,6 +33,15 @@ def register_method(method: Method) -> None:
 
     Raises:
         NsoptError: if the name is taken, or cannot be part of a study's name.
+
+    Examples:
+        >>> class DeepFirst(nsopt.Method):
+        ...     name, label = "deep-first", "Deep layers first"
+        ...
+        ...     def law(self, inputs):
+        ...         widths = inputs.arch.base_widths
+        ...         return nsopt.uniform_curve([w * (i + 1) for i, w in enumerate(widths)])
+        >>> nsopt.register_method(DeepFirst())
     """
     if not method.name or set(method.name) & set("/, "):
         raise NsoptError(f"a method cannot be named {method.name!r}: no slash, comma or space")

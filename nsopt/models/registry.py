@@ -24,7 +24,11 @@ _FACTORIES: dict[str, tuple[str, str, *tuple[str, ...]]] = {
 
 
 def architectures() -> tuple[str, ...]:
-    """Return the names of the built-in architectures."""
+    """Return the names of the built-in architectures.
+
+    Examples:
+        >>> nsopt.architectures()
+    """
     return tuple(sorted(_FACTORIES))
 
 
@@ -58,6 +62,11 @@ def get_architecture(
 
     Raises:
         NsoptError: for an unknown name, or images that are too small for the network.
+
+    Examples:
+        >>> arch = nsopt.get_architecture("vgg11", num_classes=100)
+        >>> model = arch.build([width // 2 for width in arch.base_widths])
+        >>> print(nsopt.get_architecture("torchvision:resnet18", num_classes=10).explain())
     """
     if is_imported(name):
         from nsopt.models.imported import import_architecture  # noqa: PLC0415

@@ -76,10 +76,10 @@ def search(
         NsoptError: for a checkpoint of another search, or an invalid loader or loss.
 
     Examples:
-        >>> settings = nsopt.SearchSettings(
-        ...     pretrain_epochs=1, prune_every=3, filters_per_step=80, iterations=1, batch_size=64
+        >>> short = nsopt.SearchSettings(
+        ...     iterations=1, pretrain_epochs=1, prune_every=3, filters_per_step=0.1, batch_size=64
         ... )
-        >>> law = nsopt.search(arch, nsopt.load_data("digits"), settings).law
+        >>> law = nsopt.search(arch, nsopt.load_data("digits"), short).law
         >>> nsopt.solve_widths(law, arch.cost("params"), 600_000).widths
     """
     settings = settings or SearchSettings()

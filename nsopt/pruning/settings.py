@@ -10,6 +10,8 @@ from nsopt.settings import Fraction, Price, SgdSettings
 class SearchSettings(SgdSettings):
     """Settings of Algorithms 1 and 4. The defaults are the paper's protocol for CIFAR.
 
+    It has the settings of `SgdSettings`, too: batch size, learning rate, seed, device and others.
+
     Attributes:
         search_images: number of training images to use, the first ones of every class; None for
             all.

@@ -48,6 +48,11 @@ def suggest_widths(
 
     Warns:
         UserWarning: if the study had a `NeuralScaleSampler`, and was loaded without it.
+
+    Examples:
+        >>> def objective(trial):
+        ...     widths = nsopt.suggest_widths(trial, arch)
+        ...     return nsopt.train(arch, widths, data, settings).val_accuracy
     """
     if isinstance(trial, Trial):  # not a FixedTrial, which has no study
         _warn_if_reloaded(trial.study)

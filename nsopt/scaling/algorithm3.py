@@ -55,8 +55,15 @@ def solve_widths_sgd(
         eta: step size.
         max_steps: updates after which it stops if it neither converged nor diverged.
 
+    Returns:
+        The widths where it stopped, which may cost more than the budget.
+
     Raises:
         NsoptError: if `budget`, `eta` or `max_steps` is not positive.
+
+    Examples:
+        >>> fit = nsopt.solve_widths_sgd(law, arch.cost("params"), 100_000)
+        >>> fit.widths, fit.error, fit.steps
     """
     if not (math.isfinite(budget) and budget > 0) or eta <= 0 or max_steps < 1:
         raise NsoptError("the budget, eta and max_steps must be positive")

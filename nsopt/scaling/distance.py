@@ -35,6 +35,10 @@ def law_distance(
 
     Raises:
         NoWidthsError: if no widths of a law meet a budget.
+
+    Examples:
+        >>> uniform = nsopt.uniform_curve(arch.base_widths)
+        >>> nsopt.law_distance(law, uniform, arch.cost("params"), arch.base_widths)
     """
     budgets = [cost(floor_widths(ratio, base_widths)) for ratio in ratios]
     first, second = (np.log(solve_widths(law, cost, budgets).widths) for law in (one, other))

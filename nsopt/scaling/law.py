@@ -84,6 +84,11 @@ class PowerLaw:
 
         Raises:
             NsoptError: for any other widths or sizes.
+
+        Examples:
+            >>> law = nsopt.PowerLaw.fit([[4, 8], [8, 32], [16, 128]], [10, 20, 40])
+            >>> law.widths(80).round()
+            array([ 32., 512.])
         """
         from sklearn.linear_model import LinearRegression  # noqa: PLC0415  (0.6 s to import)
         from sklearn.metrics import r2_score  # noqa: PLC0415
@@ -192,6 +197,10 @@ def uniform_curve(base_widths: Sequence[int]) -> PowerLaw:
     Args:
         base_widths: L widths: those of the network for uniform scaling, pruned ones for
             MorphNet-style scaling and magnitude pruning.
+
+    Examples:
+        >>> nsopt.uniform_curve([64, 128]).widths(0.5)
+        array([32., 64.])
     """
     base = np.asarray(base_widths, dtype=np.float64)
     return PowerLaw(alpha=base, beta=np.ones_like(base), r2=np.ones_like(base))

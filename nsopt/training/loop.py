@@ -35,7 +35,13 @@ _FORMAT = 4  # of the checkpoint of an unfinished training
 
 @dataclass(frozen=True)
 class Epoch:
-    """Mean training loss of one epoch, and accuracies in percent after it."""
+    """One epoch of a training.
+
+    Attributes:
+        train_loss: mean training loss.
+        val_accuracy: validation accuracy (%) after the epoch.
+        test_accuracy: test accuracy (%) after the epoch.
+    """
 
     train_loss: float
     val_accuracy: float
@@ -79,6 +85,11 @@ class Outcome(Figures):
     Attributes:
         widths: of the network, L integers.
         epochs: an `Epoch` each.
+        val_accuracy: validation accuracy (%) after the last epoch.
+        test_accuracy: test accuracy (%) after the last epoch.
+        test_accuracy_best_epoch: test accuracy (%) of the best epoch, selected on the test images
+            as in the paper; only for comparison.
+        losses: mean training loss of every epoch.
         seconds: of training and evaluation, without interruptions.
         model: the trained network, on the device of the training.
     """

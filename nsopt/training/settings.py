@@ -11,6 +11,8 @@ from nsopt.settings import Fraction, SgdSettings
 class TrainSettings(SgdSettings):
     """Settings of a training; the defaults are the paper's for CIFAR (section 4).
 
+    It has the settings of `SgdSettings`, too: batch size, learning rate, seed, device and others.
+
     Attributes:
         epochs: passes over the training images.
         decay_after: fractions of the epochs after which the learning rate is multiplied by `decay`.
