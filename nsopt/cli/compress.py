@@ -109,31 +109,21 @@ def _export(compressed: "CompressedClassifier", folder: Path) -> str:
 
 
 def _print_table(title: str, result: "Compression") -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from nsopt.cli.console import console
+    from nsopt.cli.console import console, make_table
     from nsopt.reports.tables import format_ms, short_number
 
-    table = Table(
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        collapse_padding=True,
-        title=f"{title}; {result.results.latency_unit}",
-    )
-    for name in ("budget", "widths by"):
-        table.add_column(name)
-    for name in ("before", "val %", "test %", "params", "MACs", "ms"):
-        table.add_column(name, justify="right")
-    for row in (result.dense, *result.networks.values()):
-        table.add_row(
-            row.budget,
-            "" if row is result.dense else row.method,
-            "" if row.score is None else f"{row.score:.2f}",
-            f"{row.val_accuracy:.2f}",
-            f"{row.test_accuracy:.2f}",
-            short_number(row.cost["params"]),
-            short_number(row.cost["macs"]),
-            "" if row.latency is None else format_ms(row.latency),
-        )
-    console.print(table)
+    rows = [
+        {
+            "budget": row.budget,
+            "widths by": "" if row is result.dense else row.method,
+            "before": "" if row.score is None else f"{row.score:.2f}",
+            "val %": f"{row.val_accuracy:.2f}",
+            "test %": f"{row.test_accuracy:.2f}",
+            "params": short_number(row.cost["params"]),
+            "MACs": short_number(row.cost["macs"]),
+            "ms": "" if row.latency is None else format_ms(row.latency),
+        }
+        for row in (result.dense, *result.networks.values())
+    ]
+    title = f"{title}; {result.results.latency_unit}"
+    console.print(make_table(rows, title, left=("budget", "widths by")))

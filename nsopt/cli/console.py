@@ -5,13 +5,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
-from typing import NoReturn
+from typing import Literal, NoReturn
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from nsopt.errors import NsoptError
 from nsopt.terminal import LiveProgress, PlainConsole, describe_point, printable, show_bars
@@ -29,6 +31,23 @@ console = PlainConsole()
 def is_narrow() -> bool:
     """Return whether the terminal is too narrow for all columns of a table."""
     return console.width < _NARROW
+
+
+def make_table(
+    rows: Sequence[Mapping[str, str | Text]], title: str | None = None, left: Collection[str] = ()
+) -> Table:
+    """Return a table of `rows`, whose keys name the columns.
+
+    left: the columns that are aligned to the left, and whose cells may break.
+    """
+    table = Table(box=SIMPLE_HEAD, show_edge=False, collapse_padding=True, title=title)
+    for name in rows[0] if rows else ():
+        is_left = name in left
+        justify: Literal["left", "right"] = "left" if is_left else "right"
+        table.add_column(name, justify=justify, no_wrap=not is_left, overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    return table
 
 
 def fits(table: Table) -> bool:

@@ -68,10 +68,7 @@ def _read_batch_sizes(text: str) -> list[int]:
 
 
 def _print(measured: "list[Measured]") -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from nsopt.cli.console import console
+    from nsopt.cli.console import console, make_table
     from nsopt.latency.sittings import distrust
     from nsopt.methods.registry import method_label
     from nsopt.reports.tables import format_ms, name_runtime, share
@@ -79,22 +76,21 @@ def _print(measured: "list[Measured]") -> None:
     first = measured[0].latency
     runtime = name_runtime(first.runtime, first.torch_version)
     title = f"{first.device}, {first.precision}, {runtime}: milliseconds per batch"
-    table = Table(box=SIMPLE_HEAD, show_edge=False, title=title)
-    for name in ("method", "size", "batch", "median", "quartiles", "spread", "waited"):
-        table.add_column(name, justify="left" if name == "method" else "right")
-    for network in measured:
-        latency = network.latency
-        table.add_row(
-            method_label(network.method),
-            ", ".join(network.sizes),
-            f"{latency.batch_size}",
-            format_ms(latency.median_ms),
-            f"{format_ms(latency.lower_quartile_ms)} to {format_ms(latency.upper_quartile_ms)}",
-            share(latency.spread),
-            share(latency.waited),
-        )
-    console.print(table)
     latencies = [network.latency for network in measured]
+    rows = [
+        {
+            "method": method_label(network.method),
+            "size": ", ".join(network.sizes),
+            "batch": str(each.batch_size),
+            "median": format_ms(each.median_ms),
+            "quartiles": f"{format_ms(each.lower_quartile_ms)} to "
+            f"{format_ms(each.upper_quartile_ms)}",
+            "spread": share(each.spread),
+            "waited": share(each.waited),
+        }
+        for network, each in zip(measured, latencies, strict=True)
+    ]
+    console.print(make_table(rows, title, left=("method", "size")))
     doubt = distrust([each.spread for each in latencies], [each.waited for each in latencies])
     if doubt:
         console.print(doubt)

@@ -231,6 +231,14 @@ class WorkOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BudgetOptions(WorkOptions):
+    """What every command that trains networks at budgets takes."""
+
+    sizes: SizeOptions = SizeOptions()
+    training: TrainingOptions = TrainingOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoredDataOptions:
     """Where a stored study's network and images are on this machine."""
 

@@ -1,16 +1,16 @@
 """Turn the options of a command into a task, its budgets and its workspace."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from rich.text import Text
 
 from nsopt.cli.console import console, live_progress, tell_what_is_fixed
 from nsopt.cli.options import (
+    BudgetOptions,
     NetworkOptions,
     PlaceOptions,
     RuntimeOptions,
@@ -46,20 +46,27 @@ from nsopt.study.task import Task, check_outputs
 from nsopt.study.workspace import Workspace
 
 _WIDEST_RATIO = 10
+Budgeted = TypeVar("Budgeted", bound=BudgetOptions)
 
 
-def with_known_multiple(
-    sizes: SizeOptions, device: str, runtime: Runtime, progress: Progress | None = None
+def with_known_multiple(options: Budgeted) -> Budgeted:
+    """Return the options with a number in place of `--multiple-of auto`."""
+    runtime = choose_timing(options.timing)
+    if options.sizes.multiple_of != "auto":
+        return options
+    with live_progress() as progress:
+        sizes = resolve_multiple(options.sizes, options.sgd.device, runtime, progress)
+    return replace(options, sizes=sizes)
+
+
+def resolve_multiple(
+    sizes: SizeOptions, device: str, runtime: Runtime, progress: Progress
 ) -> SizeOptions:
-    """Return the options with a number in place of `--multiple-of auto`.
-
-    progress: on the terminal if it is None.
-    """
+    """Return the options with a number in place of `--multiple-of auto`."""
     if sizes.multiple_of != "auto":
         return sizes
-    with live_progress() if progress is None else nullcontext(progress) as display:
-        found = find_multiple(device, runtime, display)
-        display.message(f"--multiple-of auto is {found} here")
+    found = find_multiple(device, runtime, progress)
+    progress.message(f"--multiple-of auto is {found} here")
     return replace(sizes, multiple_of=str(found))
 
 

@@ -54,22 +54,21 @@ def search(options: LawOptions = LawOptions()) -> None:
 
 
 def _print_law(layer_names: Sequence[str], iteration: "Iteration") -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from nsopt.cli.console import console
+    from nsopt.cli.console import console, make_table
     from nsopt.scaling.metric import get_metric
 
-    table = Table(
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        collapse_padding=True,
-        title=f"width = alpha * {get_metric(iteration.metric).noun} ** beta",
-    )
-    for name in ("layer", "alpha", "beta", "r2", "pruned from", "proposed"):
-        table.add_column(name, justify="left" if name == "layer" else "right")
     law = iteration.law
     columns = (law.alpha, law.beta, law.r2, iteration.start_widths, iteration.widths)
-    for name, alpha, beta, r2, start, width in zip(layer_names, *columns, strict=True):
-        table.add_row(name, f"{alpha:.4g}", f"{beta:.3f}", f"{r2:.3f}", str(start), str(width))
-    console.print(table)
+    rows = [
+        {
+            "layer": name,
+            "alpha": f"{alpha:.4g}",
+            "beta": f"{beta:.3f}",
+            "r2": f"{r2:.3f}",
+            "pruned from": str(start),
+            "proposed": str(width),
+        }
+        for name, alpha, beta, r2, start, width in zip(layer_names, *columns, strict=True)
+    ]
+    title = f"width = alpha * {get_metric(iteration.metric).noun} ** beta"
+    console.print(make_table(rows, title, left=("layer",)))

@@ -1,28 +1,24 @@
 """`nsopt study`, the main job: search, train, measure, store and report."""
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from nsopt.cli.options import (
+    BudgetOptions,
     Count,
     CountFrom0,
     SearchOptions,
-    SizeOptions,
-    TrainingOptions,
-    WorkOptions,
     changes,
     split_words,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from rich.table import Table
 
     from nsopt.methods.base import Method
     from nsopt.reports.results import Results
@@ -34,12 +30,10 @@ _LEFT_OUT_FIRST = ("MACs", "predicted", "n", "params", "val %")  # columns, on a
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class StudyOptions(WorkOptions):
+class StudyOptions(BudgetOptions):
     """The options of `nsopt study`."""
 
-    sizes: SizeOptions = SizeOptions()
     search: SearchOptions = SearchOptions()
-    training: TrainingOptions = TrainingOptions()
     methods: str = "uniform,morphnet,magnitude,neuralscale"
     """Scaling methods to compare; also tuned, and neuralscale-iter1, ... for the law of an
     iteration of descent."""
@@ -87,10 +81,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     from nsopt.study.presets import get_preset
 
     metrics = preparation.read_metrics(options.sizes)
-    asked = preparation.with_known_multiple(
-        options.sizes, options.sgd.device, preparation.choose_timing(options.timing)
-    )
-    options = replace(options, sizes=asked)
+    options = preparation.with_known_multiple(options)
     preset = get_preset(options.task.preset, options.task.data)
     own = changes(
         options.search,
@@ -202,16 +193,17 @@ def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
 
 def _print_summary(results: "Results") -> None:
     """Print the result table, the answer, and the trainings that failed."""
-    from nsopt.cli.console import console, fits
+    from nsopt.cli.console import console, fits, make_table
+    from nsopt.reports.tables import latency_unit
     from nsopt.reports.words import answer, doubt_latencies
 
     rows = _summary_rows(results)
-    names = list(rows[0])
-    table = _summary_table(results, names, rows)
+    title = f"{results.name}: mean ± std over n seeds, {latency_unit(results)}"
+    table = make_table(rows, title, left=("size", "method"))
     for name in _LEFT_OUT_FIRST:
         if not fits(table):
-            names = [kept for kept in names if kept != name]
-            table = _summary_table(results, names, rows)
+            rows = [{key: text for key, text in row.items() if key != name} for row in rows]
+            table = make_table(rows, title, left=("size", "method"))
     console.print(table)
     for verdict in answer(results):
         console.print(str(verdict))
@@ -250,26 +242,3 @@ def _summary_rows(results: "Results") -> list[dict[str, str]]:
     ]
     unused = [name for name in ("predicted", "binds") if not any(row[name] for row in rows)]
     return [{name: text for name, text in row.items() if name not in unused} for row in rows]
-
-
-def _summary_table(
-    results: "Results", names: "Sequence[str]", rows: "Sequence[Mapping[str, str]]"
-) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from nsopt.reports.tables import latency_unit
-
-    table = Table(
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        collapse_padding=True,
-        title=f"{results.name}: mean ± std over n seeds, {latency_unit(results)}",
-    )
-    for name in names:
-        left = name in ("size", "method")
-        justify: Literal["left", "right"] = "left" if left else "right"
-        table.add_column(name, justify=justify, no_wrap=not left, overflow="fold")
-    for row in rows:
-        table.add_row(*(row[name] for name in names))
-    return table

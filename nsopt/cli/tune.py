@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Literal
 from cyclopts import Parameter
 
 from nsopt.cli.options import (
+    BudgetOptions,
     Count,
     CountFrom2,
     PruneOptions,
-    SizeOptions,
     TrainingOptions,
-    WorkOptions,
     changes,
 )
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class TuneOptions(WorkOptions):
+class TuneOptions(BudgetOptions):
     """The options of `nsopt tune`."""
 
     over: Literal["pretrain-epochs", "eta", "curve"] = "pretrain-epochs"
@@ -44,9 +43,7 @@ class TuneOptions(WorkOptions):
     """New seeds on which the best law must beat uniform scaling."""
     sampler: Literal["gp", "tpe"] = "gp"
     """Optuna sampler of --over curve: Gaussian process or TPE."""
-    sizes: SizeOptions = SizeOptions()
     search: PruneOptions = PruneOptions()
-    training: TrainingOptions = TrainingOptions()
 
 
 def tune(options: TuneOptions = TuneOptions()) -> None:
@@ -58,9 +55,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
 
     options.task.check_names()
     metric = preparation.read_metric(options.sizes)
-    timing = preparation.choose_timing(options.timing)
-    known = preparation.with_known_multiple(options.sizes, options.sgd.device, timing)
-    options = replace(options, sizes=known)
+    options = preparation.with_known_multiple(options)
     if options.over == "curve":
         _tune_law(options, metric)
     else:
@@ -202,16 +197,9 @@ def _print_trials(study: "Study", tuning: "Tuning", url: str) -> None:
 
 
 def _print_table(study: "Study", metric_names: "Sequence[str]") -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from nsopt.cli.console import console
+    from nsopt.cli.console import console, make_table
     from nsopt.reports.tuning_table import tuning_rows
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, title=study.study_name)
     names, rows = tuning_rows(study, metric_names)
-    for name in names:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    table = [dict(zip(names, row, strict=True)) for row in rows]
+    console.print(make_table(table, study.study_name))

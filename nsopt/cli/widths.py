@@ -71,7 +71,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     import json
 
     from nsopt.cli.console import live_progress, tell_what_is_fixed
-    from nsopt.cli.preparation import read_metrics, with_known_multiple
+    from nsopt.cli.preparation import read_metrics, resolve_multiple
     from nsopt.latency.learn import learn_latency
     from nsopt.progress import Silent
     from nsopt.scaling.metric import LATENCY
@@ -80,7 +80,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     law, arch, iteration, studies = _law_and_network(options)
     runtime = _choose_runtime(options, studies)
     with nullcontext(Silent()) if options.as_json else live_progress() as progress:
-        sizes = with_known_multiple(options.sizes, options.device, runtime, progress)
+        sizes = resolve_multiple(options.sizes, options.device, runtime, progress)
         if any(LATENCY in metric.parts for metric in metrics) and arch.latency is None:
             arch = learn_latency(arch, options.device, runtime, progress)
         correct = partial(_correct_latency, options.device, runtime, studies, progress)
@@ -242,32 +242,26 @@ def _read_stored(
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from nsopt.cli.console import console, is_narrow, make_table
 
-    from nsopt.cli.console import console, is_narrow
-
-    table = Table(box=SIMPLE_HEAD, show_edge=False)
     counts = [] if is_narrow() else ["params", "macs"]
     beyond = any(row["beyond_record"] for row in rows)
     joint = any(row["binding"] for row in rows)
-    optional = [name for name, shown in (("binds", joint), ("record", beyond)) if shown]
-    for name in ("ratio", "budget", *counts, *optional, "widths"):
-        left = name == "widths"
-        table.add_column(
-            name, justify="left" if left else "right", overflow="fold", no_wrap=not left
-        )
+    with_unit = len({row["metric"] for row in rows}) > 1
+    cells = []
     for row in rows:
-        cells = {
-            "ratio": "" if row["ratio"] is None else f"{row['ratio']:g}",
-            "budget": _format_budget(row, with_unit=len({row["metric"] for row in rows}) > 1),
-            **{name: f"{row[name]:,}" for name in counts},
-            "binds": row["binding"] or "",
-            "record": f"x {row['beyond_record']:.1f}" if row["beyond_record"] else "",
-        }
-        shown = [cells[name] for name in ("ratio", "budget", *counts, *optional)]
-        table.add_row(*shown, _format_widths(row))
-    console.print(table)
+        record = f"x {row['beyond_record']:.1f}" if row["beyond_record"] else ""
+        cells.append(
+            {
+                "ratio": "" if row["ratio"] is None else f"{row['ratio']:g}",
+                "budget": _format_budget(row, with_unit),
+                **{name: f"{row[name]:,}" for name in counts},
+                **({"binds": row["binding"] or ""} if joint else {}),
+                **({"record": record} if beyond else {}),
+                "widths": _format_widths(row),
+            }
+        )
+    console.print(make_table(cells, left=("widths",)))
     if joint:
         console.print("binds: the budget that stops the network from growing", style="dim")
     if beyond:
