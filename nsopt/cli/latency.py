@@ -1,7 +1,6 @@
 """`nsopt latency`: time the networks of a stored study again."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
@@ -9,7 +8,8 @@ from cyclopts import Parameter
 from nsopt.cli.options import Count, OptionalStorageUrl, RuntimeOptions, StoredArch
 
 if TYPE_CHECKING:
-    from nsopt.study.timing import Measured
+    from nsopt.latency.measure import Latency
+    from nsopt.study.timing import Trained
 
 # Imports inside functions keep `nsopt --help` light.
 
@@ -39,14 +39,12 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
     from nsopt.cli.preparation import read_runtime
     from nsopt.storage.opening import newest_storage, storage_errors
     from nsopt.study.timing import measure_again
-    from nsopt.study.workspace import Workspace
 
     sizes, runtime = _read_batch_sizes(options.batch_size), read_runtime(options.timing)
     url = options.storage or newest_storage()
-    workspace = Workspace(url, Path())
     with storage_errors(url), live_progress() as progress:
         measured = measure_again(
-            workspace,
+            url,
             options.name,
             options.arch,
             sizes,
@@ -67,16 +65,16 @@ def _read_batch_sizes(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _print(measured: "list[Measured]") -> None:
+def _print(measured: "list[tuple[Trained, Latency]]") -> None:
     from nsopt.cli.console import console, make_table
     from nsopt.latency.sittings import distrust
     from nsopt.methods.registry import method_label
     from nsopt.reports.tables import format_ms, name_runtime, share
 
-    first = measured[0].latency
+    latencies = [latency for _, latency in measured]
+    first = latencies[0]
     runtime = name_runtime(first.runtime, first.torch_version)
     title = f"{first.device}, {first.precision}, {runtime}: milliseconds per batch"
-    latencies = [network.latency for network in measured]
     rows = [
         {
             "method": method_label(network.method),
@@ -88,7 +86,7 @@ def _print(measured: "list[Measured]") -> None:
             "spread": share(each.spread),
             "waited": share(each.waited),
         }
-        for network, each in zip(measured, latencies, strict=True)
+        for network, each in measured
     ]
     console.print(make_table(rows, title, left=("method", "size")))
     doubt = distrust([each.spread for each in latencies], [each.waited for each in latencies])

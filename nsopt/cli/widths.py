@@ -220,7 +220,7 @@ def _read_stored(
     from nsopt.storage.studies import only_comparison
     from nsopt.storage.urls import hide_password
     from nsopt.study.stored_law import read_stored_law
-    from nsopt.study.tuned_law import read_tuned_verdict
+    from nsopt.study.tuned_law import read_tuned_law
     from nsopt.study.workspace import Workspace
 
     workspace = Workspace(url, Path())
@@ -234,7 +234,8 @@ def _read_stored(
             workspace, name, method, options.iteration, metric, options.arch
         )
         if method.needs_tuned_law and not options.as_json:
-            console.print(f"tuned: {read_tuned_verdict(workspace, name, metric)}", soft_wrap=True)
+            verdict = read_tuned_law(workspace, name, metric).verdict
+            console.print(f"tuned: {verdict}", soft_wrap=True)
         stored = workspace.studies(name).values()
         ours = [study for study in stored if read_settings(study)]
         ours.sort(key=lambda study: not study.study_name.endswith(f"/{method.name}"))

@@ -148,7 +148,7 @@ class Laws:
         if method.needs_trained_network:
             trained = train_base_network(session, point.seed)
         if method.needs_tuned_law:
-            tuned = read_tuned_law(session.workspace, name, point.metric)
+            tuned = read_tuned_law(session.workspace, name, point.metric).law
         if method.needs_scored_law:
             tuned = read_scored_law(session.workspace, name, point.metric, point.budget)
         inputs = LawInputs(arch, cost, point.budget, history, trained, tuned)

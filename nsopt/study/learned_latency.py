@@ -10,7 +10,7 @@ from nsopt.progress import Progress
 from nsopt.scaling.metric import LATENCY, Metric
 from nsopt.storage import schema
 from nsopt.study.task import Task, with_stored_latency
-from nsopt.study.tuned_law import check_tuned_law
+from nsopt.study.tuned_law import read_tuned_law
 from nsopt.study.workspace import Workspace
 
 
@@ -31,7 +31,7 @@ def with_latency_if_needed(
     arch = with_stored_latency(task.arch, workspace.studies(task.name).values())
     if arch.latency is None:
         if any(method.needs_tuned_law for method in methods):
-            check_tuned_law(workspace, task.name, metric)
+            read_tuned_law(workspace, task.name, metric)
         arch = learn_latency(arch, task.settings.training.device, task.runtime, progress)
     return replace(task, arch=arch)
 

@@ -18,7 +18,7 @@ from nsopt.study.comparison import Comparison, choose_reference_budgets, make_re
 from nsopt.study.laws import Laws
 from nsopt.study.session import Session
 from nsopt.study.timing import Network, find_latencies
-from nsopt.study.tuned_law import read_tuned_verdict
+from nsopt.study.tuned_law import read_tuned_law
 
 Points = Mapping[Method, Sequence[Point]]
 
@@ -167,8 +167,8 @@ def make_plan(comparison: Comparison, session: Session) -> Plan:
     task, metrics = session.task, dict.fromkeys(size.metric for size in comparison.sizes)
     if any(method.needs_tuned_law for method in comparison.methods):
         for metric in metrics:
-            verdict = read_tuned_verdict(session.workspace, task.name, metric)
-            session.progress.message(f"tuned: {verdict}")
+            tuned = read_tuned_law(session.workspace, task.name, metric)
+            session.progress.message(f"tuned: {tuned.verdict}")
     points = {method: _select_points(comparison, method, session) for method in comparison.methods}
     return Plan(session, comparison, Laws(session), points)
 

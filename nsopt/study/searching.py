@@ -123,7 +123,7 @@ class _Search:
 
     def _read_stored(self) -> list[Iteration]:
         """Return the stored iterations. Raises NsoptError if other settings wrote them."""
-        study = self.session.task.stored_searches(self.session.workspace).get(self.kind)
+        study = self.session.task.stored_search(self.session.workspace, self.kind)
         return trials.read_iterations(study) if study else []
 
     def _write(self, number: int, iteration: Iteration) -> list[Iteration]:

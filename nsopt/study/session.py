@@ -19,7 +19,7 @@ from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, inherit_network
 from nsopt.pruning.supervision import Classification
 from nsopt.study.start import rank_start
-from nsopt.study.task import Task, with_stored_latency
+from nsopt.study.task import Task, with_stored_latency, write_latency_once
 from nsopt.study.workspace import Workspace
 from nsopt.training.evaluation import accuracy_on
 from nsopt.training.loop import Epoch, Outcome, train_configuration
@@ -61,8 +61,19 @@ class Session:
         return self.task.open_study(self.workspace.storage, kind, self.compute)
 
     def open_studies(self, kinds: Iterable[str]) -> dict[str, Study]:
-        """Open or create the studies of methods, with their attributes as of now."""
-        return self.task.open_studies(self.workspace, kinds, self.compute)
+        """Open or create the studies of methods, with their attributes as of now.
+
+        Raises:
+            NsoptError: if other settings wrote studies of the task.
+        """
+        stored, opened = self.task.stored_studies(self.workspace), dict[str, Study]()
+        for kind in kinds:
+            if kind in stored:
+                opened[kind] = stored[kind]
+                write_latency_once(stored[kind], self.task.arch.latency)
+            else:
+                opened[kind] = self.open_study(kind)
+        return opened
 
     def train(
         self,

@@ -41,7 +41,7 @@ def read_stored_law(
     if method.needs_trained_network:
         raise NoWidthsError(f"{method.name} has one law per trained network, so none is stored")
     arch = read_architecture(schema.read_task(ours[0]), ours, given)
-    tuned = read_tuned_law(workspace, name, metric) if method.needs_tuned_law else None
+    tuned = read_tuned_law(workspace, name, metric).law if method.needs_tuned_law else None
     usual = schema.read_settings(ours[0])["search"]["price"]
     kind = schema.search_kind(method.price or usual, usual)
     found = trials.read_iterations(studies[kind]) if kind in studies else []

@@ -1,6 +1,6 @@
 """The task of a study: everything that a result depends on, except its own point."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -115,40 +115,20 @@ class Task:
             NsoptError: if other settings wrote them.
         """
         studies = workspace.studies(self.name)
-        self._check(studies)
-        return studies
-
-    def stored_searches(self, workspace: Workspace) -> dict[str, Study]:
-        """Return the stored searches by kind, whatever the settings of trainings.
-
-        Raises:
-            NsoptError: if other settings wrote the searches.
-        """
-        studies = workspace.studies(self.name)
-        searches = {kind: study for kind, study in studies.items() if schema.is_search(kind)}
-        self._check(searches)
-        return searches
-
-    def _check(self, studies: Mapping[str, Study]) -> None:
         for kind, study in studies.items():
             check_settings(study, self._find_identity(kind))
+        return studies
 
-    def open_studies(
-        self, workspace: Workspace, kinds: Iterable[str], compute: Compute
-    ) -> dict[str, Study]:
-        """Open or create the studies of methods, or of searches.
+    def stored_search(self, workspace: Workspace, kind: str) -> Study | None:
+        """Return a stored search, whatever the settings of trainings.
 
         Raises:
-            NsoptError: if other settings wrote studies of this task.
+            NsoptError: if other settings wrote the search.
         """
-        stored, opened = self.stored_studies(workspace), dict[str, Study]()
-        for kind in kinds:
-            if kind in stored:
-                opened[kind] = stored[kind]
-                write_latency_once(stored[kind], self.arch.latency)
-            else:
-                opened[kind] = self.open_study(workspace.storage, kind, compute)
-        return opened
+        study = workspace.studies(self.name).get(kind)
+        if study:
+            check_settings(study, self._find_identity(kind))
+        return study
 
     def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:
         """Open or create the study of a method, or of a search."""

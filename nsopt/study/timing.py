@@ -1,8 +1,8 @@
 """Time the networks of a comparison side by side, on this device or another."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import torch
 from optuna.storages import BaseStorage
@@ -17,11 +17,11 @@ from nsopt.latency.sittings import choose_latencies
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.storage import schema, trials
+from nsopt.storage.opening import existing_storage
 from nsopt.storage.studies import load_studies, only_comparison
 from nsopt.storage.urls import hide_password
 from nsopt.study.session import Session
 from nsopt.study.task import read_architecture
-from nsopt.study.workspace import Workspace
 
 _WARMUP, _REPEATS, _ROUNDS = 20, 80, 5  # passes of the paper (section 4.2), over all rounds
 Network = tuple[Study, tuple[int, ...]]
@@ -99,18 +99,26 @@ def time_together(session: Session) -> None:
         time_networks(session.task.arch, networks, session.compute, session.task.runtime)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One network of a comparison. sizes: the budgets at which it was proposed, in words."""
+class Trained(NamedTuple):
+    """A network that was trained for a method.
+
+    Attributes:
+        study: of the method.
+        sizes: the budgets at which its widths were proposed, in words.
+    """
 
     method: str
-    sizes: tuple[str, ...]
+    study: Study
     widths: tuple[int, ...]
-    latency: Latency
+    sizes: tuple[str, ...]
+
+    @property
+    def network(self) -> Network:
+        return self.study, self.widths
 
 
 def measure_again(
-    workspace: Workspace,
+    url: str,
     name: str | None,
     given: str | None,
     batch_sizes: Sequence[int],
@@ -118,13 +126,14 @@ def measure_again(
     threads: int | None,
     runtime: Runtime | None,
     progress: Progress,
-) -> list[Measured]:
+) -> list[tuple[Trained, Latency]]:
     """Time all trained networks of the comparison `name` side by side, and store the latencies.
 
     Of several sittings under the same conditions (device, threads, precision, batch size, version
     of torch), the calmest counts (`choose_latencies`).
 
     Args:
+        url: of the storage.
         given: the name of the architecture, if the user gave one (`stored_architecture`).
         batch_sizes: images per pass; each size is measured.
         runtime: what times them; by default that of the study.
@@ -132,19 +141,16 @@ def measure_again(
     Raises:
         NsoptError: if nothing is stored.
     """
-    if not workspace.has_storage:
-        raise NsoptError(f"nothing is stored at {hide_password(workspace.url)}: run a study first")
-    name = name or only_comparison(workspace.storage)
-    trained = _find_trained(workspace.storage, name)
+    storage = existing_storage(url)
+    name = name or only_comparison(storage)
+    trained = _find_trained(storage, name)
     if not trained:
-        raise NsoptError(
-            f"no completed trial of {name} at {hide_password(workspace.url)}: nothing to time"
-        )
-    arch = read_architecture(schema.read_task(trained[0].network[0]), (), given)
+        raise NsoptError(f"no completed trial of {name} at {hide_password(url)}: nothing to time")
+    study = trained[0].study
+    arch = read_architecture(schema.read_task(study), (), given)
     networks = [each.network for each in trained]
     if runtime is None:
-        settings = schema.read_settings(trained[0].network[0])
-        runtime = stored_runtime(settings["runtime"], None)
+        runtime = stored_runtime(schema.read_settings(study)["runtime"], None)
     found = []
     with sharing(resolve_compute(device, "fp32"), progress) as compute:
         progress.start("measuring latency", len(batch_sizes))
@@ -155,9 +161,7 @@ def measure_again(
                 latencies = time_networks(
                     arch, networks, compute, with_batch_size(runtime, batch_size)
                 )
-            for each in trained:
-                widths = each.network[1]
-                found.append(Measured(each.method, each.sizes, widths, latencies[widths]))
+            found += [(each, latencies[each.widths]) for each in trained]
             progress.advance()
     return found
 
@@ -189,19 +193,10 @@ def _read_latencies(
     }
 
 
-@dataclass(frozen=True, eq=False)
-class _Trained:
-    """A network that was trained for a method. sizes: see `Measured`."""
-
-    method: str
-    network: Network
-    sizes: tuple[str, ...]
-
-
-def _find_trained(storage: BaseStorage, name: str) -> list[_Trained]:
+def _find_trained(storage: BaseStorage, name: str) -> list[Trained]:
     """Return the networks that a comparison has trained, by method and widths."""
     return [
-        _Trained(method, (study, widths), tuple(sizes))
+        Trained(method, study, widths, tuple(sizes))
         for method, study in load_studies(storage, name).items()
         if not schema.is_search(method)
         for widths, sizes in _sizes_by_widths(study).items()

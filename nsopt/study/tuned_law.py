@@ -1,5 +1,7 @@
 """Read the laws that tuning and scoring studies of the same task stored."""
 
+from typing import NamedTuple
+
 from nsopt.errors import NoWidthsError
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import Metric
@@ -7,7 +9,14 @@ from nsopt.storage import schema
 from nsopt.study.workspace import Workspace
 
 
-def read_tuned_law(workspace: Workspace, name: str, metric: Metric) -> PowerLaw:
+class TunedLaw(NamedTuple):
+    """A tuned law, and the result of its tuning in words."""
+
+    law: PowerLaw
+    verdict: str
+
+
+def read_tuned_law(workspace: Workspace, name: str, metric: Metric) -> TunedLaw:
     """Return the law that `nsopt tune --over curve` found for a metric.
 
     Args:
@@ -16,17 +25,16 @@ def read_tuned_law(workspace: Workspace, name: str, metric: Metric) -> PowerLaw:
     Raises:
         NoWidthsError: if that tuning has not ended.
     """
-    return _read_tuned(workspace, name, metric)[0]
-
-
-def check_tuned_law(workspace: Workspace, name: str, metric: Metric) -> None:
-    """Raise NoWidthsError if no law is tuned for a metric."""
-    _read_tuned(workspace, name, metric)
-
-
-def read_tuned_verdict(workspace: Workspace, name: str, metric: Metric) -> str:
-    """Return the result of that tuning in words. Raises NoWidthsError if it has not ended."""
-    return _read_tuned(workspace, name, metric)[1]
+    study = workspace.studies(schema.tuning_name(name)).get(schema.curve_kind(metric.name))
+    law = schema.read_law(study) if study else None
+    if study and law:
+        return TunedLaw(law, schema.read_verdict(study) or "")
+    if len(metric.parts) > 1:
+        raise NoWidthsError("laws are tuned for budgets in one metric: leave the method tuned out")
+    raise NoWidthsError(
+        f"no law of {name} is tuned for {metric.name} in this storage: run nsopt tune "
+        f"--over curve --metric {metric.name} with the same options first"
+    )
 
 
 def read_scored_law(workspace: Workspace, name: str, metric: Metric, budget: float) -> PowerLaw:
@@ -47,16 +55,3 @@ def read_scored_law(workspace: Workspace, name: str, metric: Metric, budget: flo
             "run nsopt compress first"
         )
     return law
-
-
-def _read_tuned(workspace: Workspace, name: str, metric: Metric) -> tuple[PowerLaw, str]:
-    study = workspace.studies(schema.tuning_name(name)).get(schema.curve_kind(metric.name))
-    law = schema.read_law(study) if study else None
-    if study and law:
-        return law, schema.read_verdict(study) or ""
-    if len(metric.parts) > 1:
-        raise NoWidthsError("laws are tuned for budgets in one metric: leave the method tuned out")
-    raise NoWidthsError(
-        f"no law of {name} is tuned for {metric.name} in this storage: run nsopt tune "
-        f"--over curve --metric {metric.name} with the same options first"
-    )

@@ -76,10 +76,10 @@ def test_a_budget_in_milliseconds_holds_as_measured(
         assert row["feasible"]
     assert len(set(clock.timed)) <= 2 * MOST_TIMED
     assert latency_unit(results_at(place)) == "ms per batch of 100, tests:clock"
-    timed = measure_again(place, None, None, [100], "cpu", None, in_time.task.runtime, Silent())
-    assert {each.latency.runtime for each in timed} == {"tests:clock"}
+    timed = measure_again(place.url, None, None, [100], "cpu", None, in_time.task.runtime, Silent())
+    assert {latency.runtime for _, latency in timed} == {"tests:clock"}
     with pytest.raises(NsoptError, match="give --measure tests:clock"):
-        measure_again(place, None, None, [100], "cpu", None, None, Silent())
+        measure_again(place.url, None, None, [100], "cpu", None, None, Silent())
     studies = studies_at(place)
     networks = [*studies["uniform"].trials, *studies["neuralscale"].trials]
     assert all(trial.constraints["budget"] <= 0 for trial in networks)

@@ -66,7 +66,7 @@ def test_a_tuned_law_is_a_method(
     assert len(tried) == 4
     best = max(study.trials, key=lambda trial: trial.values[0])
     assert confirmation.parameters == best.params
-    law, budget = read_tuned_law(place, tuning.task.name, MACS), tuning.sizes[0].budget
+    law, budget = read_tuned_law(place, tuning.task.name, MACS).law, tuning.sizes[0].budget
     widths = solve_widths(law, tuning.metric.cost(tuning.task.arch), budget).widths
     assert schema.width_key(widths.tolist()) == best.user_attrs["widths"]
 
@@ -209,7 +209,7 @@ def test_what_is_not_confirmed_ends_as_uniform(
     monkeypatch.setattr(Confirmation, "holds", property(lambda self: False))
     place = workspace_in(tmp_path)
     study, confirmation = tune_law(tuning, place, Silent())
-    law, arch = read_tuned_law(place, tuning.task.name, MACS), tuning.task.arch
+    law, arch = read_tuned_law(place, tuning.task.name, MACS).law, tuning.task.arch
     for budget in (1e5, 1e6):
         tuned, plain = (
             solve_widths(each, arch.cost("macs"), budget).widths.tolist()
