@@ -119,6 +119,7 @@ def _quantise(chosen: "_Chosen", data: "ImageData", file: Path, accuracy: float)
     from nsopt.cli.console import console
     from nsopt.deployment.check import measure_accuracy
     from nsopt.deployment.int8 import FLOAT, quantise
+    from nsopt.settings import BATCH_SIZE
     from nsopt.storage import schema
 
     quantised = file.with_name(f"int8-{file.name}")
@@ -131,8 +132,8 @@ def _quantise(chosen: "_Chosen", data: "ImageData", file: Path, accuracy: float)
     )
     console.print(
         f"8-bit integers ({found.form}): test accuracy {figures['test_accuracy']:.2f} % instead of "
-        f"{accuracy:.2f} %, {own:.2f} ms instead of {whole:.2f} ms for a batch of 100 in "
-        f"onnxruntime{'' if found.is_faster else ': slower here'}"
+        f"{accuracy:.2f} %, {own:.2f} ms instead of {whole:.2f} ms for a batch of "
+        f"{BATCH_SIZE} in onnxruntime{'' if found.is_faster else ': slower here'}"
     )
 
 

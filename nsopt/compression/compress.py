@@ -26,7 +26,6 @@ from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import restore_network
 from nsopt.errors import NsoptError
-from nsopt.latency.onnx import BATCH_SIZE
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
 from nsopt.methods.base import Method
 from nsopt.methods.registry import baseline, dense, scored
@@ -36,6 +35,7 @@ from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
 from nsopt.reports.results import read_results
 from nsopt.scaling.metric import LATENCY, PARAMS, counted_costs
+from nsopt.settings import BATCH_SIZE
 from nsopt.storage import schema, trials
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size

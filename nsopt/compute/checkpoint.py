@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.errors import NsoptError
@@ -59,8 +60,13 @@ class Checkpoint:
                 f"checkpoint {self._path} was written by other settings ({'; '.join(found)}): "
                 "give the same settings, or delete it to start over"
             )
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            """Move a tensor, except states of random generators (uint8), which stay on the CPU."""
+            return tensor if tensor.dtype == torch.uint8 else tensor.to(device)
+
         with memory_for(device, f"checkpoint {self._path}"):
-            moved: State = _move(state, device)
+            moved: State = tree_map_only(torch.Tensor, move, state)
         return moved
 
     def save_when_due(self, state: Callable[[], State]) -> None:
@@ -131,14 +137,3 @@ def _verify(file: bytes) -> bytes:
 
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode()
-
-
-def _move(state: Any, device: torch.device) -> Any:
-    """Move tensors to `device`, except uint8: states of random generators stay on the CPU."""
-    if isinstance(state, torch.Tensor):
-        return state if state.dtype == torch.uint8 else state.to(device)
-    if isinstance(state, dict):
-        return {name: _move(value, device) for name, value in state.items()}
-    if isinstance(state, list):
-        return [_move(value, device) for value in state]
-    return state

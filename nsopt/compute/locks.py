@@ -7,16 +7,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from nsopt.files import cache_folder
+
 
 @contextmanager
-def hold_lock(
-    folder: Path, what: Path, before_waiting: Callable[[], None] = lambda: None
-) -> Iterator[None]:
+def hold_lock(what: Path, before_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Let one process at a time do what the path `what` names. A dead process frees the lock.
 
-    folder: of the lock files, which stay; before_waiting: called if another process has the lock.
+    before_waiting: called if another process has the lock, whose file is in the cache and stays.
     """
-    lock = _lock(folder, what)
+    lock = _lock(what)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -28,16 +28,17 @@ def hold_lock(
         lock.release()
 
 
-def is_being_done(folder: Path, what: Path) -> bool:
+def is_being_done(what: Path) -> bool:
     """Return whether a process is inside `hold_lock` now."""
     try:
-        with _lock(folder, what).acquire(timeout=0):
+        with _lock(what).acquire(timeout=0):
             return False
     except Timeout:
         return True
 
 
-def _lock(folder: Path, what: Path) -> FileLock:
+def _lock(what: Path) -> FileLock:
+    folder = cache_folder() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(str(what.resolve()).encode()).hexdigest()[:32]
     return FileLock(folder / f"{name}.lock")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 import torch
 
@@ -51,8 +51,9 @@ def give_cached_memory_back(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-@contextmanager
-def explain_out_of_memory(device: torch.device, batch_size: int | None) -> Iterator[None]:
+def explain_out_of_memory(
+    device: torch.device, batch_size: int | None
+) -> AbstractContextManager[None]:
     """Raise OutOfMemoryError, with a batch size to try, if memory runs out.
 
     batch_size: None if a user's loader decides it.
@@ -64,15 +65,12 @@ def explain_out_of_memory(device: torch.device, batch_size: int | None) -> Itera
     else:
         smaller = max(_SMALLEST_BATCH, batch_size // 2)
         advice = f"out of memory with batches of {batch_size}: try --batch-size {smaller}"
-    with _explained(device, advice):
-        yield
+    return _explained(device, advice)
 
 
-@contextmanager
-def memory_for(device: torch.device, what: str) -> Iterator[None]:
+def memory_for(device: torch.device, what: str) -> AbstractContextManager[None]:
     """Raise OutOfMemoryError, which names `what`, if memory runs out."""
-    with _explained(device, no_memory_for(device, what)):
-        yield
+    return _explained(device, no_memory_for(device, what))
 
 
 def no_memory_for(device: torch.device, what: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from nsopt.data.arrays import format_shape, read_arrays, read_dataset
 from nsopt.errors import NsoptError
 
-_PIXEL_RANGE = 255.0
+PIXEL_RANGE = 255.0
 _VALUES = 256  # of a uint8 pixel
 _IMAGES_AT_ONCE = 1024
 Labelled = tuple[ArrayLike, ArrayLike]
@@ -252,7 +252,7 @@ class ImageData:
         if validation is None:
             train, validation = _hold_out(self.train, val_fraction, len(self.classes))
         if self.mean is not None and self.std is not None:
-            mean, std = (_PIXEL_RANGE * torch.tensor(own) for own in (self.mean, self.std))
+            mean, std = (PIXEL_RANGE * torch.tensor(own) for own in (self.mean, self.std))
         else:
             mean, std = _pixel_statistics(train)
             std = std.clamp(min=1.0)

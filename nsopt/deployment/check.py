@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nsopt.data.images import ImageSet
+from nsopt.data.images import PIXEL_RANGE, ImageSet
 from nsopt.deployment.export import WithNormalisation, load_exported
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
 
 _BATCH = 100
-_PIXEL_RANGE = 255.0
 _LOGITS_APART = 1e-3  # of the largest logit
 _POINTS_APART = 1.0  # trainings may have evaluated in bfloat16
 
@@ -69,7 +68,7 @@ def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) 
 def _batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images from 0 to 1, and their labels."""
     for part, labels in zip(images.parts(_BATCH), images.labels.split(_BATCH), strict=True):
-        yield part.to(torch.float32) / _PIXEL_RANGE, labels
+        yield part.to(torch.float32) / PIXEL_RANGE, labels
 
 
 def _count_right(logits: Tensor, labels: Tensor) -> int:

@@ -108,10 +108,6 @@ def _read_pt2(path: Path, arch: str | None) -> Predict:
     return module
 
 
-def _write_state(network: KeptNetwork, path: Path) -> None:
-    network.save(path)
-
-
 def _read_state(path: Path, arch: str | None) -> Predict:
     return WithNormalisation(load_network(path, arch)).eval()
 
@@ -121,7 +117,7 @@ _Read = Callable[[Path, str | None], Predict]
 _FORMATS: dict[str, tuple[_Write, _Read]] = {
     "onnx": (_write_onnx, _read_onnx),
     "pt2": (_write_pt2, _read_pt2),
-    "state_dict": (_write_state, _read_state),
+    "state_dict": (KeptNetwork.save, _read_state),
 }
 
 

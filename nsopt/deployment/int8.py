@@ -4,23 +4,23 @@ Either form may be slower than floating point, so all are timed.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from nsopt.data.images import ImageData, ImageSet
+from nsopt.data.images import PIXEL_RANGE, ImageData
 from nsopt.latency.measure import pause_garbage_collection
 from nsopt.latency.onnx import time_pass
 from nsopt.models.onnx import Images, import_for_export, load_onnx
 from nsopt.models.quantisation import write_int8
+from nsopt.settings import BATCH_SIZE
 
 FLOAT = "float"
-_PER_CLASS, _BATCH = 20, 100  # calibration images, and images per timed pass
+_PER_CLASS = 20  # calibration images
 _WARMUP, _ROUNDS, _PASSES = 2, 5, 6
-_PIXEL_RANGE = 255.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def quantise(exported: Path | str, path: Path | str, data: ImageData) -> Int8:
         >>> nsopt.export(nsopt.load_network("small.pt"), "small.onnx")
         >>> nsopt.quantise("small.onnx", "small-int8.onnx", data).milliseconds
     """
-    batches = list(_batches(data.train.first_of_each(_PER_CLASS)))
+    images = data.train.first_of_each(_PER_CLASS)
+    batches = [(p.to(torch.float32) / PIXEL_RANGE).numpy() for p in images.parts(BATCH_SIZE)]
     with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
         integers = write_int8(Path(exported), Path(folder), batches)
         milliseconds = _time({FLOAT: Path(exported)} | integers, batches[0])
@@ -76,11 +77,6 @@ def _copy_facts(source: Path, target: Path) -> None:
     model = onnx.load(target)
     onnx.helper.set_model_props(model, {fact.key: fact.value for fact in facts})
     onnx.save(model, target)
-
-
-def _batches(images: ImageSet) -> Iterator[Images]:
-    for part in images.parts(_BATCH):
-        yield (part.to(torch.float32) / _PIXEL_RANGE).numpy()
 
 
 def _time(files: Mapping[str, Path], batch: Images) -> dict[str, float]:

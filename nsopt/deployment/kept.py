@@ -9,15 +9,13 @@ import torch
 from pydantic import InstanceOf, TypeAdapter
 from torch import Tensor, nn
 
-from nsopt.data.images import Splits
+from nsopt.data.images import PIXEL_RANGE, Splits
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture, shapes_of
 from nsopt.models.registry import stored_architecture
 from nsopt.storage.trials import LARGEST_WIDTH, Point
 from nsopt.storage.weights_file import read_weights
 from nsopt.training.loop import Outcome
-
-_PIXEL_RANGE = 255.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +59,8 @@ class KeptNetwork:
             arch=arch,
             widths=outcome.widths,
             input_shape=splits.train.shape,
-            mean=tuple((splits.mean / _PIXEL_RANGE).tolist()),
-            std=tuple((splits.std / _PIXEL_RANGE).tolist()),
+            mean=tuple((splits.mean / PIXEL_RANGE).tolist()),
+            std=tuple((splits.std / PIXEL_RANGE).tolist()),
             classes=classes,
             method=point.method,
             metric=point.metric.name,

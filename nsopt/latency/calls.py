@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
-from torch.utils.hooks import RemovableHandle
+
+from nsopt.models.tracing.run import follow_modules
 
 _CHANNELS = 1
 _CONV2D_ARGUMENTS = 7
@@ -45,13 +46,8 @@ def record_calls(model: nn.Module, input_shape: Sequence[int], batch_size: int) 
         meta = model.to("meta").eval()
         images = torch.empty(batch_size, *input_shape, device="meta")
         recorder = _Recorder()
-        handles = recorder.follow(meta)
-        try:
-            with recorder:
-                meta(images)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with follow_modules(meta, recorder.running), recorder:
+            meta(images)
     return recorder.calls
 
 
@@ -61,23 +57,7 @@ class _Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
-        self._running = [""]
-
-    def follow(self, model: nn.Module) -> list[RemovableHandle]:
-        handles = []
-        for path, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(self._enter(path)))
-            handles.append(module.register_forward_hook(self._leave))
-        return handles
-
-    def _enter(self, path: str) -> Callable[..., None]:
-        def enter(*_: Any) -> None:
-            self._running.append(path)
-
-        return enter
-
-    def _leave(self, *_: Any) -> None:
-        self._running.pop()
+        self.running: list[str] = []
 
     def __torch_function__(
         self,
@@ -90,7 +70,7 @@ class _Recorder(TorchFunctionMode):
         result = func(*args, **options)
         if isinstance(result, Tensor) and not _is_view(args, result):
             kind, place = _describe(func, args, options, result)
-            self.calls.append(Call(kind, place, self._running[-1], func, args, options))
+            self.calls.append(Call(kind, place, self.running[-1], func, args, options))
         return result
 
 

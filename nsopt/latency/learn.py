@@ -26,13 +26,13 @@ from nsopt.latency.measure import (
     was_busy,
 )
 from nsopt.latency.model import LatencyModel, Term
-from nsopt.latency.onnx import BATCH_SIZE
 from nsopt.latency.runtime import TORCH, Measure, Runtime, Torch, choose_runtime
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.scaling.cost import IntArray, width_limits
 from nsopt.scaling.law import floor_widths
+from nsopt.settings import BATCH_SIZE
 from nsopt.terminal import shown
 
 A = TypeVar("A", bound=Architecture)

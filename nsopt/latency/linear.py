@@ -6,40 +6,15 @@ another runtime, nor in a network that calls other operations at other widths. B
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from nsopt.models.architecture import Architecture
-from nsopt.scaling.cost import CostModel, Numbers, width_limits
+from nsopt.scaling.cost import LinearCost, width_limits
 from nsopt.scaling.metric import LATENCY, MACS
 
 
-@dataclass(frozen=True, eq=False)
-class LinearLatency:
-    """A `CostModel` in milliseconds: `constant + slope * cost`."""
-
-    cost: CostModel
-    constant: float
-    slope: float
-    metric = LATENCY.name
-
-    def __call__(self, widths: ArrayLike) -> Any:
-        return self.constant + self.slope * self.cost(widths)
-
-    def lower_bound(self, widths: ArrayLike) -> Any:
-        """Return a lower bound that never falls as a width grows."""
-        return self.constant + self.slope * self.cost.lower_bound(widths)
-
-    def marginal(self, widths: ArrayLike) -> Numbers:
-        """Return milliseconds per additional filter of each layer: (L,), or (N, L)."""
-        return np.asarray(self.slope * self.cost.marginal(widths))
-
-
-class MacsLatency(LinearLatency):
-    """A linear model over MACs, which a study can store."""
+class MacsLatency(LinearCost):
+    """Milliseconds by MACs: a `CostModel` that a study can store."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""
@@ -52,7 +27,7 @@ def is_linear(data: dict[str, Any]) -> bool:
 
 
 def read_linear(data: dict[str, Any], arch: Architecture) -> MacsLatency:
-    return MacsLatency(MACS.cost(arch), data["constant"], data["per_mac"])
+    return MacsLatency(LATENCY.name, MACS.cost(arch), data["per_mac"], data["constant"])
 
 
 def fit_linear(
@@ -71,5 +46,5 @@ def fit_linear(
     (whole, small), (most, least) = measure(networks), (float(macs(w)) for w in networks)
     slope = (whole - small) / (most - least) if most > least else 0.0
     if slope <= 0 or whole < slope * most:
-        return MacsLatency(macs, 0.0, whole / most)
-    return MacsLatency(macs, whole - slope * most, slope)
+        return MacsLatency(LATENCY.name, macs, whole / most, 0.0)
+    return MacsLatency(LATENCY.name, macs, slope, whole - slope * most)

@@ -11,16 +11,16 @@ from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.bisection import MOST_TIMED, Proposal, TimedWidths, Widths, bisect_widths
 from nsopt.latency.learn import find_model
-from nsopt.latency.linear import LinearLatency
 from nsopt.latency.measure import Latency, measure_latencies
 from nsopt.latency.model import LatencyModel
-from nsopt.latency.onnx import BATCH_SIZE
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
 from nsopt.models.architecture import Architecture, require_latency
 from nsopt.progress import Progress
+from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import LATENCY, Metric
 from nsopt.scaling.solve import solve_widths
+from nsopt.settings import BATCH_SIZE
 from nsopt.terminal import shown
 
 _WARMUP, _REPEATS, _ROUNDS = 10, 40, 4
@@ -54,7 +54,7 @@ class MeasuredBudget:
         milliseconds is what the budget allows."""
         latency = require_latency(self.arch.name, self.arch.latency)
         factor = self.milliseconds / predicted * _BELOW
-        return self.arch.with_latency(LinearLatency(latency, 0.0, factor))
+        return self.arch.with_latency(LinearCost(LATENCY.name, latency, factor))
 
     def propose(self, predicted: float) -> Proposal:
         """Return the largest widths that are predicted to take at most so many milliseconds."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from nsopt.models.onnx import Images, export_to_onnx, import_for_export, load_onnx
 from nsopt.models.quantisation import write_int8
 from nsopt.models.tracing.originals import copy_model
+from nsopt.settings import BATCH_SIZE
 
-BATCH_SIZE = 100  # images per pass, as in the paper (section 4.2)
 _EXAMPLES = 2
 _CALIBRATING = 8  # random images: the time of integers does not depend on their scales
 _TRIES = 3

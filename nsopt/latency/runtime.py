@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from nsopt.compute.device import place, wait_for
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.latency.onnx import BATCH_SIZE, OnnxRuntime
+from nsopt.latency.onnx import OnnxRuntime
 from nsopt.models.layout import best_layout, inputs_for
 from nsopt.models.tracing.originals import copy_model
+from nsopt.settings import BATCH_SIZE
 
 Measure = Callable[[nn.Module, Tensor], Any]
 Pass = Callable[[], float]  # runs a network once and returns its seconds

@@ -14,8 +14,7 @@ from nsopt.methods.dense import Dense
 from nsopt.methods.magnitude import Magnitude
 from nsopt.methods.morphnet import MorphNet
 from nsopt.methods.neuralscale import NeuralScale
-from nsopt.methods.scored import Scored
-from nsopt.methods.tuned import Tuned
+from nsopt.methods.tuned import Scored, Tuned
 from nsopt.methods.uniform import Uniform
 from nsopt.storage.schema import is_reserved
 

@@ -1,11 +1,14 @@
-"""A law that an Optuna study tuned for a metric (`nsopt tune --over curve`)."""
+"""Laws that Optuna studies found: by short trainings, or by scores at a budget."""
 
 from nsopt.methods.base import LawInputs, Method
 from nsopt.scaling.law import ScalingLaw
 
 
 class Tuned(Method):
-    """Takes the law tuned for the budget's metric, on the same network, data and preset."""
+    """Takes the law that `nsopt tune --over curve` found for the budget's metric.
+
+    The tuning was on the same network, data and preset.
+    """
 
     name = "tuned"
     label = "Tuned"
@@ -14,3 +17,12 @@ class Tuned(Method):
     def law(self, inputs: LawInputs) -> ScalingLaw:
         assert inputs.tuned is not None
         return inputs.tuned
+
+
+class Scored(Tuned):
+    """Takes the law that `nsopt compress` scored best at the budget, before training."""
+
+    name = "scored"
+    label = "Scored law"
+    needs_tuned_law = False
+    needs_scored_law = True

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nsopt.models.shortcuts import tie
-from nsopt.scaling.cost import Channels, IntArray, Operation, grown_by_one, read_rows
+from nsopt.scaling.cost import Channels, IntArray, Numbers, Operation, grown_by_one, read_rows
 
 Size = tuple[IntArray, int]  # factors of the widths (L,), and a constant
 _LEAST_PRIME = 10_007  # above all other sizes of a network
@@ -69,10 +69,10 @@ class BufferRecorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self._step += 1
-        used = {_storage(tensor) for tensor in _tensors((args, kwargs))}
-        made = [tensor for tensor in _tensors(result) if _storage(tensor) not in used]
+        used = {_storage(tensor) for tensor in tensors_in((args, kwargs))}
+        made = [tensor for tensor in tensors_in(result) if _storage(tensor) not in used]
         if _is_view(func):
-            self._note_views(made, _tensors(args)[0])
+            self._note_views(made, tensors_in(args)[0])
             made = []
         self._note(made)
         if made or func._schema.is_mutable:  # a view uses nothing
@@ -86,7 +86,7 @@ class BufferRecorder(TorchDispatchMode):
         return [b for b in self._buffers.values() if b.last > b.first and b.tensor.numel()]
 
     def _note(self, tensors: Any) -> None:
-        for tensor in _tensors(tensors):
+        for tensor in tensors_in(tensors):
             if _storage(tensor) not in self._buffers:
                 made = Buffer(tensor, self._sizes_of(tensor), self._step, self._step)
                 self._buffers[_storage(tensor)] = made
@@ -101,7 +101,7 @@ class BufferRecorder(TorchDispatchMode):
         return self._views[own][1] if own in self._views else own
 
     def _find(self, tensors: Any) -> list[Buffer]:
-        storages = dict.fromkeys(map(self._storage_of, _tensors(tensors)))
+        storages = dict.fromkeys(map(self._storage_of, tensors_in(tensors)))
         return [self._buffers[storage] for storage in storages if storage in self._buffers]
 
 
@@ -111,7 +111,8 @@ def _is_view(func: Any) -> bool:
     return bool(aliases) and all(alias is not None and not alias.is_write for alias in aliases)
 
 
-def _tensors(tree: Any) -> list[Tensor]:
+def tensors_in(tree: Any) -> list[Tensor]:
+    """Return the tensors in nested arguments or results."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
@@ -163,10 +164,9 @@ class PeakActivations:
         """Return the cost itself, because it never falls as a width grows."""
         return self(widths)
 
-    def marginal(self, widths: ArrayLike) -> IntArray:
+    def marginal(self, widths: ArrayLike) -> Numbers:
         """Return what one more filter in each layer costs at these widths: (L,), or (N, L)."""
-        grown: IntArray = grown_by_one(self, widths)
-        return grown
+        return grown_by_one(self, widths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,10 +220,9 @@ class TableActivations:
         largest: IntArray = np.max(pairs, axis=0)
         return int(largest) if w.ndim == 1 else largest
 
-    def marginal(self, widths: ArrayLike) -> IntArray:
+    def marginal(self, widths: ArrayLike) -> Numbers:
         """Return what one more filter in each layer costs at these widths: (L,), or (N, L)."""
-        grown: IntArray = grown_by_one(self, widths)
-        return grown
+        return grown_by_one(self, widths)
 
     def _record(self, equal: Sequence[tuple[Channels, Channels]]) -> PeakActivations:
         """Return the buffers of networks in which these pairs of channels are equal.

@@ -12,8 +12,14 @@ from nsopt.errors import NsoptError
 from nsopt.models.activations import TableActivations
 from nsopt.models.layers import build_operation, copy_channels
 from nsopt.models.shortcuts import leaders, tie
-from nsopt.scaling.bytes import COUNTED_IN_BYTES, ByteCost
-from nsopt.scaling.cost import Channels, CostModel, CountedCost, Operation
+from nsopt.scaling.cost import (
+    COUNTED_IN_BYTES,
+    Channels,
+    CostModel,
+    CountedCost,
+    LinearCost,
+    Operation,
+)
 
 
 class Architecture(Protocol):
@@ -171,7 +177,7 @@ class TableArchitecture:
             return require_latency(self.name, self.latency)
         if metric in COUNTED_IN_BYTES:
             numbers, each = COUNTED_IN_BYTES[metric]
-            return ByteCost(metric, self.cost(numbers), each)
+            return LinearCost(metric, self.cost(numbers), each)
         if metric == "activations":
             layers = len(self.base_widths)
             return TableActivations(self._on_meta, self.operations, self.input_shape, layers)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.layers import Selection, slice_channels
+from nsopt.models.tracing.resize import describe_module
 from nsopt.pruning.layout import Layout, find_positions
 from nsopt.scaling.cost import Operation
 
@@ -82,7 +83,7 @@ def _cut(
         module.register_parameter(name, cut_parameter(parameter, optimizer, cut))
     for name, buffer in list(module.named_buffers()):
         module.register_buffer(name, cut(buffer))
-    _describe_shape(operation, module)
+    describe_module(module, 1 if operation.kind == "depthwise" else None)
 
 
 def cut_parameter(
@@ -94,15 +95,3 @@ def cut_parameter(
     if momentum is not None:
         optimizer.state[smaller] = {"momentum_buffer": cut(momentum)}
     return smaller
-
-
-def _describe_shape(operation: Operation, module: nn.Module) -> None:
-    """Set the attributes of a module that describe its shapes."""
-    if isinstance(module, nn.BatchNorm2d):
-        module.num_features = len(module.weight)
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.Conv2d):
-        outputs, fan_in = module.weight.shape[:2]
-        module.groups = outputs if operation.kind == "depthwise" else 1
-        module.out_channels, module.in_channels = outputs, fan_in * module.groups

@@ -15,7 +15,7 @@ from nsopt.models.layout import layout_of
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.makers import Makers, Slices
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
-from nsopt.models.tracing.resize import replace_tensors
+from nsopt.models.tracing.resize import replace_tensors, select_indices
 from nsopt.pruning.compaction import cut_parameter
 from nsopt.pruning.gates import Gate
 from nsopt.pruning.layout import find_positions
@@ -83,7 +83,8 @@ class PrunableTrace:
             indices = [find_positions(new, old) for new, old in pairs]
 
             def cut(value: Tensor) -> Tensor:
-                return _select(value, indices, layout)
+                own = layout if value.ndim == 4 else torch.contiguous_format
+                return select_indices(value, indices).clone(memory_format=own)
 
             if isinstance(tensor, nn.Parameter):
                 return cut_parameter(tensor, optimizer, cut)
@@ -211,11 +212,3 @@ def _dot_gradients(parameter: Tensor, axis: int) -> Tensor:
         return parameter.new_zeros(parameter.shape[axis])
     slices = (parameter * parameter.grad).detach().movedim(axis, 0)
     return slices.reshape(len(slices), -1).sum(dim=1)
-
-
-def _select(tensor: Tensor, indices: list[IntArray], layout: torch.memory_format) -> Tensor:
-    """Copy a tensor at some indices of every dimension."""
-    for axis, index in enumerate(indices):
-        if len(index) < tensor.shape[axis]:
-            tensor = tensor.index_select(axis, torch.from_numpy(index).to(tensor.device))
-    return tensor.clone(memory_format=layout if tensor.ndim == 4 else torch.contiguous_format)

@@ -19,6 +19,13 @@ Numbers = NDArray[np.int64] | NDArray[np.float64]
 CostFunction = Callable[[ArrayLike], Any]
 WIDEST = 2**20  # filters of a layer: the costs of wider networks overflow
 _COUNTED = ("params", "macs")
+# Metrics in bytes: what is counted, and the bytes of one number.
+COUNTED_IN_BYTES = {
+    "flash": ("params", 4),
+    "flash-int8": ("params", 1),
+    "memory": ("activations", 4),
+    "memory-int8": ("activations", 1),
+}
 
 
 class CostModel(Protocol):
@@ -137,12 +144,37 @@ class CountedCost:
         return operation.params(widths) if self.metric == "params" else operation.macs(widths)
 
 
-def grown_by_one(cost: CostFunction, widths: ArrayLike) -> Any:
+@dataclass(frozen=True, eq=False)
+class LinearCost:
+    """A `CostModel` that is linear in another one: `constant + slope * cost`.
+
+    metric: what it predicts, such as bytes of parameters.
+    """
+
+    metric: str
+    cost: CostModel
+    slope: float
+    constant: float = 0
+
+    def __call__(self, widths: ArrayLike) -> Any:
+        return self.constant + self.slope * self.cost(widths)
+
+    def lower_bound(self, widths: ArrayLike) -> Any:
+        """Return a lower bound on the cost that never falls as a width grows."""
+        return self.constant + self.slope * self.cost.lower_bound(widths)
+
+    def marginal(self, widths: ArrayLike) -> Numbers:
+        """Return what one more filter in each layer costs at these widths: (L,), or (N, L)."""
+        return np.asarray(self.slope * self.cost.marginal(widths))
+
+
+def grown_by_one(cost: CostFunction, widths: ArrayLike) -> Numbers:
     """Return what one more filter in each layer costs at widths (N, L): (N, L)."""
     w = np.asarray(widths, dtype=np.int64)
     wider = w[..., None, :] + np.eye(w.shape[-1], dtype=np.int64)
     costs = np.reshape(cost(wider.reshape(-1, w.shape[-1])), w.shape)
-    return costs - np.asarray(cost(w))[..., None]
+    grown: Numbers = costs - np.asarray(cost(w))[..., None]
+    return grown
 
 
 def width_limits(cost: CostFunction, layers: int) -> tuple[NDArray[np.float64], ...]:

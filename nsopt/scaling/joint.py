@@ -60,10 +60,9 @@ class JointCost:
         bounds = [getattr(cost, "lower_bound", cost)(widths) / b for cost, b in self.limits]
         return _unwrap(np.max(bounds, axis=0))
 
-    def marginal(self, widths: ArrayLike) -> FloatArray:
+    def marginal(self, widths: ArrayLike) -> Numbers:
         """Return what one more filter in each layer costs at widths (N, L): (N, L)."""
-        grown: FloatArray = grown_by_one(self, widths)
-        return grown
+        return grown_by_one(self, widths)
 
     @property
     def narrowest(self) -> Any:

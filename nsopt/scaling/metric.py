@@ -83,7 +83,7 @@ class Count(Metric):
 
 @dataclass(frozen=True)
 class Milliseconds(Metric):
-    """The predicted latency of a batch of 100 images on one device."""
+    """The latency of a batch of images on one device."""
 
     name: str = "latency"
     unit: str = "ms"

@@ -25,7 +25,7 @@ from nsopt.training.step import time_step
 
 _MORE_MACS = 4.0  # of searched widths than of uniform ones with as many parameters: studies/
 _EVALUATION = 1 / 3  # of a training step, per image
-_PASSES, _TIMED_BATCH = 200, 100  # when a network is timed, alone and beside all others
+_PASSES = 200  # when a network is timed, alone and beside all others
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 Widths = tuple[int, ...]
@@ -218,7 +218,8 @@ def _estimate_training(
 
 def _estimate_timing(plan: Plan, macs: float, more: float) -> _Work:
     """Return one seed's part of the work of timing a network."""
-    return _Work(_EVALUATION * _PASSES / plan.comparison.seeds, _TIMED_BATCH, macs, more)
+    batch = plan.session.task.settings.latency_batch_size
+    return _Work(_EVALUATION * _PASSES / plan.comparison.seeds, batch, macs, more)
 
 
 def _solve_uniform(plan: Plan) -> dict[_Budget, Widths]:

@@ -9,7 +9,7 @@ from pydantic import Field
 from nsopt.errors import unknown_name
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.metric import Metric
-from nsopt.settings import Settings
+from nsopt.settings import BATCH_SIZE, Settings
 from nsopt.training.settings import TrainSettings
 
 _Multiple = Annotated[int, Field(ge=1)]
@@ -45,7 +45,7 @@ class StudySettings(Settings):
     min_width: Rounding | None = None
     start: int | None = None
     runtime: str = "torch"
-    latency_batch_size: int = Field(100, ge=1)
+    latency_batch_size: int = Field(BATCH_SIZE, ge=1)
 
     def rounding(self, metric: Metric) -> tuple[int, int]:
         """Return multiple_of and min_width for budgets in a metric, for `solve_widths`."""

@@ -9,7 +9,6 @@ from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import resolve_compute
 from nsopt.compute.locks import hold_lock, is_being_done
 from nsopt.errors import DeterministicError
-from nsopt.files import cache_folder
 from nsopt.pruning.iterations import run_iterations
 from nsopt.pruning.search import select_search_images
 from nsopt.pruning.settings import SearchSettings
@@ -56,7 +55,7 @@ def is_searching(session: Session) -> bool:
     """Return whether a process is searching in the folder of a session."""
     kinds = {session.task.search_kind(price) for price in get_args(Price)}
     folders = [session.workspace.checkpoints(session.task.study_name(kind)) for kind in kinds]
-    return any(is_being_done(cache_folder() / "locks", folder) for folder in folders)
+    return any(is_being_done(folder) for folder in folders)
 
 
 def search_task(
@@ -108,7 +107,7 @@ class _Search:
                 "waiting for the search of another command in this folder"
             )
 
-        with hold_lock(cache_folder() / "locks", folder, report):
+        with hold_lock(folder, report):
             history = self._read_stored()
             missing = search_task(
                 self.session,

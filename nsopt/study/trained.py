@@ -6,7 +6,6 @@ from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import place
 from nsopt.compute.locks import hold_lock
 from nsopt.compute.random_state import use_seed
-from nsopt.files import cache_folder
 from nsopt.storage import schema
 from nsopt.study.session import Session
 from nsopt.training.loop import training_identity
@@ -26,7 +25,7 @@ def train_base_network(session: Session, seed: int) -> nn.Module:
     folder = session.workspace.checkpoints(task.study_name(schema.BASE))
     path = folder / f"seed{seed}.pt"
     kept = Checkpoint(path, training_identity(task.arch, widths, session.splits, settings))
-    with hold_lock(cache_folder() / "locks", path):
+    with hold_lock(path):
         with session.compute.computing():
             weights = kept.load(device)
             if weights is not None:

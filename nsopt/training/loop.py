@@ -265,19 +265,16 @@ class _Training:
         Raises NonFiniteLossError if the epoch's mean loss is NaN or infinite.
         """
         with self._randomness.in_use():
-            self._advance()
-
-    def _advance(self) -> None:
-        if self._batch < self._data.per_epoch:
-            self._train_batch()
-            if self._batch == self._data.per_epoch:
-                self._check_loss()
-        elif not self._validation.complete:
-            self._validation.advance(self._evaluated)
-        else:
-            self._test.advance(self._evaluated)
-            if self._test.complete:
-                self._end_epoch()
+            if self._batch < self._data.per_epoch:
+                self._train_batch()
+                if self._batch == self._data.per_epoch:
+                    self._check_loss()
+            elif not self._validation.complete:
+                self._validation.advance(self._evaluated)
+            else:
+                self._test.advance(self._evaluated)
+                if self._test.complete:
+                    self._end_epoch()
 
     @property
     def _evaluated(self) -> nn.Module:

@@ -33,7 +33,7 @@ from nsopt.compute.locks import hold_lock
 from nsopt.study.processes import end_with_starter
 end_with_starter()
 folder = Path(sys.argv[1])
-with hold_lock(folder, folder):
+with hold_lock(folder):
     print("working", flush=True)
     time.sleep(60)
 """
@@ -50,7 +50,7 @@ def test_workers_end_with_the_command_that_is_killed(
         starter.send_signal(number)
     assert starter.returncode == -number
     deadline = time.monotonic() + 10
-    while is_being_done(tmp_path, tmp_path):
+    while is_being_done(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

@@ -12,7 +12,6 @@ from optuna.trial import TrialState
 
 from nsopt.compute.device import Compute
 from nsopt.compute.locks import hold_lock
-from nsopt.files import cache_folder
 from nsopt.latency import measure as latency
 from nsopt.latency.measure import Latency
 from nsopt.latency.runtime import Runtime
@@ -137,7 +136,7 @@ def test_of_two_commands_one_searches_and_the_other_waits(
 
 def hold(folder: str) -> None:
     """Stand for a command that searches in `folder`."""
-    with hold_lock(cache_folder() / "locks", Path(folder)):
+    with hold_lock(Path(folder)):
         print("inside", flush=True)
         time.sleep(1)
 

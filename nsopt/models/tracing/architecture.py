@@ -23,8 +23,7 @@ from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import original_weight, start_norms
 from nsopt.models.tracing.run import tensors_of
-from nsopt.scaling.bytes import COUNTED_IN_BYTES, ByteCost
-from nsopt.scaling.cost import Channels, CostModel
+from nsopt.scaling.cost import COUNTED_IN_BYTES, Channels, CostModel, LinearCost
 
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
 
@@ -214,7 +213,7 @@ class TracedArchitecture:
         if metric in COUNTED_IN_BYTES:
             numbers, each = COUNTED_IN_BYTES[metric]
             limited = self.cost(numbers)
-            return replace(limited, cost=ByteCost(metric, limited.cost, each))
+            return replace(limited, cost=LinearCost(metric, limited.cost, each))
         network, layers = self.network, len(self.base_widths)
         if metric == "params":
             index = {(d.tensor, d.axis): i for i, d in enumerate(network.family.dimensions)}

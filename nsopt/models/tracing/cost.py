@@ -77,10 +77,9 @@ class TracedCost:
         """Return the cost itself, because it never falls as a width grows."""
         return self(widths)
 
-    def marginal(self, widths: ArrayLike) -> Atoms:
+    def marginal(self, widths: ArrayLike) -> Numbers:
         """Return the cost of one more unit in each group, (L,), or (N, L) for N rows of widths."""
-        grown: Atoms = grown_by_one(self, widths)
-        return grown
+        return grown_by_one(self, widths)
 
     def _compute_terms(self, widths: Atoms) -> Atoms:
         """Return the value of every term, (..., T), for widths (..., L)."""

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from nsopt.models.activations import tensors_in
 from nsopt.models.tracing.labels import Atoms, Label, select_atoms
-from nsopt.models.tracing.shape_rules import tensors_in
 from nsopt.models.tracing.tracer import Tracer, rule
 
 

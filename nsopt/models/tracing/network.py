@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError
@@ -14,7 +13,12 @@ from nsopt.models.activations import PeakActivations
 from nsopt.models.tracing.groups import Dimension, Family, Units
 from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceError
 from nsopt.models.tracing.lifts import Lifts
-from nsopt.models.tracing.resize import copy_with_tensors, describe_shapes, replace_values
+from nsopt.models.tracing.resize import (
+    copy_with_tensors,
+    describe_shapes,
+    replace_values,
+    select_indices,
+)
 from nsopt.models.tracing.run import LabelledRun, restore_modules, tensors_of
 
 FEWEST_SEEN = 2  # units of a group; a trace does not label dimensions of size 1
@@ -234,14 +238,9 @@ class TracedNetwork:
     def cut(self, model: nn.Module, kept: Sequence[Atoms]) -> nn.Module:
         """Return a copy of `model`, with the template's shapes, that has only the kept units."""
         indices = self.indices(kept)
-
-        def change(name: str, tensor: Tensor) -> Tensor:
-            for axis, picked in enumerate(indices[name]):
-                if len(picked) < tensor.shape[axis]:
-                    tensor = tensor.index_select(axis, torch.from_numpy(picked).to(tensor.device))
-            return tensor.clone()
-
-        smaller = copy_with_tensors(model, change)
+        smaller = copy_with_tensors(
+            model, lambda name, tensor: select_indices(tensor, indices[name]).clone()
+        )
         self.describe(smaller)
         return smaller
 
@@ -279,11 +278,9 @@ class TracedNetwork:
             device: of the network, None for the template's; `meta` needs no memory.
         """
         shapes = self._shapes(widths)
-
-        def change(name: str, tensor: Tensor) -> Tensor:
-            return _make_empty(tensor, shapes[name], device)
-
-        model = copy_with_tensors(self.template, change)
+        model = copy_with_tensors(
+            self.template, lambda name, tensor: _make_empty(tensor, shapes[name], device)
+        )
         self.describe(model)
         return model
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from nsopt.models.activations import tensors_in
 from nsopt.models.tracing.labels import Label
-from nsopt.models.tracing.shape_rules import label_nothing, pointwise, tensors_in
+from nsopt.models.tracing.shape_rules import label_nothing, pointwise
 from nsopt.models.tracing.tracer import Tracer, rule
 
 

@@ -1,9 +1,11 @@
 """Replace the tensors of a network, and adapt the sizes that its modules store."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
+from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.originals import copy_model, original_weight
 from nsopt.models.tracing.run import tensors_of
 
@@ -44,6 +46,14 @@ def replace_tensors(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -
                 store[key] = made[name]  # type: ignore[assignment]
 
 
+def select_indices(tensor: Tensor, indices: Sequence[Atoms]) -> Tensor:
+    """Return a tensor at some ascending indices of every dimension; the tensor itself if at all."""
+    for axis, picked in enumerate(indices):
+        if len(picked) < tensor.shape[axis]:
+            tensor = tensor.index_select(axis, torch.from_numpy(picked).to(tensor.device))
+    return tensor
+
+
 def describe_shapes(model: nn.Module, group_sizes: dict[str, int]) -> None:
     """Set the attributes of all modules, such as `in_channels`, to the shapes of their tensors.
 
@@ -53,10 +63,11 @@ def describe_shapes(model: nn.Module, group_sizes: dict[str, int]) -> None:
             the width.
     """
     for path, module in model.named_modules():
-        _describe(module, group_sizes.get(path))
+        describe_module(module, group_sizes.get(path))
 
 
-def _describe(module: nn.Module, group_size: int | None) -> None:
+def describe_module(module: nn.Module, group_size: int | None) -> None:
+    """Set the attributes of one module. See `describe_shapes`."""
     weight = original_weight(module)
     if isinstance(module, nn.MultiheadAttention):
         _describe_attention(module)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from nsopt.models.activations import Buffer, BufferRecorder, Size
+from nsopt.models.activations import Buffer, BufferRecorder, Size, tensors_in
 from nsopt.models.tracing.function_rules import FunctionRules
 from nsopt.models.tracing.groups import Family
 from nsopt.models.tracing.labels import Atoms, Labels, Trace, TraceError
@@ -73,7 +73,7 @@ class LabelledRun:
         tracer = Tracer(trace, RULES, RESULTS, replay, same)
         tensors = tensors_of(model)
         outputs: list[Tensor] = []
-        with _follow_modules(model, tracer), _hide_logs():
+        with follow_modules(model, tracer.running), _hide_logs():
             for training in self.modes:
                 counted = len(trace.products)
                 for name, tensor in tensors.items():
@@ -114,7 +114,7 @@ class LabelledRun:
             ]
 
         recorder = BufferRecorder(sizes_of)
-        with restore_modules(model), _follow_modules(model, tracer), _hide_logs():
+        with restore_modules(model), follow_modules(model, tracer.running), _hide_logs():
             model.eval()
             for name, tensor in tensors_of(model).items():
                 tracer.declare(tensor, labels[name])
@@ -137,7 +137,7 @@ class LabelledRun:
                 explained = error if isinstance(error, TraceError) else _explain(error, tracer)
                 explained.step = tracer.trace.steps
                 raise explained from error
-        return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        return tensors_in(result)
 
 
 def _explain(error: Exception, tracer: Tracer) -> TraceError:
@@ -175,13 +175,16 @@ def restore_modules(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _follow_modules(model: nn.Module, tracer: Tracer) -> Iterator[None]:
-    """Inform the tracer which module is running inside the block."""
+def follow_modules(model: nn.Module, running: list[str]) -> Iterator[None]:
+    """Keep the paths of the modules that run in the block in `running`, the innermost last."""
+
+    def leave(*_: Any) -> None:
+        running.pop()
+
     hooks = []
-    for name, module in model.named_modules():
-        path = name or "the network"
-        hooks.append(module.register_forward_pre_hook(lambda *_, path=path: tracer.enter(path)))
-        hooks.append(module.register_forward_hook(lambda *_: tracer.leave()))
+    for path, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda *_, path=path: running.append(path)))
+        hooks.append(module.register_forward_hook(leave))
     try:
         yield
     finally:

@@ -11,15 +11,10 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from nsopt.models.activations import tensors_in
 from nsopt.models.tracing.labels import ANY, Atoms, Label, Labels, select_atoms
 from nsopt.models.tracing.tracer import Tracer, rule
-
-
-def tensors_in(tree: Any) -> list[Tensor]:
-    """Return the tensors in nested arguments or results."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 @rule(

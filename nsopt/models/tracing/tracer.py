@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from nsopt.models.activations import tensors_in
 from nsopt.models.tracing.labels import (
     ANY,
     Atoms,
@@ -52,6 +52,9 @@ class Tracer(TorchDispatchMode):
         same: returns whether two arrays of atoms belong to the same units. If given, the tracer
             checks instead of recording: it joins and freezes nothing, and a rule that joins
             different units raises TraceError.
+
+    Attributes:
+        running: the paths of the modules that are running, the innermost last.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class Tracer(TorchDispatchMode):
         self._results = results
         self._replay = replay
         self._same = same
-        self._modules: list[str] = []
+        self.running: list[str] = []
         self._labels: dict[int, Labels] = {}
         self._kept_alive: list[Tensor] = []  # or Python could reuse their ids
         self._outer: set[int] = set()
@@ -80,18 +83,10 @@ class Tracer(TorchDispatchMode):
         self.put(tensor, labels)
         self._outer.add(id(tensor))
 
-    def enter(self, module: str) -> None:
-        """Remember that the module at this path is running."""
-        self._modules.append(module)
-
-    def leave(self) -> None:
-        """Remember that the running module has ended."""
-        self._modules.pop()
-
     @property
     def where(self) -> str:
         """The path of the module that is running."""
-        return self._modules[-1] if self._modules else "the network"
+        return (self.running[-1] if self.running else "") or "the network"
 
     def get(self, tensor: Tensor) -> Labels:
         """Return the labels of a tensor, one for each dimension."""
@@ -170,8 +165,9 @@ class Tracer(TorchDispatchMode):
 
     def find_last_atoms(self) -> Atoms:
         """Return the atoms in all tensors that the last operation took."""
-        tensors = [leaf for leaf in tree_leaves(self._last) if isinstance(leaf, Tensor)]
-        atoms = select_atoms(label for tensor in tensors for label in self.get(tensor))
+        atoms = select_atoms(
+            label for tensor in tensors_in(self._last) for label in self.get(tensor)
+        )
         return np.unique(np.concatenate(atoms)) if atoms else np.zeros(0, np.int64)
 
     def _join_pair(self, one: Atoms, other: Atoms) -> None:
@@ -201,7 +197,7 @@ class Tracer(TorchDispatchMode):
         if rule is not None:
             rule(self, result, *signature.bind(args, kwargs))
             return result
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        inputs = tensors_in((args, kwargs))
         labels = [label for tensor in inputs for label in self.get(tensor)]
         self.freeze(f"no rule for the operation {func._schema.name}", *labels)
         if not inputs:
