@@ -21,7 +21,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from benchmarks.common import show
-from nsopt.tuning.family import RANGES, WEIGHTS, Sampler, make_sampler
+from nsopt.tuning.law import RANGES, WEIGHTS, Sampler, make_sampler
 
 _DATA = Path(__file__).parent / "curve_samplers_data" / "trainings.csv"
 _NAMES = ("filters", "macs", "slope")

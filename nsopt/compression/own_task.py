@@ -40,7 +40,7 @@ from nsopt.storage.provenance import provenance
 from nsopt.study.presets import StudySettings
 from nsopt.study.task import write_latency_once
 from nsopt.training.step import Loss
-from nsopt.tuning.family import (
+from nsopt.tuning.law import (
     list_prices,
     make_sampler,
     suggest_parameters,

@@ -29,7 +29,7 @@ from nsopt.study.comparison import Size
 from nsopt.study.session import Session
 from nsopt.study.widths_in_time import correct_latency
 from nsopt.study.workspace import Workspace
-from nsopt.tuning.family import (
+from nsopt.tuning.law import (
     list_starts,
     make_family,
     make_sampler,

@@ -125,10 +125,12 @@ class _Search:
         An error that would occur again removes the state of this iteration from the checkpoint. Any
         other error leaves the checkpoint as it is.
         """
-        if history and current is None:
+        if current is None and history:
             self.checkpoint.save(_pack_state(history))
+        elif current is None:  # another search may have pre-trained the network
+            current = self.pretrained.load(self.compute.device)
         try:
-            return self._prune_and_fit(history, current or self._load_pretrained(history))
+            return self._prune_and_fit(history, current)
         except DeterministicError:
             if history:
                 self.checkpoint.save(_pack_state(history))
@@ -174,10 +176,6 @@ class _Search:
         proposed = tuple(fit.widths.tolist())
         low, high = _to_tuple(fit.widths_low), _to_tuple(fit.widths_high)
         return Iteration(trajectory, law, proposed, seconds, metric.name, low, high)
-
-    def _load_pretrained(self, history: Sequence[Iteration]) -> State | None:
-        """Return the state after the pre-training of another search, for a first iteration."""
-        return None if history else self.pretrained.load(self.compute.device)
 
 
 def _to_tuple(widths: NDArray[np.int64] | None) -> tuple[int, ...] | None:

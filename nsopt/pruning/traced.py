@@ -94,9 +94,6 @@ class PrunableTrace:
         self._network.describe(self._model)
         optimizer.param_groups[0]["params"] = list(self._model.parameters())
         self.kept, self._left = tuple(kept), after
-        for gate in (gate for group in self.gates for gate in group):
-            if isinstance(gate, TracedGate):
-                gate.forget()
 
 
 class RigidGate(Gate):
@@ -126,16 +123,14 @@ class TracedGate(Gate):
         self._pruned = pruned
         self._slices = slices
         self._group = group
-        self._channels: list[Tensor] | None = None
-
-    def forget(self) -> None:
-        """Forget the channels, because some have been cut away."""
-        self._channels = None
+        self._kept: Sequence[IntArray] = ()  # for which the channels below are known
+        self._channels: list[Tensor] = []
 
     def gradient(self) -> Tensor:
         parameters = [self._pruned.parameter(name) for name, _ in self._slices]
-        if self._channels is None:
-            count = len(self._pruned.kept[self._group])
+        if self._kept is not self._pruned.kept:
+            self._kept = self._pruned.kept
+            count = len(self._kept[self._group])
             units = [self._pruned.find_units(*slices, self._group) for slices in self._slices]
             self._channels = [
                 torch.from_numpy(_list_channels(own, count)).to(parameter.device)

@@ -72,7 +72,7 @@ def draw_pareto(info: ParetoInfo) -> go.Figure:
         hoverinfo="skip",
     )
     for points in info.methods:
-        _add_trials(figure, points)
+        _add_trials(figure, points, points.x, points.y)
         is_curve = points.method == baseline().name and len(points.mean_x) > 1
         _add_means(figure, points, mode="lines+markers" if is_curve else "markers")
     return figure
@@ -105,7 +105,7 @@ def draw_accuracy(
             hoverinfo="skip",
             showlegend=False,
         )
-        _add_trials(figure, points)
+        _add_trials(figure, points, points.x, points.y)
         _add_means(figure, points, mode="lines+markers")
     styles = method_styles([*(p.method for p in methods), *(line.method for line in published)])
     for line in published:
@@ -128,15 +128,7 @@ def draw_dots(methods: list[MethodPoints], published: Sequence[PublishedLine]) -
     budget = methods[0].mean_x[0]
     for points in methods:
         row = [method_label(points.method)]
-        figure.add_scatter(
-            x=points.y,
-            y=row * len(points.y),
-            mode="markers",
-            marker={"color": points.style.faint(0.45), "size": 6, "symbol": points.style.symbol},
-            text=points.text,
-            hovertemplate="%{text}<extra></extra>",
-            showlegend=False,
-        )
+        _add_trials(figure, points, points.y, row * len(points.y))
         figure.add_scatter(
             x=points.mean_y,
             y=row,
@@ -157,10 +149,12 @@ def draw_dots(methods: list[MethodPoints], published: Sequence[PublishedLine]) -
     return figure
 
 
-def _add_trials(figure: go.Figure, points: MethodPoints) -> None:
+def _add_trials(
+    figure: go.Figure, points: MethodPoints, x: Sequence[float], y: Sequence[Any]
+) -> None:
     figure.add_scatter(
-        x=points.x,
-        y=points.y,
+        x=x,
+        y=y,
         mode="markers",
         marker={"color": points.style.faint(0.45), "size": 6, "symbol": points.style.symbol},
         text=points.text,

@@ -10,7 +10,7 @@ from optuna.artifacts import FileSystemArtifactStore
 
 from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import draw_pareto, pareto_info
-from nsopt.reports.law import draw_law, law_info
+from nsopt.reports.law import draw_search
 from nsopt.reports.results import Results
 from nsopt.reports.tables import descent_table, format_latency, size_of, summary, with_deviation
 from nsopt.reports.widths import draw_widths, widths_info
@@ -41,8 +41,7 @@ def publish(results: Results, url: str) -> None:
     for method, study in load_studies(open_storage(url), results.name).items():
         save_note(study, note(results, method, outcomes))
         if method in results.searches:
-            metric = results.searches[method][-1].metric
-            law = _as_card(draw_law(law_info(results, method), metric))
+            law = _as_card(draw_search(results, method))
             save_plotly_graph_object(study, law, graph_object_id="law")
         else:
             save_plotly_graph_object(study, front, graph_object_id="pareto")

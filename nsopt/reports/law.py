@@ -79,6 +79,11 @@ def law_info(results: Results, search: str) -> list[LawInfo]:
     ]
 
 
+def draw_search(results: Results, search: str) -> go.Figure:
+    """Draw the law of a search's last iteration. search: the kind of its study."""
+    return draw_law(law_info(results, search), results.searches[search][-1].metric)
+
+
 def _sizes(results: Results, column: str) -> pd.Series:
     """Return the sizes of networks that a law may have proposed, or else of uniform networks."""
     proposed = results.outcomes[results.outcomes["method"] != baseline().name]

@@ -17,7 +17,7 @@ from nsopt.reports.accuracy import (
     draw_pareto,
     pareto_info,
 )
-from nsopt.reports.law import draw_law, law_info
+from nsopt.reports.law import draw_search
 from nsopt.reports.paper import write_paper
 from nsopt.reports.published import PublishedLine, published_lines
 from nsopt.reports.results import Results
@@ -64,8 +64,7 @@ def render(results: Results, csv_files: list[str], paper: str | None = None) -> 
         **_by_size(results, published),
     }
     order = _order(results, figures)
-    for search, iterations in results.searches.items():
-        figures[search] = draw_law(law_info(results, search), iterations[-1].metric)
+    figures |= {search: draw_search(results, search) for search in results.searches}
     return render_template(
         "page.html",
         results.name,
@@ -77,7 +76,8 @@ def render(results: Results, csv_files: list[str], paper: str | None = None) -> 
         doubt=doubt_latencies(results),
         rows=_rows(summary(results)),
         unit=latency_unit(results),
-        shows_base=results.task.base_params and not _has_base(results),
+        shows_base=results.task.base_params
+        and results.task.base_widths not in set(results.outcomes["widths"]),
         latencies=_latency_rows(results.latencies),
         search_label=schema.search_label,
         descents={search: descent_table(found) for search, found in results.searches.items()},
@@ -134,11 +134,6 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
         for part in ("val", "test"):
             row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])
     return rows
-
-
-def _has_base(results: Results) -> bool:
-    """Return whether a network at the base widths was trained."""
-    return results.task.base_widths in set(results.outcomes["widths"])
 
 
 def _latency_rows(table: pd.DataFrame) -> list[dict[str, Any]]:

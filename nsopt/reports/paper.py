@@ -15,7 +15,7 @@ from plotly.colors import sample_colorscale
 
 from nsopt.methods.registry import law_of_search
 from nsopt.reports.accuracy import draw_accuracy
-from nsopt.reports.law import draw_law, law_info
+from nsopt.reports.law import draw_search
 from nsopt.reports.points import points_of
 from nsopt.reports.published import (
     BEST_EPOCH,
@@ -74,6 +74,9 @@ def render_paper(results: Results, data: str) -> str:
             }
         )
     epochs = get_preset(_PRESET, data).settings.training.epochs
+    law = None
+    if SEARCH in results.searches:
+        law = fragment(draw_search(results, SEARCH), "paper-law")
     descents = {
         "here": _own_widths(results),
         "published": published_widths(arch, data),
@@ -91,7 +94,7 @@ def render_paper(results: Results, data: str) -> str:
             for name, widths in descents.items()
             if not widths.empty
         },
-        law=_law(results),
+        law=law,
     )
 
 
@@ -201,11 +204,3 @@ def _own_widths(results: Results) -> pd.DataFrame:
         index=range(1, len(iterations) + 1),
         columns=list(results.task.layer_names),
     )
-
-
-def _law(results: Results) -> str | None:
-    """Draw Figure 2, if there was a search."""
-    if SEARCH not in results.searches:
-        return None
-    metric = results.searches[SEARCH][-1].metric
-    return fragment(draw_law(law_info(results, SEARCH), metric), "paper-law")

@@ -313,7 +313,8 @@ def read_iterations(study: Study) -> list[Iteration]:
     found: dict[int, Iteration] = {}
     for trial in study.get_trials(deepcopy=False):
         if _ITERATION in trial.user_attrs:
-            found.setdefault(trial.user_attrs[_ITERATION_NUMBER], read_iteration(trial))
+            iteration = Iteration.from_dict(trial.user_attrs[_ITERATION])
+            found.setdefault(trial.user_attrs[_ITERATION_NUMBER], iteration)
     return [found[number] for number in sorted(found)]
 
 
@@ -321,10 +322,6 @@ def write_search(trial: Trial, iteration: Iteration, seconds: float) -> None:
     """Write a search to the trial that needed it. seconds: of all its iterations."""
     trial.set_user_attr(_ITERATION, iteration.to_dict())
     trial.set_user_attr(_SEARCH_SECONDS, seconds)
-
-
-def read_iteration(trial: FrozenTrial) -> Iteration:
-    return Iteration.from_dict(trial.user_attrs[_ITERATION])
 
 
 def read_seed(trial: FrozenTrial | Trial) -> int:

@@ -6,39 +6,42 @@ uniform scaling.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
 from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
-from nsopt.scaling.family import LawFamily
+from nsopt.pruning.rules import get_size_metric
+from nsopt.scaling.family import SLOPE, LawFamily, relative, relative_uniform
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import Metric, counted_costs
+from nsopt.scaling.record import Iteration, PruneRecord
 from nsopt.scaling.t_test import run_t_test
+from nsopt.settings import Price
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
 from nsopt.study.comparison import Size
 from nsopt.study.equal_training import find_equal_trainings
-from nsopt.study.session import start_session
+from nsopt.study.searching import continue_searches
+from nsopt.study.session import Session, start_session
 from nsopt.study.task import Task
 from nsopt.study.unfinished import clear_pretrained
 from nsopt.study.widths_in_time import solve_in_time
 from nsopt.study.workspace import Workspace
-from nsopt.tuning.family import (
-    Sampler,
-    list_starts,
-    make_sampler,
-    search_family,
-    suggest_parameters,
-)
 from nsopt.tuning.points import PointRunner, open_tuning, run_points
 
+Sampler = Literal["gp", "tpe"]
+RANGES = {SLOPE: (-1.5, 1.5)}
+WEIGHTS = (-1.0, 1.5)
+RECORDED = "recorded"
+_STARTUP_TRIALS = 6
 METRIC_NAME = "validation accuracy (%)"
 _FRESH_SEED = 1000  # difference between the seeds of the confirmation and of the tuning
 _LEVEL = 0.1
@@ -257,3 +260,87 @@ class LawRunner(PointRunner):
         checkpoint = folder / f"training-{trials.training_key(widths, seed)}.pt"
         outcome = self.session.train(widths, settings, checkpoint, f"training, seed {seed}")
         return outcome.val_accuracy
+
+
+def search_family(session: Session, metric: Metric) -> LawFamily:
+    """Run the missing searches for budgets in a metric, and return the family of their laws.
+
+    Raises:
+        NsoptError: if a search fails.
+    """
+    found = run_searches(session, metric)
+    return make_family(session.task.arch, {price: own.law for price, own in found.items()})
+
+
+def run_searches(session: Session, metric: Metric) -> dict[Price, Iteration]:
+    """Run the missing searches for budgets in a metric; return the first iteration of each.
+
+    One search ranks filters as published, the other by importance per cost (see `list_prices`).
+
+    Raises:
+        NsoptError: if a search fails.
+    """
+    prices = list_prices(metric)
+    found = continue_searches(session, dict.fromkeys(prices, 1))
+    return {price: found[price][0] for price in prices}
+
+
+def list_prices(metric: Metric) -> tuple[Price, ...]:
+    """Return the prices of the searches whose laws suit budgets in a metric.
+
+    The bytes of weights follow the parameters. The peak of the activations has no price per filter:
+    most filters do not change it. Computations are the nearest.
+    """
+    if metric.name in get_args(Price):
+        return "filters", cast("Price", metric.name)
+    return "filters", "params" if metric.name.startswith("flash") else "macs"
+
+
+def make_family(arch: Architecture, laws: Mapping[Price, PowerLaw]) -> LawFamily:
+    """Return the family of the laws of searches, around uniform scaling.
+
+    Args:
+        laws: by the price of their search, over tau.
+    """
+    others = {
+        str(price): relative(law, get_size_metric(price).cost(arch), arch.base_widths)
+        for price, law in laws.items()
+    }
+    return LawFamily(relative_uniform(arch.base_widths), others)
+
+
+def with_recorded(
+    family: LawFamily, arch: Architecture, record: PruneRecord, metric: Metric, budget: float
+) -> LawFamily:
+    """Return a family with one more member: the widths that pruning itself had at a budget.
+
+    The family is the same if the record does not reach the budget.
+    """
+    cost = metric.cost(arch)
+    widths = record.within(cost, budget)
+    if widths is None:
+        return family
+    uniform = family.uniform
+    scale = uniform.widths(float(cost(widths)) / float(cost(arch.base_widths)))
+    recorded = replace(uniform, alpha=uniform.alpha * np.array(widths) / scale)
+    return replace(family, others={**family.others, RECORDED: recorded})
+
+
+def list_starts(family: LawFamily) -> list[dict[str, float]]:
+    """Return the parameters of uniform scaling, then those of each other law alone."""
+    uniform = dict.fromkeys(family.parameters, 0.0)
+    return [uniform, *(uniform | {name: 1.0} for name in family.others)]
+
+
+def suggest_parameters(trial: Trial, family: LawFamily) -> dict[str, float]:
+    """Return the parameters of the member that a trial evaluates."""
+    return {
+        name: trial.suggest_float(name, *RANGES.get(name, WEIGHTS)) for name in family.parameters
+    }
+
+
+def make_sampler(name: Sampler, seed: int) -> BaseSampler:
+    """Return a sampler of members. It samples the first few at random."""
+    if name == "gp":
+        return GPSampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
+    return TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP_TRIALS)

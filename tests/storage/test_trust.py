@@ -17,7 +17,7 @@ from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
 from nsopt.storage.opening import open_storage
 from nsopt.study.workspace import Workspace
-from nsopt.tuning.family import Sampler, make_sampler
+from nsopt.tuning.law import Sampler, make_sampler
 from tests.conftest import call_nsopt
 from tests.deployment.test_artifacts import network
 from tests.e2e.test_user_errors import check

@@ -6,7 +6,7 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.scaling.metric import MACS
 from nsopt.scaling.record import PruneRecord
 from nsopt.scaling.solve import solve_widths
-from nsopt.tuning.family import RECORDED, make_family, with_recorded
+from nsopt.tuning.law import RECORDED, make_family, with_recorded
 
 
 def test_what_pruning_had_at_a_budget_is_a_member(narrow: TableArchitecture) -> None:

@@ -32,8 +32,7 @@ from nsopt.study.tuned_law import read_tuned_law
 from nsopt.study.workspace import Workspace
 from nsopt.training.loop import Outcome, train_configuration
 from nsopt.tuning import law as tuning_law
-from nsopt.tuning.family import list_prices
-from nsopt.tuning.law import Confirmation, LawTuning, tune_law
+from nsopt.tuning.law import Confirmation, LawTuning, list_prices, tune_law
 from nsopt.tuning.settings import best_settings
 from tests.study.test_comparison import SETTINGS, Listener, results_at, workspace_in
 
