@@ -84,7 +84,7 @@ def show_bars(console: PlainConsole) -> Iterator[LiveProgress]:
 
 
 @contextmanager
-def shown(progress: Progress | None) -> Iterator[Progress]:
+def show_progress(progress: Progress | None) -> Iterator[Progress]:
     """Yield `progress`, or by default bars on a terminal, and silence elsewhere."""
     console = PlainConsole()
     if progress is not None or not console.is_terminal:

@@ -6,7 +6,7 @@ from torch import nn
 
 import nsopt
 from nsopt.progress import Silent
-from nsopt.terminal import shown
+from nsopt.terminal import show_progress
 from tests.latency.brief import learn_briefly
 
 
@@ -52,7 +52,7 @@ def test_learning_milliseconds_shows_its_steps_on_a_terminal(
 
 
 def test_elsewhere_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    with shown(None) as progress:
+    with show_progress(None) as progress:
         progress.start("searching", 1)
         progress.message("a message")
     assert capsys.readouterr().out == ""

@@ -139,10 +139,10 @@ def describe_rest(seconds: float) -> str:
     """Return a sentence on what is kept if a command is interrupted after `seconds`."""
     if seconds < _SECONDS_UNKEPT:
         return (
-            "finished searches and trainings are kept, nothing yet of what began in this first "
-            "half minute: the same command starts that anew"
+            "finished searches and trainings are kept, but nothing that began in this first half "
+            "minute: the same command starts it again"
         )
     return (
-        "finished searches and trainings are kept, and of the one that ran all but its last half "
+        "finished searches and trainings are kept, and the running one except its last half "
         "minute: the same command continues there"
     )

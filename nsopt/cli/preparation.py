@@ -215,7 +215,7 @@ def _format(value: object) -> str:
 def read_sizes(
     options: SizeOptions, arch: Architecture, default_ratios: Sequence[float]
 ) -> tuple[Size, ...]:
-    """Return the budgets asked for. Raises NsoptError for invalid ones, or if no widths fit."""
+    """Return the requested budgets. Raises NsoptError for invalid ones, or if no widths fit."""
     budgets, ratios = _parse_sizes(options)
     if budgets:
         sizes = tuple(Size(metric, budget) for metric, budget in budgets)

@@ -45,7 +45,7 @@ from nsopt.study.presets import StudySettings, get_preset, override
 from nsopt.study.session import start_session
 from nsopt.study.task import Task, check_outputs
 from nsopt.study.workspace import Workspace
-from nsopt.terminal import shown
+from nsopt.terminal import show_progress
 from nsopt.training.step import Loss
 
 PRESET = "compress"
@@ -165,7 +165,7 @@ def compress(
     with ExitStack() as stack:
         if out is None:
             out = stack.enter_context(tempfile.TemporaryDirectory(prefix="nsopt-"))
-        hearer = stack.enter_context(shown(progress))
+        hearer = stack.enter_context(show_progress(progress))
         if data is not None:
             task = _make_task(
                 model, data, arch, settings, choose_runtime(runtime, measure, latency_batch_size)

@@ -21,7 +21,7 @@ _USUAL = {_TRIM_THRESHOLD: 64 * _MIB, _MMAP_THRESHOLD: 32 * _MIB, _MMAP_MAX: 655
 def keep_memory(device: torch.device) -> Iterator[None]:
     """Reuse the memory of freed CPU tensors inside the block, not returning it to the system.
 
-    glibc maps every tensor above 32 MB anew, and the system clears its pages, which takes a fifth
+    glibc maps every tensor above 32 MB again, and the system clears its pages, which takes a fifth
     of a training step at the base widths (benchmarks/training_speed.py). The memory also comes from
     one block. In a process that has computed for long, tensors would otherwise fill gaps of their
     sizes: a network that needs 25 MB touches 65 MB and takes a third longer

@@ -82,7 +82,7 @@ def folders_in(folder: Place) -> list[Place]:
 def _children(folder: Place) -> Iterator[Place]:
     """Yield the entries of a folder.
 
-    For a zip, `iterdir` would make an object of each of its files, for every folder anew.
+    For a zip, `iterdir` would make an object of each of its files, once for every folder.
     """
     if isinstance(folder, Path):
         yield from folder.iterdir()

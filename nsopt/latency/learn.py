@@ -33,7 +33,7 @@ from nsopt.progress import Progress
 from nsopt.scaling.cost import IntArray, width_limits
 from nsopt.scaling.law import floor_widths
 from nsopt.settings import BATCH_SIZE
-from nsopt.terminal import shown
+from nsopt.terminal import show_progress
 
 A = TypeVar("A", bound=Architecture)
 _SCALES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4)
@@ -105,7 +105,7 @@ def with_latency(
 def learn_latency(arch: A, device: str, runtime: Runtime, progress: Progress | None) -> A:
     """Return `arch` with `cost("latency")` in a runtime, as `with_latency` does."""
     compute = resolve_compute(device, "fp32")
-    with shown(progress) as display, sharing(compute, display) as shared:
+    with show_progress(progress) as display, sharing(compute, display) as shared:
         return arch.with_latency(find_model(arch, shared, display, runtime))
 
 

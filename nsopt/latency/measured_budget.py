@@ -21,7 +21,7 @@ from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import LATENCY, Metric
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import BATCH_SIZE
-from nsopt.terminal import shown
+from nsopt.terminal import show_progress
 
 _WARMUP, _REPEATS, _ROUNDS = 10, 40, 4
 _BELOW = 1 - 1e-12  # more than the rounding error of a division
@@ -144,7 +144,7 @@ def solve_measured_widths(
         raise NsoptError(f"a budget must be a number of milliseconds above 0, not {budget}")
     own = choose_runtime(runtime, measure, batch_size)
     compute = resolve_compute(device, "fp32")
-    with shown(progress) as display, sharing(compute, display) as shared:
+    with show_progress(progress) as display, sharing(compute, display) as shared:
         if arch.latency is None:
             arch = arch.with_latency(find_model(arch, shared, display, own))
         asked = MeasuredBudget(arch, law, LATENCY, budget, multiple_of, min_width, max_width)

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nsopt.models.shortcuts import tie
-from nsopt.scaling.cost import Channels, IntArray, Numbers, Operation, grown_by_one, read_rows
+from nsopt.scaling.cost import Channels, IntArray, Numbers, Operation, compute_marginal, read_rows
 
 Size = tuple[IntArray, int]  # factors of the widths (L,), and a constant
 _LEAST_PRIME = 10_007  # above all other sizes of a network
@@ -166,7 +166,7 @@ class PeakActivations:
 
     def marginal(self, widths: ArrayLike) -> Numbers:
         """Return what one more filter in each layer costs at these widths: (L,), or (N, L)."""
-        return grown_by_one(self, widths)
+        return compute_marginal(self, widths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +222,7 @@ class TableActivations:
 
     def marginal(self, widths: ArrayLike) -> Numbers:
         """Return what one more filter in each layer costs at these widths: (L,), or (N, L)."""
-        return grown_by_one(self, widths)
+        return compute_marginal(self, widths)
 
     def _record(self, equal: Sequence[tuple[Channels, Channels]]) -> PeakActivations:
         """Return the buffers of networks in which these pairs of channels are equal.

@@ -18,7 +18,7 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Classification, OwnBatches, Supervision
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration
-from nsopt.terminal import shown
+from nsopt.terminal import show_progress
 from nsopt.training.step import Loss
 
 
@@ -85,7 +85,7 @@ def search(
     settings = settings or SearchSettings()
     compute = resolve_compute(settings.device, settings.precision)
     supervision = _make_supervision(data, settings, loader, loss, compute)
-    with shown(progress) as display:
+    with show_progress(progress) as display:
         iterations = tuple(
             run_iterations(arch, supervision, settings, (), compute, display, checkpoint, start)
         )

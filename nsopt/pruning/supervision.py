@@ -38,7 +38,7 @@ class Supervision(Protocol):
         """Return mini-batches whose order and augmentation follow from `seed`."""
 
     def batch_size(self, asked: int) -> int | None:
-        """Return the size of batches if `asked` is requested; None if that decides nothing."""
+        """Return the size of the batches for a requested size; None if a loader decides it."""
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """Return the mean loss over the examples of a batch. Outputs are float32 or wider."""

@@ -168,7 +168,7 @@ class LinearCost:
         return np.asarray(self.slope * self.cost.marginal(widths))
 
 
-def grown_by_one(cost: CostFunction, widths: ArrayLike) -> Numbers:
+def compute_marginal(cost: CostFunction, widths: ArrayLike) -> Numbers:
     """Return what one more filter in each layer costs at widths (N, L): (N, L)."""
     w = np.asarray(widths, dtype=np.int64)
     wider = w[..., None, :] + np.eye(w.shape[-1], dtype=np.int64)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
-from nsopt.scaling.cost import WIDEST, CostFunction, Numbers, grown_by_one
+from nsopt.scaling.cost import WIDEST, CostFunction, Numbers, compute_marginal
 
 FloatArray = NDArray[np.float64]
 
@@ -62,7 +62,7 @@ class JointCost:
 
     def marginal(self, widths: ArrayLike) -> Numbers:
         """Return what one more filter in each layer costs at widths (N, L): (N, L)."""
-        return grown_by_one(self, widths)
+        return compute_marginal(self, widths)
 
     @property
     def narrowest(self) -> Any:

@@ -125,7 +125,7 @@ def solve_widths(
     """
     if not callable(cost):
         if budget is not None:
-            raise NsoptError("of several budgets each stands beside its cost: leave budget out")
+            raise NsoptError("pairs of a cost and its budget name all budgets: leave budget out")
         joint = JointCost(tuple(cost))
         fit = solve_widths(law, joint, 1.0, multiple_of, min_width, max_width)
         return replace(fit, cost=joint.costs(fit.widths))

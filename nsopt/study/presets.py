@@ -112,9 +112,9 @@ def _rounding_for(rounding: Rounding | None, metric: str) -> int:
 _PAPER_VAL_FRACTION = 0.02  # the paper holds nothing out; selection needs something
 
 # A fifteenth of the images that the published search sees on CIFAR-10, for a law hardly farther
-# from its law than that of another such search: studies/search-economy. Few images seen often tell
-# more than many seen seldom. Steps take a fraction, so that networks of all sizes have about as
-# many.
+# from its law than that of another such search: studies/search-economy. A search learns more from
+# few images that it sees often than from many that it sees seldom. Steps take a fraction of the
+# filters, so that networks of all sizes have about as many steps.
 _SHORT_SEARCH = SearchSettings(
     search_images=9_000,
     pretrain_epochs=18,

@@ -53,7 +53,7 @@ def _wait(processes: Sequence["subprocess.Popen[str]"], progress: Progress) -> N
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            progress.message("a worker is ended: other processes have already done its work")
+            progress.message("nsopt ends a worker: other processes have already done its work")
 
 
 def _start(arguments: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":

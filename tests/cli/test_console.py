@@ -120,7 +120,7 @@ def test_a_bar_shows_text_as_it_stands() -> None:
 
 
 def test_who_interrupts_is_told_what_is_kept() -> None:
-    assert "nothing yet of what began" in describe_rest(29.0)
-    assert "starts that anew" in describe_rest(29.0)
-    assert "all but its last half minute" in describe_rest(31.0)
+    assert "nothing that began" in describe_rest(29.0)
+    assert "starts it again" in describe_rest(29.0)
+    assert "except its last half minute" in describe_rest(31.0)
     assert "continues there" in describe_rest(31.0)

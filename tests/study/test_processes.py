@@ -75,5 +75,5 @@ def test_a_worker_that_is_busy_at_the_end_is_ended_and_nothing_is_lost(
         pass
     assert time.monotonic() - started < 5
     assert (
-        listener.messages == ["a worker is ended: other processes have already done its work"] * 2
+        listener.messages == ["nsopt ends a worker: other processes have already done its work"] * 2
     )

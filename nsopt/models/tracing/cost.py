@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.labels import Atoms
-from nsopt.scaling.cost import CostModel, Numbers, grown_by_one, read_rows
+from nsopt.scaling.cost import CostModel, Numbers, compute_marginal, read_rows
 
 Size = tuple[Atoms, int]  # factor of each of the L widths, and a constant to add
 
@@ -79,7 +79,7 @@ class TracedCost:
 
     def marginal(self, widths: ArrayLike) -> Numbers:
         """Return the cost of one more unit in each group, (L,), or (N, L) for N rows of widths."""
-        return grown_by_one(self, widths)
+        return compute_marginal(self, widths)
 
     def _compute_terms(self, widths: Atoms) -> Atoms:
         """Return the value of every term, (..., T), for widths (..., L)."""

@@ -47,7 +47,7 @@ def replace_tensors(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -
 
 
 def select_indices(tensor: Tensor, indices: Sequence[Atoms]) -> Tensor:
-    """Return a tensor at some ascending indices of every dimension; the tensor itself if at all."""
+    """Return a tensor at some ascending indices of every dimension; itself if all remain."""
     for axis, picked in enumerate(indices):
         if len(picked) < tensor.shape[axis]:
             tensor = tensor.index_select(axis, torch.from_numpy(picked).to(tensor.device))
