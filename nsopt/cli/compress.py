@@ -56,13 +56,12 @@ def compress(options: CompressOptions) -> None:
     Example: nsopt compress --weights trained.pt --data cifar10 --budgets macs=50%,latency=20ms
     """
     options.task.check_names()
-    from nsopt.cli.console import console, live_progress
+    from nsopt.cli.console import console, live_progress, print_storage
     from nsopt.cli.preparation import announce, apply_changes, prepare
     from nsopt.cli.study import write_report_of
     from nsopt.compression.budgets import check_words, split_budgets
     from nsopt.compression.compress import PRESET, prepare_budgets, run_compression
     from nsopt.storage.opening import storage_errors
-    from nsopt.storage.urls import hide_password
     from nsopt.study.presets import get_preset
 
     budgets = split_budgets(options.budgets)
@@ -90,7 +89,7 @@ def compress(options: CompressOptions) -> None:
             f"{compressed.budget}: {_export(compressed, workspace.folder)}", soft_wrap=True
         )
     console.print(f"report:  {page}", soft_wrap=True)
-    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
+    print_storage(workspace.url)
 
 
 def _export(compressed: "CompressedClassifier", folder: Path) -> str:

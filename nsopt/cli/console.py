@@ -62,6 +62,13 @@ def tell_what_is_fixed(summary: str) -> None:
         console.print(summary)
 
 
+def print_storage(url: str) -> None:
+    """Print where results are stored, without the password."""
+    from nsopt.storage.urls import hide_password
+
+    console.print(f"storage: {hide_password(url)}", soft_wrap=True)
+
+
 class LineProgress:
     """A `Progress` for a pipe or a file: prints every message, and a step every few seconds.
 

@@ -203,13 +203,8 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
     named = name_answer(read_results(url, None))
     console.print(f"exporting {' '.join(f'--{name}={word}' for name, word in named.items())}")
     ratio = float(named["ratio"]) if "ratio" in named else None
-    return replace(
-        options,
-        study=named["study"],
-        ratio=ratio,
-        budget=named.get("budget"),
-        metric=named.get("metric"),
-    )
+    budget, metric = named.get("budget"), named.get("metric")
+    return replace(options, study=named["study"], ratio=ratio, budget=budget, metric=metric)
 
 
 def _has_networks(storage: "BaseStorage", name: str) -> bool:

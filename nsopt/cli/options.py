@@ -4,7 +4,7 @@ A command holds these groups as fields. An option has the name of the setting th
 (`SearchSettings`, `TrainSettings`); None keeps the preset's value.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -268,9 +268,7 @@ def _read_rounding(option: str, text: str | None) -> int | dict[str, int] | None
     return {get_metric(name.strip()).name: int(number) for name, _, number in parts}
 
 
-def _collect_given(options: Any) -> dict[str, Any]:
-    """Return the options of a group that are not None, by name."""
-    values = {field.name: getattr(options, field.name) for field in fields(options)}
+def _drop_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -282,7 +280,7 @@ def changes(
     own: changes of the study's own settings; None changes nothing.
     """
     return {
-        "": {name: value for name, value in own.items() if value is not None},
-        "search": _collect_given(sgd) | _collect_given(search),
-        "training": _collect_given(sgd) | _collect_given(training),
+        "": _drop_none(own),
+        "search": _drop_none(vars(sgd) | vars(search)),
+        "training": _drop_none(vars(sgd) | vars(training)),
     }

@@ -30,11 +30,10 @@ def search(options: LawOptions = LawOptions()) -> None:
     Example: nsopt search --arch mobilenetv2 --data cifar10 --preset fast
     """
     options.task.check_names()
-    from nsopt.cli.console import console, live_progress
+    from nsopt.cli.console import live_progress, print_storage
     from nsopt.cli.preparation import announce, apply_changes, prepare
     from nsopt.scaling.metric import PARAMS
     from nsopt.storage.opening import storage_errors
-    from nsopt.storage.urls import hide_password
     from nsopt.study.learned_latency import with_latency_if_needed
     from nsopt.study.presets import get_preset
     from nsopt.study.searching import continue_searches
@@ -50,7 +49,7 @@ def search(options: LawOptions = LawOptions()) -> None:
         with start_session(task, workspace, progress, own.device) as session:
             found = continue_searches(session, {None: own.iterations})
     _print_law(task.arch.layer_names, found[None][-1])
-    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
+    print_storage(workspace.url)
 
 
 def _print_law(layer_names: Sequence[str], iteration: "Iteration") -> None:

@@ -69,12 +69,11 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     """
     methods = _read_methods(options)
     from nsopt.cli import preparation
-    from nsopt.cli.console import console, live_progress
+    from nsopt.cli.console import console, live_progress, print_storage
     from nsopt.cli.extras import has_extra
     from nsopt.errors import NsoptError
     from nsopt.reports.results import read_results
     from nsopt.storage.opening import storage_errors
-    from nsopt.storage.urls import hide_password
     from nsopt.study.compare import preview_comparison, run_comparison
     from nsopt.study.comparison import Comparison
     from nsopt.study.learned_latency import with_latency_if_needed
@@ -133,7 +132,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
             from nsopt.reports.dashboard import publish
 
             publish(results, workspace.url)
-    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
+    print_storage(workspace.url)
     console.print(f"report:  {page}", soft_wrap=True)
     console.print(f"export:  {_export_command(results, workspace.url)}", soft_wrap=True)
 

@@ -64,7 +64,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
 
 def _tune_settings(options: TuneOptions, over: "Over", metric: "Metric") -> None:
     from nsopt.cli import preparation
-    from nsopt.cli.console import console, live_progress
+    from nsopt.cli.console import live_progress, print_storage
     from nsopt.errors import NsoptError
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
@@ -101,12 +101,12 @@ def _tune_settings(options: TuneOptions, over: "Over", metric: "Metric") -> None
             study = run_tuning(tuning, workspace, progress)
         _publish(study, tuning.metric_names)
     _print_trials(study, tuning, hide_password(workspace.url))
-    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
+    print_storage(workspace.url)
 
 
 def _tune_law(options: TuneOptions, metric: "Metric") -> None:
     from nsopt.cli import preparation
-    from nsopt.cli.console import console, live_progress
+    from nsopt.cli.console import console, live_progress, print_storage
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
     from nsopt.study.learned_latency import with_latency_if_needed
@@ -146,7 +146,7 @@ def _tune_law(options: TuneOptions, metric: "Metric") -> None:
             f"--storage '{hide_password(workspace.url)}', with the same network, data and preset",
             soft_wrap=True,
         )
-    console.print(f"storage: {hide_password(workspace.url)}", soft_wrap=True)
+    print_storage(workspace.url)
 
 
 def _publish(study: "Study", metric_names: "Sequence[str]") -> None:

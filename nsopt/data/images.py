@@ -291,12 +291,9 @@ class Splits:
         per_class = -(-count // len(self.train.labels.unique()))
         return replace(self, train=self.train.first_of_each(per_class))
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Return sizes, checksums and a user's normalisation, which identify these splits."""
-        return self._fingerprint
-
     @cached_property
-    def _fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
+        """Sizes, checksums and a user's normalisation, which identify these splits."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         sizes = {name: len(part) for name, part in parts.items()}
         own = {"mean": self.mean.tolist(), "std": self.std.tolist()}

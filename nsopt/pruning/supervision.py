@@ -64,7 +64,7 @@ class Classification:
         return functional.cross_entropy(outputs, targets)
 
     def fingerprint(self) -> dict[str, Any]:
-        return dict(self.splits.fingerprint())
+        return dict(self.splits.fingerprint)
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,13 +118,15 @@ class CountedCost:
 
     def __call__(self, widths: ArrayLike) -> int | IntArray:
         w = read_rows(widths, self.layers)
-        return _unwrap(sum(self._existing(operation, w) for operation in self.operations))
+        total: int | IntArray = unwrap(sum(self._existing(o, w) for o in self.operations))
+        return total
 
     def lower_bound(self, widths: ArrayLike) -> int | IntArray:
         """Return the cost without the operations that equal widths can remove."""
         w = read_rows(widths, self.layers)
         always = [o for o in self.operations if o.unless_equal is None]
-        return _unwrap(sum(self._term(operation, w) for operation in always))
+        total: int | IntArray = unwrap(sum(self._term(operation, w) for operation in always))
+        return total
 
     def marginal(self, widths: ArrayLike) -> IntArray:
         """Return what one more filter adds to its own operation and to those that read it."""
@@ -192,6 +194,6 @@ def read_rows(widths: ArrayLike, layers: int) -> IntArray:
     return w
 
 
-def _unwrap(total: Any) -> int | IntArray:
-    """Convert an array of shape () to an int."""
-    return int(total) if np.ndim(total) == 0 else total
+def unwrap(total: Any) -> Any:
+    """Convert an array of shape () to a number."""
+    return np.asarray(total).item() if np.ndim(total) == 0 else total

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
-from nsopt.scaling.cost import WIDEST, CostFunction, Numbers, compute_marginal
+from nsopt.scaling.cost import WIDEST, CostFunction, Numbers, compute_marginal, unwrap
 
 FloatArray = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ class JointCost:
 
     def __call__(self, widths: ArrayLike) -> Any:
         """Return the largest share of a budget that widths (N, L) use: (N,)."""
-        return _unwrap(self.shares(widths).max(axis=-1))
+        return unwrap(self.shares(widths).max(axis=-1))
 
     def shares(self, widths: ArrayLike) -> FloatArray:
         """Return the share of each budget that widths (N, L) use: (N, K)."""
@@ -58,7 +58,7 @@ class JointCost:
     def lower_bound(self, widths: ArrayLike) -> Any:
         """Return a lower bound on the cost that never falls as a width grows."""
         bounds = [getattr(cost, "lower_bound", cost)(widths) / b for cost, b in self.limits]
-        return _unwrap(np.max(bounds, axis=0))
+        return unwrap(np.max(bounds, axis=0))
 
     def marginal(self, widths: ArrayLike) -> Numbers:
         """Return what one more filter in each layer costs at widths (N, L): (N, L)."""
@@ -92,11 +92,6 @@ def _is_limit(limit: Any) -> bool:
     cost, budget = limit
     is_number = isinstance(budget, int | float | np.number)
     return callable(cost) and is_number and bool(0 < budget < np.inf)
-
-
-def _unwrap(cost: Any) -> Any:
-    """Convert an array of shape () to a float."""
-    return float(cost) if np.ndim(cost) == 0 else cost
 
 
 def format_exactly(cost: float) -> str:

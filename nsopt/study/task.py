@@ -72,7 +72,7 @@ class Task:
         settings = self.settings.model_dump(mode="json")
         if self.settings.search.iterations == 1:
             settings["search"]["convergence"] = None
-        return settings | {"data": self.splits.fingerprint()}
+        return settings | {"data": self.splits.fingerprint}
 
     def search_settings(self, price: Price | None) -> SearchSettings:
         """Return the settings of a search with `price`; None is the settings' price."""

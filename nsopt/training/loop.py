@@ -220,7 +220,7 @@ def training_identity(
     """Return everything that a training depends on, which identifies its checkpoint and weights."""
     network = {"arch": arch.name, "widths": list(widths), "classes": arch.num_classes}
     kept = settings.model_dump(mode="json", exclude={"device"})
-    return network | {"data": splits.fingerprint(), "training": kept}
+    return network | {"data": splits.fingerprint, "training": kept}
 
 
 class _Training:

@@ -22,7 +22,7 @@ def test_arrays_in_either_layout_are_one_data_set() -> None:
     first = ImageData.from_arrays((images, labels), (images[:8], labels[:8]), name="mine")
     last = images.transpose(0, 2, 3, 1)
     other = ImageData.from_arrays((last, labels.tolist()), (last[:8], labels[:8].tolist()))
-    assert first.split(0.2).fingerprint() == other.split(0.2).fingerprint()
+    assert first.split(0.2).fingerprint == other.split(0.2).fingerprint
     assert (first.name, first.classes) == ("mine", ("0", "1", "2", "3"))
     assert (first.channels, first.image_size) == (3, 8)
     np.testing.assert_array_equal(first.train.images.numpy(), images)

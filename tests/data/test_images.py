@@ -123,11 +123,11 @@ def test_batches_go_on_from_their_state(digits: ImageData, before: int, after: i
 
 def test_fingerprints_tell_data_apart(digits: ImageData) -> None:
     splits = digits.split(0.1)
-    assert splits.fingerprint() == digits.split(0.1).fingerprint()
+    assert splits.fingerprint == digits.split(0.1).fingerprint
     images = splits.train.images.clone()
     images[0, 0, 0, 0] += 1
     changed = dataclasses.replace(splits, train=ImageSet(images, splits.train.labels))
-    assert changed.fingerprint() != splits.fingerprint()
+    assert changed.fingerprint != splits.fingerprint
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
@@ -136,7 +136,7 @@ def test_fingerprints_tell_validation_and_test_images_apart(digits: ImageData, p
     images = getattr(splits, part)
     darker = ImageSet(images.images // 2, images.labels)
     changed = dataclasses.replace(splits, **{part: darker})
-    assert changed.fingerprint() != splits.fingerprint()
+    assert changed.fingerprint != splits.fingerprint
 
 
 def test_pixel_statistics_are_exact(digits: ImageData) -> None:
@@ -290,7 +290,7 @@ def test_images_are_normalised_as_a_trained_network_expects(digits: ImageData) -
     images = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1)
     assert normalise(images, own).flatten().tolist() == [-2.0, 2.0]
     usual = digits.normalised_by(None, None).split(0.1)
-    assert own.fingerprint() != usual.fingerprint()
-    assert usual.fingerprint() == digits.split(0.1).fingerprint()
+    assert own.fingerprint != usual.fingerprint
+    assert usual.fingerprint == digits.split(0.1).fingerprint
     with pytest.raises(NsoptError, match="give mean and std, each with 1 numbers"):
         digits.normalised_by([0.5, 0.5], [0.25, 0.25])

@@ -1,9 +1,10 @@
 """A traced network, from which networks of other widths are cut or built."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from nsopt.models.tracing.resize import (
 )
 from nsopt.models.tracing.run import LabelledRun, restore_modules, tensors_of
 
+T = TypeVar("T")
 FEWEST_SEEN = 2  # units of a group; a trace does not label dimensions of size 1
 
 
@@ -135,13 +137,7 @@ class TracedNetwork:
     def _narrow(self, model: nn.Module, widths: Atoms) -> "TracedNetwork":
         """Return a copy for `model`, which has only the first units of each group."""
         left = self.indices([np.arange(width) for width in widths])
-        labels = {
-            name: tuple(
-                label[picked] if isinstance(label, np.ndarray) else label
-                for label, picked in zip(self.labels[name], axes, strict=True)
-            )
-            for name, axes in left.items()
-        }
+        labels = self._change_labels(left, lambda label, picked: label[picked])
         dimensions = tuple(
             replace(d, atoms=d.atoms[left[d.tensor][d.axis]]) for d in self.family.dimensions
         )
@@ -251,13 +247,8 @@ class TracedNetwork:
 
     def check_cut(self, kept: Sequence[Atoms]) -> None:
         """Raise TraceError if a network of the kept units does not run or combines others."""
-        indices, labels = self.indices(kept), {}
-        for name, picked in indices.items():
-            own = zip(self.labels[name], picked, strict=True)
-            labels[name] = tuple(
-                label[p] if isinstance(label, np.ndarray) and len(p) > 1 else None
-                for label, p in own
-            )
+        indices = self.indices(kept)
+        labels = self._change_labels(indices, lambda label, picked: label[picked])
         shapes = {name: [len(p) for p in picked] for name, picked in indices.items()}
         of_atom, known = self.family.units.of_atom, len(self.family.units.of_atom)
 
@@ -300,17 +291,24 @@ class TracedNetwork:
 
         New units share the atoms of old ones, so that an error names the groups at fault.
         """
-        shapes, labels = self._shapes(widths), {}
-        for name, sizes in shapes.items():
-            own = zip(self.labels[name], sizes, strict=True)
-            labels[name] = tuple(
-                np.resize(label, n) if isinstance(label, np.ndarray) and n > 1 else None
-                for label, n in own
-            )
+        shapes = self._shapes(widths)
+        labels = self._change_labels(shapes, np.resize)
         trace = Trace(count=len(self.family.units.of_atom))
         with self._reshaped(shapes) as model:
             outputs = self.run(model, trace, labels, same=lambda *_: True)
         self._check_outputs(outputs)
+
+    def _change_labels(
+        self, axes: Mapping[str, Sequence[T]], change: Callable[[Atoms, T], Atoms]
+    ) -> dict[str, Labels]:
+        """Return the labels of all tensors after `change`, which takes a label and its axis."""
+        return {
+            name: tuple(
+                change(label, axis) if isinstance(label, np.ndarray) else None
+                for label, axis in zip(self.labels[name], own, strict=True)
+            )
+            for name, own in axes.items()
+        }
 
     def _check_outputs(self, outputs: list[tuple[int, ...]]) -> None:
         if outputs != self.outputs:
