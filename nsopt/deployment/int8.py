@@ -13,7 +13,7 @@ import torch
 
 from nsopt.data.images import PIXEL_RANGE, ImageData
 from nsopt.latency.measure import pause_garbage_collection
-from nsopt.latency.onnx import time_pass
+from nsopt.latency.runtime import time_pass
 from nsopt.models.onnx import Images, import_for_export, load_onnx
 from nsopt.models.quantisation import write_int8
 from nsopt.settings import BATCH_SIZE

@@ -1,49 +1,61 @@
-"""What networks are timed in: PyTorch, or any function that returns milliseconds."""
+"""What networks are timed in: PyTorch, onnxruntime, or a function that returns milliseconds."""
 
 import math
 import shlex
+import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from numbers import Real
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nsopt.compute.device import place, wait_for
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.latency.onnx import OnnxRuntime
 from nsopt.models.layout import best_layout, inputs_for
+from nsopt.models.onnx import Images, export_to_onnx, import_for_export, load_onnx
+from nsopt.models.quantisation import write_int8
 from nsopt.models.tracing.originals import copy_model
 from nsopt.settings import BATCH_SIZE
 
 Measure = Callable[[nn.Module, Tensor], Any]
 Pass = Callable[[], float]  # runs a network once and returns its seconds
+Run = Callable[[Images], Images]
 _TIMES = 3
+_EXAMPLES = 2
+_CALIBRATING = 8  # random images: the time of integers does not depend on their scales
+_TRIES = 3
 
 
-class Runtime(Protocol):
+class Runtime(ABC):
     """What networks are timed in, with so many images a pass.
 
     `version` and `batch_size` are part of the conditions of every measurement.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def batch_size(self) -> int: ...
+    name: str
+    batch_size: int
+
     @property
     def version(self) -> str:
         """Its name, and its version unless that is PyTorch's own."""
+        return self.name
 
     def device(self, wanted: torch.device) -> torch.device:
         """Return the device on which it runs networks in place of `wanted`."""
+        return torch.device("cpu")
 
     def passes(self, warmup: int, repeats: int, rounds: int) -> tuple[int, int, int]:
         """Return how many passes it runs in place of these."""
+        return warmup, repeats, rounds
 
+    @abstractmethod
     def prepare(
         self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
     ) -> Callable[[Tensor], Pass]:
@@ -51,21 +63,14 @@ class Runtime(Protocol):
 
 
 @dataclass(frozen=True)
-class Torch:
+class Torch(Runtime):
     """PyTorch, without compilation."""
 
     batch_size: int = BATCH_SIZE
     name = "torch"
 
-    @property
-    def version(self) -> str:
-        return self.name
-
     def device(self, wanted: torch.device) -> torch.device:
         return wanted
-
-    def passes(self, warmup: int, repeats: int, rounds: int) -> tuple[int, int, int]:
-        return warmup, repeats, rounds
 
     def prepare(
         self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
@@ -83,7 +88,57 @@ TORCH = Torch()
 
 
 @dataclass(frozen=True)
-class OwnMeasure:
+class OnnxRuntime(Runtime):
+    """onnxruntime with PyTorch's number of threads; networks are exported to ONNX.
+
+    Attributes:
+        int8: whether networks are quantised to 8-bit integers, in the form that is faster, instead
+            of float32.
+        batch_size: images per pass.
+    """
+
+    int8: bool = False
+    batch_size: int = BATCH_SIZE
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return "onnxruntime-int8" if self.int8 else "onnxruntime"
+
+    @property
+    def version(self) -> str:
+        return f"{self.name} {import_for_export('onnxruntime').__version__}"
+
+    def prepare(
+        self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
+    ) -> Callable[[Tensor], Pass]:
+        with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
+            file = Path(folder) / "network.onnx"
+            export_to_onnx(copy_model(model).cpu(), torch.zeros(_EXAMPLES, *input_shape), {}, file)
+            run = self._load_faster_int8(file, input_shape) if self.int8 else load_onnx(file)
+
+        def feed(images: Tensor) -> Pass:
+            return partial(time_pass, run, images.contiguous().numpy())
+
+        return feed
+
+    def _load_faster_int8(self, file: Path, input_shape: tuple[int, ...]) -> Run:
+        """Quantise an exported network; return the form that is faster for a batch."""
+        random = torch.Generator().manual_seed(0)
+        images = torch.randn(self.batch_size, *input_shape, generator=random).numpy()
+        files = write_int8(file, file.parent, [images[:_CALIBRATING]]).values()
+        runs = [load_onnx(each) for each in files]
+        return min(runs, key=lambda run: min(time_pass(run, images) for _ in range(_TRIES)))
+
+
+def time_pass(run: Run, images: Images) -> float:
+    """Return the seconds of one pass in onnxruntime."""
+    start = time.perf_counter()
+    run(images)
+    return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class OwnMeasure(Runtime):
     """A user's function from a network and a batch of images to milliseconds.
 
     It gets a copy of the network in evaluation mode, on the CPU. A network is measured three times.
@@ -92,13 +147,6 @@ class OwnMeasure:
     name: str
     measure: Measure
     batch_size: int = BATCH_SIZE
-
-    @property
-    def version(self) -> str:
-        return self.name
-
-    def device(self, wanted: torch.device) -> torch.device:
-        return torch.device("cpu")
 
     def passes(self, warmup: int, repeats: int, rounds: int) -> tuple[int, int, int]:
         return 0, _TIMES, _TIMES

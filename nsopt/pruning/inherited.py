@@ -74,8 +74,6 @@ def inherit_network(
     widths: Sequence[int],
     supervision: Supervision,
     compute: Compute,
-    batch_size: int = _BATCH_SIZE,
-    batches: int = _BATCHES,
 ) -> nn.Module:
     """Return a network of `widths` that inherits from a trained one. Call it inside `computing`.
 
@@ -83,11 +81,9 @@ def inherit_network(
 
     Args:
         supervision: batches and loss, on the device of `compute`.
-        batch_size: number of examples per batch.
-        batches: number of batches for the statistics, at most an epoch.
     """
     model = place(start.build(widths), compute.device, start.arch.layout)
-    _measure_statistics(model, supervision, compute, batch_size, batches)
+    _measure_statistics(model, supervision, compute)
     return model
 
 
@@ -118,19 +114,14 @@ def score(
         return evaluate(model)
 
 
-def _measure_statistics(
-    model: nn.Module,
-    supervision: Supervision,
-    compute: Compute,
-    batch_size: int = _BATCH_SIZE,
-    batches: int = _BATCHES,
-) -> None:
-    data = supervision.batches(batch_size, seed=0)
+def _measure_statistics(model: nn.Module, supervision: Supervision, compute: Compute) -> None:
+    """Measure the statistics of BatchNorm on a few batches, at most an epoch."""
+    data = supervision.batches(_BATCH_SIZE, seed=0)
     with compute.autocast():
-        update_bn(_inputs(model, data, batches, compute), model)
+        update_bn(_inputs(model, data, compute), model)
 
 
-def _inputs(model: nn.Module, data: Batches, count: int, compute: Compute) -> Iterator[Tensor]:
-    for _ in range(min(count, data.per_epoch)):
+def _inputs(model: nn.Module, data: Batches, compute: Compute) -> Iterator[Tensor]:
+    for _ in range(min(_BATCHES, data.per_epoch)):
         compute.give_way()
         yield inputs_for(model, data.next()[0])

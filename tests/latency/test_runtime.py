@@ -15,12 +15,13 @@ from torch import nn
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.latency import learn
-from nsopt.latency import onnx as timed_onnx
+from nsopt.latency import runtime as timed
 from nsopt.latency.linear import MacsLatency, is_linear, read_linear
 from nsopt.latency.measure import latency_conditions, measure_latencies
-from nsopt.latency.onnx import OnnxRuntime, Run
 from nsopt.latency.runtime import (
+    OnnxRuntime,
     OwnMeasure,
+    Run,
     choose_runtime,
     import_measure,
     stored_runtime,
@@ -118,7 +119,7 @@ def test_integers_are_timed_in_the_faster_form(monkeypatch: pytest.MonkeyPatch) 
         loaded.append(path)
         return partial(run, seconds=0.05 if path.stem == "QDQ" else 0.0)
 
-    monkeypatch.setattr(timed_onnx, "load_onnx", load)
+    monkeypatch.setattr(timed, "load_onnx", load)
     feed = OnnxRuntime(int8=True).prepare(small(), SHAPE, torch.device("cpu"))
     assert sorted(path.stem for path in loaded) == ["QDQ", "QOperator"]
     assert feed(torch.zeros(5, *SHAPE))() < 0.05
