@@ -53,8 +53,36 @@ def test_tensors_cannot_claim_more_than_the_file_holds(tmp_path: Path) -> None:
     state = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
     path = write(tmp_path / "weights.pt", widths=list(HUGE), state=state)
     assert path.stat().st_size < 2**15
-    with pytest.raises(NsoptError, match="tensors claim more than the file holds"):
+    with pytest.raises(NsoptError, match="tensors or lists claim more than the file holds"):
         load_network(path)
+
+
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize("name", ["more", "classes", "arch"])
+def test_lists_cannot_hold_each_other_many_times(name: str, tmp_path: Path) -> None:
+    """Whoever walked through all 2 ** 60 of them would never end."""
+    lists: list[Any] = ["ants"]
+    for _ in range(60):
+        lists = [lists, lists]
+    with pytest.raises(NsoptError, match="tensors or lists claim more than the file holds"):
+        load_network(write(tmp_path / "weights.pt", **{name: lists}))
+    lists.append(lists)
+    with pytest.raises(NsoptError, match="tensors or lists claim more than the file holds"):
+        load_network(write(tmp_path / "weights.pt", **{name: lists}))
+
+
+class Zeros:
+    """Unpickled as a billion bytes."""
+
+    def __reduce__(self) -> Any:
+        return bytearray, (2**30,)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_pickle_cannot_ask_for_memory(tmp_path: Path) -> None:
+    with pytest.raises(NsoptError, match=r"weights.pt: it makes a bytearray"):
+        load_network(write(tmp_path / "weights.pt", more=Zeros()))
+    assert read_weights(write(tmp_path / "weights.pt", more="bytearray"))["more"] == "bytearray"
 
 
 @pytest.mark.usefixtures("little_memory")
