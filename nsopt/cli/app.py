@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             app(words, exit_on_error=False, print_error=False)
         except CycloptsError as error:
             raise NsoptError(_hide_passwords(_describe(error), words)) from None
+        except NsoptError as error:
+            raise NsoptError(_hide_passwords(str(error), words)) from None
 
 
 def _describe(error: CycloptsError) -> str:
@@ -69,5 +71,6 @@ def _hide_passwords(text: str, arguments: Sequence[str]) -> str:
     for argument in arguments:
         url = argument.partition("=")[2] if argument.startswith("-") else argument
         if "://" in url:
-            text = text.replace(url, hide_password(url))
+            for written in (url, repr(url)[1:-1], str(Path(url))):
+                text = text.replace(written, hide_password(url))
     return text

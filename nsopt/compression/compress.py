@@ -37,6 +37,7 @@ from nsopt.reports.results import read_results
 from nsopt.scaling.metric import LATENCY, PARAMS, counted_costs
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage import schema, trials
+from nsopt.storage.urls import hide_password
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size
 from nsopt.study.learned_latency import with_latency_if_needed, with_measured_whole
@@ -259,7 +260,9 @@ def _best(
         if (point := trials.read_point(trial)) and (point.metric, point.budget) == wanted
     ]
     if not found:
-        raise NsoptError(f"no training at {budget.word} succeeded: see {workspace.url}")
+        raise NsoptError(
+            f"no training at {budget.word} succeeded: see {hide_password(workspace.url)}"
+        )
     name, best = max(found, key=lambda pair: pair[1].values[0])
     file = BestNetworks(workspace.artifacts).file(studies[name], best)
     network = restore_network(file, task.arch)

@@ -86,6 +86,9 @@ def test_every_command_reads_the_storage_from_the_environment(
         ("study", "postgresql://me:sesame@h/d"),
         ("study", "--seeds=postgresql://me:sesame@h/d"),
         ("postgresql://me:sesame@h/d",),
+        ("study", "--data", "postgresql://me:sesame@h/d"),
+        ("latency", "--batch-size=postgresql://me:sesame@h/d"),
+        ("compress", "--weights=postgresql://me:sesame@h/d", "--budgets=macs=50%"),
         ("export", "--storage=x", "--study=s", "--out=o", "--format", "postgresql://me:sesame@h/d"),
     ],
 )
