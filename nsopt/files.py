@@ -3,7 +3,8 @@
 import os
 import platform
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from typing import BinaryIO
@@ -31,6 +32,20 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         unfinished.unlink(missing_ok=True)
         raise
     _sync(path.parent)
+
+
+@contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """Yield a file for the block to write, which then replaces the one at `path`.
+
+    It is in a new folder that only this user may enter, so nobody can put a link where the block
+    writes. A link at `path` is replaced, not followed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".nsopt-", dir=path.parent) as folder:
+        unfinished = Path(folder) / path.name
+        yield unfinished
+        unfinished.replace(path)
 
 
 def remove_unfinished(path: Path) -> None:

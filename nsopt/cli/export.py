@@ -1,6 +1,5 @@
 """`nsopt export`: write a network that a study trained to a file for other tools."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -66,7 +65,7 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     from nsopt.deployment.check import check_export
     from nsopt.deployment.export import export as write
     from nsopt.errors import NsoptError
-    from nsopt.files import check_writable
+    from nsopt.files import check_writable, written_beside
 
     if options.int8 and (options.format != "onnx" or options.unchecked):
         raise NsoptError("--int8 is for --format onnx, and reads the images of the study")
@@ -76,10 +75,7 @@ def export(options: ExportOptions = ExportOptions()) -> None:
         raise NsoptError(f"--out {out} is a folder: name a file")
     chosen = _load(options)
     tell_what_is_fixed(chosen.fixed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Only this user may enter this folder, so nobody can put a link where the file is written.
-    with tempfile.TemporaryDirectory(prefix=".nsopt-", dir=out.parent) as folder:
-        unfinished = Path(folder) / out.name
+    with written_beside(out) as unfinished:
         write(chosen.network, unfinished, options.format)
         if chosen.data is not None:
             check = check_export(chosen.network, unfinished, options.format, chosen.data.test)
@@ -89,7 +85,6 @@ def export(options: ExportOptions = ExportOptions()) -> None:
             )
             if options.int8:
                 _quantise(chosen, chosen.data, unfinished, check.exported)
-        unfinished.replace(out)
     console.print(str(out), soft_wrap=True)
 
 

@@ -1,12 +1,25 @@
 """`nsopt compress` on bad input: one line, exit code 2, nothing written."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 
+from nsopt.cli.compress import _export
+from nsopt.compression.budgets import Budget
+from nsopt.compression.compress import _best
+from nsopt.compression.result import CompressedClassifier
+from nsopt.deployment.kept import load_network
+from nsopt.errors import NsoptError
 from nsopt.models.registry import get_architecture
+from nsopt.scaling.metric import PARAMS
+from nsopt.study.comparison import Size
+from nsopt.study.task import Task
+from nsopt.study.workspace import Workspace
 from tests.conftest import call_nsopt
+from tests.deployment.test_artifacts import network
 from tests.e2e.test_user_errors import check
 
 
@@ -42,3 +55,24 @@ def test_mistakes_are_told_before_anything_runs(
     usual |= dict(option.split("=", 1) for option in options)
     check(call_nsopt("compress", *(f"{name}={value}" for name, value in usual.items())), *parts)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_it_exports_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nsopt.cli.extras.has_extra", lambda name: False)
+    victim, folder = tmp_path / "victim", tmp_path / "out"
+    victim.write_text("precious")
+    folder.mkdir()
+    (folder / "macs-50-percent.pt").symlink_to(victim)
+    compressed = SimpleNamespace(budget="macs=50%", network=network(50.0))
+    assert _export(cast(CompressedClassifier, compressed), folder).startswith(str(folder))
+    assert victim.read_text() == "precious"
+    (file,) = folder.iterdir()
+    assert not file.is_symlink()
+    assert load_network(file).arch == "vgg11"
+
+
+def test_where_no_training_succeeded_has_no_password(tmp_path: Path) -> None:
+    task = SimpleNamespace(stored_studies=lambda workspace: {})
+    workspace = Workspace("postgresql://me:sesame@h/d", tmp_path)
+    with pytest.raises(NsoptError, match=r"succeeded: see postgresql://me:\*\*\*@h/d$"):
+        _best(cast(Task, task), workspace, Budget("macs=50%", PARAMS, Size(PARAMS, 1)), ())
