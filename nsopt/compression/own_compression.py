@@ -140,10 +140,9 @@ def _fine_tune(
     study, key = task.open_study(FINE_TUNED), trials.training_key(widths, seed)
     for done in trials.read_completed(study):
         file = _file(task, done.number)
-        if key in trials.read_trainings(done) and file.is_file():
-            model = task.arch.build(widths)
-            model.load_state_dict(read_weights(file))
-            return float(done.values[0]), model.eval()
+        stored = _read(task, widths, file) if key in trials.read_trainings(done) else None
+        if stored is not None:
+            return float(done.values[0]), stored
     tuned: list[nn.Module] = []
 
     def fine_tune(trial: Trial) -> float:
@@ -155,6 +154,16 @@ def _fine_tune(
 
     study.optimize(fine_tune, n_trials=1)
     return float(trials.read_completed(study)[-1].values[0]), tuned[0]
+
+
+def _read(task: OwnTask, widths: tuple[int, ...], file: Path) -> nn.Module | None:
+    """Return the network in a file; None if it is missing or damaged."""
+    model = task.arch.build(widths)
+    try:
+        model.load_state_dict(read_weights(file))
+    except Exception:  # torch raises anything for a damaged file
+        return None
+    return model.eval()
 
 
 def _write(model: nn.Module, file: Path) -> None:

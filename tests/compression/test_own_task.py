@@ -1,6 +1,7 @@
 """Compression with a loader, a loss and a score of one's own."""
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -131,6 +132,20 @@ def test_interrupted_anywhere_the_same_call_ends_with_the_same_numbers(
         run(trained, out=tmp_path, budgets=BUDGETS[:1], score=right_pixels_until_ctrl_c)
     again, first = run(trained, out=tmp_path, budgets=BUDGETS[:1])[BUDGETS[0]], kept[0][BUDGETS[0]]
     assert (again.widths, again.accuracy) == (first.widths, first.accuracy)
+
+
+def test_damaged_networks_are_trained_again(
+    kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module, tmp_path: Path
+) -> None:
+    first, out = kept
+    shutil.copytree(out, tmp_path / "copy")
+    for file in (tmp_path / "copy" / "networks").iterdir():
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    again = run(trained, out=tmp_path / "copy", budgets=BUDGETS[:1])[BUDGETS[0]]
+    assert again.accuracy == first[BUDGETS[0]].accuracy
+    assert again.widths == first[BUDGETS[0]].widths
 
 
 def test_optuna_shows_what_was_tried(kept: tuple[nsopt.OwnCompression, Path]) -> None:
