@@ -58,7 +58,7 @@ def _check_calls(content: bytes) -> None:
         return
     for operation, argument, _ in pickletools.genops(content):
         if operation.name == "GLOBAL" and str(argument).endswith(f" {_SIZED}"):
-            raise NsoptError(f"it makes a {_SIZED}, which weights do not need")
+            raise NsoptError("it makes a bytearray, which weights do not need")
 
 
 def _claimed_bytes(content: Any, known: dict[int, float]) -> float:
