@@ -40,9 +40,8 @@ from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
 from nsopt.storage.opening import RUNS, is_empty, storage_errors
 from nsopt.storage.urls import storage_file
 from nsopt.study.comparison import Size, check_sizes, sizes_of_ratios
-from nsopt.study.precision import with_precision
 from nsopt.study.presets import Preset, StudySettings, override
-from nsopt.study.task import Task, check_outputs
+from nsopt.study.task import Task, check_outputs, with_precision
 from nsopt.study.workspace import Workspace
 
 _WIDEST_RATIO = 10

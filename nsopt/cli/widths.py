@@ -219,8 +219,7 @@ def _read_stored(
     from nsopt.storage.schema import read_settings
     from nsopt.storage.studies import only_comparison
     from nsopt.storage.urls import hide_password
-    from nsopt.study.stored_law import read_stored_law
-    from nsopt.study.tuned_law import read_tuned_law
+    from nsopt.study.stored_law import read_stored_law, read_tuned_law
     from nsopt.study.workspace import Workspace
 
     workspace = Workspace(url, Path())

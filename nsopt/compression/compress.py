@@ -41,10 +41,9 @@ from nsopt.storage.urls import hide_password
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size
 from nsopt.study.learned_latency import with_latency_if_needed, with_measured_whole
-from nsopt.study.precision import with_precision
 from nsopt.study.presets import StudySettings, get_preset, override
 from nsopt.study.session import start_session
-from nsopt.study.task import Task, check_outputs
+from nsopt.study.task import Task, check_outputs, with_precision
 from nsopt.study.workspace import Workspace
 from nsopt.terminal import show_progress
 from nsopt.training.step import Loss

@@ -11,6 +11,7 @@ from nsopt.errors import NsoptError
 from nsopt.latency.sittings import choose_latencies
 from nsopt.methods.registry import method_order
 from nsopt.scaling.record import Iteration
+from nsopt.settings import BATCH_SIZE
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage
 from nsopt.storage.studies import load_studies, only_comparison
@@ -51,7 +52,7 @@ class Results:
     @property
     def latency_unit(self) -> str:
         """Return the unit of its latencies."""
-        return f"ms per batch of {self.settings.get('latency_batch_size', 100)}"
+        return f"ms per batch of {self.settings.get('latency_batch_size', BATCH_SIZE)}"
 
     @property
     def methods(self) -> list[str]:

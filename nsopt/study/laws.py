@@ -17,8 +17,8 @@ from nsopt.storage import schema, trials
 from nsopt.storage.trials import Point
 from nsopt.storage.urls import hide_password
 from nsopt.study.session import Session
+from nsopt.study.stored_law import read_scored_law, read_tuned_law
 from nsopt.study.trained import train_base_network
-from nsopt.study.tuned_law import read_scored_law, read_tuned_law
 from nsopt.study.widths_in_time import correct_latency
 
 

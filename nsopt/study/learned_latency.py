@@ -9,8 +9,8 @@ from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.scaling.metric import LATENCY, Metric
 from nsopt.storage import schema
+from nsopt.study.stored_law import read_tuned_law
 from nsopt.study.task import Task, with_stored_latency
-from nsopt.study.tuned_law import read_tuned_law
 from nsopt.study.workspace import Workspace
 
 

@@ -17,8 +17,8 @@ from nsopt.storage.trials import Point
 from nsopt.study.comparison import Comparison, choose_reference_budgets, make_reference_points
 from nsopt.study.laws import Laws
 from nsopt.study.session import Session
+from nsopt.study.stored_law import read_tuned_law
 from nsopt.study.timing import Network, find_latencies
-from nsopt.study.tuned_law import read_tuned_law
 
 Points = Mapping[Method, Sequence[Point]]
 

@@ -10,7 +10,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from torch import nn
 
-from nsopt.compute.device import Compute
+from nsopt.compute.device import Compute, resolve_compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source
@@ -173,6 +173,27 @@ def load_task(
     if any(here[name] != value for name, value in settings["data"].items()):
         raise NsoptError(f"{source.name} differs here from the images of {study.study_name}")
     return task
+
+
+def with_precision(task: Task, workspace: Workspace) -> Task:
+    """Return `task` with a precision in place of `auto`.
+
+    That of its stored studies and tunings has priority. A new study gets the best precision of this
+    device.
+    """
+    stored = [
+        schema.read_settings(study)
+        for name in (task.name, schema.tuning_name(task.name))
+        for study in workspace.studies(name).values()
+    ]
+    settings = task.settings
+    for part in ("search", "training"):
+        own = getattr(settings, part)
+        if own.precision == "auto":
+            known = [each[part]["precision"] for each in stored if part in each]
+            precision = known[0] if known else resolve_compute(own.device, "auto").precision
+            settings = settings.updated(**{part: own.updated(precision=precision)})
+    return replace(task, settings=settings)
 
 
 def _read_settings(study: Study) -> StudySettings:

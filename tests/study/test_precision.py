@@ -15,9 +15,8 @@ from nsopt.settings import Precision
 from nsopt.storage import schema
 from nsopt.storage.studies import open_study
 from nsopt.study.comparison import Comparison
-from nsopt.study.precision import with_precision
 from nsopt.study.presets import get_preset
-from nsopt.study.task import Task
+from nsopt.study.task import Task, with_precision
 from nsopt.study.workspace import Workspace
 
 CPU = Compute(torch.device("cpu"), bf16=False)

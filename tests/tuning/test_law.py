@@ -27,8 +27,8 @@ from nsopt.storage.studies import load_studies
 from nsopt.study import learned_latency, session
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, sizes_of_ratios
+from nsopt.study.stored_law import read_tuned_law
 from nsopt.study.task import Task
-from nsopt.study.tuned_law import read_tuned_law
 from nsopt.study.workspace import Workspace
 from nsopt.training.loop import Outcome, train_configuration
 from nsopt.tuning import law as tuning_law
