@@ -35,17 +35,31 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: object) -> str:
     """Point links that leave this folder, as a repository shows them, to the pages of the site."""
     if page.file.src_uri == _GALLERY:
         markdown = add_figures(markdown)
     if page.file.src_uri == _HELP:
         markdown = markdown.replace("<!-- all messages -->", list_messages(read_messages()))
     if page.file.src_uri == _HOME:
-        markdown = markdown.replace("<!-- figure -->", _FIGURE)
+        markdown = link_titles(markdown.replace("<!-- figure -->", _FIGURE), config.nav or [])
     if "/" not in page.file.src_uri:
         for folder in BESIDE:
             markdown = markdown.replace(f"](../{folder}/", f"]({folder}/")
+    return markdown
+
+
+def link_titles(markdown: str, nav: list[Any]) -> str:
+    """Link the titles of pages in the cells of a table.
+
+    The home page is the description of the package, too, where links to pages lead nowhere.
+    """
+    for entry in nav:
+        for title, target in entry.items():
+            if isinstance(target, list):
+                markdown = link_titles(markdown, target)
+            else:
+                markdown = markdown.replace(f"| {title} |", f"| [{title}]({target}) |")
     return markdown
 
 
