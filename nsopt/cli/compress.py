@@ -35,9 +35,9 @@ class CompressOptions:
     """What the smaller networks may cost: macs=50%,params=600k,latency=5ms. Semicolons separate
     networks whose budgets hold at once: "macs=50%,latency=5ms; params=600k"."""
     candidates: Annotated[int, Parameter(validator=Number(gte=1))] = 16
-    """Widths that are scored for each budget, by a few training steps each."""
+    """Widths to try for each budget. A few training steps give each a score."""
     seeds: Count = 1
-    """Fine-tunings of each network; the best by validation accuracy is kept."""
+    """Fine-tunings of each network; nsopt keeps the best by validation accuracy."""
     workers: Count = 1
     """Processes on this machine that share the fine-tuning."""
     task: NetworkOptions = NetworkOptions()

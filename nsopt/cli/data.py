@@ -11,7 +11,9 @@ from nsopt.cli.options import Count, CountFrom0
 Name = Annotated[str, Parameter(help="A name that `nsopt data list` prints.")]
 DataDir = Annotated[Path, Parameter(help="Folder of downloaded data sets.")]
 ImageSize = Annotated[Count | None, Parameter(help="Resize images to this side, in pixels.")]
-Split = Annotated[float | None, Parameter(help="Part of each class to train on, if not divided.")]
+Split = Annotated[
+    float | None, Parameter(help="Train on this part of each class, if train/ is missing.")
+]
 SplitSeed = Annotated[CountFrom0, Parameter(help="Random seed of --split.")]
 SkipCorrupt = Annotated[bool, Parameter(help="Leave out images that are not complete.")]
 

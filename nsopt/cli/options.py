@@ -97,8 +97,8 @@ class SizeOptions:
     weights (flash) or of the activations of one example at their peak (memory), in float32 or in
     int8 (64kB, 1.4MB)."""
     multiple_of: str | None = None
-    """Round widths down to multiples of this: 8, or by metric: latency=16,macs=8; auto: what the
-    device and the runtime like, which nsopt times once."""
+    """Round widths down to multiples of this: 8, or by metric: latency=16,macs=8; auto: the
+    multiple that the device computes fastest, which nsopt measures once."""
     min_width: str | None = None
     """Smallest width of a layer: 16, or by metric: latency=16,macs=8."""
 
@@ -189,10 +189,11 @@ class SgdOptions:
 @Parameter(name="*", group="Latency")
 @dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
-    """What networks are timed in."""
+    """Where milliseconds come from."""
 
     runtime: Literal["torch", "onnxruntime", "onnxruntime-int8"] | None = None
-    """Time networks in torch, the default, in onnxruntime, or there with 8-bit integers."""
+    """Time networks in PyTorch (the default), in onnxruntime, or in onnxruntime with 8-bit
+    integers."""
     measure: str | None = None
     """Measure networks with this function, package.module:function in the working directory. It
     gets a network and a batch of images and returns milliseconds, such as those of a phone."""
@@ -201,10 +202,10 @@ class RuntimeOptions:
 @Parameter(name="*", group="Latency")
 @dataclass(frozen=True, kw_only=True)
 class TimingOptions(RuntimeOptions):
-    """What networks are timed in, and with how many images."""
+    """Where milliseconds come from, and for how many images."""
 
     latency_batch_size: Count | None = None
-    """Images per batch of all milliseconds, 100 by default; 1 for one image at a time."""
+    """Images per timed batch, 100 by default; 1 times one image at a time."""
 
 
 @Parameter(name="*", group="Results")

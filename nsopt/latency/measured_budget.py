@@ -72,15 +72,8 @@ class MeasuredBudget:
 
 def time_widths(arch: Architecture, compute: Compute, runtime: Runtime, widths: Widths) -> Latency:
     """Time one network. The caller holds the device (`Compute.exclusive`)."""
-    (latency,) = measure_latencies(
-        [arch.build(widths)],
-        arch.input_shape,
-        warmup=_WARMUP,
-        repeats=_REPEATS,
-        rounds=_ROUNDS,
-        device=str(compute.device),
-        runtime=runtime,
-    )
+    model, passes = arch.build(widths), (_WARMUP, _REPEATS, _ROUNDS)
+    (latency,) = measure_latencies([model], arch.input_shape, *passes, str(compute.device), runtime)
     return latency
 
 

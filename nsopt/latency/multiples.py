@@ -1,4 +1,4 @@
-"""Find the widths that a device and a runtime like: multiples of 4, 8 or 16, or any.
+"""Find the widths that a device computes fastest: multiples of 2, 4, 8 or 16, or any.
 
 Kernels compute filters in blocks, so that a width between two multiples of the block may take as
 long as the next multiple. Then smaller widths save nothing, and only multiples are worth proposing.
@@ -67,14 +67,8 @@ def choose_multiple(milliseconds: dict[int, float]) -> int:
 def _time_widths(compute: Compute, runtime: Runtime) -> dict[int, float]:
     """Return the fastest quarter of the milliseconds of each width that decides."""
     widths = sorted({w + part for m, ws in _PAIRS.items() for w in ws for part in (0, m // 2)})
-    measured = measure_latencies(
-        *([_convolutions(width) for width in widths], _SHAPE),
-        warmup=_WARMUP,
-        repeats=_REPEATS,
-        rounds=_ROUNDS,
-        device=str(compute.device),
-        runtime=runtime,
-    )
+    models, passes = list(map(_convolutions, widths)), (_WARMUP, _REPEATS, _ROUNDS)
+    measured = measure_latencies(models, _SHAPE, *passes, str(compute.device), runtime)
     return {w: one.lower_quartile_ms for w, one in zip(widths, measured, strict=True)}
 
 

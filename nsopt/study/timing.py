@@ -45,15 +45,8 @@ def time_networks(
     """
     different = list(dict.fromkeys(widths for _, widths in networks))
     models = [arch.build(widths) for widths in different]
-    measured = measure_latencies(
-        models,
-        arch.input_shape,
-        warmup=_WARMUP,
-        repeats=_REPEATS,
-        rounds=_ROUNDS,
-        device=str(compute.device),
-        runtime=runtime,
-    )
+    passes = _WARMUP, _REPEATS, _ROUNDS
+    measured = measure_latencies(models, arch.input_shape, *passes, str(compute.device), runtime)
     latencies = dict(zip(different, measured, strict=True))
     conditions = _conditions(compute.device, runtime)
     for study, widths in networks:
