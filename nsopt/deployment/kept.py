@@ -1,6 +1,6 @@
 """A trained network as a file, with everything needed to use it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nsopt.data.images import PIXEL_RANGE, Splits
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture, shapes_of
-from nsopt.models.registry import stored_architecture
+from nsopt.models.registry import stored_architectures
 from nsopt.storage.trials import LARGEST_WIDTH, Point
 from nsopt.storage.weights_file import read_weights
 from nsopt.training.loop import Outcome
@@ -113,25 +113,28 @@ def load_network(path: Path | str, arch: str | None = None) -> KeptNetwork:
         >>> network.model, network.widths, network.test_accuracy
     """
 
-    def family_of(kept: KeptNetwork) -> Architecture:
+    def families(kept: KeptNetwork) -> Iterator[Architecture]:
         channels, image_size, _ = kept.input_shape
-        return stored_architecture(kept.arch, arch, len(kept.classes), image_size, channels)
+        yield from stored_architectures(kept.arch, arch, len(kept.classes), image_size, channels)
 
-    return _load(path, family_of)
+    return _load(path, families)
 
 
 def restore_network(path: Path, arch: Architecture) -> KeptNetwork:
     """Return a network that a study of `arch` kept. Raises NsoptError as `load_network` does."""
-    return _load(path, lambda kept: arch)
+    return _load(path, lambda kept: [arch])
 
 
-def _load(path: Path | str, family_of: Callable[[KeptNetwork], Architecture]) -> KeptNetwork:
+def _load(
+    path: Path | str, families: Callable[[KeptNetwork], Iterable[Architecture]]
+) -> KeptNetwork:
+    """families: of a network; its shapes must be those of each, and the last one builds it."""
     try:
         content = read_weights(Path(path))
         state = content.pop("state")
         kept = _KEPT.validate_python(content | {"model": nn.Identity()})
-        family = family_of(kept)
-        _check_shapes(family, kept.widths, state)
+        for family in families(kept):
+            _check_shapes(family, kept.widths, state)
         model = family.build(kept.widths)
         model.load_state_dict(state)
         return replace(kept, model=model.eval())

@@ -1,12 +1,13 @@
 """Import networks by name: `torchvision:NAME`, `timm:NAME`, or `package.module:factory`."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.tracing.architecture import TracedArchitecture
@@ -14,27 +15,43 @@ from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.trace import trace
 from nsopt.torchvision_import import import_torchvision
 
+_MUCH_BYTES = 2**28
 _SEED = 0  # of the template, whose values show how its networks are initialised
 
 
 def import_architecture(
-    name: str, num_classes: int, image_size: int, in_channels: int
+    name: str, num_classes: int, image_size: int, in_channels: int, device: str = "cpu"
 ) -> TracedArchitecture:
     """Import and trace a network for images of this shape.
 
     A factory is called with `num_classes` if it has such a parameter. Raises NsoptError if there is
     no such network, or if it cannot be traced.
+
+    device: `meta` makes a network without values, which takes no memory.
     """
     factory = network_factory(name)
-    with torch.random.fork_rng(devices=[]):  # it is made on the CPU
+    place = torch.device(device) if device == "meta" else nullcontext()
+    with torch.random.fork_rng(devices=[]), place:
         torch.default_generator.manual_seed(_SEED)
         module = factory(num_classes)
-        example = torch.empty(2, in_channels, image_size, image_size)  # whose values nobody reads
+    example = torch.empty(2, in_channels, image_size, image_size)  # whose values nobody reads
     try:
         return trace(module, example, name)
     except TraceError as error:
         shape = f"{in_channels}x{image_size}x{image_size}"
         raise NsoptError(f"{name} cannot be traced on images of {shape}: {error}") from None
+
+
+def needs_much_memory(name: str, num_classes: int) -> bool:
+    """Return whether the network takes more than a quarter of a gigabyte. Raises NsoptError."""
+    factory = network_factory(name)
+    with torch.device("meta"):
+        try:
+            module = factory(num_classes)
+        except (NotImplementedError, RuntimeError):  # it reads values while it is made
+            return False
+    tensors: Iterable[Tensor] = module.state_dict().values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) > _MUCH_BYTES
 
 
 def network_factory(name: str) -> Callable[[int], nn.Module]:

@@ -1,7 +1,8 @@
 """Architectures by name: a new one is a new row. Names are checked without torch."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,23 @@ def stored_architecture(
             f"in Python arch={stored!r}"
         )
     return get_architecture(stored, num_classes, image_size, in_channels)
+
+
+def stored_architectures(
+    stored: str, given: str | None, num_classes: int, image_size: int, in_channels: int
+) -> "Iterator[Architecture]":
+    """Yield `stored_architecture`, but first one without values if the network is large: a small
+    file may name a network of many gigabytes. Raises as `stored_architecture` does."""
+    found: list[Architecture] = []
+    if given is None and is_imported(stored) and not is_own(stored):
+        from nsopt.models.imported import import_architecture, needs_much_memory  # noqa: PLC0415
+
+        if needs_much_memory(stored, num_classes):
+            shapes = num_classes, image_size, in_channels
+            with suppress(NotImplementedError, NsoptError, RuntimeError):  # for want of values
+                found.append(import_architecture(stored, *shapes, "meta"))
+    yield from found
+    yield stored_architecture(stored, given, num_classes, image_size, in_channels)
 
 
 def table_architecture(

@@ -48,6 +48,13 @@ def test_huge_widths_of_a_small_file_take_no_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("little_memory")
+def test_a_large_network_that_a_small_file_names_takes_no_memory(tmp_path: Path) -> None:
+    changes = {"arch": "torchvision:vgg11", "classes": ["a"] * 100_000}
+    with pytest.raises(NsoptError, match=r"weights.pt: torchvision:vgg11 has \d+ widths, got 8"):
+        load_network(write(tmp_path / "weights.pt", **changes))
+
+
+@pytest.mark.usefixtures("little_memory")
 def test_tensors_cannot_claim_more_than_the_file_holds(tmp_path: Path) -> None:
     shapes = nsopt.get_architecture("vgg11").shapes(HUGE)
     state = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}

@@ -78,9 +78,9 @@ def _fix_groups(
 
 
 def _move_to_cpu(module: nn.Module) -> nn.Module:
-    """Return `module` if it is on the CPU, else a copy there."""
+    """Return `module` if it is on the CPU or has no values, else a copy there."""
     there = {tensor.device.type for tensor in tensors_of(module).values()}
-    return module if there == {"cpu"} else copy_model(module).cpu()
+    return module if there in ({"cpu"}, {"meta"}) else copy_model(module).cpu()
 
 
 def _check_precision(module: nn.Module, examples: Sequence[Tensor]) -> None:
