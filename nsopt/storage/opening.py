@@ -18,6 +18,7 @@ from nsopt.storage.journal import open_journal
 from nsopt.storage.servers import PatientStorage, ProxiedStorage, is_of_grpc
 from nsopt.storage.urls import (
     hide_password,
+    hide_values,
     is_proxy,
     journal_path,
     read_url,
@@ -158,4 +159,4 @@ def storage_errors(url: str) -> Iterator[None]:
 def _unusable(url: str, error: BaseException) -> NsoptError:
     cause = error.__cause__ or error
     reason = (str(cause) or str(error) or type(error).__name__).splitlines()[0]
-    return NsoptError(f"storage {hide_password(url)} cannot be used: {reason}")
+    return NsoptError(f"storage {hide_password(url)} cannot be used: {hide_values(url, reason)}")

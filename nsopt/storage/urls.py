@@ -1,6 +1,7 @@
 """Parse storage URLs, and hide their passwords in messages."""
 
 import re
+from itertools import chain
 from pathlib import Path
 
 import sqlalchemy
@@ -10,6 +11,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from nsopt.errors import NsoptError
 
 _HIDDEN = "***"
+_SHORTEST = 4  # value of a URL that is searched for in other text
 _SCHEME = re.compile(r"[\w.+-]*")
 _HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:\d*)?")  # with its port
 _LARGEST_PORT = 65535
@@ -74,6 +76,17 @@ def journal_path(url: str) -> Path | None:
 def is_proxy(url: str) -> bool:
     """Return whether a URL names Optuna's gRPC proxy."""
     return url.startswith(f"{_GRPC}://")
+
+
+def hide_values(url: str, text: str) -> str:
+    """Replace the password and the values after the question mark of a valid URL in any text, such
+    as a driver's message. Very short ones stay: they occur inside other words."""
+    parts = sqlalchemy.make_url(url)
+    values = [parts.password, *chain.from_iterable(parts.normalized_query.values())]
+    for value in values:
+        if value and len(value) >= _SHORTEST:
+            text = text.replace(value, _HIDDEN)
+    return text
 
 
 def hide_password(url: str) -> str:

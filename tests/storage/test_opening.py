@@ -82,3 +82,9 @@ def test_whatever_is_wrong_with_a_url_is_one_line(url: str, tmp_path: Path) -> N
         open_storage(url.format(folder=tmp_path))
     assert "\n" not in str(caught.value)
     assert "sesame" not in str(caught.value)
+
+
+def test_what_a_driver_says_has_no_value_of_the_url(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}?timeout=sesame"
+    with pytest.raises(NsoptError, match=r"could not convert string to float: '\*\*\*'$"):
+        open_storage(url)
