@@ -7,11 +7,12 @@ same call continues after an interruption.
 """
 
 import tempfile
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, overload
 
+import optuna
 import torch
 from torch import nn
 
@@ -163,6 +164,7 @@ def compress(
     model = copy_model(model).cpu().eval()
     settings = override(settings or get_preset(PRESET).settings, {"training": {"epochs": epochs}})
     with ExitStack() as stack:
+        stack.enter_context(_quiet_optuna())
         if out is None:
             out = stack.enter_context(tempfile.TemporaryDirectory(prefix="nsopt-"))
         hearer = stack.enter_context(show_progress(progress))
@@ -183,6 +185,17 @@ def compress(
             *(model, train_loader, loss, score), arch, settings, timed_in, Path(out), hearer
         )
         return run_own_compression(own, budgets, candidates, seeds)
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Keep Optuna from logging every study: `progress` says what happens."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def _make_task(

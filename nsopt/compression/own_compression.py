@@ -19,7 +19,7 @@ from nsopt.compression.own_latency import (
     with_latency_if_needed,
     with_measured_budget,
 )
-from nsopt.compression.own_task import FINE_TUNED, OwnTask, choose_widths, read_own_scores
+from nsopt.compression.own_task import FINE_TUNED, OwnTask, choose_law, read_own_scores
 from nsopt.compression.result import Compressed, OwnCompression
 from nsopt.compute.device import place
 from nsopt.compute.random_state import use_seed
@@ -28,7 +28,7 @@ from nsopt.files import write_whole
 from nsopt.methods.registry import baseline, scored
 from nsopt.models.tracing.originals import copy_model
 from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
-from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import counted_costs
 from nsopt.storage import schema, trials
 from nsopt.storage.weights_file import read_weights
@@ -63,14 +63,15 @@ def run_own_compression(
     dense = _evaluate(task, task.model)
     task.progress.message(f"the trained network scores {dense:g}")
     task = with_latency_if_needed(task, words)
-    asked = [
-        (with_measured_budget(task, budget), budget) for budget in read_budgets(words, task.arch)
-    ]
     law = uniform_curve(task.arch.base_widths)
+    asked = [
+        (with_measured_budget(task, budget, law), budget)
+        for budget in read_budgets(words, task.arch)
+    ]
     uniform = [own.solve(law, budget) for own, budget in asked]
     start = _rank(task)
     tuned = [
-        _compress(own, start, budget, widths, candidates, seeds)
+        _compress(task, start, budget, widths, choose_law(own, start, budget, candidates), seeds)
         for (own, budget), widths in zip(asked, uniform, strict=True)
     ]
     whole, *latencies = time_networks(task, [task.model, *(each.model for each in tuned)])
@@ -117,11 +118,11 @@ def _compress(
     start: TrainedStart,
     budget: Budget,
     uniform: tuple[int, ...],
-    candidates: int,
+    law: PowerLaw,
     seeds: int,
 ) -> _Tuned:
-    """Fine-tune uniform widths, and those that scored best; return the better network."""
-    best = choose_widths(task, start, budget, candidates)
+    """Fine-tune uniform widths and those of a law; return the better network."""
+    best = with_measured_budget(task, budget, law).solve(law, budget)
     methods = {uniform: baseline().name}
     methods.setdefault(best, scored().name)
     first = task.settings.training.seed

@@ -13,7 +13,7 @@ from nsopt.latency.measure import measure_latencies
 from nsopt.latency.measured_budget import MeasuredBudget, with_exact_whole
 from nsopt.latency.runtime import with_batch_size
 from nsopt.methods.registry import baseline
-from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import LATENCY
 from nsopt.study.task import with_stored_latency, write_latency_once
 from nsopt.study.widths_in_time import Clock
@@ -33,14 +33,13 @@ def with_latency_if_needed(task: OwnTask, words: Sequence[str]) -> OwnTask:
     return replace(task, arch=arch)
 
 
-def with_measured_budget(task: OwnTask, budget: Budget) -> OwnTask:
-    """Return `task` with a latency model that is right for the uniform network at a budget, if this
-    limits milliseconds."""
+def with_measured_budget(task: OwnTask, budget: Budget, law: PowerLaw) -> OwnTask:
+    """Return `task` with a latency model by which a law keeps a budget as measured, if this limits
+    milliseconds."""
     if LATENCY not in budget.metric.parts:
         return task
     arch, study = task.arch, task.open_study(baseline().name)
     limits = *task.settings.rounding(budget.metric), arch.base_widths
-    law = uniform_curve(arch.base_widths)
     asked = MeasuredBudget(arch, law, budget.metric, budget.size.budget, *limits)
     with sharing(task.compute, task.progress) as compute:
         clock = Clock(compute, task.runtime, task.progress, study)

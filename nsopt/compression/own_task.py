@@ -159,10 +159,8 @@ def read_own_scores(task: OwnTask, budget: Budget) -> dict[str, float]:
     return trials.read_values_by_widths(_open_scores(task, budget))
 
 
-def choose_widths(
-    task: OwnTask, start: TrainedStart, budget: Budget, candidates: int
-) -> tuple[int, ...]:
-    """Run the missing searches, and scores at a budget; return the widths that scored best.
+def choose_law(task: OwnTask, start: TrainedStart, budget: Budget, candidates: int) -> PowerLaw:
+    """Run the missing searches, and scores at a budget; return the law that scored best.
 
     Raises:
         NoWidthsError: if no law has widths at this budget.
@@ -184,7 +182,7 @@ def choose_widths(
     if not done:
         raise NoWidthsError(f"no widths fit {budget.word}")
     best = max(done, key=lambda trial: (trial.values[0], -trial.number))
-    return task.solve(family.law(best.params), budget)
+    return family.law(best.params)
 
 
 def _open_scores(task: OwnTask, budget: Budget) -> Study:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import unknown_name
+from nsopt.models.architecture import Architecture
 from nsopt.models.onnx import export_to_onnx, load_onnx, quiet_exporters
 
 Predict = Callable[[Tensor], Tensor]
@@ -58,7 +59,11 @@ def export(network: KeptNetwork, path: Path | str, format: str = "onnx") -> None
     write(network, Path(path))
 
 
-def load_exported(path: Path | str, format: str, arch: str | None = None) -> Predict:  # noqa: A002
+def load_exported(
+    path: Path | str,
+    format: str,  # noqa: A002
+    arch: str | Architecture | None = None,
+) -> Predict:
     """Return an exported file as a function on the CPU.
 
     It maps images from 0 to 1, (N, C, H, W), to logits (N, K). Use it only for files that you
@@ -86,7 +91,7 @@ def _write_onnx(network: KeptNetwork, path: Path) -> None:
     export_to_onnx(WithNormalisation(network), _examples(network), network.facts, path)
 
 
-def _read_onnx(path: Path, arch: str | None) -> Predict:
+def _read_onnx(path: Path, arch: str | Architecture | None) -> Predict:
     run = load_onnx(path)
     return lambda images: torch.from_numpy(run(images.numpy()))
 
@@ -102,18 +107,18 @@ def _write_pt2(network: KeptNetwork, path: Path) -> None:
         torch.export.save(program, path, extra_files={_FACTS: json.dumps(network.facts)})
 
 
-def _read_pt2(path: Path, arch: str | None) -> Predict:
+def _read_pt2(path: Path, arch: str | Architecture | None) -> Predict:
     with quiet_exporters():
         module: Predict = torch.export.load(path).module()
     return module
 
 
-def _read_state(path: Path, arch: str | None) -> Predict:
+def _read_state(path: Path, arch: str | Architecture | None) -> Predict:
     return WithNormalisation(load_network(path, arch)).eval()
 
 
 _Write = Callable[[KeptNetwork, Path], None]
-_Read = Callable[[Path, str | None], Predict]
+_Read = Callable[[Path, str | Architecture | None], Predict]
 _FORMATS: dict[str, tuple[_Write, _Read]] = {
     "onnx": (_write_onnx, _read_onnx),
     "pt2": (_write_pt2, _read_pt2),

@@ -92,15 +92,15 @@ class KeptNetwork:
 _KEPT = TypeAdapter(KeptNetwork)
 
 
-def load_network(path: Path | str, arch: str | None = None) -> KeptNetwork:
+def load_network(path: Path | str, arch: str | Architecture | None = None) -> KeptNetwork:
     """Load a network that a study stored, or that `nsopt export --format state_dict` wrote.
 
     No code in the file is executed.
 
     Args:
         path: of the file.
-        arch: name of the architecture; needed only for `package.module:factory`, whose code builds
-            the network.
+        arch: the architecture; needed for a network that you traced, `nsopt.trace(model, inputs)`.
+            For `package.module:factory`, whose code builds the network, its name is enough.
 
     Returns:
         The network with its classes, normalisation, widths and accuracies.
@@ -112,6 +112,8 @@ def load_network(path: Path | str, arch: str | None = None) -> KeptNetwork:
         >>> network = nsopt.load_network("small.pt")
         >>> network.model, network.widths, network.test_accuracy
     """
+    if arch is not None and not isinstance(arch, str):
+        return restore_network(Path(path), arch)
 
     def families(kept: KeptNetwork) -> Iterator[Architecture]:
         channels, image_size, _ = kept.input_shape
@@ -162,7 +164,7 @@ def _check_shapes(
             )
 
 
-def load_weights(path: Path | str, arch: str | None = None) -> nn.Module:
+def load_weights(path: Path | str, arch: str | Architecture | None = None) -> nn.Module:
     """Load only the module of `load_network`, in evaluation mode.
 
     It takes normalised images; `load_network` has their mean and standard deviation.

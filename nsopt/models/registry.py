@@ -89,6 +89,12 @@ def stored_architecture(
             f"the stored network {stored!r} would run code of that module: if you trust it, give "
             f"--arch {shlex.quote(stored)}, in Python arch={stored!r}"
         )
+    if given is None and stored not in _FACTORIES and not is_imported(stored):
+        raise NsoptError(
+            f"the stored network {stored!r} was traced in Python: load it there with "
+            "arch=nsopt.trace(model, inputs), or trace it under the name of a factory: "
+            'name="package.module:factory"'
+        )
     if given not in (None, stored):
         raise NsoptError(
             f"the stored network is {stored!r}, not {given!r}: give --arch {shlex.quote(stored)}, "

@@ -189,7 +189,7 @@ def test_a_network_with_too_few_outputs_is_refused(digits: ImageData) -> None:
 
 
 def test_any_module_is_compressed_with_its_own_normalisation(
-    digits: ImageData, tmp_path: Path
+    digits: ImageData, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -213,6 +213,7 @@ def test_any_module_is_compressed_with_its_own_normalisation(
         candidates=3,
         settings=override(SETTINGS, {"search": {"filters_per_step": 2}}),
         out=tmp_path,
+        progress=nsopt.Silent(),
     )
     smaller = result["params=60%"]
     assert smaller.network.mean == (0.5,)
@@ -222,3 +223,10 @@ def test_any_module_is_compressed_with_its_own_normalisation(
     assert trained.training  # the model of the user is as it was
     assert [tensor.stride() for tensor in trained.parameters()] == strides
     torch.testing.assert_close(dict(trained.state_dict()), before, rtol=0, atol=0)
+    assert capfd.readouterr() == ("", "")
+    file = tmp_path / "smaller.pt"
+    nsopt.export(smaller.network, file, "state_dict")
+    with pytest.raises(NsoptError, match=r"'sequential' was traced in Python: load it there with"):
+        nsopt.load_network(file)
+    loaded = nsopt.load_network(file, nsopt.trace(trained, torch.zeros(2, 1, 32, 32))).model
+    torch.testing.assert_close(loaded.state_dict(), smaller.model.state_dict(), rtol=0, atol=0)

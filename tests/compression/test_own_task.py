@@ -180,12 +180,18 @@ def test_milliseconds_are_those_of_the_runtime_and_hold_as_measured(
         timed.append(len(images))
         return float(sum(weights.numel() for weights in model.parameters()))
 
-    asked = {"budgets": ["latency=70%"], "epochs": 1, "candidates": 1, "out": tmp_path}
+    asked = {"budgets": ["latency=70%"], "epochs": 1, "candidates": 3, "out": tmp_path}
     first = run(trained, **asked, measure=count_parameters)
     own = first["latency=70%"]
     whole = count_parameters(trained, torch.empty(0))
     assert first.dense.latency == pytest.approx(whole)
     assert 0.6 * whole < count_parameters(own.model, torch.empty(0)) <= 0.7 * whole
+    for file in (tmp_path / "networks").iterdir():
+        state = torch.load(file, weights_only=True)
+        weights = [
+            value for name, value in state.items() if name in dict(trained.named_parameters())
+        ]
+        assert 0.6 * whole < sum(value.numel() for value in weights) <= 0.7 * whole
     assert own.latency == pytest.approx(count_parameters(own.model, torch.empty(0)))
     assert set(timed) - {0} == {100}
     again = run(trained, **asked, measure=count_parameters)
