@@ -50,7 +50,7 @@ def test_what_an_index_page_shows_needs_no_file_beside_it(built: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         (name,) = (name for name in file.namelist() if name.endswith("METADATA"))
         text = file.read(name).decode()
-    assert "Give every layer of a network the width it deserves" in text
+    assert "nsopt finds how wide each layer of a PyTorch network should be" in text
     assert "![" not in text
     assert not re.search(r"\]\((?!https?:)", text)
 
