@@ -162,10 +162,11 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def measure(
         models: list[torch.nn.Module],
         shape: tuple[int, int, int],
-        device: str,
+        warmup: int,
         repeats: int,
+        rounds: int,
+        device: str,
         runtime: Runtime,
-        **passes: int,
     ) -> list[Latency]:
         conditions = latency.latency_conditions(torch.device(device))
         devices.extend([conditions["device"]] * len(models))
