@@ -174,7 +174,7 @@ def choose_law(task: OwnTask, start: TrainedStart, budget: Budget, candidates: i
     for _ in ended:
         task.progress.advance()
     for index in range(len(ended), candidates):
-        study.sampler = make_sampler("tpe", index)
+        study.sampler = make_sampler("gp", index)
         if index < len(starts):
             study.enqueue_trial(starts[index])
         study.optimize(partial(_score_of_law, task, start, family, budget), n_trials=1)

@@ -53,7 +53,7 @@ class ScoreRunner(PointRunner):
 
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
         """Return a sampler whose proposals depend on the scores so far and the trial's index."""
-        return make_sampler("tpe", trials.read_tuning_point(trial).index or 0)
+        return make_sampler("gp", trials.read_tuning_point(trial).index or 0)
 
     def run(self, trial: Trial) -> list[float]:
         """Return the score of the widths along a law at the budget."""
