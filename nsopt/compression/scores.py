@@ -12,7 +12,6 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
 from nsopt.errors import NoWidthsError
-from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.methods.registry import baseline
 from nsopt.models.architecture import Architecture
 from nsopt.pruning.inherited import SCORE_STEPS, score
@@ -120,9 +119,8 @@ def _correct(session: Session, metric: Metric, size: Size) -> Architecture:
     arch = session.task.arch
     if LATENCY not in metric.parts:
         return arch
-    law, limits = uniform_curve(arch.base_widths), session.task.settings.rounding(metric)
-    asked = MeasuredBudget(arch, law, metric, size.budget, *limits, arch.base_widths)
-    return correct_latency(session, session.open_study(baseline().name), asked)
+    study, law = session.open_study(baseline().name), uniform_curve(arch.base_widths)
+    return correct_latency(session, study, law, metric, size.budget, arch.base_widths)
 
 
 def make_score_family(

@@ -6,7 +6,6 @@ from contextlib import suppress
 from optuna.study import Study
 
 from nsopt.errors import NoWidthsError
-from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.methods.base import LawInputs, Method
 from nsopt.pruning.iterations import is_complete
 from nsopt.samplers.neuralscale import NeuralScaleSampler
@@ -126,10 +125,9 @@ class Laws:
         rounding = settings.rounding(point.metric)
         max_width = None if session.task.start is None else arch.base_widths
         if self._timed and eta is None and LATENCY in point.metric.parts:
-            asked = MeasuredBudget(arch, law, point.metric, point.budget, *rounding, max_width)
-            cost = point.metric.cost(
-                correct_latency(session, session.open_study(method.name), asked)
-            )
+            study = session.open_study(method.name)
+            corrected = correct_latency(session, study, law, point.metric, point.budget, max_width)
+            cost = point.metric.cost(corrected)
         return NeuralScaleSampler(
             law,
             cost,

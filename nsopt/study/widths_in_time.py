@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from optuna.study import Study
 
 from nsopt.compute.device import Compute
@@ -25,7 +26,14 @@ _BUSY = ". The machine was busy meanwhile: run the same command again when it is
 _SCALES = np.geomspace(1e-2, 1e8, 6)  # at which the widths of a law identify it
 
 
-def correct_latency(session: Session, study: Study, asked: MeasuredBudget) -> Architecture:
+def correct_latency(
+    session: Session,
+    study: Study,
+    law: ScalingLaw,
+    metric: Metric,
+    budget: float,
+    max_width: ArrayLike | None = None,
+) -> Architecture:
     """Return the network with a latency model by which the solver keeps a budget as measured.
 
     The widths at this budget are found once, by at most 12 timed networks, whatever machine or
@@ -37,7 +45,10 @@ def correct_latency(session: Session, study: Study, asked: MeasuredBudget) -> Ar
     Raises:
         NoWidthsError: if no network that was timed is within the budget.
     """
-    clock = Clock(session.compute, session.task.runtime, session.progress, study)
+    task = session.task
+    limits = *task.settings.rounding(metric), max_width
+    asked = MeasuredBudget(task.arch, law, metric, budget, *limits)
+    clock = Clock(session.compute, task.runtime, session.progress, study)
     return clock.correct(asked, lambda: _list_once([study, *session.studies().values()]))
 
 
@@ -54,7 +65,7 @@ def solve_in_time(
     """
     arch, rounding = session.task.arch, session.task.settings.rounding(metric)
     if LATENCY in metric.parts:
-        arch = correct_latency(session, study, MeasuredBudget(arch, law, metric, budget, *rounding))
+        arch = correct_latency(session, study, law, metric, budget)
     return tuple(solve_widths(law, metric.cost(arch), budget, *rounding).widths.tolist())
 
 
