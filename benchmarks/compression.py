@@ -136,8 +136,7 @@ def uniform_widths(dense: Dense, metric: str, share: float) -> tuple[int, ...]:
         return milliseconds(dense, [dense.arch.build(widths) for widths in networks])
 
     arch = dense.arch.with_latency(fit_linear(dense.arch, time_widths))
-    (whole,) = time_widths([base])
-    return nsopt.solve_measured_widths(arch, law, share * whole, max_width=np.array(base)).widths
+    return nsopt.solve_measured_widths(arch, law, f"{share:.0%}", max_width=np.array(base)).widths
 
 
 def train_arm(

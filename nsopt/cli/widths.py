@@ -118,7 +118,6 @@ def _correct_latency(
     """
     from nsopt.compute.device import resolve_compute
     from nsopt.compute.sharing import sharing
-    from nsopt.latency.measured_budget import time_widths
     from nsopt.scaling.metric import LATENCY
     from nsopt.study.widths_in_time import Clock
 
@@ -128,7 +127,7 @@ def _correct_latency(
         if studies:
             return Clock(compute, runtime, progress, studies[0]).correct(asked, lambda: studies)
         with compute.exclusive():
-            found = asked.solve(partial(time_widths, asked.arch, compute, runtime))
+            found = asked.solve(partial(asked.time, compute, runtime))
         return asked.corrected(found.predicted)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
-from nsopt.scaling.metric import Joint, Metric, get_metric
+from nsopt.scaling.metric import Joint, Metric, get_metric, read_percentage
 from nsopt.study.comparison import Size
 
 
@@ -78,16 +78,6 @@ def _read(word: str, arch: Architecture) -> Budget:
 def _read_size(metric: Metric, limit: str, arch: Architecture) -> Size:
     if not limit.endswith("%"):
         return Size(metric, metric.read(limit))
-    part = _read_percentage(limit)
+    part = read_percentage(limit)
     exact = part * (whole := metric.cost(arch)(arch.base_widths))
     return Size(metric, exact if isinstance(whole, float) else int(exact), part)
-
-
-def _read_percentage(limit: str) -> float:
-    try:
-        part = float(limit.removesuffix("%")) / 100
-    except ValueError:
-        part = 0.0
-    if not 0 < part < 1:
-        raise NsoptError(f"{limit!r}: a percentage must be between 0 and 100")
-    return part

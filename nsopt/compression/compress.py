@@ -35,13 +35,13 @@ from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
 from nsopt.reports.results import read_results
-from nsopt.scaling.metric import LATENCY, PARAMS, counted_costs
+from nsopt.scaling.metric import PARAMS, counted_costs
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage import schema, trials
 from nsopt.storage.urls import hide_password
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size
-from nsopt.study.learned_latency import with_latency_if_needed, with_measured_whole
+from nsopt.study.learned_latency import with_latency_if_needed
 from nsopt.study.presets import StudySettings, get_preset, override
 from nsopt.study.session import start_session
 from nsopt.study.task import Task, check_outputs, with_precision
@@ -227,8 +227,6 @@ def prepare_budgets(
     metrics = dict.fromkeys(metric for word in words for metric in read_metrics(word))
     for metric in metrics:
         task = with_latency_if_needed(task, metric, (), workspace, progress)
-    if LATENCY in metrics:
-        task = with_measured_whole(task, workspace, progress)
     return task, read_budgets(words, task.arch)
 
 

@@ -40,7 +40,8 @@ def with_measured_budget(task: OwnTask, budget: Budget, law: PowerLaw) -> OwnTas
         return task
     arch, study = task.arch, task.open_study(baseline().name)
     limits = *task.settings.rounding(budget.metric), arch.base_widths
-    asked = MeasuredBudget(arch, law, budget.metric, budget.size.budget, *limits)
+    beside = task.runtime.is_here
+    asked = MeasuredBudget(arch, law, budget.metric, budget.size.budget, *limits, beside)
     with sharing(task.compute, task.progress) as compute:
         clock = Clock(compute, task.runtime, task.progress, study)
         return replace(task, arch=clock.correct(asked, lambda: [study]))

@@ -3,9 +3,9 @@
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from nsopt.errors import NsoptError
 from nsopt.latency.runtime import TORCH, Runtime, Torch
 from nsopt.latency.sittings import LONGEST_WAIT
 from nsopt.models.layout import change_layout
+from nsopt.scaling.t_test import run_t_test
 
 # 2: in rounds, with the memory of tensors kept between passes. 3: that memory is one block per
 # network, and Python's garbage collection is off.
@@ -112,7 +113,6 @@ def measure_latency(
     return latency
 
 
-@torch.no_grad()
 def measure_latencies(
     models: Sequence[nn.Module],
     input_shape: tuple[int, ...],
@@ -127,14 +127,59 @@ def measure_latencies(
     warmup and repeats count the passes of a network over all rounds. If the machine is busy, the
     rounds differ.
     """
+    passes = warmup, repeats, rounds
+    return [
+        _summarise(timed) for timed in _time_in_turns(models, input_shape, passes, device, runtime)
+    ]
+
+
+def measure_beside(
+    model: nn.Module,
+    whole: nn.Module,
+    input_shape: tuple[int, ...],
+    passes: tuple[int, int, int],
+    device: str,
+    runtime: Runtime,
+) -> tuple[Latency, float]:
+    """Time a network in turns with another one, so that both share the speed of the machine.
+
+    Args:
+        passes: warm-up, repeats and rounds, as in `measure_latencies`.
+
+    Returns:
+        Its latency, and its share of the milliseconds of `whole`: the upper end of a one-sided 95 %
+        interval over the rounds, so that the true share is hardly ever above.
+    """
+    own, other = _time_in_turns([model, whole], input_shape, passes, device, runtime)
+    shares = np.log(np.median(own.milliseconds, axis=1) / np.median(other.milliseconds, axis=1))
+    return _summarise(own), float(np.exp(run_t_test(shares).confidence_interval(0.9).high))
+
+
+class _Timed(NamedTuple):
+    """Passes of one network. milliseconds: (rounds, passes per round)."""
+
+    milliseconds: NDArray[np.float64]
+    waited: float
+    conditions: dict[str, Any]
+
+
+def _time_in_turns(
+    models: Sequence[nn.Module],
+    input_shape: tuple[int, ...],
+    passes: tuple[int, int, int],
+    device: str,
+    runtime: Runtime,
+) -> list[_Timed]:
+    warmup, repeats, rounds = passes
     if warmup < 0 or runtime.batch_size < 1 or not 1 <= rounds <= repeats:
         raise NsoptError("latency needs repeats >= rounds >= 1, batch_size >= 1 and warmup >= 0")
     warmup, repeats, rounds = runtime.passes(warmup, repeats, rounds)
     where = runtime.device(resolve_compute(device, "fp32").device)
     conditions = latency_conditions(where, runtime)
-    milliseconds = np.zeros((len(models), rounds, repeats // rounds))
+    seconds = np.zeros((len(models), rounds, repeats // rounds))
     waited = np.zeros(len(models))
     with (
+        torch.no_grad(),
         memory_for(where, f"timing batches of {runtime.batch_size}"),
         keep_memory(where),
         pause_garbage_collection(),
@@ -150,13 +195,12 @@ def measure_latencies(
                 for _ in range(-(-warmup // rounds)):
                     run()
                 before = seconds_waited()
-                passes = [run() for _ in range(repeats // rounds)]
+                seconds[index, turn] = [run() for _ in range(repeats // rounds)]
                 waited[index] += np.maximum(0.0, seconds_waited() - before)
-                milliseconds[index, turn] = passes
-    sitting = datetime.now(UTC).isoformat()
+    conditions["sitting"] = datetime.now(UTC).isoformat()
     return [
-        replace(_summarise(1000 * passes, seconds / passes.sum(), conditions), sitting=sitting)
-        for passes, seconds in zip(milliseconds, waited, strict=True)
+        _Timed(1000 * own, float(waits / own.sum()), conditions)
+        for own, waits in zip(seconds, waited, strict=True)
     ]
 
 
@@ -183,10 +227,8 @@ def was_busy(latencies: Sequence[Latency]) -> bool:
     return float(np.average(waited, weights=taken)) > LONGEST_WAIT
 
 
-def _summarise(
-    milliseconds: NDArray[np.float64], waited: float, conditions: dict[str, Any]
-) -> Latency:
-    """milliseconds: (rounds, passes per round)."""
+def _summarise(timed: _Timed) -> Latency:
+    milliseconds, waited = timed.milliseconds, timed.waited
     lower, median, upper = np.percentile(milliseconds, [25, 50, 75])
     rounds = np.median(milliseconds, axis=1)
     return Latency(
@@ -196,6 +238,6 @@ def _summarise(
         mean_ms=float(milliseconds.mean()),
         repeats=milliseconds.size,
         spread=float(np.ptp(rounds) / median) if len(rounds) > 1 else None,
-        waited=None if np.isnan(waited) else float(waited),
-        **conditions,
+        waited=None if np.isnan(waited) else waited,
+        **timed.conditions,
     )

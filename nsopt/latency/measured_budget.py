@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from numpy.typing import ArrayLike
 
@@ -11,20 +11,33 @@ from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.bisection import MOST_TIMED, Proposal, TimedWidths, Widths, bisect_widths
 from nsopt.latency.learn import find_model
-from nsopt.latency.measure import Latency, measure_latencies
+from nsopt.latency.measure import Latency, measure_beside, measure_latencies
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
 from nsopt.models.architecture import Architecture, require_latency
 from nsopt.progress import Progress
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import ScalingLaw
-from nsopt.scaling.metric import LATENCY, Metric
+from nsopt.scaling.metric import LATENCY, Metric, read_percentage
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import BATCH_SIZE
 from nsopt.terminal import show_progress
 
-_WARMUP, _REPEATS, _ROUNDS = 10, 40, 4
+_PASSES = 10, 40, 4  # warm-up, repeats, rounds
+_BESIDE = 16, 40, 8  # the same beside the whole network
 _BELOW = 1 - 1e-12  # more than the rounding error of a division
+
+
+@dataclass(frozen=True)
+class Timing(Latency):
+    """What decides whether a network fits. It has all attributes of `Latency`.
+
+    Attributes:
+        share: of the milliseconds of the network of base widths, as `measure_beside` returns it;
+            None if that was not timed beside it.
+    """
+
+    share: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +46,12 @@ class MeasuredBudget:
 
     Attributes:
         arch: the network, with a latency model.
-        multiple_of, min_width, max_width: see `solve_widths`.
+        multiple_of: see `solve_widths`.
+        min_width: likewise.
+        max_width: likewise.
+        beside_whole: whether each network is timed beside that of base widths. Milliseconds are
+            then at the speed of the machine at which this one takes what the latency model
+            predicts. So a share of it holds, however the speed changes meanwhile.
     """
 
     arch: Architecture
@@ -43,6 +61,7 @@ class MeasuredBudget:
     multiple_of: int = 1
     min_width: int = 1
     max_width: ArrayLike | None = None
+    beside_whole: bool = False
 
     @property
     def milliseconds(self) -> float:
@@ -63,17 +82,32 @@ class MeasuredBudget:
         widths = tuple(solve_widths(self.law, cost, self.budget, *limits).widths.tolist())
         return Proposal(widths, float(LATENCY.cost(self.arch)(widths)))
 
-    def solve(self, measure: Callable[[Widths], Latency]) -> TimedWidths:
+    def solve(self, time: Callable[[Widths], Timing]) -> TimedWidths:
         """Return the largest widths that fit as measured, see `bisect_widths`."""
         return bisect_widths(
-            self.propose, lambda widths: measure(widths).upper_quartile_ms, self.milliseconds
+            self.propose, lambda widths: self._cautious(time(widths)), self.milliseconds
         )
+
+    def _cautious(self, timing: Timing) -> float:
+        if timing.share is None:
+            return timing.upper_quartile_ms
+        return timing.share * float(LATENCY.cost(self.arch)(self.arch.base_widths))
+
+    def time(self, compute: Compute, runtime: Runtime, widths: Widths) -> Timing:
+        """Time one network. The caller holds the device (`Compute.exclusive`)."""
+        if not self.beside_whole:
+            return Timing(**asdict(time_widths(self.arch, compute, runtime, widths)))
+        models = self.arch.build(widths), self.arch.build(self.arch.base_widths)
+        latency, share = measure_beside(
+            *models, self.arch.input_shape, _BESIDE, str(compute.device), runtime
+        )
+        return Timing(**asdict(latency), share=share)
 
 
 def time_widths(arch: Architecture, compute: Compute, runtime: Runtime, widths: Widths) -> Latency:
     """Time one network. The caller holds the device (`Compute.exclusive`)."""
-    model, passes = arch.build(widths), (_WARMUP, _REPEATS, _ROUNDS)
-    (latency,) = measure_latencies([model], arch.input_shape, *passes, str(compute.device), runtime)
+    model, where = arch.build(widths), str(compute.device)
+    (latency,) = measure_latencies([model], arch.input_shape, *_PASSES, where, runtime)
     return latency
 
 
@@ -95,7 +129,7 @@ def with_exact_whole(
 def solve_measured_widths(
     arch: Architecture,
     law: ScalingLaw,
-    budget: float,
+    budget: float | str,
     *,
     device: str = "auto",
     measure: Measure | None = None,
@@ -108,13 +142,15 @@ def solve_measured_widths(
 ) -> TimedWidths:
     """Return the largest widths along `law` that take at most `budget` milliseconds as measured.
 
-    nsopt times at most 12 networks, a batch of images each, and compares the upper quartile of
-    their passes with the budget. The network that it returns is timed twice.
+    nsopt times at most 12 networks, a batch of images each, and compares cautious milliseconds with
+    the budget: the upper quartile of their passes. The network that it returns is timed twice.
 
     Args:
         arch: the network. Without a latency model (`nsopt.with_latency`) it gets one first.
         law: such as `nsopt.uniform_curve(arch.base_widths)`.
-        budget: in milliseconds.
+        budget: in milliseconds, or a percentage such as `50%` of what the network of base widths
+            takes. For a percentage nsopt times both networks in turns, so that it holds although
+            the machine becomes faster or slower; cautious is the upper end of a 95 % interval.
         device: as torch names it, or auto.
         measure: see `nsopt.with_latency`.
         runtime: likewise.
@@ -127,25 +163,31 @@ def solve_measured_widths(
     Raises:
         NoWidthsError: if no network that was timed is within the budget.
         NsoptError: if the device or the runtime is not available, if `measure` fails, or for a
-            budget that is no number above 0.
+            budget that is neither a number above 0 nor a percentage.
 
     Examples:
         >>> found = nsopt.solve_measured_widths(arch, nsopt.uniform_curve(arch.base_widths), 20.0)
         >>> found.widths, found.measured
     """
-    if not 0 < budget < math.inf:
+    share = read_percentage(budget) if isinstance(budget, str) else None
+    if not isinstance(budget, str) and not 0 < budget < math.inf:
         raise NsoptError(f"a budget must be a number of milliseconds above 0, not {budget}")
     own = choose_runtime(runtime, measure, batch_size)
     compute = resolve_compute(device, "fp32")
     with show_progress(progress) as display, sharing(compute, display) as shared:
         if arch.latency is None:
             arch = arch.with_latency(find_model(arch, shared, display, own))
-        asked = MeasuredBudget(arch, law, LATENCY, budget, multiple_of, min_width, max_width)
-        display.start(f"timing widths at {LATENCY.show(budget)}", MOST_TIMED)
+        if share is not None:
+            arch = with_exact_whole(arch, device, own, display)
+            budget = share * float(LATENCY.cost(arch)(arch.base_widths))
+        limits = multiple_of, min_width, max_width
+        beside = share is not None and own.is_here
+        asked = MeasuredBudget(arch, law, LATENCY, float(budget), *limits, beside)
+        display.start(f"timing widths at {LATENCY.show(asked.budget)}", MOST_TIMED)
 
-        def time(widths: Widths) -> Latency:
+        def time(widths: Widths) -> Timing:
             display.advance()
-            return time_widths(asked.arch, shared, own, widths)
+            return asked.time(shared, own, widths)
 
         with shared.exclusive():
             return asked.solve(time)

@@ -11,7 +11,7 @@ from functools import partial
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class Runtime(ABC):
 
     name: str
     batch_size: int
+    is_here: ClassVar[bool] = True  # whether it runs on this machine, whose speed may change
 
     @property
     def version(self) -> str:
@@ -147,6 +148,7 @@ class OwnMeasure(Runtime):
     name: str
     measure: Measure
     batch_size: int = BATCH_SIZE
+    is_here = False
 
     def passes(self, warmup: int, repeats: int, rounds: int) -> tuple[int, int, int]:
         return 0, _TIMES, _TIMES

@@ -207,6 +207,17 @@ def get_metric(name: str) -> Metric:
     return METRICS[name]
 
 
+def read_percentage(text: str) -> float:
+    """Parse `50%` as 0.5. Raises NsoptError for anything else."""
+    try:
+        part = float(text.strip().removesuffix("%")) / 100
+    except ValueError:
+        part = 0.0
+    if not text.strip().endswith("%") or not 0 < part < 1:
+        raise NsoptError(f"{text!r}: a percentage must be between 0 and 100, such as 50%")
+    return part
+
+
 def read_budgets(text: str, metric: Metric) -> list[tuple[Metric, int | float]]:
     """Parse budgets in `metric`, such as `600k,2M`, or budgets that name their metrics.
 

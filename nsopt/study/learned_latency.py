@@ -8,7 +8,6 @@ from nsopt.latency.measured_budget import with_exact_whole
 from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.scaling.metric import LATENCY, Metric
-from nsopt.storage import schema
 from nsopt.study.stored_law import read_tuned_law
 from nsopt.study.task import Task, with_stored_latency
 from nsopt.study.workspace import Workspace
@@ -20,7 +19,8 @@ def with_latency_if_needed(
     """Return `task` with a latency model, if the metric or a price is latency.
 
     A stored model has priority, so that budgets keep their meaning. Otherwise nsopt uses the model
-    of this device, and learns it if necessary.
+    of this device, and learns it if necessary. If the task starts from a trained network, the model
+    is then made exact for this one, so that percentages of its latency hold.
 
     Raises:
         NoWidthsError: if a method needs a tuned law that is not stored; before anything is learned.
@@ -32,16 +32,8 @@ def with_latency_if_needed(
     if arch.latency is None:
         if any(method.needs_tuned_law for method in methods):
             read_tuned_law(workspace, task.name, metric)
-        arch = learn_latency(arch, task.settings.training.device, task.runtime, progress)
+        where = task.settings.training.device, task.runtime, progress
+        arch = learn_latency(arch, *where)
+        if task.start is not None:
+            arch = with_exact_whole(arch, *where)
     return replace(task, arch=arch)
-
-
-def with_measured_whole(task: Task, workspace: Workspace, progress: Progress) -> Task:
-    """Return `task` with a latency model that is exact for the network of base widths.
-
-    A stored model stays, so that a percentage of that network's latency keeps its meaning.
-    """
-    if any(map(schema.read_latency_model, workspace.studies(task.name).values())):
-        return task
-    device = task.settings.training.device
-    return replace(task, arch=with_exact_whole(task.arch, device, task.runtime, progress))

@@ -12,7 +12,7 @@ from nsopt.compute.device import Compute
 from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import MOST_TIMED, Widths
 from nsopt.latency.measure import Latency, latency_conditions, was_busy
-from nsopt.latency.measured_budget import MeasuredBudget, time_widths
+from nsopt.latency.measured_budget import MeasuredBudget, Timing
 from nsopt.latency.runtime import TORCH, Runtime
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
@@ -38,6 +38,7 @@ def correct_latency(
 
     The widths at this budget are found once, by at most 12 timed networks, whatever machine or
     process asks. No network is timed again under the same conditions, unless the machine was busy.
+    If the task starts from a trained network, each is timed beside it (`MeasuredBudget`).
 
     Args:
         study: where to store them.
@@ -47,7 +48,8 @@ def correct_latency(
     """
     task = session.task
     limits = *task.settings.rounding(metric), max_width
-    asked = MeasuredBudget(task.arch, law, metric, budget, *limits)
+    beside = task.start is not None and task.runtime.is_here
+    asked = MeasuredBudget(task.arch, law, metric, budget, *limits, beside)
     clock = Clock(session.compute, task.runtime, session.progress, study)
     return clock.correct(asked, lambda: _list_once([study, *session.studies().values()]))
 
@@ -97,7 +99,7 @@ class Clock:
         self.progress.start(f"timing widths at {shown}", MOST_TIMED)
         taken: list[Latency] = []
         try:
-            found = asked.solve(self._timer(asked.arch, studies, taken))
+            found = asked.solve(self._timer(asked, studies, taken))
         except NoWidthsError as error:
             if taken and was_busy(taken):
                 raise NoWidthsError(f"{error}{_BUSY}") from None
@@ -109,8 +111,8 @@ class Clock:
         return asdict(found)
 
     def _timer(
-        self, arch: Architecture, studies: Callable[[], Iterable[Study]], taken: list[Latency]
-    ) -> Callable[[Widths], Latency]:
+        self, asked: MeasuredBudget, studies: Callable[[], Iterable[Study]], taken: list[Latency]
+    ) -> Callable[[Widths], Timing]:
         """Return a function that times networks, or returns what was stored, in order of time.
 
         What was stored of a busy machine does not count. taken: receives new latencies.
@@ -118,24 +120,26 @@ class Clock:
         conditions = latency_conditions(self.compute.device, self.runtime)
         used: dict[Widths, int] = {}
 
-        def measure(widths: Widths) -> Latency:
+        def time(widths: Widths) -> Timing:
             self.progress.advance()
             known = [
                 timing
                 for other in studies()
-                for timing in schema.read_timings(other, widths)
-                if conditions.items() <= timing.items() and not was_busy([Latency(**timing)])
+                for stored in schema.read_timings(other, widths)
+                if conditions.items() <= stored.items()
+                and not was_busy([timing := Timing(**stored)])
+                and (timing.share is not None) == asked.beside_whole
             ]
             number = used.get(widths, 0)
             used[widths] = number + 1
             if number < len(known):
-                return Latency(**known[number])
-            latency = time_widths(arch, self.compute, self.runtime, widths)
-            schema.write_timing(self.study, widths, asdict(latency))
-            taken.append(latency)
-            return latency
+                return known[number]
+            timing = asked.time(self.compute, self.runtime, widths)
+            schema.write_timing(self.study, widths, asdict(timing))
+            taken.append(timing)
+            return timing
 
-        return measure
+        return time
 
 
 def _list_once(studies: Iterable[Study]) -> Iterable[Study]:

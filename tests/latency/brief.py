@@ -14,9 +14,10 @@ from nsopt.training import step
 def measure_briefly(patch: pytest.MonkeyPatch) -> None:
     """Time the networks of a study with few passes, and one step of training. The gaps between
     blocks of memory that are left alone may be larger."""
-    for name, few, more in (("_WARMUP", 1, 4), ("_REPEATS", 2, 8), ("_ROUNDS", 2, 4)):
+    for name, few in (("_WARMUP", 1), ("_REPEATS", 2), ("_ROUNDS", 2)):
         patch.setattr(timing, name, few)
-        patch.setattr(measured_budget, name, more)
+    for name in ("_PASSES", "_BESIDE"):
+        patch.setattr(measured_budget, name, (4, 8, 4))
     patch.setattr(step, "_TIMED", 1)
     patch.setattr(memory, "_SMALLEST_GAP", 2**20)
 

@@ -240,7 +240,6 @@ def test_a_trial_tells_its_budget_and_its_cost() -> None:
 
 
 @pytest.mark.filterwarnings(
-    "ignore:The 'greenlet' package",
     "ignore::optuna.exceptions.ExperimentalWarning",
     "ignore:widths of study",
 )

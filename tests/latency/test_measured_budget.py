@@ -1,0 +1,91 @@
+"""Budgets in milliseconds hold as measured, also while the speed of the machine changes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import nsopt
+from nsopt.errors import NsoptError
+from nsopt.latency import measured_budget
+from nsopt.latency.measure import measure_beside
+from nsopt.latency.runtime import Runtime
+from nsopt.models.architecture import TableArchitecture
+from nsopt.models.registry import table_architecture
+
+SHAPE = (3, 32, 32)
+
+
+class Drifting(Runtime):
+    """A clock of parameters on a noisy machine, which `drift` slows down every 1,000 passes."""
+
+    name, batch_size = "drifting", 100
+
+    def __init__(self, drift: float, seed: int = 0) -> None:
+        self.drift, self.passed = drift, 0
+        self.random = np.random.default_rng(seed)
+
+    def prepare(
+        self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
+    ) -> Callable[[torch.Tensor], Callable[[], float]]:
+        return lambda images: lambda: self.seconds(model)
+
+    def seconds(self, model: nn.Module) -> float:
+        self.passed += 1
+        noise = 1 + 0.05 * self.random.random()
+        return exact(model) * noise * (1 + self.drift) ** (self.passed / 1000)
+
+
+def exact(model: nn.Module) -> float:
+    return 0.001 + sum(parameter.numel() for parameter in model.parameters()) * 1e-7
+
+
+@pytest.fixture
+def narrow() -> TableArchitecture:
+    whole = table_architecture("vgg11", 10, 32, 3)
+    return replace(whole, base_widths=tuple(width // 16 for width in whole.base_widths))
+
+
+def solve(
+    arch: TableArchitecture, clock: Runtime, budget: float | str, patch: pytest.MonkeyPatch
+) -> float:
+    """Return the share of the milliseconds of the whole network that the widths found take."""
+    patch.setattr(measured_budget, "choose_runtime", lambda *_: clock)
+    law = nsopt.uniform_curve(arch.base_widths)
+    found = nsopt.solve_measured_widths(arch, law, budget, device="cpu")
+    return exact(arch.build(found.widths)) / exact(arch.build(arch.base_widths))
+
+
+@pytest.mark.parametrize("drift", [-0.3, 0.0, 0.5])
+def test_a_percentage_holds_while_the_machine_becomes_slower_or_faster(
+    narrow: TableArchitecture, drift: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 0.45 < solve(narrow, Drifting(drift), "50%", monkeypatch) <= 0.5
+
+
+def test_a_number_of_milliseconds_does_not_follow_the_machine(
+    narrow: TableArchitecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = 500 * exact(narrow.build(narrow.base_widths))
+    assert solve(narrow, Drifting(0.5), half, monkeypatch) < 0.45
+
+
+@pytest.mark.parametrize("budget", ["50", "0%", "100%", "half", 0.0, float("nan")])
+def test_an_invalid_budget_is_refused(narrow: TableArchitecture, budget: float | str) -> None:
+    with pytest.raises(NsoptError, match=r"a percentage must be|a number of milliseconds above 0"):
+        nsopt.solve_measured_widths(narrow, nsopt.uniform_curve(narrow.base_widths), budget)
+
+
+def test_a_share_is_the_upper_end_of_an_interval() -> None:
+    small, whole = nn.Linear(100, 100), nn.Linear(100, 500)
+    true = exact(small) / exact(whole)
+    shares = [
+        measure_beside(small, whole, SHAPE, (0, 40, 8), "cpu", Drifting(0.2, seed))[1]
+        for seed in range(100)
+    ]
+    below = np.mean([share < true for share in shares])
+    assert below < 0.15
+    assert np.mean(shares) < 1.05 * true
