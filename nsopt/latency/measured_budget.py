@@ -11,9 +11,10 @@ from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.bisection import MOST_TIMED, Proposal, TimedWidths, Widths, bisect_widths
 from nsopt.latency.learn import find_model
-from nsopt.latency.measure import Latency, measure_latencies
+from nsopt.latency.measure import measure_latencies
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
+from nsopt.latency.sittings import Latency
 from nsopt.models.architecture import Architecture, require_latency
 from nsopt.progress import Progress
 from nsopt.scaling.cost import LinearCost
