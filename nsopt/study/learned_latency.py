@@ -41,7 +41,7 @@ def with_measured_whole(task: Task, workspace: Workspace, progress: Progress) ->
 
     A stored model stays, so that a percentage of that network's latency keeps its meaning.
     """
-    if any(map(schema.read_latency_model, workspace.studies(task.name).values())):
+    if any(map(schema.has_latency_model, workspace.studies(task.name).values())):
         return task
     device = task.settings.training.device
     return replace(task, arch=with_exact_whole(task.arch, device, task.runtime, progress))
