@@ -25,7 +25,8 @@ from benchmarks.common import NETWORKS, published_law, show
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.latency.learn import latency_model, sample_widths
-from nsopt.latency.measure import Latency, measure_latencies
+from nsopt.latency.measure import measure_latencies
+from nsopt.latency.sittings import Latency
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.scaling.law import floor_widths

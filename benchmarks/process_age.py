@@ -21,7 +21,8 @@ from benchmarks.common import NETWORKS, in_new_process, show
 from nsopt.compute.device import describe_device, resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.latency.learn import sample_widths
-from nsopt.latency.measure import Latency, measure_latencies
+from nsopt.latency.measure import measure_latencies
+from nsopt.latency.sittings import Latency
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import floor_widths
 

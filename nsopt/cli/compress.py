@@ -96,13 +96,11 @@ def _export(compressed: "CompressedClassifier", folder: Path) -> str:
     """Write a network as ONNX; return where, or how to get it."""
     from nsopt.cli.extras import has_extra, install_command
     from nsopt.deployment.export import export
-    from nsopt.files import written_beside
 
     file = folder / compressed.budget.replace("=", "-").replace("%", "-percent")
     has_onnx = has_extra("export")
     file = file.with_name(f"{file.name}.{'onnx' if has_onnx else 'pt'}")
-    with written_beside(file) as unfinished:
-        export(compressed.network, unfinished, "onnx" if has_onnx else "state_dict")
+    export(compressed.network, file, "onnx" if has_onnx else "state_dict")
     return str(file) if has_onnx else f"{file}; as ONNX after {install_command('export')}"
 
 

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from nsopt.cli.options import Count, OptionalStorageUrl, RuntimeOptions, StoredArch
 
 if TYPE_CHECKING:
-    from nsopt.latency.measure import Latency
+    from nsopt.latency.sittings import Latency
     from nsopt.study.timing import Trained
 
 # Imports inside functions keep `nsopt --help` light.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import unknown_name
+from nsopt.files import written_beside
 from nsopt.models.architecture import Architecture
 from nsopt.models.onnx import export_to_onnx, load_onnx, quiet_exporters
 
@@ -43,7 +44,7 @@ def export(network: KeptNetwork, path: Path | str, format: str = "onnx") -> None
 
     Args:
         network: from `nsopt.load_network`, or the `network` of a compression's result.
-        path: of the file.
+        path: of the file. A link there is replaced, not followed.
         format: `onnx`; `pt2`, for `torch.export.load`; or `state_dict`, for `nsopt.load_network`.
             All include the network's facts (`KeptNetwork.facts`).
 
@@ -56,7 +57,8 @@ def export(network: KeptNetwork, path: Path | str, format: str = "onnx") -> None
     if format not in _FORMATS:
         raise unknown_name("format", format, _FORMATS)
     write, _ = _FORMATS[format]
-    write(network, Path(path))
+    with written_beside(Path(path)) as unfinished:
+        write(network, unfinished)
 
 
 def load_exported(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from nsopt.data.images import PIXEL_RANGE, ImageData
+from nsopt.files import written_beside
 from nsopt.latency.measure import pause_garbage_collection
 from nsopt.latency.runtime import time_pass
 from nsopt.models.onnx import Images, import_for_export, load_onnx
@@ -47,7 +48,7 @@ def quantise(exported: Path | str, path: Path | str, data: ImageData) -> Int8:
 
     Args:
         exported: an ONNX file that `nsopt.export` wrote.
-        path: of the new file. Its input and output stay float32.
+        path: of the new file, which replaces a link. Its input and output stay float32.
         data: the images of the network's training, a few of which calibrate it.
 
     Returns:
@@ -67,7 +68,8 @@ def quantise(exported: Path | str, path: Path | str, data: ImageData) -> Int8:
         milliseconds = _time({FLOAT: Path(exported)} | integers, batches[0])
         form = min(integers, key=milliseconds.__getitem__)
         _copy_facts(Path(exported), integers[form])
-        Path(path).write_bytes(integers[form].read_bytes())
+        with written_beside(Path(path)) as unfinished:
+            unfinished.write_bytes(integers[form].read_bytes())
     return Int8(form, milliseconds)
 
 

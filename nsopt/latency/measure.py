@@ -3,7 +3,6 @@
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -18,50 +17,13 @@ from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError
 from nsopt.latency.runtime import TORCH, Runtime, Torch
-from nsopt.latency.sittings import LONGEST_WAIT
+from nsopt.latency.sittings import LONGEST_WAIT, Latency
 from nsopt.models.layout import change_layout
 from nsopt.scaling.t_test import run_t_test
 
 # 2: in rounds, with the memory of tensors kept between passes. 3: that memory is one block per
 # network, and Python's garbage collection is off.
 _PROTOCOL = 3
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds per batch: median, quartiles and mean over `repeats` passes.
-
-    Only measurements that agree in device, precision, batch_size, torch_version, protocol, runtime
-    and repeats can be compared.
-
-    Attributes:
-        batch_size: images per batch.
-        repeats: passes that were timed.
-        device: its name, with its threads.
-        precision: of matrix products and convolutions.
-        torch_version: of PyTorch.
-        protocol: version of nsopt's way to time networks.
-        spread: range of the medians of several rounds over the whole median; None for one round.
-        waited: time that threads waited for a processor, over the time of the passes; None if the
-            system does not say. A program that computes all the time raises this, not spread.
-        sitting: when these networks were timed side by side; None if unknown.
-        runtime: what ran the networks, such as torch.
-    """
-
-    median_ms: float
-    lower_quartile_ms: float
-    upper_quartile_ms: float
-    mean_ms: float
-    batch_size: int
-    repeats: int
-    device: str
-    precision: str = "fp32"
-    torch_version: str = "unknown"
-    protocol: int = 1
-    spread: float | None = None
-    waited: float | None = None
-    sitting: str | None = None
-    runtime: str = TORCH.name
 
 
 def latency_conditions(device: torch.device, runtime: Runtime = TORCH) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.bisection import MOST_TIMED, Proposal, TimedWidths, Widths, bisect_widths
 from nsopt.latency.learn import find_model
-from nsopt.latency.measure import Latency, measure_beside, measure_latencies
+from nsopt.latency.measure import measure_beside, measure_latencies
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
+from nsopt.latency.sittings import Latency, Timing
 from nsopt.models.architecture import Architecture, require_latency
 from nsopt.progress import Progress
 from nsopt.scaling.cost import LinearCost
@@ -26,18 +27,6 @@ from nsopt.terminal import show_progress
 _PASSES = 10, 40, 4  # warm-up, repeats, rounds
 _BESIDE = 16, 40, 8  # the same beside the whole network
 _BELOW = 1 - 1e-12  # more than the rounding error of a division
-
-
-@dataclass(frozen=True)
-class Timing(Latency):
-    """What decides whether a network fits. It has all attributes of `Latency`.
-
-    Attributes:
-        share: of the milliseconds of the network of base widths, as `measure_beside` returns it;
-            None if that was not timed beside it.
-    """
-
-    share: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

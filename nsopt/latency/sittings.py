@@ -6,12 +6,62 @@ A sitting times networks side by side, so that only its own latencies can be com
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 _LARGEST_SPREAD = 0.15
 LONGEST_WAIT = 0.15
 
 Measured = Mapping[str, Any]  # the fields of a `Latency`, and "widths"
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per batch: median, quartiles and mean over `repeats` passes.
+
+    Only measurements that agree in device, precision, batch_size, torch_version, protocol, runtime
+    and repeats can be compared.
+
+    Attributes:
+        batch_size: images per batch.
+        repeats: passes that were timed.
+        device: its name, with its threads.
+        precision: of matrix products and convolutions.
+        torch_version: of PyTorch.
+        protocol: version of nsopt's way to time networks.
+        spread: range of the medians of several rounds over the whole median; None for one round.
+        waited: time that threads waited for a processor, over the time of the passes; None if the
+            system does not say. A program that computes all the time raises this, not spread.
+        sitting: when these networks were timed side by side; None if unknown.
+        runtime: what ran the networks, such as torch.
+    """
+
+    median_ms: float
+    lower_quartile_ms: float
+    upper_quartile_ms: float
+    mean_ms: float
+    batch_size: int
+    repeats: int
+    device: str
+    precision: str = "fp32"
+    torch_version: str = "unknown"
+    protocol: int = 1
+    spread: float | None = None
+    waited: float | None = None
+    sitting: str | None = None
+    runtime: str = "torch"
+
+
+@dataclass(frozen=True)
+class Timing(Latency):
+    """What decides whether a network fits. It has all attributes of `Latency`.
+
+    Attributes:
+        share: of the milliseconds of the network of base widths, as `measure_beside` returns it;
+            None if that was not timed beside it.
+    """
+
+    share: float | None = None
 
 
 def choose_latencies(

@@ -14,6 +14,7 @@ from nsopt.errors import NoWidthsError, ShortRecordError
 from nsopt.scaling.cost import CostModel, IntArray, Numbers
 from nsopt.scaling.fit_error import FitError
 from nsopt.scaling.law import PowerLaw
+from nsopt.scaling.metric import PARAMS, get_metric
 
 MIN_ROWS = 6
 _POOR_R2 = 0.5
@@ -221,11 +222,20 @@ class Iteration:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` returned."""
-        trajectory = Trajectory(np.array(data["trajectory"], dtype=np.int64), np.array(data["tau"]))
-        law = PowerLaw.from_dict(data["law"])
-        metric = data.get("metric", "params")  # older versions knew no other
-        low, high = (
-            tuple(data[name]) if name in data else None for name in ("widths_low", "widths_high")
+        """Read what `to_dict` returned. Raises KeyError, TypeError or ValueError otherwise."""
+        law, tau = PowerLaw.from_dict(data["law"]), np.array(data["tau"])
+        trajectory = Trajectory(np.array(data["trajectory"], dtype=np.int64), tau)
+        names = ["widths", *(name for name in ("widths_low", "widths_high") if name in data)]
+        proposed = np.array([data[name] for name in names], dtype=np.int64)
+        rows = np.vstack([trajectory.widths, proposed])
+        if rows.shape != (len(tau) + len(names), law.layers) or (rows < 1).any():
+            raise ValueError("its widths, sizes and law do not belong together")
+        if not (np.isfinite(tau) & (tau > 0)).all() or len(trajectory.record().tau) < MIN_ROWS:
+            raise ValueError(f"a law needs {MIN_ROWS} rows, with sizes above 0")
+        return cls(
+            trajectory,
+            law,
+            seconds=float(data["seconds"]),
+            metric=get_metric(data.get("metric", PARAMS.name)).name,  # older versions had no other
+            **{name: tuple(row) for name, row in zip(names, proposed.tolist(), strict=True)},
         )
-        return cls(trajectory, law, tuple(data["widths"]), data["seconds"], metric, low, high)

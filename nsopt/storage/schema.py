@@ -6,19 +6,24 @@ has the search; all have the same two objectives. Tuning studies are `ARCH-DATA-
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study, StudyDirection
+from pydantic import Field
 
-from nsopt.data.source import Source, Subset
+from nsopt.data.source import Source
 from nsopt.errors import NsoptError
+from nsopt.latency.bisection import TimedWidths
+from nsopt.latency.sittings import Timing
 from nsopt.scaling.law import PowerLaw
 from nsopt.settings import differences
 from nsopt.storage.internals import FrozenStudy
+from nsopt.storage.reading import damage, read, read_optional
 
+T = TypeVar("T")
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 SEARCH_METRIC_NAMES = ("lowest r2 of a layer", "seconds")
 SEARCH = "search"
@@ -46,6 +51,8 @@ _VERDICT = "verdict"
 _OWN_TASK = "own_task"
 _INT8 = "int8:"
 
+WidthKey = Annotated[str, Field(pattern=r"^[1-9]\d*(-[1-9]\d*)*$")]
+
 
 @dataclass(frozen=True)
 class TaskDescription:
@@ -68,6 +75,26 @@ class TaskDescription:
     fixed: str = ""
     base_params: int | None = None
     base_macs: int | None = None
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Those among the settings of a study that are read by name."""
+
+    preset: str
+    search: dict[str, Any]
+    data: dict[str, Any]
+    training: dict[str, Any] | None = None
+    tuning: dict[str, Any] | None = None
+    runtime: str = "torch"
+    latency_batch_size: int = 100
+
+
+@dataclass(frozen=True)
+class _TimedWidths(Timing):
+    """A timing with the widths that it is of; None in those of older versions."""
+
+    widths: WidthKey | None = None
 
 
 def comparison_name(arch: str, data: str, preset: str) -> str:
@@ -174,11 +201,12 @@ def write_identity(
 
 def read_settings(study: Study) -> dict[str, Any]:
     """Return all settings that decide a study's numbers; empty if nsopt did not create it."""
-    settings = dict(study.user_attrs.get(_SETTINGS, {}))
-    if settings:
-        settings = _SINCE_RUNTIMES | _SINCE_BATCHES | settings
-    if "search" in settings:
-        settings["search"] = _SINCE_0_1 | settings["search"]
+    attributes = study.user_attrs
+    if _SETTINGS not in attributes:
+        return {}
+    read(study, _SETTINGS, _Settings, attributes)
+    settings: dict[str, Any] = _SINCE_RUNTIMES | _SINCE_BATCHES | attributes[_SETTINGS]
+    settings["search"] = _SINCE_0_1 | settings["search"]
     for name, part in settings.items():
         if isinstance(part, dict) and part.get("resized_crop") is not None:
             settings[name] = {"crop_version": 1} | part
@@ -196,7 +224,7 @@ def claim_for_own_task(study: Study, settings: Mapping[str, Any]) -> None:
     Raises:
         NsoptError: if other settings wrote the study.
     """
-    theirs = study.user_attrs.get(_OWN_TASK)
+    theirs = read_optional(study, _OWN_TASK, dict[str, Any])
     if theirs is None:
         study.set_user_attr(_OWN_TASK, dict(settings))
     elif found := differences(dict(settings), theirs):
@@ -207,21 +235,19 @@ def claim_for_own_task(study: Study, settings: Mapping[str, Any]) -> None:
 
 
 def read_provenance(study: Study) -> dict[str, Any]:
-    return dict(study.user_attrs.get(_PROVENANCE, {}))
+    return read_optional(study, _PROVENANCE, dict[str, Any]) or {}
 
 
 def read_task(study: Study) -> TaskDescription:
-    values = dict(study.user_attrs[_SUBJECT])
-    for name in ("layer_names", "base_widths"):
-        values[name] = tuple(values[name])
-    return TaskDescription(**values)
+    task: TaskDescription = read(study, _SUBJECT, TaskDescription)
+    with damage(study, _SUBJECT):
+        dict(zip(task.layer_names, task.base_widths, strict=True))
+    return task
 
 
 def read_source(study: Study) -> Source:
-    values = dict(study.user_attrs[_SOURCE])
-    for name in ("mean", "std"):
-        values[name] = tuple(values[name]) if values.get(name) else None
-    return Source(**values | {"subset": Subset(**values["subset"])})
+    source: Source = read(study, _SOURCE, Source)
+    return source
 
 
 def metric_names(latency_batch_size: int) -> tuple[str, str]:
@@ -231,11 +257,14 @@ def metric_names(latency_batch_size: int) -> tuple[str, str]:
 
 def read_latencies(study: Study) -> list[dict[str, Any]]:
     """Return all latencies of a study, of any conditions; `widths` is a `width_key`."""
-    return [
-        _SINCE_RUNTIMES | value
-        for name, value in study.user_attrs.items()
-        if name.startswith(_LATENCY)
-    ]
+    return [_SINCE_RUNTIMES | value for value in _read_timed(study, _LATENCY)]
+
+
+def _read_timed(study: Study, prefix: str) -> list[dict[str, Any]]:
+    found = {name: value for name, value in study.user_attrs.items() if name.startswith(prefix)}
+    for name in found:
+        read(study, name, _TimedWidths, found)
+    return list(found.values())
 
 
 def write_latency(
@@ -261,20 +290,29 @@ def read_timings(study: Study, widths: Sequence[int]) -> list[dict[str, Any]]:
     """Return these measurements of widths, under any conditions, in the order of their sitting."""
     found = [
         {key: part for key, part in value.items() if key != "widths"}
-        for name, value in study.user_attrs.items()
-        if name.startswith(_TIMING) and value["widths"] == width_key(widths)
+        for value in _read_timed(study, _TIMING)
+        if value.get("widths") == width_key(widths)
     ]
-    return sorted(found, key=lambda latency: str(latency["sitting"]))
+    return sorted(found, key=lambda latency: str(latency.get("sitting")))
 
 
-def write_widths_in_time(study: Study, asked: Sequence[Any], found: Mapping[str, Any]) -> None:
+def write_widths_in_time(study: Study, asked: Sequence[Any], found: TimedWidths) -> None:
     """Store the widths that were found for a budget in milliseconds. asked: what decides them,
     except the clock."""
-    study.set_user_attr(f"{_WIDTHS_IN_TIME}{_short_digest(list(asked))}", dict(found))
+    study.set_user_attr(_widths_in_time(asked), asdict(found))
 
 
-def read_widths_in_time(study: Study, asked: Sequence[Any]) -> dict[str, Any] | None:
-    return study.user_attrs.get(f"{_WIDTHS_IN_TIME}{_short_digest(list(asked))}")
+def read_widths_in_time(study: Study, asked: Sequence[Any]) -> TimedWidths | None:
+    name = _widths_in_time(asked)
+    found: TimedWidths | None = read_optional(study, name, TimedWidths)
+    with damage(study, name):
+        if found is not None and not found.predicted > 0:
+            raise ValueError("milliseconds must be above 0")
+    return found
+
+
+def _widths_in_time(asked: Sequence[Any]) -> str:
+    return f"{_WIDTHS_IN_TIME}{_short_digest(list(asked))}"
 
 
 def write_latency_model(study: Study, model: Mapping[str, Any]) -> None:
@@ -282,8 +320,15 @@ def write_latency_model(study: Study, model: Mapping[str, Any]) -> None:
     study.set_user_attr(_LATENCY_MODEL, dict(model))
 
 
-def read_latency_model(study: Study) -> dict[str, Any] | None:
-    return study.user_attrs.get(_LATENCY_MODEL)
+def has_latency_model(study: Study) -> bool:
+    return _LATENCY_MODEL in study.user_attrs
+
+
+def read_latency_model(study: Study, make: Callable[[dict[str, Any]], T]) -> T | None:
+    """Return what `make` makes of a stored latency model; None without one."""
+    stored = study.user_attrs.get(_LATENCY_MODEL)
+    with damage(study, _LATENCY_MODEL):
+        return None if stored is None else make(stored)
 
 
 def write_references(study: Study, asked: Sequence[float], budgets: Sequence[int]) -> None:
@@ -293,7 +338,7 @@ def write_references(study: Study, asked: Sequence[float], budgets: Sequence[int
 
 
 def read_references(study: Study, asked: Sequence[float]) -> list[int] | None:
-    return study.user_attrs.get(_references(asked))
+    return read_optional(study, _references(asked), list[int])
 
 
 def _references(asked: Sequence[float]) -> str:
@@ -320,9 +365,10 @@ def write_verdict(study: Study, verdict: str) -> None:
 
 
 def read_verdict(study: Study) -> str | None:
-    return study.user_attrs.get(_VERDICT)
+    return read_optional(study, _VERDICT, str)
 
 
 def read_law(study: Study) -> PowerLaw | None:
     stored = study.user_attrs.get(_LAW)
-    return PowerLaw.from_dict(stored) if stored else None
+    with damage(study, _LAW):
+        return None if stored is None else PowerLaw.from_dict(stored)

@@ -4,43 +4,48 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from optuna.distributions import IntDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from pydantic import Field
 
 from nsopt.scaling.metric import PARAMS, Metric, get_metric
 from nsopt.scaling.record import Iteration
 from nsopt.storage import internals, schema
+from nsopt.storage.reading import damage, read, read_optional
 
 LARGEST_WIDTH = 2**16
 BUDGET = "budget"
-OUTCOME_COLUMNS = (
-    "method",
-    "ratio",
-    "metric",
-    "budget",
-    "seed",
-    "cost",
-    "params",
-    "macs",
-    "latency_ms",
-    "latency_lower_quartile_ms",
-    "latency_upper_quartile_ms",
-    "latency_spread",
-    "latency_waited",
-    "tau",
-    "val_accuracy",
-    "test_accuracy",
-    "test_accuracy_best_epoch",
-    "epochs",
-    "seconds",
-    "feasible",
-    "beyond_record",
-    "binding",
-    "cost_latency",
-)
+_Number = int | float
+_Width = Annotated[int, Field(ge=1, le=LARGEST_WIDTH)]
+_Curves = dict[str, list[_Number]]
+OUTCOME_COLUMNS: dict[str, Any] = {  # and of what kind they are
+    "method": str,
+    "ratio": _Number,
+    "metric": str,
+    "budget": Annotated[_Number, Field(gt=0)],
+    "seed": int,
+    "cost": _Number,
+    "params": int,
+    "macs": int,
+    "latency_ms": _Number,
+    "latency_lower_quartile_ms": _Number,
+    "latency_upper_quartile_ms": _Number,
+    "latency_spread": _Number,
+    "latency_waited": _Number,
+    "tau": _Number,
+    "val_accuracy": _Number,
+    "test_accuracy": _Number,
+    "test_accuracy_best_epoch": _Number,
+    "epochs": int,
+    "seconds": _Number,
+    "feasible": bool,
+    "beyond_record": _Number,
+    "binding": str,
+    "cost_latency": _Number,
+}
 _COST = "cost"
 _BINDING = "binding"
 _WIDTH = "width_"
@@ -123,20 +128,25 @@ def read_point(trial: FrozenTrial | Trial) -> Point | None:
     """Return the point of a trial; None if it was enqueued without one.
 
     Raises:
-        NsoptError: if this version of nsopt does not know the metric.
+        NsoptError: if it is damaged, or if this version of nsopt does not know the metric.
     """
-    attributes = trial.user_attrs
-    names = ("method", "metric", "budget", "seed")
-    if not all(name in attributes for name in names):
+    names = ("method", "metric", "budget", "seed", "ratio")
+    method, metric, budget, seed, ratio = (_read_column(trial, name) for name in names)
+    if None in (method, metric, budget, seed):
         return None
-    method, metric, budget, seed = (attributes[name] for name in names)
-    return Point(method, get_metric(metric), budget, seed, attributes.get("ratio"))
+    with damage(trial, "metric"):
+        return Point(method, get_metric(metric), budget, seed, ratio)
+
+
+def _read_column(trial: FrozenTrial | Trial, name: str) -> Any:
+    return read_optional(trial, name, OUTCOME_COLUMNS[name])
 
 
 def read_budget(trial: FrozenTrial) -> float | None:
     """Return the budget with which a trial was enqueued, or None."""
     budget = trial.user_attrs.get(BUDGET)
-    return None if budget is None else float(budget)
+    with damage(trial, BUDGET):
+        return None if budget is None else float(budget)
 
 
 def has_cost(trial: FrozenTrial) -> bool:
@@ -180,7 +190,8 @@ def write_limits(
 
 def read_widths(trial: FrozenTrial, layer_names: Sequence[str]) -> tuple[int, ...]:
     """Return the widths of a trial, in forward order."""
-    return tuple(trial.params[width_parameter(name)] for name in layer_names)
+    names = [width_parameter(name) for name in layer_names]
+    return tuple(read(trial, name, _Width, trial.params) for name in names)
 
 
 def write_run(trial: Trial, provenance: Mapping[str, str]) -> None:
@@ -191,7 +202,7 @@ def write_run(trial: Trial, provenance: Mapping[str, str]) -> None:
 
 
 def read_worker(trial: FrozenTrial) -> str | None:
-    return trial.user_attrs.get(_WORKER)
+    return read_optional(trial, _WORKER, str)
 
 
 def write_place(trial: Trial, folder: str) -> None:
@@ -200,15 +211,14 @@ def write_place(trial: Trial, folder: str) -> None:
 
 
 def read_place(trial: FrozenTrial) -> str | None:
-    return trial.user_attrs.get(_PLACE)
+    return read_optional(trial, _PLACE, str)
 
 
 def read_all_provenance(study: Study) -> dict[str, str]:
     """Return the provenance of a study, and as text that of trials which differ."""
     own = schema.read_provenance(study)
-    attributes = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
-    stored: set[str] = {attrs[_PROVENANCE] for attrs in attributes if _PROVENANCE in attrs}
-    others = sorted(stored - {_format_provenance(own)})
+    found = [read_optional(t, _PROVENANCE, str) for t in study.get_trials(deepcopy=False)]
+    others = sorted({text for text in found if text} - {_format_provenance(own)})
     return own | ({"other trials": "; ".join(others)} if others else {})
 
 
@@ -226,7 +236,7 @@ def write_outcome(
 
 def read_outcome(trial: FrozenTrial) -> dict[str, Any]:
     """Return a trial's columns; None for missing ones."""
-    return {name: trial.user_attrs.get(name) for name in OUTCOME_COLUMNS}
+    return {name: _read_column(trial, name) for name in OUTCOME_COLUMNS}
 
 
 def read_completed(study: Study) -> list[FrozenTrial]:
@@ -237,12 +247,16 @@ def read_completed(study: Study) -> list[FrozenTrial]:
 def read_values_by_widths(study: Study) -> dict[str, float]:
     """Return the first value of every completed trial by the `width_key` of its widths."""
     done = read_completed(study)
-    return {t.user_attrs["widths"]: float(t.values[0]) for t in done if "widths" in t.user_attrs}
+    keys = [read_optional(trial, "widths", schema.WidthKey) for trial in done]
+    return {key: float(trial.values[0]) for key, trial in zip(keys, done, strict=True) if key}
 
 
 def read_curves(trial: FrozenTrial) -> dict[str, list[float]]:
     """Return training loss, validation and test accuracy per epoch."""
-    return dict(trial.user_attrs.get(_CURVES, {}))
+    curves: dict[str, list[float]] = read_optional(trial, _CURVES, _Curves) or {}
+    with damage(trial, _CURVES):
+        list(zip(*curves.values(), strict=True))
+    return curves
 
 
 def write_failure(study: Study, trial: FrozenTrial, error: Exception) -> None:
@@ -251,7 +265,7 @@ def write_failure(study: Study, trial: FrozenTrial, error: Exception) -> None:
 
 
 def read_failure(trial: FrozenTrial) -> str | None:
-    return trial.user_attrs.get(_ERROR)
+    return read_optional(trial, _ERROR, str)
 
 
 def write_duplicate(study: Study, trial: FrozenTrial, original: FrozenTrial) -> None:
@@ -276,7 +290,7 @@ def write_trainings(trial: Trial, accuracies: Mapping[str, float]) -> None:
 
 def read_trainings(trial: FrozenTrial) -> dict[str, float]:
     """Return what `write_trainings` wrote; empty if an older version wrote the trial."""
-    return dict(trial.user_attrs.get(_TRAININGS, {}))
+    return read_optional(trial, _TRAININGS, dict[str, _Number]) or {}
 
 
 def is_settled(trial: FrozenTrial) -> bool:
@@ -313,8 +327,9 @@ def read_iterations(study: Study) -> list[Iteration]:
     found: dict[int, Iteration] = {}
     for trial in study.get_trials(deepcopy=False):
         if _ITERATION in trial.user_attrs:
-            iteration = Iteration.from_dict(trial.user_attrs[_ITERATION])
-            found.setdefault(trial.user_attrs[_ITERATION_NUMBER], iteration)
+            with damage(trial, _ITERATION):
+                iteration = Iteration.from_dict(trial.user_attrs[_ITERATION])
+            found.setdefault(read(trial, _ITERATION_NUMBER, int), iteration)
     return [found[number] for number in sorted(found)]
 
 
@@ -325,7 +340,8 @@ def write_search(trial: Trial, iteration: Iteration, seconds: float) -> None:
 
 
 def read_seed(trial: FrozenTrial | Trial) -> int:
-    return int(trial.user_attrs["seed"])
+    seed: int = read(trial, "seed", int)
+    return seed
 
 
 def is_of_tuning(trial: FrozenTrial) -> bool:
@@ -338,4 +354,5 @@ def read_tuning_point(trial: FrozenTrial) -> TuningPoint:
     epochs = internals.fixed_parameters(trial).get(_PRETRAIN_EPOCHS)
     if epochs is not None:
         return TuningPoint(seed, pretrain_epochs=epochs)
-    return TuningPoint(seed, index=trial.user_attrs.get(_INDEX, trial.number))
+    index = read_optional(trial, _INDEX, int)
+    return TuningPoint(seed, index=trial.number if index is None else index)

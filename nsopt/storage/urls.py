@@ -60,6 +60,11 @@ def sqlite_path(url: str) -> Path | None:
     parts = read_url(url)
     if parts.get_backend_name() != "sqlite" or not parts.database:
         return None
+    try:
+        parts.get_dialect()().create_connect_args(parts)  # reads values such as ?timeout=60
+    except (TypeError, ValueError) as error:
+        reason = hide_values(url, str(error))
+        raise NsoptError(f"storage {hide_password(url)} cannot be used: {reason}") from None
     return Path(parts.database)
 
 

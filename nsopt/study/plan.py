@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from optuna.study import Study
 
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.latency.measure import Latency
+from nsopt.latency.sittings import Latency
 from nsopt.methods.base import Method
 from nsopt.methods.registry import baseline
 from nsopt.scaling.metric import MACS

@@ -1,8 +1,9 @@
 """The task of a study: everything that a result depends on, except its own point."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -222,19 +223,24 @@ def read_architecture(
 
 def write_latency_once(study: Study, model: CostModel | None) -> None:
     """Store a latency model that nsopt learned, if the study has none."""
-    if isinstance(model, LatencyModel | MacsLatency) and schema.read_latency_model(study) is None:
+    if isinstance(model, LatencyModel | MacsLatency) and not schema.has_latency_model(study):
         schema.write_latency_model(study, model.to_dict())
 
 
 def with_stored_latency(arch: Architecture, studies: Iterable[Study]) -> Architecture:
     """Return `arch` with the latency model of one of the studies, if any has one."""
     for study in studies:
-        stored = schema.read_latency_model(study)
-        if stored is not None:
-            if is_linear(stored):
-                return arch.with_latency(read_linear(stored, arch))
-            return arch.with_latency(LatencyModel.from_dict(stored))
+        model = schema.read_latency_model(study, partial(_make_latency, arch))
+        if model is not None:
+            return arch.with_latency(model)
     return arch
+
+
+def _make_latency(arch: Architecture, stored: dict[str, Any]) -> CostModel:
+    model = read_linear(stored, arch) if is_linear(stored) else LatencyModel.from_dict(stored)
+    if not 0 < float(model(arch.base_widths)) < math.inf:
+        raise ValueError("it predicts no milliseconds")
+    return model
 
 
 def check_outputs(arch: Architecture, data: ImageData) -> None:

@@ -11,9 +11,9 @@ from optuna.study import Study
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
-from nsopt.latency.measure import Latency, latency_conditions, measure_latencies
+from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.runtime import Runtime, stored_runtime, with_batch_size
-from nsopt.latency.sittings import choose_latencies
+from nsopt.latency.sittings import Latency, choose_latencies
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.storage import schema, trials
@@ -177,7 +177,7 @@ def _read_latencies(
         latency
         for study in session.studies().values()
         for latency in schema.read_latencies(study)
-        if conditions.items() <= latency.items()
+        if conditions.items() <= latency.items() and latency.get("widths")
     ]
     found = choose_latencies(stored, [schema.width_key(widths) for widths in networks])
     return {

@@ -15,7 +15,7 @@ from nsopt.compute.device import Compute
 from nsopt.deployment.artifacts import BestNetworks
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import DeterministicError
-from nsopt.latency.measure import Latency
+from nsopt.latency.sittings import Latency
 from nsopt.methods.base import Method
 from nsopt.samplers.neuralscale import suggest_widths
 from nsopt.scaling.metric import LATENCY, counted_costs

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,10 +9,11 @@ from optuna.study import Study
 
 from nsopt.compute.device import Compute
 from nsopt.errors import NoWidthsError
-from nsopt.latency.bisection import MOST_TIMED, Widths
-from nsopt.latency.measure import Latency, latency_conditions, was_busy
-from nsopt.latency.measured_budget import MeasuredBudget, Timing
+from nsopt.latency.bisection import MOST_TIMED, TimedWidths, Widths
+from nsopt.latency.measure import latency_conditions, was_busy
+from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.runtime import TORCH, Runtime
+from nsopt.latency.sittings import Latency, Timing
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.scaling.law import ScalingLaw
@@ -90,11 +90,9 @@ class Clock:
             with self.compute.exclusive():
                 found = schema.read_widths_in_time(self.study, key) or self._find(asked, studies)
                 schema.write_widths_in_time(self.study, key, found)
-        return asked.corrected(found["predicted"])
+        return asked.corrected(found.predicted)
 
-    def _find(
-        self, asked: MeasuredBudget, studies: Callable[[], Iterable[Study]]
-    ) -> dict[str, Any]:
+    def _find(self, asked: MeasuredBudget, studies: Callable[[], Iterable[Study]]) -> TimedWidths:
         shown = asked.metric.show(asked.budget)
         self.progress.start(f"timing widths at {shown}", MOST_TIMED)
         taken: list[Latency] = []
@@ -108,7 +106,7 @@ class Clock:
         self.progress.message(
             f"{method} at {shown}: {max(found.measured):.4g} {LATENCY.unit} as timed"
         )
-        return asdict(found)
+        return found
 
     def _timer(
         self, asked: MeasuredBudget, studies: Callable[[], Iterable[Study]], taken: list[Latency]

@@ -72,6 +72,16 @@ def test_an_exported_network_computes_the_same(
     assert predict(torch.rand(7, 1, 32, 32)).shape == (7, 10)
 
 
+def test_an_export_follows_no_link(kept: KeptNetwork, tmp_path: Path) -> None:
+    victim, file = tmp_path / "victim", tmp_path / "network.pt"
+    victim.write_text("precious")
+    file.symlink_to(victim)
+    export(kept, file, "state_dict")
+    assert victim.read_text() == "precious"
+    assert not file.is_symlink()
+    assert load_network(file).facts == kept.facts
+
+
 def test_exported_files_tell_what_they_are(kept: KeptNetwork, exported: dict[str, Path]) -> None:
     session = InferenceSession(exported["onnx"])
     found = session.get_modelmeta().custom_metadata_map

@@ -278,6 +278,14 @@ def test_unreachable_and_foreign_storage(tmp_path: Path) -> None:
     assert text.read_text().startswith("groceries")
 
 
+def test_a_wrong_value_of_a_url_is_told_before_any_work(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'out' / 'study.db'}?timeout=word"
+    done = call_nsopt("study", *ONE_POINT, f"--storage={url}", f"--out={tmp_path / 'out'}")
+    check(done, "study.db?*** cannot be used: could not convert string to float: '***'")
+    assert not done.stdout
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_storage_of_other_settings_stays_as_it_was(tmp_path: Path) -> None:
     assert call_nsopt("study", *ONE_POINT, f"--out={tmp_path}").returncode == 0
     before = (tmp_path / "study.db").read_bytes()

@@ -13,9 +13,8 @@ from optuna.trial import TrialState
 from nsopt.compute.device import Compute
 from nsopt.compute.locks import hold_lock
 from nsopt.latency import measure as latency
-from nsopt.latency.measure import Latency
 from nsopt.latency.runtime import Runtime
-from nsopt.latency.sittings import choose_latencies
+from nsopt.latency.sittings import Latency, choose_latencies
 from nsopt.methods.registry import baseline
 from nsopt.progress import Silent
 from nsopt.reports.dashboard import describe_outcomes

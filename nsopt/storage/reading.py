@@ -1,0 +1,74 @@
+"""Read the values of a storage, and say in one line which of them is damaged."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial
+from pydantic import TypeAdapter, ValidationError
+
+from nsopt.errors import NsoptError
+from nsopt.storage.internals import trial_id
+
+
+@contextmanager
+def damage(owner: Study | FrozenTrial | Trial, name: str) -> Iterator[None]:
+    """Turn what the block raises for damaged values into an NsoptError that says where they are.
+
+    Args:
+        owner: the study or the trial that holds what the block reads.
+        name: of the attribute or parameter.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        where = (
+            f"study {owner.study_name}"
+            if isinstance(owner, Study)
+            else f"trial {owner.number} (trial_id {trial_id(owner)})"
+        )
+        raise NsoptError(
+            f"{where}: its {name!r} is damaged ({_describe(error)}): restore the storage from a "
+            "copy, or start again with another --out or --storage"
+        ) from None
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        last = error.errors(include_url=False, include_input=False)[-1]
+        return ": ".join([*map(str, last["loc"]), last["msg"].lower()])
+    text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
+def read(
+    owner: Study | FrozenTrial | Trial,
+    name: str,
+    kind: Any,
+    values: Mapping[str, Any] | None = None,
+) -> Any:
+    """Return a value of a study or a trial.
+
+    Args:
+        kind: its type, which it must have as JSON.
+        values: those of the owner; by default its attributes.
+
+    Raises:
+        NsoptError: if it is missing or of another kind.
+    """
+    with damage(owner, name):
+        value = (owner.user_attrs if values is None else values).get(name)
+        return _reader(kind).validate_json(json.dumps(value), strict=True)
+
+
+def read_optional(owner: Study | FrozenTrial | Trial, name: str, kind: Any) -> Any | None:
+    """Return an attribute as `read` does; None if it is missing."""
+    return read(owner, name, kind | None)
+
+
+@cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
