@@ -47,7 +47,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--out=/proc/nowhere"], ["cannot write to /proc/nowhere", "--out"]),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(
+def test_invalid_options_fail_before_anything_runs(
     weights: Path, tmp_path: Path, options: list[str], parts: list[str]
 ) -> None:
     usual = {"--weights": str(weights), "--budgets": "macs=50%", "--arch": "mobilenetv2"}
@@ -57,7 +57,9 @@ def test_mistakes_are_told_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_it_exports_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_export_of_compress_replaces_a_symbolic_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nsopt.cli.extras.has_extra", lambda name: False)
     victim, folder = tmp_path / "victim", tmp_path / "out"
     victim.write_text("precious")
@@ -71,7 +73,7 @@ def test_what_it_exports_follows_no_link(tmp_path: Path, monkeypatch: pytest.Mon
     assert load_network(file).arch == "vgg11"
 
 
-def test_where_no_training_succeeded_has_no_password(tmp_path: Path) -> None:
+def test_the_error_of_failed_trainings_hides_the_password(tmp_path: Path) -> None:
     task = SimpleNamespace(stored_studies=lambda workspace: {})
     workspace = Workspace("postgresql://me:sesame@h/d", tmp_path)
     with pytest.raises(NsoptError, match=r"succeeded: see postgresql://me:\*\*\*@h/d$"):

@@ -57,7 +57,7 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
         yield made
 
 
-def test_who_measures_is_alone_and_nothing_queued_still_runs(processes: list[Process]) -> None:
+def test_no_other_process_computes_during_a_measurement(processes: list[Process]) -> None:
     *others, measuring = processes
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(other.run, 1000) for other in others]
@@ -76,7 +76,9 @@ def test_who_measures_is_alone_and_nothing_queued_still_runs(processes: list[Pro
             assert other.done == len(other.work)
 
 
-def test_nothing_waits_for_the_device_while_nobody_measures(processes: list[Process]) -> None:
+def test_processes_do_not_wait_for_the_device_while_nobody_measures(
+    processes: list[Process],
+) -> None:
     process, other, _ = processes
     with other.compute.computing():
         process.run(20)
@@ -84,7 +86,7 @@ def test_nothing_waits_for_the_device_while_nobody_measures(processes: list[Proc
     assert process.done == 20
 
 
-def test_a_measurement_is_waited_for_however_long_it_takes(
+def test_processes_wait_for_a_measurement_however_long_it_takes(
     processes: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only a process that was stopped while it computed is not."""
@@ -104,7 +106,9 @@ def test_a_measurement_is_waited_for_however_long_it_takes(
         later.result()
 
 
-def test_who_waits_says_for_which_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_wait_reports_which_process_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Learning a latency takes minutes; a short measurement is waited for in silence."""
     monkeypatch.setattr(device_lock, "_SILENT_SECONDS", 0.02)
     told: list[str] = []

@@ -21,7 +21,7 @@ def fp32_precision(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("fp32_precision", ["none", "ieee", "tf32"], indirect=True)
-def test_only_benchmark_and_deterministic_of_cudnn_are_set(fp32_precision: str) -> None:
+def test_seeding_changes_only_two_cudnn_settings_and_restores_them(fp32_precision: str) -> None:
     cudnn = BACKENDS.cudnn
     before = cudnn.benchmark, cudnn.deterministic, cudnn.enabled, rounding()
     cudnn.benchmark, cudnn.enabled = True, False

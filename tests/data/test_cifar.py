@@ -90,7 +90,7 @@ def test_batches_of_cifar10_are_read_in_order(small_cifar10: Path) -> None:
     np.testing.assert_array_equal(data.train.images[20].numpy().ravel(), second[0])
 
 
-def test_archive_is_unpacked_and_read(small_cifar100: Path) -> None:
+def test_an_archive_is_unpacked_and_read(small_cifar100: Path) -> None:
     data = load_data("cifar100", small_cifar100)
     assert data.name == "cifar100"
     assert len(data.classes) == 100
@@ -100,7 +100,7 @@ def test_archive_is_unpacked_and_read(small_cifar100: Path) -> None:
     np.testing.assert_array_equal(data.train.images[7].numpy().ravel(), pixels[7])
 
 
-def test_damaged_archive_is_not_opened(small_cifar100: Path) -> None:
+def test_a_damaged_archive_is_not_opened(small_cifar100: Path) -> None:
     archive = small_cifar100 / "cifar-100-python.tar.gz"
     archive.write_bytes(archive.read_bytes()[:-10])
     with pytest.raises(NsoptError, match=r"is damaged .* delete it and fetch it again"):
@@ -115,7 +115,7 @@ def test_damaged_files_are_not_unpickled(small_cifar100: Path) -> None:
         load_data("cifar100", small_cifar100)
 
 
-def test_missing_archive_says_what_to_put_where(
+def test_the_error_for_a_missing_archive_says_what_to_put_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(import_torchvision("datasets").CIFAR100, "url", UNREACHABLE)
@@ -131,6 +131,6 @@ def test_unknown_data_set_suggests_the_nearest(tmp_path: Path) -> None:
         load_data("cifar-100", tmp_path)
 
 
-def test_image_size_is_not_for_cifar(tmp_path: Path) -> None:
+def test_cifar_takes_no_image_size(tmp_path: Path) -> None:
     with pytest.raises(NsoptError, match="--image-size"):
         load_data("cifar10", tmp_path, image_size=64)

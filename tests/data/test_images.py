@@ -25,7 +25,7 @@ def digits() -> ImageData:
     return first_digits(400, 100)
 
 
-def test_digits_are_real_and_split() -> None:
+def test_digits_contain_all_images_of_scikit_learn() -> None:
     data = load_data("digits")
     assert len(data.train) + len(data.test) == 1797
     assert data.train.images.dtype == torch.uint8
@@ -38,7 +38,7 @@ def test_digits_take_an_image_size() -> None:
     assert load_data("digits", image_size=40).image_size == 40
 
 
-def test_validation_is_held_out_of_training_in_every_class(digits: ImageData) -> None:
+def test_validation_images_of_every_class_are_held_out_of_training(digits: ImageData) -> None:
     splits = digits.split(0.2)
     assert len(splits.validation) == 80
     assert len(splits.train) == 320
@@ -51,7 +51,7 @@ def test_split_is_always_the_same(digits: ImageData) -> None:
     torch.testing.assert_close(digits.split(0.1).train.images, digits.split(0.1).train.images)
 
 
-def test_the_first_images_of_every_class_stay(digits: ImageData) -> None:
+def test_a_limit_keeps_the_first_images_of_every_class(digits: ImageData) -> None:
     splits = digits.split(0.1)
     few = splits.with_train_images(95)
     assert few.train.labels.bincount().tolist() == [10] * 10
@@ -64,7 +64,7 @@ def test_the_first_images_of_every_class_stay(digits: ImageData) -> None:
         assert splits.with_train_images(count) is splits
 
 
-def test_too_few_images_for_a_validation_split_say_so(digits: ImageData) -> None:
+def test_too_few_images_for_a_validation_split_raise_an_error(digits: ImageData) -> None:
     with pytest.raises(NsoptError, match="too few"):
         digits.split(0.01)
 
@@ -92,7 +92,7 @@ def test_a_last_batch_of_one_image_is_left_out(digits: ImageData) -> None:
     assert batches.next()[0].shape[0] == 359
 
 
-def test_epochs_follow_from_the_seed_alone(digits: ImageData) -> None:
+def test_epochs_depend_on_the_seed_alone(digits: ImageData) -> None:
     splits = digits.split(0.1)
 
     def epoch(seed: int) -> torch.Tensor:
@@ -110,7 +110,7 @@ def test_epochs_differ_from_one_another(digits: ImageData) -> None:
 
 @settings(max_examples=20)
 @given(before=st.integers(0, 14), after=st.integers(1, 8))
-def test_batches_go_on_from_their_state(digits: ImageData, before: int, after: int) -> None:
+def test_batches_continue_from_a_saved_state(digits: ImageData, before: int, after: int) -> None:
     splits = digits.split(0.1)
     whole, resumed = (TrainingBatches(splits, 64, seed) for seed in (0, 1))
     for _ in range(before):
@@ -121,7 +121,7 @@ def test_batches_go_on_from_their_state(digits: ImageData, before: int, after: i
             torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
-def test_fingerprints_tell_data_apart(digits: ImageData) -> None:
+def test_one_changed_training_pixel_changes_the_fingerprint(digits: ImageData) -> None:
     splits = digits.split(0.1)
     assert splits.fingerprint == digits.split(0.1).fingerprint
     images = splits.train.images.clone()
@@ -131,7 +131,9 @@ def test_fingerprints_tell_data_apart(digits: ImageData) -> None:
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
-def test_fingerprints_tell_validation_and_test_images_apart(digits: ImageData, part: str) -> None:
+def test_changed_validation_or_test_images_change_the_fingerprint(
+    digits: ImageData, part: str
+) -> None:
     splits = digits.split(0.1)
     images = getattr(splits, part)
     darker = ImageSet(images.images // 2, images.labels)
@@ -164,7 +166,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak memory")
-def test_splitting_takes_no_copy_of_all_images() -> None:
+def test_splitting_needs_no_float_copy_of_all_images() -> None:
     """As float32 these would take 940 MiB; the process itself takes less than half of that."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 700
@@ -197,7 +199,7 @@ def test_augmented_images_are_windows_of_the_padded_original(
 
 
 @pytest.mark.parametrize("mirror", [True, False])
-def test_images_are_mirrored_half_the_time_where_that_is_allowed(mirror: bool) -> None:
+def test_half_of_the_images_are_mirrored_if_allowed(mirror: bool) -> None:
     images = torch.arange(32, dtype=torch.uint8).expand(400, 1, 32, 32)
     rising = ImageSet(images, torch.arange(400) % 2)
     data = ImageData("rising", ("a", "b"), rising, rising, mirror=mirror)
@@ -208,7 +210,7 @@ def test_images_are_mirrored_half_the_time_where_that_is_allowed(mirror: bool) -
 
 @settings(max_examples=30)
 @given(st.integers(8, 40), st.integers(8, 40), st.floats(0.05, 0.99), st.integers(0, 2**31))
-def test_windows_lie_within_the_image_and_have_the_area_asked_for(
+def test_crop_windows_stay_inside_the_image_and_keep_the_smallest_area(
     height: int, width: int, smallest: float, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -260,7 +262,7 @@ def test_a_batch_takes_few_operations(digits: ImageData, resized_crop: float | N
     assert operations.count < 80
 
 
-def test_batches_of_resized_crops_follow_from_the_seed(digits: ImageData) -> None:
+def test_batches_of_resized_crops_depend_on_the_seed_alone(digits: ImageData) -> None:
     splits = digits.split(0.1)
 
     def batches(seed: int) -> torch.Tensor:
@@ -276,7 +278,7 @@ def test_batches_of_resized_crops_follow_from_the_seed(digits: ImageData) -> Non
     assert torch.equal(resumed.next()[0], whole.next()[0])
 
 
-def test_taking_images_copies_none(digits: ImageData) -> None:
+def test_taking_a_subset_copies_no_images(digits: ImageData) -> None:
     some = digits.train.take([5, 3, 8]).take([2, 0])
     assert some.stored is digits.train.stored
     assert torch.equal(some.images, digits.train.images[[8, 5]])
@@ -285,7 +287,7 @@ def test_taking_images_copies_none(digits: ImageData) -> None:
     assert torch.equal(some.pixels(torch.tensor([1])), some.images[1:])
 
 
-def test_images_are_normalised_as_a_trained_network_expects(digits: ImageData) -> None:
+def test_a_given_mean_and_std_normalise_the_images(digits: ImageData) -> None:
     own = digits.normalised_by([0.5], [0.25]).split(0.1)
     images = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1)
     assert normalise(images, own).flatten().tolist() == [-2.0, 2.0]

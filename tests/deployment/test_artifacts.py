@@ -93,7 +93,7 @@ def best_of(study: Study) -> FrozenTrial:
     return best
 
 
-def test_of_workers_that_end_at_once_the_best_network_is_kept(study: Study, tmp_path: Path) -> None:
+def test_workers_that_finish_together_keep_the_best_network(study: Study, tmp_path: Path) -> None:
     """Each looked before any of the others had ended: the last one must not win by that."""
     best, accuracies = BestNetworks(tmp_path / "artifacts"), (50.0, 80.0, 65.0, 70.0)
     barrier = Barrier(len(accuracies), timeout=60)
@@ -116,7 +116,7 @@ def test_of_workers_that_end_at_once_the_best_network_is_kept(study: Study, tmp_
     assert [*best.folder.iterdir()] == best.files(study)
 
 
-def test_every_budget_has_its_best_network(study: Study, tmp_path: Path) -> None:
+def test_the_best_network_of_every_budget_is_kept(study: Study, tmp_path: Path) -> None:
     best = BestNetworks(tmp_path / "artifacts")
     found = [(60.0, 1000, 0), (70.0, 2000, 0), (65.0, 1000, 1), (50.0, 2000, 1)]
     keep(best, study, *(network(*one) for one in found))
@@ -124,7 +124,7 @@ def test_every_budget_has_its_best_network(study: Study, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("seeds", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-def test_of_seeds_that_tie_the_smallest_is_kept(
+def test_the_smallest_seed_is_kept_if_accuracies_tie(
     seeds: tuple[int, ...], study: Study, tmp_path: Path
 ) -> None:
     best = BestNetworks(tmp_path / "artifacts")
@@ -136,7 +136,7 @@ def test_of_seeds_that_tie_the_smallest_is_kept(
     assert kept_values(study, best.folder) == {1000: 60.0}
 
 
-def test_processes_with_other_folders_agree_and_say_which_one_has_the_best(
+def test_processes_with_other_folders_name_the_folder_of_the_best_network(
     study: Study, tmp_path: Path
 ) -> None:
     here, there = BestNetworks(tmp_path / "here"), BestNetworks(tmp_path / "there")
@@ -164,7 +164,7 @@ def cut(*_: Any) -> None:
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
-def test_a_network_that_was_half_written_is_written_again(
+def test_a_half_written_network_is_written_again(
     moment: str, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best, better = BestNetworks(tmp_path / "artifacts"), network(70.0, seed=1)
@@ -182,9 +182,7 @@ def test_a_network_that_was_half_written_is_written_again(
     assert [*best.folder.iterdir()] == best.files(study)
 
 
-def test_a_better_network_of_a_trial_that_never_ended_replaces_nothing(
-    study: Study, tmp_path: Path
-) -> None:
+def test_the_network_of_an_unfinished_trial_replaces_nothing(study: Study, tmp_path: Path) -> None:
     best, better = BestNetworks(tmp_path / "artifacts"), network(70.0, seed=1)
     keep(best, study, network(60.0))
     lost = running(study, better)
@@ -197,7 +195,7 @@ def test_a_better_network_of_a_trial_that_never_ended_replaces_nothing(
     assert [*best.folder.iterdir()] == best.files(study)
 
 
-def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(
+def test_a_full_disk_raises_os_error_and_leaves_no_file(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
@@ -215,7 +213,7 @@ def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut off"])
-def test_a_damaged_network_is_known_and_replaced(
+def test_a_damaged_network_is_detected_and_replaced(
     damage: bytes, study: Study, tmp_path: Path
 ) -> None:
     best = BestNetworks(tmp_path / "artifacts")
@@ -235,7 +233,7 @@ def test_a_damaged_network_is_known_and_replaced(
 
 
 @pytest.mark.parametrize("planted", ["../../secret", "/etc/passwd", "a/b", ".."])
-def test_an_artifact_that_leads_out_of_the_folder_is_refused(
+def test_an_artifact_name_that_points_outside_the_folder_is_refused(
     planted: str, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("optuna.artifacts._upload.uuid.uuid4", lambda: planted)
@@ -264,7 +262,9 @@ class NoFiles(FileSystemArtifactStore):
         pass
 
 
-def test_networks_of_an_older_version_are_found_and_outdone(study: Study, tmp_path: Path) -> None:
+def test_networks_of_an_older_version_are_found_and_replaced_by_better_ones(
+    study: Study, tmp_path: Path
+) -> None:
     """It kept one artifact of a study for every budget, and told nothing of machines."""
     best, old = BestNetworks(tmp_path / "artifacts"), network(60.0, seed=2)
     best.folder.mkdir()
@@ -297,7 +297,7 @@ def test_a_worse_network_of_an_older_version_is_refused(study: Study, tmp_path: 
         best.file(study, best_of(study))
 
 
-def test_a_file_without_weights_says_so(tmp_path: Path) -> None:
+def test_a_file_without_weights_raises_an_error(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     with pytest.raises(NsoptError, match="cannot read weights from"):
         nsopt.load_weights(path)

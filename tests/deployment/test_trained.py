@@ -14,7 +14,7 @@ from nsopt.models.registry import table_architecture
 
 @pytest.mark.parametrize("name", [None, "state_dict", "model", "state"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_weights_are_read_as_people_save_them(
+def test_weights_are_read_from_all_common_layouts_of_a_file(
     narrow: TableArchitecture, tmp_path: Path, name: str | None, prefix: str
 ) -> None:
     model, file = narrow.build(narrow.base_widths), tmp_path / "weights.pt"
@@ -25,7 +25,7 @@ def test_weights_are_read_as_people_save_them(
     torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
-def test_weights_of_another_network_are_refused_with_what_differs(
+def test_the_error_for_weights_of_another_network_names_a_difference(
     narrow: TableArchitecture, tmp_path: Path
 ) -> None:
     file = tmp_path / "weights.pt"
@@ -47,7 +47,7 @@ def test_weights_of_another_network_are_refused_with_what_differs(
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a file of weights"])
-def test_files_without_weights_are_told_in_one_line(
+def test_files_without_weights_raise_a_one_line_error(
     narrow: TableArchitecture, tmp_path: Path, content: bytes
 ) -> None:
     file = tmp_path / "weights.pt"

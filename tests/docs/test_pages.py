@@ -79,7 +79,7 @@ def test_a_page_begins_with_an_example(page: Path) -> None:
     [page for page in PAGES if blocks(page, "python") and page != GALLERY],  # drawn below
     ids=of_name,
 )
-def test_the_examples_of_a_page_run_in_their_order(page: Path, tmp_path: Path) -> None:
+def test_the_examples_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
     done = Forked(run_examples, page, cwd=tmp_path).finish()
     assert done.returncode == 0, done.stderr
 
@@ -123,7 +123,7 @@ def commands(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=of_name)
-def test_the_commands_of_a_page_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_a_page_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NSOPT_STORAGE", "sqlite:///study.db")  # as the page exports it
     for line in commands(page):
         words = shlex.split(line, comments=True)[1:]
@@ -149,7 +149,7 @@ def test_every_option_in_the_text_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=of_name)
-def test_links_lead_to_files(page: Path) -> None:
+def test_links_point_to_existing_files_and_headings(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if not link.startswith("http"):
             file, _, heading = link.partition("#")
@@ -159,7 +159,7 @@ def test_links_lead_to_files(page: Path) -> None:
             assert not heading or heading in [h.lower().replace(" ", "-") for h in headings], link
 
 
-def test_every_message_of_the_troubleshooting_page_is_one_of_ours() -> None:
+def test_every_message_on_the_troubleshooting_page_exists_in_the_code() -> None:
     table = (ROOT / "docs" / "troubleshooting.md").read_text().partition("| message |")[2]
     rows = [line.split(" | ")[0] for line in table.split("## Questions")[0].splitlines()[2:]]
     messages = [part for row in rows for part in re.findall(r"`([^`]+)`", row)]
@@ -198,7 +198,7 @@ def texts_of(file: Path) -> str:
         ),
     ],
 )
-def test_a_page_prints_the_answer_of_its_study(
+def test_a_page_shows_the_summary_that_the_command_prints(
     page: str,
     study: str,
     network: str,
@@ -224,7 +224,7 @@ def test_a_page_prints_the_answer_of_its_study(
 
 
 @pytest.mark.parametrize("name", ["compression", "parameters"])
-def test_the_figure_shows_the_numbers_of_its_study(name: str) -> None:
+def test_a_figure_is_up_to_date_with_its_study(name: str) -> None:
     folder = ROOT / "docs" / "figures"
     drawn = runpy.run_path(str(folder / f"{name}.py"))["draw"]()
     assert drawn == (folder / f"{name}.svg").read_text()
@@ -248,7 +248,7 @@ def test_the_reference_has_every_public_name() -> None:
         assert f"{found.__module__}.{found.__qualname__}" in listed
 
 
-def test_examples_of_the_reference_are_code() -> None:
+def test_docstrings_use_a_section_that_the_site_shows_as_code() -> None:
     """The site shows what follows `Example:` as a quotation."""
     for file in (ROOT / "nsopt").rglob("*.py"):
         assert not re.search(r"^ *Example:$", file.read_text(), re.M), file

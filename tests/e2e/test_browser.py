@@ -115,7 +115,7 @@ def open_page(browser: Browser, address: str) -> None:
     WebDriverWait(browser, SECONDS).until(opened)
 
 
-def test_the_report_is_drawn(browser: Browser, folder: Path) -> None:
+def test_the_report_draws_its_figures(browser: Browser, folder: Path) -> None:
     browser.get((folder / "report" / "index.html").as_uri())
     text = wait(browser, "vgg11-digits-smoke", "NeuralScale", figures=4)
     assert "validation" in text

@@ -150,7 +150,7 @@ def assert_each_point_once(storage: BaseStorage, expected: Collection[tuple]) ->
     assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.FAIL}
 
 
-def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
+def test_a_study_survives_killed_workers_and_a_server_crash(server: Server, tmp_path: Path) -> None:
     join = ("worker", f"--storage={server.url}", f"--study={NAME}", f"--out={tmp_path / 'more'}")
     storage = opening.open_storage(server.url)
     expected = points_at([0.16, 0.24], "uniform", "neuralscale")
@@ -191,7 +191,7 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
     "ignore::optuna.exceptions.ExperimentalWarning"
 )  # threads share filters
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_many_may_open_a_new_database_at_once(server: Server) -> None:
+def test_many_threads_can_create_the_same_database_at_once(server: Server) -> None:
     together = threading.Barrier(8, timeout=60)
 
     def create(_: int) -> None:
@@ -202,7 +202,7 @@ def test_many_may_open_a_new_database_at_once(server: Server) -> None:
         assert list(pool.map(create, range(8))) == [None] * 8
 
 
-def test_workers_may_share_a_proxy(tmp_path: Path) -> None:
+def test_workers_can_share_a_proxy(tmp_path: Path) -> None:
     pytest.importorskip("grpc")
     port, storage = free_port(), f"sqlite:///{tmp_path / 'study.db'}"
     url = f"grpc://localhost:{port}"

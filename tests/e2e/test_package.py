@@ -45,7 +45,7 @@ def test_the_source_distribution_is_complete(built: Path) -> None:
         assert any(name.startswith(f"{folder}/") for name in names)
 
 
-def test_what_an_index_page_shows_needs_no_file_beside_it(built: Path) -> None:
+def test_the_long_description_links_only_to_web_pages(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as file:
         (name,) = (name for name in file.namelist() if name.endswith("METADATA"))
@@ -87,7 +87,7 @@ def test_the_wheel_runs_a_study_in_an_empty_folder(built: Path, tmp_path: Path) 
         (("dashboard", "--storage=sqlite:///out/study.db"), ["nsopt[dashboard]"]),
     ],
 )
-def test_without_an_extra_its_name_is_told(
+def test_a_missing_extra_is_named(
     command: tuple[str, ...], parts: list[str], tmp_path: Path
 ) -> None:
     """Plotly and optuna-dashboard cannot be imported here."""

@@ -75,7 +75,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_command_leaves_a_storage_and_a_report(whole: Path) -> None:
+def test_the_command_writes_a_storage_a_report_and_networks(whole: Path) -> None:
     names = {path.name for path in (whole / "report").iterdir()}
     tables = {
         f"{name}.csv" for name in ("outcomes", "summary", "epochs", "latencies", "record", "laws")
@@ -85,7 +85,9 @@ def test_the_command_leaves_a_storage_and_a_report(whole: Path) -> None:
     assert {path.name for path in whole.iterdir()} == {"study.db", "report", "artifacts"}
 
 
-def test_a_second_call_repeats_nothing_and_names_the_export(whole: Path, tmp_path: Path) -> None:
+def test_a_second_call_repeats_nothing_and_prints_an_export_command(
+    whole: Path, tmp_path: Path
+) -> None:
     before = measured(whole)
     done = run_short(whole)
     assert "validation" not in done.stdout.split("mean ±")[0]
@@ -98,7 +100,7 @@ def test_a_second_call_repeats_nothing_and_names_the_export(whole: Path, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["--int8", "--format=pt2", "--format=state_dict"])
-def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None:
+def test_export_writes_a_network_in_every_format(kind: str, whole: Path, tmp_path: Path) -> None:
     storage, out = f"--storage=sqlite:///{whole / 'study.db'}", tmp_path / "mine" / "network"
     study = "--study=vgg11-digits-12each-smoke/neuralscale"
     done = call_nsopt("export", storage, study, "--ratio=0.12", kind, f"--out={out}")
@@ -144,7 +146,7 @@ def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None
         (("--format=pt2", "--int8=true"), "--int8 is for --format onnx, and reads the images"),
     ],
 )
-def test_what_cannot_be_taken_home_says_so(
+def test_an_invalid_export_fails_and_writes_nothing(
     options: tuple[str, ...], message: str, whole: Path, tmp_path: Path
 ) -> None:
     given = {
@@ -196,7 +198,7 @@ def interrupt_when(
     return done.returncode, done.stderr
 
 
-def test_killed_anywhere_the_same_command_finishes(whole: Path, tmp_path: Path) -> None:
+def test_the_same_command_finishes_a_study_that_was_killed(whole: Path, tmp_path: Path) -> None:
     database = tmp_path / "study.db"
     killed = -signal.SIGKILL
     assert interrupt_when(tmp_path, 0, False, signal.SIGKILL)[0] == killed  # at the start
@@ -224,7 +226,7 @@ def test_two_commands_at_once_run_every_point_once(whole: Path, tmp_path: Path) 
     pd.testing.assert_frame_equal(measured(tmp_path), measured(whole))
 
 
-def test_report_is_written_anew_from_storage_alone(whole: Path, tmp_path: Path) -> None:
+def test_report_rebuilds_the_page_from_the_storage_alone(whole: Path, tmp_path: Path) -> None:
     storage = f"sqlite:///{whole / 'study.db'}"
     done = start("report", f"--storage={storage}", f"--out={tmp_path}").finish()
     assert done.returncode == 0, done.stderr
@@ -232,7 +234,7 @@ def test_report_is_written_anew_from_storage_alone(whole: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("module", ["nsopt", "nsopt.study"])
-def test_help_is_there(module: str) -> None:
+def test_both_entry_points_print_help(module: str) -> None:
     done = start("--help", module=module).finish()
     assert done.returncode == 0
     assert "Compare scaling methods at equal budgets" in done.stdout
@@ -251,7 +253,7 @@ def test_every_study_has_a_note_and_figures_for_the_dashboard(whole: Path) -> No
     assert shown == {"uniform": pareto, "neuralscale": pareto, "search": {"law"}}
 
 
-def test_dashboard_serves_the_studies_on_loopback(whole: Path) -> None:
+def test_the_dashboard_serves_the_studies_on_loopback(whole: Path) -> None:
     port, storage = free_port(), f"sqlite:///{whole / 'study.db'}"
     options = ("dashboard", f"--storage={storage}", f"--port={port}")
     with start(*options) as process:
@@ -286,7 +288,7 @@ def studies_served(address: str, process: Forked) -> list[dict]:
         (["--port=70000"], "--port must be from 1 to 65535"),
     ],
 )
-def test_a_dashboard_that_cannot_be_served_says_why(
+def test_a_dashboard_that_cannot_start_fails_in_one_line(
     whole: Path, options: list[str], part: str
 ) -> None:
     storage = [] if "--storage" in options[0] else [f"--storage=sqlite:///{whole / 'study.db'}"]
@@ -312,7 +314,7 @@ def test_latency_is_measured_again_and_reported(whole: Path, tmp_path: Path) -> 
     assert "All measurements of latency" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
-def test_widths_of_any_method_and_beyond_the_record(whole: Path) -> None:
+def test_widths_takes_a_method_and_reports_budgets_beyond_the_record(whole: Path) -> None:
     storage = f"--storage=sqlite:///{whole / 'study.db'}"
     asked = ("widths", storage, "--ratios=0.08,4", "--json")
     small, large = json.loads(call_nsopt(*asked).stdout)

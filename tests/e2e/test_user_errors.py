@@ -81,7 +81,7 @@ def folder_with(root: Path, content: bytes | None, images: int = 1) -> Path:
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("-") else "",
 )
-def test_bad_options(
+def test_study_refuses_invalid_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], parts: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -126,7 +126,7 @@ def test_bad_options(
         ("worker --storage=grpc://localhost:1 --study=x", "storage grpc://localhost:1 cannot be"),
     ],
 )
-def test_bad_options_of_other_commands(
+def test_all_commands_refuse_invalid_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, part: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -156,7 +156,7 @@ COMMANDS_WITH_A_FOLDER = (
         (f"{'long' * 100}/out", "File name too long"),
     ],
 )
-def test_a_folder_in_which_nothing_can_be_written_is_told_before_any_work(
+def test_an_unwritable_folder_fails_before_any_work(
     place: str, reason: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if (place.startswith("/proc") and sys.platform != "linux") or (
@@ -173,7 +173,7 @@ def test_a_folder_in_which_nothing_can_be_written_is_told_before_any_work(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_empty_database_is_a_new_one_and_the_command_says_so(
+def test_an_empty_database_becomes_a_new_storage_with_a_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "study.db").touch()
@@ -189,11 +189,11 @@ def test_an_empty_database_is_a_new_one_and_the_command_says_so(
     assert "is empty" not in capsys.readouterr().out
 
 
-def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_a_separate_process_fails_in_one_line_too(tmp_path: Path) -> None:
     check(run_nsopt("--arch=vgg1", f"--out={tmp_path / 'out'}"), "unknown architecture 'vgg1'")
 
 
-def test_a_worker_needs_a_study_and_its_images(tmp_path: Path) -> None:
+def test_a_worker_refuses_an_unknown_study_and_other_images(tmp_path: Path) -> None:
     assert call_nsopt("study", *ONE_POINT, f"--out={tmp_path}").returncode == 0
     worker = ("worker", f"--storage=sqlite:///{tmp_path / 'study.db'}", f"--out={tmp_path}")
     before = (tmp_path / "study.db").read_bytes()
@@ -204,7 +204,7 @@ def test_a_worker_needs_a_study_and_its_images(tmp_path: Path) -> None:
     assert (tmp_path / "study.db").read_bytes() == before
 
 
-def test_missing_empty_and_truncated_folders(tmp_path: Path) -> None:
+def test_empty_and_truncated_image_folders_are_refused(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     check(
@@ -223,7 +223,7 @@ def test_missing_empty_and_truncated_folders(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_archive(tmp_path: Path) -> None:
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"not what was published")
     done = call_nsopt(
         "study", "--data=cifar10", f"--data-dir={tmp_path}", f"--out={tmp_path / 'out'}"
@@ -232,13 +232,13 @@ def test_damaged_archive(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_too_few_images_for_a_validation_split(tmp_path: Path) -> None:
+def test_too_few_images_for_a_validation_split_are_refused(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "few", None)
     done = call_nsopt("study", f"--data=folder:{folder}", f"--out={tmp_path / 'out'}")
     check(done, "2 training images of 2 classes are too few")
 
 
-def test_short_record(tmp_path: Path) -> None:
+def test_a_search_that_would_record_too_few_rows_is_refused(tmp_path: Path) -> None:
     done = call_nsopt(
         "study",
         *["--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=600", "--batch-size=32"],
@@ -249,7 +249,7 @@ def test_short_record(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_network_in_the_working_directory_has_too_few_outputs(
+def test_a_local_network_with_too_few_outputs_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "four_outputs.py").write_text(
@@ -264,7 +264,7 @@ def test_a_network_in_the_working_directory_has_too_few_outputs(
     check(done, "four_outputs:make has 4 outputs, and the data 10 classes")
 
 
-def test_unreachable_and_foreign_storage(tmp_path: Path) -> None:
+def test_unknown_and_foreign_storages_are_refused(tmp_path: Path) -> None:
     done = call_nsopt(
         "study", *ONE_POINT, "--storage=nosuchdb://nowhere/x", f"--out={tmp_path / 'out'}"
     )
@@ -278,7 +278,7 @@ def test_unreachable_and_foreign_storage(tmp_path: Path) -> None:
     assert text.read_text().startswith("groceries")
 
 
-def test_a_storage_of_other_settings_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_storage_with_other_settings_is_refused_and_unchanged(tmp_path: Path) -> None:
     assert call_nsopt("study", *ONE_POINT, f"--out={tmp_path}").returncode == 0
     before = (tmp_path / "study.db").read_bytes()
     done = call_nsopt("study", *ONE_SEED, "--epochs=2", f"--out={tmp_path}")
@@ -288,7 +288,7 @@ def test_a_storage_of_other_settings_stays_as_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "study.db").read_bytes() == before
 
 
-def test_a_disk_that_is_full_when_a_network_is_kept(
+def test_a_full_disk_fails_in_one_line_and_the_same_command_finishes_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
@@ -315,7 +315,7 @@ def test_a_nan_loss_fails_the_trials_and_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="address-space limits are Linux's")
-def test_out_of_memory_names_a_batch_size(tmp_path: Path) -> None:
+def test_running_out_of_memory_suggests_a_batch_size(tmp_path: Path) -> None:
     options = [*SHORT, "--seeds=1", "--epochs=1", "--ratios=1", "--batch-size=60000"]
     options += ["--precision=fp32", f"--out={tmp_path / 'out'}"]
     done = Forked(run_within, 6 * 2**30, options).finish()

@@ -67,7 +67,7 @@ clocks = st.builds(
 
 @settings(max_examples=40)
 @given(laws, clocks, st.floats(0.5, 20), st.floats(100, 10_000))
-def test_no_network_above_its_budget_is_ever_returned(
+def test_bisection_never_returns_a_network_above_the_budget(
     law: PowerLaw, clock: Clock, budget: float, speed: float
 ) -> None:
     propose = partial(propose_along, law, speed)
@@ -86,7 +86,7 @@ def test_no_network_above_its_budget_is_ever_returned(
 
 @settings(max_examples=40)
 @given(laws, st.floats(0, 3), st.floats(0.5, 20), st.floats(100, 10_000))
-def test_the_network_is_about_the_largest_that_fits(
+def test_bisection_finds_nearly_the_largest_network_that_fits(
     law: PowerLaw, constant: float, budget: float, speed: float
 ) -> None:
     clock = Clock(constant, 1, 0.0, 0)

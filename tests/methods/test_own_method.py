@@ -62,7 +62,7 @@ def flat() -> Iterator[Flat]:
     registry._registered.pop(method.name, None)
 
 
-def test_a_registered_method_is_compared_like_ours(flat: Flat, tmp_path: Path) -> None:
+def test_a_registered_method_is_compared_like_a_built_in_one(flat: Flat, tmp_path: Path) -> None:
     done = call_nsopt("study", "--methods=uniform,flat", SMALL, *SHORT, f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     results = read_results(f"sqlite:///{tmp_path / 'study.db'}")
@@ -105,7 +105,7 @@ def run_with_package(package: Path, arguments: Sequence[str]) -> None:
     run_module("nsopt", arguments)
 
 
-def test_a_package_brings_a_method_and_a_network_to_all_processes(tmp_path: Path) -> None:
+def test_a_package_provides_a_method_and_a_network_to_all_processes(tmp_path: Path) -> None:
     """The method is found by its entry point; the worker runs the network's code because the user
     gave its name."""
     package = tmp_path / "site"

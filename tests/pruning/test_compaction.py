@@ -83,7 +83,7 @@ def test_shrinking_and_masked_networks_give_the_same_record(name: str) -> None:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", architectures())
-def test_a_compacted_network_goes_on_as_if_its_channels_were_held_at_zero(name: str) -> None:
+def test_a_compacted_network_trains_like_a_masked_one(name: str) -> None:
     """Outputs after a few steps more agree, and momentum has the weights' shapes."""
     arch = small(name)
     splits = coloured_noise(arch.input_shape[-1])
@@ -118,7 +118,7 @@ def test_a_compacted_network_goes_on_as_if_its_channels_were_held_at_zero(name: 
 
 
 @pytest.mark.parametrize("name", ["vgg11", "mobilenetv2-tied", "mobilenetv2-convcut"])
-def test_a_compacted_network_has_the_shapes_of_one_built_so(name: str) -> None:
+def test_a_compacted_network_has_the_shapes_of_one_built_at_its_widths(name: str) -> None:
     arch = small(name)
     model = arch.build(arch.base_widths)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
@@ -131,7 +131,7 @@ def test_a_compacted_network_has_the_shapes_of_one_built_so(name: str) -> None:
     assert shapes == {name: tensor.shape for name, tensor in built.state_dict().items()}
 
 
-def test_a_stream_keeps_what_later_blocks_still_read() -> None:
+def test_a_residual_stream_keeps_channels_that_later_blocks_read() -> None:
     arch = table_architecture("resnet18")
     model = arch.build(arch.base_widths)
     kept = [np.arange(width) for width in arch.base_widths]
@@ -144,6 +144,6 @@ def test_a_stream_keeps_what_later_blocks_still_read() -> None:
     assert Layout.of(convcut, convcut.build(arch.base_widths), kept).written[0].tolist() == [1]
 
 
-def test_positions_are_found_or_missing() -> None:
+def test_find_positions_returns_minus_one_for_missing_values() -> None:
     within = np.array([2, 5, 9])
     assert find_positions(np.array([2, 9, 3, 10, 0]), within).tolist() == [0, 2, -1, -1, -1]

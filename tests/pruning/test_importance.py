@@ -54,7 +54,7 @@ def gates_of(arch: TableArchitecture, model: nn.Module) -> list[list[Gate]]:
 
 
 @pytest.mark.parametrize("name", architectures())
-def test_importance_is_that_of_explicit_gates(name: str) -> None:
+def test_importance_equals_that_of_explicit_gates(name: str) -> None:
     arch = get_architecture(name)
     model = randomised(arch)
     explicit = [explicit_gate_gradients(arch, model, seed) for seed in range(3)]
@@ -82,7 +82,7 @@ def scored_once() -> tuple[ImportanceScores, list[np.ndarray]]:
     return scores, [np.arange(len(mean)) % 2 == 0 for mean in scores.mean()]
 
 
-def test_without_decay_nothing_is_remembered() -> None:
+def test_scores_start_anew_without_decay() -> None:
     scores, kept = scored_once()
     once = scores.mean()
     scores.shrink(kept, decay=0)
@@ -93,7 +93,7 @@ def test_without_decay_nothing_is_remembered() -> None:
         torch.testing.assert_close(after, before)
 
 
-def test_with_decay_earlier_batches_count_less() -> None:
+def test_earlier_batches_count_less_with_decay() -> None:
     scores, _ = scored_once()
     everything = [np.ones(len(mean), dtype=np.bool_) for mean in scores.mean()]
     for batches, decay in ((3, 0.5), (1, 0.5)):  # the same batch: a mean over any is its score
@@ -106,7 +106,7 @@ def test_with_decay_earlier_batches_count_less() -> None:
     assert scores.state()["batches"] == ((1 + 3) * 0.5 + 1) * 0.5
 
 
-def test_with_decay_the_channels_that_are_kept_keep_their_scores() -> None:
+def test_kept_channels_keep_their_scores_with_decay() -> None:
     scores, kept = scored_once()
     once = scores.mean()
     scores.shrink(kept, decay=0.5)
@@ -114,6 +114,6 @@ def test_with_decay_the_channels_that_are_kept_keep_their_scores() -> None:
         torch.testing.assert_close(after, before[torch.from_numpy(mask)])
 
 
-def test_gates_stand_only_where_they_can() -> None:
+def test_a_gate_behind_an_unsupported_module_is_refused() -> None:
     with pytest.raises(TypeError, match="cannot score channels behind a ReLU"):
         make_gates([[nn.ReLU()]])

@@ -53,13 +53,17 @@ def scored(start: TrainedStart, splits: Splits, widths: tuple[int, ...], steps: 
     return score(start, widths, Classification(splits), validate, CPU, steps)
 
 
-def test_the_whole_network_scores_its_own_accuracy(start: TrainedStart, splits: Splits) -> None:
+def test_the_whole_network_scores_high_and_always_the_same(
+    start: TrainedStart, splits: Splits
+) -> None:
     whole = scored(start, splits, start.arch.base_widths)
     assert whole > 80
     assert scored(start, splits, start.arch.base_widths) == whole
 
 
-def test_important_units_score_higher_than_the_others(start: TrainedStart, splits: Splits) -> None:
+def test_a_network_of_important_units_scores_higher_than_one_of_the_others(
+    start: TrainedStart, splits: Splits
+) -> None:
     widths = tuple(3 * width // 4 for width in start.arch.base_widths)
     least = replace(start.ranking, scores=tuple(-own for own in start.ranking.scores))
     kept, others = (
@@ -69,14 +73,18 @@ def test_important_units_score_higher_than_the_others(start: TrainedStart, split
     assert kept > others + 10
 
 
-def test_a_few_steps_raise_the_score_of_a_strong_cut(start: TrainedStart, splits: Splits) -> None:
+def test_a_few_training_steps_raise_the_score_of_a_strongly_pruned_network(
+    start: TrainedStart, splits: Splits
+) -> None:
     narrow = tuple(width // 2 for width in start.arch.base_widths)
     trained = scored(start, splits, narrow, steps=5)
     assert trained > scored(start, splits, narrow) + 5
     assert trained == scored(start, splits, narrow, steps=5)
 
 
-def test_statistics_of_batch_norm_are_measured_anew(start: TrainedStart, splits: Splits) -> None:
+def test_scoring_recomputes_the_statistics_of_batch_norm(
+    start: TrainedStart, splits: Splits
+) -> None:
     widths = tuple(3 * width // 4 for width in start.arch.base_widths)
     forgotten = start.arch.inherit(
         start.model,

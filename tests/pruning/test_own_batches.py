@@ -52,7 +52,7 @@ class PinnedTensor(Tensor):
         return torch.zeros(self.shape)
 
 
-def test_only_copies_of_pinned_tensors_are_not_waited_for() -> None:
+def test_only_pinned_tensors_are_copied_without_waiting() -> None:
     pinned = torch.rand(2, 3).as_subclass(PinnedTensor)
     other = torch.rand(2, 3).as_subclass(PinnedTensor)
     other.is_pinned = lambda device=None: False  # type: ignore[method-assign]
@@ -74,7 +74,9 @@ def searched(arch: TracedArchitecture, **more: Any) -> dict[str, Any]:
     return {**iteration.to_dict(), "seconds": 0}
 
 
-def test_a_network_with_other_outputs_is_searched(segmentation: TracedArchitecture) -> None:
+def test_a_network_that_returns_a_dictionary_can_be_searched(
+    segmentation: TracedArchitecture,
+) -> None:
     law = nsopt.search(segmentation, settings=SETTINGS, loader=loader(), loss=pixel_loss).law
     fit = nsopt.solve_widths(law, segmentation.cost("params"), 2000)
     model = segmentation.build(fit.widths)
@@ -82,7 +84,9 @@ def test_a_network_with_other_outputs_is_searched(segmentation: TracedArchitectu
     assert model(torch.randn(2, 3, 16, 16))["out"].shape == (2, 2, 32, 32)
 
 
-def test_a_shuffled_loader_follows_from_the_seed(segmentation: TracedArchitecture) -> None:
+def test_the_order_of_a_shuffled_loader_depends_on_the_seed_alone(
+    segmentation: TracedArchitecture,
+) -> None:
     torch.manual_seed(1)
     one = searched(segmentation)
     torch.manual_seed(2)
@@ -135,7 +139,7 @@ class Sum(nn.Module):
         return value
 
 
-def test_several_inputs_and_a_regression() -> None:
+def test_a_regression_with_several_inputs_can_be_searched() -> None:
     torch.manual_seed(0)
     x, y = torch.randn(32, 4), torch.randn(32, 6)
     batches = [((x[i : i + 8], y[i : i + 8]), x[i : i + 8, :1]) for i in range(0, 32, 8)]
@@ -175,20 +179,20 @@ BATCH = (torch.randn(4, 3, 16, 16), torch.zeros(4, 16, 16, dtype=torch.int64))
         (None, None, "search needs data=..., or loader=... and loss=... together"),
     ],
 )
-def test_what_is_no_loader_or_loss_says_so(
+def test_an_invalid_loader_or_loss_raises_an_error(
     segmentation: TracedArchitecture, own: Any, loss: Any, message: str
 ) -> None:
     with pytest.raises(NsoptError, match=message):
         nsopt.search(segmentation, settings=SETTINGS, loader=own, loss=loss)
 
 
-def test_a_loader_decides_which_images_there_are(segmentation: TracedArchitecture) -> None:
+def test_search_images_is_refused_with_a_loader(segmentation: TracedArchitecture) -> None:
     some = SETTINGS.updated(search_images=10)
     with pytest.raises(NsoptError, match="search_images= needs data="):
         nsopt.search(segmentation, settings=some, loader=[BATCH], loss=pixel_loss)
 
 
-def test_a_loss_that_leaves_the_numbers_is_told(segmentation: TracedArchitecture) -> None:
+def test_a_nan_loss_raises_an_error(segmentation: TracedArchitecture) -> None:
     with pytest.raises(NonFiniteLossError):
         nsopt.search(
             segmentation,
@@ -198,14 +202,14 @@ def test_a_loss_that_leaves_the_numbers_is_told(segmentation: TracedArchitecture
         )
 
 
-def test_a_loader_gives_its_epochs_in_other_orders() -> None:
+def test_a_shuffled_loader_reorders_every_epoch() -> None:
     batches = OwnBatches(loader(), pixel_loss, CPU).batches(0, seed=0)
     first, second = ([batches.next()[0] for _ in range(batches.per_epoch)] for _ in range(2))
     assert not torch.equal(torch.cat(first), torch.cat(second))
     assert torch.equal(torch.cat(first).sort(dim=0).values, torch.cat(second).sort(dim=0).values)
 
 
-def test_the_example_of_a_task_of_ones_own_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_denoising_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a search of few steps."""
     whole, few = nsopt.SearchSettings, {"prune_every": 1, "filters_per_step": 16}
     monkeypatch.setattr(nsopt, "SearchSettings", lambda **own: whole(**own | few))

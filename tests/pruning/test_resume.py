@@ -111,7 +111,7 @@ def test_a_resumed_search_equals_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "resnet18", "resnet18-tied"])
-def test_a_resumed_network_is_the_same_to_the_last_weight(few: ImageData, name: str) -> None:
+def test_a_resumed_network_has_exactly_the_same_weights(few: ImageData, name: str) -> None:
     arch = table_architecture(name, image_size=16, in_channels=1)
     arch = dataclasses.replace(arch, base_widths=tuple(max(4, w // 16) for w in arch.base_widths))
     each = SEARCH.updated(filters_per_step=sum(arch.base_widths) // 8)
@@ -196,7 +196,7 @@ def stored(checkpoint: Path) -> dict:
     return torch.load(io.BytesIO(content), weights_only=True)
 
 
-def test_seconds_go_on_from_the_checkpoint(
+def test_seconds_continue_from_the_checkpoint(
     narrow: TableArchitecture, few: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "training.pt"
@@ -225,7 +225,7 @@ def test_a_changed_search_is_refused_and_named(
     assert file.exists()
 
 
-def test_more_iterations_may_be_asked_for_later(
+def test_the_number_of_iterations_can_be_raised_later(
     narrow: TableArchitecture, few: ImageData, whole_search: list[dict], tmp_path: Path
 ) -> None:
     file = tmp_path / "search.pt"
@@ -278,7 +278,7 @@ def print_search(settings: SearchSettings, data: ImageData, file: Path) -> None:
     print(json.dumps(facts_of_search(search(arch, data, settings, checkpoint=file))))
 
 
-def test_a_killed_search_goes_on_in_another_process(few: ImageData, tmp_path: Path) -> None:
+def test_a_killed_search_continues_in_another_process(few: ImageData, tmp_path: Path) -> None:
     one = SEARCH.updated(iterations=1, precision="bf16", pretrain_epochs=3)
 
     def started(file: str) -> Forked:

@@ -34,7 +34,7 @@ def scores_of(widths: tuple[int, ...], seed: int) -> list[np.ndarray]:
     widths=st.tuples(*[st.integers(3, 60)] * len(ARCH.base_widths)),
     fraction=st.floats(0.3, 0.98),
 )
-def test_a_priced_step_takes_no_more_than_it_must_and_the_least_worth(
+def test_a_priced_step_prunes_the_least_valuable_filters_and_no_more_than_needed(
     seed: int, widths: tuple[int, ...], fraction: float
 ) -> None:
     cost = ARCH.cost("macs")
@@ -58,7 +58,7 @@ def test_a_priced_step_takes_no_more_than_it_must_and_the_least_worth(
     keep=st.floats(0.001, 0.9),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_every_step_takes_its_number_or_its_fraction(
+def test_every_step_prunes_the_given_number_or_fraction(
     per_step: int | float, keep: float, seed: int
 ) -> None:
     settings = SearchSettings(filters_per_step=per_step, keep_fraction=keep)
@@ -77,7 +77,7 @@ def test_every_step_takes_its_number_or_its_fraction(
 
 
 @pytest.mark.parametrize("price", ["params", "macs"])
-def test_priced_records_are_evenly_spaced_and_reach_as_far_as_asked(
+def test_priced_records_are_evenly_spaced_and_reach_the_final_size(
     price: Price, narrow: TableArchitecture, digits: ImageData
 ) -> None:
     keep = 0.5  # far from where, on some processors, a layer has lost all filters but one
@@ -91,7 +91,7 @@ def test_priced_records_are_evenly_spaced_and_reach_as_far_as_asked(
     assert trajectory.tau[-1] <= end < trajectory.tau[-2]  # one filter may cost a tenth
 
 
-def test_all_prices_take_as_many_steps(narrow: TableArchitecture) -> None:
+def test_all_prices_take_the_same_number_of_steps(narrow: TableArchitecture) -> None:
     settings = SearchSettings(filters_per_step=16)
     rules = [
         make_rule(narrow, narrow.base_widths, settings.updated(price=price))

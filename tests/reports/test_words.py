@@ -10,7 +10,6 @@ from nsopt.cli.study import _export_command
 from nsopt.reports.page import render
 from nsopt.reports.results import Results
 from nsopt.reports.words import answer, doubt_latencies, paired_difference
-from tests.reports.test_reports import results  # noqa: F401  (a fixture)
 
 
 def test_differences_are_paired_by_seed() -> None:
@@ -29,7 +28,7 @@ def test_differences_are_paired_by_seed() -> None:
     assert paired_difference(one[:1], other[1:]) is None
 
 
-def test_equal_differences_leave_the_error_of_the_test_images() -> None:
+def test_equal_differences_still_have_the_error_of_the_test_images() -> None:
     one, other = pd.Series([99.0, 99.0]), pd.Series([98.0, 98.0])
     difference = paired_difference(one, other, test_images=450)
     assert difference is not None
@@ -40,7 +39,7 @@ def test_equal_differences_leave_the_error_of_the_test_images() -> None:
     assert many.is_certain
 
 
-def test_the_answer_names_the_winner_at_every_budget(results: Results) -> None:  # noqa: F811
+def test_the_answer_names_the_winner_at_every_budget(results: Results) -> None:
     within = dataclasses.replace(results, outcomes=results.outcomes.assign(beyond_record=np.nan))
     certain = answer(within)
     assert len(certain) == results.outcomes["budget"].nunique()
@@ -52,7 +51,7 @@ def test_the_answer_names_the_winner_at_every_budget(results: Results) -> None: 
     assert all(verdict.is_certain for verdict in certain)
 
 
-def test_a_winner_on_validation_may_lose_on_the_test_images(results: Results) -> None:  # noqa: F811
+def test_a_winner_on_validation_may_lose_on_the_test_images(results: Results) -> None:
     frame = results.outcomes
     behind = frame["test_accuracy"] - 4 * frame["method"].eq("neuralscale")
     (first, _) = answer(dataclasses.replace(results, outcomes=frame.assign(test_accuracy=behind)))
@@ -61,7 +60,7 @@ def test_a_winner_on_validation_may_lose_on_the_test_images(results: Results) ->
     assert "For that accuracy" not in first.text
 
 
-def test_where_nothing_was_learned_nobody_wins(results: Results) -> None:  # noqa: F811
+def test_no_method_wins_if_nothing_was_learned(results: Results) -> None:
     few = results.settings | {"data": {"test": 100}}
     guesses = results.outcomes.assign(test_accuracy=52.0)
     for verdict in answer(dataclasses.replace(results, outcomes=guesses, settings=few)):
@@ -69,7 +68,7 @@ def test_where_nothing_was_learned_nobody_wins(results: Results) -> None:  # noq
         assert not verdict.is_certain
 
 
-def test_methods_without_a_common_seed_are_not_compared(results: Results) -> None:  # noqa: F811
+def test_methods_without_a_common_seed_are_not_compared(results: Results) -> None:
     frame = results.outcomes
     apart = frame["seed"].where(frame["method"] == "neuralscale", frame["seed"] + 100)
     for sentence in map(
@@ -78,13 +77,15 @@ def test_methods_without_a_common_seed_are_not_compared(results: Results) -> Non
         assert "NeuralScale and Uniform have no seed in common." in sentence
 
 
-def test_a_law_beyond_its_record_is_told(results: Results) -> None:  # noqa: F811
+def test_the_answer_warns_of_a_budget_beyond_the_record(results: Results) -> None:
     beyond = results.outcomes.assign(beyond_record=1.83)
     for sentence in map(str, answer(dataclasses.replace(results, outcomes=beyond))):
         assert "The budget is 1.8 times the largest recorded network" in sentence
 
 
-def test_what_cannot_be_told_apart_is_said(results: Results) -> None:  # noqa: F811
+def test_the_answer_recommends_the_cheaper_method_if_no_difference_is_shown(
+    results: Results,
+) -> None:
     frame = results.outcomes
     lead = frame["method"].eq("neuralscale") * np.where(frame["seed"] == 0, 5.0, -4.0)
     apart = dataclasses.replace(results, outcomes=frame.assign(test_accuracy=50 + lead))
@@ -96,14 +97,14 @@ def test_what_cannot_be_told_apart_is_said(results: Results) -> None:  # noqa: F
     assert f"--study={results.name}/uniform" in _export_command(apart, "sqlite:///study.db")
 
 
-def test_the_export_of_a_network_of_ones_own_names_it(results: Results) -> None:  # noqa: F811
+def test_the_export_command_names_a_users_own_network(results: Results) -> None:
     own = dataclasses.replace(results.task, arch="mynet:make")
     command = _export_command(dataclasses.replace(results, task=own), "sqlite:///study.db")
     assert "--arch=mynet:make" in command
     assert "--arch" not in _export_command(results, "sqlite:///study.db")
 
 
-def test_methods_with_the_same_widths_are_said_to_have_them(results: Results) -> None:  # noqa: F811
+def test_the_answer_names_methods_with_the_same_widths_together(results: Results) -> None:
     frame = results.outcomes
     by_budget = frame[frame["method"] == "uniform"].drop_duplicates("budget")
     same = frame["budget"].map(dict(zip(by_budget["budget"], by_budget["widths"], strict=True)))
@@ -115,7 +116,7 @@ def test_methods_with_the_same_widths_are_said_to_have_them(results: Results) ->
         assert "Widths of NeuralScale and Uniform: " in sentence
 
 
-def test_who_shares_the_best_widths_is_no_rival(results: Results) -> None:  # noqa: F811
+def test_methods_that_share_the_best_widths_win_together(results: Results) -> None:
     frame = results.outcomes
     lead = frame[["val_accuracy", "test_accuracy"]].sub(
         frame["method"].eq("neuralscale") * 5, axis=0
@@ -129,7 +130,7 @@ def test_who_shares_the_best_widths_is_no_rival(results: Results) -> None:  # no
         assert "Widths of Uniform and Tuned: " in sentence
 
 
-def test_a_latency_above_its_budget_is_a_sentence(results: Results) -> None:  # noqa: F811
+def test_the_answer_reports_a_latency_above_its_budget(results: Results) -> None:
     frame = results.outcomes[results.outcomes["budget"] == 4000].assign(ratio=np.nan)
     for metric, budget in (("latency", 5.59), ("params=4000,latency=5.59", 1.0)):
         timed = frame.assign(metric=metric, budget=budget)
@@ -139,7 +140,7 @@ def test_a_latency_above_its_budget_is_a_sentence(results: Results) -> None:  # 
         assert "Uniform measured" not in verdict.text
 
 
-def test_unreliable_milliseconds_are_told_once(results: Results) -> None:  # noqa: F811
+def test_unreliable_milliseconds_cause_a_warning(results: Results) -> None:
     assert doubt_latencies(results) == ""
     busy = results.outcomes.assign(latency_spread=0.71, latency_waited=0.81)
     told = doubt_latencies(dataclasses.replace(results, outcomes=busy))
@@ -148,7 +149,7 @@ def test_unreliable_milliseconds_are_told_once(results: Results) -> None:  # noq
     assert told in render(dataclasses.replace(results, outcomes=busy), [])
 
 
-def test_unreliable_milliseconds_decide_nothing(results: Results) -> None:  # noqa: F811
+def test_unreliable_milliseconds_do_not_influence_the_recommendation(results: Results) -> None:
     frame = results.outcomes
     lead = frame["method"].eq("neuralscale") * np.where(frame["seed"] == 0, 5.0, -4.0)
     macs = frame["macs"] * np.where(frame["method"].eq("neuralscale"), 0.5, 1.0)

@@ -52,7 +52,7 @@ of_published = pytest.mark.parametrize(
 )
 
 
-def test_the_band_is_that_of_a_prediction() -> None:
+def test_the_band_contains_90_percent_of_widths_and_widens_beyond_them() -> None:
     widths, tau = noisy_record(0)
     law = PowerLaw.fit(widths, tau)
     inside = np.abs(np.log(widths / law.widths(tau))) < error_of(law).reach(tau)
@@ -61,7 +61,7 @@ def test_the_band_is_that_of_a_prediction() -> None:
     assert (far > 1.2 * near).all()
 
 
-def test_rows_that_drift_together_tell_less() -> None:
+def test_correlated_rows_give_a_wider_band() -> None:
     log_tau = np.linspace(10.0, 15.0, 60)
     independent = np.random.default_rng(0).normal(size=(60, 1))
     drifting = np.cumsum(np.random.default_rng(1).normal(size=(60, 1)), axis=0)
@@ -73,7 +73,7 @@ def test_rows_that_drift_together_tell_less() -> None:
 
 @pytest.mark.shared_data
 @of_published
-def test_bands_hold_the_widths_of_neighbouring_published_iterations(
+def test_bands_contain_the_widths_of_neighbouring_published_iterations(
     shared: Path, name: str, data: str, classes: int
 ) -> None:
     arch = nsopt.get_architecture(name, num_classes=classes)
@@ -88,7 +88,7 @@ def test_bands_hold_the_widths_of_neighbouring_published_iterations(
 
 
 @given(seed=st.integers(0, 100), budget=st.integers(10_000, 10_000_000))
-def test_a_band_holds_the_solved_widths(seed: int, budget: int) -> None:
+def test_a_band_contains_the_solved_widths(seed: int, budget: int) -> None:
     fit = solve_widths(PowerLaw.fit(*noisy_record(seed)), PARAMS, budget)
     low, high = edges(fit)
     assert (low <= fit.widths).all()
@@ -96,7 +96,7 @@ def test_a_band_holds_the_solved_widths(seed: int, budget: int) -> None:
     assert (low >= 1).all()
 
 
-def test_budgets_at_once_have_the_bands_of_each() -> None:
+def test_bands_of_many_budgets_equal_those_of_each() -> None:
     law, budgets = PowerLaw.fit(*noisy_record(3)), [50_000, 2_000_000]
     together = solve_widths(law, PARAMS, budgets)
     for index, budget in enumerate(budgets):
@@ -106,7 +106,7 @@ def test_budgets_at_once_have_the_bands_of_each() -> None:
 
 
 @pytest.mark.parametrize("scatter", [500.0, 50_000.0])
-def test_a_law_that_tells_nothing_has_the_widest_band(scatter: float) -> None:
+def test_a_law_with_a_huge_error_has_the_widest_band(scatter: float) -> None:
     """Edges beyond what an integer holds, and beyond what a float does."""
     law = PowerLaw.fit(*noisy_record(0))
     lost = replace(law, error=error_of(law) * scatter**2)
@@ -151,7 +151,7 @@ def test_rows_on_a_line_have_no_error() -> None:
     assert (error.reach(tau) == 0).all()
 
 
-def test_the_distance_of_laws_is_that_of_log_widths() -> None:
+def test_the_distance_of_laws_is_symmetric_and_zero_for_equal_laws() -> None:
     uniform = uniform_curve(ARCH.base_widths)
     assert law_distance(uniform, uniform, PARAMS, ARCH.base_widths) == 0
     one, two = (PowerLaw.fit(*noisy_record(seed)) for seed in (1, 2))

@@ -36,7 +36,7 @@ def on_both(run: Callable[[str], T]) -> tuple[T, T]:
     return run("cpu"), run("cuda")
 
 
-def test_a_training_is_that_of_the_cpu(
+def test_a_training_equals_that_on_the_cpu(
     arch: nsopt.Architecture, images: ImageData, cuda: SimulatedDevices
 ) -> None:
     here, there = on_both(
@@ -59,7 +59,7 @@ def test_no_batch_is_copied_to_the_host(
     assert found[0] == found[1]
 
 
-def test_images_are_taken_where_they_lie(images: ImageData, cuda: SimulatedDevices) -> None:
+def test_a_subset_of_images_stays_on_its_device(images: ImageData, cuda: SimulatedDevices) -> None:
     there = images.train.to(CUDA).first_of_each(3)
     assert there.images.device == there.labels.device == CUDA
     here = images.train.first_of_each(3)
@@ -69,7 +69,7 @@ def test_images_are_taken_where_they_lie(images: ImageData, cuda: SimulatedDevic
     torch.testing.assert_close(again.train.images, here.images)
 
 
-def test_a_search_is_that_of_the_cpu(
+def test_a_search_equals_that_on_the_cpu(
     arch: nsopt.Architecture, images: ImageData, cuda: SimulatedDevices
 ) -> None:
     here, there = on_both(
@@ -80,7 +80,7 @@ def test_a_search_is_that_of_the_cpu(
     assert there.law.to_dict() == here.law.to_dict()
 
 
-def test_magnitude_pruning_is_that_of_the_cpu(
+def test_magnitude_pruning_equals_that_on_the_cpu(
     arch: nsopt.Architecture, images: ImageData, cuda: SimulatedDevices
 ) -> None:
     trained = train(arch, arch.base_widths, images, TRAINING).model
@@ -112,7 +112,9 @@ def test_seeding_touches_only_the_device_that_is_used(
     assert seeds[1] == 3 != seeds[0]
 
 
-def test_a_network_of_others_is_made_without_touching_devices(two_cuda: SimulatedDevices) -> None:
+def test_importing_a_network_leaves_the_random_state_of_devices_alone(
+    two_cuda: SimulatedDevices,
+) -> None:
     before = [generator.get_state().tolist() for generator in two_cuda.generators]
     import_architecture("tests.simulated_device.networks:small", 2, 32, 1)
     assert [generator.get_state().tolist() for generator in two_cuda.generators] == before

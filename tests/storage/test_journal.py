@@ -53,7 +53,9 @@ def test_workers_run_every_trial_once(url: str) -> None:
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
 
 
-def test_a_dead_process_gives_its_trial_back(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trial_of_a_dead_process_is_queued_again(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(heartbeats, "DEAD_AFTER_SECONDS", 0.3)
     monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 0.1)
     study, other, watch = study_at(url), study_at(url), Watch()
@@ -75,7 +77,7 @@ def test_a_dead_process_gives_its_trial_back(url: str, monkeypatch: pytest.Monke
     assert look(1.0) == [TrialState.FAIL, TrialState.WAITING]
 
 
-def test_a_line_that_a_full_disk_ended_is_removed(path: Path, url: str) -> None:
+def test_an_incomplete_last_line_is_removed(path: Path, url: str) -> None:
     before = study_at(url)
     before.enqueue_trial({"width": 1})
     with path.open("ab") as file:
@@ -103,7 +105,7 @@ def test_looking_for_a_journal_creates_nothing(path: Path, url: str) -> None:
         ('{"op_code":0,"worker_id\n{"op_code":1}\n', "is damaged: restore it from a copy"),
     ],
 )
-def test_files_that_are_no_journal_stay_as_they_are(
+def test_files_that_are_not_complete_journals_stay_unchanged(
     path: Path, url: str, content: str, message: str | None
 ) -> None:
     path.parent.mkdir()

@@ -82,7 +82,7 @@ def raising(error: Exception) -> Job:
     return Job(fail)
 
 
-def test_a_trial_ends_as_its_objective_does(url: str) -> None:
+def test_the_state_of_a_trial_follows_its_objective(url: str) -> None:
     study = study_at(url)
     for job in (
         Job(lambda trial: [2.5]),
@@ -115,7 +115,7 @@ def test_a_trial_without_a_sampler_fails_with_its_reason(url: str) -> None:
     assert is_settled(study.trials[0])
 
 
-def test_a_sampler_may_take_long_while_the_trial_is_alive(
+def test_a_trial_stays_alive_while_its_sampler_takes_long(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "DEAD_AFTER_SECONDS", 1)
@@ -147,7 +147,7 @@ def test_a_result_that_comes_too_late_is_dropped(url: str) -> None:
     assert study.trials[0].state == TrialState.FAIL
 
 
-def test_of_two_trials_with_one_point_the_first_is_run(url: str) -> None:
+def test_only_the_first_trial_of_a_point_is_run(url: str) -> None:
     """As two commands enqueue them that start at once."""
     study = study_at(url)
     for point in ("a", "b", "a", "b", "a"):
@@ -173,7 +173,7 @@ def test_a_point_whose_first_trial_was_lost_is_run_again(url: str) -> None:
     assert again.number == 1
 
 
-def test_heartbeats_go_on_after_one_that_could_not_be_written(
+def test_heartbeats_continue_after_a_failed_write(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "DEAD_AFTER_SECONDS", 1)
@@ -200,7 +200,7 @@ def test_heartbeats_go_on_after_one_that_could_not_be_written(
     assert [t.state for t in study.trials] == [TrialState.RUNNING]
 
 
-def test_who_seems_dead_is_given_the_time_of_one_more_heartbeat(
+def test_a_silent_process_gets_time_for_one_more_heartbeat(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a storage is locked nobody can write, and all heartbeats grow old."""

@@ -28,7 +28,7 @@ from nsopt.storage.servers import PatientStorage
     ],
     ids=["ask", "suggest", "attribute", "tell", "read"],
 )
-def test_a_call_is_repeated_wherever_the_server_goes_away(
+def test_a_call_is_repeated_at_whichever_statement_the_server_fails(
     call: Callable[[Study, Trial], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes away once, at any of the statements that the call sends."""

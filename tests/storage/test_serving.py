@@ -42,7 +42,7 @@ def served(database: str, port: int) -> Iterator[None]:
         server.stop(None).wait()
 
 
-def test_behind_a_proxy_too_a_dead_process_gives_its_trial_back(
+def test_the_trial_of_a_dead_process_is_queued_again_behind_a_proxy(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeats, "DEAD_AFTER_SECONDS", 0.5)
@@ -75,7 +75,7 @@ def test_behind_a_proxy_too_a_dead_process_gives_its_trial_back(
         storage.close()
 
 
-def test_a_proxy_may_restart_before_the_first_parameter_of_a_trial(database: str) -> None:
+def test_a_proxy_can_restart_before_the_first_parameter_of_a_trial(database: str) -> None:
     port = free_port()
     with served(database, port):
         storage = open_storage(f"grpc://localhost:{port}")
@@ -92,7 +92,7 @@ def test_a_proxy_may_restart_before_the_first_parameter_of_a_trial(database: str
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_proxy_ends_when_it_is_asked_to(database: str, number: signal.Signals) -> None:
+def test_a_proxy_ends_at_sigint_and_sigterm(database: str, number: signal.Signals) -> None:
     port, answers = free_port(), []
 
     def ready() -> None:
@@ -120,7 +120,7 @@ def test_a_proxy_ends_when_it_is_asked_to(database: str, number: signal.Signals)
         (["--storage=study.db"], "is not a database URL"),
     ],
 )
-def test_a_proxy_that_cannot_serve_says_why(
+def test_a_proxy_that_cannot_serve_fails_in_one_line(
     database: str, monkeypatch: pytest.MonkeyPatch, options: list[str], part: str
 ) -> None:
     monkeypatch.setenv("NSOPT_STORAGE", database)

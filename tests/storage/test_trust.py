@@ -81,7 +81,7 @@ def export(tmp_path: Path, golden: Path, out: Path) -> subprocess.CompletedProce
     )
 
 
-def test_an_export_follows_no_link(tmp_path: Path, golden: Path) -> None:
+def test_an_export_follows_no_symbolic_link(tmp_path: Path, golden: Path) -> None:
     victim, folder = tmp_path / "victim", tmp_path / "out"
     victim.write_text("precious")
     folder.mkdir()
@@ -94,11 +94,11 @@ def test_an_export_follows_no_link(tmp_path: Path, golden: Path) -> None:
     assert len(list(folder.iterdir())) == 2
 
 
-def test_an_export_needs_a_name(tmp_path: Path, golden: Path) -> None:
+def test_an_export_needs_a_file_name(tmp_path: Path, golden: Path) -> None:
     check(export(tmp_path, golden, tmp_path), "is a folder: name a file")
 
 
-def test_names_of_studies_do_not_steer_the_terminal(tmp_path: Path, golden: Path) -> None:
+def test_escape_codes_in_study_names_are_not_printed(tmp_path: Path, golden: Path) -> None:
     url = storage_about("vgg11", tmp_path, golden)
     with closing(sqlite3.connect(tmp_path / "study.db")) as connection, connection:
         connection.execute("UPDATE studies SET study_name = '\x1b[31m' || study_name")
@@ -107,14 +107,14 @@ def test_names_of_studies_do_not_steer_the_terminal(tmp_path: Path, golden: Path
     assert "\x1b" not in done.stderr
 
 
-def test_names_of_studies_lead_to_no_other_folder(tmp_path: Path) -> None:
+def test_a_study_name_that_points_outside_the_folder_is_refused(tmp_path: Path) -> None:
     place = Workspace("sqlite://", tmp_path)
     for name in ("vgg11-digits-../../../victim/uniform", "/victim", "../victim"):
         with pytest.raises(NsoptError, match="has no folder here: its name points outside"):
             place.checkpoints(name)
 
 
-def test_a_file_names_no_code_to_run(sprung: Path, tmp_path: Path) -> None:
+def test_a_file_cannot_make_nsopt_import_a_module(sprung: Path, tmp_path: Path) -> None:
     file = tmp_path / "weights.pt"
     replace(network(50.0), arch=TRAP).save(file)
     for load in (nsopt.load_network, nsopt.load_weights):
@@ -126,7 +126,9 @@ def test_a_file_names_no_code_to_run(sprung: Path, tmp_path: Path) -> None:
     assert sprung.exists()
 
 
-def test_a_file_must_be_of_the_network_that_the_user_names(sprung: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_network_than_the_user_names_is_refused(
+    sprung: Path, tmp_path: Path
+) -> None:
     for stored, given in ((TRAP, "vgg11"), ("vgg11", TRAP), (TRAP, "trap:other")):
         replace(network(50.0), arch=stored).save(tmp_path / "weights.pt")
         with pytest.raises(NsoptError, match=f"network is '{stored}', not '{given}': give --arch"):
@@ -146,7 +148,9 @@ def test_a_file_must_be_of_the_network_that_the_user_names(sprung: Path, tmp_pat
         "report --out=report",
     ],
 )
-def test_a_storage_names_no_code_to_run(planted: str, sprung: Path, command: str) -> None:
+def test_a_storage_cannot_make_nsopt_import_a_module(
+    planted: str, sprung: Path, command: str
+) -> None:
     done = call_nsopt(*command.split(), f"--storage={planted}")
     if not command.startswith("report"):
         check(done, f"the stored network '{TRAP}' would run code", f"--arch {TRAP}")
@@ -156,7 +160,7 @@ def test_a_storage_names_no_code_to_run(planted: str, sprung: Path, command: str
 
 
 @pytest.mark.parametrize("name", get_args(Sampler))
-def test_samplers_unpickle_nothing_that_a_storage_holds(name: Sampler) -> None:
+def test_samplers_of_a_tuning_do_not_use_pickle(name: Sampler) -> None:
     """As Optuna's CMA-ES does: its module imports pickle."""
     module = sys.modules[type(make_sampler(name, 0)).__module__]
     assert "pickle" not in vars(module)

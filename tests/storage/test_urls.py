@@ -47,7 +47,7 @@ def test_passwords_are_hidden(url: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["results", "study.db", "://x", "postgresql//me:sesame@h/d"])
-def test_what_is_no_url_says_so(url: str) -> None:
+def test_an_invalid_url_raises_an_error(url: str) -> None:
     with pytest.raises(NsoptError, match="not a database URL such as sqlite") as caught:
         sqlite_path(url)
     assert SECRET not in str(caught.value)
@@ -63,7 +63,7 @@ def test_what_is_no_url_says_so(url: str) -> None:
         "grpc://me:sesame@h:65536",
     ],
 )
-def test_a_bad_port_and_a_bad_password_are_one_line(url: str) -> None:
+def test_a_bad_port_or_password_raises_the_same_error(url: str) -> None:
     with pytest.raises(NsoptError, match=r"the port must be a number up to 65535, and an @ .* %40"):
         read_url(url)
     with pytest.raises(NsoptError) as caught:
@@ -96,7 +96,7 @@ def test_a_misplaced_url_is_quoted_without_its_password(words: tuple[str, ...]) 
     check(call_nsopt(*words), "postgresql://me:***@h/d")
 
 
-def test_a_law_in_a_file_needs_no_storage_of_the_environment(
+def test_a_law_in_a_file_ignores_the_storage_of_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NSOPT_STORAGE", "sqlite:///none.db")

@@ -177,7 +177,7 @@ def test_studies_follow_the_schema(done: Workspace) -> None:
     assert studies["search"].user_attrs["provenance"]["device"]
 
 
-def test_a_trial_that_another_version_ran_is_told(done: Workspace) -> None:
+def test_provenance_lists_trials_of_another_version(done: Workspace) -> None:
     study = studies_at(done)["uniform"]
     own = trials.read_all_provenance(study)
     assert own == study.user_attrs["provenance"]
@@ -208,7 +208,7 @@ def test_weights_of_the_best_network_are_kept(
             assert kept.classes == comparison.task.data.classes
 
 
-def test_neuralscale_widths_are_those_of_the_stored_law(
+def test_the_widths_of_neuralscale_follow_the_stored_law(
     comparison: Comparison, done: Workspace
 ) -> None:
     results = results_at(done)
@@ -241,14 +241,14 @@ def count_statements(call: Callable[[], object]) -> int:
     return len(statements)
 
 
-def test_the_storage_is_asked_once_for_what_several_steps_need(
+def test_a_repeated_comparison_sends_few_statements_to_the_storage(
     comparison: Comparison, done: Workspace
 ) -> None:
     assert done.storage is not None  # opened, which takes statements of its own
     assert count_statements(lambda: run_comparison(comparison, done, Silent())) < 300
 
 
-def test_a_journal_keeps_what_a_database_does(
+def test_a_journal_gives_the_same_results_as_a_database(
     comparison: Comparison, done: Workspace, tmp_path: Path
 ) -> None:
     place = Workspace(f"journal:///{tmp_path / 'study.journal'}", tmp_path / "out")
@@ -317,7 +317,7 @@ def timed_by_filters(comparison: Comparison) -> Comparison:
     return dataclasses.replace(comparison, task=task)
 
 
-def test_budgets_in_milliseconds_of_another_command_are_run(
+def test_a_command_runs_latency_budgets_that_another_command_enqueued(
     comparison: Comparison, place: Workspace
 ) -> None:
     """Its latency model was not there when this command began, which has no such budgets."""
@@ -390,14 +390,18 @@ def test_a_diverging_loss_fails_its_trial_and_the_study_goes_on(
     assert again.tasks == []
 
 
-def test_an_error_leaves_the_storage_as_it_was(comparison: Comparison, place: Workspace) -> None:
+def test_an_error_in_the_search_leaves_the_folder_empty(
+    comparison: Comparison, place: Workspace
+) -> None:
     short = SETTINGS.updated(search=SETTINGS.search.updated(filters_per_step=100))
     with pytest.raises(NsoptError, match="a law needs 6"):
         run_comparison(with_settings(comparison, short), place, Silent())
     assert list(place.folder.iterdir()) == []
 
 
-def test_descent_iterations_stand_side_by_side(comparison: Comparison, place: Workspace) -> None:
+def test_iterations_of_descent_are_compared_as_methods(
+    comparison: Comparison, place: Workspace
+) -> None:
     settings = SETTINGS.updated(search=SETTINGS.search.updated(iterations=2))
     names = ("neuralscale-iter1", "neuralscale-iter2")
     run_comparison(only(with_settings(comparison, settings), *names, seeds=1), place, Silent())
@@ -422,7 +426,9 @@ def test_widths_of_all_methods_are_rounded(comparison: Comparison, place: Worksp
         run_comparison(comparison, place, Silent())
 
 
-def test_an_iteration_that_is_not_run_is_refused(comparison: Comparison, place: Workspace) -> None:
+def test_a_method_of_an_iteration_that_is_not_run_is_refused(
+    comparison: Comparison, place: Workspace
+) -> None:
     with pytest.raises(NsoptError, match="needs --iterations 3 or more, not 1"):
         run_comparison(only(comparison, "neuralscale-iter3"), place, Silent())
 
@@ -433,7 +439,7 @@ def converging(comparison: Comparison) -> Comparison:
     return with_settings(comparison, SETTINGS.updated(search=search))
 
 
-def test_a_trial_without_a_law_fails_with_its_reason_and_work_goes_on(
+def test_a_trial_without_a_law_fails_with_its_reason_and_the_worker_continues(
     comparison: Comparison, place: Workspace
 ) -> None:
     late = only(converging(comparison), "neuralscale-iter9", "uniform", seeds=1)
@@ -491,7 +497,7 @@ def test_an_interrupted_descent_continues_after_its_last_iteration(
     pd.testing.assert_frame_equal(measured(whole), measured(again))
 
 
-def test_magnitude_is_left_out_where_there_is_nothing_to_prune(
+def test_magnitude_is_left_out_if_there_is_nothing_to_prune(
     comparison: Comparison, place: Workspace
 ) -> None:
     sizes = sizes_of_ratios(comparison.task.arch, PARAMS, [1.0])
@@ -501,7 +507,7 @@ def test_magnitude_is_left_out_where_there_is_nothing_to_prune(
     assert results_at(place).outcomes["method"].tolist() == ["uniform"]
 
 
-def test_budgets_may_be_macs(comparison: Comparison, place: Workspace) -> None:
+def test_budgets_can_be_in_macs(comparison: Comparison, place: Workspace) -> None:
     sizes = (Size(MACS, 300_000),)
     changes = {"sizes": sizes, "seeds": 1}
     run_comparison(only(comparison, "uniform", "neuralscale", **changes), place, Silent())

@@ -50,7 +50,7 @@ def at_macs(comparison: Comparison) -> Comparison:
     return dataclasses.replace(comparison, sizes=sizes)
 
 
-def test_at_a_budget_in_another_metric_nothing_is_trained_again(
+def test_the_same_network_at_a_budget_in_another_metric_is_not_trained_again(
     uniform: Comparison, place: Workspace, trained: list[str]
 ) -> None:
     run_comparison(uniform, place, Listener())
@@ -65,7 +65,7 @@ def test_at_a_budget_in_another_metric_nothing_is_trained_again(
     assert any(message.endswith("as uniform 0.5x seed 0") for message in listener.messages)
 
 
-def test_its_network_is_kept_for_both_budgets(uniform: Comparison, place: Workspace) -> None:
+def test_the_shared_network_is_kept_for_both_budgets(uniform: Comparison, place: Workspace) -> None:
     for comparison in (uniform, at_macs(uniform)):
         run_comparison(comparison, place, Listener())
     files = BestNetworks(place.artifacts).files(studies_at(place)["uniform"])
@@ -77,7 +77,7 @@ def test_its_network_is_kept_for_both_budgets(uniform: Comparison, place: Worksp
         assert weights.equal(two.model.state_dict()[name])
 
 
-def test_where_its_network_was_lost_it_is_trained_again(
+def test_a_lost_network_is_trained_again(
     uniform: Comparison, place: Workspace, trained: list[str]
 ) -> None:
     run_comparison(uniform, place, Listener())
@@ -87,7 +87,7 @@ def test_where_its_network_was_lost_it_is_trained_again(
     assert trained[2] == "uniform 0.5x MACs seed 0"
 
 
-def test_a_seed_whose_network_is_not_kept_is_trained_where_it_is_the_only_one(
+def test_the_only_seed_of_a_budget_is_trained_again_if_its_network_is_not_kept(
     uniform: Comparison, place: Workspace, trained: list[str]
 ) -> None:
     run_comparison(uniform, place, Listener())
@@ -123,7 +123,7 @@ def test_a_damaged_network_is_trained_again_by_the_same_command(
     assert len(trained) == 3
 
 
-def test_a_pruned_network_that_is_fine_tuned_is_another_one(
+def test_magnitude_pruning_to_the_same_widths_is_trained_separately(
     uniform: Comparison, place: Workspace, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Magnitude pruning to the same widths begins with other weights."""

@@ -27,7 +27,7 @@ def plan_of(comparison: Comparison, place: Workspace) -> Plan:
     return make_plan(comparison, Session(comparison.task, place, CPU, Silent()))
 
 
-def test_the_steps_that_are_estimated_are_those_that_run(
+def test_the_estimated_steps_match_those_that_run(
     comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two = only(comparison, "uniform", "neuralscale", seeds=1)
@@ -53,7 +53,9 @@ def test_the_steps_that_are_estimated_are_those_that_run(
     assert 1 < training / ran[loop] < 1.5  # evaluations count as parts of steps
 
 
-def test_a_duration_is_told_before_the_work(comparison: Comparison, place: Workspace) -> None:
+def test_the_estimated_duration_is_reported_before_the_work(
+    comparison: Comparison, place: Workspace
+) -> None:
     said, uniform = Listener(), only(comparison, "uniform", seeds=1)
     run_comparison(uniform, place, said)
     assert said.messages[0].startswith("takes about ")
@@ -82,7 +84,7 @@ def test_a_preview_knows_the_widths_that_need_no_search(
     assert not place.has_storage
 
 
-def test_a_dry_run_tells_widths_and_duration_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_prints_widths_and_duration_and_writes_nothing(tmp_path: Path) -> None:
     options = [f"--out={tmp_path / 'out'}", "--ratios=0.03,0.06", "--seeds=2", "--device=cpu"]
     done = call_nsopt("study", "--dry-run", "--methods=uniform", *options)
     assert done.returncode == 0, done.stderr

@@ -39,7 +39,7 @@ def slow_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("slow_bf16")
-def test_what_the_first_process_chose_holds_on_other_machines(
+def test_the_precision_of_the_first_process_applies_on_other_machines(
     comparison: Comparison, place: Workspace
 ) -> None:
     auto = asked_for(comparison, "auto")
@@ -53,21 +53,23 @@ def test_what_the_first_process_chose_holds_on_other_machines(
         other.open_study(place.storage, "uniform", CPU)
 
 
-def test_a_study_of_before_goes_on(comparison: Comparison, place: Workspace) -> None:
+def test_a_study_stored_with_precision_auto_is_continued(
+    comparison: Comparison, place: Workspace
+) -> None:
     auto = asked_for(comparison, "auto")
     auto.open_study(place.storage, "uniform", CPU)
     assert with_precision(auto, place).stored_studies(place).keys() == {"uniform"}
 
 
 @pytest.mark.usefixtures("slow_bf16")
-def test_a_tuning_has_a_precision_too(comparison: Comparison, place: Workspace) -> None:
+def test_a_tuning_study_fixes_the_precision_too(comparison: Comparison, place: Workspace) -> None:
     task = asked_for(comparison, "bf16")
     name = schema.study_name(schema.tuning_name(task.name), "eta")
     open_study(place.storage, name, task.description, task.source, task.identity, {}, ("", ""))
     assert precisions(with_precision(asked_for(comparison, "auto"), place)) == {"bf16"}
 
 
-def test_a_command_settles_the_precision(tmp_path: Path) -> None:
+def test_a_command_replaces_precision_auto_by_that_of_the_device(tmp_path: Path) -> None:
     settings = get_preset("smoke").settings
     assert settings.training.precision == "auto"
     task, _ = prepare(TaskOptions(), PlaceOptions(out=tmp_path), settings)

@@ -44,7 +44,7 @@ def test_references_span_the_macs_and_the_latencies_of_the_others(comparison: Co
     assert choose_reference_budgets(none, [10**6, 3 * 10**6], [1.0, 5.0]) == []
 
 
-def test_references_are_trained_and_read_off(
+def test_references_are_trained_and_timed_beside_the_others(
     comparison: Comparison, narrow: TableArchitecture, place: Workspace
 ) -> None:
     """They are timed beside the others before any training, so that trials and tables agree."""

@@ -60,7 +60,7 @@ def files_in(place: Workspace) -> list[Path]:
     return list((place.folder / "checkpoints").rglob("*"))
 
 
-def test_the_second_search_begins_after_the_pre_training_of_the_first(
+def test_the_second_search_reuses_the_pre_training_of_the_first(
     comparison: Comparison, tmp_path: Path, began_at: list[int]
 ) -> None:
     apart = [searched(comparison, tmp_path / f"{price}", {price: 1}) for price in BOTH]
@@ -74,7 +74,7 @@ def test_the_second_search_begins_after_the_pre_training_of_the_first(
     assert second > 0.1 * first  # what pre-training took counts for both
 
 
-def test_killed_between_two_searches_the_second_needs_no_pre_training(
+def test_a_search_killed_after_the_first_price_needs_no_new_pre_training(
     comparison: Comparison, tmp_path: Path, began_at: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = searched(comparison, tmp_path / "whole", BOTH)
@@ -95,7 +95,7 @@ def test_killed_between_two_searches_the_second_needs_no_pre_training(
 
 
 @pytest.mark.parametrize("others", [{}, {"params": 1}, {"params": 1, "macs": 1}])
-def test_another_command_leaves_the_network_to_who_searches(
+def test_another_command_keeps_the_pre_trained_network_of_a_running_search(
     comparison: Comparison,
     tmp_path: Path,
     began_at: list[int],
@@ -117,7 +117,7 @@ def test_another_command_leaves_the_network_to_who_searches(
     assert files_in(place) == []
 
 
-def test_a_search_that_gives_no_law_keeps_no_network(
+def test_a_search_that_gives_no_law_keeps_no_pre_trained_network(
     comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The settings that its message asks for pre-train another one."""

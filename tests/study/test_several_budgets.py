@@ -34,7 +34,7 @@ def joint(comparison: Comparison) -> Comparison:
     return only(comparison, "uniform", sizes=sizes, seeds=1, references=0)
 
 
-def test_all_budgets_hold_and_the_report_names_the_one_that_binds(
+def test_all_budgets_hold_and_the_report_names_the_binding_one(
     joint: Comparison, place: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_comparison(joint, place, Listener())
@@ -71,7 +71,7 @@ def test_all_budgets_hold_and_the_report_names_the_one_that_binds(
     assert not any("validation" in message for message in listener.messages)
 
 
-def test_a_network_at_budgets_in_milliseconds_has_a_predicted_latency(
+def test_a_network_at_a_joint_budget_with_latency_stores_its_predicted_latency(
     joint: Comparison, place: Workspace
 ) -> None:
     joint = timed_by_filters(joint)
@@ -87,7 +87,7 @@ def test_a_network_at_budgets_in_milliseconds_has_a_predicted_latency(
     assert predicted_latency(row) == f"{row['cost_latency']:.3f}"
 
 
-def test_widths_are_rounded_as_every_metric_asks() -> None:
+def test_rounding_for_joint_budgets_satisfies_every_metric() -> None:
     (joint, _), *_ = read_budgets("macs=1M,latency=5ms", PARAMS)
     multiple, least = {"macs": 8, "latency": 12}, {"params": 64, "macs": 16}
     assert rounding_for(multiple, least, joint) == (24, 16)
@@ -103,7 +103,7 @@ def test_widths_are_rounded_as_every_metric_asks() -> None:
         (("tune", "--over=curve"), "takes budgets in one metric"),
     ],
 )
-def test_what_takes_one_budget_at_a_time_says_so(
+def test_options_that_take_a_single_budget_refuse_joint_ones(
     command: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     done = call_nsopt(*command, "--budgets=params=250k,macs=5M", f"--out={tmp_path}")

@@ -57,7 +57,7 @@ def started(comparison: Comparison, trained: nn.Module) -> Comparison:
     )
 
 
-def test_methods_inherit_and_the_trained_network_is_a_row(
+def test_methods_inherit_weights_and_the_trained_network_has_a_row(
     started: Comparison, trained: nn.Module, place: Workspace
 ) -> None:
     run_comparison(started, place, Silent())
@@ -106,7 +106,7 @@ def test_workers_read_the_network_that_was_kept(
         with_start(others, place)
 
 
-def test_a_study_from_scratch_and_one_from_weights_are_kept_apart(
+def test_a_study_that_starts_from_weights_is_not_continued_from_scratch(
     started: Comparison, comparison: Comparison, place: Workspace
 ) -> None:
     started.task.open_study(place.storage, "uniform", CPU)
@@ -114,7 +114,7 @@ def test_a_study_from_scratch_and_one_from_weights_are_kept_apart(
         comparison.task.stored_studies(place)
 
 
-def test_the_trained_network_needs_its_weights(comparison: Comparison, place: Workspace) -> None:
+def test_the_dense_method_needs_weights(comparison: Comparison, place: Workspace) -> None:
     with pytest.raises(
         NsoptError, match="dense is a trained network: give its weights with --start"
     ):

@@ -85,7 +85,9 @@ def test_a_budget_in_milliseconds_holds_as_measured(
     assert all(trial.constraints["budget"] <= 0 for trial in networks)
 
 
-def test_milliseconds_may_be_those_of_one_image(comparison: Comparison, place: Workspace) -> None:
+def test_latency_can_be_measured_with_batches_of_one_image(
+    comparison: Comparison, place: Workspace
+) -> None:
     clock = Parameters()
     run_comparison(in_milliseconds(comparison, clock, place, batch_size=1), place, Silent())
     assert clock.batches == {1}
@@ -98,7 +100,7 @@ def test_milliseconds_may_be_those_of_one_image(comparison: Comparison, place: W
     assert studies_at(place)["uniform"].metric_names == names
 
 
-def test_a_tuning_tries_laws_at_the_milliseconds_as_measured(
+def test_a_tuning_tries_laws_at_the_measured_latency_budget(
     comparison: Comparison, place: Workspace
 ) -> None:
     clock = Parameters()
@@ -116,7 +118,7 @@ def test_a_tuning_tries_laws_at_the_milliseconds_as_measured(
     assert clock.timed == before
 
 
-def test_what_was_timed_is_not_timed_again(comparison: Comparison, place: Workspace) -> None:
+def test_timed_networks_are_not_timed_again(comparison: Comparison, place: Workspace) -> None:
     clock = Parameters()
     in_time = in_milliseconds(comparison, clock, place)
     run_comparison(in_time, place, Silent())
@@ -135,7 +137,7 @@ def test_what_was_timed_is_not_timed_again(comparison: Comparison, place: Worksp
     assert set(again["widths"]) == {widths}
 
 
-def test_what_a_busy_machine_took_does_not_count_later(
+def test_measurements_of_a_busy_machine_do_not_count_later(
     comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slowdown = [1]

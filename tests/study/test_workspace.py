@@ -76,7 +76,7 @@ def started(comparison: Comparison, place: Workspace) -> list[Path]:
     return unfinished_work(place)
 
 
-def test_a_finished_study_leaves_unfinished_work_of_others(
+def test_a_finished_study_keeps_the_checkpoints_of_other_work(
     comparison: Comparison, place: Workspace, started: list[Path]
 ) -> None:
     session = Session(comparison.task, place, CPU, Silent())
@@ -95,7 +95,7 @@ def test_a_finished_study_leaves_unfinished_work_of_others(
     assert not leftover.exists()
 
 
-def test_a_finished_search_leaves_unfinished_work_of_others(
+def test_a_finished_search_keeps_the_checkpoints_of_other_work(
     comparison: Comparison, place: Workspace, started: list[Path]
 ) -> None:
     search, *others = started
@@ -105,7 +105,7 @@ def test_a_finished_search_leaves_unfinished_work_of_others(
     assert not search.parent.exists()
 
 
-def test_a_worker_that_joined_leaves_unfinished_work_of_others(
+def test_a_worker_that_joined_keeps_the_checkpoints_of_other_work(
     comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has run what it could; the rest needs a method that is not installed here."""
@@ -118,7 +118,7 @@ def test_a_worker_that_joined_leaves_unfinished_work_of_others(
     assert all(file.exists() for file in files)
 
 
-def test_of_two_commands_one_searches_and_the_other_waits(
+def test_a_command_waits_for_the_search_of_another_command(
     comparison: Comparison, place: Workspace
 ) -> None:
     folder = place.checkpoints("vgg11-digits-test/search")
@@ -141,7 +141,7 @@ def hold(folder: str) -> None:
         time.sleep(1)
 
 
-def test_of_two_searches_the_first_ones_iterations_count(
+def test_the_iterations_of_the_first_of_two_searches_count(
     comparison: Comparison, place: Workspace
 ) -> None:
     """On two machines nobody waits: both add their iterations."""
@@ -177,7 +177,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return devices
 
 
-def test_a_latency_counts_only_where_it_was_measured(
+def test_a_latency_counts_only_for_the_device_and_version_that_measured_it(
     comparison: Comparison,
     place: Workspace,
     measured: list[str],
@@ -201,7 +201,7 @@ def test_a_latency_counts_only_where_it_was_measured(
     assert len(measured) == 3
 
 
-def test_a_network_is_measured_once_whichever_methods_propose_it(
+def test_a_network_that_several_methods_propose_is_measured_once(
     comparison: Comparison, place: Workspace, measured: list[str]
 ) -> None:
     session = Session(comparison.task, place, CPU, Silent())
@@ -220,7 +220,7 @@ def test_a_network_is_measured_once_whichever_methods_propose_it(
     assert [found["widths"] for found in schema.read_latencies(other)] == [schema.width_key(narrow)]
 
 
-def test_in_the_end_all_networks_of_a_comparison_were_timed_side_by_side(
+def test_all_networks_of_a_comparison_are_finally_timed_side_by_side(
     comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sittings() -> set[str]:
@@ -248,7 +248,7 @@ def test_in_the_end_all_networks_of_a_comparison_were_timed_side_by_side(
 
 
 @pytest.mark.parametrize("other", [{"precision": "bf16"}, {"batch_size": 1}, {"repeats": 50}])
-def test_a_latency_of_other_conditions_does_not_count(
+def test_a_latency_under_other_conditions_does_not_count(
     comparison: Comparison, place: Workspace, measured: list[str], other: dict[str, Any]
 ) -> None:
     session = Session(comparison.task, place, CPU, Silent())
@@ -293,7 +293,7 @@ def test_the_calmest_complete_sitting_counts_in_tables_and_for_new_trials(
     assert found.median_ms == 11.0
 
 
-def test_results_of_one_comparison_do_not_hide_those_of_another(
+def test_a_foreign_study_in_the_storage_is_not_taken_for_a_comparison(
     comparison: Comparison, place: Workspace
 ) -> None:
     """A user's own study in the storage is not taken for a comparison."""
@@ -302,7 +302,7 @@ def test_results_of_one_comparison_do_not_hide_those_of_another(
     assert results_at(place).name == "vgg11-digits-test"
 
 
-def test_a_worker_leaves_methods_that_it_does_not_have_to_others(
+def test_a_worker_leaves_methods_that_are_not_installed_to_others(
     comparison: Comparison, place: Workspace
 ) -> None:
     start_method(comparison, place, "uniform")
@@ -316,7 +316,7 @@ def test_a_worker_leaves_methods_that_it_does_not_have_to_others(
     assert [trial.state for trial in study.trials] == [TrialState.WAITING]
 
 
-def test_a_point_that_was_lost_meanwhile_is_enqueued_again(
+def test_a_point_whose_trial_was_lost_is_enqueued_again(
     comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process has failed a dead one's trial, and not yet let it wait again."""

@@ -60,7 +60,7 @@ def assert_same(
 @settings(max_examples=60)
 @given(shape=sizes, seed=st.integers(0, 99), dtype=st.sampled_from(sorted(TOLERANCE, key=str)))
 @example(shape=(1, 8, 1, 2), seed=1, dtype=torch.float32)  # two values that hardly differ
-def test_batch_norm_is_that_of_pytorch(
+def test_batch_norm_equals_that_of_pytorch(
     shape: tuple[int, ...], seed: int, dtype: torch.dtype
 ) -> None:
     if shape[0] * shape[2] * shape[3] == 1:
@@ -103,7 +103,7 @@ def test_channel_dot_sums_over_batch_and_space(shape: tuple[int, ...], seed: int
     side=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     bias=st.booleans(),
 )
-def test_convolution_is_that_of_pytorch(
+def test_a_convolution_equals_that_of_pytorch(
     batch: int, channels: tuple[int, int], side: tuple[int, int], bias: bool
 ) -> None:
     module, standard = (
@@ -128,7 +128,7 @@ GEOMETRIES: list[dict] = [
 
 @pytest.mark.parametrize("options", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("side", [2, 5])
-def test_any_convolution_is_that_of_pytorch(options: dict, side: int) -> None:
+def test_any_convolution_equals_that_of_pytorch(options: dict, side: int) -> None:
     given = {"kernel_size": 3} | options
     module, standard = (kind(6, 4, **given).double() for kind in (Conv2d, nn.Conv2d))
     assert_same(module, standard, image((3, 6, side, side), 0))
@@ -137,7 +137,7 @@ def test_any_convolution_is_that_of_pytorch(options: dict, side: int) -> None:
 @pytest.mark.parametrize("options", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("side", [2, 5])
 @pytest.mark.parametrize("stride", [1, 2, (1, 2)])
-def test_any_depthwise_convolution_is_that_of_pytorch(
+def test_any_depthwise_convolution_equals_that_of_pytorch(
     options: dict, side: int, stride: int | tuple[int, int]
 ) -> None:
     given = {"kernel_size": 3} | options | {"stride": stride, "groups": 6}
@@ -160,7 +160,7 @@ for channels in range(7, 16):
 """
 
 
-def test_a_strided_convolution_of_few_channels_leaves_the_memory_of_others_alone() -> None:
+def test_a_strided_convolution_of_few_channels_does_not_corrupt_memory() -> None:
     """With nn.Conv2d the process dies, so this one is of its own."""
     ended = Forked(run_code, STRIDED_POINTS).finish()
     assert ended.returncode == 0, ended.stderr
@@ -168,7 +168,7 @@ def test_a_strided_convolution_of_few_channels_leaves_the_memory_of_others_alone
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 8])
-def test_depthwise_convolution_in_bfloat16_is_that_of_pytorch(side: int, stride: int) -> None:
+def test_a_depthwise_convolution_in_bfloat16_equals_that_of_pytorch(side: int, stride: int) -> None:
     module, standard = (
         kind(6, 6, 3, stride=stride, padding=1, groups=6) for kind in (DepthwiseConv2d, nn.Conv2d)
     )
@@ -188,7 +188,7 @@ def test_selection_picks_channels_and_fills_with_zeros() -> None:
 
 
 @pytest.mark.parametrize("name", architectures())
-def test_memory_layout_changes_no_result(name: str) -> None:
+def test_the_memory_layout_changes_no_result(name: str) -> None:
     """Channels-last tensors take the fast ways, others those of PyTorch."""
     arch = get_architecture(name)
     model = arch.build([5 + i % 3 for i in range(len(arch.base_widths))]).double()
@@ -205,7 +205,7 @@ def test_memory_layout_changes_no_result(name: str) -> None:
         torch.testing.assert_close(fast, plain, rtol=1e-7, atol=1e-9)
 
 
-def test_faster_ways_are_there_only_while_we_train() -> None:
+def test_fast_kernels_replace_modules_only_inside_their_context() -> None:
     class Own(nn.Conv2d):
         """Of a user, with a forward of its own, say."""
 

@@ -50,7 +50,7 @@ def tuning(narrow: TableArchitecture, digits: ImageData) -> LawTuning:
     )
 
 
-def test_a_tuned_law_is_a_method(
+def test_a_tuned_law_can_be_compared_as_a_method(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Confirmation, "holds", property(lambda self: True))
@@ -102,7 +102,7 @@ def test_a_tuned_law_is_a_method(
     assert f"--study-name {tuning.task.name}/tuned --storage sqlite:///" in told
 
 
-def test_that_no_law_is_tuned_is_told_before_a_latency_is_learned(
+def test_a_missing_tuned_law_raises_an_error_before_a_latency_is_learned(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learned_latency, "learn_latency", None)
@@ -112,7 +112,7 @@ def test_that_no_law_is_tuned_is_told_before_a_latency_is_learned(
     assert not place.has_storage
 
 
-def test_a_tuning_uses_the_searches_of_a_study_with_other_trainings(
+def test_a_tuning_reuses_the_searches_of_a_study_with_other_training_settings(
     tuning: LawTuning, tmp_path: Path
 ) -> None:
     place = workspace_in(tmp_path)
@@ -172,7 +172,7 @@ def test_tunings_for_several_metrics_train_the_same_network_once(
     assert uniform in longer
 
 
-def test_an_interrupted_tuning_goes_on_to_the_same_result(
+def test_a_tuning_with_more_trials_continues_to_the_same_result(
     tuning: LawTuning, tmp_path: Path
 ) -> None:
     more = dataclasses.replace(tuning, trials=6)
@@ -184,7 +184,7 @@ def test_an_interrupted_tuning_goes_on_to_the_same_result(
     assert [t.values for t in study.trials] == [t.values for t in whole.trials]
 
 
-def test_what_a_killed_process_left_waiting_is_run(
+def test_trials_that_a_killed_process_left_waiting_are_run(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = workspace_in(tmp_path / "killed")
@@ -202,7 +202,7 @@ def test_what_a_killed_process_left_waiting_is_run(
     assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
 
 
-def test_what_is_not_confirmed_ends_as_uniform(
+def test_a_law_that_is_not_confirmed_is_replaced_by_uniform_scaling(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Confirmation, "holds", property(lambda self: False))
@@ -223,7 +223,7 @@ def test_what_is_not_confirmed_ends_as_uniform(
     assert schema.read_verdict(study) == str(confirmation)
 
 
-def test_a_better_member_that_is_found_later_is_confirmed_anew(
+def test_a_better_law_found_later_is_confirmed_anew(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, chosen = workspace_in(tmp_path), [1, 2]
@@ -250,7 +250,7 @@ def test_a_better_member_that_is_found_later_is_confirmed_anew(
         ((0.5, -0.7), 0.6, "no better than uniform: -0.10 points"),
     ],
 )
-def test_a_confirmation_says_what_it_found(
+def test_a_confirmation_prints_its_verdict(
     differences: tuple[float, ...], p: float, words: str
 ) -> None:
     confirmation = Confirmation({}, differences, p)
@@ -259,7 +259,7 @@ def test_a_confirmation_says_what_it_found(
 
 
 @pytest.mark.parametrize("differences", [[0.5, 0.7], [2.5, -1.0, 0.25, 1.5], [-3.0, -2.0, -4.5]])
-def test_a_confirmation_is_a_paired_t_test(differences: list[float]) -> None:
+def test_a_confirmation_uses_a_paired_t_test(differences: list[float]) -> None:
     expected = ttest_rel(differences, [0.0] * len(differences), alternative="greater").pvalue
     assert tuning_law._test_gain(differences) == pytest.approx(expected)
 
@@ -270,7 +270,7 @@ def test_equal_differences_are_certain_without_a_warning() -> None:
     assert tuning_law._test_gain([2.5, 2.5 + 1e-14]) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_a_tuned_law_must_be_there(tuning: LawTuning, tmp_path: Path) -> None:
+def test_the_tuned_method_needs_a_tuned_law(tuning: LawTuning, tmp_path: Path) -> None:
     comparison = Comparison(tuning.task, get_methods(["tuned"]), tuning.sizes, 1)
     place = workspace_in(tmp_path)
     with pytest.raises(NsoptError, match="run nsopt tune --over curve --metric macs"):
@@ -279,6 +279,6 @@ def test_a_tuned_law_must_be_there(tuning: LawTuning, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
-def test_budgets_in_every_metric_have_searches(metric: Metric) -> None:
+def test_every_metric_has_valid_search_prices(metric: Metric) -> None:
     for price in list_prices(metric):
         assert SETTINGS.search.updated(price=price).price == price

@@ -54,7 +54,7 @@ def traced(kind: type[nn.Module]) -> tuple[TracedArchitecture, nn.Module, Inputs
 
 
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
-def test_a_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> None:
+def test_a_network_can_be_traced_resized_searched_and_pruned(kind: type[nn.Module]) -> None:
     arch, model, x = traced(kind)
     assert list(arch.base_widths) == NETWORKS[kind][1]
     check_costs(arch, model, arch.base_widths, x)
@@ -64,7 +64,7 @@ def test_a_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> None:
     check_pruning(arch, model, x)
 
 
-def test_buffers_are_those_of_the_units_that_are_left() -> None:
+def test_buffers_keep_the_values_of_the_remaining_units() -> None:
     arch, model, _ = traced(fields.Normed)
     assert isinstance(model, fields.Normed)
     smaller = arch.build([5, 8])
@@ -92,7 +92,7 @@ def test_widths_without_trained_parameters_are_fixed() -> None:
     assert "fixed: backbone.0: no trained parameter has its units" in arch.explain()
 
 
-def test_a_norm_written_by_hand_hides_no_scores() -> None:
+def test_a_hand_written_norm_is_scored_beside_its_convolution() -> None:
     """Behind a convolution that a norm follows, however it is written, a factor has no effect."""
     arch, _, _ = traced(fields.Normed)
     gates = find_gate_slices(arch.network)
@@ -100,7 +100,7 @@ def test_a_norm_written_by_hand_hides_no_scores() -> None:
     assert gates[1] == [[("b.weight", 0), ("b.bias", 0)]]
 
 
-def test_scores_of_graphs_are_those_of_explicit_factors() -> None:
+def test_scores_in_a_graph_network_equal_those_of_explicit_factors() -> None:
     """dE/dz of a factor z = 1 behind a layer whose weight has the inputs first."""
     arch, _, (x, adjacency) = traced(fields.Graph)
     model = arch.build(arch.base_widths).double()
@@ -115,7 +115,7 @@ def test_scores_of_graphs_are_those_of_explicit_factors() -> None:
     torch.testing.assert_close(gate.gradient(), expected)
 
 
-def test_units_that_cannot_be_cut_one_by_one_all_stay() -> None:
+def test_units_that_cannot_be_removed_one_by_one_all_stay() -> None:
     arch, _, _ = traced(fields.Mixed)
     assert "a: 6 units of 2 channels, cannot be removed one by one" in arch.explain()
     model = arch.build(arch.base_widths)
@@ -126,7 +126,7 @@ def test_units_that_cannot_be_cut_one_by_one_all_stay() -> None:
     assert list(pruned.widths) == [2, 4]  # of 6 as few as of 16
 
 
-def test_a_network_without_units_to_remove_is_built_but_not_searched() -> None:
+def test_a_network_without_removable_units_can_be_built_but_not_searched() -> None:
     torch.manual_seed(0)
     model, x = fields.ShuffledGroups(), torch.randn(2, 3, 9, 9)
     arch = trace(model, x)
@@ -158,7 +158,7 @@ def test_no_function_proposes_widths_at_which_a_network_does_not_run() -> None:
     assert [getattr(d, "low", 0) for d in trial.distributions.values()] == [1, 4, 2]
 
 
-def test_a_search_spares_the_last_units_that_a_network_needs() -> None:
+def test_a_search_keeps_the_smallest_widths_at_which_a_network_runs() -> None:
     arch, _, x = traced(fields.Squeezed)
     batches = [(x, torch.zeros(1))] * 2
     settings = SEARCH.updated(keep_fraction=0.01)

@@ -25,7 +25,7 @@ OTHERS = [word for word in NETWORKS if word not in (*IN_SUITE, *NOT_EXPORTED)]
 
 
 @pytest.mark.parametrize("word", selected_first(IN_SUITE, OTHERS))
-def test_a_pruned_network_is_exported_to_the_same_numbers(word: str, tmp_path: Path) -> None:
+def test_a_pruned_network_computes_the_same_after_its_export(word: str, tmp_path: Path) -> None:
     if word in TIMM:
         skip_without_timm()
     size, *_ = NETWORKS[word]

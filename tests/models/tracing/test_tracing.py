@@ -56,7 +56,7 @@ def traced(kind: type[nn.Module]) -> tuple[TracedArchitecture, nn.Module, torch.
 
 
 @pytest.mark.parametrize("kind", GROUPS, ids=lambda kind: kind.__name__)
-def test_an_awkward_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> None:
+def test_an_awkward_network_can_be_traced_pruned_and_resized(kind: type[nn.Module]) -> None:
     arch, model, x = traced(kind)
     assert list(arch.base_widths) == GROUPS[kind]
     check_costs(arch, model, arch.base_widths, x)
@@ -66,7 +66,7 @@ def test_an_awkward_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> N
     check_building(fresh, x)
 
 
-def test_code_that_stops_a_width_from_growing_is_found_in_one_run() -> None:
+def test_one_run_finds_the_code_that_stops_a_width_from_growing() -> None:
     """An error names the groups in the failing operation, so that others need no trial."""
     arch, _, _ = traced(awkward.Cropped)
     assert arch.capped.keys() == {"b.0"}
@@ -78,7 +78,7 @@ def test_code_that_stops_a_width_from_growing_is_found_in_one_run() -> None:
     assert involved == [False, True, False]
 
 
-def test_the_template_is_never_changed() -> None:
+def test_tracing_building_and_pruning_never_change_the_template() -> None:
     torch.manual_seed(0)
     model, x = awkward.Chunks().train(), torch.randn(2, 3, 32, 32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -90,7 +90,7 @@ def test_the_template_is_never_changed() -> None:
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
 
 
-def test_budgets_are_solved_for_a_traced_network() -> None:
+def test_the_solver_meets_a_budget_for_a_traced_network() -> None:
     arch, _, _ = traced(awkward.Chunks)
     cost = arch.cost("macs")
     fit = nsopt.solve_widths(
@@ -109,7 +109,7 @@ def test_an_architecture_prints_as_one_line() -> None:
     assert len(repr(nsopt.get_architecture("vgg11"))) < 100
 
 
-def test_fixed_widths_are_explained() -> None:
+def test_explain_gives_the_reasons_for_fixed_widths() -> None:
     arch, _, _ = traced(awkward.Unruled)
     said = arch.explain()
     assert said.startswith("unruled: 2 widths\n  a.0: 16 units\n")
@@ -125,7 +125,7 @@ def test_fixed_widths_are_explained() -> None:
     assert "fixed: dead.0: is never used" in arch.explain()
 
 
-def test_widths_that_a_user_fixes_stay() -> None:
+def test_widths_that_a_user_fixes_are_not_searched() -> None:
     torch.manual_seed(0)
     model, x = awkward.Chunks(), torch.randn(2, 3, 32, 32)
     arch = trace(model, x, name="mine", fixed=["halves"])
@@ -183,7 +183,7 @@ LAWS: list[tuple[Any, str, float, bool]] = [  # how to draw, fan, scale, uniform
 
 
 @pytest.mark.parametrize(("draw", "fan", "scale", "uniform"), LAWS, ids=lambda v: str(v)[:8])
-def test_new_networks_start_as_the_original_would_have(
+def test_new_networks_are_initialised_like_the_original(
     draw: Any, fan: str, scale: float, uniform: bool
 ) -> None:
     torch.manual_seed(0)
@@ -208,7 +208,7 @@ def test_new_networks_start_as_the_original_would_have(
             assert (module.bias == 0.25).all()
 
 
-def test_an_initialisation_may_be_given() -> None:
+def test_init_overrides_the_inferred_initialisation() -> None:
     torch.manual_seed(0)
 
     def ones(model: nn.Module) -> None:
