@@ -87,7 +87,7 @@ def digits() -> "ImageData":
 
 
 def first_digits(train: int, test: int) -> "ImageData":
-    """So many training and test digits."""
+    """Return the first training and test digits."""
     from nsopt.data.registry import load_data
 
     data = load_data("digits")
@@ -119,7 +119,7 @@ def slim(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _latencies_of_few_passes() -> Iterator[None]:
-    """The networks of studies are timed with few passes."""
+    """Time the networks of studies with few passes."""
     from tests.latency.brief import measure_briefly
 
     with pytest.MonkeyPatch.context() as patch:
@@ -136,7 +136,7 @@ def _files_are_read_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _random_state_is_left_alone() -> None:
-    """Tests must not lean on global random numbers: each starts from the same ones."""
+    """Start every test from the same global random numbers."""
     import torch
 
     torch.manual_seed(12345)

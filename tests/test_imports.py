@@ -1,4 +1,4 @@
-"""The rooms of DESIGN: imports point only down this list, and light commands stay light."""
+"""Packages import only from those above them in FLOORS; light commands load little."""
 
 import ast
 import subprocess
@@ -45,12 +45,12 @@ ATTRIBUTES_ARE_NAMED_IN = ("storage/schema.py", "storage/trials.py", "storage/in
 
 @cache
 def nodes(path: Path) -> list[ast.AST]:
-    """The syntax tree of a file, without its order."""
+    """Return all syntax nodes of a file."""
     return list(ast.walk(ast.parse(path.read_text())))
 
 
 def imported(path: Path) -> set[str]:
-    """Modules of nsopt that a file imports anywhere in it."""
+    """Return the modules of nsopt that a file imports anywhere."""
     found = set()
     for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and node.module == "nsopt":
@@ -63,7 +63,7 @@ def imported(path: Path) -> set[str]:
 
 
 def floor(parts: Sequence[str]) -> int:
-    """The place of a module; `__main__` of any room starts the command, and stands above all."""
+    """Return the place of a module; `__main__` of a package starts the command: the last place."""
     return FLOORS.index("__main__" if parts[-1] == "__main__" else parts[0])
 
 
@@ -121,7 +121,7 @@ def test_the_error_for_a_misspelt_name_needs_no_torch(words: str) -> None:
 
 
 def strings(path: Path) -> set[str]:
-    """The string constants of a file."""
+    """Return the string constants of a file."""
     constants = (node.value for node in nodes(path) if isinstance(node, ast.Constant))
     return {value for value in constants if isinstance(value, str)}
 

@@ -1,4 +1,4 @@
-"""Progress in a pipe: lines now and then."""
+"""Progress in a pipe, and safe output of any text."""
 
 import signal
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The table with which a study ends."""
+"""The table that a study prints at its end."""
 
 import dataclasses
 

@@ -19,13 +19,13 @@ from nsopt.study.comparison import Size
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
 from tests.conftest import call_nsopt
-from tests.deployment.test_artifacts import network
-from tests.e2e.test_user_errors import check
+from tests.deployment.test_artifacts import make_network
+from tests.e2e.test_user_errors import assert_fails
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of MobileNetV2 for digits, as torch.save writes them."""
+    """A file with weights of MobileNetV2 for digits, written by torch.save."""
     file = tmp_path_factory.mktemp("weights") / "trained.pt"
     arch = get_architecture("mobilenetv2", in_channels=1)
     torch.save(arch.build(arch.base_widths).state_dict(), file)
@@ -53,7 +53,9 @@ def test_invalid_options_fail_before_anything_runs(
     usual = {"--weights": str(weights), "--budgets": "macs=50%", "--arch": "mobilenetv2"}
     usual |= {"--out": str(tmp_path / "out"), "--device": "cpu"}
     usual |= dict(option.split("=", 1) for option in options)
-    check(call_nsopt("compress", *(f"{name}={value}" for name, value in usual.items())), *parts)
+    assert_fails(
+        call_nsopt("compress", *(f"{name}={value}" for name, value in usual.items())), *parts
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -65,7 +67,7 @@ def test_the_export_of_compress_replaces_a_symbolic_link(
     victim.write_text("precious")
     folder.mkdir()
     (folder / "macs-50-percent.pt").symlink_to(victim)
-    compressed = SimpleNamespace(budget="macs=50%", network=network(50.0))
+    compressed = SimpleNamespace(budget="macs=50%", network=make_network(50.0))
     assert _export(cast(CompressedClassifier, compressed), folder).startswith(str(folder))
     assert victim.read_text() == "precious"
     (file,) = folder.iterdir()

@@ -1,4 +1,4 @@
-"""A trained network in, smaller ones at budgets out, whatever interrupts it."""
+"""Compression of a trained classifier to budgets."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -106,7 +106,7 @@ def test_the_same_call_again_trains_nothing(
 def test_a_latency_budget_of_50_percent_holds_as_measured(
     trained: nn.Module, narrow: TableArchitecture, digits: ImageData, tmp_path: Path
 ) -> None:
-    """By a function that finds twice as many milliseconds in small networks as in large ones."""
+    """The clock measures less than twice the time for a network twice as large."""
     timed: list[int] = []
 
     def clock(module: nn.Module, images: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Compression with a loader, a loss and a score of one's own."""
+"""Compression with the user's loader, loss and score."""
 
 import math
 import shutil
@@ -31,14 +31,14 @@ SETTINGS = SETTINGS.updated(search=SETTINGS.search.updated(search_images=None))
 BUDGETS = ["macs=60%", "params=50%"]
 
 
-def examples(count: int, seed: int) -> TensorDataset:
-    """Where a colour is bright."""
+def make_examples(count: int, seed: int) -> TensorDataset:
+    """Images, and as targets the places where their first colour is bright."""
     images = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
     return TensorDataset(images, (images[:, 0] > 0.5).long())
 
 
-def loader() -> DataLoader[tuple[Tensor, ...]]:
-    return DataLoader(examples(64, 0), batch_size=16, shuffle=True)
+def make_loader() -> DataLoader[tuple[Tensor, ...]]:
+    return DataLoader(make_examples(64, 0), batch_size=16, shuffle=True)
 
 
 def pixel_loss(outputs: Any, targets: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def pixel_loss(outputs: Any, targets: Tensor) -> Tensor:
 
 def right_pixels(model: nn.Module) -> float:
     """Return the percentage of pixels that a network gets right."""
-    images, targets = examples(32, 1).tensors
+    images, targets = make_examples(32, 1).tensors
     found = model(images)["out"][:, :, ::2, ::2].argmax(1)
     return 100 * float((found == targets).double().mean())
 
@@ -66,7 +66,7 @@ def trained() -> nn.Module:
     model = UpAndDown()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(10):
-        for images, targets in loader():
+        for images, targets in make_loader():
             optimizer.zero_grad()
             pixel_loss(model(images), targets).backward()
             optimizer.step()
@@ -74,7 +74,7 @@ def trained() -> nn.Module:
 
 
 def run(model: nn.Module, **changes: Any) -> nsopt.OwnCompression:
-    settings = {"train_loader": loader(), "loss": pixel_loss, "score": right_pixels}
+    settings = {"train_loader": make_loader(), "loss": pixel_loss, "score": right_pixels}
     options = {"budgets": BUDGETS, "epochs": 2, "candidates": 3, "settings": SETTINGS}
     return nsopt.compress(model, **settings | options | changes)  # type: ignore[call-overload]
 
@@ -206,7 +206,7 @@ def test_a_loader_that_ends_early_raises_an_error(trained: nn.Module) -> None:
             return 9
 
     with pytest.raises(NsoptError, match="says that it has 9 batches, but ends after 4"):
-        run(trained, train_loader=Short(loader()))
+        run(trained, train_loader=Short(make_loader()))
 
 
 @pytest.mark.parametrize("missing", ["train_loader", "loss", "score"])

@@ -1,4 +1,4 @@
-"""A device that several processes share; each has files of its own, and a queue of work."""
+"""Processes that share a device, each with its own files and its own queue of work."""
 
 import os
 import time
@@ -18,7 +18,7 @@ from nsopt.compute.device_lock import DeviceLock
 
 
 class Process:
-    """One that queues work on the device, which runs it later, as a GPU does."""
+    """A process that queues work on the device, which runs it later, as a GPU does."""
 
     def __init__(self, number: int, folder: Path) -> None:
         device = torch.device("cpu", number)
@@ -46,7 +46,7 @@ class Process:
 
 @pytest.fixture
 def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Process]]:
-    """Three that share a device."""
+    """Three processes that share a device."""
     made = [Process(number, tmp_path) for number in range(3)]
     monkeypatch.setattr(device_module, "wait_for", lambda device: made[device.index].wait())
     with ExitStack() as end:
@@ -89,7 +89,7 @@ def test_processes_do_not_wait_for_the_device_while_nobody_measures(
 def test_processes_wait_for_a_measurement_however_long_it_takes(
     processes: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only a process that was stopped while it computed is not."""
+    """They do not wait for a process that was stopped while it computed."""
     monkeypatch.setattr(device_lock, "_LONGEST_WAIT", 0.01)
     stopped, first, second = (process.compute for process in processes)
     ended = []
@@ -109,7 +109,7 @@ def test_processes_wait_for_a_measurement_however_long_it_takes(
 def test_a_long_wait_reports_which_process_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Learning a latency takes minutes; a short measurement is waited for in silence."""
+    """Learning a latency takes minutes; a wait for a short measurement is silent."""
     monkeypatch.setattr(device_lock, "_SILENT_SECONDS", 0.02)
     told: list[str] = []
     told_of = "waiting for another nsopt process that measures latency (PID {})".format

@@ -20,7 +20,7 @@ def test_kept_memory_is_returned_to_the_system() -> None:
         return pages * resource.getpagesize()
 
     with keep_memory(CPU):
-        before = resident()  # what was free before is given back by now
+        before = resident()  # memory that was free before has been returned by now
         torch.zeros(200 * MIB, dtype=torch.uint8)
         assert resident() > before + 190 * MIB
     assert resident() < before + 20 * MIB

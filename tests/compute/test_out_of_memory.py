@@ -1,4 +1,4 @@
-"""Memory that runs out, as PyTorch and the libraries below it say it."""
+"""Errors with which PyTorch and the libraries below it report that memory ran out."""
 
 import pytest
 import torch

@@ -8,7 +8,7 @@ import pytest
 from nsopt.compute import waiting
 
 
-@pytest.mark.skipif(not Path("/proc/self/schedstat").is_file(), reason="the kernel does not tell")
+@pytest.mark.skipif(not Path("/proc/self/schedstat").is_file(), reason="not reported by the kernel")
 def test_the_seconds_waited_never_decrease() -> None:
     before = waiting.seconds_waited()
     assert 0 <= before <= waiting.seconds_waited()

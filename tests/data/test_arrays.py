@@ -1,4 +1,4 @@
-"""Images that a user has already."""
+"""Arrays and datasets of a user."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 
 
-def pixels(count: int, *shape: int) -> np.ndarray:
+def draw_pixels(count: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
 def test_arrays_in_both_layouts_give_the_same_data() -> None:
-    images, labels = pixels(40, 3, 8, 8), np.arange(40) % 4
+    images, labels = draw_pixels(40, 3, 8, 8), np.arange(40) % 4
     first = ImageData.from_arrays((images, labels), (images[:8], labels[:8]), name="mine")
     last = images.transpose(0, 2, 3, 1)
     other = ImageData.from_arrays((last, labels.tolist()), (last[:8], labels[:8].tolist()))
@@ -29,14 +29,14 @@ def test_arrays_in_both_layouts_give_the_same_data() -> None:
 
 
 def test_named_classes_and_a_validation_set_are_kept() -> None:
-    part = (pixels(10, 1, 8, 8), np.arange(10) % 2)
+    part = (draw_pixels(10, 1, 8, 8), np.arange(10) % 2)
     data = ImageData.from_arrays(part, part, part, classes=["ant", "bee", "cat"], mirror=False)
     assert data.classes == ("ant", "bee", "cat")
     assert data.validation is not None
     assert not data.mirror
 
 
-GOOD = (pixels(10, 3, 8, 8), np.arange(10) % 2)
+GOOD = (draw_pixels(10, 3, 8, 8), np.arange(10) % 2)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_invalid_arrays_raise_an_error(train: Any, options: Any, message: str) -
 
 
 class Pictures(Dataset):
-    """As torchvision's: PIL images, and the names of classes."""
+    """A dataset like torchvision's: PIL images, and the names of classes."""
 
     classes = ("ant", "bee")
 
@@ -75,7 +75,7 @@ class Pictures(Dataset):
 
 
 def test_datasets_of_pil_images_and_of_tensors_are_read() -> None:
-    images = pixels(12, 8, 8, 3)
+    images = draw_pixels(12, 8, 8, 3)
     data = ImageData.from_dataset(Pictures(images), Pictures(images[:4]))
     np.testing.assert_array_equal(data.train.images.numpy(), images.transpose(0, 3, 1, 2))
     assert data.classes == ("ant", "bee")
@@ -97,7 +97,7 @@ def test_invalid_datasets_raise_an_error() -> None:
 
 def test_a_network_trains_on_arrays() -> None:
     labels = np.arange(120) % 3
-    images = (pixels(120, 1, 32, 32) // 4 + 60 * labels[:, None, None, None]).astype(np.uint8)
+    images = (draw_pixels(120, 1, 32, 32) // 4 + 60 * labels[:, None, None, None]).astype(np.uint8)
     data = ImageData.from_arrays((images, labels), (images[:30], labels[:30]))
     arch = nsopt.get_architecture("vgg11", 3, in_channels=1)
     settings = nsopt.TrainSettings(epochs=4, batch_size=16, lr=0.05, device="cpu", precision="fp32")

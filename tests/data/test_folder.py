@@ -78,8 +78,8 @@ def test_images_are_cropped_and_resized_on_demand(tmp_path: Path) -> None:
     assert load_data(f"folder:{folder}", image_size=16).image_size == 16
 
 
-def undivided(root: Path) -> Path:
-    """Class folders alone, of ten images that differ in their first pixel."""
+def write_undivided(root: Path) -> Path:
+    """Write class folders without a split, of ten images that differ in their first pixel."""
     for name in ("ant", "bee"):
         (root / name).mkdir(parents=True)
         for index in range(10):
@@ -88,7 +88,7 @@ def undivided(root: Path) -> Path:
 
 
 def test_an_undivided_folder_is_split_by_a_seed(tmp_path: Path) -> None:
-    name = f"folder:{undivided(tmp_path / 'flat')}"
+    name = f"folder:{write_undivided(tmp_path / 'flat')}"
 
     def divide(split: float, seed: int) -> list[list[int]]:
         data = load_data(name, split=split, split_seed=seed)
@@ -143,7 +143,7 @@ def test_damaged_images_are_all_listed_or_skipped(tmp_path: Path) -> None:
 
 
 def test_data_check_splits_and_lists_skipped_images(tmp_path: Path) -> None:
-    folder = damage(undivided(tmp_path / "flat"), "ant/3.png")
+    folder = damage(write_undivided(tmp_path / "flat"), "ant/3.png")
     done = call_nsopt("data", "check", f"folder:{folder}", "--split=0.8", "--skip-corrupt")
     assert done.returncode == 0, done.stderr
     assert re.search(r"1[56] training, [34] test images, 2 classes, 3x8x8", done.stdout)

@@ -1,4 +1,4 @@
-"""Folders and zips that are damaged, or made to do harm: one line that names the file."""
+"""Damaged and malicious folders and zips cause a one-line error that names the file."""
 
 import os
 import zipfile
@@ -40,7 +40,7 @@ def large_bomb(bad: Path) -> None:
 
 
 def small_bomb(bad: Path) -> None:
-    """Of which Pillow only warns."""
+    """Write an image for which Pillow only warns."""
     Image.new("1", (10_000, 10_000)).save(bad)
 
 
@@ -51,7 +51,7 @@ def text_bomb(bad: Path) -> None:
 
 
 def program(bad: Path) -> None:
-    """Pillow would start Ghostscript."""
+    """Write a file for which Pillow would start Ghostscript."""
     bad.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
 
 

@@ -69,7 +69,7 @@ def test_too_few_images_for_a_validation_split_raise_an_error(digits: ImageData)
         digits.split(0.01)
 
 
-def one_epoch(batches: TrainingBatches) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def read_epoch(batches: TrainingBatches) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [batches.next() for _ in range(batches.per_epoch)]
 
 
@@ -78,7 +78,7 @@ def test_every_image_is_seen_once_an_epoch(digits: ImageData) -> None:
     source = TrainingBatches(splits, 64, seed=0)
     source.next()
     source.restore(TrainingBatches(splits, 64, seed=0).state())
-    batches = one_epoch(source)
+    batches = read_epoch(source)
     assert sum(len(labels) for _, labels in batches) == len(splits.train)
     assert len(batches) == 6
     counts = torch.bincount(torch.cat([labels for _, labels in batches]))
@@ -88,7 +88,7 @@ def test_every_image_is_seen_once_an_epoch(digits: ImageData) -> None:
 def test_a_last_batch_of_one_image_is_left_out(digits: ImageData) -> None:
     splits = digits.split(0.1)  # 360 images
     batches = TrainingBatches(splits, 359, seed=0)
-    assert [len(labels) for _, labels in one_epoch(batches)] == [359]
+    assert [len(labels) for _, labels in read_epoch(batches)] == [359]
     assert batches.next()[0].shape[0] == 359
 
 
@@ -96,7 +96,7 @@ def test_epochs_depend_on_the_seed_alone(digits: ImageData) -> None:
     splits = digits.split(0.1)
 
     def epoch(seed: int) -> torch.Tensor:
-        return torch.cat([images for images, _ in one_epoch(TrainingBatches(splits, 64, seed))])
+        return torch.cat([images for images, _ in read_epoch(TrainingBatches(splits, 64, seed))])
 
     torch.testing.assert_close(epoch(1), epoch(1), rtol=0, atol=0)
     assert not torch.equal(epoch(1), epoch(2))
@@ -104,7 +104,7 @@ def test_epochs_depend_on_the_seed_alone(digits: ImageData) -> None:
 
 def test_epochs_differ_from_one_another(digits: ImageData) -> None:
     batches = TrainingBatches(digits.split(0.1), 64, seed=0)
-    first, second = one_epoch(batches), one_epoch(batches)
+    first, second = read_epoch(batches), read_epoch(batches)
     assert not torch.equal(first[0][0], second[0][0])
 
 
@@ -165,7 +165,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak memory is read from /proc")
 def test_splitting_needs_no_float_copy_of_all_images() -> None:
     """As float32 these would take 940 MiB; the process itself takes less than half of that."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
@@ -214,7 +214,9 @@ def test_crop_windows_stay_inside_the_image_and_keep_the_smallest_area(
     height: int, width: int, smallest: float, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    for top, left, high, wide in boxes(Windows.draw(20, smallest, (3, height, width), generator)):
+    for top, left, high, wide in list_boxes(
+        Windows.draw(20, smallest, (3, height, width), generator)
+    ):
         assert 0 <= top <= height - high < height
         assert 0 <= left <= width - wide < width
         clamped = high == height or wide == width
@@ -222,8 +224,8 @@ def test_crop_windows_stay_inside_the_image_and_keep_the_smallest_area(
         assert high * wide / (height * width) >= smallest - rounding or clamped
 
 
-def boxes(windows: Windows) -> list[list[int]]:
-    """Top, left, height and width of each window."""
+def list_boxes(windows: Windows) -> list[list[int]]:
+    """Return top, left, height and width of each window."""
     sides = (windows.top, windows.left, windows.height, windows.width)
     return [[int(side) for side in box] for box in zip(*sides, strict=True)]
 
@@ -236,7 +238,7 @@ def test_resized_crops_are_antialiased_resizes_of_windows(side: int) -> None:
     windows = Windows.draw(50, 0.2, (3, side, side), generator)
     found = resized_crops(images, windows, flipped)
     assert found.dtype == torch.float32
-    for i, (top, left, high, wide) in enumerate(boxes(windows)):
+    for i, (top, left, high, wide) in enumerate(list_boxes(windows)):
         window = images[i : i + 1, :, top : top + high, left : left + wide].float()
         resized = interpolate(window, (side, side), mode="bilinear", antialias=True)[0]
         expected = resized.flip(-1) if flipped[i] else resized
@@ -255,7 +257,7 @@ class CountOperations(TorchDispatchMode):
 
 @pytest.mark.parametrize("resized_crop", [None, 0.4])
 def test_a_batch_takes_few_operations(digits: ImageData, resized_crop: float | None) -> None:
-    """On a GPU each one is a kernel: one image after another they would be thousands."""
+    """On a GPU each operation is a kernel: a loop over images would launch thousands."""
     batches = TrainingBatches(digits.split(0.1), 128, seed=0, resized_crop=resized_crop)
     with CountOperations() as operations:  # type: ignore[no-untyped-call]
         batches.next()

@@ -24,10 +24,10 @@ def folder(tmp_path: Path) -> Path:
         images = root / "train" / wnid / "images"
         images.mkdir(parents=True)
         for index in range(4):
-            colour(label, index).save(images / f"{wnid}_{index}.JPEG")
+            make_image(label, index).save(images / f"{wnid}_{index}.JPEG")
         for index in range(2):
             name = f"val_{2 * index + label}{label}.JPEG"
-            colour(label, index).save(root / "val/images" / name)
+            make_image(label, index).save(root / "val/images" / name)
             annotations.append(f"{name}\t{wnid}\t0\t0\t63\t63")
     (root / "val/val_annotations.txt").write_text("\n".join(reversed(annotations)) + "\n")
     (root / "wnids.txt").write_text("\n".join(WNIDS) + "\n")
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def colour(label: int, index: int) -> Image.Image:
+def make_image(label: int, index: int) -> Image.Image:
     return Image.new("RGB", (64, 64), (80 * label, 40 + index, 0))
 
 
@@ -87,12 +87,12 @@ def test_other_layouts_are_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "tiny-imagenet-200/val/val_annotations.txt").unlink()
     with pytest.raises(NsoptError, match="does not have the layout"):
         load_data("tiny-imagenet", folder)
-    (tmp_path / "empty.zip").write_bytes(zipfile_of_nothing(tmp_path))
+    (tmp_path / "empty.zip").write_bytes(make_empty_zip(tmp_path))
     with pytest.raises(NsoptError, match="does not have the layout"):
         load_data("tiny-imagenet", tmp_path / "empty.zip")
 
 
-def zipfile_of_nothing(folder: Path) -> bytes:
+def make_empty_zip(folder: Path) -> bytes:
     path = folder / "nothing.zip"
     zipfile.ZipFile(path, "w").close()
     return path.read_bytes()

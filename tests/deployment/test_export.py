@@ -84,7 +84,7 @@ def test_exported_files_contain_the_facts_of_their_network(
 
 
 def test_a_kept_network_consists_of_plain_modules(kept: KeptNetwork) -> None:
-    """So that other tools know them."""
+    """So other tools recognise them."""
     assert {type(module).__module__.split(".")[0] for module in kept.model.modules()} <= {
         "torch",
         "nsopt",

@@ -20,7 +20,7 @@ from tests.conftest import first_digits
 
 @pytest.fixture(scope="module")
 def digits() -> ImageData:
-    """Enough to learn from."""
+    """400 training and 100 test digits, enough to learn from."""
     return first_digits(400, 100)
 
 

@@ -1,6 +1,5 @@
-"""Weights of a trained network, read from the files that people have."""
+"""Weights of a trained network, read from the files of common training scripts."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -31,18 +30,13 @@ def test_the_error_for_weights_of_another_network_names_a_difference(
     file = tmp_path / "weights.pt"
     other = table_architecture("vgg11", num_classes=8, in_channels=1)
     torch.save(other.build([8, *narrow.base_widths[1:]]).state_dict(), file)
-    with pytest.raises(NsoptError) as caught:
+    name = next(iter(narrow.build(narrow.base_widths).state_dict()))
+    message = f"network than vgg11 with 10 outputs: {name} is 8x1x3x3 there and 4x1x3x3 here; "
+    with pytest.raises(NsoptError, match=message) as caught:
         load_trained(file, narrow)
-    first = narrow.build(narrow.base_widths).state_dict()
-    name = next(iter(first))
     assert "\n" not in str(caught.value)
-    assert re.search(
-        f"another network than vgg11 with 10 outputs: {re.escape(name)} is 8x1x3x3 there and "
-        "8x1x3x3|is .* there and .* here",
-        str(caught.value),
-    )
     torch.save({"weight": torch.zeros(3)}, file)
-    with pytest.raises(NsoptError, match=rf"{re.escape(name)} is missing there and .* more differ"):
+    with pytest.raises(NsoptError, match=f"{name} is missing there and .* more differ"):
         load_trained(file, narrow)
 
 

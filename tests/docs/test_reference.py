@@ -32,7 +32,7 @@ def test_the_examples_of_public_names_run(tmp_path: Path) -> None:
 
 
 def examples() -> Iterator[tuple[str, str]]:
-    """The public names with examples, and their code."""
+    """Yield the public names with examples, and their code."""
     parser = doctest.DocTestParser()
     for name in nsopt.__all__:
         thing = getattr(nsopt, name)

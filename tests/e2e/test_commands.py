@@ -16,7 +16,7 @@ from nsopt.reports.results import read_results
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.solve import solve_widths
 from tests.conftest import call_nsopt
-from tests.e2e.test_user_errors import check
+from tests.e2e.test_user_errors import assert_fails
 from tests.forked import start_nsopt
 
 
@@ -122,11 +122,11 @@ def test_widths_uses_the_law_of_a_stored_search(tmp_path: Path) -> None:
     assert arch.cost("params")(row["widths"]) == row["params"] <= row["budget"]
     low, widths, high = (np.array(row[name]) for name in ("widths_low", "widths", "widths_high"))
     assert ((low <= widths) & (widths <= high)).all()
-    check(
+    assert_fails(
         call_nsopt("widths", storage, "--iteration=5"),
         "vgg11-digits-60each-smoke has no iteration 5: its last is 1",
     )
-    check(
+    assert_fails(
         call_nsopt("widths", storage, "--arch=resnet18"),
         "the stored network is 'vgg11', not 'resnet18'",
     )
@@ -191,7 +191,7 @@ def test_widths_without_a_usable_law_fails(tmp_path: Path, golden: Path) -> None
         ([f"--law={laws}", "--budgets=9"], "no widths fit a budget of 9"),
         ([f"--storage=sqlite:///{tmp_path}/no.db"], "nothing is stored"),
     ):
-        check(call_nsopt("widths", *options), part)
+        assert_fails(call_nsopt("widths", *options), part)
 
 
 def test_data_commands_list_check_and_fetch(tmp_path: Path) -> None:
@@ -200,10 +200,10 @@ def test_data_commands_list_check_and_fetch(tmp_path: Path) -> None:
         assert name in listed
     checked = call_nsopt("data", "check", "digits").stdout
     assert "1347 training, 450 test images, 10 classes, 1x32x32" in checked
-    check(call_nsopt("data", "fetch", "digits"), "needs no download")
-    check(call_nsopt("data", "fetch", "imagenet"), "did you mean 'tiny-imagenet'")
+    assert_fails(call_nsopt("data", "fetch", "digits"), "needs no download")
+    assert_fails(call_nsopt("data", "fetch", "imagenet"), "did you mean 'tiny-imagenet'")
     missing = call_nsopt("data", "check", "cifar10", f"--data-dir={tmp_path}")
-    check(missing, "put cifar-10-python.tar.gz")
+    assert_fails(missing, "put cifar-10-python.tar.gz")
 
 
 SHORT = (
@@ -249,7 +249,7 @@ def test_seeds_start_at_the_given_seed(tmp_path: Path) -> None:
 def test_the_newest_study_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for command in ("report", "latency", "widths"):
-        check(call_nsopt(command), "no study is in runs/: give --storage")
+        assert_fails(call_nsopt(command), "no study is in runs/: give --storage")
     assert call_nsopt("study", *SHORT).returncode == 0
     folder = tmp_path / "runs" / "vgg11-digits-20each-smoke"
     (folder / "report" / "index.html").unlink()
@@ -261,7 +261,7 @@ def test_the_newest_study_is_the_default(tmp_path: Path, monkeypatch: pytest.Mon
     done = call_nsopt("export", "--unchecked", "--format=pt2")
     assert done.stdout == f"exporting {study} --ratio=0.03\nnetwork.pt2\n"
     assert (tmp_path / "network.pt2").is_file()
-    check(call_nsopt("export", "--ratio=0.03"), "choose a network of --study: give it, too")
+    assert_fails(call_nsopt("export", "--ratio=0.03"), "choose a network of --study: give it, too")
     assert call_nsopt("latency", "--batch-size=1").returncode == 0
     (row,) = json.loads(call_nsopt("widths", "--method=uniform", "--ratios=0.03", "--json").stdout)
     assert row["widths"] == [1, 3, 7, 7, 15, 15, 15, 15]
@@ -276,10 +276,6 @@ def test_doctor_prints_what_is_installed(tmp_path: Path, monkeypatch: pytest.Mon
     assert found["newest study"].strip() == "no study is in runs/: give --storage"
     assert found["cache"].strip() == str(Path(os.environ["XDG_CACHE_HOME"]) / "nsopt")
     assert found["extra report"].strip() == "installed"
-
-
-def test_the_version_option_prints_the_version() -> None:
-    assert call_nsopt("--version").stdout.strip() == nsopt.__version__
 
 
 def test_tables_fit_a_narrow_terminal(tmp_path: Path, golden: Path) -> None:

@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that it works from an empty folder."""
+"""The wheel and the source distribution: their content, and a study from the wheel."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Real photographs: one in ten or in 20 is decoded."""
+"""Real photographs, of which one in ten or one in twenty is decoded."""
 
 import re
 import zipfile

@@ -17,7 +17,7 @@ CAP = 3 * BASE
 
 
 def products(widths: object) -> np.ndarray:
-    """A model that knows nothing of a constant, of blocks, or of the speed of the machine."""
+    """A latency model without the constant, the blocks and the speed of the machine."""
     w = np.asarray(widths, dtype=np.float64)
     return w[..., 0] * w[..., 1] + w[..., 1] * w[..., 2]
 
@@ -46,7 +46,7 @@ class Clock:
 
 
 def largest_within(law: PowerLaw, speed: float, clock: Clock, budget: float) -> float | None:
-    """The prediction of the largest network that takes at most `budget`, of a thousand sizes."""
+    """Return the prediction for the largest of 1000 networks that takes at most `budget`."""
     sizes = np.geomspace(1.001 * products(np.ones(3)), products(CAP), 1000) / speed
     fits = solve_widths(law, lambda w: products(w) / speed, sizes, max_width=CAP)
     taken = clock.constant + products(fits.widths) / 1000

@@ -77,7 +77,7 @@ def learn_now(arch: Architecture) -> LatencyModel:
 
 @pytest.fixture(scope="module")
 def models(narrow: TableArchitecture) -> dict[str, tuple[Architecture, LatencyModel]]:
-    """A network of ours and a traced one, few kernels each."""
+    """A built-in and a traced network of few kernels, each with its latency model."""
     module = nn.Sequential(
         *(nn.Conv2d(1, 24, 3, 2, 1), nn.BatchNorm2d(24), nn.ReLU()),
         *(nn.Conv2d(24, 40, 3, 2, 1, bias=False), nn.Hardswish()),
@@ -290,7 +290,7 @@ def test_garbage_collection_is_off_while_a_network_is_timed() -> None:
 
     collecting: list[bool] = []
     measure_latencies([Asking()], (3, 4, 4), warmup=2, repeats=2, rounds=2, runtime=Torch(2))
-    tried = 2  # passes that tell which layout it runs with
+    tried = 2  # passes that choose the layout
     assert collecting == [False] * (tried + 4)
     assert gc.isenabled()
 
@@ -319,10 +319,9 @@ def test_memory_gaps_are_filled_once_per_measurement(
 
 @pytest.fixture
 def busy_processor() -> Iterator[None]:
-    """One with us on it and something that computes all the time, so that all rounds are slow
-    alike."""
+    """Share a processor with a process that computes all the time: all rounds are equally slow."""
     if sys.platform != "linux":
-        pytest.skip("/proc tells how long threads waited")
+        pytest.skip("how long threads waited is read from /proc")
     processors = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(processors)})
     other = subprocess.Popen([sys.executable, "-c", "while True: pass"])

@@ -1,4 +1,4 @@
-"""Multiples that a device and a runtime like."""
+"""Multiples of widths that suit a device and a runtime."""
 
 import json
 import math

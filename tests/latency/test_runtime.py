@@ -1,4 +1,4 @@
-"""What networks are timed in: functions of users, and onnxruntime."""
+"""Runtimes in which networks are timed: functions of users, and onnxruntime."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""A method of somebody else's: registered, or brought by a package, and compared like ours."""
+"""Methods of users and of other packages, compared like the built-in ones."""
 
 import inspect
 import os
@@ -16,7 +16,7 @@ from nsopt.methods.base import LawInputs
 from nsopt.models.architecture import Architecture
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
-from tests.e2e.test_user_errors import check
+from tests.e2e.test_user_errors import assert_fails
 from tests.forked import Forked, run_module
 
 SHORT = (
@@ -74,11 +74,11 @@ def test_a_registered_method_is_compared_like_a_built_in_one(flat: Flat, tmp_pat
     assert "Equally wide" in (tmp_path / "report" / "index.html").read_text()
     assert not (tmp_path / "checkpoints").exists()
 
-    del registry._registered[flat.name]  # as where it is not installed
+    del registry._registered[flat.name]  # as if it were not installed
     storage = f"--storage=sqlite:///{tmp_path / 'study.db'}"
     assert call_nsopt("report", storage, f"--out={tmp_path / 'again'}").returncode == 0
     assert "Equally wide" not in (tmp_path / "again" / "index.html").read_text()
-    check(
+    assert_fails(
         call_nsopt("study", "--methods=flat", SMALL, *SHORT, f"--out={tmp_path}"), "unknown method"
     )
 

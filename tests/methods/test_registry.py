@@ -1,4 +1,4 @@
-"""Methods: found by name, brought by packages, and all that others know of them."""
+"""The registry of methods, and the laws of the built-in ones."""
 
 import dataclasses
 

@@ -19,8 +19,8 @@ from tests.models.tracing.awkward import Transformer
 NETWORKS = ["vgg11", "resnet18", "resnet18-tied", "resnet18-convcut", "mobilenetv2"]
 
 
-def peak_of(model: nn.Module, *inputs: Tensor) -> int:
-    """The peak of one network as it runs."""
+def measure_peak(model: nn.Module, *inputs: Tensor) -> int:
+    """Return the peak of one network as it runs."""
 
     def sizes(tensor: Tensor) -> list[Size]:
         return [(np.zeros(1, np.int64), n) for n in tensor.shape]
@@ -47,11 +47,11 @@ class Steps(nn.Module):
 
 
 def test_a_buffer_lives_from_its_creation_to_its_last_use() -> None:
-    assert peak_of(Steps(), torch.rand(1, 10)) == 10 + 20 + 40
+    assert measure_peak(Steps(), torch.rand(1, 10)) == 10 + 20 + 40
     linear = nn.Linear(10, 40)
-    assert peak_of(linear, torch.rand(1, 10)) == 50
-    assert peak_of(nn.Sequential(linear, nn.ReLU()), torch.rand(1, 10)) == 80
-    assert peak_of(nn.Sequential(linear, nn.ReLU(inplace=True)), torch.rand(1, 10)) == 50
+    assert measure_peak(linear, torch.rand(1, 10)) == 50
+    assert measure_peak(nn.Sequential(linear, nn.ReLU()), torch.rand(1, 10)) == 80
+    assert measure_peak(nn.Sequential(linear, nn.ReLU(inplace=True)), torch.rand(1, 10)) == 50
 
 
 def test_transposed_weights_do_not_count_as_activations() -> None:
@@ -60,7 +60,9 @@ def test_transposed_weights_do_not_count_as_activations() -> None:
     )
     images = torch.rand(2, 3, 8, 8)
     arch = trace(model, images)
-    assert arch.cost("activations")(arch.base_widths) == peak_of(model, images[:1]) == 288 + 300
+    assert (
+        arch.cost("activations")(arch.base_widths) == measure_peak(model, images[:1]) == 288 + 300
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -73,7 +75,7 @@ def test_the_predicted_peak_equals_that_of_the_built_network(name: str, seed: in
     rows = generator.choice([1, 3, 8, 30], (2, len(arch.base_widths)))  # often equal
     images = torch.empty(1, *arch.input_shape, device="meta")
     with torch.device("meta"):
-        peaks = [peak_of(arch.build(row), images) for row in rows]
+        peaks = [measure_peak(arch.build(row), images) for row in rows]
     assert cost(rows).tolist() == peaks
     assert cost(rows[0]) == peaks[0]
     assert (cost.lower_bound(rows) <= peaks).all()
@@ -102,7 +104,7 @@ def test_memory_budgets_are_met_and_no_larger_size_fits(name: str) -> None:
 
 
 class Residual(nn.Module):
-    """What is added stays while the branch runs."""
+    """The input of the addition stays in memory while the branch runs."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -150,7 +150,7 @@ def test_the_lower_bound_of_a_cost_never_decreases(network: tuple) -> None:
 @settings(max_examples=40)
 @given(networks())
 def test_the_marginal_cost_equals_the_growth_of_the_network(network: tuple) -> None:
-    """Where it makes or ends no identity, that is; and never less than nothing."""
+    """Unless an identity shortcut appears or vanishes. It is always positive."""
     arch, widths = network
     wider = np.array(widths) + np.eye(len(widths), dtype=np.int64)
     for metric in ("params", "macs"):
@@ -158,12 +158,12 @@ def test_the_marginal_cost_equals_the_growth_of_the_network(network: tuple) -> N
         marginal = cost.marginal(widths)
         assert (marginal > 0).all()
         for layer, grown in enumerate(wider):
-            if operations_of(arch, grown) == operations_of(arch, widths):
+            if list_operations(arch, grown) == list_operations(arch, widths):
                 assert marginal[layer] == cost(grown) - cost(widths)
         np.testing.assert_array_equal(cost.marginal(np.array([widths, widths]))[1], marginal)
 
 
-def operations_of(arch: TableArchitecture, widths: Sequence[int]) -> list[str]:
+def list_operations(arch: TableArchitecture, widths: Sequence[int]) -> list[str]:
     w = np.asarray(widths)
     return [operation.name for operation in arch.operations if operation.exists(w)]
 

@@ -1,4 +1,4 @@
-"""Networks of others, by a word."""
+"""Networks of users and of other packages, imported by name."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from nsopt.errors import NsoptError
 from nsopt.files import cache_folder
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
-from tests.e2e.test_user_errors import check
+from tests.e2e.test_user_errors import assert_fails
 from tests.latency.brief import learn_briefly, time_by_processor
 
 MODULE = """
@@ -120,7 +120,7 @@ def test_another_network_under_the_same_name_is_refused(
     assert call_nsopt(*study, "--epochs=1", *SHORT, out).returncode == 0
     monkeypatch.setattr(import_module("mynets"), "small", narrower)
     worker = ("worker", f"--storage=sqlite:///{tmp_path / 'out' / 'study.db'}", out)
-    check(
+    assert_fails(
         call_nsopt(*worker, "--study=mynets:small-digits-30each-smoke", "--arch=mynets:small"),
         "mynets:small is another network here",
     )
@@ -136,7 +136,7 @@ def narrower(num_classes: int) -> nn.Module:
 def test_a_study_keeps_and_reuses_its_latency_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The study keeps the latency model, and goes on with it."""
+    """The second command uses the model that the first one stored."""
     learn_briefly(monkeypatch)
     time_by_processor(monkeypatch)
     study = (
@@ -151,7 +151,7 @@ def test_a_study_keeps_and_reuses_its_latency_model(
     assert len(timed) == 2
     assert max(map(float, timed)) <= 1.001 * outcomes["budget"].max()  # it prints four digits
     assert outcomes["latency_ms"].notna().all()
-    shutil.rmtree(cache_folder() / "latency", ignore_errors=True)  # none is kept by a busy machine
+    shutil.rmtree(cache_folder() / "latency", ignore_errors=True)  # a busy machine caches none
     assert call_nsopt(*study, "--seeds=2").returncode == 0
     after = read_results(f"sqlite:///{tmp_path / 'study.db'}").outcomes
     assert after["budget"].nunique() == 1

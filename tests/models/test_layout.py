@@ -1,4 +1,4 @@
-"""Channels last where a network runs so."""
+"""The memory layout of networks: channels last if they run with it."""
 
 import torch
 from torch import nn

@@ -79,7 +79,7 @@ def test_a_record_begins_when_every_layer_has_lost_a_filter() -> None:
 
 
 def test_each_layer_is_fitted_on_its_own_rows_if_the_published_rule_leaves_too_few() -> None:
-    """One layer is never pruned, one soon down to its last filter, one in the last steps only."""
+    """One layer is never pruned, one soon has a single filter, one is pruned in the last steps."""
     tau = np.geomspace(8000, 1000, 13).round()
     steep = np.maximum(1, np.floor(40 * (tau / 8000) ** 2))
     late = np.where(tau < 1500, 11, 12)
@@ -106,7 +106,7 @@ def test_a_record_with_enough_rows_is_fitted_as_published() -> None:
 
 
 def test_pruning_continues_until_the_record_gives_a_law(digits: ImageData) -> None:
-    """In a layer of two filters one is taken at once, or none."""
+    """A layer of two filters loses one of them at once, or none."""
     arch = table_architecture("vgg11", in_channels=1)
     arch = dataclasses.replace(arch, base_widths=(2, 40, 2, 40, 2, 40, 2, 40))
     trajectory = prune(arch, digits, filters_per_step=12, keep_fraction=0.1)
@@ -147,7 +147,7 @@ def test_every_network_is_pruned_step_by_step(few: ImageData, name: str) -> None
     assert trajectory.tau[-1] == arch.cost("params")(trajectory.widths[-1])
 
 
-def same(one: Iteration, two: Iteration) -> bool:
+def are_equal(one: Iteration, two: Iteration) -> bool:
     return {**one.to_dict(), "seconds": 0} == {**two.to_dict(), "seconds": 0}
 
 
@@ -187,9 +187,9 @@ def test_a_continued_descent_equals_an_uninterrupted_one(
     continued = list(
         run_iterations(narrow, Classification(splits), SHORT, [stored], compute, Silent())
     )
-    assert same(stored, whole[0])
+    assert are_equal(stored, whole[0])
     assert len(continued) == 1
-    assert same(continued[0], whole[1])
+    assert are_equal(continued[0], whole[1])
 
 
 def test_descent_ends_when_widths_stop_changing(
@@ -218,7 +218,7 @@ def test_descent_ends_when_the_band_of_the_proposal_contains_the_start(
 def test_channels_are_scored_with_the_weights_before_the_step(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
-    """With a large step, the weights after it are quite other ones."""
+    """After a large step the weights are very different."""
     compute, splits = resolve_compute("cpu", "fp32"), digits.split(0.1)
     network, reference = (
         ShrinkingNetwork(narrow, narrow.base_widths, Classification(splits), SHORT, compute)
@@ -246,8 +246,8 @@ def test_a_search_can_start_from_a_trained_network(
     before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
     first = search(narrow, digits, settings, start=trained).iterations[0]
     again = search(narrow, digits, settings.updated(pretrain_epochs=9), start=trained)
-    assert same(again.iterations[0], first)  # P does not count
-    assert not same(search(narrow, digits, settings).iterations[0], first)
+    assert are_equal(again.iterations[0], first)  # pretrain_epochs has no effect
+    assert not are_equal(search(narrow, digits, settings).iterations[0], first)
     torch.testing.assert_close(dict(trained.state_dict()), before, rtol=0, atol=0)
     other = narrow.build([width + 1 for width in narrow.base_widths])
     with pytest.raises(NsoptError, match="start is not a network of these widths: size mismatch"):

@@ -1,4 +1,4 @@
-"""Iterations of descent: their seeds, and what an error leaves of those that have ended."""
+"""Iterations of descent: their seeds, and what remains after an error."""
 
 import itertools
 from pathlib import Path

@@ -57,7 +57,7 @@ def test_an_infeasible_budget_raises_an_error(narrow: TableArchitecture) -> None
 
 @pytest.mark.parametrize("name", ["vgg11", "resnet18", "resnet18-tied", "resnet18-convcut"])
 def test_a_pruned_network_computes_like_one_with_the_pruned_channels_at_zero(name: str) -> None:
-    """Where channels are added to each other the same ones go, so no shortcut starts afresh."""
+    """Channels that are added together are pruned together, so shortcuts keep their weights."""
     arch = table_architecture(name)
     arch = dataclasses.replace(arch, base_widths=tuple(max(4, w // 8) for w in arch.base_widths))
     torch.manual_seed(0)

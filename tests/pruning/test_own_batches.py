@@ -1,4 +1,4 @@
-"""Searches with a loader and a loss of one's own."""
+"""Searches with the user's loader and loss."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -32,15 +32,15 @@ def segmentation() -> TracedArchitecture:
     return nsopt.trace(UpAndDown(), torch.randn(2, 3, 16, 16))
 
 
-def examples() -> TensorDataset:
-    """Where a colour is bright."""
+def make_examples() -> TensorDataset:
+    """Images, and as targets the places where their first colour is bright."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(48, 3, 16, 16, generator=generator)
     return TensorDataset(images, (images[:, 0] > 0.5).long())
 
 
 class PinnedTensor(Tensor):
-    """One that says it lies in pinned memory, and notes whether its copy is waited for."""
+    """A tensor that claims to be in pinned memory, and records whether its copy blocks."""
 
     waited: bool | None = None
 
@@ -60,16 +60,16 @@ def test_only_pinned_tensors_are_copied_without_waiting() -> None:
     assert (pinned.waited, other.waited) == (False, True)
 
 
-def loader() -> DataLoader[tuple[Tensor, ...]]:
-    return DataLoader(examples(), batch_size=16, shuffle=True)
+def make_loader() -> DataLoader[tuple[Tensor, ...]]:
+    return DataLoader(make_examples(), batch_size=16, shuffle=True)
 
 
 def pixel_loss(outputs: Any, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs["out"][:, :, ::2, ::2], targets)
 
 
-def searched(arch: TracedArchitecture, **more: Any) -> dict[str, Any]:
-    result = nsopt.search(arch, settings=SETTINGS, loader=loader(), loss=pixel_loss, **more)
+def run_search(arch: TracedArchitecture, **more: Any) -> dict[str, Any]:
+    result = nsopt.search(arch, settings=SETTINGS, loader=make_loader(), loss=pixel_loss, **more)
     (iteration,) = result.iterations
     return {**iteration.to_dict(), "seconds": 0}
 
@@ -77,7 +77,7 @@ def searched(arch: TracedArchitecture, **more: Any) -> dict[str, Any]:
 def test_a_network_that_returns_a_dictionary_can_be_searched(
     segmentation: TracedArchitecture,
 ) -> None:
-    law = nsopt.search(segmentation, settings=SETTINGS, loader=loader(), loss=pixel_loss).law
+    law = nsopt.search(segmentation, settings=SETTINGS, loader=make_loader(), loss=pixel_loss).law
     fit = nsopt.solve_widths(law, segmentation.cost("params"), 2000)
     model = segmentation.build(fit.widths)
     assert sum(p.numel() for p in model.parameters()) == fit.cost <= 2000
@@ -88,11 +88,11 @@ def test_the_order_of_a_shuffled_loader_depends_on_the_seed_alone(
     segmentation: TracedArchitecture,
 ) -> None:
     torch.manual_seed(1)
-    one = searched(segmentation)
+    one = run_search(segmentation)
     torch.manual_seed(2)
-    assert searched(segmentation) == one
+    assert run_search(segmentation) == one
     before = torch.get_rng_state()
-    searched(segmentation)
+    run_search(segmentation)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -104,7 +104,7 @@ def test_a_search_with_a_loader_continues_where_it_was_interrupted(
     segmentation: TracedArchitecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
-    whole, calls, file = searched(segmentation), 0, tmp_path / "search.pt"
+    whole, calls, file = run_search(segmentation), 0, tmp_path / "search.pt"
 
     def stops_in_the_eighth_batch(outputs: Any, targets: Tensor) -> Tensor:
         nonlocal calls
@@ -118,12 +118,12 @@ def test_a_search_with_a_loader_continues_where_it_was_interrupted(
         nsopt.search(
             segmentation,
             settings=SETTINGS,
-            loader=loader(),
+            loader=make_loader(),
             loss=stops_in_the_eighth_batch,
             checkpoint=file,
         )
     assert file.exists()
-    assert searched(segmentation, checkpoint=file) == whole
+    assert run_search(segmentation, checkpoint=file) == whole
 
 
 class Sum(nn.Module):
@@ -197,13 +197,13 @@ def test_a_nan_loss_raises_an_error(segmentation: TracedArchitecture) -> None:
         nsopt.search(
             segmentation,
             settings=SETTINGS,
-            loader=loader(),
+            loader=make_loader(),
             loss=lambda outputs, targets: pixel_loss(outputs, targets) * float("nan"),
         )
 
 
 def test_a_shuffled_loader_reorders_every_epoch() -> None:
-    batches = OwnBatches(loader(), pixel_loss, CPU).batches(0, seed=0)
+    batches = OwnBatches(make_loader(), pixel_loss, CPU).batches(0, seed=0)
     first, second = ([batches.next()[0] for _ in range(batches.per_epoch)] for _ in range(2))
     assert not torch.equal(torch.cat(first), torch.cat(second))
     assert torch.equal(torch.cat(first).sort(dim=0).values, torch.cat(second).sort(dim=0).values)

@@ -1,4 +1,4 @@
-"""What a prune step takes, by filters and by price."""
+"""Which filters a prune step removes, by their number and by their price."""
 
 from itertools import pairwise
 
@@ -24,7 +24,7 @@ ARCH = table_architecture("vgg11")
 NARROW = tuple(width // 8 for width in ARCH.base_widths)
 
 
-def scores_of(widths: tuple[int, ...], seed: int) -> list[np.ndarray]:
+def draw_scores(widths: tuple[int, ...], seed: int) -> list[np.ndarray]:
     generator = np.random.default_rng(seed)
     return [generator.exponential(size=width) for width in widths]
 
@@ -39,7 +39,7 @@ def test_a_priced_step_prunes_the_least_valuable_filters_and_no_more_than_needed
 ) -> None:
     cost = ARCH.cost("macs")
     rule = CostRule("MACs", cost, cost(widths), fraction, 10)
-    importance = scores_of(widths, seed)
+    importance = draw_scores(widths, seed)
     kept = rule.choose_kept(importance, 1)
     left = np.array([mask.sum() for mask in kept])
     assert cost(np.maximum(left, 1)) <= fraction * cost(widths) or left.sum() == 0
@@ -63,7 +63,7 @@ def test_every_step_prunes_the_given_number_or_fraction(
 ) -> None:
     settings = SearchSettings(filters_per_step=per_step, keep_fraction=keep)
     rule = make_rule(ARCH, NARROW, settings)
-    importance = scores_of(NARROW, seed)
+    importance = draw_scores(NARROW, seed)
     sizes = [
         sum(int(mask.sum()) for mask in rule.choose_kept(importance, step))
         for step in range(rule.steps + 2)

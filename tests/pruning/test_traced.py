@@ -34,8 +34,8 @@ SETTINGS = SearchSettings(
 )
 
 
-def traced_like(arch: nsopt.Architecture) -> TracedArchitecture:
-    """The same networks, traced; they start from the same weights."""
+def trace_like(arch: nsopt.Architecture) -> TracedArchitecture:
+    """Return the same architecture, traced; its networks start from the same weights."""
 
     def same_start(model: nn.Module) -> None:
         convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
@@ -48,7 +48,7 @@ def traced_like(arch: nsopt.Architecture) -> TracedArchitecture:
 def test_a_traced_network_is_pruned_like_the_one_written_by_hand(
     narrow: nsopt.Architecture, digits: ImageData
 ) -> None:
-    traced, splits = traced_like(narrow), digits.split(0.1)
+    traced, splits = trace_like(narrow), digits.split(0.1)
     assert traced.base_widths == narrow.base_widths
     by_hand, by_trace = (
         iterative_prune(arch, narrow.base_widths, Classification(splits), SETTINGS, CPU, Silent())
@@ -149,7 +149,7 @@ class Recorder(TorchDispatchMode):
 
 @pytest.mark.parametrize("kind", [awkward.Chunks, awkward.Pieces, awkward.Grouped])
 def test_units_of_several_channels_are_scored_by_deterministic_sums(kind: type[nn.Module]) -> None:
-    """A GPU adds what `index_add` or `scatter_add` collect in any order, to other numbers."""
+    """On a GPU, `index_add` and `scatter_add` add in any order, and their results vary."""
     torch.manual_seed(0)
     arch, recorder = trace(kind(), torch.randn(2, 3, 32, 32)), Recorder()
     model = arch.build(arch.base_widths).double()

@@ -1,4 +1,4 @@
-"""Colours of methods as people with other colour vision see them."""
+"""Colours of methods as people with any colour vision see them."""
 
 from itertools import combinations
 

@@ -1,4 +1,4 @@
-"""Several budgets at once."""
+"""Joint budgets: several of them hold at once."""
 
 from typing import Any
 
@@ -100,7 +100,7 @@ def test_the_marginal_joint_cost_is_a_share_of_the_tightest_budget() -> None:
 def test_networks_whose_projections_vanish_meet_all_budgets(
     seed: int, ratio: float, tilt: float
 ) -> None:
-    """A size that the smallest of the single solutions gives may exceed another budget here."""
+    """The smallest of the single solutions may exceed another budget here."""
     arch = get_architecture("resnet18-tied", 100)
     base = np.array(arch.base_widths)
     generator = np.random.default_rng(seed)

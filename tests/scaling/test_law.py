@@ -33,7 +33,9 @@ def records(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return widths, tau
 
 
-def published_iterations(folder: Path, name: str) -> list[tuple[int, np.ndarray, np.ndarray, dict]]:
+def read_published_iterations(
+    folder: Path, name: str
+) -> list[tuple[int, np.ndarray, np.ndarray, dict]]:
     with (folder / f"{name}.records.csv").open() as file:
         rows = np.array([[float(cell) for cell in row] for row in list(csv.reader(file))[1:]])
     laws = json.loads((folder / f"{name}.laws.json").read_text())
@@ -45,7 +47,7 @@ def published_iterations(folder: Path, name: str) -> list[tuple[int, np.ndarray,
 
 
 def test_published_records_give_the_published_laws(golden: Path) -> None:
-    for _, widths, tau, published in published_iterations(golden, "vgg11-cifar10"):
+    for _, widths, tau, published in read_published_iterations(golden, "vgg11-cifar10"):
         law = PowerLaw.fit(widths, tau)
         np.testing.assert_allclose(law.alpha, published["alpha"], rtol=1e-9)
         np.testing.assert_allclose(law.beta, published["beta"], rtol=1e-9)
@@ -55,7 +57,7 @@ def test_published_records_give_the_published_laws(golden: Path) -> None:
 @pytest.mark.shared_data
 @pytest.mark.parametrize("name", ["vgg11-cifar10", "mobilenetv2-cifar100", "resnet18-cifar100"])
 def test_all_published_records_give_the_published_laws(shared: Path, name: str) -> None:
-    for iteration, widths, tau, published in published_iterations(shared / "paper", name):
+    for iteration, widths, tau, published in read_published_iterations(shared / "paper", name):
         if (name, iteration) == ("vgg11-cifar10", 1):
             continue  # its published law is from another run
         law = PowerLaw.fit(widths, tau)

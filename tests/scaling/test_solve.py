@@ -30,7 +30,7 @@ laws = st.builds(
 budgets = st.integers(10_000, 10**8)
 
 
-def published_laws(folder: Path) -> list[PowerLaw]:
+def read_published_laws(folder: Path) -> list[PowerLaw]:
     return [
         PowerLaw.from_dict(law)
         for law in json.loads((folder / "vgg11-cifar10.laws.json").read_text())
@@ -126,7 +126,7 @@ def test_the_uniform_curve_at_the_budget_of_a_ratio_gives_the_uniform_network() 
 @pytest.mark.parametrize("metric", ["params", "macs"])
 def test_published_laws_come_close_to_the_budget(golden: Path, metric: str) -> None:
     cost = VGG11.cost(metric)
-    for law in published_laws(golden):
+    for law in read_published_laws(golden):
         budgets = np.array([cost(floor_widths(ratio, VGG11.base_widths)) for ratio in RATIOS])
         fit = solve_widths(law, cost, budgets)
         slack = (budgets - fit.cost) / budgets
@@ -277,7 +277,7 @@ def test_an_infeasible_float_budget_names_a_feasible_one() -> None:
 
 @given(st.integers(1, 2000), st.integers(2, 40))
 def test_a_layer_that_was_never_pruned_keeps_its_width(width: int, rows: int) -> None:
-    """64 is not to become 63 because exp(log(64)) is a little less."""
+    """64 must not become 63 because exp(log(64)) is a little less."""
     tau = np.geomspace(1e4, 1e6, rows)
     others = np.round(tau[:, None] ** np.linspace(0.3, 0.5, L - 1))
     law = PowerLaw.fit(np.hstack([np.full((rows, 1), width), others]), tau)
@@ -288,7 +288,7 @@ def test_a_layer_that_was_never_pruned_keeps_its_width(width: int, rows: int) ->
 
 
 class Staircase:
-    """A law that is no power: every layer gets one more filter with each unit of the scale."""
+    """A law that is not a power: each unit of the scale adds a filter to every layer."""
 
     layers = L
 

@@ -43,7 +43,7 @@ def run(*arguments: str) -> None:
 
 
 def test_study_latency_and_export_run_on_cuda(cuda: SimulatedDevices, tmp_path: Path) -> None:
-    """Trained in bfloat16, as a GPU does unless told otherwise."""
+    """The training uses bfloat16, the default on a GPU."""
     url = f"sqlite:///{tmp_path / 'study.db'}"
     run("study", *TASK, f"--methods={','.join(METHODS)}", f"--out={tmp_path}")
     run("latency", f"--storage={url}", ARCH, "--device=cuda", "--batch-size=3")

@@ -1,4 +1,4 @@
-"""What is done about the memory of a GPU, and when a process waits for it."""
+"""The memory of a GPU, and when a process waits for the device."""
 
 import dataclasses
 import itertools
@@ -41,7 +41,7 @@ def tiny(narrow: TableArchitecture) -> TableArchitecture:
 
 @pytest.fixture
 def compute(cuda: SimulatedDevices, tmp_path: Path) -> Iterator[Compute]:
-    """A device that is shared with processes that do nothing now."""
+    """A device that is shared with idle processes."""
     with closing(DeviceLock(tmp_path, "cuda")) as lock:
         yield dataclasses.replace(resolve_compute("cuda", "fp32"), lock=lock)
 
@@ -72,7 +72,7 @@ def test_a_process_does_not_wait_for_a_shared_device_after_every_batch(
 def test_an_evaluation_uses_batches_that_fit(
     tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
 ) -> None:
-    """Of its 40 images 25 fit; a training with batches of 16 does not notice."""
+    """25 of the 40 images fit; a training with batches of 16 gives the same result."""
     few = place_images(digits.split(0.1).with_train_images(40), compute)
     settings = SHORT.updated(batch_size=16, epochs=1)
     train = partial(train_configuration, tiny, tiny.base_widths, few, settings, compute, Silent())
@@ -100,7 +100,7 @@ def test_results_do_not_depend_on_where_the_images_are(
     compute: Compute,
     resized_crop: float | None,
 ) -> None:
-    """Sets of more than a tenth of the free memory stay where they are."""
+    """Images that need more than a tenth of the free memory stay on the CPU."""
     outcomes = []
     for free, device in ((10**9, "cuda"), (10 * 100 * 32 * 32, "cpu")):
         cuda.free = free

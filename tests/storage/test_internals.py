@@ -1,4 +1,4 @@
-"""What nsopt uses of Optuna beyond its public interface is still there, and nowhere else used."""
+"""The private names of Optuna that nsopt uses exist, and only one file uses them."""
 
 import re
 from pathlib import Path

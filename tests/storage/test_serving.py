@@ -32,8 +32,8 @@ def database(tmp_path: Path) -> str:
 
 
 @contextmanager
-def served(database: str, port: int) -> Iterator[None]:
-    """A proxy in a thread of this process."""
+def serve(database: str, port: int) -> Iterator[None]:
+    """Serve a database by a proxy in a thread of this process."""
     server = make_server(open_storage(database), "localhost", port)
     server.start()
     try:
@@ -48,7 +48,7 @@ def test_the_trial_of_a_dead_process_is_queued_again_behind_a_proxy(
     monkeypatch.setattr(heartbeats, "DEAD_AFTER_SECONDS", 0.5)
     monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 0.3)
     port = free_port()
-    with served(database, port):
+    with serve(database, port):
         storage = open_storage(f"grpc://localhost:{port}")
         assert isinstance(storage, servers.ProxiedStorage)
         study = optuna.create_study(storage=storage)
@@ -77,13 +77,13 @@ def test_the_trial_of_a_dead_process_is_queued_again_behind_a_proxy(
 
 def test_a_proxy_can_restart_before_the_first_parameter_of_a_trial(database: str) -> None:
     port = free_port()
-    with served(database, port):
+    with serve(database, port):
         storage = open_storage(f"grpc://localhost:{port}")
         study = optuna.create_study(storage=storage)
         study.enqueue_trial({"width": 3})
         trial = claim(study, study.trials, Job())
     assert trial is not None
-    with served(database, port):
+    with serve(database, port):
         assert run(study, trial, Job(lambda trial: [trial.suggest_int("width", 1, 9)]))
         (done,) = study.trials
         assert (done.params, done.values) == ({"width": 3}, [3.0])
@@ -128,9 +128,9 @@ def test_a_proxy_that_cannot_serve_fails_in_one_line(
 
 
 def test_a_proxy_does_not_share_the_port_of_another(database: str) -> None:
-    """gRPC itself would: clients would then meet either."""
+    """gRPC itself would share it, and clients would reach either proxy."""
     port = free_port()
-    with served(database, port):
+    with serve(database, port):
         options = [f"--storage={database}", "--host=localhost", f"--port={port}"]
         check_error(options, f"cannot serve on localhost:{port} (Address already in use)")
 

@@ -7,7 +7,7 @@ import pytest
 from nsopt.errors import NsoptError
 from nsopt.storage.urls import hide_password, read_url, sqlite_path
 from tests.conftest import call_nsopt
-from tests.e2e.test_user_errors import check
+from tests.e2e.test_user_errors import assert_fails
 
 SECRET = "sesame"
 COMMANDS = ("study", "tune", "search", "report", "latency", "export", "widths", "worker", "proxy")
@@ -77,7 +77,9 @@ def test_every_command_reads_the_storage_from_the_environment(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NSOPT_STORAGE", "postgresql://me:sesame@h:port/d")
-    check(call_nsopt(command, *NEEDED.get(command, ())), "postgresql://me:***@h:*** cannot be read")
+    assert_fails(
+        call_nsopt(command, *NEEDED.get(command, ())), "postgresql://me:***@h:*** cannot be read"
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,12 +95,14 @@ def test_every_command_reads_the_storage_from_the_environment(
     ],
 )
 def test_a_misplaced_url_is_quoted_without_its_password(words: tuple[str, ...]) -> None:
-    check(call_nsopt(*words), "postgresql://me:***@h/d")
+    assert_fails(call_nsopt(*words), "postgresql://me:***@h/d")
 
 
 def test_a_law_in_a_file_ignores_the_storage_of_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NSOPT_STORAGE", "sqlite:///none.db")
-    check(call_nsopt("widths", "--law=nowhere.json"), "cannot read a law from nowhere.json")
-    check(call_nsopt("widths", "--law=l", "--storage=sqlite:///x.db"), "--law FILE or --storage")
+    assert_fails(call_nsopt("widths", "--law=nowhere.json"), "cannot read a law from nowhere.json")
+    assert_fails(
+        call_nsopt("widths", "--law=l", "--storage=sqlite:///x.db"), "--law FILE or --storage"
+    )

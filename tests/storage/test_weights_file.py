@@ -16,7 +16,7 @@ import nsopt
 from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
 from nsopt.storage.weights_file import read_weights
-from tests.deployment.test_artifacts import network
+from tests.deployment.test_artifacts import make_network
 
 HUGE = (6000,) * 8
 _KIB = 1024
@@ -24,14 +24,14 @@ _DEFLATED = zipfile.ZIP_DEFLATED
 
 
 def write(path: Path, **changes: Any) -> Path:
-    """A kept network in a file, with other content."""
-    torch.save(network(50.0).content | changes, path)
+    """Write a kept network with changed content to a file."""
+    torch.save(make_network(50.0).content | changes, path)
     return path
 
 
 @pytest.fixture
 def little_memory() -> Any:
-    """No test here may take more than half a gigabyte."""
+    """Fail if a test takes more than half a gigabyte."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**29 // _KIB
@@ -67,7 +67,7 @@ def test_tensors_cannot_claim_more_than_the_file_holds(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("little_memory")
 @pytest.mark.parametrize("name", ["more", "classes", "arch"])
 def test_nested_lists_that_share_their_elements_are_refused(name: str, tmp_path: Path) -> None:
-    """Whoever walked through all 2 ** 60 of them would never end."""
+    """A walk through all 2 ** 60 of them would never end."""
     lists: list[Any] = ["ants"]
     for _ in range(60):
         lists = [lists, lists]
@@ -147,7 +147,7 @@ def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
 def test_shared_tensors_are_stored_separately(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
     model[1].weight = model[0].weight
-    replace(network(50.0), model=model).save(tmp_path / "weights.pt")
+    replace(make_network(50.0), model=model).save(tmp_path / "weights.pt")
     state = read_weights(tmp_path / "weights.pt")["state"]
     assert torch.equal(state["0.weight"], state["1.weight"])
 

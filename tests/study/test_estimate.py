@@ -1,4 +1,4 @@
-"""What a study takes is counted before it starts, and printed."""
+"""The duration of a study is estimated before it starts, and printed."""
 
 from collections.abc import Callable
 from pathlib import Path

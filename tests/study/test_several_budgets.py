@@ -1,4 +1,4 @@
-"""A comparison at budgets that hold at once."""
+"""A comparison at joint budgets, which hold at once."""
 
 import dataclasses
 from pathlib import Path
@@ -18,9 +18,9 @@ from nsopt.study.workspace import Workspace
 from tests.conftest import call_nsopt
 from tests.study.test_comparison import (
     Listener,
+    load_results,
     only,
-    results_at,
-    studies_at,
+    open_studies,
     timed_by_filters,
     with_latency_of_filters,
 )
@@ -38,7 +38,7 @@ def test_all_budgets_hold_and_the_report_names_the_binding_one(
     joint: Comparison, place: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_comparison(joint, place, Listener())
-    results = results_at(place)
+    results = load_results(place)
     outcomes = results.outcomes
     assert len(outcomes) == 2
     assert outcomes["feasible"].all()
@@ -48,7 +48,7 @@ def test_all_budgets_hold_and_the_report_names_the_binding_one(
     assert set(first["binding"]) == {"macs"}
     assert set(second["binding"]) == {"params"}
 
-    study = studies_at(place)["uniform"]
+    study = open_studies(place)["uniform"]
     trial = study.trials[0]
     assert trial.user_attrs["metric"] == "params=20000,macs=200000"
     assert (trial.user_attrs["budget"], trial.user_attrs["budget_macs"]) == (1, 200_000)
@@ -80,7 +80,7 @@ def test_a_network_at_a_joint_budget_with_latency_stores_its_predicted_latency(
     task = dataclasses.replace(joint.task, arch=arch)
     in_time = only(joint, "uniform", task=task, sizes=(Size(metric, share),))
     run_comparison(in_time, place, Listener())
-    (row,) = results_at(place).outcomes.to_dict("records")
+    (row,) = load_results(place).outcomes.to_dict("records")
     assert row["binding"] == "latency"
     assert row["latency_ms"] <= 0.5
     assert arch.cost("latency")(row["widths"]) < row["cost_latency"] <= 0.5

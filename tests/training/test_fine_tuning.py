@@ -1,4 +1,4 @@
-"""A learning rate in lines, a teacher, and a running average of the weights."""
+"""A linear learning rate, a teacher, and a running average of the weights."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_a_student_that_agrees_with_its_teacher_has_zero_loss() -> None:
 def test_distillation_brings_a_student_close_to_its_teacher(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
-    """Even to those of an untrained one, which labels would not."""
+    """Even to an untrained teacher, to which labels would not lead."""
     torch.manual_seed(1)
     teacher = narrow.build(narrow.base_widths).train()
     with torch.no_grad():

@@ -158,7 +158,7 @@ def test_latency_is_the_median_of_timed_passes(narrow: TableArchitecture) -> Non
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     strides = [tensor.stride() for tensor in model.parameters()]
     latency = measure_latency(model, narrow.input_shape, batch_size=5, warmup=3, repeats=7)
-    assert calls == [2] * 2 + [5] * 10  # two passes tell the layout
+    assert calls == [2] * 2 + [5] * 10  # two passes choose the layout
     assert model.training
     assert [tensor.stride() for tensor in model.parameters()] == strides
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
@@ -171,7 +171,7 @@ def test_latency_is_the_median_of_timed_passes(narrow: TableArchitecture) -> Non
 def test_latencies_record_the_rounding_of_float32(
     narrow: TableArchitecture, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    """So that those measured with TF32 stand for no others."""
+    """So latencies with TF32 do not count for exact products."""
     model, cpu = narrow.build(narrow.base_widths), torch.device("cpu")
     exact = latency_conditions(cpu)
     monkeypatch.setattr(torch.backends, "fp32_precision", precision)
@@ -190,8 +190,8 @@ def test_latency_arguments_are_checked(narrow: TableArchitecture) -> None:
 def test_trainings_in_threads_give_the_same_results_as_alone(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
-    """With dropout, which draws from the one generator that torch has."""
-    arch = nsopt.trace(dropping(), torch.randn(2, 1, 32, 32))
+    """Dropout draws from torch's single generator."""
+    arch = nsopt.trace(build_dropping(), torch.randn(2, 1, 32, 32))
     each = [SHORT.updated(epochs=2, seed=seed) for seed in range(3)]
 
     def run(settings: TrainSettings) -> tuple:
@@ -206,7 +206,7 @@ def test_trainings_in_threads_give_the_same_results_as_alone(
     torch.testing.assert_close(torch.get_rng_state(), before)
 
 
-def dropping() -> nn.Module:
+def build_dropping() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
         *(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3)),
@@ -250,7 +250,7 @@ def test_a_training_can_start_from_an_inherited_network(
 
 
 def test_a_training_can_start_from_a_network_that_has_run(digits: ImageData) -> None:
-    """A hook of weight norm then keeps a weight that autograd has made."""
+    """A hook of weight norm then keeps a weight that autograd computed."""
     torch.manual_seed(0)
     with warnings.catch_warnings(action="ignore"):
         first = nn.utils.weight_norm(nn.Conv2d(1, 8, 3))

@@ -1,4 +1,4 @@
-"""The family of laws that searches span."""
+"""The family of laws that searches define."""
 
 import numpy as np
 

@@ -34,7 +34,7 @@ from nsopt.training.loop import Outcome, train_configuration
 from nsopt.tuning import law as tuning_law
 from nsopt.tuning.law import Confirmation, LawTuning, list_prices, tune_law
 from nsopt.tuning.settings import best_settings
-from tests.study.test_comparison import SETTINGS, Listener, results_at, workspace_in
+from tests.study.test_comparison import SETTINGS, Listener, load_results, make_workspace
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_tuned_law_can_be_compared_as_a_method(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Confirmation, "holds", property(lambda self: True))
-    place = workspace_in(tmp_path)
+    place = make_workspace(tmp_path)
     study, confirmation = tune_law(tuning, place, Silent())
     tried = [trial.params for trial in study.trials]
     assert tried[:3] == [
@@ -106,7 +106,7 @@ def test_a_missing_tuned_law_raises_an_error_before_a_latency_is_learned(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learned_latency, "learn_latency", None)
-    place, methods = workspace_in(tmp_path), get_methods(["uniform", "tuned"])
+    place, methods = make_workspace(tmp_path), get_methods(["uniform", "tuned"])
     with pytest.raises(NoWidthsError, match="is tuned for latency in this storage"):
         learned_latency.with_latency_if_needed(tuning.task, LATENCY, methods, place, Silent())
     assert not place.has_storage
@@ -115,10 +115,10 @@ def test_a_missing_tuned_law_raises_an_error_before_a_latency_is_learned(
 def test_a_tuning_reuses_the_searches_of_a_study_with_other_training_settings(
     tuning: LawTuning, tmp_path: Path
 ) -> None:
-    place = workspace_in(tmp_path)
+    place = make_workspace(tmp_path)
     methods = get_methods(["uniform", "neuralscale", "neuralscale-macs"])
     run_comparison(Comparison(tuning.task, methods, tuning.sizes, 1), place, Silent())
-    results, budget = results_at(place), tuning.sizes[0].budget
+    results, budget = load_results(place), tuning.sizes[0].budget
     factors = {
         method: results.searches[kind][-1].beyond(MACS.cost(tuning.task.arch), budget)
         for method, kind in (("neuralscale", "search"), ("neuralscale-macs", "search-macs"))
@@ -138,7 +138,7 @@ def test_tunings_for_several_metrics_train_the_same_network_once(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def trained(place: Workspace, own: LawTuning) -> tuple[list[object], list[object]]:
-        """What the tuning trained, and what its trials gave."""
+        """Return what the tuning trained, and the values of its trials."""
         ran: list[object] = []
 
         def train(arch: Architecture, widths: object, *rest: Any, **options: Any) -> Outcome:
@@ -156,10 +156,10 @@ def test_tunings_for_several_metrics_train_the_same_network_once(
     by_params = dataclasses.replace(
         by_macs, metric=PARAMS, sizes=sizes_of_ratios(arch, PARAMS, [0.5])
     )
-    place = workspace_in(tmp_path / "both")
+    place = make_workspace(tmp_path / "both")
     first, _ = trained(place, by_macs)
     second, values = trained(place, by_params)
-    elsewhere = workspace_in(tmp_path / "alone")
+    elsewhere = make_workspace(tmp_path / "alone")
     alone, expected = trained(elsewhere, by_params)
     uniform = (tuple(floor_widths(0.5, arch.base_widths)), 0)
     assert uniform in first
@@ -176,8 +176,8 @@ def test_a_tuning_with_more_trials_continues_to_the_same_result(
     tuning: LawTuning, tmp_path: Path
 ) -> None:
     more = dataclasses.replace(tuning, trials=6)
-    whole, _ = tune_law(more, workspace_in(tmp_path / "whole"), Silent())
-    parted = workspace_in(tmp_path / "parted")
+    whole, _ = tune_law(more, make_workspace(tmp_path / "whole"), Silent())
+    parted = make_workspace(tmp_path / "parted")
     tune_law(tuning, parted, Silent())
     study, _ = tune_law(more, parted, Silent())
     assert [t.params for t in study.trials] == [t.params for t in whole.trials]
@@ -187,7 +187,7 @@ def test_a_tuning_with_more_trials_continues_to_the_same_result(
 def test_trials_that_a_killed_process_left_waiting_are_run(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = workspace_in(tmp_path / "killed")
+    place = make_workspace(tmp_path / "killed")
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt  # all points wait, none is taken
@@ -197,7 +197,7 @@ def test_trials_that_a_killed_process_left_waiting_are_run(
         with pytest.raises(KeyboardInterrupt):
             tune_law(tuning, place, Silent())
     study, _ = tune_law(tuning, place, Silent())
-    whole, _ = tune_law(tuning, workspace_in(tmp_path / "whole"), Silent())
+    whole, _ = tune_law(tuning, make_workspace(tmp_path / "whole"), Silent())
     assert [trial.values for trial in study.trials] == [trial.values for trial in whole.trials]
     assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
 
@@ -206,7 +206,7 @@ def test_a_law_that_is_not_confirmed_is_replaced_by_uniform_scaling(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Confirmation, "holds", property(lambda self: False))
-    place = workspace_in(tmp_path)
+    place = make_workspace(tmp_path)
     study, confirmation = tune_law(tuning, place, Silent())
     law, arch = read_tuned_law(place, tuning.task.name, MACS).law, tuning.task.arch
     for budget in (1e5, 1e6):
@@ -226,7 +226,7 @@ def test_a_law_that_is_not_confirmed_is_replaced_by_uniform_scaling(
 def test_a_better_law_found_later_is_confirmed_anew(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, chosen = workspace_in(tmp_path), [1, 2]
+    place, chosen = make_workspace(tmp_path), [1, 2]
 
     def best(study: optuna.Study) -> optuna.trial.FrozenTrial:
         return study.trials[chosen[0]]
@@ -272,7 +272,7 @@ def test_equal_differences_are_certain_without_a_warning() -> None:
 
 def test_the_tuned_method_needs_a_tuned_law(tuning: LawTuning, tmp_path: Path) -> None:
     comparison = Comparison(tuning.task, get_methods(["tuned"]), tuning.sizes, 1)
-    place = workspace_in(tmp_path)
+    place = make_workspace(tmp_path)
     with pytest.raises(NsoptError, match="run nsopt tune --over curve --metric macs"):
         run_comparison(comparison, place, Silent())
     assert not place.has_storage

@@ -20,7 +20,7 @@ from nsopt.study.presets import override
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
 from nsopt.tuning.settings import Tuning, best_settings, best_trial, run_tuning
-from tests.study.test_comparison import SETTINGS, workspace_in
+from tests.study.test_comparison import SETTINGS, make_workspace
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 
@@ -59,7 +59,7 @@ def test_a_continued_tuning_adds_only_missing_trials_and_gives_the_same_result(
     short = dataclasses.replace(tuning, trials=5)
     run_tuning(short, place, Silent())
     parted = run_tuning(tuning, place, Silent())
-    whole = run_tuning(tuning, workspace_in(tmp_path / "whole"), Silent())
+    whole = run_tuning(tuning, make_workspace(tmp_path / "whole"), Silent())
     assert [t.params for t in parted.trials] == [t.params for t in whole.trials]
     assert [t.values for t in parted.trials] == [t.values for t in whole.trials]
 

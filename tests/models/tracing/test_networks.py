@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm are scaled as they compute: small ones.
+"""Small networks of torchvision and timm can be traced, resized and pruned.
 
 Larger ones are in `test_networks_torchvision.py` and `test_networks_timm.py`.
 """

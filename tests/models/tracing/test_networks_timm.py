@@ -1,4 +1,4 @@
-"""Larger networks of timm are scaled as they compute: run by `-m networks`."""
+"""Larger networks of timm can be traced, resized and pruned: run by `-m networks`."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Larger networks of torchvision are scaled as they compute: run by `-m networks`."""
+"""Larger networks of torchvision can be traced, resized and pruned: run by `-m networks`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Networks with recurrent layers, attention and computed weights are scaled as they compute."""
+"""Networks with recurrent layers, attention and computed weights can be traced and pruned."""
 
 import pytest
 import torch
