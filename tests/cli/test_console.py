@@ -99,9 +99,9 @@ def test_no_output_contains_terminal_escape_codes(
     interrupt = signal.getsignal(signal.SIGINT)
     show()
     signal.signal(signal.SIGINT, interrupt)
-    said = "".join(capsys.readouterr())
-    assert LEFT in said
-    assert set(said) & set(ESCAPES) <= set(LEFT)
+    printed = "".join(capsys.readouterr())
+    assert LEFT in printed
+    assert set(printed) & set(ESCAPES) <= set(LEFT)
 
 
 def test_text_with_brackets_is_printed_unchanged(capsys: pytest.CaptureFixture[str]) -> None:

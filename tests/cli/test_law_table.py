@@ -1,4 +1,4 @@
-"""What `nsopt search` prints of a law."""
+"""The table of a law that `nsopt search` prints."""
 
 import numpy as np
 import pytest

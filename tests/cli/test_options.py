@@ -79,8 +79,8 @@ def test_options_not_given_keep_the_values_of_the_preset() -> None:
 def test_every_option_has_help(command: str) -> None:
     rows = re.findall(r"│ \*? *(--[\w-]+)([^│]*)│", call_nsopt(command, "--help").stdout)
     assert len(rows) > 2
-    for option, text in rows:
-        help_text = re.sub(r"\[[^]]*\]|^ [A-Z]+\b", "", text).strip()
+    for option, row in rows:
+        help_text = re.sub(r"\[[^]]*\]|^ [A-Z]+\b", "", row).strip()
         assert len(help_text) > 5, option
 
 
@@ -88,8 +88,8 @@ def test_every_option_has_help(command: str) -> None:
     "command", ["study", "search", "widths", "compress", "tune", "report", "export"]
 )
 def test_help_has_an_example_that_parses(command: str) -> None:
-    said = " ".join(call_nsopt(command, "--help").stdout.split())
-    (example,) = re.findall(r"Example: nsopt (.*?) ╭", said)
+    text = " ".join(call_nsopt(command, "--help").stdout.split())
+    (example,) = re.findall(r"Example: nsopt (.*?) ╭", text)
     function, _, ignored = app.parse_args(example, exit_on_error=False, print_error=False)
     assert function.__name__ == command
     assert ignored == {}
@@ -104,7 +104,7 @@ def test_make_study_runs_a_command_that_parses() -> None:
 
 
 def test_help_lists_the_values_of_all_presets() -> None:
-    said = " ".join(re.sub("[│╭╮╰╯]", " ", call_nsopt("study", "--help").stdout).split())
+    text = " ".join(re.sub("[│╭╮╰╯]", " ", call_nsopt("study", "--help").stdout).split())
     values: dict[str, Callable[[Preset], float]] = {
         "Trainings per method": lambda preset: preset.seeds,
         "Epochs of each training": lambda preset: preset.settings.training.epochs,
@@ -112,11 +112,11 @@ def test_help_lists_the_values_of_all_presets() -> None:
         "Budgets as width ratios": lambda preset: preset.ratios[0],
     }
     for option, value in values.items():
-        own = said.partition(option)[2].partition("By default")[2]
+        own = text.partition(option)[2].partition("By default")[2]
         for name in ("smoke", "tiny", "quick", "fast", "paper"):
-            told = re.search(rf"{name}[a-z ]* (\d+(\.\d+)?)", own)
-            assert told is not None, option
-            assert float(told[1]) == value(get_preset(name)), (option, name)
+            match = re.search(rf"{name}[a-z ]* (\d+(\.\d+)?)", own)
+            assert match is not None, option
+            assert float(match[1]) == value(get_preset(name)), (option, name)
 
 
 def test_the_version_option_prints_the_version() -> None:
@@ -125,6 +125,6 @@ def test_the_version_option_prints_the_version() -> None:
 
 def test_study_search_and_tune_share_their_options() -> None:
     for command in ("study", "search", "tune"):
-        said = call_nsopt(command, "--help").stdout
+        text = call_nsopt(command, "--help").stdout
         for option in ("--arch", "--per-class", "--filters-per-step", "--batch-size", "--out"):
-            assert option in said, command
+            assert option in text, command

@@ -32,7 +32,7 @@ BUDGETS = ["macs=60%", "params=50%"]
 
 
 def make_examples(count: int, seed: int) -> TensorDataset:
-    """Images, and as targets the places where their first colour is bright."""
+    """Make random images; their targets are the pixels whose first channel is bright."""
     images = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
     return TensorDataset(images, (images[:, 0] > 0.5).long())
 

@@ -111,25 +111,25 @@ def test_a_long_wait_reports_which_process_measures(
 ) -> None:
     """Learning a latency takes minutes; a wait for a short measurement is silent."""
     monkeypatch.setattr(device_lock, "_SILENT_SECONDS", 0.02)
-    told: list[str] = []
-    told_of = "waiting for another nsopt process that measures latency (PID {})".format
+    messages: list[str] = []
+    message_for = "waiting for another nsopt process that measures latency (PID {})".format
     with (
         closing(DeviceLock(tmp_path, "cpu")) as measuring,
-        closing(DeviceLock(tmp_path, "cpu", told.append)) as waiting,
+        closing(DeviceLock(tmp_path, "cpu", messages.append)) as waiting,
         ThreadPoolExecutor(1) as pool,
     ):
         for way in (waiting.exclusive, waiting.shared):
             with measuring.exclusive():
                 blocked = pool.submit(_enter_and_leave, way)
                 deadline = time.monotonic() + 10
-                while not told and time.monotonic() < deadline:
+                while not messages and time.monotonic() < deadline:
                     time.sleep(0.001)
             blocked.result()
-            assert told == [told_of(os.getpid())]
-            told.clear()
+            assert messages == [message_for(os.getpid())]
+            messages.clear()
         with measuring.shared():
             _enter_and_leave(waiting.shared)
-    assert told == []
+    assert messages == []
 
 
 def _enter_and_leave(way: Callable[[], AbstractContextManager[None]]) -> None:

@@ -163,13 +163,13 @@ def test_widths_uses_a_tuned_law(tmp_path: Path) -> None:
     short = ["--per-class=12", "--filters-per-step=0.3", "--prune-every=1", "--batch-size=32"]
     done = call_nsopt(*tune, "--confirmations=2", *short, "--device=cpu", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
-    told = " ".join(done.stdout.split())
-    assert "training: 2 epochs" in told
+    printed = " ".join(done.stdout.split())
+    assert "training: 2 epochs" in printed
     verdict = re.search(
-        r"best: filters \S+, macs \S+, slope \S+; ((confirmed|no).*?) (to|st)", told
+        r"best: filters \S+, macs \S+, slope \S+; ((confirmed|no).*?) (to|st)", printed
     )
     assert verdict is not None
-    assert ("to use it" in told) == (verdict[2] == "confirmed")
+    assert ("to use it" in printed) == (verdict[2] == "confirmed")
     storage = f"--storage=sqlite:///{tmp_path / 'study.db'}"
     law = ["--method=tuned", "--metric=macs", "--ratios=0.5"]
     assert call_nsopt("widths", storage, *law).stdout.startswith(f"tuned: {verdict[1]}")

@@ -21,7 +21,7 @@ STUDY = (
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an sdist and a wheel, built from a copy of what is in the repository."""
+    """A folder with an sdist and a wheel, built from a copy of the repository."""
     folder = tmp_path_factory.mktemp("package")
     source = folder / "source"
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)

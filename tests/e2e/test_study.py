@@ -209,9 +209,9 @@ def test_the_same_command_finishes_a_study_that_was_killed(whole: Path, tmp_path
     assert not database.exists()
     assert interrupt_when(tmp_path, 1, True, signal.SIGKILL)[0] == killed
     assert count_trials(database, "RUNNING") == 1
-    code, said = interrupt_when(tmp_path, 4, True, signal.SIGINT)
+    code, errors = interrupt_when(tmp_path, 4, True, signal.SIGINT)
     assert code == 130
-    assert said in {f"\ninterrupted: {describe_rest(seconds)}\n" for seconds in (1, 100)}
+    assert errors in {f"\ninterrupted: {describe_rest(seconds)}\n" for seconds in (1, 100)}
     run_short(tmp_path)
     assert count_trials(database, "COMPLETE", "%/search") == 1
     assert count_trials(database, "RUNNING") == count_trials(database, "WAITING") == 0

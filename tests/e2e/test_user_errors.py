@@ -179,8 +179,8 @@ def test_an_empty_database_becomes_a_new_storage_with_a_message(
     (tmp_path / "study.db").touch()
     url = f"sqlite:///{tmp_path / 'study.db'}"
     prepare(TaskOptions(), PlaceOptions(out=tmp_path), get_preset("smoke", "digits").settings)
-    said = capsys.readouterr().out.replace("\n", "")
-    assert f"{tmp_path / 'study.db'} is empty: nsopt creates a new storage in it" in said
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert f"{tmp_path / 'study.db'} is empty: nsopt creates a new storage in it" in printed
     report = ("report", f"--storage={url}", f"--out={tmp_path / 'report'}")
     assert_fails(call_nsopt(*report), "nothing is stored at", "run a study first")
     assert (tmp_path / "study.db").stat().st_size == 0

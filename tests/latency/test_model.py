@@ -133,13 +133,13 @@ def test_a_latency_that_hardly_depends_on_widths_causes_a_warning(
     arch, model = models["traced"]
     base = float(replace(model, floor=0.0)(arch.base_widths))
     path = tmp_path / f"{learn._digest(arch, latency_conditions(CPU.device))}.json"
-    said = []
+    messages = []
     for part in (0.5, 0.9):
         path.write_text(json.dumps(replace(model, floor=part * base).to_dict()))
         listener = Listener()
         latency_model(arch, CPU, listener, folder=tmp_path)
-        said.append(listener.messages)
-    different, (alike,) = said
+        messages.append(listener.messages)
+    different, (alike,) = messages
     assert different == []
     assert alike.startswith(f"latency hardly depends on widths here: small takes {base:.3g} ms")
 

@@ -57,9 +57,9 @@ def test_multiple_of_auto_rounds_widths_to_the_block_size_of_the_device(
     law.write_text(json.dumps(nsopt.uniform_curve(base).to_dict()))
     monkeypatch.chdir(tmp_path)
     asked = "widths", f"--law={law}", "--budgets=700k", "--multiple-of=auto"
-    told = call_nsopt(*asked, "--measure=board:time", "--json")
-    assert (told.returncode, told.stderr) == (0, "")
-    (row,) = json.loads(told.stdout)
+    done = call_nsopt(*asked, "--measure=board:time", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = json.loads(done.stdout)
     assert {width % 4 for width in row["widths"]} == {0}
     assert any(width % 8 for width in row["widths"])
     assert "--multiple-of auto is 4 here" in call_nsopt(*asked, "--measure=board:time").stdout

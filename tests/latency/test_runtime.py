@@ -130,9 +130,9 @@ def test_a_missing_onnxruntime_causes_an_error(monkeypatch: pytest.MonkeyPatch) 
         raise ImportError(name)
 
     monkeypatch.setattr(onnx, "import_module", missing)
-    told = call_nsopt("study", "--runtime=onnxruntime", "--metric=latency")
-    assert told.returncode == 2
-    assert "onnxruntime is not installed: pip install 'nsopt[export]'" in told.stderr
+    done = call_nsopt("study", "--runtime=onnxruntime", "--metric=latency")
+    assert done.returncode == 2
+    assert "onnxruntime is not installed: pip install 'nsopt[export]'" in done.stderr
 
 
 def test_a_measuring_function_gives_a_latency_linear_in_macs(narrow: TableArchitecture) -> None:
@@ -163,11 +163,11 @@ def test_networks_whose_operations_vary_get_a_latency_linear_in_macs(
     listener = Listener()
     arch = nsopt.with_latency(narrow, "cpu", listener)
     assert isinstance(arch.latency, MacsLatency)
-    (told,) = listener.messages
-    assert told.endswith("at other widths: nsopt predicts its latency from its MACs")
+    (message,) = listener.messages
+    assert message.endswith("at other widths: nsopt predicts its latency from its MACs")
 
 
 def test_runtime_and_measure_exclude_each_other() -> None:
-    told = call_nsopt("study", "--runtime=torch", "--measure=math:sqrt")
-    assert told.returncode == 2
-    assert "give --runtime or --measure, not both" in told.stderr
+    done = call_nsopt("study", "--runtime=torch", "--measure=math:sqrt")
+    assert done.returncode == 2
+    assert "give --runtime or --measure, not both" in done.stderr

@@ -51,6 +51,6 @@ def test_a_sitting_with_a_known_spread_takes_precedence() -> None:
 
 def test_a_busy_machine_causes_a_warning() -> None:
     assert distrust([0.05, None, float("nan")], [0.0, None, 0.1]) == ""
-    told = distrust([0.05, 0.5], [0.0, 0.4])
-    assert "Rounds of 1 of 2 networks differ by more than 15% (up to 50%)" in told
-    assert "threads of 1 of 2 networks waited for a processor (up to 40% of the time)" in told
+    warning = distrust([0.05, 0.5], [0.0, 0.4])
+    assert "Rounds of 1 of 2 networks differ by more than 15% (up to 50%)" in warning
+    assert "threads of 1 of 2 networks waited for a processor (up to 40% of the time)" in warning

@@ -27,7 +27,7 @@ CPU = Compute(torch.device("cpu"), bf16=False)
 
 
 @pytest.fixture(autouse=True)
-def _small_tensors_are_folded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def _fold_small_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folding, "_FEWEST_ROWS", 2)
 
 

@@ -33,7 +33,7 @@ def segmentation() -> TracedArchitecture:
 
 
 def make_examples() -> TensorDataset:
-    """Images, and as targets the places where their first colour is bright."""
+    """Make random images; their targets are the pixels whose first channel is bright."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(48, 3, 16, 16, generator=generator)
     return TensorDataset(images, (images[:, 0] > 0.5).long())

@@ -60,7 +60,7 @@ def _always_due(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def interrupt_after(writes: int, run: Callable[[], Any]) -> bool:
-    """Interrupt a run after so many checkpoints; return whether it had not ended before."""
+    """Interrupt a run after `writes` checkpoints; return whether it was still running."""
     save = Checkpoint.save_when_due
     left = [writes]
 

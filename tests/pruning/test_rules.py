@@ -80,7 +80,7 @@ def test_every_step_prunes_the_given_number_or_fraction(
 def test_priced_records_are_evenly_spaced_and_reach_the_final_size(
     price: Price, narrow: TableArchitecture, digits: ImageData
 ) -> None:
-    keep = 0.5  # far from where, on some processors, a layer has lost all filters but one
+    keep = 0.5  # with less, some processors prune a layer to its last filter
     trajectory = prune(narrow, digits, price=price, keep_fraction=keep)
     cost = narrow.cost(price)
     assert trajectory.tau.tolist() == cost(trajectory.widths).tolist()

@@ -1,4 +1,4 @@
-"""The paper's tables and figures, from a comparison and from what was published."""
+"""The paper's tables and figures, from a comparison and from published numbers."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -230,8 +230,8 @@ def test_a_layer_with_a_falling_law_gets_beta_zero_and_a_warning() -> None:
     rows = trajectory.record().widths
     np.testing.assert_allclose(law.alpha[1], np.exp(np.log(rows[:, 1]).mean()))
     iteration = Iteration(trajectory, law, (1, 1, 1), 1.0)
-    told = iteration.doubts(["first", "second", "third"])
-    assert told == "the width of second, third does not follow the size"
+    warning = iteration.doubts(["first", "second", "third"])
+    assert warning == "the width of second, third does not follow the size"
     good = PowerLaw([1.0], [0.5], [0.9])
     assert Iteration(trajectory, good, (1,), 1.0).doubts(["first"]) == ""
     loose = PowerLaw([1.0], [0.5], [0.2])

@@ -54,7 +54,7 @@ def test_the_solver_never_exceeds_the_budget(
 
 @dataclass(frozen=True, eq=False)
 class Capped:
-    """VGG11's parameters, where layers cannot grow at will."""
+    """VGG11's parameters, with layers that can grow only up to a width."""
 
     widest: NDArray[np.float64]
 
@@ -251,7 +251,7 @@ def test_rounding_arguments_are_checked(vgg11: TableArchitecture) -> None:
 
 
 class Milliseconds:
-    """A cost in floats: what parameters would take at 3 ns each, and a tenth of a millisecond."""
+    """A cost in floats: 3 ns for each parameter, and 0.1 ms."""
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
         return 0.1 + 3e-6 * np.asarray(PARAMS(widths))

@@ -167,7 +167,7 @@ class _Factories(TorchDispatchMode):
 
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call an operation on what its tensors hold."""
+    """Run an operation on the CPU tensors behind its arguments."""
     tensors: list[Tensor] = []
     _mapped((*args, *kwargs.values()), tensors.append)
     own = [t for t in tensors if isinstance(t, DeviceTensor)]

@@ -121,7 +121,7 @@ def test_importing_a_network_leaves_the_random_state_of_devices_alone(
 
 
 def test_kernels_are_timed_many_in_a_row(cuda: SimulatedDevices) -> None:
-    """Waiting for a GPU takes longer than a small kernel, so many kernels share a wait."""
+    """Waiting for a GPU takes longer than a small kernel, so one wait follows many kernels."""
     runs: list[int] = []
     assert kernel_times._time(lambda: runs.append(1), torch.device("cuda")) > 0
     assert 0 < 5 * len(cuda.places("wait")) < len(runs)

@@ -1,4 +1,4 @@
-"""A storage served by Optuna's proxy, and what `nsopt proxy` says."""
+"""A storage served by Optuna's proxy, and messages of `nsopt proxy`."""
 
 import os
 import platform

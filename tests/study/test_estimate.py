@@ -56,12 +56,12 @@ def test_the_estimated_steps_match_those_that_run(
 def test_the_estimated_duration_is_reported_before_the_work(
     comparison: Comparison, place: Workspace
 ) -> None:
-    said, uniform = Listener(), only(comparison, "uniform", seeds=1)
-    run_comparison(uniform, place, said)
-    assert said.messages[0].startswith("takes about ")
-    assert said.messages[0].endswith(" GB of memory")
-    assert said.messages[1] == "for less time: --per-class for fewer images"
-    assert any("validation" in message for message in said.messages[2:])
+    listener, uniform = Listener(), only(comparison, "uniform", seeds=1)
+    run_comparison(uniform, place, listener)
+    assert listener.messages[0].startswith("takes about ")
+    assert listener.messages[0].endswith(" GB of memory")
+    assert listener.messages[1] == "for less time: --per-class for fewer images"
+    assert any("validation" in message for message in listener.messages[2:])
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_a_duration_has_one_unit(seconds: float, words: str) -> None:
 def test_a_preview_knows_the_widths_that_need_no_search(
     comparison: Comparison, place: Workspace, narrow: TableArchitecture
 ) -> None:
-    said = Listener()
-    known = preview_comparison(comparison, place, said)
+    listener = Listener()
+    known = preview_comparison(comparison, place, listener)
     assert list(known) == ["uniform 0.5x"]
     assert known["uniform 0.5x"] == tuple(width // 2 for width in narrow.base_widths)
-    assert said.messages[0].startswith("takes about ")
-    assert said.tasks == []
+    assert listener.messages[0].startswith("takes about ")
+    assert listener.tasks == []
     assert not place.has_storage
 
 

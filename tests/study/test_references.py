@@ -48,7 +48,7 @@ def test_references_are_trained_and_timed_beside_the_others(
     comparison: Comparison, narrow: TableArchitecture, place: Workspace
 ) -> None:
     """They are timed beside the others before any training, so that trials and tables agree."""
-    far_apart = sizes_of_ratios(narrow, PARAMS, [0.4, 0.7])  # whatever the clock says
+    far_apart = sizes_of_ratios(narrow, PARAMS, [0.4, 0.7])  # for any measured latencies
     comparison = dataclasses.replace(comparison, sizes=far_apart)
     run_comparison(comparison, place, Silent())
     outcomes = load_results(place).outcomes

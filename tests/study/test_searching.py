@@ -71,7 +71,7 @@ def test_the_second_search_reuses_the_pre_training_of_the_first(
     assert began_at[2:] == [0, search.pretrain_epochs * ceil(images / search.batch_size)]
     assert list_checkpoints(make_workspace(tmp_path / "both")) == []
     first, second = (own[0].seconds for own in together.values())
-    assert second > 0.1 * first  # what pre-training took counts for both
+    assert second > 0.1 * first  # the seconds of pre-training count for both
 
 
 def test_a_search_killed_after_the_first_price_needs_no_new_pre_training(

@@ -56,10 +56,10 @@ def test_all_budgets_hold_and_the_report_names_the_binding_one(
     assert trial.constraints.keys() == {"budget", "budget_params", "budget_macs"}
     assert max(trial.constraints.values()) <= 0
 
-    told = [str(verdict) for verdict in answer(results)]
-    assert told[0].startswith("10,000 params and 5,000,000 MACs: ")
-    assert "The budget of params binds." in told[0]
-    assert "The budget of MACs binds." in told[1]
+    answers = [str(verdict) for verdict in answer(results)]
+    assert answers[0].startswith("10,000 params and 5,000,000 MACs: ")
+    assert "The budget of params binds." in answers[0]
+    assert "The budget of MACs binds." in answers[1]
     assert "(bound by MACs)" in render(results, [])
     assert "--budget=params=20000,macs=200000" in _export_command(results, place.url)
     module.console.width = 200

@@ -135,7 +135,7 @@ def test_a_command_waits_for_the_search_of_another_command(
 
 
 def hold(folder: str) -> None:
-    """Stand for a command that searches in `folder`."""
+    """Hold the lock of `folder` like a command that searches there."""
     with hold_lock(Path(folder)):
         print("inside", flush=True)
         time.sleep(1)

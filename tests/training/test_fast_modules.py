@@ -24,7 +24,7 @@ sizes = st.tuples(st.integers(1, 9), st.integers(1, 37), st.integers(1, 6), st.i
 
 
 @pytest.fixture(autouse=True)
-def _small_tensors_are_folded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def _fold_small_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folding, "_FEWEST_ROWS", 2)
 
 

@@ -219,10 +219,10 @@ def test_the_callback_gets_every_epoch_and_may_end_the_training(
     narrow: TableArchitecture, digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
-    told: list[tuple[int, float]] = []
+    seen: list[tuple[int, float]] = []
 
     def listen(epoch: int, metrics: nsopt.Epoch) -> None:
-        told.append((epoch, metrics.val_accuracy))
+        seen.append((epoch, metrics.val_accuracy))
         if epoch == 2:
             raise optuna.TrialPruned
 
@@ -230,7 +230,7 @@ def test_the_callback_gets_every_epoch_and_may_end_the_training(
     with pytest.raises(optuna.TrialPruned):
         train(narrow, widths, digits, SHORT, checkpoint=file, on_epoch=listen)
     whole = train(narrow, widths, digits, SHORT)
-    assert told == [(i + 1, whole.epochs[i].val_accuracy) for i in range(2)]
+    assert seen == [(i + 1, whole.epochs[i].val_accuracy) for i in range(2)]
     assert not file.exists()
 
 

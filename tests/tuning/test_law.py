@@ -73,7 +73,7 @@ def test_a_tuned_law_can_be_compared_as_a_method(
     assert (len(again.trials), same) == (4, confirmation)
     publish_tuning(again, [tuning_law.METRIC_NAME])
     assert str(confirmation) in tuning_note(again, [tuning_law.METRIC_NAME])
-    assert is_about_tuning(place.url, None)  # beside its searches
+    assert is_about_tuning(place.url, None)  # although it has searches, too
     page = write_tuning_report(place.url, None, place.folder).read_text()
     assert page.count(str(confirmation)) == 1
     assert page.count('id="figure-tuning') == 1
@@ -95,11 +95,11 @@ def test_a_tuned_law_can_be_compared_as_a_method(
     schema.write_law(study, law**0.5)
     listener = Listener()
     run_comparison(comparison, place, listener)
-    (told,) = [text for text in listener.messages if "another law" in text]
-    assert told.startswith(
+    (message,) = [text for text in listener.messages if "another law" in text]
+    assert message.startswith(
         "tuned: 1 of 1 points were trained with another law and keep their results"
     )
-    assert f"--study-name {tuning.task.name}/tuned --storage sqlite:///" in told
+    assert f"--study-name {tuning.task.name}/tuned --storage sqlite:///" in message
 
 
 def test_a_missing_tuned_law_raises_an_error_before_a_latency_is_learned(

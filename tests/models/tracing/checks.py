@@ -144,8 +144,8 @@ def check_costs(
     assert arch.cost("params")(widths) == sum(p.numel() for p in model.parameters())
     assert arch.cost("flash-int8")(widths) == arch.cost("params")(widths)
     one = arch.network.run.with_one_example()
-    untold = {name: (None,) * tensor.ndim for name, tensor in tensors_of(model).items()}
-    buffers = one.buffers(model, 0, untold, arch.network.family)
+    unlabelled = {name: (None,) * tensor.ndim for name, tensor in tensors_of(model).items()}
+    buffers = one.buffers(model, 0, unlabelled, arch.network.family)
     peak = PeakActivations.of(buffers, len(widths))(widths)
     with suppress(NsoptError):  # an attention whose heads change
         if min(widths) > 1:  # as for all budgets of memory: of one unit copies may vanish
@@ -157,7 +157,7 @@ def check_costs(
 
 
 def check_building(arch: TracedArchitecture, x: Inputs) -> None:
-    """Networks of other widths cost what we predict, train, and load each other's states."""
+    """Networks of other widths have the predicted costs, train, and load each other's states."""
     generator = np.random.default_rng(1)
     base = np.array(arch.base_widths)
     most = [
@@ -187,9 +187,9 @@ def check_building(arch: TracedArchitecture, x: Inputs) -> None:
 
 
 def check_search(arch: TracedArchitecture, x: Inputs) -> None:
-    """A search ends in a law, in an iteration from narrow widths too; its networks are trained.
+    """A search gives a law, also in an iteration from narrow widths; its networks can be trained.
 
-    After so few batches a law may be too flat to reach the smaller sizes, and then says so.
+    After few batches a law may be too flat for smaller sizes, and raises NoWidthsError.
     """
     batches = [(convert(x, torch.rand_like), torch.zeros(1))] * 2
     result = nsopt.search(arch, settings=SEARCH, loader=batches, loss=distance_from_one)
@@ -287,7 +287,7 @@ def skip_without_timm() -> None:
 
 
 def selected_first(in_suite: Iterable[str], others: Iterable[str]) -> list[Any]:
-    """Names for `parametrize`; the others are run by `-m networks`."""
+    """Return names for `parametrize`; the others are run by `-m networks`."""
     return [*in_suite, *(pytest.param(word, marks=pytest.mark.networks) for word in others)]
 
 
