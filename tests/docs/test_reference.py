@@ -21,7 +21,7 @@ from tests.compression.test_compress import SETTINGS
 from tests.conftest import first_digits
 from tests.docs.test_pages import narrow_architecture
 from tests.forked import Forked
-from tests.latency.brief import learn_briefly, measure_briefly
+from tests.latency.brief import learn_briefly, measure_briefly, time_by_processor
 
 _METHODS = (FunctionType, classmethod, property)
 
@@ -54,6 +54,7 @@ def run_examples() -> None:
     patch.setattr(compress, "get_preset", lambda name: brief)
     measure_briefly(patch)
     learn_briefly(patch)
+    time_by_processor(patch)
     arch = narrow_architecture("vgg11", in_channels=1)
     settings = nsopt.TrainSettings(epochs=1, batch_size=32, lr=0.02)
     model = nsopt.train(arch, arch.base_widths, data, settings).model
