@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nsopt.data.images import ImageData
     from nsopt.models.architecture import TableArchitecture
 
-_MEMORY = Path("/dev/shm")  # Linux's folder in memory, where SQLite waits for no disk
+_MEMORY = Path("/dev/shm")  # Linux's folder in memory: SQLite does not wait for a disk
 _ROOM = 2**30
 if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector what lives to the end: a million objects of imported modules."""
+    """Exclude imported modules, a million objects that are never freed, from garbage collection."""
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
 
@@ -87,7 +87,7 @@ def digits() -> "ImageData":
 
 
 def first_digits(train: int, test: int) -> "ImageData":
-    """So many training and test digits."""
+    """Return the first training and test digits."""
     from nsopt.data.registry import load_data
 
     data = load_data("digits")
@@ -118,8 +118,8 @@ def slim(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _latencies_of_few_passes() -> Iterator[None]:
-    """The networks of studies are timed with few passes."""
+def _measure_briefly() -> Iterator[None]:
+    """Time the networks of studies with few passes."""
     from tests.latency.brief import measure_briefly
 
     with pytest.MonkeyPatch.context() as patch:
@@ -128,15 +128,15 @@ def _latencies_of_few_passes() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _files_are_read_once() -> Iterator[None]:
+def _read_files_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         read_files_once(patch)
         yield
 
 
 @pytest.fixture(autouse=True)
-def _random_state_is_left_alone() -> None:
-    """Tests must not lean on global random numbers: each starts from the same ones."""
+def _seed_torch() -> None:
+    """Start every test from the same global random numbers."""
     import torch
 
     torch.manual_seed(12345)
@@ -154,16 +154,16 @@ def free_port() -> int:
 
 
 def call_nsopt(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in this process, where it starts at once."""
+    """Run the command in this process, which has imported everything."""
     from nsopt.cli.app import main
 
-    said, warned = io.StringIO(), io.StringIO()
+    output, errors = io.StringIO(), io.StringIO()
     interrupt, code = signal.getsignal(signal.SIGINT), 0
     try:
-        with redirect_stdout(said), redirect_stderr(warned):
+        with redirect_stdout(output), redirect_stderr(errors):
             main(arguments)
     except SystemExit as end:
         code = int(end.code or 0)
     finally:
         signal.signal(signal.SIGINT, interrupt)
-    return subprocess.CompletedProcess(arguments, code, said.getvalue(), warned.getvalue())
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())

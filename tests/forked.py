@@ -104,7 +104,7 @@ class Forked:
 
 
 def read_files_once(patch: pytest.MonkeyPatch) -> None:
-    """Optuna reads all migrations of its tables whenever it opens a database."""
+    """Cache files: Optuna reads all migrations of its tables whenever it opens a database."""
     import alembic.util
     import sklearn.datasets
 
@@ -118,7 +118,7 @@ def start_nsopt(*arguments: str, module: str = "nsopt", **place: Any) -> Forked:
 
 
 def run_module(module: str, arguments: Sequence[str]) -> None:
-    """Be `python -m module arguments`, which times networks with few passes."""
+    """Run `python -m module arguments`, and time networks with few passes."""
     from tests.latency.brief import measure_briefly
 
     measure_briefly(pytest.MonkeyPatch())
@@ -127,7 +127,7 @@ def run_module(module: str, arguments: Sequence[str]) -> None:
 
 
 def run_code(code: str, *arguments: str) -> None:
-    """Be `python -c code arguments`."""
+    """Run `python -c code arguments`."""
     sys.argv[1:] = arguments
     exec(code, {"__name__": "__main__"})
 

@@ -1,6 +1,6 @@
 """Algorithm 1 as the paper runs it: every gate a parameter z = 1, pruned channels only masked.
 
-Written plainly, for benchmarks and tests to hold the engine against.
+A plain reference with which benchmarks and tests compare the engine.
 """
 
 import math
@@ -36,7 +36,7 @@ def gated(
     follow: bool = False,
     device: torch.device = _CPU,
 ) -> MaskedSearch:
-    """A fresh network of `widths` with its gates.
+    """Return a new network of `widths` with its gates.
 
     follow: whether channels that are a multiple of a searched width (in MobileNetV2, the expanded
     ones) are masked together with the channel they belong to. The paper's code does not do that.
@@ -61,7 +61,7 @@ def gated(
 
 
 def followers(arch: TableArchitecture) -> list[tuple[str, int, int]]:
-    """Paths of norms whose channels follow a group, with the group and the factor."""
+    """Return the paths of norms whose channels follow a group, with the group and the factor."""
     return [
         (op.name, op.outputs.layer, op.outputs.factor)
         for op in arch.operations

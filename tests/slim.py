@@ -15,13 +15,13 @@ def slim_vgg11(patch: pytest.MonkeyPatch) -> None:
 
 
 def run_slim(module: str, arguments: Sequence[str]) -> None:
-    """Be `python -m module arguments`, where `vgg11` is slim."""
+    """Run `python -m module arguments`, where `vgg11` is slim."""
     slim_vgg11(pytest.MonkeyPatch())
     run_module(module, arguments)
 
 
 def run_impatiently(module: str, arguments: Sequence[str]) -> None:
-    """Be that command, and miss the heartbeats of others sooner."""
+    """Run that command, and consider other processes dead sooner."""
     patch = pytest.MonkeyPatch()
     for place, name, seconds in (
         (opening, "HEARTBEAT_SECONDS", 1),

@@ -1,4 +1,4 @@
-"""The rooms of DESIGN: imports point only down this list, and light commands stay light."""
+"""Packages import only from those above them in FLOORS; light commands load little."""
 
 import ast
 import subprocess
@@ -45,12 +45,12 @@ ATTRIBUTES_ARE_READ_IN = ("schema.py", "trials.py", "internals.py", "reading.py"
 
 @cache
 def nodes(path: Path) -> list[ast.AST]:
-    """The syntax tree of a file, without its order."""
+    """Return all syntax nodes of a file."""
     return list(ast.walk(ast.parse(path.read_text())))
 
 
 def imported(path: Path) -> set[str]:
-    """Modules of nsopt that a file imports anywhere in it."""
+    """Return the modules of nsopt that a file imports anywhere."""
     found = set()
     for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and node.module == "nsopt":
@@ -63,7 +63,7 @@ def imported(path: Path) -> set[str]:
 
 
 def floor(parts: Sequence[str]) -> int:
-    """The place of a module; `__main__` of any room starts the command, and stands above all."""
+    """Return the place of a module; `__main__` of a package starts the command: the last place."""
     return FLOORS.index("__main__" if parts[-1] == "__main__" else parts[0])
 
 
@@ -76,7 +76,7 @@ def test_imports_point_only_down() -> None:
             assert not parts or floor(parts) <= floor(own), f"{path} imports {name}"
 
 
-def test_files_hold_one_idea() -> None:
+def test_files_have_at_most_400_lines() -> None:
     lines = {path: len(path.read_text().splitlines()) for path in MODULES}
     assert max(lines.values()) <= LONGEST_FILE, max(lines, key=lines.__getitem__)
 
@@ -90,7 +90,7 @@ def modules_after(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "statement", ["import nsopt", "import nsopt.cli.app", "import nsopt.study"]
 )
-def test_importing_costs_no_heavy_library(statement: str) -> None:
+def test_importing_nsopt_loads_no_heavy_library(statement: str) -> None:
     heavy = {"torch", "numpy", "sklearn", "optuna", "pandas", "plotly", "pydantic"}
     assert not heavy & modules_after(statement)
 
@@ -110,7 +110,7 @@ def test_settings_need_no_torch() -> None:
 
 
 @pytest.mark.parametrize("words", ["--arch vgg1", "--data digit", "--methods neurascale"])
-def test_a_misspelt_name_needs_no_torch(words: str) -> None:
+def test_the_error_for_a_misspelt_name_needs_no_torch(words: str) -> None:
     code = (
         "import contextlib, nsopt.cli.app as it\nwith contextlib.suppress(SystemExit): "
         f"it.main('study {words}'.split())\npass"
@@ -121,18 +121,18 @@ def test_a_misspelt_name_needs_no_torch(words: str) -> None:
 
 
 def strings(path: Path) -> set[str]:
-    """The string constants of a file."""
+    """Return the string constants of a file."""
     constants = (node.value for node in nodes(path) if isinstance(node, ast.Constant))
     return {value for value in constants if isinstance(value, str)}
 
 
-def test_no_room_but_its_own_knows_a_method_by_name() -> None:
+def test_only_the_methods_package_names_methods() -> None:
     for path in MODULES:
         if path.relative_to(PACKAGE).parts[0] != "methods":
             assert not strings(path) & methods().keys(), path
 
 
-def test_the_schema_alone_names_attributes() -> None:
+def test_only_the_schema_accesses_attributes_of_optuna() -> None:
     accesses = {"user_attrs", "set_user_attr", "set_trial_user_attr", "set_study_user_attr"}
     for path in MODULES:
         used = {node.attr for node in nodes(path) if isinstance(node, ast.Attribute)}
@@ -140,7 +140,7 @@ def test_the_schema_alone_names_attributes() -> None:
             assert not used & accesses, path
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_has_a_docstring() -> None:
     for name in nsopt.__all__:
         assert getattr(nsopt, name).__doc__, name
     name = "nothing"

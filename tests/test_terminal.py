@@ -51,7 +51,7 @@ def test_learning_milliseconds_shows_its_steps_on_a_terminal(
     assert "learning this device's latency" in capsys.readouterr().out
 
 
-def test_elsewhere_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with show_progress(None) as progress:
         progress.start("searching", 1)
         progress.message("a message")

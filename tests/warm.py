@@ -1,4 +1,4 @@
-"""What commands do slowly the first time in a process: the fork server imports this module."""
+"""Do what is slow the first time in a process: the fork server imports this module."""
 
 import tempfile
 import warnings

@@ -1,4 +1,4 @@
-"""Progress in a pipe: lines now and then."""
+"""Progress in a pipe, and safe output of any text."""
 
 import signal
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_steps_are_told_after_a_silence(
+def test_progress_prints_a_step_only_after_a_pause(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     progress = LineProgress(steps=True)
@@ -42,7 +42,7 @@ def test_steps_are_told_after_a_silence(
     ]
 
 
-def test_of_a_continued_task_the_steps_of_before_are_not_told(
+def test_a_continued_task_does_not_print_its_earlier_steps(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     progress = LineProgress(steps=True)
@@ -55,7 +55,7 @@ def test_of_a_continued_task_the_steps_of_before_are_not_told(
     assert capsys.readouterr().out == "training: 141 of 300, loss 0.500\n"
 
 
-def test_who_works_for_another_tells_messages_alone(
+def test_a_worker_prints_messages_but_no_steps(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     progress = LineProgress(steps=False)
@@ -93,23 +93,23 @@ def fail() -> None:
     ],
     ids=["text", "styled", "table", "network", "message", "error"],
 )
-def test_no_text_steers_the_terminal(
+def test_no_output_contains_terminal_escape_codes(
     show: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     interrupt = signal.getsignal(signal.SIGINT)
     show()
     signal.signal(signal.SIGINT, interrupt)
-    said = "".join(capsys.readouterr())
-    assert LEFT in said
-    assert set(said) & set(ESCAPES) <= set(LEFT)
+    printed = "".join(capsys.readouterr())
+    assert LEFT in printed
+    assert set(printed) & set(ESCAPES) <= set(LEFT)
 
 
-def test_text_with_brackets_is_printed_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_with_brackets_is_printed_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     console.print("[/x] [link=file:///]a[/link] :smile:")
     assert capsys.readouterr().out == "[/x] [link=file:///]a[/link] :smile:\n"
 
 
-def test_a_bar_shows_text_as_it_stands() -> None:
+def test_a_progress_bar_keeps_brackets_and_drops_escape_codes() -> None:
     terminal = PlainConsole()
     with terminal.capture() as captured, RichBars(console=terminal) as bars:
         progress = LiveProgress(bars)
@@ -119,7 +119,7 @@ def test_a_bar_shows_text_as_it_stands() -> None:
     assert "\x1b]" not in captured.get()
 
 
-def test_who_interrupts_is_told_what_is_kept() -> None:
+def test_an_interrupt_message_says_what_is_kept() -> None:
     assert "nothing that began" in describe_rest(29.0)
     assert "starts it again" in describe_rest(29.0)
     assert "except its last half minute" in describe_rest(31.0)

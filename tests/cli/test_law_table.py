@@ -1,4 +1,4 @@
-"""What `nsopt search` prints of a law."""
+"""The table of a law that `nsopt search` prints."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from nsopt.scaling.record import Iteration, Trajectory
 
 
 @pytest.mark.parametrize(("metric", "size"), [("params", "params"), ("macs", "MACs")])
-def test_the_table_names_what_the_law_is_over(
+def test_the_law_table_names_its_size_metric(
     capsys: pytest.CaptureFixture[str], metric: str, size: str
 ) -> None:
     widths, tau = np.array([[8, 16], [7, 15], [6, 14]]), np.array([100.0, 80.0, 60.0])

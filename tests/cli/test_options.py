@@ -58,7 +58,7 @@ def test_a_new_search_option_is_one_field() -> None:
     )
 
 
-def test_magnitude_pruning_is_as_long_as_it_is_asked_to_be() -> None:
+def test_magnitude_epochs_override_the_preset() -> None:
     changed = changes(
         PruneOptions(), TrainingOptions(), SgdOptions(), magnitude_epochs=2, fine_tune_epochs=None
     )
@@ -66,7 +66,7 @@ def test_magnitude_pruning_is_as_long_as_it_is_asked_to_be() -> None:
     assert (settings.magnitude_epochs, settings.fine_tune_epochs) == (2, 4)
 
 
-def test_what_is_not_given_stays_as_the_preset_has_it() -> None:
+def test_options_not_given_keep_the_values_of_the_preset() -> None:
     changed = changes(PruneOptions(), TrainingOptions(epochs=3), SgdOptions(lr=0.5), eta=None)
     before = get_preset("quick").settings
     settings = override(before, changed)
@@ -79,23 +79,23 @@ def test_what_is_not_given_stays_as_the_preset_has_it() -> None:
 def test_every_option_has_help(command: str) -> None:
     rows = re.findall(r"│ \*? *(--[\w-]+)([^│]*)│", call_nsopt(command, "--help").stdout)
     assert len(rows) > 2
-    for option, text in rows:
-        help_text = re.sub(r"\[[^]]*\]|^ [A-Z]+\b", "", text).strip()
+    for option, row in rows:
+        help_text = re.sub(r"\[[^]]*\]|^ [A-Z]+\b", "", row).strip()
         assert len(help_text) > 5, option
 
 
 @pytest.mark.parametrize(
     "command", ["study", "search", "widths", "compress", "tune", "report", "export"]
 )
-def test_help_has_an_example_that_is_understood(command: str) -> None:
-    said = " ".join(call_nsopt(command, "--help").stdout.split())
-    (example,) = re.findall(r"Example: nsopt (.*?) ╭", said)
+def test_help_has_an_example_that_parses(command: str) -> None:
+    text = " ".join(call_nsopt(command, "--help").stdout.split())
+    (example,) = re.findall(r"Example: nsopt (.*?) ╭", text)
     function, _, ignored = app.parse_args(example, exit_on_error=False, print_error=False)
     assert function.__name__ == command
     assert ignored == {}
 
 
-def test_make_study_runs_a_command_that_is_understood() -> None:
+def test_make_study_runs_a_command_that_parses() -> None:
     (line,) = re.findall(r"python -m nsopt\.study(.*)", (REPOSITORY / "Makefile").read_text())
     function, bound, ignored = app.parse_args(f"study {line}", exit_on_error=False)
     assert function.__name__ == "study"
@@ -103,8 +103,8 @@ def test_make_study_runs_a_command_that_is_understood() -> None:
     assert bound.arguments["options"].task.preset == "tiny"
 
 
-def test_help_tells_what_presets_have() -> None:
-    said = " ".join(re.sub("[│╭╮╰╯]", " ", call_nsopt("study", "--help").stdout).split())
+def test_help_lists_the_values_of_all_presets() -> None:
+    text = " ".join(re.sub("[│╭╮╰╯]", " ", call_nsopt("study", "--help").stdout).split())
     values: dict[str, Callable[[Preset], float]] = {
         "Trainings per method": lambda preset: preset.seeds,
         "Epochs of each training": lambda preset: preset.settings.training.epochs,
@@ -112,19 +112,19 @@ def test_help_tells_what_presets_have() -> None:
         "Budgets as width ratios": lambda preset: preset.ratios[0],
     }
     for option, value in values.items():
-        own = said.partition(option)[2].partition("By default")[2]
+        own = text.partition(option)[2].partition("By default")[2]
         for name in ("smoke", "tiny", "quick", "fast", "paper"):
-            told = re.search(rf"{name}[a-z ]* (\d+(\.\d+)?)", own)
-            assert told is not None, option
-            assert float(told[1]) == value(get_preset(name)), (option, name)
+            match = re.search(rf"{name}[a-z ]* (\d+(\.\d+)?)", own)
+            assert match is not None, option
+            assert float(match[1]) == value(get_preset(name)), (option, name)
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_option_prints_the_version() -> None:
     assert call_nsopt("--version").stdout.strip() == nsopt.__version__
 
 
-def test_options_of_a_group_are_the_same_in_all_commands() -> None:
+def test_study_search_and_tune_share_their_options() -> None:
     for command in ("study", "search", "tune"):
-        said = call_nsopt(command, "--help").stdout
+        text = call_nsopt(command, "--help").stdout
         for option in ("--arch", "--per-class", "--filters-per-step", "--batch-size", "--out"):
-            assert option in said, command
+            assert option in text, command

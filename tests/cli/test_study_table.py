@@ -1,4 +1,4 @@
-"""The table with which a study ends."""
+"""The table that a study prints at its end."""
 
 import dataclasses
 
@@ -9,11 +9,11 @@ from rich.console import Console
 from nsopt.cli import console as module
 from nsopt.cli.study import _print_summary
 from nsopt.reports.results import Results
-from tests.reports.test_reports import results  # noqa: F401  (a fixture)
+from tests.reports.conftest import results  # noqa: F401  (a fixture)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
-def test_it_leaves_out_columns_but_cuts_no_word(
+def test_a_narrow_table_drops_columns_but_never_cuts_words(
     results: Results,  # noqa: F811
     width: int,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""More digits than elsewhere: networks learn here."""
+"""More digits than elsewhere, because networks must learn."""
 
 from tests.training.conftest import digits
 

@@ -19,13 +19,13 @@ from nsopt.study.comparison import Size
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
 from tests.conftest import call_nsopt
-from tests.deployment.test_artifacts import network
-from tests.e2e.test_user_errors import check
+from tests.deployment.test_artifacts import make_network
+from tests.e2e.test_user_errors import assert_fails
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of MobileNetV2 for digits, as torch.save writes them."""
+    """A file with weights of MobileNetV2 for digits, written by torch.save."""
     file = tmp_path_factory.mktemp("weights") / "trained.pt"
     arch = get_architecture("mobilenetv2", in_channels=1)
     torch.save(arch.build(arch.base_widths).state_dict(), file)
@@ -47,23 +47,27 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--out=/proc/nowhere"], ["cannot write to /proc/nowhere", "--out"]),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(
+def test_invalid_options_fail_before_anything_runs(
     weights: Path, tmp_path: Path, options: list[str], parts: list[str]
 ) -> None:
     usual = {"--weights": str(weights), "--budgets": "macs=50%", "--arch": "mobilenetv2"}
     usual |= {"--out": str(tmp_path / "out"), "--device": "cpu"}
     usual |= dict(option.split("=", 1) for option in options)
-    check(call_nsopt("compress", *(f"{name}={value}" for name, value in usual.items())), *parts)
+    assert_fails(
+        call_nsopt("compress", *(f"{name}={value}" for name, value in usual.items())), *parts
+    )
     assert not (tmp_path / "out").exists()
 
 
-def test_what_it_exports_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_export_of_compress_replaces_a_symbolic_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nsopt.cli.extras.has_extra", lambda name: False)
     victim, folder = tmp_path / "victim", tmp_path / "out"
     victim.write_text("precious")
     folder.mkdir()
     (folder / "macs-50-percent.pt").symlink_to(victim)
-    compressed = SimpleNamespace(budget="macs=50%", network=network(50.0))
+    compressed = SimpleNamespace(budget="macs=50%", network=make_network(50.0))
     assert _export(cast(CompressedClassifier, compressed), folder).startswith(str(folder))
     assert victim.read_text() == "precious"
     (file,) = folder.iterdir()
@@ -71,7 +75,7 @@ def test_what_it_exports_follows_no_link(tmp_path: Path, monkeypatch: pytest.Mon
     assert load_network(file).arch == "vgg11"
 
 
-def test_where_no_training_succeeded_has_no_password(tmp_path: Path) -> None:
+def test_the_error_of_failed_trainings_hides_the_password(tmp_path: Path) -> None:
     task = SimpleNamespace(stored_studies=lambda workspace: {})
     workspace = Workspace("postgresql://me:sesame@h/d", tmp_path)
     with pytest.raises(NsoptError, match=r"succeeded: see postgresql://me:\*\*\*@h/d$"):

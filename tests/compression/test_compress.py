@@ -1,4 +1,4 @@
-"""A trained network in, smaller ones at budgets out, whatever interrupts it."""
+"""Compression of a trained classifier to budgets."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +56,7 @@ def run(model: nn.Module, arch: TableArchitecture, data: ImageData, out: Path) -
     )
 
 
-def test_every_budget_is_met_by_a_network_that_works(
+def test_every_budget_yields_a_working_network_within_it(
     compressed: tuple[nsopt.Compression, Path], narrow: TableArchitecture, digits: ImageData
 ) -> None:
     result, _ = compressed
@@ -78,7 +78,7 @@ def test_every_budget_is_met_by_a_network_that_works(
     assert all(w <= most for w, most in zip(half.widths, narrow.base_widths, strict=True))
 
 
-def test_a_report_is_written_of_what_was_kept_nowhere(
+def test_report_writes_a_page_into_the_given_folder(
     compressed: tuple[nsopt.Compression, Path], tmp_path: Path
 ) -> None:
     page = compressed[0].report(tmp_path / "report")
@@ -103,10 +103,10 @@ def test_the_same_call_again_trains_nothing(
         torch.testing.assert_close(own.model.state_dict(), first[name].model.state_dict())
 
 
-def test_half_of_the_milliseconds_is_half_as_measured(
+def test_a_latency_budget_of_50_percent_holds_as_measured(
     trained: nn.Module, narrow: TableArchitecture, digits: ImageData, tmp_path: Path
 ) -> None:
-    """By a function that finds twice as many milliseconds in small networks as in large ones."""
+    """The clock measures less than twice the time for a network twice as large."""
     timed: list[int] = []
 
     def clock(module: nn.Module, images: torch.Tensor) -> float:
@@ -135,7 +135,7 @@ def test_half_of_the_milliseconds_is_half_as_measured(
     assert again.widths == half.widths
 
 
-def test_budgets_are_read_as_people_say_them(narrow: TableArchitecture) -> None:
+def test_budgets_are_read_from_strings(narrow: TableArchitecture) -> None:
     half, plain = read_budgets(["macs=50%", "params=20k"], narrow)
     macs = narrow.cost("macs")(narrow.base_widths)
     assert (half.metric.name, half.size.budget, half.size.ratio) == ("macs", macs // 2, 0.5)
@@ -162,7 +162,7 @@ def test_budgets_are_read_as_people_say_them(narrow: TableArchitecture) -> None:
         ("params=9G,macs=90G", "already costs only .* params and .* MACs; give a smaller budget"),
     ],
 )
-def test_budgets_that_make_no_sense_are_told_before_anything_runs(
+def test_invalid_budgets_fail_before_anything_runs(
     trained: nn.Module,
     narrow: TableArchitecture,
     digits: ImageData,
@@ -176,7 +176,7 @@ def test_budgets_that_make_no_sense_are_told_before_anything_runs(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_network_of_which_nothing_can_be_cut_is_refused(digits: ImageData) -> None:
+def test_a_network_with_only_fixed_widths_is_refused(digits: ImageData) -> None:
     fixed = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 10))
     with pytest.raises(NsoptError, match="no width of this network can change"):
         nsopt.compress(fixed, digits, ["macs=50%"], settings=SETTINGS)

@@ -1,4 +1,4 @@
-"""Compression with a loader, a loss and a score of one's own."""
+"""Compression with the user's loader, loss and score."""
 
 import math
 import shutil
@@ -31,14 +31,14 @@ SETTINGS = SETTINGS.updated(search=SETTINGS.search.updated(search_images=None))
 BUDGETS = ["macs=60%", "params=50%"]
 
 
-def examples(count: int, seed: int) -> TensorDataset:
-    """Where a colour is bright."""
+def make_examples(count: int, seed: int) -> TensorDataset:
+    """Make random images; their targets are the pixels whose first channel is bright."""
     images = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
     return TensorDataset(images, (images[:, 0] > 0.5).long())
 
 
-def loader() -> DataLoader[tuple[Tensor, ...]]:
-    return DataLoader(examples(64, 0), batch_size=16, shuffle=True)
+def make_loader() -> DataLoader[tuple[Tensor, ...]]:
+    return DataLoader(make_examples(64, 0), batch_size=16, shuffle=True)
 
 
 def pixel_loss(outputs: Any, targets: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def pixel_loss(outputs: Any, targets: Tensor) -> Tensor:
 
 def right_pixels(model: nn.Module) -> float:
     """Return the percentage of pixels that a network gets right."""
-    images, targets = examples(32, 1).tensors
+    images, targets = make_examples(32, 1).tensors
     found = model(images)["out"][:, :, ::2, ::2].argmax(1)
     return 100 * float((found == targets).double().mean())
 
@@ -66,7 +66,7 @@ def trained() -> nn.Module:
     model = UpAndDown()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(10):
-        for images, targets in loader():
+        for images, targets in make_loader():
             optimizer.zero_grad()
             pixel_loss(model(images), targets).backward()
             optimizer.step()
@@ -74,7 +74,7 @@ def trained() -> nn.Module:
 
 
 def run(model: nn.Module, **changes: Any) -> nsopt.OwnCompression:
-    settings = {"train_loader": loader(), "loss": pixel_loss, "score": right_pixels}
+    settings = {"train_loader": make_loader(), "loss": pixel_loss, "score": right_pixels}
     options = {"budgets": BUDGETS, "epochs": 2, "candidates": 3, "settings": SETTINGS}
     return nsopt.compress(model, **settings | options | changes)  # type: ignore[call-overload]
 
@@ -87,7 +87,7 @@ def kept(
     return run(trained, out=out), out
 
 
-def test_every_budget_is_met_by_a_network_that_works(
+def test_every_budget_yields_a_working_network_within_it(
     kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module
 ) -> None:
     result, _ = kept
@@ -116,7 +116,7 @@ def test_the_same_call_again_trains_nothing(
 
 
 @pytest.mark.parametrize("calls", [3, 6])
-def test_interrupted_anywhere_the_same_call_ends_with_the_same_numbers(
+def test_an_interrupted_compression_resumes_to_the_same_numbers(
     kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module, tmp_path: Path, calls: int
 ) -> None:
     scored = []
@@ -148,12 +148,14 @@ def test_damaged_networks_are_trained_again(
     assert again.widths == first[BUDGETS[0]].widths
 
 
-def test_optuna_shows_what_was_tried(kept: tuple[nsopt.OwnCompression, Path]) -> None:
+def test_searches_and_fine_tunings_are_stored_as_optuna_studies(
+    kept: tuple[nsopt.OwnCompression, Path],
+) -> None:
     names = optuna.get_all_study_names(f"sqlite:///{kept[1] / 'study.db'}")
     assert {"upanddown/search", "upanddown/search-macs", "upanddown/fine-tuned"} < set(names)
 
 
-def test_a_task_of_other_settings_is_not_continued(
+def test_a_compression_with_other_settings_is_not_continued(
     kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module
 ) -> None:
     with pytest.raises(NsoptError, match=r"was written by other settings \(settings.training.epo"):
@@ -163,7 +165,7 @@ def test_a_task_of_other_settings_is_not_continued(
 @pytest.mark.parametrize(
     "score", [lambda model: math.nan, lambda model: "good", lambda model: None]
 )
-def test_a_score_that_is_no_number_is_told_before_anything_is_written(
+def test_a_score_that_is_not_a_finite_number_fails_before_anything_is_written(
     trained: nn.Module, score: Callable[[nn.Module], Any], tmp_path: Path
 ) -> None:
     with pytest.raises(NsoptError, match="the score must be a finite number, not"):
@@ -171,7 +173,7 @@ def test_a_score_that_is_no_number_is_told_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_milliseconds_are_those_of_the_runtime_and_hold_as_measured(
+def test_a_latency_budget_holds_as_the_given_function_measures_it(
     trained: nn.Module, tmp_path: Path
 ) -> None:
     timed: list[int] = []
@@ -198,22 +200,22 @@ def test_milliseconds_are_those_of_the_runtime_and_hold_as_measured(
     assert again["latency=70%"].widths == own.widths
 
 
-def test_a_loader_that_ends_early_is_told(trained: nn.Module) -> None:
+def test_a_loader_that_ends_early_raises_an_error(trained: nn.Module) -> None:
     class Short(list[Any]):
         def __len__(self) -> int:
             return 9
 
     with pytest.raises(NsoptError, match="says that it has 9 batches, but ends after 4"):
-        run(trained, train_loader=Short(loader()))
+        run(trained, train_loader=Short(make_loader()))
 
 
 @pytest.mark.parametrize("missing", ["train_loader", "loss", "score"])
-def test_a_task_needs_all_its_parts(trained: nn.Module, missing: str) -> None:
+def test_compress_needs_a_loader_a_loss_and_a_score(trained: nn.Module, missing: str) -> None:
     with pytest.raises(NsoptError, match=r"compress needs data=\.\.\., or train_loader"):
         run(trained, **{missing: None})
 
 
-def test_a_loss_that_explodes_is_told(trained: nn.Module) -> None:
+def test_an_infinite_loss_raises_an_error(trained: nn.Module) -> None:
     def explode(outputs: Any, targets: Tensor) -> Tensor:
         return pixel_loss(outputs, targets) * math.inf
 
@@ -221,7 +223,9 @@ def test_a_loss_that_explodes_is_told(trained: nn.Module) -> None:
         run(trained, loss=explode)
 
 
-def test_a_budget_above_the_network_is_told(trained: nn.Module, tmp_path: Path) -> None:
+def test_a_budget_above_the_size_of_the_network_raises_an_error(
+    trained: nn.Module, tmp_path: Path
+) -> None:
     with pytest.raises(NsoptError, match="the network already costs only"):
         run(trained, budgets=["params=1G"], out=tmp_path)
     assert not list(tmp_path.iterdir())

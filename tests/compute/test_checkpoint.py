@@ -20,15 +20,15 @@ def _always_due(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
 
 
-def saved(path: Path, **state: object) -> Checkpoint:
+def save(path: Path, **state: object) -> Checkpoint:
     written = Checkpoint(path, IDENTITY)
     written.save_when_due(lambda: state)
     return written
 
 
-def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_a_saved_state_is_loaded_unchanged(tmp_path: Path) -> None:
     weights = torch.randn(2, 3, 3, 3).contiguous(memory_format=torch.channels_last)
-    saved(tmp_path / "a" / "run.pt", model={"w": weights}, rows=[[3, 4], [2, 2]], loss=0.5)
+    save(tmp_path / "a" / "run.pt", model={"w": weights}, rows=[[3, 4], [2, 2]], loss=0.5)
     state = Checkpoint(tmp_path / "a" / "run.pt", IDENTITY).load(CPU)
     assert state is not None
     torch.testing.assert_close(state["model"]["w"], weights, rtol=0, atol=0)
@@ -36,12 +36,14 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert (state["rows"], state["loss"]) == ([[3, 4], [2, 2]], 0.5)
 
 
-def test_there_is_nothing_to_load_at_first(tmp_path: Path) -> None:
+def test_load_returns_none_before_the_first_save(tmp_path: Path) -> None:
     assert Checkpoint(tmp_path / "run.pt", IDENTITY).load(CPU) is None
     assert Checkpoint(None, {}).load(CPU) is None
 
 
-def test_without_a_path_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_without_a_path_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     nowhere = Checkpoint(None, {})
     nowhere.save_when_due(dict)
@@ -49,19 +51,23 @@ def test_without_a_path_nothing_is_written(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_written_only_when_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_written_only_when_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 3600.0)
-    saved(tmp_path / "run.pt", step=1)
+    save(tmp_path / "run.pt", step=1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_half_a_minute_lies_between_two_writes_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_written_at_least_every_half_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.undo()
     assert 0 < checkpoint.SECONDS_BETWEEN <= 30
 
 
-def test_a_changed_setting_is_named(tmp_path: Path) -> None:
-    saved(tmp_path / "run.pt", step=1)
+def test_a_changed_setting_is_refused_and_named(tmp_path: Path) -> None:
+    save(tmp_path / "run.pt", step=1)
     other = Checkpoint(tmp_path / "run.pt", {"arch": "vgg11", "search": {"lr": 0.2, "seed": 3}})
     with pytest.raises(
         NsoptError, match=r"written by other settings \(search.lr: 0.2 now, 0.1 there\): give"
@@ -71,7 +77,7 @@ def test_a_changed_setting_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
-def test_what_is_no_checkpoint_says_so(tmp_path: Path, content: bytes) -> None:
+def test_an_unreadable_checkpoint_raises_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "run.pt").write_bytes(content)
     with pytest.raises(NsoptError, match="cannot be read: delete it to start over"):
         Checkpoint(tmp_path / "run.pt", IDENTITY).load(CPU)
@@ -82,7 +88,7 @@ class Trap:
         return (os.mkdir, ("trapped",))
 
 
-def test_loading_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_a_checkpoint_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"identity": IDENTITY, "state": Trap()}, tmp_path / "run.pt")
     with pytest.raises(NsoptError, match="cannot be read"):
@@ -90,10 +96,10 @@ def test_loading_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not (tmp_path / "trapped").exists()
 
 
-def test_a_write_that_fails_leaves_the_checkpoint_before(
+def test_a_failed_write_keeps_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = saved(tmp_path / "run.pt", step=1)
+    run = save(tmp_path / "run.pt", step=1)
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
@@ -105,30 +111,30 @@ def test_a_write_that_fails_leaves_the_checkpoint_before(
     assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
 
 
-def unfinished(path: Path, process: int, machine: str = platform.node()) -> Path:
-    """What a process has written of a checkpoint."""
+def partial_file(path: Path, process: int, machine: str = platform.node()) -> Path:
+    """Return the path of the partial checkpoint that a process writes."""
     return path.with_name(f"{path.name}.{machine}.{process}.part")
 
 
-def test_removing_and_saving_take_what_killed_processes_wrote_and_leave_the_rest(
+def test_removing_and_saving_delete_only_partial_files_of_killed_processes(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "run.pt"
-    run = saved(path, step=1)
+    run = save(path, step=1)
     ended = subprocess.Popen(["true"])
     ended.wait()
-    living = {unfinished(path, os.getppid()), unfinished(path, ended.pid, "another-machine")}
+    living = {partial_file(path, os.getppid()), partial_file(path, ended.pid, "another-machine")}
     for remove in (run.remove, lambda: run.save({"step": 2}), run.remove):
-        for file in {*living, unfinished(path, ended.pid)}:
+        for file in {*living, partial_file(path, ended.pid)}:
             file.touch()
         remove()
         assert set(tmp_path.glob("*.part")) == living
     assert not path.exists()
 
 
-def test_a_flipped_bit_anywhere_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
-    run = saved(path, weights=torch.arange(8.0))
+    run = save(path, weights=torch.arange(8.0))
     content = path.read_bytes()
     for place in range(0, len(content), 7):
         damaged = bytearray(content)
@@ -144,7 +150,7 @@ def test_a_checkpoint_of_an_older_version_without_a_checksum_is_read(tmp_path: P
     assert Checkpoint(tmp_path / "run.pt", IDENTITY).load(CPU) == {"step": 1}
 
 
-def test_a_folder_that_another_process_tidies_away_is_made_again(
+def test_a_folder_that_another_process_removes_is_created_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mkdir, made = Path.mkdir, []
@@ -156,23 +162,23 @@ def test_a_folder_that_another_process_tidies_away_is_made_again(
             self.rmdir()
 
     monkeypatch.setattr(Path, "mkdir", tidied)
-    run = saved(tmp_path / "a" / "run.pt", step=1)
+    run = save(tmp_path / "a" / "run.pt", step=1)
     assert made
     assert run.load(CPU) == {"step": 1}
 
 
-def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+def test_saving_follows_no_symbolic_link(tmp_path: Path) -> None:
     path, victim = tmp_path / "run.pt", tmp_path / "victim"
     victim.write_text("mine")
-    unfinished(path, os.getpid()).symlink_to(victim)
-    saved(path, step=1)
+    partial_file(path, os.getpid()).symlink_to(victim)
+    save(path, step=1)
     assert victim.read_text() == "mine"
     assert not path.is_symlink()
 
 
-def test_a_folder_of_checkpoints_is_removed_unless_something_else_is_in_it(tmp_path: Path) -> None:
+def test_a_folder_is_removed_only_if_it_contains_nothing_but_checkpoints(tmp_path: Path) -> None:
     for folder in (tmp_path / "a", tmp_path / "b"):
-        saved(folder / "run.pt", step=1)
+        save(folder / "run.pt", step=1)
     (tmp_path / "b" / "notes.txt").touch()
     for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "c"):
         remove_checkpoints(folder)

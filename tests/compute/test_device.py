@@ -8,8 +8,8 @@ import torch
 from nsopt.compute.device import hardware_name, nth_device
 
 
-def test_all_names_of_a_device_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`cuda` and `cuda:0` lock the same; so does `cuda:0` of a process that sees others."""
+def test_all_names_of_a_device_give_the_same_hardware_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name identifies a lock, also for processes that see other devices."""
     uuids = {None: "a", 0: "a", 1: "b"}
     monkeypatch.setattr(
         torch.cuda,

@@ -1,4 +1,4 @@
-"""A device that several processes share; each has files of its own, and a queue of work."""
+"""Processes that share a device, each with its own files and its own queue of work."""
 
 import os
 import time
@@ -18,7 +18,7 @@ from nsopt.compute.device_lock import DeviceLock
 
 
 class Process:
-    """One that queues work on the device, which runs it later, as a GPU does."""
+    """A process that queues work on the device, which runs it later, as a GPU does."""
 
     def __init__(self, number: int, folder: Path) -> None:
         device = torch.device("cpu", number)
@@ -46,7 +46,7 @@ class Process:
 
 @pytest.fixture
 def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Process]]:
-    """Three that share a device."""
+    """Three processes that share a device."""
     made = [Process(number, tmp_path) for number in range(3)]
     monkeypatch.setattr(device_module, "wait_for", lambda device: made[device.index].wait())
     with ExitStack() as end:
@@ -57,7 +57,7 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
         yield made
 
 
-def test_who_measures_is_alone_and_nothing_queued_still_runs(processes: list[Process]) -> None:
+def test_no_other_process_computes_during_a_measurement(processes: list[Process]) -> None:
     *others, measuring = processes
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(other.run, 1000) for other in others]
@@ -76,7 +76,9 @@ def test_who_measures_is_alone_and_nothing_queued_still_runs(processes: list[Pro
             assert other.done == len(other.work)
 
 
-def test_nothing_waits_for_the_device_while_nobody_measures(processes: list[Process]) -> None:
+def test_processes_do_not_wait_for_the_device_while_nobody_measures(
+    processes: list[Process],
+) -> None:
     process, other, _ = processes
     with other.compute.computing():
         process.run(20)
@@ -84,10 +86,10 @@ def test_nothing_waits_for_the_device_while_nobody_measures(processes: list[Proc
     assert process.done == 20
 
 
-def test_a_measurement_is_waited_for_however_long_it_takes(
+def test_processes_wait_for_a_measurement_however_long_it_takes(
     processes: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only a process that was stopped while it computed is not."""
+    """They do not wait for a process that was stopped while it computed."""
     monkeypatch.setattr(device_lock, "_LONGEST_WAIT", 0.01)
     stopped, first, second = (process.compute for process in processes)
     ended = []
@@ -104,28 +106,30 @@ def test_a_measurement_is_waited_for_however_long_it_takes(
         later.result()
 
 
-def test_who_waits_says_for_which_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Learning a latency takes minutes; a short measurement is waited for in silence."""
+def test_a_long_wait_reports_which_process_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learning a latency takes minutes; a wait for a short measurement is silent."""
     monkeypatch.setattr(device_lock, "_SILENT_SECONDS", 0.02)
-    told: list[str] = []
-    told_of = "waiting for another nsopt process that measures latency (PID {})".format
+    messages: list[str] = []
+    message_for = "waiting for another nsopt process that measures latency (PID {})".format
     with (
         closing(DeviceLock(tmp_path, "cpu")) as measuring,
-        closing(DeviceLock(tmp_path, "cpu", told.append)) as waiting,
+        closing(DeviceLock(tmp_path, "cpu", messages.append)) as waiting,
         ThreadPoolExecutor(1) as pool,
     ):
         for way in (waiting.exclusive, waiting.shared):
             with measuring.exclusive():
                 blocked = pool.submit(_enter_and_leave, way)
                 deadline = time.monotonic() + 10
-                while not told and time.monotonic() < deadline:
+                while not messages and time.monotonic() < deadline:
                     time.sleep(0.001)
             blocked.result()
-            assert told == [told_of(os.getpid())]
-            told.clear()
+            assert messages == [message_for(os.getpid())]
+            messages.clear()
         with measuring.shared():
             _enter_and_leave(waiting.shared)
-    assert told == []
+    assert messages == []
 
 
 def _enter_and_leave(way: Callable[[], AbstractContextManager[None]]) -> None:

@@ -14,19 +14,19 @@ CPU = torch.device("cpu")
 MIB = 2**20
 
 
-def test_memory_that_is_kept_is_given_back() -> None:
+def test_kept_memory_is_returned_to_the_system() -> None:
     def resident() -> int:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * resource.getpagesize()
 
     with keep_memory(CPU):
-        before = resident()  # what was free before is given back by now
+        before = resident()  # memory that was free before has been returned by now
         torch.zeros(200 * MIB, dtype=torch.uint8)
         assert resident() > before + 190 * MIB
     assert resident() < before + 20 * MIB
 
 
-def test_tensors_do_not_lie_in_the_gaps_that_freed_ones_left() -> None:
+def test_new_tensors_avoid_the_gaps_of_freed_tensors() -> None:
     with keep_memory(CPU):
         old = [torch.empty(8 * MIB, dtype=torch.uint8) for _ in range(8)]
     gaps = [range(old[i].data_ptr(), old[i].data_ptr() + 8 * MIB) for i in (1, 3, 5)]

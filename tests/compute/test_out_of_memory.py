@@ -1,4 +1,4 @@
-"""Memory that runs out, as PyTorch and the libraries below it say it."""
+"""Errors with which PyTorch and the libraries below it report that memory ran out."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
     ],
     ids=str,
 )
-def test_memory_that_runs_out_is_recognised(error: Exception) -> None:
+def test_out_of_memory_errors_are_recognised(error: Exception) -> None:
     assert is_out_of_memory(error, CPU)
 
 
@@ -40,5 +40,5 @@ def test_memory_that_runs_out_is_recognised(error: Exception) -> None:
     ],
     ids=str,
 )
-def test_other_errors_are_left_alone(error: Exception) -> None:
+def test_other_errors_do_not_count_as_out_of_memory(error: Exception) -> None:
     assert not is_out_of_memory(error, CPU)

@@ -1,4 +1,4 @@
-"""Images that a user has already."""
+"""Arrays and datasets of a user."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 
 
-def pixels(count: int, *shape: int) -> np.ndarray:
+def draw_pixels(count: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
-def test_arrays_in_either_layout_are_one_data_set() -> None:
-    images, labels = pixels(40, 3, 8, 8), np.arange(40) % 4
+def test_arrays_in_both_layouts_give_the_same_data() -> None:
+    images, labels = draw_pixels(40, 3, 8, 8), np.arange(40) % 4
     first = ImageData.from_arrays((images, labels), (images[:8], labels[:8]), name="mine")
     last = images.transpose(0, 2, 3, 1)
     other = ImageData.from_arrays((last, labels.tolist()), (last[:8], labels[:8].tolist()))
@@ -29,14 +29,14 @@ def test_arrays_in_either_layout_are_one_data_set() -> None:
 
 
 def test_named_classes_and_a_validation_set_are_kept() -> None:
-    part = (pixels(10, 1, 8, 8), np.arange(10) % 2)
+    part = (draw_pixels(10, 1, 8, 8), np.arange(10) % 2)
     data = ImageData.from_arrays(part, part, part, classes=["ant", "bee", "cat"], mirror=False)
     assert data.classes == ("ant", "bee", "cat")
     assert data.validation is not None
     assert not data.mirror
 
 
-GOOD = (pixels(10, 3, 8, 8), np.arange(10) % 2)
+GOOD = (draw_pixels(10, 3, 8, 8), np.arange(10) % 2)
 
 
 @pytest.mark.parametrize(
@@ -53,14 +53,14 @@ GOOD = (pixels(10, 3, 8, 8), np.arange(10) % 2)
         (GOOD, {"classes": ["one"]}, "labels go up to 1: give 2 class names, not 1"),
     ],
 )
-def test_arrays_of_another_kind_say_what_is_wrong(train: Any, options: Any, message: str) -> None:
+def test_invalid_arrays_raise_an_error(train: Any, options: Any, message: str) -> None:
     with pytest.raises(NsoptError, match=message) as caught:
         ImageData.from_arrays(train, GOOD, **options)
     assert "\n" not in str(caught.value)
 
 
 class Pictures(Dataset):
-    """As torchvision's: PIL images, and the names of classes."""
+    """A dataset like torchvision's: PIL images, and the names of classes."""
 
     classes = ("ant", "bee")
 
@@ -74,8 +74,8 @@ class Pictures(Dataset):
         return Image.fromarray(self.images[index]), index % 2
 
 
-def test_data_sets_of_pictures_and_of_tensors_are_read() -> None:
-    images = pixels(12, 8, 8, 3)
+def test_datasets_of_pil_images_and_of_tensors_are_read() -> None:
+    images = draw_pixels(12, 8, 8, 3)
     data = ImageData.from_dataset(Pictures(images), Pictures(images[:4]))
     np.testing.assert_array_equal(data.train.images.numpy(), images.transpose(0, 3, 1, 2))
     assert data.classes == ("ant", "bee")
@@ -87,7 +87,7 @@ def test_data_sets_of_pictures_and_of_tensors_are_read() -> None:
     assert grey.channels == 1
 
 
-def test_bad_data_sets_say_what_is_wrong() -> None:
+def test_invalid_datasets_raise_an_error() -> None:
     normalised = TensorDataset(torch.randn(4, 3, 8, 8), torch.arange(4))
     with pytest.raises(NsoptError, match="train images are floats outside 0 to 1"):
         ImageData.from_dataset(normalised, normalised)
@@ -95,9 +95,9 @@ def test_bad_data_sets_say_what_is_wrong() -> None:
         ImageData.from_dataset(TensorDataset(torch.zeros(0, 3, 8, 8), torch.zeros(0)), normalised)
 
 
-def test_arrays_are_trained_on() -> None:
+def test_a_network_trains_on_arrays() -> None:
     labels = np.arange(120) % 3
-    images = (pixels(120, 1, 32, 32) // 4 + 60 * labels[:, None, None, None]).astype(np.uint8)
+    images = (draw_pixels(120, 1, 32, 32) // 4 + 60 * labels[:, None, None, None]).astype(np.uint8)
     data = ImageData.from_arrays((images, labels), (images[:30], labels[:30]))
     arch = nsopt.get_architecture("vgg11", 3, in_channels=1)
     settings = nsopt.TrainSettings(epochs=4, batch_size=16, lr=0.05, device="cpu", precision="fp32")

@@ -1,4 +1,4 @@
-"""CIFAR archives in their original format, made small; downloads go nowhere."""
+"""Small CIFAR archives in the original format, without a network connection."""
 
 import hashlib
 import io
@@ -17,14 +17,14 @@ from nsopt.torchvision_import import import_torchvision
 UNREACHABLE = "http://127.0.0.1:9/cifar-100-python.tar.gz"
 
 
-def batch(count: int, seed: int) -> bytes:
+def make_batch(count: int, seed: int) -> bytes:
     generator = np.random.default_rng(seed)
     pixels = generator.integers(0, 256, (count, 3072), dtype=np.uint8)
     return pickle.dumps({"data": pixels, "fine_labels": [i % 100 for i in range(count)]})
 
 
 def pack(members: dict[str, bytes], folder: Path, root: str, name: str) -> Path:
-    """A tar.gz of `members` below `root`."""
+    """Write a tar.gz of `members` below `root`."""
     folder.mkdir()
     with tarfile.open(folder / name, "w:gz") as tar:
         for member, content in members.items():
@@ -36,10 +36,10 @@ def pack(members: dict[str, bytes], folder: Path, root: str, name: str) -> Path:
 
 @pytest.fixture
 def small_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An archive of 300 + 100 images, with the checksums that torchvision demands set to its."""
+    """An archive of 300 + 100 images, with checksums that torchvision is made to expect."""
     members = {
-        "train": batch(300, 0),
-        "test": batch(100, 1),
+        "train": make_batch(300, 0),
+        "test": make_batch(100, 1),
         "meta": pickle.dumps({"fine_label_names": [f"class {i}" for i in range(100)]}),
     }
     folder = tmp_path / "data"
@@ -59,9 +59,9 @@ def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An archive of two training batches of 20 images and a test batch of 10."""
     names = [f"class {i}" for i in range(10)]
     members = {
-        "data_batch_1": cifar10_batch(20, 0),
-        "data_batch_2": cifar10_batch(20, 1),
-        "test_batch": cifar10_batch(10, 2),
+        "data_batch_1": make_cifar10_batch(20, 0),
+        "data_batch_2": make_cifar10_batch(20, 1),
+        "test_batch": make_cifar10_batch(10, 2),
         "batches.meta": pickle.dumps({"label_names": names}),
     }
     folder = tmp_path / "data"
@@ -77,7 +77,7 @@ def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def cifar10_batch(count: int, seed: int) -> bytes:
+def make_cifar10_batch(count: int, seed: int) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (count, 3072), dtype=np.uint8)
     return pickle.dumps({"data": pixels, "labels": [i % 10 for i in range(count)]})
 
@@ -90,7 +90,7 @@ def test_batches_of_cifar10_are_read_in_order(small_cifar10: Path) -> None:
     np.testing.assert_array_equal(data.train.images[20].numpy().ravel(), second[0])
 
 
-def test_archive_is_unpacked_and_read(small_cifar100: Path) -> None:
+def test_an_archive_is_unpacked_and_read(small_cifar100: Path) -> None:
     data = load_data("cifar100", small_cifar100)
     assert data.name == "cifar100"
     assert len(data.classes) == 100
@@ -100,7 +100,7 @@ def test_archive_is_unpacked_and_read(small_cifar100: Path) -> None:
     np.testing.assert_array_equal(data.train.images[7].numpy().ravel(), pixels[7])
 
 
-def test_damaged_archive_is_not_opened(small_cifar100: Path) -> None:
+def test_a_damaged_archive_is_not_opened(small_cifar100: Path) -> None:
     archive = small_cifar100 / "cifar-100-python.tar.gz"
     archive.write_bytes(archive.read_bytes()[:-10])
     with pytest.raises(NsoptError, match=r"is damaged .* delete it and fetch it again"):
@@ -110,12 +110,12 @@ def test_damaged_archive_is_not_opened(small_cifar100: Path) -> None:
 def test_damaged_files_are_not_unpickled(small_cifar100: Path) -> None:
     load_data("cifar100", small_cifar100)
     (small_cifar100 / "cifar-100-python.tar.gz").unlink()
-    (small_cifar100 / "cifar-100-python/train").write_bytes(batch(300, 5))
+    (small_cifar100 / "cifar-100-python/train").write_bytes(make_batch(300, 5))
     with pytest.raises(NsoptError, match=r"put cifar-100-python.tar.gz \(md5 [0-9a-f]{32}\) there"):
         load_data("cifar100", small_cifar100)
 
 
-def test_missing_archive_says_what_to_put_where(
+def test_the_error_for_a_missing_archive_says_what_to_put_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(import_torchvision("datasets").CIFAR100, "url", UNREACHABLE)
@@ -131,6 +131,6 @@ def test_unknown_data_set_suggests_the_nearest(tmp_path: Path) -> None:
         load_data("cifar-100", tmp_path)
 
 
-def test_image_size_is_not_for_cifar(tmp_path: Path) -> None:
+def test_cifar_takes_no_image_size(tmp_path: Path) -> None:
     with pytest.raises(NsoptError, match="--image-size"):
         load_data("cifar10", tmp_path, image_size=64)

@@ -34,7 +34,7 @@ def pack(folder: Path, path: Path, root: str = "") -> Path:
     return path
 
 
-def test_folder_is_read_class_by_class(tmp_path: Path) -> None:
+def test_a_folder_is_read_class_by_class(tmp_path: Path) -> None:
     data = load_data(f"folder:{write_images(tmp_path / 'insects')}")
     assert data.name == "folder-insects"
     assert data.classes == ("ant", "bee")
@@ -46,7 +46,7 @@ def test_folder_is_read_class_by_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("root", ["", "inside"])
-def test_zip_is_read_like_the_folder_it_packs(tmp_path: Path, root: str) -> None:
+def test_a_zip_is_read_like_the_folder_it_packs(tmp_path: Path, root: str) -> None:
     folder = write_images(tmp_path / "insects")
     plain = load_data(f"folder:{folder}")
     packed = load_data(f"folder:{pack(folder, tmp_path / 'insects.zip', root)}")
@@ -57,7 +57,7 @@ def test_zip_is_read_like_the_folder_it_packs(tmp_path: Path, root: str) -> None
     assert sorted(tmp_path.iterdir()) == [folder, tmp_path / "insects.zip"]
 
 
-def test_val_is_the_test_set_where_there_is_no_other(tmp_path: Path) -> None:
+def test_val_becomes_the_test_set_if_there_is_no_test_folder(tmp_path: Path) -> None:
     data = load_data(f"folder:{write_images(tmp_path / 'x', ('train', 'val'))}")
     assert len(data.test) == 6
     assert data.validation is None
@@ -78,8 +78,8 @@ def test_images_are_cropped_and_resized_on_demand(tmp_path: Path) -> None:
     assert load_data(f"folder:{folder}", image_size=16).image_size == 16
 
 
-def undivided(root: Path) -> Path:
-    """Class folders alone, of ten images that differ in their first pixel."""
+def write_undivided(root: Path) -> Path:
+    """Write class folders without a split, of ten images that differ in their first pixel."""
     for name in ("ant", "bee"):
         (root / name).mkdir(parents=True)
         for index in range(10):
@@ -87,8 +87,8 @@ def undivided(root: Path) -> Path:
     return root
 
 
-def test_a_folder_that_is_not_divided_is_divided_by_a_seed(tmp_path: Path) -> None:
-    name = f"folder:{undivided(tmp_path / 'flat')}"
+def test_an_undivided_folder_is_split_by_a_seed(tmp_path: Path) -> None:
+    name = f"folder:{write_undivided(tmp_path / 'flat')}"
 
     def divide(split: float, seed: int) -> list[list[int]]:
         data = load_data(name, split=split, split_seed=seed)
@@ -102,7 +102,7 @@ def test_a_folder_that_is_not_divided_is_divided_by_a_seed(tmp_path: Path) -> No
     assert [len(part) for part in divide(0.999, 0)] == [18, 2]
 
 
-def test_train_alone_is_divided_too(tmp_path: Path) -> None:
+def test_a_folder_with_only_train_is_split_too(tmp_path: Path) -> None:
     data = load_data(f"folder:{without_test(tmp_path)}", split=0.5)
     assert (len(data.train), len(data.test)) == (4, 2)
 
@@ -111,13 +111,13 @@ def test_train_alone_is_divided_too(tmp_path: Path) -> None:
     ("split", "message"),
     [(1.5, "--split must be between 0 and 1, got 1.5"), (0.5, "has test/ or val/ already")],
 )
-def test_a_split_that_cannot_be_is_told(tmp_path: Path, split: float, message: str) -> None:
+def test_an_invalid_split_raises_an_error(tmp_path: Path, split: float, message: str) -> None:
     folder = write_images(tmp_path / "x")
     with pytest.raises(NsoptError, match=message):
         load_data(f"folder:{folder}", split=split)
 
 
-def test_only_folders_are_divided() -> None:
+def test_only_folders_can_be_split() -> None:
     with pytest.raises(NsoptError, match="are for folders, not for digits"):
         load_data("digits", split=0.5)
 
@@ -128,7 +128,7 @@ def damage(root: Path, *names: str) -> Path:
     return root
 
 
-def test_damaged_images_are_all_named_or_left_out(tmp_path: Path) -> None:
+def test_damaged_images_are_all_listed_or_skipped(tmp_path: Path) -> None:
     names = ("train/ant/0.png", "train/bee/2.png", "test/bee/1.png")
     name = f"folder:{damage(write_images(tmp_path / 'x'), *names)}"
     with pytest.raises(NsoptError, match="or give --skip-corrupt") as caught:
@@ -142,8 +142,8 @@ def test_damaged_images_are_all_named_or_left_out(tmp_path: Path) -> None:
         assert all(name in entry for name, entry in zip(names, data.skipped, strict=True))
 
 
-def test_the_command_divides_and_names_what_it_leaves_out(tmp_path: Path) -> None:
-    folder = damage(undivided(tmp_path / "flat"), "ant/3.png")
+def test_data_check_splits_and_lists_skipped_images(tmp_path: Path) -> None:
+    folder = damage(write_undivided(tmp_path / "flat"), "ant/3.png")
     done = call_nsopt("data", "check", f"folder:{folder}", "--split=0.8", "--skip-corrupt")
     assert done.returncode == 0, done.stderr
     assert re.search(r"1[56] training, [34] test images, 2 classes, 3x8x8", done.stdout)
@@ -151,7 +151,7 @@ def test_the_command_divides_and_names_what_it_leaves_out(tmp_path: Path) -> Non
     assert "ant/3.png is not a complete image" in done.stdout
 
 
-def test_a_class_needs_one_image_that_is_complete(tmp_path: Path) -> None:
+def test_a_class_needs_at_least_one_complete_image(tmp_path: Path) -> None:
     names = (f"test/bee/{index}.png" for index in range(3))
     folder = damage(write_images(tmp_path / "x"), *names)
     with pytest.raises(NsoptError, match="no complete image in test/bee"):
@@ -234,7 +234,7 @@ def no_zip(root: Path) -> Path:
         (no_zip, "not a complete zip"),
     ],
 )
-def test_unusable_folders_say_why(
+def test_unusable_folders_raise_an_error(
     tmp_path: Path, make: Callable[[Path], Path], message: str
 ) -> None:
     with pytest.raises(NsoptError, match=message) as caught:

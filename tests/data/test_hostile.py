@@ -1,4 +1,4 @@
-"""Folders and zips that are damaged, or made to do harm: one line that names the file."""
+"""Damaged and malicious folders and zips cause a one-line error that names the file."""
 
 import os
 import zipfile
@@ -40,7 +40,7 @@ def large_bomb(bad: Path) -> None:
 
 
 def small_bomb(bad: Path) -> None:
-    """Of which Pillow only warns."""
+    """Write an image for which Pillow only warns."""
     Image.new("1", (10_000, 10_000)).save(bad)
 
 
@@ -51,7 +51,7 @@ def text_bomb(bad: Path) -> None:
 
 
 def program(bad: Path) -> None:
-    """Pillow would start Ghostscript."""
+    """Write a file for which Pillow would start Ghostscript."""
     bad.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
 
 
@@ -68,7 +68,9 @@ def program(bad: Path) -> None:
         (program, "cannot identify image file"),
     ],
 )
-def test_a_bad_image_is_one_line(make: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
+def test_a_bad_image_causes_a_one_line_error(
+    make: Callable[[Path], None], reason: str, tmp_path: Path
+) -> None:
     root = write_images(tmp_path / "x")
     make(root / BAD)
     with pytest.raises(
@@ -78,7 +80,7 @@ def test_a_bad_image_is_one_line(make: Callable[[Path], None], reason: str, tmp_
     assert "\n" not in str(caught.value)
 
 
-def test_links_that_lead_nowhere_do_not_matter_beside_images(tmp_path: Path) -> None:
+def test_broken_links_beside_the_images_are_ignored(tmp_path: Path) -> None:
     root = write_images(tmp_path / "x")
     (root / "notes").symlink_to("nowhere")
     (root / "loop").symlink_to("loop")
@@ -88,7 +90,7 @@ def test_links_that_lead_nowhere_do_not_matter_beside_images(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("make", [pipe, looping_link, broken_link])
-def test_what_is_neither_folder_nor_zip_says_so(
+def test_a_path_that_is_neither_folder_nor_zip_raises_an_error(
     make: Callable[[Path], None], tmp_path: Path
 ) -> None:
     make(tmp_path / "x.zip")
@@ -162,7 +164,9 @@ def with_shared_bytes(tmp_path: Path) -> Path:
         (with_shared_bytes, r"x\.zip is not a complete zip \(its files overlap\)"),
     ],
 )
-def test_a_bad_zip_is_one_line(make: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
+def test_a_bad_zip_causes_a_one_line_error(
+    make: Callable[[Path], Path], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(NsoptError, match=message) as caught:
         load_data(f"folder:{make(tmp_path)}", image_size=8)
     assert "\n" not in str(caught.value)
@@ -209,7 +213,7 @@ def without_anything(entry: Path) -> None:
         without_anything,
     ],
 )
-def test_a_damaged_cache_entry_is_made_again(
+def test_a_damaged_cache_entry_is_replaced(
     damage: Callable[[Path], None],
     digits: ImageData,
     tmp_path: Path,

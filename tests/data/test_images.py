@@ -25,7 +25,7 @@ def digits() -> ImageData:
     return first_digits(400, 100)
 
 
-def test_digits_are_real_and_split() -> None:
+def test_digits_contain_all_images_of_scikit_learn() -> None:
     data = load_data("digits")
     assert len(data.train) + len(data.test) == 1797
     assert data.train.images.dtype == torch.uint8
@@ -38,7 +38,7 @@ def test_digits_take_an_image_size() -> None:
     assert load_data("digits", image_size=40).image_size == 40
 
 
-def test_validation_is_held_out_of_training_in_every_class(digits: ImageData) -> None:
+def test_validation_images_of_every_class_are_held_out_of_training(digits: ImageData) -> None:
     splits = digits.split(0.2)
     assert len(splits.validation) == 80
     assert len(splits.train) == 320
@@ -51,7 +51,7 @@ def test_split_is_always_the_same(digits: ImageData) -> None:
     torch.testing.assert_close(digits.split(0.1).train.images, digits.split(0.1).train.images)
 
 
-def test_the_first_images_of_every_class_stay(digits: ImageData) -> None:
+def test_a_limit_keeps_the_first_images_of_every_class(digits: ImageData) -> None:
     splits = digits.split(0.1)
     few = splits.with_train_images(95)
     assert few.train.labels.bincount().tolist() == [10] * 10
@@ -64,12 +64,12 @@ def test_the_first_images_of_every_class_stay(digits: ImageData) -> None:
         assert splits.with_train_images(count) is splits
 
 
-def test_too_few_images_for_a_validation_split_say_so(digits: ImageData) -> None:
+def test_too_few_images_for_a_validation_split_raise_an_error(digits: ImageData) -> None:
     with pytest.raises(NsoptError, match="too few"):
         digits.split(0.01)
 
 
-def one_epoch(batches: TrainingBatches) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def read_epoch(batches: TrainingBatches) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [batches.next() for _ in range(batches.per_epoch)]
 
 
@@ -78,7 +78,7 @@ def test_every_image_is_seen_once_an_epoch(digits: ImageData) -> None:
     source = TrainingBatches(splits, 64, seed=0)
     source.next()
     source.restore(TrainingBatches(splits, 64, seed=0).state())
-    batches = one_epoch(source)
+    batches = read_epoch(source)
     assert sum(len(labels) for _, labels in batches) == len(splits.train)
     assert len(batches) == 6
     counts = torch.bincount(torch.cat([labels for _, labels in batches]))
@@ -88,15 +88,15 @@ def test_every_image_is_seen_once_an_epoch(digits: ImageData) -> None:
 def test_a_last_batch_of_one_image_is_left_out(digits: ImageData) -> None:
     splits = digits.split(0.1)  # 360 images
     batches = TrainingBatches(splits, 359, seed=0)
-    assert [len(labels) for _, labels in one_epoch(batches)] == [359]
+    assert [len(labels) for _, labels in read_epoch(batches)] == [359]
     assert batches.next()[0].shape[0] == 359
 
 
-def test_epochs_follow_from_the_seed_alone(digits: ImageData) -> None:
+def test_epochs_depend_on_the_seed_alone(digits: ImageData) -> None:
     splits = digits.split(0.1)
 
     def epoch(seed: int) -> torch.Tensor:
-        return torch.cat([images for images, _ in one_epoch(TrainingBatches(splits, 64, seed))])
+        return torch.cat([images for images, _ in read_epoch(TrainingBatches(splits, 64, seed))])
 
     torch.testing.assert_close(epoch(1), epoch(1), rtol=0, atol=0)
     assert not torch.equal(epoch(1), epoch(2))
@@ -104,13 +104,13 @@ def test_epochs_follow_from_the_seed_alone(digits: ImageData) -> None:
 
 def test_epochs_differ_from_one_another(digits: ImageData) -> None:
     batches = TrainingBatches(digits.split(0.1), 64, seed=0)
-    first, second = one_epoch(batches), one_epoch(batches)
+    first, second = read_epoch(batches), read_epoch(batches)
     assert not torch.equal(first[0][0], second[0][0])
 
 
 @settings(max_examples=20)
 @given(before=st.integers(0, 14), after=st.integers(1, 8))
-def test_batches_go_on_from_their_state(digits: ImageData, before: int, after: int) -> None:
+def test_batches_continue_from_a_saved_state(digits: ImageData, before: int, after: int) -> None:
     splits = digits.split(0.1)
     whole, resumed = (TrainingBatches(splits, 64, seed) for seed in (0, 1))
     for _ in range(before):
@@ -121,7 +121,7 @@ def test_batches_go_on_from_their_state(digits: ImageData, before: int, after: i
             torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
-def test_fingerprints_tell_data_apart(digits: ImageData) -> None:
+def test_one_changed_training_pixel_changes_the_fingerprint(digits: ImageData) -> None:
     splits = digits.split(0.1)
     assert splits.fingerprint == digits.split(0.1).fingerprint
     images = splits.train.images.clone()
@@ -131,7 +131,9 @@ def test_fingerprints_tell_data_apart(digits: ImageData) -> None:
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
-def test_fingerprints_tell_validation_and_test_images_apart(digits: ImageData, part: str) -> None:
+def test_changed_validation_or_test_images_change_the_fingerprint(
+    digits: ImageData, part: str
+) -> None:
     splits = digits.split(0.1)
     images = getattr(splits, part)
     darker = ImageSet(images.images // 2, images.labels)
@@ -163,8 +165,8 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak memory")
-def test_splitting_takes_no_copy_of_all_images() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak memory is read from /proc")
+def test_splitting_needs_no_float_copy_of_all_images() -> None:
     """As float32 these would take 940 MiB; the process itself takes less than half of that."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 700
@@ -197,7 +199,7 @@ def test_augmented_images_are_windows_of_the_padded_original(
 
 
 @pytest.mark.parametrize("mirror", [True, False])
-def test_images_are_mirrored_half_the_time_where_that_is_allowed(mirror: bool) -> None:
+def test_half_of_the_images_are_mirrored_if_allowed(mirror: bool) -> None:
     images = torch.arange(32, dtype=torch.uint8).expand(400, 1, 32, 32)
     rising = ImageSet(images, torch.arange(400) % 2)
     data = ImageData("rising", ("a", "b"), rising, rising, mirror=mirror)
@@ -208,11 +210,13 @@ def test_images_are_mirrored_half_the_time_where_that_is_allowed(mirror: bool) -
 
 @settings(max_examples=30)
 @given(st.integers(8, 40), st.integers(8, 40), st.floats(0.05, 0.99), st.integers(0, 2**31))
-def test_windows_lie_within_the_image_and_have_the_area_asked_for(
+def test_crop_windows_stay_inside_the_image_and_keep_the_smallest_area(
     height: int, width: int, smallest: float, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    for top, left, high, wide in boxes(Windows.draw(20, smallest, (3, height, width), generator)):
+    for top, left, high, wide in list_boxes(
+        Windows.draw(20, smallest, (3, height, width), generator)
+    ):
         assert 0 <= top <= height - high < height
         assert 0 <= left <= width - wide < width
         clamped = high == height or wide == width
@@ -220,8 +224,8 @@ def test_windows_lie_within_the_image_and_have_the_area_asked_for(
         assert high * wide / (height * width) >= smallest - rounding or clamped
 
 
-def boxes(windows: Windows) -> list[list[int]]:
-    """Top, left, height and width of each window."""
+def list_boxes(windows: Windows) -> list[list[int]]:
+    """Return top, left, height and width of each window."""
     sides = (windows.top, windows.left, windows.height, windows.width)
     return [[int(side) for side in box] for box in zip(*sides, strict=True)]
 
@@ -234,7 +238,7 @@ def test_resized_crops_are_antialiased_resizes_of_windows(side: int) -> None:
     windows = Windows.draw(50, 0.2, (3, side, side), generator)
     found = resized_crops(images, windows, flipped)
     assert found.dtype == torch.float32
-    for i, (top, left, high, wide) in enumerate(boxes(windows)):
+    for i, (top, left, high, wide) in enumerate(list_boxes(windows)):
         window = images[i : i + 1, :, top : top + high, left : left + wide].float()
         resized = interpolate(window, (side, side), mode="bilinear", antialias=True)[0]
         expected = resized.flip(-1) if flipped[i] else resized
@@ -253,14 +257,14 @@ class CountOperations(TorchDispatchMode):
 
 @pytest.mark.parametrize("resized_crop", [None, 0.4])
 def test_a_batch_takes_few_operations(digits: ImageData, resized_crop: float | None) -> None:
-    """On a GPU each one is a kernel: one image after another they would be thousands."""
+    """On a GPU each operation is a kernel: a loop over images would launch thousands."""
     batches = TrainingBatches(digits.split(0.1), 128, seed=0, resized_crop=resized_crop)
     with CountOperations() as operations:  # type: ignore[no-untyped-call]
         batches.next()
     assert operations.count < 80
 
 
-def test_batches_of_resized_crops_follow_from_the_seed(digits: ImageData) -> None:
+def test_batches_of_resized_crops_depend_on_the_seed_alone(digits: ImageData) -> None:
     splits = digits.split(0.1)
 
     def batches(seed: int) -> torch.Tensor:
@@ -276,7 +280,7 @@ def test_batches_of_resized_crops_follow_from_the_seed(digits: ImageData) -> Non
     assert torch.equal(resumed.next()[0], whole.next()[0])
 
 
-def test_taking_images_copies_none(digits: ImageData) -> None:
+def test_taking_a_subset_copies_no_images(digits: ImageData) -> None:
     some = digits.train.take([5, 3, 8]).take([2, 0])
     assert some.stored is digits.train.stored
     assert torch.equal(some.images, digits.train.images[[8, 5]])
@@ -285,7 +289,7 @@ def test_taking_images_copies_none(digits: ImageData) -> None:
     assert torch.equal(some.pixels(torch.tensor([1])), some.images[1:])
 
 
-def test_images_are_normalised_as_a_trained_network_expects(digits: ImageData) -> None:
+def test_a_given_mean_and_std_normalise_the_images(digits: ImageData) -> None:
     own = digits.normalised_by([0.5], [0.25]).split(0.1)
     images = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1)
     assert normalise(images, own).flatten().tolist() == [-2.0, 2.0]

@@ -24,10 +24,10 @@ def folder(tmp_path: Path) -> Path:
         images = root / "train" / wnid / "images"
         images.mkdir(parents=True)
         for index in range(4):
-            colour(label, index).save(images / f"{wnid}_{index}.JPEG")
+            make_image(label, index).save(images / f"{wnid}_{index}.JPEG")
         for index in range(2):
             name = f"val_{2 * index + label}{label}.JPEG"
-            colour(label, index).save(root / "val/images" / name)
+            make_image(label, index).save(root / "val/images" / name)
             annotations.append(f"{name}\t{wnid}\t0\t0\t63\t63")
     (root / "val/val_annotations.txt").write_text("\n".join(reversed(annotations)) + "\n")
     (root / "wnids.txt").write_text("\n".join(WNIDS) + "\n")
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def colour(label: int, index: int) -> Image.Image:
+def make_image(label: int, index: int) -> Image.Image:
     return Image.new("RGB", (64, 64), (80 * label, 40 + index, 0))
 
 
@@ -59,7 +59,7 @@ def test_original_layout_is_read_with_its_annotations(folder: Path) -> None:
     assert data.validation is None
 
 
-def test_zip_is_read_like_its_folder(folder: Path, tmp_path: Path) -> None:
+def test_a_zip_is_read_like_its_folder(folder: Path, tmp_path: Path) -> None:
     packed = load_data("tiny-imagenet", pack(folder, tmp_path / "mine.zip"))
     plain = load_data("tiny-imagenet", folder)
     torch.testing.assert_close(packed.train.images, plain.train.images)
@@ -78,7 +78,7 @@ def test_published_zip_is_checked_before_it_is_opened(folder: Path, tmp_path: Pa
         load_data("tiny-imagenet", other)
 
 
-def test_missing_data_says_what_to_put_where(tmp_path: Path) -> None:
+def test_the_error_for_missing_data_says_what_to_put_where(tmp_path: Path) -> None:
     with pytest.raises(NsoptError, match=r"put tiny-imagenet-200.zip \(md5 .*nsopt data fetch"):
         load_data("tiny-imagenet", tmp_path)
 
@@ -87,12 +87,12 @@ def test_other_layouts_are_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "tiny-imagenet-200/val/val_annotations.txt").unlink()
     with pytest.raises(NsoptError, match="does not have the layout"):
         load_data("tiny-imagenet", folder)
-    (tmp_path / "empty.zip").write_bytes(zipfile_of_nothing(tmp_path))
+    (tmp_path / "empty.zip").write_bytes(make_empty_zip(tmp_path))
     with pytest.raises(NsoptError, match="does not have the layout"):
         load_data("tiny-imagenet", tmp_path / "empty.zip")
 
 
-def zipfile_of_nothing(folder: Path) -> bytes:
+def make_empty_zip(folder: Path) -> bytes:
     path = folder / "nothing.zip"
     zipfile.ZipFile(path, "w").close()
     return path.read_bytes()
@@ -119,7 +119,7 @@ def test_subsets_keep_the_first_classes_and_images(folder: Path) -> None:
     ("subset", "message"),
     [(Subset(classes=4), "from 2 to 3, got 4"), (Subset(per_class=0), "at least 1, got 0")],
 )
-def test_subsets_must_exist(folder: Path, subset: Subset, message: str) -> None:
+def test_subsets_out_of_range_are_refused(folder: Path, subset: Subset, message: str) -> None:
     with pytest.raises(NsoptError, match=message):
         load_data("tiny-imagenet", folder, subset=subset)
 
@@ -142,7 +142,7 @@ def test_decoded_images_are_cached_until_their_source_changes(folder: Path) -> N
     assert len(calls) == 3
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(
+def test_data_loads_without_a_writable_cache(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -160,7 +160,9 @@ def test_a_cache_that_cannot_be_written_is_done_without(
         ("val/val_annotations.txt", b"/x.png\tn01\n", "names '/x.png': not a file in images/"),
     ],
 )
-def test_a_bad_line_is_one_line(folder: Path, file: str, content: bytes, message: str) -> None:
+def test_the_error_for_a_bad_line_names_its_file(
+    folder: Path, file: str, content: bytes, message: str
+) -> None:
     (folder / "tiny-imagenet-200" / file).write_bytes(content)
     with pytest.raises(NsoptError, match=message):
         load_data("tiny-imagenet", folder)

@@ -34,7 +34,7 @@ def kept(narrow: TableArchitecture, digits: ImageData) -> KeptNetwork:
     return KeptNetwork.of(narrow.name, splits, digits.classes, point, outcome)
 
 
-def test_a_file_holds_what_it_takes_to_use_the_network(
+def test_a_kept_file_contains_all_that_predictions_need(
     kept: KeptNetwork, digits: ImageData, tmp_path: Path
 ) -> None:
     kept.save(tmp_path / "kept.pt")
@@ -60,7 +60,7 @@ def exported(kept: KeptNetwork, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_an_exported_network_computes_the_same(
+def test_an_exported_network_computes_the_same_outputs(
     kind: str, kept: KeptNetwork, exported: dict[str, Path], digits: ImageData
 ) -> None:
     path = exported[kind]
@@ -82,7 +82,9 @@ def test_an_export_follows_no_link(kept: KeptNetwork, tmp_path: Path) -> None:
     assert load_network(file).facts == kept.facts
 
 
-def test_exported_files_tell_what_they_are(kept: KeptNetwork, exported: dict[str, Path]) -> None:
+def test_exported_files_contain_the_facts_of_their_network(
+    kept: KeptNetwork, exported: dict[str, Path]
+) -> None:
     session = InferenceSession(exported["onnx"])
     found = session.get_modelmeta().custom_metadata_map
     assert {name: json.loads(value) for name, value in found.items()} == kept.facts
@@ -91,8 +93,8 @@ def test_exported_files_tell_what_they_are(kept: KeptNetwork, exported: dict[str
     assert json.loads(files["nsopt.json"]) == kept.facts
 
 
-def test_a_kept_network_is_made_of_plain_modules(kept: KeptNetwork) -> None:
-    """So that other tools know them."""
+def test_a_kept_network_consists_of_plain_modules(kept: KeptNetwork) -> None:
+    """So other tools recognise them."""
     assert {type(module).__module__.split(".")[0] for module in kept.model.modules()} <= {
         "torch",
         "nsopt",
@@ -116,7 +118,7 @@ def other_weights(kept: KeptNetwork) -> KeptNetwork:
     return replace(kept, model=arch.build(kept.widths).eval())
 
 
-def test_an_export_that_went_wrong_is_noticed(
+def test_check_export_detects_wrong_labels_and_wrong_weights(
     kept: KeptNetwork, digits: ImageData, tmp_path: Path
 ) -> None:
     export(kept, tmp_path / "network", "state_dict")
@@ -127,7 +129,7 @@ def test_an_export_that_went_wrong_is_noticed(
 
 
 @pytest.mark.parametrize("use", [export, lambda kept, path, kind: load_exported(path, kind)])
-def test_unknown_formats_and_missing_packages_say_so(
+def test_unknown_formats_and_missing_packages_raise_an_error(
     use: Callable[..., object], kept: KeptNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(NsoptError, match="unknown format 'onx': did you mean 'onnx'"):

@@ -20,7 +20,7 @@ from tests.conftest import first_digits
 
 @pytest.fixture(scope="module")
 def digits() -> ImageData:
-    """Enough to learn from."""
+    """400 training and 100 test digits, enough to learn from."""
     return first_digits(400, 100)
 
 
@@ -32,7 +32,9 @@ def kept(narrow: TableArchitecture, digits: ImageData) -> KeptNetwork:
     return KeptNetwork.of(narrow.name, digits.split(0.1), digits.classes, point, outcome)
 
 
-def test_integers_keep_the_accuracy(kept: KeptNetwork, digits: ImageData, tmp_path: Path) -> None:
+def test_8_bit_integers_keep_the_accuracy(
+    kept: KeptNetwork, digits: ImageData, tmp_path: Path
+) -> None:
     whole, small = tmp_path / "float.onnx", tmp_path / "int8.onnx"
     nsopt.export(kept, whole)
     found = nsopt.quantise(whole, small, digits)

@@ -1,6 +1,5 @@
-"""Weights of a trained network, read from the files that people have."""
+"""Weights of a trained network, read from the files of common training scripts."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from nsopt.models.registry import table_architecture
 
 @pytest.mark.parametrize("name", [None, "state_dict", "model", "state"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_weights_are_read_as_people_save_them(
+def test_weights_are_read_from_all_common_layouts_of_a_file(
     narrow: TableArchitecture, tmp_path: Path, name: str | None, prefix: str
 ) -> None:
     model, file = narrow.build(narrow.base_widths), tmp_path / "weights.pt"
@@ -25,29 +24,24 @@ def test_weights_are_read_as_people_save_them(
     torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
-def test_weights_of_another_network_are_refused_with_what_differs(
+def test_the_error_for_weights_of_another_network_names_a_difference(
     narrow: TableArchitecture, tmp_path: Path
 ) -> None:
     file = tmp_path / "weights.pt"
     other = table_architecture("vgg11", num_classes=8, in_channels=1)
     torch.save(other.build([8, *narrow.base_widths[1:]]).state_dict(), file)
-    with pytest.raises(NsoptError) as caught:
+    name = next(iter(narrow.build(narrow.base_widths).state_dict()))
+    message = f"network than vgg11 with 10 outputs: {name} is 8x1x3x3 there and 4x1x3x3 here; "
+    with pytest.raises(NsoptError, match=message) as caught:
         load_trained(file, narrow)
-    first = narrow.build(narrow.base_widths).state_dict()
-    name = next(iter(first))
     assert "\n" not in str(caught.value)
-    assert re.search(
-        f"another network than vgg11 with 10 outputs: {re.escape(name)} is 8x1x3x3 there and "
-        "8x1x3x3|is .* there and .* here",
-        str(caught.value),
-    )
     torch.save({"weight": torch.zeros(3)}, file)
-    with pytest.raises(NsoptError, match=rf"{re.escape(name)} is missing there and .* more differ"):
+    with pytest.raises(NsoptError, match=f"{name} is missing there and .* more differ"):
         load_trained(file, narrow)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a file of weights"])
-def test_files_without_weights_are_told_in_one_line(
+def test_files_without_weights_raise_a_one_line_error(
     narrow: TableArchitecture, tmp_path: Path, content: bytes
 ) -> None:
     file = tmp_path / "weights.pt"

@@ -1,4 +1,4 @@
-"""What the README and the pages of the site say: examples run, commands, links, messages exist."""
+"""README and pages of the site: examples run; commands, links and messages exist."""
 
 import ast
 import dataclasses
@@ -38,7 +38,7 @@ GALLERY = ROOT / "docs" / "gallery.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
-# What to do, or what would be right.
+# Words of a message that say what to do, or what is expected.
 CURE = re.compile(
     r"\b(give|write|run|use|leave|put|copy|remove|delete|choose|check|try|name|pip install|add|"
     r"unpack|trace|fetch|expected|start|restore|prune|known are|stored are|must|needs?|needs at|"
@@ -47,12 +47,12 @@ CURE = re.compile(
 
 
 def hooks() -> dict[str, Any]:
-    """What docs/hooks.py defines."""
+    """Return what docs/hooks.py defines."""
     return runpy.run_path(str(ROOT / "docs" / "hooks.py"))
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The code blocks of a page in a language."""
+    """Return the code blocks of a page in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
@@ -76,10 +76,10 @@ def test_a_page_begins_with_an_example(page: Path) -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if blocks(page, "python") and page != GALLERY],  # drawn below
+    [page for page in PAGES if blocks(page, "python") and page != GALLERY],  # which is tested below
     ids=of_name,
 )
-def test_the_examples_of_a_page_run_in_their_order(page: Path, tmp_path: Path) -> None:
+def test_the_examples_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
     done = Forked(run_examples, page, cwd=tmp_path).finish()
     assert done.returncode == 0, done.stderr
 
@@ -116,14 +116,14 @@ def coloured(data: ImageData) -> ImageData:
 
 
 def commands(page: Path) -> list[str]:
-    """The commands of nsopt in the blocks of a page, one a line."""
+    """Return the commands of nsopt in the blocks of a page."""
     text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
     lines = [line.replace("python -m nsopt.study", "nsopt study") for line in text.splitlines()]
     return [line for line in lines if line.startswith("nsopt ")]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=of_name)
-def test_the_commands_of_a_page_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_a_page_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NSOPT_STORAGE", "sqlite:///study.db")  # as the page exports it
     for line in commands(page):
         words = shlex.split(line, comments=True)[1:]
@@ -133,7 +133,7 @@ def test_the_commands_of_a_page_are_understood(page: Path, monkeypatch: pytest.M
 
 
 def options() -> set[str]:
-    """All options of all commands."""
+    """Return all options of all commands."""
     apps = [app[name] for name in app if not name.startswith("-") and name != "data"]
     apps += [data_commands.app[name] for name in data_commands.app if not name.startswith("-")]
     arguments = [argument for one in apps for argument in one.assemble_argument_collection()]
@@ -149,7 +149,7 @@ def test_every_option_in_the_text_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=of_name)
-def test_links_lead_to_files(page: Path) -> None:
+def test_links_point_to_existing_files_and_headings(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if not link.startswith("http"):
             file, _, heading = link.partition("#")
@@ -159,7 +159,7 @@ def test_links_lead_to_files(page: Path) -> None:
             assert not heading or heading in [h.lower().replace(" ", "-") for h in headings], link
 
 
-def test_every_message_of_the_troubleshooting_page_is_one_of_ours() -> None:
+def test_every_message_on_the_troubleshooting_page_exists_in_the_code() -> None:
     table = (ROOT / "docs" / "troubleshooting.md").read_text().partition("| message |")[2]
     rows = [line.split(" | ")[0] for line in table.split("## Questions")[0].splitlines()[2:]]
     messages = [part for row in rows for part in re.findall(r"`([^`]+)`", row)]
@@ -183,7 +183,7 @@ def test_every_message_says_what_to_do_or_is_on_the_troubleshooting_page() -> No
 
 
 def texts_of(file: Path) -> str:
-    """The strings of a module, their parts joined, one a line."""
+    """Return the strings of a module, one a line."""
     nodes = ast.walk(ast.parse(file.read_text()))
     return "\n".join(str(node.value) for node in nodes if isinstance(node, ast.Constant))
 
@@ -198,7 +198,7 @@ def texts_of(file: Path) -> str:
         ),
     ],
 )
-def test_a_page_prints_the_answer_of_its_study(
+def test_a_page_shows_the_summary_that_the_command_prints(
     page: str,
     study: str,
     network: str,
@@ -208,12 +208,12 @@ def test_a_page_prints_the_answer_of_its_study(
     shown: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """shown: which block of text of the page."""
+    """shown: number of the page's text block with the summary."""
     outcomes = pd.read_csv(ROOT / "studies" / study / "outcomes.csv")
     widths = outcomes["widths"].map(lambda key: tuple(int(width) for width in key.split("-")))
     terminal = Console(width=80, record=True, file=io.StringIO())
     monkeypatch.setattr(console, "console", terminal)
-    # Their files are older than these columns.
+    # The stored files are older than these columns.
     since = {"binding": None, "cost_latency": None, "latency_spread": 0.0, "latency_waited": 0.0}
     task = TaskDescription(network, data, classes, 32, 3, (), ())
     settings, none = {"data": {"test": test_images}}, pd.DataFrame()
@@ -224,7 +224,7 @@ def test_a_page_prints_the_answer_of_its_study(
 
 
 @pytest.mark.parametrize("name", ["compression", "parameters"])
-def test_the_figure_shows_the_numbers_of_its_study(name: str) -> None:
+def test_a_figure_is_up_to_date_with_its_study(name: str) -> None:
     folder = ROOT / "docs" / "figures"
     drawn = runpy.run_path(str(folder / f"{name}.py"))["draw"]()
     assert drawn == (folder / f"{name}.svg").read_text()
@@ -248,7 +248,7 @@ def test_the_reference_has_every_public_name() -> None:
         assert f"{found.__module__}.{found.__qualname__}" in listed
 
 
-def test_examples_of_the_reference_are_code() -> None:
-    """The site shows what follows `Example:` as a quotation."""
+def test_docstrings_use_a_section_that_the_site_shows_as_code() -> None:
+    """The site shows a section `Example:` as a quotation, and `Examples:` as code."""
     for file in (ROOT / "nsopt").rglob("*.py"):
         assert not re.search(r"^ *Example:$", file.read_text(), re.M), file

@@ -21,7 +21,7 @@ from tests.compression.test_compress import SETTINGS
 from tests.conftest import first_digits
 from tests.docs.test_pages import narrow_architecture
 from tests.forked import Forked
-from tests.latency.brief import learn_briefly, measure_briefly
+from tests.latency.brief import learn_briefly, measure_briefly, time_by_processor
 
 _METHODS = (FunctionType, classmethod, property)
 
@@ -32,7 +32,7 @@ def test_the_examples_of_public_names_run(tmp_path: Path) -> None:
 
 
 def examples() -> Iterator[tuple[str, str]]:
-    """The public names with examples, and their code."""
+    """Yield the public names with examples, and their code."""
     parser = doctest.DocTestParser()
     for name in nsopt.__all__:
         thing = getattr(nsopt, name)
@@ -54,6 +54,7 @@ def run_examples() -> None:
     patch.setattr(compress, "get_preset", lambda name: brief)
     measure_briefly(patch)
     learn_briefly(patch)
+    time_by_processor(patch)
     arch = narrow_architecture("vgg11", in_channels=1)
     settings = nsopt.TrainSettings(epochs=1, batch_size=32, lr=0.02)
     model = nsopt.train(arch, arch.base_widths, data, settings).model

@@ -21,10 +21,10 @@ from tests.conftest import free_port
 from tests.forked import start_nsopt
 from tests.study.test_comparison import (
     SETTINGS,
-    comparison_in,
+    make_comparison,
+    make_workspace,
     only,
     with_settings,
-    workspace_in,
 )
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -39,8 +39,8 @@ def place(
     narrow: TableArchitecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
 ) -> Workspace:
     """Two methods, stored, reported and published."""
-    place = workspace_in(tmp_path_factory.mktemp("browser"))
-    smoke = with_settings(comparison_in(narrow, digits), SETTINGS.updated(preset="smoke"))
+    place = make_workspace(tmp_path_factory.mktemp("browser"))
+    smoke = with_settings(make_comparison(narrow, digits), SETTINGS.updated(preset="smoke"))
     run_comparison(only(smoke, "uniform", "neuralscale"), place, Silent())
     results = read_results(place.url)
     write_report(results, place.folder / "report")
@@ -72,7 +72,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def dashboard(place: Workspace) -> Iterator[str]:
-    """Its address."""
+    """The address of a running dashboard."""
     port = free_port()
     command = ["dashboard", f"--storage={place.url}", f"--port={port}"]
     with start_nsopt(*command) as process:
@@ -82,7 +82,7 @@ def dashboard(place: Workspace) -> Iterator[str]:
 
 
 def wait(browser: Browser, *texts: str, figures: int = 0) -> str:
-    """Until texts are shown and figures drawn; the page's text."""
+    """Wait until the page shows texts and figures; return its text."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     def shown(_: object) -> str | bool:
@@ -97,12 +97,12 @@ def wait(browser: Browser, *texts: str, figures: int = 0) -> str:
 
 
 def assert_silent(browser: Browser) -> None:
-    """No message in the console."""
+    """Assert that the console contains no message."""
     assert browser.get_log("browser") == []
 
 
 def open_page(browser: Browser, address: str) -> None:
-    """Try again until the server has started."""
+    """Open a page; try again until the server has started."""
     from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -115,7 +115,7 @@ def open_page(browser: Browser, address: str) -> None:
     WebDriverWait(browser, SECONDS).until(opened)
 
 
-def test_the_report_is_drawn(browser: Browser, folder: Path) -> None:
+def test_the_report_draws_its_figures(browser: Browser, folder: Path) -> None:
     browser.get((folder / "report" / "index.html").as_uri())
     text = wait(browser, "vgg11-digits-smoke", "NeuralScale", figures=4)
     assert "validation" in text

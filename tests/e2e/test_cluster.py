@@ -1,4 +1,4 @@
-"""Many workers on one storage server, some of which die, and a server that goes away."""
+"""Many workers on one storage server: some of them are killed, and the server crashes."""
 
 import contextlib
 import getpass
@@ -35,12 +35,12 @@ STUDY = (
 )
 
 
-def points_at(ratios: Sequence[float], *methods: str) -> set[tuple[str, float, int]]:
+def make_points(ratios: Sequence[float], *methods: str) -> set[tuple[str, float, int]]:
     return {(method, ratio, seed) for method in methods for ratio in ratios for seed in range(2)}
 
 
-def program(name: str) -> str:
-    """A program of PostgreSQL's server; the test is skipped where there is none."""
+def find_program(name: str) -> str:
+    """Return a program of PostgreSQL's server; skip the test if it is not installed."""
     places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     found = next((str(p / name) for p in places if (p / name).is_file()), shutil.which(name))
     if found is None:
@@ -50,7 +50,7 @@ def program(name: str) -> str:
 
 @dataclass(frozen=True)
 class Server:
-    """A throw-away PostgreSQL server. It refuses to run as root, who lets `nobody` run it."""
+    """A throw-away PostgreSQL server. It refuses to run as root, so `nobody` runs it."""
 
     folder: Path
     port: int
@@ -63,7 +63,7 @@ class Server:
         user = "nobody" if os.geteuid() == 0 else None
         with (self.folder / "output").open("ab") as output:
             subprocess.run(
-                [program(name), *arguments],
+                [find_program(name), *arguments],
                 cwd=self.folder,
                 user=user,
                 stdout=output,
@@ -83,14 +83,14 @@ class Server:
         self.run("pg_ctl", "start", "--wait", "--pgdata=data", "--log=log", f"--options={options}")
 
     def stop(self) -> None:
-        """As a crash would."""
+        """Stop it like a crash."""
         self.run("pg_ctl", "stop", "--wait", "--pgdata=data", "--mode=immediate")
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     pytest.importorskip("psycopg")
-    program("initdb")
+    find_program("initdb")
     with tempfile.TemporaryDirectory(prefix=f"{getpass.getuser()}-pg-") as folder:
         server = Server(Path(folder), free_port())
         server.create()
@@ -105,8 +105,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-def trials(storage: BaseStorage) -> list[optuna.trial.FrozenTrial]:
-    """Those of the compared methods."""
+def read_trials(storage: BaseStorage) -> list[optuna.trial.FrozenTrial]:
+    """Return the trials of the compared methods."""
     return [
         trial
         for name in optuna.get_all_study_names(storage)
@@ -115,56 +115,58 @@ def trials(storage: BaseStorage) -> list[optuna.trial.FrozenTrial]:
     ]
 
 
-def in_state(storage: BaseStorage, state: TrialState) -> list[optuna.trial.FrozenTrial]:
-    return [trial for trial in trials(storage) if trial.state == state]
+def find_trials(storage: BaseStorage, state: TrialState) -> list[optuna.trial.FrozenTrial]:
+    return [trial for trial in read_trials(storage) if trial.state == state]
 
 
-def running(storage: BaseStorage) -> list[tuple[int, str | None]]:
-    """Trials that run, each with its process."""
-    found = in_state(storage, TrialState.RUNNING)
+def find_running(storage: BaseStorage) -> list[tuple[int, str | None]]:
+    """Return the running trials, each with its process."""
+    found = find_trials(storage, TrialState.RUNNING)
     return [(trial._trial_id, read_worker(trial)) for trial in found]
 
 
-def stopped_in_a_trial(processes: Sequence[Forked], names: set[str], storage: BaseStorage) -> bool:
-    """Whether all run a trial, and then they stand still; else they go on."""
-    if not names <= {worker for _, worker in running(storage)}:
+def stop_if_all_run_a_trial(
+    processes: Sequence[Forked], names: set[str], storage: BaseStorage
+) -> bool:
+    """Stop all processes if each of them runs a trial; return whether they are stopped."""
+    if not names <= {worker for _, worker in find_running(storage)}:
         return False
     for process in processes:
         process.send_signal(signal.SIGSTOP)
-    time.sleep(0.3)  # what they had sent has arrived
-    if names <= {worker for _, worker in running(storage)}:
+    time.sleep(0.3)  # what they have sent arrives
+    if names <= {worker for _, worker in find_running(storage)}:
         return True
     for process in processes:
         process.send_signal(signal.SIGCONT)
     return False
 
 
-def points(found: list[optuna.trial.FrozenTrial]) -> Counter[tuple]:
+def count_points(found: list[optuna.trial.FrozenTrial]) -> Counter[tuple]:
     return Counter(tuple(t.user_attrs[k] for k in ("method", "ratio", "seed")) for t in found)
 
 
 def assert_each_point_once(storage: BaseStorage, expected: Collection[tuple]) -> None:
-    found = trials(storage)
+    found = read_trials(storage)
     complete = [trial for trial in found if trial.state == TrialState.COMPLETE]
-    assert points(complete) == Counter(expected)
+    assert count_points(complete) == Counter(expected)
     assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.FAIL}
 
 
-def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
+def test_a_study_survives_killed_workers_and_a_server_crash(server: Server, tmp_path: Path) -> None:
     join = ("worker", f"--storage={server.url}", f"--study={NAME}", f"--out={tmp_path / 'more'}")
     storage = opening.open_storage(server.url)
-    expected = points_at([0.16, 0.24], "uniform", "neuralscale")
+    expected = make_points([0.16, 0.24], "uniform", "neuralscale")
     with contextlib.ExitStack() as stack:
         command = (
             *("study", "--methods=uniform,neuralscale", "--ratios=0.16,0.24", "--epochs=3"),
             *(*STUDY, f"--storage={server.url}", f"--out={tmp_path / 'out'}"),
         )
         main = stack.enter_context(Forked(run_impatiently, "nsopt", command))
-        wait_until(lambda: len(trials(storage)) == len(expected))
+        wait_until(lambda: len(read_trials(storage)) == len(expected))
         others = [stack.enter_context(Forked(run_impatiently, "nsopt", join)) for _ in range(3)]
         victims = {f"{platform.node()}:{process.pid}" for process in others[:2]}
-        wait_until(lambda: stopped_in_a_trial(others[:2], victims, storage))
-        left = {trial for trial, worker in running(storage) if worker in victims}
+        wait_until(lambda: stop_if_all_run_a_trial(others[:2], victims, storage))
+        left = {trial for trial, worker in find_running(storage) if worker in victims}
         for process in others[:2]:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -174,24 +176,22 @@ def test_workers_and_server_may_die(server: Server, tmp_path: Path) -> None:
         assert main.wait(timeout=200) == 0, main.written()
         assert others[2].wait(timeout=60) == 0, others[2].written()
     assert_each_point_once(storage, expected)
-    failed = in_state(storage, TrialState.FAIL)
-    # Two processes may give a point back, each unsure whether its call came through the outage.
+    failed = find_trials(storage, TrialState.FAIL)
+    # Two processes may enqueue a point again: neither knows whether its call got through.
     dead = [trial for trial in failed if "duplicate_of" not in trial.user_attrs]
     assert {trial._trial_id for trial in dead} == left
     assert {read_worker(trial) for trial in dead} == victims
     assert len(dead) == 2
-    assert set(points(dead)) <= expected
+    assert set(count_points(dead)) <= expected
     results = read_results(server.url)
     assert len(results.outcomes) == len(expected)
     assert (tmp_path / "out" / "report" / "index.html").is_file()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["artifacts", "report"]
 
 
-@pytest.mark.filterwarnings(
-    "ignore::optuna.exceptions.ExperimentalWarning"
-)  # threads share filters
+# Threads share filters of warnings.
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_many_may_open_a_new_database_at_once(server: Server) -> None:
+def test_many_threads_can_create_the_same_database_at_once(server: Server) -> None:
     together = threading.Barrier(8, timeout=60)
 
     def create(_: int) -> None:
@@ -202,7 +202,7 @@ def test_many_may_open_a_new_database_at_once(server: Server) -> None:
         assert list(pool.map(create, range(8))) == [None] * 8
 
 
-def test_workers_may_share_a_proxy(tmp_path: Path) -> None:
+def test_workers_can_share_a_proxy(tmp_path: Path) -> None:
     pytest.importorskip("grpc")
     port, storage = free_port(), f"sqlite:///{tmp_path / 'study.db'}"
     url = f"grpc://localhost:{port}"
@@ -214,6 +214,6 @@ def test_workers_may_share_a_proxy(tmp_path: Path) -> None:
         proxy.send_signal(signal.SIGTERM)
         assert proxy.wait(timeout=30) == 0
         assert proxy.written() == (f"serving {storage} at grpc://127.0.0.1:{port}\n", "")
-    expected = points_at([0.04, 0.06], "uniform")
+    expected = make_points([0.04, 0.06], "uniform")
     assert_each_point_once(opening.open_storage(storage), expected)
     assert (tmp_path / "out" / "report" / "index.html").is_file()

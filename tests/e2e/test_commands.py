@@ -16,11 +16,11 @@ from nsopt.reports.results import read_results
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.solve import solve_widths
 from tests.conftest import call_nsopt
-from tests.e2e.test_user_errors import check
+from tests.e2e.test_user_errors import assert_fails
 from tests.forked import start_nsopt
 
 
-def test_widths_of_a_published_law(golden: Path) -> None:
+def test_widths_prints_the_solved_widths_of_a_published_law(golden: Path) -> None:
     laws = golden / "vgg11-cifar10.laws.json"
     done = call_nsopt("widths", f"--law={laws}", "--ratios=0.25,2", "--json")
     rows = json.loads(done.stdout)
@@ -35,7 +35,7 @@ def test_widths_of_a_published_law(golden: Path) -> None:
         assert row["layers"] == list(arch.layer_names)
 
 
-def test_widths_keep_a_budget_as_a_function_in_the_working_directory_measures(
+def test_widths_meets_a_latency_budget_measured_by_a_local_function(
     golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "phone_clock.py").write_text(
@@ -49,7 +49,7 @@ def test_widths_keep_a_budget_as_a_function_in_the_working_directory_measures(
     assert 470_000 < row["params"] <= 500_000
 
 
-def test_widths_of_an_iteration_on_a_grid_at_a_mac_budget(golden: Path) -> None:
+def test_widths_rounds_the_law_of_an_iteration_at_a_budget_of_macs(golden: Path) -> None:
     laws = golden / "vgg11-cifar10.laws.json"
     options = ["--iteration=2", "--budgets=20M", "--metric=macs"]
     options += ["--multiple-of=8", "--min-width=16"]
@@ -73,7 +73,7 @@ def test_budgets_in_bytes_are_printed_with_their_unit(golden: Path) -> None:
     assert "1.4 MB" in table
 
 
-def test_budgets_at_once_are_met_and_the_table_names_the_one_that_binds(golden: Path) -> None:
+def test_joint_budgets_are_met_and_the_table_names_the_binding_one(golden: Path) -> None:
     laws = golden / "vgg11-cifar10.laws.json"
     options = [f"--law={laws}", "--budgets=params=250k,macs=5M; params=250k,macs=50M; macs=5M"]
     done = call_nsopt("widths", *options, "--json")
@@ -98,7 +98,7 @@ def test_budgets_at_once_are_met_and_the_table_names_the_one_that_binds(golden: 
         (("--budgets=params=250k", "--metric=macs"), "leave --metric out"),
     ],
 )
-def test_budgets_at_once_that_cannot_be_are_refused(
+def test_invalid_joint_budgets_are_refused(
     options: tuple[str, ...], message: str, golden: Path
 ) -> None:
     done = call_nsopt("widths", f"--law={golden / 'vgg11-cifar10.laws.json'}", *options)
@@ -107,7 +107,7 @@ def test_budgets_at_once_that_cannot_be_are_refused(
 
 
 @pytest.mark.usefixtures("slim")
-def test_a_search_is_stored_and_its_law_used(tmp_path: Path) -> None:
+def test_widths_uses_the_law_of_a_stored_search(tmp_path: Path) -> None:
     options = ["--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=50"]
     options += ["--batch-size=16", "--per-class=60"]
     done = call_nsopt("search", *options, "--device=cpu", f"--out={tmp_path}")
@@ -122,18 +122,18 @@ def test_a_search_is_stored_and_its_law_used(tmp_path: Path) -> None:
     assert arch.cost("params")(row["widths"]) == row["params"] <= row["budget"]
     low, widths, high = (np.array(row[name]) for name in ("widths_low", "widths", "widths_high"))
     assert ((low <= widths) & (widths <= high)).all()
-    check(
+    assert_fails(
         call_nsopt("widths", storage, "--iteration=5"),
         "vgg11-digits-60each-smoke has no iteration 5: its last is 1",
     )
-    check(
+    assert_fails(
         call_nsopt("widths", storage, "--arch=resnet18"),
         "the stored network is 'vgg11', not 'resnet18'",
     )
 
 
 @pytest.mark.usefixtures("slim")
-def test_the_best_of_a_tuning_study_is_used_by_name(tmp_path: Path) -> None:
+def test_study_uses_the_best_eta_of_a_named_tuning_study(tmp_path: Path) -> None:
     short = ["--filters-per-step=0.3", "--prune-every=1", "--batch-size=32", "--device=cpu"]
     short += ["--per-class=12"]
     tune = ("tune", "--over=eta", "--trials=4", "--epochs=1", *short, f"--out={tmp_path / 'tune'}")
@@ -158,18 +158,18 @@ def test_the_best_of_a_tuning_study_is_used_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("slim")
-def test_a_tuned_curve_is_used_by_name(tmp_path: Path) -> None:
+def test_widths_uses_a_tuned_law(tmp_path: Path) -> None:
     tune = ["tune", "--over=curve", "--metric=macs", "--epochs=2", "--trials=3"]
     short = ["--per-class=12", "--filters-per-step=0.3", "--prune-every=1", "--batch-size=32"]
     done = call_nsopt(*tune, "--confirmations=2", *short, "--device=cpu", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
-    told = " ".join(done.stdout.split())
-    assert "training: 2 epochs" in told
+    printed = " ".join(done.stdout.split())
+    assert "training: 2 epochs" in printed
     verdict = re.search(
-        r"best: filters \S+, macs \S+, slope \S+; ((confirmed|no).*?) (to|st)", told
+        r"best: filters \S+, macs \S+, slope \S+; ((confirmed|no).*?) (to|st)", printed
     )
     assert verdict is not None
-    assert ("to use it" in told) == (verdict[2] == "confirmed")
+    assert ("to use it" in printed) == (verdict[2] == "confirmed")
     storage = f"--storage=sqlite:///{tmp_path / 'study.db'}"
     law = ["--method=tuned", "--metric=macs", "--ratios=0.5"]
     assert call_nsopt("widths", storage, *law).stdout.startswith(f"tuned: {verdict[1]}")
@@ -178,7 +178,7 @@ def test_a_tuned_curve_is_used_by_name(tmp_path: Path) -> None:
     assert arch.cost("macs")(row["widths"]) == row["macs"] <= row["budget"]
 
 
-def test_widths_without_a_usable_law(tmp_path: Path, golden: Path) -> None:
+def test_widths_without_a_usable_law_fails(tmp_path: Path, golden: Path) -> None:
     text = tmp_path / "law.json"
     text.write_text("alpha")
     laws = golden / "vgg11-cifar10.laws.json"
@@ -191,19 +191,19 @@ def test_widths_without_a_usable_law(tmp_path: Path, golden: Path) -> None:
         ([f"--law={laws}", "--budgets=9"], "no widths fit a budget of 9"),
         ([f"--storage=sqlite:///{tmp_path}/no.db"], "nothing is stored"),
     ):
-        check(call_nsopt("widths", *options), part)
+        assert_fails(call_nsopt("widths", *options), part)
 
 
-def test_data_is_listed_and_checked(tmp_path: Path) -> None:
+def test_data_commands_list_check_and_fetch(tmp_path: Path) -> None:
     listed = call_nsopt("data", "list").stdout
     for name in ("digits", "cifar10", "cifar100", "tiny-imagenet", "folder:PATH"):
         assert name in listed
     checked = call_nsopt("data", "check", "digits").stdout
     assert "1347 training, 450 test images, 10 classes, 1x32x32" in checked
-    check(call_nsopt("data", "fetch", "digits"), "needs no download")
-    check(call_nsopt("data", "fetch", "imagenet"), "did you mean 'tiny-imagenet'")
+    assert_fails(call_nsopt("data", "fetch", "digits"), "needs no download")
+    assert_fails(call_nsopt("data", "fetch", "imagenet"), "did you mean 'tiny-imagenet'")
     missing = call_nsopt("data", "check", "cifar10", f"--data-dir={tmp_path}")
-    check(missing, "put cifar-10-python.tar.gz")
+    assert_fails(missing, "put cifar-10-python.tar.gz")
 
 
 SHORT = (
@@ -212,7 +212,7 @@ SHORT = (
 )
 
 
-def test_studies_of_others_in_a_storage_confuse_no_command(tmp_path: Path) -> None:
+def test_commands_ignore_foreign_studies_in_a_storage(tmp_path: Path) -> None:
     name, storage = "vgg11-digits-20each-smoke", f"sqlite:///{tmp_path / 'study.db'}"
     assert call_nsopt("study", *SHORT, f"--out={tmp_path}").returncode == 0
     for foreign in ("team/exp", f"{name}/mine"):
@@ -238,7 +238,7 @@ def test_studies_of_others_in_a_storage_confuse_no_command(tmp_path: Path) -> No
     assert len(read_results(storage).outcomes) == 1
 
 
-def test_seeds_begin_where_they_are_asked_to(tmp_path: Path) -> None:
+def test_seeds_start_at_the_given_seed(tmp_path: Path) -> None:
     done = call_nsopt("study", *SHORT, "--seed=7", "--verbose", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "uniform 0.03x seed 7" in done.stdout
@@ -249,7 +249,7 @@ def test_seeds_begin_where_they_are_asked_to(tmp_path: Path) -> None:
 def test_the_newest_study_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for command in ("report", "latency", "widths"):
-        check(call_nsopt(command), "no study is in runs/: give --storage")
+        assert_fails(call_nsopt(command), "no study is in runs/: give --storage")
     assert call_nsopt("study", *SHORT).returncode == 0
     folder = tmp_path / "runs" / "vgg11-digits-20each-smoke"
     (folder / "report" / "index.html").unlink()
@@ -261,13 +261,13 @@ def test_the_newest_study_is_the_default(tmp_path: Path, monkeypatch: pytest.Mon
     done = call_nsopt("export", "--unchecked", "--format=pt2")
     assert done.stdout == f"exporting {study} --ratio=0.03\nnetwork.pt2\n"
     assert (tmp_path / "network.pt2").is_file()
-    check(call_nsopt("export", "--ratio=0.03"), "choose a network of --study: give it, too")
+    assert_fails(call_nsopt("export", "--ratio=0.03"), "choose a network of --study: give it, too")
     assert call_nsopt("latency", "--batch-size=1").returncode == 0
     (row,) = json.loads(call_nsopt("widths", "--method=uniform", "--ratios=0.03", "--json").stdout)
     assert row["widths"] == [1, 3, 7, 7, 15, 15, 15, 15]
 
 
-def test_the_doctor_says_what_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_prints_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = call_nsopt("doctor")
     assert done.returncode == 0, done.stderr
@@ -276,10 +276,6 @@ def test_the_doctor_says_what_is_here(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found["newest study"].strip() == "no study is in runs/: give --storage"
     assert found["cache"].strip() == str(Path(os.environ["XDG_CACHE_HOME"]) / "nsopt")
     assert found["extra report"].strip() == "installed"
-
-
-def test_the_version_is_told() -> None:
-    assert call_nsopt("--version").stdout.strip() == nsopt.__version__
 
 
 def test_tables_fit_a_narrow_terminal(tmp_path: Path, golden: Path) -> None:

@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that it works from an empty folder."""
+"""The wheel and the source distribution: their content, and a study from the wheel."""
 
 import os
 import re
@@ -21,7 +21,7 @@ STUDY = (
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an sdist and a wheel, built from a copy of what is in the repository."""
+    """A folder with an sdist and a wheel, built from a copy of the repository."""
     folder = tmp_path_factory.mktemp("package")
     source = folder / "source"
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
@@ -45,7 +45,7 @@ def test_the_source_distribution_is_complete(built: Path) -> None:
         assert any(name.startswith(f"{folder}/") for name in names)
 
 
-def test_what_an_index_page_shows_needs_no_file_beside_it(built: Path) -> None:
+def test_the_long_description_links_only_to_web_pages(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as file:
         (name,) = (name for name in file.namelist() if name.endswith("METADATA"))
@@ -87,7 +87,7 @@ def test_the_wheel_runs_a_study_in_an_empty_folder(built: Path, tmp_path: Path) 
         (("dashboard", "--storage=sqlite:///out/study.db"), ["nsopt[dashboard]"]),
     ],
 )
-def test_without_an_extra_its_name_is_told(
+def test_a_missing_extra_is_named(
     command: tuple[str, ...], parts: list[str], tmp_path: Path
 ) -> None:
     """Plotly and optuna-dashboard cannot be imported here."""

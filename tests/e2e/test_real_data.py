@@ -1,4 +1,4 @@
-"""Real photographs: one in ten or in 20 is decoded."""
+"""Real photographs, of which one in ten or one in twenty is decoded."""
 
 import re
 import zipfile
@@ -32,7 +32,7 @@ def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.shared_data
-def test_all_of_real_cifar10_is_found_in_its_zip(shared: Path) -> None:
+def test_the_zip_of_real_cifar10_lists_all_images(shared: Path) -> None:
     with open_place(shared / "data/cifar10-jpeg.zip") as place:
         (root,) = folders_in(place)
         counts = Counter(
@@ -55,7 +55,7 @@ def test_real_cifar10_is_read_from_its_zip(photographs: Path) -> None:
 
 
 @pytest.mark.shared_data
-def test_real_cifar10_runs_from_search_to_report(photographs: Path, tmp_path: Path) -> None:
+def test_a_study_runs_on_real_cifar10(photographs: Path, tmp_path: Path) -> None:
     done = run_nsopt(
         f"--data=folder:{photographs}",
         *["--preset=smoke", "--methods=uniform", "--ratios=0.06", "--seeds=1"],
@@ -75,7 +75,7 @@ def pictures(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.shared_data
-def test_stand_in_for_cifar100_is_made_of_real_images(pictures: Path) -> None:
+def test_the_substitute_for_cifar100_consists_of_tiny_imagenet_images(pictures: Path) -> None:
     data = load_data("tiny-imagenet-100-32px", pictures)
     assert data.name == "tiny-imagenet-100-32px"
     assert len(data.classes) == 100
@@ -84,6 +84,6 @@ def test_stand_in_for_cifar100_is_made_of_real_images(pictures: Path) -> None:
 
 
 @pytest.mark.shared_data
-def test_real_tiny_imagenet_is_checked(pictures: Path) -> None:
+def test_data_check_counts_real_tiny_imagenet(pictures: Path) -> None:
     done = call_nsopt("data", "check", "tiny-imagenet", "--image-size=32", f"--data-dir={pictures}")
     assert "2400 training, 5000 test images, 200 classes, 3x32x32" in done.stdout

@@ -1,4 +1,4 @@
-"""The command, in processes of its own, on a slim VGG11 and digits."""
+"""The study command in separate processes, on a slim VGG11 and digits."""
 
 import json
 import platform
@@ -20,7 +20,7 @@ import pytest
 from nsopt.cli.console import describe_rest
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt, free_port
-from tests.e2e.test_user_errors import check
+from tests.e2e.test_user_errors import assert_fails
 from tests.forked import Forked
 from tests.slim import run_impatiently, slim_vgg11
 
@@ -51,16 +51,16 @@ def run_short(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def measured(out: Path) -> pd.DataFrame:
-    """What a run found, without what a clock decides."""
+def read_outcomes(out: Path) -> pd.DataFrame:
+    """Return the outcomes of a run, without measured times."""
     results = read_results(f"sqlite:///{out / 'study.db'}")
     columns = ["method", "budget", "seed", "widths", "val_accuracy", "test_accuracy", "params"]
     frame = results.outcomes[columns].sort_values(["method", "budget", "seed"])
     return frame.reset_index(drop=True)
 
 
-def found(out: Path) -> tuple[list, dict]:
-    """The record and the law of a run."""
+def read_law(out: Path) -> tuple[list, dict]:
+    """Return the record and the law of a run."""
     (iteration,) = read_results(f"sqlite:///{out / 'study.db'}").searches["search"]
     return iteration.record.widths.tolist(), iteration.law.to_dict()
 
@@ -75,21 +75,23 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_command_leaves_a_storage_and_a_report(whole: Path) -> None:
+def test_the_command_writes_a_storage_a_report_and_networks(whole: Path) -> None:
     names = {path.name for path in (whole / "report").iterdir()}
     tables = {
         f"{name}.csv" for name in ("outcomes", "summary", "epochs", "latencies", "record", "laws")
     }
     assert names == {"index.html"} | tables
-    assert len(measured(whole)) == POINTS
+    assert len(read_outcomes(whole)) == POINTS
     assert {path.name for path in whole.iterdir()} == {"study.db", "report", "artifacts"}
 
 
-def test_a_second_call_repeats_nothing_and_names_the_export(whole: Path, tmp_path: Path) -> None:
-    before = measured(whole)
+def test_a_second_call_repeats_nothing_and_prints_an_export_command(
+    whole: Path, tmp_path: Path
+) -> None:
+    before = read_outcomes(whole)
     done = run_short(whole)
     assert "validation" not in done.stdout.split("mean ±")[0]
-    pd.testing.assert_frame_equal(measured(whole), before)
+    pd.testing.assert_frame_equal(read_outcomes(whole), before)
     last = done.stdout.splitlines()[-1]
     *command, out = shlex.split(last.removeprefix("export:  nsopt "))
     assert out == "--out=network.onnx"
@@ -98,7 +100,7 @@ def test_a_second_call_repeats_nothing_and_names_the_export(whole: Path, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["--int8", "--format=pt2", "--format=state_dict"])
-def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None:
+def test_export_writes_a_network_in_every_format(kind: str, whole: Path, tmp_path: Path) -> None:
     storage, out = f"--storage=sqlite:///{whole / 'study.db'}", tmp_path / "mine" / "network"
     study = "--study=vgg11-digits-12each-smoke/neuralscale"
     done = call_nsopt("export", storage, study, "--ratio=0.12", kind, f"--out={out}")
@@ -144,7 +146,7 @@ def test_a_network_is_taken_home(kind: str, whole: Path, tmp_path: Path) -> None
         (("--format=pt2", "--int8=true"), "--int8 is for --format onnx, and reads the images"),
     ],
 )
-def test_what_cannot_be_taken_home_says_so(
+def test_an_invalid_export_fails_and_writes_nothing(
     options: tuple[str, ...], message: str, whole: Path, tmp_path: Path
 ) -> None:
     given = {
@@ -152,12 +154,14 @@ def test_what_cannot_be_taken_home_says_so(
         "--study": "vgg11-digits-12each-smoke/uniform",
         "--out": str(tmp_path / "network"),
     } | dict(option.split("=", 1) for option in options)
-    check(call_nsopt("export", *(f"{name}={value}" for name, value in given.items())), message)
+    assert_fails(
+        call_nsopt("export", *(f"{name}={value}" for name, value in given.items())), message
+    )
     assert not list(tmp_path.iterdir())
 
 
-def count(database: Path, state: str, study: str = "%") -> int:
-    """Trials of a state, read without Optuna's locks; 0 while the file is not there yet."""
+def count_trials(database: Path, state: str, study: str = "%") -> int:
+    """Count trials of a state without Optuna's locks; 0 if the file does not exist yet."""
     if not database.is_file():
         return 0
     query = (
@@ -175,7 +179,7 @@ def count(database: Path, state: str, study: str = "%") -> int:
 def interrupt_when(
     out: Path, completed: int, running: bool, signum: signal.Signals
 ) -> tuple[int, str]:
-    """Run the command and interrupt it; its exit code and what it said on stderr.
+    """Run the command and interrupt it; return its exit code and its stderr.
 
     It is stopped while its trials are counted, so that none of them ends before the signal.
     """
@@ -183,10 +187,12 @@ def interrupt_when(
     database = out / "study.db"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        trained = sum(count(database, "COMPLETE", f"%/{m}") for m in ("uniform", "neuralscale"))
-        if trained >= completed and count(database, "RUNNING") >= int(running):
+        trained = sum(
+            count_trials(database, "COMPLETE", f"%/{m}") for m in ("uniform", "neuralscale")
+        )
+        if trained >= completed and count_trials(database, "RUNNING") >= int(running):
             process.send_signal(signal.SIGSTOP)
-            if count(database, "RUNNING") >= int(running):
+            if count_trials(database, "RUNNING") >= int(running):
                 break
             process.send_signal(signal.SIGCONT)
         time.sleep(0.02)
@@ -196,35 +202,35 @@ def interrupt_when(
     return done.returncode, done.stderr
 
 
-def test_killed_anywhere_the_same_command_finishes(whole: Path, tmp_path: Path) -> None:
+def test_the_same_command_finishes_a_study_that_was_killed(whole: Path, tmp_path: Path) -> None:
     database = tmp_path / "study.db"
     killed = -signal.SIGKILL
     assert interrupt_when(tmp_path, 0, False, signal.SIGKILL)[0] == killed  # at the start
     assert not database.exists()
     assert interrupt_when(tmp_path, 1, True, signal.SIGKILL)[0] == killed
-    assert count(database, "RUNNING") == 1
-    code, said = interrupt_when(tmp_path, 4, True, signal.SIGINT)
+    assert count_trials(database, "RUNNING") == 1
+    code, errors = interrupt_when(tmp_path, 4, True, signal.SIGINT)
     assert code == 130
-    assert said in {f"\ninterrupted: {describe_rest(seconds)}\n" for seconds in (1, 100)}
+    assert errors in {f"\ninterrupted: {describe_rest(seconds)}\n" for seconds in (1, 100)}
     run_short(tmp_path)
-    assert count(database, "COMPLETE", "%/search") == 1
-    assert count(database, "RUNNING") == count(database, "WAITING") == 0
-    assert count(database, "COMPLETE") == POINTS + 1
-    assert found(tmp_path) == found(whole)
-    pd.testing.assert_frame_equal(measured(tmp_path), measured(whole))
+    assert count_trials(database, "COMPLETE", "%/search") == 1
+    assert count_trials(database, "RUNNING") == count_trials(database, "WAITING") == 0
+    assert count_trials(database, "COMPLETE") == POINTS + 1
+    assert read_law(tmp_path) == read_law(whole)
+    pd.testing.assert_frame_equal(read_outcomes(tmp_path), read_outcomes(whole))
 
 
 def test_two_commands_at_once_run_every_point_once(whole: Path, tmp_path: Path) -> None:
     both = [start("study", *SHORT, f"--out={tmp_path}") for _ in range(2)]
     done = [process.finish() for process in both]
     assert [each.returncode for each in done] == [0, 0], done
-    assert count(tmp_path / "study.db", "COMPLETE") == POINTS + 1
+    assert count_trials(tmp_path / "study.db", "COMPLETE") == POINTS + 1
     assert sum("waiting for the search of another command" in each.stdout for each in done) <= 1
-    assert found(tmp_path) == found(whole)
-    pd.testing.assert_frame_equal(measured(tmp_path), measured(whole))
+    assert read_law(tmp_path) == read_law(whole)
+    pd.testing.assert_frame_equal(read_outcomes(tmp_path), read_outcomes(whole))
 
 
-def test_report_is_written_anew_from_storage_alone(whole: Path, tmp_path: Path) -> None:
+def test_report_rebuilds_the_page_from_the_storage_alone(whole: Path, tmp_path: Path) -> None:
     storage = f"sqlite:///{whole / 'study.db'}"
     done = start("report", f"--storage={storage}", f"--out={tmp_path}").finish()
     assert done.returncode == 0, done.stderr
@@ -232,7 +238,7 @@ def test_report_is_written_anew_from_storage_alone(whole: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("module", ["nsopt", "nsopt.study"])
-def test_help_is_there(module: str) -> None:
+def test_both_entry_points_print_help(module: str) -> None:
     done = start("--help", module=module).finish()
     assert done.returncode == 0
     assert "Compare scaling methods at equal budgets" in done.stdout
@@ -251,7 +257,7 @@ def test_every_study_has_a_note_and_figures_for_the_dashboard(whole: Path) -> No
     assert shown == {"uniform": pareto, "neuralscale": pareto, "search": {"law"}}
 
 
-def test_dashboard_serves_the_studies_on_loopback(whole: Path) -> None:
+def test_the_dashboard_serves_the_studies_on_loopback(whole: Path) -> None:
     port, storage = free_port(), f"sqlite:///{whole / 'study.db'}"
     options = ("dashboard", f"--storage={storage}", f"--port={port}")
     with start(*options) as process:
@@ -286,7 +292,7 @@ def studies_served(address: str, process: Forked) -> list[dict]:
         (["--port=70000"], "--port must be from 1 to 65535"),
     ],
 )
-def test_a_dashboard_that_cannot_be_served_says_why(
+def test_a_dashboard_that_cannot_start_fails_in_one_line(
     whole: Path, options: list[str], part: str
 ) -> None:
     storage = [] if "--storage" in options[0] else [f"--storage=sqlite:///{whole / 'study.db'}"]
@@ -312,7 +318,7 @@ def test_latency_is_measured_again_and_reported(whole: Path, tmp_path: Path) -> 
     assert "All measurements of latency" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
-def test_widths_of_any_method_and_beyond_the_record(whole: Path) -> None:
+def test_widths_takes_a_method_and_reports_budgets_beyond_the_record(whole: Path) -> None:
     storage = f"--storage=sqlite:///{whole / 'study.db'}"
     asked = ("widths", storage, "--ratios=0.08,4", "--json")
     small, large = json.loads(call_nsopt(*asked).stdout)
@@ -322,10 +328,10 @@ def test_widths_of_any_method_and_beyond_the_record(whole: Path) -> None:
     assert [row["beyond_record"] for row in uniform] == [None, None]
     assert uniform[1]["params"] == large["budget"]
     assert "record: the budget lies outside" in call_nsopt(*asked[:-1]).stdout
-    check(
+    assert_fails(
         call_nsopt(*asked, "--method=magnitude"), "one law per trained network, so none is stored"
     )
-    check(
+    assert_fails(
         call_nsopt(*asked, "--method=neuralscale-macs"),
         "no search-macs of vgg11-digits-12each-smoke",
     )

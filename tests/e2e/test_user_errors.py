@@ -1,4 +1,4 @@
-"""Every mistake a user can make: one line, exit code 2, storage as it was. The real command."""
+"""Mistakes of users: the command prints one line, exits with 2 and changes no storage."""
 
 import errno
 import os
@@ -25,8 +25,8 @@ ONE_SEED = [*SHORT, "--ratios=0.03", "--seeds=1"]
 ONE_POINT = [*ONE_SEED, "--epochs=1"]
 
 
-def check(done: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """The command ended as a user's mistake should, and said `parts`."""
+def assert_fails(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """Assert that the command failed with a one-line error that contains `parts`."""
     assert done.returncode == 2, done.stdout + done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
@@ -35,8 +35,8 @@ def check(done: subprocess.CompletedProcess[str], *parts: str) -> None:
         assert part in lines[0]
 
 
-def folder_with(root: Path, content: bytes | None, images: int = 1) -> Path:
-    """An image folder, by default of one image a class; `content` replaces a test image's bytes."""
+def write_image_folder(root: Path, content: bytes | None, images: int = 1) -> Path:
+    """Write a folder of `images` images a class; `content` replaces a test image's bytes."""
     for split in ("train", "test"):
         for name in ("ant", "bee"):
             (root / split / name).mkdir(parents=True)
@@ -81,11 +81,11 @@ def folder_with(root: Path, content: bytes | None, images: int = 1) -> Path:
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("-") else "",
 )
-def test_bad_options(
+def test_study_refuses_invalid_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], parts: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    check(call_nsopt("study", f"--out={tmp_path / 'out'}", *options), *parts)
+    assert_fails(call_nsopt("study", f"--out={tmp_path / 'out'}", *options), *parts)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -126,12 +126,12 @@ def test_bad_options(
         ("worker --storage=grpc://localhost:1 --study=x", "storage grpc://localhost:1 cannot be"),
     ],
 )
-def test_bad_options_of_other_commands(
+def test_all_commands_refuse_invalid_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, part: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("nsopt.storage.opening._CONNECT_SECONDS", 0.5)
-    check(call_nsopt(*command.split()), part)
+    assert_fails(call_nsopt(*command.split()), part)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,100 +156,104 @@ COMMANDS_WITH_A_FOLDER = (
         (f"{'long' * 100}/out", "File name too long"),
     ],
 )
-def test_a_folder_in_which_nothing_can_be_written_is_told_before_any_work(
+def test_an_unwritable_folder_fails_before_any_work(
     place: str, reason: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if (place.startswith("/proc") and sys.platform != "linux") or (
         place.startswith("locked") and os.geteuid() == 0
     ):
-        pytest.skip("this system lets it be written")
+        pytest.skip("this system can write there")
     (tmp_path / "notes.txt").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
     (tmp_path / "locked").mkdir(mode=0o500)
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr("nsopt.cli.preparation.load_source", None)
     monkeypatch.chdir(tmp_path)
-    check(call_nsopt(*command.split(), f"--out={place}"), "cannot write to", reason)
+    assert_fails(call_nsopt(*command.split(), f"--out={place}"), "cannot write to", reason)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_empty_database_is_a_new_one_and_the_command_says_so(
+def test_an_empty_database_becomes_a_new_storage_with_a_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "study.db").touch()
     url = f"sqlite:///{tmp_path / 'study.db'}"
     prepare(TaskOptions(), PlaceOptions(out=tmp_path), get_preset("smoke", "digits").settings)
-    said = capsys.readouterr().out.replace("\n", "")
-    assert f"{tmp_path / 'study.db'} is empty: nsopt creates a new storage in it" in said
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert f"{tmp_path / 'study.db'} is empty: nsopt creates a new storage in it" in printed
     report = ("report", f"--storage={url}", f"--out={tmp_path / 'report'}")
-    check(call_nsopt(*report), "nothing is stored at", "run a study first")
+    assert_fails(call_nsopt(*report), "nothing is stored at", "run a study first")
     assert (tmp_path / "study.db").stat().st_size == 0
     open_storage(url)
     prepare(TaskOptions(), PlaceOptions(out=tmp_path), get_preset("smoke", "digits").settings)
     assert "is empty" not in capsys.readouterr().out
 
 
-def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
-    check(run_nsopt("--arch=vgg1", f"--out={tmp_path / 'out'}"), "unknown architecture 'vgg1'")
+def test_a_separate_process_fails_in_one_line_too(tmp_path: Path) -> None:
+    assert_fails(
+        run_nsopt("--arch=vgg1", f"--out={tmp_path / 'out'}"), "unknown architecture 'vgg1'"
+    )
 
 
-def test_a_worker_needs_a_study_and_its_images(tmp_path: Path) -> None:
+def test_a_worker_refuses_an_unknown_study_and_other_images(tmp_path: Path) -> None:
     assert call_nsopt("study", *ONE_POINT, f"--out={tmp_path}").returncode == 0
     worker = ("worker", f"--storage=sqlite:///{tmp_path / 'study.db'}", f"--out={tmp_path}")
     before = (tmp_path / "study.db").read_bytes()
-    check(call_nsopt(*worker, "--study=vgg11"), "no study 'vgg11' to work on", NAME)
-    other = folder_with(tmp_path / "other", None, images=20)
+    assert_fails(call_nsopt(*worker, "--study=vgg11"), "no study 'vgg11' to work on", NAME)
+    other = write_image_folder(tmp_path / "other", None, images=20)
     options = (f"--study={NAME}", f"--data=folder:{other}")
-    check(call_nsopt(*worker, *options), f"differs here from the images of {NAME}")
+    assert_fails(call_nsopt(*worker, *options), f"differs here from the images of {NAME}")
     assert (tmp_path / "study.db").read_bytes() == before
 
 
-def test_missing_empty_and_truncated_folders(tmp_path: Path) -> None:
+def test_empty_and_truncated_image_folders_are_refused(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    check(
+    assert_fails(
         call_nsopt("study", f"--data=folder:{empty}", f"--out={tmp_path / 'out'}"),
         "no train/ folder",
     )
-    broken = folder_with(tmp_path / "broken", b"\x89PNG")
+    broken = write_image_folder(tmp_path / "broken", b"\x89PNG")
     done = call_nsopt("study", f"--data=folder:{broken}", f"--out={tmp_path / 'out'}")
-    check(done, "is not a complete image")
+    assert_fails(done, "is not a complete image")
     packed = tmp_path / "packed.zip"
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("train/ant/0.png", b"x" * 1000)
     packed.write_bytes(packed.read_bytes()[:500])
     done = call_nsopt("study", f"--data=folder:{packed}", f"--out={tmp_path / 'out'}")
-    check(done, "is not a complete zip", "copy it again")
+    assert_fails(done, "is not a complete zip", "copy it again")
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_archive(tmp_path: Path) -> None:
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"not what was published")
     done = call_nsopt(
         "study", "--data=cifar10", f"--data-dir={tmp_path}", f"--out={tmp_path / 'out'}"
     )
-    check(done, "is damaged (md5", "delete it and fetch it again")
+    assert_fails(done, "is damaged (md5", "delete it and fetch it again")
     assert not (tmp_path / "out").exists()
 
 
-def test_too_few_images_for_a_validation_split(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path / "few", None)
+def test_too_few_images_for_a_validation_split_are_refused(tmp_path: Path) -> None:
+    folder = write_image_folder(tmp_path / "few", None)
     done = call_nsopt("study", f"--data=folder:{folder}", f"--out={tmp_path / 'out'}")
-    check(done, "2 training images of 2 classes are too few")
+    assert_fails(done, "2 training images of 2 classes are too few")
 
 
-def test_short_record(tmp_path: Path) -> None:
+def test_a_search_that_would_record_too_few_rows_is_refused(tmp_path: Path) -> None:
     done = call_nsopt(
         "study",
         *["--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=600", "--batch-size=32"],
         *["--methods=neuralscale", "--device=cpu"],
         f"--out={tmp_path / 'out'}",
     )
-    check(done, "pruning ends after 5 steps and a law needs 6: try --filters-per-step 522 or less")
+    assert_fails(
+        done, "pruning ends after 5 steps and a law needs 6: try --filters-per-step 522 or less"
+    )
     assert not (tmp_path / "out").exists()
 
 
-def test_a_network_in_the_working_directory_has_too_few_outputs(
+def test_a_local_network_with_too_few_outputs_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "four_outputs.py").write_text(
@@ -261,42 +265,42 @@ def test_a_network_in_the_working_directory_has_too_few_outputs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     done = call_nsopt("study", "--arch=four_outputs:make")
-    check(done, "four_outputs:make has 4 outputs, and the data 10 classes")
+    assert_fails(done, "four_outputs:make has 4 outputs, and the data 10 classes")
 
 
-def test_unreachable_and_foreign_storage(tmp_path: Path) -> None:
+def test_unknown_and_foreign_storages_are_refused(tmp_path: Path) -> None:
     done = call_nsopt(
         "study", *ONE_POINT, "--storage=nosuchdb://nowhere/x", f"--out={tmp_path / 'out'}"
     )
-    check(done, "storage nosuchdb://nowhere/x is of an unknown kind")
+    assert_fails(done, "storage nosuchdb://nowhere/x is of an unknown kind")
     text = tmp_path / "notes.db"
     text.write_text("groceries: milk, bread, butter\n" * 200)
     done = call_nsopt(
         "study", *ONE_POINT, f"--storage=sqlite:///{text}", f"--out={tmp_path / 'out'}"
     )
-    check(done, "cannot be used", "not a database")
+    assert_fails(done, "cannot be used", "not a database")
     assert text.read_text().startswith("groceries")
 
 
-def test_a_wrong_value_of_a_url_is_told_before_any_work(tmp_path: Path) -> None:
+def test_a_wrong_value_in_a_url_fails_before_any_work(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'out' / 'study.db'}?timeout=word"
     done = call_nsopt("study", *ONE_POINT, f"--storage={url}", f"--out={tmp_path / 'out'}")
-    check(done, "study.db?*** cannot be used: could not convert string to float: '***'")
+    assert_fails(done, "study.db?*** cannot be used: could not convert string to float: '***'")
     assert not done.stdout
     assert not (tmp_path / "out").exists()
 
 
-def test_a_storage_of_other_settings_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_storage_with_other_settings_is_refused_and_unchanged(tmp_path: Path) -> None:
     assert call_nsopt("study", *ONE_POINT, f"--out={tmp_path}").returncode == 0
     before = (tmp_path / "study.db").read_bytes()
     done = call_nsopt("study", *ONE_SEED, "--epochs=2", f"--out={tmp_path}")
-    check(done, "other settings (training.epochs: 2 now, 1 there)", "--storage")
+    assert_fails(done, "other settings (training.epochs: 2 now, 1 there)", "--storage")
     done = call_nsopt("study", *ONE_POINT, "--budgets=5", f"--out={tmp_path}")
-    check(done, "not both")
+    assert_fails(done, "not both")
     assert (tmp_path / "study.db").read_bytes() == before
 
 
-def test_a_disk_that_is_full_when_a_network_is_kept(
+def test_a_full_disk_fails_in_one_line_and_the_same_command_finishes_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
@@ -305,7 +309,9 @@ def test_a_disk_that_is_full_when_a_network_is_kept(
     study = ("study", *ONE_POINT, f"--out={tmp_path}")
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        check(call_nsopt(*study), "the disk is full: make room and run the same command again")
+        assert_fails(
+            call_nsopt(*study), "the disk is full: make room and run the same command again"
+        )
     assert not list((tmp_path / "artifacts").iterdir())
     assert call_nsopt(*study).returncode == 0
     (path,) = (tmp_path / "artifacts").iterdir()
@@ -317,21 +323,21 @@ def test_a_nan_loss_fails_the_trials_and_says_why(tmp_path: Path) -> None:
         *("study", *SHORT, "--ratios=0.03", "--epochs=1"),
         *("--seeds=2", "--lr=1e9", f"--out={tmp_path}"),
     )
-    check(done, "every training", "failed", "the loss became nan")
+    assert_fails(done, "every training", "failed", "the loss became nan")
     for seed in (0, 1):
         assert f"uniform 0.03x seed {seed}: the loss became nan in epoch 1" in done.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="address-space limits are Linux's")
-def test_out_of_memory_names_a_batch_size(tmp_path: Path) -> None:
+def test_running_out_of_memory_suggests_a_batch_size(tmp_path: Path) -> None:
     options = [*SHORT, "--seeds=1", "--epochs=1", "--ratios=1", "--batch-size=60000"]
     options += ["--precision=fp32", f"--out={tmp_path / 'out'}"]
     done = Forked(run_within, 6 * 2**30, options).finish()
-    check(done, "out of memory with batches of 60000: try --batch-size 30000")
+    assert_fails(done, "out of memory with batches of 60000: try --batch-size 30000")
     assert not (tmp_path / "out").exists()
 
 
 def run_within(room: int, options: list[str]) -> None:
-    """Be the command, with an address space of `room` bytes."""
+    """Run the command with an address space of `room` bytes."""
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     run_module("nsopt.study", options)

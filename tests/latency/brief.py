@@ -12,8 +12,8 @@ from nsopt.training import step
 
 
 def measure_briefly(patch: pytest.MonkeyPatch) -> None:
-    """Time the networks of a study with few passes, and one step of training. The gaps between
-    blocks of memory that are left alone may be larger."""
+    """Time the networks of a study with few passes, and a training with one step. Ignore larger
+    gaps in memory."""
     for name, few in (("_WARMUP", 1), ("_REPEATS", 2), ("_ROUNDS", 2)):
         patch.setattr(timing, name, few)
     for name in ("_PASSES", "_BESIDE"):
@@ -23,7 +23,7 @@ def measure_briefly(patch: pytest.MonkeyPatch) -> None:
 
 
 def learn_briefly(patch: pytest.MonkeyPatch) -> None:
-    """Measure fewer sizes and networks, each less often: all the same code, less exact numbers."""
+    """Measure fewer sizes and networks, each less often: the same code, less exact numbers."""
     patch.setattr(kernel_times, "_POINTS", 3)
     patch.setattr(kernel_times, "_SECONDS", 0.002)
     patch.setattr(kernel_times, "_FEWEST", 2)
@@ -34,6 +34,6 @@ def learn_briefly(patch: pytest.MonkeyPatch) -> None:
 
 
 def time_by_processor(patch: pytest.MonkeyPatch) -> None:
-    """Time by the processor's seconds of this process: others disturb few passes less."""
+    """Measure this process's seconds of the processor, which other processes disturb less."""
     for module in (runtime, kernel_times):
         patch.setattr(module, "time", SimpleNamespace(perf_counter=time.process_time))

@@ -17,7 +17,7 @@ CAP = 3 * BASE
 
 
 def products(widths: object) -> np.ndarray:
-    """A model that knows nothing of a constant, of blocks, or of the speed of the machine."""
+    """A latency model without the constant, the blocks and the speed of the machine."""
     w = np.asarray(widths, dtype=np.float64)
     return w[..., 0] * w[..., 1] + w[..., 1] * w[..., 2]
 
@@ -46,7 +46,7 @@ class Clock:
 
 
 def largest_within(law: PowerLaw, speed: float, clock: Clock, budget: float) -> float | None:
-    """The prediction of the largest network that takes at most `budget`, of a thousand sizes."""
+    """Return the prediction for the largest of 1000 networks that takes at most `budget`."""
     sizes = np.geomspace(1.001 * products(np.ones(3)), products(CAP), 1000) / speed
     fits = solve_widths(law, lambda w: products(w) / speed, sizes, max_width=CAP)
     taken = clock.constant + products(fits.widths) / 1000
@@ -67,7 +67,7 @@ clocks = st.builds(
 
 @settings(max_examples=40)
 @given(laws, clocks, st.floats(0.5, 20), st.floats(100, 10_000))
-def test_no_network_above_its_budget_is_ever_returned(
+def test_bisection_never_returns_a_network_above_the_budget(
     law: PowerLaw, clock: Clock, budget: float, speed: float
 ) -> None:
     propose = partial(propose_along, law, speed)
@@ -86,7 +86,7 @@ def test_no_network_above_its_budget_is_ever_returned(
 
 @settings(max_examples=40)
 @given(laws, st.floats(0, 3), st.floats(0.5, 20), st.floats(100, 10_000))
-def test_the_network_is_about_the_largest_that_fits(
+def test_bisection_finds_nearly_the_largest_network_that_fits(
     law: PowerLaw, constant: float, budget: float, speed: float
 ) -> None:
     clock = Clock(constant, 1, 0.0, 0)

@@ -44,7 +44,7 @@ milliseconds = st.lists(st.floats(0.01, 10), min_size=4, max_size=4)
 
 
 @given(st.lists(milliseconds, min_size=3, max_size=3), st.floats(0, 100), st.floats(0, 100))
-def test_tables_never_fall(values: list[list[float]], one: float, other: float) -> None:
+def test_tables_never_decrease(values: list[list[float]], one: float, other: float) -> None:
     axes = (np.array([2.0, 8.0, 16.0]), np.array([2.0, 16.0, 32.0, 64.0]))
     table = Table.of(axes, np.array(values), (1, 16))
     low, high = sorted((one, other))
@@ -53,7 +53,7 @@ def test_tables_never_fall(values: list[list[float]], one: float, other: float) 
         assert table.at(np.array([fixed, low])) <= table.at(np.array([fixed, high])) + 1e-9
 
 
-def test_tables_are_exact_where_measured_and_go_on_beyond() -> None:
+def test_tables_are_exact_where_measured_and_extrapolate_beyond() -> None:
     table = Table.of((np.array([1.0, 2.0, 4.0]),), np.array([1.0, 3.0, 5.0]), (1,))
     sizes = np.array([[0.5], [1.0], [2.0], [3.0], [4.0], [6.0]])
     np.testing.assert_allclose(table.at(sizes), [1, 1, 3, 4, 5, 7.5])
@@ -61,7 +61,7 @@ def test_tables_are_exact_where_measured_and_go_on_beyond() -> None:
     np.testing.assert_allclose(blocks.at(np.array([[16.0], [17.0], [32.0]])), [1, 2, 2])
 
 
-def test_calls_tell_what_a_network_computes(narrow: TableArchitecture) -> None:
+def test_recorded_calls_match_the_layers_of_a_network(narrow: TableArchitecture) -> None:
     calls = record_calls(narrow.build(narrow.base_widths), narrow.input_shape, 5)
     convolutions = [call for call in calls if call.is_convolution]
     inputs = (1, *narrow.base_widths)
@@ -77,7 +77,7 @@ def learn_now(arch: Architecture) -> LatencyModel:
 
 @pytest.fixture(scope="module")
 def models(narrow: TableArchitecture) -> dict[str, tuple[Architecture, LatencyModel]]:
-    """A network of ours and a traced one, few kernels each."""
+    """A built-in and a traced network of few kernels, each with its latency model."""
     module = nn.Sequential(
         *(nn.Conv2d(1, 24, 3, 2, 1), nn.BatchNorm2d(24), nn.ReLU()),
         *(nn.Conv2d(24, 40, 3, 2, 1, bias=False), nn.Hardswish()),
@@ -97,7 +97,7 @@ def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     learn_briefly(monkeypatch)
 
 
-def test_a_model_is_a_cost_that_the_solver_never_exceeds(
+def test_the_solver_never_exceeds_a_budget_of_predicted_milliseconds(
     models: dict[str, tuple[Architecture, LatencyModel]],
 ) -> None:
     for arch, model in models.values():
@@ -113,7 +113,7 @@ def test_a_model_is_a_cost_that_the_solver_never_exceeds(
         assert (fits.cost <= budgets).all()
 
 
-def test_no_network_is_promised_to_be_quicker_than_the_quickest_measured(
+def test_no_prediction_is_below_the_fastest_measured_network(
     models: dict[str, tuple[Architecture, LatencyModel]],
 ) -> None:
     """As on a device that takes longer to start kernels than to run them."""
@@ -127,24 +127,24 @@ def test_no_network_is_promised_to_be_quicker_than_the_quickest_measured(
             solve_widths(law, slow, 0.9 * floor)
 
 
-def test_networks_that_hardly_differ_are_told(
+def test_a_latency_that_hardly_depends_on_widths_causes_a_warning(
     models: dict[str, tuple[Architecture, LatencyModel]], tmp_path: Path
 ) -> None:
     arch, model = models["traced"]
     base = float(replace(model, floor=0.0)(arch.base_widths))
     path = tmp_path / f"{learn._digest(arch, latency_conditions(CPU.device))}.json"
-    said = []
+    messages = []
     for part in (0.5, 0.9):
         path.write_text(json.dumps(replace(model, floor=part * base).to_dict()))
         listener = Listener()
         latency_model(arch, CPU, listener, folder=tmp_path)
-        said.append(listener.messages)
-    different, (alike,) = said
+        messages.append(listener.messages)
+    different, (alike,) = messages
     assert different == []
     assert alike.startswith(f"latency hardly depends on widths here: small takes {base:.3g} ms")
 
 
-def test_a_model_comes_back_from_json(
+def test_a_model_survives_json(
     models: dict[str, tuple[Architecture, LatencyModel]],
 ) -> None:
     arch, model = models["traced"]
@@ -162,7 +162,7 @@ def test_a_model_of_another_format_is_refused(
         LatencyModel.from_dict(data)
 
 
-def test_what_kinds_of_calls_take_in_whole_networks_is_found(
+def test_the_correction_recovers_the_factors_of_operations(
     models: dict[str, tuple[Architecture, LatencyModel]],
 ) -> None:
     for arch, model in models.values():
@@ -174,7 +174,7 @@ def test_what_kinds_of_calls_take_in_whole_networks_is_found(
         np.testing.assert_allclose(found(unseen), truth(unseen), rtol=0.05)
 
 
-def test_a_model_of_mere_noise_still_grows_with_the_widths(
+def test_a_model_fitted_to_noise_still_grows_with_the_widths(
     models: dict[str, tuple[Architecture, LatencyModel]],
 ) -> None:
     for arch, model in models.values():
@@ -186,7 +186,7 @@ def test_a_model_of_mere_noise_still_grows_with_the_widths(
         assert solve_widths(uniform_curve(base), found, 2 * found(base)).cost <= 2 * found(base)
 
 
-def test_calls_that_equal_widths_remove_are_not_counted() -> None:
+def test_projections_that_vanish_at_equal_widths_are_not_counted() -> None:
     arch = table_architecture("resnet18", num_classes=10, in_channels=1)
     arch = replace(arch, base_widths=tuple(w // 4 for w in arch.base_widths))
     structure = learn._read_structure(arch, 100)
@@ -205,7 +205,7 @@ def test_calls_that_equal_widths_remove_are_not_counted() -> None:
 
 
 @pytest.mark.usefixtures("briefly")
-def test_a_model_is_learned_once_for_a_device(
+def test_a_model_is_learned_once_per_device(
     models: dict[str, tuple[Architecture, LatencyModel]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -255,7 +255,7 @@ def test_a_damaged_model_in_the_cache_is_learned_again(
     assert len(learned) == 1 + 3 + len(changed)
 
 
-def test_an_architecture_without_a_model_says_how_to_get_one(narrow: TableArchitecture) -> None:
+def test_an_architecture_without_a_latency_model_raises_an_error(narrow: TableArchitecture) -> None:
     with pytest.raises(NsoptError, match="vgg11 has no latency model"):
         narrow.cost("latency")
 
@@ -282,7 +282,7 @@ def test_networks_are_timed_in_turns(
         measure_latencies(networks, narrow.input_shape, repeats=2, rounds=3)
 
 
-def test_python_collects_no_garbage_while_a_network_is_timed() -> None:
+def test_garbage_collection_is_off_while_a_network_is_timed() -> None:
     class Asking(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             collecting.append(gc.isenabled())
@@ -290,14 +290,14 @@ def test_python_collects_no_garbage_while_a_network_is_timed() -> None:
 
     collecting: list[bool] = []
     measure_latencies([Asking()], (3, 4, 4), warmup=2, repeats=2, rounds=2, runtime=Torch(2))
-    tried = 2  # passes that tell which layout it runs with
+    tried = 2  # passes that choose the layout
     assert collecting == [False] * (tried + 4)
     assert gc.isenabled()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere memory is not kept")
 @pytest.mark.usefixtures("briefly")
-def test_the_gaps_between_tensors_are_taken_once_a_measurement(
+def test_memory_gaps_are_filled_once_per_measurement(
     models: dict[str, tuple[Architecture, LatencyModel]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Taking thousands of gaps for every kernel and network made learning four times as long."""
@@ -319,10 +319,9 @@ def test_the_gaps_between_tensors_are_taken_once_a_measurement(
 
 @pytest.fixture
 def busy_processor() -> Iterator[None]:
-    """One with us on it and something that computes all the time, so that all rounds are slow
-    alike."""
+    """Share a processor with a process that computes all the time: all rounds are equally slow."""
     if sys.platform != "linux":
-        pytest.skip("/proc tells how long threads waited")
+        pytest.skip("how long threads waited is read from /proc")
     processors = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(processors)})
     other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -333,7 +332,7 @@ def busy_processor() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("busy_processor")
-def test_what_computes_all_the_time_is_noticed(narrow: TableArchitecture) -> None:
+def test_a_process_that_competes_for_the_processor_is_noticed(narrow: TableArchitecture) -> None:
     model = narrow.build(narrow.base_widths)
     (latency,) = measure_latencies([model], narrow.input_shape, repeats=200, runtime=Torch(20))
     assert latency.waited is not None
@@ -342,7 +341,7 @@ def test_what_computes_all_the_time_is_noticed(narrow: TableArchitecture) -> Non
 
 @pytest.mark.usefixtures("busy_processor")
 @pytest.mark.usefixtures("briefly")
-def test_a_model_learned_on_a_busy_machine_is_not_kept(
+def test_a_model_learned_on_a_busy_machine_is_not_cached(
     models: dict[str, tuple[Architecture, LatencyModel]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

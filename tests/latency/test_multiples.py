@@ -1,4 +1,4 @@
-"""Multiples that a device and a runtime like."""
+"""Multiples of widths that suit a device and a runtime."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("block", [1, 2, 4, 8, 16])
-def test_the_block_of_a_device_is_found_once(block: int, cache: Path) -> None:
+def test_the_block_size_of_a_device_is_measured_once_and_cached(block: int, cache: Path) -> None:
     clock = BlockClock(block)
     runtime = choose_runtime("torch", clock)
     assert find_multiple("cpu", runtime, Listener()) == block
@@ -48,7 +48,7 @@ def test_the_block_of_a_device_is_found_once(block: int, cache: Path) -> None:
     assert clock.timed == 2 * timed
 
 
-def test_widths_are_rounded_as_the_device_likes(
+def test_multiple_of_auto_rounds_widths_to_the_block_size_of_the_device(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     law, clock = tmp_path / "law.json", tmp_path / "board.py"
@@ -57,9 +57,9 @@ def test_widths_are_rounded_as_the_device_likes(
     law.write_text(json.dumps(nsopt.uniform_curve(base).to_dict()))
     monkeypatch.chdir(tmp_path)
     asked = "widths", f"--law={law}", "--budgets=700k", "--multiple-of=auto"
-    told = call_nsopt(*asked, "--measure=board:time", "--json")
-    assert (told.returncode, told.stderr) == (0, "")
-    (row,) = json.loads(told.stdout)
+    done = call_nsopt(*asked, "--measure=board:time", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = json.loads(done.stdout)
     assert {width % 4 for width in row["widths"]} == {0}
     assert any(width % 8 for width in row["widths"])
     assert "--multiple-of auto is 4 here" in call_nsopt(*asked, "--measure=board:time").stdout

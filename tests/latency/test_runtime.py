@@ -1,4 +1,4 @@
-"""What networks are timed in: functions of users, and onnxruntime."""
+"""Runtimes in which networks are timed: functions of users, and onnxruntime."""
 
 import math
 import time
@@ -44,7 +44,7 @@ def count(module: nn.Module, images: torch.Tensor) -> float:
     return sum(parameter.numel() for parameter in module.parameters()) / 1000
 
 
-def test_a_function_measures_networks_in_its_own_conditions() -> None:
+def test_a_function_measures_networks_under_its_own_name() -> None:
     runtime = choose_runtime("torch", count)
     assert runtime.name == "tests.latency.test_runtime:count"
     (latency,) = measure_latencies([small()], SHAPE, runtime=runtime)
@@ -67,7 +67,7 @@ def test_a_function_measures_networks_in_its_own_conditions() -> None:
         (True, "must return milliseconds, and returned bool"),
     ],
 )
-def test_what_is_no_time_is_refused(value: Any, message: str) -> None:
+def test_a_function_that_returns_no_valid_time_is_refused(value: Any, message: str) -> None:
     runtime = OwnMeasure("phone:time", lambda module, images: value)
     with pytest.raises(NsoptError, match=f"phone:time {message}"):
         measure_latencies([small()], SHAPE, runtime=runtime)
@@ -85,7 +85,7 @@ def test_a_function_that_a_storage_names_is_not_imported(
     assert stored_runtime("torch", None).name == "torch"
 
 
-def test_a_name_that_is_no_function_is_refused() -> None:
+def test_a_name_that_is_not_a_function_is_refused() -> None:
     for name, message in {
         "clock": "write package.module:function",
         "no_such_module:time": "cannot import the function 'no_such_module:time'",
@@ -108,7 +108,7 @@ def test_networks_are_timed_in_onnxruntime(name: str) -> None:
     assert latency.repeats == 4
 
 
-def test_integers_are_timed_in_the_faster_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_8_bit_networks_are_timed_in_their_faster_form(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[Path] = []
 
     def run(images: NDArray[np.float32], seconds: float) -> NDArray[np.float32]:
@@ -125,17 +125,17 @@ def test_integers_are_timed_in_the_faster_form(monkeypatch: pytest.MonkeyPatch) 
     assert feed(torch.zeros(5, *SHAPE))() < 0.05
 
 
-def test_a_missing_onnxruntime_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_onnxruntime_causes_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ImportError(name)
 
     monkeypatch.setattr(onnx, "import_module", missing)
-    told = call_nsopt("study", "--runtime=onnxruntime", "--metric=latency")
-    assert told.returncode == 2
-    assert "onnxruntime is not installed: pip install 'nsopt[export]'" in told.stderr
+    done = call_nsopt("study", "--runtime=onnxruntime", "--metric=latency")
+    assert done.returncode == 2
+    assert "onnxruntime is not installed: pip install 'nsopt[export]'" in done.stderr
 
 
-def test_latency_of_a_function_is_a_line_over_macs(narrow: TableArchitecture) -> None:
+def test_a_measuring_function_gives_a_latency_linear_in_macs(narrow: TableArchitecture) -> None:
     arch = nsopt.with_latency(narrow, "cpu", measure=count)
     model = arch.latency
     assert isinstance(model, MacsLatency)
@@ -151,7 +151,7 @@ def test_latency_of_a_function_is_a_line_over_macs(narrow: TableArchitecture) ->
     assert max(found.measured) > 0.45 * whole
 
 
-def test_networks_of_varying_operations_have_latencies_too(
+def test_networks_whose_operations_vary_get_a_latency_linear_in_macs(
     narrow: TableArchitecture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -163,11 +163,11 @@ def test_networks_of_varying_operations_have_latencies_too(
     listener = Listener()
     arch = nsopt.with_latency(narrow, "cpu", listener)
     assert isinstance(arch.latency, MacsLatency)
-    (told,) = listener.messages
-    assert told.endswith("at other widths: nsopt predicts its latency from its MACs")
+    (message,) = listener.messages
+    assert message.endswith("at other widths: nsopt predicts its latency from its MACs")
 
 
-def test_both_options_at_once_are_refused() -> None:
-    told = call_nsopt("study", "--runtime=torch", "--measure=math:sqrt")
-    assert told.returncode == 2
-    assert "give --runtime or --measure, not both" in told.stderr
+def test_runtime_and_measure_exclude_each_other() -> None:
+    done = call_nsopt("study", "--runtime=torch", "--measure=math:sqrt")
+    assert done.returncode == 2
+    assert "give --runtime or --measure, not both" in done.stderr

@@ -1,4 +1,4 @@
-"""A method of somebody else's: registered, or brought by a package, and compared like ours."""
+"""Methods of users and of other packages, compared like the built-in ones."""
 
 import inspect
 import os
@@ -16,7 +16,7 @@ from nsopt.methods.base import LawInputs
 from nsopt.models.architecture import Architecture
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
-from tests.e2e.test_user_errors import check
+from tests.e2e.test_user_errors import assert_fails
 from tests.forked import Forked, run_module
 
 SHORT = (
@@ -62,7 +62,7 @@ def flat() -> Iterator[Flat]:
     registry._registered.pop(method.name, None)
 
 
-def test_a_registered_method_is_compared_like_ours(flat: Flat, tmp_path: Path) -> None:
+def test_a_registered_method_is_compared_like_a_built_in_one(flat: Flat, tmp_path: Path) -> None:
     done = call_nsopt("study", "--methods=uniform,flat", SMALL, *SHORT, f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     results = read_results(f"sqlite:///{tmp_path / 'study.db'}")
@@ -74,11 +74,11 @@ def test_a_registered_method_is_compared_like_ours(flat: Flat, tmp_path: Path) -
     assert "Equally wide" in (tmp_path / "report" / "index.html").read_text()
     assert not (tmp_path / "checkpoints").exists()
 
-    del registry._registered[flat.name]  # as where it is not installed
+    del registry._registered[flat.name]  # as if it were not installed
     storage = f"--storage=sqlite:///{tmp_path / 'study.db'}"
     assert call_nsopt("report", storage, f"--out={tmp_path / 'again'}").returncode == 0
     assert "Equally wide" not in (tmp_path / "again" / "index.html").read_text()
-    check(
+    assert_fails(
         call_nsopt("study", "--methods=flat", SMALL, *SHORT, f"--out={tmp_path}"), "unknown method"
     )
 
@@ -105,7 +105,7 @@ def run_with_package(package: Path, arguments: Sequence[str]) -> None:
     run_module("nsopt", arguments)
 
 
-def test_a_package_brings_a_method_and_a_network_to_all_processes(tmp_path: Path) -> None:
+def test_a_package_provides_a_method_and_a_network_to_all_processes(tmp_path: Path) -> None:
     """The method is found by its entry point; the worker runs the network's code because the user
     gave its name."""
     package = tmp_path / "site"

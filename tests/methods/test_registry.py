@@ -1,4 +1,4 @@
-"""Methods: found by name, brought by packages, and all that others know of them."""
+"""The registry of methods, and the laws of the built-in ones."""
 
 import dataclasses
 
@@ -58,7 +58,7 @@ def test_unknown_methods_suggest_the_nearest(name: str) -> None:
         get_methods([])
 
 
-def test_a_method_tells_the_record_that_its_law_is_fitted_to(history: list[Iteration]) -> None:
+def test_a_method_returns_the_record_that_its_law_is_fitted_to(history: list[Iteration]) -> None:
     for name, number in (("neuralscale-iter1", 0), ("neuralscale-iter2", 1), ("neuralscale", 1)):
         assert get_method(name).fitted_to(history) is history[number]
     for name in ("neuralscale-iter3", "uniform", "morphnet"):
@@ -66,7 +66,7 @@ def test_a_method_tells_the_record_that_its_law_is_fitted_to(history: list[Itera
     assert get_method("neuralscale").fitted_to([]) is None
 
 
-def test_iterations_of_neuralscale_are_methods_of_their_own(
+def test_each_iteration_of_neuralscale_is_a_method(
     narrow: TableArchitecture, history: list[Iteration]
 ) -> None:
     second = get_method("neuralscale-iter2")
@@ -82,7 +82,7 @@ def test_iterations_of_neuralscale_are_methods_of_their_own(
         law_of("neuralscale-iter3", narrow, history)
 
 
-def test_baselines_are_multiples_of_a_configuration(
+def test_uniform_and_morphnet_scale_a_configuration(
     narrow: TableArchitecture, history: list[Iteration]
 ) -> None:
     assert law_of("uniform", narrow, []).alpha.tolist() == list(narrow.base_widths)
@@ -91,7 +91,7 @@ def test_baselines_are_multiples_of_a_configuration(
     assert 0.4 * sum(narrow.base_widths) < half.alpha.sum() <= 0.5 * sum(narrow.base_widths)
 
 
-def test_magnitude_prunes_what_was_trained_below_its_size(narrow: TableArchitecture) -> None:
+def test_magnitude_prunes_a_trained_network_to_smaller_budgets(narrow: TableArchitecture) -> None:
     magnitude, cost = get_method("magnitude"), narrow.cost("params")
     base = cost(narrow.base_widths)
     assert magnitude.supports(base - 1, base)
@@ -117,7 +117,7 @@ class Named(Mine):
 
 
 @pytest.mark.parametrize("name", ["uniform", "neuralscale"])
-def test_a_name_is_given_once(name: str) -> None:
+def test_the_name_of_a_built_in_method_cannot_be_registered_again(name: str) -> None:
     with pytest.raises(NsoptError, match=f"a method '{name}' already exists"):
         nsopt.register_method(Named(name))
 
@@ -125,6 +125,6 @@ def test_a_name_is_given_once(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", "a/b", "a,b", "a b", "search", "search-mine", "base", "pretrained"]
 )
-def test_a_name_can_stand_in_that_of_a_study(name: str) -> None:
+def test_method_names_that_break_study_names_are_refused(name: str) -> None:
     with pytest.raises(NsoptError, match="a method cannot be named"):
         nsopt.register_method(Named(name))

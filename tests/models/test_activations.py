@@ -19,8 +19,8 @@ from tests.models.tracing.awkward import Transformer
 NETWORKS = ["vgg11", "resnet18", "resnet18-tied", "resnet18-convcut", "mobilenetv2"]
 
 
-def peak_of(model: nn.Module, *inputs: Tensor) -> int:
-    """The peak of one network as it runs."""
+def measure_peak(model: nn.Module, *inputs: Tensor) -> int:
+    """Return the peak of one network as it runs."""
 
     def sizes(tensor: Tensor) -> list[Size]:
         return [(np.zeros(1, np.int64), n) for n in tensor.shape]
@@ -46,41 +46,43 @@ class Steps(nn.Module):
         return self.narrow(y) + x.sum()  # 10 + 40 + 6: x is
 
 
-def test_buffers_live_from_their_making_to_their_last_use() -> None:
-    assert peak_of(Steps(), torch.rand(1, 10)) == 10 + 20 + 40
+def test_a_buffer_lives_from_its_creation_to_its_last_use() -> None:
+    assert measure_peak(Steps(), torch.rand(1, 10)) == 10 + 20 + 40
     linear = nn.Linear(10, 40)
-    assert peak_of(linear, torch.rand(1, 10)) == 50
-    assert peak_of(nn.Sequential(linear, nn.ReLU()), torch.rand(1, 10)) == 80
-    assert peak_of(nn.Sequential(linear, nn.ReLU(inplace=True)), torch.rand(1, 10)) == 50
+    assert measure_peak(linear, torch.rand(1, 10)) == 50
+    assert measure_peak(nn.Sequential(linear, nn.ReLU()), torch.rand(1, 10)) == 80
+    assert measure_peak(nn.Sequential(linear, nn.ReLU(inplace=True)), torch.rand(1, 10)) == 50
 
 
-def test_transposed_weights_of_a_traced_network_are_no_activations() -> None:
+def test_transposed_weights_do_not_count_as_activations() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 300), nn.Linear(300, 5)
     )
     images = torch.rand(2, 3, 8, 8)
     arch = trace(model, images)
-    assert arch.cost("activations")(arch.base_widths) == peak_of(model, images[:1]) == 288 + 300
+    assert (
+        arch.cost("activations")(arch.base_widths) == measure_peak(model, images[:1]) == 288 + 300
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 @settings(max_examples=2)
 @given(seed=st.integers(0, 2**31))
-def test_the_peak_is_that_of_the_network_at_any_widths(name: str, seed: int) -> None:
+def test_the_predicted_peak_equals_that_of_the_built_network(name: str, seed: int) -> None:
     arch = get_architecture(name)
     cost = arch.cost("activations")
     generator = np.random.default_rng(seed)
     rows = generator.choice([1, 3, 8, 30], (2, len(arch.base_widths)))  # often equal
     images = torch.empty(1, *arch.input_shape, device="meta")
     with torch.device("meta"):
-        peaks = [peak_of(arch.build(row), images) for row in rows]
+        peaks = [measure_peak(arch.build(row), images) for row in rows]
     assert cost(rows).tolist() == peaks
     assert cost(rows[0]) == peaks[0]
     assert (cost.lower_bound(rows) <= peaks).all()
     assert (cost.lower_bound(rows + 1) >= cost.lower_bound(rows)).all()
 
 
-def test_memory_of_vgg11_is_what_its_layers_say() -> None:
+def test_the_memory_of_vgg11_equals_a_count_by_hand() -> None:
     arch = get_architecture("vgg11")
     widths = [8, 64, 4, 4, 4, 4, 4, 4]
     assert arch.cost("activations")([8, *[1] * 7]) == 2 * 8 * 32 * 32  # the first norm
@@ -91,7 +93,7 @@ def test_memory_of_vgg11_is_what_its_layers_say() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_budgets_of_memory_are_met_and_no_larger_size_meets_them(name: str) -> None:
+def test_memory_budgets_are_met_and_no_larger_size_fits(name: str) -> None:
     arch = get_architecture(name)
     cost, law = MEMORY.cost(arch), uniform_curve(arch.base_widths)
     budget = MEMORY.read("64kB")
@@ -102,7 +104,7 @@ def test_budgets_of_memory_are_met_and_no_larger_size_meets_them(name: str) -> N
 
 
 class Residual(nn.Module):
-    """What is added stays while the branch runs."""
+    """The input of the addition stays in memory while the branch runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +118,7 @@ class Residual(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def test_memory_of_a_traced_network_follows_its_widths() -> None:
+def test_the_memory_of_a_traced_network_follows_its_widths() -> None:
     arch = trace(Residual(), torch.rand(2, 3, 16, 16))
     cost = arch.cost("memory")
     rows = np.array([[8, 24], [4, 2], [2, 40], [30, 5]])
@@ -134,7 +136,7 @@ def test_memory_of_a_traced_network_follows_its_widths() -> None:
         solve_widths(law, cost, 1000)
 
 
-def test_memory_that_does_not_follow_from_the_widths_is_refused() -> None:
+def test_memory_that_does_not_depend_on_widths_alone_is_refused() -> None:
     arch = trace(Transformer(), torch.rand(2, 3, 32, 32))
     with pytest.raises(NsoptError, match="cannot be counted"):
         arch.cost("memory")

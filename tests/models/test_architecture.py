@@ -29,7 +29,7 @@ def networks(draw: st.DrawFn) -> tuple:
 
 @settings(max_examples=40)
 @given(networks())
-def test_params_are_those_of_the_built_network(network: tuple) -> None:
+def test_params_equal_those_of_the_built_network(network: tuple) -> None:
     arch, widths = network
     built = sum(parameter.numel() for parameter in arch.build(widths).parameters())
     assert arch.cost("params")(widths) == built
@@ -37,7 +37,7 @@ def test_params_are_those_of_the_built_network(network: tuple) -> None:
 
 @settings(max_examples=20)
 @given(networks())
-def test_macs_are_those_that_torch_counts(network: tuple) -> None:
+def test_macs_equal_those_that_torch_counts(network: tuple) -> None:
     arch, widths = network
     model = arch.build(widths).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -46,7 +46,7 @@ def test_macs_are_those_that_torch_counts(network: tuple) -> None:
 
 
 @given(networks())
-def test_many_widths_cost_what_each_costs(network: tuple) -> None:
+def test_costs_of_many_widths_equal_those_of_each(network: tuple) -> None:
     arch, widths = network
     rows = np.array([widths, [w + 1 for w in widths], list(arch.base_widths)])
     for metric in ("params", "macs"):
@@ -108,14 +108,18 @@ def test_irregular_widths_have_their_published_number_of_parameters(
 @pytest.mark.parametrize(
     ("name", "millions"), [("mobilenetv2-convcut", 2.66), ("resnet18-convcut", 11.62)]
 )
-def test_convcut_networks_have_the_supplements_size(name: str, millions: float) -> None:
+def test_convcut_networks_have_the_size_in_the_papers_supplement(
+    name: str, millions: float
+) -> None:
     arch = table_architecture(name, 200, 64)
     assert round(arch.cost("params")(arch.base_widths) / 1e6, 2) == millions
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2-tied", "resnet18-tied"])
 @pytest.mark.parametrize("image_size", [32, 64])
-def test_tied_networks_are_the_original_at_base_widths(name: str, image_size: int) -> None:
+def test_tied_networks_cost_as_much_as_the_original_at_base_widths(
+    name: str, image_size: int
+) -> None:
     tied = table_architecture(name, 100, image_size)
     original = table_architecture(name.removesuffix("-tied"), 100, image_size)
     assert len(tied.base_widths) < len(original.base_widths)
@@ -133,7 +137,7 @@ def test_no_shortcut_of_a_tied_network_becomes_a_convolution(name: str) -> None:
 
 @settings(max_examples=40)
 @given(networks())
-def test_lower_bound_of_a_cost_never_falls(network: tuple) -> None:
+def test_the_lower_bound_of_a_cost_never_decreases(network: tuple) -> None:
     arch, widths = network
     wider = np.array(widths) + np.eye(len(widths), dtype=np.int64)
     for metric in ("params", "macs"):
@@ -145,8 +149,8 @@ def test_lower_bound_of_a_cost_never_falls(network: tuple) -> None:
 
 @settings(max_examples=40)
 @given(networks())
-def test_a_filter_costs_what_the_network_grows_by(network: tuple) -> None:
-    """Where it makes or ends no identity, that is; and never less than nothing."""
+def test_the_marginal_cost_equals_the_growth_of_the_network(network: tuple) -> None:
+    """Unless an identity shortcut appears or vanishes. It is always positive."""
     arch, widths = network
     wider = np.array(widths) + np.eye(len(widths), dtype=np.int64)
     for metric in ("params", "macs"):
@@ -154,12 +158,12 @@ def test_a_filter_costs_what_the_network_grows_by(network: tuple) -> None:
         marginal = cost.marginal(widths)
         assert (marginal > 0).all()
         for layer, grown in enumerate(wider):
-            if operations_of(arch, grown) == operations_of(arch, widths):
+            if list_operations(arch, grown) == list_operations(arch, widths):
                 assert marginal[layer] == cost(grown) - cost(widths)
         np.testing.assert_array_equal(cost.marginal(np.array([widths, widths]))[1], marginal)
 
 
-def operations_of(arch: TableArchitecture, widths: Sequence[int]) -> list[str]:
+def list_operations(arch: TableArchitecture, widths: Sequence[int]) -> list[str]:
     w = np.asarray(widths)
     return [operation.name for operation in arch.operations if operation.exists(w)]
 
@@ -181,7 +185,7 @@ def test_every_group_has_a_name_gates_and_filters(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["vgg11", "resnet18-tied"])
-def test_inherited_network_computes_with_the_kept_channels(name: str) -> None:
+def test_an_inherited_network_computes_with_the_kept_channels(name: str) -> None:
     arch = table_architecture(name)
     widths = tuple(6 + i for i in range(len(arch.base_widths)))
     model = arch.build(widths)
@@ -224,12 +228,12 @@ def test_expanded_channels_follow_their_input_channel() -> None:
 
 
 @pytest.mark.parametrize("widths", [[8] * 7, [8] * 9, [8] * 7 + [0], [8] * 7 + [1.5]])
-def test_build_refuses_widths_that_are_none(widths: list) -> None:
+def test_build_refuses_invalid_widths(widths: list) -> None:
     with pytest.raises(NsoptError, match="widths"):
         table_architecture("vgg11").build(widths)
 
 
-def test_cost_refuses_a_wrong_length() -> None:
+def test_cost_refuses_a_wrong_number_of_widths() -> None:
     with pytest.raises(NsoptError, match="8 widths expected"):
         table_architecture("vgg11").cost("params")([1, 2])
 

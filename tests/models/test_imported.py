@@ -1,4 +1,4 @@
-"""Networks of others, by a word."""
+"""Networks of users and of other packages, imported by name."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from nsopt.errors import NsoptError
 from nsopt.files import cache_folder
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
-from tests.e2e.test_user_errors import check
+from tests.e2e.test_user_errors import assert_fails
 from tests.latency.brief import learn_briefly, time_by_processor
 
 MODULE = """
@@ -51,7 +51,7 @@ def mynets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_network_of_torchvision_is_an_architecture() -> None:
+def test_get_architecture_traces_a_network_of_torchvision() -> None:
     arch = nsopt.get_architecture("torchvision:squeezenet1_1", num_classes=7, image_size=64)
     assert (arch.name, arch.num_classes) == ("torchvision:squeezenet1_1", 7)
     assert len(arch.base_widths) == 25
@@ -59,7 +59,7 @@ def test_a_network_of_torchvision_is_an_architecture() -> None:
     assert again.layer_names == arch.layer_names
 
 
-def test_a_factory_is_called_with_the_number_of_classes_if_it_takes_it() -> None:
+def test_a_factory_gets_num_classes_if_it_accepts_it() -> None:
     assert nsopt.get_architecture("mynets:small", 5, in_channels=1).num_classes == 5
     assert nsopt.get_architecture("mynets:sizeless", 5, in_channels=1).num_classes == 10
 
@@ -77,13 +77,13 @@ def test_a_factory_is_called_with_the_number_of_classes_if_it_takes_it() -> None
         ("mynets:small", "mynets:small cannot be traced on images of 3x32x32"),
     ],
 )
-def test_what_cannot_be_imported_says_so(name: str, message: str) -> None:
+def test_a_network_that_cannot_be_imported_raises_an_error(name: str, message: str) -> None:
     with pytest.raises(NsoptError, match=message) as caught:
         nsopt.get_architecture(name)
     assert "\n" not in str(caught.value)
 
 
-def test_a_study_of_ones_own_network(tmp_path: Path) -> None:
+def test_all_commands_accept_a_users_own_network(tmp_path: Path) -> None:
     methods = "--methods=uniform,morphnet,magnitude,neuralscale"
     study = ("study", "--arch=mynets:small", methods, "--ratios=0.5", "--seeds=1", "--epochs=1")
     done = call_nsopt(*study, *SHORT, f"--out={tmp_path / 'out'}")
@@ -112,7 +112,7 @@ def test_a_study_of_ones_own_network(tmp_path: Path) -> None:
     assert sum(p.numel() for p in nsopt.load_weights(weights, "mynets:small").parameters()) > 0
 
 
-def test_another_network_under_the_same_word_is_noticed(
+def test_another_network_under_the_same_name_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = ("study", "--arch=mynets:small", "--methods=uniform", "--ratios=0.5", "--seeds=1")
@@ -120,7 +120,7 @@ def test_another_network_under_the_same_word_is_noticed(
     assert call_nsopt(*study, "--epochs=1", *SHORT, out).returncode == 0
     monkeypatch.setattr(import_module("mynets"), "small", narrower)
     worker = ("worker", f"--storage=sqlite:///{tmp_path / 'out' / 'study.db'}", out)
-    check(
+    assert_fails(
         call_nsopt(*worker, "--study=mynets:small-digits-30each-smoke", "--arch=mynets:small"),
         "mynets:small is another network here",
     )
@@ -133,8 +133,10 @@ def narrower(num_classes: int) -> nn.Module:
     )
 
 
-def test_a_budget_in_milliseconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The study keeps the latency model, and goes on with it."""
+def test_a_study_keeps_and_reuses_its_latency_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second command uses the model that the first one stored."""
     learn_briefly(monkeypatch)
     time_by_processor(monkeypatch)
     study = (
@@ -149,7 +151,7 @@ def test_a_budget_in_milliseconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(timed) == 2
     assert max(map(float, timed)) <= 1.001 * outcomes["budget"].max()  # it prints four digits
     assert outcomes["latency_ms"].notna().all()
-    shutil.rmtree(cache_folder() / "latency", ignore_errors=True)  # none is kept by a busy machine
+    shutil.rmtree(cache_folder() / "latency", ignore_errors=True)  # a busy machine caches none
     assert call_nsopt(*study, "--seeds=2").returncode == 0
     after = read_results(f"sqlite:///{tmp_path / 'study.db'}").outcomes
     assert after["budget"].nunique() == 1

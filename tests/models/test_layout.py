@@ -1,4 +1,4 @@
-"""Channels last where a network runs so."""
+"""The memory layout of networks: channels last if they run with it."""
 
 import torch
 from torch import nn
@@ -17,13 +17,13 @@ def convolutions() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Dropout(), nn.Conv2d(8, 4, 3), nn.Flatten())
 
 
-def test_channels_lie_last_where_the_network_runs_with_it() -> None:
+def test_channels_last_is_chosen_if_the_network_runs_with_it() -> None:
     assert best_layout(convolutions(), (IMAGES,)) == LAST
     assert best_layout(Viewed(), (IMAGES,)) == FIRST
     assert best_layout(Volumes(), (torch.randn(2, 1, 6, 6, 6),)) == FIRST
 
 
-def test_trying_changes_neither_the_network_nor_what_is_drawn() -> None:
+def test_choosing_a_layout_changes_neither_the_network_nor_the_random_state() -> None:
     model = convolutions()
     before = torch.get_rng_state()
     best_layout(model, (IMAGES,))
@@ -32,7 +32,7 @@ def test_trying_changes_neither_the_network_nor_what_is_drawn() -> None:
     assert layout_of(model) == FIRST
 
 
-def test_only_tensors_of_four_dimensions_are_laid_out() -> None:
+def test_only_four_dimensional_tensors_get_the_layout() -> None:
     images, others = nn.Conv2d(3, 8, 3), (nn.Conv3d(3, 8, 3), nn.Linear(3, 8))
     model = lay_out(nn.Sequential(images, *others), LAST)
     assert layout_of(model) == LAST
@@ -40,7 +40,7 @@ def test_only_tensors_of_four_dimensions_are_laid_out() -> None:
     assert all(other.weight.is_contiguous() for other in others)
 
 
-def test_inputs_follow_the_weights() -> None:
+def test_inputs_get_the_layout_of_the_weights() -> None:
     images = IMAGES.to(memory_format=LAST)
     assert inputs_for(lay_out(convolutions(), LAST), images) is images
     laid, other = inputs_for(Viewed(), (images, torch.ones(2, 3).t()))

@@ -27,7 +27,7 @@ CPU = Compute(torch.device("cpu"), bf16=False)
 
 
 @pytest.fixture(autouse=True)
-def _small_tensors_are_folded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def _fold_small_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folding, "_FEWEST_ROWS", 2)
 
 
@@ -38,12 +38,12 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def small(name: str) -> TableArchitecture:
+def make_small(name: str) -> TableArchitecture:
     arch = table_architecture(name, image_size=32 if name == "vgg11" else 16)
     return dataclasses.replace(arch, base_widths=tuple(max(6, w // 16) for w in arch.base_widths))
 
 
-def coloured_noise(size: int) -> Splits:
+def make_noise(size: int) -> Splits:
     """Ten classes that differ in brightness. Call it when the default type is set."""
     labels = torch.arange(60) % 10
     generator = torch.Generator().manual_seed(0)
@@ -52,7 +52,7 @@ def coloured_noise(size: int) -> Splits:
     return ImageData("noise", tuple("0123456789"), images, images).split(0.2)
 
 
-def settings_for(arch: TableArchitecture) -> SearchSettings:
+def make_settings(arch: TableArchitecture) -> SearchSettings:
     return SearchSettings(
         pretrain_epochs=1,
         prune_every=1 if arch.name.startswith("mobilenet") else 2,  # which has many layers
@@ -66,9 +66,9 @@ def settings_for(arch: TableArchitecture) -> SearchSettings:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", architectures())
 def test_shrinking_and_masked_networks_give_the_same_record(name: str) -> None:
-    arch = small(name)
-    splits = coloured_noise(arch.input_shape[-1])
-    settings = settings_for(arch)
+    arch = make_small(name)
+    splits = make_noise(arch.input_shape[-1])
+    settings = make_settings(arch)
     shrinking = iterative_prune(
         arch, arch.base_widths, Classification(splits), settings, CPU, Silent()
     )
@@ -83,10 +83,10 @@ def test_shrinking_and_masked_networks_give_the_same_record(name: str) -> None:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", architectures())
-def test_a_compacted_network_goes_on_as_if_its_channels_were_held_at_zero(name: str) -> None:
+def test_a_compacted_network_trains_like_a_masked_one(name: str) -> None:
     """Outputs after a few steps more agree, and momentum has the weights' shapes."""
-    arch = small(name)
-    splits = coloured_noise(arch.input_shape[-1])
+    arch = make_small(name)
+    splits = make_noise(arch.input_shape[-1])
     kept = [
         np.arange(width)[np.arange(width) % 3 != group % 3]
         for group, width in enumerate(arch.base_widths)
@@ -118,8 +118,8 @@ def test_a_compacted_network_goes_on_as_if_its_channels_were_held_at_zero(name: 
 
 
 @pytest.mark.parametrize("name", ["vgg11", "mobilenetv2-tied", "mobilenetv2-convcut"])
-def test_a_compacted_network_has_the_shapes_of_one_built_so(name: str) -> None:
-    arch = small(name)
+def test_a_compacted_network_has_the_shapes_of_one_built_at_its_widths(name: str) -> None:
+    arch = make_small(name)
     model = arch.build(arch.base_widths)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
     kept = [np.arange(0, width, 2) for width in arch.base_widths]
@@ -131,7 +131,7 @@ def test_a_compacted_network_has_the_shapes_of_one_built_so(name: str) -> None:
     assert shapes == {name: tensor.shape for name, tensor in built.state_dict().items()}
 
 
-def test_a_stream_keeps_what_later_blocks_still_read() -> None:
+def test_a_residual_stream_keeps_channels_that_later_blocks_read() -> None:
     arch = table_architecture("resnet18")
     model = arch.build(arch.base_widths)
     kept = [np.arange(width) for width in arch.base_widths]
@@ -144,6 +144,6 @@ def test_a_stream_keeps_what_later_blocks_still_read() -> None:
     assert Layout.of(convcut, convcut.build(arch.base_widths), kept).written[0].tolist() == [1]
 
 
-def test_positions_are_found_or_missing() -> None:
+def test_find_positions_returns_minus_one_for_missing_values() -> None:
     within = np.array([2, 5, 9])
     assert find_positions(np.array([2, 9, 3, 10, 0]), within).tolist() == [0, 2, -1, -1, -1]

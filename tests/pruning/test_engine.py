@@ -71,15 +71,15 @@ def test_pruning_ends_before_a_layer_is_empty(narrow: TableArchitecture, digits:
     assert trajectory.widths.min() >= 1
 
 
-def test_record_begins_when_every_layer_has_lost_a_filter() -> None:
+def test_a_record_begins_when_every_layer_has_lost_a_filter() -> None:
     widths = np.array([[5, 5], [4, 5], [3, 5], [3, 4], [2, 3]])
     record = Trajectory(widths, widths.sum(axis=1)).record()
     assert record.widths.tolist() == [[3, 4], [2, 3]]
     assert record.tau.tolist() == [7, 5]
 
 
-def test_layers_are_fitted_on_their_own_rows_where_the_published_rule_leaves_too_few() -> None:
-    """One layer is never pruned, one soon down to its last filter, one in the last steps only."""
+def test_each_layer_is_fitted_on_its_own_rows_if_the_published_rule_leaves_too_few() -> None:
+    """One layer is never pruned, one soon has a single filter, one is pruned in the last steps."""
     tau = np.geomspace(8000, 1000, 13).round()
     steep = np.maximum(1, np.floor(40 * (tau / 8000) ** 2))
     late = np.where(tau < 1500, 11, 12)
@@ -96,7 +96,7 @@ def test_layers_are_fitted_on_their_own_rows_where_the_published_rule_leaves_too
     assert (law.alpha[1], law.beta[1]) == (alone.alpha[0], alone.beta[0])
 
 
-def test_a_record_of_the_published_rule_is_fitted_as_published() -> None:
+def test_a_record_with_enough_rows_is_fitted_as_published() -> None:
     tau = np.geomspace(8000, 1000, 10).round().astype(np.int64)
     widths = np.floor(np.array([20, 30]) * (tau[:, None] / 8000) ** 0.5).astype(np.int64)
     record = Trajectory(widths, tau).record()
@@ -105,8 +105,8 @@ def test_a_record_of_the_published_rule_is_fitted_as_published() -> None:
     assert record.law().to_dict() == PowerLaw.fit(widths[1:], tau[1:]).to_dict()
 
 
-def test_pruning_goes_on_until_there_is_a_law(digits: ImageData) -> None:
-    """In a layer of two filters one is taken at once, or none."""
+def test_pruning_continues_until_the_record_gives_a_law(digits: ImageData) -> None:
+    """A layer of two filters loses one of them at once, or none."""
     arch = table_architecture("vgg11", in_channels=1)
     arch = dataclasses.replace(arch, base_widths=(2, 40, 2, 40, 2, 40, 2, 40))
     trajectory = prune(arch, digits, filters_per_step=12, keep_fraction=0.1)
@@ -117,7 +117,7 @@ def test_pruning_goes_on_until_there_is_a_law(digits: ImageData) -> None:
     assert (law.beta >= 0).all()
 
 
-def test_half_pruned_configuration_is_the_first_with_half_the_filters() -> None:
+def test_the_half_pruned_configuration_is_the_first_with_half_the_filters() -> None:
     trajectory = Trajectory(np.array([[6, 4], [4, 3], [3, 2], [1, 1]]), np.arange(4))
     assert trajectory.at_fraction(0.5) == (3, 2)
     with pytest.raises(NsoptError, match="pruning stopped with 20% of the filters left"):
@@ -130,9 +130,7 @@ def test_records_of_fewer_than_six_rows_have_no_law() -> None:
         PruneRecord(widths, widths.sum(axis=1)).law()
 
 
-def test_a_loss_that_leaves_the_numbers_ends_the_search(
-    narrow: TableArchitecture, digits: ImageData
-) -> None:
+def test_a_non_finite_loss_ends_the_search(narrow: TableArchitecture, digits: ImageData) -> None:
     with pytest.raises(NonFiniteLossError, match="during the search"):
         prune(narrow, digits, lr=1e9)
 
@@ -149,11 +147,11 @@ def test_every_network_is_pruned_step_by_step(few: ImageData, name: str) -> None
     assert trajectory.tau[-1] == arch.cost("params")(trajectory.widths[-1])
 
 
-def same(one: Iteration, two: Iteration) -> bool:
+def are_equal(one: Iteration, two: Iteration) -> bool:
     return {**one.to_dict(), "seconds": 0} == {**two.to_dict(), "seconds": 0}
 
 
-def test_a_search_may_see_a_part_of_the_images(
+def test_search_images_limits_the_images_of_a_search(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
     def record(images: int | None) -> list:
@@ -180,7 +178,7 @@ def test_descent_rescales_to_the_original_size(
     assert (first.law.beta > 0).all()
 
 
-def test_continued_descent_equals_an_uninterrupted_one(
+def test_a_continued_descent_equals_an_uninterrupted_one(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
     whole = search(narrow, digits, SHORT).iterations
@@ -189,9 +187,9 @@ def test_continued_descent_equals_an_uninterrupted_one(
     continued = list(
         run_iterations(narrow, Classification(splits), SHORT, [stored], compute, Silent())
     )
-    assert same(stored, whole[0])
+    assert are_equal(stored, whole[0])
     assert len(continued) == 1
-    assert same(continued[0], whole[1])
+    assert are_equal(continued[0], whole[1])
 
 
 def test_descent_ends_when_widths_stop_changing(
@@ -201,7 +199,7 @@ def test_descent_ends_when_widths_stop_changing(
     assert len(search(narrow, digits, settings).iterations) == 1
 
 
-def test_descent_ends_when_the_proposal_cannot_be_told_from_the_start(
+def test_descent_ends_when_the_band_of_the_proposal_contains_the_start(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
     settings = SHORT.updated(iterations=6, convergence="band")
@@ -217,10 +215,10 @@ def test_descent_ends_when_the_proposal_cannot_be_told_from_the_start(
     )
 
 
-def test_channels_are_scored_by_the_weights_that_the_gradients_belong_to(
+def test_channels_are_scored_with_the_weights_before_the_step(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
-    """With a large step, the weights after it are quite other ones."""
+    """After a large step the weights are very different."""
     compute, splits = resolve_compute("cpu", "fp32"), digits.split(0.1)
     network, reference = (
         ShrinkingNetwork(narrow, narrow.base_widths, Classification(splits), SHORT, compute)
@@ -235,7 +233,7 @@ def test_channels_are_scored_by_the_weights_that_the_gradients_belong_to(
         torch.testing.assert_close(score, expected, rtol=0, atol=0)
 
 
-def test_a_search_may_start_from_a_trained_network(
+def test_a_search_can_start_from_a_trained_network(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
     settings = SHORT.updated(iterations=1)
@@ -248,8 +246,8 @@ def test_a_search_may_start_from_a_trained_network(
     before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
     first = search(narrow, digits, settings, start=trained).iterations[0]
     again = search(narrow, digits, settings.updated(pretrain_epochs=9), start=trained)
-    assert same(again.iterations[0], first)  # P does not count
-    assert not same(search(narrow, digits, settings).iterations[0], first)
+    assert are_equal(again.iterations[0], first)  # pretrain_epochs has no effect
+    assert not are_equal(search(narrow, digits, settings).iterations[0], first)
     torch.testing.assert_close(dict(trained.state_dict()), before, rtol=0, atol=0)
     other = narrow.build([width + 1 for width in narrow.base_widths])
     with pytest.raises(NsoptError, match="start is not a network of these widths: size mismatch"):

@@ -23,7 +23,7 @@ SETTINGS = SearchSettings(batch_size=32, device="cpu")
 
 @pytest.fixture(scope="module")
 def digits() -> ImageData:
-    """Enough to learn from."""
+    """400 training and 100 test digits, enough to learn from."""
     return first_digits(400, 100)
 
 
@@ -46,37 +46,47 @@ def start(narrow: TableArchitecture, digits: ImageData, splits: Splits) -> Train
     return TrainedStart(narrow, model, ranking)
 
 
-def scored(start: TrainedStart, splits: Splits, widths: tuple[int, ...], steps: int = 0) -> float:
+def compute_score(
+    start: TrainedStart, splits: Splits, widths: tuple[int, ...], steps: int = 0
+) -> float:
     def validate(model: nn.Module) -> float:
         return accuracy_on(splits.validation, model, splits, CPU)
 
     return score(start, widths, Classification(splits), validate, CPU, steps)
 
 
-def test_the_whole_network_scores_its_own_accuracy(start: TrainedStart, splits: Splits) -> None:
-    whole = scored(start, splits, start.arch.base_widths)
+def test_the_whole_network_scores_high_and_always_the_same(
+    start: TrainedStart, splits: Splits
+) -> None:
+    whole = compute_score(start, splits, start.arch.base_widths)
     assert whole > 80
-    assert scored(start, splits, start.arch.base_widths) == whole
+    assert compute_score(start, splits, start.arch.base_widths) == whole
 
 
-def test_important_units_score_higher_than_the_others(start: TrainedStart, splits: Splits) -> None:
+def test_a_network_of_important_units_scores_higher_than_one_of_the_others(
+    start: TrainedStart, splits: Splits
+) -> None:
     widths = tuple(3 * width // 4 for width in start.arch.base_widths)
     least = replace(start.ranking, scores=tuple(-own for own in start.ranking.scores))
     kept, others = (
-        scored(start, splits, widths),
-        scored(replace(start, ranking=least), splits, widths),
+        compute_score(start, splits, widths),
+        compute_score(replace(start, ranking=least), splits, widths),
     )
     assert kept > others + 10
 
 
-def test_a_few_steps_raise_the_score_of_a_strong_cut(start: TrainedStart, splits: Splits) -> None:
+def test_a_few_training_steps_raise_the_score_of_a_strongly_pruned_network(
+    start: TrainedStart, splits: Splits
+) -> None:
     narrow = tuple(width // 2 for width in start.arch.base_widths)
-    trained = scored(start, splits, narrow, steps=5)
-    assert trained > scored(start, splits, narrow) + 5
-    assert trained == scored(start, splits, narrow, steps=5)
+    trained = compute_score(start, splits, narrow, steps=5)
+    assert trained > compute_score(start, splits, narrow) + 5
+    assert trained == compute_score(start, splits, narrow, steps=5)
 
 
-def test_statistics_of_batch_norm_are_measured_anew(start: TrainedStart, splits: Splits) -> None:
+def test_scoring_recomputes_the_statistics_of_batch_norm(
+    start: TrainedStart, splits: Splits
+) -> None:
     widths = tuple(3 * width // 4 for width in start.arch.base_widths)
     forgotten = start.arch.inherit(
         start.model,
@@ -87,7 +97,7 @@ def test_statistics_of_batch_norm_are_measured_anew(start: TrainedStart, splits:
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
     without = replace(start, model=forgotten)
-    assert scored(without, splits, widths) == scored(start, splits, widths)
+    assert compute_score(without, splits, widths) == compute_score(start, splits, widths)
 
 
 def test_ranking_leaves_the_network_and_the_random_state_alone(

@@ -1,4 +1,4 @@
-"""Iterations of descent: their seeds, and what an error leaves of those that have ended."""
+"""Iterations of descent: their seeds, and what remains after an error."""
 
 import itertools
 from pathlib import Path
@@ -42,7 +42,7 @@ def whole(narrow: TableArchitecture, few: ImageData) -> list[dict]:
 
 
 @pytest.mark.parametrize("error", [OutOfMemoryError("no room"), ShortRecordError("5 rows")])
-def test_an_error_in_a_late_iteration_leaves_the_earlier_ones(
+def test_an_error_in_a_late_iteration_keeps_the_earlier_ones(
     narrow: TableArchitecture,
     few: ImageData,
     whole: list[dict],
@@ -68,7 +68,7 @@ def test_an_error_in_a_late_iteration_leaves_the_earlier_ones(
     assert not file.exists()
 
 
-def test_out_of_memory_within_an_iteration_leaves_its_state(
+def test_running_out_of_memory_within_an_iteration_keeps_its_state(
     narrow: TableArchitecture, few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)

@@ -12,7 +12,7 @@ from nsopt.models.registry import table_architecture
 from nsopt.pruning.magnitude import rank_filters
 
 
-def test_weakest_filters_of_any_layer_go_first(narrow: TableArchitecture) -> None:
+def test_the_weakest_filters_of_any_layer_are_pruned_first(narrow: TableArchitecture) -> None:
     model = narrow.build(narrow.base_widths)
     with torch.no_grad():
         for layer, (weight,) in enumerate(narrow.filter_weights(model)):
@@ -29,7 +29,7 @@ def test_weakest_filters_of_any_layer_go_first(narrow: TableArchitecture) -> Non
 
 
 @pytest.mark.parametrize("fraction", [0.9, 0.5, 0.1])
-def test_pruned_network_fits_the_budget_and_no_larger_one_does(
+def test_a_pruned_network_fits_the_budget_and_no_larger_one_does(
     narrow: TableArchitecture, fraction: float
 ) -> None:
     ranking = rank_filters(narrow, narrow.build(narrow.base_widths))
@@ -48,7 +48,7 @@ def test_pruned_network_fits_the_budget_and_no_larger_one_does(
     assert cost(one_more) > budget
 
 
-def test_impossible_budgets_say_what_is_possible(narrow: TableArchitecture) -> None:
+def test_an_infeasible_budget_raises_an_error(narrow: TableArchitecture) -> None:
     ranking = rank_filters(narrow, narrow.build(narrow.base_widths))
     cost = narrow.cost("params")
     with pytest.raises(NsoptError, match=f"smallest feasible one is {cost([1] * 8)}"):
@@ -56,8 +56,8 @@ def test_impossible_budgets_say_what_is_possible(narrow: TableArchitecture) -> N
 
 
 @pytest.mark.parametrize("name", ["vgg11", "resnet18", "resnet18-tied", "resnet18-convcut"])
-def test_what_is_left_computes_as_with_the_other_channels_at_zero(name: str) -> None:
-    """Where channels are added to each other the same ones go, so no shortcut starts afresh."""
+def test_a_pruned_network_computes_like_one_with_the_pruned_channels_at_zero(name: str) -> None:
+    """Channels that are added together are pruned together, so shortcuts keep their weights."""
     arch = table_architecture(name)
     arch = dataclasses.replace(arch, base_widths=tuple(max(4, w // 8) for w in arch.base_widths))
     torch.manual_seed(0)

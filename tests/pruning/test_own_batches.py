@@ -1,4 +1,4 @@
-"""Searches with a loader and a loss of one's own."""
+"""Searches with the user's loader and loss."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -32,15 +32,15 @@ def segmentation() -> TracedArchitecture:
     return nsopt.trace(UpAndDown(), torch.randn(2, 3, 16, 16))
 
 
-def examples() -> TensorDataset:
-    """Where a colour is bright."""
+def make_examples() -> TensorDataset:
+    """Make random images; their targets are the pixels whose first channel is bright."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(48, 3, 16, 16, generator=generator)
     return TensorDataset(images, (images[:, 0] > 0.5).long())
 
 
 class PinnedTensor(Tensor):
-    """One that says it lies in pinned memory, and notes whether its copy is waited for."""
+    """A tensor that claims to be in pinned memory, and records whether its copy blocks."""
 
     waited: bool | None = None
 
@@ -52,7 +52,7 @@ class PinnedTensor(Tensor):
         return torch.zeros(self.shape)
 
 
-def test_only_copies_of_pinned_tensors_are_not_waited_for() -> None:
+def test_only_pinned_tensors_are_copied_without_waiting() -> None:
     pinned = torch.rand(2, 3).as_subclass(PinnedTensor)
     other = torch.rand(2, 3).as_subclass(PinnedTensor)
     other.is_pinned = lambda device=None: False  # type: ignore[method-assign]
@@ -60,35 +60,39 @@ def test_only_copies_of_pinned_tensors_are_not_waited_for() -> None:
     assert (pinned.waited, other.waited) == (False, True)
 
 
-def loader() -> DataLoader[tuple[Tensor, ...]]:
-    return DataLoader(examples(), batch_size=16, shuffle=True)
+def make_loader() -> DataLoader[tuple[Tensor, ...]]:
+    return DataLoader(make_examples(), batch_size=16, shuffle=True)
 
 
 def pixel_loss(outputs: Any, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs["out"][:, :, ::2, ::2], targets)
 
 
-def searched(arch: TracedArchitecture, **more: Any) -> dict[str, Any]:
-    result = nsopt.search(arch, settings=SETTINGS, loader=loader(), loss=pixel_loss, **more)
+def run_search(arch: TracedArchitecture, **more: Any) -> dict[str, Any]:
+    result = nsopt.search(arch, settings=SETTINGS, loader=make_loader(), loss=pixel_loss, **more)
     (iteration,) = result.iterations
     return {**iteration.to_dict(), "seconds": 0}
 
 
-def test_a_network_with_other_outputs_is_searched(segmentation: TracedArchitecture) -> None:
-    law = nsopt.search(segmentation, settings=SETTINGS, loader=loader(), loss=pixel_loss).law
+def test_a_network_that_returns_a_dictionary_can_be_searched(
+    segmentation: TracedArchitecture,
+) -> None:
+    law = nsopt.search(segmentation, settings=SETTINGS, loader=make_loader(), loss=pixel_loss).law
     fit = nsopt.solve_widths(law, segmentation.cost("params"), 2000)
     model = segmentation.build(fit.widths)
     assert sum(p.numel() for p in model.parameters()) == fit.cost <= 2000
     assert model(torch.randn(2, 3, 16, 16))["out"].shape == (2, 2, 32, 32)
 
 
-def test_a_shuffled_loader_follows_from_the_seed(segmentation: TracedArchitecture) -> None:
+def test_the_order_of_a_shuffled_loader_depends_on_the_seed_alone(
+    segmentation: TracedArchitecture,
+) -> None:
     torch.manual_seed(1)
-    one = searched(segmentation)
+    one = run_search(segmentation)
     torch.manual_seed(2)
-    assert searched(segmentation) == one
+    assert run_search(segmentation) == one
     before = torch.get_rng_state()
-    searched(segmentation)
+    run_search(segmentation)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -100,7 +104,7 @@ def test_a_search_with_a_loader_continues_where_it_was_interrupted(
     segmentation: TracedArchitecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
-    whole, calls, file = searched(segmentation), 0, tmp_path / "search.pt"
+    whole, calls, file = run_search(segmentation), 0, tmp_path / "search.pt"
 
     def stops_in_the_eighth_batch(outputs: Any, targets: Tensor) -> Tensor:
         nonlocal calls
@@ -114,12 +118,12 @@ def test_a_search_with_a_loader_continues_where_it_was_interrupted(
         nsopt.search(
             segmentation,
             settings=SETTINGS,
-            loader=loader(),
+            loader=make_loader(),
             loss=stops_in_the_eighth_batch,
             checkpoint=file,
         )
     assert file.exists()
-    assert searched(segmentation, checkpoint=file) == whole
+    assert run_search(segmentation, checkpoint=file) == whole
 
 
 class Sum(nn.Module):
@@ -135,7 +139,7 @@ class Sum(nn.Module):
         return value
 
 
-def test_several_inputs_and_a_regression() -> None:
+def test_a_regression_with_several_inputs_can_be_searched() -> None:
     torch.manual_seed(0)
     x, y = torch.randn(32, 4), torch.randn(32, 6)
     batches = [((x[i : i + 8], y[i : i + 8]), x[i : i + 8, :1]) for i in range(0, 32, 8)]
@@ -175,37 +179,37 @@ BATCH = (torch.randn(4, 3, 16, 16), torch.zeros(4, 16, 16, dtype=torch.int64))
         (None, None, "search needs data=..., or loader=... and loss=... together"),
     ],
 )
-def test_what_is_no_loader_or_loss_says_so(
+def test_an_invalid_loader_or_loss_raises_an_error(
     segmentation: TracedArchitecture, own: Any, loss: Any, message: str
 ) -> None:
     with pytest.raises(NsoptError, match=message):
         nsopt.search(segmentation, settings=SETTINGS, loader=own, loss=loss)
 
 
-def test_a_loader_decides_which_images_there_are(segmentation: TracedArchitecture) -> None:
+def test_search_images_is_refused_with_a_loader(segmentation: TracedArchitecture) -> None:
     some = SETTINGS.updated(search_images=10)
     with pytest.raises(NsoptError, match="search_images= needs data="):
         nsopt.search(segmentation, settings=some, loader=[BATCH], loss=pixel_loss)
 
 
-def test_a_loss_that_leaves_the_numbers_is_told(segmentation: TracedArchitecture) -> None:
+def test_a_nan_loss_raises_an_error(segmentation: TracedArchitecture) -> None:
     with pytest.raises(NonFiniteLossError):
         nsopt.search(
             segmentation,
             settings=SETTINGS,
-            loader=loader(),
+            loader=make_loader(),
             loss=lambda outputs, targets: pixel_loss(outputs, targets) * float("nan"),
         )
 
 
-def test_a_loader_gives_its_epochs_in_other_orders() -> None:
-    batches = OwnBatches(loader(), pixel_loss, CPU).batches(0, seed=0)
+def test_a_shuffled_loader_reorders_every_epoch() -> None:
+    batches = OwnBatches(make_loader(), pixel_loss, CPU).batches(0, seed=0)
     first, second = ([batches.next()[0] for _ in range(batches.per_epoch)] for _ in range(2))
     assert not torch.equal(torch.cat(first), torch.cat(second))
     assert torch.equal(torch.cat(first).sort(dim=0).values, torch.cat(second).sort(dim=0).values)
 
 
-def test_the_example_of_a_task_of_ones_own_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_denoising_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a search of few steps."""
     whole, few = nsopt.SearchSettings, {"prune_every": 1, "filters_per_step": 16}
     monkeypatch.setattr(nsopt, "SearchSettings", lambda **own: whole(**own | few))

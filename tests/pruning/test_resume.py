@@ -1,4 +1,4 @@
-"""Interrupted anywhere, a search and a training go on to the same numbers, bit for bit."""
+"""Searches and trainings resume after any interruption, to the same numbers bit for bit."""
 
 import dataclasses
 import io
@@ -59,8 +59,8 @@ def _always_due(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
 
 
-def interrupted_after(writes: int, run: Callable[[], Any]) -> bool:
-    """Run until a checkpoint has been written so often; whether that was before its end."""
+def interrupt_after(writes: int, run: Callable[[], Any]) -> bool:
+    """Interrupt a run after `writes` checkpoints; return whether it was still running."""
     save = Checkpoint.save_when_due
     left = [writes]
 
@@ -79,13 +79,13 @@ def interrupted_after(writes: int, run: Callable[[], Any]) -> bool:
     return False
 
 
-def facts_of_search(result: Any) -> list[dict]:
+def describe_search(result: Any) -> list[dict]:
     return [{**iteration.to_dict(), "seconds": 0} for iteration in result.iterations]
 
 
 @pytest.fixture(scope="module")
 def whole_search(narrow: TableArchitecture, few: ImageData) -> list[dict]:
-    return facts_of_search(search(narrow, few, SEARCH))
+    return describe_search(search(narrow, few, SEARCH))
 
 
 @settings(max_examples=3)
@@ -101,17 +101,17 @@ def test_a_resumed_search_equals_an_uninterrupted_one(
     file = tmp_path_factory.mktemp("search") / "search.pt"
 
     def run() -> list[dict]:
-        return facts_of_search(search(narrow, few, SEARCH, checkpoint=file))
+        return describe_search(search(narrow, few, SEARCH, checkpoint=file))
 
-    assert interrupted_after(first, run)
+    assert interrupt_after(first, run)
     assert file.exists()
-    interrupted_after(second, run)
+    interrupt_after(second, run)
     assert run() == whole_search
     assert not file.exists()
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "resnet18", "resnet18-tied"])
-def test_a_resumed_network_is_the_same_to_the_last_weight(few: ImageData, name: str) -> None:
+def test_a_resumed_network_has_exactly_the_same_weights(few: ImageData, name: str) -> None:
     arch = table_architecture(name, image_size=16, in_channels=1)
     arch = dataclasses.replace(arch, base_widths=tuple(max(4, w // 16) for w in arch.base_widths))
     each = SEARCH.updated(filters_per_step=sum(arch.base_widths) // 8)
@@ -120,7 +120,7 @@ def test_a_resumed_network_is_the_same_to_the_last_weight(few: ImageData, name: 
     compute = Compute(torch.device("cpu"), bf16=name != "mobilenetv2")  # slow in bf16 on many CPUs
 
     def states(resume: dict | None = None) -> list[bytes]:
-        """What a checkpoint would hold after every mini-batch."""
+        """Return the content of a checkpoint after every mini-batch."""
         seen: list[bytes] = []
 
         def keep(state: Callable[[], dict], pretrained: bool) -> None:
@@ -152,7 +152,7 @@ def test_a_resumed_network_is_the_same_to_the_last_weight(few: ImageData, name: 
 
 @pytest.fixture(scope="module")
 def uninterrupted() -> dict[tuple[str, bool], tuple]:
-    """By precision and whether it is tuned, the epochs of a training: of those that have run."""
+    """Epochs of uninterrupted trainings so far, by precision and whether they fine-tune."""
     return {}
 
 
@@ -183,20 +183,20 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
         outcome = train(narrow, narrow.base_widths, few, each, checkpoint=path, teacher=teacher)
         return outcome.epochs
 
-    assert interrupted_after(first, run) == (first < TRAINING_STEPS + 1)
+    assert interrupt_after(first, run) == (first < TRAINING_STEPS + 1)
     if (precision, tuned) not in uninterrupted:
         uninterrupted[precision, tuned] = run(None)
     assert run() == uninterrupted[precision, tuned]
     assert not file.exists()
 
 
-def stored(checkpoint: Path) -> dict:
-    """What a checkpoint holds, below the line with its checksum."""
+def read_checkpoint(checkpoint: Path) -> dict:
+    """Return the content of a checkpoint, below the line with its checksum."""
     _, _, content = checkpoint.read_bytes().partition(b"\n")
     return torch.load(io.BytesIO(content), weights_only=True)
 
 
-def test_seconds_go_on_from_the_checkpoint(
+def test_seconds_continue_from_the_checkpoint(
     narrow: TableArchitecture, few: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "training.pt"
@@ -204,8 +204,8 @@ def test_seconds_go_on_from_the_checkpoint(
     def run() -> float:
         return train(narrow, narrow.base_widths, few, TRAINING, checkpoint=file).seconds
 
-    interrupted_after(14, run)
-    spent = stored(file)["state"]["seconds"]
+    interrupt_after(14, run)
+    spent = read_checkpoint(file)["state"]["seconds"]
     assert 0 < spent < run()
 
 
@@ -213,7 +213,7 @@ def test_a_changed_search_is_refused_and_named(
     narrow: TableArchitecture, digits: ImageData, few: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "search.pt"
-    interrupted_after(5, lambda: search(narrow, few, SEARCH, checkpoint=file))
+    interrupt_after(5, lambda: search(narrow, few, SEARCH, checkpoint=file))
     with pytest.raises(NsoptError, match=r"search.prune_lr: 0.02 now, 0.01 there"):
         search(narrow, few, SEARCH.updated(prune_lr=0.02), checkpoint=file)
     wider = dataclasses.replace(narrow, base_widths=(9, *narrow.base_widths[1:]))
@@ -225,13 +225,13 @@ def test_a_changed_search_is_refused_and_named(
     assert file.exists()
 
 
-def test_more_iterations_may_be_asked_for_later(
+def test_the_number_of_iterations_can_be_raised_later(
     narrow: TableArchitecture, few: ImageData, whole_search: list[dict], tmp_path: Path
 ) -> None:
     file = tmp_path / "search.pt"
     one = SEARCH.updated(iterations=1)
-    interrupted_after(5, lambda: search(narrow, few, one, checkpoint=file))
-    assert facts_of_search(search(narrow, few, SEARCH, checkpoint=file)) == whole_search
+    interrupt_after(5, lambda: search(narrow, few, one, checkpoint=file))
+    assert describe_search(search(narrow, few, SEARCH, checkpoint=file)) == whole_search
 
 
 def test_a_changed_training_is_refused_and_named(
@@ -239,7 +239,7 @@ def test_a_changed_training_is_refused_and_named(
 ) -> None:
     file = tmp_path / "training.pt"
     widths = narrow.base_widths
-    interrupted_after(5, lambda: train(narrow, widths, few, TRAINING, checkpoint=file))
+    interrupt_after(5, lambda: train(narrow, widths, few, TRAINING, checkpoint=file))
     with pytest.raises(NsoptError, match=r"training.lr: 0.06 now, 0.05 there"):
         train(narrow, widths, few, TRAINING.updated(lr=0.06), checkpoint=file)
 
@@ -249,8 +249,8 @@ def test_a_training_that_an_older_version_began_is_refused(
 ) -> None:
     file = tmp_path / "training.pt"
     widths = narrow.base_widths
-    interrupted_after(5, lambda: train(narrow, widths, few, TRAINING, checkpoint=file))
-    old = stored(file)
+    interrupt_after(5, lambda: train(narrow, widths, few, TRAINING, checkpoint=file))
+    old = read_checkpoint(file)
     del old["identity"]["format"]
     torch.save(old, file)
     with pytest.raises(NsoptError, match=r"written by other settings \(format: .*delete it"):
@@ -271,14 +271,14 @@ def test_a_run_that_cannot_succeed_leaves_no_checkpoint(
 
 
 def print_search(settings: SearchSettings, data: ImageData, file: Path) -> None:
-    """Search as another process does, which keeps a checkpoint of every batch."""
+    """Search with a checkpoint after every batch, and print the result."""
     checkpoint.SECONDS_BETWEEN = 0.0
     arch = table_architecture("vgg11", num_classes=10, in_channels=1)
     arch = dataclasses.replace(arch, base_widths=tuple(w // 16 for w in arch.base_widths))
-    print(json.dumps(facts_of_search(search(arch, data, settings, checkpoint=file))))
+    print(json.dumps(describe_search(search(arch, data, settings, checkpoint=file))))
 
 
-def test_a_killed_search_goes_on_in_another_process(few: ImageData, tmp_path: Path) -> None:
+def test_a_killed_search_continues_in_another_process(few: ImageData, tmp_path: Path) -> None:
     one = SEARCH.updated(iterations=1, precision="bf16", pretrain_epochs=3)
 
     def started(file: str) -> Forked:
@@ -297,7 +297,7 @@ def test_a_killed_search_goes_on_in_another_process(few: ImageData, tmp_path: Pa
 
 
 def wait_for_writes(file: Path, count: int) -> None:
-    """Return once `file` has been replaced so often."""
+    """Return once `file` has been replaced `count` times."""
     seen: set[int] = set()
     deadline = time.monotonic() + 120
     while len(seen) < count:

@@ -1,4 +1,4 @@
-"""What a prune step takes, by filters and by price."""
+"""Which filters a prune step removes, by their number and by their price."""
 
 from itertools import pairwise
 
@@ -24,7 +24,7 @@ ARCH = table_architecture("vgg11")
 NARROW = tuple(width // 8 for width in ARCH.base_widths)
 
 
-def scores_of(widths: tuple[int, ...], seed: int) -> list[np.ndarray]:
+def draw_scores(widths: tuple[int, ...], seed: int) -> list[np.ndarray]:
     generator = np.random.default_rng(seed)
     return [generator.exponential(size=width) for width in widths]
 
@@ -34,12 +34,12 @@ def scores_of(widths: tuple[int, ...], seed: int) -> list[np.ndarray]:
     widths=st.tuples(*[st.integers(3, 60)] * len(ARCH.base_widths)),
     fraction=st.floats(0.3, 0.98),
 )
-def test_a_priced_step_takes_no_more_than_it_must_and_the_least_worth(
+def test_a_priced_step_prunes_the_least_valuable_filters_and_no_more_than_needed(
     seed: int, widths: tuple[int, ...], fraction: float
 ) -> None:
     cost = ARCH.cost("macs")
     rule = CostRule("MACs", cost, cost(widths), fraction, 10)
-    importance = scores_of(widths, seed)
+    importance = draw_scores(widths, seed)
     kept = rule.choose_kept(importance, 1)
     left = np.array([mask.sum() for mask in kept])
     assert cost(np.maximum(left, 1)) <= fraction * cost(widths) or left.sum() == 0
@@ -58,12 +58,12 @@ def test_a_priced_step_takes_no_more_than_it_must_and_the_least_worth(
     keep=st.floats(0.001, 0.9),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_every_step_takes_its_number_or_its_fraction(
+def test_every_step_prunes_the_given_number_or_fraction(
     per_step: int | float, keep: float, seed: int
 ) -> None:
     settings = SearchSettings(filters_per_step=per_step, keep_fraction=keep)
     rule = make_rule(ARCH, NARROW, settings)
-    importance = scores_of(NARROW, seed)
+    importance = draw_scores(NARROW, seed)
     sizes = [
         sum(int(mask.sum()) for mask in rule.choose_kept(importance, step))
         for step in range(rule.steps + 2)
@@ -77,10 +77,10 @@ def test_every_step_takes_its_number_or_its_fraction(
 
 
 @pytest.mark.parametrize("price", ["params", "macs"])
-def test_priced_records_are_evenly_spaced_and_reach_as_far_as_asked(
+def test_priced_records_are_evenly_spaced_and_reach_the_final_size(
     price: Price, narrow: TableArchitecture, digits: ImageData
 ) -> None:
-    keep = 0.5  # far from where, on some processors, a layer has lost all filters but one
+    keep = 0.5  # with less, some processors prune a layer to its last filter
     trajectory = prune(narrow, digits, price=price, keep_fraction=keep)
     cost = narrow.cost(price)
     assert trajectory.tau.tolist() == cost(trajectory.widths).tolist()
@@ -91,7 +91,7 @@ def test_priced_records_are_evenly_spaced_and_reach_as_far_as_asked(
     assert trajectory.tau[-1] <= end < trajectory.tau[-2]  # one filter may cost a tenth
 
 
-def test_all_prices_take_as_many_steps(narrow: TableArchitecture) -> None:
+def test_all_prices_take_the_same_number_of_steps(narrow: TableArchitecture) -> None:
     settings = SearchSettings(filters_per_step=16)
     rules = [
         make_rule(narrow, narrow.base_widths, settings.updated(price=price))

@@ -34,8 +34,8 @@ SETTINGS = SearchSettings(
 )
 
 
-def traced_like(arch: nsopt.Architecture) -> TracedArchitecture:
-    """The same networks, traced; they start from the same weights."""
+def trace_like(arch: nsopt.Architecture) -> TracedArchitecture:
+    """Return the same architecture, traced; its networks start from the same weights."""
 
     def same_start(model: nn.Module) -> None:
         convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
@@ -48,7 +48,7 @@ def traced_like(arch: nsopt.Architecture) -> TracedArchitecture:
 def test_a_traced_network_is_pruned_like_the_one_written_by_hand(
     narrow: nsopt.Architecture, digits: ImageData
 ) -> None:
-    traced, splits = traced_like(narrow), digits.split(0.1)
+    traced, splits = trace_like(narrow), digits.split(0.1)
     assert traced.base_widths == narrow.base_widths
     by_hand, by_trace = (
         iterative_prune(arch, narrow.base_widths, Classification(splits), SETTINGS, CPU, Silent())
@@ -64,7 +64,7 @@ def test_a_traced_network_is_pruned_like_the_one_written_by_hand(
     [awkward.Chunks, awkward.Pieces, awkward.Grouped, awkward.SumOfJoined, awkward.UpAndDown],
     ids=lambda kind: kind.__name__,
 )
-def test_units_that_are_cut_out_are_those_that_masks_would_hold_at_zero(
+def test_a_shrunken_network_has_the_tensors_of_a_pruned_one(
     kind: type[nn.Module],
 ) -> None:
     """A shrunken network has the tensors of a pruned one, and its momentum their shapes."""
@@ -95,7 +95,7 @@ def _noise() -> nsopt.ImageSet:
     return nsopt.ImageSet(torch.randint(255, (40, 3, 32, 32), dtype=torch.uint8), labels)
 
 
-def test_units_are_scored_behind_the_norm_of_what_makes_them() -> None:
+def test_units_are_scored_behind_the_norm_of_their_layer() -> None:
     torch.manual_seed(0)
     arch = trace(awkward.RawParameter(), torch.randn(2, 3, 32, 32))
     norms = [[[(f"{path}.weight", 0), (f"{path}.bias", 0)]] for path in ("a.1", "b.1", "c.1")]
@@ -106,7 +106,7 @@ def test_units_are_scored_behind_the_norm_of_what_makes_them() -> None:
     ]  # no norm
 
 
-def test_gates_are_those_of_explicit_multipliers() -> None:
+def test_gradients_of_gates_equal_those_of_explicit_factors() -> None:
     """dE/dz of a factor z = 1 behind each place, by autograd in float64."""
     torch.manual_seed(0)
     arch = trace(awkward.Flattened(), torch.randn(2, 3, 32, 32))
@@ -148,8 +148,8 @@ class Recorder(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("kind", [awkward.Chunks, awkward.Pieces, awkward.Grouped])
-def test_units_of_many_channels_are_scored_by_sums_in_one_order(kind: type[nn.Module]) -> None:
-    """A GPU adds what `index_add` or `scatter_add` collect in any order, to other numbers."""
+def test_units_of_several_channels_are_scored_by_deterministic_sums(kind: type[nn.Module]) -> None:
+    """On a GPU, `index_add` and `scatter_add` add in any order, and their results vary."""
     torch.manual_seed(0)
     arch, recorder = trace(kind(), torch.randn(2, 3, 32, 32)), Recorder()
     model = arch.build(arch.base_widths).double()
@@ -220,7 +220,7 @@ def test_a_traced_network_inherits_the_kept_units() -> None:
 @pytest.mark.parametrize(
     "kind", [awkward.SumOfJoined, awkward.Chunks, awkward.UpAndDown, awkward.JoinedWithItself]
 )
-def test_a_single_unit_of_every_group_is_inherited(kind: type[nn.Module]) -> None:
+def test_a_network_can_inherit_a_single_unit_of_every_group(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     arch, x = trace(kind(), torch.randn(2, 3, 32, 32)), torch.randn(2, 3, 32, 32)
     model = arch.build(arch.base_widths).eval()

@@ -1,4 +1,4 @@
-"""The paper's tables and figures, from a comparison and from what was published."""
+"""The paper's tables and figures, from a comparison and from published numbers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -85,11 +85,11 @@ def results() -> Results:
         ("vgg11", "digits", None),
     ],
 )
-def test_the_published_data_set_is_told_by_name(arch: str, data: str, found: str | None) -> None:
+def test_the_published_data_set_is_found_by_name(arch: str, data: str, found: str | None) -> None:
     assert published_data(arch, data) == found
 
 
-def test_published_numbers_are_those_printed() -> None:
+def test_published_numbers_equal_those_in_the_paper() -> None:
     """Table 1: 91.13 after one iteration, 91.12 for Li et al.; Table 4: 67.04 for P = 2."""
     vgg = {
         (row["method"], row["width_ratio"]): row[BEST_EPOCH]
@@ -103,7 +103,7 @@ def test_published_numbers_are_those_printed() -> None:
     assert published_widths("vgg11", "cifar100").empty
 
 
-def test_a_table_holds_published_and_own_numbers_side_by_side(results: Results) -> None:
+def test_a_table_shows_published_and_measured_numbers_side_by_side(results: Results) -> None:
     own = results.outcomes.replace({"method": {"neuralscale": "neuralscale-iter1"}})
     methods = {"uniform": "Uniform", "neuralscale-iter1": "NeuralScale (iteration 1)"}
     rows = table_rows(methods, own, published_accuracies("vgg11", "cifar10"))
@@ -120,7 +120,7 @@ def test_a_table_holds_published_and_own_numbers_side_by_side(results: Results) 
     assert wide["best"] == wide["n"] == ""
 
 
-def test_the_page_tells_what_is_published_and_what_is_a_copy(results: Results) -> None:
+def test_the_paper_page_has_all_tables_and_names_a_copied_data_set(results: Results) -> None:
     page = render_paper(results, "cifar10")
     for part in ("Table 1", "Table 3", "Figure 2", "Figure 3", "Figure 4a", "Figure 7b"):
         assert f"<h2>{part}</h2>" in page
@@ -130,7 +130,7 @@ def test_the_page_tells_what_is_published_and_what_is_a_copy(results: Results) -
     assert "figure-descent-published" in page
 
 
-def test_short_trainings_are_not_set_beside_published_ones_in_bold(results: Results) -> None:
+def test_short_trainings_are_not_bold_and_are_marked_as_shorter(results: Results) -> None:
     short = results.settings | {"training": {"epochs": 12, "val_fraction": 0.02}}
     page = render_paper(replace(results, settings=short | {"data": {"train": 4900}}), "cifar10")
     assert "<b>90.50</b>" not in page
@@ -141,7 +141,7 @@ def test_short_trainings_are_not_set_beside_published_ones_in_bold(results: Resu
     assert "shorter than the published" not in render_paper(results, "cifar10")
 
 
-def test_what_was_not_run_is_folded_and_not_drawn(results: Results) -> None:
+def test_missing_points_are_folded_and_not_drawn(results: Results) -> None:
     page = render_paper(results, "cifar10").partition("<h2>Table 1</h2>")[2]
     shown, _, folded = page.partition("</details>")[0].partition("<details>")
     assert "88.50 ± 0.71" in shown
@@ -152,21 +152,23 @@ def test_what_was_not_run_is_folded_and_not_drawn(results: Results) -> None:
     assert "figure-Figure-4a" not in render_paper(other, "cifar10")
 
 
-def test_a_search_with_another_p_is_not_put_beside_that_of_ten(results: Results) -> None:
+def test_a_search_with_other_pretrain_epochs_is_not_compared_with_the_paper(
+    results: Results,
+) -> None:
     other = replace(results, settings=results.settings | {"search": {"pretrain_epochs": 3}})
     page = render_paper(other, "cifar10")
     assert "<b>90.50</b>" not in page
     assert "<b>88.50 ± 0.71</b>" in page
 
 
-def test_without_a_search_published_laws_are_drawn_alone(results: Results) -> None:
+def test_published_laws_are_drawn_alone_without_a_search(results: Results) -> None:
     page = render_paper(replace(results, searches={}), "cifar10")
     assert "figure-descent-here" not in page
     assert "figure-descent-published" in page
     assert "Nothing was searched here" in page
 
 
-def test_only_comparisons_by_the_papers_protocol_have_the_page(
+def test_only_comparisons_by_the_papers_protocol_get_a_paper_page(
     results: Results, tmp_path: Path
 ) -> None:
     page = write_report(results, tmp_path / "paper")

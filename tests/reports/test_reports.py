@@ -22,7 +22,7 @@ from nsopt.reports.dashboard import describe_outcomes, note
 from nsopt.reports.law import draw_law, law_info
 from nsopt.reports.page import render
 from nsopt.reports.published import published_lines
-from nsopt.reports.results import LATENCY_COLUMNS, Results, read_results
+from nsopt.reports.results import Results, read_results
 from nsopt.reports.style import log_axis, method_styles
 from nsopt.reports.tables import (
     format_ms,
@@ -34,60 +34,16 @@ from nsopt.reports.tables import (
 )
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer
-from nsopt.scaling.law import PowerLaw
-from nsopt.scaling.record import Iteration, Trajectory
-from nsopt.storage.schema import TaskDescription
-from nsopt.storage.trials import OUTCOME_COLUMNS
 
 
-@pytest.fixture
-def results() -> Results:
-    """Two methods at two budgets with two seeds; the numbers are easy to check by hand."""
-    rows = []
-    for method, latency, gain in (("uniform", 1.0, 0.0), ("neuralscale", 2.0, 3.0)):
-        for budget in (1000, 4000):
-            for seed in (0, 1):
-                accuracy = 50 + budget / 1000 + gain + seed
-                row = dict.fromkeys(OUTCOME_COLUMNS, 0.0) | {
-                    "method": method,
-                    "metric": "params",
-                    "ratio": budget / 4000,
-                    "budget": budget,
-                    "seed": seed,
-                    "params": budget - 10,
-                    "macs": 7 * budget,
-                    "latency_ms": latency * budget / 1000,
-                    "val_accuracy": accuracy,
-                    "test_accuracy": accuracy - 1,
-                    "test_accuracy_best_epoch": accuracy,
-                    "feasible": True,
-                    "binding": None,
-                    "cost_latency": None,
-                    "widths": (budget // 500, budget // 250 + int(gain)),
-                }
-                rows.append(row)
-    widths = np.array([[10 * k, 4 * k] for k in range(9, 1, -1)])
-    tau = 10 * widths.sum(axis=1)
-    law = PowerLaw.fit(widths[1:], tau[1:])
-    return Results(
-        name="net-<b>data</b>-smoke",
-        task=TaskDescription("net", "<b>data</b>", 2, 32, 3, ("first", "second"), (90, 36)),
-        settings={"preset": "smoke", "training": {"epochs": 3}},
-        provenance={"uniform": {"device": "<script>alert(1)</script>"}},
-        outcomes=pd.DataFrame(rows),
-        latencies=pd.DataFrame(columns=LATENCY_COLUMNS),
-        failures=pd.DataFrame([{"label": "uniform <i>", "reason": "the loss became nan"}]),
-        curves=pd.DataFrame({"method": ["uniform"], "epoch": [1], "train_loss": [0.5]}),
-        searches={"search": [Iteration(Trajectory(widths, tau), law, (80, 30), 12.0)]},
-    )
-
-
-def test_milliseconds_of_one_image_have_digits() -> None:
+def test_small_milliseconds_keep_their_digits() -> None:
     assert [format_ms(ms) for ms in (11.137, 0.0676)] == ["11.14", "0.068"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12))
-def test_pareto_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+def test_the_pareto_front_contains_exactly_the_undominated_points(
+    points: list[tuple[int, int]],
+) -> None:
     cost, value = np.array(points, dtype=float).T
     mask = pareto_mask(cost, value)
     assert mask.any()
@@ -101,7 +57,7 @@ def test_pareto_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> No
         assert kept != beaten
 
 
-def test_summary_has_means_and_deviations_over_seeds(results: Results) -> None:
+def test_the_summary_has_means_and_deviations_over_seeds(results: Results) -> None:
     table = summary(results)
     assert len(table) == 4
     row = table.query("method == 'neuralscale' and budget == 4000").iloc[0]
@@ -112,7 +68,7 @@ def test_summary_has_means_and_deviations_over_seeds(results: Results) -> None:
     assert (row["test_min"], row["test_max"]) == (56, 57)
 
 
-def test_the_same_number_of_parameters_and_of_macs_are_two_budgets(results: Results) -> None:
+def test_equal_numbers_of_parameters_and_macs_are_separate_budgets(results: Results) -> None:
     macs = results.outcomes.assign(metric="macs", test_accuracy=10.0)
     outcomes = pd.concat([macs, results.outcomes], ignore_index=True)
     both = dataclasses.replace(results, outcomes=outcomes)
@@ -137,7 +93,7 @@ def test_the_same_number_of_parameters_and_of_macs_are_two_budgets(results: Resu
         (20.0, "latency", 0.25, "0.25x latency"),
     ],
 )
-def test_a_ratio_says_what_it_is_of(
+def test_a_ratio_names_its_metric(
     budget: float, metric: str, ratio: float | None, label: str
 ) -> None:
     assert size_of({"budget": budget, "metric": metric, "ratio": ratio}) == label
@@ -156,7 +112,7 @@ def test_short_numbers_have_three_digits_and_a_unit(value: float, text: str) -> 
     assert short_number(value) == text
 
 
-def test_front_is_chosen_by_validation_accuracy(results: Results) -> None:
+def test_the_front_is_chosen_by_validation_accuracy(results: Results) -> None:
     info = pareto_info(results)
     assert info.front_x == [1.0, 2.0, 8.0]  # uniform at 4 ms and 54.5 % loses to 2 ms and 54.5 %
     assert info.front_y == [51.5, 54.5, 57.5]
@@ -180,7 +136,7 @@ def test_bands_have_no_points_and_records_are_opaque(results: Results) -> None:
     assert all(title.font.color is None for title in law.layout.annotations)  # as the page has it
 
 
-def test_hover_tells_everything_about_a_training(results: Results) -> None:
+def test_the_hover_text_describes_a_training(results: Results) -> None:
     text = accuracy_info(results)[1].text[0]
     for part in (
         "NeuralScale",
@@ -194,14 +150,14 @@ def test_hover_tells_everything_about_a_training(results: Results) -> None:
         assert part in text
 
 
-def test_widths_are_shown_budget_by_budget(results: Results) -> None:
+def test_each_budget_has_a_group_of_widths(results: Results) -> None:
     infos = widths_info(results)
     assert [info.size for info in infos] == ["0.25x", "1x"]
     assert infos[1].widths == {"uniform": [8, 16], "neuralscale": [8, 19]}
     assert len(draw_widths(infos).data) == 4
 
 
-def test_law_is_solid_only_where_it_was_recorded(results: Results) -> None:
+def test_the_line_of_a_law_is_solid_only_within_its_record(results: Results) -> None:
     first = law_info(results, "search")[0]
     record = results.searches["search"][0].record
     assert first.widths == record.widths[:, 0].tolist()
@@ -237,7 +193,7 @@ def test_no_two_methods_look_the_same() -> None:
 
 
 @given(low=st.floats(1e-3, 1e9), factor=st.floats(1, 1e4))
-def test_logarithmic_axes_have_ticks_that_can_be_read(low: float, factor: float) -> None:
+def test_logarithmic_axes_have_readable_ticks(low: float, factor: float) -> None:
     axis = log_axis([low, low * factor], "MACs")
     assert 3 <= len(axis["tickvals"]) <= 12
     assert len(set(axis["ticktext"])) == len(axis["ticktext"])
@@ -246,7 +202,7 @@ def test_logarithmic_axes_have_ticks_that_can_be_read(low: float, factor: float)
     assert "log scale" in axis["title"]["text"]
 
 
-def test_at_one_budget_methods_have_a_row_each(results: Results) -> None:
+def test_each_method_has_a_row_if_there_is_one_budget(results: Results) -> None:
     one = dataclasses.replace(results, outcomes=results.outcomes.query("budget == 1000"))
     figure = draw_dots(accuracy_info(one), [])
     assert set(figure.layout.yaxis.categoryarray) == {"Uniform", "NeuralScale"}
@@ -261,7 +217,7 @@ def test_at_one_budget_methods_have_a_row_each(results: Results) -> None:
 @pytest.mark.parametrize(
     ("metric", "first"), [("params", "params"), ("macs", "macs"), ("latency", "pareto")]
 )
-def test_the_first_figure_is_over_what_budgets_limit(
+def test_the_first_figure_shows_the_metric_of_the_budgets(
     metric: str, first: str, results: Results
 ) -> None:
     outcomes = results.outcomes.assign(metric=metric)
@@ -277,14 +233,14 @@ def test_tables_begin_with_accuracy(results: Results) -> None:
     assert names[:4] == ["size", "method", "test (%)", "validation (%)"]
 
 
-def test_means_tell_what_they_are_made_of(results: Results) -> None:
+def test_the_hover_text_of_a_mean_names_its_number_of_seeds(results: Results) -> None:
     points = pareto_info(results).methods[1]
     assert points.quartiles is not None
     for part in ("NeuralScale, 0.25x, mean of 2", "990 parameters", "2.00 ms", "54.50 ± 0.71"):
         assert part in points.mean_text[0]
 
 
-def test_page_escapes_what_users_named(results: Results) -> None:
+def test_the_page_escapes_names_that_users_chose(results: Results) -> None:
     page = render(results, ["outcomes.csv"])
     visible = page[page.index("<body>") :]
     assert "<b>data</b>" not in visible
@@ -293,7 +249,7 @@ def test_page_escapes_what_users_named(results: Results) -> None:
     assert "&lt;b&gt;data&lt;/b&gt;" in visible
 
 
-def test_page_stands_alone_and_says_that_the_protocol_is_short(results: Results) -> None:
+def test_the_page_loads_no_other_page_and_warns_of_a_short_protocol(results: Results) -> None:
     page = render(results, [])
     assert "short protocol <b>smoke</b>" in page
     for key in ("pareto", "params", "widths", "search"):
@@ -304,7 +260,7 @@ def test_page_stands_alone_and_says_that_the_protocol_is_short(results: Results)
     assert "uniform &lt;i&gt;: the loss became nan" in visible
 
 
-def test_csv_files_hold_the_numbers(results: Results, tmp_path: Path) -> None:
+def test_csv_files_contain_the_numbers(results: Results, tmp_path: Path) -> None:
     names = [path.name for path in write_csv(results, tmp_path)]
     assert names == ["outcomes.csv", "summary.csv", "epochs.csv", "record.csv", "laws.csv"]
     assert pd.read_csv(tmp_path / "outcomes.csv")["widths"].iloc[0] == "2-4"
@@ -316,7 +272,7 @@ def test_csv_files_hold_the_numbers(results: Results, tmp_path: Path) -> None:
     np.testing.assert_array_equal(laws["alpha"], results.searches["search"][0].law.alpha)
 
 
-def test_published_accuracies_are_those_of_the_paper() -> None:
+def test_published_accuracies_equal_those_of_the_paper() -> None:
     lines = {line.label: line for line in published_lines("vgg11", "cifar10")}
     assert list(lines) == [
         "published uniform",
@@ -330,21 +286,21 @@ def test_published_accuracies_are_those_of_the_paper() -> None:
     assert published_lines("vgg11", "folder-mine") == []
 
 
-def test_published_accuracies_are_offered_beside_measured_ones(results: Results) -> None:
+def test_published_accuracies_can_be_shown_beside_measured_ones(results: Results) -> None:
     lines = published_lines("resnet18", "cifar100")
     figure = draw_accuracy(accuracy_info(results), lines)
     offered = [trace for trace in figure.data if trace.visible == "legendonly"]
     assert [trace.name for trace in offered] == [line.label for line in lines]
 
 
-def test_a_report_on_nothing_says_so(tmp_path: Path) -> None:
+def test_a_report_on_a_missing_storage_raises_an_error(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'none.db'}"
     with pytest.raises(NsoptError, match="nothing is stored"):
         read_results(url)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_notes_tell_question_protocol_and_numbers(results: Results) -> None:
+def test_notes_contain_question_protocol_and_numbers(results: Results) -> None:
     text = note(results, "neuralscale", describe_outcomes(results))
     assert "Too short to rank methods." in text
     assert "**Protocol** (smoke): epochs 3" in text
@@ -354,13 +310,13 @@ def test_notes_tell_question_protocol_and_numbers(results: Results) -> None:
     assert "| 1 | 90-36 | 7 | 1 |" in note(results, "search", "")
 
 
-def test_notes_escape_what_users_named(results: Results) -> None:
+def test_notes_escape_names_that_users_chose(results: Results) -> None:
     text = note(results, "uniform", describe_outcomes(results))
     assert "net-&lt;b&gt;data&lt;/b&gt;-smoke" in text
     assert "<b>" not in text
 
 
-def test_notes_answer_in_the_words_of_the_terminal(results: Results) -> None:
+def test_notes_repeat_the_answers_of_the_terminal(results: Results) -> None:
     verdicts = [str(verdict) for verdict in answer(results)]
     assert len(verdicts) == 2
     outcomes = describe_outcomes(results)
@@ -380,7 +336,7 @@ def test_names_of_studies_add_no_code_to_the_page(results: Results) -> None:
     assert '" onclick="' not in page
 
 
-def test_the_network_at_its_own_widths_is_a_row(results: Results) -> None:
+def test_the_unscaled_network_has_a_row(results: Results) -> None:
     task = dataclasses.replace(results.task, base_params=12_345, base_macs=678_900)
     page = render(dataclasses.replace(results, task=task), [])
     assert '<td>1x</td><td class="text">net itself</td>' in page

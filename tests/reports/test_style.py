@@ -1,4 +1,4 @@
-"""Colours of methods as people with other colour vision see them."""
+"""Colours of methods as people with any colour vision see them."""
 
 from itertools import combinations
 
@@ -55,7 +55,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("cones", SEEN)
-def test_methods_are_told_apart_by_any_colour_vision(cones: str) -> None:
+def test_colours_of_methods_are_distinct_for_any_colour_vision(cones: str) -> None:
     built_in = ("uniform", "magnitude", "morphnet", "neuralscale", "tuned")
     assert set(built_in) <= methods().keys()
     styles = method_styles(built_in)

@@ -6,7 +6,7 @@ from nsopt.reports.tuning import draw_tuning, question
 from nsopt.reports.tuning_table import tuning_rows
 
 
-def test_pruned_trials_are_listed_as_such_and_trials_of_others_are_not() -> None:
+def test_the_table_lists_pruned_trials_and_omits_foreign_ones() -> None:
     study = optuna.create_study(direction="maximize")
     epochs, eta = IntDistribution(0, 60), FloatDistribution(0.01, 100)
     study.add_trial(
@@ -31,7 +31,7 @@ def test_pruned_trials_are_listed_as_such_and_trials_of_others_are_not() -> None
     assert rows == [["", "2", "0", "pruned", ""], ["1", "5", "1001", "61.25", "1,000"]]
 
 
-def test_axes_are_in_words_and_all_points_visible() -> None:
+def test_axes_have_titles_in_words_and_all_points_are_visible() -> None:
     study = optuna.create_study(direction="maximize", study_name="x-tune/curve-macs")
     for weight in (0.0, 1.0):
         parameters = {"macs": weight, "slope": weight}

@@ -1,6 +1,7 @@
-"""What a report says in sentences."""
+"""The sentences of a report."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,14 @@ import pytest
 from nsopt.cli.study import _export_command
 from nsopt.reports.page import render
 from nsopt.reports.results import Results
-from nsopt.reports.words import answer, doubt_latencies, paired_difference
-from tests.reports.test_reports import results  # noqa: F401  (a fixture)
+from nsopt.reports.words import Verdict, answer, doubt_latencies, paired_difference
+
+
+def answer_for(results: Results, **columns: Any) -> list[Verdict]:
+    """Return the verdicts at both budgets, after a change of columns of the outcomes."""
+    verdicts = answer(dataclasses.replace(results, outcomes=results.outcomes.assign(**columns)))
+    assert len(verdicts) == 2
+    return verdicts
 
 
 def test_differences_are_paired_by_seed() -> None:
@@ -29,7 +36,7 @@ def test_differences_are_paired_by_seed() -> None:
     assert paired_difference(one[:1], other[1:]) is None
 
 
-def test_equal_differences_leave_the_error_of_the_test_images() -> None:
+def test_equal_differences_still_have_the_error_of_the_test_images() -> None:
     one, other = pd.Series([99.0, 99.0]), pd.Series([98.0, 98.0])
     difference = paired_difference(one, other, test_images=450)
     assert difference is not None
@@ -40,10 +47,8 @@ def test_equal_differences_leave_the_error_of_the_test_images() -> None:
     assert many.is_certain
 
 
-def test_the_answer_names_the_winner_at_every_budget(results: Results) -> None:  # noqa: F811
-    within = dataclasses.replace(results, outcomes=results.outcomes.assign(beyond_record=np.nan))
-    certain = answer(within)
-    assert len(certain) == results.outcomes["budget"].nunique()
+def test_the_answer_names_the_winner_at_every_budget(results: Results) -> None:
+    certain = answer_for(results, beyond_record=np.nan)
     assert str(certain[0]) == (
         "0.25x (1,000 params): NeuralScale wins by 3.0 points of test accuracy over Uniform "
         "(90 %: +3.0 to +3.0, 2 seeds). It costs 2x the time. For that accuracy Uniform needs "
@@ -52,106 +57,101 @@ def test_the_answer_names_the_winner_at_every_budget(results: Results) -> None: 
     assert all(verdict.is_certain for verdict in certain)
 
 
-def test_a_winner_on_validation_may_lose_on_the_test_images(results: Results) -> None:  # noqa: F811
+def test_a_winner_on_validation_may_lose_on_the_test_images(results: Results) -> None:
     frame = results.outcomes
     behind = frame["test_accuracy"] - 4 * frame["method"].eq("neuralscale")
-    (first, _) = answer(dataclasses.replace(results, outcomes=frame.assign(test_accuracy=behind)))
+    first, _ = answer_for(results, test_accuracy=behind)
     assert "NeuralScale has the best validation accuracy, but 1.0 points less" in first.text
     assert first.is_certain
     assert "For that accuracy" not in first.text
 
 
-def test_where_nothing_was_learned_nobody_wins(results: Results) -> None:  # noqa: F811
-    few = results.settings | {"data": {"test": 100}}
-    guesses = results.outcomes.assign(test_accuracy=52.0)
-    for verdict in answer(dataclasses.replace(results, outcomes=guesses, settings=few)):
+def test_no_method_wins_if_nothing_was_learned(results: Results) -> None:
+    few = dataclasses.replace(results, settings=results.settings | {"data": {"test": 100}})
+    for verdict in answer_for(few, test_accuracy=52.0):
         assert "nothing learned. Every network is near 50 %, chance for 2 classes." in verdict.text
         assert not verdict.is_certain
 
 
-def test_methods_without_a_common_seed_are_not_compared(results: Results) -> None:  # noqa: F811
+def test_methods_without_a_common_seed_are_not_compared(results: Results) -> None:
     frame = results.outcomes
     apart = frame["seed"].where(frame["method"] == "neuralscale", frame["seed"] + 100)
-    for sentence in map(
-        str, answer(dataclasses.replace(results, outcomes=frame.assign(seed=apart)))
-    ):
-        assert "NeuralScale and Uniform have no seed in common." in sentence
+    for verdict in answer_for(results, seed=apart):
+        assert "NeuralScale and Uniform have no seed in common." in str(verdict)
 
 
-def test_a_law_beyond_its_record_is_told(results: Results) -> None:  # noqa: F811
-    beyond = results.outcomes.assign(beyond_record=1.83)
-    for sentence in map(str, answer(dataclasses.replace(results, outcomes=beyond))):
-        assert "The budget is 1.8 times the largest recorded network" in sentence
+def test_the_answer_warns_of_a_budget_beyond_the_record(results: Results) -> None:
+    for verdict in answer_for(results, beyond_record=1.83):
+        assert "The budget is 1.8 times the largest recorded network" in str(verdict)
 
 
-def test_what_cannot_be_told_apart_is_said(results: Results) -> None:  # noqa: F811
+def test_the_answer_recommends_the_cheaper_method_if_no_difference_is_shown(
+    results: Results,
+) -> None:
     frame = results.outcomes
     lead = frame["method"].eq("neuralscale") * np.where(frame["seed"] == 0, 5.0, -4.0)
-    apart = dataclasses.replace(results, outcomes=frame.assign(test_accuracy=50 + lead))
-    for verdict in answer(apart):
+    for verdict in answer_for(results, test_accuracy=50 + lead):
         assert "no difference shown. NeuralScale 50.5 %, Uniform 50.0 % (+0.5; " in verdict.text
         assert "Take Uniform: 0.5x the time. More seeds: --seeds 5." in verdict.text
         assert verdict.method == "Uniform"
         assert not verdict.is_certain
+    apart = dataclasses.replace(results, outcomes=frame.assign(test_accuracy=50 + lead))
     assert f"--study={results.name}/uniform" in _export_command(apart, "sqlite:///study.db")
 
 
-def test_the_export_of_a_network_of_ones_own_names_it(results: Results) -> None:  # noqa: F811
+def test_the_export_command_names_a_users_own_network(results: Results) -> None:
     own = dataclasses.replace(results.task, arch="mynet:make")
     command = _export_command(dataclasses.replace(results, task=own), "sqlite:///study.db")
     assert "--arch=mynet:make" in command
     assert "--arch" not in _export_command(results, "sqlite:///study.db")
 
 
-def test_methods_with_the_same_widths_are_said_to_have_them(results: Results) -> None:  # noqa: F811
+def test_the_answer_names_methods_with_the_same_widths_together(results: Results) -> None:
     frame = results.outcomes
     by_budget = frame[frame["method"] == "uniform"].drop_duplicates("budget")
     same = frame["budget"].map(dict(zip(by_budget["budget"], by_budget["widths"], strict=True)))
-    for sentence in map(
-        str, answer(dataclasses.replace(results, outcomes=frame.assign(widths=same)))
-    ):
+    for sentence in map(str, answer_for(results, widths=same)):
         assert "): NeuralScale and Uniform have 5" in sentence
         assert " % test accuracy." in sentence
         assert "Widths of NeuralScale and Uniform: " in sentence
 
 
-def test_who_shares_the_best_widths_is_no_rival(results: Results) -> None:  # noqa: F811
+def test_methods_that_share_the_best_widths_win_together(results: Results) -> None:
     frame = results.outcomes
     lead = frame[["val_accuracy", "test_accuracy"]].sub(
         frame["method"].eq("neuralscale") * 5, axis=0
     )
     behind = frame.assign(**lead)
     tuned = behind[behind["method"] == "uniform"].assign(method="tuned")
-    outcomes = pd.concat([behind, tuned], ignore_index=True)
-    for sentence in map(str, answer(dataclasses.replace(results, outcomes=outcomes))):
+    three = dataclasses.replace(results, outcomes=pd.concat([behind, tuned], ignore_index=True))
+    for sentence in map(str, answer_for(three)):
         assert "Uniform and Tuned win by 2.0 points of test accuracy over NeuralScale" in sentence
         assert "They cost 0.5x the time." in sentence
         assert "Widths of Uniform and Tuned: " in sentence
 
 
-def test_a_latency_above_its_budget_is_a_sentence(results: Results) -> None:  # noqa: F811
+def test_the_answer_reports_a_latency_above_its_budget(results: Results) -> None:
     frame = results.outcomes[results.outcomes["budget"] == 4000].assign(ratio=np.nan)
     for metric, budget in (("latency", 5.59), ("params=4000,latency=5.59", 1.0)):
         timed = frame.assign(metric=metric, budget=budget)
-        ((verdict),) = answer(dataclasses.replace(results, outcomes=timed))
-        told = "NeuralScale measured 8 ms per batch of 100, 43 % above the budget of 5.59 ms."
-        assert told in verdict.text
+        (verdict,) = answer(dataclasses.replace(results, outcomes=timed))
+        above = "NeuralScale measured 8 ms per batch of 100, 43 % above the budget of 5.59 ms."
+        assert above in verdict.text
         assert "Uniform measured" not in verdict.text
 
 
-def test_unreliable_milliseconds_are_told_once(results: Results) -> None:  # noqa: F811
+def test_unreliable_milliseconds_cause_a_warning(results: Results) -> None:
     assert doubt_latencies(results) == ""
     busy = results.outcomes.assign(latency_spread=0.71, latency_waited=0.81)
-    told = doubt_latencies(dataclasses.replace(results, outcomes=busy))
-    assert told.startswith("Milliseconds are unreliable: the machine was busy. Rounds of 4 of 4 ")
-    assert "run nsopt latency to measure again" in told
-    assert told in render(dataclasses.replace(results, outcomes=busy), [])
+    warning = doubt_latencies(dataclasses.replace(results, outcomes=busy))
+    assert warning.startswith("Milliseconds are unreliable: the machine was busy. Rounds of 4 of 4")
+    assert "run nsopt latency to measure again" in warning
+    assert warning in render(dataclasses.replace(results, outcomes=busy), [])
 
 
-def test_unreliable_milliseconds_decide_nothing(results: Results) -> None:  # noqa: F811
+def test_unreliable_milliseconds_do_not_influence_the_recommendation(results: Results) -> None:
     frame = results.outcomes
     lead = frame["method"].eq("neuralscale") * np.where(frame["seed"] == 0, 5.0, -4.0)
     macs = frame["macs"] * np.where(frame["method"].eq("neuralscale"), 0.5, 1.0)
-    apart = frame.assign(test_accuracy=50 + lead, macs=macs, latency_spread=0.9)
-    for verdict in answer(dataclasses.replace(results, outcomes=apart)):
+    for verdict in answer_for(results, test_accuracy=50 + lead, macs=macs, latency_spread=0.9):
         assert "Take NeuralScale: 0.5x the MACs." in verdict.text

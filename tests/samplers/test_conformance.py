@@ -11,7 +11,7 @@ from optuna.testing.pytest_samplers import (
     SingleOnlySamplerTestCase,
 )
 
-from tests.samplers.test_sampler import sampler as neuralscale
+from tests.samplers.test_sampler import make_sampler
 
 OPTIONS: dict[str, Callable[[], dict]] = {
     "default": lambda: {"budgets": (10**5, 10**6)},
@@ -28,12 +28,12 @@ OPTIONS: dict[str, Callable[[], dict]] = {
 class TestConformance(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self, options: str) -> Callable[[], BaseSampler]:
-        return lambda: neuralscale(seed=0, **OPTIONS[options]())
+        return lambda: make_sampler(seed=0, **OPTIONS[options]())
 
 
 class TestSingleObjectiveConformance(SingleOnlySamplerTestCase):
-    """Beside a sampler for one objective, two are refused as that sampler refuses them."""
+    """If the independent sampler takes one objective only, two are refused."""
 
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
-        return lambda: neuralscale(budgets=[10**6], independent_sampler=CmaEsSampler(seed=0))
+        return lambda: make_sampler(budgets=[10**6], independent_sampler=CmaEsSampler(seed=0))

@@ -22,7 +22,7 @@ def load_local(package: str) -> Any:
     return optunahub.load_local_module(package, registry_root=str(PACKAGE))
 
 
-def test_hub_loads_the_sampler() -> None:
+def test_optunahub_loads_the_sampler() -> None:
     module = load_local("samplers/neuralscale")
     arch = module.get_architecture("vgg11")
     law = module.uniform_curve(arch.base_widths)
@@ -50,7 +50,7 @@ def test_the_readme_has_the_front_matter_of_the_registry() -> None:
         assert heading in text
 
 
-def test_the_registry_finds_what_it_asks_for() -> None:
+def test_the_package_follows_the_rules_of_the_registry() -> None:
     assert "nsopt" in (HOME / "requirements.txt").read_text()
     for command in (["check"], ["format", "--check"]):
         done = subprocess.run(

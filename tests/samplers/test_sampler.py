@@ -30,33 +30,33 @@ LAW = PowerLaw(np.linspace(0.5, 2, 8), np.linspace(0.3, 0.6, 8), np.ones(8))
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def sampler(**options: object) -> NeuralScaleSampler:
+def make_sampler(**options: object) -> NeuralScaleSampler:
     return NeuralScaleSampler(LAW, PARAMS, ARCH.layer_names, **options)
 
 
-def law_widths(budget: float) -> tuple[int, ...]:
+def solve_law(budget: float) -> tuple[int, ...]:
     return tuple(solve_widths(LAW, PARAMS, budget).widths.tolist())
 
 
 def test_trials_get_the_laws_widths_at_their_budgets() -> None:
-    study = optuna.create_study(sampler=sampler(budgets=[10**5, 10**6]))
+    study = optuna.create_study(sampler=make_sampler(budgets=[10**5, 10**6]))
     proposed = [suggest_widths(study.ask(), ARCH) for _ in range(4)]
-    assert proposed == [law_widths(10**5), law_widths(10**6)] * 2
+    assert proposed == [solve_law(10**5), solve_law(10**6)] * 2
 
 
-def test_an_enqueued_budget_comes_first() -> None:
-    study = optuna.create_study(sampler=sampler(budgets=[10**5]))
+def test_an_enqueued_budget_takes_precedence() -> None:
+    study = optuna.create_study(sampler=make_sampler(budgets=[10**5]))
     study.enqueue_trial({}, user_attrs={"budget": 700_000})
-    assert suggest_widths(study.ask(), ARCH) == law_widths(700_000)
-    assert suggest_widths(study.ask(), ARCH) == law_widths(10**5)
+    assert suggest_widths(study.ask(), ARCH) == solve_law(700_000)
+    assert suggest_widths(study.ask(), ARCH) == solve_law(10**5)
 
 
 @settings(max_examples=10)
 @given(st.integers(100_000, 5 * 10**6))
-def test_proposals_are_rounded_as_asked_for(budget: int) -> None:
+def test_proposals_follow_multiple_of_and_min_width(budget: int) -> None:
     for options in ({}, {"spread": 0.3, "seed": 1}):
         study = optuna.create_study(
-            sampler=sampler(budgets=[budget], multiple_of=8, min_width=16, **options)
+            sampler=make_sampler(budgets=[budget], multiple_of=8, min_width=16, **options)
         )
         widths = suggest_widths(study.ask(), ARCH)
         assert min(widths) >= 16
@@ -64,20 +64,18 @@ def test_proposals_are_rounded_as_asked_for(budget: int) -> None:
         assert PARAMS(widths) <= budget
 
 
-def test_two_objectives_change_nothing() -> None:
+def test_proposals_are_the_same_with_two_objectives() -> None:
     study = optuna.create_study(
-        directions=["maximize", "minimize"], sampler=sampler(budgets=[10**6])
+        directions=["maximize", "minimize"], sampler=make_sampler(budgets=[10**6])
     )
     study.optimize(lambda trial: (float(sum(suggest_widths(trial, ARCH))), 1.0), n_trials=2)
     for trial in study.trials:
-        assert tuple(trial.params[f"width_{name}"] for name in ARCH.layer_names) == law_widths(
-            10**6
-        )
+        assert tuple(trial.params[f"width_{name}"] for name in ARCH.layer_names) == solve_law(10**6)
 
 
 def test_other_parameters_go_to_the_independent_sampler() -> None:
     def values(seed: int) -> list[float]:
-        own = sampler(budgets=[10**6], independent_sampler=RandomSampler(seed=seed))
+        own = make_sampler(budgets=[10**6], independent_sampler=RandomSampler(seed=seed))
         study = optuna.create_study(sampler=own)
         trials = [study.ask() for _ in range(5)]
         for trial in trials:
@@ -88,20 +86,20 @@ def test_other_parameters_go_to_the_independent_sampler() -> None:
     assert len(set(values(0))) == 5
 
 
-def seeded_values() -> list[tuple]:
-    """Widths and a learning rate of three trials."""
-    study = optuna.create_study(sampler=sampler(budgets=[10**5, 10**6], seed=7, spread=0.2))
+def suggest_values() -> list[tuple]:
+    """Return widths and a learning rate of three trials."""
+    study = optuna.create_study(sampler=make_sampler(budgets=[10**5, 10**6], seed=7, spread=0.2))
     trials = [study.ask() for _ in range(3)]
     return [(suggest_widths(t, ARCH), t.suggest_float("lr", 0, 1)) for t in trials]
 
 
 def test_same_seed_gives_the_same_parameters_in_another_process() -> None:
-    other = Forked(print_seeded_values).finish()
-    assert other.stdout.strip() == str(seeded_values()), other.stderr
+    other = Forked(print_values).finish()
+    assert other.stdout.strip() == str(suggest_values()), other.stderr
 
 
-def print_seeded_values() -> None:
-    print(seeded_values(), flush=True)
+def print_values() -> None:
+    print(suggest_values(), flush=True)
 
 
 @given(
@@ -122,65 +120,65 @@ def test_spread_proposals_fit_the_budget(
 
 
 def test_spread_is_the_deviation_of_log_widths() -> None:
-    study = optuna.create_study(sampler=sampler(budgets=[10**7], seed=0, spread=0.1))
+    study = optuna.create_study(sampler=make_sampler(budgets=[10**7], seed=0, spread=0.1))
     logs = np.log([suggest_widths(study.ask(), ARCH) for _ in range(300)])
     assert len(np.unique(logs, axis=0)) == 300
-    relative = logs - np.log(law_widths(10**7))
+    relative = logs - np.log(solve_law(10**7))
     # The projection onto the budget moves all layers together: look at differences of layers.
     deviation = np.std(relative[:, 0] - relative[:, 4])
     assert 0.08 < deviation / np.sqrt(2) < 0.12
 
 
 @pytest.mark.parametrize("spread", [-0.1, float("nan"), float("inf")])
-def test_a_spread_out_of_range_is_an_error(spread: float) -> None:
+def test_a_spread_out_of_range_raises_an_error(spread: float) -> None:
     with pytest.raises(NsoptError, match="spread must be a number of at least 0"):
-        sampler(spread=spread)
+        make_sampler(spread=spread)
 
 
-def widths_of(trial: optuna.trial.FrozenTrial) -> tuple[int, ...]:
+def read_widths(trial: optuna.trial.FrozenTrial) -> tuple[int, ...]:
     return tuple(trial.params[f"width_{name}"] for name in ARCH.layer_names)
 
 
 def test_spread_and_algorithm_3_exclude_each_other() -> None:
     with pytest.raises(NsoptError, match="leave eta out"):
-        sampler(spread=0.1, eta=1.0)
+        make_sampler(spread=0.1, eta=1.0)
     with pytest.raises(NsoptError, match="leave eta out"):
-        sampler(multiple_of=8, eta=1.0)
+        make_sampler(multiple_of=8, eta=1.0)
 
 
-def test_an_impossible_budget_is_an_error_at_once() -> None:
+def test_an_infeasible_budget_raises_an_error_at_once() -> None:
     with pytest.raises(NsoptError, match="smallest feasible"):
-        sampler(budgets=[10])
+        make_sampler(budgets=[10])
 
 
-def test_a_range_that_cannot_hold_the_width_is_an_error_not_another_width() -> None:
-    study = optuna.create_study(sampler=sampler(budgets=[10**6]))
+def test_a_range_that_excludes_the_width_raises_an_error() -> None:
+    study = optuna.create_study(sampler=make_sampler(budgets=[10**6]))
     trial = study.ask()
-    with pytest.raises(NsoptError, match=f"width_conv1 must be able to be {law_widths(10**6)[0]}"):
+    with pytest.raises(NsoptError, match=f"width_conv1 must be able to be {solve_law(10**6)[0]}"):
         trial.suggest_int("width_conv1", 1, 3)
 
 
-def test_widths_without_a_budget_are_an_error() -> None:
-    study = optuna.create_study(sampler=sampler())
+def test_suggesting_widths_without_a_budget_raises_an_error() -> None:
+    study = optuna.create_study(sampler=make_sampler())
     with pytest.raises(NsoptError, match="budgets="):
         suggest_widths(study.ask(), ARCH)
 
 
-def test_a_budget_may_be_set_after_another_parameter_was_asked_for() -> None:
-    trial = optuna.create_study(sampler=sampler()).ask()
+def test_a_budget_can_be_set_after_another_parameter_was_suggested() -> None:
+    trial = optuna.create_study(sampler=make_sampler()).ask()
     trial.suggest_float("lr", 0, 1)
     trial.set_user_attr("budget", 700_000)
-    assert suggest_widths(trial, ARCH) == law_widths(700_000)
+    assert suggest_widths(trial, ARCH) == solve_law(700_000)
 
 
-def test_layers_of_another_network_are_an_error_that_names_both() -> None:
+def test_suggesting_layers_of_another_network_raises_an_error() -> None:
     resnet = get_architecture("resnet18")
-    study = optuna.create_study(sampler=sampler(budgets=[10**6]))
+    study = optuna.create_study(sampler=make_sampler(budgets=[10**6]))
     with pytest.raises(NsoptError, match=r"width_stem is no layer .* width_conv1, width_conv2"):
         suggest_widths(study.ask(), resnet)
 
 
-def test_without_their_sampler_widths_stay_near_the_base_ones() -> None:
+def test_other_samplers_suggest_widths_near_the_base_widths() -> None:
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     for _ in range(20):
         widths = np.array(suggest_widths(study.ask(), ARCH))
@@ -192,47 +190,49 @@ def test_without_their_sampler_widths_stay_near_the_base_ones() -> None:
     assert (np.array(own) <= ARCH.base_widths).all()
 
 
-def test_widths_may_be_those_of_a_fixed_trial() -> None:
+def test_suggest_widths_accepts_a_fixed_trial() -> None:
     fixed = {f"width_{name}": 100 + number for number, name in enumerate(ARCH.layer_names)}
     assert suggest_widths(optuna.trial.FixedTrial(fixed), ARCH) == tuple(range(100, 108))
 
 
-def test_a_study_that_was_loaded_without_its_sampler_says_so_once() -> None:
+def test_a_study_loaded_without_its_sampler_causes_one_warning() -> None:
     storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(study_name="s", storage=storage, sampler=sampler(budgets=[10**6]))
+    study = optuna.create_study(
+        study_name="s", storage=storage, sampler=make_sampler(budgets=[10**6])
+    )
     study.optimize(lambda trial: float(sum(suggest_widths(trial, ARCH))), n_trials=1)
     reloaded = optuna.load_study(study_name="s", storage=storage)
     with pytest.warns(UserWarning, match="'s' came from a law, and come from TPESampler now"):
         reloaded.optimize(lambda trial: float(sum(suggest_widths(trial, ARCH))), n_trials=1)
     suggest_widths(reloaded.ask(), ARCH)
-    reloaded.sampler = sampler(budgets=[10**6])
+    reloaded.sampler = make_sampler(budgets=[10**6])
     suggest_widths(reloaded.ask(), ARCH)
 
 
-def test_widths_on_a_grid_of_steps() -> None:
-    study = optuna.create_study(sampler=sampler(budgets=[10**6], multiple_of=8, min_width=8))
+def test_suggested_widths_follow_the_step() -> None:
+    study = optuna.create_study(sampler=make_sampler(budgets=[10**6], multiple_of=8, min_width=8))
     widths = suggest_widths(study.ask(), ARCH, step=8)
     assert not any(width % 8 for width in widths)
-    rough = optuna.create_study(sampler=sampler(budgets=[10**6]))
+    rough = optuna.create_study(sampler=make_sampler(budgets=[10**6]))
     with pytest.raises(NsoptError, match="must be able to be"):
         suggest_widths(rough.ask(), ARCH, step=8)
 
 
-def test_no_width_rises_above_those_of_a_trained_network() -> None:
+def test_no_width_exceeds_max_width() -> None:
     trained = [width // 2 for width in ARCH.base_widths]
-    free, held = (sampler(budgets=[10**6], max_width=most) for most in (None, trained))
+    free, held = (make_sampler(budgets=[10**6], max_width=most) for most in (None, trained))
     assert any(w > most for w, most in zip(free.propose(10**6), trained, strict=True))
     assert all(w <= most for w, most in zip(held.propose(10**6), trained, strict=True))
     with pytest.raises(NsoptError, match="need the exact solver"):
-        sampler(budgets=[10**6], max_width=trained, eta=50.0)
+        make_sampler(budgets=[10**6], max_width=trained, eta=50.0)
 
 
-def test_a_trial_tells_its_budget_and_its_cost() -> None:
-    study = optuna.create_study(sampler=sampler(budgets=[10**6]))
+def test_a_trial_stores_its_budget_and_its_cost() -> None:
+    study = optuna.create_study(sampler=make_sampler(budgets=[10**6]))
     study.enqueue_trial({f"width_{name}": 300 for name in ARCH.layer_names})
     study.optimize(lambda trial: float(sum(suggest_widths(trial, ARCH))), n_trials=2)
     enqueued, proposed = study.trials
-    for trial, widths in ((enqueued, [300] * 8), (proposed, law_widths(10**6))):
+    for trial, widths in ((enqueued, [300] * 8), (proposed, solve_law(10**6))):
         assert trial.user_attrs == {"budget": 10**6, "metric": "params", "cost": PARAMS(widths)}
         assert trial.constraints == {"budget": pytest.approx(PARAMS(widths) / 10**6 - 1)}
     assert enqueued.constraints["budget"] > 0 >= proposed.constraints["budget"]
@@ -252,8 +252,8 @@ def test_a_trial_tells_its_budget_and_its_cost() -> None:
     ],
     ids=["TPE", "NSGA-II", "GP"],
 )
-def test_other_samplers_go_on_in_its_study(other: Callable[[], BaseSampler]) -> None:
-    """They learn from its trials, and know from the constraint what a network may cost."""
+def test_other_samplers_can_continue_its_study(other: Callable[[], BaseSampler]) -> None:
+    """They learn from its trials, and from the constraint how much a network may cost."""
     budget = 10**6
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
@@ -262,7 +262,8 @@ def test_other_samplers_go_on_in_its_study(other: Callable[[], BaseSampler]) -> 
         return trial.suggest_float("lr", 1e-3, 1e-1, log=True), float(sum(widths))
 
     study = optuna.create_study(
-        directions=["minimize", "maximize"], sampler=sampler(budgets=[budget], spread=0.2, seed=0)
+        directions=["minimize", "maximize"],
+        sampler=make_sampler(budgets=[budget], spread=0.2, seed=0),
     )
     study.optimize(objective, n_trials=4)
     study.sampler = other()
@@ -275,23 +276,23 @@ def test_other_samplers_go_on_in_its_study(other: Callable[[], BaseSampler]) -> 
 
 
 @pytest.mark.filterwarnings("ignore:PartialFixedSampler is experimental")
-def test_some_parameters_may_be_fixed_around_it() -> None:
-    own = PartialFixedSampler({"lr": 0.5, "width_conv1": 40}, sampler(budgets=[10**6]))
+def test_a_partial_fixed_sampler_can_wrap_it() -> None:
+    own = PartialFixedSampler({"lr": 0.5, "width_conv1": 40}, make_sampler(budgets=[10**6]))
     study = optuna.create_study(sampler=own)
     study.optimize(
         lambda trial: sum(suggest_widths(trial, ARCH)) * trial.suggest_float("lr", 0, 1), n_trials=1
     )
     (trial,) = study.trials
     assert trial.params["lr"] == 0.5
-    assert widths_of(trial) == (40, *law_widths(10**6)[1:])
-    assert trial.user_attrs["cost"] == PARAMS(widths_of(trial))
+    assert read_widths(trial) == (40, *solve_law(10**6)[1:])
+    assert trial.user_attrs["cost"] == PARAMS(read_widths(trial))
 
 
-def test_a_sampler_can_be_read() -> None:
-    assert repr(sampler(budgets=[10**5, 10**6])) == (
+def test_the_repr_of_a_sampler_names_layers_and_budgets() -> None:
+    assert repr(make_sampler(budgets=[10**5, 10**6])) == (
         "NeuralScaleSampler(8 layers, budgets in params: 100,000, 1,000,000)"
     )
-    assert repr(sampler(spread=0.2)).endswith("budgets in params: of the trials, spread=0.2)")
+    assert repr(make_sampler(spread=0.2)).endswith("budgets in params: of the trials, spread=0.2)")
 
 
 def test_layer_names_must_match_the_law() -> None:
@@ -301,9 +302,9 @@ def test_layer_names_must_match_the_law() -> None:
 
 def test_eta_proposes_what_algorithm_3_does() -> None:
     published = solve_widths_sgd(LAW, PARAMS, 10**6, eta=0.01)
-    assert sampler(eta=0.01).propose(10**6) == tuple(published.widths.tolist())
+    assert make_sampler(eta=0.01).propose(10**6) == tuple(published.widths.tolist())
     with pytest.raises(NsoptError, match="Algorithm 3 diverges at eta"):
-        sampler(eta=1e9).propose(10**6)
+        make_sampler(eta=1e9).propose(10**6)
 
 
 def test_uniform_curve_makes_a_uniform_sampler() -> None:
@@ -311,7 +312,7 @@ def test_uniform_curve_makes_a_uniform_sampler() -> None:
     assert own.propose(579_786) == tuple(w // 4 for w in ARCH.base_widths)
 
 
-def test_budgets_are_read_as_in_commands(vgg11: TableArchitecture) -> None:
+def test_budgets_can_be_written_as_in_commands(vgg11: TableArchitecture) -> None:
     law, cost, names = uniform_curve(vgg11.base_widths), vgg11.cost("params"), vgg11.layer_names
     words = NeuralScaleSampler(law, cost, names, "600k, 1M")
     numbers = NeuralScaleSampler(law, cost, names, [600_000, 1_000_000])
@@ -324,7 +325,7 @@ def test_budgets_are_read_as_in_commands(vgg11: TableArchitecture) -> None:
         NeuralScaleSampler(law, np.sum, names, "600k")
 
 
-def test_a_metric_and_the_network_say_all(vgg11: TableArchitecture) -> None:
+def test_a_metric_and_a_network_replace_cost_and_layer_names(vgg11: TableArchitecture) -> None:
     law = uniform_curve(vgg11.base_widths)
     short = NeuralScaleSampler(law, "macs", vgg11, "10M")
     long = NeuralScaleSampler(law, vgg11.cost("macs"), vgg11.layer_names, [10_000_000])
@@ -339,7 +340,7 @@ def test_a_metric_and_the_network_say_all(vgg11: TableArchitecture) -> None:
         NeuralScaleSampler(law, "mac", vgg11)
 
 
-def test_budgets_at_once_have_a_constraint_each_and_the_binding_one_is_told() -> None:
+def test_joint_budgets_have_one_constraint_each_and_store_the_binding_one() -> None:
     macs = ARCH.cost("macs")
     own = NeuralScaleSampler(LAW, [(PARAMS, 10**7), (macs, 10**7)], ARCH.layer_names)
     study = optuna.create_study(direction="maximize", sampler=own)

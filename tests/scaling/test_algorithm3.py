@@ -18,7 +18,7 @@ def law(golden: Path) -> PowerLaw:
     return PowerLaw.from_dict(json.loads((golden / "vgg11-cifar10.laws.json").read_text())[-1])
 
 
-def test_first_step_is_the_published_update(law: PowerLaw) -> None:
+def test_the_first_step_is_the_published_update(law: PowerLaw) -> None:
     budget, eta = 579_786, 7.0
     start = np.maximum(np.floor(law.widths(budget)), 1)
     slope = np.sum(law.beta * law.alpha * budget ** (law.beta - 1))
@@ -29,7 +29,7 @@ def test_first_step_is_the_published_update(law: PowerLaw) -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 1, 2])
-def test_published_step_size_settles_near_the_budget(law: PowerLaw, ratio: float) -> None:
+def test_the_published_step_size_settles_near_the_budget(law: PowerLaw, ratio: float) -> None:
     budget = PARAMS(floor_widths(ratio, VGG11.base_widths))
     fit = solve_widths_sgd(law, PARAMS, budget, eta=50.0)
     assert not fit.diverged
@@ -38,7 +38,7 @@ def test_published_step_size_settles_near_the_budget(law: PowerLaw, ratio: float
     assert abs(fit.error) < 0.02
 
 
-def test_divergence_is_detected_not_raised(law: PowerLaw) -> None:
+def test_divergence_is_returned_without_an_error(law: PowerLaw) -> None:
     fit = solve_widths_sgd(law, PARAMS, 579_786, eta=1e7)
     assert fit.diverged
     assert not fit.converged
@@ -46,7 +46,7 @@ def test_divergence_is_detected_not_raised(law: PowerLaw) -> None:
 
 
 @pytest.mark.parametrize(("eta", "steps", "converged"), [(7.0, 5, False), (1e-6, 1, True)])
-def test_running_out_of_steps_is_neither_and_no_move_is_the_end(
+def test_only_a_step_without_movement_counts_as_convergence(
     law: PowerLaw, eta: float, steps: int, converged: bool
 ) -> None:
     fit = solve_widths_sgd(law, PARAMS, 579_786, eta=eta, max_steps=5)

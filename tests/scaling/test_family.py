@@ -25,7 +25,7 @@ LAWS = {
 FAMILY = LawFamily(relative_uniform(ARCH.base_widths), LAWS)
 
 
-def test_nothing_is_uniform_scaling_and_one_weight_is_that_law() -> None:
+def test_no_weights_give_uniform_scaling_and_one_weight_gives_its_law() -> None:
     sizes = np.array([0.01, 0.3, 2.0])
     budgets = [1e6, 1e7, 1e8]
     uniform = solve_widths(FAMILY.law({}), COST, budgets)
@@ -42,7 +42,7 @@ def test_relative_laws_have_size_1_at_the_base_network() -> None:
     np.testing.assert_allclose(ours.widths(0.25), law.widths(0.25 * base))
 
 
-def test_a_slope_moves_widths_towards_the_end() -> None:
+def test_a_slope_moves_widths_towards_later_layers() -> None:
     flat, tilted = FAMILY.law({}), FAMILY.law({"slope": 1.0})
     ratio = tilted.widths(0.5) / flat.widths(0.5)
     assert (np.diff(ratio) > 0).all()

@@ -1,4 +1,4 @@
-"""Bands of laws: what other searches should find."""
+"""Bands of laws: the widths that other searches should find."""
 
 import json
 from dataclasses import replace
@@ -16,14 +16,14 @@ from nsopt.scaling.family import relative
 from nsopt.scaling.fit_error import FitError
 from nsopt.scaling.law import PowerLaw, floor_widths, uniform_curve
 from nsopt.scaling.solve import WidthFit, solve_widths
-from tests.scaling.test_law import published_iterations
+from tests.scaling.test_law import read_published_iterations
 
 ARCH = nsopt.get_architecture("vgg11")
 PARAMS = ARCH.cost("params")
 
 
-def noisy_record(seed: int, scatter: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """Widths (40, 8) about a law, each with an error of its own."""
+def draw_record(seed: int, scatter: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+    """Return widths (40, 8) around a law, with independent errors, and their sizes (40,)."""
     generator = np.random.default_rng(seed)
     tau = np.geomspace(1e5, 5e6, 40)
     law = 2 * np.sqrt(tau[:, None] / 1e4) * np.arange(1, 9)
@@ -41,8 +41,8 @@ def error_of(law: PowerLaw) -> FitError:
     return law.error
 
 
-def published_laws(shared: Path, name: str) -> list[PowerLaw]:
-    found = published_iterations(shared / "paper", name)
+def read_published_laws(shared: Path, name: str) -> list[PowerLaw]:
+    found = read_published_iterations(shared / "paper", name)
     return [PowerLaw.fit(widths, tau) for _, widths, tau, _ in found]
 
 
@@ -52,8 +52,8 @@ of_published = pytest.mark.parametrize(
 )
 
 
-def test_the_band_is_that_of_a_prediction() -> None:
-    widths, tau = noisy_record(0)
+def test_the_band_contains_90_percent_of_widths_and_widens_beyond_them() -> None:
+    widths, tau = draw_record(0)
     law = PowerLaw.fit(widths, tau)
     inside = np.abs(np.log(widths / law.widths(tau))) < error_of(law).reach(tau)
     assert inside.mean() == pytest.approx(0.9, abs=0.05)
@@ -61,7 +61,7 @@ def test_the_band_is_that_of_a_prediction() -> None:
     assert (far > 1.2 * near).all()
 
 
-def test_rows_that_drift_together_tell_less() -> None:
+def test_correlated_rows_give_a_wider_band() -> None:
     log_tau = np.linspace(10.0, 15.0, 60)
     independent = np.random.default_rng(0).normal(size=(60, 1))
     drifting = np.cumsum(np.random.default_rng(1).normal(size=(60, 1)), axis=0)
@@ -73,11 +73,11 @@ def test_rows_that_drift_together_tell_less() -> None:
 
 @pytest.mark.shared_data
 @of_published
-def test_bands_hold_the_widths_of_neighbouring_published_iterations(
+def test_bands_contain_the_widths_of_neighbouring_published_iterations(
     shared: Path, name: str, data: str, classes: int
 ) -> None:
     arch = nsopt.get_architecture(name, num_classes=classes)
-    laws, cost = published_laws(shared, f"{name}-{data}")[7:], arch.cost("params")
+    laws, cost = read_published_laws(shared, f"{name}-{data}")[7:], arch.cost("params")
     budgets = [cost(floor_widths(ratio, arch.base_widths)) for ratio in (0.25, 0.5, 1.0)]
     inside = []
     for law, following in pairwise(laws):
@@ -88,16 +88,16 @@ def test_bands_hold_the_widths_of_neighbouring_published_iterations(
 
 
 @given(seed=st.integers(0, 100), budget=st.integers(10_000, 10_000_000))
-def test_a_band_holds_the_solved_widths(seed: int, budget: int) -> None:
-    fit = solve_widths(PowerLaw.fit(*noisy_record(seed)), PARAMS, budget)
+def test_a_band_contains_the_solved_widths(seed: int, budget: int) -> None:
+    fit = solve_widths(PowerLaw.fit(*draw_record(seed)), PARAMS, budget)
     low, high = edges(fit)
     assert (low <= fit.widths).all()
     assert (fit.widths <= high).all()
     assert (low >= 1).all()
 
 
-def test_budgets_at_once_have_the_bands_of_each() -> None:
-    law, budgets = PowerLaw.fit(*noisy_record(3)), [50_000, 2_000_000]
+def test_bands_of_many_budgets_equal_those_of_each() -> None:
+    law, budgets = PowerLaw.fit(*draw_record(3)), [50_000, 2_000_000]
     together = solve_widths(law, PARAMS, budgets)
     for index, budget in enumerate(budgets):
         alone = solve_widths(law, PARAMS, budget)
@@ -106,9 +106,9 @@ def test_budgets_at_once_have_the_bands_of_each() -> None:
 
 
 @pytest.mark.parametrize("scatter", [500.0, 50_000.0])
-def test_a_law_that_tells_nothing_has_the_widest_band(scatter: float) -> None:
-    """Edges beyond what an integer holds, and beyond what a float does."""
-    law = PowerLaw.fit(*noisy_record(0))
+def test_a_law_with_a_huge_error_has_the_widest_band(scatter: float) -> None:
+    """The edges overflow an integer in one case, and a float in the other."""
+    law = PowerLaw.fit(*draw_record(0))
     lost = replace(law, error=error_of(law) * scatter**2)
     low, high = edges(solve_widths(lost, PARAMS, 600_000))
     assert (low == 1).all()
@@ -122,7 +122,7 @@ def test_a_law_that_was_not_fitted_has_no_band() -> None:
 
 
 def test_the_error_survives_json_and_a_change_of_unit() -> None:
-    law = PowerLaw.fit(*noisy_record(1))
+    law = PowerLaw.fit(*draw_record(1))
     again = PowerLaw.from_dict(json.loads(json.dumps(law.to_dict())))
     assert (error_of(again).covariance == error_of(law).covariance).all()
     assert (error_of(again).residual == error_of(law).residual).all()
@@ -136,7 +136,7 @@ def test_the_error_survives_json_and_a_change_of_unit() -> None:
 
 
 def test_errors_of_products_and_powers_add_up() -> None:
-    one, two = (PowerLaw.fit(*noisy_record(seed)) for seed in (1, 2))
+    one, two = (PowerLaw.fit(*draw_record(seed)) for seed in (1, 2))
     product = error_of(one * two)
     np.testing.assert_allclose(product.residual, error_of(one).residual + error_of(two).residual)
     assert (product.freedom <= error_of(one).freedom).all()
@@ -151,10 +151,10 @@ def test_rows_on_a_line_have_no_error() -> None:
     assert (error.reach(tau) == 0).all()
 
 
-def test_the_distance_of_laws_is_that_of_log_widths() -> None:
+def test_the_distance_of_laws_is_symmetric_and_zero_for_equal_laws() -> None:
     uniform = uniform_curve(ARCH.base_widths)
     assert law_distance(uniform, uniform, PARAMS, ARCH.base_widths) == 0
-    one, two = (PowerLaw.fit(*noisy_record(seed)) for seed in (1, 2))
+    one, two = (PowerLaw.fit(*draw_record(seed)) for seed in (1, 2))
     there, back = (
         law_distance(*pair, PARAMS, ARCH.base_widths) for pair in ((one, two), (two, one))
     )
@@ -168,6 +168,6 @@ def test_published_iterations_come_closer_to_each_other(
     shared: Path, name: str, data: str, classes: int
 ) -> None:
     arch = nsopt.get_architecture(name, num_classes=classes)
-    laws = published_laws(shared, f"{name}-{data}")[1:]
+    laws = read_published_laws(shared, f"{name}-{data}")[1:]
     steps = [law_distance(*pair, arch.cost("params"), arch.base_widths) for pair in pairwise(laws)]
     assert np.mean(steps[6:]) < np.mean(steps[:3])

@@ -1,4 +1,4 @@
-"""Several budgets at once."""
+"""Joint budgets: several of them hold at once."""
 
 from typing import Any
 
@@ -77,7 +77,7 @@ def test_no_budget_is_exceeded_and_no_larger_size_meets_them_all(
 
 @given(laws, st.integers(200_000, 10**7), st.sampled_from([1, 8]))
 @settings(max_examples=10)
-def test_the_budget_that_binds_is_the_one_without_which_the_network_grows(
+def test_the_network_grows_without_the_binding_budget(
     law: PowerLaw, params: int, multiple: int
 ) -> None:
     macs = int(MACS(solve_widths(law, PARAMS, params, multiple).widths))
@@ -88,7 +88,7 @@ def test_the_budget_that_binds_is_the_one_without_which_the_network_grows(
         assert fit.binding == binding or (fit.widths == free.widths).all()
 
 
-def test_what_one_more_filter_costs_is_a_share_of_the_budget_it_comes_closest_to() -> None:
+def test_the_marginal_joint_cost_is_a_share_of_the_tightest_budget() -> None:
     joint = JointCost(((PARAMS, 10**6), (MACS, 10**12)))
     rows = [VGG11.base_widths, (8,) * L]
     np.testing.assert_allclose(joint.marginal(rows), PARAMS.marginal(rows) / 10**6)
@@ -100,7 +100,7 @@ def test_what_one_more_filter_costs_is_a_share_of_the_budget_it_comes_closest_to
 def test_networks_whose_projections_vanish_meet_all_budgets(
     seed: int, ratio: float, tilt: float
 ) -> None:
-    """A size that the smallest of the single solutions gives may exceed another budget here."""
+    """The smallest of the single solutions may exceed another budget here."""
     arch = get_architecture("resnet18-tied", 100)
     base = np.array(arch.base_widths)
     generator = np.random.default_rng(seed)
@@ -116,7 +116,7 @@ def test_networks_whose_projections_vanish_meet_all_budgets(
     assert np.any([cost(larger) > budget for cost, budget in limits], axis=0).all()
 
 
-def test_where_a_cost_falls_the_smallest_of_single_solutions_may_not_fit() -> None:
+def test_a_joint_solution_fits_even_if_the_smallest_single_solution_does_not() -> None:
     """Only one budget counts the projection."""
 
     def total(widths: np.ndarray) -> np.ndarray:
@@ -136,7 +136,7 @@ def test_where_a_cost_falls_the_smallest_of_single_solutions_may_not_fit() -> No
     assert disagreements
 
 
-def test_the_budget_that_the_next_size_exceeds_binds_not_the_one_that_is_used_most() -> None:
+def test_the_budget_that_the_next_size_exceeds_binds() -> None:
     def first(widths: ArrayLike) -> Any:
         return np.asarray(widths)[..., 0]
 
@@ -149,7 +149,7 @@ def test_the_budget_that_the_next_size_exceeds_binds_not_the_one_that_is_used_mo
     assert fit.binding == 1
 
 
-def test_a_budget_met_to_the_last_digit_is_met_and_one_below_is_not() -> None:
+def test_a_budget_equal_to_the_cost_is_met_and_one_below_is_not() -> None:
     fit = solve_widths(CURVE, PARAMS, 3_000_000)
     exact = int(PARAMS(fit.widths))
     met, missed = (solve_widths(CURVE, [(PARAMS, b), (MACS, 1e12)]) for b in (exact, exact - 1))
@@ -158,7 +158,7 @@ def test_a_budget_met_to_the_last_digit_is_met_and_one_below_is_not() -> None:
     assert np.asarray(met.cost)[0] == exact > np.asarray(missed.cost)[0]
 
 
-def test_one_pair_is_a_budget_alone_and_a_network_as_wide_as_may_be_is_bound_by_none() -> None:
+def test_one_pair_equals_a_single_budget_and_max_width_leaves_none_binding() -> None:
     assert solve_widths(CURVE, [(PARAMS, 600_000)]).widths.tolist() == (
         solve_widths(CURVE, PARAMS, 600_000).widths.tolist()
     )
@@ -167,7 +167,7 @@ def test_one_pair_is_a_budget_alone_and_a_network_as_wide_as_may_be_is_bound_by_
     assert widest.binding is None
 
 
-def test_budgets_that_nothing_meets_say_what_the_smallest_network_needs() -> None:
+def test_infeasible_budgets_name_the_cost_of_the_smallest_network() -> None:
     one = [1] * L
     with pytest.raises(NoWidthsError) as caught:
         solve_widths(CURVE, [(PARAMS, 100_000), (MACS, 10)])
@@ -180,12 +180,12 @@ def test_budgets_that_nothing_meets_say_what_the_smallest_network_needs() -> Non
 
 
 @pytest.mark.parametrize("limits", [[], [(PARAMS, 0)], [(PARAMS, [1, 2])], [(600_000, PARAMS)]])
-def test_what_is_no_list_of_budgets_is_refused(limits: list) -> None:
+def test_an_invalid_list_of_budgets_is_refused(limits: list) -> None:
     with pytest.raises(NsoptError, match=r"pairs? of a cost"):
         solve_widths(CURVE, limits)
 
 
-def test_a_budget_stands_in_one_place() -> None:
+def test_budgets_can_be_given_in_one_argument_only() -> None:
     with pytest.raises(NsoptError, match="leave budget out"):
         solve_widths(CURVE, [(PARAMS, 10**6)], 10**6)
     with pytest.raises(NsoptError, match="give a budget"):

@@ -33,7 +33,9 @@ def records(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return widths, tau
 
 
-def published_iterations(folder: Path, name: str) -> list[tuple[int, np.ndarray, np.ndarray, dict]]:
+def read_published_iterations(
+    folder: Path, name: str
+) -> list[tuple[int, np.ndarray, np.ndarray, dict]]:
     with (folder / f"{name}.records.csv").open() as file:
         rows = np.array([[float(cell) for cell in row] for row in list(csv.reader(file))[1:]])
     laws = json.loads((folder / f"{name}.laws.json").read_text())
@@ -45,7 +47,7 @@ def published_iterations(folder: Path, name: str) -> list[tuple[int, np.ndarray,
 
 
 def test_published_records_give_the_published_laws(golden: Path) -> None:
-    for _, widths, tau, published in published_iterations(golden, "vgg11-cifar10"):
+    for _, widths, tau, published in read_published_iterations(golden, "vgg11-cifar10"):
         law = PowerLaw.fit(widths, tau)
         np.testing.assert_allclose(law.alpha, published["alpha"], rtol=1e-9)
         np.testing.assert_allclose(law.beta, published["beta"], rtol=1e-9)
@@ -55,7 +57,7 @@ def test_published_records_give_the_published_laws(golden: Path) -> None:
 @pytest.mark.shared_data
 @pytest.mark.parametrize("name", ["vgg11-cifar10", "mobilenetv2-cifar100", "resnet18-cifar100"])
 def test_all_published_records_give_the_published_laws(shared: Path, name: str) -> None:
-    for iteration, widths, tau, published in published_iterations(shared / "paper", name):
+    for iteration, widths, tau, published in read_published_iterations(shared / "paper", name):
         if (name, iteration) == ("vgg11-cifar10", 1):
             continue  # its published law is from another run
         law = PowerLaw.fit(widths, tau)
@@ -64,7 +66,7 @@ def test_all_published_records_give_the_published_laws(shared: Path, name: str) 
 
 
 @given(laws())
-def test_fit_recovers_the_law_that_made_the_widths(law: PowerLaw) -> None:
+def test_fit_recovers_the_law_that_generated_the_widths(law: PowerLaw) -> None:
     tau = np.geomspace(1e3, 1e6, 12)
     fitted = PowerLaw.fit(law.widths(tau), tau)
     np.testing.assert_allclose(fitted.alpha, law.alpha, rtol=1e-6)
@@ -83,13 +85,13 @@ def test_fit_does_not_depend_on_the_unit_of_size(
 
 
 @given(laws())
-def test_law_survives_json_exactly(law: PowerLaw) -> None:
+def test_a_law_survives_json_exactly(law: PowerLaw) -> None:
     back = PowerLaw.from_dict(json.loads(json.dumps(law.to_dict())))
     for name in ("alpha", "beta", "r2"):
         np.testing.assert_array_equal(getattr(back, name), getattr(law, name))
 
 
-def test_a_fit_too_steep_for_numbers_is_refused() -> None:
+def test_a_fit_with_an_underflowing_alpha_is_refused() -> None:
     with pytest.raises(NsoptError, match="finite alpha > 0"):
         PowerLaw.fit([[2000], [1], [1]], [181, 182, 183])
 
@@ -107,7 +109,7 @@ def test_a_layer_that_never_changes_is_fitted_perfectly_by_a_constant() -> None:
     np.testing.assert_allclose(law.alpha[0], 4)
 
 
-def test_law_cannot_be_changed() -> None:
+def test_a_law_is_immutable() -> None:
     with pytest.raises(ValueError, match="read-only"):
         uniform_curve([1, 2]).alpha[0] = 3
 
@@ -124,7 +126,7 @@ def test_law_cannot_be_changed() -> None:
         ([[1, 2], [1, 2]], [3], "do not match"),
     ],
 )
-def test_fit_refuses_what_has_no_law(widths: list, tau: list, message: str) -> None:
+def test_fit_refuses_invalid_records(widths: list, tau: list, message: str) -> None:
     with pytest.raises(NsoptError, match=message):
         PowerLaw.fit(widths, tau)
 
@@ -141,7 +143,7 @@ def test_fit_refuses_what_has_no_law(widths: list, tau: list, message: str) -> N
         [],
     ],
 )
-def test_from_dict_says_what_is_no_law(data: dict) -> None:
+def test_from_dict_refuses_invalid_data(data: dict) -> None:
     with pytest.raises(NsoptError, match="law"):
         PowerLaw.from_dict(data)
 
@@ -183,7 +185,7 @@ def test_a_mixture_of_a_law_with_itself_is_that_law(
     np.testing.assert_allclose(mixed.beta, law.beta)
 
 
-def test_laws_of_other_layers_have_no_product() -> None:
+def test_laws_of_different_numbers_of_layers_have_no_product() -> None:
     with pytest.raises(NsoptError, match="laws of 2 and 3 layers"):
         uniform_curve([1, 2]) * uniform_curve([1, 2, 3])
 
@@ -212,12 +214,12 @@ def test_a_tagged_law_is_read_back(law: PowerLaw) -> None:
 
 
 @pytest.mark.parametrize("data", [{"kind": "spline"}, {"kind": ["power"]}, [], "power"])
-def test_what_is_no_law_says_so(data: Any) -> None:
+def test_law_from_dict_refuses_invalid_data(data: Any) -> None:
     with pytest.raises(NsoptError, match="not a law"):
         law_from_dict(data)
 
 
-def test_a_layer_that_falls_is_held_and_told() -> None:
+def test_a_layer_with_a_falling_law_gets_beta_zero_and_a_warning() -> None:
     steps = np.arange(10, 1, -1)
     widths = np.stack([10 * steps, 40 - 2 * steps, np.full(9, 7)], axis=1)
     widths[0] += [5, 50, 3]  # the unpruned network, so that every layer has lost a filter
@@ -228,8 +230,8 @@ def test_a_layer_that_falls_is_held_and_told() -> None:
     rows = trajectory.record().widths
     np.testing.assert_allclose(law.alpha[1], np.exp(np.log(rows[:, 1]).mean()))
     iteration = Iteration(trajectory, law, (1, 1, 1), 1.0)
-    told = iteration.doubts(["first", "second", "third"])
-    assert told == "the width of second, third does not follow the size"
+    warning = iteration.doubts(["first", "second", "third"])
+    assert warning == "the width of second, third does not follow the size"
     good = PowerLaw([1.0], [0.5], [0.9])
     assert Iteration(trajectory, good, (1,), 1.0).doubts(["first"]) == ""
     loose = PowerLaw([1.0], [0.5], [0.2])

@@ -37,17 +37,17 @@ def test_budgets_are_read_with_units(text: str, budget: int) -> None:
 
 
 @given(st.integers(1, 10**12))
-def test_plain_budgets_are_read_as_they_are(budget: int) -> None:
+def test_numbers_without_a_unit_are_read_unchanged(budget: int) -> None:
     assert PARAMS.read(str(budget)) == budget
 
 
 @pytest.mark.parametrize("text", ["", "6x", "k", "-3", "1e6", "2 Mio", "20ms"])
-def test_what_is_no_budget_says_so(text: str) -> None:
+def test_an_invalid_budget_raises_an_error(text: str) -> None:
     with pytest.raises(NsoptError, match="is not a budget: write 600000, 600k or 2M"):
         PARAMS.read(text)
 
 
-def test_milliseconds_for_a_count_name_the_metric_that_takes_them() -> None:
+def test_the_error_for_milliseconds_in_a_count_suggests_latency() -> None:
     with pytest.raises(NsoptError, match=r"2M, or give --metric latency$"):
         MACS.read("20ms")
     with pytest.raises(NsoptError, match=r"2M$"):
@@ -59,7 +59,7 @@ def test_budgets_are_written_with_their_unit() -> None:
     assert MACS.show(9_590_000) == "9,590,000 MACs"
 
 
-def test_a_metric_costs_what_the_architecture_says() -> None:
+def test_the_cost_of_a_metric_is_that_of_the_architecture() -> None:
     arch = get_architecture("resnet18")
     for metric in COUNTED:
         assert get_metric(metric.name) is metric
@@ -71,7 +71,7 @@ def test_unknown_metrics_suggest_the_nearest() -> None:
         get_metric("mac")
 
 
-def test_budgets_that_name_their_metrics_hold_at_once() -> None:
+def test_budgets_that_name_their_metrics_become_joint() -> None:
     assert read_budgets("600k,2M", MACS) == [(MACS, 600_000), (MACS, 2_000_000)]
     (joint, share), plain = read_budgets("macs=20M, params=250k; params=2M", PARAMS)
     assert isinstance(joint, Joint)
@@ -85,7 +85,9 @@ def test_budgets_that_name_their_metrics_hold_at_once() -> None:
 
 
 @given(st.integers(1, 10**12), st.floats(1e-6, 1e9))
-def test_the_name_of_several_budgets_tells_them_exactly(params: int, milliseconds: float) -> None:
+def test_the_name_of_a_joint_metric_contains_its_budgets_exactly(
+    params: int, milliseconds: float
+) -> None:
     joint = Joint.of([(LATENCY, milliseconds), (PARAMS, params)])
     assert get_metric(joint.name) == joint
     assert joint.limits == ((PARAMS, params), (LATENCY, milliseconds))
@@ -102,7 +104,7 @@ def test_the_name_of_several_budgets_tells_them_exactly(params: int, millisecond
         ("params=250k,macs=0", "must be above 0"),
     ],
 )
-def test_what_is_no_list_of_named_budgets_says_so(text: str, message: str) -> None:
+def test_an_invalid_joint_budget_raises_an_error(text: str, message: str) -> None:
     with pytest.raises(NsoptError, match=message):
         read_budgets(text, PARAMS)
 
@@ -124,12 +126,12 @@ def test_bytes_are_read_and_written_with_units(text: str, budget: int, shown: st
 
 
 @pytest.mark.parametrize("text", ["", "64k", "64ib", "0kB", "1.4GB", "-3kB", "20ms"])
-def test_what_is_no_size_in_bytes_says_so(text: str) -> None:
+def test_an_invalid_size_in_bytes_raises_an_error(text: str) -> None:
     with pytest.raises(NsoptError, match=r"is not a size in bytes: write 64kB, 64KiB or 1\.4MB"):
         FLASH.read(text)
 
 
-def test_flash_is_the_bytes_of_the_weights() -> None:
+def test_flash_counts_the_bytes_of_the_weights() -> None:
     arch = get_architecture("vgg11")
     rows = [[3, 5, 8, 13, 21, 34, 55, 89], [1] * 8]
     model = arch.build(rows[0])

@@ -30,7 +30,7 @@ laws = st.builds(
 budgets = st.integers(10_000, 10**8)
 
 
-def published_laws(folder: Path) -> list[PowerLaw]:
+def read_published_laws(folder: Path) -> list[PowerLaw]:
     return [
         PowerLaw.from_dict(law)
         for law in json.loads((folder / "vgg11-cifar10.laws.json").read_text())
@@ -38,7 +38,7 @@ def published_laws(folder: Path) -> list[PowerLaw]:
 
 
 @given(laws, budgets, st.sampled_from([1, 2, 8]), st.sampled_from([1, 3, 16]))
-def test_solver_never_exceeds_the_budget(
+def test_the_solver_never_exceeds_the_budget(
     law: PowerLaw, budget: int, multiple: int, smallest: int
 ) -> None:
     feasible = PARAMS([-(-smallest // multiple) * multiple] * L)
@@ -54,7 +54,7 @@ def test_solver_never_exceeds_the_budget(
 
 @dataclass(frozen=True, eq=False)
 class Capped:
-    """VGG11's parameters, where layers cannot grow at will."""
+    """VGG11's parameters, with layers that can grow only up to a width."""
 
     widest: NDArray[np.float64]
 
@@ -101,7 +101,7 @@ def test_no_larger_scale_fits(law: PowerLaw, budget: int) -> None:
 
 
 @given(laws, st.lists(budgets, min_size=1, max_size=8))
-def test_many_budgets_at_once_are_each_budget_alone(law: PowerLaw, many: list[int]) -> None:
+def test_solutions_of_many_budgets_equal_those_of_each(law: PowerLaw, many: list[int]) -> None:
     together = solve_widths(law, PARAMS, many)
     for row, budget in enumerate(many):
         alone = solve_widths(law, PARAMS, budget)
@@ -116,7 +116,7 @@ def test_a_larger_budget_never_narrows_a_layer(law: PowerLaw, one: int, other: i
     assert (small <= large).all()
 
 
-def test_uniform_curve_at_a_ratios_budget_is_the_uniform_network() -> None:
+def test_the_uniform_curve_at_the_budget_of_a_ratio_gives_the_uniform_network() -> None:
     curve = uniform_curve(VGG11.base_widths)
     for ratio in (*RATIOS, 0.3, 1.25):
         widths = floor_widths(ratio, VGG11.base_widths)
@@ -126,7 +126,7 @@ def test_uniform_curve_at_a_ratios_budget_is_the_uniform_network() -> None:
 @pytest.mark.parametrize("metric", ["params", "macs"])
 def test_published_laws_come_close_to_the_budget(golden: Path, metric: str) -> None:
     cost = VGG11.cost(metric)
-    for law in published_laws(golden):
+    for law in read_published_laws(golden):
         budgets = np.array([cost(floor_widths(ratio, VGG11.base_widths)) for ratio in RATIOS])
         fit = solve_widths(law, cost, budgets)
         slack = (budgets - fit.cost) / budgets
@@ -149,7 +149,7 @@ class Shortcut:
         return np.asarray(widths).sum(axis=-1)
 
 
-def test_costs_that_fall_when_widths_agree_are_still_solved_maximally() -> None:
+def test_costs_that_fall_at_equal_widths_are_still_solved_maximally() -> None:
     law = PowerLaw(np.array([10.0, 1.0]), np.array([0.25, 1.0]), np.ones(2))
     cost = Shortcut()
     scales = np.linspace(1, 400, 200_001)
@@ -215,7 +215,7 @@ def test_a_layer_of_constant_width_keeps_it() -> None:
         (float("nan"), "finite"),
     ],
 )
-def test_impossible_budgets_say_what_is_possible(budget: float, message: str) -> None:
+def test_an_infeasible_budget_raises_an_error(budget: float, message: str) -> None:
     with pytest.raises(NsoptError, match=message):
         solve_widths(uniform_curve(VGG11.base_widths), PARAMS, budget)
 
@@ -227,14 +227,14 @@ def test_laws_that_do_not_grow_are_refused(exponents: list[float]) -> None:
         solve_widths(law, PARAMS, 10**6)
 
 
-def test_a_law_that_barely_grows_is_refused_rather_than_searched_for_ever() -> None:
+def test_a_law_that_barely_grows_is_refused() -> None:
     law = PowerLaw(np.ones(L), np.full(L, 1e-4), np.ones(L))
     with pytest.raises(NsoptError, match="too flat"):
         solve_widths(law, PARAMS, 10**6)
 
 
 @pytest.mark.parametrize("alpha", [1e-9, 1e9, 1e12])
-def test_a_law_in_a_unit_of_its_own_is_solved_alike(alpha: float) -> None:
+def test_the_unit_of_a_law_does_not_change_the_solution(alpha: float) -> None:
     """At scale 1 its widths may overflow a cost."""
     law, usual = (PowerLaw(np.full(L, a), np.full(L, 0.5), np.ones(L)) for a in (alpha, 1.0))
     macs = VGG11.cost("macs")
@@ -251,7 +251,7 @@ def test_rounding_arguments_are_checked(vgg11: TableArchitecture) -> None:
 
 
 class Milliseconds:
-    """A cost in floats: what parameters would take at 3 ns each, and a tenth of a millisecond."""
+    """A cost in floats: 3 ns for each parameter, and 0.1 ms."""
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
         return 0.1 + 3e-6 * np.asarray(PARAMS(widths))
@@ -267,7 +267,7 @@ def test_float_costs_are_solved_as_exactly_as_integers(law: PowerLaw, budget: fl
     assert (cost(np.maximum(np.floor(law.widths(larger)), 1)) > budget).all()
 
 
-def test_an_impossible_float_budget_names_one_that_is_possible() -> None:
+def test_an_infeasible_float_budget_names_a_feasible_one() -> None:
     law, cost = uniform_curve(VGG11.base_widths), Milliseconds()
     with pytest.raises(NsoptError, match=r"no widths fit a budget of 0\.05") as caught:
         solve_widths(law, cost, 0.05)
@@ -277,7 +277,7 @@ def test_an_impossible_float_budget_names_one_that_is_possible() -> None:
 
 @given(st.integers(1, 2000), st.integers(2, 40))
 def test_a_layer_that_was_never_pruned_keeps_its_width(width: int, rows: int) -> None:
-    """64 is not to become 63 because exp(log(64)) is a little less."""
+    """64 must not become 63 because exp(log(64)) is a little less."""
     tau = np.geomspace(1e4, 1e6, rows)
     others = np.round(tau[:, None] ** np.linspace(0.3, 0.5, L - 1))
     law = PowerLaw.fit(np.hstack([np.full((rows, 1), width), others]), tau)
@@ -288,7 +288,7 @@ def test_a_layer_that_was_never_pruned_keeps_its_width(width: int, rows: int) ->
 
 
 class Staircase:
-    """A law that is no power: every layer gets one more filter with each unit of the scale."""
+    """A law that is not a power: each unit of the scale adds a filter to every layer."""
 
     layers = L
 
@@ -302,7 +302,7 @@ class Staircase:
         return {"kind": "staircase"}
 
 
-def test_any_law_can_be_solved() -> None:
+def test_a_law_that_is_not_a_power_can_be_solved() -> None:
     fit = solve_widths(Staircase(), PARAMS, 100_000)
     scale = int(fit.widths[0])
     assert fit.widths.tolist() == [scale + layer for layer in range(L)]

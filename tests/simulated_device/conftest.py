@@ -52,7 +52,7 @@ def mps() -> Iterator[SimulatedDevices]:
 
 @pytest.fixture(scope="session")
 def images() -> ImageData:
-    """Noise: 64 training images of two classes, the brighter ones are of one."""
+    """Noise: 64 training images of two classes, one of which is brighter."""
     generator = torch.Generator().manual_seed(0)
 
     def some(count: int) -> tuple[Any, Any]:
@@ -65,7 +65,7 @@ def images() -> ImageData:
 
 @pytest.fixture(params=["table", "traced"])
 def arch(request: pytest.FixtureRequest, narrow: TableArchitecture) -> nsopt.Architecture:
-    """A network of ours, and one that was traced."""
+    """A built-in network, and a traced one."""
     if request.param == "table":
         return dataclasses.replace(narrow, base_widths=(6, 8, 8, 8, 8, 8, 8, 8), num_classes=2)
     torch.manual_seed(0)
@@ -101,7 +101,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
 
 
 def _run_in_child(session: pytest.Session) -> dict[str, list[Any]]:
-    """The reports of the tests of this folder that were asked for, by test."""
+    """Run the selected tests of this folder in a child; return their reports, by test."""
     config = session.config
     tests = [item for item in session.items if _FOLDER in item.path.parents]
     library = build(str(compiler()), config.cache.mkdir("simulated-device"))
@@ -135,7 +135,7 @@ def _run_in_child(session: pytest.Session) -> dict[str, list[Any]]:
 
 
 def _lost(item: pytest.Item, run: subprocess.CompletedProcess[str]) -> pytest.TestReport:
-    """Of a test that the child did not end."""
+    """Return the report of a test that the child did not finish."""
     text = f"the child process ended with {run.returncode}:\n{run.stdout}"
     return pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "call")
 

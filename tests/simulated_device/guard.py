@@ -21,18 +21,18 @@ _library = ctypes.CDLL(os.environ[LIBRARY]) if LIBRARY in os.environ else None
 
 
 def simulate(name: Literal["none", "cuda", "mps"]) -> None:
-    """Say which accelerator torch has, from now on."""
+    """Set which accelerator torch says that it has."""
     assert _library is not None
     _library.simulate(("none", "cuda", "mps").index(name))
 
 
 def compiler() -> str | None:
-    """The C++ compiler, if there is one for this system."""
+    """Return the C++ compiler, or None if there is none for this system."""
     return shutil.which(os.environ.get("CXX", "c++")) if sys.platform == "linux" else None
 
 
 def build(compiler: str, folder: Path) -> Path:
-    """The library for the installed torch, compiled if `folder` does not hold it yet."""
+    """Return the library for the installed torch; compile it if it is not in `folder` yet."""
     torch = find_spec("torch")
     assert torch is not None
     assert torch.origin is not None

@@ -22,7 +22,7 @@ SEARCH = SearchSettings(
 
 
 def small(num_classes: int = 2) -> nn.Module:
-    """A network to trace."""
+    """Return a network to trace."""
     return nn.Sequential(
         *(nn.Conv2d(1, 24, 3, 2), nn.BatchNorm2d(24), nn.ReLU()),
         *(nn.Conv2d(24, 32, 3, 2), nn.ReLU(), nn.Conv2d(32, 24, 3), nn.BatchNorm2d(24)),
@@ -31,10 +31,10 @@ def small(num_classes: int = 2) -> nn.Module:
 
 
 def dropping() -> nn.Module:
-    """One that draws random numbers in every step."""
+    """Return a network that draws random numbers in every step."""
     return nn.Sequential(small(), nn.Dropout(0.3))
 
 
 def devices_of(model: nn.Module) -> set[torch.device]:
-    """Of parameters and buffers."""
+    """Return the devices of parameters and buffers."""
     return {tensor.device for tensor in (*model.parameters(), *model.buffers())}

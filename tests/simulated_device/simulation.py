@@ -1,7 +1,7 @@
-"""A device that is not there: tensors that say they are on `cuda` or `mps`, held on the CPU.
+"""A simulated device: tensors that claim to be on `cuda` or `mps`, held on the CPU.
 
 The rules of placement are those of the real device: tensors of two devices cannot be mixed, NumPy
-takes none, there is no float64 on MPS. Every copy between host and device, and every wait for the
+refuses them, there is no float64 on MPS. Every copy between host and device, and every wait for the
 device, is logged with the line of nsopt that caused it. Speed, kernels and streams are not
 simulated: results are those of the CPU. Kernels that the CPU lacks, such as cuDNN's recurrent ones,
 cannot run.
@@ -58,10 +58,10 @@ class Event:
 
 @dataclass(eq=False)
 class SimulatedDevices:
-    """What `simulated` gives.
+    """Devices that `simulated` adds to this machine.
 
-    generators: of the devices, one each; largest: bytes of the largest tensor that fits a device;
-    free: bytes that it says it has.
+    generators: one for each device; largest: bytes of the largest tensor that fits a device;
+    free: bytes that a device reports as free.
     """
 
     name: Name
@@ -75,7 +75,7 @@ class SimulatedDevices:
         self.events.append(Event(kind, _place()))
 
     def places(self, kind: Kind) -> list[str]:
-        """The files of nsopt that caused events of a kind, one for each."""
+        """Return the file of nsopt that caused each event of a kind."""
         return [event.place.partition(":")[0] for event in self.events if event.kind == kind]
 
 
@@ -84,7 +84,7 @@ _devices: SimulatedDevices | None = None
 
 @contextmanager
 def simulated(name: Name = "cuda", count: int = 1) -> Iterator[SimulatedDevices]:
-    """The machine has `count` devices of this name inside, `cuda` or `mps`."""
+    """Add `count` devices of this name, `cuda` or `mps`, to this machine."""
     global _devices  # noqa: PLW0603
     _devices = SimulatedDevices(name, tuple(torch.Generator() for _ in range(count)))
     keeps_objects = torch.__future__.get_swap_module_params_on_conversion()
@@ -105,7 +105,7 @@ def _active() -> SimulatedDevices:
 
 
 class DeviceTensor(Tensor):
-    """A tensor on a simulated device. held: the same on the CPU."""
+    """A tensor on a simulated device. held: the same tensor on the CPU."""
 
     held: Tensor
 
@@ -167,7 +167,7 @@ class _Factories(TorchDispatchMode):
 
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call an operation on what its tensors hold."""
+    """Run an operation on the CPU tensors behind its arguments."""
     tensors: list[Tensor] = []
     _mapped((*args, *kwargs.values()), tensors.append)
     own = [t for t in tensors if isinstance(t, DeviceTensor)]
@@ -189,7 +189,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """What an operation takes or returns, with its tensors changed; quicker than a pytree."""
+    """Change the tensors that an operation takes or returns; faster than a pytree."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, list | tuple):
@@ -204,7 +204,7 @@ def _held(tensor: Tensor) -> Tensor:
 def _device_of_result(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], own: list[DeviceTensor]
 ) -> torch.device | None:
-    """None for the CPU."""
+    """Return the device of the result, or None for the CPU."""
     if kwargs.get("device") is not None:
         device = torch.device(kwargs["device"])
         return device if _is_simulated(device) else None
@@ -214,7 +214,7 @@ def _device_of_result(
 
 
 def _check(func: Any, args: tuple[Any, ...], tensors: list[Tensor], generator: Any) -> None:
-    """RuntimeError where the real device would not compute."""
+    """Raise RuntimeError if the real device could not compute this."""
     own = [t for t in tensors if isinstance(t, DeviceTensor)]
     if own and generator is not None and generator in (torch.default_generator,):
         raise RuntimeError(f"Expected a {own[0].device.type!r} device type for generator")
@@ -257,7 +257,7 @@ def _note_copy(from_device: bool, to_device: bool) -> None:
 
 @contextmanager
 def _drawing(func: Any, device: torch.device | None) -> Iterator[None]:
-    """Random numbers on a device come from its own generator."""
+    """Draw random numbers on a device from its own generator."""
     if device is None or torch.Tag.nondeterministic_seeded not in func.tags:
         yield
         return
@@ -276,7 +276,7 @@ def _is_simulated(device: Any) -> bool:
 
 
 def _place() -> str:
-    """The innermost line of nsopt that is running."""
+    """Return the innermost line of nsopt that is running."""
     frame = sys._getframe()
     while frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back  # type: ignore[assignment]
@@ -287,7 +287,7 @@ def _place() -> str:
 
 @contextmanager
 def _runtime(devices: SimulatedDevices) -> Iterator[None]:
-    """The functions of torch that ask the driver."""
+    """Replace the functions of torch that ask the driver."""
     is_cuda = devices.name == "cuda"
 
     def wait(*_: Any) -> None:
@@ -342,8 +342,8 @@ def _runtime(devices: SimulatedDevices) -> Iterator[None]:
 
 @contextmanager
 def _without_onednn() -> Iterator[None]:
-    """Its gradient of a 1x1 convolution with a stride writes beyond its memory in PyTorch 2.13;
-    nsopt avoids that on the CPU alone."""
+    """Switch oneDNN off: its gradient of a 1x1 convolution with a stride writes beyond its memory
+    in PyTorch 2.13, and nsopt avoids that on the CPU alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.backends.mkldnn, "enabled", False)
         yield

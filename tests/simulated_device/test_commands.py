@@ -42,8 +42,8 @@ def run(*arguments: str) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
 
 
-def test_a_study_its_latencies_and_a_network(cuda: SimulatedDevices, tmp_path: Path) -> None:
-    """Trained in bfloat16, as a GPU does unless told otherwise."""
+def test_study_latency_and_export_run_on_cuda(cuda: SimulatedDevices, tmp_path: Path) -> None:
+    """The training uses bfloat16, the default on a GPU."""
     url = f"sqlite:///{tmp_path / 'study.db'}"
     run("study", *TASK, f"--methods={','.join(METHODS)}", f"--out={tmp_path}")
     run("latency", f"--storage={url}", ARCH, "--device=cuda", "--batch-size=3")
@@ -57,13 +57,13 @@ def test_a_study_its_latencies_and_a_network(cuda: SimulatedDevices, tmp_path: P
 
 
 @pytest.mark.parametrize("over", ["pretrain-epochs", "curve"])
-def test_tuning_with_some_of_the_images(over: str, cuda: SimulatedDevices, tmp_path: Path) -> None:
+def test_tune_runs_on_cuda(over: str, cuda: SimulatedDevices, tmp_path: Path) -> None:
     run("tune", f"--over={over}", *TASK, "--trials=2", "--confirmations=2", f"--out={tmp_path}")
     names = optuna.get_all_study_names(f"sqlite:///{tmp_path / 'study.db'}")
     assert any(f"/{over}" in name for name in names)
 
 
-def test_a_latency_model_is_learned(cuda: SimulatedDevices) -> None:
+def test_a_latency_model_is_learned_on_cuda(cuda: SimulatedDevices) -> None:
     arch = nsopt.trace(small(), torch.randn(2, 1, 32, 32))
     learned = nsopt.with_latency(arch, "cuda").cost("latency")
     assert learned(arch.base_widths) > 0

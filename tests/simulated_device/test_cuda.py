@@ -1,4 +1,4 @@
-"""What runs on a GPU gives what runs on the CPU, and lies where it belongs."""
+"""Results on a GPU equal those on the CPU, and tensors are on the right device."""
 
 import copy
 from collections import Counter
@@ -25,21 +25,21 @@ CUDA = torch.device("cuda:0")
 
 @pytest.fixture(autouse=True)
 def _exact() -> Iterator[None]:
-    """In float64, so that the order of a sum changes nothing."""
+    """Compute in float64, so that the order of a sum changes nothing."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
 
 
-def on_both(run: Callable[[str], T]) -> tuple[T, T]:
-    """What it gives on the CPU and on the device."""
+def run_on_both(run: Callable[[str], T]) -> tuple[T, T]:
+    """Return the results on the CPU and on the device."""
     return run("cpu"), run("cuda")
 
 
-def test_a_training_is_that_of_the_cpu(
+def test_a_training_equals_that_on_the_cpu(
     arch: nsopt.Architecture, images: ImageData, cuda: SimulatedDevices
 ) -> None:
-    here, there = on_both(
+    here, there = run_on_both(
         lambda device: train(arch, arch.base_widths, images, TRAINING.updated(device=device))
     )
     assert there.losses == pytest.approx(here.losses, rel=1e-9)
@@ -59,7 +59,7 @@ def test_no_batch_is_copied_to_the_host(
     assert found[0] == found[1]
 
 
-def test_images_are_taken_where_they_lie(images: ImageData, cuda: SimulatedDevices) -> None:
+def test_a_subset_of_images_stays_on_its_device(images: ImageData, cuda: SimulatedDevices) -> None:
     there = images.train.to(CUDA).first_of_each(3)
     assert there.images.device == there.labels.device == CUDA
     here = images.train.first_of_each(3)
@@ -69,10 +69,10 @@ def test_images_are_taken_where_they_lie(images: ImageData, cuda: SimulatedDevic
     torch.testing.assert_close(again.train.images, here.images)
 
 
-def test_a_search_is_that_of_the_cpu(
+def test_a_search_equals_that_on_the_cpu(
     arch: nsopt.Architecture, images: ImageData, cuda: SimulatedDevices
 ) -> None:
-    here, there = on_both(
+    here, there = run_on_both(
         lambda device: nsopt.search(arch, images, SEARCH.updated(device=device)).iterations[0]
     )
     assert len(here.record.tau) >= 6
@@ -80,7 +80,7 @@ def test_a_search_is_that_of_the_cpu(
     assert there.law.to_dict() == here.law.to_dict()
 
 
-def test_magnitude_pruning_is_that_of_the_cpu(
+def test_magnitude_pruning_equals_that_on_the_cpu(
     arch: nsopt.Architecture, images: ImageData, cuda: SimulatedDevices
 ) -> None:
     trained = train(arch, arch.base_widths, images, TRAINING).model
@@ -100,7 +100,7 @@ def test_magnitude_pruning_is_that_of_the_cpu(
 def test_seeding_touches_only_the_device_that_is_used(
     images: ImageData, two_cuda: SimulatedDevices
 ) -> None:
-    """And the generators of all are as they were; dropout follows from the seed."""
+    """The generators of all devices are restored, and dropout depends on the seed."""
     before = [generator.get_state().tolist() for generator in two_cuda.generators]
     arch = nsopt.trace(dropping(), torch.randn(2, 1, 32, 32))
     settings = TRAINING.updated(device="cuda:1")
@@ -112,14 +112,16 @@ def test_seeding_touches_only_the_device_that_is_used(
     assert seeds[1] == 3 != seeds[0]
 
 
-def test_a_network_of_others_is_made_without_touching_devices(two_cuda: SimulatedDevices) -> None:
+def test_importing_a_network_leaves_the_random_state_of_devices_alone(
+    two_cuda: SimulatedDevices,
+) -> None:
     before = [generator.get_state().tolist() for generator in two_cuda.generators]
     import_architecture("tests.simulated_device.networks:small", 2, 32, 1)
     assert [generator.get_state().tolist() for generator in two_cuda.generators] == before
 
 
 def test_kernels_are_timed_many_in_a_row(cuda: SimulatedDevices) -> None:
-    """Waiting for a GPU, which takes longer than a small kernel, hardly counts."""
+    """Waiting for a GPU takes longer than a small kernel, so one wait follows many kernels."""
     runs: list[int] = []
     assert kernel_times._time(lambda: runs.append(1), torch.device("cuda")) > 0
     assert 0 < 5 * len(cuda.places("wait")) < len(runs)

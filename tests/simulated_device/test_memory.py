@@ -1,4 +1,4 @@
-"""What is done about the memory of a GPU, and when a process waits for it."""
+"""The memory of a GPU, and when a process waits for the device."""
 
 import dataclasses
 import itertools
@@ -41,12 +41,12 @@ def tiny(narrow: TableArchitecture) -> TableArchitecture:
 
 @pytest.fixture
 def compute(cuda: SimulatedDevices, tmp_path: Path) -> Iterator[Compute]:
-    """A device that is shared with processes that do nothing now."""
+    """A device that is shared with idle processes."""
     with closing(DeviceLock(tmp_path, "cuda")) as lock:
         yield dataclasses.replace(resolve_compute("cuda", "fp32"), lock=lock)
 
 
-def test_a_shared_device_is_not_waited_for_after_every_batch(
+def test_a_process_does_not_wait_for_a_shared_device_after_every_batch(
     tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
 ) -> None:
     splits = place_images(digits.split(0.1), compute)
@@ -69,10 +69,10 @@ def test_a_shared_device_is_not_waited_for_after_every_batch(
     assert len(cuda.places("wait")) - trained <= 1
 
 
-def test_an_evaluation_takes_batches_that_fit(
+def test_an_evaluation_uses_batches_that_fit(
     tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
 ) -> None:
-    """Of its 40 images 25 fit; a training with batches of 16 does not notice."""
+    """25 of the 40 images fit; a training with batches of 16 gives the same result."""
     few = place_images(digits.split(0.1).with_train_images(40), compute)
     settings = SHORT.updated(batch_size=16, epochs=1)
     train = partial(train_configuration, tiny, tiny.base_widths, few, settings, compute, Silent())
@@ -81,7 +81,7 @@ def test_an_evaluation_takes_batches_that_fit(
     assert train(None).epochs == expected.epochs
 
 
-def test_where_not_one_image_fits_no_batch_size_is_advised(
+def test_no_batch_size_is_suggested_if_a_single_image_does_not_fit(
     tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
 ) -> None:
     splits = place_images(digits.split(0.1), compute)
@@ -93,14 +93,14 @@ def test_where_not_one_image_fits_no_batch_size_is_advised(
 
 
 @pytest.mark.parametrize("resized_crop", [None, 0.4])
-def test_numbers_are_the_same_wherever_images_lie(
+def test_results_do_not_depend_on_where_the_images_are(
     tiny: TableArchitecture,
     digits: ImageData,
     cuda: SimulatedDevices,
     compute: Compute,
     resized_crop: float | None,
 ) -> None:
-    """Sets of more than a tenth of the free memory stay where they are."""
+    """Images that need more than a tenth of the free memory stay on the CPU."""
     outcomes = []
     for free, device in ((10**9, "cuda"), (10 * 100 * 32 * 32, "cpu")):
         cuda.free = free
@@ -117,13 +117,13 @@ def test_numbers_are_the_same_wherever_images_lie(
     assert splits.train.stored is digits.train.stored
 
 
-def test_a_full_device_is_not_called_missing(cuda: SimulatedDevices) -> None:
+def test_a_full_device_is_not_reported_as_missing(cuda: SimulatedDevices) -> None:
     cuda.largest = 0
     with pytest.raises(OutOfMemoryError, match="device cuda has no memory left"):
         resolve_compute("cuda", "fp32")
 
 
-def test_what_is_moved_to_a_full_device_is_named(
+def test_the_error_of_a_full_device_names_what_was_moved(
     tiny: TableArchitecture,
     digits: ImageData,
     cuda: SimulatedDevices,
@@ -146,7 +146,7 @@ def test_what_is_moved_to_a_full_device_is_named(
             move()
 
 
-def test_a_search_that_does_not_fit_says_what_to_change(
+def test_a_search_that_does_not_fit_suggests_a_smaller_batch(
     tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
 ) -> None:
     splits, settings = place_images(digits.split(0.1), compute), SearchSettings(batch_size=128)
@@ -160,7 +160,7 @@ def test_a_search_that_does_not_fit_says_what_to_change(
             iterative_prune(tiny, tiny.base_widths, supervision, settings, compute, Silent())
 
 
-def test_a_library_without_a_handle_has_no_memory_if_there_is_none(
+def test_a_library_that_cannot_start_on_a_full_device_is_out_of_memory(
     cuda: SimulatedDevices, compute: Compute
 ) -> None:
     error = RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED")

@@ -38,7 +38,7 @@ def test_a_network_on_the_device_can_be_traced(mps: SimulatedDevices) -> None:
     torch.testing.assert_close(states[1], states[0], rtol=0, atol=0)
 
 
-def test_random_numbers_follow_from_the_seed(images: ImageData, mps: SimulatedDevices) -> None:
+def test_random_numbers_depend_on_the_seed_alone(images: ImageData, mps: SimulatedDevices) -> None:
     arch = nsopt.trace(dropping(), torch.randn(2, 1, 32, 32))
     before = mps.generators[0].get_state()
     settings = TRAINING.updated(device="mps")
@@ -47,7 +47,9 @@ def test_random_numbers_follow_from_the_seed(images: ImageData, mps: SimulatedDe
     torch.testing.assert_close(mps.generators[0].get_state(), before)
 
 
-def test_every_time_pass_is_waited_for(arch: nsopt.Architecture, mps: SimulatedDevices) -> None:
+def test_timing_waits_for_the_device_around_every_pass(
+    arch: nsopt.Architecture, mps: SimulatedDevices
+) -> None:
     model = arch.build(arch.base_widths)
     latency = measure_latency(model, arch.input_shape, 5, warmup=1, repeats=3, device="mps")
     assert [event.kind for event in mps.events].count("wait") == 2 * (1 + 3)

@@ -21,7 +21,7 @@ def test_tensors_of_two_devices_cannot_be_mixed(cuda: SimulatedDevices) -> None:
     assert there[torch.zeros(1, dtype=torch.int64)].device.type == "cuda"
 
 
-def test_numpy_takes_no_tensors_of_the_device(cuda: SimulatedDevices) -> None:
+def test_numpy_refuses_tensors_on_the_device(cuda: SimulatedDevices) -> None:
     there = torch.ones(3, device="cuda")
     for convert in (np.asarray, torch.Tensor.numpy):
         with pytest.raises(TypeError, match="to numpy"):
@@ -48,7 +48,7 @@ def test_copies_and_waits_are_logged(cuda: SimulatedDevices) -> None:
 
 
 def test_a_network_moves_trains_and_is_saved_as_on_a_real_device(cuda: SimulatedDevices) -> None:
-    """With the gradients that it has on the CPU, and tied weights that stay tied."""
+    """Its gradients equal those on the CPU, and tied weights stay tied."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 16))
     model.add_module("tied", nn.Linear(16, 16))
@@ -78,7 +78,7 @@ def test_each_device_draws_from_its_own_generator(two_cuda: SimulatedDevices) ->
     assert not torch.equal(torch.rand(3, device="cuda:0").cpu(), first)
 
 
-def test_a_device_may_be_too_small(cuda: SimulatedDevices) -> None:
+def test_a_tensor_too_large_for_the_device_raises_an_error(cuda: SimulatedDevices) -> None:
     cuda.largest = 4 * 100
     torch.ones(100).pin_memory().to("cuda", non_blocking=True)
     with pytest.raises(torch.OutOfMemoryError):

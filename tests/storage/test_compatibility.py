@@ -20,7 +20,7 @@ STUDY = (
 
 @pytest.fixture
 def old(tmp_path: Path, golden: Path) -> str:
-    """The URL of that storage: three methods at one budget with one seed, and their search."""
+    """The URL of a storage with three methods at one budget and one seed, and their search."""
     file = tmp_path / "study.db"
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript((golden / "storage-0.1.0.sql").read_text())
@@ -60,7 +60,7 @@ def test_a_study_of_an_older_version_is_continued(old: str, tmp_path: Path) -> N
 def test_resized_crops_of_an_older_version_are_not_mixed_with_ours(
     old: str, tmp_path: Path
 ) -> None:
-    """It resized each image on its own, to whole grey levels."""
+    """That version resized each image on its own, to whole grey levels."""
     for name in optuna.get_all_study_names(old):
         study = optuna.load_study(study_name=name, storage=old)
         cropped = {

@@ -1,4 +1,4 @@
-"""What nsopt uses of Optuna beyond its public interface is still there, and nowhere else used."""
+"""The private names of Optuna that nsopt uses exist, and only one file uses them."""
 
 import re
 from pathlib import Path
@@ -31,11 +31,11 @@ def study() -> Study:
         (IntDistribution, "_contains"),
     ],
 )
-def test_optuna_has_what_is_used(owner: type, name: str) -> None:
+def test_optuna_has_the_private_names_that_nsopt_uses(owner: type, name: str) -> None:
     assert hasattr(owner, name), f"this version of Optuna has no {owner.__name__}.{name}"
 
 
-def test_a_waiting_trial_is_taken_and_run(study: Study) -> None:
+def test_a_waiting_trial_can_be_taken_and_run(study: Study) -> None:
     study.enqueue_trial({"x": 0.5})
     (waiting,) = study.trials
     assert internals.fixed_parameters(waiting) == {"x": 0.5}
@@ -84,7 +84,7 @@ def test_a_listed_study_has_the_attributes_of_its_listing_and_its_own(tmp_path: 
     assert len(study.trials) == 1
 
 
-def test_a_constraint_that_an_objective_set_stays(study: Study) -> None:
+def test_a_constraint_set_by_an_objective_is_not_overwritten(study: Study) -> None:
     trial = study.ask()
     trial.set_constraint("budget", -1.0)
     (running,) = study.trials
@@ -102,7 +102,7 @@ def test_trials_and_studies_are_found_by_their_numbers(study: Study) -> None:
     assert storage.get_study_name_from_id(internals.study_id(study)) == "s"
 
 
-def test_no_other_file_reaches_inside_optuna() -> None:
+def test_no_other_file_uses_private_names_of_optuna() -> None:
     package = Path(nsopt.__file__).parent
     inside = [
         str(path.relative_to(package))

@@ -1,4 +1,4 @@
-"""Optuna's journal as a storage: shared by processes, and by those that died while writing."""
+"""Optuna's journal as a storage of several processes, which may die while they write."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from nsopt.storage import heartbeats, queue
 from nsopt.storage.journal import JournaledStorage
 from nsopt.storage.opening import artifacts_beside, open_storage, storage_exists
 from nsopt.storage.queue import Watch, claim, heartbeat, run
-from tests.storage.test_queue import Job, study_at
+from tests.storage.test_queue import Job, open_study
 
 COUNT = 12
 
@@ -29,7 +29,7 @@ def url(path: Path) -> str:
 
 
 def run_all(study: optuna.Study) -> list[int]:
-    """The trials that were run here."""
+    """Run all waiting trials; return their numbers."""
     numbers = []
 
     def objective(trial: Trial) -> list[float]:
@@ -42,10 +42,10 @@ def run_all(study: optuna.Study) -> list[int]:
 
 
 def test_workers_run_every_trial_once(url: str) -> None:
-    study = study_at(url)
+    study = open_study(url)
     for number in range(COUNT):
         study.enqueue_trial({"width": number % 9 + 1})
-    others = [study_at(url) for _ in range(3)]  # each with a storage, as in other processes
+    others = [open_study(url) for _ in range(3)]  # each with a storage, as in other processes
     with ThreadPoolExecutor(3) as pool:
         numbers = [number for part in pool.map(run_all, others) for number in part]
     assert sorted(numbers) == list(range(COUNT))
@@ -53,10 +53,12 @@ def test_workers_run_every_trial_once(url: str) -> None:
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
 
 
-def test_a_dead_process_gives_its_trial_back(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trial_of_a_dead_process_is_queued_again(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(heartbeats, "DEAD_AFTER_SECONDS", 0.3)
     monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 0.1)
-    study, other, watch = study_at(url), study_at(url), Watch()
+    study, other, watch = open_study(url), open_study(url), Watch()
     study.enqueue_trial({})
     trial = claim(study, study.trials, Job())
     assert trial is not None
@@ -75,15 +77,15 @@ def test_a_dead_process_gives_its_trial_back(url: str, monkeypatch: pytest.Monke
     assert look(1.0) == [TrialState.FAIL, TrialState.WAITING]
 
 
-def test_a_line_that_a_full_disk_ended_is_removed(path: Path, url: str) -> None:
-    before = study_at(url)
+def test_an_incomplete_last_line_is_removed(path: Path, url: str) -> None:
+    before = open_study(url)
     before.enqueue_trial({"width": 1})
     with path.open("ab") as file:
         file.write(b'{"op_code":4,"worker')
-    assert len(study_at(url).trials) == 1
-    for storage in (before, study_at(url)):
+    assert len(open_study(url).trials) == 1
+    for storage in (before, open_study(url)):
         storage.enqueue_trial({"width": 2})
-    assert len(study_at(url).trials) == len(before.trials) == 3
+    assert len(open_study(url).trials) == len(before.trials) == 3
 
 
 def test_looking_for_a_journal_creates_nothing(path: Path, url: str) -> None:
@@ -103,7 +105,7 @@ def test_looking_for_a_journal_creates_nothing(path: Path, url: str) -> None:
         ('{"op_code":0,"worker_id\n{"op_code":1}\n', "is damaged: restore it from a copy"),
     ],
 )
-def test_files_that_are_no_journal_stay_as_they_are(
+def test_files_that_are_not_complete_journals_stay_unchanged(
     path: Path, url: str, content: str, message: str | None
 ) -> None:
     path.parent.mkdir()

@@ -18,7 +18,7 @@ def test_looking_for_a_storage_creates_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folder_of_a_new_storage_is_made(tmp_path: Path) -> None:
+def test_the_folder_of_a_new_storage_is_created(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'a' / 'b' / 'study.db'}"
     open_storage(url)
     assert storage_exists(url)
@@ -35,7 +35,7 @@ def test_the_newest_study_is_found(tmp_path: Path) -> None:
     assert newest_storage(tmp_path) == f"sqlite:///{tmp_path / 'a' / 'study.db'}"
 
 
-def test_a_file_that_is_no_database_cannot_be_used(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
     path.write_text("not a database, whatever its name says\n" * 100)
     before = path.read_bytes()
@@ -46,7 +46,7 @@ def test_a_file_that_is_no_database_cannot_be_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://here/x", "sqlit:///study.db", "postgres://me@here/x"])
-def test_unknown_kinds_of_storages_name_the_known_ones(url: str) -> None:
+def test_the_error_for_an_unknown_kind_of_storage_lists_the_known_ones(url: str) -> None:
     for look in (storage_exists, open_storage):
         with pytest.raises(NsoptError, match=r"is of an unknown kind: use sqlite:///.*journal:///"):
             look(url)
@@ -58,7 +58,7 @@ def test_a_journal_needs_a_file(url: str) -> None:
         open_storage(url)
 
 
-def test_passwords_are_not_shown() -> None:
+def test_errors_hide_passwords() -> None:
     url = "postgresql://me:secret@127.0.0.1:9/x"
     with pytest.raises(NsoptError) as caught, storage_errors(url):
         raise OperationalError("select", {}, Exception("could not connect\nat all"))
@@ -77,14 +77,14 @@ def test_passwords_are_not_shown() -> None:
         "mysql+nosuchdriver://me:sesame@127.0.0.1/x?passwd=sesame",
     ],
 )
-def test_whatever_is_wrong_with_a_url_is_one_line(url: str, tmp_path: Path) -> None:
+def test_an_invalid_url_causes_a_one_line_error(url: str, tmp_path: Path) -> None:
     with pytest.raises(NsoptError, match=r"cannot be|unknown kind") as caught:
         open_storage(url.format(folder=tmp_path))
     assert "\n" not in str(caught.value)
     assert "sesame" not in str(caught.value)
 
 
-def test_what_a_driver_says_has_no_value_of_the_url(tmp_path: Path) -> None:
+def test_messages_of_a_driver_hide_values_of_the_url(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}?timeout=sesame"
     with pytest.raises(NsoptError, match=r"could not convert string to float: '\*\*\*'$"):
         open_storage(url)

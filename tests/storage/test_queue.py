@@ -1,4 +1,4 @@
-"""Trials that several processes want, and a machine that several processes share."""
+"""The queue of trials that several processes share."""
 
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -29,12 +29,12 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'study.db'}"
 
 
-def study_at(url: str) -> optuna.Study:
+def open_study(url: str) -> optuna.Study:
     return optuna.create_study(study_name="s", storage=open_storage(url), load_if_exists=True)
 
 
 class Job:
-    """Work that runs every trial with one function; trials with the attribute `point` have one."""
+    """Work that runs every trial with one function; the attribute `point` names its point."""
 
     compute = Compute(torch.device("cpu"), bf16=False)
 
@@ -53,14 +53,14 @@ class Job:
 
 
 def claim_all(url: str) -> list[int]:
-    study, claimed = study_at(url), []
+    study, claimed = open_study(url), []
     while trial := claim(study, study.trials, Job()):
         claimed.append(trial.number)
     return claimed
 
 
 def test_every_waiting_trial_is_claimed_once(url: str) -> None:
-    study = study_at(url)
+    study = open_study(url)
     for _ in range(COUNT):
         study.enqueue_trial({})
     with ThreadPoolExecutor(4) as pool:
@@ -68,32 +68,32 @@ def test_every_waiting_trial_is_claimed_once(url: str) -> None:
     assert sorted(claimed) == list(range(COUNT))
 
 
-def claimed_trial(study: optuna.Study) -> FrozenTrial:
+def claim_trial(study: optuna.Study) -> FrozenTrial:
     study.enqueue_trial({})
     trial = claim(study, study.trials, Job())
     assert trial is not None
     return trial
 
 
-def raising(error: Exception) -> Job:
+def make_failing_job(error: Exception) -> Job:
     def fail(trial: Trial) -> list[float]:
         raise error
 
     return Job(fail)
 
 
-def test_a_trial_ends_as_its_objective_does(url: str) -> None:
-    study = study_at(url)
+def test_the_state_of_a_trial_follows_its_objective(url: str) -> None:
+    study = open_study(url)
     for job in (
         Job(lambda trial: [2.5]),
-        raising(NonFiniteLossError("too steep")),
-        raising(ShortRecordError("no law")),
-        raising(NoWidthsError("no widths")),
-        raising(optuna.TrialPruned()),
+        make_failing_job(NonFiniteLossError("too steep")),
+        make_failing_job(ShortRecordError("no law")),
+        make_failing_job(NoWidthsError("no widths")),
+        make_failing_job(optuna.TrialPruned()),
     ):
-        assert run(study, claimed_trial(study), job)
+        assert run(study, claim_trial(study), job)
     with pytest.raises(ZeroDivisionError):
-        run(study, claimed_trial(study), raising(ZeroDivisionError()))
+        run(study, claim_trial(study), make_failing_job(ZeroDivisionError()))
     found = [(trial.state.name, trial.values) for trial in study.trials]
     assert found == [("COMPLETE", [2.5])] + [
         (state, None) for state in ("FAIL", "FAIL", "FAIL", "PRUNED", "FAIL")
@@ -107,15 +107,15 @@ def test_a_trial_without_a_sampler_fails_with_its_reason(url: str) -> None:
         def sampler(self, trial: FrozenTrial) -> BaseSampler:
             raise NoWidthsError("descent converged at iteration 1")
 
-    study, helpless = study_at(url), Helpless()
-    assert run(study, claimed_trial(study), helpless)
+    study, helpless = open_study(url), Helpless()
+    assert run(study, claim_trial(study), helpless)
     assert study.trials[0].state == TrialState.FAIL
     assert read_failure(study.trials[0]) == "descent converged at iteration 1"
     assert helpless.failures == ["descent converged at iteration 1"]
     assert is_settled(study.trials[0])
 
 
-def test_a_sampler_may_take_long_while_the_trial_is_alive(
+def test_a_trial_stays_alive_while_its_sampler_takes_long(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "DEAD_AFTER_SECONDS", 1)
@@ -125,12 +125,12 @@ def test_a_sampler_may_take_long_while_the_trial_is_alive(
         def sampler(self, trial: FrozenTrial) -> BaseSampler:
             watch, deadline = Watch(), time.monotonic() + 3
             while time.monotonic() < deadline:
-                assert watch.look(study_at(url))
+                assert watch.look(open_study(url))
                 time.sleep(0.2)
             return super().sampler(trial)
 
-    study = study_at(url)
-    assert run(study, claimed_trial(study), Slow())
+    study = open_study(url)
+    assert run(study, claim_trial(study), Slow())
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
 
 
@@ -139,17 +139,17 @@ def test_a_result_that_comes_too_late_is_dropped(url: str) -> None:
         trial.set_user_attr("val_accuracy", 1.0)
         return [1.0]
 
-    study = study_at(url)
-    trial = claimed_trial(study)
+    study = open_study(url)
+    trial = claim_trial(study)
     study.tell(trial.number, state=TrialState.FAIL)
     assert not run(study, trial, Job())
     assert not run(study, trial, Job(write))
     assert study.trials[0].state == TrialState.FAIL
 
 
-def test_of_two_trials_with_one_point_the_first_is_run(url: str) -> None:
-    """As two commands enqueue them that start at once."""
-    study = study_at(url)
+def test_only_the_first_trial_of_a_point_is_run(url: str) -> None:
+    """Two commands that start at once enqueue every point twice."""
+    study = open_study(url)
     for point in ("a", "b", "a", "b", "a"):
         study.enqueue_trial({}, user_attrs={"point": point})
     run_points = []
@@ -162,7 +162,7 @@ def test_of_two_trials_with_one_point_the_first_is_run(url: str) -> None:
 
 
 def test_a_point_whose_first_trial_was_lost_is_run_again(url: str) -> None:
-    study = study_at(url)
+    study = open_study(url)
     study.enqueue_trial({}, user_attrs={"point": "a"})
     lost = claim(study, study.trials, Job())
     assert lost is not None
@@ -173,13 +173,13 @@ def test_a_point_whose_first_trial_was_lost_is_run_again(url: str) -> None:
     assert again.number == 1
 
 
-def test_heartbeats_go_on_after_one_that_could_not_be_written(
+def test_heartbeats_continue_after_a_failed_write(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "DEAD_AFTER_SECONDS", 1)
     monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 0.2)
-    study, watch, beats = study_at(url), Watch(), []
-    trial = claimed_trial(study)
+    study, watch, beats = open_study(url), Watch(), []
+    trial = claim_trial(study)
     storage = study._storage
     assert isinstance(storage, BaseHeartbeat)
     record = storage.record_heartbeat
@@ -200,14 +200,14 @@ def test_heartbeats_go_on_after_one_that_could_not_be_written(
     assert [t.state for t in study.trials] == [TrialState.RUNNING]
 
 
-def test_who_seems_dead_is_given_the_time_of_one_more_heartbeat(
+def test_a_silent_process_gets_time_for_one_more_heartbeat(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a storage is locked nobody can write, and all heartbeats grow old."""
     monkeypatch.setattr(opening, "DEAD_AFTER_SECONDS", 1)
     monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 1.5)
-    study, watch = study_at(url), Watch()
-    storage, trial = study._storage, claimed_trial(study)
+    study, watch = open_study(url), Watch()
+    storage, trial = study._storage, claim_trial(study)
     assert isinstance(storage, BaseHeartbeat)
 
     def look_when_the_heartbeat_is_old() -> list[str]:

@@ -1,4 +1,4 @@
-"""A database server that goes away in the middle of anything."""
+"""A database server that fails at any moment."""
 
 import gc
 from collections.abc import Callable
@@ -28,10 +28,10 @@ from nsopt.storage.servers import PatientStorage
     ],
     ids=["ask", "suggest", "attribute", "tell", "read"],
 )
-def test_a_call_is_repeated_wherever_the_server_goes_away(
+def test_a_call_is_repeated_at_whichever_statement_the_server_fails(
     call: Callable[[Study, Trial], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It goes away once, at any of the statements that the call sends."""
+    """It fails once, at each of the statements that the call sends."""
     monkeypatch.setattr(servers, "_RETRY_SECONDS", 0.0)
     storage = PatientStorage(f"sqlite:///{tmp_path / 'study.db'}")
     study = optuna.create_study(storage=get_storage(storage))

@@ -1,4 +1,4 @@
-"""A storage served by Optuna's proxy, and what `nsopt proxy` says."""
+"""A storage served by Optuna's proxy, and messages of `nsopt proxy`."""
 
 import os
 import platform
@@ -32,8 +32,8 @@ def database(tmp_path: Path) -> str:
 
 
 @contextmanager
-def served(database: str, port: int) -> Iterator[None]:
-    """A proxy in a thread of this process."""
+def serve(database: str, port: int) -> Iterator[None]:
+    """Serve a database by a proxy in a thread of this process."""
     server = make_server(open_storage(database), "localhost", port)
     server.start()
     try:
@@ -42,13 +42,13 @@ def served(database: str, port: int) -> Iterator[None]:
         server.stop(None).wait()
 
 
-def test_behind_a_proxy_too_a_dead_process_gives_its_trial_back(
+def test_the_trial_of_a_dead_process_is_queued_again_behind_a_proxy(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeats, "DEAD_AFTER_SECONDS", 0.5)
     monkeypatch.setattr(queue, "HEARTBEAT_SECONDS", 0.3)
     port = free_port()
-    with served(database, port):
+    with serve(database, port):
         storage = open_storage(f"grpc://localhost:{port}")
         assert isinstance(storage, servers.ProxiedStorage)
         study = optuna.create_study(storage=storage)
@@ -75,15 +75,15 @@ def test_behind_a_proxy_too_a_dead_process_gives_its_trial_back(
         storage.close()
 
 
-def test_a_proxy_may_restart_before_the_first_parameter_of_a_trial(database: str) -> None:
+def test_a_proxy_can_restart_before_the_first_parameter_of_a_trial(database: str) -> None:
     port = free_port()
-    with served(database, port):
+    with serve(database, port):
         storage = open_storage(f"grpc://localhost:{port}")
         study = optuna.create_study(storage=storage)
         study.enqueue_trial({"width": 3})
         trial = claim(study, study.trials, Job())
     assert trial is not None
-    with served(database, port):
+    with serve(database, port):
         assert run(study, trial, Job(lambda trial: [trial.suggest_int("width", 1, 9)]))
         (done,) = study.trials
         assert (done.params, done.values) == ({"width": 3}, [3.0])
@@ -92,7 +92,7 @@ def test_a_proxy_may_restart_before_the_first_parameter_of_a_trial(database: str
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_proxy_ends_when_it_is_asked_to(database: str, number: signal.Signals) -> None:
+def test_a_proxy_ends_at_sigint_and_sigterm(database: str, number: signal.Signals) -> None:
     port, answers = free_port(), []
 
     def ready() -> None:
@@ -120,7 +120,7 @@ def test_a_proxy_ends_when_it_is_asked_to(database: str, number: signal.Signals)
         (["--storage=study.db"], "is not a database URL"),
     ],
 )
-def test_a_proxy_that_cannot_serve_says_why(
+def test_a_proxy_that_cannot_serve_fails_in_one_line(
     database: str, monkeypatch: pytest.MonkeyPatch, options: list[str], part: str
 ) -> None:
     monkeypatch.setenv("NSOPT_STORAGE", database)
@@ -128,9 +128,9 @@ def test_a_proxy_that_cannot_serve_says_why(
 
 
 def test_a_proxy_does_not_share_the_port_of_another(database: str) -> None:
-    """gRPC itself would: clients would then meet either."""
+    """gRPC itself would share it, and clients would reach either proxy."""
     port = free_port()
-    with served(database, port):
+    with serve(database, port):
         options = [f"--storage={database}", "--host=localhost", f"--port={port}"]
         check_error(options, f"cannot serve on localhost:{port} (Address already in use)")
 

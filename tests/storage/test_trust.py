@@ -1,4 +1,4 @@
-"""What a file or a storage of somebody else may do: name networks, but run no code."""
+"""Files and storages of other people can name networks, but cannot run code."""
 
 import sqlite3
 import subprocess
@@ -19,8 +19,8 @@ from nsopt.storage.opening import open_storage
 from nsopt.study.workspace import Workspace
 from nsopt.tuning.law import Sampler, make_sampler
 from tests.conftest import call_nsopt
-from tests.deployment.test_artifacts import network
-from tests.e2e.test_user_errors import check
+from tests.deployment.test_artifacts import make_network
+from tests.e2e.test_user_errors import assert_fails
 
 TRAP = "trap:spring"
 PREFIX = "vgg11-digits-30each-smoke"
@@ -37,7 +37,7 @@ def spring():
 
 @pytest.fixture
 def sprung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that is there once the module `trap` was imported."""
+    """The file that the module `trap` creates when it is imported."""
     folder = tmp_path / "modules"
     folder.mkdir()
     (folder / "trap.py").write_text(MODULE)
@@ -50,11 +50,11 @@ def sprung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def planted(tmp_path: Path, golden: Path) -> str:
     """The URL of a storage whose studies are about the network `trap:spring`."""
-    return storage_about(TRAP, tmp_path, golden)
+    return write_storage(TRAP, tmp_path, golden)
 
 
-def storage_about(arch: str, tmp_path: Path, golden: Path) -> str:
-    """The URL of a storage whose studies are about a network; one of it is kept."""
+def write_storage(arch: str, tmp_path: Path, golden: Path) -> str:
+    """Write a storage whose studies are about a network, with a kept one; return its URL."""
     script = (
         (golden / "storage-0.1.0.sql").read_text().replace('"arch": "vgg11"', f'"arch": "{arch}"')
     )
@@ -63,7 +63,7 @@ def storage_about(arch: str, tmp_path: Path, golden: Path) -> str:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     study = optuna.load_study(study_name=f"{PREFIX}/uniform", storage=open_storage(url))
     (trial,) = study.trials
-    kept = replace(network(trial.values[0]), arch=arch)
+    kept = replace(make_network(trial.values[0]), arch=arch)
     file = tmp_path / f"{PREFIX}-uniform-{trial.user_attrs['budget']:g}-params.pt"
     kept.save(file)
     (tmp_path / "artifacts").mkdir()
@@ -73,15 +73,15 @@ def storage_about(arch: str, tmp_path: Path, golden: Path) -> str:
 
 
 def export(tmp_path: Path, golden: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    """Of a network of `vgg11`, as weights, without a look at the images."""
-    url = storage_about("vgg11", tmp_path, golden)
+    """Export the weights of a `vgg11`, without a check on images."""
+    url = write_storage("vgg11", tmp_path, golden)
     return call_nsopt(
         *("export", f"--storage={url}", f"--study={PREFIX}/uniform", f"--out={out}"),
         *("--format=state_dict", "--unchecked"),
     )
 
 
-def test_an_export_follows_no_link(tmp_path: Path, golden: Path) -> None:
+def test_an_export_follows_no_symbolic_link(tmp_path: Path, golden: Path) -> None:
     victim, folder = tmp_path / "victim", tmp_path / "out"
     victim.write_text("precious")
     folder.mkdir()
@@ -94,29 +94,29 @@ def test_an_export_follows_no_link(tmp_path: Path, golden: Path) -> None:
     assert len(list(folder.iterdir())) == 2
 
 
-def test_an_export_needs_a_name(tmp_path: Path, golden: Path) -> None:
-    check(export(tmp_path, golden, tmp_path), "is a folder: name a file")
+def test_an_export_needs_a_file_name(tmp_path: Path, golden: Path) -> None:
+    assert_fails(export(tmp_path, golden, tmp_path), "is a folder: name a file")
 
 
-def test_names_of_studies_do_not_steer_the_terminal(tmp_path: Path, golden: Path) -> None:
-    url = storage_about("vgg11", tmp_path, golden)
+def test_escape_codes_in_study_names_are_not_printed(tmp_path: Path, golden: Path) -> None:
+    url = write_storage("vgg11", tmp_path, golden)
     with closing(sqlite3.connect(tmp_path / "study.db")) as connection, connection:
         connection.execute("UPDATE studies SET study_name = '\x1b[31m' || study_name")
     done = call_nsopt("worker", f"--storage={url}", "--study=other")
-    check(done, f"stored are [31m{PREFIX}")
+    assert_fails(done, f"stored are [31m{PREFIX}")
     assert "\x1b" not in done.stderr
 
 
-def test_names_of_studies_lead_to_no_other_folder(tmp_path: Path) -> None:
+def test_a_study_name_that_points_outside_the_folder_is_refused(tmp_path: Path) -> None:
     place = Workspace("sqlite://", tmp_path)
     for name in ("vgg11-digits-../../../victim/uniform", "/victim", "../victim"):
         with pytest.raises(NsoptError, match="has no folder here: its name points outside"):
             place.checkpoints(name)
 
 
-def test_a_file_names_no_code_to_run(sprung: Path, tmp_path: Path) -> None:
+def test_a_file_cannot_make_nsopt_import_a_module(sprung: Path, tmp_path: Path) -> None:
     file = tmp_path / "weights.pt"
-    replace(network(50.0), arch=TRAP).save(file)
+    replace(make_network(50.0), arch=TRAP).save(file)
     for load in (nsopt.load_network, nsopt.load_weights):
         with pytest.raises(NsoptError, match=rf"weights\.pt: .*--arch {TRAP}, in Python arch="):
             load(file)
@@ -126,9 +126,11 @@ def test_a_file_names_no_code_to_run(sprung: Path, tmp_path: Path) -> None:
     assert sprung.exists()
 
 
-def test_a_file_must_be_of_the_network_that_the_user_names(sprung: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_network_than_the_user_names_is_refused(
+    sprung: Path, tmp_path: Path
+) -> None:
     for stored, given in ((TRAP, "vgg11"), ("vgg11", TRAP), (TRAP, "trap:other")):
-        replace(network(50.0), arch=stored).save(tmp_path / "weights.pt")
+        replace(make_network(50.0), arch=stored).save(tmp_path / "weights.pt")
         with pytest.raises(NsoptError, match=f"network is '{stored}', not '{given}': give --arch"):
             load_network(tmp_path / "weights.pt", arch=given)
     assert not sprung.exists()
@@ -146,17 +148,19 @@ def test_a_file_must_be_of_the_network_that_the_user_names(sprung: Path, tmp_pat
         "report --out=report",
     ],
 )
-def test_a_storage_names_no_code_to_run(planted: str, sprung: Path, command: str) -> None:
+def test_a_storage_cannot_make_nsopt_import_a_module(
+    planted: str, sprung: Path, command: str
+) -> None:
     done = call_nsopt(*command.split(), f"--storage={planted}")
     if not command.startswith("report"):
-        check(done, f"the stored network '{TRAP}' would run code", f"--arch {TRAP}")
+        assert_fails(done, f"the stored network '{TRAP}' would run code", f"--arch {TRAP}")
         other = call_nsopt(*command.split(), f"--storage={planted}", "--arch=vgg11")
-        check(other, f"the stored network is '{TRAP}', not 'vgg11': give --arch {TRAP}")
+        assert_fails(other, f"the stored network is '{TRAP}', not 'vgg11': give --arch {TRAP}")
     assert not sprung.exists()
 
 
 @pytest.mark.parametrize("name", get_args(Sampler))
-def test_samplers_unpickle_nothing_that_a_storage_holds(name: Sampler) -> None:
-    """As Optuna's CMA-ES does: its module imports pickle."""
+def test_samplers_of_a_tuning_do_not_use_pickle(name: Sampler) -> None:
+    """Optuna's CMA-ES would use it: its module imports pickle."""
     module = sys.modules[type(make_sampler(name, 0)).__module__]
     assert "pickle" not in vars(module)

@@ -7,7 +7,7 @@ import pytest
 from nsopt.errors import NsoptError
 from nsopt.storage.urls import hide_password, read_url, sqlite_path
 from tests.conftest import call_nsopt
-from tests.e2e.test_user_errors import check
+from tests.e2e.test_user_errors import assert_fails
 
 SECRET = "sesame"
 COMMANDS = ("study", "tune", "search", "report", "latency", "export", "widths", "worker", "proxy")
@@ -47,7 +47,7 @@ def test_passwords_are_hidden(url: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["results", "study.db", "://x", "postgresql//me:sesame@h/d"])
-def test_what_is_no_url_says_so(url: str) -> None:
+def test_an_invalid_url_raises_an_error(url: str) -> None:
     with pytest.raises(NsoptError, match="not a database URL such as sqlite") as caught:
         sqlite_path(url)
     assert SECRET not in str(caught.value)
@@ -63,7 +63,7 @@ def test_what_is_no_url_says_so(url: str) -> None:
         "grpc://me:sesame@h:65536",
     ],
 )
-def test_a_bad_port_and_a_bad_password_are_one_line(url: str) -> None:
+def test_a_bad_port_or_password_raises_the_same_error(url: str) -> None:
     with pytest.raises(NsoptError, match=r"the port must be a number up to 65535, and an @ .* %40"):
         read_url(url)
     with pytest.raises(NsoptError) as caught:
@@ -77,7 +77,9 @@ def test_every_command_reads_the_storage_from_the_environment(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NSOPT_STORAGE", "postgresql://me:sesame@h:port/d")
-    check(call_nsopt(command, *NEEDED.get(command, ())), "postgresql://me:***@h:*** cannot be read")
+    assert_fails(
+        call_nsopt(command, *NEEDED.get(command, ())), "postgresql://me:***@h:*** cannot be read"
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,12 +95,14 @@ def test_every_command_reads_the_storage_from_the_environment(
     ],
 )
 def test_a_misplaced_url_is_quoted_without_its_password(words: tuple[str, ...]) -> None:
-    check(call_nsopt(*words), "postgresql://me:***@h/d")
+    assert_fails(call_nsopt(*words), "postgresql://me:***@h/d")
 
 
-def test_a_law_in_a_file_needs_no_storage_of_the_environment(
+def test_a_law_in_a_file_ignores_the_storage_of_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NSOPT_STORAGE", "sqlite:///none.db")
-    check(call_nsopt("widths", "--law=nowhere.json"), "cannot read a law from nowhere.json")
-    check(call_nsopt("widths", "--law=l", "--storage=sqlite:///x.db"), "--law FILE or --storage")
+    assert_fails(call_nsopt("widths", "--law=nowhere.json"), "cannot read a law from nowhere.json")
+    assert_fails(
+        call_nsopt("widths", "--law=l", "--storage=sqlite:///x.db"), "--law FILE or --storage"
+    )

@@ -16,7 +16,7 @@ import nsopt
 from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
 from nsopt.storage.weights_file import read_weights
-from tests.deployment.test_artifacts import network
+from tests.deployment.test_artifacts import make_network
 
 HUGE = (6000,) * 8
 _KIB = 1024
@@ -24,21 +24,21 @@ _DEFLATED = zipfile.ZIP_DEFLATED
 
 
 def write(path: Path, **changes: Any) -> Path:
-    """A kept network in a file, with other content."""
-    torch.save(network(50.0).content | changes, path)
+    """Write a kept network with changed content to a file."""
+    torch.save(make_network(50.0).content | changes, path)
     return path
 
 
 @pytest.fixture
 def little_memory() -> Any:
-    """No test here may take more than half a gigabyte."""
+    """Fail if a test takes more than half a gigabyte."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**29 // _KIB
 
 
 @pytest.mark.usefixtures("little_memory")
-def test_huge_widths_of_a_small_file_take_no_memory(tmp_path: Path) -> None:
+def test_huge_widths_in_a_small_file_take_no_memory(tmp_path: Path) -> None:
     path = write(tmp_path / "weights.pt", widths=list(HUGE))
     with pytest.raises(NsoptError, match=r"weights.pt: .* has the shape .*, but a network .*6000"):
         load_network(path)
@@ -48,7 +48,7 @@ def test_huge_widths_of_a_small_file_take_no_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("little_memory")
-def test_a_large_network_that_a_small_file_names_takes_no_memory(tmp_path: Path) -> None:
+def test_a_small_file_that_names_a_large_network_takes_no_memory(tmp_path: Path) -> None:
     changes = {"arch": "torchvision:vgg11", "classes": ["a"] * 20_000}
     with pytest.raises(NsoptError, match=r"weights.pt: torchvision:vgg11 has \d+ widths, got 8"):
         load_network(write(tmp_path / "weights.pt", **changes))
@@ -66,8 +66,8 @@ def test_tensors_cannot_claim_more_than_the_file_holds(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("little_memory")
 @pytest.mark.parametrize("name", ["more", "classes", "arch"])
-def test_lists_cannot_hold_each_other_many_times(name: str, tmp_path: Path) -> None:
-    """Whoever walked through all 2 ** 60 of them would never end."""
+def test_nested_lists_that_share_their_elements_are_refused(name: str, tmp_path: Path) -> None:
+    """A walk through all 2 ** 60 of them would never end."""
     lists: list[Any] = ["ants"]
     for _ in range(60):
         lists = [lists, lists]
@@ -132,7 +132,7 @@ def test_members_of_an_archive_cannot_share_their_bytes(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_content_of_another_kind_is_one_line(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_invalid_content_causes_a_one_line_error(changes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(NsoptError, match=r"weights\.pt") as caught:
         load_network(write(tmp_path / "weights.pt", **changes))
     assert "\n" not in str(caught.value)
@@ -144,16 +144,16 @@ def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
         load_network(tmp_path / "weights.pt")
 
 
-def test_shared_tensors_are_kept_one_by_one(tmp_path: Path) -> None:
+def test_shared_tensors_are_stored_separately(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
     model[1].weight = model[0].weight
-    replace(network(50.0), model=model).save(tmp_path / "weights.pt")
+    replace(make_network(50.0), model=model).save(tmp_path / "weights.pt")
     state = read_weights(tmp_path / "weights.pt")["state"]
     assert torch.equal(state["0.weight"], state["1.weight"])
 
 
 @pytest.mark.parametrize("name", nsopt.architectures())
-def test_shapes_are_those_of_the_network_that_is_built(name: str) -> None:
+def test_shapes_equal_those_of_the_built_network(name: str) -> None:
     arch = nsopt.get_architecture(name)
     base = [max(1, width // 32) for width in arch.base_widths]
     for widths in (base, [5 + i % 3 for i in range(len(base))]):
@@ -161,7 +161,7 @@ def test_shapes_are_those_of_the_network_that_is_built(name: str) -> None:
         assert arch.shapes(widths) == {name: tuple(t.shape) for name, t in built.items()}
 
 
-def test_shapes_of_a_traced_network() -> None:
+def test_shapes_of_a_traced_network_equal_those_of_the_built_one() -> None:
     layers = [nn.Conv2d(3, 8, 3, groups=1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 10)]
     arch = nsopt.trace(nn.Sequential(*layers), torch.zeros(2, 3, 8, 8))
     built = arch.build([5]).state_dict()

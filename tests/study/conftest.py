@@ -1,4 +1,4 @@
-"""A comparison of few images, and its place."""
+"""A comparison on few images, and its workspace."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.study.comparison import Comparison
 from nsopt.study.workspace import Workspace
 from tests.conftest import first_digits
-from tests.study.test_comparison import comparison_in, workspace_in
+from tests.study.test_comparison import make_comparison, make_workspace
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +20,9 @@ def digits() -> ImageData:
 
 @pytest.fixture
 def comparison(narrow: TableArchitecture, digits: ImageData) -> Comparison:
-    return comparison_in(narrow, digits)
+    return make_comparison(narrow, digits)
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Workspace:
-    return workspace_in(tmp_path)
+    return make_workspace(tmp_path)

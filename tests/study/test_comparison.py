@@ -86,7 +86,7 @@ class Listener(Silent):
         self.messages.append(text)
 
 
-def comparison_in(arch: TableArchitecture, data: ImageData) -> Comparison:
+def make_comparison(arch: TableArchitecture, data: ImageData) -> Comparison:
     return Comparison(
         task=Task(arch, data, Source("digits"), SETTINGS),
         methods=get_methods(METHODS),
@@ -101,24 +101,24 @@ def with_settings(comparison: Comparison, settings: StudySettings) -> Comparison
 
 
 def only(comparison: Comparison, *names: str, **changes: Any) -> Comparison:
-    """The same with other methods."""
+    """Return the same comparison with other methods."""
     return dataclasses.replace(comparison, methods=get_methods(names), **changes)
 
 
-def workspace_in(folder: Path) -> Workspace:
+def make_workspace(folder: Path) -> Workspace:
     return Workspace(f"sqlite:///{folder / 'study.db'}", folder)
 
 
-def results_at(place: Workspace) -> Results:
+def load_results(place: Workspace) -> Results:
     return read_results(place.url)
 
 
-def studies_at(place: Workspace) -> dict[str, optuna.Study]:
+def open_studies(place: Workspace) -> dict[str, optuna.Study]:
     return load_studies(open_storage(place.url), "vgg11-digits-test")
 
 
-def measured(results: Results) -> pd.DataFrame:
-    """Outcomes without what a clock decides, in a fixed order."""
+def select_outcomes(results: Results) -> pd.DataFrame:
+    """Return outcomes without measured times, in a fixed order."""
     columns = ["method", "budget", "seed", "widths", "params", "macs", "feasible"]
     accuracies = ["val_accuracy", "test_accuracy", "test_accuracy_best_epoch"]
     frame = results.outcomes[columns + accuracies]
@@ -130,7 +130,7 @@ def storage_of_a_whole_run(
     narrow: TableArchitecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    run_comparison(comparison_in(narrow, digits), workspace_in(folder), Silent())
+    run_comparison(make_comparison(narrow, digits), make_workspace(folder), Silent())
     assert not (folder / "checkpoints").exists()
     return folder / "study.db"
 
@@ -145,7 +145,7 @@ def done(place: Workspace, storage_of_a_whole_run: Path) -> Workspace:
 def test_every_point_has_one_trial_within_the_budget(
     comparison: Comparison, done: Workspace
 ) -> None:
-    results = results_at(done)
+    results = load_results(done)
     points = results.outcomes[["method", "ratio", "seed"]]
     assert sorted(points.itertuples(index=False, name=None)) == [
         (method, 0.5, seed) for method in sorted(METHODS) for seed in (0, 1)
@@ -161,7 +161,7 @@ def test_every_point_has_one_trial_within_the_budget(
 
 
 def test_studies_follow_the_schema(done: Workspace) -> None:
-    studies = studies_at(done)
+    studies = open_studies(done)
     assert set(studies) == {*METHODS, "search"}
     for method, study in studies.items():
         assert study.study_name == f"vgg11-digits-test/{method}"
@@ -177,8 +177,8 @@ def test_studies_follow_the_schema(done: Workspace) -> None:
     assert studies["search"].user_attrs["provenance"]["device"]
 
 
-def test_a_trial_that_another_version_ran_is_told(done: Workspace) -> None:
-    study = studies_at(done)["uniform"]
+def test_provenance_lists_trials_of_another_version(done: Workspace) -> None:
+    study = open_studies(done)["uniform"]
     own = trials.read_all_provenance(study)
     assert own == study.user_attrs["provenance"]
     other = study.trials[-1]
@@ -193,25 +193,24 @@ def test_weights_of_the_best_network_are_kept(
     comparison: Comparison, done: Workspace, storage_of_a_whole_run: Path
 ) -> None:
     folder = storage_of_a_whole_run.parent / "artifacts"
-    budgets = {point.budget for method in comparison.methods for point in comparison.points(method)}
-    assert len(list(folder.iterdir())) == len(METHODS) * len(budgets)
-    for study in studies_at(done).values():
+    assert len(list(folder.iterdir())) == len(METHODS)
+    for study in open_studies(done).values():
         if study.study_name.endswith("/search"):
             continue
-        for path in BestNetworks(folder).files(study):
-            kept = nsopt.load_network(path)
-            splits, compute = comparison.task.splits, Compute(torch.device("cpu"), bf16=False)
-            evaluation = Evaluation(splits.validation, splits, compute)
-            evaluation.advance(kept.model)
-            own = [t for t in study.trials if t.user_attrs["budget"] == kept.budget]
-            assert evaluation.accuracy == kept.val_accuracy == max(t.values[0] for t in own)
-            assert kept.classes == comparison.task.data.classes
+        (path,) = BestNetworks(folder).files(study)
+        kept = nsopt.load_network(path)
+        splits, compute = comparison.task.splits, Compute(torch.device("cpu"), bf16=False)
+        evaluation = Evaluation(splits.validation, splits, compute)
+        evaluation.advance(kept.model)
+        own = [t for t in study.trials if t.user_attrs["budget"] == kept.budget]
+        assert evaluation.accuracy == kept.val_accuracy == max(t.values[0] for t in own)
+        assert kept.classes == comparison.task.data.classes
 
 
-def test_neuralscale_widths_are_those_of_the_stored_law(
+def test_the_widths_of_neuralscale_follow_the_stored_law(
     comparison: Comparison, done: Workspace
 ) -> None:
-    results = results_at(done)
+    results = load_results(done)
     law = results.searches["search"][-1].law
     outcome = results.outcomes.query("method == 'neuralscale'").iloc[0]
     expected = solve_widths(law, PARAMS.cost(comparison.task.arch), outcome["budget"]).widths
@@ -219,11 +218,11 @@ def test_neuralscale_widths_are_those_of_the_stored_law(
 
 
 def test_running_again_repeats_nothing(comparison: Comparison, done: Workspace) -> None:
-    before = results_at(done)
+    before = load_results(done)
     listener = Listener()
     run_comparison(comparison, done, listener)
     assert listener.tasks == []
-    pd.testing.assert_frame_equal(results_at(done).outcomes, before.outcomes)
+    pd.testing.assert_frame_equal(load_results(done).outcomes, before.outcomes)
 
 
 def count_statements(call: Callable[[], object]) -> int:
@@ -241,14 +240,14 @@ def count_statements(call: Callable[[], object]) -> int:
     return len(statements)
 
 
-def test_the_storage_is_asked_once_for_what_several_steps_need(
+def test_a_repeated_comparison_sends_few_statements_to_the_storage(
     comparison: Comparison, done: Workspace
 ) -> None:
     assert done.storage is not None  # opened, which takes statements of its own
     assert count_statements(lambda: run_comparison(comparison, done, Silent())) < 300
 
 
-def test_a_journal_keeps_what_a_database_does(
+def test_a_journal_gives_the_same_results_as_a_database(
     comparison: Comparison, done: Workspace, tmp_path: Path
 ) -> None:
     place = Workspace(f"journal:///{tmp_path / 'study.journal'}", tmp_path / "out")
@@ -256,19 +255,21 @@ def test_a_journal_keeps_what_a_database_does(
     run_comparison(uniform, place, Silent())
     run_comparison(uniform, Workspace(place.url, place.folder), again)
     assert again.tasks == []
-    expected = measured(results_at(done)).query("method == 'uniform'").reset_index(drop=True)
-    pd.testing.assert_frame_equal(measured(results_at(place)), expected)
+    expected = (
+        select_outcomes(load_results(done)).query("method == 'uniform'").reset_index(drop=True)
+    )
+    pd.testing.assert_frame_equal(select_outcomes(load_results(place)), expected)
 
 
 def test_more_seeds_and_sizes_add_only_what_is_missing(
     comparison: Comparison, done: Workspace
 ) -> None:
-    before = results_at(done).outcomes
+    before = load_results(done).outcomes
     sizes = (*comparison.sizes, Size(PARAMS, 20_000))
     listener = Listener()
     run_comparison(only(comparison, "uniform", sizes=sizes, seeds=3), done, listener)
     assert sum(": validation" in message for message in listener.messages) == 4
-    after = results_at(done).outcomes
+    after = load_results(done).outcomes
     assert len(after) == len(before) + 4
     assert "uniform 20,000 params seed 2" in " ".join(listener.messages)
 
@@ -285,12 +286,12 @@ def test_a_trial_taken_by_a_process_that_died_at_once_is_run_again(
     trials.enqueue_point(study, point)
     assert trials.read_point(study.ask()) == point
     run_comparison(more, done, Silent())
-    uniform = results_at(done).outcomes.query("method == 'uniform'")
+    uniform = load_results(done).outcomes.query("method == 'uniform'")
     assert sorted(uniform["seed"]) == [0, 1, 2]
 
 
 def with_latency_of_filters(arch: Architecture) -> Architecture:
-    """A network that takes 9 ms at its base widths, and less in proportion to its filters."""
+    """Return a network with 9 ms at its base widths, and less in proportion to its filters."""
     table = Table.of((np.array([1.0, sum(arch.base_widths)]),), np.array([0.1, 9.0]), (1,))
     layers = len(arch.base_widths)
     of_all_widths = Term(
@@ -300,7 +301,7 @@ def with_latency_of_filters(arch: Architecture) -> Architecture:
 
 
 def timed_by_filters(comparison: Comparison) -> Comparison:
-    """A comparison whose clock finds a network a tenth slower than this model predicts."""
+    """Return a comparison whose clock measures a tenth more than this model predicts."""
     base = sum(comparison.task.arch.base_widths)
 
     def clock(module: nn.Module, images: torch.Tensor) -> float:
@@ -317,10 +318,10 @@ def timed_by_filters(comparison: Comparison) -> Comparison:
     return dataclasses.replace(comparison, task=task)
 
 
-def test_budgets_in_milliseconds_of_another_command_are_run(
+def test_a_command_runs_latency_budgets_that_another_command_enqueued(
     comparison: Comparison, place: Workspace
 ) -> None:
-    """Its latency model was not there when this command began, which has no such budgets."""
+    """This command has no latency model and no budgets in milliseconds of its own."""
     comparison = timed_by_filters(comparison)
     arch = with_latency_of_filters(comparison.task.arch)
     in_time = dataclasses.replace(
@@ -335,24 +336,24 @@ def test_budgets_in_milliseconds_of_another_command_are_run(
     for point in in_time.points(uniform):
         trials.enqueue_point(study, point)
     run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
-    results = results_at(place)
+    results = load_results(place)
     assert set(results.outcomes["metric"]) == {"params", "latency"}
     assert results.failures.empty
 
 
 def test_other_settings_are_refused_and_named(comparison: Comparison, done: Workspace) -> None:
-    before = results_at(done).outcomes
+    before = load_results(done).outcomes
     changed = SETTINGS.updated(training=SETTINGS.training.updated(epochs=2))
     with pytest.raises(NsoptError, match=r"training\.epochs: 2 now, 1 there"):
         run_comparison(with_settings(comparison, changed), done, Silent())
-    pd.testing.assert_frame_equal(results_at(done).outcomes, before)
+    pd.testing.assert_frame_equal(load_results(done).outcomes, before)
 
 
 def test_a_storage_without_checksums_of_test_images_is_continued(
     comparison: Comparison, done: Workspace
 ) -> None:
     """As version 0.1.0 wrote it."""
-    for study in studies_at(done).values():
+    for study in open_studies(done).values():
         settings = schema.read_settings(study)
         data = {k: v for k, v in settings["data"].items() if not k.endswith("_crc32")}
         study.set_user_attr("settings", settings | {"data": data})
@@ -378,30 +379,34 @@ def test_a_diverging_loss_fails_its_trial_and_the_study_goes_on(
     broken = only(with_settings(comparison, diverging), "uniform", "magnitude")
     listener = Listener()
     run_comparison(broken, place, listener)
-    studies = studies_at(place)
+    studies = open_studies(place)
     for method in broken.methods:
         failed = studies[method.name].trials
         assert [trial.state for trial in failed] == [TrialState.FAIL] * 2
         assert all("loss became" in trial.user_attrs["error"] for trial in failed)
     with pytest.raises(NsoptError, match=r"every training .* failed: .* loss became"):
-        results_at(place)
+        load_results(place)
     again = Listener()
     run_comparison(broken, place, again)
     assert again.tasks == []
 
 
-def test_an_error_leaves_the_storage_as_it_was(comparison: Comparison, place: Workspace) -> None:
+def test_an_error_in_the_search_leaves_the_folder_empty(
+    comparison: Comparison, place: Workspace
+) -> None:
     short = SETTINGS.updated(search=SETTINGS.search.updated(filters_per_step=100))
     with pytest.raises(NsoptError, match="a law needs 6"):
         run_comparison(with_settings(comparison, short), place, Silent())
     assert list(place.folder.iterdir()) == []
 
 
-def test_descent_iterations_stand_side_by_side(comparison: Comparison, place: Workspace) -> None:
+def test_iterations_of_descent_are_compared_as_methods(
+    comparison: Comparison, place: Workspace
+) -> None:
     settings = SETTINGS.updated(search=SETTINGS.search.updated(iterations=2))
     names = ("neuralscale-iter1", "neuralscale-iter2")
     run_comparison(only(with_settings(comparison, settings), *names, seeds=1), place, Silent())
-    results = results_at(place)
+    results = load_results(place)
     assert results.methods == list(names)
     params = PARAMS.cost(comparison.task.arch)
     for iteration, method in zip(results.searches["search"], names, strict=True):
@@ -413,7 +418,7 @@ def test_descent_iterations_stand_side_by_side(comparison: Comparison, place: Wo
 def test_widths_of_all_methods_are_rounded(comparison: Comparison, place: Workspace) -> None:
     rounded = with_settings(comparison, SETTINGS.updated(multiple_of=4, min_width=8))
     run_comparison(dataclasses.replace(rounded, seeds=1), place, Silent())
-    outcomes = results_at(place).outcomes
+    outcomes = load_results(place).outcomes
     assert set(outcomes["method"]) == set(METHODS)
     for widths in outcomes["widths"]:
         assert min(widths) >= 8
@@ -422,21 +427,23 @@ def test_widths_of_all_methods_are_rounded(comparison: Comparison, place: Worksp
         run_comparison(comparison, place, Silent())
 
 
-def test_an_iteration_that_is_not_run_is_refused(comparison: Comparison, place: Workspace) -> None:
+def test_a_method_of_an_iteration_that_is_not_run_is_refused(
+    comparison: Comparison, place: Workspace
+) -> None:
     with pytest.raises(NsoptError, match="needs --iterations 3 or more, not 1"):
         run_comparison(only(comparison, "neuralscale-iter3"), place, Silent())
 
 
-def converging(comparison: Comparison) -> Comparison:
-    """Descent ends after its first iteration, whatever that proposes; nine were asked for."""
+def make_converging(comparison: Comparison) -> Comparison:
+    """Return a comparison with nine iterations, whose descent converges after the first."""
     search = SETTINGS.search.updated(iterations=9, convergence=100.0)
     return with_settings(comparison, SETTINGS.updated(search=search))
 
 
-def test_a_trial_without_a_law_fails_with_its_reason_and_work_goes_on(
+def test_a_trial_without_a_law_fails_with_its_reason_and_the_worker_continues(
     comparison: Comparison, place: Workspace
 ) -> None:
-    late = only(converging(comparison), "neuralscale-iter9", "uniform", seeds=1)
+    late = only(make_converging(comparison), "neuralscale-iter9", "uniform", seeds=1)
     task, compute = late.task, Compute(torch.device("cpu"), bf16=False)
     continue_searches(Session(task, place, compute, Silent()), {None: 9})
     for method in late.methods:
@@ -445,7 +452,7 @@ def test_a_trial_without_a_law_fails_with_its_reason_and_work_goes_on(
     listener = Listener()
     session = Session(task, place, compute, listener)
     assert Worker(session, Laws(session)).work() == 2
-    studies = studies_at(place)
+    studies = open_studies(place)
     (failed,) = studies["neuralscale-iter9"].trials
     assert failed.state == TrialState.FAIL
     assert failed.user_attrs["error"] == "neuralscale-iter9: descent converged at iteration 1"
@@ -456,14 +463,14 @@ def test_a_trial_without_a_law_fails_with_its_reason_and_work_goes_on(
 def test_a_method_that_descent_does_not_reach_is_refused_before_anything_is_trained(
     comparison: Comparison, place: Workspace
 ) -> None:
-    late = only(converging(comparison), "uniform", "neuralscale-iter9")
+    late = only(make_converging(comparison), "uniform", "neuralscale-iter9")
     with pytest.raises(NsoptError, match="neuralscale-iter9: descent converged at iteration 1"):
         run_comparison(late, place, Silent())
-    assert set(studies_at(place)) == {"search"}
+    assert set(open_studies(place)) == {"search"}
 
 
 class Impatient(Silent):
-    """Interrupts at a message."""
+    """Interrupts at a message that starts with `at`."""
 
     def __init__(self, at: str) -> None:
         self.at = at
@@ -478,34 +485,34 @@ def test_an_interrupted_descent_continues_after_its_last_iteration(
 ) -> None:
     settings = SETTINGS.updated(search=SETTINGS.search.updated(iterations=2))
     both = only(with_settings(comparison, settings), "neuralscale", seeds=1)
-    parted = workspace_in(tmp_path / "parted")
+    parted = make_workspace(tmp_path / "parted")
     with pytest.raises(KeyboardInterrupt):
         run_comparison(both, parted, Impatient("search iteration 1"))
     listener = Listener()
     run_comparison(both, parted, listener)
     assert listener.tasks.count("searching") == 1
     run_comparison(both, place, Silent())
-    whole, again = results_at(place), results_at(parted)
+    whole, again = load_results(place), load_results(parted)
     for one, two in zip(whole.searches["search"], again.searches["search"], strict=True):
         assert {**one.to_dict(), "seconds": 0} == {**two.to_dict(), "seconds": 0}
-    pd.testing.assert_frame_equal(measured(whole), measured(again))
+    pd.testing.assert_frame_equal(select_outcomes(whole), select_outcomes(again))
 
 
-def test_magnitude_is_left_out_where_there_is_nothing_to_prune(
+def test_magnitude_is_left_out_if_there_is_nothing_to_prune(
     comparison: Comparison, place: Workspace
 ) -> None:
     sizes = sizes_of_ratios(comparison.task.arch, PARAMS, [1.0])
     listener = Listener()
     run_comparison(only(comparison, "magnitude", "uniform", sizes=sizes, seeds=1), place, listener)
     assert "magnitude starts from a network of" in listener.messages[0]
-    assert results_at(place).outcomes["method"].tolist() == ["uniform"]
+    assert load_results(place).outcomes["method"].tolist() == ["uniform"]
 
 
-def test_budgets_may_be_macs(comparison: Comparison, place: Workspace) -> None:
+def test_budgets_can_be_in_macs(comparison: Comparison, place: Workspace) -> None:
     sizes = (Size(MACS, 300_000),)
     changes = {"sizes": sizes, "seeds": 1}
     run_comparison(only(comparison, "uniform", "neuralscale", **changes), place, Silent())
-    outcomes = results_at(place).outcomes
+    outcomes = load_results(place).outcomes
     assert (outcomes["macs"] <= 300_000).all()
     assert (outcomes["macs"] > 250_000).all()
 
@@ -519,6 +526,8 @@ def test_ratios_must_be_positive(narrow: TableArchitecture, ratio: float) -> Non
 def test_same_seed_gives_the_same_comparison(
     comparison: Comparison, done: Workspace, tmp_path: Path
 ) -> None:
-    other = workspace_in(tmp_path / "other")
+    other = make_workspace(tmp_path / "other")
     run_comparison(comparison, other, Silent())
-    pd.testing.assert_frame_equal(measured(results_at(other)), measured(results_at(done)))
+    pd.testing.assert_frame_equal(
+        select_outcomes(load_results(other)), select_outcomes(load_results(done))
+    )

@@ -20,15 +20,15 @@ from nsopt.study.workspace import Workspace
 from nsopt.training.loop import train_configuration
 from tests.study.test_comparison import (
     Listener,
+    load_results,
     only,
-    results_at,
-    studies_at,
+    open_studies,
 )
 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is trained, by name."""
+    """The names of the trainings that ran."""
     seen: list[str] = []
 
     def watch(*arguments: Any, **options: Any) -> Any:
@@ -45,30 +45,30 @@ def uniform(comparison: Comparison) -> Comparison:
 
 
 def at_macs(comparison: Comparison) -> Comparison:
-    """The MACs of the same uniform network."""
+    """Return the comparison at the MACs of the same uniform network."""
     sizes = sizes_of_ratios(comparison.task.arch, MACS, [0.5])
     return dataclasses.replace(comparison, sizes=sizes)
 
 
-def test_at_a_budget_in_another_metric_nothing_is_trained_again(
+def test_the_same_network_at_a_budget_in_another_metric_is_not_trained_again(
     uniform: Comparison, place: Workspace, trained: list[str]
 ) -> None:
     run_comparison(uniform, place, Listener())
     listener = Listener()
     run_comparison(at_macs(uniform), place, listener)
     assert trained == ["uniform 0.5x seed 0", "uniform 0.5x seed 1"]
-    outcomes = results_at(place).outcomes.set_index(["metric", "seed"])
+    outcomes = load_results(place).outcomes.set_index(["metric", "seed"])
     own = ["widths", "val_accuracy", "test_accuracy", "epochs", "seconds"]
     assert outcomes.loc["macs", own].equals(outcomes.loc["params", own])
-    trial = studies_at(place)["uniform"].trials[2]
+    trial = open_studies(place)["uniform"].trials[2]
     assert trial.user_attrs["trained_as"] == "vgg11-digits-test/uniform trial 0"
     assert any(message.endswith("as uniform 0.5x seed 0") for message in listener.messages)
 
 
-def test_its_network_is_kept_for_both_budgets(uniform: Comparison, place: Workspace) -> None:
+def test_the_shared_network_is_kept_for_both_budgets(uniform: Comparison, place: Workspace) -> None:
     for comparison in (uniform, at_macs(uniform)):
         run_comparison(comparison, place, Listener())
-    files = BestNetworks(place.artifacts).files(studies_at(place)["uniform"])
+    files = BestNetworks(place.artifacts).files(open_studies(place)["uniform"])
     one, two = sorted((nsopt.load_network(path) for path in files), key=lambda n: n.metric)
     assert (one.metric, two.metric) == ("macs", "params")
     assert one.budget == at_macs(uniform).sizes[0].budget
@@ -77,7 +77,7 @@ def test_its_network_is_kept_for_both_budgets(uniform: Comparison, place: Worksp
         assert weights.equal(two.model.state_dict()[name])
 
 
-def test_where_its_network_was_lost_it_is_trained_again(
+def test_a_lost_network_is_trained_again(
     uniform: Comparison, place: Workspace, trained: list[str]
 ) -> None:
     run_comparison(uniform, place, Listener())
@@ -87,11 +87,11 @@ def test_where_its_network_was_lost_it_is_trained_again(
     assert trained[2] == "uniform 0.5x MACs seed 0"
 
 
-def test_a_seed_whose_network_is_not_kept_is_trained_where_it_is_the_only_one(
+def test_the_only_seed_of_a_budget_is_trained_again_if_its_network_is_not_kept(
     uniform: Comparison, place: Workspace, trained: list[str]
 ) -> None:
     run_comparison(uniform, place, Listener())
-    study = studies_at(place)["uniform"]
+    study = open_studies(place)["uniform"]
     (best,) = best_trials(study).values()
     other = 1 - best.user_attrs["seed"]
     later = at_macs(uniform)
@@ -123,15 +123,17 @@ def test_a_damaged_network_is_trained_again_by_the_same_command(
     assert len(trained) == 3
 
 
-def test_a_pruned_network_that_is_fine_tuned_is_another_one(
+def test_magnitude_pruning_to_the_same_widths_is_trained_separately(
     uniform: Comparison, place: Workspace, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Magnitude pruning to the same widths begins with other weights."""
+    """Magnitude pruning starts from other weights."""
     run_comparison(uniform, place, Listener())
-    widths = results_at(place).outcomes["widths"][0]
+    widths = load_results(place).outcomes["widths"][0]
     magnitude = only(uniform, "magnitude", seeds=1)
     law = nsopt.uniform_curve(widths)
     monkeypatch.setattr(type(magnitude.methods[0]), "law", lambda self, inputs: law)
     run_comparison(magnitude, place, Listener())
     assert trained[-1] == "magnitude 0.5x seed 0"
-    assert results_at(place).outcomes.query("method == 'magnitude'")["widths"].tolist() == [widths]
+    assert load_results(place).outcomes.query("method == 'magnitude'")["widths"].tolist() == [
+        widths
+    ]

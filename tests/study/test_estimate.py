@@ -1,4 +1,4 @@
-"""What a study takes is counted before it starts, and printed."""
+"""The duration of a study is estimated before it starts, and printed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ def plan_of(comparison: Comparison, place: Workspace) -> Plan:
     return make_plan(comparison, Session(comparison.task, place, CPU, Silent()))
 
 
-def test_the_steps_that_are_estimated_are_those_that_run(
+def test_the_estimated_steps_match_those_that_run(
     comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two = only(comparison, "uniform", "neuralscale", seeds=1)
@@ -53,13 +53,15 @@ def test_the_steps_that_are_estimated_are_those_that_run(
     assert 1 < training / ran[loop] < 1.5  # evaluations count as parts of steps
 
 
-def test_a_duration_is_told_before_the_work(comparison: Comparison, place: Workspace) -> None:
-    said, uniform = Listener(), only(comparison, "uniform", seeds=1)
-    run_comparison(uniform, place, said)
-    assert said.messages[0].startswith("takes about ")
-    assert said.messages[0].endswith(" GB of memory")
-    assert said.messages[1] == "for less time: --per-class for fewer images"
-    assert any("validation" in message for message in said.messages[2:])
+def test_the_estimated_duration_is_reported_before_the_work(
+    comparison: Comparison, place: Workspace
+) -> None:
+    listener, uniform = Listener(), only(comparison, "uniform", seeds=1)
+    run_comparison(uniform, place, listener)
+    assert listener.messages[0].startswith("takes about ")
+    assert listener.messages[0].endswith(" GB of memory")
+    assert listener.messages[1] == "for less time: --per-class for fewer images"
+    assert any("validation" in message for message in listener.messages[2:])
 
 
 @pytest.mark.parametrize(
@@ -73,16 +75,16 @@ def test_a_duration_has_one_unit(seconds: float, words: str) -> None:
 def test_a_preview_knows_the_widths_that_need_no_search(
     comparison: Comparison, place: Workspace, narrow: TableArchitecture
 ) -> None:
-    said = Listener()
-    known = preview_comparison(comparison, place, said)
+    listener = Listener()
+    known = preview_comparison(comparison, place, listener)
     assert list(known) == ["uniform 0.5x"]
     assert known["uniform 0.5x"] == tuple(width // 2 for width in narrow.base_widths)
-    assert said.messages[0].startswith("takes about ")
-    assert said.tasks == []
+    assert listener.messages[0].startswith("takes about ")
+    assert listener.tasks == []
     assert not place.has_storage
 
 
-def test_a_dry_run_tells_widths_and_duration_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_prints_widths_and_duration_and_writes_nothing(tmp_path: Path) -> None:
     options = [f"--out={tmp_path / 'out'}", "--ratios=0.03,0.06", "--seeds=2", "--device=cpu"]
     done = call_nsopt("study", "--dry-run", "--methods=uniform", *options)
     assert done.returncode == 0, done.stderr

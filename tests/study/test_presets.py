@@ -7,7 +7,7 @@ from nsopt.settings import differences
 from nsopt.study.presets import get_preset, override
 
 
-def test_paper_preset_is_the_papers_protocol() -> None:
+def test_the_paper_preset_follows_the_papers_protocol() -> None:
     preset = get_preset("paper")
     search, training = preset.settings.search, preset.settings.training
     assert preset.ratios == (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
@@ -24,7 +24,7 @@ def test_paper_preset_is_the_papers_protocol() -> None:
     assert (preset.settings.fine_tune_epochs, preset.settings.fine_tune_lr) == (40, 0.001)
 
 
-def test_paper_preset_for_tiny_imagenet_is_the_papers_too() -> None:
+def test_the_paper_preset_for_tiny_imagenet_follows_the_papers_protocol() -> None:
     preset = get_preset("paper", "tiny-imagenet")
     assert preset.ratios == (0.25, 0.5, 0.75, 1.0)
     assert preset.settings.search.prune_every == 100
@@ -35,7 +35,7 @@ def test_paper_preset_for_tiny_imagenet_is_the_papers_too() -> None:
     assert get_preset("paper", "tiny-imagenet-100-32px") is get_preset("paper")
 
 
-def test_fast_trains_like_the_paper_and_searches_like_quick() -> None:
+def test_the_fast_preset_trains_like_paper_and_searches_like_quick() -> None:
     fast = get_preset("fast").settings
     assert fast.search == get_preset("quick").settings.search
     paper = get_preset("paper").settings.training
@@ -46,7 +46,7 @@ def test_fast_trains_like_the_paper_and_searches_like_quick() -> None:
 
 
 @pytest.mark.parametrize("name", ["smoke", "tiny", "quick", "fast", "paper"])
-def test_settings_come_back_from_json(name: str) -> None:
+def test_settings_survive_json(name: str) -> None:
     settings = get_preset(name).settings
     stored = json.loads(json.dumps(settings.model_dump(mode="json")))
     assert differences(settings.model_dump(mode="json"), stored) == []
@@ -75,7 +75,7 @@ def test_unknown_preset_suggests_the_nearest() -> None:
         get_preset("papers")
 
 
-def test_digits_are_for_a_check_and_other_images_for_an_ordering() -> None:
+def test_the_default_preset_is_smoke_for_digits_and_quick_for_other_data() -> None:
     assert get_preset(None, "digits") is get_preset("smoke")
     assert get_preset(None, "cifar100") is get_preset(None, "folder:photos") is get_preset("quick")
     assert get_preset(None, "tiny-imagenet") is get_preset("quick", "tiny-imagenet")

@@ -40,9 +40,7 @@ with hold_lock(folder):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_workers_end_with_the_command_that_is_killed(
-    number: signal.Signals, tmp_path: Path
-) -> None:
+def test_workers_end_when_their_command_is_killed(number: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-c", STARTER, WORKER, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as starter:
         assert starter.stdout is not None
@@ -55,7 +53,7 @@ def test_workers_end_with_the_command_that_is_killed(
         time.sleep(0.01)
 
 
-def test_the_worker_of_a_command_that_has_ended_does_not_begin() -> None:
+def test_a_worker_whose_command_has_ended_does_not_start() -> None:
     command = [sys.executable, "-m", "nsopt", "worker", "--child", "--study=none"]
     storage = os.environ | {processes.STORAGE_VARIABLE: "sqlite:///none.db"}
     done = subprocess.run(
@@ -64,7 +62,7 @@ def test_the_worker_of_a_command_that_has_ended_does_not_begin() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
 
 
-def test_a_worker_that_is_busy_at_the_end_is_ended_and_nothing_is_lost(
+def test_a_worker_that_is_still_busy_at_the_end_is_terminated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(processes, "SECONDS_TO_END", 0.5)

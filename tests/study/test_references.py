@@ -1,4 +1,4 @@
-"""Uniform networks of other sizes beside a comparison."""
+"""References: uniform networks of other sizes beside a comparison."""
 
 import dataclasses
 
@@ -18,19 +18,19 @@ from nsopt.study.comparison import (
     sizes_of_ratios,
 )
 from nsopt.study.workspace import Workspace
-from tests.study.test_comparison import comparison_in, results_at, studies_at, workspace_in
+from tests.study.test_comparison import load_results, make_comparison, make_workspace, open_studies
 
 
 @pytest.fixture
 def comparison(narrow: TableArchitecture, digits: ImageData) -> Comparison:
-    whole = comparison_in(narrow, digits)
+    whole = make_comparison(narrow, digits)
     methods = get_methods(["uniform", "neuralscale"])
     return dataclasses.replace(whole, methods=methods, seeds=1, references=3)
 
 
 @pytest.fixture
 def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return workspace_in(tmp_path_factory.mktemp("references"))
+    return make_workspace(tmp_path_factory.mktemp("references"))
 
 
 def test_references_span_the_macs_and_the_latencies_of_the_others(comparison: Comparison) -> None:
@@ -44,24 +44,24 @@ def test_references_span_the_macs_and_the_latencies_of_the_others(comparison: Co
     assert choose_reference_budgets(none, [10**6, 3 * 10**6], [1.0, 5.0]) == []
 
 
-def test_references_are_trained_and_read_off(
+def test_references_are_trained_and_timed_beside_the_others(
     comparison: Comparison, narrow: TableArchitecture, place: Workspace
 ) -> None:
     """They are timed beside the others before any training, so that trials and tables agree."""
-    far_apart = sizes_of_ratios(narrow, PARAMS, [0.4, 0.7])  # whatever the clock says
+    far_apart = sizes_of_ratios(narrow, PARAMS, [0.4, 0.7])  # for any measured latencies
     comparison = dataclasses.replace(comparison, sizes=far_apart)
     run_comparison(comparison, place, Silent())
-    outcomes = results_at(place).outcomes
+    outcomes = load_results(place).outcomes
     references = outcomes.query("metric == 'macs'")
     assert (references["method"] == "uniform").all()
     assert 1 <= len(references) <= 3
     assert (references["macs"] <= references["budget"]).all()
-    assert len(answer(results_at(place))) == len(far_apart)
+    assert len(answer(load_results(place))) == len(far_apart)
     assert sorted(outcomes["latency_ms"]) == sorted(
         trial.user_attrs["latency_ms"]
-        for kind, study in studies_at(place).items()
+        for kind, study in open_studies(place).items()
         if kind in ("uniform", "neuralscale")
         for trial in study.trials
     )
     run_comparison(comparison, place, Silent())
-    assert len(results_at(place).outcomes) == len(outcomes)
+    assert len(load_results(place).outcomes) == len(outcomes)

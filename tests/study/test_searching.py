@@ -1,4 +1,4 @@
-"""Searches of one task whose prices differ pre-train one network together."""
+"""Searches of one task with different prices share a pre-trained network."""
 
 from collections.abc import Mapping
 from itertools import count
@@ -23,7 +23,7 @@ from nsopt.study.session import Session
 from nsopt.study.unfinished import clear_pretrained
 from nsopt.study.workspace import Workspace
 from tests.pruning.test_resume import EndedError
-from tests.study.test_comparison import workspace_in
+from tests.study.test_comparison import make_workspace
 
 CPU = Compute(torch.device("cpu"), bf16=False)
 BOTH: dict[Price | None, int] = {"filters": 1, "macs": 1}
@@ -31,7 +31,7 @@ BOTH: dict[Price | None, int] = {"filters": 1, "macs": 1}
 
 @pytest.fixture
 def began_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """After how many mini-batches every pruning of this test began."""
+    """The number of mini-batches before each pruning of this test."""
     seen: list[int] = []
 
     def watch(*arguments: Any) -> Any:
@@ -43,41 +43,41 @@ def began_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def searched(
+def run_searches(
     comparison: Comparison, folder: Path, searches: Mapping[Price | None, int]
 ) -> dict[Price | None, list[Iteration]]:
-    session = Session(comparison.task, workspace_in(folder), CPU, Silent())
+    session = Session(comparison.task, make_workspace(folder), CPU, Silent())
     found = continue_searches(session, searches)
     clear_pretrained(session)
     return found
 
 
-def facts(found: Mapping[Price | None, list[Iteration]]) -> dict:
+def describe(found: Mapping[Price | None, list[Iteration]]) -> dict:
     return {price: [{**i.to_dict(), "seconds": 0} for i in own] for price, own in found.items()}
 
 
-def files_in(place: Workspace) -> list[Path]:
+def list_checkpoints(place: Workspace) -> list[Path]:
     return list((place.folder / "checkpoints").rglob("*"))
 
 
-def test_the_second_search_begins_after_the_pre_training_of_the_first(
+def test_the_second_search_reuses_the_pre_training_of_the_first(
     comparison: Comparison, tmp_path: Path, began_at: list[int]
 ) -> None:
-    apart = [searched(comparison, tmp_path / f"{price}", {price: 1}) for price in BOTH]
+    apart = [run_searches(comparison, tmp_path / f"{price}", {price: 1}) for price in BOTH]
     assert began_at == [0, 0]
-    together = searched(comparison, tmp_path / "both", BOTH)
-    assert facts(together) == facts(apart[0] | apart[1])
+    together = run_searches(comparison, tmp_path / "both", BOTH)
+    assert describe(together) == describe(apart[0] | apart[1])
     images, search = len(comparison.task.splits.train), comparison.task.settings.search
     assert began_at[2:] == [0, search.pretrain_epochs * ceil(images / search.batch_size)]
-    assert files_in(workspace_in(tmp_path / "both")) == []
+    assert list_checkpoints(make_workspace(tmp_path / "both")) == []
     first, second = (own[0].seconds for own in together.values())
-    assert second > 0.1 * first  # what pre-training took counts for both
+    assert second > 0.1 * first  # the seconds of pre-training count for both
 
 
-def test_killed_between_two_searches_the_second_needs_no_pre_training(
+def test_a_search_killed_after_the_first_price_needs_no_new_pre_training(
     comparison: Comparison, tmp_path: Path, began_at: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = searched(comparison, tmp_path / "whole", BOTH)
+    whole = run_searches(comparison, tmp_path / "whole", BOTH)
     calls = count(1)
 
     def ends_in_the_second(*arguments: Any) -> Any:
@@ -88,44 +88,44 @@ def test_killed_between_two_searches_the_second_needs_no_pre_training(
     with monkeypatch.context() as patch:
         patch.setattr(iterations, "solve_widths", ends_in_the_second)
         with pytest.raises(EndedError):
-            searched(comparison, tmp_path / "killed", BOTH)
-    assert facts(searched(comparison, tmp_path / "killed", BOTH)) == facts(whole)
+            run_searches(comparison, tmp_path / "killed", BOTH)
+    assert describe(run_searches(comparison, tmp_path / "killed", BOTH)) == describe(whole)
     assert began_at[4] == began_at[3] == began_at[1] > 0
-    assert files_in(workspace_in(tmp_path / "killed")) == []
+    assert list_checkpoints(make_workspace(tmp_path / "killed")) == []
 
 
 @pytest.mark.parametrize("others", [{}, {"params": 1}, {"params": 1, "macs": 1}])
-def test_another_command_leaves_the_network_to_who_searches(
+def test_another_command_keeps_the_pre_trained_network_of_a_running_search(
     comparison: Comparison,
     tmp_path: Path,
     began_at: list[int],
     monkeypatch: pytest.MonkeyPatch,
     others: dict[Price | None, int],
 ) -> None:
-    """others: what a command searches that comes and ends while the first search still runs."""
-    place, calls = workspace_in(tmp_path), count(1)
+    """others: searches of a command that starts and ends while the first search still runs."""
+    place, calls = make_workspace(tmp_path), count(1)
 
     def disturbed(*arguments: Any) -> Any:
         if next(calls) == 1:
-            searched(comparison, tmp_path, others)
-            assert "network.pt" in {path.name for path in files_in(place)}
+            run_searches(comparison, tmp_path, others)
+            assert "network.pt" in {path.name for path in list_checkpoints(place)}
         return solve_widths(*arguments)
 
     monkeypatch.setattr(iterations, "solve_widths", disturbed)
-    searched(comparison, tmp_path, BOTH)
+    run_searches(comparison, tmp_path, BOTH)
     assert [batches > 0 for batches in began_at] == [False, *(True for _ in others | {"macs": 1})]
-    assert files_in(place) == []
+    assert list_checkpoints(place) == []
 
 
-def test_a_search_that_gives_no_law_keeps_no_network(
+def test_a_search_that_gives_no_law_keeps_no_pre_trained_network(
     comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The settings that its message asks for pre-train another one."""
+    """The settings that the error suggests need another one."""
 
     def ends_early(*arguments: Any) -> Any:
         raise ShortRecordError("too few rows")
 
     monkeypatch.setattr(iterations, "solve_widths", ends_early)
     with pytest.raises(ShortRecordError):
-        searched(comparison, tmp_path, BOTH)
-    assert files_in(workspace_in(tmp_path)) == []
+        run_searches(comparison, tmp_path, BOTH)
+    assert list_checkpoints(make_workspace(tmp_path)) == []

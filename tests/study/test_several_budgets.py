@@ -1,4 +1,4 @@
-"""A comparison at budgets that hold at once."""
+"""A comparison at joint budgets, which hold at once."""
 
 import dataclasses
 from pathlib import Path
@@ -18,9 +18,9 @@ from nsopt.study.workspace import Workspace
 from tests.conftest import call_nsopt
 from tests.study.test_comparison import (
     Listener,
+    load_results,
     only,
-    results_at,
-    studies_at,
+    open_studies,
     timed_by_filters,
     with_latency_of_filters,
 )
@@ -34,11 +34,11 @@ def joint(comparison: Comparison) -> Comparison:
     return only(comparison, "uniform", sizes=sizes, seeds=1, references=0)
 
 
-def test_all_budgets_hold_and_the_report_names_the_one_that_binds(
+def test_all_budgets_hold_and_the_report_names_the_binding_one(
     joint: Comparison, place: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_comparison(joint, place, Listener())
-    results = results_at(place)
+    results = load_results(place)
     outcomes = results.outcomes
     assert len(outcomes) == 2
     assert outcomes["feasible"].all()
@@ -48,7 +48,7 @@ def test_all_budgets_hold_and_the_report_names_the_one_that_binds(
     assert set(first["binding"]) == {"macs"}
     assert set(second["binding"]) == {"params"}
 
-    study = studies_at(place)["uniform"]
+    study = open_studies(place)["uniform"]
     trial = study.trials[0]
     assert trial.user_attrs["metric"] == "params=20000,macs=200000"
     assert (trial.user_attrs["budget"], trial.user_attrs["budget_macs"]) == (1, 200_000)
@@ -56,10 +56,10 @@ def test_all_budgets_hold_and_the_report_names_the_one_that_binds(
     assert trial.constraints.keys() == {"budget", "budget_params", "budget_macs"}
     assert max(trial.constraints.values()) <= 0
 
-    told = [str(verdict) for verdict in answer(results)]
-    assert told[0].startswith("10,000 params and 5,000,000 MACs: ")
-    assert "The budget of params binds." in told[0]
-    assert "The budget of MACs binds." in told[1]
+    answers = [str(verdict) for verdict in answer(results)]
+    assert answers[0].startswith("10,000 params and 5,000,000 MACs: ")
+    assert "The budget of params binds." in answers[0]
+    assert "The budget of MACs binds." in answers[1]
     assert "(bound by MACs)" in render(results, [])
     assert "--budget=params=20000,macs=200000" in _export_command(results, place.url)
     module.console.width = 200
@@ -71,7 +71,7 @@ def test_all_budgets_hold_and_the_report_names_the_one_that_binds(
     assert not any("validation" in message for message in listener.messages)
 
 
-def test_a_network_at_budgets_in_milliseconds_has_a_predicted_latency(
+def test_a_network_at_a_joint_budget_with_latency_stores_its_predicted_latency(
     joint: Comparison, place: Workspace
 ) -> None:
     joint = timed_by_filters(joint)
@@ -80,14 +80,14 @@ def test_a_network_at_budgets_in_milliseconds_has_a_predicted_latency(
     task = dataclasses.replace(joint.task, arch=arch)
     in_time = only(joint, "uniform", task=task, sizes=(Size(metric, share),))
     run_comparison(in_time, place, Listener())
-    (row,) = results_at(place).outcomes.to_dict("records")
+    (row,) = load_results(place).outcomes.to_dict("records")
     assert row["binding"] == "latency"
     assert row["latency_ms"] <= 0.5
     assert arch.cost("latency")(row["widths"]) < row["cost_latency"] <= 0.5
     assert predicted_latency(row) == f"{row['cost_latency']:.3f}"
 
 
-def test_widths_are_rounded_as_every_metric_asks() -> None:
+def test_rounding_for_joint_budgets_satisfies_every_metric() -> None:
     (joint, _), *_ = read_budgets("macs=1M,latency=5ms", PARAMS)
     multiple, least = {"macs": 8, "latency": 12}, {"params": 64, "macs": 16}
     assert rounding_for(multiple, least, joint) == (24, 16)
@@ -103,7 +103,7 @@ def test_widths_are_rounded_as_every_metric_asks() -> None:
         (("tune", "--over=curve"), "takes budgets in one metric"),
     ],
 )
-def test_what_takes_one_budget_at_a_time_says_so(
+def test_options_that_take_a_single_budget_refuse_joint_ones(
     command: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     done = call_nsopt(*command, "--budgets=params=250k,macs=5M", f"--out={tmp_path}")

@@ -1,4 +1,4 @@
-"""A study whose methods start from a trained network, which is a row beside them."""
+"""A study whose methods start from a trained network, which has a row beside them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +22,14 @@ from nsopt.study.workspace import Workspace
 from nsopt.training.evaluation import accuracy_on
 from nsopt.training.loop import train
 from tests.conftest import first_digits
-from tests.study.test_comparison import SETTINGS, only, results_at, studies_at
+from tests.study.test_comparison import SETTINGS, load_results, only, open_studies
 
 CPU = resolve_compute("cpu", "fp32")
 
 
 @pytest.fixture(scope="module")
 def digits() -> ImageData:
-    """Enough to learn from."""
+    """400 training and 100 test digits, enough to learn from."""
     return first_digits(400, 100)
 
 
@@ -57,11 +57,11 @@ def started(comparison: Comparison, trained: nn.Module) -> Comparison:
     )
 
 
-def test_methods_inherit_and_the_trained_network_is_a_row(
+def test_methods_inherit_weights_and_the_trained_network_has_a_row(
     started: Comparison, trained: nn.Module, place: Workspace
 ) -> None:
     run_comparison(started, place, Silent())
-    outcomes = results_at(place).outcomes.set_index(["method", "ratio"])
+    outcomes = load_results(place).outcomes.set_index(["method", "ratio"])
     splits = started.task.splits
     dense = outcomes.loc["dense"]
     assert dense.index.tolist() == [1.0]  # it has no other size
@@ -73,7 +73,7 @@ def test_methods_inherit_and_the_trained_network_is_a_row(
         row = outcomes.loc[(method, 0.75)]
         assert all(width <= most for width, most in zip(row["widths"], base, strict=True))
         assert row["val_accuracy"] > 50  # one gentle epoch from scratch gives some 20
-    (search,) = studies_at(place)["search"].trials
+    (search,) = open_studies(place)["search"].trials
     assert search.user_attrs["seconds"] > 0
 
 
@@ -106,7 +106,7 @@ def test_workers_read_the_network_that_was_kept(
         with_start(others, place)
 
 
-def test_a_study_from_scratch_and_one_from_weights_are_kept_apart(
+def test_a_study_that_starts_from_weights_is_not_continued_from_scratch(
     started: Comparison, comparison: Comparison, place: Workspace
 ) -> None:
     started.task.open_study(place.storage, "uniform", CPU)
@@ -114,7 +114,7 @@ def test_a_study_from_scratch_and_one_from_weights_are_kept_apart(
         comparison.task.stored_studies(place)
 
 
-def test_the_trained_network_needs_its_weights(comparison: Comparison, place: Workspace) -> None:
+def test_the_dense_method_needs_weights(comparison: Comparison, place: Workspace) -> None:
     with pytest.raises(
         NsoptError, match="dense is a trained network: give its weights with --start"
     ):

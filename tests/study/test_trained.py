@@ -23,7 +23,9 @@ class Starts(Silent):
         self.count += 1
 
 
-def test_who_asks_at_once_waits_for_one_training(comparison: Comparison, place: Workspace) -> None:
+def test_concurrent_requests_for_a_base_network_share_one_training(
+    comparison: Comparison, place: Workspace
+) -> None:
     longer = with_settings(comparison, SETTINGS.updated(magnitude_epochs=2))
     starts = Starts()
     session = Session(longer.task, place, Compute(torch.device("cpu"), bf16=False), starts)

@@ -1,4 +1,4 @@
-"""Budgets in milliseconds hold as measured, and what was measured is kept."""
+"""Budgets in milliseconds hold as measured, and measurements are stored."""
 
 import dataclasses
 import itertools
@@ -25,19 +25,19 @@ from nsopt.study.timing import measure_again
 from nsopt.study.worker import join
 from nsopt.study.workspace import Workspace
 from nsopt.tuning.law import LawTuning, tune_law
-from tests.study.test_comparison import Listener, only, results_at, studies_at
+from tests.study.test_comparison import Listener, load_results, only, open_studies
 
 Clock = Callable[[nn.Module, torch.Tensor], float]
 
 
 @pytest.fixture(autouse=True)
 def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever runs beside the tests: on a busy machine networks are timed again."""
+    """Report an idle machine: on a busy one, networks would be timed again."""
     monkeypatch.setattr(measure, "seconds_waited", lambda: 0.0)
 
 
 class Parameters:
-    """A clock that takes a millisecond and one for each 10,000 parameters."""
+    """A clock that measures 1 ms, and 1 ms more for each 10,000 parameters."""
 
     def __init__(self) -> None:
         self.timed: list[int] = []
@@ -52,7 +52,7 @@ class Parameters:
 def in_milliseconds(
     comparison: Comparison, clock: Clock, place: Workspace, batch_size: int = 100
 ) -> Comparison:
-    """Two methods at 5 ms, as a clock measures them."""
+    """Return a comparison of two methods at 5 ms, as a clock measures them."""
     runtime = OwnMeasure("tests:clock", clock, batch_size)
     settings = comparison.task.settings.updated(runtime=runtime.name, latency_batch_size=batch_size)
     task = dataclasses.replace(comparison.task, settings=settings, runtime=runtime)
@@ -69,36 +69,38 @@ def test_a_budget_in_milliseconds_holds_as_measured(
     in_time = in_milliseconds(comparison, clock, place)
     assert isinstance(in_time.task.arch.latency, MacsLatency)
     run_comparison(in_time, place, Silent())
-    rows = results_at(place).outcomes.to_dict("records")
+    rows = load_results(place).outcomes.to_dict("records")
     assert {row["method"] for row in rows} == {"uniform", "neuralscale"}
     for row in rows:
         assert 4.6 < row["latency_ms"] == 1 + row["params"] / 10_000 <= 5
         assert row["feasible"]
     assert len(set(clock.timed)) <= 2 * MOST_TIMED
-    assert latency_unit(results_at(place)) == "ms per batch of 100, tests:clock"
+    assert latency_unit(load_results(place)) == "ms per batch of 100, tests:clock"
     timed = measure_again(place.url, None, None, [100], "cpu", None, in_time.task.runtime, Silent())
     assert {latency.runtime for _, latency in timed} == {"tests:clock"}
     with pytest.raises(NsoptError, match="give --measure tests:clock"):
         measure_again(place.url, None, None, [100], "cpu", None, None, Silent())
-    studies = studies_at(place)
+    studies = open_studies(place)
     networks = [*studies["uniform"].trials, *studies["neuralscale"].trials]
     assert all(trial.constraints["budget"] <= 0 for trial in networks)
 
 
-def test_milliseconds_may_be_those_of_one_image(comparison: Comparison, place: Workspace) -> None:
+def test_latency_can_be_measured_with_batches_of_one_image(
+    comparison: Comparison, place: Workspace
+) -> None:
     clock = Parameters()
     run_comparison(in_milliseconds(comparison, clock, place, batch_size=1), place, Silent())
     assert clock.batches == {1}
-    results = results_at(place)
+    results = load_results(place)
     assert results.outcomes["feasible"].all()
     assert (results.outcomes["latency_ms"] == 1 + results.outcomes["params"] / 10_000).all()
     assert set(results.latencies["batch_size"]) == {1}
     assert latency_unit(results) == "ms per batch of 1, tests:clock"
     names = ["validation accuracy (%)", "latency (ms per batch of 1)"]
-    assert studies_at(place)["uniform"].metric_names == names
+    assert open_studies(place)["uniform"].metric_names == names
 
 
-def test_a_tuning_tries_laws_at_the_milliseconds_as_measured(
+def test_a_tuning_tries_laws_at_the_measured_latency_budget(
     comparison: Comparison, place: Workspace
 ) -> None:
     clock = Parameters()
@@ -116,26 +118,26 @@ def test_a_tuning_tries_laws_at_the_milliseconds_as_measured(
     assert clock.timed == before
 
 
-def test_what_was_timed_is_not_timed_again(comparison: Comparison, place: Workspace) -> None:
+def test_timed_networks_are_not_timed_again(comparison: Comparison, place: Workspace) -> None:
     clock = Parameters()
     in_time = in_milliseconds(comparison, clock, place)
     run_comparison(in_time, place, Silent())
     before = list(clock.timed)
     run_comparison(in_time, place, Silent())
     assert clock.timed == before
-    study = studies_at(place)["uniform"]
+    study = open_studies(place)["uniform"]
     for name in [name for name in study.user_attrs if name.startswith("widths_in_time:")]:
         study._storage.set_study_user_attr(study._study_id, name, None)
-    widths = results_at(place).outcomes.set_index("method").loc["uniform", "widths"]
+    widths = load_results(place).outcomes.set_index("method").loc["uniform", "widths"]
     listener = Listener()
     run_comparison(dataclasses.replace(in_time, seeds=2), place, listener)
     assert clock.timed == before
     assert any("uniform at 5 ms" in message for message in listener.messages)
-    again = results_at(place).outcomes.query("method == 'uniform'")
+    again = load_results(place).outcomes.query("method == 'uniform'")
     assert set(again["widths"]) == {widths}
 
 
-def test_what_a_busy_machine_took_does_not_count_later(
+def test_measurements_of_a_busy_machine_do_not_count_later(
     comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slowdown = [1]
@@ -154,7 +156,7 @@ def test_what_a_busy_machine_took_does_not_count_later(
     assert str(caught.value).endswith("run the same command again when it is idle")
     slowdown[0] = 1
     run_comparison(in_time, place, Silent())
-    assert results_at(place).outcomes["feasible"].all()
+    assert load_results(place).outcomes["feasible"].all()
 
 
 def test_a_worker_does_not_import_the_function_that_a_storage_names(

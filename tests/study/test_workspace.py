@@ -1,4 +1,4 @@
-"""Several commands and workers at one place: nobody loses what another one has not finished."""
+"""Several commands and workers in one folder: none deletes unfinished work of another."""
 
 import dataclasses
 import time
@@ -35,17 +35,17 @@ from tests.forked import Forked
 from tests.study.test_comparison import (
     SETTINGS,
     Listener,
+    load_results,
     only,
-    results_at,
-    studies_at,
+    open_studies,
     with_settings,
 )
 
 CPU = Compute(torch.device("cpu"), bf16=False)
 
 
-def unfinished_work(place: Workspace) -> list[Path]:
-    """Checkpoints of a search, of another study in this comparison, and of another comparison."""
+def write_unfinished_work(place: Workspace) -> list[Path]:
+    """Write checkpoints of a search, of other studies of this comparison, and of another one."""
     files = [
         place.checkpoints(study) / name
         for study, name in (
@@ -63,7 +63,7 @@ def unfinished_work(place: Workspace) -> list[Path]:
 
 
 def start_method(comparison: Comparison, place: Workspace, name: str) -> None:
-    """As a command leaves the study of a method when it is killed within a training."""
+    """Leave the study of a method like a command that is killed during a training."""
     study = comparison.task.open_study(place.storage, name, CPU)
     (method,) = only(comparison, name).methods
     trials.enqueue_point(study, comparison.points(method)[0])
@@ -72,10 +72,10 @@ def start_method(comparison: Comparison, place: Workspace, name: str) -> None:
 @pytest.fixture
 def started(comparison: Comparison, place: Workspace) -> list[Path]:
     start_method(comparison, place, "neuralscale")
-    return unfinished_work(place)
+    return write_unfinished_work(place)
 
 
-def test_a_finished_study_leaves_unfinished_work_of_others(
+def test_a_finished_study_keeps_the_checkpoints_of_other_work(
     comparison: Comparison, place: Workspace, started: list[Path]
 ) -> None:
     session = Session(comparison.task, place, CPU, Silent())
@@ -94,7 +94,7 @@ def test_a_finished_study_leaves_unfinished_work_of_others(
     assert not leftover.exists()
 
 
-def test_a_finished_search_leaves_unfinished_work_of_others(
+def test_a_finished_search_keeps_the_checkpoints_of_other_work(
     comparison: Comparison, place: Workspace, started: list[Path]
 ) -> None:
     search, *others = started
@@ -104,12 +104,12 @@ def test_a_finished_search_leaves_unfinished_work_of_others(
     assert not search.parent.exists()
 
 
-def test_a_worker_that_joined_leaves_unfinished_work_of_others(
+def test_a_worker_that_joined_keeps_the_checkpoints_of_other_work(
     comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has run what it could; the rest needs a method that is not installed here."""
+    """The remaining trials need a method that is not installed here."""
     run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
-    files = unfinished_work(place)
+    files = write_unfinished_work(place)
     start_method(comparison, place, "neuralscale")
     monkeypatch.setattr(worker, "is_method", lambda name: name != "neuralscale")
     monkeypatch.setattr(worker, "load_task", lambda *arguments: comparison.task)
@@ -117,7 +117,7 @@ def test_a_worker_that_joined_leaves_unfinished_work_of_others(
     assert all(file.exists() for file in files)
 
 
-def test_of_two_commands_one_searches_and_the_other_waits(
+def test_a_command_waits_for_the_search_of_another_command(
     comparison: Comparison, place: Workspace
 ) -> None:
     folder = place.checkpoints("vgg11-digits-test/search")
@@ -134,19 +134,19 @@ def test_of_two_commands_one_searches_and_the_other_waits(
 
 
 def hold(folder: str) -> None:
-    """Stand for a command that searches in `folder`."""
+    """Hold the lock of `folder` like a command that searches there."""
     with hold_lock(Path(folder)):
         print("inside", flush=True)
         time.sleep(1)
 
 
-def test_of_two_searches_the_first_ones_iterations_count(
+def test_the_iterations_of_the_first_of_two_searches_count(
     comparison: Comparison, place: Workspace
 ) -> None:
-    """On two machines nobody waits: both add their iterations."""
+    """Commands on two machines do not wait for each other: both add their iterations."""
     task = comparison.task
     (found,) = continue_searches(Session(task, place, CPU, Silent()), {None: 1})[None]
-    study = studies_at(place)[schema.SEARCH]
+    study = open_studies(place)[schema.SEARCH]
     late = dataclasses.replace(found, seconds=1e6)
     study.add_trial(trials.search_trial(late, 1, task.arch.layer_names, {}))
     (read,) = trials.read_iterations(study)
@@ -155,7 +155,7 @@ def test_of_two_searches_the_first_ones_iterations_count(
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Devices on which latencies were measured, in words that a test can change."""
+    """The devices on which latencies were measured."""
     devices: list[str] = []
 
     def measure(
@@ -176,7 +176,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return devices
 
 
-def test_a_latency_counts_only_where_it_was_measured(
+def test_a_latency_counts_only_for_the_device_and_version_that_measured_it(
     comparison: Comparison,
     place: Workspace,
     measured: list[str],
@@ -200,7 +200,7 @@ def test_a_latency_counts_only_where_it_was_measured(
     assert len(measured) == 3
 
 
-def test_a_network_is_measured_once_whichever_methods_propose_it(
+def test_a_network_that_several_methods_propose_is_measured_once(
     comparison: Comparison, place: Workspace, measured: list[str]
 ) -> None:
     session = Session(comparison.task, place, CPU, Silent())
@@ -219,12 +219,12 @@ def test_a_network_is_measured_once_whichever_methods_propose_it(
     assert [found["widths"] for found in schema.read_latencies(other)] == [schema.width_key(narrow)]
 
 
-def test_in_the_end_all_networks_of_a_comparison_were_timed_side_by_side(
+def test_all_networks_of_a_comparison_are_finally_timed_side_by_side(
     comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sittings() -> set[str]:
-        """Those that count."""
-        results = results_at(place)
+        """Return the sittings that count."""
+        results = load_results(place)
         networks = results.outcomes["widths"].map(schema.width_key)
         counted = choose_latencies(results.latencies.to_dict("records"), set(networks))
         return {latency["sitting"] for latency in counted.values()}
@@ -247,7 +247,7 @@ def test_in_the_end_all_networks_of_a_comparison_were_timed_side_by_side(
 
 
 @pytest.mark.parametrize("other", [{"precision": "bf16"}, {"batch_size": 1}, {"repeats": 50}])
-def test_a_latency_of_other_conditions_does_not_count(
+def test_a_latency_under_other_conditions_does_not_count(
     comparison: Comparison, place: Workspace, measured: list[str], other: dict[str, Any]
 ) -> None:
     session = Session(comparison.task, place, CPU, Silent())
@@ -284,7 +284,7 @@ def test_the_calmest_complete_sitting_counts_in_tables_and_for_new_trials(
     ):
         again = stored | {"sitting": sitting, "spread": spread, "waited": 0.0, "median_ms": ms}
         schema.write_latency(study, schema.read_width_key(key), {}, again)
-        results = results_at(place)
+        results = load_results(place)
         assert set(results.outcomes["latency_ms"]) == {counts}
         assert f"| {counts:.2f} |" in describe_outcomes(results)
     session = Session(one.task, place, CPU, Silent())
@@ -292,16 +292,16 @@ def test_the_calmest_complete_sitting_counts_in_tables_and_for_new_trials(
     assert found.median_ms == 11.0
 
 
-def test_results_of_one_comparison_do_not_hide_those_of_another(
+def test_a_foreign_study_in_the_storage_is_not_taken_for_a_comparison(
     comparison: Comparison, place: Workspace
 ) -> None:
     """A user's own study in the storage is not taken for a comparison."""
     run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
     optuna.create_study(study_name="team/exp", storage=place.url)
-    assert results_at(place).name == "vgg11-digits-test"
+    assert load_results(place).name == "vgg11-digits-test"
 
 
-def test_a_worker_leaves_methods_that_it_does_not_have_to_others(
+def test_a_worker_leaves_methods_that_are_not_installed_to_others(
     comparison: Comparison, place: Workspace
 ) -> None:
     start_method(comparison, place, "uniform")
@@ -315,14 +315,14 @@ def test_a_worker_leaves_methods_that_it_does_not_have_to_others(
     assert [trial.state for trial in study.trials] == [TrialState.WAITING]
 
 
-def test_a_point_that_was_lost_meanwhile_is_enqueued_again(
+def test_a_point_whose_trial_was_lost_is_enqueued_again(
     comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process has failed a dead one's trial, and not yet let it wait again."""
+    """Another process has failed the trial of a dead one, but not yet enqueued it again."""
 
     class Losing(worker.Worker):
         def work(self) -> int:
-            study = studies_at(place)["uniform"]
+            study = open_studies(place)["uniform"]
             if len(study.trials) == 2:
                 lost = claim(
                     study, study.trials, TrialRunner(self._session, self._laws, baseline())
@@ -333,6 +333,6 @@ def test_a_point_that_was_lost_meanwhile_is_enqueued_again(
 
     monkeypatch.setattr(compare, "Worker", Losing)
     run_comparison(only(comparison, "uniform"), place, Silent())
-    states = [trial.state.name for trial in studies_at(place)["uniform"].trials]
+    states = [trial.state.name for trial in open_studies(place)["uniform"].trials]
     assert states == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert len(results_at(place).outcomes) == 2
+    assert len(load_results(place).outcomes) == 2

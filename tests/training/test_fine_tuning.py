@@ -1,4 +1,4 @@
-"""A learning rate in lines, a teacher, and a running average of the weights."""
+"""A linear learning rate, a teacher, and a running average of the weights."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from nsopt.training.settings import TrainSettings
 SHORT = TrainSettings(epochs=2, batch_size=32, lr=0.05, device="cpu")
 
 
-def test_the_learning_rate_rises_and_falls_in_lines() -> None:
+def test_the_learning_rate_rises_and_falls_linearly() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.8)
     settings = SHORT.updated(epochs=5, schedule="linear", warmup_epochs=1.0)
     schedule, rates = make_schedule(optimizer, settings, batches=4), []
@@ -30,7 +30,7 @@ def test_the_learning_rate_rises_and_falls_in_lines() -> None:
     assert optimizer.param_groups[0]["lr"] == 0
 
 
-def test_a_student_that_agrees_with_its_teacher_has_nothing_to_learn() -> None:
+def test_a_student_that_agrees_with_its_teacher_has_zero_loss() -> None:
     logits, labels = torch.randn(8, 10), torch.randint(10, (8,))
     teacher = logits.clone()
     assert distil(teacher, 1.0)(logits, labels) == pytest.approx(0.0, abs=1e-6)
@@ -39,10 +39,10 @@ def test_a_student_that_agrees_with_its_teacher_has_nothing_to_learn() -> None:
     torch.testing.assert_close(halfway, functional.cross_entropy(logits, labels) / 2)
 
 
-def test_a_teacher_brings_a_student_to_its_outputs(
+def test_distillation_brings_a_student_close_to_its_teacher(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
-    """Even to those of an untrained one, which labels would not."""
+    """Even to an untrained teacher, to which labels would not lead."""
     torch.manual_seed(1)
     teacher = narrow.build(narrow.base_widths).train()
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_a_teacher_brings_a_student_to_its_outputs(
         train(narrow, narrow.base_widths, digits, SHORT.updated(distillation=0.5))
 
 
-def test_the_average_of_the_weights_is_evaluated_and_kept(
+def test_the_average_of_the_weights_is_evaluated_and_returned(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
     def trained(averaging: float | None) -> dict[str, torch.Tensor]:
@@ -86,7 +86,7 @@ def test_the_average_of_the_weights_is_evaluated_and_kept(
         ({"averaging": 1}, "averaging = 1"),
     ],
 )
-def test_settings_that_make_no_sense_are_named(changes: dict, message: str) -> None:
+def test_invalid_fine_tuning_settings_raise_an_error(changes: dict, message: str) -> None:
     with pytest.raises(NsoptError, match=message) as caught:
         SHORT.updated(**changes)
     assert "\n" not in str(caught.value)

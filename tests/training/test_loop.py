@@ -24,7 +24,9 @@ from nsopt.training.settings import TrainSettings
 SHORT = TrainSettings(epochs=4, batch_size=32, lr=0.05, device="cpu")
 
 
-def test_training_learns_and_keeps_its_curves(narrow: TableArchitecture, digits: ImageData) -> None:
+def test_training_learns_and_records_its_curves(
+    narrow: TableArchitecture, digits: ImageData
+) -> None:
     widths = tuple(2 * width for width in narrow.base_widths)
     outcome = train(narrow, widths, digits, SHORT)
     assert len(outcome.epochs) == 4
@@ -52,9 +54,7 @@ def test_training_leaves_the_callers_random_state_alone(
     torch.testing.assert_close(torch.get_rng_state(), before)
 
 
-def test_a_loss_that_leaves_the_numbers_is_an_error(
-    narrow: TableArchitecture, digits: ImageData
-) -> None:
+def test_a_non_finite_loss_raises_an_error(narrow: TableArchitecture, digits: ImageData) -> None:
     with pytest.raises(NonFiniteLossError, match=r"epoch 1: try a learning rate below 1e\+06"):
         train(narrow, narrow.base_widths, digits, SHORT.updated(lr=1e6))
 
@@ -64,12 +64,12 @@ def test_bf16_trains_as_well(narrow: TableArchitecture, digits: ImageData) -> No
     assert outcome.val_accuracy > 60
 
 
-def test_milestones_are_those_of_the_paper_at_its_length() -> None:
+def test_milestones_scale_with_the_number_of_epochs() -> None:
     assert TrainSettings().milestones == [100, 200, 250]
     assert TrainSettings(epochs=12).milestones == [4, 8, 10]
 
 
-def test_after_a_milestone_the_learning_rate_has_fallen(
+def test_the_learning_rate_falls_at_a_milestone(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
     weights = {}
@@ -91,18 +91,18 @@ def test_after_a_milestone_the_learning_rate_has_fallen(
         ({"precision": "fp8"}, "precision = 'fp8'"),
     ],
 )
-def test_settings_out_of_range_are_named(changes: dict, message: str) -> None:
+def test_settings_out_of_range_raise_an_error(changes: dict, message: str) -> None:
     with pytest.raises(NsoptError, match=message) as caught:
         TrainSettings(**changes)
     assert "\n" not in str(caught.value)
 
 
-def test_settings_cannot_be_changed() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         SHORT.epochs = 5  # type: ignore[misc]
 
 
-def test_running_out_of_memory_names_a_batch_size_to_try() -> None:
+def test_running_out_of_memory_suggests_a_smaller_batch() -> None:
     with (
         pytest.raises(OutOfMemoryError, match="try --batch-size 64"),
         explain_out_of_memory(torch.device("cpu"), batch_size=128),
@@ -110,7 +110,7 @@ def test_running_out_of_memory_names_a_batch_size_to_try() -> None:
         torch.empty(2**55)
 
 
-def test_below_the_smallest_batch_other_advice_is_given() -> None:
+def test_running_out_of_memory_at_the_smallest_batch_suggests_no_batch_size() -> None:
     with (
         pytest.raises(OutOfMemoryError, match="device cpu has no memory left for batches of 2"),
         explain_out_of_memory(torch.device("cpu"), batch_size=2),
@@ -118,7 +118,7 @@ def test_below_the_smallest_batch_other_advice_is_given() -> None:
         torch.empty(2**55)
 
 
-def test_other_errors_are_not_taken_for_memory() -> None:
+def test_other_errors_are_not_reported_as_out_of_memory() -> None:
     with (
         pytest.raises(RuntimeError, match="shape"),
         explain_out_of_memory(torch.device("cpu"), batch_size=128),
@@ -127,12 +127,12 @@ def test_other_errors_are_not_taken_for_memory() -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "warp", "meta-physical"])
-def test_devices_that_are_not_here_are_refused(device: str) -> None:
+def test_unavailable_devices_are_refused(device: str) -> None:
     with pytest.raises(NsoptError, match="is not available: use --device auto"):
         resolve_compute(device, "fp32")
 
 
-def test_auto_takes_a_device_that_is_here() -> None:
+def test_auto_chooses_an_available_device() -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert resolve_compute("auto", "auto").device.type == expected
 
@@ -142,7 +142,7 @@ def test_unknown_precision_suggests_the_nearest() -> None:
         resolve_compute("cpu", "bf-16")
 
 
-def test_seeded_restores_the_random_state() -> None:
+def test_use_seed_restores_the_random_state() -> None:
     before = torch.get_rng_state()
     with use_seed(3, torch.device("cpu")):
         inside = torch.rand(3)
@@ -158,7 +158,7 @@ def test_latency_is_the_median_of_timed_passes(narrow: TableArchitecture) -> Non
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     strides = [tensor.stride() for tensor in model.parameters()]
     latency = measure_latency(model, narrow.input_shape, batch_size=5, warmup=3, repeats=7)
-    assert calls == [2] * 2 + [5] * 10  # two passes tell the layout
+    assert calls == [2] * 2 + [5] * 10  # two passes choose the layout
     assert model.training
     assert [tensor.stride() for tensor in model.parameters()] == strides
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
@@ -168,10 +168,10 @@ def test_latency_is_the_median_of_timed_passes(narrow: TableArchitecture) -> Non
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_latencies_tell_to_what_float32_numbers_were_rounded(
+def test_latencies_record_the_rounding_of_float32(
     narrow: TableArchitecture, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    """So that those measured with TF32 stand for no others."""
+    """So latencies with TF32 do not count for exact products."""
     model, cpu = narrow.build(narrow.base_widths), torch.device("cpu")
     exact = latency_conditions(cpu)
     monkeypatch.setattr(torch.backends, "fp32_precision", precision)
@@ -187,11 +187,11 @@ def test_latency_arguments_are_checked(narrow: TableArchitecture) -> None:
         measure_latency(narrow.build(narrow.base_widths), narrow.input_shape, repeats=0)
 
 
-def test_trainings_in_threads_give_what_each_gives_alone(
+def test_trainings_in_threads_give_the_same_results_as_alone(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
-    """With dropout, which draws from the one generator that torch has."""
-    arch = nsopt.trace(dropping(), torch.randn(2, 1, 32, 32))
+    """Dropout draws from torch's single generator."""
+    arch = nsopt.trace(build_dropping(), torch.randn(2, 1, 32, 32))
     each = [SHORT.updated(epochs=2, seed=seed) for seed in range(3)]
 
     def run(settings: TrainSettings) -> tuple:
@@ -206,7 +206,7 @@ def test_trainings_in_threads_give_what_each_gives_alone(
     torch.testing.assert_close(torch.get_rng_state(), before)
 
 
-def dropping() -> nn.Module:
+def build_dropping() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
         *(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3)),
@@ -215,14 +215,14 @@ def dropping() -> nn.Module:
     )
 
 
-def test_every_epoch_is_told_and_may_be_the_last(
+def test_the_callback_gets_every_epoch_and_may_end_the_training(
     narrow: TableArchitecture, digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
-    told: list[tuple[int, float]] = []
+    seen: list[tuple[int, float]] = []
 
     def listen(epoch: int, metrics: nsopt.Epoch) -> None:
-        told.append((epoch, metrics.val_accuracy))
+        seen.append((epoch, metrics.val_accuracy))
         if epoch == 2:
             raise optuna.TrialPruned
 
@@ -230,11 +230,11 @@ def test_every_epoch_is_told_and_may_be_the_last(
     with pytest.raises(optuna.TrialPruned):
         train(narrow, widths, digits, SHORT, checkpoint=file, on_epoch=listen)
     whole = train(narrow, widths, digits, SHORT)
-    assert told == [(i + 1, whole.epochs[i].val_accuracy) for i in range(2)]
+    assert seen == [(i + 1, whole.epochs[i].val_accuracy) for i in range(2)]
     assert not file.exists()
 
 
-def test_a_training_may_start_from_another_network(
+def test_a_training_can_start_from_an_inherited_network(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
     trained = train(narrow, narrow.base_widths, digits, SHORT).model
@@ -249,8 +249,8 @@ def test_a_training_may_start_from_another_network(
     torch.testing.assert_close(dict(trained.state_dict()), before, rtol=0, atol=0)
 
 
-def test_a_network_to_start_from_may_have_run(digits: ImageData) -> None:
-    """A hook of weight norm then keeps a weight that autograd has made."""
+def test_a_training_can_start_from_a_network_that_has_run(digits: ImageData) -> None:
+    """A hook of weight norm then keeps a weight that autograd computed."""
     torch.manual_seed(0)
     with warnings.catch_warnings(action="ignore"):
         first = nn.utils.weight_norm(nn.Conv2d(1, 8, 3))
@@ -266,7 +266,7 @@ def test_a_network_to_start_from_may_have_run(digits: ImageData) -> None:
     assert measure_latency(start, (1, 8, 8), batch_size=1, repeats=5, warmup=0).median_ms > 0
 
 
-def test_the_trained_network_is_given_back(narrow: TableArchitecture, digits: ImageData) -> None:
+def test_train_returns_the_trained_network(narrow: TableArchitecture, digits: ImageData) -> None:
     outcome = train(narrow, narrow.base_widths, digits, SHORT.updated(epochs=1))
     splits, compute = digits.split(SHORT.val_fraction), resolve_compute("cpu", "fp32")
     evaluation = Evaluation(splits.test, splits, compute)

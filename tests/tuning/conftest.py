@@ -1,4 +1,4 @@
-"""Comparisons beside a tuning are of few images."""
+"""Few images, as in comparisons."""
 
 from tests.study.conftest import digits, place
 

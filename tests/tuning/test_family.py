@@ -1,4 +1,4 @@
-"""The family of laws that searches span."""
+"""The family of laws that searches define."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from nsopt.scaling.solve import solve_widths
 from nsopt.tuning.law import RECORDED, make_family, with_recorded
 
 
-def test_what_pruning_had_at_a_budget_is_a_member(narrow: TableArchitecture) -> None:
+def test_the_family_contains_the_recorded_widths_at_a_budget(narrow: TableArchitecture) -> None:
     cost = MACS.cost(narrow)
     base = np.array(narrow.base_widths)
     widths = np.array([base - step * np.arange(1, len(base) + 1) % base for step in range(1, 4)])

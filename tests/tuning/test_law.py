@@ -34,7 +34,7 @@ from nsopt.training.loop import Outcome, train_configuration
 from nsopt.tuning import law as tuning_law
 from nsopt.tuning.law import Confirmation, LawTuning, list_prices, tune_law
 from nsopt.tuning.settings import best_settings
-from tests.study.test_comparison import SETTINGS, Listener, results_at, workspace_in
+from tests.study.test_comparison import SETTINGS, Listener, load_results, make_workspace
 
 
 @pytest.fixture
@@ -50,11 +50,11 @@ def tuning(narrow: TableArchitecture, digits: ImageData) -> LawTuning:
     )
 
 
-def test_a_tuned_law_is_a_method(
+def test_a_tuned_law_can_be_compared_as_a_method(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Confirmation, "holds", property(lambda self: True))
-    place = workspace_in(tmp_path)
+    place = make_workspace(tmp_path)
     study, confirmation = tune_law(tuning, place, Silent())
     tried = [trial.params for trial in study.trials]
     assert tried[:3] == [
@@ -73,7 +73,7 @@ def test_a_tuned_law_is_a_method(
     assert (len(again.trials), same) == (4, confirmation)
     publish_tuning(again, [tuning_law.METRIC_NAME])
     assert str(confirmation) in tuning_note(again, [tuning_law.METRIC_NAME])
-    assert is_about_tuning(place.url, None)  # beside its searches
+    assert is_about_tuning(place.url, None)  # although it has searches, too
     page = write_tuning_report(place.url, None, place.folder).read_text()
     assert page.count(str(confirmation)) == 1
     assert page.count('id="figure-tuning') == 1
@@ -95,30 +95,30 @@ def test_a_tuned_law_is_a_method(
     schema.write_law(study, law**0.5)
     listener = Listener()
     run_comparison(comparison, place, listener)
-    (told,) = [text for text in listener.messages if "another law" in text]
-    assert told.startswith(
+    (message,) = [text for text in listener.messages if "another law" in text]
+    assert message.startswith(
         "tuned: 1 of 1 points were trained with another law and keep their results"
     )
-    assert f"--study-name {tuning.task.name}/tuned --storage sqlite:///" in told
+    assert f"--study-name {tuning.task.name}/tuned --storage sqlite:///" in message
 
 
-def test_that_no_law_is_tuned_is_told_before_a_latency_is_learned(
+def test_a_missing_tuned_law_raises_an_error_before_a_latency_is_learned(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learned_latency, "learn_latency", None)
-    place, methods = workspace_in(tmp_path), get_methods(["uniform", "tuned"])
+    place, methods = make_workspace(tmp_path), get_methods(["uniform", "tuned"])
     with pytest.raises(NoWidthsError, match="is tuned for latency in this storage"):
         learned_latency.with_latency_if_needed(tuning.task, LATENCY, methods, place, Silent())
     assert not place.has_storage
 
 
-def test_a_tuning_uses_the_searches_of_a_study_with_other_trainings(
+def test_a_tuning_reuses_the_searches_of_a_study_with_other_training_settings(
     tuning: LawTuning, tmp_path: Path
 ) -> None:
-    place = workspace_in(tmp_path)
+    place = make_workspace(tmp_path)
     methods = get_methods(["uniform", "neuralscale", "neuralscale-macs"])
     run_comparison(Comparison(tuning.task, methods, tuning.sizes, 1), place, Silent())
-    results, budget = results_at(place), tuning.sizes[0].budget
+    results, budget = load_results(place), tuning.sizes[0].budget
     factors = {
         method: results.searches[kind][-1].beyond(MACS.cost(tuning.task.arch), budget)
         for method, kind in (("neuralscale", "search"), ("neuralscale-macs", "search-macs"))
@@ -138,7 +138,7 @@ def test_tunings_for_several_metrics_train_the_same_network_once(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def trained(place: Workspace, own: LawTuning) -> tuple[list[object], list[object]]:
-        """What the tuning trained, and what its trials gave."""
+        """Return what the tuning trained, and the values of its trials."""
         ran: list[object] = []
 
         def train(arch: Architecture, widths: object, *rest: Any, **options: Any) -> Outcome:
@@ -156,10 +156,10 @@ def test_tunings_for_several_metrics_train_the_same_network_once(
     by_params = dataclasses.replace(
         by_macs, metric=PARAMS, sizes=sizes_of_ratios(arch, PARAMS, [0.5])
     )
-    place = workspace_in(tmp_path / "both")
+    place = make_workspace(tmp_path / "both")
     first, _ = trained(place, by_macs)
     second, values = trained(place, by_params)
-    elsewhere = workspace_in(tmp_path / "alone")
+    elsewhere = make_workspace(tmp_path / "alone")
     alone, expected = trained(elsewhere, by_params)
     uniform = (tuple(floor_widths(0.5, arch.base_widths)), 0)
     assert uniform in first
@@ -172,22 +172,22 @@ def test_tunings_for_several_metrics_train_the_same_network_once(
     assert uniform in longer
 
 
-def test_an_interrupted_tuning_goes_on_to_the_same_result(
+def test_a_tuning_with_more_trials_continues_to_the_same_result(
     tuning: LawTuning, tmp_path: Path
 ) -> None:
     more = dataclasses.replace(tuning, trials=6)
-    whole, _ = tune_law(more, workspace_in(tmp_path / "whole"), Silent())
-    parted = workspace_in(tmp_path / "parted")
+    whole, _ = tune_law(more, make_workspace(tmp_path / "whole"), Silent())
+    parted = make_workspace(tmp_path / "parted")
     tune_law(tuning, parted, Silent())
     study, _ = tune_law(more, parted, Silent())
     assert [t.params for t in study.trials] == [t.params for t in whole.trials]
     assert [t.values for t in study.trials] == [t.values for t in whole.trials]
 
 
-def test_what_a_killed_process_left_waiting_is_run(
+def test_trials_that_a_killed_process_left_waiting_are_run(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = workspace_in(tmp_path / "killed")
+    place = make_workspace(tmp_path / "killed")
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt  # all points wait, none is taken
@@ -197,16 +197,16 @@ def test_what_a_killed_process_left_waiting_is_run(
         with pytest.raises(KeyboardInterrupt):
             tune_law(tuning, place, Silent())
     study, _ = tune_law(tuning, place, Silent())
-    whole, _ = tune_law(tuning, workspace_in(tmp_path / "whole"), Silent())
+    whole, _ = tune_law(tuning, make_workspace(tmp_path / "whole"), Silent())
     assert [trial.values for trial in study.trials] == [trial.values for trial in whole.trials]
     assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
 
 
-def test_what_is_not_confirmed_ends_as_uniform(
+def test_a_law_that_is_not_confirmed_is_replaced_by_uniform_scaling(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Confirmation, "holds", property(lambda self: False))
-    place = workspace_in(tmp_path)
+    place = make_workspace(tmp_path)
     study, confirmation = tune_law(tuning, place, Silent())
     law, arch = read_tuned_law(place, tuning.task.name, MACS).law, tuning.task.arch
     for budget in (1e5, 1e6):
@@ -223,10 +223,10 @@ def test_what_is_not_confirmed_ends_as_uniform(
     assert schema.read_verdict(study) == str(confirmation)
 
 
-def test_a_better_member_that_is_found_later_is_confirmed_anew(
+def test_a_better_law_found_later_is_confirmed_anew(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, chosen = workspace_in(tmp_path), [1, 2]
+    place, chosen = make_workspace(tmp_path), [1, 2]
 
     def best(study: optuna.Study) -> optuna.trial.FrozenTrial:
         return study.trials[chosen[0]]
@@ -250,7 +250,7 @@ def test_a_better_member_that_is_found_later_is_confirmed_anew(
         ((0.5, -0.7), 0.6, "no better than uniform: -0.10 points"),
     ],
 )
-def test_a_confirmation_says_what_it_found(
+def test_a_confirmation_prints_its_verdict(
     differences: tuple[float, ...], p: float, words: str
 ) -> None:
     confirmation = Confirmation({}, differences, p)
@@ -259,7 +259,7 @@ def test_a_confirmation_says_what_it_found(
 
 
 @pytest.mark.parametrize("differences", [[0.5, 0.7], [2.5, -1.0, 0.25, 1.5], [-3.0, -2.0, -4.5]])
-def test_a_confirmation_is_a_paired_t_test(differences: list[float]) -> None:
+def test_a_confirmation_uses_a_paired_t_test(differences: list[float]) -> None:
     expected = ttest_rel(differences, [0.0] * len(differences), alternative="greater").pvalue
     assert tuning_law._test_gain(differences) == pytest.approx(expected)
 
@@ -270,15 +270,15 @@ def test_equal_differences_are_certain_without_a_warning() -> None:
     assert tuning_law._test_gain([2.5, 2.5 + 1e-14]) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_a_tuned_law_must_be_there(tuning: LawTuning, tmp_path: Path) -> None:
+def test_the_tuned_method_needs_a_tuned_law(tuning: LawTuning, tmp_path: Path) -> None:
     comparison = Comparison(tuning.task, get_methods(["tuned"]), tuning.sizes, 1)
-    place = workspace_in(tmp_path)
+    place = make_workspace(tmp_path)
     with pytest.raises(NsoptError, match="run nsopt tune --over curve --metric macs"):
         run_comparison(comparison, place, Silent())
     assert not place.has_storage
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
-def test_budgets_in_every_metric_have_searches(metric: Metric) -> None:
+def test_every_metric_has_valid_search_prices(metric: Metric) -> None:
     for price in list_prices(metric):
         assert SETTINGS.search.updated(price=price).price == price

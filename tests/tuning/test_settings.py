@@ -20,7 +20,7 @@ from nsopt.study.presets import override
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
 from nsopt.tuning.settings import Tuning, best_settings, best_trial, run_tuning
-from tests.study.test_comparison import SETTINGS, workspace_in
+from tests.study.test_comparison import SETTINGS, make_workspace
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 
@@ -38,7 +38,7 @@ def tuning(narrow: TableArchitecture, digits: ImageData) -> Tuning:
     )
 
 
-def test_eta_is_tuned_on_one_law_and_found_by_name(tuning: Tuning, place: Workspace) -> None:
+def test_the_best_eta_is_found_by_the_name_of_the_study(tuning: Tuning, place: Workspace) -> None:
     study = run_tuning(tuning, place, Silent())
     assert study.study_name == "vgg11-digits-test-tune/eta"
     done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
@@ -53,18 +53,20 @@ def test_eta_is_tuned_on_one_law_and_found_by_name(tuning: Tuning, place: Worksp
     assert override(SETTINGS, changes).eta == best.params["eta"]
 
 
-def test_continuing_adds_only_what_is_missing_and_gives_the_same(
+def test_a_continued_tuning_adds_only_missing_trials_and_gives_the_same_result(
     tuning: Tuning, place: Workspace, tmp_path: Path
 ) -> None:
     short = dataclasses.replace(tuning, trials=5)
     run_tuning(short, place, Silent())
     parted = run_tuning(tuning, place, Silent())
-    whole = run_tuning(tuning, workspace_in(tmp_path / "whole"), Silent())
+    whole = run_tuning(tuning, make_workspace(tmp_path / "whole"), Silent())
     assert [t.params for t in parted.trials] == [t.params for t in whole.trials]
     assert [t.values for t in parted.trials] == [t.values for t in whole.trials]
 
 
-def test_every_p_is_searched_and_trained_with_every_seed(tuning: Tuning, place: Workspace) -> None:
+def test_every_value_of_pretrain_epochs_is_tried_with_every_seed(
+    tuning: Tuning, place: Workspace
+) -> None:
     both = dataclasses.replace(tuning, over="pretrain-epochs")
     study = run_tuning(both, place, Silent())
     found = [(t.params["pretrain_epochs"], t.user_attrs["seed"]) for t in study.trials]
@@ -87,14 +89,14 @@ def test_every_p_is_searched_and_trained_with_every_seed(tuning: Tuning, place: 
     assert not (place.folder / "checkpoints").exists()
 
 
-def test_settings_belong_to_a_tuning_study(tuning: Tuning, place: Workspace) -> None:
+def test_a_tuning_study_with_other_settings_is_refused(tuning: Tuning, place: Workspace) -> None:
     run_tuning(dataclasses.replace(tuning, trials=1), place, Silent())
     with pytest.raises(NsoptError, match=r"other settings \(tuning\.budget: \d+ now, \d+ there"):
         run_tuning(dataclasses.replace(tuning, budget=tuning.budget + 1), place, Silent())
 
 
 @pytest.mark.parametrize("name", ["vgg11-digits-test/uniform", "nothing", "x-tune/eta"])
-def test_settings_that_were_not_tuned_are_not_found(place: Workspace, name: str) -> None:
+def test_settings_of_a_missing_tuning_study_raise_an_error(place: Workspace, name: str) -> None:
     with pytest.raises(NsoptError, match=r"no tuning study .* run nsopt tune first"):
         best_settings(place, name)
     assert list(place.folder.iterdir()) == []

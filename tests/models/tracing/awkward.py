@@ -99,7 +99,7 @@ class MixedKernels(nn.Module):
 
 
 class Cropped(nn.Module):
-    """GhostNet: keeps the first channels, as many as there should be, beside a shortcut."""
+    """GhostNet: keeps a fixed number of first channels, with a shortcut."""
 
     def __init__(self) -> None:
         super().__init__()

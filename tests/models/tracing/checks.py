@@ -44,18 +44,18 @@ SEARCH = nsopt.SearchSettings(
 )
 
 
-def outputs(result: Any) -> Tensor:
-    """All outputs in one vector."""
+def flatten_outputs(result: Any) -> Tensor:
+    """Return all outputs in one vector."""
     return torch.cat([leaf.flatten() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
 
 
-def answers(model: nn.Module, inputs: Inputs) -> Tensor:
-    """The outputs of `model`, in one vector."""
-    return outputs(model(*inputs) if isinstance(inputs, tuple) else model(inputs))
+def compute_outputs(model: nn.Module, inputs: Inputs) -> Tensor:
+    """Return the outputs of `model` in one vector."""
+    return flatten_outputs(model(*inputs) if isinstance(inputs, tuple) else model(inputs))
 
 
-def converted(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Any:
-    """Inputs after a change of those with floating points; the others are indices."""
+def convert(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return inputs after a change of the floating-point ones; the others are indices."""
     return tree_map_only(Tensor, lambda t: change(t) if t.is_floating_point() else t, inputs)
 
 
@@ -79,8 +79,8 @@ def randomise(model: nn.Module) -> None:
                 tensor.add_(noise - 0.5)
 
 
-def some_units(arch: TracedArchitecture, seed: int, inexact: bool) -> list[Atoms]:
-    """Some units of every group; all units of groups where removing differs from zeroing."""
+def choose_units(arch: TracedArchitecture, seed: int, inexact: bool) -> list[Atoms]:
+    """Choose some units of every group; all units of groups where removing differs from zeroing."""
     generator = np.random.default_rng(seed)
     kept = []
     for group in arch.network.family.groups:
@@ -92,13 +92,13 @@ def some_units(arch: TracedArchitecture, seed: int, inexact: bool) -> list[Atoms
     return kept
 
 
-def widths_of(arch: TracedArchitecture, kept: Sequence[Atoms]) -> list[int]:
+def count_units(arch: TracedArchitecture, kept: Sequence[Atoms]) -> list[int]:
     groups = arch.network.family.groups
     return [g.width if g.rigid else len(k) for g, k in zip(groups, kept, strict=True)]
 
 
 def with_zeros(arch: TracedArchitecture, model: nn.Module, kept: Sequence[Atoms]) -> nn.Module:
-    """A copy of `model` in which all values of the removed units are zero."""
+    """Return a copy of `model` in which all values of the removed units are zero."""
     masked, family = copy_model(model), arch.network.family
     alive, tensors = family.find_alive(list(kept)), tensors_of(masked)
     with torch.no_grad():
@@ -111,22 +111,22 @@ def with_zeros(arch: TracedArchitecture, model: nn.Module, kept: Sequence[Atoms]
 
 def check_pruning(arch: TracedArchitecture, model: nn.Module, x: Inputs) -> None:
     """A pruned network computes what the masked one does, in float64, and can be trained."""
-    kept = some_units(arch, seed=0, inexact=False)
+    kept = choose_units(arch, seed=0, inexact=False)
     smaller = arch.prune(model, [indices.tolist() for indices in kept])
     masked = with_zeros(arch, model, kept)
     with torch.no_grad():
         whole, expected, found = (
-            answers(copy_model(network).double().eval(), converted(x, Tensor.double))
+            compute_outputs(copy_model(network).double().eval(), convert(x, Tensor.double))
             for network in (model, masked, smaller)
         )
-    assert float((whole - expected).abs().max()) > 1e-6 or kept_all(arch, kept)
+    assert float((whole - expected).abs().max()) > 1e-6 or keeps_all(arch, kept)
     assert float((found - expected).abs().max()) <= 1e-12 * max(1, float(expected.abs().max()))
-    check_costs(arch, smaller, widths_of(arch, kept), x)
-    answers(smaller.train(), x).sum().backward()
+    check_costs(arch, smaller, count_units(arch, kept), x)
+    compute_outputs(smaller.train(), x).sum().backward()
 
 
-def kept_all(arch: TracedArchitecture, kept: Sequence[Atoms]) -> bool:
-    return widths_of(arch, kept) == list(arch.base_widths)
+def keeps_all(arch: TracedArchitecture, kept: Sequence[Atoms]) -> bool:
+    return count_units(arch, kept) == list(arch.base_widths)
 
 
 @contextmanager
@@ -144,20 +144,20 @@ def check_costs(
     assert arch.cost("params")(widths) == sum(p.numel() for p in model.parameters())
     assert arch.cost("flash-int8")(widths) == arch.cost("params")(widths)
     one = arch.network.run.with_one_example()
-    untold = {name: (None,) * tensor.ndim for name, tensor in tensors_of(model).items()}
-    buffers = one.buffers(model, 0, untold, arch.network.family)
+    unlabelled = {name: (None,) * tensor.ndim for name, tensor in tensors_of(model).items()}
+    buffers = one.buffers(model, 0, unlabelled, arch.network.family)
     peak = PeakActivations.of(buffers, len(widths))(widths)
     with suppress(NsoptError):  # an attention whose heads change
         if min(widths) > 1:  # as for all budgets of memory: of one unit copies may vanish
             assert arch.cost("activations")(widths) == peak
     model.eval()
     with FlopCounterMode(display=False) as counter, _unfused():
-        answers(model, tree_map_only(Tensor, lambda t: t[:1], x))
+        compute_outputs(model, tree_map_only(Tensor, lambda t: t[:1], x))
     assert arch.cost("macs")(widths) == counter.get_total_flops() // 2
 
 
 def check_building(arch: TracedArchitecture, x: Inputs) -> None:
-    """Networks of other widths cost what we predict, train, and load each other's states."""
+    """Networks of other widths have the predicted costs, train, and load each other's states."""
     generator = np.random.default_rng(1)
     base = np.array(arch.base_widths)
     most = [
@@ -177,19 +177,21 @@ def check_building(arch: TracedArchitecture, x: Inputs) -> None:
         model = arch.build(widths.tolist())
         check_costs(arch, model, widths.tolist(), x)
         assert all(bool(p.isfinite().all()) for p in model.parameters())
-    answers(model.train(), x).sum().backward()
+    compute_outputs(model.train(), x).sum().backward()
     again = arch.build(most)
     again.load_state_dict(model.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(answers(again.eval(), x), answers(model.eval(), x))
+        torch.testing.assert_close(
+            compute_outputs(again.eval(), x), compute_outputs(model.eval(), x)
+        )
 
 
 def check_search(arch: TracedArchitecture, x: Inputs) -> None:
-    """A search ends in a law, in an iteration from narrow widths too; its networks are trained.
+    """A search gives a law, also in an iteration from narrow widths; its networks can be trained.
 
-    After so few batches a law may be too flat to reach the smaller sizes, and then says so.
+    After few batches a law may be too flat for smaller sizes, and raises NoWidthsError.
     """
-    batches = [(converted(x, torch.rand_like), torch.zeros(1))] * 2
+    batches = [(convert(x, torch.rand_like), torch.zeros(1))] * 2
     result = nsopt.search(arch, settings=SEARCH, loader=batches, loss=distance_from_one)
     assert len(result.iterations) == 2
     cost = arch.cost("params")
@@ -202,28 +204,31 @@ def check_search(arch: TracedArchitecture, x: Inputs) -> None:
             continue
         model = arch.build(fit.widths.tolist())
         assert sum(p.numel() for p in model.parameters()) == fit.cost
-        answers(model.train(), x).sum().backward()
+        compute_outputs(model.train(), x).sum().backward()
 
 
 def distance_from_one(outputs_: Any, target: Tensor) -> Tensor:
-    return (outputs(outputs_) - 1 - target).square().mean()
+    return (flatten_outputs(outputs_) - 1 - target).square().mean()
 
 
 def check_exports(arch: TracedArchitecture, model: nn.Module, x: Tensor, folder: Path) -> None:
     """A pruned network is exported, by PyTorch and to ONNX, to the same numbers."""
-    kept = some_units(arch, seed=2, inexact=True)
+    kept = choose_units(arch, seed=2, inexact=True)
     smaller = arch.prune(model, [indices.tolist() for indices in kept]).eval()
     file = folder / "network.onnx"
     export_to_onnx(smaller, x, {}, file)
     with torch.no_grad():
-        expected = outputs(smaller(x))
+        expected = flatten_outputs(smaller(x))
         exported = torch.export.export(smaller, (x,)).module()
-        torch.testing.assert_close(outputs(exported(x)), expected)
+        torch.testing.assert_close(flatten_outputs(exported(x)), expected)
     session = InferenceSession(file)
     found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     furthest = 1e-3 * float(expected.abs().max())
     torch.testing.assert_close(
-        outputs([torch.from_numpy(array) for array in found]), expected, rtol=0, atol=furthest
+        flatten_outputs([torch.from_numpy(array) for array in found]),
+        expected,
+        rtol=0,
+        atol=furthest,
     )
 
 
@@ -232,7 +237,7 @@ import json
 import sys
 import torch
 import nsopt
-from tests.models.tracing.checks import outputs
+from tests.models.tracing.checks import flatten_outputs
 
 torch.set_num_threads(1)
 for line in sys.stdin:
@@ -241,7 +246,7 @@ for line in sys.stdin:
     model = nsopt.get_architecture(word, 10, size).build(kept["widths"])
     model.load_state_dict(kept["state"])
     with torch.no_grad():
-        torch.testing.assert_close(outputs(model.eval()(kept["x"])), kept["y"])
+        torch.testing.assert_close(flatten_outputs(model.eval()(kept["x"])), kept["y"])
     print("equal", flush=True)
 """
 
@@ -264,7 +269,7 @@ class OtherProcess:
         widths = np.maximum(arch.narrowest, np.array(arch.base_widths) // 3).tolist()
         model = arch.build(widths).eval()
         with torch.no_grad():
-            y = outputs(model(x))
+            y = flatten_outputs(model(x))
         file = folder / "state.pt"
         torch.save({"widths": widths, "state": model.state_dict(), "x": x, "y": y}, file)
         print(json.dumps([arch.name, x.shape[-1], str(file)]), file=self._process.stdin, flush=True)
@@ -282,12 +287,12 @@ def skip_without_timm() -> None:
 
 
 def selected_first(in_suite: Iterable[str], others: Iterable[str]) -> list[Any]:
-    """Names for `parametrize`; the others are run by `-m networks`."""
+    """Return names for `parametrize`; the others are run by `-m networks`."""
     return [*in_suite, *(pytest.param(word, marks=pytest.mark.networks) for word in others)]
 
 
-def traced(word: str, size: int) -> tuple[TracedArchitecture, nn.Module, Tensor]:
-    """A traced network by name, its module, and two images."""
+def trace_network(word: str, size: int) -> tuple[TracedArchitecture, nn.Module, Tensor]:
+    """Return a traced network by name, its module, and two images."""
     torch.manual_seed(0)
     model, x = network_factory(word)(10), torch.randn(2, 3, size, size)
     return trace(model, x, word), model, x
@@ -297,7 +302,7 @@ def check_network(
     word: str, size: int, widths: int, refused: int, other: OtherProcess, folder: Path
 ) -> None:
     """All checks but searches and exports, for a network by name."""
-    arch, model, x = traced(word, size)
+    arch, model, x = trace_network(word, size)
     assert (len(arch.base_widths), len(arch.refused)) == (widths, refused)
     check_building(arch, x)
     randomise(model)

@@ -1,4 +1,4 @@
-"""Networks of other fields are scaled as they compute, and searched."""
+"""Networks of other fields can be traced, resized, searched and pruned."""
 
 from typing import Any
 
@@ -47,15 +47,15 @@ NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in 
 }
 
 
-def traced(kind: type[nn.Module]) -> tuple[TracedArchitecture, nn.Module, Inputs]:
+def trace_network(kind: type[nn.Module]) -> tuple[TracedArchitecture, nn.Module, Inputs]:
     torch.manual_seed(0)
     model, (x, _) = kind(), NETWORKS[kind]
     return trace(model, x), model, x
 
 
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
-def test_a_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> None:
-    arch, model, x = traced(kind)
+def test_a_network_can_be_traced_resized_searched_and_pruned(kind: type[nn.Module]) -> None:
+    arch, model, x = trace_network(kind)
     assert list(arch.base_widths) == NETWORKS[kind][1]
     check_costs(arch, model, arch.base_widths, x)
     check_building(arch, x)
@@ -64,8 +64,8 @@ def test_a_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> None:
     check_pruning(arch, model, x)
 
 
-def test_buffers_are_those_of_the_units_that_are_left() -> None:
-    arch, model, _ = traced(fields.Normed)
+def test_buffers_keep_the_values_of_the_remaining_units() -> None:
+    arch, model, _ = trace_network(fields.Normed)
     assert isinstance(model, fields.Normed)
     smaller = arch.build([5, 8])
     assert torch.equal(smaller.get_buffer("norm.mean"), model.norm.get_buffer("mean")[:5])
@@ -73,7 +73,7 @@ def test_buffers_are_those_of_the_units_that_are_left() -> None:
         NsoptError, match=r"a cannot exceed 12: the buffer norm.* has different values"
     ):
         arch.build([13, 8])
-    arch, model, _ = traced(fields.Blurred)
+    arch, model, _ = trace_network(fields.Blurred)
     wider = arch.build([20, 8]).get_buffer("filter")
     assert torch.equal(wider, model.get_buffer("filter")[:1].expand(20, -1, -1, -1))
 
@@ -87,22 +87,22 @@ def test_init_fills_the_buffers_too() -> None:
 
 
 def test_widths_without_trained_parameters_are_fixed() -> None:
-    arch, _, _ = traced(fields.Frozen)
+    arch, _, _ = trace_network(fields.Frozen)
     assert arch.layer_names == ("backbone.2", "hidden")
     assert "fixed: backbone.0: no trained parameter has its units" in arch.explain()
 
 
-def test_a_norm_written_by_hand_hides_no_scores() -> None:
-    """Behind a convolution that a norm follows, however it is written, a factor has no effect."""
-    arch, _, _ = traced(fields.Normed)
+def test_a_hand_written_norm_is_scored_beside_its_convolution() -> None:
+    """A factor between a convolution and a norm has no effect, however the norm is written."""
+    arch, _, _ = trace_network(fields.Normed)
     gates = find_gate_slices(arch.network)
     assert gates[0] == [[("a.weight", 0), ("a.bias", 0)], [("norm.gain", 0)], [("norm.shift", 0)]]
     assert gates[1] == [[("b.weight", 0), ("b.bias", 0)]]
 
 
-def test_scores_of_graphs_are_those_of_explicit_factors() -> None:
+def test_scores_in_a_graph_network_equal_those_of_explicit_factors() -> None:
     """dE/dz of a factor z = 1 behind a layer whose weight has the inputs first."""
-    arch, _, (x, adjacency) = traced(fields.Graph)
+    arch, _, (x, adjacency) = trace_network(fields.Graph)
     model = arch.build(arch.base_widths).double()
     x, adjacency = x.double(), adjacency.double()
     z = torch.ones(16, dtype=torch.float64, requires_grad=True)
@@ -115,18 +115,18 @@ def test_scores_of_graphs_are_those_of_explicit_factors() -> None:
     torch.testing.assert_close(gate.gradient(), expected)
 
 
-def test_units_that_cannot_be_cut_one_by_one_all_stay() -> None:
-    arch, _, _ = traced(fields.Mixed)
+def test_units_that_cannot_be_removed_one_by_one_all_stay() -> None:
+    arch, _, _ = trace_network(fields.Mixed)
     assert "a: 6 units of 2 channels, cannot be removed one by one" in arch.explain()
     model = arch.build(arch.base_widths)
     pruned = make_prunable(arch, model, arch.base_widths)
     assert pruned.gates[0][0].gradient().isposinf().all()
     pruned.shrink([np.arange(6), np.arange(4)], torch.optim.SGD(model.parameters()))
     assert model.get_parameter("a.weight").shape[0] == 12
-    assert list(pruned.widths) == [2, 4]  # of 6 as few as of 16
+    assert list(pruned.widths) == [2, 4]  # the same fraction of 6 as of 16
 
 
-def test_a_network_without_units_to_remove_is_built_but_not_searched() -> None:
+def test_a_network_without_removable_units_can_be_built_but_not_searched() -> None:
     torch.manual_seed(0)
     model, x = fields.ShuffledGroups(), torch.randn(2, 3, 9, 9)
     arch = trace(model, x)
@@ -138,7 +138,7 @@ def test_a_network_without_units_to_remove_is_built_but_not_searched() -> None:
 
 
 def test_no_function_proposes_widths_at_which_a_network_does_not_run() -> None:
-    arch, model, _ = traced(fields.Squeezed)
+    arch, model, _ = trace_network(fields.Squeezed)
     assert arch.narrowest == (1, 4, 2)  # powers of two
     with pytest.raises(NsoptError, match="the width of c cannot be below 2: the network does not"):
         arch.build([1, 4, 1])
@@ -158,8 +158,8 @@ def test_no_function_proposes_widths_at_which_a_network_does_not_run() -> None:
     assert [getattr(d, "low", 0) for d in trial.distributions.values()] == [1, 4, 2]
 
 
-def test_a_search_spares_the_last_units_that_a_network_needs() -> None:
-    arch, _, x = traced(fields.Squeezed)
+def test_a_search_keeps_the_smallest_widths_at_which_a_network_runs() -> None:
+    arch, _, x = trace_network(fields.Squeezed)
     batches = [(x, torch.zeros(1))] * 2
     settings = SEARCH.updated(keep_fraction=0.01)
     result = nsopt.search(arch, settings=settings, loader=batches, loss=distance_from_one)

@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm are scaled as they compute: small ones.
+"""Small networks of torchvision and timm can be traced, resized and pruned.
 
 Larger ones are in `test_networks_torchvision.py` and `test_networks_timm.py`.
 """
@@ -30,7 +30,7 @@ NETWORKS = TORCHVISION | TIMM
 
 
 @pytest.mark.parametrize("word", NETWORKS)
-def test_a_network_of_others_is_scaled_as_it_computes(
+def test_a_small_network_can_be_traced_resized_and_pruned(
     word: str, other_process: OtherProcess, tmp_path: Path
 ) -> None:
     if word in TIMM:

@@ -10,7 +10,7 @@ from tests.models.tracing.checks import (
     randomise,
     selected_first,
     skip_without_timm,
-    traced,
+    trace_network,
 )
 
 NETWORKS = test_networks.NETWORKS | test_networks_torchvision.NETWORKS | test_networks_timm.NETWORKS
@@ -25,10 +25,10 @@ OTHERS = [word for word in NETWORKS if word not in (*IN_SUITE, *NOT_EXPORTED)]
 
 
 @pytest.mark.parametrize("word", selected_first(IN_SUITE, OTHERS))
-def test_a_pruned_network_is_exported_to_the_same_numbers(word: str, tmp_path: Path) -> None:
+def test_a_pruned_network_computes_the_same_after_its_export(word: str, tmp_path: Path) -> None:
     if word in TIMM:
         skip_without_timm()
     size, *_ = NETWORKS[word]
-    arch, model, x = traced(word, size)
+    arch, model, x = trace_network(word, size)
     randomise(model)
     check_exports(arch, model, x, tmp_path)

@@ -2,7 +2,12 @@
 
 import pytest
 
-from tests.models.tracing.checks import check_search, selected_first, skip_without_timm, traced
+from tests.models.tracing.checks import (
+    check_search,
+    selected_first,
+    skip_without_timm,
+    trace_network,
+)
 from tests.models.tracing.test_networks_exported import NETWORKS, TIMM
 
 
@@ -11,5 +16,5 @@ def test_a_search_ends_in_a_law(word: str) -> None:
     if word in TIMM:
         skip_without_timm()
     size, *_ = NETWORKS[word]
-    arch, _, x = traced(word, size)
+    arch, _, x = trace_network(word, size)
     check_search(arch, x)

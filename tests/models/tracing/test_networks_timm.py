@@ -1,4 +1,4 @@
-"""Larger networks of timm are scaled as they compute: run by `-m networks`."""
+"""Larger networks of timm can be traced, resized and pruned: run by `-m networks`."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,7 +55,7 @@ NETWORKS = {  # side of images, number of widths, of refused groups
 
 
 @pytest.mark.parametrize("word", NETWORKS)
-def test_a_network_of_timm_is_scaled_as_it_computes(
+def test_a_network_of_timm_can_be_traced_resized_and_pruned(
     word: str, other_process: OtherProcess, tmp_path: Path
 ) -> None:
     check_network(word, *NETWORKS[word], other_process, tmp_path)

@@ -1,4 +1,4 @@
-"""Networks with recurrent layers, attention and computed weights are scaled as they compute."""
+"""Networks with recurrent layers, attention and computed weights can be traced and pruned."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
 
 
 @pytest.mark.parametrize("kind", GROUPS, ids=lambda kind: kind.__name__)
-def test_a_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> None:
+def test_a_network_can_be_traced_resized_searched_and_pruned(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model, x = kind(), torch.randn(2, 3, 32, 32)
     arch = trace(model, x)

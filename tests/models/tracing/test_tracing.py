@@ -1,4 +1,4 @@
-"""Any module as an architecture: awkward ones."""
+"""Tracing of networks whose channels are hard to follow."""
 
 from typing import Any
 
@@ -49,26 +49,26 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
 }
 
 
-def traced(kind: type[nn.Module]) -> tuple[TracedArchitecture, nn.Module, torch.Tensor]:
+def trace_network(kind: type[nn.Module]) -> tuple[TracedArchitecture, nn.Module, torch.Tensor]:
     torch.manual_seed(0)
     model, x = kind(), torch.randn(2, 3, 32, 32)
     return trace(model, x), model, x
 
 
 @pytest.mark.parametrize("kind", GROUPS, ids=lambda kind: kind.__name__)
-def test_an_awkward_network_is_scaled_as_it_computes(kind: type[nn.Module]) -> None:
-    arch, model, x = traced(kind)
+def test_an_awkward_network_can_be_traced_pruned_and_resized(kind: type[nn.Module]) -> None:
+    arch, model, x = trace_network(kind)
     assert list(arch.base_widths) == GROUPS[kind]
     check_costs(arch, model, arch.base_widths, x)
     randomise(model)
     check_pruning(arch, model, x)
-    fresh, _, _ = traced(kind)
+    fresh, _, _ = trace_network(kind)
     check_building(fresh, x)
 
 
-def test_code_that_stops_a_width_from_growing_is_found_in_one_run() -> None:
-    """An error names the groups in the failing operation, so that others need no trial."""
-    arch, _, _ = traced(awkward.Cropped)
+def test_one_run_finds_the_code_that_stops_a_width_from_growing() -> None:
+    """The error names the groups in the failing operation, so the other groups need no run."""
+    arch, _, _ = trace_network(awkward.Cropped)
     assert arch.capped.keys() == {"b.0"}
     network, widths = arch.network, np.array([20, 20, 30])
     with pytest.raises(TraceError) as caught:
@@ -78,7 +78,7 @@ def test_code_that_stops_a_width_from_growing_is_found_in_one_run() -> None:
     assert involved == [False, True, False]
 
 
-def test_the_template_is_never_changed() -> None:
+def test_tracing_building_and_pruning_never_change_the_template() -> None:
     torch.manual_seed(0)
     model, x = awkward.Chunks().train(), torch.randn(2, 3, 32, 32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -90,8 +90,8 @@ def test_the_template_is_never_changed() -> None:
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
 
 
-def test_budgets_are_solved_for_a_traced_network() -> None:
-    arch, _, _ = traced(awkward.Chunks)
+def test_the_solver_meets_a_budget_for_a_traced_network() -> None:
+    arch, _, _ = trace_network(awkward.Chunks)
     cost = arch.cost("macs")
     fit = nsopt.solve_widths(
         nsopt.uniform_curve(arch.base_widths), cost, cost(arch.base_widths) // 3
@@ -109,23 +109,23 @@ def test_an_architecture_prints_as_one_line() -> None:
     assert len(repr(nsopt.get_architecture("vgg11"))) < 100
 
 
-def test_fixed_widths_are_explained() -> None:
-    arch, _, _ = traced(awkward.Unruled)
-    said = arch.explain()
-    assert said.startswith("unruled: 2 widths\n  a.0: 16 units\n")
-    assert "no rule for the operation aten::_fft_c2c in the network" in said
-    assert "fixed: head.linear: determines the shape of the output in the network" in said
-    arch, _, _ = traced(awkward.WrittenSize)
+def test_explain_gives_the_reasons_for_fixed_widths() -> None:
+    arch, _, _ = trace_network(awkward.Unruled)
+    text = arch.explain()
+    assert text.startswith("unruled: 2 widths\n  a.0: 16 units\n")
+    assert "no rule for the operation aten::_fft_c2c in the network" in text
+    assert "fixed: head.linear: determines the shape of the output in the network" in text
+    arch, _, _ = trace_network(awkward.WrittenSize)
     fixed = [line for line in arch.explain().splitlines() if line.startswith("  fixed: b.0: ")]
     assert len(fixed) == 1
     assert "shape '[-1, 512]' is invalid" in fixed[0]
     arch = trace(awkward.Chunks(), torch.randn(2, 3, 32, 32), fixed=["halves"])
     assert "fixed: blocks.0.0: belongs to a fixed group" in arch.explain()
-    arch, _, _ = traced(awkward.Unused)
+    arch, _, _ = trace_network(awkward.Unused)
     assert "fixed: dead.0: is never used" in arch.explain()
 
 
-def test_widths_that_a_user_fixes_stay() -> None:
+def test_widths_that_a_user_fixes_are_not_searched() -> None:
     torch.manual_seed(0)
     model, x = awkward.Chunks(), torch.randn(2, 3, 32, 32)
     arch = trace(model, x, name="mine", fixed=["halves"])
@@ -136,7 +136,7 @@ def test_widths_that_a_user_fixes_stay() -> None:
 
 
 def test_channels_are_listed_by_module() -> None:
-    arch, _, _ = traced(awkward.Chunks)
+    arch, _, _ = trace_network(awkward.Chunks)
     assert arch.channels([8, 10, 24]) == {"stem.0": 8, "halves.0": 20, "joined.0": 24}
 
 
@@ -156,12 +156,12 @@ def test_a_network_that_cannot_be_traced_is_refused_in_one_line(
     kind: type[nn.Module], message: str
 ) -> None:
     with pytest.raises(NsoptError, match=message) as caught:
-        traced(kind)
+        trace_network(kind)
     assert "\n" not in str(caught.value)
 
 
 def test_invalid_arguments_raise_errors() -> None:
-    arch, model, x = traced(awkward.Chunks)
+    arch, model, x = trace_network(awkward.Chunks)
     with pytest.raises(NsoptError, match="at least two examples"):
         trace(model, x[:1])
     with pytest.raises(NsoptError, match="chunks has 3 widths, got 2"):
@@ -183,7 +183,7 @@ LAWS: list[tuple[Any, str, float, bool]] = [  # how to draw, fan, scale, uniform
 
 
 @pytest.mark.parametrize(("draw", "fan", "scale", "uniform"), LAWS, ids=lambda v: str(v)[:8])
-def test_new_networks_start_as_the_original_would_have(
+def test_new_networks_are_initialised_like_the_original(
     draw: Any, fan: str, scale: float, uniform: bool
 ) -> None:
     torch.manual_seed(0)
@@ -208,7 +208,7 @@ def test_new_networks_start_as_the_original_would_have(
             assert (module.bias == 0.25).all()
 
 
-def test_an_initialisation_may_be_given() -> None:
+def test_init_overrides_the_inferred_initialisation() -> None:
     torch.manual_seed(0)
 
     def ones(model: nn.Module) -> None:
