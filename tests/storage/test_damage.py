@@ -35,7 +35,7 @@ from nsopt.study.session import Session
 from nsopt.study.worker import Worker, _any_study
 from nsopt.study.workspace import Workspace
 from tests.conftest import call_nsopt
-from tests.e2e.test_user_errors import check
+from tests.e2e.test_user_errors import assert_fails
 
 URL = "sqlite:///study.db"
 PREFIX = "vgg11-digits-30each-smoke"
@@ -198,9 +198,9 @@ def test_a_command_tells_where_the_damage_is(stored: InMemoryStorage) -> None:
     tuning, _ = attributes_of(stored, TUNED)
     tuning["law"]["beta"] = ["a", *tuning["law"]["beta"][1:]]
     done = call_nsopt("widths", "--method=tuned", f"--storage={URL}")
-    check(done, f"study {TUNED}: its 'law' is damaged (not a law", "restore the storage")
+    assert_fails(done, f"study {TUNED}: its 'law' is damaged (not a law", "restore the storage")
     _, trial = attributes_of(stored, UNIFORM)
     trial["params"] = "many"
     done = call_nsopt("report", f"--storage={URL}", "--out=report")
-    check(done, "trial 0 (trial_id 1): its 'params' is damaged (input should be a valid integer)")
+    assert_fails(done, "trial 0 (trial_id 1): its 'params' is damaged (input should be a valid integer)")
     assert not Path("report").exists()
