@@ -174,7 +174,7 @@ def read_work(storage: InMemoryStorage) -> None:
         (TUNED, (read_tuning,)),
     ],
 )
-def test_a_damaged_value_is_told_in_one_line(
+def test_a_damaged_value_ends_in_one_line(
     name: str,
     readers: Sequence[Callable[[InMemoryStorage], None]],
     stored: InMemoryStorage,
@@ -194,7 +194,7 @@ def test_a_damaged_value_is_told_in_one_line(
     assert "settings" in told.values()
 
 
-def test_a_command_tells_where_the_damage_is(stored: InMemoryStorage) -> None:
+def test_a_command_says_where_the_damage_is(stored: InMemoryStorage) -> None:
     tuning, _ = attributes_of(stored, TUNED)
     tuning["law"]["beta"] = ["a", *tuning["law"]["beta"][1:]]
     done = call_nsopt("widths", "--method=tuned", f"--storage={URL}")
@@ -202,5 +202,7 @@ def test_a_command_tells_where_the_damage_is(stored: InMemoryStorage) -> None:
     _, trial = attributes_of(stored, UNIFORM)
     trial["params"] = "many"
     done = call_nsopt("report", f"--storage={URL}", "--out=report")
-    assert_fails(done, "trial 0 (trial_id 1): its 'params' is damaged (input should be a valid integer)")
+    assert_fails(
+        done, "trial 0 (trial_id 1): its 'params' is damaged (input should be a valid integer)"
+    )
     assert not Path("report").exists()
