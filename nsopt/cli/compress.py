@@ -21,8 +21,6 @@ from nsopt.cli.options import (
 if TYPE_CHECKING:
     from nsopt.compression.result import CompressedClassifier, Compression
 
-# Imports inside functions keep `nsopt --help` light.
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +67,7 @@ def compress(options: CompressOptions) -> None:
     preset = get_preset(PRESET)
     settings = apply_changes(preset, changes(options.search, options.training, options.sgd))
     task, workspace = prepare(
-        options.task,
-        options.place,
-        settings,
-        options.workers,
-        options.weights,
-        options.timing,
+        options.task, options.place, settings, options.workers, options.weights, options.timing
     )
     announce(task, preset, options.place.verbose)
     with storage_errors(workspace.url), live_progress() as progress:

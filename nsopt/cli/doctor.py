@@ -1,9 +1,6 @@
 """`nsopt doctor`: what nsopt finds on this machine."""
 
 
-# Imports inside functions keep `nsopt --help` light.
-
-
 def doctor() -> None:
     """Print versions, device and folders, and what is missing; for bug reports."""
     from rich.table import Table

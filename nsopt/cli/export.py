@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 _SUFFIXES = {"onnx": "onnx", "pt2": "pt2", "state_dict": "pt"}
 
-# Imports inside functions keep `nsopt --help` light.
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,7 @@ def export(options: ExportOptions = ExportOptions()) -> None:
             check = check_export(chosen.network, unfinished, options.format, chosen.data.test)
             console.print(
                 f"test accuracy: {check.exported:.2f} % with the file, {check.stored:.2f} % in the "
-                f"study; the logits differ from PyTorch's by {check.difference:.0e}",
+                f"study; the logits differ from PyTorch's by {check.difference:.0e}"
             )
             if options.int8:
                 _quantise(chosen, chosen.data, unfinished, check.exported)

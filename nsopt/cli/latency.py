@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from nsopt.latency.measure import Latency
     from nsopt.study.timing import Trained
 
-# Imports inside functions keep `nsopt --help` light.
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)

@@ -26,13 +26,7 @@ from nsopt.deployment.trained import load_trained
 from nsopt.errors import NsoptError
 from nsopt.files import check_writable
 from nsopt.latency.multiples import find_multiple
-from nsopt.latency.runtime import (
-    TORCH,
-    Runtime,
-    choose_runtime,
-    import_measure,
-    with_batch_size,
-)
+from nsopt.latency.runtime import TORCH, Runtime, choose_runtime, import_measure, with_batch_size
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
 from nsopt.progress import Progress

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from nsopt.cli.options import (
-    BudgetOptions,
-    Count,
-    CountFrom0,
-    SearchOptions,
-    changes,
-    split_words,
-)
+from nsopt.cli.options import BudgetOptions, Count, CountFrom0, SearchOptions, changes, split_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,8 +17,6 @@ if TYPE_CHECKING:
     from nsopt.reports.results import Results
 
 _LEFT_OUT_FIRST = ("MACs", "predicted", "n", "params", "val %")  # columns, on a narrow terminal
-
-# Imports inside functions keep `nsopt --help` light.
 
 
 @Parameter(name="*")
@@ -97,12 +88,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     if settings.eta is not None and any(len(metric.parts) > 1 for metric in metrics):
         raise NsoptError("Algorithm 3 takes one budget at a time: leave --eta out")
     task, workspace = preparation.prepare(
-        options.task,
-        options.place,
-        settings,
-        options.workers,
-        options.start,
-        options.timing,
+        options.task, options.place, settings, options.workers, options.start, options.timing
     )
     preparation.announce(task, preset, options.place.verbose)
     with storage_errors(workspace.url):

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from nsopt.scaling.solve import WidthFit
     from nsopt.study.comparison import Size
 
-# Imports inside functions keep `nsopt --help` light.
 _RATIOS = (0.25, 1.0)
 
 

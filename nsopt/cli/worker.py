@@ -8,8 +8,6 @@ from cyclopts import Parameter
 
 from nsopt.cli.options import Count, StorageUrl, StoredDataOptions
 
-# Imports inside functions keep `nsopt --help` light.
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)

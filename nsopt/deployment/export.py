@@ -100,9 +100,7 @@ def _write_pt2(network: KeptNetwork, path: Path) -> None:
     batch = torch.export.Dim("batch")
     with quiet_exporters():
         program = torch.export.export(
-            WithNormalisation(network).eval(),
-            (_examples(network),),
-            dynamic_shapes=({0: batch},),
+            WithNormalisation(network).eval(), (_examples(network),), dynamic_shapes=({0: batch},)
         )
         torch.export.save(program, path, extra_files={_FACTS: json.dumps(network.facts)})
 

@@ -70,10 +70,7 @@ def rank_by_importance(
 
 
 def inherit_network(
-    start: TrainedStart,
-    widths: Sequence[int],
-    supervision: Supervision,
-    compute: Compute,
+    start: TrainedStart, widths: Sequence[int], supervision: Supervision, compute: Compute
 ) -> nn.Module:
     """Return a network of `widths` that inherits from a trained one. Call it inside `computing`.
 

@@ -10,13 +10,7 @@ import plotly.graph_objects as go
 
 from nsopt.data.source import FOLDER_PREFIX
 from nsopt.methods.registry import method_label
-from nsopt.reports.accuracy import (
-    accuracy_info,
-    draw_accuracy,
-    draw_dots,
-    draw_pareto,
-    pareto_info,
-)
+from nsopt.reports.accuracy import accuracy_info, draw_accuracy, draw_dots, draw_pareto, pareto_info
 from nsopt.reports.law import draw_search
 from nsopt.reports.paper import write_paper
 from nsopt.reports.published import PublishedLine, published_lines

@@ -77,10 +77,7 @@ def render_paper(results: Results, data: str) -> str:
     law = None
     if SEARCH in results.searches:
         law = fragment(draw_search(results, SEARCH), "paper-law")
-    descents = {
-        "here": _own_widths(results),
-        "published": published_widths(arch, data),
-    }
+    descents = {"here": _own_widths(results), "published": published_widths(arch, data)}
     return render_template(
         PAGE,
         f"{results.name} and the paper",

@@ -18,7 +18,7 @@ from nsopt.storage.studies import load_studies, only_comparison
 from nsopt.storage.urls import hide_password
 
 CONDITIONS = [
-    *("device", "precision", "batch_size", "torch_version", "protocol", "repeats", "runtime"),
+    *("device", "precision", "batch_size", "torch_version", "protocol", "repeats", "runtime")
 ]
 LATENCY_COLUMNS = [
     *("method", "widths", *CONDITIONS),

@@ -180,11 +180,7 @@ def _is_chance(results: Results, rows: pd.DataFrame) -> bool:
 
 
 def _compare(
-    label: str,
-    equals: list[str],
-    best: pd.Series,
-    rival: pd.Series,
-    difference: Difference | None,
+    label: str, equals: list[str], best: pd.Series, rival: pd.Series, difference: Difference | None
 ) -> str:
     """Say how the best by validation accuracy differs from its rival in test accuracy and cost.
 

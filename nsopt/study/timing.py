@@ -28,10 +28,7 @@ Network = tuple[Study, tuple[int, ...]]
 
 
 def time_networks(
-    arch: Architecture,
-    networks: Sequence[Network],
-    compute: Compute,
-    runtime: Runtime,
+    arch: Architecture, networks: Sequence[Network], compute: Compute, runtime: Runtime
 ) -> dict[tuple[int, ...], Latency]:
     """Time networks side by side, equal ones once, and store each latency with its study.
 
@@ -165,9 +162,7 @@ def _conditions(device: torch.device, runtime: Runtime) -> dict[str, Any]:
 
 
 def _read_latencies(
-    session: Session,
-    conditions: Mapping[str, Any],
-    networks: Collection[tuple[int, ...]] = (),
+    session: Session, conditions: Mapping[str, Any], networks: Collection[tuple[int, ...]] = ()
 ) -> dict[tuple[int, ...], Latency]:
     """Return the latencies of a comparison that count under these conditions, by widths.
 

@@ -7,11 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.compute.device import Compute
-from nsopt.compute.out_of_memory import (
-    give_cached_memory_back,
-    is_out_of_memory,
-    no_memory_for,
-)
+from nsopt.compute.out_of_memory import give_cached_memory_back, is_out_of_memory, no_memory_for
 from nsopt.data.augmentation import normalise
 from nsopt.data.images import ImageSet, Splits
 from nsopt.errors import OutOfMemoryError
