@@ -116,5 +116,5 @@ def _print_table(title: str, result: "Compression") -> None:
         }
         for row in (result.dense, *result.networks.values())
     ]
-    title = f"{title}; {result.results.latency_unit}"
+    title = f"{title}; {result.results.batch_unit}"
     console.print(make_table(rows, title, left=("budget", "widths by")))

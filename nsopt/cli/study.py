@@ -179,11 +179,10 @@ def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
 def _print_summary(results: "Results") -> None:
     """Print the result table, the answer, and the trainings that failed."""
     from nsopt.cli.console import console, fits, make_table
-    from nsopt.reports.tables import latency_unit
     from nsopt.reports.words import answer, doubt_latencies
 
     rows = _summary_rows(results)
-    title = f"{results.name}: mean ± std over n seeds, {latency_unit(results)}"
+    title = f"{results.name}: mean ± std over n seeds, {results.latency_unit}"
     table = make_table(rows, title, left=("size", "method"))
     for name in _LEFT_OUT_FIRST:
         if not fits(table):

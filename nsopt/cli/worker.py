@@ -51,13 +51,13 @@ def worker(options: WorkerOptions) -> None:
         done = join(
             options.study,
             workspace,
-            options.data,
-            options.arch,
-            options.device,
-            options.threads,
-            options.child,
             progress,
-            options.measure,
+            data=options.data,
+            given=options.arch,
+            measure=options.measure,
+            device=options.device,
+            threads=options.threads,
+            child=options.child,
         )
     if not options.child:
         console.print(f"this worker ran {done} trainings of {options.study}")

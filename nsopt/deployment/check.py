@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nsopt.data.images import PIXEL_RANGE, ImageSet
+from nsopt.data.images import ImageSet
 from nsopt.deployment.export import WithNormalisation, load_exported
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
@@ -67,8 +67,7 @@ def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) 
 
 def _batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images from 0 to 1, and their labels."""
-    for part, labels in zip(images.parts(_BATCH), images.labels.split(_BATCH), strict=True):
-        yield part.to(torch.float32) / PIXEL_RANGE, labels
+    return zip(images.scaled_parts(_BATCH), images.labels.split(_BATCH), strict=True)
 
 
 def _count_right(logits: Tensor, labels: Tensor) -> int:

@@ -15,7 +15,7 @@ from nsopt.reports.points import MethodPoints, points_of
 from nsopt.reports.published import PublishedLine
 from nsopt.reports.results import Results
 from nsopt.reports.style import TEXT, MethodStyle, log_axis, method_styles, new_figure
-from nsopt.reports.tables import latency_unit, summary
+from nsopt.reports.tables import summary
 
 _ROW_HEIGHT = 34
 _SAME_BUDGET = 0.01
@@ -40,7 +40,7 @@ def pareto_info(results: Results) -> ParetoInfo:
         methods=points_of(results, "latency_ms", "val_accuracy"),
         front_x=front["latency_ms"].tolist(),
         front_y=front["val_mean"].tolist(),
-        unit=latency_unit(results),
+        unit=results.latency_unit,
     )
 
 

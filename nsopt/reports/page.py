@@ -19,7 +19,6 @@ from nsopt.reports.tables import (
     binding_budget,
     descent_table,
     format_latency,
-    latency_unit,
     name_runtime,
     share,
     size_of,
@@ -69,7 +68,7 @@ def render(results: Results, csv_files: list[str], paper: str | None = None) -> 
         answer=answer(results),
         doubt=doubt_latencies(results),
         rows=_rows(summary(results)),
-        unit=latency_unit(results),
+        unit=results.latency_unit,
         shows_base=results.task.base_params
         and results.task.base_widths not in set(results.outcomes["widths"]),
         latencies=_latency_rows(results.latencies),

@@ -187,7 +187,7 @@ def _accuracy_figures(results: Results, part: PublishedTable, data: str) -> dict
     figures[part.by_size].update_traces(visible=True).update_xaxes(log_axis(sizes, "parameters"))
     timed = points_of(results, "latency_ms", _BEST)
     if timed:
-        figures[part.by_latency] = draw_accuracy(timed, cost=f"latency ({results.latency_unit})")
+        figures[part.by_latency] = draw_accuracy(timed, cost=f"latency ({results.batch_unit})")
     for figure in figures.values():
         figure.update_yaxes(title={"text": _ACCURACY_TITLE})
     return figures

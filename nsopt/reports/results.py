@@ -50,9 +50,15 @@ class Results:
     searches: dict[str, list[Iteration]]
 
     @property
-    def latency_unit(self) -> str:
-        """Return the unit of its latencies."""
+    def batch_unit(self) -> str:
+        """The unit of its latencies."""
         return f"ms per batch of {self.settings.get('latency_batch_size', BATCH_SIZE)}"
+
+    @property
+    def latency_unit(self) -> str:
+        """The unit of its latencies, with what ran the networks if that is not PyTorch."""
+        found = self.outcomes.get("latency_runtime", pd.Series(dtype=object)).dropna().unique()
+        return ", ".join([self.batch_unit, *(str(name) for name in found if name != "torch")])
 
     @property
     def methods(self) -> list[str]:

@@ -93,14 +93,6 @@ def with_deviation(mean: float, deviation: float) -> str:
     return f"{mean:.2f}" if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
-def latency_unit(results: Results) -> str:
-    """Return the unit of the latencies of a comparison, with what ran the networks if that is not
-    PyTorch."""
-    found = results.outcomes.get("latency_runtime", pd.Series(dtype=object)).dropna().unique()
-    others = [str(runtime) for runtime in found if runtime != "torch"]
-    return ", ".join([results.latency_unit, *others])
-
-
 def name_runtime(runtime: str, torch_version: str) -> str:
     """Name what ran networks: `torch 2.13.0`, `onnxruntime 1.31.1` or `module:function`."""
     return f"torch {torch_version}" if runtime == "torch" else runtime

@@ -15,7 +15,7 @@ from nsopt.latency.sittings import distrust
 from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
 from nsopt.reports.tables import binding_budget, summary
-from nsopt.scaling.metric import LATENCY, Joint, get_metric
+from nsopt.scaling.metric import LATENCY, get_metric
 from nsopt.scaling.record import describe_reach
 from nsopt.scaling.t_test import run_t_test
 from nsopt.storage.schema import width_key
@@ -145,7 +145,7 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
         found += f" The budget is {factor}: its law is extrapolated there."
     if binding_budget(taken):
         found += f" The budget of {binding_budget(taken)} binds."
-    found += "".join(_exceed(row, results.latency_unit) for _, row in rows.iterrows())
+    found += "".join(_exceed(row, results.batch_unit) for _, row in rows.iterrows())
     widths = _widths(results, taken, taken["method"])
     key = width_key(*widths) if len(widths) == 1 else ""
     return Verdict(f"{_format_budget(best)}: {found}", label, key, certain, taken)
@@ -153,9 +153,7 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
 
 def _exceed(row: pd.Series, unit: str) -> str:
     """Return a sentence if a network was measured to be slower than its budget, else ""."""
-    metric = get_metric(row["metric"])
-    limits = metric.limits if isinstance(metric, Joint) else ((metric, 1),)
-    budget = dict(limits).get(LATENCY, np.nan) * row["budget"]
+    budget = dict(get_metric(row["metric"]).limits_at(row["budget"])).get(LATENCY, np.nan)
     if not row["latency_ms"] > _ABOVE * budget:  # NaN where there is no such budget
         return ""
     excess = 100 * (row["latency_ms"] / budget - 1)

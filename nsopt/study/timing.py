@@ -109,23 +109,26 @@ class Trained(NamedTuple):
 
 def measure_again(
     url: str,
-    name: str | None,
-    given: str | None,
-    batch_sizes: Sequence[int],
-    device: str,
-    threads: int | None,
-    runtime: Runtime | None,
     progress: Progress,
+    *,
+    batch_sizes: Sequence[int],
+    name: str | None = None,
+    given: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    runtime: Runtime | None = None,
 ) -> list[tuple[Trained, Latency]]:
-    """Time all trained networks of the comparison `name` side by side, and store the latencies.
+    """Time all trained networks of a comparison side by side, and store the latencies.
 
     Of several sittings under the same conditions (device, threads, precision, batch size, version
     of torch), the calmest counts (`choose_latencies`).
 
     Args:
         url: of the storage.
-        given: the name of the architecture, if the user gave one (`stored_architecture`).
         batch_sizes: images per pass; each size is measured.
+        name: ARCH-DATA-PRESET; None for the only one in the storage.
+        given: the name of the architecture, if the user gave one (`stored_architecture`).
+        threads: number of CPU threads; None for torch's own.
         runtime: what times them; by default that of the study.
 
     Raises:

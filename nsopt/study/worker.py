@@ -101,23 +101,24 @@ def _count_points(entries: Iterable[Entry]) -> tuple[int, int]:
 def join(
     name: str,
     workspace: Workspace,
-    data: str | None,
-    given: str | None,
-    device: str,
-    threads: int | None,
-    child: bool,
     progress: Progress,
+    *,
+    data: str | None = None,
+    given: str | None = None,
     measure: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    child: bool = False,
 ) -> int:
     """Work on the comparison `name` of a storage until nothing is left.
 
     Args:
         data: where its images are on this machine; None for where the study was started.
         given: the name of its architecture, if the user gave one.
+        measure: the name of the function that measures its networks, if the user gave one.
         threads: number of CPU threads; None for torch's own.
         child: whether the study's command started this process, which then prints and cleans up
             itself.
-        measure: the name of the function that measures its networks, if the user gave one.
 
     Returns:
         The number of trials that ran here.

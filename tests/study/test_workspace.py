@@ -114,7 +114,7 @@ def test_a_worker_that_joined_leaves_unfinished_work_of_others(
     start_method(comparison, place, "neuralscale")
     monkeypatch.setattr(worker, "is_method", lambda name: name != "neuralscale")
     monkeypatch.setattr(worker, "load_task", lambda *arguments: comparison.task)
-    join("vgg11-digits-test", place, None, None, "cpu", None, False, Silent())
+    join("vgg11-digits-test", place, Silent(), device="cpu")
     assert all(file.exists() for file in files)
 
 
