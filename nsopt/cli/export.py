@@ -107,7 +107,8 @@ def name_answer(results: "Results") -> dict[str, str]:
 def _quantise(chosen: "_Chosen", data: "ImageData", file: Path, accuracy: float) -> None:
     """Replace an exported file by one with 8-bit integers; print and store what that changes.
 
-    accuracy: of the exported file, on the test images, in percent.
+    Args:
+        accuracy: of the exported file, on the test images, in percent.
     """
     from nsopt.cli.console import console
     from nsopt.deployment.check import measure_accuracy
@@ -134,8 +135,10 @@ def _quantise(chosen: "_Chosen", data: "ImageData", file: Path, accuracy: float)
 class _Chosen:
     """The network that the options name.
 
-    fixed: its summary of fixed layers; study, trial: that trained it; data: None if the user wants
-    no check.
+    Attributes:
+        fixed: its summary of fixed layers.
+        study, trial: that trained it.
+        data: None if the user wants no check.
     """
 
     network: "KeptNetwork"

@@ -174,7 +174,9 @@ def announce(
 ) -> None:
     """Print what will run.
 
-    verbose: print all settings; searches_only: whether the command searches but does not train.
+    Args:
+        verbose: print all settings.
+        searches_only: whether the command searches but does not train.
     """
     parts = ("search",) if searches_only else ("search", "training")
     question = "" if searches_only else f": {preset.question}"

@@ -12,7 +12,7 @@ from nsopt.cli.options import Count, StorageUrl, StoredDataOptions
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions(StoredDataOptions):
-    """The options of `nsopt worker`. child: whether `nsopt study --workers` started it."""
+    """The options of `nsopt worker`; `nsopt study --workers` starts a `child`."""
 
     storage: StorageUrl
     """Optuna storage URL of the study."""

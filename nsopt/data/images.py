@@ -276,8 +276,9 @@ class ImageData:
 class Splits:
     """Training, validation and test images.
 
-    mean, std: (C,), normalise pixels from 0 to 255, on the device of the batches;
-    is_normalised_by_user: whether the user gave them.
+    Attributes:
+        mean, std: (C,), normalise pixels from 0 to 255, on the device of the batches.
+        is_normalised_by_user: whether the user gave them.
     """
 
     train: ImageSet

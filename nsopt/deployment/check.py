@@ -21,8 +21,9 @@ _POINTS_APART = 1.0  # trainings may have evaluated in bfloat16
 class ExportCheck:
     """The check of an exported file.
 
-    exported, stored: test accuracy in percent with the file, and in the study; difference: of the
-    logits from PyTorch's, relative to the largest logit.
+    Attributes:
+        exported, stored: test accuracy in percent with the file, and in the study.
+        difference: of the logits from PyTorch's, relative to the largest logit.
     """
 
     exported: float

@@ -55,7 +55,7 @@ class KeptNetwork:
     def of(
         cls, arch: str, splits: Splits, classes: tuple[str, ...], point: Point, outcome: Outcome
     ) -> Self:
-        """Make it from the outcome of training `point` on `splits`. arch: the network's name."""
+        """Make it from the outcome of training `point` on `splits`, with the name of a network."""
         return cls(
             arch=arch,
             widths=outcome.widths,

@@ -208,8 +208,11 @@ def with_batch_size(runtime: Runtime, batch_size: int) -> Runtime:
 def stored_runtime(stored: str, given: str | None, batch_size: int = BATCH_SIZE) -> Runtime:
     """Return the runtime that a storage names, without running code that it names.
 
-    given: the user's name for it, or None. The user must give `package.module:function`.
-    Raises NsoptError if that is missing, or if the two names differ.
+    Args:
+        given: the user's name for it, or None. The user must give `package.module:function`.
+
+    Raises:
+        NsoptError: if that is missing, or if the two names differ.
     """
     if stored in RUNTIMES and given is None:
         return with_batch_size(RUNTIMES[stored], batch_size)
@@ -226,8 +229,9 @@ def stored_runtime(stored: str, given: str | None, batch_size: int = BATCH_SIZE)
 def import_measure(name: str) -> OwnMeasure:
     """Import a user's function. Raises NsoptError if there is none.
 
-    name: `package.module:function`, from the user of this command, never from a storage: importing
-    it runs code.
+    Args:
+        name: `package.module:function`, from the user of this command, never from a storage:
+            importing it runs code.
     """
     package, colon, word = name.partition(":")
     if not colon:

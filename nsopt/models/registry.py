@@ -80,8 +80,11 @@ def stored_architecture(
 ) -> "Architecture":
     """Return the architecture that a file or a storage names, without running code that it names.
 
-    given: the user's name for it, or None. The user must give `package.module:factory`.
-    Raises NsoptError if that is missing, or if the two names differ.
+    Args:
+        given: the user's name for it, or None. The user must give `package.module:factory`.
+
+    Raises:
+        NsoptError: if that is missing, or if the two names differ.
     """
     if given is None and is_own(stored):
         raise NsoptError(

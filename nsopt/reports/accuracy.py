@@ -22,8 +22,12 @@ _SAME_BUDGET = 0.01
 
 
 class ParetoInfo(NamedTuple):
-    """front_x, front_y: configurations (means over seeds) that no other beats in both; unit: of x,
-    with what ran the networks."""
+    """Accuracies against latency.
+
+    Attributes:
+        front_x, front_y: configurations (means over seeds) that no other beats in both.
+        unit: of x, with what ran the networks.
+    """
 
     methods: list[MethodPoints]
     front_x: list[float]

@@ -61,7 +61,8 @@ def _as_card(law: go.Figure) -> go.Figure:
 def note(results: Results, method: str, outcomes: str) -> str:
     """Return a note in Markdown about one study of a comparison.
 
-    outcomes: those of `describe_outcomes`, for studies of methods.
+    Args:
+        outcomes: those of `describe_outcomes`, for studies of methods.
     """
     preset = str(results.settings.get("preset", ""))
     searching = schema.is_search(method)
@@ -87,8 +88,11 @@ def protocol_text(settings: Mapping[str, Any], part: str) -> str:
 def serve(url: str, host: str, port: int, artifacts: Path | None) -> None:
     """Run optuna-dashboard over the storage at `url` until it is interrupted.
 
-    artifacts: folder of the stored networks; by default the one beside an SQLite file.
-    Raises NsoptError if the storage is missing or the address cannot be used.
+    Args:
+        artifacts: folder of the stored networks; by default the one beside an SQLite file.
+
+    Raises:
+        NsoptError: if the storage is missing or the address cannot be used.
     """
     import optuna_dashboard  # noqa: PLC0415
 

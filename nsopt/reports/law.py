@@ -28,8 +28,11 @@ FloatArray = NDArray[np.float64]
 class LawInfo(NamedTuple):
     """One layer: record (N,), fitted line and, if known, its 90 % band.
 
-    The line is solid inside the record and dashed where it extrapolates. uniform, uniform_line: the
-    layer's widths in uniform networks of the same sizes as the rows, and as the line's points.
+    The line is solid inside the record and dashed where it extrapolates.
+
+    Attributes:
+        uniform, uniform_line: the layer's widths in uniform networks of the same sizes as the rows,
+            and as the line's points.
     """
 
     layer: str
@@ -47,7 +50,7 @@ class LawInfo(NamedTuple):
 
 
 def law_info(results: Results, search: str) -> list[LawInfo]:
-    """Return the law of a search's last iteration by layer. search: the kind of its study."""
+    """Return the law of the last iteration of a search, given by its kind, by layer."""
     iterations = results.searches[search]
     record, law = iterations[-1].record, iterations[-1].law
     first, last = float(record.tau.min()), float(record.tau.max())
@@ -80,7 +83,7 @@ def law_info(results: Results, search: str) -> list[LawInfo]:
 
 
 def draw_search(results: Results, search: str) -> go.Figure:
-    """Draw the law of a search's last iteration. search: the kind of its study."""
+    """Draw the law of the last iteration of a search, given by its kind."""
     return draw_law(law_info(results, search), results.searches[search][-1].metric)
 
 
@@ -92,8 +95,10 @@ def _sizes(results: Results, column: str) -> pd.Series:
 
 
 def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
-    """Draw record, fit, band and extrapolation of every layer. Buttons choose between widths and
-    widths relative to uniform networks of the same size. metric: of tau."""
+    """Draw record, fit, band and extrapolation of every layer, over tau in a metric.
+
+    Buttons choose between widths and widths relative to uniform networks of the same size.
+    """
     unit = get_metric(metric).unit
     columns = min(_PANELS_IN_A_ROW, len(layers))
     rows = -(-len(layers) // columns)

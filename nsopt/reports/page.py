@@ -48,7 +48,8 @@ def write_report(results: Results, folder: Path) -> Path:
 def render(results: Results, csv_files: list[str], paper: str | None = None) -> str:
     """Return the page as HTML; the template engine escapes all text from users.
 
-    paper: the file beside it with the paper's tables, or None.
+    Args:
+        paper: the file beside it with the paper's tables, or None.
     """
     published = published_lines(results.task.arch, results.task.data)
     figures = {

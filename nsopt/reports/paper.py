@@ -52,7 +52,7 @@ def write_paper(results: Results, folder: Path) -> Path | None:
 
 
 def render_paper(results: Results, data: str) -> str:
-    """Return the page as HTML. data: the published data set of which these images are a copy."""
+    """Return the page as HTML. The images are a copy of the published data set `data`."""
     arch = results.task.arch
     own = results.outcomes.assign(
         method=[_in_the_paper(m, results) for m in results.outcomes["method"]]
@@ -100,7 +100,9 @@ def table_rows(
 ) -> list[dict[str, Any]]:
     """Return a row per ratio and method.
 
-    methods: as in `PublishedTable`; own: outcomes, with methods by their published names.
+    Args:
+        methods: as in `PublishedTable`.
+        own: outcomes, with methods by their published names.
     """
     rows = []
     for ratio in sorted({*published["width_ratio"], *own["ratio"].dropna()}):

@@ -29,8 +29,11 @@ class PublishedLine(NamedTuple):
 
 
 class PublishedTable(NamedTuple):
-    """A table of the paper with its accuracy figures, for one network and data set. methods: their
-    names in the table, by their names in the published numbers."""
+    """A table of the paper with its accuracy figures, for one network and data set.
+
+    Attributes:
+        methods: their names in the table, by their names in the published numbers.
+    """
 
     table: str
     by_size: str
@@ -43,7 +46,9 @@ def published_lines(
 ) -> list[PublishedLine]:
     """Return published results of a network on a data set.
 
-    names: published methods; by default those that nsopt knows. accuracy: last or best epoch.
+    Args:
+        names: published methods; by default those that nsopt knows.
+        accuracy: last or best epoch.
     """
     by_method = dict(
         iter(published_accuracies(arch, data).dropna(subset=accuracy).groupby("method"))

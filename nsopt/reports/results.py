@@ -33,10 +33,12 @@ _OF_LATENCY = ("lower_quartile_ms", "upper_quartile_ms", "spread", "waited")
 class Results:
     """A comparison as it was measured.
 
-    outcomes: one row per completed trial, with the schema's columns and `widths` (a tuple);
-    latencies: one row per method, widths and conditions; failures: label and reason of failed
-    trials; curves: one row per trial and epoch; searches: iterations in order, by the kind of their
-    study.
+    Attributes:
+        outcomes: one row per completed trial, with the schema's columns and `widths` (a tuple).
+        latencies: one row per method, widths and conditions.
+        failures: label and reason of failed trials.
+        curves: one row per trial and epoch.
+        searches: iterations in order, by the kind of their study.
     """
 
     name: str

@@ -22,7 +22,7 @@ _MARGIN = 1.25  # factor beyond the outermost points
 
 
 class MethodStyle(NamedTuple):
-    """colour: as #rrggbb; symbol: Plotly's."""
+    """How a method looks in figures: a colour as #rrggbb, and a symbol of Plotly."""
 
     colour: str
     symbol: str

@@ -110,7 +110,12 @@ def paired_difference(
 
 
 def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
-    """rows: of the summary, at one budget."""
+    """Return the verdict at one budget.
+
+    Args:
+        rows: of the summary, at this budget.
+        reference: the method with which to compare the best one.
+    """
     best = rows.loc[rows["val_mean"].idxmax()]
     equals = _equals(results, best, rows["method"])
     label = " and ".join(method_label(method) for method in equals)
@@ -182,7 +187,8 @@ def _compare(
 ) -> str:
     """Say how the best by validation accuracy differs from its rival in test accuracy and cost.
 
-    label: of the best methods, `equals`.
+    Args:
+        label: of the best methods, `equals`.
     """
     other = method_label(rival["method"])
     accuracies = f"{label} {best['test_mean']:.1f} %, {other} {rival['test_mean']:.1f} %"

@@ -86,7 +86,7 @@ def search_task(
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """One search of a session. pretrained: file of the network that several searches share."""
+    """One search of a session; several share the network in the file `pretrained`."""
 
     session: Session
     iterations: int

@@ -138,7 +138,8 @@ def start_session(
 ) -> Iterator[Session]:
     """Yield a session whose device other processes of this machine may share.
 
-    device: by default that of the task's settings.
+    Args:
+        device: by default that of the task's settings.
 
     Raises:
         NsoptError: if the device is not available.

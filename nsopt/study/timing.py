@@ -169,7 +169,8 @@ def _read_latencies(
 ) -> dict[tuple[int, ...], Latency]:
     """Return the latencies of a comparison that count under these conditions, by widths.
 
-    networks: those that a complete sitting has timed; by default all that were timed.
+    Args:
+        networks: those that a complete sitting has timed; by default all that were timed.
     """
     stored = [
         latency

@@ -52,7 +52,8 @@ class Epoch:
 class Figures:
     """The numbers of a training; accuracies in percent, at the last epoch.
 
-    seconds: of training and evaluation, without interruptions.
+    Attributes:
+        seconds: of training and evaluation, without interruptions.
     """
 
     widths: tuple[int, ...]
@@ -168,9 +169,12 @@ def train_configuration(
 ) -> Outcome:
     """Train the network of `widths`; every training of nsopt runs through here.
 
-    splits: from `place_images`; checkpoint, teacher: see `train`; task: its name for `progress`;
-    start: makes the network to start from, by default a newly initialised one; after_epoch: gets
-    the epochs so far, and may end the training for good with an exception.
+    Args:
+        splits: from `place_images`.
+        checkpoint, teacher: see `train`.
+        task: its name for `progress`.
+        start: makes the network to start from, by default a newly initialised one.
+        after_epoch: gets the epochs so far, and may end the training for good with an exception.
     """
     identity = training_identity(arch, widths, splits, settings) if checkpoint else {}
     file = Checkpoint(checkpoint, identity | {"format": _FORMAT})
