@@ -181,7 +181,7 @@ def _print_summary(results: "Results") -> None:
     from nsopt.cli.console import console, fits, make_table
     from nsopt.reports.words import answer, doubt_latencies
 
-    rows = _summary_rows(results)
+    rows = _make_summary_rows(results)
     title = f"{results.name}: mean ± std over n seeds, {results.latency_unit}"
     table = make_table(rows, title, left=("size", "method"))
     for name in _LEFT_OUT_FIRST:
@@ -198,10 +198,10 @@ def _print_summary(results: "Results") -> None:
         console.print(doubt)
 
 
-def _summary_rows(results: "Results") -> list[dict[str, str]]:
+def _make_summary_rows(results: "Results") -> list[dict[str, str]]:
     from nsopt.reports.tables import (
-        binding_budget,
-        measured_latency,
+        format_measured,
+        name_binding,
         predicted_latency,
         short_number,
         size_of,
@@ -216,9 +216,9 @@ def _summary_rows(results: "Results") -> list[dict[str, str]]:
             "n": str(row["n"]),
             "params": short_number(row["params"]),
             "MACs": short_number(row["macs"]),
-            "ms": measured_latency(row),
+            "ms": format_measured(row),
             "predicted": predicted_latency(row),
-            "binds": binding_budget(row),
+            "binds": name_binding(row),
             "val %": with_deviation(row["val_mean"], row["val_std"]),
             "test %": with_deviation(row["test_mean"], row["test_std"]),
         }

@@ -34,7 +34,7 @@ class ExportCheck:
 def measure_accuracy(path: Path, test: ImageSet) -> float:
     """Return the percentage of test images, uint8, that an ONNX file gets right."""
     exported = load_exported(path, "onnx")
-    right = sum(_count_right(exported(pixels), labels) for pixels, labels in _batches(test))
+    right = sum(_count_right(exported(pixels), labels) for pixels, labels in _split_batches(test))
     return 100 * right / len(test)
 
 
@@ -47,7 +47,7 @@ def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) 
     exported = load_exported(path, format, network.arch)
     original = WithNormalisation(network).eval()
     right, furthest, largest = 0, 0.0, 0.0
-    for pixels, labels in _batches(test):
+    for pixels, labels in _split_batches(test):
         found, expected = exported(pixels), original(pixels)
         right += _count_right(found, labels)
         furthest = max(furthest, float((found - expected).abs().max()))
@@ -66,7 +66,7 @@ def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) 
     return check
 
 
-def _batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
+def _split_batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images from 0 to 1, and their labels."""
     return zip(images.scaled_parts(_BATCH), images.labels.split(_BATCH), strict=True)
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from nsopt.methods.registry import baseline, method_label
-from nsopt.reports.points import MethodPoints, points_of
+from nsopt.reports.points import MethodPoints, collect_points
 from nsopt.reports.published import PublishedLine
 from nsopt.reports.results import Results
 from nsopt.reports.style import TEXT, MethodStyle, log_axis, method_styles, new_figure
@@ -41,7 +41,7 @@ def pareto_info(results: Results) -> ParetoInfo:
     front = table[pareto_mask(table["latency_ms"].to_numpy(), table["val_mean"].to_numpy())]
     front = front.sort_values("latency_ms")
     return ParetoInfo(
-        methods=points_of(results, "latency_ms", "val_accuracy"),
+        methods=collect_points(results, "latency_ms", "val_accuracy"),
         front_x=front["latency_ms"].tolist(),
         front_y=front["val_mean"].tolist(),
         unit=results.latency_unit,
@@ -84,7 +84,7 @@ def draw_pareto(info: ParetoInfo) -> go.Figure:
 
 def accuracy_info(results: Results, cost: str = "params") -> list[MethodPoints]:
     """Return test accuracy at the last epoch against a cost, `params` or `macs`."""
-    return points_of(results, cost, "test_accuracy")
+    return collect_points(results, cost, "test_accuracy")
 
 
 def draw_accuracy(
@@ -137,8 +137,8 @@ def draw_dots(methods: list[MethodPoints], published: Sequence[PublishedLine]) -
             x=points.mean_y,
             y=row,
             mode="markers",
-            error_x=_deviations(points),
-            marker=_large(points.style),
+            error_x=_make_error_bars(points),
+            marker=_make_marker(points.style),
             text=points.mean_text,
             hovertemplate="%{text}<extra></extra>",
             showlegend=False,
@@ -173,9 +173,9 @@ def _add_means(figure: go.Figure, points: MethodPoints, mode: str) -> None:
         x=points.mean_x,
         y=points.mean_y,
         mode=mode,
-        error_y=_deviations(points),
-        error_x=_spans(points),
-        marker=_large(points.style),
+        error_y=_make_error_bars(points),
+        error_x=_make_quartile_bars(points),
+        marker=_make_marker(points.style),
         line={"color": points.style.colour},
         name=method_label(points.method),
         legendgroup=points.method,
@@ -184,11 +184,11 @@ def _add_means(figure: go.Figure, points: MethodPoints, mode: str) -> None:
     )
 
 
-def _deviations(points: MethodPoints) -> dict[str, Any]:
+def _make_error_bars(points: MethodPoints) -> dict[str, Any]:
     return {"array": points.deviation, "color": points.style.colour, "thickness": 1.2}
 
 
-def _spans(points: MethodPoints) -> dict[str, Any] | None:
+def _make_quartile_bars(points: MethodPoints) -> dict[str, Any] | None:
     if points.quartiles is None:
         return None
     ends = zip(points.mean_x, points.quartiles, strict=True)
@@ -201,7 +201,7 @@ def _spans(points: MethodPoints) -> dict[str, Any] | None:
     }
 
 
-def _large(style: MethodStyle) -> dict[str, Any]:
+def _make_marker(style: MethodStyle) -> dict[str, Any]:
     line = {"color": "white", "width": 1}
     return {"color": style.colour, "symbol": style.symbol, "size": 12, "line": line}
 

@@ -54,7 +54,7 @@ def law_info(results: Results, search: str) -> list[LawInfo]:
     iterations = results.searches[search]
     record, law = iterations[-1].record, iterations[-1].law
     first, last = float(record.tau.min()), float(record.tau.max())
-    sizes = _sizes(results, _COLUMNS.get(iterations[-1].metric, iterations[-1].metric))
+    sizes = _find_sizes(results, _COLUMNS.get(iterations[-1].metric, iterations[-1].metric))
     below = np.geomspace(min(first, float(sizes.min())), first, _SAMPLES)
     inside = np.geomspace(first, last, _SAMPLES)
     above = np.geomspace(last, max(last, float(sizes.max())), _SAMPLES)
@@ -87,7 +87,7 @@ def draw_search(results: Results, search: str) -> go.Figure:
     return draw_law(law_info(results, search), results.searches[search][-1].metric)
 
 
-def _sizes(results: Results, column: str) -> pd.Series:
+def _find_sizes(results: Results, column: str) -> pd.Series:
     """Return the sizes of networks that a law may have proposed, or else of uniform networks."""
     proposed = results.outcomes[results.outcomes["method"] != baseline().name]
     sizes = (results.outcomes if proposed.empty else proposed)[column]
@@ -119,7 +119,7 @@ def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
     figure.update_annotations(font={"size": 11})
     plain, relative = list[FloatArray](), list[FloatArray]()
     for index, info in enumerate(layers):
-        for trace, values, uniform in _traces(info, unit):
+        for trace, values, uniform in _make_traces(info, unit):
             figure.add_trace(trace, row=index // columns + 1, col=index % columns + 1)
             plain.append(values)
             relative.append(values / uniform)
@@ -135,7 +135,10 @@ def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
         {
             "label": name,
             "method": "update",
-            "args": [{"y": [v.tolist() for v in values]}, _all_axes(axis, rows * columns, columns)],
+            "args": [
+                {"y": [v.tolist() for v in values]},
+                _change_axes(axis, rows * columns, columns),
+            ],
         }
         for (name, values), axis in zip(kinds, axes, strict=True)
     ]
@@ -144,7 +147,7 @@ def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
     return figure.update_layout(updatemenus=[menu | place])
 
 
-def _traces(info: LawInfo, unit: str) -> list[tuple[go.Scatter, FloatArray, FloatArray]]:
+def _make_traces(info: LawInfo, unit: str) -> list[tuple[go.Scatter, FloatArray, FloatArray]]:
     """Return traces, each with its widths and those of uniform scaling at the same sizes."""
     line, uniform = np.array(info.line_widths), np.array(info.uniform_line)
     first, last = info.recorded
@@ -181,7 +184,7 @@ def _traces(info: LawInfo, unit: str) -> list[tuple[go.Scatter, FloatArray, Floa
     return parts
 
 
-def _all_axes(axis: dict[str, object], panels: int, columns: int) -> dict[str, object]:
+def _change_axes(axis: dict[str, object], panels: int, columns: int) -> dict[str, object]:
     """Return range and ticks of every panel's y axis, and titles for the first column."""
     changes = dict[str, object]()
     for panel in range(panels):

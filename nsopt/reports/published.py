@@ -61,7 +61,7 @@ def published_lines(
             label=f"published {name}",
             params=rows["budget_params"].astype(float).tolist(),
             accuracy=rows[accuracy].tolist(),
-            text=[_hover(name, row) for row in rows.to_dict("records")],
+            text=[_describe_row(name, row) for row in rows.to_dict("records")],
         )
         for name in names
         if name in by_method
@@ -108,7 +108,7 @@ def _read(name: str) -> pd.DataFrame:
         return pd.read_csv(file)
 
 
-def _hover(name: str, row: dict[str, float]) -> str:
+def _describe_row(name: str, row: dict[str, float]) -> str:
     return (
         f"<b>published: {name}, {row['width_ratio']:g}x</b><br>"
         f"last epoch {row['last_epoch_test_mean']:.2f} % ({row['epochs']} epochs, "

@@ -33,7 +33,7 @@ def continue_searches(
             differ only in their price, so that the first one pre-trains the network for all.
     """
     found: dict[Price | None, list[Iteration]] = {}
-    shared = pretrained_file(session)
+    shared = find_pretrained_file(session)
     try:
         with Checkpoint(shared, {}).remove_on(DeterministicError):
             for price, iterations in searches.items():
@@ -45,7 +45,7 @@ def continue_searches(
     return found
 
 
-def pretrained_file(session: Session) -> Path:
+def find_pretrained_file(session: Session) -> Path:
     """Return the file of the pre-trained network that searches of several prices share."""
     folder = session.workspace.checkpoints(session.task.study_name(schema.PRETRAINED))
     return folder / "network.pt"

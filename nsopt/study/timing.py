@@ -45,7 +45,7 @@ def time_networks(
     passes = _WARMUP, _REPEATS, _ROUNDS
     measured = measure_latencies(models, arch.input_shape, *passes, str(compute.device), runtime)
     latencies = dict(zip(different, measured, strict=True))
-    conditions = _conditions(compute.device, runtime)
+    conditions = _describe_conditions(compute.device, runtime)
     for study, widths in networks:
         schema.write_latency(study, widths, conditions, asdict(latencies[widths]))
     return latencies
@@ -59,7 +59,7 @@ def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latenc
     comparison also counts for the others.
     """
     with session.compute.exclusive():
-        conditions = _conditions(session.compute.device, session.task.runtime)
+        conditions = _describe_conditions(session.compute.device, session.task.runtime)
         known = _read_latencies(session, conditions)
         if any(widths not in known for _, widths in networks):
             time_networks(session.task.arch, networks, session.compute, session.task.runtime)
@@ -79,7 +79,7 @@ def time_together(session: Session) -> None:
         each.network for each in _find_trained(session.workspace.storage, session.task.name)
     ]
     with session.compute.exclusive():
-        conditions = _conditions(session.compute.device, session.task.runtime)
+        conditions = _describe_conditions(session.compute.device, session.task.runtime)
         known = _read_latencies(session, conditions, [widths for _, widths in networks])
         own = [known.get(widths) for _, widths in networks]
         sittings = {latency.sitting if latency else None for latency in own}
@@ -159,7 +159,7 @@ def measure_again(
     return found
 
 
-def _conditions(device: torch.device, runtime: Runtime) -> dict[str, Any]:
+def _describe_conditions(device: torch.device, runtime: Runtime) -> dict[str, Any]:
     _, repeats, _ = runtime.passes(_WARMUP, _REPEATS, _ROUNDS)
     return latency_conditions(device, runtime) | {"repeats": repeats}
 
@@ -191,11 +191,11 @@ def _find_trained(storage: BaseStorage, name: str) -> list[Trained]:
         Trained(method, study, widths, tuple(sizes))
         for method, study in load_studies(storage, name).items()
         if not schema.is_search(method)
-        for widths, sizes in _sizes_by_widths(study).items()
+        for widths, sizes in _list_trained_widths(study).items()
     ]
 
 
-def _sizes_by_widths(study: Study) -> dict[tuple[int, ...], list[str]]:
+def _list_trained_widths(study: Study) -> dict[tuple[int, ...], list[str]]:
     """Return the widths that were trained, with their sizes in words."""
     names = schema.read_task(study).layer_names
     found: dict[tuple[int, ...], list[str]] = {}

@@ -126,7 +126,7 @@ def join(
     Raises:
         NsoptError: if there is nothing to join.
     """
-    task = load_task(_any_study(name, workspace), data, workspace.data_dir, given, measure)
+    task = load_task(_choose_study(name, workspace), data, workspace.data_dir, given, measure)
     task = with_start(task, workspace)
     if task.arch.summary() and not child:
         progress.message(task.arch.summary())
@@ -139,7 +139,7 @@ def join(
     return done
 
 
-def _any_study(name: str, workspace: Workspace) -> Study:
+def _choose_study(name: str, workspace: Workspace) -> Study:
     """Return one of the comparison's studies, which all have the same settings."""
     if not workspace.has_storage:
         raise NsoptError(
