@@ -67,7 +67,12 @@ def compress(options: CompressOptions) -> None:
     preset = get_preset(PRESET)
     settings = apply_changes(preset, changes(options.search, options.training, options.sgd))
     task, workspace = prepare(
-        options.task, options.place, settings, options.workers, options.weights, options.timing
+        options.task,
+        options.place,
+        settings,
+        workers=options.workers,
+        start=options.weights,
+        timing=options.timing,
     )
     announce(task, preset, options.place.verbose)
     with storage_errors(workspace.url), live_progress() as progress:

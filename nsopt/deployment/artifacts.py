@@ -79,10 +79,9 @@ class BestNetworks:
     def file(self, study: Study, trial: FrozenTrial) -> Path:
         """Return the file of one of the `best_trials`. Raises NsoptError if it is not here."""
         path = self._file(study, trial)
-        content = _read(path) if path else None
-        if path and _is_of(trial, content):
+        if path and self.content(study, trial):
             return path
-        if path and path.is_file() and content is None:
+        if path and path.is_file() and _read(path) is None:
             raise NsoptError(f"{path} is damaged: run the study's command again to repair it")
         raise NsoptError(
             f"{self.folder} does not contain {describe_network(study, trial)}: run this there, or "

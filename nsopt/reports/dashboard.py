@@ -12,13 +12,7 @@ from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import draw_pareto, pareto_info
 from nsopt.reports.law import draw_search
 from nsopt.reports.results import Results
-from nsopt.reports.tables import (
-    format_latency,
-    make_descent_table,
-    size_of,
-    summary,
-    with_deviation,
-)
+from nsopt.reports.tables import format_latency, list_descent, size_of, summary, with_deviation
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer, doubt_latencies
 from nsopt.storage import schema
@@ -131,7 +125,7 @@ def describe_outcomes(results: Results) -> str:
 
 
 def _describe_descent(results: Results, search: str) -> str:
-    table = make_descent_table(results.searches[search])
+    table = list_descent(results.searches[search])
     return make_markdown_table(
         table.columns,
         [

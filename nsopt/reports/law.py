@@ -135,10 +135,7 @@ def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
         {
             "label": name,
             "method": "update",
-            "args": [
-                {"y": [v.tolist() for v in values]},
-                _change_axes(axis, rows * columns, columns),
-            ],
+            "args": [{"y": [v.tolist() for v in values]}, _set_axes(axis, rows * columns, columns)],
         }
         for (name, values), axis in zip(kinds, axes, strict=True)
     ]
@@ -184,7 +181,7 @@ def _make_traces(info: LawInfo, unit: str) -> list[tuple[go.Scatter, FloatArray,
     return parts
 
 
-def _change_axes(axis: dict[str, object], panels: int, columns: int) -> dict[str, object]:
+def _set_axes(axis: dict[str, object], panels: int, columns: int) -> dict[str, object]:
     """Return range and ticks of every panel's y axis, and titles for the first column."""
     changes = dict[str, object]()
     for panel in range(panels):

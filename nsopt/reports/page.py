@@ -17,7 +17,7 @@ from nsopt.reports.published import PublishedLine, published_lines
 from nsopt.reports.results import Results
 from nsopt.reports.tables import (
     format_latency,
-    make_descent_table,
+    list_descent,
     name_binding,
     name_runtime,
     share,
@@ -74,7 +74,7 @@ def render(results: Results, csv_files: list[str], paper: str | None = None) -> 
         and results.task.base_widths not in set(results.outcomes["widths"]),
         latencies=_make_latency_rows(results.latencies),
         search_label=schema.search_label,
-        descents={search: make_descent_table(found) for search, found in results.searches.items()},
+        descents={search: list_descent(found) for search, found in results.searches.items()},
         failures=results.failures.to_dict("records"),
         settings=flatten(results.settings),
         provenance=flatten(results.provenance),

@@ -46,9 +46,7 @@ def collect_points(results: Results, x: str, y: str) -> list[MethodPoints]:
                 style=styles[method],
                 x=trials[x].tolist(),
                 y=trials[y].tolist(),
-                text=[
-                    _describe_trial(row, results.batch_unit) for row in trials.to_dict("records")
-                ],
+                text=[_describe(row, results.batch_unit) for row in trials.to_dict("records")],
                 mean_x=[float(group[x].mean()) for group in groups],
                 mean_y=[float(group[y].mean()) for group in groups],
                 mean_text=[_describe_mean(group, results.batch_unit) for group in groups],
@@ -69,7 +67,7 @@ def _average_quartiles(group: pd.DataFrame) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _describe_trial(trial: dict[str, Any], unit: str) -> str:
+def _describe(trial: dict[str, Any], unit: str) -> str:
     return "<br>".join(
         [
             f"<b>{method_label(trial['method'])}, {size_of(trial)}, seed {trial['seed']}</b>",

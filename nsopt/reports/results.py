@@ -101,7 +101,7 @@ def read_results(url: str, name: str | None = None) -> Results:
         task=task,
         settings=settings,
         provenance={method: trials.read_all_provenance(study) for method, study in studies.items()},
-        outcomes=with_comparable_latencies(
+        outcomes=add_latencies(
             outcomes.assign(**numbers), latencies, settings["latency_batch_size"]
         ),
         latencies=latencies,
@@ -124,9 +124,7 @@ def _read_latencies(studies: dict[str, Study]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=LATENCY_COLUMNS)
 
 
-def with_comparable_latencies(
-    outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: int
-) -> pd.DataFrame:
+def add_latencies(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: int) -> pd.DataFrame:
     """Return the outcomes with comparable latencies, all timed under the same conditions.
 
     Of batches of this size, it takes the conditions that cover most trainings, and the latest of

@@ -111,7 +111,7 @@ def short_number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def make_descent_table(iterations: Sequence[Iteration]) -> pd.DataFrame:
+def list_descent(iterations: Sequence[Iteration]) -> pd.DataFrame:
     """Return one row per iteration of architecture descent."""
     return pd.DataFrame(
         [

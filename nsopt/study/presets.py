@@ -68,9 +68,6 @@ class StudySettings(Settings):
         )
 
 
-_REFERENCES = 3
-
-
 @dataclass(frozen=True)
 class Preset:
     """A named protocol, and the points that it compares.
@@ -86,7 +83,7 @@ class Preset:
     ratios: tuple[float, ...]
     seeds: int
     settings: StudySettings
-    references: int = _REFERENCES
+    references: int = 3
 
 
 def rounding_for(
