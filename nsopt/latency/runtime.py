@@ -235,13 +235,13 @@ def import_measure(name: str) -> OwnMeasure:
     """
     package, colon, word = name.partition(":")
     if not colon:
-        raise NsoptError(f"{name!r} is no function: write package.module:function")
+        raise NsoptError(f"{name!r} is not a function: write package.module:function")
     try:
         found = getattr(import_module(package), word)
     except (ImportError, AttributeError, ValueError) as error:
         raise NsoptError(f"cannot import the function {name!r}: {error}") from None
     if not callable(found):
-        raise NsoptError(f"{name} is no function: it is of type {type(found).__name__}")
+        raise NsoptError(f"{name} is not a function: it is of type {type(found).__name__}")
     return OwnMeasure(name, found)
 
 

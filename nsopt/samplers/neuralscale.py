@@ -223,7 +223,7 @@ class NeuralScaleSampler(BaseSampler):
         if param_name not in self._parameters:
             if trials.is_width(param_name):
                 raise NsoptError(
-                    f"{param_name} is no layer of this law, which has "
+                    f"{param_name} is not a layer of this law, which has "
                     f"{', '.join(self._parameters)}: give the sampler this network's law"
                 )
             return self._independent.sample_independent(

@@ -176,7 +176,7 @@ def test_a_budget_may_be_set_after_another_parameter_was_asked_for() -> None:
 def test_layers_of_another_network_are_an_error_that_names_both() -> None:
     resnet = get_architecture("resnet18")
     study = optuna.create_study(sampler=sampler(budgets=[10**6]))
-    with pytest.raises(NsoptError, match=r"width_stem is no layer .* width_conv1, width_conv2"):
+    with pytest.raises(NsoptError, match=r"width_stem is not a layer .* width_conv1, width_conv2"):
         suggest_widths(study.ask(), resnet)
 
 
