@@ -24,7 +24,7 @@ from benchmarks.trained import Results
 from nsopt.errors import NsoptError
 from nsopt.latency.linear import fit_linear
 from nsopt.latency.measure import measure_latencies
-from nsopt.latency.runtime import choose_runtime
+from nsopt.latency.runtime import Runtime, choose_runtime
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import PowerLaw
 
@@ -60,7 +60,7 @@ class Counter(nsopt.Silent):
         self.timed += 1
 
 
-def propose(arch: Architecture, runtime: str) -> dict[str, tuple[nsopt.TimedWidths, int]]:
+def propose(arch: Architecture, runtime: Runtime) -> dict[str, tuple[nsopt.TimedWidths, int]]:
     """Return widths that were timed within half of the milliseconds, by shape, and how many
     networks were timed for them."""
     base, found = np.array(arch.base_widths), {}
@@ -68,22 +68,26 @@ def propose(arch: Architecture, runtime: str) -> dict[str, tuple[nsopt.TimedWidt
         law = PowerLaw(base, np.linspace(first, last, len(base)), np.ones(len(base)))
         counter = Counter()
         fit = nsopt.solve_measured_widths(
-            arch, law, f"{_SHARE:.0%}", runtime=runtime, max_width=base, progress=counter
+            *(arch, law, f"{_SHARE:.0%}"),
+            runtime=runtime.name,
+            batch_size=runtime.batch_size,
+            max_width=base,
+            progress=counter,
         )
         found[shape] = fit, counter.timed
     return found
 
 
-def measure(word: str, size: int, runtime: str, rows: Results) -> None:
+def measure(word: str, size: int, runtime: Runtime, rows: Results) -> None:
     """Add a row for each proposal of a network, or one that says what went wrong."""
-    timed_in, about = choose_runtime(runtime), {"network": word, "size": size, "runtime": runtime}
+    about = {"network": word, "size": size, "batch": runtime.batch_size, "runtime": runtime.name}
 
     def time_widths(
         networks: Sequence[tuple[int, ...]], repeats: int = 40, rounds: int = 4
     ) -> list[float]:
         models = [arch.build(widths) for widths in networks]
         measured = measure_latencies(
-            models, arch.input_shape, 2 * rounds, repeats, rounds, runtime=timed_in
+            models, arch.input_shape, 2 * rounds, repeats, rounds, runtime=runtime
         )
         return [latency.median_ms for latency in measured]
 
@@ -113,15 +117,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(words()))
     parser.add_argument("--size", type=int, default=64, help="side of the images, in pixels")
+    parser.add_argument("--batch-size", type=int, default=10, help="images a pass")
     parser.add_argument("--runtime", default="torch", choices=("torch", "onnxruntime"))
     parser.add_argument("--folder", type=Path, required=True, help="for results")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    rows = Results(options.folder / "latency_budgets.jsonl", ("network", "size", "runtime"))
+    runtime = choose_runtime(options.runtime, batch_size=options.batch_size)
+    about = {"size": options.size, "batch": runtime.batch_size, "runtime": runtime.name}
+    rows = Results(options.folder / "latency_budgets.jsonl", ("network", *about))
     for word in options.networks:
-        if not rows.has(network=word, size=options.size, runtime=options.runtime):
-            measure(word, options.size, options.runtime, rows)
-    timed = [row for row in rows.rows if row["shape"] and row["runtime"] == options.runtime]
+        if not rows.has(network=word, **about):
+            measure(word, options.size, runtime, rows)
+    timed = [row for row in rows.rows if row["shape"] and about.items() <= row.items()]
     part = np.array([row["measured"] / row["whole"] for row in timed])
     drift = np.array([row["whole"] / row["before"] for row in timed])
     networks = np.array([row["timed"] for row in timed])

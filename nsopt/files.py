@@ -59,7 +59,8 @@ def remove_unfinished(path: Path) -> None:
 def check_writable(folder: Path, option: str) -> None:
     """Raise NsoptError if no file can be created in `folder`, which need not exist yet.
 
-    option: the command-line option that named the folder, for the message.
+    Args:
+        option: the command-line option that named the folder, for the message.
     """
     try:
         nearest = next(path for path in (folder, *folder.parents) if _exists(path))

@@ -21,8 +21,6 @@ from nsopt.cli.options import (
 if TYPE_CHECKING:
     from nsopt.compression.result import CompressedClassifier, Compression
 
-# Imports inside functions keep `nsopt --help` light.
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +70,9 @@ def compress(options: CompressOptions) -> None:
         options.task,
         options.place,
         settings,
-        options.workers,
-        options.weights,
-        options.timing,
+        workers=options.workers,
+        start=options.weights,
+        timing=options.timing,
     )
     announce(task, preset, options.place.verbose)
     with storage_errors(workspace.url), live_progress() as progress:
@@ -121,5 +119,5 @@ def _print_table(title: str, result: "Compression") -> None:
         }
         for row in (result.dense, *result.networks.values())
     ]
-    title = f"{title}; {result.results.latency_unit}"
+    title = f"{title}; {result.results.batch_unit}"
     console.print(make_table(rows, title, left=("budget", "widths by")))

@@ -38,7 +38,8 @@ def make_table(
 ) -> Table:
     """Return a table of `rows`, whose keys name the columns.
 
-    left: the columns that are aligned to the left, and whose cells may break.
+    Args:
+        left: the columns that are aligned to the left, and whose cells may break.
     """
     table = Table(box=SIMPLE_HEAD, show_edge=False, collapse_padding=True, title=title)
     for name in rows[0] if rows else ():
@@ -72,7 +73,8 @@ def print_storage(url: str) -> None:
 class LineProgress:
     """A `Progress` for a pipe or a file: prints every message, and a step every few seconds.
 
-    steps: whether to print steps; a process that another one started prints only messages.
+    Args:
+        steps: whether to print steps; a process that another one started prints only messages.
     """
 
     def __init__(self, steps: bool) -> None:
@@ -103,7 +105,8 @@ class LineProgress:
 def live_progress(for_another: bool = False) -> Iterator[LiveProgress | LineProgress]:
     """Show progress until the block ends; messages stay on the screen.
 
-    for_another: whether another process started this one and prints its messages.
+    Args:
+        for_another: whether another process started this one and prints its messages.
     """
     if for_another or not console.is_terminal:
         yield LineProgress(steps=not for_another)

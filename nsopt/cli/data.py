@@ -7,7 +7,6 @@ from cyclopts import App, Parameter
 
 from nsopt.cli.options import Count, CountFrom0
 
-# Imports inside functions keep `nsopt --help` light.
 Name = Annotated[str, Parameter(help="A name that `nsopt data list` prints.")]
 DataDir = Annotated[Path, Parameter(help="Folder of downloaded data sets.")]
 ImageSize = Annotated[Count | None, Parameter(help="Resize images to this side, in pixels.")]
@@ -55,12 +54,7 @@ def check(
     from nsopt.data.registry import load_data
 
     data = load_data(
-        name,
-        data_dir,
-        image_size,
-        split=split,
-        split_seed=split_seed,
-        skip_corrupt=skip_corrupt,
+        name, data_dir, image_size, split=split, split_seed=split_seed, skip_corrupt=skip_corrupt
     )
     validation = f"{len(data.validation)} validation, " if data.validation else ""
     console.print(

@@ -1,9 +1,6 @@
 """`nsopt doctor`: what nsopt finds on this machine."""
 
 
-# Imports inside functions keep `nsopt --help` light.
-
-
 def doctor() -> None:
     """Print versions, device and folders, and what is missing; for bug reports."""
     from rich.table import Table
@@ -21,7 +18,7 @@ def doctor() -> None:
         "torchvision loads": describe_torchvision(),
         **describe_extras(),
         "cache": str(cache_folder()),
-        "newest study": _newest_study(),
+        "newest study": _find_newest_study(),
     }
     table = Table.grid(padding=(0, 2))
     for name, value in found.items():
@@ -29,7 +26,7 @@ def doctor() -> None:
     console.print(table, markup=False)
 
 
-def _newest_study() -> str:
+def _find_newest_study() -> str:
     from nsopt.errors import NsoptError
     from nsopt.storage.opening import newest_storage
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 _SUFFIXES = {"onnx": "onnx", "pt2": "pt2", "state_dict": "pt"}
 
-# Imports inside functions keep `nsopt --help` light.
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,7 @@ def export(options: ExportOptions = ExportOptions()) -> None:
             check = check_export(chosen.network, unfinished, options.format, chosen.data.test)
             console.print(
                 f"test accuracy: {check.exported:.2f} % with the file, {check.stored:.2f} % in the "
-                f"study; the logits differ from PyTorch's by {check.difference:.0e}",
+                f"study; the logits differ from PyTorch's by {check.difference:.0e}"
             )
             if options.int8:
                 _quantise(chosen, chosen.data, unfinished, check.exported)
@@ -109,7 +107,8 @@ def name_answer(results: "Results") -> dict[str, str]:
 def _quantise(chosen: "_Chosen", data: "ImageData", file: Path, accuracy: float) -> None:
     """Replace an exported file by one with 8-bit integers; print and store what that changes.
 
-    accuracy: of the exported file, on the test images, in percent.
+    Args:
+        accuracy: of the exported file, on the test images, in percent.
     """
     from nsopt.cli.console import console
     from nsopt.deployment.check import measure_accuracy
@@ -136,8 +135,10 @@ def _quantise(chosen: "_Chosen", data: "ImageData", file: Path, accuracy: float)
 class _Chosen:
     """The network that the options name.
 
-    fixed: its summary of fixed layers; study, trial: that trained it; data: None if the user wants
-    no check.
+    Attributes:
+        fixed: its summary of fixed layers.
+        study, trial: that trained it.
+        data: None if the user wants no check.
     """
 
     network: "KeptNetwork"

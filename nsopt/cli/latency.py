@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from nsopt.latency.sittings import Latency
     from nsopt.study.timing import Trained
 
-# Imports inside functions keep `nsopt --help` light.
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +43,13 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
     with storage_errors(url), live_progress() as progress:
         measured = measure_again(
             url,
-            options.name,
-            options.arch,
-            sizes,
-            options.device,
-            options.threads,
-            runtime,
             progress,
+            batch_sizes=sizes,
+            name=options.name,
+            given=options.arch,
+            device=options.device,
+            threads=options.threads,
+            runtime=runtime,
         )
     _print(measured)
 

@@ -26,13 +26,7 @@ from nsopt.deployment.trained import load_trained
 from nsopt.errors import NsoptError
 from nsopt.files import check_writable
 from nsopt.latency.multiples import find_multiple
-from nsopt.latency.runtime import (
-    TORCH,
-    Runtime,
-    choose_runtime,
-    import_measure,
-    with_batch_size,
-)
+from nsopt.latency.runtime import TORCH, Runtime, choose_runtime, import_measure, with_batch_size
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
 from nsopt.progress import Progress
@@ -88,6 +82,7 @@ def prepare(
     options: NetworkOptions,
     place: PlaceOptions,
     settings: StudySettings,
+    *,
     workers: int = 1,
     start: Path | None = None,
     timing: TimingOptions = TimingOptions(),
@@ -100,17 +95,7 @@ def prepare(
     file = storage_file(place.storage) if place.storage else None
     if file is not None:
         check_writable(file.parent, "--storage")
-    subset = Subset(options.classes, options.per_class)
-    normalisation = _read_numbers("--mean", options.mean), _read_numbers("--std", options.std)
-    source = Source(
-        options.data,
-        options.image_size,
-        subset,
-        *normalisation,
-        split=options.split,
-        split_seed=options.split_seed,
-        skip_corrupt=options.skip_corrupt,
-    )
+    source = _read_source(options)
     data = load_source(source, options.data_dir)
     if data.skipped:
         console.print(f"left out: {'; '.join(data.skipped)}", soft_wrap=True)
@@ -132,6 +117,19 @@ def prepare(
     workspace = Workspace(url, folder, options.data_dir, workers)
     with storage_errors(url):
         return with_precision(task, workspace), workspace
+
+
+def _read_source(options: NetworkOptions) -> Source:
+    return Source(
+        options.data,
+        options.image_size,
+        Subset(options.classes, options.per_class),
+        _read_numbers("--mean", options.mean),
+        _read_numbers("--std", options.std),
+        options.split,
+        options.split_seed,
+        options.skip_corrupt,
+    )
 
 
 def choose_timing(timing: TimingOptions) -> Runtime:
@@ -180,7 +178,9 @@ def announce(
 ) -> None:
     """Print what will run.
 
-    verbose: print all settings; searches_only: whether the command searches but does not train.
+    Args:
+        verbose: print all settings.
+        searches_only: whether the command searches but does not train.
     """
     parts = ("search",) if searches_only else ("search", "training")
     question = "" if searches_only else f": {preset.question}"

@@ -6,8 +6,6 @@ from cyclopts import Parameter
 
 from nsopt.cli.options import StorageUrl
 
-# Imports inside functions keep `nsopt --help` light.
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)

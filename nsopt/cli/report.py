@@ -7,8 +7,6 @@ from cyclopts import Parameter
 
 from nsopt.cli.options import OptionalStorageUrl
 
-# Imports inside functions keep `nsopt --help` light.
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)

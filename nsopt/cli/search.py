@@ -11,8 +11,6 @@ from nsopt.cli.options import SearchOptions, TrainingOptions, WorkOptions, chang
 if TYPE_CHECKING:
     from nsopt.scaling.record import Iteration
 
-# Imports inside functions keep `nsopt --help` light.
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)

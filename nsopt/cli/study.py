@@ -8,24 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from nsopt.cli.options import (
-    BudgetOptions,
-    Count,
-    CountFrom0,
-    SearchOptions,
-    changes,
-    split_words,
-)
+from nsopt.cli.options import BudgetOptions, Count, CountFrom0, SearchOptions, changes, split_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from nsopt.methods.base import Method
     from nsopt.reports.results import Results
+    from nsopt.scaling.metric import Metric
+    from nsopt.study.presets import Preset, StudySettings
+    from nsopt.study.workspace import Workspace
 
 _LEFT_OUT_FIRST = ("MACs", "predicted", "n", "params", "val %")  # columns, on a narrow terminal
-
-# Imports inside functions keep `nsopt --help` light.
 
 
 @Parameter(name="*")
@@ -69,10 +63,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     """
     methods = _read_methods(options)
     from nsopt.cli import preparation
-    from nsopt.cli.console import console, live_progress, print_storage
-    from nsopt.cli.extras import has_extra
-    from nsopt.errors import NsoptError
-    from nsopt.reports.results import read_results
+    from nsopt.cli.console import console, live_progress
     from nsopt.storage.opening import storage_errors
     from nsopt.study.compare import preview_comparison, run_comparison
     from nsopt.study.comparison import Comparison
@@ -82,6 +73,47 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     metrics = preparation.read_metrics(options.sizes)
     options = preparation.with_known_multiple(options)
     preset = get_preset(options.task.preset, options.task.data)
+    task, workspace = preparation.prepare(
+        options.task,
+        options.place,
+        _make_settings(options, preset, methods, metrics),
+        workers=options.workers,
+        start=options.start,
+        timing=options.timing,
+    )
+    preparation.announce(task, preset, options.place.verbose)
+    with storage_errors(workspace.url):
+        with live_progress() as progress:
+            for metric in metrics:
+                task = with_latency_if_needed(task, metric, methods, workspace, progress)
+            comparison = Comparison(
+                task,
+                methods,
+                preparation.read_sizes(options.sizes, task.arch, preset.ratios),
+                options.seeds or preset.seeds,
+                preset.references if options.references is None else options.references,
+            )
+            known = {}
+            if options.dry_run:
+                known = preview_comparison(comparison, workspace, progress)
+            else:
+                run_comparison(comparison, workspace, progress)
+        for label, widths in known.items():
+            console.print(f"{label}: {'-'.join(map(str, widths))}", soft_wrap=True)
+        if not options.dry_run:
+            _report(task.name, workspace)
+
+
+def _make_settings(
+    options: StudyOptions,
+    preset: "Preset",
+    methods: "Sequence[Method]",
+    metrics: "Sequence[Metric]",
+) -> "StudySettings":
+    """Return the settings of a study. Raises NsoptError if they do not suit methods or budgets."""
+    from nsopt.cli.preparation import apply_changes
+    from nsopt.errors import NsoptError
+
     own = changes(
         options.search,
         options.training,
@@ -91,47 +123,27 @@ def study(options: StudyOptions = StudyOptions()) -> None:
         fine_tune_epochs=options.fine_tune_epochs,
         **options.sizes.rounding,
     )
-    settings = preparation.apply_changes(preset, _read_tuned_settings(options), own)
+    settings = apply_changes(preset, _read_tuned_settings(options), own)
     for method in methods:
         method.search_iterations(settings.search)
     if settings.eta is not None and any(len(metric.parts) > 1 for metric in metrics):
         raise NsoptError("Algorithm 3 takes one budget at a time: leave --eta out")
-    task, workspace = preparation.prepare(
-        options.task,
-        options.place,
-        settings,
-        options.workers,
-        options.start,
-        options.timing,
-    )
-    preparation.announce(task, preset, options.place.verbose)
-    with storage_errors(workspace.url):
-        with live_progress() as progress:
-            for metric in metrics:
-                task = with_latency_if_needed(task, metric, methods, workspace, progress)
-            sizes = preparation.read_sizes(options.sizes, task.arch, preset.ratios)
-            references = options.references
-            comparison = Comparison(
-                task,
-                methods,
-                sizes,
-                options.seeds or preset.seeds,
-                preset.references if references is None else references,
-            )
-            if options.dry_run:
-                known = preview_comparison(comparison, workspace, progress)
-            else:
-                run_comparison(comparison, workspace, progress)
-        if options.dry_run:
-            _print_widths(known)
-            return
-        results = read_results(workspace.url, task.name)
-        _print_summary(results)
-        page = write_report_of(results, workspace.folder / "report")
-        if has_extra("dashboard"):
-            from nsopt.reports.dashboard import publish
+    return settings
 
-            publish(results, workspace.url)
+
+def _report(name: str, workspace: "Workspace") -> None:
+    """Print the results of a study, write its report, and publish them for optuna-dashboard."""
+    from nsopt.cli.console import console, print_storage
+    from nsopt.cli.extras import has_extra
+    from nsopt.reports.results import read_results
+
+    results = read_results(workspace.url, name)
+    _print_summary(results)
+    page = write_report_of(results, workspace.folder / "report")
+    if has_extra("dashboard"):
+        from nsopt.reports.dashboard import publish
+
+        publish(results, workspace.url)
     print_storage(workspace.url)
     console.print(f"report:  {page}", soft_wrap=True)
     console.print(f"export:  {_export_command(results, workspace.url)}", soft_wrap=True)
@@ -143,13 +155,6 @@ def _read_methods(options: StudyOptions) -> "tuple[Method, ...]":
 
     options.task.check_names()
     return get_methods(split_words(options.methods))
-
-
-def _print_widths(known: "Mapping[str, Sequence[int]]") -> None:
-    from nsopt.cli.console import console
-
-    for label, widths in known.items():
-        console.print(f"{label}: {'-'.join(map(str, widths))}", soft_wrap=True)
 
 
 def _export_command(results: "Results", url: str) -> str:
@@ -193,11 +198,10 @@ def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
 def _print_summary(results: "Results") -> None:
     """Print the result table, the answer, and the trainings that failed."""
     from nsopt.cli.console import console, fits, make_table
-    from nsopt.reports.tables import latency_unit
     from nsopt.reports.words import answer, doubt_latencies
 
-    rows = _summary_rows(results)
-    title = f"{results.name}: mean ± std over n seeds, {latency_unit(results)}"
+    rows = _make_summary_rows(results)
+    title = f"{results.name}: mean ± std over n seeds, {results.latency_unit}"
     table = make_table(rows, title, left=("size", "method"))
     for name in _LEFT_OUT_FIRST:
         if not fits(table):
@@ -213,10 +217,10 @@ def _print_summary(results: "Results") -> None:
         console.print(doubt)
 
 
-def _summary_rows(results: "Results") -> list[dict[str, str]]:
+def _make_summary_rows(results: "Results") -> list[dict[str, str]]:
     from nsopt.reports.tables import (
-        binding_budget,
-        measured_latency,
+        format_measured,
+        name_binding,
         predicted_latency,
         short_number,
         size_of,
@@ -231,9 +235,9 @@ def _summary_rows(results: "Results") -> list[dict[str, str]]:
             "n": str(row["n"]),
             "params": short_number(row["params"]),
             "MACs": short_number(row["macs"]),
-            "ms": measured_latency(row),
+            "ms": format_measured(row),
             "predicted": predicted_latency(row),
-            "binds": binding_budget(row),
+            "binds": name_binding(row),
             "val %": with_deviation(row["val_mean"], row["val_std"]),
             "test %": with_deviation(row["test_mean"], row["test_std"]),
         }

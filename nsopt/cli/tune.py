@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from nsopt.scaling.metric import Metric
     from nsopt.tuning.settings import Over, Tuning
 
-# Imports inside functions keep `nsopt --help` light.
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +189,7 @@ def _print_trials(study: "Study", tuning: "Tuning", url: str) -> None:
     best = ", ".join(f"{name} {value:.4g}" for name, value in best_trial(study).params.items())
     console.print(f"best: {best}")
     console.print(
-        f"to use it: nsopt study --tuned-storage '{url}' --tuned {study.study_name}",
-        soft_wrap=True,
+        f"to use it: nsopt study --tuned-storage '{url}' --tuned {study.study_name}", soft_wrap=True
     )
 
 

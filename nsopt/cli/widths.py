@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from nsopt.latency.runtime import Runtime
     from nsopt.models.architecture import Architecture
     from nsopt.progress import Progress
-    from nsopt.scaling.law import ScalingLaw
-    from nsopt.scaling.record import Iteration
     from nsopt.scaling.solve import WidthFit
     from nsopt.study.comparison import Size
+    from nsopt.study.stored_law import NetworkLaw
 
-# Imports inside functions keep `nsopt --help` light.
 _RATIOS = (0.25, 1.0)
 
 
@@ -70,25 +68,29 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     """
     import json
 
-    from nsopt.cli.console import live_progress, tell_what_is_fixed
+    from nsopt.cli.console import console, live_progress, tell_what_is_fixed
     from nsopt.cli.preparation import read_metrics, resolve_multiple
     from nsopt.latency.learn import learn_latency
     from nsopt.progress import Silent
     from nsopt.scaling.metric import LATENCY
 
     metrics = read_metrics(options.sizes)
-    law, arch, iteration, studies = _law_and_network(options)
-    runtime = _choose_runtime(options, studies)
+    found = _find_law(options)
+    if found.verdict is not None and not options.as_json:
+        console.print(f"tuned: {found.verdict}", soft_wrap=True)
+    runtime = _choose_runtime(options, found.studies)
     with nullcontext(Silent()) if options.as_json else live_progress() as progress:
         sizes = resolve_multiple(options.sizes, options.device, runtime, progress)
-        if any(LATENCY in metric.parts for metric in metrics) and arch.latency is None:
-            arch = learn_latency(arch, options.device, runtime, progress)
-        correct = partial(_correct_latency, options.device, runtime, studies, progress)
-        rows = _proposals(law, arch, iteration, sizes, correct)
+        if any(LATENCY in metric.parts for metric in metrics) and found.arch.latency is None:
+            found = replace(
+                found, arch=learn_latency(found.arch, options.device, runtime, progress)
+            )
+        correct = partial(_correct_latency, options.device, runtime, found.studies, progress)
+        rows = _propose_widths(found, sizes, correct)
     if options.as_json:
         print(json.dumps(rows, indent=1))
     else:
-        tell_what_is_fixed(arch.summary())
+        tell_what_is_fixed(found.arch.summary())
         _print_table(rows)
 
 
@@ -131,15 +133,17 @@ def _correct_latency(
         return asked.corrected(found.predicted)
 
 
-def _proposals(
-    law: "ScalingLaw",
-    arch: "Architecture",
-    iteration: "Iteration | None",
-    sizes: SizeOptions,
-    correct: "Callable[[MeasuredBudget], Architecture]",
+def _propose_widths(
+    found: "NetworkLaw", sizes: SizeOptions, correct: "Callable[[MeasuredBudget], Architecture]"
 ) -> list[dict[str, Any]]:
-    """Return one row per budget: its costs, widths, their 90 % band, and by which factor the budget
-    is outside the record of `iteration`. Raises NsoptError for a law of another network."""
+    """Return one row per budget.
+
+    It has the costs, the widths and their 90 % band, and the factor by which the budget is outside
+    the record of the search.
+
+    Raises:
+        NsoptError: for a law of another network.
+    """
     from nsopt.cli.preparation import read_sizes
     from nsopt.errors import NsoptError
     from nsopt.latency.measured_budget import MeasuredBudget
@@ -147,6 +151,7 @@ def _proposals(
     from nsopt.scaling.solve import solve_widths
     from nsopt.study.presets import rounding_for
 
+    law, arch = found.law, found.arch
     if law.layers != len(arch.base_widths):
         raise NsoptError(
             f"the law has {law.layers} layers and {arch.name} has {len(arch.base_widths)} "
@@ -159,15 +164,15 @@ def _proposals(
             correct(MeasuredBudget(arch, law, size.metric, size.budget, *rounding))
         )
         fit = solve_widths(law, cost, size.budget, *rounding)
-        found = fit.widths.tolist()
+        widths = fit.widths.tolist()
         row = {"ratio": size.ratio, "metric": size.metric.name} | _describe(size, arch, fit)
-        row |= counted_costs(arch, found) | {"layers": list(arch.layer_names)}
-        beyond = None if iteration is None else iteration.beyond(cost, size.budget)
+        row |= counted_costs(arch, widths) | {"layers": list(arch.layer_names)}
+        beyond = found.iteration and found.iteration.beyond(cost, size.budget)
         band = {
             name: None if edge is None else edge.tolist()
             for name, edge in (("widths_low", fit.widths_low), ("widths_high", fit.widths_high))
         }
-        rows.append(row | {"widths": found} | band | {"beyond_record": beyond})
+        rows.append(row | {"widths": widths} | band | {"beyond_record": beyond})
     return rows
 
 
@@ -184,15 +189,12 @@ def _describe(size: "Size", arch: "Architecture", fit: "WidthFit") -> dict[str, 
     }
 
 
-def _law_and_network(
-    options: WidthsOptions,
-) -> "tuple[ScalingLaw, Architecture, Iteration | None, Sequence[Study]]":
-    """Return the law, its network, the iteration of a search that found it, if any, and the studies
-    of its comparison, if they are stored, the law's own first."""
+def _find_law(options: WidthsOptions) -> "NetworkLaw":
     from nsopt.errors import NsoptError
     from nsopt.models.registry import get_architecture
     from nsopt.scaling.law_file import read_law
     from nsopt.storage.opening import newest_storage
+    from nsopt.study.stored_law import NetworkLaw
 
     url = options.storage
     if options.law is not None and url == os.environ.get(STORAGE_VARIABLE):
@@ -204,21 +206,17 @@ def _law_and_network(
     arch = get_architecture(
         options.arch or "vgg11", options.classes, options.image_size, options.channels
     )
-    return read_law(options.law, options.iteration), arch, None, ()
+    return NetworkLaw(read_law(options.law, options.iteration), arch)
 
 
-def _read_stored(
-    options: WidthsOptions, url: str
-) -> "tuple[ScalingLaw, Architecture, Iteration | None, Sequence[Study]]":
-    from nsopt.cli.console import console
+def _read_stored(options: WidthsOptions, url: str) -> "NetworkLaw":
     from nsopt.cli.preparation import read_metrics
     from nsopt.errors import NsoptError
     from nsopt.methods.registry import get_method, law_of_search
     from nsopt.storage.opening import storage_errors
-    from nsopt.storage.schema import read_settings
     from nsopt.storage.studies import only_comparison
     from nsopt.storage.urls import hide_password
-    from nsopt.study.stored_law import read_stored_law, read_tuned_law
+    from nsopt.study.stored_law import read_stored_law
     from nsopt.study.workspace import Workspace
 
     workspace = Workspace(url, Path())
@@ -228,16 +226,9 @@ def _read_stored(
     metric = read_metrics(options.sizes)[0]
     with storage_errors(url):
         name = options.name or only_comparison(workspace.storage)
-        law, arch, iteration = read_stored_law(
-            workspace, name, method, options.iteration, metric, options.arch
+        return read_stored_law(
+            workspace, name, method, metric, iteration=options.iteration, given=options.arch
         )
-        if method.needs_tuned_law and not options.as_json:
-            verdict = read_tuned_law(workspace, name, metric).verdict
-            console.print(f"tuned: {verdict}", soft_wrap=True)
-        stored = workspace.studies(name).values()
-        ours = [study for study in stored if read_settings(study)]
-        ours.sort(key=lambda study: not study.study_name.endswith(f"/{method.name}"))
-    return law, arch, iteration, ours
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

@@ -8,13 +8,11 @@ from cyclopts import Parameter
 
 from nsopt.cli.options import Count, StorageUrl, StoredDataOptions
 
-# Imports inside functions keep `nsopt --help` light.
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions(StoredDataOptions):
-    """The options of `nsopt worker`. child: whether `nsopt study --workers` started it."""
+    """The options of `nsopt worker`; `nsopt study --workers` starts a `child`."""
 
     storage: StorageUrl
     """Optuna storage URL of the study."""
@@ -53,13 +51,13 @@ def worker(options: WorkerOptions) -> None:
         done = join(
             options.study,
             workspace,
-            options.data,
-            options.arch,
-            options.device,
-            options.threads,
-            options.child,
             progress,
-            options.measure,
+            data=options.data,
+            given=options.arch,
+            measure=options.measure,
+            device=options.device,
+            threads=options.threads,
+            child=options.child,
         )
     if not options.child:
         console.print(f"this worker ran {done} trainings of {options.study}")

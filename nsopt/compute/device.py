@@ -22,7 +22,8 @@ _EXACT = ("ieee", "none")  # values of torch's fp32_precision that do not round
 class Compute:
     """A device, and whether matrix products run in bfloat16 there.
 
-    lock: shared with other processes on the device; None if there are no others.
+    Attributes:
+        lock: shared with other processes on the device; None if there are no others.
     """
 
     device: torch.device

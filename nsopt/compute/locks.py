@@ -14,7 +14,9 @@ from nsopt.files import cache_folder
 def hold_lock(what: Path, before_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Let one process at a time do what the path `what` names. A dead process frees the lock.
 
-    before_waiting: called if another process has the lock, whose file is in the cache and stays.
+    Args:
+        before_waiting: called if another process has the lock, whose file is in the cache and
+            stays.
     """
     lock = _lock(what)
     try:

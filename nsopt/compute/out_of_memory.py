@@ -56,7 +56,8 @@ def explain_out_of_memory(
 ) -> AbstractContextManager[None]:
     """Raise OutOfMemoryError, with a batch size to try, if memory runs out.
 
-    batch_size: None if a user's loader decides it.
+    Args:
+        batch_size: None if a user's loader decides it.
     """
     if batch_size is None:
         advice = "out of memory with the batches of the loader: give it a smaller batch size"

@@ -14,7 +14,8 @@ from nsopt.progress import Progress, Silent
 def sharing(compute: Compute, progress: Progress | None = None) -> Iterator[Compute]:
     """Share the device of `compute` with other nsopt processes of this machine.
 
-    progress: receives a message when this process waits for a measurement of another one.
+    Args:
+        progress: receives a message when this process waits for a measurement of another one.
     """
     folder = cache_folder() / "machines"
     tell = (progress or Silent()).message

@@ -16,7 +16,12 @@ _CHANNELS = (1, 3)
 def read_arrays(part: str, images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor]:
     """Return images uint8 (N, C, H, W) and labels int64 (N,) of a part of a data set.
 
-    images: in that layout or (N, H, W, C). Raises NsoptError, with the part, for anything else.
+    Args:
+        part: named in errors.
+        images: in that layout or (N, H, W, C).
+
+    Raises:
+        NsoptError: for anything else.
     """
     pixels, classes = _array(images), _array(labels)
     if pixels.dtype != np.uint8:

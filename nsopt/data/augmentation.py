@@ -16,10 +16,12 @@ _PADDING = 4
 class TrainingBatches:
     """Shuffled, cropped and mirrored batches of the training set, epoch after epoch.
 
-    resized_crop: smallest area of random resized crops; None shifts images by up to 4 pixels.
     Batches are on the device of the splits' `mean`. All random numbers follow from `seed` and are
     drawn on the CPU once per epoch. A last batch of one image is dropped: BatchNorm cannot train on
     it.
+
+    Args:
+        resized_crop: smallest area of random resized crops; None shifts images by up to 4 pixels.
     """
 
     def __init__(
@@ -84,8 +86,13 @@ def normalise(images: Tensor, splits: Splits) -> Tensor:
 def crop_and_mirror(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor) -> Tensor:
     """Pad by 4 black pixels, crop, and mirror if `flipped` (paper, section 4).
 
-    images: (B, C, H, W); top, left: int64 (B,), from 0 to 8; flipped: bool (B,). The result has
-    the shape and type of `images`.
+    Args:
+        images: (B, C, H, W).
+        top, left: int64 (B,), from 0 to 8.
+        flipped: bool (B,).
+
+    Returns:
+        Images of the shape and type of `images`.
     """
     count, _, height, width = images.shape
     device = images.device

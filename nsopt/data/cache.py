@@ -23,7 +23,7 @@ _META = "meta.json"
 
 
 def load_cached(path: Path, variant: str, read: Callable[[], ImageData]) -> ImageData:
-    """Return what `read` makes of `path`, from the cache if possible. variant: how it reads."""
+    """Return what `read` makes of `path`, cached by `variant` if possible."""
     if not path.exists():
         return read()
     entry = cache_folder() / _fingerprint(path, variant)

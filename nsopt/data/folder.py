@@ -34,9 +34,13 @@ def load_folder(
 ) -> ImageData:
     """Load the images below `path`, a folder or a zip of one, as RGB.
 
-    image_size: crop images to their central square and resize it to this side, in pixels; None
-    keeps their size, which must be square and equal for all. For the others see `load_data`.
-    Raises NsoptError for a missing, empty, damaged or inconsistent folder.
+    Args:
+        image_size: crop images to their central square and resize it to this side, in pixels; None
+            keeps their size, which must be square and equal for all. For the others see
+            `load_data`.
+
+    Raises:
+        NsoptError: for a missing, empty, damaged or inconsistent folder.
     """
     variant = f"folder {image_size} {split} {split_seed} {skip_corrupt}"
     return load_cached(

@@ -65,6 +65,11 @@ class ImageSet:
         for start in range(0, len(self), at_once):
             yield self.pixels(slice(start, start + at_once))
 
+    def scaled_parts(self, at_once: int) -> Iterator[Tensor]:
+        """Yield the images in order, few at a time, as float32 from 0 to 1."""
+        for part in self.parts(at_once):
+            yield part.to(torch.float32) / PIXEL_RANGE
+
     def first_of_each(self, count: int) -> Self:
         """Return the first `count` images of every class, in order."""
         rows = [
@@ -271,8 +276,9 @@ class ImageData:
 class Splits:
     """Training, validation and test images.
 
-    mean, std: (C,), normalise pixels from 0 to 255, on the device of the batches;
-    is_normalised_by_user: whether the user gave them.
+    Attributes:
+        mean, std: (C,), normalise pixels from 0 to 255, on the device of the batches.
+        is_normalised_by_user: whether the user gave them.
     """
 
     train: ImageSet

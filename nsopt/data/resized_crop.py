@@ -29,7 +29,8 @@ class Windows:
     ) -> "Windows":
         """Draw windows for `count` images of shape (C, H, W).
 
-        smallest_area: as a part of the image's area.
+        Args:
+            smallest_area: as a part of the image's area.
         """
         image_height, image_width = shape[-2:]
         area, ratio, top, left = torch.rand(4, count, generator=generator).double()
@@ -55,7 +56,8 @@ class Windows:
 def resized_crops(images: Tensor, windows: Windows, flipped: Tensor) -> Tensor:
     """Crop images uint8 (B, C, H, W) to B windows and resize these: float32 (B, C, H, W).
 
-    flipped: which of them are mirrored, bool (B,).
+    Args:
+        flipped: which of them are mirrored, bool (B,).
     """
     count, _, height, width = images.shape
     x = _places(windows.left, windows.width, width)

@@ -40,8 +40,9 @@ class Subset:
 class Source:
     """The arguments of `load_data`, except the directory, and how its images are normalised.
 
-    mean, std: per channel, of pixels from 0 to 1; None for those of the training images.
-    split, split_seed, skip_corrupt: of a folder, see `load_data`.
+    Attributes:
+        mean, std: per channel, of pixels from 0 to 1; None for those of the training images.
+        split, split_seed, skip_corrupt: of a folder, see `load_data`.
     """
 
     name: str

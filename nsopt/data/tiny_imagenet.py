@@ -24,7 +24,8 @@ _ROOT = "tiny-imagenet-200"
 def load_tiny_imagenet(directory: Path, image_size: int = 64) -> ImageData:
     """Load Tiny ImageNet, resized to `image_size`.
 
-    directory: contains the published zip or its unpacked folder, or is such a zip.
+    Args:
+        directory: contains the published zip or its unpacked folder, or is such a zip.
     """
     path = _find(directory)
     return load_cached(path, f"tiny-imagenet {image_size}", lambda: _load(path, image_size))
@@ -103,7 +104,7 @@ def _words(root: Place, path: Path) -> dict[str, str]:
 
 
 def _rows(file: Place, path: Path) -> list[list[str]]:
-    """Split the lines of a text file at tabs into at least two words. path: for errors."""
+    """Split the lines of a text at tabs into at least two words each; errors name `path`."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except Exception as error:  # zipfile raises anything for a damaged file

@@ -79,10 +79,9 @@ class BestNetworks:
     def file(self, study: Study, trial: FrozenTrial) -> Path:
         """Return the file of one of the `best_trials`. Raises NsoptError if it is not here."""
         path = self._file(study, trial)
-        content = _read(path) if path else None
-        if path and _is_of(trial, content):
+        if path and self.content(study, trial):
             return path
-        if path and path.is_file() and content is None:
+        if path and path.is_file() and _read(path) is None:
             raise NsoptError(f"{path} is damaged: run the study's command again to repair it")
         raise NsoptError(
             f"{self.folder} does not contain {describe_network(study, trial)}: run this there, or "
@@ -109,9 +108,9 @@ class BestNetworks:
         """Delete the files here of networks that are no longer the best."""
         best = best_trials(study)
         needed = {self._file(study, trial) for trial in best.values()}
-        known = {self._shared_file(study, *size) for size in best}
+        known = {self._find_shared_file(study, *size) for size in best}
         for trial in study.get_trials(deepcopy=False):
-            (known if trial.state.is_finished() else needed).add(self._own_file(study, trial))
+            (known if trial.state.is_finished() else needed).add(self._find_own_file(study, trial))
         for path in known - needed:
             if path is not None:
                 path.unlink(missing_ok=True)
@@ -122,12 +121,12 @@ class BestNetworks:
         if best is not None and _rank(best) > (content["val_accuracy"], -content["seed"]):
             return
         trials.write_place(trial, str(self.folder.resolve()))
-        announced = _artifacts(trial)  # by a process that started this trial and died
+        announced = _list_artifacts(trial)  # by a process that started this trial and died
         if announced:
             write_whole(self._path(announced[-1]), _serialise(content))
             return
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / _file_name(trial.study, content["metric"], content["budget"])
+            path = Path(folder) / _name_file(trial.study, content["metric"], content["budget"])
             path.write_bytes(_serialise(content))
             upload_artifact(
                 artifact_store=_WholeFiles(self.folder),
@@ -138,21 +137,21 @@ class BestNetworks:
 
     def _file(self, study: Study, trial: FrozenTrial) -> Path | None:
         """Return the path of a trial's network, if it was stored here."""
-        own, point = self._own_file(study, trial), trials.read_point(trial)
+        own, point = self._find_own_file(study, trial), trials.read_point(trial)
         if own is not None or point is None:
             return own
-        return self._shared_file(study, point.metric.name, point.budget)
+        return self._find_shared_file(study, point.metric.name, point.budget)
 
-    def _own_file(self, study: Study, trial: FrozenTrial) -> Path | None:
+    def _find_own_file(self, study: Study, trial: FrozenTrial) -> Path | None:
         if trials.read_place(trial) is None:
             return None
-        found = _artifacts(trial, internals.storage_of(study))
+        found = _list_artifacts(trial, internals.storage_of(study))
         return self._path(found[-1]) if found else None
 
-    def _shared_file(self, study: Study, metric: str, budget: float) -> Path | None:
+    def _find_shared_file(self, study: Study, metric: str, budget: float) -> Path | None:
         """Return the file of all seeds at a budget, which older versions wrote."""
-        name = _file_name(study, metric, budget)
-        found = [meta for meta in _artifacts(study) if meta.filename == name]
+        name = _name_file(study, metric, budget)
+        found = [meta for meta in _list_artifacts(study) if meta.filename == name]
         return self._path(found[0]) if found else None
 
     def _path(self, meta: ArtifactMeta) -> Path:
@@ -181,7 +180,7 @@ def _rank(trial: FrozenTrial) -> tuple[float, int]:
     return trial.values[0], -point.seed
 
 
-def _artifacts(owner: Any, storage: Any = None) -> list[ArtifactMeta]:
+def _list_artifacts(owner: Any, storage: Any = None) -> list[ArtifactMeta]:
     """Return the artifacts of a study or a trial."""
     try:
         return get_all_artifact_meta(owner, storage=storage)
@@ -207,5 +206,5 @@ def _is_of(trial: FrozenTrial, content: Mapping[str, Any] | None) -> bool:
     return content is not None and content.get("val_accuracy") == trial.values[0]
 
 
-def _file_name(study: Study, metric: str, budget: float) -> str:
+def _name_file(study: Study, metric: str, budget: float) -> str:
     return f"{study.study_name.replace('/', '-').replace(':', '-')}-{budget:g}-{metric}.pt"

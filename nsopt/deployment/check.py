@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nsopt.data.images import PIXEL_RANGE, ImageSet
+from nsopt.data.images import ImageSet
 from nsopt.deployment.export import WithNormalisation, load_exported
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
@@ -21,8 +21,9 @@ _POINTS_APART = 1.0  # trainings may have evaluated in bfloat16
 class ExportCheck:
     """The check of an exported file.
 
-    exported, stored: test accuracy in percent with the file, and in the study; difference: of the
-    logits from PyTorch's, relative to the largest logit.
+    Attributes:
+        exported, stored: test accuracy in percent with the file, and in the study.
+        difference: of the logits from PyTorch's, relative to the largest logit.
     """
 
     exported: float
@@ -33,7 +34,7 @@ class ExportCheck:
 def measure_accuracy(path: Path, test: ImageSet) -> float:
     """Return the percentage of test images, uint8, that an ONNX file gets right."""
     exported = load_exported(path, "onnx")
-    right = sum(_count_right(exported(pixels), labels) for pixels, labels in _batches(test))
+    right = sum(_count_right(exported(pixels), labels) for pixels, labels in _split_batches(test))
     return 100 * right / len(test)
 
 
@@ -46,7 +47,7 @@ def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) 
     exported = load_exported(path, format, network.arch)
     original = WithNormalisation(network).eval()
     right, furthest, largest = 0, 0.0, 0.0
-    for pixels, labels in _batches(test):
+    for pixels, labels in _split_batches(test):
         found, expected = exported(pixels), original(pixels)
         right += _count_right(found, labels)
         furthest = max(furthest, float((found - expected).abs().max()))
@@ -65,10 +66,9 @@ def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) 
     return check
 
 
-def _batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
+def _split_batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images from 0 to 1, and their labels."""
-    for part, labels in zip(images.parts(_BATCH), images.labels.split(_BATCH), strict=True):
-        yield part.to(torch.float32) / PIXEL_RANGE, labels
+    return zip(images.scaled_parts(_BATCH), images.labels.split(_BATCH), strict=True)
 
 
 def _count_right(logits: Tensor, labels: Tensor) -> int:

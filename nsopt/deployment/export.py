@@ -90,7 +90,7 @@ def load_exported(
 
 
 def _write_onnx(network: KeptNetwork, path: Path) -> None:
-    export_to_onnx(WithNormalisation(network), _examples(network), network.facts, path)
+    export_to_onnx(WithNormalisation(network), _sample(network), network.facts, path)
 
 
 def _read_onnx(path: Path, arch: str | Architecture | None) -> Predict:
@@ -102,9 +102,7 @@ def _write_pt2(network: KeptNetwork, path: Path) -> None:
     batch = torch.export.Dim("batch")
     with quiet_exporters():
         program = torch.export.export(
-            WithNormalisation(network).eval(),
-            (_examples(network),),
-            dynamic_shapes=({0: batch},),
+            WithNormalisation(network).eval(), (_sample(network),), dynamic_shapes=({0: batch},)
         )
         torch.export.save(program, path, extra_files={_FACTS: json.dumps(network.facts)})
 
@@ -128,5 +126,5 @@ _FORMATS: dict[str, tuple[_Write, _Read]] = {
 }
 
 
-def _examples(network: KeptNetwork) -> Tensor:
+def _sample(network: KeptNetwork) -> Tensor:
     return torch.rand(_EXAMPLES, *network.input_shape)

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from nsopt.data.images import PIXEL_RANGE, ImageData
+from nsopt.data.images import ImageData
 from nsopt.files import written_beside
 from nsopt.latency.measure import pause_garbage_collection
 from nsopt.latency.runtime import time_pass
@@ -62,7 +61,7 @@ def quantise(exported: Path | str, path: Path | str, data: ImageData) -> Int8:
         >>> nsopt.quantise("small.onnx", "small-int8.onnx", data).milliseconds
     """
     images = data.train.first_of_each(_PER_CLASS)
-    batches = [(p.to(torch.float32) / PIXEL_RANGE).numpy() for p in images.parts(BATCH_SIZE)]
+    batches = [part.numpy() for part in images.scaled_parts(BATCH_SIZE)]
     with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
         integers = write_int8(Path(exported), Path(folder), batches)
         milliseconds = _time({FLOAT: Path(exported)} | integers, batches[0])

@@ -10,8 +10,9 @@ from pydantic import InstanceOf, TypeAdapter
 from torch import Tensor, nn
 
 from nsopt.data.images import PIXEL_RANGE, Splits
+from nsopt.deployment.trained import describe_differences, explain_reading
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture, shapes_of
+from nsopt.models.architecture import Architecture
 from nsopt.models.registry import stored_architectures
 from nsopt.storage.trials import LARGEST_WIDTH, Point
 from nsopt.storage.weights_file import read_weights
@@ -54,7 +55,7 @@ class KeptNetwork:
     def of(
         cls, arch: str, splits: Splits, classes: tuple[str, ...], point: Point, outcome: Outcome
     ) -> Self:
-        """Make it from the outcome of training `point` on `splits`. arch: the network's name."""
+        """Make it from the outcome of training `point` on `splits`, with the name of a network."""
         return cls(
             arch=arch,
             widths=outcome.widths,
@@ -130,8 +131,12 @@ def restore_network(path: Path, arch: Architecture) -> KeptNetwork:
 def _load(
     path: Path | str, families: Callable[[KeptNetwork], Iterable[Architecture]]
 ) -> KeptNetwork:
-    """families: of a network; its shapes must be those of each, and the last one builds it."""
-    try:
+    """Load a network.
+
+    Args:
+        families: of a network; its shapes must be those of each, and the last one builds it.
+    """
+    with explain_reading(path, "nsopt"):
         content = read_weights(Path(path))
         state = content.pop("state")
         kept = _KEPT.validate_python(content | {"model": nn.Identity()})
@@ -140,13 +145,6 @@ def _load(
         model = family.build(kept.widths)
         model.load_state_dict(state)
         return replace(kept, model=model.eval())
-    except NsoptError as error:
-        raise NsoptError(f"cannot read weights from {path}: {error}") from None
-    except OSError as error:
-        raise NsoptError(f"cannot read weights from {path}: {error.strerror}") from None
-    except Exception as error:  # torch raises anything for a foreign file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NsoptError(f"{path} contains no weights of nsopt: {reason}") from None
 
 
 def _check_shapes(
@@ -155,13 +153,9 @@ def _check_shapes(
     """Raise NsoptError if a state does not fit a network of these widths, before it is built."""
     if max(widths) > LARGEST_WIDTH:
         raise NsoptError(f"a width of {max(widths)} is above {LARGEST_WIDTH}")
-    expected, found = family.shapes(widths), shapes_of(state)
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise NsoptError(
-                f"{name} has the shape {found.get(name)}, but a network of the stored widths needs "
-                f"{expected.get(name)}"
-            )
+    differences = describe_differences(family, widths, state)
+    if differences:
+        raise NsoptError(f"its tensors are not those of the stored widths: {differences}")
 
 
 def load_weights(path: Path | str, arch: str | Architecture | None = None) -> nn.Module:

@@ -1,6 +1,7 @@
 """A trained network that smaller ones start from, read from a file of weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,37 @@ def load_trained(path: Path, arch: Architecture) -> nn.Module:
         NsoptError: if the file has no weights, or those of another network; the message names the
             first tensors that differ.
     """
-    try:
+    with explain_reading(path, "torch.save"):
         state = _find_state(read_weights(path))
+    differences = describe_differences(arch, arch.base_widths, state)
+    if differences:
+        raise NsoptError(
+            f"{path} has the weights of another network than {arch.name} with {arch.num_classes} "
+            f"outputs: {differences}"
+        )
+    model = arch.build(arch.base_widths)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+@contextmanager
+def explain_reading(path: Path | str, writer: str) -> Iterator[None]:
+    """Turn any error while a file of weights is read into an NsoptError of one line.
+
+    Args:
+        writer: what should have written the file.
+    """
+    try:
+        yield
     except NsoptError as error:
         raise NsoptError(f"cannot read weights from {path}: {error}") from None
     except OSError as error:
         raise NsoptError(f"cannot read weights from {path}: {error.strerror}") from None
     except Exception as error:  # torch raises anything for a foreign file
         raise NsoptError(
-            f"{path} is not a state_dict that torch.save wrote ({type(error).__name__})"
+            f"cannot read weights from {path}: {writer} did not write this file "
+            f"({type(error).__name__})"
         ) from None
-    _check_shapes(path, arch, state)
-    model = arch.build(arch.base_widths)
-    model.load_state_dict(state)
-    return model.eval()
 
 
 def _find_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -56,22 +74,24 @@ def _find_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
     return state
 
 
-def _check_shapes(path: Path, arch: Architecture, state: Mapping[str, Tensor]) -> None:
-    expected, found = arch.shapes(arch.base_widths), shapes_of(state)
+def describe_differences(
+    arch: Architecture, widths: tuple[int, ...], state: Mapping[str, Tensor]
+) -> str:
+    """Name the first tensors whose shapes differ from those of a network, which is not built.
+
+    Returns:
+        An empty string if the state fits a network of these widths.
+    """
+    expected, found = arch.shapes(widths), shapes_of(state)
     names = [*expected, *(name for name in found if name not in expected)]
     differing = [name for name in names if expected.get(name) != found.get(name)]
-    if not differing:
-        return
-    first = "; ".join(
+    parts = [
         f"{name} is {_format_shape(found.get(name))} there and "
         f"{_format_shape(expected.get(name))} here"
         for name in differing[:_MOST]
-    )
-    more = f"; {len(differing) - _MOST} more differ" if len(differing) > _MOST else ""
-    raise NsoptError(
-        f"{path} has the weights of another network than {arch.name} with {arch.num_classes} "
-        f"outputs: {first}{more}"
-    )
+    ]
+    more = len(differing) - _MOST
+    return "; ".join([*parts, *([f"{more} more differ"] if more > 0 else [])])
 
 
 def _format_shape(shape: tuple[int, ...] | None) -> str:

@@ -23,8 +23,9 @@ _CONV2D_ARGUMENTS = 7
 class Call:
     """One call of a torch function.
 
-    module: path of the innermost module that made the call; arguments: tensors are on the meta
-    device.
+    Attributes:
+        module: path of the innermost module that made the call.
+        arguments: tensors are on the meta device.
     """
 
     kind: str

@@ -34,8 +34,10 @@ def measure_table(
 ) -> Table:
     """Time the calls of one kind.
 
-    calls: at several widths of the network; largest: the place up to which convolutions are timed;
-    layout: of all four-dimensional tensors.
+    Args:
+        calls: at several widths of the network.
+        largest: the place up to which convolutions are timed.
+        layout: of all four-dimensional tensors.
     """
     if calls[0].is_convolution:
         return _measure_convolutions(calls, largest, device, layout)

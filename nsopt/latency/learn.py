@@ -52,8 +52,11 @@ _BUSY = (
 class _Structure:
     """The calls of a network.
 
-    kinds: of the tables, in order; terms: the calls as functions of the widths; samples: by kind,
-    calls of networks of several sizes; largest: by kind, their largest place.
+    Attributes:
+        kinds: of the tables, in order.
+        terms: the calls as functions of the widths.
+        samples: by kind, calls of networks of several sizes.
+        largest: by kind, their largest place.
     """
 
     kinds: tuple[str, ...]
@@ -141,7 +144,9 @@ def latency_model(
 
     Its file depends on network, device, threads, precision, batch size and torch version. A model
     learned on a busy machine is not stored. Meanwhile other nsopt processes on the device wait.
-    folder: by default in the cache.
+
+    Args:
+        folder: by default in the cache.
     """
     folder, runtime = folder or cache_folder() / "latency", Torch(batch_size)
     with compute.exclusive():
@@ -307,7 +312,11 @@ def _distinct_widths(arch: Architecture) -> tuple[int, ...]:
 def _growth(before: Sequence[Call], after: Sequence[Call], name: str) -> IntArray:
     """Return how much the places of all calls, concatenated, grow as one layer widens by 1.
 
-    Raises UnpredictableError if other operations are called. name: of the network.
+    Args:
+        name: of the network.
+
+    Raises:
+        UnpredictableError: if other operations are called.
     """
     if [call.kind for call in after] != [call.kind for call in before]:
         raise UnpredictableError(f"{name} calls other operations at other widths")

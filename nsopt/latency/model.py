@@ -35,9 +35,12 @@ _SHRINKAGE = 2e-5  # of tables' factors to the shared ones; a tenth or ten times
 class Term:
     """One call as a function of the widths.
 
-    table: index of its table; factors (D, L), constants (D,): sizes are `factors @ widths +
-    constants`; convolution: whether it is one; unless_equal: two linear functions of the widths,
-    each (L,) and a constant; the call exists only if they differ.
+    Attributes:
+        table: index of its table.
+        factors, constants: (D, L) and (D,); sizes are `factors @ widths + constants`.
+        convolution: whether it is one.
+        unless_equal: two linear functions of the widths, each (L,) and a constant; the call exists
+            only if they differ.
     """
 
     table: int
@@ -82,8 +85,10 @@ class Term:
 class LatencyModel:
     """A `CostModel` in milliseconds.
 
-    factors: of each table's cheap and dear calls, (T, 2); constant: milliseconds that every network
-    takes; floor: milliseconds of the fastest measured network.
+    Attributes:
+        factors: of each table's cheap and dear calls, (T, 2).
+        constant: milliseconds that every network takes.
+        floor: milliseconds of the fastest measured network.
     """
 
     tables: tuple[Table, ...]
@@ -126,7 +131,8 @@ class LatencyModel:
     def parts(self, widths: IntArray, always: bool = False) -> FloatArray:
         """Return uncorrected milliseconds of each table's cheap and dear calls, (..., T, 2).
 
-        always: only of calls that all networks make.
+        Args:
+            always: only of calls that all networks make.
         """
         result = np.zeros((*widths.shape[:-1], len(self.tables), 2))
         for term in self.terms:
@@ -146,7 +152,11 @@ class LatencyModel:
         """Return the model that fits whole networks best, relative to their latency.
 
         First all tables of one role share two factors; then each gets its own, shrunk towards the
-        shared ones. widths: (M, L); measured: their milliseconds, (M,).
+        shared ones.
+
+        Args:
+            widths: (M, L).
+            measured: their milliseconds, (M,).
         """
         every = 1 / np.asarray(measured, dtype=np.float64)[:, None]
         parts = self.parts(read_rows(widths, self.layers)) * every[..., None]

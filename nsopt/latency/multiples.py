@@ -54,7 +54,7 @@ def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
 
 
 def choose_multiple(milliseconds: dict[int, float]) -> int:
-    """Return the largest multiple that pays. milliseconds: by width."""
+    """Return the largest multiple that pays, by the milliseconds of each width."""
     paying = [
         multiple
         for multiple, widths in _PAIRS.items()

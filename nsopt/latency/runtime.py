@@ -210,8 +210,11 @@ def with_batch_size(runtime: Runtime, batch_size: int) -> Runtime:
 def stored_runtime(stored: str, given: str | None, batch_size: int = BATCH_SIZE) -> Runtime:
     """Return the runtime that a storage names, without running code that it names.
 
-    given: the user's name for it, or None. The user must give `package.module:function`.
-    Raises NsoptError if that is missing, or if the two names differ.
+    Args:
+        given: the user's name for it, or None. The user must give `package.module:function`.
+
+    Raises:
+        NsoptError: if that is missing, or if the two names differ.
     """
     if stored in RUNTIMES and given is None:
         return with_batch_size(RUNTIMES[stored], batch_size)
@@ -228,18 +231,19 @@ def stored_runtime(stored: str, given: str | None, batch_size: int = BATCH_SIZE)
 def import_measure(name: str) -> OwnMeasure:
     """Import a user's function. Raises NsoptError if there is none.
 
-    name: `package.module:function`, from the user of this command, never from a storage: importing
-    it runs code.
+    Args:
+        name: `package.module:function`, from the user of this command, never from a storage:
+            importing it runs code.
     """
     package, colon, word = name.partition(":")
     if not colon:
-        raise NsoptError(f"{name!r} is no function: write package.module:function")
+        raise NsoptError(f"{name!r} is not a function: write package.module:function")
     try:
         found = getattr(import_module(package), word)
     except (ImportError, AttributeError, ValueError) as error:
         raise NsoptError(f"cannot import the function {name!r}: {error}") from None
     if not callable(found):
-        raise NsoptError(f"{name} is no function: it is of type {type(found).__name__}")
+        raise NsoptError(f"{name} is not a function: it is of type {type(found).__name__}")
     return OwnMeasure(name, found)
 
 

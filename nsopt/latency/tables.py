@@ -14,9 +14,12 @@ BLOCK = 16  # channels that kernels work on together
 class Table:
     """Milliseconds on a grid of D = 1 or 2 sizes, which never fall along either.
 
-    Between grid points they are (bi)linear, beyond the last they grow in proportion. axes: D
-    ascending arrays; values: on their grid; blocks: D numbers; a larger size is first rounded up
-    to a multiple, as kernels pad.
+    Between grid points they are (bi)linear, beyond the last they grow in proportion.
+
+    Attributes:
+        axes: D ascending arrays.
+        values: on their grid.
+        blocks: D numbers; a larger size is first rounded up to a multiple, as kernels pad.
     """
 
     axes: tuple[FloatArray, ...]

@@ -90,7 +90,7 @@ class Method(ABC):
         return None
 
     def supports(self, budget: float, base_cost: float) -> bool:
-        """Return whether it has widths at a budget; base_cost: of the base widths."""
+        """Return whether it has widths at a budget; the base widths cost `base_cost`."""
         return True
 
     def start(

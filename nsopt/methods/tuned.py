@@ -4,7 +4,13 @@ from nsopt.methods.base import LawInputs, Method
 from nsopt.scaling.law import ScalingLaw
 
 
-class Tuned(Method):
+class _FoundLaw(Method):
+    def law(self, inputs: LawInputs) -> ScalingLaw:
+        assert inputs.tuned is not None
+        return inputs.tuned
+
+
+class Tuned(_FoundLaw):
     """Takes the law that `nsopt tune --over curve` found for the budget's metric.
 
     The tuning was on the same network, data and preset.
@@ -14,15 +20,10 @@ class Tuned(Method):
     label = "Tuned"
     needs_tuned_law = True
 
-    def law(self, inputs: LawInputs) -> ScalingLaw:
-        assert inputs.tuned is not None
-        return inputs.tuned
 
-
-class Scored(Tuned):
+class Scored(_FoundLaw):
     """Takes the law that `nsopt compress` scored best at the budget, before training."""
 
     name = "scored"
     label = "Scored law"
-    needs_tuned_law = False
     needs_scored_law = True

@@ -97,7 +97,8 @@ class Architecture(Protocol):
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
         """Return a network of `widths` with the kept units of a trained `model`.
 
-        kept: per group, indices of at most `widths[l]` units. All others are newly initialised.
+        Args:
+            kept: per group, indices of at most `widths[l]` units. All others are newly initialised.
         """
 
 
@@ -106,13 +107,18 @@ class TableArchitecture:
     """An `Architecture` made from one table of operations.
 
     A searched width controls one layer, or in tied networks all layers that identity shortcuts
-    join. operations: everything with weights, in forward order; gates: per group, the paths of the
-    modules after which its channels are scored and masked (a BatchNorm, or an Identity that marks
-    an activation); filters: per group, the paths of the convolutions that make its channels;
-    assemble: joins the built operations, given by path, to a module. For networks with shortcuts,
-    identities: paths of the nn.Identity modules that replace projections, with the groups before
-    and after them; stream_reads: paths of the nn.Identity modules through which a group's channels
-    are read from a residual stream that gates do not change.
+    join.
+
+    Attributes:
+        operations: everything with weights, in forward order.
+        gates: per group, the paths of the modules after which its channels are scored and masked (a
+            BatchNorm, or an Identity that marks an activation).
+        filters: per group, the paths of the convolutions that make its channels.
+        assemble: joins the built operations, given by path, to a module.
+        identities: paths of the nn.Identity modules that replace projections on shortcuts, with the
+            groups before and after them.
+        stream_reads: paths of the nn.Identity modules through which a group's channels are read
+            from a residual stream that gates do not change.
     """
 
     name: str
@@ -210,8 +216,9 @@ class TableArchitecture:
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
         """Return a network of `widths` with the kept channels of a trained `model`.
 
-        kept: per group, indices of at most `widths[l]` channels. All others, and projections that
-        `model` does not have, are newly initialised.
+        Args:
+            kept: per group, indices of at most `widths[l]` channels. All others, and projections
+                that `model` does not have, are newly initialised.
         """
         smaller = self.build(widths).to(next(model.parameters()).device)
         modules, sources = dict(smaller.named_modules()), dict(model.named_modules())

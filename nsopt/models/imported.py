@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -20,38 +20,50 @@ _SEED = 0  # of the template, whose values show how its networks are initialised
 
 
 def import_architecture(
-    name: str, num_classes: int, image_size: int, in_channels: int, device: str = "cpu"
+    name: str, num_classes: int, image_size: int, in_channels: int
 ) -> TracedArchitecture:
     """Import and trace a network for images of this shape.
 
-    A factory is called with `num_classes` if it has such a parameter. Raises NsoptError if there is
-    no such network, or if it cannot be traced.
+    A factory is called with `num_classes` if it has such a parameter.
 
-    device: `meta` makes a network without values, which takes no memory.
+    Raises:
+        NsoptError: if there is no such network, or if it cannot be traced.
     """
+    return _trace(name, _make_module(name, num_classes, nullcontext()), image_size, in_channels)
+
+
+def import_large_shapes(
+    name: str, num_classes: int, image_size: int, in_channels: int
+) -> TracedArchitecture | None:
+    """Import and trace a network without values, which takes no memory, if it is large.
+
+    Returns:
+        None if it takes at most a quarter of a gigabyte, or cannot be traced without values.
+    """
+    try:
+        module = _make_module(name, num_classes, torch.device("meta"))
+        tensors: Iterable[Tensor] = module.state_dict().values()
+        if sum(tensor.numel() * tensor.element_size() for tensor in tensors) <= _MUCH_BYTES:
+            return None
+        return _trace(name, module, image_size, in_channels)
+    except (NotImplementedError, NsoptError, RuntimeError):  # for want of values
+        return None
+
+
+def _make_module(name: str, num_classes: int, device: AbstractContextManager[object]) -> nn.Module:
     factory = network_factory(name)
-    place = torch.device(device) if device == "meta" else nullcontext()
-    with torch.random.fork_rng(devices=[]), place:
+    with torch.random.fork_rng(devices=[]), device:
         torch.default_generator.manual_seed(_SEED)
-        module = factory(num_classes)
+        return factory(num_classes)
+
+
+def _trace(name: str, module: nn.Module, image_size: int, in_channels: int) -> TracedArchitecture:
     example = torch.empty(2, in_channels, image_size, image_size)  # whose values nobody reads
     try:
         return trace(module, example, name)
     except TraceError as error:
         shape = f"{in_channels}x{image_size}x{image_size}"
         raise NsoptError(f"{name} cannot be traced on images of {shape}: {error}") from None
-
-
-def needs_much_memory(name: str, num_classes: int) -> bool:
-    """Return whether the network takes more than a quarter of a gigabyte. Raises NsoptError."""
-    factory = network_factory(name)
-    with torch.device("meta"):
-        try:
-            module = factory(num_classes)
-        except (NotImplementedError, RuntimeError):  # it reads values while it is made
-            return False
-    tensors: Iterable[Tensor] = module.state_dict().values()
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) > _MUCH_BYTES
 
 
 def network_factory(name: str) -> Callable[[int], nn.Module]:

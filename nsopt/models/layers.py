@@ -35,8 +35,10 @@ class OperationNetwork(nn.Module):
 class Selection(nn.Module):
     """Selects channels of a tensor (B, C, H, W) with a 1x1 convolution by a matrix of 0 and 1.
 
-    This is faster, forwards and backwards, than gathering from channels-last memory. source: for
-    each output channel the input channel, or -1 for zeros.
+    This is faster, forwards and backwards, than gathering from channels-last memory.
+
+    Args:
+        source: for each output channel the input channel, or -1 for zeros.
     """
 
     def __init__(self, source: IntArray, channels: int) -> None:
@@ -75,8 +77,10 @@ def copy_channels(
 ) -> None:
     """Copy the weights of one operation's kept channels.
 
-    source, target: modules of `operation` in two networks; kept: per searched layer, indices into
-    the source's channels. Other channels of the target do not change.
+    Args:
+        source, target: modules of `operation` in two networks.
+        kept: per searched layer, indices into the source's channels. Other channels of the target
+            do not change.
     """
     destination = target.state_dict()
     with torch.no_grad():
@@ -90,8 +94,9 @@ def slice_channels(
 ) -> Tensor:
     """Slice a parameter, buffer or momentum of an operation to fewer channels.
 
-    read, written: per searched layer, indices to keep of the channels that operations read, and of
-    those that convolutions write.
+    Args:
+        read, written: per searched layer, indices to keep of the channels that operations read, and
+            of those that convolutions write.
     """
     if value.ndim == 0:
         return value

@@ -20,7 +20,8 @@ _OPERATIONS = ["Conv", "Gemm", "MatMul"]
 def write_int8(source: Path, folder: Path, batches: Iterable[Images]) -> dict[str, Path]:
     """Write an ONNX file with integers in each form; return the new files by form.
 
-    batches: of inputs that calibrate it.
+    Args:
+        batches: of inputs that calibrate it.
     """
     import_for_export("onnx")  # onnxruntime's quantisation needs it
     quantization = import_for_export("onnxruntime.quantization")

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -81,8 +80,11 @@ def stored_architecture(
 ) -> "Architecture":
     """Return the architecture that a file or a storage names, without running code that it names.
 
-    given: the user's name for it, or None. The user must give `package.module:factory`.
-    Raises NsoptError if that is missing, or if the two names differ.
+    Args:
+        given: the user's name for it, or None. The user must give `package.module:factory`.
+
+    Raises:
+        NsoptError: if that is missing, or if the two names differ.
     """
     if given is None and is_own(stored):
         raise NsoptError(
@@ -108,15 +110,12 @@ def stored_architectures(
 ) -> "Iterator[Architecture]":
     """Yield `stored_architecture`, but first one without values if the network is large: a small
     file may name a network of many gigabytes. Raises as `stored_architecture` does."""
-    found: list[Architecture] = []
     if given is None and is_imported(stored) and not is_own(stored):
-        from nsopt.models.imported import import_architecture, needs_much_memory  # noqa: PLC0415
+        from nsopt.models.imported import import_large_shapes  # noqa: PLC0415
 
-        if needs_much_memory(stored, num_classes):
-            shapes = num_classes, image_size, in_channels
-            with suppress(NotImplementedError, NsoptError, RuntimeError):  # for want of values
-                found.append(import_architecture(stored, *shapes, "meta"))
-    yield from found
+        large = import_large_shapes(stored, num_classes, image_size, in_channels)
+        if large is not None:
+            yield large
     yield stored_architecture(stored, given, num_classes, image_size, in_channels)
 
 

@@ -19,11 +19,7 @@ from nsopt.scaling.cost import Operation
 
 
 def compact(
-    arch: TableArchitecture,
-    model: nn.Module,
-    optimizer: torch.optim.SGD,
-    old: Layout,
-    new: Layout,
+    arch: TableArchitecture, model: nn.Module, optimizer: torch.optim.SGD, old: Layout, new: Layout
 ) -> None:
     """Cut a network down to fewer channels.
 

@@ -70,10 +70,7 @@ def rank_by_importance(
 
 
 def inherit_network(
-    start: TrainedStart,
-    widths: Sequence[int],
-    supervision: Supervision,
-    compute: Compute,
+    start: TrainedStart, widths: Sequence[int], supervision: Supervision, compute: Compute
 ) -> nn.Module:
     """Return a network of `widths` that inherits from a trained one. Call it inside `computing`.
 
@@ -118,10 +115,10 @@ def _measure_statistics(model: nn.Module, supervision: Supervision, compute: Com
     """Measure the statistics of BatchNorm on a few batches, at most an epoch."""
     data = supervision.batches(_BATCH_SIZE, seed=0)
     with compute.autocast():
-        update_bn(_inputs(model, data, compute), model)
+        update_bn(_yield_inputs(model, data, compute), model)
 
 
-def _inputs(model: nn.Module, data: Batches, compute: Compute) -> Iterator[Tensor]:
+def _yield_inputs(model: nn.Module, data: Batches, compute: Compute) -> Iterator[Tensor]:
     for _ in range(min(_BATCHES, data.per_epoch)):
         compute.give_way()
         yield inputs_for(model, data.next()[0])

@@ -35,7 +35,7 @@ class UnitRanking:
         Raises:
             NoWidthsError: if the network exceeds the budget even then.
         """
-        removals = self._removals(width_limits(cost, len(self.scores))[0])
+        removals = self._list_removals(width_limits(cost, len(self.scores))[0])
         costs = np.asarray(cost(removals))
         fitting = np.flatnonzero(costs <= budget)
         if fitting.size == 0:
@@ -51,7 +51,7 @@ class UnitRanking:
             for scores, width in zip(self.scores, widths, strict=True)
         ]
 
-    def _removals(self, narrowest: FloatArray) -> IntArray:
+    def _list_removals(self, narrowest: FloatArray) -> IntArray:
         """Return the widths (N, L) after each removal, weakest units first."""
         start = np.array([len(scores) for scores in self.scores])
         firsts = sorted(set(self.streams))

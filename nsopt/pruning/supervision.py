@@ -17,7 +17,7 @@ from nsopt.training.step import Loss
 
 
 class Batches(Protocol):
-    """Endless mini-batches, epoch after epoch. per_epoch: number of batches in an epoch."""
+    """Endless mini-batches, `per_epoch` of them in each epoch."""
 
     per_epoch: int
 
@@ -49,7 +49,7 @@ class Supervision(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """Augmented images of `splits`, and their cross-entropy. resized_crop: see `SgdSettings`."""
+    """Images of `splits`, augmented by `resized_crop` (`SgdSettings`), and their cross-entropy."""
 
     splits: Splits
     resized_crop: float | None = None

@@ -11,19 +11,23 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from nsopt.methods.registry import baseline, method_label
-from nsopt.reports.points import MethodPoints, points_of
+from nsopt.reports.points import MethodPoints, collect_points
 from nsopt.reports.published import PublishedLine
 from nsopt.reports.results import Results
 from nsopt.reports.style import TEXT, MethodStyle, log_axis, method_styles, new_figure
-from nsopt.reports.tables import latency_unit, summary
+from nsopt.reports.tables import summary
 
 _ROW_HEIGHT = 34
 _SAME_BUDGET = 0.01
 
 
 class ParetoInfo(NamedTuple):
-    """front_x, front_y: configurations (means over seeds) that no other beats in both; unit: of x,
-    with what ran the networks."""
+    """Accuracies against latency.
+
+    Attributes:
+        front_x, front_y: configurations (means over seeds) that no other beats in both.
+        unit: of x, with what ran the networks.
+    """
 
     methods: list[MethodPoints]
     front_x: list[float]
@@ -37,10 +41,10 @@ def pareto_info(results: Results) -> ParetoInfo:
     front = table[pareto_mask(table["latency_ms"].to_numpy(), table["val_mean"].to_numpy())]
     front = front.sort_values("latency_ms")
     return ParetoInfo(
-        methods=points_of(results, "latency_ms", "val_accuracy"),
+        methods=collect_points(results, "latency_ms", "val_accuracy"),
         front_x=front["latency_ms"].tolist(),
         front_y=front["val_mean"].tolist(),
-        unit=latency_unit(results),
+        unit=results.latency_unit,
     )
 
 
@@ -80,7 +84,7 @@ def draw_pareto(info: ParetoInfo) -> go.Figure:
 
 def accuracy_info(results: Results, cost: str = "params") -> list[MethodPoints]:
     """Return test accuracy at the last epoch against a cost, `params` or `macs`."""
-    return points_of(results, cost, "test_accuracy")
+    return collect_points(results, cost, "test_accuracy")
 
 
 def draw_accuracy(
@@ -133,8 +137,8 @@ def draw_dots(methods: list[MethodPoints], published: Sequence[PublishedLine]) -
             x=points.mean_y,
             y=row,
             mode="markers",
-            error_x=_deviations(points),
-            marker=_large(points.style),
+            error_x=_make_error_bars(points),
+            marker=_make_marker(points.style),
             text=points.mean_text,
             hovertemplate="%{text}<extra></extra>",
             showlegend=False,
@@ -169,9 +173,9 @@ def _add_means(figure: go.Figure, points: MethodPoints, mode: str) -> None:
         x=points.mean_x,
         y=points.mean_y,
         mode=mode,
-        error_y=_deviations(points),
-        error_x=_spans(points),
-        marker=_large(points.style),
+        error_y=_make_error_bars(points),
+        error_x=_make_quartile_bars(points),
+        marker=_make_marker(points.style),
         line={"color": points.style.colour},
         name=method_label(points.method),
         legendgroup=points.method,
@@ -180,11 +184,11 @@ def _add_means(figure: go.Figure, points: MethodPoints, mode: str) -> None:
     )
 
 
-def _deviations(points: MethodPoints) -> dict[str, Any]:
+def _make_error_bars(points: MethodPoints) -> dict[str, Any]:
     return {"array": points.deviation, "color": points.style.colour, "thickness": 1.2}
 
 
-def _spans(points: MethodPoints) -> dict[str, Any] | None:
+def _make_quartile_bars(points: MethodPoints) -> dict[str, Any] | None:
     if points.quartiles is None:
         return None
     ends = zip(points.mean_x, points.quartiles, strict=True)
@@ -197,7 +201,7 @@ def _spans(points: MethodPoints) -> dict[str, Any] | None:
     }
 
 
-def _large(style: MethodStyle) -> dict[str, Any]:
+def _make_marker(style: MethodStyle) -> dict[str, Any]:
     line = {"color": "white", "width": 1}
     return {"color": style.colour, "symbol": style.symbol, "size": 12, "line": line}
 

@@ -12,7 +12,7 @@ from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import draw_pareto, pareto_info
 from nsopt.reports.law import draw_search
 from nsopt.reports.results import Results
-from nsopt.reports.tables import descent_table, format_latency, size_of, summary, with_deviation
+from nsopt.reports.tables import format_latency, list_descent, size_of, summary, with_deviation
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer, doubt_latencies
 from nsopt.storage import schema
@@ -61,34 +61,38 @@ def _as_card(law: go.Figure) -> go.Figure:
 def note(results: Results, method: str, outcomes: str) -> str:
     """Return a note in Markdown about one study of a comparison.
 
-    outcomes: those of `describe_outcomes`, for studies of methods.
+    Args:
+        outcomes: those of `describe_outcomes`, for studies of methods.
     """
     preset = str(results.settings.get("preset", ""))
     searching = schema.is_search(method)
     subject = schema.search_label(method) if searching else method_label(method)
     parts = [
-        f"# {plain_text(results.name)}: {plain_text(subject)}",
+        f"# {escape_text(results.name)}: {escape_text(subject)}",
         get_preset(preset, results.task.data).question,
-        _descent(results, method) if searching else outcomes,
-        protocol_text(results.settings, "search" if searching else "training"),
+        _describe_descent(results, method) if searching else outcomes,
+        describe_protocol(results.settings, "search" if searching else "training"),
     ]
     if preset != "paper":
         parts.append("A short protocol: no network is trained to convergence.")
     return "\n\n".join(filter(None, parts))
 
 
-def protocol_text(settings: Mapping[str, Any], part: str) -> str:
+def describe_protocol(settings: Mapping[str, Any], part: str) -> str:
     """Return the settings of the search or of the training, in one paragraph."""
     values = settings.get(part, {})
     text = ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)
-    return f"**Protocol** ({plain_text(settings.get('preset', ''))}): {plain_text(text)}"
+    return f"**Protocol** ({escape_text(settings.get('preset', ''))}): {escape_text(text)}"
 
 
 def serve(url: str, host: str, port: int, artifacts: Path | None) -> None:
     """Run optuna-dashboard over the storage at `url` until it is interrupted.
 
-    artifacts: folder of the stored networks; by default the one beside an SQLite file.
-    Raises NsoptError if the storage is missing or the address cannot be used.
+    Args:
+        artifacts: folder of the stored networks; by default the one beside an SQLite file.
+
+    Raises:
+        NsoptError: if the storage is missing or the address cannot be used.
     """
     import optuna_dashboard  # noqa: PLC0415
 
@@ -115,14 +119,14 @@ def describe_outcomes(results: Results) -> str:
         for row in summary(results).to_dict("records")
     ]
     names = ("size", "method", "n", "parameters", "MACs", "ms", "validation %", "test %")
-    sentences = [*map(plain_text, answer(results)), plain_text(doubt_latencies(results))]
-    table = _ABOVE_OUTCOMES + markdown_table(names, rows)
+    sentences = [*map(escape_text, answer(results)), escape_text(doubt_latencies(results))]
+    table = _ABOVE_OUTCOMES + make_markdown_table(names, rows)
     return "\n\n".join(filter(None, [*sentences, table]))
 
 
-def _descent(results: Results, search: str) -> str:
-    table = descent_table(results.searches[search])
-    return markdown_table(
+def _describe_descent(results: Results, search: str) -> str:
+    table = list_descent(results.searches[search])
+    return make_markdown_table(
         table.columns,
         [
             [f"{value:.3g}" if isinstance(value, float) else value for value in row]
@@ -131,12 +135,12 @@ def _descent(results: Results, search: str) -> str:
     )
 
 
-def markdown_table(names: Any, rows: Any) -> str:
+def make_markdown_table(names: Any, rows: Any) -> str:
     """Return a Markdown table of plain text."""
     lines = [[str(name) for name in names], ["---" for _ in names], *rows]
-    return "\n".join(f"| {' | '.join(plain_text(cell) for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(escape_text(cell) for cell in line)} |" for line in lines)
 
 
-def plain_text(value: object) -> str:
+def escape_text(value: object) -> str:
     """Escape HTML, and characters that would end a cell of a Markdown table."""
     return html.escape(str(value), quote=False).replace("|", "\\|").replace("\n", " ")

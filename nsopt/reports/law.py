@@ -28,8 +28,11 @@ FloatArray = NDArray[np.float64]
 class LawInfo(NamedTuple):
     """One layer: record (N,), fitted line and, if known, its 90 % band.
 
-    The line is solid inside the record and dashed where it extrapolates. uniform, uniform_line: the
-    layer's widths in uniform networks of the same sizes as the rows, and as the line's points.
+    The line is solid inside the record and dashed where it extrapolates.
+
+    Attributes:
+        uniform, uniform_line: the layer's widths in uniform networks of the same sizes as the rows,
+            and as the line's points.
     """
 
     layer: str
@@ -47,11 +50,11 @@ class LawInfo(NamedTuple):
 
 
 def law_info(results: Results, search: str) -> list[LawInfo]:
-    """Return the law of a search's last iteration by layer. search: the kind of its study."""
+    """Return the law of the last iteration of a search, given by its kind, by layer."""
     iterations = results.searches[search]
     record, law = iterations[-1].record, iterations[-1].law
     first, last = float(record.tau.min()), float(record.tau.max())
-    sizes = _sizes(results, _COLUMNS.get(iterations[-1].metric, iterations[-1].metric))
+    sizes = _find_sizes(results, _COLUMNS.get(iterations[-1].metric, iterations[-1].metric))
     below = np.geomspace(min(first, float(sizes.min())), first, _SAMPLES)
     inside = np.geomspace(first, last, _SAMPLES)
     above = np.geomspace(last, max(last, float(sizes.max())), _SAMPLES)
@@ -80,11 +83,11 @@ def law_info(results: Results, search: str) -> list[LawInfo]:
 
 
 def draw_search(results: Results, search: str) -> go.Figure:
-    """Draw the law of a search's last iteration. search: the kind of its study."""
+    """Draw the law of the last iteration of a search, given by its kind."""
     return draw_law(law_info(results, search), results.searches[search][-1].metric)
 
 
-def _sizes(results: Results, column: str) -> pd.Series:
+def _find_sizes(results: Results, column: str) -> pd.Series:
     """Return the sizes of networks that a law may have proposed, or else of uniform networks."""
     proposed = results.outcomes[results.outcomes["method"] != baseline().name]
     sizes = (results.outcomes if proposed.empty else proposed)[column]
@@ -92,8 +95,10 @@ def _sizes(results: Results, column: str) -> pd.Series:
 
 
 def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
-    """Draw record, fit, band and extrapolation of every layer. Buttons choose between widths and
-    widths relative to uniform networks of the same size. metric: of tau."""
+    """Draw record, fit, band and extrapolation of every layer, over tau in a metric.
+
+    Buttons choose between widths and widths relative to uniform networks of the same size.
+    """
     unit = get_metric(metric).unit
     columns = min(_PANELS_IN_A_ROW, len(layers))
     rows = -(-len(layers) // columns)
@@ -114,7 +119,7 @@ def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
     figure.update_annotations(font={"size": 11})
     plain, relative = list[FloatArray](), list[FloatArray]()
     for index, info in enumerate(layers):
-        for trace, values, uniform in _traces(info, unit):
+        for trace, values, uniform in _make_traces(info, unit):
             figure.add_trace(trace, row=index // columns + 1, col=index % columns + 1)
             plain.append(values)
             relative.append(values / uniform)
@@ -130,7 +135,7 @@ def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
         {
             "label": name,
             "method": "update",
-            "args": [{"y": [v.tolist() for v in values]}, _all_axes(axis, rows * columns, columns)],
+            "args": [{"y": [v.tolist() for v in values]}, _set_axes(axis, rows * columns, columns)],
         }
         for (name, values), axis in zip(kinds, axes, strict=True)
     ]
@@ -139,7 +144,7 @@ def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
     return figure.update_layout(updatemenus=[menu | place])
 
 
-def _traces(info: LawInfo, unit: str) -> list[tuple[go.Scatter, FloatArray, FloatArray]]:
+def _make_traces(info: LawInfo, unit: str) -> list[tuple[go.Scatter, FloatArray, FloatArray]]:
     """Return traces, each with its widths and those of uniform scaling at the same sizes."""
     line, uniform = np.array(info.line_widths), np.array(info.uniform_line)
     first, last = info.recorded
@@ -176,7 +181,7 @@ def _traces(info: LawInfo, unit: str) -> list[tuple[go.Scatter, FloatArray, Floa
     return parts
 
 
-def _all_axes(axis: dict[str, object], panels: int, columns: int) -> dict[str, object]:
+def _set_axes(axis: dict[str, object], panels: int, columns: int) -> dict[str, object]:
     """Return range and ticks of every panel's y axis, and titles for the first column."""
     changes = dict[str, object]()
     for panel in range(panels):

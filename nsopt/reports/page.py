@@ -10,22 +10,15 @@ import plotly.graph_objects as go
 
 from nsopt.data.source import FOLDER_PREFIX
 from nsopt.methods.registry import method_label
-from nsopt.reports.accuracy import (
-    accuracy_info,
-    draw_accuracy,
-    draw_dots,
-    draw_pareto,
-    pareto_info,
-)
+from nsopt.reports.accuracy import accuracy_info, draw_accuracy, draw_dots, draw_pareto, pareto_info
 from nsopt.reports.law import draw_search
 from nsopt.reports.paper import write_paper
 from nsopt.reports.published import PublishedLine, published_lines
 from nsopt.reports.results import Results
 from nsopt.reports.tables import (
-    binding_budget,
-    descent_table,
     format_latency,
-    latency_unit,
+    list_descent,
+    name_binding,
     name_runtime,
     share,
     size_of,
@@ -55,15 +48,16 @@ def write_report(results: Results, folder: Path) -> Path:
 def render(results: Results, csv_files: list[str], paper: str | None = None) -> str:
     """Return the page as HTML; the template engine escapes all text from users.
 
-    paper: the file beside it with the paper's tables, or None.
+    Args:
+        paper: the file beside it with the paper's tables, or None.
     """
     published = published_lines(results.task.arch, results.task.data)
     figures = {
         "pareto": draw_pareto(pareto_info(results)),
         "widths": draw_widths(widths_info(results)),
-        **_by_size(results, published),
+        **_draw_by_size(results, published),
     }
-    order = _order(results, figures)
+    order = _order_figures(results, figures)
     figures |= {search: draw_search(results, search) for search in results.searches}
     return render_template(
         "page.html",
@@ -74,13 +68,13 @@ def render(results: Results, csv_files: list[str], paper: str | None = None) -> 
         figures={key: fragment(figure, key) for key, figure in figures.items()},
         answer=answer(results),
         doubt=doubt_latencies(results),
-        rows=_rows(summary(results)),
-        unit=latency_unit(results),
+        rows=_make_rows(summary(results)),
+        unit=results.latency_unit,
         shows_base=results.task.base_params
         and results.task.base_widths not in set(results.outcomes["widths"]),
-        latencies=_latency_rows(results.latencies),
+        latencies=_make_latency_rows(results.latencies),
         search_label=schema.search_label,
-        descents={search: descent_table(found) for search, found in results.searches.items()},
+        descents={search: list_descent(found) for search, found in results.searches.items()},
         failures=results.failures.to_dict("records"),
         settings=flatten(results.settings),
         provenance=flatten(results.provenance),
@@ -90,10 +84,10 @@ def render(results: Results, csv_files: list[str], paper: str | None = None) -> 
     )
 
 
-def _by_size(results: Results, published: list[PublishedLine]) -> dict[str, go.Figure]:
+def _draw_by_size(results: Results, published: list[PublishedLine]) -> dict[str, go.Figure]:
     """Draw accuracy against cost: a row per method if all methods share a single budget, and
     curves if there are several sizes."""
-    outcomes, compared = results.outcomes, _compared(results)
+    outcomes, compared = results.outcomes, _find_compared(results)
     figures = {}
     if len(compared) == 1:
         metric, budget = compared[0]
@@ -108,35 +102,35 @@ def _by_size(results: Results, published: list[PublishedLine]) -> dict[str, go.F
     return figures
 
 
-def _compared(results: Results) -> list[tuple[str, float]]:
+def _find_compared(results: Results) -> list[tuple[str, float]]:
     """Return the metrics and budgets at which most methods were trained."""
     methods = results.outcomes.groupby(["metric", "budget"])["method"].nunique()
     return list(methods[methods == methods.max()].index)
 
 
-def _order(results: Results, figures: Collection[str]) -> list[str]:
+def _order_figures(results: Results, figures: Collection[str]) -> list[str]:
     """Return the figures of accuracy: first those that answer the question of the study."""
-    metric, _ = _compared(results)[0]
+    metric, _ = _find_compared(results)[0]
     lead = metric if metric in figures else "pareto"
     wanted = ("dots", lead, "pareto", MACS.name, PARAMS.name)
     return [key for key in dict.fromkeys(wanted) if key in figures]
 
 
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _make_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = table.to_dict("records")
     for row in rows:
         row["size"] = size_of(row)
         row["name"] = method_label(row["method"])
         row["latency"] = format_latency(row)
         factor = row["beyond_record"]
-        row["binds"] = binding_budget(row)
+        row["binds"] = name_binding(row)
         row["beyond"] = "" if pd.isna(factor) else f"at {describe_reach(factor)}"
         for part in ("val", "test"):
             row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])
     return rows
 
 
-def _latency_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _make_latency_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = table.to_dict("records")
     for row in rows:
         row["name"] = method_label(row["method"])

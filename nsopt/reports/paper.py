@@ -16,7 +16,7 @@ from plotly.colors import sample_colorscale
 from nsopt.methods.registry import law_of_search
 from nsopt.reports.accuracy import draw_accuracy
 from nsopt.reports.law import draw_search
-from nsopt.reports.points import points_of
+from nsopt.reports.points import collect_points
 from nsopt.reports.published import (
     BEST_EPOCH,
     PublishedTable,
@@ -52,15 +52,15 @@ def write_paper(results: Results, folder: Path) -> Path | None:
 
 
 def render_paper(results: Results, data: str) -> str:
-    """Return the page as HTML. data: the published data set of which these images are a copy."""
+    """Return the page as HTML. The images are a copy of the published data set `data`."""
     arch = results.task.arch
     own = results.outcomes.assign(
-        method=[_in_the_paper(m, results) for m in results.outcomes["method"]]
+        method=[_find_published_name(m, results) for m in results.outcomes["method"]]
     )
     parts = []
     for part in published_tables(arch, data):
         compared = results.outcomes[own["method"].isin(part.methods)]
-        figures = _accuracy_figures(replace(results, outcomes=compared), part, data)
+        figures = _draw_accuracies(replace(results, outcomes=compared), part, data)
         rows = table_rows(part.methods, own, published_accuracies(arch, data))
         parts.append(
             {
@@ -77,10 +77,7 @@ def render_paper(results: Results, data: str) -> str:
     law = None
     if SEARCH in results.searches:
         law = fragment(draw_search(results, SEARCH), "paper-law")
-    descents = {
-        "here": _own_widths(results),
-        "published": published_widths(arch, data),
-    }
+    descents = {"here": _list_own_widths(results), "published": published_widths(arch, data)}
     return render_template(
         PAGE,
         f"{results.name} and the paper",
@@ -103,7 +100,9 @@ def table_rows(
 ) -> list[dict[str, Any]]:
     """Return a row per ratio and method.
 
-    methods: as in `PublishedTable`; own: outcomes, with methods by their published names.
+    Args:
+        methods: as in `PublishedTable`.
+        own: outcomes, with methods by their published names.
     """
     rows = []
     for ratio in sorted({*published["width_ratio"], *own["ratio"].dropna()}):
@@ -113,7 +112,9 @@ def table_rows(
             here = here[here["metric"] == PARAMS.name]
             if there.empty and here.empty:
                 continue
-            rows.append({"ratio": ratio, "name": name} | _published_cells(there) | _own_cells(here))
+            rows.append(
+                {"ratio": ratio, "name": name} | _format_published(there) | _format_own(here)
+            )
     return rows
 
 
@@ -138,7 +139,7 @@ def draw_descent(widths: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def _in_the_paper(method: str, results: Results) -> str:
+def _find_published_name(method: str, results: Results) -> str:
     """Return the published name of a method: with its iteration, and with P unless that is 10."""
     law = law_of_search().name
     if not method.startswith(law):
@@ -148,7 +149,7 @@ def _in_the_paper(method: str, results: Results) -> str:
     return law + ("" if pretraining == _PUBLISHED_P else f"-P{pretraining}") + iteration
 
 
-def _published_cells(rows: pd.DataFrame) -> dict[str, str]:
+def _format_published(rows: pd.DataFrame) -> dict[str, str]:
     if rows.empty:
         return {"published": "", "published_last": "", "published_n": ""}
     row = rows.iloc[0]
@@ -160,7 +161,7 @@ def _published_cells(rows: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _own_cells(rows: pd.DataFrame) -> dict[str, str]:
+def _format_own(rows: pd.DataFrame) -> dict[str, str]:
     if rows.empty:
         return {"params": "", "latency": "", "best": "", "last": "", "n": ""}
     means = rows.select_dtypes("number").mean()
@@ -174,13 +175,13 @@ def _own_cells(rows: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _accuracy_figures(results: Results, part: PublishedTable, data: str) -> dict[str, go.Figure]:
+def _draw_accuracies(results: Results, part: PublishedTable, data: str) -> dict[str, go.Figure]:
     """Draw accuracy against parameters, with published lines, and against measured latency."""
     lines = [
         line._replace(label=f"{part.methods[line.method]}, published")
         for line in published_lines(results.task.arch, data, tuple(part.methods), BEST_EPOCH)
     ]
-    points = points_of(results, PARAMS.name, _BEST)
+    points = collect_points(results, PARAMS.name, _BEST)
     if not points:
         return {}
     figures = {part.by_size: draw_accuracy(points, lines)}
@@ -188,15 +189,15 @@ def _accuracy_figures(results: Results, part: PublishedTable, data: str) -> dict
         p for line in lines for p in line.params
     ]
     figures[part.by_size].update_traces(visible=True).update_xaxes(log_axis(sizes, "parameters"))
-    timed = points_of(results, "latency_ms", _BEST)
+    timed = collect_points(results, "latency_ms", _BEST)
     if timed:
-        figures[part.by_latency] = draw_accuracy(timed, cost=f"latency ({results.latency_unit})")
+        figures[part.by_latency] = draw_accuracy(timed, cost=f"latency ({results.batch_unit})")
     for figure in figures.values():
         figure.update_yaxes(title={"text": _ACCURACY_TITLE})
     return figures
 
 
-def _own_widths(results: Results) -> pd.DataFrame:
+def _list_own_widths(results: Results) -> pd.DataFrame:
     """Return a row per iteration of the search by filters, a column per layer."""
     iterations = results.searches.get(SEARCH, [])
     return pd.DataFrame(

@@ -29,7 +29,7 @@ class MethodPoints(NamedTuple):
     quartiles: list[tuple[float, float]] | None
 
 
-def points_of(results: Results, x: str, y: str) -> list[MethodPoints]:
+def collect_points(results: Results, x: str, y: str) -> list[MethodPoints]:
     """Return two columns of the outcomes, by method."""
     styles, points = method_styles(results.methods), []
     for method in results.methods:
@@ -46,26 +46,28 @@ def points_of(results: Results, x: str, y: str) -> list[MethodPoints]:
                 style=styles[method],
                 x=trials[x].tolist(),
                 y=trials[y].tolist(),
-                text=[_hover(row, results.latency_unit) for row in trials.to_dict("records")],
+                text=[_describe(row, results.batch_unit) for row in trials.to_dict("records")],
                 mean_x=[float(group[x].mean()) for group in groups],
                 mean_y=[float(group[y].mean()) for group in groups],
-                mean_text=[_hover_of_mean(group, results.latency_unit) for group in groups],
+                mean_text=[_describe_mean(group, results.batch_unit) for group in groups],
                 deviation=[float(group[y].std()) if len(group) > 1 else 0.0 for group in groups],
                 low=[float(group[y].min()) for group in groups],
                 high=[float(group[y].max()) for group in groups],
-                quartiles=[_quartiles(group) for group in groups] if x == "latency_ms" else None,
+                quartiles=[_average_quartiles(group) for group in groups]
+                if x == "latency_ms"
+                else None,
             )
         )
     return points
 
 
-def _quartiles(group: pd.DataFrame) -> tuple[float, float]:
+def _average_quartiles(group: pd.DataFrame) -> tuple[float, float]:
     columns = ["latency_lower_quartile_ms", "latency_upper_quartile_ms"]
     low, high = group[columns].astype(float).mean()
     return float(low), float(high)
 
 
-def _hover(trial: dict[str, Any], unit: str) -> str:
+def _describe(trial: dict[str, Any], unit: str) -> str:
     return "<br>".join(
         [
             f"<b>{method_label(trial['method'])}, {size_of(trial)}, seed {trial['seed']}</b>",
@@ -77,7 +79,7 @@ def _hover(trial: dict[str, Any], unit: str) -> str:
     )
 
 
-def _hover_of_mean(group: pd.DataFrame, unit: str) -> str:
+def _describe_mean(group: pd.DataFrame, unit: str) -> str:
     first = group.iloc[0].to_dict()
     validation, test = (
         with_deviation(group[name].mean(), group[name].std())

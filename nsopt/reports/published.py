@@ -29,8 +29,11 @@ class PublishedLine(NamedTuple):
 
 
 class PublishedTable(NamedTuple):
-    """A table of the paper with its accuracy figures, for one network and data set. methods: their
-    names in the table, by their names in the published numbers."""
+    """A table of the paper with its accuracy figures, for one network and data set.
+
+    Attributes:
+        methods: their names in the table, by their names in the published numbers.
+    """
 
     table: str
     by_size: str
@@ -43,7 +46,9 @@ def published_lines(
 ) -> list[PublishedLine]:
     """Return published results of a network on a data set.
 
-    names: published methods; by default those that nsopt knows. accuracy: last or best epoch.
+    Args:
+        names: published methods; by default those that nsopt knows.
+        accuracy: last or best epoch.
     """
     by_method = dict(
         iter(published_accuracies(arch, data).dropna(subset=accuracy).groupby("method"))
@@ -56,7 +61,7 @@ def published_lines(
             label=f"published {name}",
             params=rows["budget_params"].astype(float).tolist(),
             accuracy=rows[accuracy].tolist(),
-            text=[_hover(name, row) for row in rows.to_dict("records")],
+            text=[_describe_row(name, row) for row in rows.to_dict("records")],
         )
         for name in names
         if name in by_method
@@ -103,7 +108,7 @@ def _read(name: str) -> pd.DataFrame:
         return pd.read_csv(file)
 
 
-def _hover(name: str, row: dict[str, float]) -> str:
+def _describe_row(name: str, row: dict[str, float]) -> str:
     return (
         f"<b>published: {name}, {row['width_ratio']:g}x</b><br>"
         f"last epoch {row['last_epoch_test_mean']:.2f} % ({row['epochs']} epochs, "

@@ -18,7 +18,7 @@ from nsopt.storage.studies import load_studies, only_comparison
 from nsopt.storage.urls import hide_password
 
 CONDITIONS = [
-    *("device", "precision", "batch_size", "torch_version", "protocol", "repeats", "runtime"),
+    *("device", "precision", "batch_size", "torch_version", "protocol", "repeats", "runtime")
 ]
 LATENCY_COLUMNS = [
     *("method", "widths", *CONDITIONS),
@@ -33,10 +33,12 @@ _OF_LATENCY = ("lower_quartile_ms", "upper_quartile_ms", "spread", "waited")
 class Results:
     """A comparison as it was measured.
 
-    outcomes: one row per completed trial, with the schema's columns and `widths` (a tuple);
-    latencies: one row per method, widths and conditions; failures: label and reason of failed
-    trials; curves: one row per trial and epoch; searches: iterations in order, by the kind of their
-    study.
+    Attributes:
+        outcomes: one row per completed trial, with the schema's columns and `widths` (a tuple).
+        latencies: one row per method, widths and conditions.
+        failures: label and reason of failed trials.
+        curves: one row per trial and epoch.
+        searches: iterations in order, by the kind of their study.
     """
 
     name: str
@@ -50,9 +52,15 @@ class Results:
     searches: dict[str, list[Iteration]]
 
     @property
-    def latency_unit(self) -> str:
-        """Return the unit of its latencies."""
+    def batch_unit(self) -> str:
+        """The unit of its latencies."""
         return f"ms per batch of {self.settings.get('latency_batch_size', BATCH_SIZE)}"
+
+    @property
+    def latency_unit(self) -> str:
+        """The unit of its latencies, with what ran the networks if that is not PyTorch."""
+        found = self.outcomes.get("latency_runtime", pd.Series(dtype=object)).dropna().unique()
+        return ", ".join([self.batch_unit, *(str(name) for name in found if name != "torch")])
 
     @property
     def methods(self) -> list[str]:
@@ -76,7 +84,7 @@ def read_results(url: str, name: str | None = None) -> Results:
         if trials.read_point(trial) is not None
     ]
     done = [(study, trial) for study, trial in points if trial.state == TrialState.COMPLETE]
-    failures = [failure for _, trial in points if (failure := _failure(trial)) is not None]
+    failures = [failure for _, trial in points if (failure := _read_failure(trial)) is not None]
     if not done and failures:
         first = f"{failures[0]['label']}: {failures[0]['reason']}"
         raise NsoptError(f"every training of {name} failed: {first}")
@@ -85,20 +93,20 @@ def read_results(url: str, name: str | None = None) -> Results:
             f"{name} at {hide_password(url)} has no completed trial yet: run nsopt study first"
         )
     task, settings = schema.read_task(done[0][0]), schema.read_settings(done[0][0])
-    latencies = _latencies(compared)
-    outcomes = pd.DataFrame([_outcome(trial, task) for _, trial in done])
+    latencies = _read_latencies(compared)
+    outcomes = pd.DataFrame([_read_outcome(trial, task) for _, trial in done])
     numbers = outcomes[["ratio", "beyond_record"]].astype(float)  # None where there is none
     return Results(
         name=name,
         task=task,
         settings=settings,
         provenance={method: trials.read_all_provenance(study) for method, study in studies.items()},
-        outcomes=on_one_device(
+        outcomes=add_latencies(
             outcomes.assign(**numbers), latencies, settings["latency_batch_size"]
         ),
         latencies=latencies,
         failures=pd.DataFrame(failures, columns=["label", "reason"]),
-        curves=pd.concat([_curves(trial) for _, trial in done], ignore_index=True),
+        curves=pd.concat([_read_curves(trial) for _, trial in done], ignore_index=True),
         searches={
             kind: iterations
             for kind, study in studies.items()
@@ -107,7 +115,7 @@ def read_results(url: str, name: str | None = None) -> Results:
     )
 
 
-def _latencies(studies: dict[str, Study]) -> pd.DataFrame:
+def _read_latencies(studies: dict[str, Study]) -> pd.DataFrame:
     rows = [
         {"method": method} | latency
         for method, study in studies.items()
@@ -116,7 +124,7 @@ def _latencies(studies: dict[str, Study]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=LATENCY_COLUMNS)
 
 
-def on_one_device(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: int) -> pd.DataFrame:
+def add_latencies(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: int) -> pd.DataFrame:
     """Return the outcomes with comparable latencies, all timed under the same conditions.
 
     Of batches of this size, it takes the conditions that cover most trainings, and the latest of
@@ -142,21 +150,21 @@ def on_one_device(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: i
     )
 
 
-def _outcome(trial: FrozenTrial, task: schema.TaskDescription) -> dict[str, Any]:
+def _read_outcome(trial: FrozenTrial, task: schema.TaskDescription) -> dict[str, Any]:
     outcome = trials.read_outcome(trial)
     if outcome["cost"] is None:  # older versions had counted metrics only
         outcome["cost"] = outcome[outcome["metric"]]
     return outcome | {"widths": trials.read_widths(trial, task.layer_names)}
 
 
-def _failure(trial: FrozenTrial) -> dict[str, str] | None:
+def _read_failure(trial: FrozenTrial) -> dict[str, str] | None:
     point, reason = trials.read_point(trial), trials.read_failure(trial)
     if point is None or reason is None:
         return None
     return {"label": point.label, "reason": reason}
 
 
-def _curves(trial: FrozenTrial) -> pd.DataFrame:
+def _read_curves(trial: FrozenTrial) -> pd.DataFrame:
     frame, numbers = pd.DataFrame(trials.read_curves(trial)), trials.read_outcome(trial)
     for position, name in enumerate(("method", "metric", "budget", "seed")):
         frame.insert(position, name, numbers[name])

@@ -22,7 +22,7 @@ _MARGIN = 1.25  # factor beyond the outermost points
 
 
 class MethodStyle(NamedTuple):
-    """colour: as #rrggbb; symbol: Plotly's."""
+    """How a method looks in figures: a colour as #rrggbb, and a symbol of Plotly."""
 
     colour: str
     symbol: str
@@ -61,11 +61,11 @@ def new_figure(**layout: Any) -> go.Figure:
 
 def apply_style(figure: go.Figure) -> go.Figure:
     """Give a figure the style of the report, as defaults of what it does not set itself."""
-    return figure.update_layout(template=_template())
+    return figure.update_layout(template=_make_template())
 
 
 @cache
-def _template() -> go.layout.Template:
+def _make_template() -> go.layout.Template:
     axis = {"gridcolor": _GRID, "linecolor": _GRID, "zeroline": False, "automargin": True}
     return go.layout.Template(
         layout={
@@ -87,7 +87,7 @@ def log_axis(values: Iterable[float], title: str) -> dict[str, Any]:
     """Return a logarithmic axis for `values`, with readable ticks."""
     found = np.array(list(values), dtype=np.float64)
     low, high = float(found.min()) / _MARGIN, float(found.max()) * _MARGIN
-    ticks = _ticks(low, high)
+    ticks = _choose_ticks(low, high)
     return {
         "title": {"text": f"{title}, log scale"},
         "type": "log",
@@ -97,7 +97,7 @@ def log_axis(values: Iterable[float], title: str) -> dict[str, Any]:
     }
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _choose_ticks(low: float, high: float) -> list[float]:
     """Return about four to eight round numbers between two numbers."""
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):

@@ -66,7 +66,7 @@ def format_ms(milliseconds: float) -> str:
     return f"{milliseconds:.{2 if milliseconds >= 1 else 3}f}"
 
 
-def measured_latency(row: Mapping[str, Any]) -> str:
+def format_measured(row: Mapping[str, Any]) -> str:
     """Format the measured latency of a row, in milliseconds."""
     return "not timed" if pd.isna(row["latency_ms"]) else format_ms(row["latency_ms"])
 
@@ -77,28 +77,20 @@ def predicted_latency(row: Mapping[str, Any]) -> str:
     return "" if predicted is None or pd.isna(predicted) else format_ms(predicted)
 
 
-def binding_budget(row: Mapping[str, Any]) -> str:
+def name_binding(row: Mapping[str, Any]) -> str:
     """Return what the budget limits that stops a row's network; "" for a single budget."""
     return "" if pd.isna(row["binding"]) else get_metric(row["binding"]).noun
 
 
 def format_latency(row: Mapping[str, Any]) -> str:
     """Format the measured latency of a row, and the predicted one if there is one."""
-    measured, predicted = measured_latency(row), predicted_latency(row)
+    measured, predicted = format_measured(row), predicted_latency(row)
     return f"{measured} ({predicted} predicted)" if predicted else measured
 
 
 def with_deviation(mean: float, deviation: float) -> str:
     """Format `79.63 ± 0.04`, or only the mean if there is no deviation."""
     return f"{mean:.2f}" if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
-
-
-def latency_unit(results: Results) -> str:
-    """Return the unit of the latencies of a comparison, with what ran the networks if that is not
-    PyTorch."""
-    found = results.outcomes.get("latency_runtime", pd.Series(dtype=object)).dropna().unique()
-    others = [str(runtime) for runtime in found if runtime != "torch"]
-    return ", ".join([results.latency_unit, *others])
 
 
 def name_runtime(runtime: str, torch_version: str) -> str:
@@ -119,7 +111,7 @@ def short_number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def descent_table(iterations: Sequence[Iteration]) -> pd.DataFrame:
+def list_descent(iterations: Sequence[Iteration]) -> pd.DataFrame:
     """Return one row per iteration of architecture descent."""
     return pd.DataFrame(
         [
@@ -145,8 +137,8 @@ def write_csv(results: Results, folder: Path) -> list[Path]:
     if not results.latencies.empty:
         tables["latencies"] = results.latencies
     if results.searches:
-        tables["record"] = _records(results, layers)
-        tables["laws"] = _laws(results, layers)
+        tables["record"] = _list_records(results, layers)
+        tables["laws"] = _list_laws(results, layers)
     paths = []
     for name, table in tables.items():
         paths.append(folder / f"{name}.csv")
@@ -154,9 +146,9 @@ def write_csv(results: Results, folder: Path) -> list[Path]:
     return paths
 
 
-def _records(results: Results, layers: list[str]) -> pd.DataFrame:
+def _list_records(results: Results, layers: list[str]) -> pd.DataFrame:
     frames = []
-    for search, number, iteration in _iterations(results):
+    for search, number, iteration in _number_iterations(results):
         frame = pd.DataFrame(iteration.record.widths, columns=layers)
         frame.insert(0, "tau", iteration.record.tau)
         frame.insert(0, "iteration", number)
@@ -165,7 +157,7 @@ def _records(results: Results, layers: list[str]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _laws(results: Results, layers: list[str]) -> pd.DataFrame:
+def _list_laws(results: Results, layers: list[str]) -> pd.DataFrame:
     frames = [
         pd.DataFrame(
             {
@@ -177,12 +169,12 @@ def _laws(results: Results, layers: list[str]) -> pd.DataFrame:
                 "r2": iteration.law.r2,
             }
         )
-        for search, number, iteration in _iterations(results)
+        for search, number, iteration in _number_iterations(results)
     ]
     return pd.concat(frames, ignore_index=True)
 
 
-def _iterations(results: Results) -> Iterator[tuple[str, int, Iteration]]:
+def _number_iterations(results: Results) -> Iterator[tuple[str, int, Iteration]]:
     for search, iterations in results.searches.items():
         for number, iteration in enumerate(iterations, start=1):
             yield search, number, iteration

@@ -20,7 +20,7 @@ def render_template(name: str, title: str, **values: Any) -> str:
 
 
 def fragment(figure: go.Figure, key: str) -> str:
-    """Return a figure as HTML for a page. key: any text, for its id."""
+    """Return a figure as HTML for a page; any text `key` becomes its id."""
     word = re.sub(r"[^\w-]", "_", key)
     html: str = figure.to_html(
         full_html=False,

@@ -6,7 +6,7 @@ import optuna
 import plotly.graph_objects as go
 from optuna.study import Study
 
-from nsopt.reports.dashboard import markdown_table, plain_text, protocol_text
+from nsopt.reports.dashboard import describe_protocol, escape_text, make_markdown_table
 from nsopt.reports.style import apply_style
 from nsopt.reports.tuning_table import tuning_rows
 from nsopt.scaling.metric import METRICS
@@ -61,13 +61,13 @@ def tuning_note(study: Study, metric_names: Sequence[str]) -> str:
     names, rows = tuning_rows(study, metric_names)
     settings = schema.read_settings(study)
     parts = [
-        f"# {plain_text(study.study_name)}",
+        f"# {escape_text(study.study_name)}",
         question(study),
-        protocol_text(settings, "search"),
-        protocol_text(settings, "training"),
-        markdown_table(names, rows),
+        describe_protocol(settings, "search"),
+        describe_protocol(settings, "training"),
+        make_markdown_table(names, rows),
     ]
     verdict = schema.read_verdict(study)
     if verdict is not None:
-        parts.insert(2, f"**{plain_text(verdict)}**")
+        parts.insert(2, f"**{escape_text(verdict)}**")
     return "\n\n".join(parts)

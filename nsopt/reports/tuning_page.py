@@ -28,8 +28,11 @@ def is_about_tuning(url: str, name: str | None) -> bool:
 def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
     """Write `index.html` about the tuning studies of a task; return its path.
 
-    name: ARCH-DATA-PRESET-tune; None takes the only one in the storage. Raises NsoptError if it is
-    missing.
+    Args:
+        name: ARCH-DATA-PRESET-tune; None takes the only one in the storage.
+
+    Raises:
+        NsoptError: if it is missing.
     """
     storage = existing_storage(url)
     found = tunings(storage)

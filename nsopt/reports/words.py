@@ -14,8 +14,8 @@ import pandas as pd
 from nsopt.latency.sittings import distrust
 from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
-from nsopt.reports.tables import binding_budget, summary
-from nsopt.scaling.metric import LATENCY, Joint, get_metric
+from nsopt.reports.tables import name_binding, summary
+from nsopt.scaling.metric import LATENCY, get_metric
 from nsopt.scaling.record import describe_reach
 from nsopt.scaling.t_test import run_t_test
 from nsopt.storage.schema import width_key
@@ -110,11 +110,16 @@ def paired_difference(
 
 
 def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
-    """rows: of the summary, at one budget."""
+    """Return the verdict at one budget.
+
+    Args:
+        rows: of the summary, at this budget.
+        reference: the method with which to compare the best one.
+    """
     best = rows.loc[rows["val_mean"].idxmax()]
-    equals = _equals(results, best, rows["method"])
+    equals = _find_equals(results, best, rows["method"])
     label = " and ".join(method_label(method) for method in equals)
-    rival = _rival(rows[~rows["method"].isin(equals)], reference)
+    rival = _choose_rival(rows[~rows["method"].isin(equals)], reference)
     certain, taken = False, best
     if _is_chance(results, rows):
         classes = results.task.classes
@@ -126,14 +131,14 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
         found = f"{label} {_has(equals)} {best['test_mean']:.1f} % test accuracy."
     else:
         own, others = (
-            _outcomes(results, best, row["method"]).set_index("seed")["test_accuracy"]
+            _select_outcomes(results, best, row["method"]).set_index("seed")["test_accuracy"]
             for row in (best, rival)
         )
         difference = paired_difference(own, others, results.settings.get("data", {}).get("test"))
         certain = difference is not None and difference.is_certain
         found = _compare(label, equals, best, rival, difference)
         if certain:
-            found += _at_equal_accuracy(results, best, reference)
+            found += _compare_at_equal_accuracy(results, best, reference)
         elif difference is not None:
             costs = ["macs"] if doubt_latencies(results) else ["latency_ms", "macs"]
             taken, gain = _choose_cheaper(best, rival, costs)
@@ -143,19 +148,17 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
     if not pd.isna(taken["beyond_record"]):
         factor = describe_reach(taken["beyond_record"])
         found += f" The budget is {factor}: its law is extrapolated there."
-    if binding_budget(taken):
-        found += f" The budget of {binding_budget(taken)} binds."
-    found += "".join(_exceed(row, results.latency_unit) for _, row in rows.iterrows())
-    widths = _widths(results, taken, taken["method"])
+    if name_binding(taken):
+        found += f" The budget of {name_binding(taken)} binds."
+    found += "".join(_describe_excess(row, results.batch_unit) for _, row in rows.iterrows())
+    widths = _find_widths(results, taken, taken["method"])
     key = width_key(*widths) if len(widths) == 1 else ""
     return Verdict(f"{_format_budget(best)}: {found}", label, key, certain, taken)
 
 
-def _exceed(row: pd.Series, unit: str) -> str:
+def _describe_excess(row: pd.Series, unit: str) -> str:
     """Return a sentence if a network was measured to be slower than its budget, else ""."""
-    metric = get_metric(row["metric"])
-    limits = metric.limits if isinstance(metric, Joint) else ((metric, 1),)
-    budget = dict(limits).get(LATENCY, np.nan) * row["budget"]
+    budget = dict(get_metric(row["metric"]).limits_at(row["budget"])).get(LATENCY, np.nan)
     if not row["latency_ms"] > _ABOVE * budget:  # NaN where there is no such budget
         return ""
     excess = 100 * (row["latency_ms"] / budget - 1)
@@ -180,15 +183,12 @@ def _is_chance(results: Results, rows: pd.DataFrame) -> bool:
 
 
 def _compare(
-    label: str,
-    equals: list[str],
-    best: pd.Series,
-    rival: pd.Series,
-    difference: Difference | None,
+    label: str, equals: list[str], best: pd.Series, rival: pd.Series, difference: Difference | None
 ) -> str:
     """Say how the best by validation accuracy differs from its rival in test accuracy and cost.
 
-    label: of the best methods, `equals`.
+    Args:
+        label: of the best methods, `equals`.
     """
     other = method_label(rival["method"])
     accuracies = f"{label} {best['test_mean']:.1f} %, {other} {rival['test_mean']:.1f} %"
@@ -236,14 +236,16 @@ def _choose_cheaper(
     return best, ""
 
 
-def _equals(results: Results, best: pd.Series, methods: Iterable[str]) -> list[str]:
+def _find_equals(results: Results, best: pd.Series, methods: Iterable[str]) -> list[str]:
     """Return the best method and those that propose the same widths."""
-    widths = _widths(results, best, best["method"])
-    others = [m for m in methods if m != best["method"] and _widths(results, best, m) == widths]
+    widths = _find_widths(results, best, best["method"])
+    others = [
+        m for m in methods if m != best["method"] and _find_widths(results, best, m) == widths
+    ]
     return [best["method"], *others]
 
 
-def _rival(rows: pd.DataFrame, reference: str) -> pd.Series | None:
+def _choose_rival(rows: pd.DataFrame, reference: str) -> pd.Series | None:
     """Return the row with which to compare the best: the reference, or else the next best."""
     if rows.empty:
         return None
@@ -251,19 +253,19 @@ def _rival(rows: pd.DataFrame, reference: str) -> pd.Series | None:
     return (rows.nlargest(1, "val_mean") if own.empty else own).iloc[0]
 
 
-def _outcomes(results: Results, at: pd.Series, method: str) -> pd.DataFrame:
+def _select_outcomes(results: Results, at: pd.Series, method: str) -> pd.DataFrame:
     """Return the trainings of a method at the budget of a row."""
     return results.outcomes.query(
         "method == @method and budget == @at.budget and metric == @at.metric"
     )
 
 
-def _widths(results: Results, at: pd.Series, method: str) -> set[tuple[int, ...]]:
+def _find_widths(results: Results, at: pd.Series, method: str) -> set[tuple[int, ...]]:
     """Return the different widths of these trainings."""
-    return set(_outcomes(results, at, method)["widths"])
+    return set(_select_outcomes(results, at, method)["widths"])
 
 
-def _at_equal_accuracy(results: Results, best: pd.Series, reference: str) -> str:
+def _compare_at_equal_accuracy(results: Results, best: pd.Series, reference: str) -> str:
     """Say what the reference needs for the accuracy of the best, if its own sizes span that."""
     curve = summary(results).query("method == @reference").sort_values("test_mean")
     accuracy = best["test_mean"]

@@ -184,9 +184,9 @@ class NeuralScaleSampler(BaseSampler):
 
     def propose(self, budget: float) -> tuple[int, ...]:
         """Return the widths at a budget, solved once. Raises NsoptError if none fit it."""
-        return self._proposal_at(budget).widths
+        return self._solve(budget).widths
 
-    def _proposal_at(self, budget: float) -> Proposal:
+    def _solve(self, budget: float) -> Proposal:
         if budget not in self._solved:
             self._solved[budget] = self._proposals.at(budget)
         return self._solved[budget]
@@ -223,13 +223,13 @@ class NeuralScaleSampler(BaseSampler):
         if param_name not in self._parameters:
             if trials.is_width(param_name):
                 raise NsoptError(
-                    f"{param_name} is no layer of this law, which has "
+                    f"{param_name} is not a layer of this law, which has "
                     f"{', '.join(self._parameters)}: give the sampler this network's law"
                 )
             return self._independent.sample_independent(
                 study, trial, param_name, param_distribution
             )
-        budget = self._budget_of(trial)
+        budget = self._find_budget(trial)
         if budget is None:
             raise NsoptError("no budget for these widths: give the sampler budgets=[...]")
         key = (study.study_name, trial.number)
@@ -248,15 +248,11 @@ class NeuralScaleSampler(BaseSampler):
         self._independent.before_trial(study, trial)
 
     def after_trial(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         self._independent.after_trial(study, trial, state, values)
         proposal = self._proposed.pop((study.study_name, trial.number), None)
-        budget = self._budget_of(trial)
+        budget = self._find_budget(trial)
         if budget is None or not all(name in trial.params for name in self._parameters):
             return
         metric, widths = self._proposals.metric, [trial.params[name] for name in self._parameters]
@@ -272,14 +268,14 @@ class NeuralScaleSampler(BaseSampler):
     def _propose_for(self, trial: FrozenTrial, budget: float) -> Proposal:
         """Return the proposal for a trial, shifted at random if there is a spread."""
         if not self._spread:
-            return self._proposal_at(budget)
+            return self._solve(budget)
         generator = np.random.default_rng(
             np.random.SeedSequence(self._entropy, spawn_key=(trial.number,))
         )
         shift = generator.normal(scale=self._spread, size=len(self._parameters))
         return self._proposals.around(budget, shift)
 
-    def _budget_of(self, trial: FrozenTrial) -> float | None:
+    def _find_budget(self, trial: FrozenTrial) -> float | None:
         own = trials.read_budget(trial)
         if own is not None:
             return own

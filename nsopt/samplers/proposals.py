@@ -29,8 +29,9 @@ Shift = NDArray[np.float64]
 class Proposals:
     """Proposes widths of a law at budgets.
 
-    eta: step size of Algorithm 3, which then replaces the exact solver, for power laws only;
-    multiple_of, min_width, max_width: see `solve_widths`.
+    Attributes:
+        eta: step size of Algorithm 3, which then replaces the exact solver, for power laws only.
+        multiple_of, min_width, max_width: see `solve_widths`.
     """
 
     law: ScalingLaw

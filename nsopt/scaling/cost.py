@@ -62,9 +62,13 @@ class Channels:
 class Operation:
     """One weighted operation of a network.
 
-    name: path of its module; kernel, stride: of a convolution; bias: whether it has one;
-    resolution: side of its square output map (1 for a linear layer); unless_equal: the operation
-    exists only if these two channel counts differ, like the projection on a shortcut.
+    Attributes:
+        name: path of its module.
+        kernel, stride: of a convolution.
+        bias: whether it has one.
+        resolution: side of its square output map (1 for a linear layer).
+        unless_equal: the operation exists only if these two channel counts differ, like the
+            projection on a shortcut.
     """
 
     name: str
@@ -150,7 +154,8 @@ class CountedCost:
 class LinearCost:
     """A `CostModel` that is linear in another one: `constant + slope * cost`.
 
-    metric: what it predicts, such as bytes of parameters.
+    Attributes:
+        metric: what it predicts, such as bytes of parameters.
     """
 
     metric: str

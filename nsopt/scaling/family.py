@@ -25,7 +25,7 @@ _LEAST_BETA = 0.02
 
 @dataclass(frozen=True, eq=False)
 class LawFamily:
-    """uniform: u; others: f_k by name; all have L layers and relative sizes as scale."""
+    """Laws with L layers over relative size: `uniform` is u, `others` are f_k by name."""
 
     uniform: PowerLaw
     others: Mapping[str, PowerLaw]
@@ -54,7 +54,7 @@ def relative_uniform(base_widths: Sequence[int]) -> PowerLaw:
 
 
 def relative(law: PowerLaw, cost: CostModel, base_widths: Sequence[int]) -> PowerLaw:
-    """Convert a law over tau to one over tau / tau of the base network. cost: in tau's unit."""
+    """Convert a law over a `cost` to one over its ratio to the cost of the base network."""
     base = float(cost(base_widths))
     error = None if law.error is None else law.error.per_unit(base)
     return replace(law, alpha=law.widths(base), error=error)

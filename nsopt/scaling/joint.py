@@ -19,7 +19,10 @@ class JointCost:
     """A `CostModel` of several budgets: widths meet all of them if and only if they cost at most 1.
 
     Division rounds a cost above its budget to no less than the next number above 1, so that this is
-    exact. limits: K cost models, each with its budget.
+    exact.
+
+    Attributes:
+        limits: K cost models, each with its budget.
     """
 
     limits: tuple[tuple[CostFunction, float], ...]

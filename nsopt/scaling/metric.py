@@ -170,7 +170,7 @@ class Joint(Metric):
         try:
             return float(text)
         except ValueError:
-            raise NsoptError(f"{text!r} is no share of {self.name}: write 1, or 0.5") from None
+            raise NsoptError(f"{text!r} is not a share of {self.name}: write 1, or 0.5") from None
 
     def show(self, budget: float) -> str:
         return " and ".join(metric.show(limit) for metric, limit in self.limits_at(budget))

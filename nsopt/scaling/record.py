@@ -42,10 +42,14 @@ def describe_reach(factor: float) -> str:
 class PruneRecord:
     """The rows to which a law is fitted.
 
-    widths: int64 (N, L); tau: (N,), sizes of the networks with these widths, in parameters or in
-    the metric that importance was divided by. By the published rule every layer has lost a filter
-    in each row. own_rows: whether the rows start at the unpruned network instead, and each layer is
-    fitted to its own rows.
+    By the published rule every layer has lost a filter in each row.
+
+    Attributes:
+        widths: int64 (N, L).
+        tau: (N,), sizes of the networks with these widths, in parameters or in the metric that
+            importance was divided by.
+        own_rows: whether the rows start at the unpruned network instead, and each layer is fitted
+            to its own rows.
     """
 
     widths: IntArray
@@ -118,7 +122,9 @@ def _rows_of_layer(widths: IntArray) -> slice:
 class Trajectory:
     """All widths from the unpruned network (row 0) to the last prune step.
 
-    widths: int64 (N, L); tau: (N,), their sizes.
+    Attributes:
+        widths: int64 (N, L).
+        tau: (N,), their sizes.
     """
 
     widths: IntArray
@@ -147,9 +153,14 @@ class Trajectory:
 class Iteration:
     """One iteration of architecture descent (Algorithm 4).
 
-    trajectory: widths after every prune step; law: fitted to its record; widths: the law's proposal
-    at the original network's size; seconds: duration; metric: unit of tau; widths_low, widths_high:
-    90 % of repeated searches propose widths between these, None if an older version stored it.
+    Attributes:
+        trajectory: widths after every prune step.
+        law: fitted to its record.
+        widths: the law's proposal at the original network's size.
+        seconds: duration.
+        metric: unit of tau.
+        widths_low, widths_high: 90 % of repeated searches propose widths between these, None if an
+            older version stored it.
     """
 
     trajectory: Trajectory
@@ -168,7 +179,8 @@ class Iteration:
         """Return by which factor a budget is above the largest recorded network (> 1) or below the
         smallest (< 1). None: inside the record, where the law interpolates.
 
-        cost: in the unit of the budget.
+        Args:
+            cost: in the unit of the budget.
         """
         costs = np.asarray(cost(self.record.widths), dtype=np.float64)
         nearest = float(np.clip(budget, costs.min(), costs.max()))

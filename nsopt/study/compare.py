@@ -61,9 +61,8 @@ def preview_comparison(
         tell_duration(plan, plan.find_missing())
         plan.laws.read(session.studies())
         return {
-            f"{method.name} {point.size}": widths
+            f"{method.name} {point.size}": plan.laws.propose_widths(method, point)
             for method, points in plan.points.items()
             if plan.laws.is_ready(method) and not method.needs_trained_network
             for point in points
-            for widths in [plan.laws.propose_widths(method, point)]
         }

@@ -28,8 +28,9 @@ class Laws:
     made once, and solved once for a budget. Only a method that starts from a trained network has
     one law per seed.
 
-    timed: whether networks are timed and stored until a budget in milliseconds holds as measured;
-    otherwise it holds as predicted.
+    Args:
+        timed: whether networks are timed and stored until a budget in milliseconds holds as
+            measured; otherwise it holds as predicted.
     """
 
     def __init__(self, session: Session, timed: bool = True) -> None:

@@ -1,6 +1,6 @@
 """The plan of a comparison: its points, and those that are still missing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -44,7 +44,7 @@ class Plan:
         Raises:
             NsoptError: if other settings wrote the storage.
         """
-        stored = self._read_studies()
+        stored = self.session.task.stored_studies(self.session.workspace)
         return {
             method: missing_points(stored.get(method.name), own, trials.read_point)
             for method, own in self.points.items()
@@ -56,7 +56,7 @@ class Plan:
         They name budgets at which a law is extrapolated, and methods whose law has changed since
         their networks were trained.
         """
-        studies = self._read_studies()
+        studies = self.session.task.stored_studies(self.session.workspace)
         self.laws.read(studies)
         warnings = self.laws.describe_extrapolations(self.points)
         for method in self._lawful:
@@ -82,7 +82,7 @@ class Plan:
         missing = {method: own for method, own in self.find_missing().items() if own}
         if not missing:
             return False
-        studies = self._open_studies([*missing, *self._lawful])
+        studies = self.session.open_studies([*missing, *self._lawful])
         self._find_latencies(self._propose_networks(self._lawful, studies))
         for method, own in missing.items():
             for point in own:
@@ -132,7 +132,7 @@ class Plan:
 
         They are chosen once, because the latencies may be measured again.
         """
-        studies = self._open_studies(methods)
+        studies = self.session.open_studies(methods)
         networks = self._propose_networks(methods, studies)
         macs = [MACS.cost(self.session.task.arch)(widths) for _, widths in networks]
         asked = [self.comparison.references, *macs]
@@ -148,12 +148,6 @@ class Plan:
     def _lawful(self) -> list[Method]:
         """The methods whose widths are known before their trials run."""
         return [method for method in self.points if not method.needs_trained_network]
-
-    def _open_studies(self, methods: Iterable[Method]) -> dict[str, Study]:
-        return self.session.open_studies(dict.fromkeys(method.name for method in methods))
-
-    def _read_studies(self) -> dict[str, Study]:
-        return self.session.task.stored_studies(self.session.workspace)
 
 
 def make_plan(comparison: Comparison, session: Session) -> Plan:

@@ -68,9 +68,6 @@ class StudySettings(Settings):
         )
 
 
-_REFERENCES = 3
-
-
 @dataclass(frozen=True)
 class Preset:
     """A named protocol, and the points that it compares.
@@ -86,7 +83,7 @@ class Preset:
     ratios: tuple[float, ...]
     seeds: int
     settings: StudySettings
-    references: int = _REFERENCES
+    references: int = 3
 
 
 def rounding_for(
@@ -97,13 +94,13 @@ def rounding_for(
     Budgets in several metrics at once are rounded as all of them are.
     """
     multiples, narrowest = (
-        [_rounding_for(rounding, part.name) for part in metric.parts]
+        [_round_for(rounding, part.name) for part in metric.parts]
         for rounding in (multiple_of, min_width)
     )
     return math.lcm(*multiples), max(narrowest)
 
 
-def _rounding_for(rounding: Rounding | None, metric: str) -> int:
+def _round_for(rounding: Rounding | None, metric: str) -> int:
     if isinstance(rounding, dict):
         return rounding.get(metric, 1)
     return rounding or 1
@@ -219,7 +216,7 @@ _PRESETS = {
 }
 
 
-def _for_tiny_imagenet(preset: Preset, **search: Any) -> Preset:
+def _adapt_to_tiny_imagenet(preset: Preset, **search: Any) -> Preset:
     """Return a preset with the paper's trainings for Tiny ImageNet, and changes of its search."""
     settings = preset.settings
     return replace(
@@ -235,8 +232,8 @@ def _for_tiny_imagenet(preset: Preset, **search: Any) -> Preset:
 
 
 _TINY_IMAGENET_PRESETS = {
-    "paper": _for_tiny_imagenet(_PRESETS["paper"], prune_every=100),
-    "fast": _for_tiny_imagenet(_PRESETS["fast"]),
+    "paper": _adapt_to_tiny_imagenet(_PRESETS["paper"], prune_every=100),
+    "fast": _adapt_to_tiny_imagenet(_PRESETS["fast"]),
 }
 
 

@@ -1,7 +1,7 @@
 """The searches of a task: stored iterations, and missing ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -33,19 +33,19 @@ def continue_searches(
             differ only in their price, so that the first one pre-trains the network for all.
     """
     found: dict[Price | None, list[Iteration]] = {}
-    shared = pretrained_file(session)
+    shared = find_pretrained_file(session)
     try:
         with Checkpoint(shared, {}).remove_on(DeterministicError):
             for price, iterations in searches.items():
                 is_last = len(found) + 1 == len(searches)
                 kept = None if is_last and not shared.exists() else shared
-                found[price] = _Search(session, iterations, price, kept).run()
+                found[price] = _continue_search(session, price, iterations, kept)
     finally:
         session.workspace.tidy()
     return found
 
 
-def pretrained_file(session: Session) -> Path:
+def find_pretrained_file(session: Session) -> Path:
     """Return the file of the pre-trained network that searches of several prices share."""
     folder = session.workspace.checkpoints(session.task.study_name(schema.PRETRAINED))
     return folder / "network.pt"
@@ -84,58 +84,47 @@ def search_task(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Search:
-    """One search of a session. pretrained: file of the network that several searches share."""
+def _continue_search(
+    session: Session, price: Price | None, iterations: int, pretrained: Path | None
+) -> list[Iteration]:
+    """Return the requested iterations. Wait for other processes that search in this folder.
 
-    session: Session
-    iterations: int
-    price: Price | None
-    pretrained: Path | None
+    Args:
+        pretrained: file of the network that several searches share.
 
-    @property
-    def kind(self) -> str:
-        return self.session.task.search_kind(self.price)
+    Raises:
+        NsoptError: if other settings wrote the stored iterations.
+    """
+    task, workspace = session.task, session.workspace
+    kind = task.search_kind(price)
+    folder = workspace.checkpoints(task.study_name(kind))
 
-    def run(self) -> list[Iteration]:
-        """Return the requested iterations. Wait for other processes that search in this folder."""
-        task, workspace = self.session.task, self.session.workspace
-        folder = workspace.checkpoints(task.study_name(self.kind))
+    def report() -> None:
+        session.progress.message("waiting for the search of another command in this folder")
 
-        def report() -> None:
-            self.session.progress.message(
-                "waiting for the search of another command in this folder"
-            )
+    with hold_lock(folder, report):
+        study = task.stored_search(workspace, kind)
+        history = trials.read_iterations(study) if study else []
+        settings = task.search_settings(price).updated(iterations=iterations)
+        missing = search_task(session, settings, history, folder / "search.pt", pretrained)
+        for number, iteration in enumerate(missing, start=len(history) + 1):
+            history = _store_iteration(session, kind, number, iteration)
+        return history[:iterations]
 
-        with hold_lock(folder, report):
-            history = self._read_stored()
-            missing = search_task(
-                self.session,
-                task.search_settings(self.price).updated(iterations=self.iterations),
-                history,
-                folder / "search.pt",
-                self.pretrained,
-            )
-            for number, iteration in enumerate(missing, start=len(history) + 1):
-                history = self._write(number, iteration)
-            return history[: self.iterations]
 
-    def _read_stored(self) -> list[Iteration]:
-        """Return the stored iterations. Raises NsoptError if other settings wrote them."""
-        study = self.session.task.stored_search(self.session.workspace, self.kind)
-        return trials.read_iterations(study) if study else []
-
-    def _write(self, number: int, iteration: Iteration) -> list[Iteration]:
-        """Store a finished iteration; return all stored ones."""
-        session, layers = self.session, self.session.task.arch.layer_names
-        study = session.open_study(self.kind)
-        study.add_trial(trials.search_trial(iteration, number, layers, provenance(session.compute)))
-        own = ", fitted layer by layer" if iteration.record.own_rows else ""
-        session.progress.message(
-            f"{self.kind} iteration {number}: {len(iteration.record.tau)} rows{own}, "
-            f"r2 {iteration.law.r2.min():.3f} at least, {iteration.seconds:.0f} s"
-        )
-        doubts = iteration.doubts(layers)
-        if doubts:
-            session.progress.message(f"{self.kind} iteration {number}: {doubts}")
-        return trials.read_iterations(study)
+def _store_iteration(
+    session: Session, kind: str, number: int, iteration: Iteration
+) -> list[Iteration]:
+    """Store a finished iteration; return all stored ones."""
+    layers = session.task.arch.layer_names
+    study = session.open_study(kind)
+    study.add_trial(trials.search_trial(iteration, number, layers, provenance(session.compute)))
+    own = ", fitted layer by layer" if iteration.record.own_rows else ""
+    session.progress.message(
+        f"{kind} iteration {number}: {len(iteration.record.tau)} rows{own}, "
+        f"r2 {iteration.law.r2.min():.3f} at least, {iteration.seconds:.0f} s"
+    )
+    doubts = iteration.doubts(layers)
+    if doubts:
+        session.progress.message(f"{kind} iteration {number}: {doubts}")
+    return trials.read_iterations(study)

@@ -15,6 +15,7 @@ from nsopt.compute.device import Compute, place, resolve_compute
 from nsopt.compute.placement import place_images
 from nsopt.compute.sharing import sharing
 from nsopt.data.images import Splits
+from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, inherit_network
 from nsopt.pruning.supervision import Classification
@@ -60,19 +61,19 @@ class Session:
         """Open or create the study of a method or of a search."""
         return self.task.open_study(self.workspace.storage, kind, self.compute)
 
-    def open_studies(self, kinds: Iterable[str]) -> dict[str, Study]:
+    def open_studies(self, methods: Iterable[Method]) -> dict[str, Study]:
         """Open or create the studies of methods, with their attributes as of now.
 
         Raises:
             NsoptError: if other settings wrote studies of the task.
         """
         stored, opened = self.task.stored_studies(self.workspace), dict[str, Study]()
-        for kind in kinds:
-            if kind in stored:
-                opened[kind] = stored[kind]
-                write_latency_once(stored[kind], self.task.arch.latency)
+        for name in dict.fromkeys(method.name for method in methods):
+            if name in stored:
+                opened[name] = stored[name]
+                write_latency_once(stored[name], self.task.arch.latency)
             else:
-                opened[kind] = self.open_study(kind)
+                opened[name] = self.open_study(name)
         return opened
 
     def train(
@@ -138,7 +139,8 @@ def start_session(
 ) -> Iterator[Session]:
     """Yield a session whose device other processes of this machine may share.
 
-    device: by default that of the task's settings.
+    Args:
+        device: by default that of the task's settings.
 
     Raises:
         NsoptError: if the device is not available.

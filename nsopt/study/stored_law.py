@@ -1,6 +1,10 @@
 """Read the laws that searches, tunings and scores of a task stored."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
+
+from optuna.study import Study
 
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.methods.base import LawInputs, Method
@@ -14,20 +18,38 @@ from nsopt.study.task import read_architecture
 from nsopt.study.workspace import Workspace
 
 
+@dataclass(frozen=True, eq=False)
+class NetworkLaw:
+    """A law and its network.
+
+    Attributes:
+        iteration: of the search to which the law is fitted, if any.
+        verdict: the result of the law's tuning in words; None if it is not tuned.
+        studies: of its comparison, the law's own first; empty if the law is not stored.
+    """
+
+    law: ScalingLaw
+    arch: Architecture
+    iteration: Iteration | None = None
+    verdict: str | None = None
+    studies: Sequence[Study] = ()
+
+
 def read_stored_law(
     workspace: Workspace,
     name: str,
     method: Method,
-    iteration: int | None,
     metric: Metric,
-    given: str | None,
-) -> tuple[ScalingLaw, Architecture, Iteration | None]:
-    """Return a method's law, its network, and the iteration of the search behind it, if any.
+    *,
+    iteration: int | None = None,
+    given: str | None = None,
+) -> NetworkLaw:
+    """Return a method's law.
 
     Args:
         name: ARCH-DATA-PRESET.
-        iteration: number of the iteration; None for the method's own choice.
         metric: of the budgets.
+        iteration: number of the iteration; None for the method's own choice.
         given: the name of the architecture, if the user gave one (`stored_architecture`).
 
     Raises:
@@ -42,7 +64,7 @@ def read_stored_law(
     if method.needs_trained_network:
         raise NoWidthsError(f"{method.name} has one law per trained network, so none is stored")
     arch = read_architecture(schema.read_task(ours[0]), ours, given)
-    tuned = read_tuned_law(workspace, name, metric).law if method.needs_tuned_law else None
+    tuned = read_tuned_law(workspace, name, metric) if method.needs_tuned_law else None
     usual = schema.read_settings(ours[0])["search"]["price"]
     kind = schema.search_kind(method.price or usual, usual)
     found = trials.read_iterations(studies[kind]) if kind in studies else []
@@ -54,8 +76,14 @@ def read_stored_law(
         raise NsoptError(f"{name} has no iteration {iteration}: its last is {len(found)}")
     chosen = found[:iteration]
     cost = PARAMS.cost(arch)
-    law = method.law(LawInputs(arch, cost, cost(arch.base_widths), chosen, tuned=tuned))
-    return law, arch, chosen[-1] if chosen and method.by_algorithm_3 else None
+    inputs = LawInputs(arch, cost, cost(arch.base_widths), chosen, tuned=tuned and tuned.law)
+    return NetworkLaw(
+        method.law(inputs),
+        arch,
+        chosen[-1] if chosen and method.by_algorithm_3 else None,
+        tuned and tuned.verdict,
+        sorted(ours, key=lambda study: schema.split_name(study.study_name)[1] != method.name),
+    )
 
 
 class TunedLaw(NamedTuple):

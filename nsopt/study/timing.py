@@ -28,10 +28,7 @@ Network = tuple[Study, tuple[int, ...]]
 
 
 def time_networks(
-    arch: Architecture,
-    networks: Sequence[Network],
-    compute: Compute,
-    runtime: Runtime,
+    arch: Architecture, networks: Sequence[Network], compute: Compute, runtime: Runtime
 ) -> dict[tuple[int, ...], Latency]:
     """Time networks side by side, equal ones once, and store each latency with its study.
 
@@ -48,7 +45,7 @@ def time_networks(
     passes = _WARMUP, _REPEATS, _ROUNDS
     measured = measure_latencies(models, arch.input_shape, *passes, str(compute.device), runtime)
     latencies = dict(zip(different, measured, strict=True))
-    conditions = _conditions(compute.device, runtime)
+    conditions = _describe_conditions(compute.device, runtime)
     for study, widths in networks:
         schema.write_latency(study, widths, conditions, asdict(latencies[widths]))
     return latencies
@@ -62,7 +59,7 @@ def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latenc
     comparison also counts for the others.
     """
     with session.compute.exclusive():
-        conditions = _conditions(session.compute.device, session.task.runtime)
+        conditions = _describe_conditions(session.compute.device, session.task.runtime)
         known = _read_latencies(session, conditions)
         if any(widths not in known for _, widths in networks):
             time_networks(session.task.arch, networks, session.compute, session.task.runtime)
@@ -82,7 +79,7 @@ def time_together(session: Session) -> None:
         each.network for each in _find_trained(session.workspace.storage, session.task.name)
     ]
     with session.compute.exclusive():
-        conditions = _conditions(session.compute.device, session.task.runtime)
+        conditions = _describe_conditions(session.compute.device, session.task.runtime)
         known = _read_latencies(session, conditions, [widths for _, widths in networks])
         own = [known.get(widths) for _, widths in networks]
         sittings = {latency.sitting if latency else None for latency in own}
@@ -112,23 +109,26 @@ class Trained(NamedTuple):
 
 def measure_again(
     url: str,
-    name: str | None,
-    given: str | None,
-    batch_sizes: Sequence[int],
-    device: str,
-    threads: int | None,
-    runtime: Runtime | None,
     progress: Progress,
+    *,
+    batch_sizes: Sequence[int],
+    name: str | None = None,
+    given: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    runtime: Runtime | None = None,
 ) -> list[tuple[Trained, Latency]]:
-    """Time all trained networks of the comparison `name` side by side, and store the latencies.
+    """Time all trained networks of a comparison side by side, and store the latencies.
 
     Of several sittings under the same conditions (device, threads, precision, batch size, version
     of torch), the calmest counts (`choose_latencies`).
 
     Args:
         url: of the storage.
-        given: the name of the architecture, if the user gave one (`stored_architecture`).
         batch_sizes: images per pass; each size is measured.
+        name: ARCH-DATA-PRESET; None for the only one in the storage.
+        given: the name of the architecture, if the user gave one (`stored_architecture`).
+        threads: number of CPU threads; None for torch's own.
         runtime: what times them; by default that of the study.
 
     Raises:
@@ -159,19 +159,18 @@ def measure_again(
     return found
 
 
-def _conditions(device: torch.device, runtime: Runtime) -> dict[str, Any]:
+def _describe_conditions(device: torch.device, runtime: Runtime) -> dict[str, Any]:
     _, repeats, _ = runtime.passes(_WARMUP, _REPEATS, _ROUNDS)
     return latency_conditions(device, runtime) | {"repeats": repeats}
 
 
 def _read_latencies(
-    session: Session,
-    conditions: Mapping[str, Any],
-    networks: Collection[tuple[int, ...]] = (),
+    session: Session, conditions: Mapping[str, Any], networks: Collection[tuple[int, ...]] = ()
 ) -> dict[tuple[int, ...], Latency]:
     """Return the latencies of a comparison that count under these conditions, by widths.
 
-    networks: those that a complete sitting has timed; by default all that were timed.
+    Args:
+        networks: those that a complete sitting has timed; by default all that were timed.
     """
     stored = [
         latency
@@ -192,11 +191,11 @@ def _find_trained(storage: BaseStorage, name: str) -> list[Trained]:
         Trained(method, study, widths, tuple(sizes))
         for method, study in load_studies(storage, name).items()
         if not schema.is_search(method)
-        for widths, sizes in _sizes_by_widths(study).items()
+        for widths, sizes in _list_trained_widths(study).items()
     ]
 
 
-def _sizes_by_widths(study: Study) -> dict[tuple[int, ...], list[str]]:
+def _list_trained_widths(study: Study) -> dict[tuple[int, ...], list[str]]:
     """Return the widths that were trained, with their sizes in words."""
     names = schema.read_task(study).layer_names
     found: dict[tuple[int, ...], list[str]] = {}

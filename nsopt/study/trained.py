@@ -8,7 +8,7 @@ from nsopt.compute.locks import hold_lock
 from nsopt.compute.random_state import use_seed
 from nsopt.storage import schema
 from nsopt.study.session import Session
-from nsopt.training.loop import training_identity
+from nsopt.training.loop import identify_training
 
 
 def train_base_network(session: Session, seed: int) -> nn.Module:
@@ -24,7 +24,7 @@ def train_base_network(session: Session, seed: int) -> nn.Module:
     widths, settings = task.arch.base_widths, task.settings.base_training_for(seed)
     folder = session.workspace.checkpoints(task.study_name(schema.BASE))
     path = folder / f"seed{seed}.pt"
-    kept = Checkpoint(path, training_identity(task.arch, widths, session.splits, settings))
+    kept = Checkpoint(path, identify_training(task.arch, widths, session.splits, settings))
     with hold_lock(path):
         with session.compute.computing():
             weights = kept.load(device)

@@ -4,7 +4,7 @@ from nsopt.compute.checkpoint import Checkpoint
 from nsopt.deployment.artifacts import BestNetworks
 from nsopt.storage import schema
 from nsopt.storage.studies import is_unfinished
-from nsopt.study.searching import is_searching, pretrained_file
+from nsopt.study.searching import find_pretrained_file, is_searching
 from nsopt.study.session import Session
 
 
@@ -24,5 +24,5 @@ def clear_finished(session: Session) -> None:
 def clear_pretrained(session: Session) -> None:
     """Delete the pre-trained network that several searches share, unless one is running."""
     if not is_searching(session):
-        Checkpoint(pretrained_file(session), {}).remove()
+        Checkpoint(find_pretrained_file(session), {}).remove()
         session.workspace.tidy()

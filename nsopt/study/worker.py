@@ -101,23 +101,24 @@ def _count_points(entries: Iterable[Entry]) -> tuple[int, int]:
 def join(
     name: str,
     workspace: Workspace,
-    data: str | None,
-    given: str | None,
-    device: str,
-    threads: int | None,
-    child: bool,
     progress: Progress,
+    *,
+    data: str | None = None,
+    given: str | None = None,
     measure: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    child: bool = False,
 ) -> int:
     """Work on the comparison `name` of a storage until nothing is left.
 
     Args:
         data: where its images are on this machine; None for where the study was started.
         given: the name of its architecture, if the user gave one.
+        measure: the name of the function that measures its networks, if the user gave one.
         threads: number of CPU threads; None for torch's own.
         child: whether the study's command started this process, which then prints and cleans up
             itself.
-        measure: the name of the function that measures its networks, if the user gave one.
 
     Returns:
         The number of trials that ran here.
@@ -125,7 +126,7 @@ def join(
     Raises:
         NsoptError: if there is nothing to join.
     """
-    task = load_task(_any_study(name, workspace), data, workspace.data_dir, given, measure)
+    task = load_task(_choose_study(name, workspace), data, workspace.data_dir, given, measure)
     task = with_start(task, workspace)
     if task.arch.summary() and not child:
         progress.message(task.arch.summary())
@@ -138,7 +139,7 @@ def join(
     return done
 
 
-def _any_study(name: str, workspace: Workspace) -> Study:
+def _choose_study(name: str, workspace: Workspace) -> Study:
     """Return one of the comparison's studies, which all have the same settings."""
     if not workspace.has_storage:
         raise NsoptError(

@@ -7,11 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.compute.device import Compute
-from nsopt.compute.out_of_memory import (
-    give_cached_memory_back,
-    is_out_of_memory,
-    no_memory_for,
-)
+from nsopt.compute.out_of_memory import give_cached_memory_back, is_out_of_memory, no_memory_for
 from nsopt.data.augmentation import normalise
 from nsopt.data.images import ImageSet, Splits
 from nsopt.errors import OutOfMemoryError
@@ -53,7 +49,7 @@ class Evaluation:
         """Evaluate `model` on the next batch. Raises OutOfMemoryError if not one image fits."""
         model.eval()
         device = self._compute.device
-        while (right := self._right(model)) is None:
+        while (right := self._classify(model)) is None:
             give_cached_memory_back(device)
             if self._batch == 1:
                 raise OutOfMemoryError(no_memory_for(device, "evaluating a single image"))
@@ -61,7 +57,7 @@ class Evaluation:
         self._correct += right.sum()
         self._done += len(right)
 
-    def _right(self, model: nn.Module) -> Tensor | None:
+    def _classify(self, model: nn.Module) -> Tensor | None:
         """Return which images of the next batch are correct, bool (B,); None if it does not fit."""
         device = self._compute.device
         here = slice(self._done, self._done + self._batch)

@@ -52,7 +52,8 @@ class Epoch:
 class Figures:
     """The numbers of a training; accuracies in percent, at the last epoch.
 
-    seconds: of training and evaluation, without interruptions.
+    Attributes:
+        seconds: of training and evaluation, without interruptions.
     """
 
     widths: tuple[int, ...]
@@ -168,11 +169,14 @@ def train_configuration(
 ) -> Outcome:
     """Train the network of `widths`; every training of nsopt runs through here.
 
-    splits: from `place_images`; checkpoint, teacher: see `train`; task: its name for `progress`;
-    start: makes the network to start from, by default a newly initialised one; after_epoch: gets
-    the epochs so far, and may end the training for good with an exception.
+    Args:
+        splits: from `place_images`.
+        checkpoint, teacher: see `train`.
+        task: its name for `progress`.
+        start: makes the network to start from, by default a newly initialised one.
+        after_epoch: gets the epochs so far, and may end the training for good with an exception.
     """
-    identity = training_identity(arch, widths, splits, settings) if checkpoint else {}
+    identity = identify_training(arch, widths, splits, settings) if checkpoint else {}
     file = Checkpoint(checkpoint, identity | {"format": _FORMAT})
     with explain_out_of_memory(compute.device, settings.batch_size), compute.computing():
         saved = file.load(compute.device)
@@ -214,7 +218,7 @@ def _advance(
     file.save_when_due(training.state)
 
 
-def training_identity(
+def identify_training(
     arch: Architecture, widths: Sequence[int], splits: Splits, settings: TrainSettings
 ) -> dict[str, Any]:
     """Return everything that a training depends on, which identifies its checkpoint and weights."""
@@ -284,7 +288,7 @@ class _Training:
     def _train_batch(self) -> None:
         self._model.train()
         images, labels = self._data.next()
-        value = self._loss_of(images)
+        value = self._choose_loss(images)
         loss = train_step(self._model, self._optimizer, images, labels, self._compute, value)
         self._schedule.step()
         if self._average is not None:
@@ -293,7 +297,7 @@ class _Training:
         self._images += len(labels)
         self._batch += 1
 
-    def _loss_of(self, images: Tensor) -> Loss:
+    def _choose_loss(self, images: Tensor) -> Loss:
         """Return the loss for a batch, which may depend on the teacher's outputs."""
         weight = self._settings.distillation
         if weight is None:

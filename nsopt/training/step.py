@@ -38,7 +38,8 @@ def train_step(
 ) -> torch.Tensor:
     """Update the weights of `model` once; return the mean loss of the batch.
 
-    before_update: called with the gradients computed and the weights not yet changed.
+    Args:
+        before_update: called with the gradients computed and the weights not yet changed.
     """
     with record_function("forward"):
         optimizer.zero_grad()
@@ -60,7 +61,8 @@ def batch_loss(
 ) -> torch.Tensor:
     """Return the loss of a batch, from outputs in float32 or wider.
 
-    inputs: a tensor, or a tuple of arguments for `forward`.
+    Args:
+        inputs: a tensor, or a tuple of arguments for `forward`.
     """
     inputs = inputs_for(model, inputs)
     with compute.autocast():

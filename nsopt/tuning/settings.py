@@ -168,7 +168,7 @@ def best_trial(study: Study) -> FrozenTrial:
 
 @dataclass(frozen=True, eq=False)
 class TuningRunner(PointRunner):
-    """Runs the trials of a tuning study. law: the law on which eta is tuned; None for P."""
+    """Runs the trials of a tuning study: with a law they tune eta, without one P."""
 
     tuning: Tuning
     law: PowerLaw | None

@@ -302,5 +302,5 @@ def test_a_file_without_weights_raises_an_error(tmp_path: Path) -> None:
     with pytest.raises(NsoptError, match="cannot read weights from"):
         nsopt.load_weights(path)
     path.write_bytes(b"not weights")
-    with pytest.raises(NsoptError, match="contains no weights of nsopt"):
+    with pytest.raises(NsoptError, match="nsopt did not write this file"):
         nsopt.load_weights(path)

@@ -46,7 +46,7 @@ def test_files_without_weights_raise_a_one_line_error(
 ) -> None:
     file = tmp_path / "weights.pt"
     file.write_bytes(content)
-    with pytest.raises(NsoptError, match="is not a state_dict") as caught:
+    with pytest.raises(NsoptError, match="save did not write this file") as caught:
         load_trained(file, narrow)
     assert "\n" not in str(caught.value)
     with pytest.raises(NsoptError, match="the file does not exist"):

@@ -90,7 +90,7 @@ def test_a_name_that_is_not_a_function_is_refused() -> None:
         "clock": "write package.module:function",
         "no_such_module:time": "cannot import the function 'no_such_module:time'",
         "math:no_such": "cannot import the function",
-        "math:pi": "is no function: it is of type float",
+        "math:pi": "is not a function: it is of type float",
     }.items():
         with pytest.raises(NsoptError, match=message):
             import_measure(name)

@@ -174,7 +174,7 @@ def test_a_budget_can_be_set_after_another_parameter_was_suggested() -> None:
 def test_suggesting_layers_of_another_network_raises_an_error() -> None:
     resnet = get_architecture("resnet18")
     study = optuna.create_study(sampler=make_sampler(budgets=[10**6]))
-    with pytest.raises(NsoptError, match=r"width_stem is no layer .* width_conv1, width_conv2"):
+    with pytest.raises(NsoptError, match=r"width_stem is not a layer .* width_conv1, width_conv2"):
         suggest_widths(study.ask(), resnet)
 
 

@@ -15,7 +15,7 @@ import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 
-from nsopt.cli.widths import WidthsOptions, _law_and_network
+from nsopt.cli.widths import WidthsOptions, _find_law
 from nsopt.compute.device import resolve_compute
 from nsopt.data.registry import load_source
 from nsopt.deployment.artifacts import best_trials, describe_network
@@ -32,7 +32,7 @@ from nsopt.storage.trials import TuningPoint, enqueue_point
 from nsopt.study import task, timing, workspace
 from nsopt.study.laws import Laws
 from nsopt.study.session import Session
-from nsopt.study.worker import Worker, _any_study
+from nsopt.study.worker import Worker, _choose_study
 from nsopt.study.workspace import Workspace
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import assert_fails
@@ -128,12 +128,12 @@ def damages(attributes: dict[str, Any]) -> Iterator[tuple[Path_, Any]]:
 
 def read_search(storage: InMemoryStorage) -> None:
     """As widths does."""
-    _law_and_network(WidthsOptions(storage=URL))
+    _find_law(WidthsOptions(storage=URL))
 
 
 def read_tuning(storage: InMemoryStorage) -> None:
     """As widths and report do."""
-    _law_and_network(WidthsOptions(storage=URL, method="tuned", as_json=True))
+    _find_law(WidthsOptions(storage=URL, method="tuned", as_json=True))
     tuning_note(optuna.load_study(study_name=TUNED, storage=storage), ["value"])
 
 
@@ -161,7 +161,7 @@ def read_timed(storage: InMemoryStorage) -> None:
 def read_work(storage: InMemoryStorage) -> None:
     """As worker does."""
     place = Workspace(URL, Path())
-    own = task.load_task(_any_study(PREFIX, place), None, Path(), None)
+    own = task.load_task(_choose_study(PREFIX, place), None, Path(), None)
     session = Session(own, place, resolve_compute("cpu", "fp32"), Silent())
     Worker(session, Laws(session))._look()
 

@@ -16,7 +16,6 @@ from nsopt.latency.linear import MacsLatency
 from nsopt.latency.runtime import OwnMeasure
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
-from nsopt.reports.tables import latency_unit
 from nsopt.scaling.metric import LATENCY
 from nsopt.study.compare import preview_comparison, run_comparison
 from nsopt.study.comparison import Comparison, Size
@@ -75,11 +74,13 @@ def test_a_budget_in_milliseconds_holds_as_measured(
         assert 4.6 < row["latency_ms"] == 1 + row["params"] / 10_000 <= 5
         assert row["feasible"]
     assert len(set(clock.timed)) <= 2 * MOST_TIMED
-    assert latency_unit(load_results(place)) == "ms per batch of 100, tests:clock"
-    timed = measure_again(place.url, None, None, [100], "cpu", None, in_time.task.runtime, Silent())
+    assert load_results(place).latency_unit == "ms per batch of 100, tests:clock"
+    timed = measure_again(
+        place.url, Silent(), batch_sizes=[100], device="cpu", runtime=in_time.task.runtime
+    )
     assert {latency.runtime for _, latency in timed} == {"tests:clock"}
     with pytest.raises(NsoptError, match="give --measure tests:clock"):
-        measure_again(place.url, None, None, [100], "cpu", None, None, Silent())
+        measure_again(place.url, Silent(), batch_sizes=[100], device="cpu")
     studies = open_studies(place)
     networks = [*studies["uniform"].trials, *studies["neuralscale"].trials]
     assert all(trial.constraints["budget"] <= 0 for trial in networks)
@@ -95,7 +96,7 @@ def test_latency_can_be_measured_with_batches_of_one_image(
     assert results.outcomes["feasible"].all()
     assert (results.outcomes["latency_ms"] == 1 + results.outcomes["params"] / 10_000).all()
     assert set(results.latencies["batch_size"]) == {1}
-    assert latency_unit(results) == "ms per batch of 1, tests:clock"
+    assert results.latency_unit == "ms per batch of 1, tests:clock"
     names = ["validation accuracy (%)", "latency (ms per batch of 1)"]
     assert open_studies(place)["uniform"].metric_names == names
 
@@ -167,7 +168,7 @@ def test_a_worker_does_not_import_the_function_that_a_storage_names(
     task = dataclasses.replace(comparison.task, arch=arch, settings=settings)
     task.open_study(place.storage, "uniform", Compute(torch.device("cpu"), bf16=False))
     with pytest.raises(NsoptError, match="give --measure tests:clock"):
-        join(task.name, place, None, None, "cpu", 1, False, Silent())
+        join(task.name, place, Silent(), device="cpu", threads=1)
 
 
 def test_a_dry_run_times_and_writes_nothing(comparison: Comparison, place: Workspace) -> None:

@@ -113,7 +113,7 @@ def test_a_worker_that_joined_keeps_the_checkpoints_of_other_work(
     start_method(comparison, place, "neuralscale")
     monkeypatch.setattr(worker, "is_method", lambda name: name != "neuralscale")
     monkeypatch.setattr(worker, "load_task", lambda *arguments: comparison.task)
-    join("vgg11-digits-test", place, None, None, "cpu", None, False, Silent())
+    join("vgg11-digits-test", place, Silent(), device="cpu")
     assert all(file.exists() for file in files)
 
 

@@ -35,11 +35,7 @@ class TracedCost:
 
     @classmethod
     def of(
-        cls,
-        metric: str,
-        terms: Iterable[tuple[int, list[Size]]],
-        layers: int,
-        divisor: int = 1,
+        cls, metric: str, terms: Iterable[tuple[int, list[Size]]], layers: int, divisor: int = 1
     ) -> Self:
         """Return the cost that is the sum of `terms`; equal products of sizes become one term.
 

@@ -21,7 +21,7 @@ def fast_kernels(model: nn.Module) -> Iterator[None]:
     """
     changed = []
     for module in model.modules():
-        fast = _fast_class(module)
+        fast = _choose_class(module)
         if fast is not None:
             changed.append((module, type(module)))
             module.__class__ = fast
@@ -32,7 +32,7 @@ def fast_kernels(model: nn.Module) -> Iterator[None]:
             module.__class__ = plain
 
 
-def _fast_class(module: nn.Module) -> type[nn.Module] | None:
+def _choose_class(module: nn.Module) -> type[nn.Module] | None:
     if type(module) is nn.BatchNorm2d:
         usual = module.affine and module.track_running_stats and module.momentum is not None
         return BatchNorm2d if usual else None
