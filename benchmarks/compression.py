@@ -3,7 +3,7 @@
 All arms start from the same dense network and have the same shares of its MACs, or of its
 milliseconds as measured (PyTorch, batches of 100):
     compressed       nsopt.compress, whose scores choose the widths
-    inherited        uniform widths that inherit the most important filters
+    inherited        uniform widths that inherit the most important filters, from the same call
     torch-pruning    Torch-Pruning's widths and weights (global Taylor importance of groups)
     isomorphic       the same, compared within groups of equal shape alone
     scratch          uniform widths from scratch, with the epochs of fine-tuning
@@ -18,7 +18,7 @@ Needs the optional dependency: pip install 'nsopt[benchmarks]'.
 import argparse
 import copy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,6 @@ from nsopt.latency.linear import fit_linear
 from nsopt.latency.measure import measure_latencies
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
-from nsopt.pruning.inherited import inherit_network
 from nsopt.study.presets import get_preset
 from nsopt.training.evaluation import accuracy_on
 
@@ -149,19 +148,13 @@ def train_arm(
         model, steps = prune_once(dense, ISOMORPHIC[arm], metric, share)
         arch = trace(model, torch.zeros(2, *dense.arch.input_shape))
         widths = arch.base_widths
+        settings = get_preset("compress").settings.training.updated(epochs=epochs, seed=seed)
+        outcome = nsopt.train(arch, widths, dense.data, settings, start=model, teacher=dense.model)
     else:
         widths = uniform_widths(dense, metric, share)
-    if arm.startswith("scratch"):
         length = epochs + DENSE.epochs * (arm == "scratch long")
         scratch = DENSE.updated(epochs=length, seed=seed)
         outcome = nsopt.train(arch, widths, dense.data, scratch)
-    else:
-        settings = get_preset("compress").settings.training.updated(epochs=epochs, seed=seed)
-        if arm == "inherited":
-            start, images, _, compute = rank_dense(dense)
-            with compute.computing():
-                model = inherit_network(start, widths, images, compute)
-        outcome = nsopt.train(arch, widths, dense.data, settings, start=model, teacher=dense.model)
     return {
         "test": outcome.test_accuracy,
         "macs": int(arch.cost("macs")(widths)),
@@ -171,26 +164,34 @@ def train_arm(
 
 
 def compress(
-    dense: Dense, word: str, epochs: int, candidates: int, seed: int, folder: Path
-) -> dict[str, Any]:
-    """Return what `nsopt.compress` makes of the dense network."""
-    settings = get_preset("compress").settings
-    settings = settings.updated(training=settings.training.updated(seed=seed))
+    dense: Dense, word: str, epochs: int, candidates: int, seeds: int, folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Yield what `nsopt.compress` makes of the dense network, for each seed of fine-tuning.
+
+    It fine-tunes the scored widths and uniform ones; by seed, validation images choose one.
+    """
     result = nsopt.compress(
         *(dense.model, dense.data, [word]),
         arch=dense.arch,
         epochs=epochs,
         candidates=candidates,
-        settings=settings,
-        out=folder / f"{dense.name}-{word}-{seed}",
-    )[word]
-    return {
-        "test": result.test_accuracy,
-        "macs": result.cost["macs"],
-        "widths": list(result.widths),
-        "chosen": result.method,
-        "score": result.score,
-    }
+        seeds=seeds,
+        out=folder / f"{dense.name}-{word}-{epochs}",
+    )
+    trained = result.results.outcomes
+    for seed, rows in trained[trained["method"] != "dense"].groupby("seed"):
+        uniform = rows[rows["method"] == "uniform"].iloc[0]
+        chosen = rows.loc[rows["val_accuracy"].idxmax()]
+        for arm, row in (("compressed", chosen), ("inherited", uniform)):
+            yield {
+                "arm": arm,
+                "seed": seed,
+                "test": row["test_accuracy"],
+                "validation": row["val_accuracy"],
+                "macs": int(row["macs"]),
+                "widths": list(row["widths"]),
+                "chosen": row["method"],
+            }
 
 
 def describe(dense: Dense, metric: str) -> dict[str, Any]:
@@ -230,7 +231,7 @@ def with_milliseconds(rows: Sequence[dict[str, Any]], wholes: Sequence[Dense]) -
     return pd.DataFrame(rows).assign(ms=[ms[key] for key in keys])
 
 
-_ARMS = ("compressed", "inherited", "torch-pruning", "isomorphic", "scratch", "scratch long")
+_ARMS = ("compressed", "torch-pruning", "isomorphic", "scratch", "scratch long")
 
 
 def main() -> None:
@@ -248,21 +249,19 @@ def main() -> None:
     results = Results(options.folder / "compression.jsonl", keys)
     wholes = [train_dense(name, data, options.folder) for name in options.networks]
     for dense in wholes:
-        for seed in range(options.seeds):
-            for share in options.shares:
-                for arm in options.arms:
-                    cost = {"metric": options.metric, "share": share}
-                    key = {"network": dense.name, **cost, "arm": arm, "seed": seed}
-                    if results.has(**key):
-                        continue
-                    if arm == "compressed":
-                        found = compress(
-                            *(dense, f"{options.metric}={share:.0%}", options.epochs),
-                            *(options.candidates, seed, options.folder),
-                        )
-                    else:
-                        found = train_arm(dense, arm, **cost, epochs=options.epochs, seed=seed)
-                    results.add(**key, **found)
+        for share in options.shares:
+            about = {"network": dense.name, "metric": options.metric, "share": share}
+            if "compressed" in options.arms and not results.has(**about, arm="compressed", seed=0):
+                word = f"{options.metric}={share:.0%}"
+                asked = options.epochs, options.candidates, options.seeds, options.folder
+                for row in compress(dense, word, *asked):
+                    results.add(**about, **row)
+            for arm in [arm for arm in options.arms if arm != "compressed"]:
+                for seed in range(options.seeds):
+                    if not results.has(**about, arm=arm, seed=seed):
+                        cost = options.metric, share
+                        found = train_arm(dense, arm, *cost, epochs=options.epochs, seed=seed)
+                        results.add(**about, arm=arm, seed=seed, **found)
     frame = with_milliseconds(
         [*(describe(dense, options.metric) for dense in wholes), *results.rows], wholes
     )

@@ -117,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(words()))
     parser.add_argument("--size", type=int, default=64, help="side of the images, in pixels")
-    parser.add_argument("--batch-size", type=int, default=10, help="images a pass")
+    parser.add_argument("--batch-size", type=int, default=1, help="images a pass")
     parser.add_argument("--runtime", default="torch", choices=("torch", "onnxruntime"))
     parser.add_argument("--folder", type=Path, required=True, help="for results")
     options = parser.parse_args()

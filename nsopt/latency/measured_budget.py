@@ -25,7 +25,7 @@ from nsopt.settings import BATCH_SIZE
 from nsopt.terminal import show_progress
 
 _PASSES = 10, 40, 4  # warm-up, repeats, rounds
-_BESIDE = 16, 40, 8  # the same beside the whole network
+_BESIDE = 20, 80, 20  # the same beside the whole network
 _BELOW = 1 - 1e-12  # more than the rounding error of a division
 
 
@@ -131,15 +131,15 @@ def solve_measured_widths(
 ) -> TimedWidths:
     """Return the largest widths along `law` that take at most `budget` milliseconds as measured.
 
-    nsopt times at most 12 networks, a batch of images each, and compares cautious milliseconds with
-    the budget: the upper quartile of their passes. The network that it returns is timed twice.
+    nsopt times at most 12 networks, a batch of images each, and compares the upper quartile of
+    their passes with the budget. The network that it returns is timed twice.
 
     Args:
         arch: the network. Without a latency model (`nsopt.with_latency`) it gets one first.
         law: such as `nsopt.uniform_curve(arch.base_widths)`.
         budget: in milliseconds, or a percentage such as `50%` of what the network of base widths
             takes. For a percentage nsopt times both networks in turns, so that it holds although
-            the machine becomes faster or slower; cautious is the upper end of a 95 % interval.
+            the machine becomes faster or slower; the upper quartile is then that of 20 rounds.
         device: as torch names it, or auto.
         measure: see `nsopt.with_latency`.
         runtime: likewise.

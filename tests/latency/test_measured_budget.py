@@ -79,13 +79,13 @@ def test_an_invalid_budget_is_refused(narrow: TableArchitecture, budget: float |
         nsopt.solve_measured_widths(narrow, nsopt.uniform_curve(narrow.base_widths), budget)
 
 
-def test_a_share_is_the_upper_end_of_an_interval() -> None:
+def test_a_share_is_cautious() -> None:
     small, whole = nn.Linear(100, 100), nn.Linear(100, 500)
     true = exact(small) / exact(whole)
     shares = [
-        measure_beside(small, whole, SHAPE, (0, 40, 8), "cpu", Drifting(0.2, seed))[1]
+        measure_beside(small, whole, SHAPE, (0, 80, 20), "cpu", Drifting(0.2, seed))[1]
         for seed in range(100)
     ]
     below = np.mean([share < true for share in shares])
-    assert below < 0.15
+    assert below < 0.1
     assert np.mean(shares) < 1.05 * true
