@@ -4,6 +4,7 @@ Its trials are laws of a family. The score of a law is the validation accuracy o
 widths that inherits from the trained network, after these steps.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -38,6 +39,7 @@ from nsopt.tuning.law import (
 )
 from nsopt.tuning.points import PointRunner, open_tuning, run_points
 
+_CERTAIN = 1.64  # standard errors of a difference: 5 % of chance differences are larger
 METRIC_NAME = "validation accuracy before fine-tuning (%)"
 
 
@@ -109,8 +111,29 @@ def find_scored_law(session: Session, metric: Metric, size: Size, candidates: in
         raise NoWidthsError(f"no widths fit a budget of {metric.show(size.budget)}")
     best = max(done, key=lambda trial: (trial.values[0], -trial.number))
     schema.write_law(study, family.law(best.params))
-    schema.write_verdict(study, f"score {best.values[0]:.1f} % before fine-tuning")
+    uniform = [t.values[0] for t in done if trials.read_tuning_point(t).index == 0]
+    verdict = judge_scores(best.values[0], *uniform, images=len(session.splits.validation))
+    schema.write_verdict(study, verdict)
+    session.progress.message(f"{metric.show(size.budget)}: {verdict}")
     return study
+
+
+def judge_scores(best: float, uniform: float | None = None, *, images: int) -> str:
+    """Return in words whether scores distinguish the best widths from uniform ones.
+
+    Args:
+        best: the highest score, a validation accuracy (%).
+        uniform: that of uniform widths; None if none fit the budget.
+        images: number of validation images. Both accuracies have the error of so many.
+    """
+    verdict = f"the best widths score {best:.1f} % before fine-tuning"
+    if uniform is None:
+        return verdict
+    verdict += f", uniform ones {uniform:.1f} %"
+    share = best / 100
+    if best - uniform >= 100 * _CERTAIN * math.sqrt(2 * share * (1 - share) / images):
+        return verdict
+    return f"{verdict}: {images:,} validation images cannot tell them apart, so fine-tuning decides"
 
 
 def _correct(session: Session, metric: Metric, size: Size) -> Architecture:
