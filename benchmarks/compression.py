@@ -41,13 +41,18 @@ from benchmarks.trained import (
     read_images,
     train_dense,
 )
+from nsopt.compression.scores import read_scores
 from nsopt.compute.placement import place_images
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.latency.linear import fit_linear
 from nsopt.latency.measure import measure_latencies
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
+from nsopt.scaling.metric import get_metric
+from nsopt.storage.schema import width_key
+from nsopt.study.comparison import Size
 from nsopt.study.presets import get_preset
+from nsopt.study.workspace import Workspace
 from nsopt.training.evaluation import accuracy_on
 
 ISOMORPHIC = {"torch-pruning": False, "isomorphic": True}  # the arms of Torch-Pruning
@@ -168,20 +173,28 @@ def compress(
 ) -> Iterator[dict[str, Any]]:
     """Yield what `nsopt.compress` makes of the dense network, for each seed of fine-tuning.
 
-    It fine-tunes the scored widths and uniform ones; by seed, validation images choose one.
+    It fine-tunes the scored widths and uniform ones. For each seed, the mean of the validation
+    accuracies before and after chooses one, as `nsopt.compress` does.
     """
+    out = folder / f"{dense.name}-{word}-{epochs}"
     result = nsopt.compress(
         *(dense.model, dense.data, [word]),
         arch=dense.arch,
         epochs=epochs,
         candidates=candidates,
         seeds=seeds,
-        out=folder / f"{dense.name}-{word}-{epochs}",
+        out=out,
     )
     trained = result.results.outcomes
-    for seed, rows in trained[trained["method"] != "dense"].groupby("seed"):
+    trained = trained[trained["method"] != "dense"]
+    (name,), budget = trained["metric"].unique(), trained["budget"].iloc[0]
+    metric = get_metric(name)
+    workspace = Workspace(f"sqlite:///{out / 'study.db'}", out)
+    scores = read_scores(workspace, result.results.name, metric, Size(metric, budget))
+    for seed, rows in trained.groupby("seed"):
         uniform = rows[rows["method"] == "uniform"].iloc[0]
-        chosen = rows.loc[rows["val_accuracy"].idxmax()]
+        means = rows["val_accuracy"] + rows["widths"].map(lambda widths: scores[width_key(widths)])
+        chosen = rows.loc[means.idxmax()]
         for arm, row in (("compressed", chosen), ("inherited", uniform)):
             yield {
                 "arm": arm,

@@ -60,11 +60,14 @@ class Counter(nsopt.Silent):
         self.timed += 1
 
 
-def propose(arch: Architecture, runtime: Runtime) -> dict[str, tuple[nsopt.TimedWidths, int]]:
+def propose(
+    arch: Architecture, runtime: Runtime, shapes: Sequence[str]
+) -> dict[str, tuple[nsopt.TimedWidths, int]]:
     """Return widths that were timed within half of the milliseconds, by shape, and how many
     networks were timed for them."""
     base, found = np.array(arch.base_widths), {}
-    for shape, (first, last) in _SLOPES.items():
+    for shape in shapes:
+        first, last = _SLOPES[shape]
         law = PowerLaw(base, np.linspace(first, last, len(base)), np.ones(len(base)))
         counter = Counter()
         fit = nsopt.solve_measured_widths(
@@ -78,7 +81,7 @@ def propose(arch: Architecture, runtime: Runtime) -> dict[str, tuple[nsopt.Timed
     return found
 
 
-def measure(word: str, size: int, runtime: Runtime, rows: Results) -> None:
+def measure(word: str, size: int, runtime: Runtime, shapes: Sequence[str], rows: Results) -> None:
     """Add a row for each proposal of a network, or one that says what went wrong."""
     about = {"network": word, "size": size, "batch": runtime.batch_size, "runtime": runtime.name}
 
@@ -95,7 +98,7 @@ def measure(word: str, size: int, runtime: Runtime, rows: Results) -> None:
         arch = nsopt.get_architecture(word, image_size=size)
         arch = arch.with_latency(fit_linear(arch, time_widths))
         (before,) = time_widths([arch.base_widths])
-        proposed = propose(arch, runtime)
+        proposed = propose(arch, runtime, shapes)
     except NsoptError as error:
         rows.add(**about, shape="", error=str(error))
         return
@@ -117,6 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(words()))
     parser.add_argument("--size", type=int, default=64, help="side of the images, in pixels")
+    parser.add_argument("--shapes", nargs="+", default=list(_SLOPES), choices=_SLOPES)
     parser.add_argument("--batch-size", type=int, default=1, help="images a pass")
     parser.add_argument("--runtime", default="torch", choices=("torch", "onnxruntime"))
     parser.add_argument("--folder", type=Path, required=True, help="for results")
@@ -127,7 +131,7 @@ def main() -> None:
     rows = Results(options.folder / "latency_budgets.jsonl", ("network", *about))
     for word in options.networks:
         if not rows.has(network=word, **about):
-            measure(word, options.size, runtime, rows)
+            measure(word, options.size, runtime, options.shapes, rows)
     timed = [row for row in rows.rows if row["shape"] and about.items() <= row.items()]
     part = np.array([row["measured"] / row["whole"] for row in timed])
     drift = np.array([row["whole"] / row["before"] for row in timed])

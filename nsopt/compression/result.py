@@ -41,7 +41,8 @@ class CompressedClassifier(Compressed):
     """A classifier of images, whose model normalises them. It has all attributes of `Compressed`.
 
     Attributes:
-        val_accuracy: validation accuracy (%) after fine-tuning, which chose this network.
+        val_accuracy: validation accuracy (%) after fine-tuning. Its mean with `score` chose this
+            network.
         test_accuracy: test accuracy (%) after fine-tuning.
         network: the model with its classes and normalisation, for `nsopt.export`.
     """

@@ -9,10 +9,15 @@ from torch import nn
 
 import nsopt
 from nsopt.compression.budgets import read_budgets, split_budgets
+from nsopt.compression.scores import read_scores
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
+from nsopt.scaling.metric import get_metric
+from nsopt.storage.schema import width_key
+from nsopt.study.comparison import Size
 from nsopt.study.presets import StudySettings, get_preset, override
+from nsopt.study.workspace import Workspace
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 
@@ -76,6 +81,27 @@ def test_every_budget_yields_a_working_network_within_it(
         right = half.model(images).argmax(1) == splits.test.labels
     assert 100 * right.double().mean() == pytest.approx(half.test_accuracy, abs=1.01)
     assert all(w <= most for w, most in zip(half.widths, narrow.base_widths, strict=True))
+
+
+def test_validation_accuracies_before_and_after_fine_tuning_choose_a_network(
+    compressed: tuple[nsopt.Compression, Path],
+) -> None:
+    result, out = compressed
+    workspace = Workspace(f"sqlite:///{out / 'study.db'}", out)
+    outcomes = result.results.outcomes
+    fine_tuned = outcomes[outcomes["method"] != "dense"].groupby("metric")
+    assert len(fine_tuned) == 2
+    for name, group in fine_tuned:
+        chosen = result["params=50%" if name == "params" else "params=20000,macs=50%"]
+        rows, metric = group.to_dict("records"), get_metric(name)
+        scores = read_scores(
+            workspace, result.results.name, metric, Size(metric, rows[0]["budget"])
+        )
+        means = {
+            row["method"]: scores[width_key(row["widths"])] + row["val_accuracy"] for row in rows
+        }
+        assert set(means) == {"uniform", "scored"}
+        assert means[chosen.method] == max(means.values())
 
 
 def test_report_writes_a_page_into_the_given_folder(
