@@ -19,6 +19,7 @@ from nsopt.pruning.engine import ShrinkingNetwork
 from nsopt.pruning.ranking import UnitRanking, join_streams
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Batches, Supervision
+from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.step import sgd, train_step
 
 SCORE_STEPS = 30  # of training before a score
@@ -104,9 +105,10 @@ def score(
         model = place(start.build(widths), compute.device, start.arch.layout)
         optimizer = sgd(model.train(), _LR, _MOMENTUM, _WEIGHT_DECAY)
         data = supervision.batches(_BATCH_SIZE, seed=1)
-        for _ in range(min(steps, data.per_epoch)):
-            compute.give_way()
-            train_step(model, optimizer, *data.next(), compute, supervision.loss)
+        with fast_kernels(model):
+            for _ in range(min(steps, data.per_epoch)):
+                compute.give_way()
+                train_step(model, optimizer, *data.next(), compute, supervision.loss)
         _measure_statistics(model.eval(), supervision, compute)
         return evaluate(model)
 

@@ -9,10 +9,12 @@ from torch import nn
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.models.architecture import TableArchitecture
+from nsopt.pruning import inherited
 from nsopt.pruning.inherited import TrainedStart, rank_by_importance, score
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Classification
 from nsopt.training.evaluation import accuracy_on
+from nsopt.training.kernels.convolution import Conv2d
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from tests.conftest import first_digits
@@ -111,3 +113,18 @@ def test_ranking_leaves_the_network_and_the_random_state_alone(
     torch.testing.assert_close(dict(start.model.state_dict()), before, rtol=0, atol=0)
     torch.testing.assert_close(torch.get_rng_state(), state)
     torch.testing.assert_close(again.scores, start.ranking.scores)
+
+
+def test_the_steps_before_a_score_use_safe_kernels(
+    start: TrainedStart, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's own write beyond their memory: 1x1, a stride, few channels."""
+    used: set[type[nn.Module]] = set()
+
+    def look(model: nn.Module, *_: object) -> None:
+        used.update(map(type, model.modules()))
+
+    monkeypatch.setattr(inherited, "train_step", look)
+    compute_score(start, splits, start.arch.base_widths, steps=1)
+    assert Conv2d in used
+    assert nn.Conv2d not in used
