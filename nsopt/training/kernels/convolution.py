@@ -20,9 +20,9 @@ class Conv2d(nn.Conv2d):
 
     3x3 on channels-last maps of at most 2x2 is one matrix product: most of the nine taps are in the
     padding, so it does less than half the work, and the gradient of the weights is 3 times faster.
-    1x1 with a stride and few input channels selects its pixels first: in channels-last maps oneDNN's
-    gradient of the weights writes beyond its memory if there are fewer channels than a block, of 16
-    with AVX-512 and 8 with AVX2 (PyTorch 2.13, uxlfoundation/oneDNN 6035).
+    1x1 with a stride and few input channels selects its pixels first: in channels-last maps the
+    gradient of oneDNN's weights writes beyond its memory if there are fewer channels than a block,
+    16 with AVX-512 and 8 with AVX2 (PyTorch 2.13, uxlfoundation/oneDNN 6035).
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Module's name)
