@@ -248,13 +248,13 @@ def run_compression(
     sizes = tuple(budget.size for budget in budgets)
     run_comparison(Comparison(task, methods, sizes, seeds), workspace, progress)
     return Compression(
-        _best(task, workspace, Budget("100%", PARAMS, whole), (dense(),)),
-        {budget.word: _best(task, workspace, budget, methods) for budget in budgets},
+        _find_best(task, workspace, Budget("100%", PARAMS, whole), (dense(),)),
+        {budget.word: _find_best(task, workspace, budget, methods) for budget in budgets},
         read_results(workspace.url, task.name),
     )
 
 
-def _best(
+def _find_best(
     task: Task, workspace: Workspace, budget: Budget, methods: Sequence[Method]
 ) -> CompressedClassifier:
     """Return the network of highest validation accuracy at a budget.

@@ -140,7 +140,7 @@ def _fine_tune(
     """Return the score of a fine-tuned network, and the network: stored ones, or trained now."""
     study, key = task.open_study(FINE_TUNED), trials.training_key(widths, seed)
     for done in trials.read_completed(study):
-        file = _file(task, done.number)
+        file = _get_file(task, done.number)
         stored = _read(task, widths, file) if key in trials.read_trainings(done) else None
         if stored is not None:
             return float(done.values[0]), stored
@@ -149,7 +149,7 @@ def _fine_tune(
     def fine_tune(trial: Trial) -> float:
         tuned.append(_train(task, start, widths, seed))
         accuracy = _evaluate(task, tuned[0])
-        _write(tuned[0], _file(task, trial.number))
+        _write(tuned[0], _get_file(task, trial.number))
         trials.write_trainings(trial, {key: accuracy})
         return accuracy
 
@@ -174,7 +174,7 @@ def _write(model: nn.Module, file: Path) -> None:
     write_whole(file, content.getbuffer())
 
 
-def _file(task: OwnTask, number: int) -> Path:
+def _get_file(task: OwnTask, number: int) -> Path:
     return task.folder / "networks" / f"{number}.pt"
 
 

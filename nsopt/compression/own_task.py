@@ -177,7 +177,7 @@ def choose_law(task: OwnTask, start: TrainedStart, budget: Budget, candidates: i
         study.sampler = make_sampler("gp", index)
         if index < len(starts):
             study.enqueue_trial(starts[index])
-        study.optimize(partial(_score_of_law, task, start, family, budget), n_trials=1)
+        study.optimize(partial(_score_law, task, start, family, budget), n_trials=1)
     done = trials.read_completed(study)
     if not done:
         raise NoWidthsError(f"no widths fit {budget.word}")
@@ -189,7 +189,7 @@ def _open_scores(task: OwnTask, budget: Budget) -> Study:
     return task.open_study(schema.scores_kind(budget.metric.name, budget.size.budget))
 
 
-def _score_of_law(
+def _score_law(
     task: OwnTask, start: TrainedStart, family: LawFamily, budget: Budget, trial: Trial
 ) -> float:
     """Return the score of the widths along the law that a trial suggests."""

@@ -18,7 +18,7 @@ def hold_lock(what: Path, before_waiting: Callable[[], None] = lambda: None) -> 
         before_waiting: called if another process has the lock, whose file is in the cache and
             stays.
     """
-    lock = _lock(what)
+    lock = _make_lock(what)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -33,13 +33,13 @@ def hold_lock(what: Path, before_waiting: Callable[[], None] = lambda: None) -> 
 def is_being_done(what: Path) -> bool:
     """Return whether a process is inside `hold_lock` now."""
     try:
-        with _lock(what).acquire(timeout=0):
+        with _make_lock(what).acquire(timeout=0):
             return False
     except Timeout:
         return True
 
 
-def _lock(what: Path) -> FileLock:
+def _make_lock(what: Path) -> FileLock:
     folder = cache_folder() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(str(what.resolve()).encode()).hexdigest()[:32]

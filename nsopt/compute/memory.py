@@ -30,7 +30,7 @@ def keep_memory(device: torch.device) -> Iterator[None]:
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         yield
         return
-    libc = _glibc()
+    libc = _load_glibc()
     libc.mallopt(_MMAP_MAX, 0)
     libc.mallopt(_TRIM_THRESHOLD, _NEVER)
     gaps = _take_gaps(libc)
@@ -54,7 +54,7 @@ def peak_memory(device: torch.device) -> int:
     return most if sys.platform == "darwin" else 1024 * most
 
 
-def _glibc() -> ctypes.CDLL:
+def _load_glibc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None)
     libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_size_t
     libc.free.argtypes, libc.free.restype = [ctypes.c_size_t], None

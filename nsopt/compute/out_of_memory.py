@@ -66,12 +66,12 @@ def explain_out_of_memory(
     else:
         smaller = max(_SMALLEST_BATCH, batch_size // 2)
         advice = f"out of memory with batches of {batch_size}: try --batch-size {smaller}"
-    return _explained(device, advice)
+    return _explain(device, advice)
 
 
 def memory_for(device: torch.device, what: str) -> AbstractContextManager[None]:
     """Raise OutOfMemoryError, which names `what`, if memory runs out."""
-    return _explained(device, no_memory_for(device, what))
+    return _explain(device, no_memory_for(device, what))
 
 
 def no_memory_for(device: torch.device, what: str) -> str:
@@ -83,7 +83,7 @@ def no_memory_for(device: torch.device, what: str) -> str:
 
 
 @contextmanager
-def _explained(device: torch.device, message: str) -> Iterator[None]:
+def _explain(device: torch.device, message: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:

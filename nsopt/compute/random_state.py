@@ -28,7 +28,7 @@ class OwnRandomState:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Make torch draw from these numbers inside the block."""
-        with _alone(self._device):
+        with _isolate(self._device):
             restore_random_state(self._state, self._device)
             try:
                 yield
@@ -48,7 +48,7 @@ class OwnRandomState:
 def use_seed(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's random numbers inside the block, on the CPU and on `device`. Other devices, and
     the state outside, do not change."""
-    with _alone(device):
+    with _isolate(device):
         torch.default_generator.manual_seed(seed)
         if device.type != "cpu":
             with torch.accelerator.device_index(device.index):
@@ -57,9 +57,9 @@ def use_seed(seed: int, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(device: torch.device) -> Iterator[None]:
+def _isolate(device: torch.device) -> Iterator[None]:
     """Keep other threads from drawing inside the block, and restore the state at its end."""
-    with _generators, _reproducible_cudnn():
+    with _generators, _make_cudnn_reproducible():
         before = random_state(device)
         try:
             yield
@@ -68,7 +68,7 @@ def _alone(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _reproducible_cudnn() -> Iterator[None]:
+def _make_cudnn_reproducible() -> Iterator[None]:
     """Make cuDNN choose the same kernels every time; its other settings, such as TF32, stay."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic

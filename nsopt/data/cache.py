@@ -39,12 +39,12 @@ def _fingerprint(path: Path, variant: str) -> str:
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     digest = hashlib.sha256(os.fsencode(f"{path.resolve()} {variant}"))
     for file in files:
-        status = _status(file)
+        status = _read_status(file)
         digest.update(os.fsencode(f"{file} {status.st_size} {status.st_mtime_ns}\n"))
     return digest.hexdigest()[:32]
 
 
-def _status(file: Path) -> os.stat_result:
+def _read_status(file: Path) -> os.stat_result:
     """Return the status of a file, or of a broken link itself."""
     try:
         return file.stat()

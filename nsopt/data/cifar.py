@@ -32,19 +32,22 @@ def load_cifar(name: str, directory: Path) -> ImageData:
         _remove_if_empty(archive)
         raise NsoptError(
             f"{name} is not complete in {directory} and cannot be downloaded "
-            f"({_reason(error)}): put {reader.filename} (md5 {reader.tgz_md5}) there"
+            f"({_get_reason(error)}): put {reader.filename} (md5 {reader.tgz_md5}) there"
         ) from None
     return ImageData(
-        name=name, classes=tuple(train.classes), train=_image_set(train), test=_image_set(test)
+        name=name,
+        classes=tuple(train.classes),
+        train=_make_image_set(train),
+        test=_make_image_set(test),
     )
 
 
-def _image_set(reader: Any) -> ImageSet:
+def _make_image_set(reader: Any) -> ImageSet:
     images = torch.from_numpy(np.ascontiguousarray(reader.data.transpose(0, 3, 1, 2)))
     return ImageSet(images, torch.tensor(reader.targets, dtype=torch.int64))
 
 
-def _reason(error: BaseException) -> str:
+def _get_reason(error: BaseException) -> str:
     return str(getattr(error, "reason", error)).splitlines()[0]
 
 

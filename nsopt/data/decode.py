@@ -38,7 +38,7 @@ def open_place(path: Path) -> Iterator[Place]:
         if path.is_dir():
             yield path
         elif path.is_file():
-            with _zip(path) as archive:
+            with _open_zip(path) as archive:
                 yield zipfile.Path(archive)
         else:
             raise NsoptError(f"no folder or zip at {path}: check the path")
@@ -46,7 +46,7 @@ def open_place(path: Path) -> Iterator[Place]:
         raise NsoptError(f"{error.filename or path} cannot be read: {error.strerror}") from None
 
 
-def _zip(path: Path) -> zipfile.ZipFile:
+def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # zipfile raises anything for a damaged file
@@ -70,16 +70,16 @@ def images_in(folder: Place) -> list[Place]:
     """Return the image files of a folder, by name. Raises NsoptError if it is missing."""
     if not folder.is_dir():
         raise NsoptError(f"the folder {folder} is missing: fetch or copy the data again")
-    found = [e for e in _children(folder) if Path(e.name).suffix.lower() in _SUFFIXES]
+    found = [e for e in _list_children(folder) if Path(e.name).suffix.lower() in _SUFFIXES]
     return sorted(found, key=lambda entry: entry.name)
 
 
 def folders_in(folder: Place) -> list[Place]:
     """Return the folders in a folder, by name."""
-    return sorted((e for e in _children(folder) if e.is_dir()), key=lambda entry: entry.name)
+    return sorted((e for e in _list_children(folder) if e.is_dir()), key=lambda entry: entry.name)
 
 
-def _children(folder: Place) -> Iterator[Place]:
+def _list_children(folder: Place) -> Iterator[Place]:
     """Yield the entries of a folder.
 
     For a zip, `iterdir` would make an object of each of its files, once for every folder.

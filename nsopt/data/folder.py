@@ -86,7 +86,9 @@ def _find_splits(root: Place, path: Path) -> dict[str, dict[str, list[Place]]]:
             f"{path} has no train/ folder: expected train/CLASS/IMAGE and test/CLASS/IMAGE, or "
             "CLASS/IMAGE and --split 0.8"
         )
-    splits = {part: _class_files(root / part, path) for part in _PARTS if (root / part).is_dir()}
+    splits = {
+        part: _list_class_files(root / part, path) for part in _PARTS if (root / part).is_dir()
+    }
     _check_classes(splits, path)
     return splits
 
@@ -99,7 +101,7 @@ def _divide(
         raise NsoptError(f"--split must be between 0 and 1, got {fraction:g}")
     if any((root / part).is_dir() for part in ("test", "val")):
         raise NsoptError(f"{path} has test/ or val/ already: leave --split out")
-    files = _class_files(root / "train" if (root / "train").is_dir() else root, path)
+    files = _list_class_files(root / "train" if (root / "train").is_dir() else root, path)
     generator, train, test = np.random.default_rng(seed), {}, {}
     for name, entries in files.items():
         if len(entries) < 2:
@@ -117,7 +119,7 @@ def _enter(root: Place) -> Place:
     return folders[0] if len(folders) == 1 and folders[0].name != "train" else root
 
 
-def _class_files(split: Place, path: Path) -> dict[str, list[Place]]:
+def _list_class_files(split: Place, path: Path) -> dict[str, list[Place]]:
     files = {folder.name: images_in(folder) for folder in folders_in(split)}
     empty = [name for name, entries in files.items() if not entries]
     if len(files) < 2:

@@ -259,7 +259,7 @@ class ImageData:
         if self.mean is not None and self.std is not None:
             mean, std = (PIXEL_RANGE * torch.tensor(own) for own in (self.mean, self.std))
         else:
-            mean, std = _pixel_statistics(train)
+            mean, std = _compute_pixel_statistics(train)
             std = std.clamp(min=1.0)
         return Splits(
             train=train,
@@ -307,9 +307,9 @@ class Splits:
             sizes
             | (own if self.is_normalised_by_user else {})
             | {
-                "crc32": _checksum(self.train),
-                "validation_crc32": _checksum(self.validation),
-                "test_crc32": _checksum(self.test),
+                "crc32": _compute_checksum(self.train),
+                "validation_crc32": _compute_checksum(self.validation),
+                "test_crc32": _compute_checksum(self.test),
             }
         )
 
@@ -320,7 +320,7 @@ def _move(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def _checksum(images: ImageSet) -> int:
+def _compute_checksum(images: ImageSet) -> int:
     content = 0
     for tensor in (images.labels, *images.parts()):
         values: NDArray[np.generic] = tensor.cpu().contiguous().numpy()
@@ -328,7 +328,7 @@ def _checksum(images: ImageSet) -> int:
     return content
 
 
-def _pixel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
+def _compute_pixel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each channel, (C,) each.
 
     Histograms are exact and need no copy of all images.

@@ -60,15 +60,15 @@ def resized_crops(images: Tensor, windows: Windows, flipped: Tensor) -> Tensor:
         flipped: which of them are mirrored, bool (B,).
     """
     count, _, height, width = images.shape
-    x = _places(windows.left, windows.width, width)
+    x = _compute_positions(windows.left, windows.width, width)
     x = torch.where(flipped[:, None], x.flip(1), x)
-    y = _places(windows.top, windows.height, height)
+    y = _compute_positions(windows.top, windows.height, height)
     everywhere = (count, height, width)
     grid = torch.stack([x[:, None, :].expand(everywhere), y[:, :, None].expand(everywhere)], -1)
     return functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 
 
-def _places(first: Tensor, length: Tensor, size: int) -> Tensor:
+def _compute_positions(first: Tensor, length: Tensor, size: int) -> Tensor:
     """Return the positions (B, size) along one side of the windows, from -1 to 1 over the image.
 
     They stay within the centres of a window's outermost pixels.

@@ -65,7 +65,7 @@ def _measure_convolutions(
     """Time convolutions over input and output channels. Constant inputs are not varied."""
     inputs, outputs = (sorted({call.place[d] for call in calls}) for d in range(2))
     axes = tuple(
-        np.array(places if len(places) == 1 else _grid(most), dtype=np.float64)
+        np.array(places if len(places) == 1 else _choose_channels(most), dtype=np.float64)
         for places, most in zip((inputs, outputs), largest, strict=True)
     )
     pattern = calls[0]
@@ -73,16 +73,16 @@ def _measure_convolutions(
     batch, shape, window = images.shape[0], images.shape[2:], weight.shape[2:]
     measured = np.zeros((len(axes[0]), len(axes[1])))
     for i, read in enumerate(axes[0].astype(int).tolist()):
-        x = _random((batch, read, *shape), device, layout)
+        x = _draw_tensor((batch, read, *shape), device, layout)
         for j, made in enumerate(axes[1].astype(int).tolist()):
-            w = _random((made, read, *window), device, layout)
+            w = _draw_tensor((made, read, *window), device, layout)
             bias = torch.zeros(made, device=device)
             run = partial(functional.conv2d, x, w, bias, *pattern.arguments[3:], **pattern.options)
             measured[i, j] = 1000 * _time(run, device)
     return Table.of(axes, measured, (1, 1 if len(axes[1]) == 1 else BLOCK))
 
 
-def _grid(largest: int) -> list[int]:
+def _choose_channels(largest: int) -> list[int]:
     """Return numbers of channels up to the largest; above one block they are spaced in log."""
     if largest <= BLOCK:
         return sorted({*_FEW, largest})
@@ -95,13 +95,15 @@ def _replay(call: Call, device: torch.device, layout: torch.memory_format) -> Ca
     """Return the same call on random tensors of the same shapes."""
 
     def real(value: Tensor) -> Tensor:
-        return _random(tuple(value.shape), device, layout)
+        return _draw_tensor(tuple(value.shape), device, layout)
 
     arguments, options = pytree.tree_map_only(Tensor, real, (call.arguments, call.options))
     return partial(call.function, *arguments, **options)
 
 
-def _random(shape: tuple[int, ...], device: torch.device, layout: torch.memory_format) -> Tensor:
+def _draw_tensor(
+    shape: tuple[int, ...], device: torch.device, layout: torch.memory_format
+) -> Tensor:
     """Return positive numbers, because running variances must be."""
     values: Tensor = change_layout(torch.rand(shape, device=device), layout)
     return values

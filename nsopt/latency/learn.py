@@ -213,7 +213,7 @@ def _learn(
             progress.advance()
     layers = len(arch.base_widths)
     model = LatencyModel(tuple(tables), structure.terms, layers, np.ones((len(tables), 2)), 0.0)
-    widths = _whole_networks(arch)
+    widths = _choose_networks(arch)
     measured = measure_latencies(
         [arch.build(w) for w in (_clip(arch, [1] * layers), *widths)],
         arch.input_shape,
@@ -229,7 +229,7 @@ def _learn(
     return model, was_busy(measured)
 
 
-def _whole_networks(arch: Architecture) -> list[tuple[int, ...]]:
+def _choose_networks(arch: Architecture) -> list[tuple[int, ...]]:
     """Return random widths, random whole blocks, and uniform widths, where shortcuts may vanish."""
     ragged = sample_widths(arch, _RANDOM, seed=0)
     blocks = [_round_to_blocks(arch, widths) for widths in sample_widths(arch, _RANDOM, seed=1)]
@@ -245,15 +245,15 @@ def _read_structure(arch: Architecture, batch_size: int) -> _Structure:
         widths = _clip(arch, floor_widths(scale, arch.base_widths))
         for call in _record_calls(arch, widths, batch_size):
             samples.setdefault(call.kind, []).append(call)
-    base = _distinct_widths(arch)
+    base = _choose_distinct_widths(arch)
     calls = _record_calls(arch, base, batch_size)
     for call in calls:
         samples.setdefault(call.kind, []).append(call)
     kinds = tuple(samples)
     wider = (np.array(base) + np.eye(len(base), dtype=int)).tolist()
     grown = [_record_calls(arch, widths, batch_size) for widths in wider]
-    factors = np.stack([_growth(calls, after, arch.name) for after in grown], axis=-1)
-    vanishing = _vanishing_modules(arch)
+    factors = np.stack([_compute_growth(calls, after, arch.name) for after in grown], axis=-1)
+    vanishing = _find_vanishing_modules(arch)
     terms = []
     ends = np.cumsum([len(call.place) for call in calls])
     for call, own in zip(calls, np.split(factors, ends[:-1]), strict=True):
@@ -276,7 +276,7 @@ def _read_structure(arch: Architecture, batch_size: int) -> _Structure:
 
 def _record_calls(arch: Architecture, widths: Sequence[int], batch_size: int) -> list[Call]:
     """Record calls; those that equal widths can remove get their own kinds."""
-    vanishing = _vanishing_modules(arch)
+    vanishing = _find_vanishing_modules(arch)
     return [
         replace(call, kind=f"{call.kind} of a shortcut") if call.module in vanishing else call
         for call in record_calls(arch.build(widths), arch.input_shape, batch_size)
@@ -293,7 +293,7 @@ def _round_to_blocks(arch: Architecture, widths: Sequence[int]) -> tuple[int, ..
     return _clip(arch, [max(BLOCK, round(width / BLOCK) * BLOCK) for width in widths])
 
 
-def _distinct_widths(arch: Architecture) -> tuple[int, ...]:
+def _choose_distinct_widths(arch: Architecture) -> tuple[int, ...]:
     """Return widths near the base widths that can all grow by one.
 
     If equal widths remove calls, no two are equal, before or after a layer grows: no call is
@@ -309,7 +309,7 @@ def _distinct_widths(arch: Architecture) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _growth(before: Sequence[Call], after: Sequence[Call], name: str) -> IntArray:
+def _compute_growth(before: Sequence[Call], after: Sequence[Call], name: str) -> IntArray:
     """Return how much the places of all calls, concatenated, grow as one layer widens by 1.
 
     Args:
@@ -325,7 +325,7 @@ def _growth(before: Sequence[Call], after: Sequence[Call], name: str) -> IntArra
     return growth
 
 
-def _vanishing_modules(arch: Architecture) -> dict[str, Any]:
+def _find_vanishing_modules(arch: Architecture) -> dict[str, Any]:
     """Return `Term.unless_equal` of the modules that equal widths remove, by path."""
     eye = np.eye(len(arch.base_widths), dtype=np.int64)
 

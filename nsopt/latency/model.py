@@ -101,16 +101,16 @@ class LatencyModel:
 
     def __call__(self, widths: ArrayLike) -> float | FloatArray:
         w = read_rows(widths, self.layers)
-        return self._at_least_floor(_total(self.parts(w), self.factors))
+        return self._apply_floor(_sum_parts(self.parts(w), self.factors))
 
     def lower_bound(self, widths: ArrayLike) -> float | FloatArray:
         """Return the latency without calls that equal widths can remove, and with all others
         cheap."""
         w = read_rows(widths, self.layers)
         least = self.factors.min(axis=1, keepdims=True)
-        return self._at_least_floor(_total(self.parts(w, always=True), least))
+        return self._apply_floor(_sum_parts(self.parts(w, always=True), least))
 
-    def _at_least_floor(self, total: FloatArray) -> float | FloatArray:
+    def _apply_floor(self, total: FloatArray) -> float | FloatArray:
         milliseconds: FloatArray = np.maximum(total + self.constant, self.floor)
         return float(milliseconds) if np.ndim(milliseconds) == 0 else milliseconds
 
@@ -125,8 +125,8 @@ class LatencyModel:
         w = read_rows(widths, self.layers)
         wider = w[..., None, :] + BLOCK * np.eye(self.layers, dtype=np.int64)
         smooth = self.factors.max(axis=1, keepdims=True)
-        grown = _total(self.parts(wider), smooth)
-        return (grown - _total(self.parts(w), smooth)[..., None]) / BLOCK
+        grown = _sum_parts(self.parts(wider), smooth)
+        return (grown - _sum_parts(self.parts(w), smooth)[..., None]) / BLOCK
 
     def parts(self, widths: IntArray, always: bool = False) -> FloatArray:
         """Return uncorrected milliseconds of each table's cheap and dear calls, (..., T, 2).
@@ -160,7 +160,7 @@ class LatencyModel:
         """
         every = 1 / np.asarray(measured, dtype=np.float64)[:, None]
         parts = self.parts(read_rows(widths, self.layers)) * every[..., None]
-        roles = _roles(self.terms, len(self.tables))
+        roles = _find_roles(self.terms, len(self.tables))
         sums = [parts[:, roles == role].sum(axis=1) for role in _ROLES]
         fit = _fit(np.hstack([*sums, every]), np.ones(len(every)))
         shared = fit[:-1].reshape(len(_ROLES), 2)[roles]
@@ -193,7 +193,7 @@ class LatencyModel:
         return cls(tables, terms, data["layers"], factors, data["constant"], data["floor"])
 
 
-def _roles(terms: Sequence[Term], tables: int) -> IntArray:
+def _find_roles(terms: Sequence[Term], tables: int) -> IntArray:
     """Return the role of each table's calls, (T,)."""
     roles = np.full(tables, _OTHER)
     for term in terms:
@@ -213,7 +213,7 @@ def _fit(rows: FloatArray, target: FloatArray) -> FloatArray:
     return np.asarray(least + fit.coef_, dtype=np.float64)
 
 
-def _total(parts: FloatArray, factors: FloatArray) -> FloatArray:
+def _sum_parts(parts: FloatArray, factors: FloatArray) -> FloatArray:
     """Sum (..., T, 2) to (...)."""
     total: FloatArray = (parts * factors).sum(axis=(-2, -1))
     return total

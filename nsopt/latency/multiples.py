@@ -67,12 +67,12 @@ def choose_multiple(milliseconds: dict[int, float]) -> int:
 def _time_widths(compute: Compute, runtime: Runtime) -> dict[int, float]:
     """Return the fastest quarter of the milliseconds of each width that decides."""
     widths = sorted({w + part for m, ws in _PAIRS.items() for w in ws for part in (0, m // 2)})
-    models, passes = list(map(_convolutions, widths)), (_WARMUP, _REPEATS, _ROUNDS)
+    models, passes = list(map(_make_convolutions, widths)), (_WARMUP, _REPEATS, _ROUNDS)
     measured = measure_latencies(models, _SHAPE, *passes, str(compute.device), runtime)
     return {w: one.lower_quartile_ms for w, one in zip(widths, measured, strict=True)}
 
 
-def _convolutions(width: int) -> nn.Module:
+def _make_convolutions(width: int) -> nn.Module:
     first = nn.Conv2d(_SHAPE[0], width, 3, padding=1)
     second = nn.Conv2d(width, width, 3, padding=1)
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU()).eval()

@@ -83,7 +83,7 @@ def choose_latencies(
 
     def rank(name: str) -> tuple[int, float, str]:
         timed = sittings[name]
-        return len(timed.keys() & wanted), -_noise(timed.values()), name
+        return len(timed.keys() & wanted), -_compute_noise(timed.values()), name
 
     found: dict[str, Measured] = {}
     for name in sorted(sittings, key=rank, reverse=True):
@@ -119,7 +119,7 @@ def distrust(spreads: Sequence[float | None], waits: Sequence[float | None]) -> 
     )
 
 
-def _noise(timed: Iterable[Measured]) -> float:
+def _compute_noise(timed: Iterable[Measured]) -> float:
     """Return the mean of spread and waiting of a sitting; infinite if the spread is unknown."""
     noise = [
         math.inf if each.get("spread") is None else each["spread"] + (each.get("waited") or 0.0)

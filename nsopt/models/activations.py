@@ -69,8 +69,8 @@ class BufferRecorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self._step += 1
-        used = {_storage(tensor) for tensor in tensors_in((args, kwargs))}
-        made = [tensor for tensor in tensors_in(result) if _storage(tensor) not in used]
+        used = {_identify_storage(tensor) for tensor in tensors_in((args, kwargs))}
+        made = [tensor for tensor in tensors_in(result) if _identify_storage(tensor) not in used]
         if _is_view(func):
             self._note_views(made, tensors_in(args)[0])
             made = []
@@ -87,21 +87,21 @@ class BufferRecorder(TorchDispatchMode):
 
     def _note(self, tensors: Any) -> None:
         for tensor in tensors_in(tensors):
-            if _storage(tensor) not in self._buffers:
+            if _identify_storage(tensor) not in self._buffers:
                 made = Buffer(tensor, self._sizes_of(tensor), self._step, self._step)
-                self._buffers[_storage(tensor)] = made
+                self._buffers[_identify_storage(tensor)] = made
 
     def _note_views(self, views: Sequence[Tensor], base: Tensor) -> None:
         """Record views whose memory PyTorch reports as their own, as it does for fake tensors."""
         for view in views:
-            self._views[_storage(view)] = view, self._storage_of(base)
+            self._views[_identify_storage(view)] = view, self._find_storage(base)
 
-    def _storage_of(self, tensor: Tensor) -> int:
-        own = _storage(tensor)
+    def _find_storage(self, tensor: Tensor) -> int:
+        own = _identify_storage(tensor)
         return self._views[own][1] if own in self._views else own
 
     def _find(self, tensors: Any) -> list[Buffer]:
-        storages = dict.fromkeys(map(self._storage_of, tensors_in(tensors)))
+        storages = dict.fromkeys(map(self._find_storage, tensors_in(tensors)))
         return [self._buffers[storage] for storage in storages if storage in self._buffers]
 
 
@@ -116,7 +116,7 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _storage(tensor: Tensor) -> int:
+def _identify_storage(tensor: Tensor) -> int:
     """Return a number that identifies the memory of a tensor and its views."""
     return int(tensor.untyped_storage()._cdata)
 
@@ -232,7 +232,7 @@ class TableActivations:
         layers = [(one.layer, other.layer) for one, other in equal]
         pairs = tuple((a, b) for a, b in layers if a is not None and b is not None)
         if pairs not in self.recorded:
-            primes = _primes(self.layers)[tie(self.layers, pairs)]
+            primes = _find_primes(self.layers)[tie(self.layers, pairs)]
             channels = {
                 int(c.count(primes)): c
                 for o in self.operations
@@ -241,7 +241,7 @@ class TableActivations:
             }
 
             def size(n: int) -> Size:
-                return _size_of(channels.get(n, Channels(None, n)), self.layers)
+                return _make_size(channels.get(n, Channels(None, n)), self.layers)
 
             recorder = BufferRecorder(lambda tensor: [size(n) for n in tensor.shape])
             network = self.assemble(primes.tolist()).eval()
@@ -253,7 +253,7 @@ class TableActivations:
         return self.recorded[pairs]
 
 
-def _size_of(channels: Channels, layers: int) -> Size:
+def _make_size(channels: Channels, layers: int) -> Size:
     factors = np.zeros(layers, np.int64)
     if channels.layer is None:
         return factors, channels.factor
@@ -261,7 +261,7 @@ def _size_of(channels: Channels, layers: int) -> Size:
     return factors, 0
 
 
-def _primes(count: int) -> IntArray:
+def _find_primes(count: int) -> IntArray:
     """Return the `count` smallest primes that are larger than all other sizes of a network."""
     found: list[int] = []
     number = _LEAST_PRIME

@@ -70,9 +70,9 @@ def network_factory(name: str) -> Callable[[int], nn.Module]:
     """Return a function that makes the network for a number of classes. Raises NsoptError."""
     package, _, word = name.partition(":")
     if package == "torchvision":
-        return _from_torchvision(word)
+        return _find_in_torchvision(word)
     if package == "timm":
-        return _from_timm(word)
+        return _find_in_timm(word)
     try:
         found = getattr(import_module(package), word)
     except (ImportError, AttributeError, ValueError) as error:
@@ -88,7 +88,7 @@ def network_factory(name: str) -> Callable[[int], nn.Module]:
     return make
 
 
-def _from_torchvision(word: str) -> Callable[[int], nn.Module]:
+def _find_in_torchvision(word: str) -> Callable[[int], nn.Module]:
     models = import_torchvision("models")
     if word not in models.list_models():
         raise unknown_name("network of torchvision", word, models.list_models())
@@ -101,7 +101,7 @@ def _from_torchvision(word: str) -> Callable[[int], nn.Module]:
     return make
 
 
-def _from_timm(word: str) -> Callable[[int], nn.Module]:
+def _find_in_timm(word: str) -> Callable[[int], nn.Module]:
     import_torchvision("ops")  # timm imports it
     try:
         timm: Any = import_module("timm")

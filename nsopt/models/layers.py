@@ -100,13 +100,13 @@ def slice_channels(
     """
     if value.ndim == 0:
         return value
-    outputs = _indices(operation.outputs, read if operation.kind == "norm" else written)
+    outputs = _list_indices(operation.outputs, read if operation.kind == "norm" else written)
     if value.ndim == 1 or operation.kind == "depthwise":
         return value[outputs]
-    return value[outputs][:, _indices(operation.inputs, read)]
+    return value[outputs][:, _list_indices(operation.inputs, read)]
 
 
-def _indices(channels: Channels, kept: Sequence[Tensor]) -> slice | Tensor:
+def _list_indices(channels: Channels, kept: Sequence[Tensor]) -> slice | Tensor:
     """Return the indices of the kept channels, `factor` for each channel of a searched layer."""
     if channels.layer is None:
         return slice(None)

@@ -46,10 +46,10 @@ class ResNet(OperationNetwork):
         """Compute logits (B, classes) of images (B, C, H, W)."""
         x = self.run("stem", images)
         for block in range(1, _BLOCKS + 1):
-            x = self._block(f"block{block}", x)
+            x = self._run_block(f"block{block}", x)
         return self.run("classifier", self.run("bn", self.run("read", x)).mean(dim=(2, 3)))
 
-    def _block(self, block: str, x: Tensor) -> Tensor:
+    def _run_block(self, block: str, x: Tensor) -> Tensor:
         read = self.run(f"{block}_bn1", self.run(f"{block}_read", x)).relu()
         shortcut = f"{block}_shortcut"
         kept = self.run(shortcut, read) if self.has(shortcut) else self.run(f"{block}_identity", x)
@@ -77,12 +77,12 @@ def resnet18(
     width = [Channels(group) for group in group_of]
     blocks = [f"block{block + 1}" for block in range(_BLOCKS)]
 
-    operations = [_conv("stem", Channels(None, in_channels), width[0], image_size)]
+    operations = [_make_conv("stem", Channels(None, in_channels), width[0], image_size)]
     resolution = image_size
     for block, name in enumerate(blocks):
         resolution = -(-resolution // strides[block])
         ends = (width[2 * block], width[2 * block + 1], width[2 * block + 2])
-        operations += _block(name, ends, strides[block], resolution, shortcuts)
+        operations += _make_block(name, ends, strides[block], resolution, shortcuts)
     operations += [
         Operation("bn", "norm", width[-1], width[-1]),
         Operation("classifier", "linear", width[-1], Channels(None, num_classes)),
@@ -110,7 +110,7 @@ def resnet18(
     )
 
 
-def _block(
+def _make_block(
     name: str,
     ends: tuple[Channels, Channels, Channels],
     stride: int,
@@ -121,9 +121,9 @@ def _block(
     inputs, middle, outputs = ends
     return [
         Operation(f"{name}_bn1", "norm", inputs, inputs),
-        _conv(f"{name}_conv1", inputs, middle, resolution, stride),
+        _make_conv(f"{name}_conv1", inputs, middle, resolution, stride),
         Operation(f"{name}_bn2", "norm", middle, middle),
-        _conv(f"{name}_conv2", middle, outputs, resolution),
+        _make_conv(f"{name}_conv2", middle, outputs, resolution),
         Operation(
             f"{name}_shortcut",
             "conv",
@@ -137,7 +137,7 @@ def _block(
     ]
 
 
-def _conv(
+def _make_conv(
     name: str, inputs: Channels, outputs: Channels, resolution: int, stride: int = 1
 ) -> Operation:
     return Operation(name, "conv", inputs, outputs, 3, stride, bias=False, resolution=resolution)

@@ -68,7 +68,7 @@ def solve_widths_sgd(
     if not (math.isfinite(budget) and budget > 0) or eta <= 0 or max_steps < 1:
         raise NsoptError("the budget, eta and max_steps must be positive")
     tau = float(budget)
-    widths, size = _network_at(law, cost, tau)
+    widths, size = _find_network(law, cost, tau)
     before = widths
     steps, converged, diverged = 0, False, False
     while steps < max_steps and not (converged or diverged):
@@ -78,7 +78,7 @@ def solve_widths_sgd(
         diverged = not 0 < tau + move < _RUNAWAY * budget
         if not diverged:
             tau += move
-            last, (widths, size) = widths, _network_at(law, cost, tau)
+            last, (widths, size) = widths, _find_network(law, cost, tau)
             returned = np.array_equal(widths, before) and not np.array_equal(widths, last)
             converged = abs(move) < _STILL or returned
             before = last
@@ -86,6 +86,6 @@ def solve_widths_sgd(
     return SgdFit(widths, size, tau, steps, error, converged, diverged)
 
 
-def _network_at(law: PowerLaw, cost: CostFunction, tau: float) -> tuple[IntArray, int | float]:
+def _find_network(law: PowerLaw, cost: CostFunction, tau: float) -> tuple[IntArray, int | float]:
     widths = np.clip(np.floor(law.widths(tau)), *width_limits(cost, law.layers)).astype(np.int64)
     return widths, cost(widths)

@@ -23,10 +23,10 @@ _INSIDE = 0.9
 
 def gives_a_law(widths: ArrayLike) -> bool:
     """Return whether widths (N, L), row 0 unpruned, have enough rows by the published rule."""
-    return int(_published_rows(np.asarray(widths)).sum()) >= MIN_ROWS
+    return int(_find_published_rows(np.asarray(widths)).sum()) >= MIN_ROWS
 
 
-def _published_rows(widths: IntArray) -> NDArray[np.bool_]:
+def _find_published_rows(widths: IntArray) -> NDArray[np.bool_]:
     """Return which rows have lost a filter in every layer."""
     result: NDArray[np.bool_] = (widths < widths[0]).all(axis=1)
     return result
@@ -78,7 +78,7 @@ class PruneRecord:
             return PowerLaw.fit(self.widths, self.tau)
         fits = []
         for layer, widths in enumerate(self.widths.T):
-            rows = _rows_of_layer(widths)
+            rows = _find_rows_of_layer(widths)
             fits.append(PowerLaw.fit(self.widths[rows, layer : layer + 1], self.tau[rows]))
         alpha, beta, r2 = (
             np.concatenate([getattr(fit, name) for fit in fits]) for name in ("alpha", "beta", "r2")
@@ -108,7 +108,7 @@ def _flatten_falls(law: PowerLaw, widths: IntArray) -> PowerLaw:
     )
 
 
-def _rows_of_layer(widths: IntArray) -> slice:
+def _find_rows_of_layer(widths: IntArray) -> slice:
     """Return the rows from the layer's first lost filter until it has one left, which pruning
     spares. Earlier rows fill up to 6."""
     lost = np.flatnonzero(widths < widths[0])
@@ -134,7 +134,7 @@ class Trajectory:
         """Return the rows for a law: those of the published rule, or all if these are too few."""
         if not gives_a_law(self.widths) and len(self.tau) > MIN_ROWS:
             return PruneRecord(self.widths, self.tau, own_rows=True)
-        rows = _published_rows(self.widths)
+        rows = _find_published_rows(self.widths)
         return PruneRecord(self.widths[rows], self.tau[rows])
 
     def at_fraction(self, fraction: float) -> tuple[int, ...]:

@@ -73,11 +73,11 @@ class _Grid:
             most = np.minimum(most, max_width)
         smallest = np.ceil(np.maximum(min_width, least) / multiple_of) * multiple_of
         narrowest = np.minimum(smallest, most)
-        return cls(multiple_of, narrowest, np.maximum(narrowest, _down(most, multiple_of)))
+        return cls(multiple_of, narrowest, np.maximum(narrowest, _round_down(most, multiple_of)))
 
     def below(self, widths: FloatArray) -> FloatArray:
         """Round `widths` (L,) down to the grid."""
-        return np.clip(_down(widths, self.step), self.narrowest, self.widest)
+        return np.clip(_round_down(widths, self.step), self.narrowest, self.widest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +141,7 @@ def solve_widths(
     _check_growth(law)
 
     grid = _Grid.of(cost, law.layers, multiple_of, min_width, max_width)
-    table = _breakpoints(law, cost, float(budgets.max()), grid)
+    table = _find_breakpoints(law, cost, float(budgets.max()), grid)
     cheapest_from = np.minimum.accumulate(table.cost[::-1])[::-1]
     row = np.searchsorted(cheapest_from, budgets, side="right") - 1
     if (row < 0).any():
@@ -149,13 +149,15 @@ def solve_widths(
     tau = table.start[row + 1] * _BELOW
     if np.ndim(budget) == 0:
         widths, scale = table.widths[row[0]], float(tau[0])
-        low, high = _band(law, scale, widths)
+        low, high = _round_band(law, scale, widths)
         binding = _find_binding(cost, table, int(row[0]))
         return WidthFit(widths, table.cost[row[0]].item(), scale, low, high, binding)
-    return WidthFit(table.widths[row], table.cost[row], tau, *_band(law, tau, table.widths[row]))
+    return WidthFit(
+        table.widths[row], table.cost[row], tau, *_round_band(law, tau, table.widths[row])
+    )
 
 
-def _band(
+def _round_band(
     law: ScalingLaw, scale: float | FloatArray, widths: IntArray
 ) -> tuple[IntArray, IntArray] | tuple[None, None]:
     """Return the law's band as integer widths, extended to include `widths`."""
@@ -197,10 +199,10 @@ def _check_growth(law: ScalingLaw) -> None:
         )
 
 
-def _breakpoints(
+def _find_breakpoints(
     law: ScalingLaw, cost: CostFunction, largest_budget: float, grid: _Grid
 ) -> _Breakpoints:
-    end = _scale_beyond(law, cost, largest_budget, grid)
+    end = _find_scale_beyond(law, cost, largest_budget, grid)
     starts, layers = [], []
     reached = np.minimum(law.widths(end) + grid.step, grid.widest)
     for layer, (narrowest, widest) in enumerate(zip(grid.narrowest, reached, strict=True)):
@@ -223,7 +225,7 @@ def _breakpoints(
     return _Breakpoints(start, widths, np.asarray(cost(widths)))
 
 
-def _scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Grid) -> float:
+def _find_scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Grid) -> float:
     """Return a scale just above all that fit the budget, or one at which no layer can grow.
 
     `cost.lower_bound`, where it exists, replaces a cost that equal widths can lower (a projection
@@ -255,6 +257,6 @@ def _scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Gri
     return high * _BEYOND
 
 
-def _down(widths: FloatArray, multiple_of: int) -> FloatArray:
+def _round_down(widths: FloatArray, multiple_of: int) -> FloatArray:
     """Round down to multiples."""
     return np.floor(widths / multiple_of) * multiple_of

@@ -92,12 +92,12 @@ def open_storage(url: str) -> BaseStorage:
     except NsoptError:
         raise
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise _unusable(url, error) from None
+        raise _make_error(url, error) from None
 
 
 def _open_database(url: str, kind: type[Database], engine: Mapping[str, object]) -> Database:
     patience = Retrying(
-        retry=retry_if_exception(_made_by_another),
+        retry=retry_if_exception(_is_made_by_another),
         wait=wait_fixed(_MAKING_SECONDS),
         stop=stop_after_attempt(_MAKING_ATTEMPTS),
         reraise=True,
@@ -112,7 +112,7 @@ def _open_database(url: str, kind: type[Database], engine: Mapping[str, object])
     )
 
 
-def _made_by_another(error: BaseException) -> bool:
+def _is_made_by_another(error: BaseException) -> bool:
     """Return whether another process may have made the tables of a new database just now."""
     cause = error.__cause__ or error
     return isinstance(cause, IntegrityError | ProgrammingError) or "already exists" in str(cause)
@@ -149,14 +149,14 @@ def storage_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
-        raise _unusable(url, error) from None
+        raise _make_error(url, error) from None
     except Exception as error:
         if not is_of_grpc(error):
             raise
-        raise _unusable(url, error) from None
+        raise _make_error(url, error) from None
 
 
-def _unusable(url: str, error: BaseException) -> NsoptError:
+def _make_error(url: str, error: BaseException) -> NsoptError:
     cause = error.__cause__ or error
     reason = (str(cause) or str(error) or type(error).__name__).splitlines()[0]
     return NsoptError(f"storage {hide_password(url)} cannot be used: {hide_values(url, reason)}")

@@ -61,7 +61,7 @@ def read(
     """
     with damage(owner, name):
         value = (owner.user_attrs if values is None else values).get(name)
-        return _reader(kind).validate_json(json.dumps(value), strict=True)
+        return _make_reader(kind).validate_json(json.dumps(value), strict=True)
 
 
 def read_optional(owner: Study | FrozenTrial | Trial, name: str, kind: Any) -> Any | None:
@@ -70,5 +70,5 @@ def read_optional(owner: Study | FrozenTrial | Trial, name: str, kind: Any) -> A
 
 
 @cache
-def _reader(kind: Any) -> TypeAdapter[Any]:
+def _make_reader(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

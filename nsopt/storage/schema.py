@@ -273,7 +273,7 @@ def write_latency(
     """Write an attribute for these widths, conditions and sitting alone: two processes may write at
     once, and what was measured before stays."""
     value = {**latency, "widths": width_key(widths)}
-    digest = _short_digest((value["widths"], sorted(conditions.items()), value.get("sitting")))
+    digest = _make_digest((value["widths"], sorted(conditions.items()), value.get("sitting")))
     name = f"{_LATENCY}{digest}"
     if study.user_attrs.get(name) != value:
         study.set_user_attr(name, value)
@@ -282,7 +282,7 @@ def write_latency(
 def write_timing(study: Study, widths: Sequence[int], latency: Mapping[str, Any]) -> None:
     """Store a measurement that helped to find the widths at a budget in milliseconds."""
     value = {**latency, "widths": width_key(widths)}
-    digest = _short_digest((value["widths"], latency["sitting"]))
+    digest = _make_digest((value["widths"], latency["sitting"]))
     study.set_user_attr(f"{_TIMING}{digest}", value)
 
 
@@ -299,11 +299,11 @@ def read_timings(study: Study, widths: Sequence[int]) -> list[dict[str, Any]]:
 def write_widths_in_time(study: Study, asked: Sequence[Any], found: TimedWidths) -> None:
     """Store the widths that were found for a budget in milliseconds. asked: what decides them,
     except the clock."""
-    study.set_user_attr(_widths_in_time(asked), asdict(found))
+    study.set_user_attr(_name_widths_in_time(asked), asdict(found))
 
 
 def read_widths_in_time(study: Study, asked: Sequence[Any]) -> TimedWidths | None:
-    name = _widths_in_time(asked)
+    name = _name_widths_in_time(asked)
     found: TimedWidths | None = read_optional(study, name, TimedWidths)
     with damage(study, name):
         if found is not None and not found.predicted > 0:
@@ -311,8 +311,8 @@ def read_widths_in_time(study: Study, asked: Sequence[Any]) -> TimedWidths | Non
     return found
 
 
-def _widths_in_time(asked: Sequence[Any]) -> str:
-    return f"{_WIDTHS_IN_TIME}{_short_digest(list(asked))}"
+def _name_widths_in_time(asked: Sequence[Any]) -> str:
+    return f"{_WIDTHS_IN_TIME}{_make_digest(list(asked))}"
 
 
 def write_latency_model(study: Study, model: Mapping[str, Any]) -> None:
@@ -334,18 +334,18 @@ def read_latency_model(study: Study, make: Callable[[dict[str, Any]], T]) -> T |
 def write_references(study: Study, asked: Sequence[float], budgets: Sequence[int]) -> None:
     """Store the budgets of the reference networks. asked: what decides them, except latencies,
     which may be measured again."""
-    study.set_user_attr(_references(asked), list(budgets))
+    study.set_user_attr(_name_references(asked), list(budgets))
 
 
 def read_references(study: Study, asked: Sequence[float]) -> list[int] | None:
-    return read_optional(study, _references(asked), list[int])
+    return read_optional(study, _name_references(asked), list[int])
 
 
-def _references(asked: Sequence[float]) -> str:
-    return f"{_REFERENCES}{_short_digest(list(asked))}"
+def _name_references(asked: Sequence[float]) -> str:
+    return f"{_REFERENCES}{_make_digest(list(asked))}"
 
 
-def _short_digest(value: Any) -> str:
+def _make_digest(value: Any) -> str:
     """Return a digest for an attribute's name, which must be short."""
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 

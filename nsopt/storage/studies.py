@@ -18,7 +18,7 @@ from nsopt.storage.internals import FrozenStudy, ListedStudy
 def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
     """Return nsopt's studies `prefix/METHOD`, by method, with their attributes as of now."""
     studies: dict[str, Study] = {}
-    for found in _ours(storage):
+    for found in _list_ours(storage):
         own, kind = schema.split_name(found.study_name)
         if own == prefix:
             studies[kind] = ListedStudy(found, storage)
@@ -27,19 +27,19 @@ def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
 
 def comparisons(storage: BaseStorage) -> list[str]:
     """Return the names of nsopt's comparisons and searches in a storage."""
-    return [prefix for prefix in _prefixes(storage) if not schema.is_tuning(prefix)]
+    return [prefix for prefix in _list_prefixes(storage) if not schema.is_tuning(prefix)]
 
 
 def tunings(storage: BaseStorage) -> list[str]:
     """Return the prefixes of the tuning studies in a storage."""
-    return [prefix for prefix in _prefixes(storage) if schema.is_tuning(prefix)]
+    return [prefix for prefix in _list_prefixes(storage) if schema.is_tuning(prefix)]
 
 
-def _prefixes(storage: BaseStorage) -> list[str]:
-    return sorted({schema.split_name(study.study_name)[0] for study in _ours(storage)})
+def _list_prefixes(storage: BaseStorage) -> list[str]:
+    return sorted({schema.split_name(study.study_name)[0] for study in _list_ours(storage)})
 
 
-def _ours(storage: BaseStorage) -> list[FrozenStudy]:
+def _list_ours(storage: BaseStorage) -> list[FrozenStudy]:
     """Return nsopt's studies by name."""
     ours = [study for study in storage.get_all_studies() if schema.is_ours(study)]
     return sorted(ours, key=lambda study: study.study_name)

@@ -37,13 +37,13 @@ def read_url(url: str) -> URL:
             f"storage {hide_password(url)!r} is not a database URL such as sqlite:///results.db"
         ) from None
     except ValueError:
-        raise _unreadable(url) from None
+        raise _make_error(url) from None
     if (parts.port or 0) > _LARGEST_PORT or (parts.host and "@" in f"{parts.host}{parts.database}"):
-        raise _unreadable(url)
+        raise _make_error(url)
     return parts
 
 
-def _unreadable(url: str) -> NsoptError:
+def _make_error(url: str) -> NsoptError:
     return NsoptError(
         f"storage {hide_password(url)} cannot be read: the port must be a number up to "
         f"{_LARGEST_PORT}, and an @ in the password must be written %40"

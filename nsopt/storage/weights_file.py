@@ -30,7 +30,7 @@ def read_weights(path: Path) -> dict[str, Any]:
         raise NsoptError("the file does not exist")
     size = path.stat().st_size
     content: dict[str, Any] = torch.load(_copy(path, size), "cpu", weights_only=True)
-    if _claimed_bytes(content, {}) > _FEW * size:
+    if _count_claimed_bytes(content, {}) > _FEW * size:
         raise NsoptError("its tensors or lists claim more than the file holds")
     return content
 
@@ -61,7 +61,7 @@ def _check_calls(content: bytes) -> None:
             raise NsoptError("it makes a bytearray, which weights do not need")
 
 
-def _claimed_bytes(content: Any, known: dict[int, float]) -> float:
+def _count_claimed_bytes(content: Any, known: dict[int, float]) -> float:
     """Return the least bytes that a file needs in which nothing occurs twice.
 
     known: those of the containers so far, by id; infinity for a container inside itself.
@@ -75,5 +75,5 @@ def _claimed_bytes(content: Any, known: dict[int, float]) -> float:
     if id(content) not in known:
         known[id(content)] = math.inf
         parts = [*content.keys(), *content.values()] if isinstance(content, dict) else content
-        known[id(content)] = 1 + sum(_claimed_bytes(part, known) for part in parts)
+        known[id(content)] = 1 + sum(_count_claimed_bytes(part, known) for part in parts)
     return known[id(content)]

@@ -128,7 +128,7 @@ def _infer_laws(tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]]) -> 
     counts = {name: value.numel() for name, value in values.items()}
     fan = _choose_fan(variances, counts, fans)
     scales = {name: variances[name] * fans[name][fan] for name in tensors}
-    common = _weighted_median(list(scales.values()), list(counts.values()))
+    common = _find_weighted_median(list(scales.values()), list(counts.values()))
     drawn = {}
     for name, scale in scales.items():
         uniform = bool(values[name].abs().max() < _UNIFORM_BOUND * math.sqrt(variances[name]))
@@ -174,7 +174,7 @@ def _choose_fan(
     return min((*_FANS, "none"), key=spread)
 
 
-def _weighted_median(values: list[float], weights: list[int]) -> float:
+def _find_weighted_median(values: list[float], weights: list[int]) -> float:
     order = np.argsort(values)
     cumulated = np.cumsum(np.array(weights)[order])
     return values[int(order[np.searchsorted(cumulated, cumulated[-1] / 2)])]
