@@ -17,11 +17,12 @@ def read_arrays(part: str, images: ArrayLike, labels: ArrayLike) -> tuple[Tensor
     """Return images uint8 (N, C, H, W) and labels int64 (N,) of a part of a data set.
 
     Args:
-        part: named in errors.
-        images: in that layout or (N, H, W, C).
+        part: name of the part, for errors.
+        images: uint8 (N, C, H, W) or (N, H, W, C).
+        labels: integers (N,).
 
     Raises:
-        NsoptError: for anything else.
+        NsoptError: for invalid images or labels.
     """
     pixels, classes = _convert_array(images), _convert_array(labels)
     if pixels.dtype != np.uint8:
@@ -52,7 +53,14 @@ def read_dataset(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[np.in
     """Return all images and labels of a `torch.utils.data.Dataset`.
 
     An item is an image and its label. An image is a PIL image, a uint8 array or tensor, or a float
-    tensor from 0 to 1, such as torchvision's ToTensor makes.
+    tensor from 0 to 1, as from torchvision's ToTensor.
+
+    Args:
+        part: name of the part, for errors.
+        data: the data set.
+
+    Raises:
+        NsoptError: for invalid images.
     """
     images, labels = [], []
     for index in range(len(data)):

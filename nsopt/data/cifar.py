@@ -18,8 +18,11 @@ _READERS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 def load_cifar(name: str, directory: Path) -> ImageData:
     """Load `cifar10` or `cifar100`: 50,000 training and 10,000 test images, 32x32.
 
-    It unpacks the published archive in `directory`, or downloads it. torchvision checks all
-    checksums before it reads. Raises NsoptError, which says what to do, if that fails.
+    torchvision unpacks the published archive in `directory`, or downloads it, and checks all
+    checksums.
+
+    Raises:
+        NsoptError: if that fails; the message says what to do.
     """
     reader = getattr(import_torchvision("datasets"), _READERS[name])
     archive = directory / reader.filename

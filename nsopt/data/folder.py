@@ -1,7 +1,7 @@
-"""Any image folder, or a zip of one: train/ and test/ (or val/) with a folder per class.
+"""Read an image folder, or a zip of one: train/ and test/ (or val/) with a folder per class.
 
-If there are both test/ and val/, val/ is the validation set. A folder of class folders alone is
-divided here, by a seed.
+If there are both test/ and val/, val/ is the validation set. If there are only class folders, a
+seed divides their images into training and test images.
 """
 
 from pathlib import Path
@@ -35,9 +35,12 @@ def load_folder(
     """Load the images below `path`, a folder or a zip of one, as RGB.
 
     Args:
-        image_size: crop images to their central square and resize it to this side, in pixels; None
-            keeps their size, which must be square and equal for all. For the others see
-            `load_data`.
+        path: a folder or a zip.
+        image_size: side in pixels. Images are cropped to their central square and resized. None
+            keeps their size; they must then be square and all of one size.
+        split: see `load_data`.
+        split_seed: likewise.
+        skip_corrupt: likewise.
 
     Raises:
         NsoptError: for a missing, empty, damaged or inconsistent folder.
@@ -80,7 +83,7 @@ def _load(
 
 
 def _find_splits(root: Place, path: Path) -> dict[str, dict[str, list[Place]]]:
-    """Return the images of a divided folder by part and class."""
+    """Return the images of a folder with train/ by part and class."""
     if not (root / "train").is_dir():
         raise NsoptError(
             f"{path} has no train/ folder: expected train/CLASS/IMAGE and test/CLASS/IMAGE, or "
@@ -114,7 +117,7 @@ def _divide(
 
 
 def _enter(root: Place) -> Place:
-    """Return `root`, or its only folder: archives often have one."""
+    """Return `root`, or its only folder: archives often have a single top folder."""
     folders = folders_in(root)
     return folders[0] if len(folders) == 1 and folders[0].name != "train" else root
 
@@ -130,7 +133,7 @@ def _list_class_files(split: Place, path: Path) -> dict[str, list[Place]]:
 
 
 def _check_classes(splits: dict[str, dict[str, list[Place]]], path: Path) -> None:
-    """Raise NsoptError unless there are two parts or more, of the same classes."""
+    """Raise NsoptError unless there are at least two parts with the same classes."""
     if len(splits) == 1:
         raise NsoptError(
             f"{path} has train/ but neither test/ nor val/ beside it: divide it with --split 0.8"

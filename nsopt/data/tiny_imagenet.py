@@ -104,7 +104,11 @@ def _read_words(root: Place, path: Path) -> dict[str, str]:
 
 
 def _read_rows(file: Place, path: Path) -> list[list[str]]:
-    """Split the lines of a text at tabs into at least two words each; errors name `path`."""
+    """Split each line of a text file at tabs.
+
+    Raises:
+        NsoptError: if the file is damaged, or a line has fewer than two parts; it names `path`.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except Exception as error:  # zipfile raises anything for a damaged file

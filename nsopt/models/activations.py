@@ -1,8 +1,8 @@
-"""Count how many numbers the activations of one example need at the peak of a forward pass.
+"""Count how many numbers the activations of one example hold at the peak of a forward pass.
 
-A buffer exists from the operation that makes it to the last one that uses it. Views and in-place
-operations share the buffer of their input. Tensors that no operation uses, such as the indices of a
-pool, have no buffer. The input and the outputs have one.
+A buffer exists from the operation that makes it to the last operation that uses it. Views and
+in-place operations share the buffer of their input. Inputs and outputs have buffers; tensors that
+no operation uses, such as the indices of a max-pool, have none.
 
 Symbols: L, searched layers; N, rows of widths; B, buffers; S, steps, which are the operations of
 one forward pass.
@@ -32,7 +32,7 @@ class Buffer:
 
     Attributes:
         tensor: the tensor.
-        sizes: of its dimensions, as functions of the widths.
+        sizes: sizes of its dimensions, as functions of the widths.
         first: the step that makes it.
         last: the last step that uses it.
     """
@@ -62,7 +62,7 @@ class BufferRecorder(TorchDispatchMode):
         self._note(inputs)
 
     def give(self, outputs: Any) -> None:
-        """Record the outputs of a network, whose buffers exist to the end."""
+        """Record the outputs of a network: their buffers exist until the end."""
         for buffer in self._find(outputs):
             buffer.last = self._step + 1
 
@@ -75,7 +75,7 @@ class BufferRecorder(TorchDispatchMode):
             self._note_views(made, tensors_in(args)[0])
             made = []
         self._note(made)
-        if made or func._schema.is_mutable:  # a view uses nothing
+        if made or func._schema.is_mutable:  # a view does not use the memory
             for buffer in self._find((args, kwargs)):
                 buffer.last = self._step
         return result
@@ -126,9 +126,9 @@ class PeakActivations:
     """A `CostModel` of networks whose widths change only the sizes of their buffers.
 
     Attributes:
-        factors: (D, B, L); the size of a buffer is prod_d (factors[d] @ widths + constants[d]).
+        factors: (D, B, L); the sizes of buffers are prod_d (factors[d] @ widths + constants[d]).
         constants: (D, B).
-        live: (S, B), whether a buffer exists at a step; equal steps occur once.
+        live: whether each buffer exists at each step, (S, B); equal steps occur once.
     """
 
     factors: IntArray
@@ -179,9 +179,9 @@ class TableActivations:
     Attributes:
         assemble: returns a network of widths (L,), whose tensors are on the meta device.
         operations: the table.
-        input_shape: of one example.
+        input_shape: shape of one example.
         layers: L.
-        recorded: the buffers of the cases that are known.
+        recorded: the recorded buffers of each case so far.
     """
 
     assemble: Callable[[Sequence[int]], nn.Module]
@@ -206,9 +206,9 @@ class TableActivations:
         return int(peak[0]) if w.ndim == 1 else peak
 
     def lower_bound(self, widths: ArrayLike) -> int | IntArray:
-        """Return how many numbers the input and the output of one convolution have together.
+        """Return how many numbers input and output of a layer have together, for the largest layer.
 
-        It is the largest of the convolutions that exist at all widths.
+        This considers only layers that exist at all widths.
         """
         w = read_rows(widths, self.layers)
         pairs = [
@@ -227,7 +227,7 @@ class TableActivations:
     def _record(self, equal: Sequence[tuple[Channels, Channels]]) -> PeakActivations:
         """Return the buffers of networks in which these pairs of channels are equal.
 
-        All other widths are different primes, so that a size shows whose channels it counts.
+        All other widths are different primes, so that a size shows which layer it belongs to.
         """
         layers = [(one.layer, other.layer) for one, other in equal]
         pairs = tuple((a, b) for a, b in layers if a is not None and b is not None)

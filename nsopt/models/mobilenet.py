@@ -21,7 +21,7 @@ from nsopt.scaling.cost import Channels, Operation
 
 _STAGES = ((16, 1), (24, 2), (32, 3), (64, 4), (96, 3), (160, 3), (320, 1))  # width, blocks
 _STRIDES = (1, 2, 2, 2, 1, 2, 1)
-_STRIDES_64 = (1, 2, 2, 2, 2, 2, 1)  # for images of 64 pixels and more
+_STRIDES_64 = (1, 2, 2, 2, 2, 2, 1)  # for sides of at least 64 pixels
 _STEM, _LAST, _EXPANSION = 32, 1280, 6
 _BLOCKS = sum(blocks for _, blocks in _STAGES)
 
@@ -29,7 +29,8 @@ _BLOCKS = sum(blocks for _, blocks in _STAGES)
 class MobileNetV2(OperationNetwork):
     """Stem, 17 bottlenecks, a last 1x1 convolution, global average pool, classifier.
 
-    `blockN_sum` and `blockN_identity` mark the sum of a bottleneck and the identity in it.
+    The Identity modules `blockN_sum` and `blockN_identity` mark the sum and the identity shortcut
+    of a bottleneck.
     """
 
     def __init__(self, operations: dict[str, nn.Module]) -> None:
@@ -143,7 +144,7 @@ def _make_conv(
     depthwise: bool = False,
     unless_equal: tuple[Channels, Channels] | None = None,
 ) -> list[Operation]:
-    """Return a convolution with bias and its BatchNorm. `resolution` is that of the output."""
+    """Return a convolution with bias and its BatchNorm. `resolution`: side of the output map."""
     return [
         Operation(
             name,

@@ -1,9 +1,9 @@
 """ResNet18 with pre-activation, for small images (He et al., 2016; paper, section 4).
 
-A block's shortcut is the identity if stride is 1 and the widths are equal, else a 1x1 convolution,
-without BatchNorm, of the block's first BatchNorm and ReLU. The searched width of a residual stream
-counts the channels that the next block reads: its gate is after that block's BatchNorm and does not
-change the stream.
+A block's shortcut is the identity if stride is 1 and the widths are equal, else a 1x1 convolution
+without BatchNorm, applied after the block's first BatchNorm and ReLU. The searched width of a
+residual stream counts the channels that the next block reads: its gate is after that block's
+BatchNorm and does not change the stream.
 """
 
 from torch import Tensor, nn
@@ -23,15 +23,15 @@ from nsopt.scaling.cost import Channels, Operation
 _STAGE_WIDTHS = (64, 128, 256, 512)
 _BLOCKS_PER_STAGE = 2
 _STRIDES = (1, 2, 2, 2)
-_STRIDES_64 = (2, 2, 2, 2)  # for images of 64 pixels and more
+_STRIDES_64 = (2, 2, 2, 2)  # for sides of at least 64 pixels
 _BLOCKS = _BLOCKS_PER_STAGE * len(_STAGE_WIDTHS)
 
 
 class ResNet(OperationNetwork):
     """Stem, eight blocks of two convolutions, BatchNorm, global average pool, classifier.
 
-    `blockN_read` and `read` mark where channels of the stream are read, `blockN_identity` where an
-    identity passes them on.
+    The Identity modules `blockN_read` and `read` mark where layers read channels of the residual
+    stream; `blockN_identity` marks an identity shortcut.
     """
 
     def __init__(self, operations: dict[str, nn.Module]) -> None:
@@ -117,7 +117,15 @@ def _make_block(
     resolution: int,
     shortcuts: Shortcuts,
 ) -> list[Operation]:
-    """Return two BatchNorms and convolutions, and the shortcut. `resolution`: of the output."""
+    """Return two BatchNorms and convolutions, and the shortcut.
+
+    Args:
+        name: of the block.
+        ends: channels of its input, between its convolutions, and of its output.
+        stride: of the first convolution and of the shortcut.
+        resolution: side of the output map.
+        shortcuts: see `projection_condition`.
+    """
     inputs, middle, outputs = ends
     return [
         Operation(f"{name}_bn1", "norm", inputs, inputs),

@@ -13,7 +13,7 @@ from nsopt.errors import NsoptError
 from nsopt.scaling.cost import CostFunction, IntArray, width_limits
 from nsopt.scaling.law import PowerLaw
 
-_STILL = 0.5  # a move of tau by less than half a parameter
+_STILL = 0.5  # parameters; tau has stopped if it moves by less
 _RUNAWAY = 1e3
 
 
@@ -27,9 +27,9 @@ class SgdFit:
         tau: the last size.
         steps: number of updates.
         error: relative distance (cost - budget) / budget, positive above the budget.
-        converged: tau stopped moving, or returned to the network that it had just left.
-        diverged: tau fell to 0 or rose above a thousand times the budget; widths, cost and tau are
-            those of the step before.
+        converged: whether tau stopped moving, or alternates between two networks.
+        diverged: whether tau fell to 0 or rose above a thousand times the budget; widths, cost and
+            tau are then from the step before.
     """
 
     widths: IntArray
@@ -49,11 +49,11 @@ def solve_widths_sgd(
     It starts at tau = tau_hat (equations 9 to 11) and rounds widths down.
 
     Args:
-        law: of L layers.
+        law: a power law for L layers.
         cost: maps widths (L,) to a cost, such as `arch.cost("params")`.
         budget: tau_hat, in the unit of `cost`.
         eta: step size.
-        max_steps: updates after which it stops if it neither converged nor diverged.
+        max_steps: most updates, if it neither converges nor diverges.
 
     Returns:
         The widths where it stopped, which may cost more than the budget.

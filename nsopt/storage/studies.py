@@ -16,7 +16,7 @@ from nsopt.storage.internals import FrozenStudy, ListedStudy
 
 
 def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
-    """Return nsopt's studies `prefix/METHOD`, by method, with their attributes as of now."""
+    """Return nsopt's studies `prefix/METHOD` by method, with their current attributes."""
     studies: dict[str, Study] = {}
     for found in _list_ours(storage):
         own, kind = schema.split_name(found.study_name)
@@ -46,7 +46,7 @@ def _list_ours(storage: BaseStorage) -> list[FrozenStudy]:
 
 
 def only_comparison(storage: BaseStorage) -> str:
-    """Return the name of the only comparison. Raises NsoptError if there are none or several."""
+    """Return the name of the only comparison. Raises NsoptError unless there is exactly one."""
     found = comparisons(storage)
     if len(found) != 1:
         known = ", ".join(found) or "none"
@@ -77,13 +77,13 @@ def open_study(
 
 
 def check_settings(study: Study, ours: Mapping[str, Any]) -> bool:
-    """Return whether `study` has settings, which are then `ours`.
+    """Check that a study was written with the settings `ours`; return False if it has none.
 
     This ignores attributes of the data that an older version did not store, and settings that an
     older version stored with a search although the search does not depend on them.
 
     Raises:
-        NsoptError: with the differences, if other settings wrote the study.
+        NsoptError: if other settings wrote the study; it lists the differences.
     """
     theirs = schema.read_settings(study)
     if not theirs:

@@ -1,6 +1,6 @@
-"""Read a file of weights that anybody may have written.
+"""Read a file of weights from an untrusted source.
 
-Reading runs no code from the file and takes at most a few times its size in memory.
+Reading runs no code from the file and needs at most a few times its size in memory.
 """
 
 import io
@@ -15,16 +15,18 @@ from torch import Tensor
 
 from nsopt.errors import NsoptError
 
-_PICKLE = ".pkl"  # ends the name of the member that tells what the others are
-_SIZED = "bytearray"  # which torch calls with any number of bytes
-_FEW = 4  # times its size that a file may claim: a key of many dicts is stored once
+_PICKLE = ".pkl"  # ends the name of the archive member with the structure of the content
+_SIZED = "bytearray"  # allocates any number of bytes, and torch's unpickler allows it
+_FEW = 4  # largest content over the file's size; the file stores repeated keys once
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """Read a dict that `torch.save` wrote, its tensors on the CPU.
+    """Read a dict that `torch.save` wrote, with its tensors on the CPU.
 
-    Raises NsoptError for a compressed archive, and for tensors or lists that claim more than the
-    file holds; OSError or torch's errors for any other invalid file.
+    Raises:
+        NsoptError: for a missing file, a compressed archive, or tensors or lists that claim more
+            memory than the file holds.
+        Exception: OSError or one of torch's errors, for any other invalid file.
     """
     if not path.is_file():
         raise NsoptError("the file does not exist")
@@ -36,7 +38,7 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 
 def _copy(path: Path, size: int) -> io.BytesIO:
-    """Return a copy of the archive with the checked members only."""
+    """Return a copy of the archive that contains only checked members."""
     copied = io.BytesIO()
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copied, "w") as copy:
         members = archive.infolist()
@@ -62,9 +64,11 @@ def _check_calls(content: bytes) -> None:
 
 
 def _count_claimed_bytes(content: Any, known: dict[int, float]) -> float:
-    """Return the least bytes that a file needs in which nothing occurs twice.
+    """Return how many bytes `content` needs if nothing in it is shared.
 
-    known: those of the containers so far, by id; infinity for a container inside itself.
+    Args:
+        content: nested containers with tensors and other values.
+        known: results for containers so far, by id; infinity for a container inside itself.
     """
     if isinstance(content, (str, bytes)):
         return len(content)

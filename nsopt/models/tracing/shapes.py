@@ -1,8 +1,8 @@
-"""Fast replacements of operations on fake tensors, which return empty results of the right shape.
+"""Fast replacements of operations on fake tensors: they return empty tensors of the right shape.
 
-Fake tensors would split these operations into many smaller ones, which is slow. Each function takes
-the operation and its arguments. If the sizes do not fit, it runs the operation itself, which
-raises PyTorch's error.
+PyTorch splits an operation on fake tensors into many smaller ones, which is slow. Each function
+takes the operation and its arguments. Cases that it does not cover, such as sizes that do not fit
+together, run the operation itself, which then raises PyTorch's own error.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ _LAYOUTS = (torch.contiguous_format, torch.channels_last)
 def _make_empty(
     like: Tensor, *sizes: int, layout: torch.memory_format = torch.contiguous_format
 ) -> Tensor:
-    """Return an empty tensor of these sizes, by a shortcut if `like` is a fake tensor."""
+    """Return an empty tensor of these sizes, with the type and mode of `like`."""
     if not isinstance(like, FakeTensor):
         return like.new_empty(sizes)
     with no_dispatch():
@@ -28,9 +28,9 @@ def _make_empty(
 
 
 def _run_kernel(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
-    """Return the result of PyTorch's meta kernel, without the search for another one.
+    """Run PyTorch's meta kernel directly, which skips the slow dispatch of fake tensors.
 
-    Tensors whose values are known take the usual way.
+    Fake tensors whose values are known (`constant`) need that dispatch.
     """
     if not isinstance(x, FakeTensor) or x.constant is not None:
         return func(x, *args, **more)
@@ -50,9 +50,9 @@ def _replace_view(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
 
 
 def _replace_pointwise(func: Any, x: Any, *others: Any, **more: Any) -> Any:
-    """Return a result like the largest tensor, if all others are numbers or broadcast to its shape.
+    """Return an empty tensor like the largest argument if the others broadcast to its shape.
 
-    Operations whose names end with an underscore return `x` itself.
+    In-place operations return `x` itself.
     """
     operands = (x, *others, *more.values())
     tensors = [o for o in operands if isinstance(o, Tensor)]
