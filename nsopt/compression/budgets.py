@@ -11,7 +11,13 @@ from nsopt.study.comparison import Size
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a network may cost. word: as the user wrote it."""
+    """The most that a network may cost.
+
+    Attributes:
+        word: the budget as the user wrote it.
+        metric: what it limits.
+        size: its limit.
+    """
 
     word: str
     metric: Metric
@@ -24,13 +30,13 @@ def split_budgets(text: str) -> list[str]:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Raise NsoptError for a budget that is not `METRIC=LIMIT`, or several joined by commas."""
+    """Raise NsoptError unless all budgets are `METRIC=LIMIT`, or several of these with commas."""
     for word in words:
         read_metrics(word)
 
 
 def read_metrics(word: str) -> tuple[Metric, ...]:
-    """Return the metrics of a budget. Raises NsoptError for another form."""
+    """Return the metrics of a budget. Raises NsoptError if it is invalid."""
     return tuple(metric for metric, _ in _split_limits(word))
 
 
@@ -39,11 +45,12 @@ def read_budgets(words: Sequence[str], arch: Architecture) -> tuple[Budget, ...]
 
     Args:
         words: `METRIC=LIMIT`, where a limit is a percentage of the base network's cost (`50%`) or a
-            number in the unit of the metric. Limits that hold at once are joined by commas.
+            number in the unit of the metric. Commas join several limits of one network.
+        arch: the network.
 
     Raises:
-        NsoptError: for an empty list, for another form, or for a budget that the base network
-            already meets.
+        NsoptError: for an empty list, an invalid budget, or a budget that the base network already
+            meets.
     """
     if not words:
         raise NsoptError("give at least one budget, such as macs=50%")

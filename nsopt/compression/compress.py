@@ -1,9 +1,9 @@
 """Make a trained network smaller.
 
-A search starts from its weights and gives laws. Scores after a few steps choose the widths at every
-budget. The network of these widths and the uniform one inherit the most important filters and are
-fine-tuned; validation accuracies before and after decide between them. Every step is an Optuna
-study, so that the same call continues after an interruption.
+A search starts from its weights and yields laws. Scores after a few training steps choose the
+widths at every budget. The network of these widths and the uniform one inherit the most important
+filters and are fine-tuned. Validation accuracies before and after decide between them. Every step
+is an Optuna study, so that the same call continues after an interruption.
 """
 
 import tempfile
@@ -122,26 +122,26 @@ def compress(
         data: images and labels; `data.normalised_by(mean, std)` normalises them as in the training
             of the model.
         budgets: such as `macs=50%` of the model, `params=600k`, or `latency=5ms` for a batch of
-            `latency_batch_size` images on this device, as measured. Limits that one network must
-            keep at once are one budget: `macs=50%,latency=5ms`.
+            `latency_batch_size` images, measured on this device. Several limits of one network are
+            one budget: `macs=50%,latency=5ms`.
         train_loader: yields batches, pairs of inputs and targets, such as a DataLoader or a list.
             Inputs are a tensor or a tuple of arguments.
         loss: `loss(outputs, targets)`, which training minimises.
-        score: takes a network in evaluation mode, on the device of the settings, and returns a
-            number on data that training does not see; higher is better.
-        arch: the architecture of `model`, if it is one of nsopt's at its base widths; by default
-            nsopt traces the model.
-        epochs: of fine-tuning.
-        candidates: number of widths to score for each budget, by a few training steps each.
-        seeds: number of fine-tunings; the best by validation accuracy, or by `score`, is returned.
-        settings: of the search and of fine-tuning; by default those of the preset `compress`. Only
-            `data` allows distillation.
-        measure: a function from a network and a batch of images to milliseconds; see
-            `nsopt.with_latency`.
-        runtime: what nsopt times networks in: torch, onnxruntime or onnxruntime-int8.
-        latency_batch_size: images per batch, of budgets in milliseconds and of `.latency`.
+        score: takes a network in evaluation mode, on the device of the settings, and returns its
+            quality as a number, on data that training does not use; higher is better.
+        arch: the architecture of `model`, if nsopt built it at its base widths; by default nsopt
+            traces the model.
+        epochs: number of epochs of fine-tuning.
+        candidates: number of widths to score at each budget, each after a few training steps.
+        seeds: number of fine-tunings; the result is the best by validation accuracy or by `score`.
+        settings: settings of the search and of fine-tuning; by default those of the preset
+            `compress`. Distillation needs `data`.
+        measure: a function that takes a network and a batch of images and returns milliseconds;
+            see `nsopt.with_latency`.
+        runtime: runs the networks that nsopt times: torch, onnxruntime or onnxruntime-int8.
+        latency_batch_size: images per batch, for budgets in milliseconds and for `.latency`.
         out: a folder for all results. The same call then continues after an interruption, and
-            optuna-dashboard shows `study.db` there. By default nothing is kept.
+            optuna-dashboard shows its `study.db`. By default only the returned result is kept.
         progress: receives steps and messages; by default bars on a terminal and nothing elsewhere;
             `nsopt.Silent()` for silence.
 
@@ -149,8 +149,8 @@ def compress(
         The original network and, for each budget, the best one: `result[budget].model`.
 
     Raises:
-        NsoptError: for budgets that the model already meets or that no widths meet, and for a model
-            that cannot be pruned.
+        NsoptError: if the model already meets a budget, if no widths meet a budget, or if the model
+            cannot be pruned.
 
     Examples:
         >>> result = nsopt.compress(model, data, ["macs=50%"])
@@ -190,7 +190,7 @@ def compress(
 
 @contextmanager
 def _quiet_optuna() -> Iterator[None]:
-    """Keep Optuna from logging every study: `progress` says what happens."""
+    """Silence Optuna's log of studies: `progress` reports what happens."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
     try:
@@ -223,7 +223,7 @@ def prepare_budgets(
     """Return the task, with a latency model if a budget needs one, and the budgets.
 
     Raises:
-        NsoptError: for invalid budgets, before anything is measured.
+        NsoptError: for invalid budgets; most are found before nsopt measures anything.
     """
     metrics = dict.fromkeys(metric for word in words for metric in read_metrics(word))
     for metric in metrics:
@@ -239,7 +239,7 @@ def run_compression(
     workspace: Workspace,
     progress: Progress,
 ) -> Compression:
-    """Run the missing steps of a compression, and return its networks. The same call continues."""
+    """Run the missing steps of a compression, and return its networks."""
     methods = baseline(), scored()
     whole = Size(PARAMS, PARAMS.cost(task.arch)(task.arch.base_widths), 1.0)
     run_comparison(Comparison(task, (dense(),), (whole,), 1), workspace, progress)
@@ -249,19 +249,20 @@ def run_compression(
     sizes = tuple(budget.size for budget in budgets)
     run_comparison(Comparison(task, methods, sizes, seeds), workspace, progress)
     return Compression(
-        _best(task, workspace, Budget("100%", PARAMS, whole), (dense(),)),
-        {budget.word: _best(task, workspace, budget, methods) for budget in budgets},
+        _find_best(task, workspace, Budget("100%", PARAMS, whole), (dense(),)),
+        {budget.word: _find_best(task, workspace, budget, methods) for budget in budgets},
         read_results(workspace.url, task.name),
     )
 
 
-def _best(
+def _find_best(
     task: Task, workspace: Workspace, budget: Budget, methods: Sequence[Method]
 ) -> CompressedClassifier:
-    """Return the network of highest validation accuracy at a budget, on a tie the uniform one.
+    """Return the network with the highest validation accuracy at a budget.
 
-    The mean of the accuracies before and after fine-tuning decides between widths, as two have less
-    noise than one. Among seeds the accuracy after fine-tuning decides.
+    Between widths, the mean of the accuracies before and after fine-tuning decides, because two
+    have less noise than one; between seeds, that after fine-tuning. If two networks are equal, it
+    is the one from uniform scaling.
     """
     studies, wanted = task.stored_studies(workspace), (budget.metric, budget.size.budget)
     found = [

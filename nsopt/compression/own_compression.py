@@ -1,7 +1,8 @@
 """Make a trained network of any task smaller.
 
-The steps are those of a classifier (see `compress`), without distillation: only the user knows how
-outputs of the task compare. An interruption loses at most the running search or fine-tuning.
+The steps are those of `compress` for a classifier, but without distillation: nsopt does not know
+how to compare the outputs of two networks. An interruption loses at most the running search or
+fine-tuning.
 """
 
 import io
@@ -38,7 +39,7 @@ from nsopt.training.step import sgd, train_step
 
 @dataclass(frozen=True, eq=False)
 class _Tuned:
-    """A fine-tuned network; accuracy: the user's score."""
+    """A fine-tuned network. `accuracy` is the user's score."""
 
     budget: Budget
     method: str
@@ -50,10 +51,13 @@ class _Tuned:
 def run_own_compression(
     task: OwnTask, words: Sequence[str], candidates: int, seeds: int
 ) -> OwnCompression:
-    """Run the missing steps of a compression, and return its networks. The same call continues.
+    """Run the missing steps of a compression, and return its networks.
 
     Args:
-        words: the budgets.
+        task: the trained network and its data.
+        words: the budgets, as the user wrote them.
+        candidates: number of widths to score at each budget.
+        seeds: number of fine-tunings.
 
     Raises:
         NoWidthsError: if no widths meet a budget.
@@ -131,16 +135,16 @@ def _compress(
         for widths, method in methods.items()
         for seed in range(first, first + seeds)
     ]
-    return max(tuned, key=lambda each: each.accuracy)  # the first one on a tie: uniform
+    return max(tuned, key=lambda each: each.accuracy)  # if equal, the first: uniform
 
 
 def _fine_tune(
     task: OwnTask, start: TrainedStart, widths: tuple[int, ...], seed: int
 ) -> tuple[float, nn.Module]:
-    """Return the score of a fine-tuned network, and the network: stored ones, or trained now."""
+    """Return the score of a fine-tuned network, and the network; train it unless it is stored."""
     study, key = task.open_study(FINE_TUNED), trials.training_key(widths, seed)
     for done in trials.read_completed(study):
-        file = _file(task, done.number)
+        file = _get_file(task, done.number)
         stored = _read(task, widths, file) if key in trials.read_trainings(done) else None
         if stored is not None:
             return float(done.values[0]), stored
@@ -149,7 +153,7 @@ def _fine_tune(
     def fine_tune(trial: Trial) -> float:
         tuned.append(_train(task, start, widths, seed))
         accuracy = _evaluate(task, tuned[0])
-        _write(tuned[0], _file(task, trial.number))
+        _write(tuned[0], _get_file(task, trial.number))
         trials.write_trainings(trial, {key: accuracy})
         return accuracy
 
@@ -174,7 +178,7 @@ def _write(model: nn.Module, file: Path) -> None:
     write_whole(file, content.getbuffer())
 
 
-def _file(task: OwnTask, number: int) -> Path:
+def _get_file(task: OwnTask, number: int) -> Path:
     return task.folder / "networks" / f"{number}.pt"
 
 

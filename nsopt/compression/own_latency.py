@@ -1,4 +1,4 @@
-"""Milliseconds of a user's task: its budgets hold as measured, and every network is timed."""
+"""Milliseconds in a user's task: measured networks keep its budgets, and every network is timed."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,8 +20,7 @@ from nsopt.study.widths_in_time import Clock
 
 
 def with_latency_if_needed(task: OwnTask, words: Sequence[str]) -> OwnTask:
-    """Return `task` with a latency model if a budget limits milliseconds: a stored one, or one that
-    is learned now."""
+    """Return `task`, with a stored or new latency model if a budget limits milliseconds."""
     if not any(LATENCY in read_metrics(word) for word in words):
         return task
     study = task.open_study(baseline().name)
@@ -34,8 +33,11 @@ def with_latency_if_needed(task: OwnTask, words: Sequence[str]) -> OwnTask:
 
 
 def with_measured_budget(task: OwnTask, budget: Budget, law: PowerLaw) -> OwnTask:
-    """Return `task` with a latency model by which a law keeps a budget as measured, if this limits
-    milliseconds."""
+    """Return `task` with a latency model that is corrected by measurements along a law.
+
+    With this model, widths at the budget keep it when they are measured. The task stays the same
+    unless the budget limits milliseconds.
+    """
     if LATENCY not in budget.metric.parts:
         return task
     arch, study = task.arch, task.open_study(baseline().name)
@@ -48,9 +50,10 @@ def with_measured_budget(task: OwnTask, budget: Budget, law: PowerLaw) -> OwnTas
 
 
 def time_networks(task: OwnTask, models: Sequence[nn.Module]) -> list[float | None]:
-    """Return milliseconds per batch; None where inputs are not one batch of images.
+    """Return the milliseconds per batch of each network; None if inputs are not images.
 
-    A batch is as large as the user's, or as that of a budget in milliseconds.
+    The batch size is that of budgets in milliseconds, or without such budgets that of the user's
+    batches.
     """
     inputs, _ = task.batches.batches(0, seed=0).next()
     if not isinstance(inputs, Tensor) or inputs.ndim != 4:

@@ -1,6 +1,6 @@
-"""A trained network of any task, with the batches, the loss and the score of its user.
+"""A trained network for any task, with the user's batches, loss and score.
 
-The searches and the scores of widths are Optuna studies, so that the same call continues them.
+Searches and scores of widths are Optuna studies, so that the same call continues them.
 """
 
 import math
@@ -47,22 +47,22 @@ from nsopt.tuning.law import (
 )
 
 Score = Callable[[nn.Module], float]
-FINE_TUNED = "fine-tuned"  # the study of the trainings
+FINE_TUNED = "fine-tuned"  # name of the study of fine-tunings
 
 
 @dataclass(frozen=True, eq=False)
 class OwnTask:
-    """A trained network, and what its user trains and scores it with.
+    """A trained network, and what is needed to train and score it.
 
     Attributes:
         arch: the architecture of `model`.
-        model: of the base widths, in evaluation mode on the CPU.
-        batches: and the loss.
-        own_score: takes a network in evaluation mode on the device; higher is better.
-        settings: of the search and of fine-tuning.
-        runtime: in which its networks are timed, named by the settings.
+        model: the trained network of base widths, in evaluation mode on the CPU.
+        batches: the user's batches and loss.
+        own_score: the user's score of a network in evaluation mode on the device; higher is better.
+        settings: settings of the search and of fine-tuning.
+        runtime: runs the networks that nsopt times.
         compute: the device.
-        folder: for the storage, checkpoints and networks.
+        folder: folder of the storage, checkpoints and networks.
         progress: receives steps and messages.
     """
 
@@ -89,7 +89,7 @@ class OwnTask:
         return number
 
     def solve(self, law: PowerLaw, budget: Budget) -> tuple[int, ...]:
-        """Return the widths along a law at a budget, none wider than the trained network."""
+        """Return the widths along a law at a budget, no wider than the trained network."""
         fit = solve_widths(
             law,
             budget.metric.cost(self.arch),
@@ -138,7 +138,8 @@ def make_own_task(
     """Return the task; trace the model with the first batch if `arch` is None.
 
     Raises:
-        NsoptError: for a loader that cannot be repeated, or a model that cannot be traced.
+        NsoptError: for a loader that yields its batches only once, or a model that cannot be
+            traced.
     """
     training = settings.training
     if arch is None:
@@ -160,11 +161,11 @@ def read_own_scores(task: OwnTask, budget: Budget) -> dict[str, float]:
 
 
 def choose_law(task: OwnTask, start: TrainedStart, budget: Budget, candidates: int) -> PowerLaw:
-    """Run the missing searches, and scores at a budget; return the law that scored best.
+    """Run the missing searches, and the missing scores at a budget; return the best law.
 
     Raises:
         NoWidthsError: if no law has widths at this budget.
-        NsoptError: as `search` and `OwnTask.evaluate` do.
+        NsoptError: for the reasons of `search` and `OwnTask.evaluate`.
     """
     searches = {price: _search(task, price) for price in list_prices(budget.metric)}
     family = make_score_family(task.arch, searches, budget.metric, budget.size)
@@ -177,7 +178,7 @@ def choose_law(task: OwnTask, start: TrainedStart, budget: Budget, candidates: i
         study.sampler = make_sampler("gp", index)
         if index < len(starts):
             study.enqueue_trial(starts[index])
-        study.optimize(partial(_score_of_law, task, start, family, budget), n_trials=1)
+        study.optimize(partial(_score_law, task, start, family, budget), n_trials=1)
     done = trials.read_completed(study)
     if not done:
         raise NoWidthsError(f"no widths fit {budget.word}")
@@ -189,7 +190,7 @@ def _open_scores(task: OwnTask, budget: Budget) -> Study:
     return task.open_study(schema.scores_kind(budget.metric.name, budget.size.budget))
 
 
-def _score_of_law(
+def _score_law(
     task: OwnTask, start: TrainedStart, family: LawFamily, budget: Budget, trial: Trial
 ) -> float:
     """Return the score of the widths along the law that a trial suggests."""
@@ -204,7 +205,7 @@ def _score_of_law(
 
 
 def _search(task: OwnTask, price: Price) -> Iteration:
-    """Return the iteration of a search from the trained network, stored or searched now."""
+    """Return the iteration of a search from the trained network; search unless it is stored."""
     study = task.open_study(schema.search_kind(price, "filters"))
     history = trials.read_iterations(study)
     missing = run_iterations(

@@ -17,12 +17,13 @@ class Compressed:
         budget: as the user wrote it; `100%` for the original network.
         method: the method that proposed its widths.
         widths: output channels of every searched layer.
-        score: validation accuracy (%), or the user's score, after a few training steps, before
-            fine-tuning; None if nobody measured it.
+        score: validation accuracy (%), or the user's score, after a few training steps before
+            fine-tuning; None if it was not measured.
         accuracy: test accuracy (%), or the user's score, after fine-tuning.
         cost: its parameters and MACs.
-        latency: measured milliseconds of a batch: of 100 images, or as large as the user's batches.
-            None where inputs are not one batch of images.
+        latency: measured milliseconds per batch of `latency_batch_size` images; with the user's
+            loader and no budget in milliseconds, per batch of the loader. None if inputs are not
+            images.
         model: the network with its weights, in evaluation mode on the CPU.
     """
 
@@ -38,7 +39,7 @@ class Compressed:
 
 @dataclass(frozen=True)
 class CompressedClassifier(Compressed):
-    """A classifier of images, whose model normalises them. It has all attributes of `Compressed`.
+    """A classifier whose model also normalises images. It has all attributes of `Compressed`.
 
     Attributes:
         val_accuracy: validation accuracy (%) after fine-tuning. Its mean with `score` chose this
@@ -75,7 +76,7 @@ class Compression:
     Attributes:
         dense: the original network.
         networks: by budget, as the user wrote it.
-        results: everything that was trained and measured.
+        results: all trainings and measurements.
     """
 
     dense: CompressedClassifier
@@ -86,7 +87,7 @@ class Compression:
         return self.networks[budget]
 
     def report(self, folder: Path | str) -> Path:
-        """Write a report, as `nsopt compress` does, and return its page.
+        """Write the report of `nsopt compress`, and return the path of its page.
 
         It needs the optional dependencies: pip install 'nsopt[report]'.
         """

@@ -1,7 +1,7 @@
-"""Choose widths at a budget by scores: an Optuna study of a few training steps a trial.
+"""Choose widths at a budget by scores, in an Optuna study.
 
-Its trials are laws of a family. The score of a law is the validation accuracy of a network of its
-widths that inherits from the trained network, after these steps.
+Each trial is a law of a family. Its score is the validation accuracy of a network with the law's
+widths, which inherits from the trained network, after a few training steps.
 """
 
 import math
@@ -45,7 +45,14 @@ METRIC_NAME = "validation accuracy before fine-tuning (%)"
 
 @dataclass(frozen=True, eq=False)
 class ScoreRunner(PointRunner):
-    """Scores laws of a family at one budget."""
+    """Scores laws of a family at one budget.
+
+    Attributes:
+        arch: the network.
+        family: the laws.
+        metric: what the budget limits.
+        size: the budget.
+    """
 
     arch: Architecture
     family: LawFamily
@@ -82,11 +89,15 @@ class ScoreRunner(PointRunner):
 
 
 def find_scored_law(session: Session, metric: Metric, size: Size, candidates: int) -> Study:
-    """Run the missing scores at a budget, and store the best law; return their study.
+    """Run the missing scores at a budget, store the best law, and return the study.
 
     Args:
-        candidates: number of laws to score: uniform scaling, those of the searches, the widths that
-            pruning had at the budget, and halfway to them, then proposals of a sampler.
+        session: the trained network and its data.
+        metric: what the budget limits.
+        size: the budget.
+        candidates: number of laws to score: first uniform scaling, the laws of the searches, the
+            widths that pruning had at the budget, and the laws halfway between uniform scaling and
+            each of these; then proposals of a sampler.
 
     Raises:
         NsoptError: if a search fails, or if other settings wrote the storage.
@@ -137,8 +148,10 @@ def judge_scores(best: float, uniform: float | None = None, *, images: int) -> s
 
 
 def _correct(session: Session, metric: Metric, size: Size) -> Architecture:
-    """Return the network; if the budget limits milliseconds, with a latency model that is right for
-    the uniform network at this budget."""
+    """Return the network. If the budget limits milliseconds, correct its latency model.
+
+    The model is then right for the uniform network at this budget.
+    """
     arch = session.task.arch
     if LATENCY not in metric.parts:
         return arch
@@ -152,8 +165,11 @@ def make_score_family(
     """Return the family whose laws are scored at a budget.
 
     Args:
-        searches: the published one, then the one by importance per cost, whose widths at the budget
-            are a member.
+        arch: the network.
+        searches: by price: first the published search, then the search by importance per cost. The
+            widths of the last one at the budget are a member of the family.
+        metric: what the budget limits.
+        size: the budget.
     """
     family = make_family(arch, {price: own.law for price, own in searches.items()})
     *_, priced = searches.values()
@@ -161,10 +177,13 @@ def make_score_family(
 
 
 def read_scores(workspace: Workspace, name: str, metric: Metric, size: Size) -> dict[str, float]:
-    """Return the scores at a budget by the `width_key` of their widths.
+    """Return the scores at a budget, by the `width_key` of their widths.
 
     Args:
+        workspace: the storage.
         name: ARCH-DATA-PRESET.
+        metric: what the budget limits.
+        size: the budget.
     """
     studies = workspace.studies(schema.tuning_name(name))
     study = studies.get(schema.scores_kind(metric.name, size.budget))
@@ -172,7 +191,7 @@ def read_scores(workspace: Workspace, name: str, metric: Metric, size: Size) -> 
 
 
 def list_first_candidates(family: LawFamily) -> list[dict[str, float]]:
-    """Return the parameters of uniform scaling, of the other laws, and halfway to each."""
+    """Return the parameters of uniform scaling, of the other laws, and of laws halfway to each."""
     uniform, *searched = list_starts(family)
     halfway = [uniform | {name: 0.5} for name in family.others]
     return [uniform, *searched, *halfway]

@@ -24,14 +24,14 @@ _CHECKSUM = b"nsopt checkpoint, sha256 "  # begins the first line; torch's conte
 
 
 class Checkpoint:
-    """A file with the state of one run: tensors, numbers, text, and dicts and lists of them.
+    """A file with the state of one run: tensors, numbers, text, and dicts and lists of these.
 
-    It is written atomically, with a checksum. It belongs to the run that `identity` describes:
-    loading it for another run is an error.
+    It is written atomically, with a checksum, and belongs to the run that `identity` describes.
+    Loading it for another run raises NsoptError.
 
     Args:
-        path: of the file; None stores nothing.
-        identity: everything that the state depends on, JSON-safe.
+        path: the file; None to store nothing.
+        identity: everything on which the state depends, JSON-safe.
     """
 
     def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
@@ -40,9 +40,10 @@ class Checkpoint:
         self._saved_at = time.monotonic()
 
     def load(self, device: torch.device) -> State | None:
-        """Return the last saved state, on `device`; None if there is none.
+        """Return the last saved state, on `device`; None if nothing was saved.
 
-        Raises NsoptError if another run saved it, or if the file is damaged.
+        Raises:
+            NsoptError: if another run saved it, or if the file is damaged.
         """
         if self._path is None or not self._path.is_file():
             return None
@@ -70,7 +71,7 @@ class Checkpoint:
         return moved
 
     def save_when_due(self, state: Callable[[], State]) -> None:
-        """Save what `state` returns, but at most every 30 seconds."""
+        """Save the result of `state`, but at most every 30 seconds."""
         if self._path is not None and time.monotonic() - self._saved_at >= SECONDS_BETWEEN:
             self.save(state())
 
@@ -123,7 +124,7 @@ def remove_empty_folders(root: Path) -> None:
 
 
 def _verify(file: bytes) -> bytes:
-    """Return torch's content of a checkpoint. Raises ValueError if its checksum is wrong.
+    """Return the part of a checkpoint that torch wrote. Raises ValueError for a wrong checksum.
 
     Files of older versions have no checksum.
     """

@@ -1,4 +1,4 @@
-"""Device and precision."""
+"""The device and precision of computations."""
 
 import platform
 from collections.abc import Iterator
@@ -20,10 +20,12 @@ _EXACT = ("ieee", "none")  # values of torch's fp32_precision that do not round
 
 @dataclass(frozen=True)
 class Compute:
-    """A device, and whether matrix products run in bfloat16 there.
+    """A device and its precision.
 
     Attributes:
-        lock: shared with other processes on the device; None if there are no others.
+        device: the device.
+        bf16: whether matrix products run in bfloat16.
+        lock: a lock that other processes on the device share; None without other processes.
     """
 
     device: torch.device
@@ -41,8 +43,11 @@ class Compute:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Compute batches inside this block. Other processes may compute meanwhile; they measure
-        when this one calls `give_way`. At the end it waits for the device."""
+        """Compute batches inside this block.
+
+        Other processes may compute meanwhile; they may measure when this one calls `give_way`. At
+        its end the block waits for the device.
+        """
         if self.lock is None:
             yield
             return
@@ -53,21 +58,27 @@ class Compute:
                 wait_for(self.device)
 
     def give_way(self) -> None:
-        """Let another process measure if one waits to. Call this before a batch, inside
-        `computing`; it waits for the device only if another process waits."""
+        """Let another process measure if one is waiting to. Call this before a batch, inside
+        `computing`. It waits for the device only if another process is waiting."""
         if self.lock is not None and self.lock.is_wanted():
             wait_for(self.device)
             self.lock.give_way()
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Measure inside this block, not inside `computing`: other processes wait."""
+        """Measure inside this block while other processes wait. Do not use it in `computing`."""
         return self.lock.exclusive() if self.lock else nullcontext()
 
 
 def resolve_compute(device: str, precision: str) -> Compute:
-    """Return the device and precision; `auto` takes CUDA if there is any, and bf16 if it is fast.
+    """Return the device and precision.
 
-    Raises NsoptError for an unknown or missing device, OutOfMemoryError for a full one.
+    Args:
+        device: as torch names it; `auto` is CUDA if available.
+        precision: `bf16`, `fp32`, or `auto`, which is bf16 if the device computes it natively.
+
+    Raises:
+        NsoptError: for an unknown or unavailable device, or an unknown precision.
+        OutOfMemoryError: if the device has no free memory.
     """
     if precision not in get_args(Precision):
         raise unknown_name("precision", precision, get_args(Precision))
@@ -86,14 +97,14 @@ def resolve_compute(device: str, precision: str) -> Compute:
 
 
 def hardware_name(device: torch.device) -> str:
-    """Return a device's name, which is the same in all processes of a machine."""
+    """Return a name of a device that is the same in all processes of a machine."""
     if device.type != "cuda":
         return device.type
     return f"cuda-{torch.cuda.get_device_properties(device).uuid}"
 
 
 def nth_device(device: torch.device, number: int) -> torch.device:
-    """Return the device of worker `number`: CUDA devices in turn, from `device` on."""
+    """Return the device of worker `number`: CUDA devices in turn, starting at `device`."""
     if device.type != "cuda":
         return device
     first = device.index if device.index is not None else torch.cuda.current_device()
@@ -111,8 +122,11 @@ def describe_device(device: torch.device) -> str:
 
 
 def float32_precision(device: torch.device) -> str:
-    """Return how torch multiplies float32 numbers on `device`: `fp32` if exactly, otherwise
-    followed by what it rounds to (CUDA's default is `fp32, tf32 convolutions`)."""
+    """Return how torch multiplies float32 numbers on `device`.
+
+    `fp32` means exactly. If torch rounds the numbers first, the result names the operations: CUDA's
+    default is `fp32, tf32 convolutions`.
+    """
     backends: Any = torch.backends
     if device.type == "cuda":
         operations = backends.cudnn.conv, backends.cuda.matmul
@@ -129,7 +143,7 @@ def float32_precision(device: torch.device) -> str:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until everything queued on `device` is done."""
+    """Wait until `device` has finished all queued work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 

@@ -1,4 +1,4 @@
-"""Several processes on one device: they compute at once, and pause while one measures."""
+"""Several processes on one device: they compute at the same time, and pause while one measures."""
 
 import fcntl
 import os
@@ -16,16 +16,16 @@ _SILENT_SECONDS = 2.0
 
 
 class DeviceLock:
-    """A shared and an exclusive lock on a device, by files; they end with their process.
+    """A shared and an exclusive lock on a device, by files. A process frees its locks as it ends.
 
     Create it before you change torch's number of threads: measurements use the number at creation.
-    Asking whether somebody waits takes 2 microseconds; filelock's readers-writer lock takes 8 ms,
-    as long as a small batch.
+    Checking whether another process waits takes 2 microseconds; with filelock's readers-writer lock
+    it takes 8 ms, as long as a small batch.
 
     Args:
-        folder: of the lock files.
-        device: its name in all processes.
-        tell: receives a message when this process waits for a measurement of another one.
+        folder: folder of the lock files.
+        device: name of the device, the same in all processes.
+        tell: receives a message when this process waits for the measurement of another one.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class DeviceLock:
         self._room = (folder / f"{name}.room").open("ab")
 
     def close(self) -> None:
-        """Close the lock files, which stay for others."""
+        """Close the lock files. They stay for other processes."""
         self._gate.close()
         self._room.close()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Compute at once with other processes; those that want to measure wait for `give_way`."""
+        """Compute while other processes compute; those that want to measure wait for `give_way`."""
         self._enter()
         try:
             yield
@@ -53,7 +53,7 @@ class DeviceLock:
             fcntl.flock(self._room, fcntl.LOCK_UN)
 
     def is_wanted(self) -> bool:
-        """Return whether another process wants to measure, and so holds the gate."""
+        """Return whether another process wants to measure: it then holds the gate."""
         try:
             fcntl.flock(self._gate, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -74,7 +74,7 @@ class DeviceLock:
             fcntl.flock(self._gate, fcntl.LOCK_UN)
 
     def _pass_gate(self, kind: int) -> None:
-        """Lock the gate, however long that takes; a message names the process that measures."""
+        """Wait until the gate can be locked; after a while, report the process that measures."""
         gate = self._gate.fileno()
         if not _lock_within(_SILENT_SECONDS, gate, kind):
             self._gate.seek(0)
@@ -86,9 +86,9 @@ class DeviceLock:
     def exclusive(self) -> Iterator[None]:
         """Measure with all threads while other processes wait. Do not call this inside `shared`.
 
-        The gate stops other processes from starting to compute. The room is free when those that
-        computed have given way; after a minute this process no longer waits for them, because one
-        may be stopped. It waits for other measurements as long as they take.
+        The gate keeps other processes from starting to compute. The room is free when all that were
+        computing have given way; after a minute this process no longer waits for them, because one
+        may be suspended. It waits for other measurements as long as they take.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
@@ -105,7 +105,7 @@ class DeviceLock:
 
 
 def _lock_within(seconds: float, lock: int, kind: int) -> bool:
-    """Lock a file, trying again for some seconds; return whether it is locked."""
+    """Try to lock a file for some seconds; return whether this succeeded."""
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Locks that let one process of a machine do something at a time."""
+"""Locks between the processes of a machine."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -12,13 +12,15 @@ from nsopt.files import cache_folder
 
 @contextmanager
 def hold_lock(what: Path, before_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Let one process at a time do what the path `what` names. A dead process frees the lock.
+    """Hold a lock inside the block, so that one process at a time runs it.
+
+    A process that dies frees the lock. Lock files are in the cache folder and stay there.
 
     Args:
-        before_waiting: called if another process has the lock, whose file is in the cache and
-            stays.
+        what: names the lock.
+        before_waiting: called if another process holds the lock.
     """
-    lock = _lock(what)
+    lock = _make_lock(what)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -31,15 +33,15 @@ def hold_lock(what: Path, before_waiting: Callable[[], None] = lambda: None) -> 
 
 
 def is_being_done(what: Path) -> bool:
-    """Return whether a process is inside `hold_lock` now."""
+    """Return whether a process holds the lock `what` now."""
     try:
-        with _lock(what).acquire(timeout=0):
+        with _make_lock(what).acquire(timeout=0):
             return False
     except Timeout:
         return True
 
 
-def _lock(what: Path) -> FileLock:
+def _make_lock(what: Path) -> FileLock:
     folder = cache_folder() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(str(what.resolve()).encode()).hexdigest()[:32]

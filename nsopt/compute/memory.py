@@ -1,4 +1,4 @@
-"""Keep the memory of CPU tensors between the steps of a training; say how much was in use."""
+"""Keep the memory of CPU tensors between training steps; report the peak memory."""
 
 import ctypes
 import platform
@@ -19,18 +19,21 @@ _USUAL = {_TRIM_THRESHOLD: 64 * _MIB, _MMAP_THRESHOLD: 32 * _MIB, _MMAP_MAX: 655
 
 @contextmanager
 def keep_memory(device: torch.device) -> Iterator[None]:
-    """Reuse the memory of freed CPU tensors inside the block, not returning it to the system.
+    """Inside the block, reuse the memory of freed CPU tensors instead of returning it.
 
-    glibc maps every tensor above 32 MB again, and the system clears its pages, which takes a fifth
-    of a training step at the base widths (benchmarks/training_speed.py). The memory also comes from
-    one block. In a process that has computed for long, tensors would otherwise fill gaps of their
-    sizes: a network that needs 25 MB touches 65 MB and takes a third longer
-    (benchmarks/process_age.py). Without glibc this does nothing.
+    By default glibc asks the system for the memory of every tensor above 32 MB, and the system
+    clears it: a fifth of a training step at base widths (benchmarks/training_speed.py).
+
+    All memory also comes from one block. In a process that has computed for a long time, tensors
+    would otherwise be spread over gaps of their sizes: a network that needs 25 MB touches 65 MB and
+    takes a third longer (benchmarks/process_age.py).
+
+    Without glibc this does nothing.
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         yield
         return
-    libc = _glibc()
+    libc = _load_glibc()
     libc.mallopt(_MMAP_MAX, 0)
     libc.mallopt(_TRIM_THRESHOLD, _NEVER)
     gaps = _take_gaps(libc)
@@ -45,7 +48,7 @@ def keep_memory(device: torch.device) -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes that this process has used, on an accelerator or in main memory."""
+    """Return the peak memory of this process in bytes, on an accelerator or in main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":
@@ -54,7 +57,7 @@ def peak_memory(device: torch.device) -> int:
     return most if sys.platform == "darwin" else 1024 * most
 
 
-def _glibc() -> ctypes.CDLL:
+def _load_glibc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None)
     libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_size_t
     libc.free.argtypes, libc.free.restype = [ctypes.c_size_t], None
@@ -63,8 +66,10 @@ def _glibc() -> ctypes.CDLL:
 
 
 def _take_gaps(libc: ctypes.CDLL) -> list[int]:
-    """Allocate the gaps between blocks in use, except the smallest, so that later blocks are above
-    them. Untouched gaps take no memory."""
+    """Allocate the gaps between used blocks, except small ones, so that new blocks are above them.
+
+    A gap that is never written takes no memory.
+    """
     libc.malloc_trim(0)
     end = libc.sbrk(0)
     gaps = []

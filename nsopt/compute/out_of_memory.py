@@ -1,4 +1,4 @@
-"""Recognise errors of memory that ran out, and explain them to users."""
+"""Recognise out-of-memory errors, and explain them to users."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _SIGNS = re.compile(
     r"|(cublas|cudnn|cusolver|cusparse)_status_(\w+_)?alloc\w*_failed",
     re.IGNORECASE,
 )
-# A library without memory for its handle says only this, which also has other causes.
+# A library reports this if it has no memory for its handle, but also for other reasons.
 _HINTS = re.compile(r"(cublas|cudnn|cusolver|cusparse)_status_not_initialized", re.IGNORECASE)
 _HANDLE = 256 * 2**20
 
@@ -33,7 +33,7 @@ def is_out_of_memory(error: BaseException, device: torch.device) -> bool:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the free bytes of a device with its own memory; None for others."""
+    """Return the free bytes of a device with its own memory; None for other devices."""
     if device.type == "cuda":
         with suppress(RuntimeError):
             return torch.cuda.mem_get_info(device)[0]
@@ -44,7 +44,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def give_cached_memory_back(device: torch.device) -> None:
-    """Return PyTorch's cached memory to the device, for libraries."""
+    """Return PyTorch's cached memory to the device, so that libraries can use it."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -54,10 +54,11 @@ def give_cached_memory_back(device: torch.device) -> None:
 def explain_out_of_memory(
     device: torch.device, batch_size: int | None
 ) -> AbstractContextManager[None]:
-    """Raise OutOfMemoryError, with a batch size to try, if memory runs out.
+    """Raise OutOfMemoryError with a batch size to try if memory runs out inside the block.
 
     Args:
-        batch_size: None if a user's loader decides it.
+        device: where the block computes.
+        batch_size: the current batch size; None if a user's loader determines it.
     """
     if batch_size is None:
         advice = "out of memory with the batches of the loader: give it a smaller batch size"
@@ -66,16 +67,16 @@ def explain_out_of_memory(
     else:
         smaller = max(_SMALLEST_BATCH, batch_size // 2)
         advice = f"out of memory with batches of {batch_size}: try --batch-size {smaller}"
-    return _explained(device, advice)
+    return _explain(device, advice)
 
 
 def memory_for(device: torch.device, what: str) -> AbstractContextManager[None]:
-    """Raise OutOfMemoryError, which names `what`, if memory runs out."""
-    return _explained(device, no_memory_for(device, what))
+    """Raise OutOfMemoryError that names `what` if memory runs out inside the block."""
+    return _explain(device, no_memory_for(device, what))
 
 
 def no_memory_for(device: torch.device, what: str) -> str:
-    """Return the message for when no batch size would help."""
+    """Return the error message for cases in which no batch size would help."""
     return (
         f"device {device} has no memory left for {what}: "
         "stop other programs on it, or choose another with --device"
@@ -83,7 +84,7 @@ def no_memory_for(device: torch.device, what: str) -> str:
 
 
 @contextmanager
-def _explained(device: torch.device, message: str) -> Iterator[None]:
+def _explain(device: torch.device, message: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:

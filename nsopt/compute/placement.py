@@ -1,4 +1,4 @@
-"""Choose where images are during training: on the device or on the host."""
+"""Choose where images are stored during training: on the device or on the host."""
 
 import math
 from dataclasses import replace
@@ -9,14 +9,17 @@ from nsopt.compute.device import Compute
 from nsopt.compute.out_of_memory import free_memory, memory_for
 from nsopt.data.images import ImageSet, Splits
 
-_LARGEST_PART = 0.1  # of the memory that is free; several workers may share the device
+_LARGEST_PART = 0.1  # of the free memory, because several workers may share the device
 
 
 def place_images(splits: Splits, compute: Compute) -> Splits:
-    """Move `splits` to the device of `compute`. Raises OutOfMemoryError.
+    """Move `splits` to the device of `compute`.
 
-    A set that needs more than a tenth of the device's free memory stays where it is, such as in a
-    mapped file; its batches are copied, and are the same.
+    A set that needs more than a tenth of the device's free memory stays where it is, for example in
+    a memory-mapped file. Its batches have the same content and are copied one by one.
+
+    Raises:
+        OutOfMemoryError: if the device has too little memory.
     """
     device = compute.device
     with compute.computing(), memory_for(device, "the images"):

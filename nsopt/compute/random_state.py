@@ -1,7 +1,7 @@
-"""torch's random numbers: from a seed, or continued after an interruption.
+"""Use torch's random numbers from a seed, or continue them after an interruption.
 
-torch has one generator per device for all threads of a process. Code in these blocks uses it alone
-and restores it at the end.
+torch has one generator per device for all threads of a process. One thread at a time enters these
+blocks. They restore the generator at the end.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,10 +14,10 @@ _generators = RLock()
 
 
 class OwnRandomState:
-    """The random numbers of one training; inside `in_use`, torch draws from them.
+    """The random numbers of one training: inside `in_use`, torch draws from them.
 
-    The numbers depend only on `seed` and on earlier draws inside, not on other threads. Outside
-    nothing changes.
+    They depend only on `seed` and on earlier draws inside `in_use`, not on other threads. Outside,
+    torch's random numbers do not change.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -28,7 +28,7 @@ class OwnRandomState:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Make torch draw from these numbers inside the block."""
-        with _alone(self._device):
+        with _isolate(self._device):
             restore_random_state(self._state, self._device)
             try:
                 yield
@@ -46,9 +46,11 @@ class OwnRandomState:
 
 @contextmanager
 def use_seed(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's random numbers inside the block, on the CPU and on `device`. Other devices, and
-    the state outside, do not change."""
-    with _alone(device):
+    """Seed torch's random numbers inside the block, on the CPU and on `device`.
+
+    Other devices, and the state outside, do not change.
+    """
+    with _isolate(device):
         torch.default_generator.manual_seed(seed)
         if device.type != "cpu":
             with torch.accelerator.device_index(device.index):
@@ -57,9 +59,9 @@ def use_seed(seed: int, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(device: torch.device) -> Iterator[None]:
-    """Keep other threads from drawing inside the block, and restore the state at its end."""
-    with _generators, _reproducible_cudnn():
+def _isolate(device: torch.device) -> Iterator[None]:
+    """Let one thread at a time into the block, and restore the random state at its end."""
+    with _generators, _make_cudnn_reproducible():
         before = random_state(device)
         try:
             yield
@@ -68,7 +70,7 @@ def _alone(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _reproducible_cudnn() -> Iterator[None]:
+def _make_cudnn_reproducible() -> Iterator[None]:
     """Make cuDNN choose the same kernels every time; its other settings, such as TF32, stay."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
@@ -88,7 +90,7 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def restore_random_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    """Continue torch's random numbers from `state`; devices that it lacks do not change."""
+    """Continue torch's random numbers from `state`; devices missing there do not change."""
     torch.set_rng_state(state["cpu"])
     if device.type != "cpu" and device.type in state:
         torch.get_device_module(device).set_rng_state(state[device.type], device)

@@ -15,7 +15,8 @@ def sharing(compute: Compute, progress: Progress | None = None) -> Iterator[Comp
     """Share the device of `compute` with other nsopt processes of this machine.
 
     Args:
-        progress: receives a message when this process waits for a measurement of another one.
+        compute: the device.
+        progress: receives a message when this process waits for the measurement of another one.
     """
     folder = cache_folder() / "machines"
     tell = (progress or Silent()).message

@@ -17,13 +17,14 @@ def read_arrays(part: str, images: ArrayLike, labels: ArrayLike) -> tuple[Tensor
     """Return images uint8 (N, C, H, W) and labels int64 (N,) of a part of a data set.
 
     Args:
-        part: named in errors.
-        images: in that layout or (N, H, W, C).
+        part: name of the part, for errors.
+        images: uint8 (N, C, H, W) or (N, H, W, C).
+        labels: integers (N,).
 
     Raises:
-        NsoptError: for anything else.
+        NsoptError: for invalid images or labels.
     """
-    pixels, classes = _array(images), _array(labels)
+    pixels, classes = _convert_array(images), _convert_array(labels)
     if pixels.dtype != np.uint8:
         raise NsoptError(f"{part} images must be uint8, from 0 to 255, not {pixels.dtype}")
     if pixels.ndim == 4 and pixels.shape[1] not in _CHANNELS and pixels.shape[3] in _CHANNELS:
@@ -34,7 +35,7 @@ def read_arrays(part: str, images: ArrayLike, labels: ArrayLike) -> tuple[Tensor
     if not square:
         raise NsoptError(
             f"{part} images must be (N, C, H, W) or (N, H, W, C), square, of 1 or 3 channels, "
-            f"not {format_shape(_array(images).shape)}"
+            f"not {format_shape(_convert_array(images).shape)}"
         )
     if classes.ndim != 1 or not np.issubdtype(classes.dtype, np.integer):
         raise NsoptError(f"{part} labels must be integers (N,), not {classes.dtype}")
@@ -52,12 +53,19 @@ def read_dataset(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[np.in
     """Return all images and labels of a `torch.utils.data.Dataset`.
 
     An item is an image and its label. An image is a PIL image, a uint8 array or tensor, or a float
-    tensor from 0 to 1, such as torchvision's ToTensor makes.
+    tensor from 0 to 1, as from torchvision's ToTensor.
+
+    Args:
+        part: name of the part, for errors.
+        data: the data set.
+
+    Raises:
+        NsoptError: for invalid images.
     """
     images, labels = [], []
     for index in range(len(data)):
         image, label = data[index]
-        images.append(_pixels(part, image))
+        images.append(_convert_pixels(part, image))
         labels.append(int(label))
     if not images or len({image.shape for image in images}) > 1:
         found = ", ".join(sorted({format_shape(image.shape) for image in images})[:3]) or "none"
@@ -65,18 +73,18 @@ def read_dataset(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[np.in
     return np.stack(images), np.array(labels, dtype=np.int64)
 
 
-def _pixels(part: str, image: Any) -> NDArray[np.uint8]:
+def _convert_pixels(part: str, image: Any) -> NDArray[np.uint8]:
     """Convert an image to uint8, (H, W, C) or (C, H, W)."""
     if isinstance(image, Tensor) and image.is_floating_point():
         if not 0 <= float(image.min()) <= float(image.max()) <= 1:
             raise NsoptError(f"{part} images are floats outside 0 to 1: remove their normalisation")
         image = (image * 255).round().to(torch.uint8)
-    pixels = _array(image)
+    pixels = _convert_array(image)
     result: NDArray[np.uint8] = pixels[:, :, None] if pixels.ndim == 2 else pixels
     return result
 
 
-def _array(values: Any) -> NDArray[Any]:
+def _convert_array(values: Any) -> NDArray[Any]:
     """Convert to an array; a tensor may be on any device."""
     return np.asarray(values.cpu() if isinstance(values, Tensor) else values)
 

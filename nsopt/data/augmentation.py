@@ -16,11 +16,14 @@ _PADDING = 4
 class TrainingBatches:
     """Shuffled, cropped and mirrored batches of the training set, epoch after epoch.
 
-    Batches are on the device of the splits' `mean`. All random numbers follow from `seed` and are
-    drawn on the CPU once per epoch. A last batch of one image is dropped: BatchNorm cannot train on
-    it.
+    Batches are on the device of the splits' `mean`. All random numbers depend on `seed` and are
+    drawn on the CPU once per epoch. If the last batch has only one image, it is dropped: BatchNorm
+    cannot train on it.
 
     Args:
+        splits: the images.
+        batch_size: images per batch.
+        seed: of all random numbers.
         resized_crop: smallest area of random resized crops; None shifts images by up to 4 pixels.
     """
 
@@ -88,8 +91,9 @@ def crop_and_mirror(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor) 
 
     Args:
         images: (B, C, H, W).
-        top, left: int64 (B,), from 0 to 8.
-        flipped: bool (B,).
+        top: first row of each crop, int64 (B,), from 0 to 8.
+        left: first column, likewise.
+        flipped: which images to mirror, bool (B,).
 
     Returns:
         Images of the shape and type of `images`.

@@ -23,7 +23,13 @@ _META = "meta.json"
 
 
 def load_cached(path: Path, variant: str, read: Callable[[], ImageData]) -> ImageData:
-    """Return what `read` makes of `path`, cached by `variant` if possible."""
+    """Return the data that `read` reads from `path`, from the cache if possible.
+
+    Args:
+        path: the source files.
+        variant: distinguishes several cached versions of the same files.
+        read: reads the files.
+    """
     if not path.exists():
         return read()
     entry = cache_folder() / _fingerprint(path, variant)
@@ -39,13 +45,13 @@ def _fingerprint(path: Path, variant: str) -> str:
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     digest = hashlib.sha256(os.fsencode(f"{path.resolve()} {variant}"))
     for file in files:
-        status = _status(file)
+        status = _read_status(file)
         digest.update(os.fsencode(f"{file} {status.st_size} {status.st_mtime_ns}\n"))
     return digest.hexdigest()[:32]
 
 
-def _status(file: Path) -> os.stat_result:
-    """Return the status of a file, or of a broken link itself."""
+def _read_status(file: Path) -> os.stat_result:
+    """Return the status of a file, or of the link itself if it is broken."""
     try:
         return file.stat()
     except OSError:
@@ -82,7 +88,7 @@ def _load_set(entry: Path, part: str) -> ImageSet:
 
 
 def _store(data: ImageData, entry: Path) -> None:
-    """Write or replace an entry atomically. If the disk is full, there is no cache."""
+    """Write or replace an entry atomically. If the disk is full, nothing is cached."""
     parts = {"train": data.train, "test": data.test}
     if data.validation is not None:
         parts["validation"] = data.validation
@@ -109,7 +115,7 @@ def _store(data: ImageData, entry: Path) -> None:
 
 
 def _save(path: Path, tensor: Tensor) -> None:
-    """Write to the disk (fsync), so that a power cut leaves no file of zeros."""
+    """Write to the disk (fsync), so that a power failure leaves no file of zeros."""
     with path.open("wb") as file:
         np.save(file, tensor.numpy())
         file.flush()

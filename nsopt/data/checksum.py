@@ -7,7 +7,7 @@ from nsopt.errors import NsoptError
 
 
 def check_md5(archive: Path, expected: str) -> None:
-    """Raise NsoptError if `archive` is not the published one."""
+    """Raise NsoptError if `archive` does not have the checksum `expected`."""
     with archive.open("rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
     if found != expected:

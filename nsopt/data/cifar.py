@@ -18,8 +18,11 @@ _READERS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 def load_cifar(name: str, directory: Path) -> ImageData:
     """Load `cifar10` or `cifar100`: 50,000 training and 10,000 test images, 32x32.
 
-    It unpacks the published archive in `directory`, or downloads it. torchvision checks all
-    checksums before it reads. Raises NsoptError, which says what to do, if that fails.
+    torchvision unpacks the published archive in `directory`, or downloads it, and checks all
+    checksums.
+
+    Raises:
+        NsoptError: if that fails; the message says what to do.
     """
     reader = getattr(import_torchvision("datasets"), _READERS[name])
     archive = directory / reader.filename
@@ -32,19 +35,22 @@ def load_cifar(name: str, directory: Path) -> ImageData:
         _remove_if_empty(archive)
         raise NsoptError(
             f"{name} is not complete in {directory} and cannot be downloaded "
-            f"({_reason(error)}): put {reader.filename} (md5 {reader.tgz_md5}) there"
+            f"({_get_reason(error)}): put {reader.filename} (md5 {reader.tgz_md5}) there"
         ) from None
     return ImageData(
-        name=name, classes=tuple(train.classes), train=_image_set(train), test=_image_set(test)
+        name=name,
+        classes=tuple(train.classes),
+        train=_make_image_set(train),
+        test=_make_image_set(test),
     )
 
 
-def _image_set(reader: Any) -> ImageSet:
+def _make_image_set(reader: Any) -> ImageSet:
     images = torch.from_numpy(np.ascontiguousarray(reader.data.transpose(0, 3, 1, 2)))
     return ImageSet(images, torch.tensor(reader.targets, dtype=torch.int64))
 
 
-def _reason(error: BaseException) -> str:
+def _get_reason(error: BaseException) -> str:
     return str(getattr(error, "reason", error)).splitlines()[0]
 
 

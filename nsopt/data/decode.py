@@ -1,6 +1,7 @@
 """Read images from folders and zips into uint8 arrays.
 
-Nothing is unpacked from a zip, so no name in it can reach outside; zipfile checks every checksum.
+Files of a zip are read without unpacking, so no name in a zip can write elsewhere. zipfile checks
+every checksum.
 """
 
 import math
@@ -24,11 +25,11 @@ from nsopt.files import cache_folder
 
 Place = Path | zipfile.Path
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif"})
-# Formats of such files, whatever their names say. Pillow would start a program for some others.
+# Other formats are refused, whatever a file is called: for some, Pillow would start a program.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
-_MOST_NAMES = 100  # of damaged images in a message
-_ENCRYPTED = 1  # among the flags of a file in a zip
-_SMALL, _LARGEST_FACTOR = 2**24, 200  # bytes of a file in a zip, and times its packed size
+_MOST_NAMES = 100  # damaged images that a message names
+_ENCRYPTED = 1  # a flag of a file in a zip
+_SMALL, _LARGEST_FACTOR = 2**24, 200  # most bytes of a file in a zip; or times its packed size
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def open_place(path: Path) -> Iterator[Place]:
         if path.is_dir():
             yield path
         elif path.is_file():
-            with _zip(path) as archive:
+            with _open_zip(path) as archive:
                 yield zipfile.Path(archive)
         else:
             raise NsoptError(f"no folder or zip at {path}: check the path")
@@ -46,7 +47,7 @@ def open_place(path: Path) -> Iterator[Place]:
         raise NsoptError(f"{error.filename or path} cannot be read: {error.strerror}") from None
 
 
-def _zip(path: Path) -> zipfile.ZipFile:
+def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # zipfile raises anything for a damaged file
@@ -67,22 +68,22 @@ def _zip(path: Path) -> zipfile.ZipFile:
 
 
 def images_in(folder: Place) -> list[Place]:
-    """Return the image files of a folder, by name. Raises NsoptError if it is missing."""
+    """Return the image files of a folder, sorted by name. Raises NsoptError if it is missing."""
     if not folder.is_dir():
         raise NsoptError(f"the folder {folder} is missing: fetch or copy the data again")
-    found = [e for e in _children(folder) if Path(e.name).suffix.lower() in _SUFFIXES]
+    found = [e for e in _list_children(folder) if Path(e.name).suffix.lower() in _SUFFIXES]
     return sorted(found, key=lambda entry: entry.name)
 
 
 def folders_in(folder: Place) -> list[Place]:
-    """Return the folders in a folder, by name."""
-    return sorted((e for e in _children(folder) if e.is_dir()), key=lambda entry: entry.name)
+    """Return the folders in a folder, sorted by name."""
+    return sorted((e for e in _list_children(folder) if e.is_dir()), key=lambda entry: entry.name)
 
 
-def _children(folder: Place) -> Iterator[Place]:
+def _list_children(folder: Place) -> Iterator[Place]:
     """Yield the entries of a folder.
 
-    For a zip, `iterdir` would make an object of each of its files, once for every folder.
+    For a zip, `iterdir` would make an object for each file of the zip, in every folder.
     """
     if isinstance(folder, Path):
         yield from folder.iterdir()
@@ -97,7 +98,7 @@ def decode(groups: Sequence[Sequence[Place]], size: int) -> tuple[ImageSet, list
     """Read RGB images, resized to `size`; the label is the index of the group.
 
     Returns:
-        The complete images, and for every other one its name with the reason.
+        The images, and for every damaged one a line with its name and the reason.
     """
     entries = [(entry, label) for label, group in enumerate(groups) for entry in group]
     images = _allocate((len(entries), 3, size, size))
@@ -114,7 +115,13 @@ def decode(groups: Sequence[Sequence[Place]], size: int) -> tuple[ImageSet, list
 
 
 def refuse_damaged(damaged: Sequence[str], path: Path, advice: str) -> None:
-    """Raise NsoptError if there are damaged images below `path`; it names them."""
+    """Raise NsoptError with the names of damaged images if there are any.
+
+    Args:
+        damaged: lines of `decode`.
+        path: the folder or zip.
+        advice: what to do, the end of the message.
+    """
     if damaged:
         more = len(damaged) - _MOST_NAMES
         rest = f"; and {more:,} more" if more > 0 else ""
@@ -122,8 +129,10 @@ def refuse_damaged(damaged: Sequence[str], path: Path, advice: str) -> None:
 
 
 def _allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Allocate an array in a nameless file, which the system can write out; in plain memory if the
-    disk is full or cannot reserve files."""
+    """Allocate an array in a temporary file, which the system can move from memory to the disk.
+
+    If the disk is full, or cannot reserve space, the array is in memory alone.
+    """
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,10 +144,10 @@ def _allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def common_size(groups: Sequence[Sequence[Place]], path: Path) -> int:
-    """Return the side of the first complete images of groups; 1 if no image is complete.
+    """Return the common side of the first intact image of each group; 1 without any.
 
     Raises:
-        NsoptError: if they differ or are not square.
+        NsoptError: if these images differ in size or are not square.
     """
     sizes = set()
     for group in groups:
@@ -155,7 +164,7 @@ def common_size(groups: Sequence[Sequence[Place]], path: Path) -> int:
 
 
 def _read_image(entry: Place, size: int | None) -> Image.Image | str:
-    """Return an image; for one that is not complete, its name with the reason."""
+    """Return an image; if it is damaged, a line with its name and the reason."""
     try:
         return _read(entry, size)
     except Exception as error:  # Pillow and zipfile raise anything for a damaged or hostile file

@@ -1,7 +1,7 @@
-"""Any image folder, or a zip of one: train/ and test/ (or val/) with a folder per class.
+"""Read an image folder, or a zip of one: train/ and test/ (or val/) with a folder per class.
 
-If there are both test/ and val/, val/ is the validation set. A folder of class folders alone is
-divided here, by a seed.
+If there are both test/ and val/, val/ is the validation set. If there are only class folders, a
+seed divides their images into training and test images.
 """
 
 from pathlib import Path
@@ -35,9 +35,12 @@ def load_folder(
     """Load the images below `path`, a folder or a zip of one, as RGB.
 
     Args:
-        image_size: crop images to their central square and resize it to this side, in pixels; None
-            keeps their size, which must be square and equal for all. For the others see
-            `load_data`.
+        path: a folder or a zip.
+        image_size: side in pixels. Images are cropped to their central square and resized. None
+            keeps their size; they must then be square and all of one size.
+        split: see `load_data`.
+        split_seed: likewise.
+        skip_corrupt: likewise.
 
     Raises:
         NsoptError: for a missing, empty, damaged or inconsistent folder.
@@ -80,13 +83,15 @@ def _load(
 
 
 def _find_splits(root: Place, path: Path) -> dict[str, dict[str, list[Place]]]:
-    """Return the images of a divided folder by part and class."""
+    """Return the images of a folder with train/ by part and class."""
     if not (root / "train").is_dir():
         raise NsoptError(
             f"{path} has no train/ folder: expected train/CLASS/IMAGE and test/CLASS/IMAGE, or "
             "CLASS/IMAGE and --split 0.8"
         )
-    splits = {part: _class_files(root / part, path) for part in _PARTS if (root / part).is_dir()}
+    splits = {
+        part: _list_class_files(root / part, path) for part in _PARTS if (root / part).is_dir()
+    }
     _check_classes(splits, path)
     return splits
 
@@ -99,7 +104,7 @@ def _divide(
         raise NsoptError(f"--split must be between 0 and 1, got {fraction:g}")
     if any((root / part).is_dir() for part in ("test", "val")):
         raise NsoptError(f"{path} has test/ or val/ already: leave --split out")
-    files = _class_files(root / "train" if (root / "train").is_dir() else root, path)
+    files = _list_class_files(root / "train" if (root / "train").is_dir() else root, path)
     generator, train, test = np.random.default_rng(seed), {}, {}
     for name, entries in files.items():
         if len(entries) < 2:
@@ -112,12 +117,12 @@ def _divide(
 
 
 def _enter(root: Place) -> Place:
-    """Return `root`, or its only folder: archives often have one."""
+    """Return `root`, or its only folder: archives often have a single top folder."""
     folders = folders_in(root)
     return folders[0] if len(folders) == 1 and folders[0].name != "train" else root
 
 
-def _class_files(split: Place, path: Path) -> dict[str, list[Place]]:
+def _list_class_files(split: Place, path: Path) -> dict[str, list[Place]]:
     files = {folder.name: images_in(folder) for folder in folders_in(split)}
     empty = [name for name, entries in files.items() if not entries]
     if len(files) < 2:
@@ -128,7 +133,7 @@ def _class_files(split: Place, path: Path) -> dict[str, list[Place]]:
 
 
 def _check_classes(splits: dict[str, dict[str, list[Place]]], path: Path) -> None:
-    """Raise NsoptError unless there are two parts or more, of the same classes."""
+    """Raise NsoptError unless there are at least two parts with the same classes."""
     if len(splits) == 1:
         raise NsoptError(
             f"{path} has train/ but neither test/ nor val/ beside it: divide it with --split 0.8"

@@ -1,4 +1,4 @@
-"""Labelled images in memory, and how they are split.
+"""Labelled images in memory, and their split into training, validation and test images.
 
 B, N: numbers of images; C, H, W: channels, height and width.
 """
@@ -18,7 +18,7 @@ from nsopt.data.arrays import format_shape, read_arrays, read_dataset
 from nsopt.errors import NsoptError
 
 PIXEL_RANGE = 255.0
-_VALUES = 256  # of a uint8 pixel
+_VALUES = 256  # possible values of a uint8 pixel
 _IMAGES_AT_ONCE = 1024
 Labelled = tuple[ArrayLike, ArrayLike]
 _SPLIT_SEED = 0  # one split for all seeds and methods, so that they can be compared
@@ -26,10 +26,10 @@ _SPLIT_SEED = 0  # one split for all seeds and methods, so that they can be comp
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Labelled images: all or some of a stored tensor, which may be a memory-mapped file.
+    """N labelled images: all M images of a stored tensor, or some of them.
 
     Attributes:
-        stored: uint8 (M, C, H, W).
+        stored: uint8 (M, C, H, W); may be a memory-mapped file.
         labels: int64 (N,).
         rows: int64 (N,), indices of the stored images that belong to this set; None for all.
     """
@@ -52,21 +52,23 @@ class ImageSet:
         return tuple(self.stored.shape[1:])
 
     def pixels(self, where: slice | Tensor) -> Tensor:
-        """Return the images at these places, uint8 (B, C, H, W)."""
+        """Return the images at these indices, uint8 (B, C, H, W)."""
         return self.stored[where if self.rows is None else self.rows[where]]
 
     def batch(self, where: slice | Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return images uint8 (B, C, H, W) and labels int64 (B,) at these places, on `device`. The
-        copy from the CPU to a GPU is asynchronous."""
+        """Return images uint8 (B, C, H, W) and labels int64 (B,) at these indices, on `device`.
+
+        The copy from the CPU to a GPU is asynchronous.
+        """
         return _move(self.pixels(where), device), _move(self.labels[where], device)
 
     def parts(self, at_once: int = _IMAGES_AT_ONCE) -> Iterator[Tensor]:
-        """Yield the images in order, few at a time."""
+        """Yield the images in order, at most `at_once` at a time."""
         for start in range(0, len(self), at_once):
             yield self.pixels(slice(start, start + at_once))
 
     def scaled_parts(self, at_once: int) -> Iterator[Tensor]:
-        """Yield the images in order, few at a time, as float32 from 0 to 1."""
+        """Yield the images in order as float32 from 0 to 1, at most `at_once` at a time."""
         for part in self.parts(at_once):
             yield part.to(torch.float32) / PIXEL_RANGE
 
@@ -78,13 +80,13 @@ class ImageSet:
         return self.take(torch.cat(rows).sort().values)
 
     def take(self, places: ArrayLike) -> Self:
-        """Return the images at `places`, without a copy."""
+        """Return the images at the indices `places`, without a copy."""
         where = torch.as_tensor(places, dtype=torch.int64, device=self.labels.device)
         rows = where if self.rows is None else self.rows[where]
         return type(self)(self.stored, self.labels[where], rows)
 
     def of_classes(self, count: int) -> Self:
-        """Return the images whose label is below `count`."""
+        """Return the images of the first `count` classes."""
         if count > int(self.labels.max()):
             return self
         return self.take((self.labels < count).nonzero()[:, 0])
@@ -101,15 +103,16 @@ class ImageData:
     """A data set.
 
     Attributes:
-        name: in the names of studies.
+        name: its name in the names of studies.
         classes: names of the classes; a label is an index into them.
         train: training images.
         test: test images, used only for reports.
-        validation: validation images; None holds some of the training images out.
+        validation: validation images; None to hold out some of the training images.
         mirror: whether training may mirror images (not digits, for example).
-        mean: normalises pixels from 0 to 1, per channel; None takes the training images' mean.
-        std: standard deviation, in the same way.
-        skipped: files that were left out, each with the reason.
+        mean: mean per channel of pixels from 0 to 1, for normalisation; None for the mean of the
+            training images.
+        std: standard deviation, likewise.
+        skipped: damaged files that were left out, each with the reason.
     """
 
     name: str
@@ -143,16 +146,16 @@ class ImageData:
         """Make a data set of images and labels in memory.
 
         Args:
-            train: images uint8 (N, C, H, W) or (N, H, W, C), square, with C = 1 or 3, and labels,
-                integers from 0 (N,).
+            train: a pair of images and labels. Images are uint8 (N, C, H, W) or (N, H, W, C),
+                square, with C = 1 or 3; labels are integers from 0, (N,).
             test: the same for test images.
             validation: the same for validation images, or None.
-            classes: their names; by default their numbers.
-            name: in the names of studies.
+            classes: names of the classes; by default their numbers.
+            name: its name in the names of studies.
             mirror: whether training may mirror images.
 
         Raises:
-            NsoptError: for any other images or labels.
+            NsoptError: for invalid images or labels.
 
         Examples:
             >>> images, labels = np.zeros((20, 3, 32, 32), np.uint8), np.arange(20) % 10
@@ -185,18 +188,18 @@ class ImageData:
         name: str = "dataset",
         mirror: bool = True,
     ) -> Self:
-        """Make a data set of `torch.utils.data.Dataset`s, which are read once into memory.
+        """Read `torch.utils.data.Dataset`s into memory.
 
         Args:
-            train: items are an image (PIL, uint8, or float from 0 to 1) and a label.
+            train: its items are an image (PIL, uint8, or float from 0 to 1) and a label.
             test: the same for test images.
             validation: the same for validation images, or None.
-            classes: their names; by default `train.classes` if it exists.
-            name: in the names of studies.
+            classes: names of the classes; by default `train.classes` if it exists.
+            name: its name in the names of studies.
             mirror: whether training may mirror images.
 
         Raises:
-            NsoptError: for any other images or labels.
+            NsoptError: for invalid images or labels.
 
         Examples:
             >>> train, test = torchvision.datasets.FakeData(200), torchvision.datasets.FakeData(50)
@@ -211,12 +214,13 @@ class ImageData:
         """Return the same images, normalised as a trained network expects them.
 
         Args:
-            mean: per channel, of pixels from 0 to 1, as `torchvision.transforms.Normalize` takes
-                it; None, with std, for the statistics of the training images.
-            std: standard deviation, in the same way.
+            mean: mean of each channel of pixels from 0 to 1, as for
+                `torchvision.transforms.Normalize`; None, with `std`, for the statistics of the
+                training images.
+            std: standard deviation of each channel.
 
         Raises:
-            NsoptError: if only one of them is given, or not one number for each channel.
+            NsoptError: if only one of them is given, or the wrong number of values.
         """
         if mean is None and std is None:
             return self
@@ -229,7 +233,8 @@ class ImageData:
     def subset(self, classes: int | None, per_class: int | None) -> Self:
         """Return the first `classes` classes with their first `per_class` training images.
 
-        None keeps all. All test and validation images of these classes stay. The name changes.
+        None keeps all. All test and validation images of these classes stay. The name of the result
+        shows the subset.
         """
         if classes is not None and not 2 <= classes <= len(self.classes):
             raise NsoptError(f"--classes must be from 2 to {len(self.classes)}, got {classes}")
@@ -251,15 +256,17 @@ class ImageData:
         )
 
     def split(self, val_fraction: float) -> "Splits":
-        """Split off a stratified `val_fraction` of the training set, unless there is a validation
-        set. The split depends on the data, never on a seed."""
+        """Split a stratified `val_fraction` off the training set, unless there is a validation set.
+
+        The split depends only on the data, never on a seed.
+        """
         train, validation = self.train, self.validation
         if validation is None:
             train, validation = _hold_out(self.train, val_fraction, len(self.classes))
         if self.mean is not None and self.std is not None:
             mean, std = (PIXEL_RANGE * torch.tensor(own) for own in (self.mean, self.std))
         else:
-            mean, std = _pixel_statistics(train)
+            mean, std = _compute_pixel_statistics(train)
             std = std.clamp(min=1.0)
         return Splits(
             train=train,
@@ -277,8 +284,13 @@ class Splits:
     """Training, validation and test images.
 
     Attributes:
-        mean, std: (C,), normalise pixels from 0 to 255, on the device of the batches.
-        is_normalised_by_user: whether the user gave them.
+        train: training images.
+        validation: validation images.
+        test: test images.
+        mean: mean of each channel of pixels from 0 to 255, (C,), on the device of the batches.
+        std: standard deviation, likewise.
+        mirror: whether training may mirror images.
+        is_normalised_by_user: whether the user gave mean and std.
     """
 
     train: ImageSet
@@ -290,8 +302,7 @@ class Splits:
     is_normalised_by_user: bool = False
 
     def with_train_images(self, count: int | None) -> Self:
-        """Keep about `count` training images, the first of every class, equally many; None keeps
-        all."""
+        """Keep about `count` training images, equally many of every class; None keeps all."""
         if count is None or count >= len(self.train):
             return self
         per_class = -(-count // len(self.train.labels.unique()))
@@ -299,7 +310,7 @@ class Splits:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """Sizes, checksums and a user's normalisation, which identify these splits."""
+        """What identifies these splits: sizes, checksums, and the user's normalisation, if any."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         sizes = {name: len(part) for name, part in parts.items()}
         own = {"mean": self.mean.tolist(), "std": self.std.tolist()}
@@ -307,9 +318,9 @@ class Splits:
             sizes
             | (own if self.is_normalised_by_user else {})
             | {
-                "crc32": _checksum(self.train),
-                "validation_crc32": _checksum(self.validation),
-                "test_crc32": _checksum(self.test),
+                "crc32": _compute_checksum(self.train),
+                "validation_crc32": _compute_checksum(self.validation),
+                "test_crc32": _compute_checksum(self.test),
             }
         )
 
@@ -320,7 +331,7 @@ def _move(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def _checksum(images: ImageSet) -> int:
+def _compute_checksum(images: ImageSet) -> int:
     content = 0
     for tensor in (images.labels, *images.parts()):
         values: NDArray[np.generic] = tensor.cpu().contiguous().numpy()
@@ -328,10 +339,10 @@ def _checksum(images: ImageSet) -> int:
     return content
 
 
-def _pixel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
+def _compute_pixel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each channel, (C,) each.
 
-    Histograms are exact and need no copy of all images.
+    Histograms of pixels are exact and need no copy of all images.
     """
     counts = torch.zeros(images.shape[0], _VALUES, dtype=torch.float64)
     for some in images.parts():

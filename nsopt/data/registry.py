@@ -26,16 +26,16 @@ def load_data(
     """Load a data set into memory.
 
     Args:
-        name: one of those that `nsopt data list` prints, such as `cifar10`, or `folder:PATH`.
-        directory: folder of downloaded data sets; for Tiny ImageNet also its zip.
-        image_size: side in pixels to which images are resized; for `digits`, `tiny-imagenet` and
-            `folder:PATH` only.
+        name: a name that `nsopt data list` prints, such as `cifar10`, or `folder:PATH`.
+        directory: folder of downloaded data sets; for Tiny ImageNet also the path of its zip.
+        image_size: side in pixels to which images are resized; only for `digits`, `tiny-imagenet`
+            and `folder:PATH`.
         subset: some of its classes and training images; None for all.
-        split: for a folder of class folders without train/ and test/: the fraction of each class
-            to train on; the rest are test images.
-        split_seed: decides which images these are.
-        skip_corrupt: leave out the images of a folder that are not complete; `skipped` of the
-            result names them.
+        split: for a folder with class folders but without train/ and test/, the share of training
+            images in each class; the rest are test images.
+        split_seed: decides which images are for training.
+        skip_corrupt: whether to leave out damaged images of a folder; `skipped` of the result names
+            them.
 
     Returns:
         Training and test images, and validation images if the data set has them.

@@ -11,12 +11,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_LARGEST_RATIO = 4 / 3  # of width and height
+_LARGEST_RATIO = 4 / 3  # width over height
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """One window per image in whole pixels: first row and column, height, width; float32 (N,)."""
+    """One window per image. All attributes are whole numbers of pixels, float32 (N,).
+
+    Attributes:
+        top: first row.
+        left: first column.
+        height: number of rows.
+        width: number of columns.
+    """
 
     top: Tensor
     left: Tensor
@@ -27,10 +34,13 @@ class Windows:
     def draw(
         cls, count: int, smallest_area: float, shape: tuple[int, ...], generator: torch.Generator
     ) -> "Windows":
-        """Draw windows for `count` images of shape (C, H, W).
+        """Draw random windows.
 
         Args:
-            smallest_area: as a part of the image's area.
+            count: number of images.
+            smallest_area: smallest area of a window, over the area of the image.
+            shape: of an image, (C, H, W).
+            generator: of the random numbers.
         """
         image_height, image_width = shape[-2:]
         area, ratio, top, left = torch.rand(4, count, generator=generator).double()
@@ -54,21 +64,26 @@ class Windows:
 
 
 def resized_crops(images: Tensor, windows: Windows, flipped: Tensor) -> Tensor:
-    """Crop images uint8 (B, C, H, W) to B windows and resize these: float32 (B, C, H, W).
+    """Crop images to windows and resize these to the size of the images.
 
     Args:
-        flipped: which of them are mirrored, bool (B,).
+        images: uint8 (B, C, H, W).
+        windows: B windows.
+        flipped: which images to mirror, bool (B,).
+
+    Returns:
+        Images float32 (B, C, H, W).
     """
     count, _, height, width = images.shape
-    x = _places(windows.left, windows.width, width)
+    x = _compute_positions(windows.left, windows.width, width)
     x = torch.where(flipped[:, None], x.flip(1), x)
-    y = _places(windows.top, windows.height, height)
+    y = _compute_positions(windows.top, windows.height, height)
     everywhere = (count, height, width)
     grid = torch.stack([x[:, None, :].expand(everywhere), y[:, :, None].expand(everywhere)], -1)
     return functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 
 
-def _places(first: Tensor, length: Tensor, size: int) -> Tensor:
+def _compute_positions(first: Tensor, length: Tensor, size: int) -> Tensor:
     """Return the positions (B, size) along one side of the windows, from -1 to 1 over the image.
 
     They stay within the centres of a window's outermost pixels.

@@ -1,10 +1,10 @@
-"""Data sets by name, and which images a study uses, described for any machine. No torch."""
+"""Names of data sets, and a description of the images of a study. No torch here."""
 
 from dataclasses import dataclass
 
 from nsopt.errors import unknown_name
 
-FOLDER_PREFIX = "folder-"  # begins the names of data that is not registered
+FOLDER_PREFIX = "folder-"  # begins the names of data from `folder:PATH`
 STAND_IN = "tiny-imagenet-100-32px"
 DESCRIPTIONS = {
     "digits": "1,797 handwritten digits, 10 classes, 32x32, included in scikit-learn",
@@ -38,11 +38,17 @@ class Subset:
 
 @dataclass(frozen=True)
 class Source:
-    """The arguments of `load_data`, except the directory, and how its images are normalised.
+    """The arguments of `load_data`, except the directory, and the normalisation of the images.
 
     Attributes:
-        mean, std: per channel, of pixels from 0 to 1; None for those of the training images.
-        split, split_seed, skip_corrupt: of a folder, see `load_data`.
+        name: see `load_data`.
+        image_size: likewise.
+        subset: likewise.
+        mean: mean of each channel of pixels from 0 to 1; None for that of the training images.
+        std: standard deviation, likewise.
+        split: see `load_data`.
+        split_seed: likewise.
+        skip_corrupt: likewise.
     """
 
     name: str

@@ -65,8 +65,8 @@ def _load(path: Path, image_size: int) -> ImageData:
         if not (root / "train").is_dir() or not (root / "val" / "val_annotations.txt").is_file():
             raise NsoptError(f"{path} does not have the layout of {ARCHIVE}: fetch it again")
         train = {folder.name: images_in(folder / "images") for folder in folders_in(root / "train")}
-        test = _annotated(root / "val", list(train), path)
-        words = _words(root, path)
+        test = _read_annotations(root / "val", list(train), path)
+        words = _read_words(root, path)
         return ImageData(
             name="tiny-imagenet",
             classes=tuple(words.get(wnid, wnid) for wnid in train),
@@ -81,10 +81,10 @@ def _decode(files: dict[str, list[Place]], image_size: int, path: Path) -> Image
     return images
 
 
-def _annotated(val: Place, wnids: list[str], path: Path) -> dict[str, list[Place]]:
+def _read_annotations(val: Place, wnids: list[str], path: Path) -> dict[str, list[Place]]:
     """Return validation images by class, from `FILE<tab>WNID<tab>box` lines."""
     images: dict[str, list[Place]] = {wnid: [] for wnid in wnids}
-    for name, wnid, *_ in _rows(val / "val_annotations.txt", path):
+    for name, wnid, *_ in _read_rows(val / "val_annotations.txt", path):
         if wnid not in images:
             raise NsoptError(
                 f"{path}: val_annotations.txt names {wnid}, which train/ does not have"
@@ -95,16 +95,20 @@ def _annotated(val: Place, wnids: list[str], path: Path) -> dict[str, list[Place
     return images
 
 
-def _words(root: Place, path: Path) -> dict[str, str]:
+def _read_words(root: Place, path: Path) -> dict[str, str]:
     """Return the first name of every class."""
     words = root / "words.txt"
     if not words.is_file():
         return {}
-    return {wnid: names.split(",")[0] for wnid, names, *_ in _rows(words, path)}
+    return {wnid: names.split(",")[0] for wnid, names, *_ in _read_rows(words, path)}
 
 
-def _rows(file: Place, path: Path) -> list[list[str]]:
-    """Split the lines of a text at tabs into at least two words each; errors name `path`."""
+def _read_rows(file: Place, path: Path) -> list[list[str]]:
+    """Split each line of a text file at tabs.
+
+    Raises:
+        NsoptError: if the file is damaged, or a line has fewer than two parts; it names `path`.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except Exception as error:  # zipfile raises anything for a damaged file

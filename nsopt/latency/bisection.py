@@ -1,8 +1,8 @@
 """Find the widths for a budget in milliseconds: bisection along a law with few timed networks.
 
-A latency model orders the sizes along the law and says where to begin. What decides is measured: a
-network fits if its cautious milliseconds (`Latency.upper_quartile_ms`) do. The network that is
-chosen is timed once more at the end, and no measurement of it is above the budget.
+A latency model orders the sizes along the law and gives the first guess. Measurements decide: a
+network fits if the upper quartile of its passes (`Latency.upper_quartile_ms`) is within the budget.
+At the end the chosen network is timed once more. No measurement of it is above the budget.
 """
 
 import math
@@ -13,13 +13,13 @@ from typing import NamedTuple
 from nsopt.errors import NoWidthsError
 
 MOST_TIMED = 12
-_CONFIRMING = 3  # of these measurements: each times the largest network that fits once more
-_CLOSE = 1.02  # the ratio of two sizes between which no other one is timed
-_AIM = 0.99  # of the budget
-_FINEST = 1 + 1e-4  # the ratio of two predictions between which there is no other size
-_FARTHEST = 1000  # times the first aim: the largest prediction that is tried
-_STRIDE = 16  # the farthest from one network to the next
-_MIDDLE = 0.1  # the part of a bracket at either end into which interpolation may not go
+_CONFIRMING = 3  # measurements at the end, each of the largest network that fits
+_CLOSE = 1.02  # if the ratio of two predictions is smaller, no network between them is timed
+_AIM = 0.99  # share of the budget at which proposals aim
+_FINEST = 1 + 1e-4  # if the ratio of two predictions is smaller, no size is between them
+_FARTHEST = 1000  # largest prediction to try, over the first aim
+_STRIDE = 16  # largest ratio of the predictions of one network and the next
+_MIDDLE = 0.1  # share of a bracket at either end that interpolation avoids
 
 Widths = tuple[int, ...]
 
@@ -38,7 +38,7 @@ class TimedWidths:
     Attributes:
         widths: L integers.
         predicted: milliseconds that the latency model predicts.
-        measured: milliseconds of each timing, upper quartiles over its passes.
+        measured: milliseconds of each measurement, the upper quartile of its passes.
     """
 
     widths: Widths
@@ -48,10 +48,12 @@ class TimedWidths:
 
 @dataclass(frozen=True)
 class _Bracket:
-    """What is known of the sizes along a law.
+    """The measurements so far along a law.
 
-    fits: networks within the budget, from small to large; slow: the smallest that is not, or None;
-    empty: no widths have such a prediction, or a smaller one.
+    Attributes:
+        fits: networks within the budget, from small to large.
+        slow: the smallest network above the budget, or None.
+        empty: a prediction at or below which the law has no widths.
     """
 
     fits: tuple[TimedWidths, ...] = ()
@@ -60,7 +62,7 @@ class _Bracket:
 
     @property
     def low(self) -> float:
-        """A prediction at which nothing new is proposed, nor at any below."""
+        """The prediction up to which there is nothing new to propose."""
         return self.fits[-1].predicted if self.fits else self.empty
 
     @property
@@ -69,11 +71,11 @@ class _Bracket:
 
     @property
     def is_closed(self) -> bool:
-        """Whether no network between what fits and what does not is worth timing."""
+        """Whether the largest network that fits and the slow one are too close to time another."""
         return bool(self.fits) and self.high <= _CLOSE * self.low
 
     def with_timed(self, timed: TimedWidths, budget: float) -> "_Bracket":
-        """Return the bracket that a measurement leaves."""
+        """Return the bracket after a measurement."""
         if max(timed.measured) > budget:
             fits = tuple(one for one in self.fits if one.predicted < timed.predicted)
             return replace(self, fits=fits, slow=timed)
@@ -85,17 +87,17 @@ def bisect_widths(
 ) -> TimedWidths:
     """Return the largest widths along a law that take at most `budget` milliseconds.
 
-    At most `MOST_TIMED` networks are timed, the last of them once more. No measurement of the
-    widths returned is above the budget.
+    It takes at most `MOST_TIMED` measurements; the last ones confirm the result. No measurement of
+    the returned widths is above the budget.
 
     Args:
-        propose: returns the largest widths along the law that are predicted to take at most so
-            many milliseconds. Raises NoWidthsError if there are none.
-        measure: returns cautious milliseconds of a network of these widths.
+        propose: returns the largest widths along the law whose predicted milliseconds are at most
+            its argument. Raises NoWidthsError if there are no such widths.
+        measure: times a network of these widths; returns the upper quartile, in milliseconds.
         budget: in milliseconds.
 
     Raises:
-        NoWidthsError: if no network that was timed is within the budget.
+        NoWidthsError: if no measured network is within the budget.
     """
     known, aim = _Bracket(), budget
     for left in reversed(range(MOST_TIMED)):
@@ -115,10 +117,10 @@ def bisect_widths(
     if known.fits:
         return known.fits[-1]
     if known.slow is None:
-        propose(_FARTHEST * budget)  # which says why there are no widths
+        propose(_FARTHEST * budget)  # raises the reason why there are no widths
     fastest = max(known.slow.measured) if known.slow else math.nan
     raise NoWidthsError(
-        f"no widths fit a budget of {budget:.4g} ms: the smallest network that was timed takes "
+        f"no widths fit a budget of {budget:.4g} ms: the smallest measured network takes "
         f"{fastest:.4g} ms"
     )
 
@@ -126,7 +128,10 @@ def bisect_widths(
 def _find_new(
     propose: Callable[[float], Proposal], known: _Bracket, aim: float
 ) -> tuple[_Bracket, Proposal | None]:
-    """Return a size inside the bracket near a prediction `aim`, or None if there is none."""
+    """Return a new size inside the bracket near the prediction `aim`, or None without one.
+
+    The first result is the bracket, which excludes predictions without widths.
+    """
     low, farthest = known.low, _FARTHEST * aim
     while low * _FINEST < known.high and low < farthest:
         aim = min(aim, known.high / _FINEST)
@@ -143,10 +148,11 @@ def _find_new(
 
 
 def _next_aim(known: _Bracket, budget: float, timed: int) -> float:
-    """Return the prediction at which the next network is proposed.
+    """Return the prediction at which to propose the next network.
 
-    With networks on both sides of the budget: by turns where a line between them (in logarithms)
-    meets it, and in their middle. Before, in proportion, and farther each time.
+    With networks on both sides of the budget, this alternates between linear interpolation and the
+    middle of the bracket, both in logarithms. Otherwise the prediction changes in proportion to the
+    last measurement over the budget, by more each time.
     """
     target = _AIM * budget
     if known.fits and known.slow:

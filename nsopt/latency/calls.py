@@ -24,8 +24,12 @@ class Call:
     """One call of a torch function.
 
     Attributes:
+        kind: equal for calls that differ only in their channels.
+        place: its one or two sizes.
         module: path of the innermost module that made the call.
-        arguments: tensors are on the meta device.
+        function: the torch function.
+        arguments: its arguments; tensors are on the meta device.
+        options: its keyword arguments.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""Time the kernels behind a network's calls, each on its own."""
+"""Time the kernel of each torch function that a network calls, one at a time."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -35,9 +35,10 @@ def measure_table(
     """Time the calls of one kind.
 
     Args:
-        calls: at several widths of the network.
-        largest: the place up to which convolutions are timed.
-        layout: of all four-dimensional tensors.
+        calls: calls of this kind at several widths of the network.
+        largest: the most channels of convolutions, as a `Call.place`.
+        device: where to time them.
+        layout: memory layout of all four-dimensional tensors.
     """
     if calls[0].is_convolution:
         return _measure_convolutions(calls, largest, device, layout)
@@ -47,7 +48,7 @@ def measure_table(
 def _measure_others(
     calls: Sequence[Call], device: torch.device, layout: torch.memory_format
 ) -> Table:
-    """Time calls that are no plain convolutions, over their one size."""
+    """Time calls other than plain convolutions, over their only size."""
     by_place = {call.place[0]: call for call in calls}
     sizes = sorted(by_place)
     chosen = np.unique(np.linspace(0, len(sizes) - 1, _POINTS).round().astype(int))
@@ -62,10 +63,13 @@ def _measure_convolutions(
     device: torch.device,
     layout: torch.memory_format,
 ) -> Table:
-    """Time convolutions over input and output channels. Constant inputs are not varied."""
+    """Time convolutions over their numbers of input and output channels.
+
+    The number of inputs stays if it is the same in all calls.
+    """
     inputs, outputs = (sorted({call.place[d] for call in calls}) for d in range(2))
     axes = tuple(
-        np.array(places if len(places) == 1 else _grid(most), dtype=np.float64)
+        np.array(places if len(places) == 1 else _choose_channels(most), dtype=np.float64)
         for places, most in zip((inputs, outputs), largest, strict=True)
     )
     pattern = calls[0]
@@ -73,17 +77,17 @@ def _measure_convolutions(
     batch, shape, window = images.shape[0], images.shape[2:], weight.shape[2:]
     measured = np.zeros((len(axes[0]), len(axes[1])))
     for i, read in enumerate(axes[0].astype(int).tolist()):
-        x = _random((batch, read, *shape), device, layout)
+        x = _draw_tensor((batch, read, *shape), device, layout)
         for j, made in enumerate(axes[1].astype(int).tolist()):
-            w = _random((made, read, *window), device, layout)
+            w = _draw_tensor((made, read, *window), device, layout)
             bias = torch.zeros(made, device=device)
             run = partial(functional.conv2d, x, w, bias, *pattern.arguments[3:], **pattern.options)
             measured[i, j] = 1000 * _time(run, device)
     return Table.of(axes, measured, (1, 1 if len(axes[1]) == 1 else BLOCK))
 
 
-def _grid(largest: int) -> list[int]:
-    """Return numbers of channels up to the largest; above one block they are spaced in log."""
+def _choose_channels(largest: int) -> list[int]:
+    """Return the numbers of channels to time, up to the largest; above one block on a log scale."""
     if largest <= BLOCK:
         return sorted({*_FEW, largest})
     spaced = np.geomspace(BLOCK, largest, _POINTS) / BLOCK
@@ -92,17 +96,19 @@ def _grid(largest: int) -> list[int]:
 
 
 def _replay(call: Call, device: torch.device, layout: torch.memory_format) -> Callable[[], Any]:
-    """Return the same call on random tensors of the same shapes."""
+    """Return a function that repeats a call on random tensors of the same shapes."""
 
     def real(value: Tensor) -> Tensor:
-        return _random(tuple(value.shape), device, layout)
+        return _draw_tensor(tuple(value.shape), device, layout)
 
     arguments, options = pytree.tree_map_only(Tensor, real, (call.arguments, call.options))
     return partial(call.function, *arguments, **options)
 
 
-def _random(shape: tuple[int, ...], device: torch.device, layout: torch.memory_format) -> Tensor:
-    """Return positive numbers, because running variances must be."""
+def _draw_tensor(
+    shape: tuple[int, ...], device: torch.device, layout: torch.memory_format
+) -> Tensor:
+    """Return random positive numbers: running variances must be positive."""
     values: Tensor = change_layout(torch.rand(shape, device=device), layout)
     return values
 
@@ -110,8 +116,8 @@ def _random(shape: tuple[int, ...], device: torch.device, layout: torch.memory_f
 def _time(run: Callable[[], Any], device: torch.device) -> float:
     """Return the seconds of a run: the lower quartile, which other processes disturb least.
 
-    An asynchronous device gets many runs at once, as in a network, so that synchronising hardly
-    counts. A run takes as long as its kernel or its launch, whichever is longer.
+    An asynchronous device gets many runs before each synchronisation, as in a network. A run then
+    takes as long as its kernel or its launch, whichever is longer.
     """
     burst = 1 if device.type == "cpu" else _BURST
     with torch.no_grad():

@@ -37,10 +37,10 @@ from nsopt.terminal import show_progress
 
 A = TypeVar("A", bound=Architecture)
 _SCALES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4)
-_RANDOM, _UNIFORM = 25, 10  # networks on which the sum of kernel times is corrected
+_RANDOM, _UNIFORM = 25, 10  # numbers of networks that correct the sum of kernel times
 _SPREAD = 0.4  # standard deviation of their log-widths
 _ROUNDS, _REPEATS = 4, 3
-_FLAT = 1.2  # a budget cannot distinguish latencies that differ by a smaller factor
+_FLAT = 1.2  # if base widths take less than this times the floor, nsopt warns
 _FORMAT = 6
 _BUSY = (
     "the machine was busy while its latency was learned, so predicted milliseconds are too large: "
@@ -53,10 +53,10 @@ class _Structure:
     """The calls of a network.
 
     Attributes:
-        kinds: of the tables, in order.
+        kinds: kinds of calls, in the order of their tables.
         terms: the calls as functions of the widths.
         samples: by kind, calls of networks of several sizes.
-        largest: by kind, their largest place.
+        largest: by kind, the largest sizes of these calls.
     """
 
     kinds: tuple[str, ...]
@@ -81,18 +81,19 @@ def with_latency(
 
     Learning the latency model takes one to three minutes, in which other nsopt processes on the
     device wait. nsopt caches it by network, device, threads and versions; if the machine was busy,
-    it warns and does not cache the model. In other runtimes than PyTorch, and for networks that
-    call other operations at other widths, nsopt times two networks and predicts from their MACs.
+    it warns and does not cache the model. For other runtimes than PyTorch, and for networks that
+    call other operations at other widths, nsopt times two networks and interpolates by MACs.
 
     Args:
         arch: an architecture, registered or traced.
         device: as torch names it, or auto.
         progress: receives steps and warnings; by default bars on a terminal and nothing elsewhere;
             `nsopt.Silent()` for silence.
-        measure: a function from a network, in evaluation mode on the CPU, and a batch of images
-            to milliseconds, such as those of a phone; by default nsopt times the network here.
-        runtime: what nsopt times networks in: torch; or onnxruntime or onnxruntime-int8 (8-bit
-            integers), which need the optional dependencies: pip install 'nsopt[export]'.
+        measure: a function that takes a network, in evaluation mode on the CPU, and a batch of
+            images, and returns milliseconds, for example measured on a phone; by default nsopt
+            times the network on this machine.
+        runtime: runs the networks: torch, onnxruntime, or onnxruntime-int8 (8-bit integers). The
+            last two need optional dependencies: pip install 'nsopt[export]'.
         batch_size: images per batch.
 
     Raises:
@@ -143,10 +144,15 @@ def latency_model(
     """Return the latency model of `arch` on a device, read from `folder` or learned now.
 
     Its file depends on network, device, threads, precision, batch size and torch version. A model
-    learned on a busy machine is not stored. Meanwhile other nsopt processes on the device wait.
+    learned on a busy machine is not stored. While nsopt learns, its other processes on the device
+    wait.
 
     Args:
-        folder: by default in the cache.
+        arch: the network.
+        compute: the device.
+        progress: receives steps and warnings.
+        batch_size: images per batch.
+        folder: folder of the files, by default in the cache.
     """
     folder, runtime = folder or cache_folder() / "latency", Torch(batch_size)
     with compute.exclusive():
@@ -188,7 +194,7 @@ def sample_widths(arch: Architecture, count: int, seed: int) -> list[tuple[int, 
 
 
 def _read(path: Path, arch: Architecture) -> LatencyModel | None:
-    """Read a model from the cache; None if there is none, or if its file is damaged."""
+    """Read a model from the cache; None if its file is missing or damaged."""
     try:
         model = LatencyModel.from_dict(json.loads(path.read_text(encoding="utf-8")))
         return model if np.isfinite(model(arch.base_widths)) else None
@@ -213,7 +219,7 @@ def _learn(
             progress.advance()
     layers = len(arch.base_widths)
     model = LatencyModel(tuple(tables), structure.terms, layers, np.ones((len(tables), 2)), 0.0)
-    widths = _whole_networks(arch)
+    widths = _choose_networks(arch)
     measured = measure_latencies(
         [arch.build(w) for w in (_clip(arch, [1] * layers), *widths)],
         arch.input_shape,
@@ -229,8 +235,11 @@ def _learn(
     return model, was_busy(measured)
 
 
-def _whole_networks(arch: Architecture) -> list[tuple[int, ...]]:
-    """Return random widths, random whole blocks, and uniform widths, where shortcuts may vanish."""
+def _choose_networks(arch: Architecture) -> list[tuple[int, ...]]:
+    """Return random widths, random multiples of a block, and uniform widths.
+
+    Uniform widths include networks whose projections on shortcuts vanish.
+    """
     ragged = sample_widths(arch, _RANDOM, seed=0)
     blocks = [_round_to_blocks(arch, widths) for widths in sample_widths(arch, _RANDOM, seed=1)]
     ratios = np.geomspace(0.1, 0.9, _UNIFORM)
@@ -245,15 +254,15 @@ def _read_structure(arch: Architecture, batch_size: int) -> _Structure:
         widths = _clip(arch, floor_widths(scale, arch.base_widths))
         for call in _record_calls(arch, widths, batch_size):
             samples.setdefault(call.kind, []).append(call)
-    base = _distinct_widths(arch)
+    base = _choose_distinct_widths(arch)
     calls = _record_calls(arch, base, batch_size)
     for call in calls:
         samples.setdefault(call.kind, []).append(call)
     kinds = tuple(samples)
     wider = (np.array(base) + np.eye(len(base), dtype=int)).tolist()
     grown = [_record_calls(arch, widths, batch_size) for widths in wider]
-    factors = np.stack([_growth(calls, after, arch.name) for after in grown], axis=-1)
-    vanishing = _vanishing_modules(arch)
+    factors = np.stack([_compute_growth(calls, after, arch.name) for after in grown], axis=-1)
+    vanishing = _find_vanishing_modules(arch)
     terms = []
     ends = np.cumsum([len(call.place) for call in calls])
     for call, own in zip(calls, np.split(factors, ends[:-1]), strict=True):
@@ -275,8 +284,8 @@ def _read_structure(arch: Architecture, batch_size: int) -> _Structure:
 
 
 def _record_calls(arch: Architecture, widths: Sequence[int], batch_size: int) -> list[Call]:
-    """Record calls; those that equal widths can remove get their own kinds."""
-    vanishing = _vanishing_modules(arch)
+    """Record calls. Calls that equal widths can remove are kinds of their own."""
+    vanishing = _find_vanishing_modules(arch)
     return [
         replace(call, kind=f"{call.kind} of a shortcut") if call.module in vanishing else call
         for call in record_calls(arch.build(widths), arch.input_shape, batch_size)
@@ -284,7 +293,7 @@ def _record_calls(arch: Architecture, widths: Sequence[int], batch_size: int) ->
 
 
 def _clip(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
-    """Clip `widths` to those that layers can have."""
+    """Clip `widths` to the limits of the layers."""
     limits = width_limits(arch.cost("params"), len(widths))
     return tuple(np.clip(widths, *limits).astype(int).tolist())
 
@@ -293,11 +302,11 @@ def _round_to_blocks(arch: Architecture, widths: Sequence[int]) -> tuple[int, ..
     return _clip(arch, [max(BLOCK, round(width / BLOCK) * BLOCK) for width in widths])
 
 
-def _distinct_widths(arch: Architecture) -> tuple[int, ...]:
-    """Return widths near the base widths that can all grow by one.
+def _choose_distinct_widths(arch: Architecture) -> tuple[int, ...]:
+    """Return widths near the base widths, each of which can grow by one.
 
-    If equal widths remove calls, no two are equal, before or after a layer grows: no call is
-    missing.
+    If equal widths remove calls, any two widths differ by at least 2, so that no call is missing,
+    also after a layer grows.
     """
     if not arch.conditional:
         return _clip(arch, [width - 1 for width in arch.base_widths])
@@ -309,14 +318,16 @@ def _distinct_widths(arch: Architecture) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _growth(before: Sequence[Call], after: Sequence[Call], name: str) -> IntArray:
-    """Return how much the places of all calls, concatenated, grow as one layer widens by 1.
+def _compute_growth(before: Sequence[Call], after: Sequence[Call], name: str) -> IntArray:
+    """Return how much the sizes of all calls, concatenated, grow if a layer gets one more filter.
 
     Args:
-        name: of the network.
+        before: the calls of the network.
+        after: the calls of the wider network.
+        name: name of the network, for the error.
 
     Raises:
-        UnpredictableError: if other operations are called.
+        UnpredictableError: if the two networks call different operations.
     """
     if [call.kind for call in after] != [call.kind for call in before]:
         raise UnpredictableError(f"{name} calls other operations at other widths")
@@ -325,7 +336,7 @@ def _growth(before: Sequence[Call], after: Sequence[Call], name: str) -> IntArra
     return growth
 
 
-def _vanishing_modules(arch: Architecture) -> dict[str, Any]:
+def _find_vanishing_modules(arch: Architecture) -> dict[str, Any]:
     """Return `Term.unless_equal` of the modules that equal widths remove, by path."""
     eye = np.eye(len(arch.base_widths), dtype=np.int64)
 

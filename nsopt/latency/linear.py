@@ -1,8 +1,8 @@
 """A latency model from two measurements: a constant, and milliseconds per MAC.
 
-It orders networks along a law where nothing better is known: kernels cannot be timed one by one in
-another runtime, nor in a network that calls other operations at other widths. Bisection
-(`bisection`) then finds the widths that keep a budget as measured.
+It orders networks along a law where nsopt has no better model: it cannot time kernels one by one
+in another runtime than PyTorch, nor in a network that calls other operations at other widths.
+Bisection (`bisection`) then finds widths that keep a budget by measurement.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,12 +33,13 @@ def read_linear(data: dict[str, Any], arch: Architecture) -> MacsLatency:
 def fit_linear(
     arch: Architecture, measure: Callable[[Sequence[tuple[int, ...]]], Sequence[float]]
 ) -> MacsLatency:
-    """Return the model through the measured networks of base widths and of the narrowest ones.
+    """Fit the model to two measured networks: base widths, and the narrowest widths.
 
-    If the narrowest takes as long, milliseconds are proportional to MACs.
+    If the narrowest network takes as long, milliseconds are proportional to MACs.
 
     Args:
-        measure: returns the milliseconds of networks of these widths.
+        arch: the network.
+        measure: returns the milliseconds of networks of several widths.
     """
     macs = MACS.cost(arch)
     narrowest, _ = width_limits(macs, len(arch.base_widths))

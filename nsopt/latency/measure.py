@@ -26,8 +26,10 @@ _PROTOCOL = 3
 
 
 def latency_conditions(device: torch.device, runtime: Runtime = TORCH) -> dict[str, Any]:
-    """Return the fields of a `Latency` that must agree for measurements to be comparable, except
-    the number of passes."""
+    """Return the conditions of a measurement: fields of `Latency` that must agree in a comparison.
+
+    The number of passes must agree, too, but is not included.
+    """
     own = runtime.device(device)
     return {
         "device": describe_device(own),
@@ -83,10 +85,16 @@ def measure_latencies(
     device: str = "cpu",
     runtime: Runtime = TORCH,
 ) -> list[Latency]:
-    """Time networks side by side: every round times each of them, so that all share the conditions.
+    """Time networks side by side: every round times each network, so that conditions are equal.
 
-    warmup and repeats count the passes of a network over all rounds. If the machine is busy, the
-    rounds differ.
+    Args:
+        models: networks; they do not change.
+        input_shape: shape of one example.
+        warmup: passes of each network before timing, over all rounds.
+        repeats: timed passes of each network, over all rounds.
+        rounds: number of rounds. On a busy machine they differ.
+        device: as torch names it, or auto.
+        runtime: runs the networks.
     """
     passes = warmup, repeats, rounds
     return [
@@ -102,14 +110,19 @@ def measure_beside(
     device: str,
     runtime: Runtime,
 ) -> tuple[Latency, float]:
-    """Time a network in turns with another one, so that both share the speed of the machine.
+    """Time a network in turns with another one, so that the machine is equally fast for both.
 
     Args:
+        model: the network.
+        whole: the other one.
+        input_shape: shape of one example.
         passes: warm-up, repeats and rounds, as in `measure_latencies`.
+        device: as torch names it, or auto.
+        runtime: runs the networks.
 
     Returns:
-        Its latency, and its share of the milliseconds of `whole`: the upper quartile over the
-        rounds. With 20 rounds the true share is above it in one case of 40.
+        The latency of `model`, and its share of the milliseconds of `whole`: the upper quartile
+        over the rounds. With 20 rounds the true share is above it in one case of 40.
     """
     own, other = _time_in_turns([model, whole], input_shape, passes, device, runtime)
     shares = np.median(own.milliseconds, axis=1) / np.median(other.milliseconds, axis=1)
@@ -117,7 +130,13 @@ def measure_beside(
 
 
 class _Timed(NamedTuple):
-    """Passes of one network. milliseconds: (rounds, passes per round)."""
+    """Timed passes of one network.
+
+    Attributes:
+        milliseconds: (rounds, passes per round).
+        waited: see `Latency`.
+        conditions: see `latency_conditions`.
+    """
 
     milliseconds: NDArray[np.float64]
     waited: float
@@ -178,10 +197,11 @@ def pause_garbage_collection() -> Iterator[None]:
 
 
 def was_busy(latencies: Sequence[Latency]) -> bool:
-    """Return whether something else computed all the time while networks were measured.
+    """Return whether another program computed all the time while networks were measured.
 
-    Other processes run for milliseconds at a time, longer than the passes of a small network, so
-    that most of these wait for nothing: the waits of all are held against the time of all.
+    Other processes run for milliseconds at a time, longer than a pass of a small network, so most
+    passes do not wait at all. This therefore compares the sum of all waits with the sum of all
+    times.
     """
     waited = [each.waited or 0.0 for each in latencies]
     taken = [each.mean_ms * each.repeats for each in latencies]

@@ -1,4 +1,4 @@
-"""Budgets in milliseconds that hold as measured."""
+"""Budgets in milliseconds that measured networks keep."""
 
 import math
 from collections.abc import Callable
@@ -25,22 +25,25 @@ from nsopt.settings import BATCH_SIZE
 from nsopt.terminal import show_progress
 
 _PASSES = 10, 40, 4  # warm-up, repeats, rounds
-_BESIDE = 20, 80, 20  # the same beside the whole network
+_BESIDE = 20, 80, 20  # the same, in turns with the network of base widths
 _BELOW = 1 - 1e-12  # more than the rounding error of a division
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredBudget:
-    """A budget that limits milliseconds, perhaps beside other costs, along a law.
+    """A budget that limits milliseconds, and perhaps other costs, along a law.
 
     Attributes:
         arch: the network, with a latency model.
+        law: gives widths at any scale.
+        metric: limits milliseconds, perhaps among others.
+        budget: in `metric`.
         multiple_of: see `solve_widths`.
         min_width: likewise.
         max_width: likewise.
-        beside_whole: whether each network is timed beside that of base widths. Milliseconds are
-            then at the speed of the machine at which this one takes what the latency model
-            predicts. So a share of it holds, however the speed changes meanwhile.
+        beside_whole: whether to time each network in turns with the network of base widths. Its
+            milliseconds are then its share of that network's time, times that network's predicted
+            milliseconds. So the result does not change with the speed of the machine.
     """
 
     arch: Architecture
@@ -54,25 +57,25 @@ class MeasuredBudget:
 
     @property
     def milliseconds(self) -> float:
-        """What the budget allows of latency."""
+        """The milliseconds that the budget allows."""
         return dict(self.metric.limits_at(self.budget))[LATENCY]
 
     def corrected(self, predicted: float) -> Architecture:
-        """Return the network with its latency model scaled: what it predicted to take so many
-        milliseconds is what the budget allows."""
+        """Return the network with its latency model scaled so that `predicted` milliseconds become
+        the milliseconds of the budget."""
         latency = require_latency(self.arch.name, self.arch.latency)
         factor = self.milliseconds / predicted * _BELOW
         return self.arch.with_latency(LinearCost(LATENCY.name, latency, factor))
 
     def propose(self, predicted: float) -> Proposal:
-        """Return the largest widths that are predicted to take at most so many milliseconds."""
+        """Return the largest widths whose predicted milliseconds are at most `predicted`."""
         cost = self.metric.cost(self.corrected(predicted))
         limits = self.multiple_of, self.min_width, self.max_width
         widths = tuple(solve_widths(self.law, cost, self.budget, *limits).widths.tolist())
         return Proposal(widths, float(LATENCY.cost(self.arch)(widths)))
 
     def solve(self, time: Callable[[Widths], Timing]) -> TimedWidths:
-        """Return the largest widths that fit as measured, see `bisect_widths`."""
+        """Return the largest widths that fit by measurement, see `bisect_widths`."""
         return bisect_widths(
             self.propose, lambda widths: self._cautious(time(widths)), self.milliseconds
         )
@@ -105,7 +108,7 @@ def with_exact_whole(
 ) -> Architecture:
     """Return `arch` with its latency model scaled to be exact for the network of base widths.
 
-    A model through measured networks is exact already.
+    `MacsLatency` is exact there already, because it interpolates measured networks.
     """
     model = arch.latency
     if not isinstance(model, LatencyModel):
@@ -129,17 +132,17 @@ def solve_measured_widths(
     max_width: ArrayLike | None = None,
     progress: Progress | None = None,
 ) -> TimedWidths:
-    """Return the largest widths along `law` that take at most `budget` milliseconds as measured.
+    """Return the largest widths along `law` that take at most `budget` milliseconds, measured.
 
-    nsopt times at most 12 networks, a batch of images each, and compares the upper quartile of
-    their passes with the budget. The network that it returns is timed twice.
+    nsopt times at most 12 networks and compares the upper quartile of their passes with the budget.
+    A second measurement confirms the network that it returns.
 
     Args:
-        arch: the network. Without a latency model (`nsopt.with_latency`) it gets one first.
+        arch: the network. If it has no latency model (`nsopt.with_latency`), nsopt learns one.
         law: such as `nsopt.uniform_curve(arch.base_widths)`.
-        budget: in milliseconds, or a percentage such as `50%` of what the network of base widths
-            takes. For a percentage nsopt times both networks in turns, so that it holds although
-            the machine becomes faster or slower; the upper quartile is then that of 20 rounds.
+        budget: in milliseconds, or a percentage such as `50%` of the time of the network of base
+            widths. For a percentage nsopt times both networks in turns, so that the result does not
+            change with the speed of the machine; the upper quartile is then that of 20 rounds.
         device: as torch names it, or auto.
         measure: see `nsopt.with_latency`.
         runtime: likewise.
@@ -150,7 +153,7 @@ def solve_measured_widths(
         progress: receives steps and warnings; by default bars on a terminal and nothing elsewhere.
 
     Raises:
-        NoWidthsError: if no network that was timed is within the budget.
+        NoWidthsError: if no measured network is within the budget.
         NsoptError: if the device or the runtime is not available, if `measure` fails, or for a
             budget that is neither a number above 0 nor a percentage.
 

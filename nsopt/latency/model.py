@@ -1,13 +1,14 @@
 """A latency model: predict milliseconds on one device from the kernels of a network.
 
-Each kernel is timed alone over its channels (`tables`). Non-negative least squares (scikit-learn)
-corrects their sum on whole networks. It fits a constant, and two factors for each kind of call: one
-for cheap calls (a convolution whose channels fill whole blocks, any other call on tensors that fit
-a cache), one for dear calls. Whole blocks are faster, so a wider network may be faster. A shortcut
-that equal widths remove reads tensors that have left the caches, and takes four times as long as
-its kernel alone. The prediction is never below the fastest measured network, which may have one
-filter per layer: on a device where launching kernels takes longer than running them, all small
-networks take equally long.
+nsopt times each kernel alone over its channels (`tables`). Non-negative least squares
+(scikit-learn) corrects the sum of these times on whole networks. It fits a constant, and two
+factors for each kind of call: one for cheap calls (a convolution whose channels fill whole blocks,
+any other call on tensors that fit a cache), one for expensive calls. Whole blocks are faster, so a
+wider network may be faster. A projection on a shortcut reads tensors that have left the caches, and
+takes four times as long as its kernel alone. The prediction is never below the time of the fastest
+measured network, usually the one with one filter per layer: if launching kernels takes longer than
+running them, all small networks take equally long.
+
 L: searched layers; N: rows of widths; T: tables.
 """
 
@@ -25,10 +26,10 @@ from nsopt.scaling.law import FloatArray
 from nsopt.scaling.metric import LATENCY
 
 _IN_CACHE = 4 * 2**20  # elements that a call reads and writes: 16 MB
-_CHEAP, _DEAR = range(2)
+_CHEAP, _EXPENSIVE = range(2)
 _ROLES = _CONVOLUTION, _SHORTCUT, _OTHER = range(3)
-_LEAST = 0.5  # smallest factor of a kernel's time alone to its time in a network
-_SHRINKAGE = 2e-5  # of tables' factors to the shared ones; a tenth or ten times works as well
+_LEAST = 0.5  # smallest factor that corrects the time of a kernel alone
+_SHRINKAGE = 2e-5  # pulls factors to the shared ones; a tenth of it, or ten times, works as well
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +38,11 @@ class Term:
 
     Attributes:
         table: index of its table.
-        factors, constants: (D, L) and (D,); sizes are `factors @ widths + constants`.
-        convolution: whether it is one.
-        unless_equal: two linear functions of the widths, each (L,) and a constant; the call exists
-            only if they differ.
+        factors: (D, L); the D sizes of the call are `factors @ widths + constants`.
+        constants: (D,).
+        convolution: whether it is a convolution.
+        unless_equal: two linear functions of the widths, as factors (L,) and a constant each; the
+            call exists only if their values differ. None if it always exists.
     """
 
     table: int
@@ -54,7 +56,7 @@ class Term:
         return (widths @ self.factors.T + self.constants).astype(np.float64)
 
     def exists(self, widths: IntArray) -> NDArray[np.bool_]:
-        """Return whether networks of these widths make the call, (...)."""
+        """Return whether networks of widths (..., L) make the call: (...)."""
         if self.unless_equal is None:
             return np.ones(widths.shape[:-1], dtype=np.bool_)
         (one, plus), (other, more) = self.unless_equal
@@ -86,7 +88,10 @@ class LatencyModel:
     """A `CostModel` in milliseconds.
 
     Attributes:
-        factors: of each table's cheap and dear calls, (T, 2).
+        tables: T tables of kernel times.
+        terms: the calls of the network.
+        layers: L.
+        factors: factors of each table's cheap and expensive calls, (T, 2).
         constant: milliseconds that every network takes.
         floor: milliseconds of the fastest measured network.
     """
@@ -101,16 +106,15 @@ class LatencyModel:
 
     def __call__(self, widths: ArrayLike) -> float | FloatArray:
         w = read_rows(widths, self.layers)
-        return self._at_least_floor(_total(self.parts(w), self.factors))
+        return self._apply_floor(_sum_parts(self.parts(w), self.factors))
 
     def lower_bound(self, widths: ArrayLike) -> float | FloatArray:
-        """Return the latency without calls that equal widths can remove, and with all others
-        cheap."""
+        """Return the latency with only cheap calls, without those that equal widths can remove."""
         w = read_rows(widths, self.layers)
         least = self.factors.min(axis=1, keepdims=True)
-        return self._at_least_floor(_total(self.parts(w, always=True), least))
+        return self._apply_floor(_sum_parts(self.parts(w, always=True), least))
 
-    def _at_least_floor(self, total: FloatArray) -> float | FloatArray:
+    def _apply_floor(self, total: FloatArray) -> float | FloatArray:
         milliseconds: FloatArray = np.maximum(total + self.constant, self.floor)
         return float(milliseconds) if np.ndim(milliseconds) == 0 else milliseconds
 
@@ -120,19 +124,22 @@ class LatencyModel:
         return replace(self, **scaled)
 
     def marginal(self, widths: ArrayLike) -> FloatArray:
-        """Return milliseconds per additional filter of each layer, averaged over one block: (L,),
-        or (N, L)."""
+        """Return milliseconds per additional filter of each layer: (L,), or (N, L).
+
+        This is an average over one block of filters.
+        """
         w = read_rows(widths, self.layers)
         wider = w[..., None, :] + BLOCK * np.eye(self.layers, dtype=np.int64)
         smooth = self.factors.max(axis=1, keepdims=True)
-        grown = _total(self.parts(wider), smooth)
-        return (grown - _total(self.parts(w), smooth)[..., None]) / BLOCK
+        grown = _sum_parts(self.parts(wider), smooth)
+        return (grown - _sum_parts(self.parts(w), smooth)[..., None]) / BLOCK
 
     def parts(self, widths: IntArray, always: bool = False) -> FloatArray:
-        """Return uncorrected milliseconds of each table's cheap and dear calls, (..., T, 2).
+        """Return uncorrected milliseconds of each table's cheap and expensive calls, (..., T, 2).
 
         Args:
-            always: only of calls that all networks make.
+            widths: (..., L).
+            always: whether to leave out calls that equal widths can remove.
         """
         result = np.zeros((*widths.shape[:-1], len(self.tables), 2))
         for term in self.terms:
@@ -145,22 +152,22 @@ class LatencyModel:
             else:
                 cheap = sizes[..., 0] <= _IN_CACHE
             result[..., term.table, _CHEAP] += np.where(cheap, taken, 0.0)
-            result[..., term.table, _DEAR] += np.where(cheap, 0.0, taken)
+            result[..., term.table, _EXPENSIVE] += np.where(cheap, 0.0, taken)
         return result
 
     def corrected(self, widths: ArrayLike, measured: ArrayLike) -> "LatencyModel":
-        """Return the model that fits whole networks best, relative to their latency.
+        """Return the model with the smallest relative errors on M measured networks.
 
-        First all tables of one role share two factors; then each gets its own, shrunk towards the
-        shared ones.
+        First all tables of one role share two factors; then each table gets its own factors, shrunk
+        towards the shared ones.
 
         Args:
             widths: (M, L).
-            measured: their milliseconds, (M,).
+            measured: milliseconds of these networks, (M,).
         """
         every = 1 / np.asarray(measured, dtype=np.float64)[:, None]
         parts = self.parts(read_rows(widths, self.layers)) * every[..., None]
-        roles = _roles(self.terms, len(self.tables))
+        roles = _find_roles(self.terms, len(self.tables))
         sums = [parts[:, roles == role].sum(axis=1) for role in _ROLES]
         fit = _fit(np.hstack([*sums, every]), np.ones(len(every)))
         shared = fit[:-1].reshape(len(_ROLES), 2)[roles]
@@ -193,7 +200,7 @@ class LatencyModel:
         return cls(tables, terms, data["layers"], factors, data["constant"], data["floor"])
 
 
-def _roles(terms: Sequence[Term], tables: int) -> IntArray:
+def _find_roles(terms: Sequence[Term], tables: int) -> IntArray:
     """Return the role of each table's calls, (T,)."""
     roles = np.full(tables, _OTHER)
     for term in terms:
@@ -213,7 +220,7 @@ def _fit(rows: FloatArray, target: FloatArray) -> FloatArray:
     return np.asarray(least + fit.coef_, dtype=np.float64)
 
 
-def _total(parts: FloatArray, factors: FloatArray) -> FloatArray:
+def _sum_parts(parts: FloatArray, factors: FloatArray) -> FloatArray:
     """Sum (..., T, 2) to (...)."""
     total: FloatArray = (parts * factors).sum(axis=(-2, -1))
     return total

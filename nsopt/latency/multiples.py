@@ -1,7 +1,7 @@
-"""Find the widths that a device computes fastest: multiples of 2, 4, 8 or 16, or any.
+"""Find the multiple of 2, 4, 8 or 16 whose widths a device computes fastest, if there is one.
 
-Kernels compute filters in blocks, so that a width between two multiples of the block may take as
-long as the next multiple. Then smaller widths save nothing, and only multiples are worth proposing.
+Kernels compute filters in blocks, so a width between two multiples of the block may take as long as
+the next multiple. Such widths save no time, so nsopt proposes only multiples.
 """
 
 import hashlib
@@ -18,8 +18,10 @@ from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.runtime import Runtime, with_batch_size
 from nsopt.progress import Progress
 
-_AS_LONG = 0.99  # of the time of the next multiple
-_PAIRS = {  # by multiple: widths half a multiple below it; of 2, half are below multiples of 4
+_AS_LONG = 0.99  # share of the time of the next multiple
+# By multiple m: widths w for which w + m / 2 is a multiple of m. For 2, half of them are multiples
+# of 4.
+_PAIRS = {
     2: (35, 37, 43, 45, 51, 53, 59, 61),
     4: (34, 38, 42, 46, 50, 54, 58, 62),
     8: (36, 44, 52, 60),
@@ -32,10 +34,11 @@ _FORMAT = 1
 
 
 def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
-    """Return the largest multiple whose widths pay on a device: 1, 2, 4, 8 or 16.
+    """Return the multiple to which a device should round widths: 1, 2, 4, 8 or 16.
 
-    A multiple pays if most widths half a multiple below it take as long. nsopt times networks of
-    two convolutions with about 50 filters, once for each device and runtime, and caches the result.
+    This is the largest one for which most widths half a multiple below a multiple take as long as
+    the multiple. nsopt times networks of two convolutions with about 50 filters, once for each
+    device and runtime, and caches the result.
 
     Raises:
         NsoptError: if the device or the runtime is not available.
@@ -47,14 +50,14 @@ def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
         file = cache_folder() / "multiples" / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
         found = _read(file)
         if found is None:
-            progress.start("timing widths that are multiples, and others", 1)
+            progress.start("timing widths that are multiples of 2, 4, 8 and 16", 1)
             found = choose_multiple(_time_widths(compute, runtime))
             write_whole(file, json.dumps({"multiple": found, "conditions": conditions}).encode())
     return found
 
 
 def choose_multiple(milliseconds: dict[int, float]) -> int:
-    """Return the largest multiple that pays, by the milliseconds of each width."""
+    """Return the multiple of `find_multiple`, given the milliseconds of each width."""
     paying = [
         multiple
         for multiple, widths in _PAIRS.items()
@@ -65,21 +68,21 @@ def choose_multiple(milliseconds: dict[int, float]) -> int:
 
 
 def _time_widths(compute: Compute, runtime: Runtime) -> dict[int, float]:
-    """Return the fastest quarter of the milliseconds of each width that decides."""
+    """Return the lower quartile of the milliseconds of each width in `_PAIRS`."""
     widths = sorted({w + part for m, ws in _PAIRS.items() for w in ws for part in (0, m // 2)})
-    models, passes = list(map(_convolutions, widths)), (_WARMUP, _REPEATS, _ROUNDS)
+    models, passes = list(map(_make_convolutions, widths)), (_WARMUP, _REPEATS, _ROUNDS)
     measured = measure_latencies(models, _SHAPE, *passes, str(compute.device), runtime)
     return {w: one.lower_quartile_ms for w, one in zip(widths, measured, strict=True)}
 
 
-def _convolutions(width: int) -> nn.Module:
+def _make_convolutions(width: int) -> nn.Module:
     first = nn.Conv2d(_SHAPE[0], width, 3, padding=1)
     second = nn.Conv2d(width, width, 3, padding=1)
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU()).eval()
 
 
 def _read(file: Path) -> int | None:
-    """Read a result from the cache; None if there is none, or if its file is damaged."""
+    """Read a result from the cache; None if its file is missing or damaged."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))["multiple"]
     except (OSError, LookupError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""What networks are timed in: PyTorch, onnxruntime, or a function that returns milliseconds."""
+"""The runtimes that time networks: PyTorch, onnxruntime, or a user's function."""
 
 import math
 import shlex
@@ -29,38 +29,42 @@ Pass = Callable[[], float]  # runs a network once and returns its seconds
 Run = Callable[[Images], Images]
 _TIMES = 3
 _EXAMPLES = 2
-_CALIBRATING = 8  # random images: the time of integers does not depend on their scales
+_CALIBRATING = 8  # random images suffice: quantisation scales do not change the time
 _TRIES = 3
 
 
 class Runtime(ABC):
-    """What networks are timed in, with so many images a pass.
+    """A program that runs networks, and the batch size of a timed pass.
 
-    `version` and `batch_size` are part of the conditions of every measurement.
+    Attributes:
+        name: its name on the command line and in storage.
+        batch_size: images per pass.
+        is_here: whether it runs on this machine, whose speed may change meanwhile.
     """
 
     name: str
     batch_size: int
-    is_here: ClassVar[bool] = True  # whether it runs on this machine, whose speed may change
+    is_here: ClassVar[bool] = True
 
     @property
     def version(self) -> str:
-        """Its name, and its version unless that is PyTorch's own."""
+        """Name and version. PyTorch's version is not included: `Latency` stores it separately."""
         return self.name
 
     def device(self, wanted: torch.device) -> torch.device:
-        """Return the device on which it runs networks in place of `wanted`."""
+        """Return the device that it uses if the user wants `wanted`."""
         return torch.device("cpu")
 
     def passes(self, warmup: int, repeats: int, rounds: int) -> tuple[int, int, int]:
-        """Return how many passes it runs in place of these."""
+        """Return how many passes it runs if these are requested: warm-up, repeats, rounds."""
         return warmup, repeats, rounds
 
     @abstractmethod
     def prepare(
         self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
     ) -> Callable[[Tensor], Pass]:
-        """Return a function from a batch of images to a timed pass of a copy of `model`."""
+        """Return a function that takes a batch of images and returns a timed pass of a copy of
+        `model`."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,7 @@ class OnnxRuntime(Runtime):
     """onnxruntime with PyTorch's number of threads; networks are exported to ONNX.
 
     Attributes:
-        int8: whether networks are quantised to 8-bit integers, in the form that is faster, instead
-            of float32.
+        int8: whether to quantise networks to 8-bit integers, in the faster of two forms.
         batch_size: images per pass.
     """
 
@@ -140,9 +143,9 @@ def time_pass(run: Run, images: Images) -> float:
 
 @dataclass(frozen=True)
 class OwnMeasure(Runtime):
-    """A user's function from a network and a batch of images to milliseconds.
+    """A user's function that takes a network and a batch of images and returns milliseconds.
 
-    It gets a copy of the network in evaluation mode, on the CPU. A network is measured three times.
+    It gets a copy of the network in evaluation mode, on the CPU, three times.
     """
 
     name: str
@@ -167,10 +170,10 @@ class OwnMeasure(Runtime):
             raise NsoptError(f"{self.name} could not measure a network: {reason}") from error
         if not isinstance(found, Real) or isinstance(found, bool):
             raise NsoptError(
-                f"{self.name} must return milliseconds, and returned {type(found).__name__}"
+                f"{self.name} must return milliseconds, but returned {type(found).__name__}"
             )
         if not 0 < float(found) < math.inf:
-            raise NsoptError(f"{self.name} must return milliseconds above 0, and returned {found}")
+            raise NsoptError(f"{self.name} must return milliseconds above 0, but returned {found}")
         return float(found)
 
 
@@ -181,11 +184,16 @@ RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in _BUILT_IN}
 def choose_runtime(
     name: str, measure: Measure | None = None, batch_size: int = BATCH_SIZE
 ) -> Runtime:
-    """Return a built-in runtime, or the user's function `measure` as one, `module:function`.
+    """Return the runtime for a user's choice.
+
+    Args:
+        name: of a built-in runtime.
+        measure: a user's function, which replaces the built-in runtime if given.
+        batch_size: images per pass.
 
     Raises:
-        NsoptError: for an unknown name, for a runtime that is not installed, if `measure` is no
-            function, or for a batch of no images.
+        NsoptError: for an unknown name, a runtime that is not installed, a `measure` that is not
+            callable, or a batch size below 1.
     """
     if batch_size < 1:
         raise NsoptError(f"latency of a batch of {batch_size} images: give 1 or more")
@@ -202,19 +210,23 @@ def choose_runtime(
 
 
 def with_batch_size(runtime: Runtime, batch_size: int) -> Runtime:
-    """Return a runtime that times batches of so many images."""
+    """Return a copy of a runtime with another batch size."""
     changed: Runtime = replace(runtime, batch_size=batch_size)  # type: ignore[type-var]
     return changed
 
 
 def stored_runtime(stored: str, given: str | None, batch_size: int = BATCH_SIZE) -> Runtime:
-    """Return the runtime that a storage names, without running code that it names.
+    """Return the runtime that a storage names.
+
+    nsopt never imports a user's module only because a storage names it.
 
     Args:
-        given: the user's name for it, or None. The user must give `package.module:function`.
+        stored: the name in the storage.
+        given: the name that the user gave, or None. Required for `package.module:function`.
+        batch_size: images per pass.
 
     Raises:
-        NsoptError: if that is missing, or if the two names differ.
+        NsoptError: if the user must give the name, or if the two names differ.
     """
     if stored in RUNTIMES and given is None:
         return with_batch_size(RUNTIMES[stored], batch_size)
@@ -229,11 +241,11 @@ def stored_runtime(stored: str, given: str | None, batch_size: int = BATCH_SIZE)
 
 
 def import_measure(name: str) -> OwnMeasure:
-    """Import a user's function. Raises NsoptError if there is none.
+    """Import a user's function. Raises NsoptError if it does not exist.
 
     Args:
-        name: `package.module:function`, from the user of this command, never from a storage:
-            importing it runs code.
+        name: `package.module:function`. It must come from the user of this command, never from a
+            storage, because importing runs code.
     """
     package, colon, word = name.partition(":")
     if not colon:

@@ -1,6 +1,6 @@
-"""Which measurements of latency count: those of the calmest complete sitting.
+"""Choose the latencies that count: those of the calmest complete sitting.
 
-A sitting times networks side by side, so that only its own latencies can be compared.
+A sitting times several networks side by side. Only latencies of the same sitting can be compared.
 """
 
 import math
@@ -23,17 +23,21 @@ class Latency:
     and repeats can be compared.
 
     Attributes:
+        median_ms: median.
+        lower_quartile_ms: lower quartile.
+        upper_quartile_ms: upper quartile.
+        mean_ms: mean.
         batch_size: images per batch.
-        repeats: passes that were timed.
-        device: its name, with its threads.
-        precision: of matrix products and convolutions.
-        torch_version: of PyTorch.
-        protocol: version of nsopt's way to time networks.
-        spread: range of the medians of several rounds over the whole median; None for one round.
-        waited: time that threads waited for a processor, over the time of the passes; None if the
-            system does not say. A program that computes all the time raises this, not spread.
+        repeats: number of timed passes.
+        device: name of the device, with its number of threads.
+        precision: precision of matrix products and convolutions.
+        torch_version: PyTorch's version.
+        protocol: version of nsopt's protocol of timing.
+        spread: range of the medians of several rounds over the median of all; None for one round.
+        waited: time that threads waited for a processor, over the time of the passes; None if
+            unknown. A program that computes all the time raises this but not `spread`.
         sitting: when these networks were timed side by side; None if unknown.
-        runtime: what ran the networks, such as torch.
+        runtime: the runtime, such as torch.
     """
 
     median_ms: float
@@ -54,11 +58,11 @@ class Latency:
 
 @dataclass(frozen=True)
 class Timing(Latency):
-    """What decides whether a network fits. It has all attributes of `Latency`.
+    """A latency that decides whether a network fits. It has all attributes of `Latency`.
 
     Attributes:
-        share: of the milliseconds of the network of base widths, as `measure_beside` returns it;
-            None if that was not timed beside it.
+        share: the latency over that of the network of base widths, from `measure_beside`; None if
+            the two were not timed side by side.
     """
 
     share: float | None = None
@@ -69,12 +73,12 @@ def choose_latencies(
 ) -> dict[str, Measured]:
     """Return the latency that counts for each network, by the `width_key` of its widths.
 
-    The sitting that timed most of `networks` comes first, of equal ones the calmest, then the
-    latest. Others supply only the networks that it did not time.
+    The best sitting timed most of `networks`; among equals it is the calmest, then the latest. The
+    next best ones supply only the networks that it did not time.
 
     Args:
         measured: latencies under the same conditions.
-        networks: width keys; by default those of all that were measured.
+        networks: width keys; by default those of all measured networks.
     """
     sittings = defaultdict[str, dict[str, Measured]](dict)
     for latency in measured:
@@ -83,7 +87,7 @@ def choose_latencies(
 
     def rank(name: str) -> tuple[int, float, str]:
         timed = sittings[name]
-        return len(timed.keys() & wanted), -_noise(timed.values()), name
+        return len(timed.keys() & wanted), -_compute_noise(timed.values()), name
 
     found: dict[str, Measured] = {}
     for name in sorted(sittings, key=rank, reverse=True):
@@ -95,8 +99,8 @@ def distrust(spreads: Sequence[float | None], waits: Sequence[float | None]) -> 
     """Return a warning if the machine was busy while networks were timed, else an empty string.
 
     Args:
-        spreads: of the rounds of each network, as shares; None or NaN if unknown.
-        waits: shares of its time for which threads waited for a processor.
+        spreads: `Latency.spread` of each network; None or NaN if unknown.
+        waits: `Latency.waited` of each network; None or NaN if unknown.
     """
     wide = [spread for spread in spreads if spread is not None and spread > _LARGEST_SPREAD]
     waiting = [share for share in waits if share is not None and share > LONGEST_WAIT]
@@ -119,8 +123,8 @@ def distrust(spreads: Sequence[float | None], waits: Sequence[float | None]) -> 
     )
 
 
-def _noise(timed: Iterable[Measured]) -> float:
-    """Return the mean of spread and waiting of a sitting; infinite if the spread is unknown."""
+def _compute_noise(timed: Iterable[Measured]) -> float:
+    """Return the mean of spread plus waiting in a sitting; infinite if a spread is unknown."""
     noise = [
         math.inf if each.get("spread") is None else each["spread"] + (each.get("waited") or 0.0)
         for each in timed

@@ -12,14 +12,15 @@ BLOCK = 16  # channels that kernels work on together
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Milliseconds on a grid of D = 1 or 2 sizes, which never fall along either.
+    """Milliseconds on a grid of D = 1 or 2 sizes. They never fall as a size grows.
 
-    Between grid points they are (bi)linear, beyond the last they grow in proportion.
+    Between grid points they are interpolated linearly; beyond the last point they are proportional
+    to the size.
 
     Attributes:
-        axes: D ascending arrays.
-        values: on their grid.
-        blocks: D numbers; a larger size is first rounded up to a multiple, as kernels pad.
+        axes: the sizes on the grid, D ascending arrays.
+        values: milliseconds on the grid.
+        blocks: D block sizes. A size above the block is rounded up to a multiple, as kernels pad.
     """
 
     axes: tuple[FloatArray, ...]
@@ -30,8 +31,11 @@ class Table:
     def of(
         cls, axes: tuple[FloatArray, ...], measured: FloatArray, blocks: tuple[int, ...]
     ) -> Self:
-        """Make a table from measurements. Where they fall, it takes the middle between the smallest
-        increase and the smallest decrease that make them monotone."""
+        """Make a table from measurements.
+
+        Where measurements fall, the table has the mean of two monotone versions: values raised to
+        the largest before them, and values lowered to the smallest after them.
+        """
         raised, lowered = measured, np.flip(measured)
         for axis in range(measured.ndim):
             raised = np.maximum.accumulate(raised, axis=axis)

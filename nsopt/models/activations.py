@@ -1,8 +1,8 @@
-"""Count how many numbers the activations of one example need at the peak of a forward pass.
+"""Count how many numbers the activations of one example hold at the peak of a forward pass.
 
-A buffer exists from the operation that makes it to the last one that uses it. Views and in-place
-operations share the buffer of their input. Tensors that no operation uses, such as the indices of a
-pool, have no buffer. The input and the outputs have one.
+A buffer exists from the operation that makes it to the last operation that uses it. Views and
+in-place operations share the buffer of their input. Inputs and outputs have buffers; tensors that
+no operation uses, such as the indices of a max-pool, have none.
 
 Symbols: L, searched layers; N, rows of widths; B, buffers; S, steps, which are the operations of
 one forward pass.
@@ -32,7 +32,7 @@ class Buffer:
 
     Attributes:
         tensor: the tensor.
-        sizes: of its dimensions, as functions of the widths.
+        sizes: sizes of its dimensions, as functions of the widths.
         first: the step that makes it.
         last: the last step that uses it.
     """
@@ -62,20 +62,20 @@ class BufferRecorder(TorchDispatchMode):
         self._note(inputs)
 
     def give(self, outputs: Any) -> None:
-        """Record the outputs of a network, whose buffers exist to the end."""
+        """Record the outputs of a network: their buffers exist until the end."""
         for buffer in self._find(outputs):
             buffer.last = self._step + 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self._step += 1
-        used = {_storage(tensor) for tensor in tensors_in((args, kwargs))}
-        made = [tensor for tensor in tensors_in(result) if _storage(tensor) not in used]
+        used = {_identify_storage(tensor) for tensor in tensors_in((args, kwargs))}
+        made = [tensor for tensor in tensors_in(result) if _identify_storage(tensor) not in used]
         if _is_view(func):
             self._note_views(made, tensors_in(args)[0])
             made = []
         self._note(made)
-        if made or func._schema.is_mutable:  # a view uses nothing
+        if made or func._schema.is_mutable:  # a view does not use the memory
             for buffer in self._find((args, kwargs)):
                 buffer.last = self._step
         return result
@@ -87,21 +87,21 @@ class BufferRecorder(TorchDispatchMode):
 
     def _note(self, tensors: Any) -> None:
         for tensor in tensors_in(tensors):
-            if _storage(tensor) not in self._buffers:
+            if _identify_storage(tensor) not in self._buffers:
                 made = Buffer(tensor, self._sizes_of(tensor), self._step, self._step)
-                self._buffers[_storage(tensor)] = made
+                self._buffers[_identify_storage(tensor)] = made
 
     def _note_views(self, views: Sequence[Tensor], base: Tensor) -> None:
         """Record views whose memory PyTorch reports as their own, as it does for fake tensors."""
         for view in views:
-            self._views[_storage(view)] = view, self._storage_of(base)
+            self._views[_identify_storage(view)] = view, self._find_storage(base)
 
-    def _storage_of(self, tensor: Tensor) -> int:
-        own = _storage(tensor)
+    def _find_storage(self, tensor: Tensor) -> int:
+        own = _identify_storage(tensor)
         return self._views[own][1] if own in self._views else own
 
     def _find(self, tensors: Any) -> list[Buffer]:
-        storages = dict.fromkeys(map(self._storage_of, tensors_in(tensors)))
+        storages = dict.fromkeys(map(self._find_storage, tensors_in(tensors)))
         return [self._buffers[storage] for storage in storages if storage in self._buffers]
 
 
@@ -116,7 +116,7 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _storage(tensor: Tensor) -> int:
+def _identify_storage(tensor: Tensor) -> int:
     """Return a number that identifies the memory of a tensor and its views."""
     return int(tensor.untyped_storage()._cdata)
 
@@ -126,9 +126,9 @@ class PeakActivations:
     """A `CostModel` of networks whose widths change only the sizes of their buffers.
 
     Attributes:
-        factors: (D, B, L); the size of a buffer is prod_d (factors[d] @ widths + constants[d]).
+        factors: (D, B, L); the sizes of buffers are prod_d (factors[d] @ widths + constants[d]).
         constants: (D, B).
-        live: (S, B), whether a buffer exists at a step; equal steps occur once.
+        live: whether each buffer exists at each step, (S, B); equal steps occur once.
     """
 
     factors: IntArray
@@ -179,9 +179,9 @@ class TableActivations:
     Attributes:
         assemble: returns a network of widths (L,), whose tensors are on the meta device.
         operations: the table.
-        input_shape: of one example.
+        input_shape: shape of one example.
         layers: L.
-        recorded: the buffers of the cases that are known.
+        recorded: the recorded buffers of each case so far.
     """
 
     assemble: Callable[[Sequence[int]], nn.Module]
@@ -206,9 +206,9 @@ class TableActivations:
         return int(peak[0]) if w.ndim == 1 else peak
 
     def lower_bound(self, widths: ArrayLike) -> int | IntArray:
-        """Return how many numbers the input and the output of one convolution have together.
+        """Return how many numbers input and output of a layer have together, for the largest layer.
 
-        It is the largest of the convolutions that exist at all widths.
+        This considers only layers that exist at all widths.
         """
         w = read_rows(widths, self.layers)
         pairs = [
@@ -227,12 +227,12 @@ class TableActivations:
     def _record(self, equal: Sequence[tuple[Channels, Channels]]) -> PeakActivations:
         """Return the buffers of networks in which these pairs of channels are equal.
 
-        All other widths are different primes, so that a size shows whose channels it counts.
+        All other widths are different primes, so that a size shows which layer it belongs to.
         """
         layers = [(one.layer, other.layer) for one, other in equal]
         pairs = tuple((a, b) for a, b in layers if a is not None and b is not None)
         if pairs not in self.recorded:
-            primes = _primes(self.layers)[tie(self.layers, pairs)]
+            primes = _find_primes(self.layers)[tie(self.layers, pairs)]
             channels = {
                 int(c.count(primes)): c
                 for o in self.operations
@@ -241,7 +241,7 @@ class TableActivations:
             }
 
             def size(n: int) -> Size:
-                return _size_of(channels.get(n, Channels(None, n)), self.layers)
+                return _make_size(channels.get(n, Channels(None, n)), self.layers)
 
             recorder = BufferRecorder(lambda tensor: [size(n) for n in tensor.shape])
             network = self.assemble(primes.tolist()).eval()
@@ -253,7 +253,7 @@ class TableActivations:
         return self.recorded[pairs]
 
 
-def _size_of(channels: Channels, layers: int) -> Size:
+def _make_size(channels: Channels, layers: int) -> Size:
     factors = np.zeros(layers, np.int64)
     if channels.layer is None:
         return factors, channels.factor
@@ -261,7 +261,7 @@ def _size_of(channels: Channels, layers: int) -> Size:
     return factors, 0
 
 
-def _primes(count: int) -> IntArray:
+def _find_primes(count: int) -> IntArray:
     """Return the `count` smallest primes that are larger than all other sizes of a network."""
     found: list[int] = []
     number = _LEAST_PRIME

@@ -26,11 +26,11 @@ class Architecture(Protocol):
     """A family of networks, indexed by the widths of its L groups of layers.
 
     Attributes:
-        name: as `get_architecture` takes it.
-        layer_names: of the groups, in forward order.
-        base_widths: of the original network, L integers.
-        channels_per_unit: how many channels a unit of width has; several if they belong together.
-        input_shape: of one example, (C, H, W) for images.
+        name: the name that `get_architecture` takes.
+        layer_names: names of the groups, in forward order.
+        base_widths: widths of the original network, L integers.
+        channels_per_unit: channels per unit of width; several if they can only change together.
+        input_shape: shape of one example, (C, H, W) for images.
         num_classes: number of outputs.
         latency: cost model in milliseconds, or None before `nsopt.with_latency`.
     """
@@ -67,7 +67,7 @@ class Architecture(Protocol):
 
     @property
     def conditional(self) -> Mapping[str, tuple[Channels, Channels]]:
-        """Modules, by path, that exist only where two numbers of channels differ."""
+        """By path, modules that exist only if two numbers of channels differ; and these two."""
 
     def build(self, widths: Sequence[int]) -> nn.Module:
         """Return a newly initialised network. Raises NsoptError for invalid widths."""
@@ -79,10 +79,17 @@ class Architecture(Protocol):
         """Return the shapes of all tensors in the state of a network, without building it."""
 
     def cost(self, metric: str) -> CostModel:
-        """Return the exact cost model for `params`, `macs` (of one example), `flash` (bytes of the
-        weights) or `memory` (bytes of the activations at their peak), in float32, or with `-int8`
-        at the end in int8; for `latency` the model that `nsopt.with_latency` learned. Raises
-        NsoptError for an unknown metric."""
+        """Return the cost model for a metric.
+
+        Args:
+            metric: `params`, `macs` (of one example), `flash` (bytes of the weights) or `memory`
+                (bytes of the activations at their peak), all exact; or `latency` (milliseconds), as
+                `nsopt.with_latency` learned it. `flash-int8` and `memory-int8` count one byte per
+                number instead of the four of float32.
+
+        Raises:
+            NsoptError: for an unknown metric, or for `latency` without a latency model.
+        """
 
     def with_latency(self, latency: CostModel) -> Self:
         """Return a copy with a cost model for `latency`."""
@@ -91,14 +98,18 @@ class Architecture(Protocol):
         """Return one line about layers that keep their widths, or an empty string."""
 
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
-        """Return the L1 norms of each group's units in `model`, float64 (w_l,), relative to the
-        layer's mean, and averaged over layers that share a width."""
+        """Return the L1 norms of each group's units in `model`, float64 (w_l,).
+
+        Norms are divided by the layer's mean, and averaged over layers that share a width.
+        """
 
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
         """Return a network of `widths` with the kept units of a trained `model`.
 
         Args:
+            model: a trained network of this family.
             kept: per group, indices of at most `widths[l]` units. All others are newly initialised.
+            widths: the widths of the new network.
         """
 
 
@@ -110,15 +121,15 @@ class TableArchitecture:
     join.
 
     Attributes:
-        operations: everything with weights, in forward order.
+        operations: all operations with weights, in forward order.
         gates: per group, the paths of the modules after which its channels are scored and masked (a
             BatchNorm, or an Identity that marks an activation).
         filters: per group, the paths of the convolutions that make its channels.
-        assemble: joins the built operations, given by path, to a module.
+        assemble: makes the network from the built operations, by path.
         identities: paths of the nn.Identity modules that replace projections on shortcuts, with the
             groups before and after them.
-        stream_reads: paths of the nn.Identity modules through which a group's channels are read
-            from a residual stream that gates do not change.
+        stream_reads: by path of an nn.Identity module, the group whose channels pass through it
+            when a layer reads them from the residual stream, which gates do not change.
     """
 
     name: str
@@ -250,6 +261,6 @@ def read_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
 
 
 def relative_norms(weight: Tensor, axis: int) -> Tensor:
-    """Return L1 norms of a weight's slices along `axis`, over their mean: float64 (n,)."""
+    """Return L1 norms of a weight's slices along `axis`, divided by their mean: float64 (n,)."""
     norms = weight.detach().abs().movedim(axis, 0).flatten(start_dim=1).sum(dim=1).cpu().double()
     return norms / norms.mean()

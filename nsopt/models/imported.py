@@ -16,7 +16,7 @@ from nsopt.models.tracing.trace import trace
 from nsopt.torchvision_import import import_torchvision
 
 _MUCH_BYTES = 2**28
-_SEED = 0  # of the template, whose values show how its networks are initialised
+_SEED = 0  # of the template; nsopt infers from its weights how to initialise networks
 
 
 def import_architecture(
@@ -24,10 +24,10 @@ def import_architecture(
 ) -> TracedArchitecture:
     """Import and trace a network for images of this shape.
 
-    A factory is called with `num_classes` if it has such a parameter.
+    A factory gets `num_classes` if it has a parameter of this name.
 
     Raises:
-        NsoptError: if there is no such network, or if it cannot be traced.
+        NsoptError: if the network does not exist, or if it cannot be traced.
     """
     return _trace(name, _make_module(name, num_classes, nullcontext()), image_size, in_channels)
 
@@ -35,10 +35,10 @@ def import_architecture(
 def import_large_shapes(
     name: str, num_classes: int, image_size: int, in_channels: int
 ) -> TracedArchitecture | None:
-    """Import and trace a network without values, which takes no memory, if it is large.
+    """Import and trace a large network on the meta device, which needs no memory.
 
     Returns:
-        None if it takes at most a quarter of a gigabyte, or cannot be traced without values.
+        None if the network has at most a quarter of a gigabyte, or needs values to be traced.
     """
     try:
         module = _make_module(name, num_classes, torch.device("meta"))
@@ -46,7 +46,7 @@ def import_large_shapes(
         if sum(tensor.numel() * tensor.element_size() for tensor in tensors) <= _MUCH_BYTES:
             return None
         return _trace(name, module, image_size, in_channels)
-    except (NotImplementedError, NsoptError, RuntimeError):  # for want of values
+    except (NotImplementedError, NsoptError, RuntimeError):  # the network needs values
         return None
 
 
@@ -58,7 +58,7 @@ def _make_module(name: str, num_classes: int, device: AbstractContextManager[obj
 
 
 def _trace(name: str, module: nn.Module, image_size: int, in_channels: int) -> TracedArchitecture:
-    example = torch.empty(2, in_channels, image_size, image_size)  # whose values nobody reads
+    example = torch.empty(2, in_channels, image_size, image_size)  # its values do not matter
     try:
         return trace(module, example, name)
     except TraceError as error:
@@ -67,12 +67,16 @@ def _trace(name: str, module: nn.Module, image_size: int, in_channels: int) -> T
 
 
 def network_factory(name: str) -> Callable[[int], nn.Module]:
-    """Return a function that makes the network for a number of classes. Raises NsoptError."""
+    """Return a function that makes the network for a number of classes.
+
+    Raises:
+        NsoptError: if the network does not exist or cannot be imported.
+    """
     package, _, word = name.partition(":")
     if package == "torchvision":
-        return _from_torchvision(word)
+        return _find_in_torchvision(word)
     if package == "timm":
-        return _from_timm(word)
+        return _find_in_timm(word)
     try:
         found = getattr(import_module(package), word)
     except (ImportError, AttributeError, ValueError) as error:
@@ -88,7 +92,7 @@ def network_factory(name: str) -> Callable[[int], nn.Module]:
     return make
 
 
-def _from_torchvision(word: str) -> Callable[[int], nn.Module]:
+def _find_in_torchvision(word: str) -> Callable[[int], nn.Module]:
     models = import_torchvision("models")
     if word not in models.list_models():
         raise unknown_name("network of torchvision", word, models.list_models())
@@ -101,7 +105,7 @@ def _from_torchvision(word: str) -> Callable[[int], nn.Module]:
     return make
 
 
-def _from_timm(word: str) -> Callable[[int], nn.Module]:
+def _find_in_timm(word: str) -> Callable[[int], nn.Module]:
     import_torchvision("ops")  # timm imports it
     try:
         timm: Any = import_module("timm")

@@ -1,4 +1,4 @@
-"""Modules built from the operations of a cost table, so that cost and network cannot disagree."""
+"""Build modules from the operations of a cost table, so that cost and network cannot disagree."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ class OperationNetwork(nn.Module):
         return result
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """Return the same network written out: torch.jit.script cannot look up names."""
+        """Return the network without look-ups by name, which torch.jit.script cannot compile."""
         return torch.fx.symbolic_trace(self)
 
 
@@ -38,7 +38,8 @@ class Selection(nn.Module):
     This is faster, forwards and backwards, than gathering from channels-last memory.
 
     Args:
-        source: for each output channel the input channel, or -1 for zeros.
+        source: for each output channel, the index of the input channel, or -1 for zeros.
+        channels: number of input channels.
     """
 
     def __init__(self, source: IntArray, channels: int) -> None:
@@ -78,9 +79,10 @@ def copy_channels(
     """Copy the weights of one operation's kept channels.
 
     Args:
-        source, target: modules of `operation` in two networks.
-        kept: per searched layer, indices into the source's channels. Other channels of the target
-            do not change.
+        operation: the operation.
+        source: its module in one network.
+        target: its module in another network. Channels without a source do not change.
+        kept: per searched layer, indices into the source's channels.
     """
     destination = target.state_dict()
     with torch.no_grad():
@@ -95,19 +97,21 @@ def slice_channels(
     """Slice a parameter, buffer or momentum of an operation to fewer channels.
 
     Args:
-        read, written: per searched layer, indices to keep of the channels that operations read, and
-            of those that convolutions write.
+        operation: the operation.
+        value: its tensor.
+        read: per searched layer, indices of the kept channels that operations read.
+        written: per searched layer, indices of the kept channels that convolutions write.
     """
     if value.ndim == 0:
         return value
-    outputs = _indices(operation.outputs, read if operation.kind == "norm" else written)
+    outputs = _list_indices(operation.outputs, read if operation.kind == "norm" else written)
     if value.ndim == 1 or operation.kind == "depthwise":
         return value[outputs]
-    return value[outputs][:, _indices(operation.inputs, read)]
+    return value[outputs][:, _list_indices(operation.inputs, read)]
 
 
-def _indices(channels: Channels, kept: Sequence[Tensor]) -> slice | Tensor:
-    """Return the indices of the kept channels, `factor` for each channel of a searched layer."""
+def _list_indices(channels: Channels, kept: Sequence[Tensor]) -> slice | Tensor:
+    """Return the indices of the kept channels: `channels.factor` for each filter of a layer."""
     if channels.layer is None:
         return slice(None)
     first = kept[channels.layer] * channels.factor

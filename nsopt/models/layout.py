@@ -33,7 +33,7 @@ def best_layout(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.memory_fo
 
 
 def layout_of(model: nn.Module) -> torch.memory_format:
-    """Return the layout of the weights of `model`; channels first if both are the same."""
+    """Return the layout of the weights of `model`; channels first if both layouts are equal."""
     for weight in model.parameters():
         if weight.ndim == _IMAGES and not weight.is_contiguous():
             return torch.channels_last
@@ -48,7 +48,7 @@ def lay_out(model: nn.Module, layout: torch.memory_format) -> nn.Module:
 
 
 def change_layout(tensors: Any, layout: torch.memory_format) -> Any:
-    """Return a tensor, or several, with the layout of all four-dimensional ones changed."""
+    """Change the layout of all four-dimensional tensors in a nest of tensors."""
 
     def change(tensor: Tensor) -> Tensor:
         return tensor.to(memory_format=layout) if tensor.ndim == _IMAGES else tensor

@@ -21,7 +21,7 @@ from nsopt.scaling.cost import Channels, Operation
 
 _STAGES = ((16, 1), (24, 2), (32, 3), (64, 4), (96, 3), (160, 3), (320, 1))  # width, blocks
 _STRIDES = (1, 2, 2, 2, 1, 2, 1)
-_STRIDES_64 = (1, 2, 2, 2, 2, 2, 1)  # for images of 64 pixels and more
+_STRIDES_64 = (1, 2, 2, 2, 2, 2, 1)  # for sides of at least 64 pixels
 _STEM, _LAST, _EXPANSION = 32, 1280, 6
 _BLOCKS = sum(blocks for _, blocks in _STAGES)
 
@@ -29,7 +29,8 @@ _BLOCKS = sum(blocks for _, blocks in _STAGES)
 class MobileNetV2(OperationNetwork):
     """Stem, 17 bottlenecks, a last 1x1 convolution, global average pool, classifier.
 
-    `blockN_sum` and `blockN_identity` mark the sum of a bottleneck and the identity in it.
+    The Identity modules `blockN_sum` and `blockN_identity` mark the sum and the identity shortcut
+    of a bottleneck.
     """
 
     def __init__(self, operations: dict[str, nn.Module]) -> None:
@@ -41,21 +42,25 @@ class MobileNetV2(OperationNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (B, classes) of images (B, C, H, W)."""
-        x = functional.relu6(self._normed("stem", images))
+        x = functional.relu6(self._run_with_norm("stem", images))
         for block in range(1, _BLOCKS + 1):
-            x = self._bottleneck(f"block{block}", x)
-        x = functional.relu6(self._normed("last", x))
+            x = self._run_bottleneck(f"block{block}", x)
+        x = functional.relu6(self._run_with_norm("last", x))
         return self.run("classifier", x.mean(dim=(2, 3)))
 
-    def _bottleneck(self, block: str, x: Tensor) -> Tensor:
-        branch = functional.relu6(self._normed(f"{block}_expand", x))
-        branch = functional.relu6(self._normed(f"{block}_depthwise", branch))
-        branch = self._normed(f"{block}_project", branch)
+    def _run_bottleneck(self, block: str, x: Tensor) -> Tensor:
+        branch = functional.relu6(self._run_with_norm(f"{block}_expand", x))
+        branch = functional.relu6(self._run_with_norm(f"{block}_depthwise", branch))
+        branch = self._run_with_norm(f"{block}_project", branch)
         shortcut = f"{block}_shortcut"
-        kept = self._normed(shortcut, x) if self.has(shortcut) else self.run(f"{block}_identity", x)
+        kept = (
+            self._run_with_norm(shortcut, x)
+            if self.has(shortcut)
+            else self.run(f"{block}_identity", x)
+        )
         return self.run(f"{block}_sum", branch + kept)
 
-    def _normed(self, name: str, x: Tensor) -> Tensor:
+    def _run_with_norm(self, name: str, x: Tensor) -> Tensor:
         return self.run(f"{name}_bn", self.run(name, x))
 
 
@@ -76,10 +81,10 @@ def mobilenetv2(
     width = [Channels(group) for group in group_of]
     blocks = [f"block{block + 1}" for block in range(_BLOCKS)]
 
-    operations = _conv("stem", Channels(None, in_channels), width[0], image_size, kernel=3)
+    operations = _make_conv("stem", Channels(None, in_channels), width[0], image_size, kernel=3)
     resolution = image_size
     for block, name in enumerate(blocks):
-        operations += _bottleneck(
+        operations += _make_bottleneck(
             name,
             (width[block], width[block + 1]),
             expansion=1 if block == 0 else _EXPANSION,
@@ -88,7 +93,7 @@ def mobilenetv2(
             shortcuts=shortcuts,
         )
         resolution = -(-resolution // strides[block])
-    operations += _conv("last", width[-2], width[-1], resolution)
+    operations += _make_conv("last", width[-2], width[-1], resolution)
     operations.append(Operation("classifier", "linear", width[-1], Channels(None, num_classes)))
 
     names = ["stem", *blocks, "last"]
@@ -108,7 +113,7 @@ def mobilenetv2(
     )
 
 
-def _bottleneck(
+def _make_bottleneck(
     name: str,
     ends: tuple[Channels, Channels],
     expansion: int,
@@ -122,14 +127,14 @@ def _bottleneck(
     after = -(-resolution // stride)
     unless = projection_condition(shortcuts, stride, inputs, outputs)
     return [
-        *_conv(f"{name}_expand", inputs, expanded, resolution),
-        *_conv(f"{name}_depthwise", expanded, expanded, after, 3, stride, depthwise=True),
-        *_conv(f"{name}_project", expanded, outputs, after),
-        *_conv(f"{name}_shortcut", inputs, outputs, after, 1, stride, unless_equal=unless),
+        *_make_conv(f"{name}_expand", inputs, expanded, resolution),
+        *_make_conv(f"{name}_depthwise", expanded, expanded, after, 3, stride, depthwise=True),
+        *_make_conv(f"{name}_project", expanded, outputs, after),
+        *_make_conv(f"{name}_shortcut", inputs, outputs, after, 1, stride, unless_equal=unless),
     ]
 
 
-def _conv(
+def _make_conv(
     name: str,
     inputs: Channels,
     outputs: Channels,
@@ -139,7 +144,7 @@ def _conv(
     depthwise: bool = False,
     unless_equal: tuple[Channels, Channels] | None = None,
 ) -> list[Operation]:
-    """Return a convolution with bias and its BatchNorm. `resolution` is that of the output."""
+    """Return a convolution with bias and its BatchNorm. `resolution`: side of the output map."""
     return [
         Operation(
             name,

@@ -21,7 +21,14 @@ Images = NDArray[np.float32]
 
 
 def export_to_onnx(module: nn.Module, examples: Tensor, facts: dict[str, Any], path: Path) -> None:
-    """Write any network with one input as ONNX; the batch size stays free."""
+    """Write a network with one input as an ONNX file with a variable batch size.
+
+    Args:
+        module: the network.
+        examples: a batch of inputs.
+        facts: metadata of the file, JSON-safe.
+        path: of the file.
+    """
     for package in ("onnx", "onnxscript"):
         import_for_export(package)
     with quiet_exporters():
@@ -40,8 +47,7 @@ def export_to_onnx(module: nn.Module, examples: Tensor, facts: dict[str, Any], p
 
 
 def load_onnx(path: Path) -> Callable[[Images], Images]:
-    """Return a file as a function, which onnxruntime runs on the CPU with PyTorch's number of
-    threads."""
+    """Return a function that runs the file in onnxruntime, on the CPU with PyTorch's threads."""
     runtime = import_for_export("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -65,7 +71,7 @@ def import_for_export(package: str) -> Any:
 
 @contextlib.contextmanager
 def quiet_exporters() -> Iterator[None]:
-    """Silence PyTorch's exporters, which print progress and warn of their own use of PyTorch."""
+    """Silence PyTorch's exporters, which print progress and warn about their own code."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -1,10 +1,10 @@
-"""Write exported networks with 8-bit integers, by onnxruntime's static quantisation.
+"""Quantise exported networks to 8-bit integers, with onnxruntime's static quantisation.
 
-Scales come from a few images (minimum and maximum of every activation), and weights have one scale
-per channel. Weights use 7 of the 8 bits: on processors without VNNI, sums of products of 8 bits
-overflow (a network of 99.1 % then had 93.3 %). ReLU stays in floating point: onnxruntime's integer
-operators drop it (57.6 %). There are two forms of integers: QDQ keeps floating-point operations
-between conversions, QOperator has integer operations. Which one is faster depends on the processor.
+Scales come from a few images (minimum and maximum of every activation); weights have one scale per
+channel. Weights use 7 of the 8 bits: on processors without VNNI, sums of 8-bit products overflow
+(accuracy fell from 99.1 % to 93.3 %). ReLU stays in floating point, because onnxruntime's integer
+operators drop it (57.6 %). There are two forms: QDQ keeps floating-point operations between
+conversions, QOperator has integer operations. The processor decides which form is faster.
 """
 
 import tempfile
@@ -18,10 +18,12 @@ _OPERATIONS = ["Conv", "Gemm", "MatMul"]
 
 
 def write_int8(source: Path, folder: Path, batches: Iterable[Images]) -> dict[str, Path]:
-    """Write an ONNX file with integers in each form; return the new files by form.
+    """Quantise an ONNX file in each form; return the new files by form.
 
     Args:
-        batches: of inputs that calibrate it.
+        source: the ONNX file in float32.
+        folder: of the new files.
+        batches: batches of inputs for the calibration.
     """
     import_for_export("onnx")  # onnxruntime's quantisation needs it
     quantization = import_for_export("onnxruntime.quantization")

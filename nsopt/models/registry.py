@@ -1,4 +1,4 @@
-"""Architectures by name: a new one is a new row. Names are checked without torch."""
+"""Architectures by name. A new one is a new row here. Checking a name does not import torch."""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nsopt.models.architecture import Architecture, TableArchitecture
 
 _CATALOGUES = ("torchvision", "timm")
-# A module of this room, its function that makes the network, and what this takes first.
+# A module of nsopt.models, the function that makes the architecture, and its first arguments.
 _FACTORIES: dict[str, tuple[str, str, *tuple[str, ...]]] = {
     "vgg11": ("vgg", "vgg11"),
     "mobilenetv2": ("mobilenet", "mobilenetv2", "identity"),
@@ -33,12 +33,12 @@ def architectures() -> tuple[str, ...]:
 
 
 def is_imported(name: str) -> bool:
-    """Return whether a name is that of an imported network."""
+    """Return whether a name denotes an imported network."""
     return ":" in name
 
 
 def is_own(name: str) -> bool:
-    """Return whether a name is that of a user's factory, `package.module:factory`."""
+    """Return whether a name denotes a user's factory, `package.module:factory`."""
     return is_imported(name) and name.partition(":")[0] not in _CATALOGUES
 
 
@@ -78,13 +78,19 @@ def get_architecture(
 def stored_architecture(
     stored: str, given: str | None, num_classes: int, image_size: int, in_channels: int
 ) -> "Architecture":
-    """Return the architecture that a file or a storage names, without running code that it names.
+    """Return the architecture that a file or a storage names.
+
+    nsopt never imports a user's module only because a file names it.
 
     Args:
-        given: the user's name for it, or None. The user must give `package.module:factory`.
+        stored: the name in the file or storage.
+        given: the name that the user gave, or None. Required for `package.module:factory`.
+        num_classes: see `get_architecture`.
+        image_size: likewise.
+        in_channels: likewise.
 
     Raises:
-        NsoptError: if that is missing, or if the two names differ.
+        NsoptError: if the user must give the name, or if the two names differ.
     """
     if given is None and is_own(stored):
         raise NsoptError(
@@ -108,8 +114,11 @@ def stored_architecture(
 def stored_architectures(
     stored: str, given: str | None, num_classes: int, image_size: int, in_channels: int
 ) -> "Iterator[Architecture]":
-    """Yield `stored_architecture`, but first one without values if the network is large: a small
-    file may name a network of many gigabytes. Raises as `stored_architecture` does."""
+    """Yield the result of `stored_architecture`; before it, if large, a copy without values.
+
+    A small file may name a network of many gigabytes, so the caller first compares its shapes.
+    Arguments and errors are those of `stored_architecture`.
+    """
     if given is None and is_imported(stored) and not is_own(stored):
         from nsopt.models.imported import import_large_shapes  # noqa: PLC0415
 

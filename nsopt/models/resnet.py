@@ -1,9 +1,9 @@
 """ResNet18 with pre-activation, for small images (He et al., 2016; paper, section 4).
 
-A block's shortcut is the identity if stride is 1 and the widths are equal, else a 1x1 convolution,
-without BatchNorm, of the block's first BatchNorm and ReLU. The searched width of a residual stream
-counts the channels that the next block reads: its gate is after that block's BatchNorm and does not
-change the stream.
+A block's shortcut is the identity if stride is 1 and the widths are equal, else a 1x1 convolution
+without BatchNorm, applied after the block's first BatchNorm and ReLU. The searched width of a
+residual stream counts the channels that the next block reads: its gate is after that block's
+BatchNorm and does not change the stream.
 """
 
 from torch import Tensor, nn
@@ -23,15 +23,15 @@ from nsopt.scaling.cost import Channels, Operation
 _STAGE_WIDTHS = (64, 128, 256, 512)
 _BLOCKS_PER_STAGE = 2
 _STRIDES = (1, 2, 2, 2)
-_STRIDES_64 = (2, 2, 2, 2)  # for images of 64 pixels and more
+_STRIDES_64 = (2, 2, 2, 2)  # for sides of at least 64 pixels
 _BLOCKS = _BLOCKS_PER_STAGE * len(_STAGE_WIDTHS)
 
 
 class ResNet(OperationNetwork):
     """Stem, eight blocks of two convolutions, BatchNorm, global average pool, classifier.
 
-    `blockN_read` and `read` mark where channels of the stream are read, `blockN_identity` where an
-    identity passes them on.
+    The Identity modules `blockN_read` and `read` mark where layers read channels of the residual
+    stream; `blockN_identity` marks an identity shortcut.
     """
 
     def __init__(self, operations: dict[str, nn.Module]) -> None:
@@ -46,10 +46,10 @@ class ResNet(OperationNetwork):
         """Compute logits (B, classes) of images (B, C, H, W)."""
         x = self.run("stem", images)
         for block in range(1, _BLOCKS + 1):
-            x = self._block(f"block{block}", x)
+            x = self._run_block(f"block{block}", x)
         return self.run("classifier", self.run("bn", self.run("read", x)).mean(dim=(2, 3)))
 
-    def _block(self, block: str, x: Tensor) -> Tensor:
+    def _run_block(self, block: str, x: Tensor) -> Tensor:
         read = self.run(f"{block}_bn1", self.run(f"{block}_read", x)).relu()
         shortcut = f"{block}_shortcut"
         kept = self.run(shortcut, read) if self.has(shortcut) else self.run(f"{block}_identity", x)
@@ -77,12 +77,12 @@ def resnet18(
     width = [Channels(group) for group in group_of]
     blocks = [f"block{block + 1}" for block in range(_BLOCKS)]
 
-    operations = [_conv("stem", Channels(None, in_channels), width[0], image_size)]
+    operations = [_make_conv("stem", Channels(None, in_channels), width[0], image_size)]
     resolution = image_size
     for block, name in enumerate(blocks):
         resolution = -(-resolution // strides[block])
         ends = (width[2 * block], width[2 * block + 1], width[2 * block + 2])
-        operations += _block(name, ends, strides[block], resolution, shortcuts)
+        operations += _make_block(name, ends, strides[block], resolution, shortcuts)
     operations += [
         Operation("bn", "norm", width[-1], width[-1]),
         Operation("classifier", "linear", width[-1], Channels(None, num_classes)),
@@ -110,20 +110,28 @@ def resnet18(
     )
 
 
-def _block(
+def _make_block(
     name: str,
     ends: tuple[Channels, Channels, Channels],
     stride: int,
     resolution: int,
     shortcuts: Shortcuts,
 ) -> list[Operation]:
-    """Return two BatchNorms and convolutions, and the shortcut. `resolution`: of the output."""
+    """Return two BatchNorms and convolutions, and the shortcut.
+
+    Args:
+        name: of the block.
+        ends: channels of its input, between its convolutions, and of its output.
+        stride: of the first convolution and of the shortcut.
+        resolution: side of the output map.
+        shortcuts: see `projection_condition`.
+    """
     inputs, middle, outputs = ends
     return [
         Operation(f"{name}_bn1", "norm", inputs, inputs),
-        _conv(f"{name}_conv1", inputs, middle, resolution, stride),
+        _make_conv(f"{name}_conv1", inputs, middle, resolution, stride),
         Operation(f"{name}_bn2", "norm", middle, middle),
-        _conv(f"{name}_conv2", middle, outputs, resolution),
+        _make_conv(f"{name}_conv2", middle, outputs, resolution),
         Operation(
             f"{name}_shortcut",
             "conv",
@@ -137,7 +145,7 @@ def _block(
     ]
 
 
-def _conv(
+def _make_conv(
     name: str, inputs: Channels, outputs: Channels, resolution: int, stride: int = 1
 ) -> Operation:
     return Operation(name, "conv", inputs, outputs, 3, stride, bias=False, resolution=resolution)

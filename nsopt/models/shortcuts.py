@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def tie(layers: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """Return the group of every layer if pairs of layers share a width, in forward order."""
+    """Return the group of every layer. Pairs of layers that share a width are in one group."""
     one, other = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     graph = coo_matrix((np.ones(len(pairs), np.int8), (one, other)), (layers, layers))
     groups: list[int] = connected_components(graph, directed=False)[1].tolist()
@@ -22,7 +22,7 @@ def tie(layers: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def members(group_of: Sequence[int], values: Sequence[T]) -> tuple[tuple[T, ...], ...]:
-    """Return the values of every group's layers, given one per layer."""
+    """Group `values`, one per layer, by the groups of the layers."""
     groups: list[list[T]] = [[] for _ in range(max(group_of) + 1)]
     for group, value in zip(group_of, values, strict=True):
         groups[group].append(value)
@@ -42,10 +42,10 @@ def variant_name(family: str, shortcuts: Shortcuts) -> str:
 def projection_condition(
     shortcuts: Shortcuts, stride: int, inputs: Channels, outputs: Channels
 ) -> tuple[Channels, Channels] | None:
-    """Return `Operation.unless_equal` of a block's projection, which an identity replaces if shapes
-    are equal.
+    """Return `Operation.unless_equal` of the projection on a block's shortcut.
 
-    None: a projection always exists if stride is not 1, and in ConvCut (supplement, section 6.4).
+    If input and output have equal shapes, an identity replaces the projection. The result is None
+    if the projection always exists: if stride is not 1, and in ConvCut (supplement, section 6.4).
     """
     if stride != 1 or shortcuts == "convcut":
         return None

@@ -23,7 +23,7 @@ class VGG(OperationNetwork):
             x = self.run(f"bn{layer + 1}", self.run(f"conv{layer + 1}", x))
             if layer in _POOL_AFTER:
                 x = functional.max_pool2d(x, 2)
-            x = x.relu()  # commutes with the pool, and after it takes a quarter of the work
+            x = x.relu()  # after the pool, which gives the same result with a quarter of the work
         return self.run("classifier", x.mean(dim=(2, 3)))
 
 

@@ -13,7 +13,7 @@ from nsopt.errors import NsoptError
 from nsopt.scaling.cost import CostFunction, IntArray, width_limits
 from nsopt.scaling.law import PowerLaw
 
-_STILL = 0.5  # a move of tau by less than half a parameter
+_STILL = 0.5  # parameters; tau has stopped if it moves by less
 _RUNAWAY = 1e3
 
 
@@ -27,9 +27,9 @@ class SgdFit:
         tau: the last size.
         steps: number of updates.
         error: relative distance (cost - budget) / budget, positive above the budget.
-        converged: tau stopped moving, or returned to the network that it had just left.
-        diverged: tau fell to 0 or rose above a thousand times the budget; widths, cost and tau are
-            those of the step before.
+        converged: whether tau stopped moving, or alternates between two networks.
+        diverged: whether tau fell to 0 or rose above a thousand times the budget; widths, cost and
+            tau are then from the step before.
     """
 
     widths: IntArray
@@ -49,11 +49,11 @@ def solve_widths_sgd(
     It starts at tau = tau_hat (equations 9 to 11) and rounds widths down.
 
     Args:
-        law: of L layers.
+        law: a power law for L layers.
         cost: maps widths (L,) to a cost, such as `arch.cost("params")`.
         budget: tau_hat, in the unit of `cost`.
         eta: step size.
-        max_steps: updates after which it stops if it neither converged nor diverged.
+        max_steps: most updates, if it neither converges nor diverges.
 
     Returns:
         The widths where it stopped, which may cost more than the budget.
@@ -68,7 +68,7 @@ def solve_widths_sgd(
     if not (math.isfinite(budget) and budget > 0) or eta <= 0 or max_steps < 1:
         raise NsoptError("the budget, eta and max_steps must be positive")
     tau = float(budget)
-    widths, size = _network_at(law, cost, tau)
+    widths, size = _find_network(law, cost, tau)
     before = widths
     steps, converged, diverged = 0, False, False
     while steps < max_steps and not (converged or diverged):
@@ -78,7 +78,7 @@ def solve_widths_sgd(
         diverged = not 0 < tau + move < _RUNAWAY * budget
         if not diverged:
             tau += move
-            last, (widths, size) = widths, _network_at(law, cost, tau)
+            last, (widths, size) = widths, _find_network(law, cost, tau)
             returned = np.array_equal(widths, before) and not np.array_equal(widths, last)
             converged = abs(move) < _STILL or returned
             before = last
@@ -86,6 +86,6 @@ def solve_widths_sgd(
     return SgdFit(widths, size, tau, steps, error, converged, diverged)
 
 
-def _network_at(law: PowerLaw, cost: CostFunction, tau: float) -> tuple[IntArray, int | float]:
+def _find_network(law: PowerLaw, cost: CostFunction, tau: float) -> tuple[IntArray, int | float]:
     widths = np.clip(np.floor(law.widths(tau)), *width_limits(cost, law.layers)).astype(np.int64)
     return widths, cost(widths)

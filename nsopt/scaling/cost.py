@@ -31,7 +31,7 @@ COUNTED_IN_BYTES = {
 class CostModel(Protocol):
     """Maps widths to costs: (L,) to a number, (N, L) to an array (N,).
 
-    Counted costs are integers, measured ones floats.
+    Counted costs are integers; predicted milliseconds are floats.
     """
 
     def __call__(self, widths: ArrayLike) -> Any:
@@ -64,8 +64,12 @@ class Operation:
 
     Attributes:
         name: path of its module.
-        kernel, stride: of a convolution.
-        bias: whether it has one.
+        kind: convolution, depthwise convolution, linear layer or normalisation.
+        inputs: its input channels.
+        outputs: its output channels.
+        kernel: side of a convolution's kernel.
+        stride: of a convolution.
+        bias: whether it has a bias.
         resolution: side of its square output map (1 for a linear layer).
         unless_equal: the operation exists only if these two channel counts differ, like the
             projection on a shortcut.
@@ -89,20 +93,20 @@ class Operation:
         return np.asarray(one.count(widths) != other.count(widths))
 
     def params(self, widths: IntArray) -> IntArray:
-        """Return its weights and biases, if it exists; a normalisation has two per channel."""
+        """Return the number of its parameters if it exists; a norm has two per channel."""
         out = self.outputs.count(widths)
         if self.kind == "norm":
             return 2 * out
-        return (self._fan_in(widths) + int(self.bias)) * out
+        return (self._count_fan_in(widths) + int(self.bias)) * out
 
     def macs(self, widths: IntArray) -> IntArray:
-        """Return its multiply-accumulates for one image, without normalisations and biases."""
+        """Return its multiply-accumulates for one image; norms and biases count as 0."""
         if self.kind == "norm":
             return np.zeros(widths.shape[:-1], dtype=np.int64)
-        return self._fan_in(widths) * self.outputs.count(widths) * self.resolution**2
+        return self._count_fan_in(widths) * self.outputs.count(widths) * self.resolution**2
 
-    def _fan_in(self, widths: IntArray) -> IntArray:
-        """Return the weights of one output channel."""
+    def _count_fan_in(self, widths: IntArray) -> IntArray:
+        """Return how many weights one output channel has."""
         if self.kind == "depthwise":
             return np.full(widths.shape[:-1], self.kernel**2, dtype=np.int64)
         return self.inputs.count(widths) * self.kernel**2
@@ -122,14 +126,14 @@ class CountedCost:
 
     def __call__(self, widths: ArrayLike) -> int | IntArray:
         w = read_rows(widths, self.layers)
-        total: int | IntArray = unwrap(sum(self._existing(o, w) for o in self.operations))
+        total: int | IntArray = unwrap(sum(self._count_if_existing(o, w) for o in self.operations))
         return total
 
     def lower_bound(self, widths: ArrayLike) -> int | IntArray:
         """Return the cost without the operations that equal widths can remove."""
         w = read_rows(widths, self.layers)
         always = [o for o in self.operations if o.unless_equal is None]
-        total: int | IntArray = unwrap(sum(self._term(operation, w) for operation in always))
+        total: int | IntArray = unwrap(sum(self._count(operation, w) for operation in always))
         return total
 
     def marginal(self, widths: ArrayLike) -> IntArray:
@@ -138,15 +142,15 @@ class CountedCost:
         wider = w[..., None, :] + np.eye(self.layers, dtype=np.int64)
         total = np.zeros(w.shape, dtype=np.int64)
         for operation in self.operations:
-            grown = self._term(operation, wider) - self._term(operation, w)[..., None]
+            grown = self._count(operation, wider) - self._count(operation, w)[..., None]
             total += np.where(operation.exists(w)[..., None], grown, 0)
         return total
 
-    def _existing(self, operation: Operation, widths: IntArray) -> IntArray:
-        term = self._term(operation, widths)
+    def _count_if_existing(self, operation: Operation, widths: IntArray) -> IntArray:
+        term = self._count(operation, widths)
         return term if operation.unless_equal is None else operation.exists(widths) * term
 
-    def _term(self, operation: Operation, widths: IntArray) -> IntArray:
+    def _count(self, operation: Operation, widths: IntArray) -> IntArray:
         return operation.params(widths) if self.metric == "params" else operation.macs(widths)
 
 
@@ -155,7 +159,10 @@ class LinearCost:
     """A `CostModel` that is linear in another one: `constant + slope * cost`.
 
     Attributes:
-        metric: what it predicts, such as bytes of parameters.
+        metric: what it counts or predicts, such as `flash`.
+        cost: the other cost model.
+        slope: its factor.
+        constant: added to the product.
     """
 
     metric: str

@@ -1,14 +1,14 @@
 """A family of power laws around uniform scaling.
 
-Power laws multiplied and raised to powers are power laws. With u the uniform law, f_1, f_2, ...
-others and d_l the depth of layer l from -1/2 to 1/2, the family is
+Products and powers of power laws are power laws. Let u be the uniform law, f_1, f_2, ... other
+laws, and d_l the depth of layer l from -1/2 to 1/2. The members of the family are
 
-    w_l(s) = u_l(s) * prod_k (f_kl(s) / u_l(s)) ** weight_k * exp(slope * d_l):
+    w_l(s) = u_l(s) * prod_k (f_kl(s) / u_l(s)) ** weight_k * exp(slope * d_l).
 
-All weights 0 give uniform scaling; a single weight of 1 gives that law. Weights may be outside
-0 to 1. A layer whose width would fall as the network grows instead grows very slowly, so that every
-member fits every feasible budget. s is the size relative to the base network's, so that laws of
-different metrics can be multiplied.
+If all weights are 0, this is uniform scaling; if only weight_k is 1, it is f_k. Weights may be
+below 0 or above 1. If the width of a layer would fall as the network grows, the family lets it grow
+very slowly instead, so that every member fits every feasible budget. The scale s is the size
+relative to the base network, so that laws of different metrics can be multiplied.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,14 +25,19 @@ _LEAST_BETA = 0.02
 
 @dataclass(frozen=True, eq=False)
 class LawFamily:
-    """Laws with L layers over relative size: `uniform` is u, `others` are f_k by name."""
+    """A family of laws for L layers.
+
+    Attributes:
+        uniform: u, uniform scaling over relative size.
+        others: f_k, the other laws over relative size, by name.
+    """
 
     uniform: PowerLaw
     others: Mapping[str, PowerLaw]
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """Names of the parameters: one weight per law, named like it, and the slope."""
+        """Names of the parameters: the laws, for their weights, and the slope."""
         return (*self.others, SLOPE)
 
     def law(self, parameters: Mapping[str, float]) -> PowerLaw:

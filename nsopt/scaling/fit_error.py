@@ -2,13 +2,13 @@
 
 The rows of a record are not independent: their residuals drift slowly, so the covariance of least
 squares is far too small. The widths of a repeated search are about as far from the law as the rows
-are. N rows say this only as well as
+of the record. N rows tell as much about this distance as
 
     N_eff = N * (1 - rho) / (1 + rho)
 
-independent ones, where rho is the autocorrelation of neighbouring residuals. The band is therefore
-a prediction band: residual variance and covariance of the fit, both from N_eff rows, and Student's
-t. `benchmarks/law_coverage.py` measures its coverage: 94 to 100 % in the published records.
+independent rows, where rho is the autocorrelation of neighbouring residuals. The band is therefore
+a prediction band, from the residual variance and the covariance of a fit to N_eff rows, and
+Student's t. `benchmarks/law_coverage.py` measures its coverage: 94 to 100 % for published records.
 
 L: searched layers.
 """
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-_UPPER = 0.95  # 90 % on two sides
+_UPPER = 0.95  # quantile; the two-sided band has 90 %
 _FEWEST_ROWS = 3.0
 _HIGHEST_RHO = 0.98
 
@@ -32,9 +32,9 @@ class FitError:
     """The uncertainty of L fits of log w_l on log tau.
 
     Attributes:
-        residual: (L,), variance of the rows about the law.
-        covariance: (L, 2, 2), of (log alpha_l, beta_l).
-        freedom: (L,), degrees of freedom of both.
+        residual: variance of the rows around the law, (L,).
+        covariance: covariance of (log alpha_l, beta_l), (L, 2, 2).
+        freedom: degrees of freedom of both, (L,).
     """
 
     residual: FloatArray
@@ -66,7 +66,7 @@ class FitError:
         return result
 
     def per_unit(self, unit: float) -> "FitError":
-        """Return the error of the same law when sizes are measured in units of `unit`."""
+        """Return the error of the same law over sizes in units of `unit`."""
         change = np.array([[1.0, np.log(unit)], [0.0, 1.0]])
         return FitError(self.residual, change @ self.covariance @ change.T, self.freedom)
 

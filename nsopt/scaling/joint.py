@@ -1,4 +1,4 @@
-"""Several budgets as one cost: the largest part of a budget that a network uses."""
+"""Several budgets as one cost: the largest share of a budget that a network uses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,12 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class JointCost:
-    """A `CostModel` of several budgets: widths meet all of them if and only if they cost at most 1.
+    """A `CostModel` of several budgets: widths meet all budgets if and only if they cost at most 1.
 
-    Division rounds a cost above its budget to no less than the next number above 1, so that this is
-    exact.
+    This is exact: if a cost is above its budget, their rounded quotient is above 1.
 
     Attributes:
-        limits: K cost models, each with its budget.
+        limits: pairs of a cost model and its budget, K of them.
     """
 
     limits: tuple[tuple[CostFunction, float], ...]
@@ -30,19 +29,19 @@ class JointCost:
     def __post_init__(self) -> None:
         if not self.limits or not all(map(_is_limit, self.limits)):
             raise NsoptError(
-                "several budgets are pairs of a cost and a number above 0, such as "
+                "give several budgets as pairs of a cost and a number above 0, such as "
                 "[(arch.cost('params'), 250_000), (arch.cost('macs'), 20e6)]"
             )
 
     @property
     def names(self) -> list[str]:
-        """The names of the metrics, as far as their cost models have one."""
+        """The names of the metrics; `cost 1` and so on for cost models without a metric."""
         names = [getattr(cost, "metric", "") for cost, _ in self.limits]
         return [name or f"cost {number}" for number, name in enumerate(names, start=1)]
 
     @property
     def metric(self) -> str:
-        """All budgets, as `params=250000,macs=20000000`."""
+        """All budgets, in the form `params=250000,macs=20000000`."""
         budgets = [budget for _, budget in self.limits]
         return name_limits(list(zip(self.names, budgets, strict=True)))
 
@@ -55,7 +54,7 @@ class JointCost:
         return np.stack([cost(widths) / budget for cost, budget in self.limits], axis=-1)
 
     def costs(self, widths: ArrayLike) -> Numbers:
-        """Return the K costs of widths (L,): integers if all are."""
+        """Return the K costs of widths (L,); integers if all costs are integers."""
         return np.array([cost(widths) for cost, _ in self.limits])
 
     def lower_bound(self, widths: ArrayLike) -> Any:
@@ -84,7 +83,7 @@ class JointCost:
 
 
 def name_limits(limits: Sequence[tuple[str, float]]) -> str:
-    """Write metrics with their budgets, which reading gives back exactly."""
+    """Format metrics with their budgets, in all digits."""
     words = (f"{name}={np.format_float_positional(limit, trim='-')}" for name, limit in limits)
     return ",".join(words)
 

@@ -16,7 +16,7 @@ from nsopt.scaling.fit_error import FitError
 
 FloatArray = NDArray[np.float64]
 
-_REACHED = 1 + 1e-9  # a constant width this little below an integer is that integer
+_REACHED = 1 + 1e-9  # a constant width below an integer by less than this counts as the integer
 
 
 class ScalingLaw(Protocol):
@@ -35,7 +35,7 @@ class ScalingLaw(Protocol):
     def scales(self, layer: int, widths: FloatArray) -> FloatArray:
         """Return the smallest scales (N,) at which `layer` reaches each of `widths` (N,).
 
-        0 for a width that it always has, infinity for one that it never reaches.
+        The scale is 0 for a width that the layer always has, infinity for one it never reaches.
         """
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class PowerLaw:
     Attributes:
         alpha: float64 (L,).
         beta: float64 (L,).
-        r2: float64 (L,), coefficient of determination of each layer's fit in log-log space; 1 for a
+        r2: coefficient of determination of each layer's fit in log-log space, float64 (L,); 1 for a
             law that was not fitted.
         error: uncertainty of the fit, or None if unknown.
     """
@@ -126,8 +126,11 @@ class PowerLaw:
         return result
 
     def band(self, scale: ArrayLike) -> tuple[FloatArray, FloatArray] | None:
-        """Return the lower and the upper edge, shaped like `widths`, between which the law expects
-        90 % of the widths of a repeated search. None if the error of the fit is unknown."""
+        """Return the 90 % band: its lower and upper edge, each shaped like `widths`.
+
+        The law expects 90 % of the widths of a repeated search in the band. The result is None if
+        the error of the fit is unknown.
+        """
         if self.error is None:
             return None
         widths, reach = self.widths(scale), self.error.reach(np.asarray(scale, dtype=np.float64))
@@ -168,15 +171,20 @@ class PowerLaw:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` returned. `kind`, `r2` (then NaN) and `error` may be missing, as in
-        published laws. Raises NsoptError for anything else."""
+        """Read what `to_dict` returned.
+
+        `kind`, `r2` (then NaN) and `error` may be missing, as in published laws.
+
+        Raises:
+            NsoptError: if `data` is not a law.
+        """
         try:
             alpha, beta = data["alpha"], data["beta"]
             error = FitError.from_dict(data["error"]) if data.get("error") else None
             return cls(alpha, beta, data.get("r2", [float("nan")] * len(alpha)), error)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise NsoptError(
-                f"not a law, which has alpha, beta and r2, one number per layer each: {error}"
+                f"not a law: alpha, beta and r2 need one number per layer ({error})"
             ) from None
 
 
@@ -184,10 +192,10 @@ _KINDS = {"power": PowerLaw.from_dict}
 
 
 def law_from_dict(data: Mapping[str, Any]) -> ScalingLaw:
-    """Read what `to_dict` returned; without a `kind`, a power law. Raises NsoptError otherwise."""
+    """Read what `to_dict` returned; without `kind`, a power law. Raises NsoptError if invalid."""
     kind = data.get("kind", "power") if isinstance(data, Mapping) else "power"
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise NsoptError(f"not a law: unknown kind {kind!r}, known are {', '.join(_KINDS)}")
+        raise NsoptError(f"not a law: unknown kind {kind!r}, use {', '.join(_KINDS)}")
     return _KINDS[kind](data)
 
 
@@ -195,8 +203,8 @@ def uniform_curve(base_widths: Sequence[int]) -> PowerLaw:
     """Return the law s * base_widths (beta = 1), where the scale s is the width multiplier.
 
     Args:
-        base_widths: L widths: those of the network for uniform scaling, pruned ones for
-            MorphNet-style scaling and magnitude pruning.
+        base_widths: L widths: those of the network for uniform scaling, or those of a pruned
+            network for MorphNet-style scaling and magnitude pruning.
 
     Examples:
         >>> nsopt.uniform_curve([64, 128]).widths(0.5)

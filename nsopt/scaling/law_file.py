@@ -8,10 +8,17 @@ from nsopt.scaling.law import ScalingLaw, law_from_dict
 
 
 def read_law(path: Path, iteration: int | None = None) -> ScalingLaw:
-    """Return the law in `path`; from a list, the law of `iteration` or by default the last.
+    """Return the law in a JSON file.
 
-    A law is an object with `alpha` and `beta`, one number per layer each, and optionally `r2` and
-    `iteration`. Raises NsoptError for anything else.
+    A law is an object with `alpha` and `beta`, lists with one number per layer, and optionally `r2`
+    and `iteration`.
+
+    Args:
+        path: a file with one law or a list of laws.
+        iteration: which law of a list to return; None for the last.
+
+    Raises:
+        NsoptError: if the file is missing or invalid, or has no such law.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -29,7 +29,7 @@ class Metric(ABC):
 
     Attributes:
         name: its name on the command line and in storage.
-        unit: of a budget, as printed after a number.
+        unit: the unit of a budget, as printed after the number.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Metric(ABC):
 
     @abstractmethod
     def read(self, text: str) -> int | float:
-        """Parse a budget, in `unit`. Raises NsoptError if `text` is not one."""
+        """Parse a budget in `unit`. Raises NsoptError if `text` is not a budget."""
 
     @abstractmethod
     def show(self, budget: float) -> str:
@@ -131,12 +131,12 @@ class Bytes(Metric):
 
 @dataclass(frozen=True)
 class Joint(Metric):
-    """Several budgets at once. A network costs the largest share of a budget that it uses.
+    """Several budgets at once. The cost of a network is the largest share of a budget that it uses.
 
-    So a budget in this metric is a share of all these budgets at once, usually 1.
+    A budget in this metric is therefore a share of all these budgets, usually 1.
 
     Attributes:
-        name: all budgets, as `params=250000,macs=20000000`.
+        name: all budgets, in the form `params=250000,macs=20000000`.
         limits: each metric with its budget, in the order of `METRICS`.
     """
 
@@ -179,7 +179,7 @@ class Joint(Metric):
         return JointCost(tuple((metric.cost(arch), limit) for metric, limit in self.limits))
 
     def binding(self, index: int | None) -> str | None:
-        """Return the name of the metric that `WidthFit.binding` counts."""
+        """Return the name of the metric at index `WidthFit.binding`, or None."""
         return None if index is None else self.parts[index].name
 
 
@@ -221,11 +221,11 @@ def read_percentage(text: str) -> float:
 def read_budgets(text: str, metric: Metric) -> list[tuple[Metric, int | float]]:
     """Parse budgets in `metric`, such as `600k,2M`, or budgets that name their metrics.
 
-    `params=250k,macs=20M` are budgets that hold at once. A semicolon begins those of another
-    network: `params=250k,macs=20M; params=500k`.
+    `params=250k,macs=20M` limits one network twice. A semicolon separates the budgets of different
+    networks: `params=250k,macs=20M; params=500k`.
 
     Raises:
-        NsoptError: for anything else.
+        NsoptError: for an invalid budget.
     """
     if "=" in text:
         return [_read_named(words) for words in text.split(";") if words.strip()]
@@ -243,7 +243,7 @@ def _read_limits(text: str) -> list[tuple[Metric, int | float]]:
     for word in text.split(","):
         name, equals, limit = (part.strip() for part in word.partition("="))
         if not equals or not limit:
-            raise NsoptError(f"{text.strip()!r}: write budgets at once as params=250k,macs=20M")
+            raise NsoptError(f"{text.strip()!r}: write several budgets as params=250k,macs=20M")
         if name not in METRICS:
             raise unknown_name("metric", name, METRICS)
         limits.append((METRICS[name], METRICS[name].read(limit)))

@@ -1,6 +1,7 @@
-"""Widths after every prune step (Algorithm 1), and the law that is fitted to them.
+"""Widths after every prune step (Algorithm 1), and the law fitted to them.
 
-N: rows; L: searched layers.
+N: rows; L: searched layers. The published rule fits a law to the rows in which every layer has lost
+a filter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,18 +23,18 @@ _INSIDE = 0.9
 
 
 def gives_a_law(widths: ArrayLike) -> bool:
-    """Return whether widths (N, L), row 0 unpruned, have enough rows by the published rule."""
-    return int(_published_rows(np.asarray(widths)).sum()) >= MIN_ROWS
+    """Return whether widths (N, L) have enough rows by the published rule. Row 0 is unpruned."""
+    return int(_find_published_rows(np.asarray(widths)).sum()) >= MIN_ROWS
 
 
-def _published_rows(widths: IntArray) -> NDArray[np.bool_]:
-    """Return which rows have lost a filter in every layer."""
+def _find_published_rows(widths: IntArray) -> NDArray[np.bool_]:
+    """Return whether every layer has lost a filter, for each row: (N,)."""
     result: NDArray[np.bool_] = (widths < widths[0]).all(axis=1)
     return result
 
 
 def describe_reach(factor: float) -> str:
-    """Say how far outside a record a budget is, for a factor of `Iteration.beyond`."""
+    """Say how far a budget is outside a record. `factor`: from `Iteration.beyond`."""
     reach = "largest" if factor > 1 else "smallest"
     return f"{factor:.2g} times the {reach} recorded network"
 
@@ -42,14 +43,12 @@ def describe_reach(factor: float) -> str:
 class PruneRecord:
     """The rows to which a law is fitted.
 
-    By the published rule every layer has lost a filter in each row.
-
     Attributes:
         widths: int64 (N, L).
-        tau: (N,), sizes of the networks with these widths, in parameters or in the metric that
-            importance was divided by.
-        own_rows: whether the rows start at the unpruned network instead, and each layer is fitted
-            to its own rows.
+        tau: sizes of the networks with these widths, (N,), in parameters or in the metric by which
+            importance was divided.
+        own_rows: whether these are not the rows of the published rule but all rows, from the
+            unpruned network on; each layer is then fitted only to the rows in which it shrinks.
     """
 
     widths: IntArray
@@ -59,7 +58,7 @@ class PruneRecord:
     def law(self) -> PowerLaw:
         """Return the fitted power law. Raises ShortRecordError for fewer than 6 rows.
 
-        A layer that grew while the network shrank gets its geometric mean width at every size.
+        If a layer grew while the network shrank, its width is its geometric mean at every size.
         """
         if len(self.tau) < MIN_ROWS:
             raise ShortRecordError(
@@ -69,7 +68,7 @@ class PruneRecord:
         return _flatten_falls(self._fit(), self.widths)
 
     def within(self, cost: CostModel, budget: float) -> tuple[int, ...] | None:
-        """Return the first recorded widths that cost no more than `budget`; None without any."""
+        """Return the first recorded widths that cost no more than `budget`, or None."""
         enough = np.flatnonzero(cost(self.widths) <= budget)
         return tuple(self.widths[enough[0]].tolist()) if enough.size else None
 
@@ -78,7 +77,7 @@ class PruneRecord:
             return PowerLaw.fit(self.widths, self.tau)
         fits = []
         for layer, widths in enumerate(self.widths.T):
-            rows = _rows_of_layer(widths)
+            rows = _find_rows_of_layer(widths)
             fits.append(PowerLaw.fit(self.widths[rows, layer : layer + 1], self.tau[rows]))
         alpha, beta, r2 = (
             np.concatenate([getattr(fit, name) for fit in fits]) for name in ("alpha", "beta", "r2")
@@ -108,9 +107,11 @@ def _flatten_falls(law: PowerLaw, widths: IntArray) -> PowerLaw:
     )
 
 
-def _rows_of_layer(widths: IntArray) -> slice:
-    """Return the rows from the layer's first lost filter until it has one left, which pruning
-    spares. Earlier rows fill up to 6."""
+def _find_rows_of_layer(widths: IntArray) -> slice:
+    """Return the rows in which a layer shrinks: from its first lost filter to a width of 1.
+
+    Pruning keeps the last filter. If these rows are fewer than 6, earlier rows are added.
+    """
     lost = np.flatnonzero(widths < widths[0])
     last = np.flatnonzero(widths == 1)
     end = int(last[0]) + 1 if last.size else len(widths)
@@ -124,17 +125,17 @@ class Trajectory:
 
     Attributes:
         widths: int64 (N, L).
-        tau: (N,), their sizes.
+        tau: sizes of the networks with these widths, (N,).
     """
 
     widths: IntArray
     tau: Numbers
 
     def record(self) -> PruneRecord:
-        """Return the rows for a law: those of the published rule, or all if these are too few."""
+        """Return the rows of the published rule, or all rows if these are too few for a law."""
         if not gives_a_law(self.widths) and len(self.tau) > MIN_ROWS:
             return PruneRecord(self.widths, self.tau, own_rows=True)
-        rows = _published_rows(self.widths)
+        rows = _find_published_rows(self.widths)
         return PruneRecord(self.widths[rows], self.tau[rows])
 
     def at_fraction(self, fraction: float) -> tuple[int, ...]:
@@ -155,12 +156,13 @@ class Iteration:
 
     Attributes:
         trajectory: widths after every prune step.
-        law: fitted to its record.
+        law: the law fitted to its record.
         widths: the law's proposal at the original network's size.
         seconds: duration.
         metric: unit of tau.
-        widths_low, widths_high: 90 % of repeated searches propose widths between these, None if an
-            older version stored it.
+        widths_low: lower edge of the 90 % band of proposals of repeated searches; None if an older
+            version stored the iteration.
+        widths_high: upper edge of this band, or None.
     """
 
     trajectory: Trajectory
@@ -176,18 +178,22 @@ class Iteration:
         return self.trajectory.record()
 
     def beyond(self, cost: CostModel, budget: float) -> float | None:
-        """Return by which factor a budget is above the largest recorded network (> 1) or below the
-        smallest (< 1). None: inside the record, where the law interpolates.
+        """Return how far a budget is outside the record.
 
         Args:
-            cost: in the unit of the budget.
+            cost: a cost model in the unit of the budget.
+            budget: a number.
+
+        Returns:
+            The budget over the cost of the largest recorded network if it is above this cost, over
+            the cost of the smallest one if it is below; None inside the record.
         """
         costs = np.asarray(cost(self.record.widths), dtype=np.float64)
         nearest = float(np.clip(budget, costs.min(), costs.max()))
         return None if nearest == budget else budget / nearest
 
     def doubts(self, layer_names: Sequence[str]) -> str:
-        """Return a warning that names the layers which the law describes badly, or ""."""
+        """Return a warning that names the layers with a poor fit, or an empty string."""
         law = self.law
         held = [n for n, b in zip(layer_names, law.beta, strict=True) if b == 0]
         loose = [
@@ -212,8 +218,7 @@ class Iteration:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the proposal equals the pruned network within its uncertainty: 90 % of the start
-        widths are in the proposal's 90 % band."""
+        """Whether 90 % of the start widths are inside the 90 % band of the proposal."""
         if self.widths_low is None or self.widths_high is None:
             return False
         start = self.trajectory.widths[0]
@@ -248,6 +253,8 @@ class Iteration:
             trajectory,
             law,
             seconds=float(data["seconds"]),
-            metric=get_metric(data.get("metric", PARAMS.name)).name,  # older versions had no other
+            metric=get_metric(
+                data.get("metric", PARAMS.name)
+            ).name,  # the default of older versions
             **{name: tuple(row) for name, row in zip(names, proposed.tolist(), strict=True)},
         )

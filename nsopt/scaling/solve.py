@@ -2,7 +2,7 @@
 
 Along a law the integer widths (rounded down to a multiple) only change at breakpoints: the scales
 at which a layer reaches its next multiple. The solver computes the costs of all breakpoints once.
-They answer any number of budgets exactly: the widths of the last breakpoint that fits. Costs may be
+For any number of budgets, the exact solution is the last breakpoint that fits. Costs may be
 integers (parameters, MACs) or floats (milliseconds).
 """
 
@@ -21,7 +21,7 @@ from nsopt.scaling.law import FloatArray, PowerLaw, ScalingLaw
 _LARGEST_SCALE = 1e290
 _BELOW = 1 - 1e-12  # just below a breakpoint, but by more than the rounding error of a power
 _BEYOND = 1 + 1e-9  # just above the last breakpoint that is needed
-_APART = 1 + 1e-11  # closer breakpoints are equal but for rounding
+_APART = 1 + 1e-11  # closer breakpoints differ only by rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,14 +30,15 @@ class WidthFit:
 
     Attributes:
         widths: int64 (L,).
-        cost: of these widths, an int or a float like the cost model's; for K budgets at once (K,).
+        cost: cost of these widths, an int or a float as the cost model returns it; for K budgets at
+            once (K,).
         tau: the largest scale of the law whose widths fit.
         widths_low: int64 (L,), lower edge of the 90 % band of repeated searches at this scale; None
             if the law's error is unknown.
         widths_high: int64 (L,), the upper edge.
-        binding: of several budgets at once, the index of the one that stops the network: its next
-            larger size along the law exceeds it by most. None if every layer is as wide as it can
-            be, or for a single budget.
+        binding: index of the budget that stops the network, if there are several at once: the next
+            larger network along the law exceeds this budget by most. None for a single budget, or
+            if every layer already has its largest width.
     """
 
     widths: IntArray
@@ -50,9 +51,14 @@ class WidthFit:
 
 @dataclass(frozen=True, eq=False)
 class _Grid:
-    """The possible widths of layers: multiples of `step` from narrowest to widest, (L,) each.
+    """The possible widths of L layers.
 
     A layer that cannot reach the requested minimum gets its largest possible width.
+
+    Attributes:
+        step: widths are multiples of this.
+        narrowest: smallest widths, (L,).
+        widest: largest widths, (L,).
     """
 
     step: int
@@ -73,16 +79,22 @@ class _Grid:
             most = np.minimum(most, max_width)
         smallest = np.ceil(np.maximum(min_width, least) / multiple_of) * multiple_of
         narrowest = np.minimum(smallest, most)
-        return cls(multiple_of, narrowest, np.maximum(narrowest, _down(most, multiple_of)))
+        return cls(multiple_of, narrowest, np.maximum(narrowest, _round_down(most, multiple_of)))
 
     def below(self, widths: FloatArray) -> FloatArray:
         """Round `widths` (L,) down to the grid."""
-        return np.clip(_down(widths, self.step), self.narrowest, self.widest)
+        return np.clip(_round_down(widths, self.step), self.narrowest, self.widest)
 
 
 @dataclass(frozen=True, eq=False)
 class _Breakpoints:
-    """Widths (M, L) and cost (M,) on the scales from `start[i]` up to `start[i + 1]`; (M + 1,)."""
+    """The M networks along a law, from small to large.
+
+    Attributes:
+        start: network i has the scales from `start[i]` up to `start[i + 1]`, (M + 1,).
+        widths: (M, L).
+        cost: (M,).
+    """
 
     start: FloatArray
     widths: IntArray
@@ -99,16 +111,16 @@ def solve_widths(
 ) -> WidthFit:
     """Return the largest widths along `law` that cost no more than `budget`.
 
-    Several budgets at once are pairs `[(cost, budget), ...]` in place of `cost`: then the widths
-    are the largest that exceed none of them.
+    For several budgets at once, give pairs `[(cost, budget), ...]` instead of `cost`: the result is
+    the largest widths that exceed none of the budgets.
 
     Args:
         law: gives real-valued widths (L,) at any scale.
-        cost: maps widths (N, L) to costs (N,), such as `arch.cost("params")`. It never falls as a
-            width grows, or has a `lower_bound` that does not. If layers cannot have all widths, its
-            attributes `narrowest` and `widest` (L,) give the limits. Or pairs of a cost and its
-            budget, a number above 0.
-        budget: a number or an (N,) array, in the unit of `cost`; left out for pairs.
+        cost: maps widths (N, L) to costs (N,), such as `arch.cost("params")`, and must not fall as
+            a width grows, unless its method `lower_bound` gives a bound that does not. Its
+            attributes `narrowest` and `widest` (L,), if any, limit the widths. Or pairs of a cost
+            and its budget, a number above 0.
+        budget: a number or an (N,) array, in the unit of `cost`; omit it with pairs.
         multiple_of: round widths down to multiples of this.
         min_width: the smallest width of a layer.
         max_width: the largest width, a number or one per layer (L,), such as the widths of a
@@ -141,7 +153,7 @@ def solve_widths(
     _check_growth(law)
 
     grid = _Grid.of(cost, law.layers, multiple_of, min_width, max_width)
-    table = _breakpoints(law, cost, float(budgets.max()), grid)
+    table = _find_breakpoints(law, cost, float(budgets.max()), grid)
     cheapest_from = np.minimum.accumulate(table.cost[::-1])[::-1]
     row = np.searchsorted(cheapest_from, budgets, side="right") - 1
     if (row < 0).any():
@@ -149,13 +161,15 @@ def solve_widths(
     tau = table.start[row + 1] * _BELOW
     if np.ndim(budget) == 0:
         widths, scale = table.widths[row[0]], float(tau[0])
-        low, high = _band(law, scale, widths)
+        low, high = _round_band(law, scale, widths)
         binding = _find_binding(cost, table, int(row[0]))
         return WidthFit(widths, table.cost[row[0]].item(), scale, low, high, binding)
-    return WidthFit(table.widths[row], table.cost[row], tau, *_band(law, tau, table.widths[row]))
+    return WidthFit(
+        table.widths[row], table.cost[row], tau, *_round_band(law, tau, table.widths[row])
+    )
 
 
-def _band(
+def _round_band(
     law: ScalingLaw, scale: float | FloatArray, widths: IntArray
 ) -> tuple[IntArray, IntArray] | tuple[None, None]:
     """Return the law's band as integer widths, extended to include `widths`."""
@@ -167,14 +181,14 @@ def _band(
 
 
 def _find_binding(cost: CostFunction, table: _Breakpoints, row: int) -> int | None:
-    """Return the budget that the size after `row` exceeds by most."""
+    """Return the index of the budget that the network after `row` exceeds by most."""
     if not isinstance(cost, JointCost) or row + 1 == len(table.widths):
         return None
     return int(cost.shares(table.widths[row + 1]).argmax())
 
 
 def _describe_infeasible(cost: CostFunction, budget: float, table: _Breakpoints) -> str:
-    """Say that no widths fit a budget, and name a feasible one in all digits."""
+    """Return the message that no widths fit a budget; it names a feasible budget in all digits."""
     cheapest = table.cost.argmin()
     feasible = f"the smallest feasible one is {format_exactly(table.cost[cheapest])}"
     if isinstance(cost, JointCost):
@@ -197,10 +211,10 @@ def _check_growth(law: ScalingLaw) -> None:
         )
 
 
-def _breakpoints(
+def _find_breakpoints(
     law: ScalingLaw, cost: CostFunction, largest_budget: float, grid: _Grid
 ) -> _Breakpoints:
-    end = _scale_beyond(law, cost, largest_budget, grid)
+    end = _find_scale_beyond(law, cost, largest_budget, grid)
     starts, layers = [], []
     reached = np.minimum(law.widths(end) + grid.step, grid.widest)
     for layer, (narrowest, widest) in enumerate(zip(grid.narrowest, reached, strict=True)):
@@ -223,11 +237,11 @@ def _breakpoints(
     return _Breakpoints(start, widths, np.asarray(cost(widths)))
 
 
-def _scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Grid) -> float:
-    """Return a scale just above all that fit the budget, or one at which no layer can grow.
+def _find_scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Grid) -> float:
+    """Return a scale just above all scales that fit, or one at which no layer can grow.
 
-    `cost.lower_bound`, where it exists, replaces a cost that equal widths can lower (a projection
-    that vanishes). Other costs are assumed to be monotone.
+    It uses `cost.lower_bound` if this exists, because some costs fall when two widths become equal
+    (a projection vanishes). Other costs must be monotone.
     """
     bound: CostFunction = getattr(cost, "lower_bound", cost)
 
@@ -255,6 +269,6 @@ def _scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Gri
     return high * _BEYOND
 
 
-def _down(widths: FloatArray, multiple_of: int) -> FloatArray:
+def _round_down(widths: FloatArray, multiple_of: int) -> FloatArray:
     """Round down to multiples."""
     return np.floor(widths / multiple_of) * multiple_of

@@ -1,4 +1,4 @@
-"""The t-test for differences between two methods, one per seed."""
+"""A t-test for the differences between two methods, one difference per seed."""
 
 import warnings
 from typing import Any, Literal

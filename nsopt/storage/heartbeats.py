@@ -19,8 +19,10 @@ class AttributeHeartbeat(OwnHeartbeat, BaseStorage):
     """Stores the heartbeat of a trial as one of its attributes.
 
     A trial is stale if this process has not seen its heartbeat change for a while, so clocks of
-    different machines are never compared. longest_lock: seconds for which a dead process may block
-    the others from writing.
+    different machines are never compared.
+
+    Attributes:
+        longest_lock: seconds for which a dead process may keep other processes from writing.
     """
 
     longest_lock = 0.0

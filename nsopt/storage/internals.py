@@ -1,6 +1,6 @@
-"""Everything private that nsopt uses of Optuna.
+"""All uses of Optuna's private names.
 
-tests/storage/test_internals.py names what a new version of Optuna has removed.
+tests/storage/test_internals.py fails with the names that a new version of Optuna has removed.
 """
 
 import json
@@ -35,7 +35,7 @@ class OwnHeartbeat(BaseHeartbeat):
 
 
 class Database(RDBStorage):
-    """A database that writes several attributes of a trial at once."""
+    """A database that writes several attributes of a trial in one transaction."""
 
     def set_trial_user_attrs(self, trial_id: int, values: Mapping[str, Any]) -> None:
         with _create_scoped_session(self.scoped_session) as session:
@@ -54,9 +54,9 @@ class Database(RDBStorage):
 
 
 class ListedStudy(Study):
-    """A study with the attributes that it had when the studies of its storage were listed.
+    """A study that keeps the attributes from the listing of all studies in a storage.
 
-    Reading them asks the storage for nothing. `set_user_attr` also changes them here.
+    Reading them needs no query. `set_user_attr` changes both the storage and this copy.
     """
 
     def __init__(self, found: FrozenStudy, storage: BaseStorage) -> None:
@@ -74,7 +74,7 @@ class ListedStudy(Study):
 
 
 class _Listing:
-    """Answers what a `Study` asks its storage when it is made."""
+    """Answers the queries of `Study.__init__` from a listing."""
 
     def __init__(self, found: FrozenStudy) -> None:
         self._found = found
@@ -87,7 +87,7 @@ class _Listing:
 
 
 STALE_TRIAL_IDS = "_get_stale_trial_ids"
-# What Optuna's cache calls of a database behind it.
+# Methods of a database that Optuna's cache calls.
 BEHIND_CACHE = (
     STALE_TRIAL_IDS,
     "_create_new_trial",
@@ -120,13 +120,13 @@ def stale_in_database(storage: RDBStorage, study_id: int) -> list[int]:
 
 
 def take(study: Study, waiting: FrozenTrial) -> bool:
-    """Set a waiting trial to running; return whether it was this process that did."""
+    """Set a waiting trial to running; return False if another process was faster."""
     own = storage_of(study)
     return own.set_trial_state_values(trial_id(waiting), state=TrialState.RUNNING)
 
 
 def running(study: Study, taken: FrozenTrial) -> Trial:
-    """Return the `Trial` that an objective gets, for a trial that was taken."""
+    """Return the `Trial` object for the objective of a trial that this process has taken."""
     return Trial(study, trial_id(taken))
 
 
@@ -164,5 +164,5 @@ def can_be(distribution: BaseDistribution, value: int) -> bool:
 
 
 def fixed_parameters(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the parameters with which a trial was enqueued."""
+    """Return the fixed parameters of an enqueued trial."""
     return dict(trial.system_attrs.get("fixed_params", {}))

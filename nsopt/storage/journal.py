@@ -1,4 +1,4 @@
-"""Optuna's journal: a file to which all processes append, also on a network file system."""
+"""Optuna's journal storage: a file to which all processes append, also on network file systems."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ _BEGINNING = b'{"op_code":'
 
 
 def open_journal(path: Path) -> "JournaledStorage":
-    """Open a journal, or create it. Raises NsoptError if the file is something else."""
+    """Open a journal, or create it. Raises NsoptError if the file is not a journal."""
     path = path.resolve()  # the lock is a symbolic link, which a relative path would break
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not _looks_like_a_journal(path):
@@ -32,17 +32,19 @@ def _looks_like_a_journal(path: Path) -> bool:
 
 
 class JournaledStorage(AttributeHeartbeat, JournalStorage):
-    """A journal with heartbeats, which Optuna's lacks. A process that dies while writing blocks the
-    others until they break its lock."""
+    """Optuna's journal storage with heartbeats.
+
+    If a process dies while writing, the others wait until they may break its lock.
+    """
 
     longest_lock = _LOCK_SECONDS
 
 
 class _WholeLines(JournalFileSymlinkLock):
-    """Optuna's lock of a journal; its holder first removes an unfinished last line.
+    """Optuna's lock of a journal, which also removes an unfinished last line.
 
-    A full disk or a power cut leaves one. The next line would be appended to it, and the journal
-    would be unreadable.
+    A full disk or a power failure leaves such a line. Appending to it would make the journal
+    unreadable.
     """
 
     def __init__(self, path: Path) -> None:

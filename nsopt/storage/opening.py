@@ -26,17 +26,17 @@ from nsopt.storage.urls import (
     storage_file,
 )
 
-ARTIFACTS = "artifacts"  # folder beside a storage, with the stored networks
-RUNS = Path("runs")  # folder of studies, unless the user names another
+ARTIFACTS = "artifacts"  # folder of the stored networks, beside the storage
+RUNS = Path("runs")  # default folder of studies
 _GRPC_PORT = 13000
 _CONNECT_SECONDS = 10
 _SQLITE_LOCK_SECONDS = 60
-_CONNECTIONS = {"pool_size": 1, "pool_pre_ping": True}  # one stays open; it may have been cut
-_MAKING_SECONDS, _MAKING_ATTEMPTS = 0.5, 6  # of the tables of a new database
+_CONNECTIONS = {"pool_size": 1, "pool_pre_ping": True}  # keep one open; check it before use
+_MAKING_SECONDS, _MAKING_ATTEMPTS = 0.5, 6  # to create the tables of a new database
 
 
 def storage_exists(url: str) -> bool:
-    """Return whether there may be results at `url`, without creating anything."""
+    """Return whether `url` may hold results, without creating anything; True for servers."""
     path = storage_file(url)
     return path is None or (path.is_file() and not is_empty(url))
 
@@ -72,7 +72,10 @@ def open_storage(url: str) -> BaseStorage:
     """Open the storage at `url`, or create it. `grpc://HOST:PORT` is Optuna's proxy.
 
     All storages have heartbeats, so that trials of dead processes are queued again. If a server
-    goes away later, the storage waits for it.
+    stops responding later, the storage waits for it.
+
+    Raises:
+        NsoptError: if the storage cannot be opened.
     """
     path, journal = sqlite_path(url), journal_path(url)
     try:
@@ -92,12 +95,12 @@ def open_storage(url: str) -> BaseStorage:
     except NsoptError:
         raise
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise _unusable(url, error) from None
+        raise _make_error(url, error) from None
 
 
 def _open_database(url: str, kind: type[Database], engine: Mapping[str, object]) -> Database:
     patience = Retrying(
-        retry=retry_if_exception(_made_by_another),
+        retry=retry_if_exception(_is_made_by_another),
         wait=wait_fixed(_MAKING_SECONDS),
         stop=stop_after_attempt(_MAKING_ATTEMPTS),
         reraise=True,
@@ -112,8 +115,8 @@ def _open_database(url: str, kind: type[Database], engine: Mapping[str, object])
     )
 
 
-def _made_by_another(error: BaseException) -> bool:
-    """Return whether another process may have made the tables of a new database just now."""
+def _is_made_by_another(error: BaseException) -> bool:
+    """Return whether an error may mean that another process just made the same tables."""
     cause = error.__cause__ or error
     return isinstance(cause, IntegrityError | ProgrammingError) or "already exists" in str(cause)
 
@@ -121,8 +124,8 @@ def _made_by_another(error: BaseException) -> bool:
 def _lock_before_reading(engine: sqlalchemy.Engine) -> None:
     """Make SQLite lock the database from the first statement of a transaction.
 
-    By default it locks at the first write: two processes could both read that a trial waits, and
-    both take it.
+    By default it locks at the first write. Two processes could then both read that a trial is
+    waiting, and both take it.
     """
 
     @sqlalchemy.event.listens_for(engine, "connect")
@@ -149,14 +152,14 @@ def storage_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
-        raise _unusable(url, error) from None
+        raise _make_error(url, error) from None
     except Exception as error:
         if not is_of_grpc(error):
             raise
-        raise _unusable(url, error) from None
+        raise _make_error(url, error) from None
 
 
-def _unusable(url: str, error: BaseException) -> NsoptError:
+def _make_error(url: str, error: BaseException) -> NsoptError:
     cause = error.__cause__ or error
     reason = (str(cause) or str(error) or type(error).__name__).splitlines()[0]
     return NsoptError(f"storage {hide_password(url)} cannot be used: {hide_values(url, reason)}")

@@ -16,15 +16,15 @@ def provenance(compute: Compute) -> dict[str, str]:
     return {
         "device": describe_device(compute.device),
         "training precision": compute.precision,
-        "commit": _commit(),
+        "commit": _find_commit(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        **{package: _version(package) for package in _PACKAGES},
+        **{package: _find_version(package) for package in _PACKAGES},
     }
 
 
 @cache
-def _version(package: str) -> str:
+def _find_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
@@ -32,17 +32,17 @@ def _version(package: str) -> str:
 
 
 @cache
-def _commit() -> str:
+def _find_commit() -> str:
     """Return the git commit of nsopt's sources, and whether they have changed since."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return "unknown (not a git checkout)"
-    commit = _git(root, "rev-parse", "--short=12", "HEAD")
-    changed = _git(root, "status", "--porcelain", "--", "nsopt")
+    commit = _run_git(root, "rev-parse", "--short=12", "HEAD")
+    changed = _run_git(root, "status", "--porcelain", "--", "nsopt")
     return f"{commit}{' with changes' if changed else ''}" if commit else "unknown"
 
 
-def _git(root: Path, *arguments: str) -> str:
+def _run_git(root: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False

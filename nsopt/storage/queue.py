@@ -1,7 +1,7 @@
 """Run the waiting trials of a storage, each in exactly one of many processes.
 
-nsopt claims trials and sends heartbeats itself: `Study.optimize` would start an empty trial if
-another process was faster, and its heartbeat stops at a server's first failure.
+nsopt claims trials and sends heartbeats itself. `Study.optimize` would start an empty trial if
+another process was faster, and it stops sending heartbeats when a server fails once.
 """
 
 import time
@@ -30,30 +30,32 @@ _POLL_SECONDS = 1.0
 
 
 class Work(Protocol):
-    """Runs the trials of a study. compute: device and precision."""
+    """Runs the trials of a study."""
 
     @property
-    def compute(self) -> Compute: ...
+    def compute(self) -> Compute:
+        """Device and precision."""
 
     def point(self, trial: FrozenTrial) -> Hashable:
-        """Return what a trial was enqueued to run. Of two trials with equal points one runs."""
+        """Return the point of an enqueued trial. Of several trials with equal points, one runs."""
 
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
-        """Return the sampler of a trial's parameters; this may take as long as the trial."""
+        """Return the sampler of a trial's parameters. This may take as long as the trial."""
 
     def run(self, trial: Trial) -> Sequence[float]:
         """Run a trial and return its values."""
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
-        """Handle a trial that failed and would always fail."""
+        """Handle a trial that failed and would fail again."""
 
 
 class Entry(NamedTuple):
     """A study to work on.
 
     Attributes:
+        study: the study.
         stored: its trials, read just now.
-        work: runs them; None while they must wait.
+        work: runs its trials; None while they must wait.
     """
 
     study: Study
@@ -62,14 +64,14 @@ class Entry(NamedTuple):
 
 
 def drain(look: Callable[[], Sequence[Entry]], wait: Callable[[bool], None]) -> int:
-    """Run trials until none waits or runs in any process; return how many ran here.
+    """Run trials until all have ended, also in other processes; return how many ran here.
 
     The trials of processes that died are queued again after a while.
 
     Args:
         look: returns the studies to work on; called before every trial.
-        wait: called when nothing can run now, with whether other processes run trials. It reports
-            what this process waits for.
+        wait: called when no trial can run now, to report what this process waits for. Its argument
+            is whether other processes are running trials.
     """
     watch, done = Watch(), 0
     while True:
@@ -95,10 +97,10 @@ def _run_one(entries: Sequence[Entry]) -> bool:
 
 
 def run_missing(enqueue_missing: Callable[[], bool], work: Callable[[], object]) -> None:
-    """Enqueue and run missing trials until none is missing, also those of processes that died.
+    """Enqueue and run trials until none is missing, also those of processes that died.
 
     Args:
-        enqueue_missing: returns whether anything was missing.
+        enqueue_missing: enqueues missing trials; returns whether any were missing.
         work: runs all waiting trials.
     """
     enqueue_missing()
@@ -112,7 +114,10 @@ def missing_points(
 ) -> list[P]:
     """Return the points without a settled trial (`trials.is_settled`).
 
-    read: reads the point of a trial.
+    Args:
+        study: None if it does not exist yet.
+        points: all points.
+        read: reads the point of a trial.
     """
     stored = study.get_trials(deepcopy=False) if study else []
     settled = {read(trial) for trial in stored if trials.is_settled(trial)}
@@ -120,12 +125,14 @@ def missing_points(
 
 
 def claim(study: Study, stored: Sequence[FrozenTrial], work: Work) -> FrozenTrial | None:
-    """Claim a waiting trial for this process; None if there is none.
+    """Claim a waiting trial for this process; return None if no trial is waiting.
 
     If two commands enqueued the same point, the earlier trial runs and the later one fails.
 
     Args:
-        stored: the study's trials, read just now.
+        study: the study.
+        stored: its trials, read just now.
+        work: runs its trials.
     """
     for waiting in stored:
         if waiting.state != TrialState.WAITING or not _take(study, waiting):
@@ -139,10 +146,10 @@ def claim(study: Study, stored: Sequence[FrozenTrial], work: Work) -> FrozenTria
 
 
 def run(study: Study, claimed: FrozenTrial, work: Work) -> bool:
-    """Run a claimed trial to its end; return False if another process got it meanwhile.
+    """Run a claimed trial to its end; return False if another process took it over meanwhile.
 
-    An error that would happen again (a training that diverges, no widths at this budget) fails the
-    trial for good. Other errors fail it and are raised.
+    After an error that would happen again (a training that diverges, no widths at this budget) the
+    trial fails and is not retried. Other errors fail the trial and are raised.
     """
     with heartbeat(internals.storage_of(study), internals.trial_id(claimed)):
         try:
@@ -175,8 +182,11 @@ def _take(study: Study, waiting: FrozenTrial) -> bool:
 def _find_original(
     study: Study, stored: Sequence[FrozenTrial], claimed: FrozenTrial, work: Work
 ) -> FrozenTrial | None:
-    """Return the earlier trial with the same point. Trials are numbered in the order of commits, so
-    all earlier ones are among the stored ones; their states may have changed since."""
+    """Return an earlier trial with the same point that needs no retry, or None.
+
+    Trials are numbered in the order of their commits, so `stored` has all earlier ones; their
+    states may have changed since.
+    """
     point = work.point(claimed)
     same = [trial.number for trial in stored[: claimed.number] if work.point(trial) == point]
     now = study.get_trials(deepcopy=False) if same else []
@@ -200,7 +210,7 @@ def _tell(
 
 @contextmanager
 def heartbeat(storage: BaseStorage, trial_id: int) -> Iterator[None]:
-    """Send heartbeats while a trial runs, even if the storage fails at times."""
+    """Send heartbeats while a trial runs, even if the storage fails now and then."""
     if not isinstance(storage, BaseHeartbeat):
         yield
         return
@@ -228,9 +238,9 @@ def heartbeat(storage: BaseStorage, trial_id: int) -> Iterator[None]:
 class Watch:
     """Returns the trials of dead processes to the queue.
 
-    A process may die between taking a trial and its first heartbeat. Optuna never calls a trial
-    without a heartbeat stale, so the first look at a running trial writes one. A locked storage
-    blocks all heartbeats, so a process that seems dead gets the time of one more.
+    A process may die between taking a trial and its first heartbeat. For Optuna a trial without a
+    heartbeat is never stale, so the first look at a running trial writes one. A locked storage
+    blocks all heartbeats, so a process that seems dead gets time for one more.
     """
 
     def __init__(self) -> None:

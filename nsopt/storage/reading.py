@@ -1,4 +1,4 @@
-"""Read the values of a storage, and say in one line which of them is damaged."""
+"""Read the values of a storage; report a damaged value in one line."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,11 +16,11 @@ from nsopt.storage.internals import trial_id
 
 @contextmanager
 def damage(owner: Study | FrozenTrial | Trial, name: str) -> Iterator[None]:
-    """Turn what the block raises for damaged values into an NsoptError that says where they are.
+    """Turn errors of the block into an NsoptError that names the damaged value.
 
     Args:
-        owner: the study or the trial that holds what the block reads.
-        name: of the attribute or parameter.
+        owner: the study or trial from which the block reads.
+        name: name of the attribute or parameter.
     """
     try:
         yield
@@ -53,15 +53,17 @@ def read(
     """Return a value of a study or a trial.
 
     Args:
-        kind: its type, which it must have as JSON.
-        values: those of the owner; by default its attributes.
+        owner: the study or trial.
+        name: name of the value.
+        kind: the type that the value must have, as JSON.
+        values: where to find it; by default in the attributes of the owner.
 
     Raises:
-        NsoptError: if it is missing or of another kind.
+        NsoptError: if it is missing or of another type.
     """
     with damage(owner, name):
         value = (owner.user_attrs if values is None else values).get(name)
-        return _reader(kind).validate_json(json.dumps(value), strict=True)
+        return _make_reader(kind).validate_json(json.dumps(value), strict=True)
 
 
 def read_optional(owner: Study | FrozenTrial | Trial, name: str, kind: Any) -> Any | None:
@@ -70,5 +72,5 @@ def read_optional(owner: Study | FrozenTrial | Trial, name: str, kind: Any) -> A
 
 
 @cache
-def _reader(kind: Any) -> TypeAdapter[Any]:
+def _make_reader(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

@@ -1,7 +1,8 @@
 """The schema of results in Optuna storage: studies here, trials in storage/trials.py.
 
-No other file names studies and attributes. Each method has a study `ARCH-DATA-PRESET/METHOD`, as
-has the search; all have the same two objectives. Tuning studies are `ARCH-DATA-PRESET-tune/KIND`.
+No other file names studies and attributes. Each method, and the search, has a study
+`ARCH-DATA-PRESET/METHOD`; all of these have the same two objectives. Tuning studies have the names
+`ARCH-DATA-PRESET-tune/KIND`.
 """
 
 import hashlib
@@ -27,12 +28,13 @@ T = TypeVar("T")
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 SEARCH_METRIC_NAMES = ("lowest r2 of a layer", "seconds")
 SEARCH = "search"
-BASE = "base"  # folder of the networks that methods start from, in place of a method's name
-PRETRAINED = "pretrained"  # folder of the network from which searches of several prices start
+# Folders of networks, beside those with the names of methods.
+BASE = "base"  # the networks from which methods start
+PRETRAINED = "pretrained"  # the network from which searches with several prices start
 _OTHER_SEARCH = "search-"
-# Settings that searches of older versions did not store.
+# Settings that older versions did not store, with their values in these versions.
 _SINCE_0_1 = {"search_images": None, "price": "filters", "importance_decay": 0.0}
-_SINCE_RUNTIMES: dict[str, Any] = {"runtime": "torch"}  # which older versions did not store
+_SINCE_RUNTIMES: dict[str, Any] = {"runtime": "torch"}
 _SINCE_BATCHES = {"latency_batch_size": 100}
 _TUNING = "-tune"
 _CONFIRMED = "-confirmed"
@@ -59,10 +61,17 @@ class TaskDescription:
     """Network and data of a study, as reports print them.
 
     Attributes:
-        fixed: one line about layers that keep their widths, or empty.
+        arch: name of the architecture.
+        data: name of the data set.
+        classes: number of classes.
+        image_size: side of the images, in pixels.
+        channels: channels of the images.
+        layer_names: names of the searched layers.
+        base_widths: widths of the original network.
+        fixed: one line about layers with fixed widths, or empty.
         base_params: parameters of the network at its base widths; None if an older version wrote
             the study.
-        base_macs: its MACs.
+        base_macs: its MACs, likewise.
     """
 
     arch: str
@@ -79,7 +88,7 @@ class TaskDescription:
 
 @dataclass(frozen=True)
 class _Settings:
-    """Those among the settings of a study that are read by name."""
+    """The settings of a study that nsopt reads by name."""
 
     preset: str
     search: dict[str, Any]
@@ -92,7 +101,7 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _TimedWidths(Timing):
-    """A timing with the widths that it is of; None in those of older versions."""
+    """A timing with the widths of its network; None if an older version wrote it."""
 
     widths: WidthKey | None = None
 
@@ -103,8 +112,12 @@ def comparison_name(arch: str, data: str, preset: str) -> str:
 
 
 def study_name(prefix: str, kind: str) -> str:
-    """Return the name of a study. prefix: of a comparison or its tuning; kind: a method, the search
-    or what is tuned."""
+    """Return the name of a study.
+
+    Args:
+        prefix: see `comparison_name` and `tuning_name`.
+        kind: a method, a search, or the subject of tuning.
+    """
     return f"{prefix}/{kind}"
 
 
@@ -130,7 +143,7 @@ def scores_kind(metric: str, budget: float) -> str:
 
 
 def is_curve(kind: str) -> bool:
-    """Return whether a tuning study of this kind tunes a law, or confirms one."""
+    """Return whether a tuning study of this kind tunes a law, or confirms a tuned law."""
     return kind.startswith(curve_kind(""))
 
 
@@ -148,7 +161,12 @@ def is_tuning(prefix: str) -> bool:
 
 
 def search_kind(price: str, usual: str) -> str:
-    """Return the kind of a search with a price. usual: the price in the task's settings."""
+    """Return the kind of a search.
+
+    Args:
+        price: the price of the search.
+        usual: the price in the settings of the task.
+    """
     return SEARCH if price == usual else f"{_OTHER_SEARCH}{price}"
 
 
@@ -157,12 +175,12 @@ def is_search(kind: str) -> bool:
 
 
 def is_reserved(kind: str) -> bool:
-    """Return whether nsopt uses a kind itself, so that no method can have this name."""
+    """Return whether nsopt uses a kind itself; no method can have such a name."""
     return is_search(kind) or kind in (BASE, PRETRAINED)
 
 
 def price_of_search(kind: str) -> str | None:
-    """Return the price in the kind of a search; None if it is that of the settings."""
+    """Return the price in the kind of a search; None if it has the price of the settings."""
     return kind.removeprefix(_OTHER_SEARCH) if kind.startswith(_OTHER_SEARCH) else None
 
 
@@ -188,8 +206,10 @@ def write_identity(
     provenance: Mapping[str, Any],
     metric_names: Sequence[str],
 ) -> None:
-    """Write the attributes of a new study. The settings come last: a study with settings is
-    complete."""
+    """Write the attributes of a new study.
+
+    The settings come last, so that a study with settings is complete.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(list(metric_names))
@@ -200,7 +220,7 @@ def write_identity(
 
 
 def read_settings(study: Study) -> dict[str, Any]:
-    """Return all settings that decide a study's numbers; empty if nsopt did not create it."""
+    """Return all settings that affect a study's numbers; empty if nsopt did not create it."""
     attributes = study.user_attrs
     if _SETTINGS not in attributes:
         return {}
@@ -219,10 +239,10 @@ def is_ours(study: FrozenStudy) -> bool:
 
 
 def claim_for_own_task(study: Study, settings: Mapping[str, Any]) -> None:
-    """Write the settings of a user's own task to a new study, which no report reads.
+    """Write the settings of a user's own task to a new study. Reports do not read such studies.
 
     Raises:
-        NsoptError: if other settings wrote the study.
+        NsoptError: if the study exists with other settings.
     """
     theirs = read_optional(study, _OWN_TASK, dict[str, Any])
     if theirs is None:
@@ -251,12 +271,12 @@ def read_source(study: Study) -> Source:
 
 
 def metric_names(latency_batch_size: int) -> tuple[str, str]:
-    """Return the names of the values of a trial of a comparison."""
+    """Return the names of the two values of a comparison's trials."""
     return "validation accuracy (%)", f"latency (ms per batch of {latency_batch_size})"
 
 
 def read_latencies(study: Study) -> list[dict[str, Any]]:
-    """Return all latencies of a study, of any conditions; `widths` is a `width_key`."""
+    """Return all latencies of a study, under any conditions. Their `widths` are a `width_key`."""
     return [_SINCE_RUNTIMES | value for value in _read_timed(study, _LATENCY)]
 
 
@@ -270,24 +290,27 @@ def _read_timed(study: Study, prefix: str) -> list[dict[str, Any]]:
 def write_latency(
     study: Study, widths: Sequence[int], conditions: Mapping[str, Any], latency: Mapping[str, Any]
 ) -> None:
-    """Write an attribute for these widths, conditions and sitting alone: two processes may write at
-    once, and what was measured before stays."""
+    """Store the latency of a network.
+
+    Each network, condition and sitting has its own attribute, so that two processes may write at
+    the same time and earlier measurements stay.
+    """
     value = {**latency, "widths": width_key(widths)}
-    digest = _short_digest((value["widths"], sorted(conditions.items()), value.get("sitting")))
+    digest = _make_digest((value["widths"], sorted(conditions.items()), value.get("sitting")))
     name = f"{_LATENCY}{digest}"
     if study.user_attrs.get(name) != value:
         study.set_user_attr(name, value)
 
 
 def write_timing(study: Study, widths: Sequence[int], latency: Mapping[str, Any]) -> None:
-    """Store a measurement that helped to find the widths at a budget in milliseconds."""
+    """Store a measurement from the bisection for a budget in milliseconds."""
     value = {**latency, "widths": width_key(widths)}
-    digest = _short_digest((value["widths"], latency["sitting"]))
+    digest = _make_digest((value["widths"], latency["sitting"]))
     study.set_user_attr(f"{_TIMING}{digest}", value)
 
 
 def read_timings(study: Study, widths: Sequence[int]) -> list[dict[str, Any]]:
-    """Return these measurements of widths, under any conditions, in the order of their sitting."""
+    """Return such measurements of a network, under any conditions, in the order of sittings."""
     found = [
         {key: part for key, part in value.items() if key != "widths"}
         for value in _read_timed(study, _TIMING)
@@ -297,13 +320,18 @@ def read_timings(study: Study, widths: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def write_widths_in_time(study: Study, asked: Sequence[Any], found: TimedWidths) -> None:
-    """Store the widths that were found for a budget in milliseconds. asked: what decides them,
-    except the clock."""
-    study.set_user_attr(_widths_in_time(asked), asdict(found))
+    """Store the widths found for a budget in milliseconds.
+
+    Args:
+        study: the study.
+        asked: everything that determines the widths, except measurements.
+        found: the widths.
+    """
+    study.set_user_attr(_name_widths_in_time(asked), asdict(found))
 
 
 def read_widths_in_time(study: Study, asked: Sequence[Any]) -> TimedWidths | None:
-    name = _widths_in_time(asked)
+    name = _name_widths_in_time(asked)
     found: TimedWidths | None = read_optional(study, name, TimedWidths)
     with damage(study, name):
         if found is not None and not found.predicted > 0:
@@ -311,12 +339,12 @@ def read_widths_in_time(study: Study, asked: Sequence[Any]) -> TimedWidths | Non
     return found
 
 
-def _widths_in_time(asked: Sequence[Any]) -> str:
-    return f"{_WIDTHS_IN_TIME}{_short_digest(list(asked))}"
+def _name_widths_in_time(asked: Sequence[Any]) -> str:
+    return f"{_WIDTHS_IN_TIME}{_make_digest(list(asked))}"
 
 
 def write_latency_model(study: Study, model: Mapping[str, Any]) -> None:
-    """Store the latency model that decides a study's widths at budgets in milliseconds."""
+    """Store the latency model with which a study solves budgets in milliseconds."""
     study.set_user_attr(_LATENCY_MODEL, dict(model))
 
 
@@ -325,33 +353,38 @@ def has_latency_model(study: Study) -> bool:
 
 
 def read_latency_model(study: Study, make: Callable[[dict[str, Any]], T]) -> T | None:
-    """Return what `make` makes of a stored latency model; None without one."""
+    """Return the stored latency model, converted by `make`; None without a stored model."""
     stored = study.user_attrs.get(_LATENCY_MODEL)
     with damage(study, _LATENCY_MODEL):
         return None if stored is None else make(stored)
 
 
 def write_references(study: Study, asked: Sequence[float], budgets: Sequence[int]) -> None:
-    """Store the budgets of the reference networks. asked: what decides them, except latencies,
-    which may be measured again."""
-    study.set_user_attr(_references(asked), list(budgets))
+    """Store the budgets of the reference networks.
+
+    Args:
+        study: the study.
+        asked: everything that determines them, except latencies, which may be measured again.
+        budgets: the budgets.
+    """
+    study.set_user_attr(_name_references(asked), list(budgets))
 
 
 def read_references(study: Study, asked: Sequence[float]) -> list[int] | None:
-    return read_optional(study, _references(asked), list[int])
+    return read_optional(study, _name_references(asked), list[int])
 
 
-def _references(asked: Sequence[float]) -> str:
-    return f"{_REFERENCES}{_short_digest(list(asked))}"
+def _name_references(asked: Sequence[float]) -> str:
+    return f"{_REFERENCES}{_make_digest(list(asked))}"
 
 
-def _short_digest(value: Any) -> str:
-    """Return a digest for an attribute's name, which must be short."""
+def _make_digest(value: Any) -> str:
+    """Return a short digest for the name of an attribute."""
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
 def write_int8(study: Study, trial: int, figures: Mapping[str, Any]) -> None:
-    """Write the accuracies and milliseconds of a trial's network in 8-bit integers."""
+    """Write accuracies and milliseconds of a trial's network, quantised to 8-bit integers."""
     study.set_user_attr(f"{_INT8}{trial}", dict(figures))
 
 
@@ -360,7 +393,7 @@ def write_law(study: Study, law: PowerLaw) -> None:
 
 
 def write_verdict(study: Study, verdict: str) -> None:
-    """Store the result of a tuning study in words."""
+    """Store the result of a tuning study as a sentence."""
     study.set_user_attr(_VERDICT, verdict)
 
 

@@ -1,4 +1,4 @@
-"""Storages on a server: they wait while it is away, and know which workers are alive."""
+"""Storages on a server: they wait while it is unavailable, and detect dead workers."""
 
 import functools
 import time
@@ -24,7 +24,7 @@ from nsopt.storage.internals import (
 
 _PATIENCE_SECONDS = 300.0
 _RETRY_SECONDS = 0.5
-_REPEATABLE = (  # a trial that is added twice runs only once (storage/queue.py)
+_REPEATABLE = (  # also create_new_trial: of two equal trials one runs (queue.py)
     "create_new_study",
     "create_new_trial",
     "get_all_studies",
@@ -55,7 +55,7 @@ _REPEATABLE = (  # a trial that is added twice runs only once (storage/queue.py)
 
 
 class _Patience:
-    """Repeats calls to a server that does not answer, for some minutes."""
+    """Repeats calls to a server that does not respond, for some minutes."""
 
     last_outage = -float("inf")
 
@@ -100,7 +100,7 @@ def _repeat(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _has_happened(storage: Any, trial_id: int, state: Any = None, *_: Any, **__: Any) -> bool:
-    """Return whether a trial already has the state that an unanswered call was to set."""
+    """Return whether a trial already has the state that a call without a response has set."""
     return isinstance(state, TrialState) and storage.get_trial(trial_id).state == state
 
 
@@ -109,14 +109,14 @@ def _is_outage(error: BaseException) -> bool:
 
 
 def is_of_grpc(error: BaseException) -> bool:
-    """Return whether an error is gRPC's, by name: the library may not be installed."""
+    """Return whether gRPC raised an error; by name, as the library may not be installed."""
     return any(kind.__module__.split(".")[0] == "grpc" for kind in type(error).__mro__)
 
 
 class PatientStorage(_Patience, OwnHeartbeat, Database):
     """A database server that may restart while workers use it.
 
-    Its connections close when it is collected, or when it could not be made.
+    Its connections close when it is garbage-collected, or when its constructor fails.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
@@ -144,17 +144,17 @@ class PatientStorage(_Patience, OwnHeartbeat, Database):
         return self.patiently(is_outage, dialect.connect, *arguments, **options)
 
     def stale_trial_ids(self, study_id: int) -> list[int]:
-        """Return no trial soon after an outage, in which nobody could write heartbeats."""
+        """Return stale trials, but none soon after an outage, which blocked all heartbeats."""
         stale = stale_in_database(self, study_id)
         recovered = time.monotonic() - self.last_outage > DEAD_AFTER_SECONDS
         return stale if recovered else []
 
 
 class ProxiedStorage(_Patience, AttributeHeartbeat, GrpcStorageProxy):
-    """Optuna's gRPC proxy with heartbeats, which Optuna's lacks."""
+    """Optuna's gRPC proxy with heartbeats."""
 
     def set_trial_param(self, trial_id: int, *parameter: Any, **named: Any) -> None:
-        """Read all studies first if the proxy started after the trial and does not know it."""
+        """Set a parameter. A proxy that started after the trial must first read all studies."""
         try:
             super().set_trial_param(trial_id, *parameter, **named)
         except KeyError:

@@ -17,8 +17,16 @@ _SECONDS_TO_ANSWER = 5.0
 def serve_proxy(url: str, host: str, port: int, ready: Callable[[], None]) -> None:
     """Serve the storage at `url` through Optuna's gRPC proxy, until SIGINT or SIGTERM.
 
-    Calls in progress then have a few seconds to end. ready: called when clients can connect.
-    Raises NsoptError if the storage or the address cannot be used.
+    Running calls then have a few seconds to end.
+
+    Args:
+        url: of the storage.
+        host: address to serve on.
+        port: likewise.
+        ready: called when clients can connect.
+
+    Raises:
+        NsoptError: if the storage or the address cannot be used.
     """
     if is_proxy(url):
         raise NsoptError(f"{hide_password(url)} is a proxy: give --storage the database behind it")

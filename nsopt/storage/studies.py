@@ -16,9 +16,9 @@ from nsopt.storage.internals import FrozenStudy, ListedStudy
 
 
 def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
-    """Return nsopt's studies `prefix/METHOD`, by method, with their attributes as of now."""
+    """Return nsopt's studies `prefix/METHOD` by method, with their current attributes."""
     studies: dict[str, Study] = {}
-    for found in _ours(storage):
+    for found in _list_ours(storage):
         own, kind = schema.split_name(found.study_name)
         if own == prefix:
             studies[kind] = ListedStudy(found, storage)
@@ -27,26 +27,26 @@ def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
 
 def comparisons(storage: BaseStorage) -> list[str]:
     """Return the names of nsopt's comparisons and searches in a storage."""
-    return [prefix for prefix in _prefixes(storage) if not schema.is_tuning(prefix)]
+    return [prefix for prefix in _list_prefixes(storage) if not schema.is_tuning(prefix)]
 
 
 def tunings(storage: BaseStorage) -> list[str]:
     """Return the prefixes of the tuning studies in a storage."""
-    return [prefix for prefix in _prefixes(storage) if schema.is_tuning(prefix)]
+    return [prefix for prefix in _list_prefixes(storage) if schema.is_tuning(prefix)]
 
 
-def _prefixes(storage: BaseStorage) -> list[str]:
-    return sorted({schema.split_name(study.study_name)[0] for study in _ours(storage)})
+def _list_prefixes(storage: BaseStorage) -> list[str]:
+    return sorted({schema.split_name(study.study_name)[0] for study in _list_ours(storage)})
 
 
-def _ours(storage: BaseStorage) -> list[FrozenStudy]:
+def _list_ours(storage: BaseStorage) -> list[FrozenStudy]:
     """Return nsopt's studies by name."""
     ours = [study for study in storage.get_all_studies() if schema.is_ours(study)]
     return sorted(ours, key=lambda study: study.study_name)
 
 
 def only_comparison(storage: BaseStorage) -> str:
-    """Return the name of the only comparison. Raises NsoptError if there are none or several."""
+    """Return the name of the only comparison. Raises NsoptError unless there is exactly one."""
     found = comparisons(storage)
     if len(found) != 1:
         known = ", ".join(found) or "none"
@@ -77,13 +77,13 @@ def open_study(
 
 
 def check_settings(study: Study, ours: Mapping[str, Any]) -> bool:
-    """Return whether `study` has settings, which are then `ours`.
+    """Check that a study was written with the settings `ours`; return False if it has none.
 
     This ignores attributes of the data that an older version did not store, and settings that an
     older version stored with a search although the search does not depend on them.
 
     Raises:
-        NsoptError: with the differences, if other settings wrote the study.
+        NsoptError: if other settings wrote the study; it lists the differences.
     """
     theirs = schema.read_settings(study)
     if not theirs:

@@ -1,4 +1,4 @@
-"""The schema of trials in Optuna storage: a point, set when it is enqueued, and an outcome."""
+"""The schema of trials in Optuna storage: a point, set by enqueueing, and an outcome."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ BUDGET = "budget"
 _Number = int | float
 _Width = Annotated[int, Field(ge=1, le=LARGEST_WIDTH)]
 _Curves = dict[str, list[_Number]]
-OUTCOME_COLUMNS: dict[str, Any] = {  # and of what kind they are
+OUTCOME_COLUMNS: dict[str, Any] = {  # with their types
     "method": str,
     "ratio": _Number,
     "metric": str,
@@ -66,7 +66,15 @@ _PRETRAIN_EPOCHS = "pretrain_epochs"
 
 @dataclass(frozen=True)
 class Point:
-    """What one trial runs: a method at a budget, with a seed. `ratio` is None for plain budgets."""
+    """What one trial runs: a method at a budget, with a seed.
+
+    Attributes:
+        method: name of the method.
+        metric: what the budget limits.
+        budget: in the unit of the metric.
+        seed: of the training.
+        ratio: width ratio from which the budget follows; None if the user gave the budget.
+    """
 
     method: str
     metric: Metric
@@ -91,8 +99,13 @@ class Point:
 
 @dataclass(frozen=True)
 class TuningPoint:
-    """What one trial of a tuning study runs. pretrain_epochs: P, if given; index: of the trial
-    among those that sample their values."""
+    """What one trial of a tuning study runs.
+
+    Attributes:
+        seed: of the training.
+        pretrain_epochs: P, or None.
+        index: index of the trial among those whose parameters are sampled, or None.
+    """
 
     seed: int
     pretrain_epochs: int | None = None
@@ -105,8 +118,10 @@ def width_parameter(layer_name: str) -> str:
 
 
 def size_label(budget: float, metric: Metric, ratio: float | None) -> str:
-    """Format a budget: `600,000 params`, or for a ratio `0.25x`, or `0.25x MACs` if the metric is
-    not parameters."""
+    """Format a budget, such as `600,000 params`.
+
+    With a ratio the result is `0.25x`, or `0.25x MACs` if the metric is not parameters.
+    """
     if ratio is None:
         return metric.show(budget)
     return f"{ratio:g}x" if metric == PARAMS else f"{ratio:g}x {metric.noun}"
@@ -125,10 +140,10 @@ def enqueue_point(
 
 
 def read_point(trial: FrozenTrial | Trial) -> Point | None:
-    """Return the point of a trial; None if it was enqueued without one.
+    """Return the point of a trial; None if it was enqueued without a point.
 
     Raises:
-        NsoptError: if it is damaged, or if this version of nsopt does not know the metric.
+        NsoptError: if the point is damaged, or if this version of nsopt does not know the metric.
     """
     names = ("method", "metric", "budget", "seed", "ratio")
     method, metric, budget, seed, ratio = (_read_column(trial, name) for name in names)
@@ -150,7 +165,7 @@ def read_budget(trial: FrozenTrial) -> float | None:
 
 
 def has_cost(trial: FrozenTrial) -> bool:
-    """Return whether the trial says what its widths cost."""
+    """Return whether the cost of a trial's widths is stored."""
     return _COST in trial.user_attrs
 
 
@@ -176,9 +191,13 @@ def write_limits(
     limits: Mapping[str, tuple[float, float]],
     binding: str | None,
 ) -> None:
-    """Write the budgets of a trial that hold at once; each becomes a constraint.
+    """Write the budgets of a trial that limit one network at once; each becomes a constraint.
 
-    limits: each budget and the trial's cost, by metric; binding: the metric that stops the network.
+    Args:
+        study: the study.
+        trial: its trial.
+        limits: by metric, the budget and the cost of the trial's network.
+        binding: name of the metric whose budget stops the network, or None.
     """
     for name, (budget, cost) in limits.items():
         internals.write_attribute(study, trial, f"{BUDGET}_{name}", budget)
@@ -195,8 +214,10 @@ def read_widths(trial: FrozenTrial, layer_names: Sequence[str]) -> tuple[int, ..
 
 
 def write_run(trial: Trial, provenance: Mapping[str, str]) -> None:
-    """Write which process runs a trial, `HOST:PROCESS`, and its provenance. A retry overwrites
-    them; the study has the provenance of its first process."""
+    """Write which process runs a trial, `HOST:PROCESS`, and its provenance.
+
+    A retry overwrites both. The provenance of the study is that of its first process.
+    """
     own = f"{platform.node()}:{os.getpid()}"
     internals.write_attributes(trial, {_WORKER: own, _PROVENANCE: _format_provenance(provenance)})
 
@@ -215,7 +236,7 @@ def read_place(trial: FrozenTrial) -> str | None:
 
 
 def read_all_provenance(study: Study) -> dict[str, str]:
-    """Return the provenance of a study, and as text that of trials which differ."""
+    """Return the provenance of a study, and the different provenance of trials as text."""
     own = schema.read_provenance(study)
     found = [read_optional(t, _PROVENANCE, str) for t in study.get_trials(deepcopy=False)]
     others = sorted({text for text in found if text} - {_format_provenance(own)})
@@ -229,23 +250,29 @@ def _format_provenance(provenance: Mapping[str, str]) -> str:
 def write_outcome(
     trial: Trial, numbers: Mapping[str, Any], curves: Mapping[str, Sequence[float]]
 ) -> None:
-    """Write a trial's outcome. numbers: flat values; curves: one value per epoch each."""
+    """Write a trial's outcome.
+
+    Args:
+        trial: a running trial.
+        numbers: flat values.
+        curves: lists with one value per epoch.
+    """
     written = {_CURVES: {name: list(values) for name, values in curves.items()}} if curves else {}
     internals.write_attributes(trial, {**numbers, **written})
 
 
 def read_outcome(trial: FrozenTrial) -> dict[str, Any]:
-    """Return a trial's columns; None for missing ones."""
+    """Return the values of `OUTCOME_COLUMNS` in a trial; None for missing ones."""
     return {name: _read_column(trial, name) for name in OUTCOME_COLUMNS}
 
 
 def read_completed(study: Study) -> list[FrozenTrial]:
-    """Return the completed trials of a study. Do not change them: they are no copies."""
+    """Return the completed trials of a study. These are not copies: do not change them."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
 def read_values_by_widths(study: Study) -> dict[str, float]:
-    """Return the first value of every completed trial by the `width_key` of its widths."""
+    """Return the first value of every completed trial, by the `width_key` of its widths."""
     done = read_completed(study)
     keys = [read_optional(trial, "widths", schema.WidthKey) for trial in done]
     return {key: float(trial.values[0]) for key, trial in zip(keys, done, strict=True) if key}
@@ -260,7 +287,7 @@ def read_curves(trial: FrozenTrial) -> dict[str, list[float]]:
 
 
 def write_failure(study: Study, trial: FrozenTrial, error: Exception) -> None:
-    """Write why a trial failed, and would always fail."""
+    """Write why a trial failed. A trial with such a reason is not retried."""
     internals.write_attribute(study, trial, _ERROR, str(error))
 
 
@@ -274,12 +301,12 @@ def write_duplicate(study: Study, trial: FrozenTrial, original: FrozenTrial) -> 
 
 
 def write_origin(trial: Trial, study: Study, number: int) -> None:
-    """Write that a trial's numbers are those of an equal training that another trial ran."""
+    """Write that a trial took its numbers from an equal training of another trial."""
     trial.set_user_attr(_ORIGIN, f"{study.study_name} trial {number}")
 
 
 def training_key(widths: Sequence[int], seed: int) -> str:
-    """Return the name of a training among those with equal settings."""
+    """Return a key that identifies a training among those with equal settings."""
     return f"{schema.width_key(widths)}-seed{seed}"
 
 
@@ -289,20 +316,22 @@ def write_trainings(trial: Trial, accuracies: Mapping[str, float]) -> None:
 
 
 def read_trainings(trial: FrozenTrial) -> dict[str, float]:
-    """Return what `write_trainings` wrote; empty if an older version wrote the trial."""
+    """Return the validation accuracy of each training; empty if an older version wrote it."""
     return read_optional(trial, _TRAININGS, dict[str, _Number]) or {}
 
 
 def is_settled(trial: FrozenTrial) -> bool:
-    """Return whether a point needs no other trial: this one is done, waiting, running, or would
-    always fail."""
+    """Return whether the point of a trial needs no other trial.
+
+    So it is if the trial is complete, waiting or running, or if it failed and would fail again.
+    """
     return trial.state != TrialState.FAIL or read_failure(trial) is not None
 
 
 def search_trial(
     iteration: Iteration, number: int, layer_names: Sequence[str], provenance: Mapping[str, str]
 ) -> FrozenTrial:
-    """Return a completed trial for one iteration of descent. number: from 1."""
+    """Return a completed trial for one iteration of descent. `number` starts at 1."""
     lowest_r2 = float(iteration.law.r2.min())
     names = [width_parameter(name) for name in layer_names]
     return create_trial(
@@ -323,7 +352,7 @@ def search_trial(
 
 
 def read_iterations(study: Study) -> list[Iteration]:
-    """Return the iterations of a search in order. If two searches ran at once, the first one's."""
+    """Return the iterations of a search in order; if two processes searched, the first ones."""
     found: dict[int, Iteration] = {}
     for trial in study.get_trials(deepcopy=False):
         if _ITERATION in trial.user_attrs:
@@ -334,7 +363,7 @@ def read_iterations(study: Study) -> list[Iteration]:
 
 
 def write_search(trial: Trial, iteration: Iteration, seconds: float) -> None:
-    """Write a search to the trial that needed it. seconds: of all its iterations."""
+    """Write a search to the trial that needed it. `seconds`: of all its iterations."""
     trial.set_user_attr(_ITERATION, iteration.to_dict())
     trial.set_user_attr(_SEARCH_SECONDS, seconds)
 

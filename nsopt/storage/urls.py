@@ -11,7 +11,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from nsopt.errors import NsoptError
 
 _HIDDEN = "***"
-_SHORTEST = 4  # value of a URL that is searched for in other text
+_SHORTEST = 4  # shorter values of a URL are not replaced in other text
 _SCHEME = re.compile(r"[\w.+-]*")
 _HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:\d*)?")  # with its port
 _LARGEST_PORT = 65535
@@ -23,7 +23,7 @@ _FILES = ("sqlite", _JOURNAL)  # schemes of URLs that may name a file
 
 
 def read_url(url: str) -> URL:
-    """Parse a storage URL. Raises NsoptError for anything else."""
+    """Parse a storage URL. Raises NsoptError if it is invalid."""
     try:
         parts = sqlalchemy.make_url(url)
         if parts.drivername not in (_GRPC, _JOURNAL):
@@ -37,13 +37,13 @@ def read_url(url: str) -> URL:
             f"storage {hide_password(url)!r} is not a database URL such as sqlite:///results.db"
         ) from None
     except ValueError:
-        raise _unreadable(url) from None
+        raise _make_error(url) from None
     if (parts.port or 0) > _LARGEST_PORT or (parts.host and "@" in f"{parts.host}{parts.database}"):
-        raise _unreadable(url)
+        raise _make_error(url)
     return parts
 
 
-def _unreadable(url: str) -> NsoptError:
+def _make_error(url: str) -> NsoptError:
     return NsoptError(
         f"storage {hide_password(url)} cannot be read: the port must be a number up to "
         f"{_LARGEST_PORT}, and an @ in the password must be written %40"
@@ -84,8 +84,11 @@ def is_proxy(url: str) -> bool:
 
 
 def hide_values(url: str, text: str) -> str:
-    """Replace the password and the values after the question mark of a valid URL in any text, such
-    as a driver's message. Very short ones stay: they occur inside other words."""
+    """Hide the secrets of a valid URL in any text, such as a driver's message.
+
+    These are the password and the values after the question mark. Values of less than four
+    characters stay, because they may be parts of other words.
+    """
     parts = sqlalchemy.make_url(url)
     values = [parts.password, *chain.from_iterable(parts.normalized_query.values())]
     for value in values:
@@ -95,10 +98,10 @@ def hide_values(url: str, text: str) -> str:
 
 
 def hide_password(url: str) -> str:
-    """Replace what may be a password in any text that was given as a URL.
+    """Hide everything that may be a password in a text that a user gave as a URL.
 
-    A password ends at the last @. Text after a question mark, and a port that is not a number, may
-    be a password, too.
+    A password ends at the last @. The text after a question mark, and a port that is not a number,
+    may be a password, too.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:

@@ -1,6 +1,6 @@
-"""Read a file of weights that anybody may have written.
+"""Read a file of weights from an untrusted source.
 
-Reading runs no code from the file and takes at most a few times its size in memory.
+Reading runs no code from the file and needs at most a few times its size in memory.
 """
 
 import io
@@ -15,28 +15,30 @@ from torch import Tensor
 
 from nsopt.errors import NsoptError
 
-_PICKLE = ".pkl"  # ends the name of the member that tells what the others are
-_SIZED = "bytearray"  # which torch calls with any number of bytes
-_FEW = 4  # times its size that a file may claim: a key of many dicts is stored once
+_PICKLE = ".pkl"  # ends the name of the archive member with the structure of the content
+_SIZED = "bytearray"  # allocates any number of bytes, and torch's unpickler allows it
+_FEW = 4  # largest content over the file's size; the file stores repeated keys once
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """Read a dict that `torch.save` wrote, its tensors on the CPU.
+    """Read a dict that `torch.save` wrote, with its tensors on the CPU.
 
-    Raises NsoptError for a compressed archive, and for tensors or lists that claim more than the
-    file holds; OSError or torch's errors for any other invalid file.
+    Raises:
+        NsoptError: for a missing file, a compressed archive, or tensors or lists that claim more
+            memory than the file holds.
+        Exception: OSError or one of torch's errors, for any other invalid file.
     """
     if not path.is_file():
         raise NsoptError("the file does not exist")
     size = path.stat().st_size
     content: dict[str, Any] = torch.load(_copy(path, size), "cpu", weights_only=True)
-    if _claimed_bytes(content, {}) > _FEW * size:
+    if _count_claimed_bytes(content, {}) > _FEW * size:
         raise NsoptError("its tensors or lists claim more than the file holds")
     return content
 
 
 def _copy(path: Path, size: int) -> io.BytesIO:
-    """Return a copy of the archive with the checked members only."""
+    """Return a copy of the archive that contains only checked members."""
     copied = io.BytesIO()
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copied, "w") as copy:
         members = archive.infolist()
@@ -61,10 +63,12 @@ def _check_calls(content: bytes) -> None:
             raise NsoptError("it makes a bytearray, which weights do not need")
 
 
-def _claimed_bytes(content: Any, known: dict[int, float]) -> float:
-    """Return the least bytes that a file needs in which nothing occurs twice.
+def _count_claimed_bytes(content: Any, known: dict[int, float]) -> float:
+    """Return how many bytes `content` needs if nothing in it is shared.
 
-    known: those of the containers so far, by id; infinity for a container inside itself.
+    Args:
+        content: nested containers with tensors and other values.
+        known: results for containers so far, by id; infinity for a container inside itself.
     """
     if isinstance(content, (str, bytes)):
         return len(content)
@@ -75,5 +79,5 @@ def _claimed_bytes(content: Any, known: dict[int, float]) -> float:
     if id(content) not in known:
         known[id(content)] = math.inf
         parts = [*content.keys(), *content.values()] if isinstance(content, dict) else content
-        known[id(content)] = 1 + sum(_claimed_bytes(part, known) for part in parts)
+        known[id(content)] = 1 + sum(_count_claimed_bytes(part, known) for part in parts)
     return known[id(content)]

@@ -9,7 +9,7 @@ import torch
 
 from nsopt.cli.compress import _export
 from nsopt.compression.budgets import Budget
-from nsopt.compression.compress import _best
+from nsopt.compression.compress import _find_best
 from nsopt.compression.result import CompressedClassifier
 from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
@@ -79,4 +79,4 @@ def test_the_error_of_failed_trainings_hides_the_password(tmp_path: Path) -> Non
     task = SimpleNamespace(stored_studies=lambda workspace: {})
     workspace = Workspace("postgresql://me:sesame@h/d", tmp_path)
     with pytest.raises(NsoptError, match=r"succeeded: see postgresql://me:\*\*\*@h/d$"):
-        _best(cast(Task, task), workspace, Budget("macs=50%", PARAMS, Size(PARAMS, 1)), ())
+        _find_best(cast(Task, task), workspace, Budget("macs=50%", PARAMS, Size(PARAMS, 1)), ())

@@ -168,7 +168,7 @@ def test_the_correction_recovers_the_factors_of_operations(
     for arch, model in models.values():
         spread = np.random.default_rng(0).uniform(0.5, 2.0, model.factors.shape)
         truth = replace(model, factors=spread, constant=0.1, floor=0.0)
-        widths = learn._whole_networks(arch)
+        widths = learn._choose_networks(arch)
         unseen = np.array(sample_widths(arch, 10, seed=5))
         found = replace(model, floor=0.0).corrected(widths, truth(widths))
         np.testing.assert_allclose(found(unseen), truth(unseen), rtol=0.05)
@@ -178,7 +178,7 @@ def test_a_model_fitted_to_noise_still_grows_with_the_widths(
     models: dict[str, tuple[Architecture, LatencyModel]],
 ) -> None:
     for arch, model in models.values():
-        widths = learn._whole_networks(arch)
+        widths = learn._choose_networks(arch)
         noise = np.random.default_rng(0).uniform(1.0, 2.0, len(widths))
         found = replace(model, floor=0.0).corrected(widths, noise)
         base = np.array(arch.base_widths)

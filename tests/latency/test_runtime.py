@@ -59,12 +59,12 @@ def test_a_function_measures_networks_under_its_own_name() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (math.nan, "must return milliseconds above 0, and returned nan"),
-        (-1, "must return milliseconds above 0, and returned -1"),
-        (0.0, "must return milliseconds above 0, and returned 0.0"),
-        (None, "must return milliseconds, and returned NoneType"),
-        ("5", "must return milliseconds, and returned str"),
-        (True, "must return milliseconds, and returned bool"),
+        (math.nan, "must return milliseconds above 0, but returned nan"),
+        (-1, "must return milliseconds above 0, but returned -1"),
+        (0.0, "must return milliseconds above 0, but returned 0.0"),
+        (None, "must return milliseconds, but returned NoneType"),
+        ("5", "must return milliseconds, but returned str"),
+        (True, "must return milliseconds, but returned bool"),
     ],
 )
 def test_a_function_that_returns_no_valid_time_is_refused(value: Any, message: str) -> None:

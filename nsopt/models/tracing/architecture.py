@@ -30,15 +30,15 @@ PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
 
 @dataclass(frozen=True, eq=False)
 class TracedArchitecture:
-    """The `Architecture` of a traced module: its networks have L groups of units with own widths.
+    """The `Architecture` of a traced module: its networks have L groups of units, a width for each.
 
     Attributes:
-        name: for messages and studies.
+        name: the name in messages and studies.
         network: the traced network.
-        layer_names: of the groups, each after the module that first makes its channels.
-        capped: groups that cannot grow, by name, with the reasons.
-        refused: groups that cannot change at all, by name, with the reasons.
-        init: initialises a new network; if None, its values resemble those of the traced module.
+        layer_names: names of the groups, after the first modules that make their channels.
+        capped: by name, why a group cannot grow.
+        refused: by name, why a group cannot change at all.
+        init: initialises a new network; None to draw weights as in the traced module.
         latency: cost model in milliseconds, or None before `nsopt.with_latency`.
     """
 
@@ -60,7 +60,7 @@ class TracedArchitecture:
 
     @property
     def channels_per_unit(self) -> tuple[int, ...]:
-        """Per group, how many channels a unit has in the module that first makes them."""
+        """Per group, how many channels a unit has in the first module that makes them."""
         return tuple(g.per_dimension[min(g.per_dimension)] for g in self.network.family.groups)
 
     @cached_property
@@ -112,8 +112,8 @@ class TracedArchitecture:
         for name, width, least in zip(self.layer_names, widths, self.narrowest, strict=True):
             if width < least:
                 raise NsoptError(
-                    f"the width of {name} cannot be below {least}: the network does not run with "
-                    "fewer units, or combines other channels"
+                    f"the width of {name} cannot be below {least}: with fewer units the network "
+                    "does not run, or combines its channels in another way"
                 )
 
     def build(self, widths: Sequence[int]) -> nn.Module:
@@ -136,7 +136,7 @@ class TracedArchitecture:
     def prune(self, model: nn.Module, kept: Sequence[Sequence[int]]) -> nn.Module:
         """Return a copy of `model` that has only some units of each group.
 
-        The result equals that of setting the other units to zero, except in groups for which
+        It computes the same as `model` with the other units set to zero, except in groups for which
         `explain` says otherwise.
 
         Args:
@@ -153,8 +153,8 @@ class TracedArchitecture:
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
         """Return the L1 norms of each group's units in `model`, float64 (w_l,).
 
-        A norm is relative to the mean of its parameter, and averaged over all slices of parameters
-        that make the unit.
+        Norms are divided by their mean in each parameter, and averaged over all slices that make
+        the unit.
         """
         network = self.network.retrace(model)
         makers, result = Makers.of(network), []
@@ -173,12 +173,13 @@ class TracedArchitecture:
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
         """Return a network of `widths` with the kept units of a trained `model`.
 
-        Tensors of a rigid group whose width differs are newly initialised, as are all other units.
+        All other units are newly initialised, and so are the tensors of rigid groups whose widths
+        change.
 
         Args:
             model: a trained network of this family.
             kept: per group, indices of at most `widths[l]` units.
-            widths: of the new network.
+            widths: the widths of the new network.
         """
         started = self.build(widths).to(next(model.parameters()).device)
         source = self.network.retrace(model).indices([k.cpu().numpy() for k in kept])
@@ -193,7 +194,7 @@ class TracedArchitecture:
         return started
 
     def with_latency(self, latency: CostModel) -> Self:
-        """Return a copy with a cost model for `latency`. It does not search `narrowest` again."""
+        """Return a copy with a cost model for `latency`. It keeps the `narrowest` already found."""
         copy = replace(self, latency=latency)
         vars(copy).update({**vars(self), "narrowest": self.narrowest, "latency": latency})
         return copy
@@ -202,11 +203,11 @@ class TracedArchitecture:
         """Return the cost model for a metric, with the limits of the widths.
 
         Args:
-            metric: `params`, `macs` (of one example), `flash` or `memory` (bytes of the weights, or
-                of the activations at their peak), which are exact, or `latency` (milliseconds).
+            metric: `params`, `macs` (of one example), `flash` (bytes of the weights) or `memory`
+                (bytes of the activations at their peak), all exact, or `latency` (milliseconds).
 
         Raises:
-            NsoptError: for an unknown metric, or one that cannot be counted for this network.
+            NsoptError: for an unknown metric, or if nsopt cannot count it for this network.
         """
         if metric == "latency":
             return self._limit(require_latency(self.name, self.latency))
@@ -234,7 +235,7 @@ class TracedArchitecture:
         raise unknown_name("metric", metric, ("params", "macs"))
 
     def channels(self, widths: Sequence[int]) -> dict[str, int]:
-        """Return, by layer name, how many channels it makes in a network of `widths`."""
+        """Return how many channels each layer makes in a network of `widths`, by layer name."""
         w = np.array(self.check_widths(widths), np.int64)
         sizes = self.network.family.sizes(w)
         return {
@@ -243,7 +244,7 @@ class TracedArchitecture:
         }
 
     def summary(self) -> str:
-        """Return one line: the number of widths, and the modules that keep theirs."""
+        """Return one line: how many widths can change, and which modules are fixed."""
         fixed = dict.fromkeys([*self.refused, *self._find_fixed()])
         kept = f"fixed: {', '.join(fixed)}" if fixed else "nothing is fixed"
         return f"{self.name}: {len(self.base_widths)} widths can change, {kept}"
@@ -269,7 +270,7 @@ class TracedArchitecture:
         return ", ".join(parts)
 
     def _find_fixed(self) -> dict[str, str]:
-        """Return other modules whose number of outputs is fixed, with the reasons."""
+        """Return the modules outside `refused` whose number of outputs is fixed, with reasons."""
         network, reasons = self.network, {}
         names = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
         for path, module in network.template.named_modules():
@@ -299,9 +300,9 @@ class TracedArchitecture:
         return self.network.activations(halved)
 
     def _find_narrowest_seen(self) -> tuple[int, ...]:
-        """Return the smallest widths whose networks store the same activations as wider ones.
+        """Return the smallest widths at which activations can be counted.
 
-        With a single unit, PyTorch may omit copies.
+        With a single unit, PyTorch may omit copies that wider networks need.
         """
         return tuple(max(FEWEST_SEEN, width) for width in self.narrowest)
 

@@ -1,7 +1,7 @@
 """Fill the buffers of networks of other widths.
 
-A narrower network gets the values of the units that it still has. A wider one needs values for its
-new units, which exist only if all units have equal values, as in a filter that blurs each channel.
+A narrower network gets the values of its remaining units. A wider one needs values for new units.
+nsopt has them only if all units have equal values, as in a filter that blurs each channel.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def find_capped(network: TracedNetwork) -> dict[int, str]:
 
 
 def _fit_buffer(original: Tensor, left: Sequence[Atoms], sizes: Sequence[int]) -> Tensor:
-    """Select the indices that are `left`; repeat the first one up to the requested sizes."""
+    """Select the remaining indices `left`; repeat the first one up to the requested sizes."""
     for axis, (indices, size) in enumerate(zip(left, sizes, strict=True)):
         picked = np.concatenate([indices, np.zeros(max(0, size - len(indices)), np.int64)])
         original = original.index_select(axis, torch.from_numpy(picked[:size]).to(original.device))

@@ -12,19 +12,20 @@ from nsopt.errors import NsoptError
 from nsopt.models.tracing.labels import Atoms
 from nsopt.scaling.cost import CostModel, Numbers, compute_marginal, read_rows
 
-Size = tuple[Atoms, int]  # factor of each of the L widths, and a constant to add
+Size = tuple[Atoms, int]  # a factor for each of the L widths, and a constant to add
 
 
 @dataclass(frozen=True, eq=False)
 class TracedCost:
     """A `CostModel` that counts exactly, because the widths determine all sizes of the network.
 
-    The cost of widths w is sum_t coefficients[t] * prod_d (factors[d, t] @ w + constants[d, t]).
+    The cost of widths w is sum_t coefficients[t] * prod_d (factors[d, t] @ w + constants[d, t]),
+    for T terms of at most D sizes each, and L widths.
 
     Attributes:
         metric: what it counts.
-        coefficients: (T,), one for each of T terms.
-        factors: (D, T, L), for products of at most D sizes and L widths.
+        coefficients: (T,).
+        factors: (D, T, L).
         constants: (D, T).
     """
 
@@ -41,9 +42,9 @@ class TracedCost:
 
         Args:
             metric: what the cost counts.
-            terms: pairs of a coefficient and the sizes to multiply it by.
+            terms: pairs of a coefficient and the sizes by which it is multiplied.
             layers: number of widths.
-            divisor: number of examples among which the sum is divided.
+            divisor: number of examples by which the sum is divided.
 
         Raises:
             NsoptError: if `divisor` does not divide the sum evenly.
@@ -87,11 +88,11 @@ class TracedCost:
 
 @dataclass(frozen=True, eq=False)
 class LimitedCost:
-    """A `CostModel` of networks whose widths have limits, which solvers respect.
+    """A `CostModel` with limits of the widths, which solvers respect.
 
     Attributes:
         cost: the cost model.
-        widest: (L,), the largest width of each group; infinite if there is no limit.
+        widest: the largest width of each group, (L,); infinite without a limit.
         find_narrowest: returns the smallest widths. It is slow, so it runs only when needed.
     """
 

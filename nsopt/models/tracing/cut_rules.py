@@ -1,4 +1,4 @@
-"""Rules of operations that cut dimensions or concatenate them."""
+"""Rules of operations that cut, index, pad or concatenate dimensions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -64,7 +64,7 @@ def _cut_label(tracer: Tracer, label: Label, start: int, length: int) -> Label:
 
 @rule("glu")
 def glu(tracer: Tracer, result: Tensor, x: Tensor, dim: int = -1) -> None:
-    """Join the two halves of a dimension, one of which gates the other."""
+    """Join the two halves of a dimension: one half gates the other."""
     labels = list(tracer.get(x))
     labels[dim] = _cut_label(tracer, labels[dim], 0, x.shape[dim] // 2)
     tracer.put(result, labels)
@@ -72,7 +72,7 @@ def glu(tracer: Tracer, result: Tensor, x: Tensor, dim: int = -1) -> None:
 
 @rule("select", "unbind")
 def select(tracer: Tracer, result: Any, x: Tensor, dim: int = 0, index: Any = None) -> None:
-    """Label one index of a dimension, or each index alone."""
+    """Freeze the dimension that is indexed, and remove it from the labels."""
     labels = list(tracer.get(x))
     tracer.freeze("one channel is selected", labels[dim])
     labels.pop(dim)
@@ -82,7 +82,7 @@ def select(tracer: Tracer, result: Any, x: Tensor, dim: int = 0, index: Any = No
 
 @rule("cat")
 def concatenate(tracer: Tracer, result: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> None:
-    """Concatenate the labels along one dimension, and join those of all others."""
+    """Concatenate the labels along one dimension, and join the labels of all other dimensions."""
     parts = [tensor for tensor in tensors if tensor.ndim == result.ndim and tensor.numel()]
     labels: list[Label] = []
     for d, size in enumerate(result.shape):

@@ -1,4 +1,4 @@
-"""Rules of functions whose operations show too little: recurrent modules, and attention."""
+"""Rules of recurrent modules and attention, whose ATen operations do not show enough."""
 
 from typing import Any
 
@@ -9,9 +9,10 @@ from nsopt.models.tracing.tracer import Tracer
 
 
 class FunctionRules(TorchFunctionMode):
-    """Label the results of recurrent modules, and mark what attention scales by its size.
+    """Label the results of recurrent modules; mark the size of attention's queries as inexact.
 
-    PyTorch may split attention into products, where the scale is a number without a label.
+    Attention scales its scores by this size. PyTorch may split attention into products, in which
+    the scale is a number without a label.
     """
 
     def __init__(self, tracer: Tracer) -> None:
@@ -20,7 +21,7 @@ class FunctionRules(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
-        if name in GATES and isinstance(args[3], bool):  # padded sequences, not packed ones
+        if name in GATES and isinstance(args[3], bool):  # not for packed sequences
             return follow_layers(self._tracer, GATES[name], *args)
         if name == "scaled_dot_product_attention":
             query = args[0] if args else kwargs["query"]

@@ -1,10 +1,10 @@
-"""From a trace to the widths of a network.
+"""Turn a trace into groups of units, whose numbers are the widths of a network.
 
-A *unit* is the atoms that are joined, directly or through others: for instance a filter of a
-convolution, the entries of the norm behind it, and the inputs that read its channel. A *group* is
-all units that occur in the same dimensions of the same tensors, equally often. A group has one
-*width*, the number of its units. Every size in the network is then a constant plus a sum of
-integers times widths. (The groups of a grouped convolution are called so in full.)
+A *unit* is a set of atoms that are joined, directly or through other atoms: for instance a filter
+of a convolution, the entries of the norm after it, and the inputs that read its channel. A *group*
+contains all units that occur in the same dimensions of the same tensors, equally often. Its *width*
+is the number of its units. Every size in the network is then a constant plus integers times widths.
+(The groups of a grouped convolution are something else, and are always called by this full name.)
 """
 
 from collections.abc import Mapping
@@ -36,10 +36,10 @@ class Group:
 
     Attributes:
         units: indices of the units, in the order of their first atoms.
-        per_dimension: number of atoms that a unit has in a dimension, by the dimension's index.
+        per_dimension: by the index of a dimension, how many atoms each unit has in it.
         exact: whether removing a unit gives the same result as setting it to zero.
-        rigid: whether the group is a single unit of several parts, as behind a channel shuffle.
-            Networks with fewer or more parts can be built, but no single part can be removed.
+        rigid: whether the group is a single unit of several parts, as after a channel shuffle.
+            nsopt can build networks with fewer or more parts, but pruning cannot remove one part.
         width: number of units, or of the parts of a rigid group.
     """
 
@@ -55,9 +55,9 @@ class Units:
     """All atoms, divided into U units.
 
     Attributes:
-        of_atom: (atoms,), the unit of every atom.
-        fixed: (U,), whether a unit must stay.
-        inexact: (U,), whether removing a unit differs from setting it to zero.
+        of_atom: the unit of every atom, shape (atoms,).
+        fixed: whether a unit must stay, (U,).
+        inexact: whether removing a unit differs from setting it to zero, (U,).
     """
 
     of_atom: Atoms
@@ -66,7 +66,7 @@ class Units:
 
     @classmethod
     def of(cls, trace: Trace, unread: list[Dimension]) -> "Units":
-        """Return the units of a trace, in which those of `unread` dimensions are fixed."""
+        """Return the units of a trace; those of `unread` dimensions are fixed."""
         one, other = (
             np.concatenate([edge[side] for edge in trace.edges] or [np.zeros(0, np.int64)])
             for side in (0, 1)
@@ -108,7 +108,13 @@ class Family:
     def of(
         cls, dimensions: tuple[Dimension, ...], units: Units, order: Mapping[str, int]
     ) -> "Family":
-        """Return the family of these units. `order` says, by tensor, when it is first used."""
+        """Return the family of these units.
+
+        Args:
+            dimensions: all dimensions of parameters and buffers.
+            units: the units of their atoms.
+            order: by tensor, the place of its first use in the network.
+        """
         ranks = [(order.get(d.tensor, _LATE), d.axis) for d in dimensions]
         groups = sorted(
             _make_groups(dimensions, units),
@@ -123,7 +129,7 @@ class Family:
 
     @cached_property
     def group_of_unit(self) -> Atoms:
-        """(U,): the group of every unit; -1 for units that must stay."""
+        """The group of every unit, (U,); -1 for units that must stay."""
         result = np.full(len(self.units.fixed), -1)
         for index, group in enumerate(self.groups):
             result[group.units] = index
@@ -131,7 +137,7 @@ class Family:
 
     @cached_property
     def factors(self) -> Atoms:
-        """(dimensions, groups): how many indices of a dimension one unit of a group has."""
+        """How many indices of a dimension one unit of a group has, (dimensions, groups)."""
         result = np.zeros((len(self.dimensions), len(self.groups)), np.int64)
         for index, group in enumerate(self.groups):
             for d, count in group.per_dimension.items():
@@ -140,7 +146,7 @@ class Family:
 
     @cached_property
     def constants(self) -> Atoms:
-        """(dimensions,): how many indices of a dimension belong to no group."""
+        """How many indices of a dimension belong to no group, (dimensions,)."""
         sizes = np.array([len(dimension.atoms) for dimension in self.dimensions])
         result: Atoms = sizes - self.factors @ np.array(self.widths, np.int64)
         return result
@@ -154,7 +160,7 @@ class Family:
         """Return the length of a label as a function of the widths.
 
         Args:
-            atoms: the label. Atoms that only a later run has made belong to no group.
+            atoms: the label. Atoms that a later run created belong to no group.
 
         Returns:
             The factor of each group's width (groups,), and a constant to add.
@@ -166,9 +172,10 @@ class Family:
         return each // np.maximum(widths, 1), len(atoms) - int((groups >= 0).sum())
 
     def find_alive(self, kept: list[Atoms]) -> NDArray[np.bool_]:
-        """Return which units remain, (U,), if each group keeps its units at the indices `kept`.
+        """Return whether each unit remains, (U,). The single unit of a rigid group always does.
 
-        The single unit of a rigid group always remains.
+        Args:
+            kept: per group, indices of the units to keep.
         """
         alive = np.ones(len(self.units.fixed), np.bool_)
         for group, indices in zip(self.groups, kept, strict=True):
@@ -179,7 +186,7 @@ class Family:
 
 
 def _make_groups(dimensions: tuple[Dimension, ...], units: Units) -> list[Group]:
-    """Return the groups: units that are not fixed, by how often they occur in each dimension."""
+    """Group the units that are not fixed by how often they occur in each dimension."""
     of_index = np.concatenate([units.of_atom[dimension.atoms] for dimension in dimensions])
     atoms = np.concatenate([dimension.atoms for dimension in dimensions])
     where = np.repeat(np.arange(len(dimensions)), [len(d.atoms) for d in dimensions])

@@ -1,10 +1,10 @@
-"""Infer from an untrained network how it draws its first weights.
+"""Infer from an untrained network how it initialises its weights.
 
-`reset_parameters` does not show this, because many networks draw again in their constructors. A
-tensor follows one of these laws: a constant; or uniform or normal numbers of mean 0, whose variance
-is constant, or inversely proportional to the fan-in or the fan-out. For all tensors of a kind, the
-chosen law is the one whose variance times fan varies least. A tensor that differs from the others
-by more than chance gets its own law.
+`reset_parameters` does not show this, because many networks initialise again in their constructors.
+A tensor follows one of these laws: a constant; or uniform or normal random numbers of mean 0 whose
+variance is constant, or inversely proportional to the fan-in or fan-out. All tensors of a kind get
+the law for which variance times fan varies least. A tensor that differs from the others by more
+than chance gets its own law.
 """
 
 import math
@@ -58,7 +58,7 @@ class Filled:
 
 @dataclass(frozen=True)
 class InitialisationLaw:
-    """How a network draws its first values. `tensors`: the laws by name of a parameter."""
+    """How a network initialises its parameters: a law for each, by name."""
 
     tensors: dict[str, Drawn | Filled]
 
@@ -81,7 +81,7 @@ class InitialisationLaw:
         return cls(tensors)
 
     def draw(self, model: nn.Module) -> None:
-        """Draw first values for all parameters of `model`, a network of the same family."""
+        """Initialise all parameters of `model`, a network of the same family."""
         fans = fans_of(model)
         for name, parameter in model.named_parameters():
             self.tensors[name].draw(_view_as_real(parameter), fans[name])
@@ -96,7 +96,7 @@ def _view_as_real(parameter: Tensor) -> Tensor:
 def fans_of(model: nn.Module) -> dict[str, dict[Fan, int]]:
     """Return fan-in and fan-out of every parameter, by name.
 
-    A bias has those of its weight. In a recurrent layer both are the hidden size.
+    A bias has the fans of its weight. In a recurrent layer both are the hidden size.
     """
     parameters = dict(model.named_parameters())
     result: dict[str, dict[Fan, int]] = {}
@@ -128,7 +128,7 @@ def _infer_laws(tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]]) -> 
     counts = {name: value.numel() for name, value in values.items()}
     fan = _choose_fan(variances, counts, fans)
     scales = {name: variances[name] * fans[name][fan] for name in tensors}
-    common = _weighted_median(list(scales.values()), list(counts.values()))
+    common = _find_weighted_median(list(scales.values()), list(counts.values()))
     drawn = {}
     for name, scale in scales.items():
         uniform = bool(values[name].abs().max() < _UNIFORM_BOUND * math.sqrt(variances[name]))
@@ -142,7 +142,7 @@ def _infer_laws(tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]]) -> 
 
 
 def _infer_single_law(variance: float, count: int, fans: dict[Fan, int]) -> tuple[Fan, float]:
-    """Return fan and scale of one tensor: a usual law that fits it, or else its variance."""
+    """Return fan and scale of one tensor: a usual law if one fits, else its own variance."""
     for fan in _FANS:
         for usual in _USUAL_SCALES:
             if _agree(variance * fans[fan], usual, count):
@@ -151,7 +151,7 @@ def _infer_single_law(variance: float, count: int, fans: dict[Fan, int]) -> tupl
 
 
 def _agree(one: float, other: float, count: int) -> bool:
-    """Return whether a variance of `count` values differs from another only by chance."""
+    """Return whether two variances of `count` values differ only by chance."""
     return abs(math.log(one / other)) < _CHANCE * math.sqrt(2 / count)
 
 
@@ -160,7 +160,7 @@ def _choose_fan(
 ) -> Fan:
     """Return the fan for which the logarithm of variance times fan varies least.
 
-    A tensor weighs as much as it has values.
+    Tensors are weighted by their numbers of values.
     """
     names = [name for name in variances if counts[name] >= _FEWEST_VALUES] or list(variances)
     weights = np.array([counts[name] for name in names], dtype=float)
@@ -174,7 +174,7 @@ def _choose_fan(
     return min((*_FANS, "none"), key=spread)
 
 
-def _weighted_median(values: list[float], weights: list[int]) -> float:
+def _find_weighted_median(values: list[float], weights: list[int]) -> float:
     order = np.argsort(values)
     cumulated = np.cumsum(np.array(weights)[order])
     return values[int(order[np.searchsorted(cumulated, cumulated[-1] / 2)])]

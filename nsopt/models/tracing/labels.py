@@ -1,14 +1,14 @@
-"""What a trace records: which indices of a network's tensors belong together.
+"""The record of a trace: which indices of a network's tensors belong together.
 
 An *atom* is one index of one dimension of one parameter or buffer, such as row 3 of `conv.weight`.
 While the network runs, every dimension of every tensor has a *label*:
-- an array with one atom for each of its indices,
+- an array with one atom for each index of the dimension,
 - None if no parameter determines its size,
-- ANY if all its indices hold the same, as in `torch.zeros`.
+- ANY if the values at all indices are the same, as in `torch.zeros`.
 
 Where an operation requires equal sizes, such as an addition, the trace *joins* the atoms of both
 labels: they are kept or removed together. *Frozen* atoms are never removed. Atoms are *inexact* if
-removing them gives another result than setting them to zero, as under a softmax.
+removing them gives another result than setting them to zero, as before a softmax.
 """
 
 import math
@@ -25,7 +25,7 @@ Atoms = NDArray[np.int64]
 
 
 class Indifferent(Enum):
-    """The label of a dimension whose indices all hold the same, as in `torch.zeros`."""
+    """The label of a dimension with the same values at all indices, as in `torch.zeros`."""
 
     ANY = "any"
 
@@ -36,14 +36,14 @@ Labels = tuple[Label, ...]
 
 
 class TraceError(NsoptError):
-    """The network does not run with these widths, or cannot be traced.
+    """The network cannot be traced, or does not run with these widths.
 
     Args:
         message: one line for the user.
-        atoms: the atoms of the tensors that the failing operation took.
+        atoms: the atoms of all tensors among the arguments of the failing operation.
 
     Attributes:
-        step: number of operations that ran before it failed.
+        step: number of operations that ran before the failure.
     """
 
     def __init__(self, message: str, atoms: Atoms | None = None) -> None:
@@ -54,7 +54,13 @@ class TraceError(NsoptError):
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """Atoms that must stay, why, and the path of the module that ran when this was found."""
+    """Atoms that must stay.
+
+    Attributes:
+        atoms: the atoms.
+        reason: why, as `explain` shows it to users.
+        module: path of the module that was running.
+    """
 
     atoms: Atoms
     reason: str
@@ -80,13 +86,13 @@ class Trace:
         frozen: atoms that must stay.
         inexact: arrays of inexact atoms.
         products: the multiply-accumulates of the first run.
-        group_sizes: channels per group, by the path of a grouped convolution or norm; only where
-            the number of groups changes with the width.
+        group_sizes: channels per group, by the path of a grouped convolution or norm whose number
+            of groups changes with the width.
         choices: pairs of an operation and a decision, in order. Networks of other widths must
-            decide alike.
+            make the same decisions.
         read: ids of parameters and buffers, in the order of their first use.
-        makers: atoms of the channels that a product with a parameter makes.
-        norms: pairs of the atoms of normalised channels, and those of the norm's scale.
+        makers: atoms of channels that a product with a parameter makes.
+        norms: pairs of the atoms of normalised channels and the atoms of the norm's scale.
     """
 
     count: int = 0
@@ -102,11 +108,11 @@ class Trace:
     norms: list[tuple[Atoms, Atoms]] = field(default_factory=list)
 
     def new_atoms(self, count: int) -> Atoms:
-        """Return `count` new atoms, which are not joined to others."""
+        """Return `count` new atoms that are not joined to any other."""
         self.count += count
         return np.arange(self.count - count, self.count)
 
 
 def select_atoms(labels: Any) -> list[Atoms]:
-    """Return those labels that are arrays of atoms."""
+    """Return only the labels that are arrays of atoms."""
     return [label for label in labels if isinstance(label, np.ndarray)]

@@ -1,11 +1,11 @@
-"""Find what else must change in a network before more of its widths can.
+"""Find further changes of a network with which more of its widths can change.
 
-A *lift* makes a width changeable that the code of the network would otherwise fix:
+A *lift* frees a width that the code of the network would otherwise fix:
 - A *number* is an attribute in which a module stores a size (`self.head_dim`). The lift sets it
   to the new size.
 - A *tie* is a square weight whose rows and columns must shrink together. Attention is an example:
   its code computes the size of a head from the number of input channels, so a projection must have
-  as many outputs as inputs. The lift joins both.
+  as many outputs as inputs. The lift joins rows and columns.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,9 +21,15 @@ from nsopt.models.tracing.run import tensors_of
 
 @dataclass(frozen=True)
 class Number:
-    """The attribute `name` of the module at `path` is a dimension's size divided by `divisor`.
+    """An attribute that stores a size.
 
-    If it is a list of equal sizes, as for `split`, `parts` is their number.
+    Attributes:
+        path: of the module.
+        name: of the attribute.
+        tensor: the parameter or buffer whose size it stores.
+        axis: the dimension of this tensor.
+        divisor: the attribute is the size of the dimension divided by this.
+        parts: length of the attribute if it is a list of equal sizes, as for `split`; else None.
     """
 
     path: str
@@ -36,7 +42,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Tie:
-    """A tensor whose first two dimensions belong to the same units."""
+    """A weight whose first two dimensions must belong to the same units."""
 
     tensor: str
 
@@ -55,7 +61,7 @@ class Lifts:
     def join_ties(self, trace: Trace, labels: dict[str, Labels]) -> Trace:
         """Return a copy of the trace in which both sides of every tie are joined.
 
-        Units behind numbers and ties become inexact, because code may calculate with their size.
+        The units of numbers and ties become inexact, because code may calculate with their number.
         """
         sides = [select_atoms(labels[tie.tensor][:2]) for tie in self.ties]
         edges = [(pair[0], pair[1]) for pair in sides if len(pair) == 2]
@@ -75,19 +81,20 @@ class Lifts:
 def propose_numbers(
     template: nn.Module, family: Family, groups: Iterable[int], known: Lifts
 ) -> Iterator[Lifts]:
-    """Yield numbers that may be sizes of these groups: all of a module type, then each name alone.
+    """Yield numbers that may store sizes of these groups.
 
-    All modules of a type use a number alike, so one is proposed for all of them. If it may be the
-    size of several tensors, it follows those with the same name in every module.
+    All modules of a type use an attribute in the same way, so a proposal covers all of them: first
+    with all attributes of the type, then with each attribute alone. If an attribute may store the
+    size of several tensors, it follows the tensor of the same name in every module.
 
     Args:
         template: the traced network.
         family: its groups.
         groups: indices of the groups that should shrink.
-        known: lifts that the network has already.
+        known: lifts that the network already has.
     """
     modules = dict(template.named_modules())
-    followed: dict[type[nn.Module], dict[str, str]] = {}  # tensors, by the names of numbers
+    followed: dict[type[nn.Module], dict[str, str]] = {}  # by type and attribute, the tensor
     for group in groups:
         for number in _find_numbers(modules, family, group):
             tensors = followed.setdefault(type(modules[number.path]), {})
@@ -115,7 +122,7 @@ def propose_ties(
 ) -> Iterator[Lifts]:
     """Yield ties of square weights between one of these groups and another group.
 
-    Weights of one name in one type of module are proposed together, then all square weights of a
+    A proposal covers the weights of one name in one type of module, then all square weights in a
     type of module. The arguments are those of `propose_numbers`.
     """
     modules = dict(template.named_modules())
@@ -141,8 +148,8 @@ def propose_ties(
 def _find_numbers(modules: dict[str, nn.Module], family: Family, group: int) -> Iterator[Number]:
     """Yield attributes equal to a group's width, or to the size of one of its dimensions.
 
-    Only the modules that hold tensors of the group count, and those around them, but not layers
-    with a weight, whose sizes resize.py sets.
+    It searches modules that hold tensors of the group, and the modules around them, except layers
+    with a weight: resize.py sets their sizes.
     """
     width = family.groups[group].width
     sized = [
@@ -163,7 +170,11 @@ def _find_numbers(modules: dict[str, nn.Module], family: Family, group: int) -> 
 
 
 def _read_size(value: object) -> tuple[int, int | None]:
-    """Return an integer; or the integer that a list repeats, and how often; or 0."""
+    """Read the size in an attribute.
+
+    Returns:
+        The size, or 0 if the attribute stores none, and the length of a list of equal sizes.
+    """
     if type(value) is int:
         return value, None
     if isinstance(value, list) and all(type(each) is int for each in value):
@@ -183,13 +194,16 @@ def _is_alone(family: Family, dimension: int, group: int) -> bool:
 
 
 def _list_holders(tensor: str) -> list[str]:
-    """Return the paths of the module that holds a tensor, and of all around it."""
+    """Return the paths of the module that holds a tensor and of all modules around it."""
     names = tensor.split(".")
     return [".".join(names[:i]) for i in range(len(names))]
 
 
 def _find_square_weights(family: Family) -> Iterator[tuple[str, set[int]]]:
-    """Yield tensors whose first two dimensions have one size but different groups, with these."""
+    """Yield tensors whose first two dimensions are equal in size but differ in groups.
+
+    Each comes with the indices of these groups.
+    """
     by_name: dict[str, dict[int, Dimension]] = {}
     groups = family.group_of_unit
     for dimension in family.dimensions:

@@ -1,7 +1,7 @@
-"""Find the parameters that make the units of a network, and those that scale them.
+"""Find the parameters that make the units of a network, and the parameters that scale them.
 
-A *maker* is a parameter whose product with the input makes channels, such as a convolution's
-weight. Every unit of its group belongs to *slices* of the parameter along one axis.
+A *maker* is a parameter whose product with the input makes channels, such as the weight of a
+convolution. Each unit owns some *slices* of the parameter along one axis.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.network import TracedNetwork
 
-Slices = tuple[str, int]  # a parameter, and the axis along which its slices belong to units
+Slices = tuple[str, int]  # a parameter, and the axis along which slices belong to units
 Made = tuple[Atoms, Slices]  # the channels that slices make or scale
 
 
@@ -21,10 +21,10 @@ class Makers:
     """The parameters behind all units. Only parameters that require gradients count.
 
     Attributes:
-        holders: slices by the index of their dimension, in the order of their first use.
-        vectors: slices that are single numbers, as in a bias or the scale of a norm.
-        products: channels, with the indices of the dimensions that make them.
-        norms: channels, with the indices of the dimensions of the norm that scales them.
+        holders: by the index of a dimension, its slices, in the order of their first use.
+        vectors: slices of vectors, such as a bias or the scale of a norm.
+        products: pairs of channels and the indices of the dimensions that make them.
+        norms: pairs of channels and the indices of the dimensions of the norm that scales them.
     """
 
     holders: dict[int, Slices]
@@ -68,7 +68,7 @@ class Makers:
         return self._select(group, self.norms)
 
     def find_first(self, group: Group) -> list[Slices]:
-        """Return the slices that make the units of a group, or else the first that hold them."""
+        """Return the slices that make the units of a group, or else the first of its slices."""
         return [slices for _, slices in self.find_products(group)] or self.find_holders(group)[:1]
 
     def _select(self, group: Group, found: list[tuple[Atoms, set[int]]]) -> list[Made]:

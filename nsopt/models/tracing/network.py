@@ -23,7 +23,7 @@ from nsopt.models.tracing.resize import (
 from nsopt.models.tracing.run import LabelledRun, restore_modules, tensors_of
 
 T = TypeVar("T")
-FEWEST_SEEN = 2  # units of a group; a trace does not label dimensions of size 1
+FEWEST_SEEN = 2  # units of a group that a trace can follow: it does not label a size of 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +32,13 @@ class TracedNetwork:
 
     Attributes:
         template: the network, which never changes.
-        run: how the network is run.
-        trace: the record of its run on labels.
-        labels: of parameters and buffers, by name.
+        run: runs a network on labels.
+        trace: the record of this run.
+        labels: the labels of parameters and buffers, by name.
         outputs: shapes of the outputs.
         family: the groups, and the sizes of tensors as functions of the widths.
         order: by name of a tensor, the place of its first use.
-        lifts: attributes and square weights that must change too (lifts.py).
+        lifts: attributes and square weights that change with the widths (lifts.py).
     """
 
     template: nn.Module
@@ -54,7 +54,13 @@ class TracedNetwork:
     def of(
         cls, template: nn.Module, run: LabelledRun, like: "TracedNetwork | None" = None
     ) -> "TracedNetwork":
-        """Trace `template`, with the choices and lifts of `like` if given. Raises TraceError."""
+        """Trace `template`. Raises TraceError if it cannot be traced.
+
+        Args:
+            template: the network.
+            run: runs a network on labels.
+            like: a network of the same family, whose choices and lifts it gets.
+        """
         trace, tensors = Trace(), tensors_of(template)
         labels: dict[str, Labels] = {}
         dimensions: list[Dimension] = []
@@ -77,7 +83,7 @@ class TracedNetwork:
         return cls(template, run, trace, labels, outputs, family, order, lifts)
 
     def with_lifts(self, lifts: Lifts) -> "TracedNetwork":
-        """Return a copy with these lifts in place of its own. Fixed units stay fixed."""
+        """Return a copy with these lifts instead of its own. Fixed units stay fixed."""
         before = self.family.units
         joined = Units.of(lifts.join_ties(self.trace, self.labels), [])
         units = joined.with_fixed(joined.of_atom[before.fixed[before.of_atom]])
@@ -130,7 +136,8 @@ class TracedNetwork:
             g.per_dimension for g in self.family.groups
         ]:
             raise TraceError(
-                "the network combines other channels at these widths: a layer may be too narrow"
+                "at these widths the network combines channels in another way: a layer may be too "
+                "narrow"
             )
         return other
 
@@ -150,10 +157,10 @@ class TracedNetwork:
 
     @cached_property
     def products(self) -> tuple[list[Product], int]:
-        """The multiply-accumulates of an evaluation, and its number of examples.
+        """The multiply-accumulates of a run in evaluation mode, and its number of examples.
 
-        That is one example if the network runs with one, because some work does not depend on the
-        number of examples, such as position encodings.
+        It runs one example if the network accepts that, because some work, such as position
+        encodings, does not grow with the number of examples.
         """
         trace = Trace(count=len(self.family.units.of_atom))
         try:
@@ -166,11 +173,11 @@ class TracedNetwork:
         """Return the peak of the activations of one example as a function of the widths.
 
         Args:
-            others: widths (L,) at which to compare it with a network.
+            others: other widths (L,), at which a network checks this function.
 
         Raises:
-            NsoptError: if the network there stores other activations. Attention scores are an
-                example, if the number of heads changes with a width.
+            NsoptError: if that network stores different activations. For example, the number of
+                attention scores changes if a width is the number of heads.
         """
         one = self.run.with_one_example()
         unlabelled = {n: (None,) * len(own) for n, own in self.labels.items()}
@@ -185,7 +192,7 @@ class TracedNetwork:
         sizes = peak.sizes(others).tolist()
         if lives[0] != lives[1] or sizes != [b.tensor.numel() for b in there]:
             raise NsoptError(
-                "the memory of this network cannot be counted: its widths do not determine it"
+                "the memory of this network cannot be counted: its widths alone do not determine it"
             )
         return peak
 
@@ -232,7 +239,12 @@ class TracedNetwork:
         }
 
     def cut(self, model: nn.Module, kept: Sequence[Atoms]) -> nn.Module:
-        """Return a copy of `model`, with the template's shapes, that has only the kept units."""
+        """Return a copy of `model` that has only the kept units.
+
+        Args:
+            model: a network with the template's shapes.
+            kept: per group, ascending indices of the units to keep.
+        """
         indices = self.indices(kept)
         smaller = copy_with_tensors(
             model, lambda name, tensor: select_indices(tensor, indices[name]).clone()
@@ -246,7 +258,7 @@ class TracedNetwork:
         self.lifts.describe(model)
 
     def check_cut(self, kept: Sequence[Atoms]) -> None:
-        """Raise TraceError if a network of the kept units does not run or combines others."""
+        """Raise TraceError if a network of the kept units does not run, or joins other units."""
         indices = self.indices(kept)
         labels = self._change_labels(indices, lambda label, picked: label[picked])
         shapes = {name: [len(p) for p in picked] for name, picked in indices.items()}
@@ -262,11 +274,11 @@ class TracedNetwork:
         self._check_outputs(outputs)
 
     def build_empty(self, widths: Atoms, device: str | None = None) -> nn.Module:
-        """Return a network of `widths` (L,) whose values are not set.
+        """Return a network with uninitialised values.
 
         Args:
-            widths: of the groups.
-            device: of the network, None for the template's; `meta` needs no memory.
+            widths: one per group, (L,).
+            device: None for the template's device; `meta` needs no memory.
         """
         shapes = self._shapes(widths)
         model = copy_with_tensors(
@@ -289,7 +301,7 @@ class TracedNetwork:
     def check_widths(self, widths: Atoms) -> None:
         """Raise TraceError if a network of `widths` does not run or its outputs change shape.
 
-        New units share the atoms of old ones, so that an error names the groups at fault.
+        New units share the atoms of existing units, so that an error shows the groups at fault.
         """
         shapes = self._shapes(widths)
         labels = self._change_labels(shapes, np.resize)
@@ -301,7 +313,12 @@ class TracedNetwork:
     def _change_labels(
         self, axes: Mapping[str, Sequence[T]], change: Callable[[Atoms, T], Atoms]
     ) -> dict[str, Labels]:
-        """Return the labels of all tensors after `change`, which takes a label and its axis."""
+        """Return the labels of all tensors, changed.
+
+        Args:
+            axes: by tensor, one item for each of its axes.
+            change: returns the new label for a label and the item of its axis.
+        """
         return {
             name: tuple(
                 change(label, axis) if isinstance(label, np.ndarray) else None
@@ -316,9 +333,9 @@ class TracedNetwork:
 
     @contextmanager
     def _reshaped(self, shapes: Mapping[str, Sequence[int]]) -> Iterator[nn.Module]:
-        """Give the template tensors of these shapes inside the block, which is faster than a copy.
+        """Give the template uninitialised tensors of these shapes inside the block.
 
-        Their values are not set.
+        This is faster than a copy of the network.
         """
         with restore_modules(self.template):
             replace_values(self.template, lambda name, own: _make_empty(own, shapes[name]))

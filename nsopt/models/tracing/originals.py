@@ -1,7 +1,7 @@
-"""Find the tensors from which modules compute their weights, by normalisation or otherwise.
+"""Find the tensors from which modules compute their weights, for example by normalisation.
 
-Weight normalisation computes g * v / |v|, spectral normalisation W / (u' W v). PyTorch has each of
-them as an older hook and as a parametrization.
+Weight normalisation computes g * v / |v|, spectral normalisation W / (u' W v). PyTorch implements
+both as hooks (older) and as parametrizations.
 """
 
 import copy
@@ -15,11 +15,11 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-_ROUNDS = 15  # of the power method, as in PyTorch
+_ROUNDS = 15  # iterations of the power method, as in PyTorch
 
 
 def original_weight(module: nn.Module) -> Tensor | None:
-    """Return a module's weight, or the parameter of that shape that it is computed from, if any."""
+    """Return a module's weight, or the parameter from which it is computed; None without one."""
     names = ["weight", "weight_v", "weight_orig", "weight_ih_l0", "weight_ih"]
     found = [module._parameters.get(name) for name in names]
     parametrized = module._modules.get("parametrizations")
@@ -29,9 +29,9 @@ def original_weight(module: nn.Module) -> Tensor | None:
 
 
 def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
-    """Return a deep copy, also of a model whose hooks have stored results of autograd.
+    """Return a deep copy, even if modules store tensors that autograd computed.
 
-    `copy.deepcopy` alone raises an error for these.
+    `copy.deepcopy` alone raises an error for such tensors.
 
     Args:
         model: a network.
@@ -44,7 +44,7 @@ def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
 
 
 def start_norms(model: nn.Module) -> None:
-    """Set the tensors of weight and spectral norms to fit newly drawn weights."""
+    """Recompute the tensors of weight and spectral norms after weights were initialised."""
     with torch.no_grad():
         for g, v, dim in _find_weight_norms(model):
             g.copy_(torch.norm_except_dim(v, 2, dim))

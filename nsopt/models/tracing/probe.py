@@ -1,8 +1,8 @@
 """Find widths that the code of a network fixes, by trying other widths.
 
-A trace does not see a size that is written in Python, as in `x.view(-1, 512)`: it has no label.
-Therefore the network runs with all groups smaller, and with all groups larger. If it fails, the
-groups at fault are among those whose atoms occur in the failing operation; bisection finds them.
+A size written as a number in Python, as in `x.view(-1, 512)`, has no label, so the trace does not
+see it. nsopt therefore runs the network with all groups smaller, and with all groups larger. If a
+run fails, bisection finds the groups at fault among those in the failing operation.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import copy_model
 
 Reasons = dict[int, str]  # by the index of a group
-Attempt = Callable[[Sequence[int]], None]  # changes some groups; raises TraceError if that fails
+Attempt = Callable[[Sequence[int]], None]  # runs with some groups changed, or raises TraceError
 
 
 def shrink_width(width: int) -> int:
@@ -27,12 +27,12 @@ def shrink_width(width: int) -> int:
 
 
 def find_lifts(network: TracedNetwork) -> tuple[TracedNetwork, list[int]]:
-    """Find lifts with which more groups can shrink. A lift is kept if the network runs further.
+    """Find lifts with which more groups can shrink; keep a lift if the network then runs further.
 
     Returns:
-        The network with its lifts, and the groups that may still be unable to shrink.
+        The network with its lifts, and the groups that perhaps still cannot shrink.
     """
-    hopeless: set[int] = set()  # first atoms of groups that no lift helps
+    hopeless: set[int] = set()  # first atoms of groups that cannot shrink with any lift
     error = _shrink_others(network, hopeless)
     while error is not None:
         involved = _select_involved(network, _list_others(network, hopeless), error)
@@ -49,7 +49,7 @@ def find_lifts(network: TracedNetwork) -> tuple[TracedNetwork, list[int]]:
 
 
 def find_unshrinkable(network: TracedNetwork, suspects: list[int]) -> Reasons:
-    """Return those suspects that cannot have fewer units, with the errors."""
+    """Return the suspects that cannot have fewer units, with the errors."""
     return _find_culprits(network, suspects, partial(_shrink, network))
 
 
@@ -64,7 +64,8 @@ def find_narrowest(network: TracedNetwork) -> Atoms:
 
     Only powers of two and the base width are tried for each group.
     """
-    network = replace(network, template=copy_model(network.template))  # others may use it now
+    # Another thread may be using the template.
+    network = replace(network, template=copy_model(network.template))
     base = np.array(network.family.widths, np.int64)
     rigid = np.array([group.rigid for group in network.family.groups])
     result = np.where(rigid, np.minimum(FEWEST_SEEN, base), 1)
@@ -78,7 +79,7 @@ def find_narrowest(network: TracedNetwork) -> Atoms:
 
 
 def _propose_lifts(network: TracedNetwork, groups: Sequence[int]) -> Iterator[TracedNetwork]:
-    """Yield the network with more lifts, which may help these groups."""
+    """Yield the network with additional lifts that may let these groups shrink."""
     for propose in (propose_numbers, propose_ties):
         for lifts in propose(network.template, network.family, groups, network.lifts):
             yield network.with_lifts(network.lifts + lifts)
@@ -100,7 +101,7 @@ def _list_shrinkable(network: TracedNetwork) -> list[int]:
 
 
 def _find_first_atom(network: TracedNetwork, group: int) -> int:
-    """Return the first atom of a group. It identifies the group, whose index lifts may change."""
+    """Return a group's first atom, which identifies it even if lifts change its index."""
     unit = network.family.groups[group].units[0]
     return int(np.flatnonzero(network.family.units.of_atom == unit)[0])
 
@@ -108,8 +109,8 @@ def _find_first_atom(network: TracedNetwork, group: int) -> int:
 def _shrink(network: TracedNetwork, some: Sequence[int]) -> None:
     """Run a network in which some groups have fewer units. Raises TraceError if it fails.
 
-    Groups of equal widths lose different numbers of units. This reveals code that uses the size of
-    one group for another.
+    Groups of equal widths lose different numbers of units, which reveals code that uses the size of
+    one group for another group.
     """
     kept, before = [], Counter[int]()
     for index, group in enumerate(network.family.groups):
@@ -133,7 +134,7 @@ def _narrow(
 ) -> None:
     """Run and trace a network of the widths `narrow`. Raises TraceError if it fails.
 
-    Of the suspects, only some are narrow; the others keep their base widths.
+    Suspects that are not in `some` keep their base widths.
     """
     wide = [index for index in suspects if index not in some]
     widths = narrow.copy()
@@ -141,12 +142,12 @@ def _narrow(
     try:
         network.check_widths(widths)
         network.retrace(network.build_empty(widths))
-    except TraceError as error:  # its atoms may belong to another network, or miss single units
+    except TraceError as error:  # drop its atoms: they may belong to another network
         raise TraceError(str(error)) from None
 
 
 def _find_culprits(network: TracedNetwork, suspects: list[int], attempt: Attempt) -> Reasons:
-    """Return suspects without which `attempt` succeeds, each with the error that it caused."""
+    """Return suspects without which `attempt` succeeds, each with its error."""
     found: Reasons = {}
     active = suspects
     while active and (error := _catch_error(attempt, active)) is not None:
@@ -164,7 +165,7 @@ def _find_culprits(network: TracedNetwork, suspects: list[int], attempt: Attempt
 
 
 def _catch_error(attempt: Attempt, some: Sequence[int]) -> TraceError | None:
-    """Attempt to change some groups; return the error, or None."""
+    """Return the error of `attempt` for these groups, or None if it succeeds."""
     try:
         attempt(some)
     except TraceError as error:
@@ -173,7 +174,7 @@ def _catch_error(attempt: Attempt, some: Sequence[int]) -> TraceError | None:
 
 
 def _select_involved(network: TracedNetwork, active: list[int], error: TraceError) -> list[int]:
-    """Return the active groups with atoms in the failing operation; if there are none, all."""
+    """Return the active groups with atoms in the failing operation, or all without any."""
     dimensions = network.dimensions_of(error.atoms) if error.atoms.size else set()
     groups = network.family.groups
     involved = [index for index in active if dimensions & groups[index].per_dimension.keys()]

@@ -1,4 +1,4 @@
-"""Rules of operations that compute over channels: products, normalisations, attention."""
+"""Rules of operations that combine channels: products, normalisations, attention."""
 
 import math
 from typing import Any
@@ -51,13 +51,13 @@ def _label_groups(
 ) -> Label:
     """Join the atoms of a grouped convolution; return the label of its output.
 
-    Pruning removes either whole groups, or the same channels from every group. The rule chooses the
-    way that leaves more widths.
+    Pruning removes either whole groups, or the same channels from every group. The rule chooses
+    what allows more widths.
     """
     own = tracer.get(weight)
     first = own[0]
     if not isinstance(inputs, np.ndarray) or not isinstance(first, np.ndarray):
-        tracer.freeze("meets a fixed size in a grouped convolution", inputs, *own)
+        tracer.freeze("must equal a fixed size in a grouped convolution", inputs, *own)
         return None
     if transposed:
         if weight.shape[1] > 1:
@@ -87,9 +87,8 @@ def matrix_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any
     rows, columns = (left[-2], a.shape[-2]), (right[-1], b.shape[-1])
     tracer.multiply(1, *zip(batch, a.shape, strict=False), rows, (inner, a.shape[-1]), columns)
     for matrix, inside, made in ((a, left[-1], left[-2]), (b, right[-2], right[-1])):
-        if (
-            isinstance(inside, np.ndarray) or min(matrix.shape[-2:]) == 1
-        ):  # a parameter's dimensions both have labels
+        # Only a parameter has labels in both dimensions.
+        if isinstance(inside, np.ndarray) or min(matrix.shape[-2:]) == 1:
             tracer.note_maker(made)
     tracer.put(result, [*batch, left[-2], right[-1]])
 
@@ -114,7 +113,7 @@ def vector_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor) -> None
 
 @rule("_weight_norm_interface")
 def weight_norm(tracer: Tracer, result: Any, v: Tensor, g: Tensor, dim: int = 0) -> None:
-    """Join the scales with their dimension of `v`, and mark all its dimensions as inexact."""
+    """Join the scales `g` with dimension `dim` of `v`; mark all dimensions of `v` as inexact."""
     labels = list(tracer.get(v))
     if v.shape[dim] > 1:
         labels[dim] = tracer.join(labels[dim], tracer.get(g)[dim])
@@ -237,7 +236,7 @@ def group_norm(
 
 
 def _get_scale(tracer: Tracer, weight: Any, axis: int) -> Label:
-    """Return the label of a norm's weight; None if it has none."""
+    """Return the label of a norm's weight; None without a weight."""
     return tracer.get(weight)[axis] if isinstance(weight, Tensor) else None
 
 

@@ -1,6 +1,6 @@
-"""Rules of recurrent modules (LSTM, GRU, RNN), which run as a whole and not step by step.
+"""Rules of recurrent modules (LSTM, GRU, RNN). A rule covers a whole module, not its time steps.
 
-A unit is one number of the hidden state, with its row in every gate and its column in every weight
+A unit is one element of the hidden state, with its row in every gate and its column in every weight
 that reads the state. A PyTorch module has one hidden size, so all its layers and directions share
 their units.
 """
@@ -64,7 +64,10 @@ def follow_layers(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, ...]:
-    """Return the labelled results of a recurrent module. The arguments are PyTorch's."""
+    """Return the labelled results of a recurrent module.
+
+    The arguments after `gates` are those of PyTorch's function, such as `torch.lstm`.
+    """
     states = [state] if isinstance(state, Tensor) else list(state)
     ways = 2 if bidirectional else 1
     each = len(weights) // (layers * ways)
@@ -109,7 +112,9 @@ def _follow_cell(
         if cell.projection.shape[1] > 1:
             tracer.join(units, projected[1])
         made = projected[0]
-        tracer.freeze("has a projection, which PyTorch recognises by its size", units, made)
+        tracer.freeze(
+            "has a projection, and PyTorch recognises a projection by its size", units, made
+        )
     if cell.of_hidden.shape[1] > 1:
         made = tracer.join(made, of_hidden[1])
     tracer.note_maker(made)

@@ -11,9 +11,12 @@ from nsopt.models.tracing.run import tensors_of
 
 
 def copy_with_tensors(template: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Module:
-    """Return a copy of `template` in which `change` makes each parameter and buffer.
+    """Return a copy of `template` with new parameters and buffers.
 
-    `change` takes the name and the tensor. Shared tensors are changed once and stay shared.
+    Args:
+        template: a network.
+        change: returns the new values for the name and the old values of a tensor. It gets shared
+            tensors once, and they stay shared.
     """
     model = copy_model(template, shared=tensors_of(template).values())
     replace_values(model, change)
@@ -21,7 +24,7 @@ def copy_with_tensors(template: nn.Module, change: Callable[[str, Tensor], Tenso
 
 
 def replace_values(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> None:
-    """Replace each parameter and buffer of `model` by a new one with the result of `change`."""
+    """Replace each parameter and buffer of `model` by a new one with the values from `change`."""
 
     def make(name: str, tensor: Tensor) -> Tensor:
         new = change(name, tensor.detach())
@@ -47,7 +50,7 @@ def replace_tensors(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -
 
 
 def select_indices(tensor: Tensor, indices: Sequence[Atoms]) -> Tensor:
-    """Return a tensor at some ascending indices of every dimension; itself if all remain."""
+    """Select ascending indices of every dimension; return the tensor itself if all remain."""
     for axis, picked in enumerate(indices):
         if len(picked) < tensor.shape[axis]:
             tensor = tensor.index_select(axis, torch.from_numpy(picked).to(tensor.device))
@@ -55,10 +58,10 @@ def select_indices(tensor: Tensor, indices: Sequence[Atoms]) -> Tensor:
 
 
 def describe_shapes(model: nn.Module, group_sizes: dict[str, int]) -> None:
-    """Set the attributes of all modules, such as `in_channels`, to the shapes of their tensors.
+    """Set the size attributes of all modules, such as `in_channels`, to fit their tensors.
 
     Args:
-        model: a network whose tensors have been replaced.
+        model: a network whose tensors were replaced.
         group_sizes: channels per group, by path, for modules whose number of groups changes with
             the width.
     """
@@ -67,7 +70,7 @@ def describe_shapes(model: nn.Module, group_sizes: dict[str, int]) -> None:
 
 
 def describe_module(module: nn.Module, group_size: int | None) -> None:
-    """Set the attributes of one module. See `describe_shapes`."""
+    """Set the size attributes of one module, see `describe_shapes`."""
     weight = original_weight(module)
     if isinstance(module, nn.MultiheadAttention):
         _describe_attention(module)

@@ -1,4 +1,4 @@
-"""The rules of ATen operations, by name. An operation without a rule freezes all its atoms."""
+"""All rules, by the names of ATen operations. Without a rule, all atoms of its inputs freeze."""
 
 from nsopt.models.tracing import cut_rules, product_rules, shape_rules
 from nsopt.models.tracing.tracer import Rule

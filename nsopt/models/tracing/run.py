@@ -1,4 +1,4 @@
-"""Run a network on labels, with fake tensors that need no memory and compute nothing."""
+"""Run a network on labels: its tensors are fake, need no memory and compute nothing."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ _LONGEST_REASON = 150
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by name, shared ones by their first name."""
+    """Return parameters and buffers by name; shared ones have their first name."""
     return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
@@ -33,8 +33,9 @@ class LabelledRun:
     """A way to run a network on labels.
 
     Attributes:
-        examples: the inputs of `forward`.
-        modes: values of `training`, for one run each. Usually both, because `forward` may branch.
+        examples: the arguments of `forward`.
+        modes: the network runs once with each value of `training`: usually both, because `forward`
+            may branch on it.
     """
 
     examples: tuple[Tensor, ...]
@@ -58,9 +59,9 @@ class LabelledRun:
 
         Args:
             model: the network.
-            trace: the record to which the runs add; multiply-accumulates only in the first mode.
-            labels: of parameters and buffers, by name.
-            choices: of an earlier trace, which the runs repeat; None to make new ones.
+            trace: the runs add to it; only the first mode counts multiply-accumulates.
+            labels: the labels of parameters and buffers, by name.
+            choices: the choices of an earlier trace, to repeat them; None to make new ones.
             same: see `Tracer`.
 
         Returns:
@@ -92,12 +93,12 @@ class LabelledRun:
     def buffers(
         self, model: nn.Module, count: int, labels: Mapping[str, Labels], family: Family
     ) -> list[Buffer]:
-        """Return the activations of an evaluation, with their sizes as functions of the widths.
+        """Return the activations of a run in evaluation mode, sized as functions of the widths.
 
         Args:
             model: the network.
             count: number of atoms in `labels`.
-            labels: of parameters and buffers, by name.
+            labels: the labels of parameters and buffers, by name.
             family: the groups of the network.
 
         Raises:
@@ -141,7 +142,7 @@ class LabelledRun:
 
 
 def _explain(error: Exception, tracer: Tracer) -> TraceError:
-    """Return one line for users about an error of the user's code or torch."""
+    """Return an error with one line for users about what their code or torch raised."""
     if "DataDependent" in type(error).__name__:
         return TraceError(
             f"the forward pass depends on the values of tensors, in {tracer.where}: "
@@ -176,7 +177,7 @@ def restore_modules(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def follow_modules(model: nn.Module, running: list[str]) -> Iterator[None]:
-    """Keep the paths of the modules that run in the block in `running`, the innermost last."""
+    """Inside the block, keep in `running` the paths of the running modules, the innermost last."""
 
     def leave(*_: Any) -> None:
         running.pop()
@@ -194,7 +195,7 @@ def follow_modules(model: nn.Module, running: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _hide_logs() -> Iterator[None]:
-    """Hide the log of fake tensors inside the block, because nsopt reports their errors itself."""
+    """Silence the logger of fake tensors inside the block: nsopt reports their errors itself."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

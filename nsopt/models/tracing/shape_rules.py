@@ -22,14 +22,14 @@ from nsopt.models.tracing.tracer import Tracer, rule
     "new_empty_strided scalar_tensor"
 )
 def label_filled(tracer: Tracer, result: Any, *_: Any) -> None:
-    """Label tensors that are filled with the same value or noise at every index."""
+    """Label tensors with ANY that are filled with one value or with noise."""
     for tensor in tensors_in(result):
         tracer.put(tensor, (ANY,) * tensor.ndim)
 
 
 @rule("arange", "linspace", "eye", "tril_indices")
 def label_nothing(tracer: Tracer, result: Any, *_: Any) -> None:
-    """Label tensors whose sizes depend on no parameter."""
+    """Label tensors with None: no parameter determines their sizes."""
     for tensor in tensors_in(result):
         tracer.put(tensor, (None,) * tensor.ndim)
 
@@ -47,7 +47,7 @@ def keep_labels(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
 
 @rule("pointwise", "copy", "_prelu_kernel")
 def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
-    """Join the dimensions that meet when the arguments are broadcast, from the right."""
+    """Join the dimensions that broadcasting aligns, from the right."""
     tensors = [tensor for tensor in tensors_in(arguments) if tensor.ndim]
     results = tensors_in(result)
     labels: list[Label] = []
@@ -75,7 +75,7 @@ def as_strided(tracer: Tracer, result: Tensor, x: Tensor, size: Sequence[int], *
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias")
 def view(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
-    """Match runs of old dimensions with runs of new ones that have as many elements."""
+    """Match runs of old dimensions with runs of new dimensions that have as many elements."""
     old, new, before = tuple(x.shape), tuple(result.shape), tracer.get(x)
     labels: list[Label] = []
     i = j = 0
@@ -94,13 +94,19 @@ def view(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
 def _regroup(
     tracer: Tracer, labels: Labels, old: tuple[int, ...], new: tuple[int, ...]
 ) -> list[Label]:
-    """Return labels of the dimensions of sizes `new`, which hold the elements of `old`."""
+    """Return the labels of new dimensions that hold the elements of some old dimensions.
+
+    Args:
+        labels: the labels of the old dimensions.
+        old: their sizes.
+        new: the sizes of the new dimensions.
+    """
     labelled = [d for d, label in enumerate(labels) if isinstance(label, np.ndarray)]
     if not labelled:
         indifferent = all(label is ANY for label, n in zip(labels, old, strict=True) if n > 1)
         return [ANY if indifferent else None] * len(new)
     d = labelled[0]
-    if len(labelled) > 1:  # only the largest one remains free to change
+    if len(labelled) > 1:  # only the largest dimension may still change
         d = tracer.choose(lambda: max(labelled, key=lambda each: old[each]))
         others = [labels[e] for e in labelled if e != d]
         tracer.freeze("is flattened together with other channels", *others)
@@ -111,10 +117,10 @@ def _regroup(
 
 
 def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...]) -> list[Label]:
-    """Return labels of the dimensions into which a flat dimension is split.
+    """Return the labels of the dimensions into which a flat dimension is split.
 
-    Only one of them gets atoms: one that holds the same atoms in every row, or else the largest
-    one, whose rows are joined (channel shuffle).
+    Only one of them gets atoms: a dimension with the same atoms in every row, or else the largest
+    dimension, whose rows are then joined (channel shuffle).
     """
     large = [e for e, size in enumerate(new) if size > 1]
     if len(large) == 1:
@@ -135,7 +141,7 @@ def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...]) -> list[Label]:
 
 @rule("expand")
 def expand(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
-    """Label new copies with ANY."""
+    """Label the expanded dimensions with ANY."""
     labels, lead = tracer.get(x), result.ndim - x.ndim
     tracer.put(
         result,
@@ -174,7 +180,7 @@ def unsqueeze(tracer: Tracer, result: Tensor, x: Tensor, dim: int) -> None:
 
 @rule("repeat")
 def repeat(tracer: Tracer, result: Tensor, x: Tensor, times: Sequence[int]) -> None:
-    """Repeat the labels, so that all copies of a channel go together."""
+    """Repeat the labels, so that all copies of a channel are removed together."""
     lead = result.ndim - x.ndim
     labels: list[Label] = [None] * lead + list(tracer.get(x))
     sizes = [1] * lead + list(x.shape)
@@ -214,10 +220,10 @@ def pixel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, factor: int) -> Non
 
 @rule("mean sum amax amin var var_mean std prod logsumexp max min any all argmax argmin")
 def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) -> None:
-    """Remove dimensions, or give them size 1."""
+    """Remove the labels of reduced dimensions, or set them to None where the dimensions stay."""
     gone = set(_count_from_front(x, dims if isinstance(dims, int | list | tuple) else None))
     labels = tracer.get(x)
-    if tracer.operation not in ("sum", "any", "all"):  # zeros do not change these
+    if tracer.operation not in ("sum", "any", "all"):  # zeros do not change these results
         tracer.mark_inexact(*(labels[d] for d in gone))
     left = [label for d, label in enumerate(labels) if d not in gone]
     for tensor in tensors_in(result):

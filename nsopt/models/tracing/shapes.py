@@ -1,8 +1,8 @@
-"""Fast replacements of operations on fake tensors, which return empty results of the right shape.
+"""Fast replacements of operations on fake tensors: they return empty tensors of the right shape.
 
-Fake tensors would split these operations into many smaller ones, which is slow. Each function takes
-the operation and its arguments. If the sizes do not fit, it runs the operation itself, which
-raises PyTorch's error.
+PyTorch splits an operation on fake tensors into many smaller ones, which is slow. Each function
+takes the operation and its arguments. Cases that it does not cover, such as sizes that do not fit
+together, run the operation itself, which then raises PyTorch's own error.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ _LAYOUTS = (torch.contiguous_format, torch.channels_last)
 def _make_empty(
     like: Tensor, *sizes: int, layout: torch.memory_format = torch.contiguous_format
 ) -> Tensor:
-    """Return an empty tensor of these sizes, by a shortcut if `like` is a fake tensor."""
+    """Return an empty tensor of these sizes, with the type and mode of `like`."""
     if not isinstance(like, FakeTensor):
         return like.new_empty(sizes)
     with no_dispatch():
@@ -28,9 +28,9 @@ def _make_empty(
 
 
 def _run_kernel(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
-    """Return the result of PyTorch's meta kernel, without the search for another one.
+    """Run PyTorch's meta kernel directly, which skips the slow dispatch of fake tensors.
 
-    Tensors whose values are known take the usual way.
+    Fake tensors whose values are known (`constant`) need that dispatch.
     """
     if not isinstance(x, FakeTensor) or x.constant is not None:
         return func(x, *args, **more)
@@ -41,7 +41,7 @@ def _run_kernel(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
     return [FakeTensor(x.fake_mode, each, x.fake_device) for each in result]
 
 
-def _view(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
+def _replace_view(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
     """Return a view. A view of a real tensor, such as a parameter, is real too."""
     if isinstance(x, FakeTensor):
         return _run_kernel(func, x, *args, **more)
@@ -49,10 +49,10 @@ def _view(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
         return func(x, *args, **more)
 
 
-def _pointwise(func: Any, x: Any, *others: Any, **more: Any) -> Any:
-    """Return a result like the largest tensor, if all others are numbers or broadcast to its shape.
+def _replace_pointwise(func: Any, x: Any, *others: Any, **more: Any) -> Any:
+    """Return an empty tensor like the largest argument if the others broadcast to its shape.
 
-    Operations whose names end with an underscore return `x` itself.
+    In-place operations return `x` itself.
     """
     operands = (x, *others, *more.values())
     tensors = [o for o in operands if isinstance(o, Tensor)]
@@ -79,13 +79,13 @@ def _broadcasts(one: Sequence[int], other: Sequence[int]) -> bool:
     return len(one) <= len(other) and all(n in (1, size) for n, size in sizes)
 
 
-def _batch_of_products(func: Any, a: Tensor, b: Tensor) -> Any:
+def _replace_batched_product(func: Any, a: Tensor, b: Tensor) -> Any:
     if a.shape[0] != b.shape[0] or a.shape[2] != b.shape[1] or a.dtype != b.dtype:
         return func(a, b)
     return _make_empty(a, *a.shape[:2], b.shape[2])
 
 
-def _concatenation(func: Any, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+def _replace_concatenation(func: Any, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     first = tensors[0]
     sizes = list(first.shape)
     others = [[n for d, n in enumerate(t.shape) if d != dim % first.ndim] for t in tensors]
@@ -102,7 +102,7 @@ def _make_empty_like(x: Tensor) -> Tensor:
     return _make_empty(x, *x.shape) if x.is_contiguous() else _run_kernel(torch.empty_like, x)
 
 
-def _empty(func: Any, sizes: Any, *args: Any, **more: Any) -> Any:
+def _replace_empty(func: Any, sizes: Any, *args: Any, **more: Any) -> Any:
     fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
     if args or fake is None:
         return func(sizes, *args, **more)
@@ -111,18 +111,18 @@ def _empty(func: Any, sizes: Any, *args: Any, **more: Any) -> Any:
     return FakeTensor(fake, empty, torch.device(more.get("device") or "cpu"))
 
 
-def _device(func: Any, x: Tensor) -> Any:
+def _replace_device(func: Any, x: Tensor) -> Any:
     return x.fake_device if isinstance(x, FakeTensor) else func(x)
 
 
-def _index(func: Any, x: Tensor, indices: Sequence[Tensor | None]) -> Any:
+def _replace_index(func: Any, x: Tensor, indices: Sequence[Tensor | None]) -> Any:
     first = indices[0]
     if len(indices) > 1 or first is None or first.dtype != torch.int64 or not x.is_contiguous():
         return func(x, indices)
     return _make_empty(x, *first.shape, *x.shape[1:])
 
 
-def _mean(func: Any, x: Tensor, dims: Any = None, keep: bool = False, **more: Any) -> Any:
+def _replace_mean(func: Any, x: Tensor, dims: Any = None, keep: bool = False, **more: Any) -> Any:
     if not (dims and x.is_contiguous() and x.is_floating_point()) or more:
         return func(x, *(() if dims is None else (dims, keep)), **more)
     gone = {d % x.ndim for d in dims}
@@ -130,7 +130,7 @@ def _mean(func: Any, x: Tensor, dims: Any = None, keep: bool = False, **more: An
     return _make_empty(x, *sizes)
 
 
-def _convolution(
+def _replace_convolution(
     func: Any,
     x: Tensor,
     weight: Tensor,
@@ -159,7 +159,7 @@ def _convolution(
     return _make_empty(x, len(x), len(weight), *sizes, layout=layout)
 
 
-def _group_norm(
+def _replace_group_norm(
     func: Any,
     x: Tensor,
     weight: Any,
@@ -180,11 +180,13 @@ def _group_norm(
     return _make_empty_like(x), _make_empty(x, n, groups), _make_empty(x, n, groups)
 
 
-def _batch_norm(_: Any, x: Tensor, *__: Any, **___: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _replace_batch_norm(_: Any, x: Tensor, *__: Any, **___: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _make_empty_like(x), _make_empty(x, x.shape[1]), _make_empty(x, x.shape[1])
 
 
-def _layer_norm(func: Any, x: Tensor, shape: list[int], *parameters: Any, **more: Any) -> Any:
+def _replace_layer_norm(
+    func: Any, x: Tensor, shape: list[int], *parameters: Any, **more: Any
+) -> Any:
     own = [p for p in (*parameters, *more.values()) if isinstance(p, Tensor)]
     if any(
         tuple(shape) != tuple(sized) for sized in (x.shape[-len(shape) :], *(p.shape for p in own))
@@ -194,13 +196,13 @@ def _layer_norm(func: Any, x: Tensor, shape: list[int], *parameters: Any, **more
     return _make_empty(x, *x.shape), _make_empty(x, *lead), _make_empty(x, *lead)
 
 
-def _product(func: Any, a: Tensor, b: Tensor) -> Any:
+def _replace_product(func: Any, a: Tensor, b: Tensor) -> Any:
     if a.shape[1] != b.shape[0] or a.dtype != b.dtype:
         return func(a, b)
     return _make_empty(a, a.shape[0], b.shape[1])
 
 
-def _sum_and_product(func: Any, bias: Tensor, a: Tensor, b: Tensor, **more: Any) -> Any:
+def _replace_sum_and_product(func: Any, bias: Tensor, a: Tensor, b: Tensor, **more: Any) -> Any:
     if a.shape[1] != b.shape[0] or bias.shape != b.shape[1:] or a.dtype != b.dtype:
         return func(bias, a, b, **more)
     return _make_empty(a, a.shape[0], b.shape[1])
@@ -216,19 +218,19 @@ _POINTWISE = (
     "hardtanh_ hardswish hardswish_ hardsigmoid leaky_relu leaky_relu_"
 )
 RESULTS: dict[str, Callable[..., Any]] = {
-    "convolution": _convolution,
-    "native_batch_norm": _batch_norm,
-    "native_layer_norm": _layer_norm,
-    "native_group_norm": _group_norm,
-    "index": _index,
-    "mean": _mean,
-    "empty": _empty,
-    "device": _device,
-    "mm": _product,
-    "addmm": _sum_and_product,
-    "bmm": _batch_of_products,
-    "cat": _concatenation,
+    "convolution": _replace_convolution,
+    "native_batch_norm": _replace_batch_norm,
+    "native_layer_norm": _replace_layer_norm,
+    "native_group_norm": _replace_group_norm,
+    "index": _replace_index,
+    "mean": _replace_mean,
+    "empty": _replace_empty,
+    "device": _replace_device,
+    "mm": _replace_product,
+    "addmm": _replace_sum_and_product,
+    "bmm": _replace_batched_product,
+    "cat": _replace_concatenation,
     **dict.fromkeys(_KERNELS.split(), _run_kernel),
-    **dict.fromkeys(_VIEWS.split(), _view),
-    **dict.fromkeys(_POINTWISE.split(), _pointwise),
+    **dict.fromkeys(_VIEWS.split(), _replace_view),
+    **dict.fromkeys(_POINTWISE.split(), _replace_pointwise),
 }

@@ -28,11 +28,12 @@ def trace(
     """Return the architecture of any module: a family of networks, indexed by widths.
 
     Args:
-        module: a network, best untrained; it does not change.
-        example_input: argument of `module`, or a tuple of arguments, with at least two examples.
-        name: for messages and studies; by default the name of the class.
-        fixed: paths of modules whose widths must not change.
-        init: initialises a new network; by default its values resemble those of `module`.
+        module: a network, preferably untrained; it does not change.
+        example_input: a batch of at least two examples, or a tuple of such arguments of `module`.
+        name: its name in messages and studies; by default the name of the class.
+        fixed: paths of modules whose widths must not change, as in `named_modules`.
+        init: function that initialises a new network in place; by default nsopt infers from the
+            weights of `module` how they were drawn.
 
     Raises:
         NsoptError: if no width can change, if the forward pass depends on the values of tensors, or
@@ -78,7 +79,7 @@ def _fix_groups(
 
 
 def _move_to_cpu(module: nn.Module) -> nn.Module:
-    """Return `module` if it is on the CPU or has no values, else a copy there."""
+    """Return `module` itself if it is on the CPU or on the meta device, else a copy on the CPU."""
     there = {tensor.device.type for tensor in tensors_of(module).values()}
     return module if there in ({"cpu"}, {"meta"}) else copy_model(module).cpu()
 
@@ -94,7 +95,7 @@ def _check_precision(module: nn.Module, examples: Sequence[Tensor]) -> None:
 
 
 def _name_layers(network: TracedNetwork) -> tuple[str, ...]:
-    """Return the name of each group: the module that first makes its channels, or their tensor."""
+    """Name each group after the first module that makes its channels, or else after a tensor."""
     of_tensor = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
     makers = {
         (of_tensor[id(weight)], output_axis(module)): path
@@ -115,12 +116,10 @@ def _name_layers(network: TracedNetwork) -> tuple[str, ...]:
 
 
 def _find_unscorable(network: TracedNetwork) -> probe.Reasons:
-    """Return the groups without a trained parameter, with the reason."""
+    """Return the groups without trainable parameters, with the reason."""
     makers = Makers.of(network)
     unscored = [i for i, g in enumerate(network.family.groups) if not makers.find_holders(g)]
-    return dict.fromkeys(
-        unscored, "no trained parameter has its units, so pruning cannot score them"
-    )
+    return dict.fromkeys(unscored, "no trainable parameters: pruning cannot score its units")
 
 
 def _find_units(network: TracedNetwork, paths: Sequence[str]) -> Atoms:
@@ -139,6 +138,6 @@ def _find_units(network: TracedNetwork, paths: Sequence[str]) -> Atoms:
 
 
 def _list_reasons(network: TracedNetwork, refused: dict[str, str]) -> list[str]:
-    """Return the first reasons why widths cannot change."""
+    """Return at most five reasons why widths cannot change."""
     frozen = {f"{f.reason} in {f.module}" for f in network.trace.frozen if f.reason != "kernel"}
     return sorted(frozen | set(refused.values()))[:_MOST_REASONS]

@@ -1,4 +1,4 @@
-"""Run a rule beside every ATen operation of a network (tracing/rules.py).
+"""Apply a rule to every ATen operation that a network runs (tracing/rules.py).
 
 A dispatch mode sees every operation that the user's `forward` runs. Functional calls, bare
 parameters and custom modules therefore need no special treatment.
@@ -32,7 +32,11 @@ R = TypeVar("R", bound=Rule)
 
 
 def rule(*operations: str) -> Callable[[R], R]:
-    """Mark a function as the rule of ATen operations, whose names may be separated by spaces."""
+    """Register a function as the rule of these ATen operations.
+
+    Args:
+        operations: their names; one string may hold several, separated by spaces.
+    """
 
     def mark(function: R) -> R:
         function.__dict__["operations"] = " ".join(operations).split()
@@ -45,13 +49,13 @@ class Tracer(TorchDispatchMode):
     """Follow labels through one run of a network.
 
     Args:
-        trace: the record to which it adds.
-        rules: the rules by the name of their ATen operation.
-        results: functions that run in place of an operation, by its name (tracing/shapes.py).
-        replay: the choices of an earlier trace, which it repeats; None to make new ones.
+        trace: the tracer adds what it records to this trace.
+        rules: the rule of each ATen operation, by its name.
+        results: faster replacements of operations, by their names (tracing/shapes.py).
+        replay: the choices of an earlier trace, to repeat them; None to make new ones.
         same: returns whether two arrays of atoms belong to the same units. If given, the tracer
-            checks instead of recording: it joins and freezes nothing, and a rule that joins
-            different units raises TraceError.
+            only checks: it joins and freezes nothing, and raises TraceError if a rule joins
+            different units.
 
     Attributes:
         running: the paths of the modules that are running, the innermost last.
@@ -74,12 +78,12 @@ class Tracer(TorchDispatchMode):
         self._same = same
         self.running: list[str] = []
         self._labels: dict[int, Labels] = {}
-        self._kept_alive: list[Tensor] = []  # or Python could reuse their ids
+        self._kept_alive: list[Tensor] = []  # else Python may reuse the ids
         self._outer: set[int] = set()
         self._last: tuple[Any, ...] = ()
 
     def declare(self, tensor: Tensor, labels: Labels) -> None:
-        """Label a parameter or buffer, and watch for its first use."""
+        """Label a parameter or buffer; the trace then records its first use."""
         self.put(tensor, labels)
         self._outer.add(id(tensor))
 
@@ -105,7 +109,7 @@ class Tracer(TorchDispatchMode):
     def choose(self, best: Callable[[], Any]) -> Any:
         """Return the result of `best`, or repeat the choice of an earlier trace.
 
-        Networks of other widths must make the same choices, or they have other groups. Raises
+        Networks of other widths must make the same choices, or their groups would differ. Raises
         TraceError if the earlier trace made its choice at another operation.
         """
         if self._replay is None:
@@ -114,19 +118,19 @@ class Tracer(TorchDispatchMode):
             return choice
         operation, choice = next(self._replay, ("nothing", None))
         if operation != self.operation:
-            raise self._error(f"{self.operation} runs instead of {operation}")
+            raise self._error(f"the network runs {self.operation} instead of {operation}")
         return choice
 
     def join(self, *labels: Label) -> Label:
-        """Join the labels of dimensions that must have equal sizes; return one label for all.
+        """Join the labels of dimensions that must have equal sizes; return the common label.
 
-        If one of them has a fixed size (None), the atoms of the others are frozen.
+        If one of the sizes is fixed (label None), the atoms of the other labels are frozen.
         """
         atoms = select_atoms(labels)
         if not atoms:
             return ANY if ANY in labels and None not in labels else None
         if any(label is None for label in labels):
-            self.freeze("meets a dimension of fixed size", *atoms)
+            self.freeze("must equal a dimension of fixed size", *atoms)
         for other in atoms[1:]:
             self._join_pair(atoms[0], other)
         return atoms[0]
@@ -139,7 +143,7 @@ class Tracer(TorchDispatchMode):
         return first
 
     def freeze(self, reason: str, *labels: Label) -> None:
-        """Freeze all atoms of these labels, for a reason that users read."""
+        """Freeze all atoms of these labels. `explain` shows users the reason."""
         atoms = [label.ravel() for label in select_atoms(labels)]
         if atoms and self._same is None:
             self.trace.frozen.append(Frozen(np.concatenate(atoms), reason, self.where))
@@ -149,22 +153,27 @@ class Tracer(TorchDispatchMode):
         self.trace.inexact += select_atoms(labels)
 
     def multiply(self, factor: int, *dimensions: tuple[Label, int]) -> None:
-        """Count multiply-accumulates: `factor` times the sizes in `dimensions` (label, size)."""
+        """Count multiply-accumulates: `factor` times the size of every dimension.
+
+        Args:
+            factor: a constant.
+            dimensions: pairs of a label and a size.
+        """
         for label, size in dimensions:
             factor *= 1 if isinstance(label, np.ndarray) else size
         self.trace.products.append(Product(factor, tuple(select_atoms(d for d, _ in dimensions))))
 
     def note_maker(self, label: Label) -> None:
-        """Note that a product with a parameter makes the channels of this label."""
+        """Record that a product with a parameter makes the channels with this label."""
         self.trace.makers += select_atoms([label])
 
     def note_norm(self, channels: Label, scale: Label) -> None:
-        """Note that a norm multiplies these channels by a parameter with the label `scale`."""
+        """Record that a norm multiplies these channels by a parameter with the label `scale`."""
         if isinstance(channels, np.ndarray) and isinstance(scale, np.ndarray):
             self.trace.norms.append((channels, scale))
 
     def find_last_atoms(self) -> Atoms:
-        """Return the atoms in all tensors that the last operation took."""
+        """Return the atoms of all tensors among the arguments of the last operation."""
         atoms = select_atoms(
             label for tensor in tensors_in(self._last) for label in self.get(tensor)
         )
@@ -172,11 +181,11 @@ class Tracer(TorchDispatchMode):
 
     def _join_pair(self, one: Atoms, other: Atoms) -> None:
         if one.shape != other.shape:
-            raise self._error(f"sizes {one.size} and {other.size} meet")
+            raise self._error(f"sizes {one.size} and {other.size} do not match")
         if self._same is None:
             self.trace.edges.append((one.ravel(), other.ravel()))
         elif not self._same(one, other):
-            raise self._error("different channels meet")
+            raise self._error("the network combines channels in another way")
 
     def _error(self, what: str) -> TraceError:
         return TraceError(f"{what} in {self.where}", self.find_last_atoms())
@@ -206,7 +215,7 @@ class Tracer(TorchDispatchMode):
 
 
 def _is_pointwise(func: Any, name: str) -> bool:
-    """Return whether an operation is pointwise, or the in-place form of one that is."""
+    """Return whether an operation or its version without in-place update is pointwise."""
     if torch.Tag.pointwise in func.tags:
         return True
     packet = getattr(torch.ops.aten, name, None)
@@ -216,14 +225,14 @@ def _is_pointwise(func: Any, name: str) -> bool:
 
 @dataclass(frozen=True)
 class _Signature:
-    """What the schema of an operation says, which is slow to read.
+    """The parts of an operation's schema that the tracer needs. Reading a schema is slow.
 
     Attributes:
         namespace: such as `aten`.
         name: such as `add_`.
-        operation: the name without the underscore of operations in place.
-        is_pointwise: whether each element of the result depends on one of each argument.
-        defaults: of all arguments, by name.
+        operation: the name without the underscore that marks in-place operations.
+        is_pointwise: whether each element of the result depends on one element of each argument.
+        defaults: name and default value of every argument, in order.
     """
 
     namespace: str
@@ -233,7 +242,7 @@ class _Signature:
     defaults: tuple[tuple[str, Any], ...]
 
     def bind(self, args: Any, kwargs: Any) -> list[Any]:
-        """Return the arguments in the order of the schema, with its defaults."""
+        """Return all arguments in the order of the schema; missing ones have their defaults."""
         return [*args, *(kwargs.get(name, value) for name, value in self.defaults[len(args) :])]
 
 

@@ -89,7 +89,7 @@ def test_init_fills_the_buffers_too() -> None:
 def test_widths_without_trained_parameters_are_fixed() -> None:
     arch, _, _ = trace_network(fields.Frozen)
     assert arch.layer_names == ("backbone.2", "hidden")
-    assert "fixed: backbone.0: no trained parameter has its units" in arch.explain()
+    assert "fixed: backbone.0: no trainable parameters" in arch.explain()
 
 
 def test_a_hand_written_norm_is_scored_beside_its_convolution() -> None:
