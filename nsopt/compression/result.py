@@ -59,7 +59,7 @@ class OwnCompression:
 
     Attributes:
         dense: the original network.
-        networks: by budget, as the user wrote it.
+        networks: the smaller networks, by the budgets as the user wrote them.
     """
 
     dense: Compressed
@@ -75,7 +75,7 @@ class Compression:
 
     Attributes:
         dense: the original network.
-        networks: by budget, as the user wrote it.
+        networks: the smaller networks, by the budgets as the user wrote them.
         results: all trainings and measurements.
     """
 

@@ -23,7 +23,7 @@ class TrainingBatches:
     Args:
         splits: the images.
         batch_size: images per batch.
-        seed: of all random numbers.
+        seed: determines all random numbers.
         resized_crop: smallest area of random resized crops; None shifts images by up to 4 pixels.
     """
 

@@ -39,8 +39,8 @@ class Windows:
         Args:
             count: number of images.
             smallest_area: smallest area of a window, over the area of the image.
-            shape: of an image, (C, H, W).
-            generator: of the random numbers.
+            shape: shape of an image, (C, H, W).
+            generator: draws the random numbers.
         """
         image_height, image_width = shape[-2:]
         area, ratio, top, left = torch.rand(4, count, generator=generator).double()

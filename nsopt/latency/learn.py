@@ -55,8 +55,8 @@ class _Structure:
     Attributes:
         kinds: kinds of calls, in the order of their tables.
         terms: the calls as functions of the widths.
-        samples: by kind, calls of networks of several sizes.
-        largest: by kind, the largest sizes of these calls.
+        samples: calls of networks of several sizes, by kind.
+        largest: the largest sizes of these calls, by kind.
     """
 
     kinds: tuple[str, ...]

@@ -37,7 +37,7 @@ class MeasuredBudget:
         arch: the network, with a latency model.
         law: gives widths at any scale.
         metric: limits milliseconds, perhaps among others.
-        budget: in `metric`.
+        budget: the limit, in the unit of `metric`.
         multiple_of: see `solve_widths`.
         min_width: likewise.
         max_width: likewise.

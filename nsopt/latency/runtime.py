@@ -187,7 +187,7 @@ def choose_runtime(
     """Return the runtime for a user's choice.
 
     Args:
-        name: of a built-in runtime.
+        name: name of a built-in runtime.
         measure: a user's function, which replaces the built-in runtime if given.
         batch_size: images per pass.
 

@@ -128,8 +128,8 @@ class TableArchitecture:
         assemble: makes the network from the built operations, by path.
         identities: paths of the nn.Identity modules that replace projections on shortcuts, with the
             groups before and after them.
-        stream_reads: by path of an nn.Identity module, the group whose channels pass through it
-            when a layer reads them from the residual stream, which gates do not change.
+        stream_reads: paths of the nn.Identity modules through which layers read channels from a
+            residual stream, with the groups of these channels. Gates do not change the stream.
     """
 
     name: str

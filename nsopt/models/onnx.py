@@ -27,7 +27,7 @@ def export_to_onnx(module: nn.Module, examples: Tensor, facts: dict[str, Any], p
         module: the network.
         examples: a batch of inputs.
         facts: metadata of the file, JSON-safe.
-        path: of the file.
+        path: the new file.
     """
     for package in ("onnx", "onnxscript"):
         import_for_export(package)

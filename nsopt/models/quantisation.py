@@ -22,7 +22,7 @@ def write_int8(source: Path, folder: Path, batches: Iterable[Images]) -> dict[st
 
     Args:
         source: the ONNX file in float32.
-        folder: of the new files.
+        folder: where to write the new files.
         batches: batches of inputs for the calibration.
     """
     import_for_export("onnx")  # onnxruntime's quantisation needs it

@@ -120,9 +120,9 @@ def _make_block(
     """Return two BatchNorms and convolutions, and the shortcut.
 
     Args:
-        name: of the block.
+        name: name of the block.
         ends: channels of its input, between its convolutions, and of its output.
-        stride: of the first convolution and of the shortcut.
+        stride: stride of the first convolution and of the shortcut.
         resolution: side of the output map.
         shortcuts: see `projection_condition`.
     """

@@ -23,7 +23,7 @@ class SgdFit:
 
     Attributes:
         widths: int64 (L,).
-        cost: of these widths.
+        cost: cost of these widths.
         tau: the last size.
         steps: number of updates.
         error: relative distance (cost - budget) / budget, positive above the budget.

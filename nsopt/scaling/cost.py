@@ -68,7 +68,7 @@ class Operation:
         inputs: its input channels.
         outputs: its output channels.
         kernel: side of a convolution's kernel.
-        stride: of a convolution.
+        stride: stride of a convolution.
         bias: whether it has a bias.
         resolution: side of its square output map (1 for a linear layer).
         unless_equal: the operation exists only if these two channel counts differ, like the

@@ -27,7 +27,7 @@ def law_distance(
         one: a law of L layers.
         other: another law of the same layers.
         cost: maps widths (N, L) to costs (N,), such as `arch.cost("params")`.
-        base_widths: of the network, L integers.
+        base_widths: widths of the original network, L integers.
         ratios: the budgets, as costs of the base widths times these ratios.
 
     Returns:

@@ -112,12 +112,7 @@ def comparison_name(arch: str, data: str, preset: str) -> str:
 
 
 def study_name(prefix: str, kind: str) -> str:
-    """Return the name of a study.
-
-    Args:
-        prefix: see `comparison_name` and `tuning_name`.
-        kind: a method, a search, or the subject of tuning.
-    """
+    """Return the name of a study. `kind` is a method, a search, or the subject of tuning."""
     return f"{prefix}/{kind}"
 
 
@@ -161,12 +156,7 @@ def is_tuning(prefix: str) -> bool:
 
 
 def search_kind(price: str, usual: str) -> str:
-    """Return the kind of a search.
-
-    Args:
-        price: the price of the search.
-        usual: the price in the settings of the task.
-    """
+    """Return the kind of a search by `price`. `usual` is the price in the settings."""
     return SEARCH if price == usual else f"{_OTHER_SEARCH}{price}"
 
 
@@ -322,10 +312,7 @@ def read_timings(study: Study, widths: Sequence[int]) -> list[dict[str, Any]]:
 def write_widths_in_time(study: Study, asked: Sequence[Any], found: TimedWidths) -> None:
     """Store the widths found for a budget in milliseconds.
 
-    Args:
-        study: the study.
-        asked: everything that determines the widths, except measurements.
-        found: the widths.
+    `asked` is everything that determines the widths, except measurements.
     """
     study.set_user_attr(_name_widths_in_time(asked), asdict(found))
 
@@ -362,10 +349,7 @@ def read_latency_model(study: Study, make: Callable[[dict[str, Any]], T]) -> T |
 def write_references(study: Study, asked: Sequence[float], budgets: Sequence[int]) -> None:
     """Store the budgets of the reference networks.
 
-    Args:
-        study: the study.
-        asked: everything that determines them, except latencies, which may be measured again.
-        budgets: the budgets.
+    `asked` is everything that determines them, except latencies, which may be measured again.
     """
     study.set_user_attr(_name_references(asked), list(budgets))
 

@@ -20,9 +20,9 @@ def serve_proxy(url: str, host: str, port: int, ready: Callable[[], None]) -> No
     Running calls then have a few seconds to end.
 
     Args:
-        url: of the storage.
-        host: address to serve on.
-        port: likewise.
+        url: the storage.
+        host: name or address on which to serve.
+        port: port on which to serve.
         ready: called when clients can connect.
 
     Raises:

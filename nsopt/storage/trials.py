@@ -71,8 +71,8 @@ class Point:
     Attributes:
         method: name of the method.
         metric: what the budget limits.
-        budget: in the unit of the metric.
-        seed: of the training.
+        budget: the limit, in the unit of the metric.
+        seed: seed of the training.
         ratio: width ratio from which the budget follows; None if the user gave the budget.
     """
 
@@ -102,7 +102,7 @@ class TuningPoint:
     """What one trial of a tuning study runs.
 
     Attributes:
-        seed: of the training.
+        seed: seed of the training.
         pretrain_epochs: P, or None.
         index: index of the trial among those whose parameters are sampled, or None.
     """

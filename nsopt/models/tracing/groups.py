@@ -36,7 +36,7 @@ class Group:
 
     Attributes:
         units: indices of the units, in the order of their first atoms.
-        per_dimension: by the index of a dimension, how many atoms each unit has in it.
+        per_dimension: how many atoms each unit has in a dimension, by the dimension's index.
         exact: whether removing a unit gives the same result as setting it to zero.
         rigid: whether the group is a single unit of several parts, as after a channel shuffle.
             nsopt can build networks with fewer or more parts, but pruning cannot remove one part.
@@ -113,7 +113,7 @@ class Family:
         Args:
             dimensions: all dimensions of parameters and buffers.
             units: the units of their atoms.
-            order: by tensor, the place of its first use in the network.
+            order: the place of each tensor's first use in the network, by its name.
         """
         ranks = [(order.get(d.tensor, _LATE), d.axis) for d in dimensions]
         groups = sorted(

@@ -24,8 +24,8 @@ class Number:
     """An attribute that stores a size.
 
     Attributes:
-        path: of the module.
-        name: of the attribute.
+        path: path of the module.
+        name: name of the attribute.
         tensor: the parameter or buffer whose size it stores.
         axis: the dimension of this tensor.
         divisor: the attribute is the size of the dimension divided by this.

@@ -21,7 +21,7 @@ class Makers:
     """The parameters behind all units. Only parameters that require gradients count.
 
     Attributes:
-        holders: by the index of a dimension, its slices, in the order of their first use.
+        holders: slices by the index of their dimension, in the order of their first use.
         vectors: slices of vectors, such as a bias or the scale of a norm.
         products: pairs of channels and the indices of the dimensions that make them.
         norms: pairs of channels and the indices of the dimensions of the norm that scales them.

@@ -37,7 +37,7 @@ class TracedNetwork:
         labels: the labels of parameters and buffers, by name.
         outputs: shapes of the outputs.
         family: the groups, and the sizes of tensors as functions of the widths.
-        order: by name of a tensor, the place of its first use.
+        order: the place of each tensor's first use, by its name.
         lifts: attributes and square weights that change with the widths (lifts.py).
     """
 

@@ -140,7 +140,9 @@ def test_a_network_without_removable_units_can_be_built_but_not_searched() -> No
 def test_no_function_proposes_widths_at_which_a_network_does_not_run() -> None:
     arch, model, _ = trace_network(fields.Squeezed)
     assert arch.narrowest == (1, 4, 2)  # powers of two
-    with pytest.raises(NsoptError, match="the width of c cannot be below 2: the network does not"):
+    with pytest.raises(
+        NsoptError, match="the width of c cannot be below 2: with fewer units the network does not"
+    ):
         arch.build([1, 4, 1])
     cost = arch.cost("params")
     law = nsopt.uniform_curve(arch.base_widths)
