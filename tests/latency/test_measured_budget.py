@@ -83,9 +83,9 @@ def test_a_share_is_cautious() -> None:
     small, whole = nn.Linear(100, 100), nn.Linear(100, 500)
     true = exact(small) / exact(whole)
     shares = [
-        measure_beside(small, whole, SHAPE, (0, 80, 20), "cpu", Drifting(0.2, seed))[1]
+        measure_beside(small, whole, SHAPE, (0, 80, 40), "cpu", Drifting(0.2, seed))[1]
         for seed in range(100)
     ]
     below = np.mean([share < true for share in shares])
-    assert below < 0.1
+    assert below < 0.12
     assert np.mean(shares) < 1.05 * true
