@@ -12,6 +12,7 @@ from nsopt.cli.options import (
     NetworkOptions,
     PlaceOptions,
     PruneOptions,
+    RoundingOptions,
     SgdOptions,
     TimingOptions,
     TrainingOptions,
@@ -39,6 +40,7 @@ class CompressOptions:
     workers: Count = 1
     """Processes on this machine that share the fine-tuning."""
     task: NetworkOptions = NetworkOptions()
+    rounding: RoundingOptions = RoundingOptions()
     search: PruneOptions = PruneOptions()
     training: TrainingOptions = TrainingOptions()
     sgd: SgdOptions = SgdOptions()
@@ -55,7 +57,13 @@ def compress(options: CompressOptions) -> None:
     """
     options.task.check_names()
     from nsopt.cli.console import console, live_progress, print_storage
-    from nsopt.cli.preparation import announce, apply_changes, prepare
+    from nsopt.cli.preparation import (
+        announce,
+        apply_changes,
+        choose_timing,
+        prepare,
+        resolve_multiple,
+    )
     from nsopt.cli.study import write_report_of
     from nsopt.compression.budgets import check_words, split_budgets
     from nsopt.compression.compress import PRESET, prepare_budgets, run_compression
@@ -65,7 +73,12 @@ def compress(options: CompressOptions) -> None:
     budgets = split_budgets(options.budgets)
     check_words(budgets)
     preset = get_preset(PRESET)
-    settings = apply_changes(preset, changes(options.search, options.training, options.sgd))
+    with live_progress() as progress:
+        rounding = resolve_multiple(
+            options.rounding, options.sgd.device, choose_timing(options.timing), progress
+        )
+    own = changes(options.search, options.training, options.sgd, **rounding.rounding)
+    settings = apply_changes(preset, own)
     task, workspace = prepare(
         options.task,
         options.place,

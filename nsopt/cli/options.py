@@ -80,7 +80,28 @@ class TaskOptions(NetworkOptions):
 
 @Parameter(name="*", group="Budgets")
 @dataclass(frozen=True, kw_only=True)
-class SizeOptions:
+class RoundingOptions:
+    """How widths are rounded."""
+
+    multiple_of: str | None = None
+    """Round widths down to multiples of this: 8, or by metric: latency=16,macs=8; auto: the
+    multiple that the device computes fastest, which nsopt measures once."""
+    min_width: str | None = None
+    """Smallest width of a layer: 16, or by metric: latency=16,macs=8."""
+
+    @property
+    def rounding(self) -> dict[str, Any]:
+        """Return `multiple_of` and `min_width` as a study's settings. Raises NsoptError for invalid
+        ones."""
+        return {
+            "multiple_of": _read_rounding("--multiple-of", self.multiple_of),
+            "min_width": _read_rounding("--min-width", self.min_width),
+        }
+
+
+@Parameter(name="*", group="Budgets")
+@dataclass(frozen=True, kw_only=True)
+class SizeOptions(RoundingOptions):
     """The budgets, and how widths are rounded."""
 
     ratios: str | None = None
@@ -96,20 +117,6 @@ class SizeOptions:
     """What a budget limits: parameters, multiply-accumulates (MACs), milliseconds, bytes of the
     weights (flash) or of the activations of one example at their peak (memory), in float32 or in
     int8 (64kB, 1.4MB)."""
-    multiple_of: str | None = None
-    """Round widths down to multiples of this: 8, or by metric: latency=16,macs=8; auto: the
-    multiple that the device computes fastest, which nsopt measures once."""
-    min_width: str | None = None
-    """Smallest width of a layer: 16, or by metric: latency=16,macs=8."""
-
-    @property
-    def rounding(self) -> dict[str, Any]:
-        """Return `multiple_of` and `min_width` as a study's settings. Raises NsoptError for invalid
-        ones."""
-        return {
-            "multiple_of": _read_rounding("--multiple-of", self.multiple_of),
-            "min_width": _read_rounding("--min-width", self.min_width),
-        }
 
 
 @Parameter(name="*", group="Search")

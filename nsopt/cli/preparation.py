@@ -13,6 +13,7 @@ from nsopt.cli.options import (
     BudgetOptions,
     NetworkOptions,
     PlaceOptions,
+    RoundingOptions,
     RuntimeOptions,
     SizeOptions,
     TimingOptions,
@@ -40,27 +41,27 @@ from nsopt.study.workspace import Workspace
 
 _WIDEST_RATIO = 10
 Budgeted = TypeVar("Budgeted", bound=BudgetOptions)
+Rounded = TypeVar("Rounded", bound=RoundingOptions)
 
 
 def with_known_multiple(options: Budgeted) -> Budgeted:
     """Return the options with a number in place of `--multiple-of auto`."""
-    runtime = choose_timing(options.timing)
-    if options.sizes.multiple_of != "auto":
-        return options
     with live_progress() as progress:
-        sizes = resolve_multiple(options.sizes, options.sgd.device, runtime, progress)
+        sizes = resolve_multiple(
+            options.sizes, options.sgd.device, choose_timing(options.timing), progress
+        )
     return replace(options, sizes=sizes)
 
 
 def resolve_multiple(
-    sizes: SizeOptions, device: str, runtime: Runtime, progress: Progress
-) -> SizeOptions:
+    options: Rounded, device: str, runtime: Runtime, progress: Progress
+) -> Rounded:
     """Return the options with a number in place of `--multiple-of auto`."""
-    if sizes.multiple_of != "auto":
-        return sizes
+    if options.multiple_of != "auto":
+        return options
     found = find_multiple(device, runtime, progress)
     progress.message(f"--multiple-of auto is {found} here")
-    return replace(sizes, multiple_of=str(found))
+    return replace(options, multiple_of=str(found))
 
 
 def read_metrics(sizes: SizeOptions) -> tuple[Metric, ...]:

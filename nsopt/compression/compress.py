@@ -36,7 +36,9 @@ from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
 from nsopt.reports.results import read_results
-from nsopt.scaling.metric import PARAMS, counted_costs
+from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.metric import LATENCY, PARAMS, counted_costs
+from nsopt.scaling.solve import solve_widths
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage import schema, trials
 from nsopt.storage.urls import hide_password
@@ -134,8 +136,8 @@ def compress(
         epochs: number of epochs of fine-tuning.
         candidates: number of widths to score at each budget, each after a few training steps.
         seeds: number of fine-tunings; the result is the best by validation accuracy or by `score`.
-        settings: settings of the search and of fine-tuning; by default those of the preset
-            `compress`. Distillation needs `data`.
+        settings: settings of the search, of fine-tuning and of widths, whose `multiple_of=8` rounds
+            them; by default those of the preset `compress`. Distillation needs `data`.
         measure: a function that takes a network and a batch of images and returns milliseconds;
             see `nsopt.with_latency`.
         runtime: runs the networks that nsopt times: torch, onnxruntime or onnxruntime-int8.
@@ -224,11 +226,19 @@ def prepare_budgets(
 
     Raises:
         NsoptError: for invalid budgets; most are found before nsopt measures anything.
+        NoWidthsError: if no widths meet a budget. For milliseconds the measurements will tell.
     """
     metrics = dict.fromkeys(metric for word in words for metric in read_metrics(word))
     for metric in metrics:
         task = with_latency_if_needed(task, metric, (), workspace, progress)
-    return task, read_budgets(words, task.arch)
+    budgets, base = read_budgets(words, task.arch), task.arch.base_widths
+    for metric, size in [(each.metric, each.size) for each in budgets]:
+        if LATENCY not in metric.parts:
+            rounding = task.settings.rounding(metric)
+            solve_widths(
+                uniform_curve(base), metric.cost(task.arch), size.budget, *rounding, max_width=base
+            )
+    return task, budgets
 
 
 def run_compression(

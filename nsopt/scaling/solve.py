@@ -148,8 +148,10 @@ def solve_widths(
         raise NsoptError("a budget must be a finite number, or a list of them")
     if multiple_of < 1 or min_width < 1:
         raise NsoptError("multiple_of and min_width must be at least 1")
-    if max_width is not None and (np.asarray(max_width) < min_width).any():
-        raise NsoptError("max_width must be at least min_width")
+    if max_width is not None and (most := np.min(max_width)) < min_width:
+        raise NsoptError(
+            f"max_width must be at least min_width: a layer has at most {most}, not {min_width}"
+        )
     _check_growth(law)
 
     grid = _Grid.of(cost, law.layers, multiple_of, min_width, max_width)

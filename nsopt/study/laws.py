@@ -123,7 +123,7 @@ class Laws:
         arch, settings = session.task.arch, session.task.settings
         law, cost = self._make_law(method, point), point.metric.cost(arch)
         eta = settings.eta if method.by_algorithm_3 else None
-        rounding = settings.rounding(point.metric)
+        rounding = (1, 1) if method.keeps_weights else settings.rounding(point.metric)
         max_width = None if session.task.start is None else arch.base_widths
         if self._timed and eta is None and LATENCY in point.metric.parts:
             study = session.open_study(method.name)

@@ -202,6 +202,41 @@ def test_invalid_budgets_fail_before_anything_runs(
     assert not list(tmp_path.iterdir())
 
 
+def test_widths_are_multiples_and_the_trained_network_stays_whole(
+    trained: nn.Module, narrow: TableArchitecture, digits: ImageData
+) -> None:
+    settings = SETTINGS.updated(multiple_of=3)
+    result = nsopt.compress(
+        trained, digits, ["macs=50%"], arch=narrow, epochs=1, candidates=2, settings=settings
+    )
+    assert any(width % 3 for width in narrow.base_widths)
+    (dense,) = result.results.outcomes.query("method == 'dense'")["widths"]
+    assert dense == result.dense.widths == narrow.base_widths
+    assert not any(width % 3 for width in result["macs=50%"].widths)
+
+
+@pytest.mark.parametrize(
+    ("budget", "rounding", "message"),
+    [
+        ("macs=0.01%", {}, "no widths fit"),
+        ("macs=50%", {"min_width": 4096}, "a layer has at most .*, not 4096"),
+    ],
+)
+def test_infeasible_widths_fail_before_anything_runs(
+    trained: nn.Module,
+    narrow: TableArchitecture,
+    digits: ImageData,
+    tmp_path: Path,
+    budget: str,
+    rounding: dict[str, int],
+    message: str,
+) -> None:
+    settings = SETTINGS.updated(**rounding)
+    with pytest.raises(NsoptError, match=message):
+        nsopt.compress(trained, digits, [budget], arch=narrow, out=tmp_path, settings=settings)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_network_with_only_fixed_widths_is_refused(digits: ImageData) -> None:
     fixed = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 10))
     with pytest.raises(NsoptError, match="no width of this network can change"):
