@@ -86,6 +86,5 @@ def test_a_share_is_cautious() -> None:
         measure_beside(small, whole, SHAPE, (0, 80, 40), "cpu", Drifting(0.2, seed))[1]
         for seed in range(100)
     ]
-    below = np.mean([share < true for share in shares])
-    assert below < 0.12
+    assert sum(share < true for share in shares) <= 1
     assert np.mean(shares) < 1.05 * true
