@@ -41,18 +41,14 @@ from benchmarks.trained import (
     read_images,
     train_dense,
 )
-from nsopt.compression.scores import read_scores
+from nsopt.compression.compress import choose_method
 from nsopt.compute.placement import place_images
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.latency.linear import fit_linear
 from nsopt.latency.measure import measure_latencies
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
-from nsopt.scaling.metric import get_metric
-from nsopt.storage.schema import width_key
-from nsopt.study.comparison import Size
 from nsopt.study.presets import get_preset
-from nsopt.study.workspace import Workspace
 from nsopt.training.evaluation import accuracy_on
 
 ISOMORPHIC = {"torch-pruning": False, "isomorphic": True}  # the arms of Torch-Pruning
@@ -173,8 +169,8 @@ def compress(
 ) -> Iterator[dict[str, Any]]:
     """Yield what `nsopt.compress` makes of the dense network, for each seed of fine-tuning.
 
-    It fine-tunes the scored widths and uniform ones. For each seed, the mean of the validation
-    accuracies before and after chooses one, as `nsopt.compress` does.
+    It fine-tunes the scored widths and uniform ones. For each seed, one is chosen as
+    `nsopt.compress` does.
     """
     out = folder / f"{dense.name}-{word}-{epochs}"
     result = nsopt.compress(
@@ -187,14 +183,11 @@ def compress(
     )
     trained = result.results.outcomes
     trained = trained[trained["method"] != "dense"]
-    (name,), budget = trained["metric"].unique(), trained["budget"].iloc[0]
-    metric = get_metric(name)
-    workspace = Workspace(f"sqlite:///{out / 'study.db'}", out)
-    scores = read_scores(workspace, result.results.name, metric, Size(metric, budget))
+    images = len(dense.data.split(DENSE.val_fraction).validation)
     for seed, rows in trained.groupby("seed"):
-        uniform = rows[rows["method"] == "uniform"].iloc[0]
-        means = rows["val_accuracy"] + rows["widths"].map(lambda widths: scores[width_key(widths)])
-        chosen = rows.loc[means.idxmax()]
+        by_method = rows.set_index("method", drop=False)
+        uniform = by_method.loc["uniform"]
+        chosen = by_method.loc[choose_method(by_method["val_accuracy"].to_dict(), images)]
         for arm, row in (("compressed", chosen), ("inherited", uniform)):
             yield {
                 "arm": arm,

@@ -2,26 +2,27 @@
 
 A search starts from its weights and yields laws. Scores after a few training steps choose the
 widths at every budget. The network of these widths and the uniform one inherit the most important
-filters and are fine-tuned. Validation accuracies before and after decide between them. Every step
-is an Optuna study, so that the same call continues after an interruption.
+filters and are fine-tuned; validation images can overrule the scores. Every step is an Optuna
+study, so that the same call continues after an interruption.
 """
 
+import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, overload
 
 import optuna
 import torch
-from optuna.trial import FrozenTrial
 from torch import nn
 
+from nsopt.compression.agreement import CERTAIN
 from nsopt.compression.budgets import Budget, check_words, read_budgets, read_metrics
 from nsopt.compression.own_compression import run_own_compression
 from nsopt.compression.own_task import Score, make_own_task
 from nsopt.compression.result import CompressedClassifier, Compression, OwnCompression
-from nsopt.compression.scores import find_scored_law, read_scores
+from nsopt.compression.scores import find_scored_law, read_accuracies
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
@@ -265,36 +266,44 @@ def run_compression(
     )
 
 
+def choose_method(accuracies: Mapping[str, float], images: int) -> str:
+    """Return the method whose network to take, by validation accuracies (%) after fine-tuning.
+
+    The scores have chosen widths with less noise than these accuracies have. So the scored network
+    is the answer, unless another one is better beyond the error of the images.
+
+    Args:
+        accuracies: by method.
+        images: number of validation images.
+    """
+    best, own = max(accuracies, key=lambda name: accuracies[name]), scored().name
+    if own not in accuracies:
+        return best
+    share = accuracies[best] / 100
+    error = 100 * math.sqrt(2 * share * (1 - share) / images)
+    return best if accuracies[best] > accuracies[own] + CERTAIN * error else own
+
+
 def _find_best(
     task: Task, workspace: Workspace, budget: Budget, methods: Sequence[Method]
 ) -> CompressedClassifier:
-    """Return the network with the highest validation accuracy at a budget.
-
-    Between widths, the mean of the accuracies before and after fine-tuning decides, because two
-    have less noise than one; between seeds, that after fine-tuning. If two networks are equal, it
-    is the one from uniform scaling.
-    """
+    """Return the network at a budget that `choose_method` names, of its best seed."""
     studies, wanted = task.stored_studies(workspace), (budget.metric, budget.size.budget)
-    found = [
-        (method.name, trial)
+    found = {
+        method.name: trial
         for method in methods
         if method.name in studies
         for trial in best_trials(studies[method.name]).values()
         if (point := trials.read_point(trial)) and (point.metric, point.budget) == wanted
-    ]
+    }
     if not found:
         raise NsoptError(
             f"no training at {budget.word} succeeded: see {hide_password(workspace.url)}"
         )
-    scores = read_scores(workspace, task.name, budget.metric, budget.size)
-
-    def judge(method_and_trial: tuple[str, FrozenTrial]) -> float:
-        _, trial = method_and_trial
-        after = float(trial.values[0])
-        key = schema.width_key(trials.read_widths(trial, task.arch.layer_names))
-        return (scores.get(key, after) + after) / 2
-
-    name, best = max(found, key=judge)
+    accuracies = {name: float(trial.values[0]) for name, trial in found.items()}
+    name = choose_method(accuracies, len(task.splits.validation))
+    best = found[name]
+    before = read_accuracies(workspace, task.name, budget.metric, budget.size)
     file = BestNetworks(workspace.artifacts).file(studies[name], best)
     network = restore_network(file, task.arch)
     numbers = trials.read_outcome(best)
@@ -302,7 +311,7 @@ def _find_best(
         budget=budget.word,
         method=name,
         widths=network.widths,
-        score=scores.get(schema.width_key(network.widths)),
+        score=before.get(schema.width_key(network.widths)),
         accuracy=network.test_accuracy,
         cost=counted_costs(task.arch, network.widths),
         latency=float(numbers["latency_ms"]),

@@ -157,7 +157,8 @@ def make_own_task(
 
 def read_own_scores(task: OwnTask, budget: Budget) -> dict[str, float]:
     """Return the scores at a budget by the `width_key` of their widths."""
-    return trials.read_values_by_widths(_open_scores(task, budget))
+    done = trials.read_completed_by_widths(_open_scores(task, budget))
+    return {key: float(trial.values[0]) for key, trial in done.items()}
 
 
 def choose_law(task: OwnTask, start: TrainedStart, budget: Budget, candidates: int) -> PowerLaw:

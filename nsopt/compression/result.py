@@ -42,8 +42,7 @@ class CompressedClassifier(Compressed):
     """A classifier whose model also normalises images. It has all attributes of `Compressed`.
 
     Attributes:
-        val_accuracy: validation accuracy (%) after fine-tuning. Its mean with `score` chose this
-            network.
+        val_accuracy: validation accuracy (%) after fine-tuning.
         test_accuracy: test accuracy (%) after fine-tuning.
         network: the model with its classes and normalisation, for `nsopt.export`.
     """

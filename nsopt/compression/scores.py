@@ -1,10 +1,10 @@
 """Choose widths at a budget by scores, in an Optuna study.
 
-Each trial is a law of a family. Its score is the validation accuracy of a network with the law's
-widths, which inherits from the trained network, after a few training steps.
+Each trial is a law of a family. A network with the law's widths inherits from the trained network
+and is trained for a few steps. Its score is how closely its outputs then follow those of the
+trained network.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
+from nsopt.compression.agreement import Agreement, Comparer, is_closer
 from nsopt.errors import NoWidthsError
 from nsopt.methods.registry import baseline
 from nsopt.models.architecture import Architecture
@@ -39,8 +40,7 @@ from nsopt.tuning.law import (
 )
 from nsopt.tuning.points import PointRunner, open_tuning, run_points
 
-_CERTAIN = 1.64  # standard errors of a difference: 5 % of chance differences are larger
-METRIC_NAME = "validation accuracy before fine-tuning (%)"
+METRIC_NAME = "agreement with the trained network before fine-tuning (%)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +52,14 @@ class ScoreRunner(PointRunner):
         family: the laws.
         metric: what the budget limits.
         size: the budget.
+        comparer: compares networks with the trained one.
     """
 
     arch: Architecture
     family: LawFamily
     metric: Metric
     size: Size
+    comparer: Comparer
 
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
         """Return a sampler whose proposals depend on the scores so far and the trial's index."""
@@ -65,27 +67,42 @@ class ScoreRunner(PointRunner):
 
     def run(self, trial: Trial) -> list[float]:
         """Return the score of the widths along a law at the budget."""
-        parameters = suggest_parameters(trial, self.family)
-        session, start = self.session, self.session.start
-        assert start is not None
-        arch = self.arch
+        widths = self._solve(suggest_parameters(trial, self.family))
+        found = self._compare(widths)
+        numbers = counted_costs(self.arch, widths) | {"widths": schema.width_key(widths)}
+        trials.write_outcome(trial, numbers | {"val_accuracy": found.accuracy}, {})
+        done = trials.read_completed(trial.study)
+        best = max([found.percentage, *(float(own.values[0]) for own in done)])
+        self.session.progress.advance(f"best {best:.1f} %")
+        return [found.percentage]
+
+    def _solve(self, parameters: Mapping[str, float]) -> tuple[int, ...]:
         fit = solve_widths(
             self.family.law(parameters),
-            self.metric.cost(arch),
+            self.metric.cost(self.arch),
             self.size.budget,
-            *session.task.settings.rounding(self.metric),
-            max_width=arch.base_widths,
+            *self.session.task.settings.rounding(self.metric),
+            max_width=self.arch.base_widths,
         )
-        widths = tuple(fit.widths.tolist())
+        return tuple(fit.widths.tolist())
+
+    def _compare(self, widths: tuple[int, ...]) -> Agreement:
+        session, start = self.session, self.session.start
+        assert start is not None
         images = Classification(session.splits, session.task.settings.training.resized_crop)
-        accuracy = score(start, widths, images, session.validate, session.compute)
-        numbers = counted_costs(arch, widths) | {"widths": schema.width_key(widths)}
-        trials.write_outcome(trial, numbers | {"val_accuracy": accuracy}, {})
-        best = max(
-            [accuracy, *(float(done.values[0]) for done in trials.read_completed(trial.study))]
-        )
-        session.progress.advance(f"best {best:.1f} %")
-        return [accuracy]
+        return score(start, widths, images, self.comparer.compare, session.compute)
+
+    def judge(self, best: FrozenTrial, uniform: FrozenTrial | None = None) -> str:
+        """Return in words whether the images distinguish the best widths from uniform ones."""
+        verdict = f"the best widths agree with the trained network by {best.values[0]:.1f} %"
+        if uniform is None:
+            return verdict
+        verdict += f" before fine-tuning, uniform ones by {uniform.values[0]:.1f} %"
+        one, other = (self._compare(self._solve(trial.params)) for trial in (best, uniform))
+        if is_closer(one, other):
+            return verdict
+        images = len(one.divergences)
+        return f"{verdict}: {images:,} validation images cannot tell which are better"
 
 
 def find_scored_law(session: Session, metric: Metric, size: Size, candidates: int) -> Study:
@@ -108,43 +125,29 @@ def find_scored_law(session: Session, metric: Metric, size: Size, candidates: in
     name = schema.study_name(
         schema.tuning_name(task.name), schema.scores_kind(metric.name, size.budget)
     )
-    tuned = {"metric": metric.name, "budget": size.budget, "steps": SCORE_STEPS}
+    tuned = {"metric": metric.name, "budget": size.budget, "steps": SCORE_STEPS, "by": "agreement"}
     study = open_tuning(session, name, tuned, [METRIC_NAME])
     starts = dict(enumerate(list_first_candidates(family)))
     points: dict[TuningPoint, Mapping[str, float]] = {
         TuningPoint(task.settings.training.seed, index=index): starts.get(index, {})
         for index in range(candidates)
     }
+    runner = ScoreRunner(session, arch, family, metric, size, Comparer(session))
+    known = len(trials.read_completed(study))
     session.progress.start(f"scoring widths at {metric.show(size.budget)}", len(points))
-    run_points(study, points, ScoreRunner(session, arch, family, metric, size), session.progress)
+    run_points(study, points, runner, session.progress)
     done = trials.read_completed(study)
     if not done:
         raise NoWidthsError(f"no widths fit a budget of {metric.show(size.budget)}")
     best = max(done, key=lambda trial: (trial.values[0], -trial.number))
     schema.write_law(study, family.law(best.params))
-    uniform = [t.values[0] for t in done if trials.read_tuning_point(t).index == 0]
-    verdict = judge_scores(best.values[0], *uniform, images=len(session.splits.validation))
-    schema.write_verdict(study, verdict)
+    verdict = schema.read_verdict(study)
+    if verdict is None or len(done) > known:
+        uniform = [trial for trial in done if trials.read_tuning_point(trial).index == 0]
+        verdict = runner.judge(best, *uniform)
+        schema.write_verdict(study, verdict)
     session.progress.message(f"{metric.show(size.budget)}: {verdict}")
     return study
-
-
-def judge_scores(best: float, uniform: float | None = None, *, images: int) -> str:
-    """Return in words whether scores distinguish the best widths from uniform ones.
-
-    Args:
-        best: the highest score, a validation accuracy (%).
-        uniform: that of uniform widths; None if none fit the budget.
-        images: number of validation images. Both accuracies have the error of so many.
-    """
-    verdict = f"the best widths score {best:.1f} % before fine-tuning"
-    if uniform is None:
-        return verdict
-    verdict += f", uniform ones {uniform:.1f} %"
-    share = best / 100
-    if best - uniform >= 100 * _CERTAIN * math.sqrt(2 * share * (1 - share) / images):
-        return verdict
-    return f"{verdict}: {images:,} validation images cannot tell them apart, so fine-tuning decides"
 
 
 def _correct(session: Session, metric: Metric, size: Size) -> Architecture:
@@ -176,8 +179,10 @@ def make_score_family(
     return with_recorded(family, arch, priced.record, metric, size.budget)
 
 
-def read_scores(workspace: Workspace, name: str, metric: Metric, size: Size) -> dict[str, float]:
-    """Return the scores at a budget, by the `width_key` of their widths.
+def read_accuracies(
+    workspace: Workspace, name: str, metric: Metric, size: Size
+) -> dict[str, float]:
+    """Return validation accuracies (%) before fine-tuning, by the `width_key` of their widths.
 
     Args:
         workspace: the storage.
@@ -187,7 +192,8 @@ def read_scores(workspace: Workspace, name: str, metric: Metric, size: Size) -> 
     """
     studies = workspace.studies(schema.tuning_name(name))
     study = studies.get(schema.scores_kind(metric.name, size.budget))
-    return {} if study is None else trials.read_values_by_widths(study)
+    done = {} if study is None else trials.read_completed_by_widths(study)
+    return {key: trials.read_outcome(trial)["val_accuracy"] for key, trial in done.items()}
 
 
 def list_first_candidates(family: LawFamily) -> list[dict[str, float]]:

@@ -1,12 +1,13 @@
 """Smaller networks that inherit the most important units of a trained one.
 
-The accuracy before fine-tuning predicts which of them train well (EagleEye, Li et al., ECCV 2020).
-It predicts better after a few steps of training (`benchmarks/score_ranks.py`). nsopt then computes
-new BatchNorm statistics on a few batches, and the accuracy.
+A score before fine-tuning predicts which of them train well (EagleEye, Li et al., ECCV 2020). It
+predicts better after a few steps of training (`benchmarks/score_ranks.py`). nsopt then computes new
+BatchNorm statistics on a few batches, and the score.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
@@ -27,6 +28,8 @@ _LR, _MOMENTUM, _WEIGHT_DECAY = 0.01, 0.9, 5e-4  # of these steps
 _BATCH_SIZE = 128
 _RANKING_BATCHES = 20  # over which importance is averaged
 _BATCHES = 10  # for the statistics of BatchNorm
+
+Score = TypeVar("Score")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +92,10 @@ def score(
     start: TrainedStart,
     widths: Sequence[int],
     supervision: Supervision,
-    evaluate: Callable[[nn.Module], float],
+    evaluate: Callable[[nn.Module], Score],
     compute: Compute,
     steps: int = SCORE_STEPS,
-) -> float:
+) -> Score:
     """Return what `evaluate` says of inherited weights after a few steps of training.
 
     Args:

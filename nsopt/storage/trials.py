@@ -271,11 +271,11 @@ def read_completed(study: Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def read_values_by_widths(study: Study) -> dict[str, float]:
-    """Return the first value of every completed trial, by the `width_key` of its widths."""
+def read_completed_by_widths(study: Study) -> dict[str, FrozenTrial]:
+    """Return the completed trials that have `widths`, by the `width_key` of these."""
     done = read_completed(study)
     keys = [read_optional(trial, "widths", schema.WidthKey) for trial in done]
-    return {key: float(trial.values[0]) for key, trial in zip(keys, done, strict=True) if key}
+    return {key: trial for key, trial in zip(keys, done, strict=True) if key}
 
 
 def read_curves(trial: FrozenTrial) -> dict[str, list[float]]:

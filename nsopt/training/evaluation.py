@@ -1,4 +1,4 @@
-"""Accuracy on a set of images."""
+"""Outputs and accuracy on a set of images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,69 +16,84 @@ from nsopt.models.layout import inputs_for
 _BATCH = 500
 
 
-class Evaluation:
-    """Counts the images that a network classifies correctly, batch by batch.
+class _Forward:
+    """Runs a network on images, batch by batch.
 
     If a batch does not fit the device, all further batches have half its size.
     """
 
     def __init__(self, images: ImageSet, splits: Splits, compute: Compute) -> None:
-        self._images = images
-        self._splits = splits
-        self._compute = compute
+        self._images, self._splits, self._compute = images, splits, compute
         self._batch = min(_BATCH, len(images))
-        self.start_over()
-
-    def start_over(self) -> None:
-        """Reset the count."""
-        self._done = 0
-        self._correct = torch.zeros((), dtype=torch.int64, device=self._compute.device)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all images have been seen."""
-        return self._done == len(self._images)
-
-    @property
-    def accuracy(self) -> float:
-        """Percentage of the images so far that were correct."""
-        return 100 * int(self._correct) / self._done
+        self.done = 0
 
     @torch.no_grad()
-    def advance(self, model: nn.Module) -> None:
-        """Evaluate `model` on the next batch. Raises OutOfMemoryError if not one image fits."""
+    def advance(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """Return logits (B, classes) and labels (B,) of the next batch.
+
+        Raises:
+            OutOfMemoryError: if not one image fits.
+        """
         model.eval()
         device = self._compute.device
-        while (right := self._classify(model)) is None:
+        while (found := self._run(model)) is None:
             give_cached_memory_back(device)
             if self._batch == 1:
                 raise OutOfMemoryError(no_memory_for(device, "evaluating a single image"))
             self._batch //= 2
-        self._correct += right.sum()
-        self._done += len(right)
+        self.done += len(found[1])
+        return found
 
-    def _classify(self, model: nn.Module) -> Tensor | None:
-        """Return which images of the next batch are correct, bool (B,); None if it does not fit."""
+    def _run(self, model: nn.Module) -> tuple[Tensor, Tensor] | None:
+        """Return logits and labels of the next batch; None if it does not fit."""
         device = self._compute.device
-        here = slice(self._done, self._done + self._batch)
+        here = slice(self.done, self.done + self._batch)
         try:
             images, labels = self._images.batch(here, device)
             with self._compute.autocast():
-                logits = model(inputs_for(model, normalise(images, self._splits)))
-            right: Tensor = logits.argmax(dim=1) == labels
+                return model(inputs_for(model, normalise(images, self._splits))), labels
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error, device):
                 raise
             return None
-        return right
+
+
+class Evaluation:
+    """Counts the images that a network classifies correctly, batch by batch."""
+
+    def __init__(self, images: ImageSet, splits: Splits, compute: Compute) -> None:
+        self._total = len(images)
+        self._device = compute.device
+        self._forward = _Forward(images, splits, compute)
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Reset the count."""
+        self._forward.done = 0
+        self._correct = torch.zeros((), dtype=torch.int64, device=self._device)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all images have been seen."""
+        return self._forward.done == self._total
+
+    @property
+    def accuracy(self) -> float:
+        """Percentage of the images so far that were correct."""
+        return 100 * int(self._correct) / self._forward.done
+
+    def advance(self, model: nn.Module) -> None:
+        """Evaluate `model` on the next batch. Raises OutOfMemoryError if not one image fits."""
+        logits, labels = self._forward.advance(model)
+        self._correct += (logits.argmax(dim=1) == labels).sum()
 
     def state(self) -> dict[str, Any]:
         """Return the state from which `restore` continues with the next batch."""
-        return {"done": self._done, "correct": self._correct}
+        return {"done": self._forward.done, "correct": self._correct}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state`."""
-        self._done, self._correct = state["done"], state["correct"]
+        self._forward.done, self._correct = state["done"], state["correct"]
 
 
 def accuracy_on(images: ImageSet, model: nn.Module, splits: Splits, compute: Compute) -> float:
@@ -92,3 +107,16 @@ def accuracy_on(images: ImageSet, model: nn.Module, splits: Splits, compute: Com
         compute.give_way()
         evaluation.advance(model)
     return evaluation.accuracy
+
+
+def outputs_on(images: ImageSet, model: nn.Module, splits: Splits, compute: Compute) -> Tensor:
+    """Return the logits of a network for `images`, float32 (N, classes); inside `computing`.
+
+    Args:
+        splits: whose statistics normalise the images.
+    """
+    forward, logits = _Forward(images, splits, compute), []
+    while forward.done < len(images):
+        compute.give_way()
+        logits.append(forward.advance(model)[0].float())
+    return torch.cat(logits)

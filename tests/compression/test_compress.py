@@ -3,21 +3,18 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import nsopt
 from nsopt.compression.budgets import read_budgets, split_budgets
-from nsopt.compression.scores import read_scores
+from nsopt.compression.compress import choose_method
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
-from nsopt.scaling.metric import get_metric
-from nsopt.storage.schema import width_key
-from nsopt.study.comparison import Size
 from nsopt.study.presets import StudySettings, get_preset, override
-from nsopt.study.workspace import Workspace
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 
@@ -83,25 +80,32 @@ def test_every_budget_yields_a_working_network_within_it(
     assert all(w <= most for w, most in zip(half.widths, narrow.base_widths, strict=True))
 
 
-def test_validation_accuracies_before_and_after_fine_tuning_choose_a_network(
-    compressed: tuple[nsopt.Compression, Path],
+def test_every_budget_fine_tunes_scored_and_uniform_widths_and_returns_one_of_them(
+    compressed: tuple[nsopt.Compression, Path], digits: ImageData
 ) -> None:
-    result, out = compressed
-    workspace = Workspace(f"sqlite:///{out / 'study.db'}", out)
-    outcomes = result.results.outcomes
-    fine_tuned = outcomes[outcomes["method"] != "dense"].groupby("metric")
+    result, _ = compressed
+    images = len(digits.split(SETTINGS.training.val_fraction).validation)
+    fine_tuned = result.results.outcomes.query("method != 'dense'").groupby("metric")
     assert len(fine_tuned) == 2
-    for name, group in fine_tuned:
-        chosen = result["params=50%" if name == "params" else "params=20000,macs=50%"]
-        rows, metric = group.to_dict("records"), get_metric(name)
-        scores = read_scores(
-            workspace, result.results.name, metric, Size(metric, rows[0]["budget"])
-        )
-        means = {
-            row["method"]: scores[width_key(row["widths"])] + row["val_accuracy"] for row in rows
-        }
-        assert set(means) == {"uniform", "scored"}
-        assert means[chosen.method] == max(means.values())
+    for metric, group in fine_tuned:
+        chosen = result["params=50%" if metric == "params" else "params=20000,macs=50%"]
+        rows = group.set_index("method")
+        assert set(rows.index) == {"uniform", "scored"}
+        assert chosen.method == choose_method(rows["val_accuracy"].to_dict(), images)
+        assert chosen.val_accuracy == rows["val_accuracy"][chosen.method]
+        assert chosen.score in np.arange(0, 100, 100 / images)
+
+
+@pytest.mark.parametrize(
+    ("uniform", "images", "chosen"),
+    [(74.0, 1000, "scored"), (78.0, 1000, "uniform"), (74.0, 10_000, "uniform")],
+)
+def test_uniform_widths_replace_scored_ones_only_beyond_the_error_of_the_images(
+    uniform: float, images: int, chosen: str
+) -> None:
+    assert choose_method({"uniform": uniform, "scored": 72.0}, images) == chosen
+    assert choose_method({"uniform": 71.0, "scored": 72.0}, images) == "scored"
+    assert choose_method({"uniform": uniform}, images) == "uniform"
 
 
 def test_report_writes_a_page_into_the_given_folder(

@@ -1,28 +1,27 @@
-"""What scores say of widths."""
+"""How closely a small network follows the trained one."""
+
+import math
 
 import pytest
+import torch
 
-from nsopt.compression.scores import judge_scores
-
-
-@pytest.mark.parametrize(
-    ("best", "uniform", "images", "is_certain"),
-    [
-        (60.7, 48.0, 1000, True),
-        (70.7, 69.1, 1000, False),
-        (70.7, 69.1, 10_000, True),
-        (50.0, 50.0, 1000, False),
-        (100.0, 99.0, 1000, True),
-    ],
-)
-def test_scores_within_the_error_of_the_images_do_not_decide(
-    best: float, uniform: float, images: int, is_certain: bool
-) -> None:
-    verdict = judge_scores(best, uniform, images=images)
-    assert f"score {best} % before fine-tuning, uniform ones {uniform} %" in verdict
-    doubt = f": {images:,} validation images cannot tell them apart, so fine-tuning decides"
-    assert verdict.endswith(doubt) != is_certain
+from nsopt.compression.agreement import Agreement, is_closer
 
 
-def test_scores_are_not_compared_with_uniform_widths_that_do_not_exist() -> None:
-    assert judge_scores(60.0, images=1000) == "the best widths score 60.0 % before fine-tuning"
+def make_agreement(*divergences: float) -> Agreement:
+    return Agreement(torch.tensor(divergences), 50.0)
+
+
+def test_agreement_is_100_percent_for_equal_outputs_and_falls_with_the_divergence() -> None:
+    assert make_agreement(0.0, 0.0).percentage == 100
+    assert make_agreement(0.1, 0.3).percentage == pytest.approx(100 * math.exp(-0.2))
+
+
+def test_one_network_is_closer_only_beyond_the_error_of_the_images() -> None:
+    some, more = make_agreement(0.1, 0.5, 0.3), make_agreement(0.2, 0.6, 0.45)
+    noisy = make_agreement(0.9, 0.1, 0.4)
+    assert is_closer(some, more)
+    assert not is_closer(more, some)
+    assert not is_closer(some, some)
+    assert not is_closer(some, noisy)
+    assert not is_closer(make_agreement(0.1), make_agreement(0.2))

@@ -1,0 +1,71 @@
+"""How closely small networks follow the trained one: by their outputs, before fine-tuning.
+
+The divergence of the outputs says more than the accuracy does: it uses all probabilities of an
+image, not only whether the largest one is right (`benchmarks/score_ranks.py`).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor, nn
+from torch.nn.functional import kl_div
+
+from nsopt.compute.device import place
+from nsopt.study.session import Session
+from nsopt.training.evaluation import outputs_on
+
+CERTAIN = 1.64  # standard errors of a difference: 5 % of chance differences are larger
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """A network beside the trained one, on N validation images.
+
+    Attributes:
+        divergences: Kullback-Leibler divergence of the network's class probabilities from those of
+            the trained network, for each image, float32 (N,).
+        accuracy: of the network (%).
+    """
+
+    divergences: Tensor
+    accuracy: float
+
+    @property
+    def percentage(self) -> float:
+        """100 for equal outputs: `100 exp(-d)`, where d is the mean divergence."""
+        return 100 * math.exp(-float(self.divergences.mean()))
+
+
+def is_closer(one: Agreement, other: Agreement) -> bool:
+    """Return whether one network is closer to the trained one, beyond the error of the images."""
+    gain = other.divergences - one.divergences
+    return bool(gain.mean() > CERTAIN * gain.std(correction=0) / math.sqrt(len(gain) - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparer:
+    """Compares networks with the trained one of a session."""
+
+    session: Session
+
+    def compare(self, model: nn.Module) -> Agreement:
+        """Compare a network in evaluation mode on the device; inside `computing`."""
+        logits, labels = self._run(model), self.session.splits.validation.labels
+        divergences = kl_div(
+            logits.log_softmax(1), self._target, reduction="none", log_target=True
+        ).sum(1)
+        right = logits.argmax(1) == labels.to(logits.device)
+        return Agreement(divergences, 100 * int(right.sum()) / len(right))
+
+    @cached_property
+    def _target(self) -> Tensor:
+        """Logarithms of the trained network's probabilities, (N, classes)."""
+        start, session = self.session.start, self.session
+        assert start is not None
+        model = place(start.model, session.compute.device, start.arch.layout)
+        return self._run(model).log_softmax(1)
+
+    def _run(self, model: nn.Module) -> Tensor:
+        session = self.session
+        return outputs_on(session.splits.validation, model, session.splits, session.compute)
