@@ -15,7 +15,7 @@ from nsopt.compute.device import place
 from nsopt.study.session import Session
 from nsopt.training.evaluation import outputs_on
 
-CERTAIN = 1.64  # standard errors of a difference: 5 % of chance differences are larger
+_CERTAIN = 1.64  # standard errors of a difference: 5 % of chance differences are larger
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Agreement:
 def is_closer(one: Agreement, other: Agreement) -> bool:
     """Return whether one network is closer to the trained one, beyond the error of the images."""
     gain = other.divergences - one.divergences
-    return bool(gain.mean() > CERTAIN * gain.std(correction=0) / math.sqrt(len(gain) - 1))
+    return bool(gain.mean() > _CERTAIN * gain.std(correction=0) / math.sqrt(len(gain) - 1))
 
 
 @dataclass(frozen=True, eq=False)

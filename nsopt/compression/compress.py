@@ -17,7 +17,6 @@ import optuna
 import torch
 from torch import nn
 
-from nsopt.compression.agreement import CERTAIN
 from nsopt.compression.budgets import Budget, check_words, read_budgets, read_metrics
 from nsopt.compression.own_compression import run_own_compression
 from nsopt.compression.own_task import Score, make_own_task
@@ -270,7 +269,8 @@ def choose_method(accuracies: Mapping[str, float], images: int) -> str:
     """Return the method whose network to take, by validation accuracies (%) after fine-tuning.
 
     The scores have chosen widths with less noise than these accuracies have. So the scored network
-    is the answer, unless another one is better beyond the error of the images.
+    is the answer, unless another one is better by more than the standard error of the difference
+    (`benchmarks/score_ranks.py`).
 
     Args:
         accuracies: by method.
@@ -281,7 +281,7 @@ def choose_method(accuracies: Mapping[str, float], images: int) -> str:
         return best
     share = accuracies[best] / 100
     error = 100 * math.sqrt(2 * share * (1 - share) / images)
-    return best if accuracies[best] > accuracies[own] + CERTAIN * error else own
+    return best if accuracies[best] > accuracies[own] + error else own
 
 
 def _find_best(
