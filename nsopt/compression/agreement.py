@@ -11,8 +11,9 @@ from functools import cached_property
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from nsopt.compute.device import place
-from nsopt.study.session import Session
+from nsopt.compute.device import Compute, place
+from nsopt.data.images import Splits
+from nsopt.pruning.inherited import TrainedStart
 from nsopt.training.evaluation import outputs_on
 
 _CERTAIN = 1.64  # standard errors of a difference: 5 % of chance differences are larger
@@ -45,27 +46,32 @@ def is_closer(one: Agreement, other: Agreement) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Comparer:
-    """Compares networks with the trained one of a session."""
+    """Compares networks with a trained one on validation images.
 
-    session: Session
+    Attributes:
+        start: the trained network.
+        splits: the images.
+        compute: the device.
+    """
+
+    start: TrainedStart
+    splits: Splits
+    compute: Compute
 
     def compare(self, model: nn.Module) -> Agreement:
         """Compare a network in evaluation mode on the device; inside `computing`."""
-        logits, labels = self._run(model), self.session.splits.validation.labels
+        logits = self._run(model)
         divergences = kl_div(
             logits.log_softmax(1), self._target, reduction="none", log_target=True
         ).sum(1)
-        right = logits.argmax(1) == labels.to(logits.device)
+        right = logits.argmax(1) == self.splits.validation.labels.to(logits.device)
         return Agreement(divergences, 100 * int(right.sum()) / len(right))
 
     @cached_property
     def _target(self) -> Tensor:
         """Logarithms of the trained network's probabilities, (N, classes)."""
-        start, session = self.session.start, self.session
-        assert start is not None
-        model = place(start.model, session.compute.device, start.arch.layout)
+        model = place(self.start.model, self.compute.device, self.start.arch.layout)
         return self._run(model).log_softmax(1)
 
     def _run(self, model: nn.Module) -> Tensor:
-        session = self.session
-        return outputs_on(session.splits.validation, model, session.splits, session.compute)
+        return outputs_on(self.splits.validation, model, self.splits, self.compute)

@@ -87,10 +87,9 @@ class ScoreRunner(PointRunner):
         return tuple(fit.widths.tolist())
 
     def _compare(self, widths: tuple[int, ...]) -> Agreement:
-        session, start = self.session, self.session.start
-        assert start is not None
+        session, comparer = self.session, self.comparer
         images = Classification(session.splits, session.task.settings.training.resized_crop)
-        return score(start, widths, images, self.comparer.compare, session.compute)
+        return score(comparer.start, widths, images, comparer.compare, session.compute)
 
     def judge(self, best: FrozenTrial, uniform: FrozenTrial | None = None) -> str:
         """Return in words whether the images distinguish the best widths from uniform ones."""
@@ -132,7 +131,9 @@ def find_scored_law(session: Session, metric: Metric, size: Size, candidates: in
         TuningPoint(task.settings.training.seed, index=index): starts.get(index, {})
         for index in range(candidates)
     }
-    runner = ScoreRunner(session, arch, family, metric, size, Comparer(session))
+    assert session.start is not None
+    comparer = Comparer(session.start, session.splits, session.compute)
+    runner = ScoreRunner(session, arch, family, metric, size, comparer)
     known = len(trials.read_completed(study))
     session.progress.start(f"scoring widths at {metric.show(size.budget)}", len(points))
     run_points(study, points, runner, session.progress)
