@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
-COMPILE := $(BIN)/python -m compileall -qq -x '/tests?/' $(VENV)/lib
+COMPILE := $(BIN)/python -m compileall -qq -x '/tests?/' $(VENV)/lib nsopt
 INSTALLED := $(VENV)/.installed
 FOR_TESTS := $(VENV)/.installed-for-tests
 

@@ -40,6 +40,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the networks here are too small to share
 settings.register_profile("nsopt", deadline=None, max_examples=50)
 settings.load_profile("nsopt")
 
+_LAST = ("cli", "reports", "scaling")  # folders of short files, so that workers end together
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 GOLDEN = Path(__file__).parent / "golden"
@@ -58,6 +60,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.parent.name in _LAST)
     if not SHARED.is_dir():
         for item in items:
             if item.get_closest_marker("shared_data"):

@@ -59,6 +59,8 @@ def claim_all(url: str) -> list[int]:
     return claimed
 
 
+# Threads share filters of warnings.
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_every_waiting_trial_is_claimed_once(url: str) -> None:
     study = open_study(url)
     for _ in range(COUNT):
