@@ -84,7 +84,7 @@ def test_a_share_is_cautious() -> None:
     true = exact(small) / exact(whole)
     shares = [
         measure_beside(small, whole, SHAPE, (0, 80, 40), "cpu", Drifting(0.2, seed))[1]
-        for seed in range(100)
+        for seed in range(30)
     ]
-    assert sum(share < true for share in shares) <= 1
+    assert all(share >= true for share in shares)
     assert np.mean(shares) < 1.05 * true
