@@ -34,8 +34,9 @@ class Agreement:
 
     @property
     def percentage(self) -> float:
-        """100 for equal outputs: `100 exp(-d)`, where d is the mean divergence."""
-        return 100 * math.exp(-float(self.divergences.mean()))
+        """100 for equal outputs: `100 exp(-d)`, where d is the mean divergence; 0 if that is NaN."""
+        divergence = float(self.divergences.mean())
+        return 0.0 if math.isnan(divergence) else 100 * math.exp(-divergence)
 
 
 def is_closer(one: Agreement, other: Agreement) -> bool:

@@ -15,6 +15,7 @@ def make_agreement(*divergences: float) -> Agreement:
 def test_agreement_is_100_percent_for_equal_outputs_and_falls_with_the_divergence() -> None:
     assert make_agreement(0.0, 0.0).percentage == 100
     assert make_agreement(0.1, 0.3).percentage == pytest.approx(100 * math.exp(-0.2))
+    assert make_agreement(0.1, math.nan).percentage == 0
 
 
 def test_one_network_is_closer_only_beyond_the_error_of_the_images() -> None:
