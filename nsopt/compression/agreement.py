@@ -34,7 +34,7 @@ class Agreement:
 
     @property
     def percentage(self) -> float:
-        """100 for equal outputs: `100 exp(-d)`, where d is the mean divergence; 0 if that is NaN."""
+        """`100 exp(-d)`, where d is the mean divergence: 100 for equal outputs; 0 if d is NaN."""
         divergence = float(self.divergences.mean())
         return 0.0 if math.isnan(divergence) else 100 * math.exp(-divergence)
 
