@@ -93,10 +93,12 @@ class ScoreRunner(PointRunner):
 
     def judge(self, best: FrozenTrial, uniform: FrozenTrial | None = None) -> str:
         """Return in words whether the images distinguish the best widths from uniform ones."""
-        verdict = f"the best widths agree with the trained network by {best.values[0]:.1f} %"
+        agree = f"agree with the trained network by {best.values[0]:.1f} % before fine-tuning"
         if uniform is None:
-            return verdict
-        verdict += f" before fine-tuning, uniform ones by {uniform.values[0]:.1f} %"
+            return f"the best widths {agree}"
+        if best.number == uniform.number:
+            return f"uniform widths {agree}, no others by more"
+        verdict = f"the best widths {agree}, uniform ones by {uniform.values[0]:.1f} %"
         one, other = (self._compare(self._solve(trial.params)) for trial in (best, uniform))
         if is_closer(one, other):
             return verdict

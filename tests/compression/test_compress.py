@@ -14,7 +14,9 @@ from nsopt.compression.compress import choose_method
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
+from nsopt.storage import schema
 from nsopt.study.presets import StudySettings, get_preset, override
+from nsopt.study.workspace import Workspace
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 
@@ -106,6 +108,20 @@ def test_uniform_widths_replace_scored_ones_only_beyond_the_error_of_the_images(
     assert choose_method({"uniform": uniform, "scored": 72.0}, images) == chosen
     assert choose_method({"uniform": 71.0, "scored": 72.0}, images) == "scored"
     assert choose_method({"uniform": uniform}, images) == "uniform"
+
+
+def test_the_scores_at_every_budget_say_whether_uniform_widths_are_as_good(
+    compressed: tuple[nsopt.Compression, Path],
+) -> None:
+    result, out = compressed
+    workspace = Workspace(f"sqlite:///{out / 'study.db'}", out)
+    studies = workspace.studies(schema.tuning_name(result.results.name))
+    assert len(studies) == 2
+    for study in studies.values():
+        uniform, best = study.trials[0].values[0], study.best_value
+        verdict = schema.read_verdict(study) or ""
+        assert f"agree with the trained network by {best:.1f} % before fine-tuning" in verdict
+        assert (f"uniform ones by {uniform:.1f} %" in verdict) == (best > uniform)
 
 
 def test_report_writes_a_page_into_the_given_folder(
