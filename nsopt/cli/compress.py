@@ -57,13 +57,7 @@ def compress(options: CompressOptions) -> None:
     """
     options.task.check_names()
     from nsopt.cli.console import console, live_progress, print_storage
-    from nsopt.cli.preparation import (
-        announce,
-        apply_changes,
-        choose_timing,
-        prepare,
-        resolve_multiple,
-    )
+    from nsopt.cli.preparation import announce, apply_changes, prepare, with_known_multiple
     from nsopt.cli.study import write_report_of
     from nsopt.compression.budgets import check_words, split_budgets
     from nsopt.compression.compress import PRESET, prepare_budgets, run_compression
@@ -73,11 +67,8 @@ def compress(options: CompressOptions) -> None:
     budgets = split_budgets(options.budgets)
     check_words(budgets)
     preset = get_preset(PRESET)
-    with live_progress() as progress:
-        rounding = resolve_multiple(
-            options.rounding, options.sgd.device, choose_timing(options.timing), progress
-        )
-    own = changes(options.search, options.training, options.sgd, **rounding.rounding)
+    rounding = with_known_multiple(options.rounding, options.sgd.device, options.timing).rounding
+    own = changes(options.search, options.training, options.sgd, **rounding)
     settings = apply_changes(preset, own)
     task, workspace = prepare(
         options.task,
@@ -123,7 +114,7 @@ def _print_table(title: str, result: "Compression") -> None:
         {
             "budget": row.budget,
             "widths by": "" if row is result.dense else row.method,
-            "before": "" if row.score is None else f"{row.score:.2f}",
+            "val % before": "" if row.score is None else f"{row.score:.2f}",
             "val %": f"{row.val_accuracy:.2f}",
             "test %": f"{row.test_accuracy:.2f}",
             "params": short_number(row.cost["params"]),

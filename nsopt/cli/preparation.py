@@ -10,7 +10,6 @@ from rich.text import Text
 
 from nsopt.cli.console import console, live_progress, tell_what_is_fixed
 from nsopt.cli.options import (
-    BudgetOptions,
     NetworkOptions,
     PlaceOptions,
     RoundingOptions,
@@ -40,17 +39,16 @@ from nsopt.study.task import Task, check_outputs, with_precision
 from nsopt.study.workspace import Workspace
 
 _WIDEST_RATIO = 10
-Budgeted = TypeVar("Budgeted", bound=BudgetOptions)
 Rounded = TypeVar("Rounded", bound=RoundingOptions)
 
 
-def with_known_multiple(options: Budgeted) -> Budgeted:
+def with_known_multiple(options: Rounded, device: str, timing: TimingOptions) -> Rounded:
     """Return the options with a number in place of `--multiple-of auto`."""
+    runtime = choose_timing(timing)
+    if options.multiple_of != "auto":
+        return options
     with live_progress() as progress:
-        sizes = resolve_multiple(
-            options.sizes, options.sgd.device, choose_timing(options.timing), progress
-        )
-    return replace(options, sizes=sizes)
+        return resolve_multiple(options, device, runtime, progress)
 
 
 def resolve_multiple(

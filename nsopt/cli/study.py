@@ -1,7 +1,7 @@
 """`nsopt study`, the main job: search, train, measure, store and report."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +71,8 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     from nsopt.study.presets import get_preset
 
     metrics = preparation.read_metrics(options.sizes)
-    options = preparation.with_known_multiple(options)
+    sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
+    options = replace(options, sizes=sizes)
     preset = get_preset(options.task.preset, options.task.data)
     task, workspace = preparation.prepare(
         options.task,

@@ -53,7 +53,8 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
 
     options.task.check_names()
     metric = preparation.read_metric(options.sizes)
-    options = preparation.with_known_multiple(options)
+    sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
+    options = replace(options, sizes=sizes)
     if options.over == "curve":
         _tune_law(options, metric)
     else:

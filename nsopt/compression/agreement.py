@@ -1,7 +1,8 @@
 """How closely small networks follow the trained one: by their outputs, before fine-tuning.
 
-The divergence of the outputs says more than the accuracy does: it uses all probabilities of an
-image, not only whether the largest one is right (`benchmarks/score_ranks.py`).
+The divergence uses all class probabilities of an image, not only whether the largest one is right.
+It ranks networks of VGG11 better than accuracy does, others about as well
+(`benchmarks/score_ranks.py`).
 """
 
 import math
@@ -17,6 +18,7 @@ from nsopt.pruning.inherited import TrainedStart
 from nsopt.training.evaluation import outputs_on
 
 _CERTAIN = 1.64  # standard errors of a difference: 5 % of chance differences are larger
+_FAR = 100.0  # a divergence that is as bad as an infinite one
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +26,9 @@ class Agreement:
     """A network beside the trained one, on N validation images.
 
     Attributes:
-        divergences: Kullback-Leibler divergence of the network's class probabilities from those of
-            the trained network, for each image, float32 (N,).
+        divergences: Kullback-Leibler divergence for each image, float32 (N,): the sum of
+            `p (log p - log q)` over the classes, where p are the probabilities of the trained
+            network and q those of the network. Infinite if q are not numbers.
         accuracy: of the network (%).
     """
 
@@ -34,14 +37,16 @@ class Agreement:
 
     @property
     def percentage(self) -> float:
-        """`100 exp(-d)`, where d is the mean divergence: 100 for equal outputs; 0 if d is NaN."""
-        divergence = float(self.divergences.mean())
-        return 0.0 if math.isnan(divergence) else 100 * math.exp(-divergence)
+        """`100 exp(-d)`, where d is the mean divergence: 100 for equal outputs."""
+        return 100 * math.exp(-float(self.divergences.mean()))
 
 
 def is_closer(one: Agreement, other: Agreement) -> bool:
-    """Return whether one network is closer to the trained one, beyond the error of the images."""
-    gain = other.divergences - one.divergences
+    """Return whether one network is closer to the trained one, beyond the error of the images.
+
+    A single image has no known error: False.
+    """
+    gain = other.divergences.clamp(max=_FAR) - one.divergences.clamp(max=_FAR)
     return bool(gain.mean() > _CERTAIN * gain.std(correction=0) / math.sqrt(len(gain) - 1))
 
 
@@ -65,8 +70,8 @@ class Comparer:
         divergences = kl_div(
             logits.log_softmax(1), self._target, reduction="none", log_target=True
         ).sum(1)
-        right = logits.argmax(1) == self.splits.validation.labels.to(logits.device)
-        return Agreement(divergences, 100 * int(right.sum()) / len(right))
+        right = logits.argmax(1) == self.splits.validation.labels.cpu()
+        return Agreement(divergences.nan_to_num(nan=math.inf), 100 * int(right.sum()) / len(right))
 
     @cached_property
     def _target(self) -> Tensor:

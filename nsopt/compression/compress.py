@@ -2,8 +2,8 @@
 
 A search starts from its weights and yields laws. Scores after a few training steps choose the
 widths at every budget. The network of these widths and the uniform one inherit the most important
-filters and are fine-tuned; validation images can overrule the scores. Every step is an Optuna
-study, so that the same call continues after an interruption.
+filters and are fine-tuned; their validation accuracies can overrule the scores. Every step is an
+Optuna study, so that the same call continues after an interruption.
 """
 
 import math
@@ -136,8 +136,8 @@ def compress(
         epochs: number of epochs of fine-tuning.
         candidates: number of widths to score at each budget, each after a few training steps.
         seeds: number of fine-tunings; the result is the best by validation accuracy or by `score`.
-        settings: settings of the search, of fine-tuning and of widths, whose `multiple_of=8` rounds
-            them; by default those of the preset `compress`. Distillation needs `data`.
+        settings: settings of the search, of fine-tuning, and of rounding (`multiple_of`,
+            `min_width`); by default those of the preset `compress`. Distillation needs `data`.
         measure: a function that takes a network and a batch of images and returns milliseconds;
             see `nsopt.with_latency`.
         runtime: runs the networks that nsopt times: torch, onnxruntime or onnxruntime-int8.
@@ -228,17 +228,14 @@ def prepare_budgets(
         NsoptError: for invalid budgets; most are found before nsopt measures anything.
         NoWidthsError: if no widths meet a budget. For milliseconds the measurements will tell.
     """
-    metrics = dict.fromkeys(metric for word in words for metric in read_metrics(word))
-    for metric in metrics:
+    counted = [word for word in words if LATENCY not in read_metrics(word)]
+    base = task.arch.base_widths
+    for budget in read_budgets(counted, task.arch) if counted else ():
+        cost, rounding = budget.metric.cost(task.arch), task.settings.rounding(budget.metric)
+        solve_widths(uniform_curve(base), cost, budget.size.budget, *rounding, max_width=base)
+    for metric in dict.fromkeys(metric for word in words for metric in read_metrics(word)):
         task = with_latency_if_needed(task, metric, (), workspace, progress)
-    budgets, base = read_budgets(words, task.arch), task.arch.base_widths
-    for metric, size in [(each.metric, each.size) for each in budgets]:
-        if LATENCY not in metric.parts:
-            rounding = task.settings.rounding(metric)
-            solve_widths(
-                uniform_curve(base), metric.cost(task.arch), size.budget, *rounding, max_width=base
-            )
-    return task, budgets
+    return task, read_budgets(words, task.arch)
 
 
 def run_compression(
@@ -268,9 +265,10 @@ def run_compression(
 def choose_method(accuracies: Mapping[str, float], images: int) -> str:
     """Return the method whose network to take, by validation accuracies (%) after fine-tuning.
 
-    The scores have chosen widths with less noise than these accuracies have. So the scored network
-    is the answer, unless another one is better by more than the standard error of the difference
-    (`benchmarks/score_ranks.py`).
+    Scores rank networks as well as these accuracies, or better (`benchmarks/score_ranks.py`). So
+    the scored network is the answer, unless another one is better by more than
+    `100 sqrt(2 p (1 - p) / images)`: the standard error of the difference of two accuracies p (a
+    share) on independent images, which is larger than that on the same images.
 
     Args:
         accuracies: by method.
@@ -302,6 +300,9 @@ def _find_best(
         )
     accuracies = {name: float(trial.values[0]) for name, trial in found.items()}
     name = choose_method(accuracies, len(task.splits.validation))
+    uniform = found.get(baseline().name)
+    if uniform and uniform.params == found[name].params:
+        name = baseline().name
     best = found[name]
     before = read_accuracies(workspace, task.name, budget.metric, budget.size)
     file = BestNetworks(workspace.artifacts).file(studies[name], best)

@@ -3,6 +3,8 @@
 The steps are those of `compress` for a classifier, but without distillation: nsopt does not know
 how to compare the outputs of two networks. An interruption loses at most the running search or
 fine-tuning.
+
+The user's score ranks widths, and chooses between the fine-tuned networks.
 """
 
 import io

@@ -18,7 +18,8 @@ class Compressed:
         method: the method that proposed its widths.
         widths: output channels of every searched layer.
         score: validation accuracy (%), or the user's score, after a few training steps before
-            fine-tuning; None if it was not measured.
+            fine-tuning; None if it was not measured. The study of scores has the agreement with the
+            trained network, which chose a classifier's widths.
         accuracy: test accuracy (%), or the user's score, after fine-tuning.
         cost: its parameters and MACs.
         latency: measured milliseconds per batch of `latency_batch_size` images; with the user's

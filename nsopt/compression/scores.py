@@ -7,6 +7,7 @@ trained network.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from optuna.samplers import BaseSampler
 from optuna.study import Study
@@ -52,14 +53,12 @@ class ScoreRunner(PointRunner):
         family: the laws.
         metric: what the budget limits.
         size: the budget.
-        comparer: compares networks with the trained one.
     """
 
     arch: Architecture
     family: LawFamily
     metric: Metric
     size: Size
-    comparer: Comparer
 
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
         """Return a sampler whose proposals depend on the scores so far and the trial's index."""
@@ -67,7 +66,14 @@ class ScoreRunner(PointRunner):
 
     def run(self, trial: Trial) -> list[float]:
         """Return the score of the widths along a law at the budget."""
-        widths = self._solve(suggest_parameters(trial, self.family))
+        fit = solve_widths(
+            self.family.law(suggest_parameters(trial, self.family)),
+            self.metric.cost(self.arch),
+            self.size.budget,
+            *self.session.task.settings.rounding(self.metric),
+            max_width=self.arch.base_widths,
+        )
+        widths = tuple(fit.widths.tolist())
         found = self._compare(widths)
         numbers = counted_costs(self.arch, widths) | {"widths": schema.width_key(widths)}
         trials.write_outcome(trial, numbers | {"val_accuracy": found.accuracy}, {})
@@ -76,34 +82,34 @@ class ScoreRunner(PointRunner):
         self.session.progress.advance(f"best {best:.1f} %")
         return [found.percentage]
 
-    def _solve(self, parameters: Mapping[str, float]) -> tuple[int, ...]:
-        fit = solve_widths(
-            self.family.law(parameters),
-            self.metric.cost(self.arch),
-            self.size.budget,
-            *self.session.task.settings.rounding(self.metric),
-            max_width=self.arch.base_widths,
-        )
-        return tuple(fit.widths.tolist())
+    @cached_property
+    def _comparer(self) -> Comparer:
+        start = self.session.start
+        assert start is not None
+        return Comparer(start, self.session.splits, self.session.compute)
 
     def _compare(self, widths: tuple[int, ...]) -> Agreement:
-        session, comparer = self.session, self.comparer
+        session, comparer = self.session, self._comparer
         images = Classification(session.splits, session.task.settings.training.resized_crop)
         return score(comparer.start, widths, images, comparer.compare, session.compute)
 
     def judge(self, best: FrozenTrial, uniform: FrozenTrial | None = None) -> str:
         """Return in words whether the images distinguish the best widths from uniform ones."""
-        agree = f"agree with the trained network by {best.values[0]:.1f} % before fine-tuning"
+        agree = "agreement with the trained network before fine-tuning"
         if uniform is None:
-            return f"the best widths {agree}"
+            return f"{agree}: {best.values[0]:.1f} % for the best widths"
         if best.number == uniform.number:
-            return f"uniform widths {agree}, no others by more"
-        verdict = f"the best widths {agree}, uniform ones by {uniform.values[0]:.1f} %"
-        one, other = (self._compare(self._solve(trial.params)) for trial in (best, uniform))
+            return f"{agree}: {best.values[0]:.1f} % for uniform widths, the best"
+        verdict = (
+            f"{agree}: {best.values[0]:.1f} % for the best widths, {uniform.values[0]:.1f} % for "
+            "uniform ones"
+        )
+        keys = (trials.read_width_key(trial) or "" for trial in (best, uniform))
+        one, other = (self._compare(schema.read_width_key(key)) for key in keys)
         if is_closer(one, other):
             return verdict
         images = len(one.divergences)
-        return f"{verdict}: {images:,} validation images cannot tell which are better"
+        return f"{verdict}; {images:,} validation images are too few to tell which are closer"
 
 
 def find_scored_law(session: Session, metric: Metric, size: Size, candidates: int) -> Study:
@@ -133,10 +139,7 @@ def find_scored_law(session: Session, metric: Metric, size: Size, candidates: in
         TuningPoint(task.settings.training.seed, index=index): starts.get(index, {})
         for index in range(candidates)
     }
-    assert session.start is not None
-    comparer = Comparer(session.start, session.splits, session.compute)
-    runner = ScoreRunner(session, arch, family, metric, size, comparer)
-    known = len(trials.read_completed(study))
+    runner = ScoreRunner(session, arch, family, metric, size)
     session.progress.start(f"scoring widths at {metric.show(size.budget)}", len(points))
     run_points(study, points, runner, session.progress)
     done = trials.read_completed(study)
@@ -145,7 +148,7 @@ def find_scored_law(session: Session, metric: Metric, size: Size, candidates: in
     best = max(done, key=lambda trial: (trial.values[0], -trial.number))
     schema.write_law(study, family.law(best.params))
     verdict = schema.read_verdict(study)
-    if verdict is None or len(done) > known:
+    if verdict is None or f" {best.values[0]:.1f} % " not in verdict:
         uniform = [trial for trial in done if trials.read_tuning_point(trial).index == 0]
         verdict = runner.judge(best, *uniform)
         schema.write_verdict(study, verdict)

@@ -1,8 +1,8 @@
 """Smaller networks that inherit the most important units of a trained one.
 
 A score before fine-tuning predicts which of them train well (EagleEye, Li et al., ECCV 2020). It
-predicts better after a few steps of training (`benchmarks/score_ranks.py`). nsopt then computes new
-BatchNorm statistics on a few batches, and the score.
+predicts better after a few steps of training (`benchmarks/score_ranks.py`). After these steps nsopt
+measures the statistics of BatchNorm again, and then the score.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ _BATCH_SIZE = 128
 _RANKING_BATCHES = 20  # over which importance is averaged
 _BATCHES = 10  # for the statistics of BatchNorm
 
-Score = TypeVar("Score")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +92,10 @@ def score(
     start: TrainedStart,
     widths: Sequence[int],
     supervision: Supervision,
-    evaluate: Callable[[nn.Module], Score],
+    evaluate: Callable[[nn.Module], Found],
     compute: Compute,
     steps: int = SCORE_STEPS,
-) -> Score:
+) -> Found:
     """Return what `evaluate` says of inherited weights after a few steps of training.
 
     Args:

@@ -15,7 +15,7 @@ from nsopt.storage import schema
 _QUESTIONS = {
     "pretrain-epochs": "How many epochs P should a network train before it is pruned?",
     "eta": "For which eta does Algorithm 3 end near the budget, in few steps?",
-    "scores": "Which law keeps closest to the trained network at a budget?",
+    "scores": "Which law stays closest to the trained network at a budget?",
     "curve": "Which mixture of uniform scaling and searched laws gives the best accuracy?",
 }
 _CONFIRMED = "Is the best law better than uniform scaling, with new seeds?"

@@ -150,7 +150,7 @@ def solve_widths(
         raise NsoptError("multiple_of and min_width must be at least 1")
     if max_width is not None and (most := np.min(max_width)) < min_width:
         raise NsoptError(
-            f"max_width must be at least min_width: a layer has at most {most}, not {min_width}"
+            f"min_width must be at most the smallest max_width: {min_width} is above {most}"
         )
     _check_growth(law)
 

@@ -272,10 +272,14 @@ def read_completed(study: Study) -> list[FrozenTrial]:
 
 
 def read_completed_by_widths(study: Study) -> dict[str, FrozenTrial]:
-    """Return the completed trials that have `widths`, by the `width_key` of these."""
-    done = read_completed(study)
-    keys = [read_optional(trial, "widths", schema.WidthKey) for trial in done]
-    return {key: trial for key, trial in zip(keys, done, strict=True) if key}
+    """Return the completed trials by the `width_key` of their widths; without widths, not."""
+    return {key: trial for trial in read_completed(study) if (key := read_width_key(trial))}
+
+
+def read_width_key(trial: FrozenTrial) -> str | None:
+    """Return the `width_key` of the widths that a trial of scores had."""
+    key: str | None = read_optional(trial, "widths", schema.WidthKey)
+    return key
 
 
 def read_curves(trial: FrozenTrial) -> dict[str, list[float]]:

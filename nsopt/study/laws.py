@@ -125,7 +125,8 @@ class Laws:
         eta = settings.eta if method.by_algorithm_3 else None
         rounding = (1, 1) if method.keeps_weights else settings.rounding(point.metric)
         max_width = None if session.task.start is None else arch.base_widths
-        if self._timed and eta is None and LATENCY in point.metric.parts:
+        is_timed = self._timed and eta is None and not method.keeps_weights
+        if is_timed and LATENCY in point.metric.parts:
             study = session.open_study(method.name)
             corrected = correct_latency(session, study, law, point.metric, point.budget, max_width)
             cost = point.metric.cost(corrected)

@@ -110,7 +110,9 @@ def accuracy_on(images: ImageSet, model: nn.Module, splits: Splits, compute: Com
 
 
 def outputs_on(images: ImageSet, model: nn.Module, splits: Splits, compute: Compute) -> Tensor:
-    """Return the logits of a network for `images`, float32 (N, classes); inside `computing`.
+    """Return the logits of a network for `images`, float32 (N, classes) on the CPU.
+
+    Call it inside `computing`.
 
     Args:
         splits: whose statistics normalise the images.
@@ -118,5 +120,5 @@ def outputs_on(images: ImageSet, model: nn.Module, splits: Splits, compute: Comp
     forward, logits = _Forward(images, splits, compute), []
     while forward.done < len(images):
         compute.give_way()
-        logits.append(forward.advance(model)[0].float())
+        logits.append(forward.advance(model)[0].float().cpu())
     return torch.cat(logits)

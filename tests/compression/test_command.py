@@ -41,7 +41,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--budgets=macs=50G"], ["already costs only", "give a smaller budget"]),
         (["--budgets="], ["give at least one budget"]),
         (["--multiple-of=x"], ["--multiple-of 'x' is not a width: write 8"]),
-        (["--min-width=99"], ["a layer has at most", "not 99"]),
+        (["--min-width=99"], ["min_width must be at most", "99 is above"]),
         (["--mean=0.5"], ["give mean and std, each with 1 numbers"]),
         (["--mean=a", "--std=1"], ["--mean 'a': write numbers"]),
         (["--mean=0.5", "--std=0"], ["std must be above 0"]),

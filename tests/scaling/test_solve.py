@@ -246,7 +246,7 @@ def test_the_unit_of_a_law_does_not_change_the_solution(alpha: float) -> None:
 def test_rounding_arguments_are_checked(vgg11: TableArchitecture) -> None:
     with pytest.raises(NsoptError, match="at least 1"):
         solve_widths(uniform_curve(vgg11.base_widths), PARAMS, 10**6, multiple_of=0)
-    with pytest.raises(NsoptError, match="max_width must be at least min_width"):
+    with pytest.raises(NsoptError, match="min_width must be at most the smallest max_width"):
         solve_widths(uniform_curve(vgg11.base_widths), PARAMS, 10**6, max_width=0)
 
 
