@@ -1,7 +1,8 @@
 """Measure how long forward passes take."""
 
 import gc
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -23,7 +24,9 @@ from nsopt.models.layout import change_layout
 # 2: in rounds, with the memory of tensors kept between passes. 3: that memory is one block per
 # network, and Python's garbage collection is off.
 _PROTOCOL = 3
-_CAUTIOUS = 75  # percentile of the shares of rounds
+_DEVIATIONS = 3.1  # of the median's bound: the true median is above it in one case of 1,000
+_PRECISE = 1.02  # bound over median; while it is more, further rounds are timed
+_MOST_ROUNDS = 4  # times the rounds asked for
 
 
 def latency_conditions(device: torch.device, runtime: Runtime = TORCH) -> dict[str, Any]:
@@ -122,12 +125,36 @@ def measure_beside(
         runtime: runs the networks.
 
     Returns:
-        The latency of `model`, and its share of the milliseconds of `whole`: the upper quartile
-        over the rounds. With 40 rounds the true share is above it in one case of 1,000.
+        The latency of `model`, and its share of the milliseconds of `whole`: an upper bound of the
+        median over the rounds, see `bound_median`. On a busy machine there are up to four times as
+        many rounds, until the bound is at most 2 % above the median.
     """
-    own, other = _time_in_turns([model, whole], input_shape, passes, device, runtime)
-    shares = np.median(own.milliseconds, axis=1) / np.median(other.milliseconds, axis=1)
-    return _summarise(own), float(np.percentile(shares, _CAUTIOUS))
+    most = _MOST_ROUNDS * passes[2]
+
+    def is_enough(rounds: NDArray[np.float64]) -> bool:
+        shares = _share_rounds(rounds)
+        return len(shares) >= most or bound_median(shares) <= _PRECISE * float(np.median(shares))
+
+    timed = _time_in_turns([model, whole], input_shape, passes, device, runtime, is_enough)
+    shares = _share_rounds(np.stack([each.milliseconds for each in timed], axis=1))
+    return _summarise(timed[0]), bound_median(shares)
+
+
+def _share_rounds(rounds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the time of the first network over that of the second, from (rounds, 2, passes)."""
+    own, other = np.median(rounds, axis=2).T
+    shares: NDArray[np.float64] = own / other
+    return shares
+
+
+def bound_median(values: NDArray[np.float64]) -> float:
+    """Return a value that the true median exceeds in one case of 1,000, if values are independent.
+
+    It is the order statistic of that confidence; of few values the largest.
+    """
+    count = len(values)
+    rank = math.ceil((count + _DEVIATIONS * math.sqrt(count)) / 2)
+    return float(np.sort(values)[min(rank, count) - 1])
 
 
 class _Timed(NamedTuple):
@@ -150,14 +177,20 @@ def _time_in_turns(
     passes: tuple[int, int, int],
     device: str,
     runtime: Runtime,
+    is_enough: Callable[[NDArray[np.float64]], bool] = lambda seconds: True,
 ) -> list[_Timed]:
+    """Time networks in turns, in rounds; again as many rounds until there are enough.
+
+    Args:
+        is_enough: of the seconds so far, (rounds, networks, passes per round).
+    """
     warmup, repeats, rounds = passes
     if warmup < 0 or runtime.batch_size < 1 or not 1 <= rounds <= repeats:
         raise NsoptError("latency needs repeats >= rounds >= 1, batch_size >= 1 and warmup >= 0")
     warmup, repeats, rounds = runtime.passes(warmup, repeats, rounds)
     where = runtime.device(resolve_compute(device, "fp32").device)
     conditions = latency_conditions(where, runtime)
-    seconds = np.zeros((len(models), rounds, repeats // rounds))
+    seconds: list[list[list[float]]] = []
     waited = np.zeros(len(models))
     with (
         torch.no_grad(),
@@ -170,18 +203,19 @@ def _time_in_turns(
             runtime.batch_size, *input_shape, generator=torch.Generator().manual_seed(0)
         )
         images = change_layout(images.to(where), torch.channels_last)
-        for turn in range(rounds):
+        while len(seconds) % rounds or not seconds or not is_enough(np.array(seconds)):
+            seconds.append([])
             for index, feed in enumerate(prepared):
                 run = feed(images)
                 for _ in range(-(-warmup // rounds)):
                     run()
                 before = seconds_waited()
-                seconds[index, turn] = [run() for _ in range(repeats // rounds)]
+                seconds[-1].append([run() for _ in range(repeats // rounds)])
                 waited[index] += np.maximum(0.0, seconds_waited() - before)
     conditions["sitting"] = datetime.now(UTC).isoformat()
     return [
         _Timed(1000 * own, float(waits / own.sum()), conditions)
-        for own, waits in zip(seconds, waited, strict=True)
+        for own, waits in zip(np.array(seconds).swapaxes(0, 1), waited, strict=True)
     ]
 
 

@@ -142,7 +142,8 @@ def solve_measured_widths(
         law: such as `nsopt.uniform_curve(arch.base_widths)`.
         budget: in milliseconds, or a percentage such as `50%` of the time of the network of base
             widths. For a percentage nsopt times both networks in turns, so that the result does not
-            change with the speed of the machine, and compares the upper quartile of 40 rounds.
+            change with the speed of the machine, and compares an upper bound of the median over 40
+            to 160 rounds.
         device: as torch names it, or auto.
         measure: see `nsopt.with_latency`.
         runtime: likewise.

@@ -11,7 +11,7 @@ from torch import nn
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.latency import measured_budget
-from nsopt.latency.measure import measure_beside
+from nsopt.latency.measure import bound_median, measure_beside
 from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
@@ -87,4 +87,28 @@ def test_a_share_is_cautious() -> None:
         for seed in range(30)
     ]
     assert all(share >= true for share in shares)
-    assert np.mean(shares) < 1.05 * true
+    assert np.mean(shares) < 1.02 * true
+
+
+class Busy(Drifting):
+    """Other programs double the time in the mean."""
+
+    def seconds(self, model: nn.Module) -> float:
+        return super().seconds(model) * (1 + self.random.exponential())
+
+
+def test_a_busy_machine_is_measured_for_longer() -> None:
+    small, whole = nn.Linear(100, 100), nn.Linear(100, 500)
+    passes = []
+    for clock in Drifting(0), Busy(0):
+        _, share = measure_beside(small, whole, SHAPE, (0, 80, 40), "cpu", clock)
+        assert 1 <= share / (exact(small) / exact(whole)) < 1.3
+        passes.append(clock.passed)
+    assert passes == [160, 640]
+
+
+def test_the_bound_of_a_median_is_above_it_in_all_but_one_case_of_1000() -> None:
+    random = np.random.default_rng(0)
+    bounds = [bound_median(random.exponential(size=40)) for _ in range(4000)]
+    assert 0 < np.mean(np.array(bounds) < np.log(2)) < 0.004
+    assert bound_median(np.array([3.0, 1.0])) == 3.0
