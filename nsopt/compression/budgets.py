@@ -5,8 +5,12 @@ from dataclasses import dataclass
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
+from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import Joint, Metric, get_metric, read_percentage
+from nsopt.scaling.solve import solve_widths
+from nsopt.storage import schema
 from nsopt.study.comparison import Size
+from nsopt.study.presets import StudySettings
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,31 @@ class Budget:
     word: str
     metric: Metric
     size: Size
+
+    @property
+    def shown(self) -> str:
+        """The limit with its unit."""
+        return self.metric.show(self.size.budget)
+
+    @property
+    def scores_kind(self) -> str:
+        """The kind of the study that scores widths at this budget."""
+        return schema.scores_kind(self.metric.name, self.size.budget)
+
+    def solve(self, law: PowerLaw, arch: Architecture, settings: StudySettings) -> tuple[int, ...]:
+        """Return the widths along a law at this budget, no wider than the base network.
+
+        Raises:
+            NoWidthsError: if no widths meet the budget.
+        """
+        fit = solve_widths(
+            law,
+            self.metric.cost(arch),
+            self.size.budget,
+            *settings.rounding(self.metric),
+            max_width=arch.base_widths,
+        )
+        return tuple(fit.widths.tolist())
 
 
 def split_budgets(text: str) -> list[str]:

@@ -38,7 +38,6 @@ from nsopt.progress import Progress
 from nsopt.reports.results import read_results
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, PARAMS, counted_costs
-from nsopt.scaling.solve import solve_widths
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage import schema, trials
 from nsopt.storage.urls import hide_password
@@ -229,10 +228,8 @@ def prepare_budgets(
         NoWidthsError: if no widths meet a budget. For milliseconds the measurements will tell.
     """
     counted = [word for word in words if LATENCY not in read_metrics(word)]
-    base = task.arch.base_widths
     for budget in read_budgets(counted, task.arch) if counted else ():
-        cost, rounding = budget.metric.cost(task.arch), task.settings.rounding(budget.metric)
-        solve_widths(uniform_curve(base), cost, budget.size.budget, *rounding, max_width=base)
+        budget.solve(uniform_curve(task.arch.base_widths), task.arch, task.settings)
     for metric in dict.fromkeys(metric for word in words for metric in read_metrics(word)):
         task = with_latency_if_needed(task, metric, (), workspace, progress)
     return task, read_budgets(words, task.arch)
@@ -252,7 +249,7 @@ def run_compression(
     run_comparison(Comparison(task, (dense(),), (whole,), 1), workspace, progress)
     with start_session(task, workspace, progress) as session:
         for budget in budgets:
-            find_scored_law(session, budget.metric, budget.size, candidates)
+            find_scored_law(session, budget, candidates)
     sizes = tuple(budget.size for budget in budgets)
     run_comparison(Comparison(task, methods, sizes, seeds), workspace, progress)
     return Compression(
@@ -304,7 +301,7 @@ def _find_best(
     if uniform and uniform.params == found[name].params:
         name = baseline().name
     best = found[name]
-    before = read_accuracies(workspace, task.name, budget.metric, budget.size)
+    before = read_accuracies(workspace, task.name, budget)
     file = BestNetworks(workspace.artifacts).file(studies[name], best)
     network = restore_network(file, task.arch)
     numbers = trials.read_outcome(best)

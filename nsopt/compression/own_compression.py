@@ -74,7 +74,7 @@ def run_own_compression(
         (with_measured_budget(task, budget, law), budget)
         for budget in read_budgets(words, task.arch)
     ]
-    uniform = [own.solve(law, budget) for own, budget in asked]
+    uniform = [budget.solve(law, own.arch, own.settings) for own, budget in asked]
     start = _rank(task)
     tuned = [
         _compress(task, start, budget, widths, choose_law(own, start, budget, candidates), seeds)
@@ -128,7 +128,8 @@ def _compress(
     seeds: int,
 ) -> _Tuned:
     """Fine-tune uniform widths and those of a law; return the better network."""
-    best = with_measured_budget(task, budget, law).solve(law, budget)
+    arch = with_measured_budget(task, budget, law).arch
+    best = budget.solve(law, arch, task.settings)
     methods = {uniform: baseline().name}
     methods.setdefault(best, scored().name)
     first = task.settings.training.seed

@@ -32,7 +32,6 @@ from nsopt.pruning.supervision import OwnBatches
 from nsopt.scaling.family import LawFamily
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration
-from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import open_storage
@@ -87,17 +86,6 @@ class OwnTask:
         if not math.isfinite(number):
             raise NsoptError(f"the score must be a finite number, not {value!r}")
         return number
-
-    def solve(self, law: PowerLaw, budget: Budget) -> tuple[int, ...]:
-        """Return the widths along a law at a budget, no wider than the trained network."""
-        fit = solve_widths(
-            law,
-            budget.metric.cost(self.arch),
-            budget.size.budget,
-            *self.settings.rounding(budget.metric),
-            max_width=self.arch.base_widths,
-        )
-        return tuple(fit.widths.tolist())
 
     def open_study(self, kind: str) -> Study:
         """Open or create a study of this task. Raises NsoptError if other settings wrote it."""
@@ -169,7 +157,7 @@ def choose_law(task: OwnTask, start: TrainedStart, budget: Budget, candidates: i
         NsoptError: for the reasons of `search` and `OwnTask.evaluate`.
     """
     searches = {price: _search(task, price) for price in list_prices(budget.metric)}
-    family = make_score_family(task.arch, searches, budget.metric, budget.size)
+    family = make_score_family(task.arch, searches, budget)
     study, starts = _open_scores(task, budget), list_first_candidates(family)
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     task.progress.start(f"scoring widths at {budget.word}", candidates)
@@ -188,7 +176,7 @@ def choose_law(task: OwnTask, start: TrainedStart, budget: Budget, candidates: i
 
 
 def _open_scores(task: OwnTask, budget: Budget) -> Study:
-    return task.open_study(schema.scores_kind(budget.metric.name, budget.size.budget))
+    return task.open_study(budget.scores_kind)
 
 
 def _score_law(
@@ -196,7 +184,8 @@ def _score_law(
 ) -> float:
     """Return the score of the widths along the law that a trial suggests."""
     try:
-        widths = task.solve(family.law(suggest_parameters(trial, family)), budget)
+        law = family.law(suggest_parameters(trial, family))
+        widths = budget.solve(law, task.arch, task.settings)
     except NoWidthsError as error:
         raise TrialPruned(str(error)) from None
     value = score(start, widths, task.batches, task.evaluate, task.compute)

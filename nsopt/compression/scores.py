@@ -14,6 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
 from nsopt.compression.agreement import Agreement, Comparer, is_closer
+from nsopt.compression.budgets import Budget
 from nsopt.errors import NoWidthsError
 from nsopt.methods.registry import baseline
 from nsopt.models.architecture import Architecture
@@ -21,13 +22,11 @@ from nsopt.pruning.inherited import SCORE_STEPS, score
 from nsopt.pruning.supervision import Classification
 from nsopt.scaling.family import LawFamily
 from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.metric import LATENCY, Metric, counted_costs
+from nsopt.scaling.metric import LATENCY, counted_costs
 from nsopt.scaling.record import Iteration
-from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
-from nsopt.study.comparison import Size
 from nsopt.study.session import Session
 from nsopt.study.widths_in_time import correct_latency
 from nsopt.study.workspace import Workspace
@@ -51,14 +50,12 @@ class ScoreRunner(PointRunner):
     Attributes:
         arch: the network.
         family: the laws.
-        metric: what the budget limits.
-        size: the budget.
+        budget: the budget.
     """
 
     arch: Architecture
     family: LawFamily
-    metric: Metric
-    size: Size
+    budget: Budget
 
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
         """Return a sampler whose proposals depend on the scores so far and the trial's index."""
@@ -66,14 +63,8 @@ class ScoreRunner(PointRunner):
 
     def run(self, trial: Trial) -> list[float]:
         """Return the score of the widths along a law at the budget."""
-        fit = solve_widths(
-            self.family.law(suggest_parameters(trial, self.family)),
-            self.metric.cost(self.arch),
-            self.size.budget,
-            *self.session.task.settings.rounding(self.metric),
-            max_width=self.arch.base_widths,
-        )
-        widths = tuple(fit.widths.tolist())
+        law = self.family.law(suggest_parameters(trial, self.family))
+        widths = self.budget.solve(law, self.arch, self.session.task.settings)
         found = self._compare(widths)
         numbers = counted_costs(self.arch, widths) | {"widths": schema.width_key(widths)}
         trials.write_outcome(trial, numbers | {"val_accuracy": found.accuracy}, {})
@@ -104,7 +95,7 @@ class ScoreRunner(PointRunner):
             f"{agree}: {best.values[0]:.1f} % for the best widths, {uniform.values[0]:.1f} % for "
             "uniform ones"
         )
-        keys = (trials.read_width_key(trial) or "" for trial in (best, uniform))
+        keys = (trials.read_scored_widths(trial) or "" for trial in (best, uniform))
         one, other = (self._compare(schema.read_width_key(key)) for key in keys)
         if is_closer(one, other):
             return verdict
@@ -112,13 +103,12 @@ class ScoreRunner(PointRunner):
         return f"{verdict}; {images:,} validation images are too few to tell which are closer"
 
 
-def find_scored_law(session: Session, metric: Metric, size: Size, candidates: int) -> Study:
+def find_scored_law(session: Session, budget: Budget, candidates: int) -> Study:
     """Run the missing scores at a budget, store the best law, and return the study.
 
     Args:
         session: the trained network and its data.
-        metric: what the budget limits.
-        size: the budget.
+        budget: the budget.
         candidates: number of laws to score: first uniform scaling, the laws of the searches, the
             widths that pruning had at the budget, and the laws halfway between uniform scaling and
             each of these; then proposals of a sampler.
@@ -127,24 +117,27 @@ def find_scored_law(session: Session, metric: Metric, size: Size, candidates: in
         NsoptError: if a search fails, or if other settings wrote the storage.
         NoWidthsError: if no law has widths at this budget.
     """
-    task, arch = session.task, _correct(session, metric, size)
-    family = make_score_family(arch, run_searches(session, metric), metric, size)
-    name = schema.study_name(
-        schema.tuning_name(task.name), schema.scores_kind(metric.name, size.budget)
-    )
-    tuned = {"metric": metric.name, "budget": size.budget, "steps": SCORE_STEPS, "by": "agreement"}
+    task, arch = session.task, _correct(session, budget)
+    family = make_score_family(arch, run_searches(session, budget.metric), budget)
+    name = schema.study_name(schema.tuning_name(task.name), budget.scores_kind)
+    tuned = {
+        "metric": budget.metric.name,
+        "budget": budget.size.budget,
+        "steps": SCORE_STEPS,
+        "by": "agreement",
+    }
     study = open_tuning(session, name, tuned, [METRIC_NAME])
     starts = dict(enumerate(list_first_candidates(family)))
     points: dict[TuningPoint, Mapping[str, float]] = {
         TuningPoint(task.settings.training.seed, index=index): starts.get(index, {})
         for index in range(candidates)
     }
-    runner = ScoreRunner(session, arch, family, metric, size)
-    session.progress.start(f"scoring widths at {metric.show(size.budget)}", len(points))
+    runner = ScoreRunner(session, arch, family, budget)
+    session.progress.start(f"scoring widths at {budget.shown}", len(points))
     run_points(study, points, runner, session.progress)
     done = trials.read_completed(study)
     if not done:
-        raise NoWidthsError(f"no widths fit a budget of {metric.show(size.budget)}")
+        raise NoWidthsError(f"no widths fit a budget of {budget.shown}")
     best = max(done, key=lambda trial: (trial.values[0], -trial.number))
     schema.write_law(study, family.law(best.params))
     verdict = schema.read_verdict(study)
@@ -152,24 +145,24 @@ def find_scored_law(session: Session, metric: Metric, size: Size, candidates: in
         uniform = [trial for trial in done if trials.read_tuning_point(trial).index == 0]
         verdict = runner.judge(best, *uniform)
         schema.write_verdict(study, verdict)
-    session.progress.message(f"{metric.show(size.budget)}: {verdict}")
+    session.progress.message(f"{budget.shown}: {verdict}")
     return study
 
 
-def _correct(session: Session, metric: Metric, size: Size) -> Architecture:
+def _correct(session: Session, budget: Budget) -> Architecture:
     """Return the network. If the budget limits milliseconds, correct its latency model.
 
     The model is then right for the uniform network at this budget.
     """
-    arch = session.task.arch
+    arch, metric = session.task.arch, budget.metric
     if LATENCY not in metric.parts:
         return arch
     study, law = session.open_study(baseline().name), uniform_curve(arch.base_widths)
-    return correct_latency(session, study, law, metric, size.budget, arch.base_widths)
+    return correct_latency(session, study, law, metric, budget.size.budget, arch.base_widths)
 
 
 def make_score_family(
-    arch: Architecture, searches: Mapping[Price, Iteration], metric: Metric, size: Size
+    arch: Architecture, searches: Mapping[Price, Iteration], budget: Budget
 ) -> LawFamily:
     """Return the family whose laws are scored at a budget.
 
@@ -177,27 +170,23 @@ def make_score_family(
         arch: the network.
         searches: by price: first the published search, then the search by importance per cost. The
             widths of the last one at the budget are a member of the family.
-        metric: what the budget limits.
-        size: the budget.
+        budget: the budget.
     """
     family = make_family(arch, {price: own.law for price, own in searches.items()})
     *_, priced = searches.values()
-    return with_recorded(family, arch, priced.record, metric, size.budget)
+    return with_recorded(family, arch, priced.record, budget.metric, budget.size.budget)
 
 
-def read_accuracies(
-    workspace: Workspace, name: str, metric: Metric, size: Size
-) -> dict[str, float]:
+def read_accuracies(workspace: Workspace, name: str, budget: Budget) -> dict[str, float]:
     """Return validation accuracies (%) before fine-tuning, by the `width_key` of their widths.
 
     Args:
         workspace: the storage.
         name: ARCH-DATA-PRESET.
-        metric: what the budget limits.
-        size: the budget.
+        budget: the budget.
     """
     studies = workspace.studies(schema.tuning_name(name))
-    study = studies.get(schema.scores_kind(metric.name, size.budget))
+    study = studies.get(budget.scores_kind)
     done = {} if study is None else trials.read_completed_by_widths(study)
     return {key: trials.read_outcome(trial)["val_accuracy"] for key, trial in done.items()}
 

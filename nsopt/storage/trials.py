@@ -273,10 +273,10 @@ def read_completed(study: Study) -> list[FrozenTrial]:
 
 def read_completed_by_widths(study: Study) -> dict[str, FrozenTrial]:
     """Return the completed trials by the `width_key` of their widths; without widths, not."""
-    return {key: trial for trial in read_completed(study) if (key := read_width_key(trial))}
+    return {key: trial for trial in read_completed(study) if (key := read_scored_widths(trial))}
 
 
-def read_width_key(trial: FrozenTrial) -> str | None:
+def read_scored_widths(trial: FrozenTrial) -> str | None:
     """Return the `width_key` of the widths that a trial of scores had."""
     key: str | None = read_optional(trial, "widths", schema.WidthKey)
     return key

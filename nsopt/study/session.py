@@ -106,10 +106,6 @@ class Session:
             teacher=self.task.start,
         )
 
-    def validate(self, model: nn.Module) -> float:
-        """Return the validation accuracy (%) of a network on the device; inside `computing`."""
-        return accuracy_on(self.splits.validation, model, self.splits, self.compute)
-
     def evaluate_start(self) -> Outcome:
         """Return the accuracies of the network that the task starts from, without training."""
         task, model = self.task, self.task.start
@@ -117,7 +113,7 @@ class Session:
         began = time.perf_counter()
         with self.compute.computing():
             model = place(model, self.compute.device, task.arch.layout)
-            validation = self.validate(model)
+            validation = accuracy_on(self.splits.validation, model, self.splits, self.compute)
             test = accuracy_on(self.splits.test, model, self.splits, self.compute)
         seconds = time.perf_counter() - began
         return Outcome(task.arch.base_widths, (Epoch(math.nan, validation, test),), seconds, model)
