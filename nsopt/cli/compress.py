@@ -30,10 +30,10 @@ class CompressOptions:
 
     weights: Path
     """Weights of the whole network: a state_dict that torch.save wrote, or what nsopt kept."""
-    budgets: str
+    budgets: Annotated[str, Parameter(group="Budgets")]
     """What the smaller networks may cost: macs=50%,params=600k,latency=5ms. Semicolons separate
     networks whose budgets hold at once: "macs=50%,latency=5ms; params=600k"."""
-    candidates: Annotated[int, Parameter(validator=Number(gte=1))] = 16
+    candidates: Annotated[int, Parameter(group="Budgets", validator=Number(gte=1))] = 16
     """Widths to try for each budget. A few training steps give each a score."""
     seeds: Count = 1
     """Fine-tunings of each network; nsopt keeps the best by validation accuracy."""

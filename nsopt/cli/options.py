@@ -122,11 +122,8 @@ class SizeOptions(RoundingOptions):
 @Parameter(name="*", group="Search")
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions:
-    """Settings of a search, except P."""
+    """How a search prunes."""
 
-    price: Literal["filters", "params", "macs", "latency"] | None = None
-    """Prune the filters with the least importance per parameter, MAC or millisecond; filters ranks
-    by importance alone, as in the paper."""
     prune_every: Count | None = None
     """Q in the paper: mini-batches between two prune steps."""
     filters_per_step: Annotated[float, Parameter(validator=Number(gt=0))] | None = None
@@ -135,6 +132,16 @@ class PruneOptions:
     """Weight of the importance measured before the last prune step; 0 forgets it."""
     search_images: Count | None = None
     """Search on about this many training images, equally many of each class."""
+
+
+@Parameter(name="*", group="Search")
+@dataclass(frozen=True, kw_only=True)
+class DescentOptions(PruneOptions):
+    """Settings of a search, except P."""
+
+    price: Literal["filters", "params", "macs", "latency"] | None = None
+    """Prune the filters with the least importance per parameter, MAC or millisecond; filters ranks
+    by importance alone, as in the paper."""
     iterations: Count | None = None
     """Iterations of architecture descent: each prunes the network that the last one proposed."""
     convergence: Annotated[float, Parameter(validator=Number(gte=0))] | Literal["band"] | None = (
@@ -146,7 +153,7 @@ class PruneOptions:
 
 @Parameter(name="*", group="Search")
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(PruneOptions):
+class SearchOptions(DescentOptions):
     """Settings of a search."""
 
     pretrain_epochs: CountFrom0 | None = None
@@ -162,11 +169,11 @@ class TrainingOptions:
     """Epochs of each training. By default smoke 4, tiny 8, quick 12, fast and paper 300, compress
     10."""
     schedule: Literal["linear"] | None = None
-    """Decrease the learning rate linearly to zero, instead of in steps."""
+    """Decrease the learning rate linearly to zero, as compress does, instead of in steps."""
     warmup_epochs: Annotated[float, Parameter(validator=Number(gte=0))] | None = None
     """With --schedule linear: epochs in which the learning rate first rises."""
     distillation: Annotated[float, Parameter(validator=Number(gt=0, lte=1))] | None = None
-    """Weight of distillation in the loss: the teacher is the network given as --start."""
+    """Weight of distillation in the loss: the teacher is the trained network."""
     averaging: Annotated[float, Parameter(validator=Number(gt=0, lt=1))] | None = None
     """Evaluate and keep a running average of the weights, with this decay per step, such as
     0.99."""
@@ -178,8 +185,8 @@ class SgdOptions:
     """Settings of both searches and trainings."""
 
     lr: float | None = None
-    """Initial learning rate. By default smoke and tiny 0.02, quick 0.05, fast and paper 0.1; of
-    searches 0.05, paper 0.1."""
+    """Initial learning rate. By default smoke and tiny 0.02, quick 0.05, fast and paper 0.1,
+    compress 0.01; of searches 0.05, paper 0.1."""
     batch_size: CountFrom2 | None = None
     """Images per batch."""
     device: str = "auto"

@@ -88,6 +88,7 @@ def prepare(
 ) -> tuple[Task, Workspace]:
     """Check the options; load the data, and the weights in the file `start` if given."""
     resolve_compute(settings.training.device, settings.training.precision)
+    _check_start(settings, start)
     runtime = choose_timing(timing)
     settings = settings.updated(runtime=runtime.name, latency_batch_size=runtime.batch_size)
     check_writable(place.out or RUNS, "--out")
@@ -116,6 +117,18 @@ def prepare(
     workspace = Workspace(url, folder, options.data_dir, workers)
     with storage_errors(url):
         return with_precision(task, workspace), workspace
+
+
+def _check_start(settings: StudySettings, start: Path | None) -> None:
+    """Raise NsoptError if settings need a trained network, or cannot be used with one."""
+    if start is None and settings.training.distillation is not None:
+        raise NsoptError(
+            "--distillation needs a trained network as teacher: nsopt study --start, nsopt compress"
+        )
+    if start is not None and settings.eta is not None:
+        raise NsoptError(
+            "Algorithm 3 may exceed the widths of the trained network: leave --eta or --start out"
+        )
 
 
 def _read_source(options: NetworkOptions) -> Source:

@@ -10,8 +10,7 @@ from nsopt.cli.options import (
     BudgetOptions,
     Count,
     CountFrom2,
-    PruneOptions,
-    TrainingOptions,
+    DescentOptions,
     changes,
 )
 
@@ -41,7 +40,7 @@ class TuneOptions(BudgetOptions):
     """New seeds on which the best law must beat uniform scaling."""
     sampler: Literal["gp", "tpe"] = "gp"
     """Optuna sampler of --over curve: Gaussian process or TPE."""
-    search: PruneOptions = PruneOptions()
+    search: DescentOptions = DescentOptions()
 
 
 def tune(options: TuneOptions = TuneOptions()) -> None:
@@ -113,7 +112,8 @@ def _tune_law(options: TuneOptions, metric: "Metric") -> None:
     from nsopt.tuning.law import METRIC_NAME, LawTuning, tune_law
 
     preset = get_preset(options.task.preset, options.task.data)
-    own = changes(options.search, TrainingOptions(), options.sgd, **options.sizes.rounding)
+    training = replace(options.training, epochs=None)  # of which `short` below has its own
+    own = changes(options.search, training, options.sgd, **options.sizes.rounding)
     settings = preparation.apply_changes(preset, own, _read_pretraining(options.pretrain_epochs))
     epochs = options.training.epochs or max(1, settings.training.epochs // 2)
     task, workspace = preparation.prepare(

@@ -100,6 +100,8 @@ def _split_limits(word: str) -> list[tuple[Metric, str]]:
 
 def _read(word: str, arch: Architecture) -> Budget:
     sizes = [_read_size(metric, limit, arch) for metric, limit in _split_limits(word)]
+    if not all(size.budget for size in sizes):
+        raise NsoptError(f"{word}: a budget must be above 0")
     if len(sizes) == 1:
         size = sizes[0]
     else:
@@ -116,4 +118,4 @@ def _read_size(metric: Metric, limit: str, arch: Architecture) -> Size:
         return Size(metric, metric.read(limit))
     part = read_percentage(limit)
     exact = part * (whole := metric.cost(arch)(arch.base_widths))
-    return Size(metric, exact if isinstance(whole, float) else int(exact), part)
+    return Size(metric, exact if isinstance(whole, float) else int(exact))

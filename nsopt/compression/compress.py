@@ -23,6 +23,8 @@ from nsopt.compression.own_task import Score, make_own_task
 from nsopt.compression.result import CompressedClassifier, Compression, OwnCompression
 from nsopt.compression.scores import find_scored_law, read_accuracies
 from nsopt.compute.checkpoint import weights_checksum
+from nsopt.compute.device import resolve_compute
+from nsopt.compute.sharing import sharing
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
@@ -183,8 +185,11 @@ def compress(
         assert score is not None
         check_words(budgets)
         timed_in = choose_runtime(runtime, measure, latency_batch_size)
+        training = settings.training
+        compute = resolve_compute(training.device, training.precision)
+        shared = stack.enter_context(sharing(compute, hearer))
         own = make_own_task(
-            *(model, train_loader, loss, score), arch, settings, timed_in, Path(out), hearer
+            *(model, train_loader, loss, score), arch, settings, timed_in, shared, Path(out), hearer
         )
         return run_own_compression(own, budgets, candidates, seeds)
 
@@ -295,11 +300,10 @@ def _find_best(
         raise NsoptError(
             f"no training at {budget.word} succeeded: see {hide_password(workspace.url)}"
         )
-    accuracies = {name: float(trial.values[0]) for name, trial in found.items()}
+    # Of equal widths, those of the first method count.
+    distinct = {tuple(trial.params.values()): name for name, trial in reversed(found.items())}
+    accuracies = {name: float(found[name].values[0]) for name in distinct.values()}
     name = choose_method(accuracies, len(task.splits.validation))
-    uniform = found.get(baseline().name)
-    if uniform and uniform.params == found[name].params:
-        name = baseline().name
     best = found[name]
     before = read_accuracies(workspace, task.name, budget)
     file = BestNetworks(workspace.artifacts).file(studies[name], best)

@@ -9,7 +9,7 @@ The user's score ranks widths, and chooses between the fine-tuned networks.
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -39,17 +39,6 @@ from nsopt.training.fine_tuning import average_of, make_schedule
 from nsopt.training.step import sgd, train_step
 
 
-@dataclass(frozen=True, eq=False)
-class _Tuned:
-    """A fine-tuned network. `accuracy` is the user's score."""
-
-    budget: Budget
-    method: str
-    widths: tuple[int, ...]
-    accuracy: float
-    model: nn.Module
-
-
 def run_own_compression(
     task: OwnTask, words: Sequence[str], candidates: int, seeds: int
 ) -> OwnCompression:
@@ -76,34 +65,17 @@ def run_own_compression(
     ]
     uniform = [budget.solve(law, own.arch, own.settings) for own, budget in asked]
     start = _rank(task)
-    tuned = [
-        _compress(task, start, budget, widths, choose_law(own, start, budget, candidates), seeds)
-        for (own, budget), widths in zip(asked, uniform, strict=True)
-    ]
-    whole, *latencies = time_networks(task, [task.model, *(each.model for each in tuned)])
     base = task.arch.base_widths
-    return OwnCompression(
-        Compressed(
-            *("100%", "", base, None, dense, counted_costs(task.arch, base), whole, task.model)
-        ),
-        {
-            each.budget.word: _describe(task, each, latency)
-            for each, latency in zip(tuned, latencies, strict=True)
-        },
+    costs = counted_costs(task.arch, base)
+    networks = [Compressed("100%", "", base, None, dense, costs, None, task.model)]
+    for (own, budget), widths in zip(asked, uniform, strict=True):
+        law = choose_law(own, start, budget, candidates)
+        networks.append(_compress(task, start, budget, widths, law, seeds))
+    latencies = time_networks(task, [each.model for each in networks])
+    whole, *smaller = (
+        replace(each, latency=latency) for each, latency in zip(networks, latencies, strict=True)
     )
-
-
-def _describe(task: OwnTask, tuned: _Tuned, latency: float | None) -> Compressed:
-    return Compressed(
-        budget=tuned.budget.word,
-        method=tuned.method,
-        widths=tuned.widths,
-        score=read_own_scores(task, tuned.budget).get(schema.width_key(tuned.widths)),
-        accuracy=tuned.accuracy,
-        cost=counted_costs(task.arch, tuned.widths),
-        latency=latency,
-        model=tuned.model,
-    )
+    return OwnCompression(whole, {each.budget: each for each in smaller})
 
 
 def _evaluate(task: OwnTask, model: nn.Module) -> float:
@@ -126,17 +98,28 @@ def _compress(
     uniform: tuple[int, ...],
     law: PowerLaw,
     seeds: int,
-) -> _Tuned:
-    """Fine-tune uniform widths and those of a law; return the better network."""
+) -> Compressed:
+    """Fine-tune uniform widths and those of a law; return the better network, not timed yet."""
     arch = with_measured_budget(task, budget, law).arch
     best = budget.solve(law, arch, task.settings)
     methods = {uniform: baseline().name}
     methods.setdefault(best, scored().name)
     first = task.settings.training.seed
+    scores = read_own_scores(task, budget)
     tuned = [
-        _Tuned(budget, method, widths, *_fine_tune(task, start, widths, seed))
+        Compressed(
+            budget=budget.word,
+            method=method,
+            widths=widths,
+            score=scores.get(schema.width_key(widths)),
+            accuracy=accuracy,
+            cost=counted_costs(task.arch, widths),
+            latency=None,
+            model=model,
+        )
         for widths, method in methods.items()
         for seed in range(first, first + seeds)
+        for accuracy, model in (_fine_tune(task, start, widths, seed),)
     ]
     return max(tuned, key=lambda each: each.accuracy)  # if equal, the first: uniform
 
@@ -151,17 +134,18 @@ def _fine_tune(
         stored = _read(task, widths, file) if key in trials.read_trainings(done) else None
         if stored is not None:
             return float(done.values[0]), stored
-    tuned: list[nn.Module] = []
+    tuned: list[tuple[float, nn.Module]] = []
 
     def fine_tune(trial: Trial) -> float:
-        tuned.append(_train(task, start, widths, seed))
-        accuracy = _evaluate(task, tuned[0])
-        _write(tuned[0], _get_file(task, trial.number))
+        model = _train(task, start, widths, seed)
+        accuracy = _evaluate(task, model)
+        _write(model, _get_file(task, trial.number))
         trials.write_trainings(trial, {key: accuracy})
+        tuned.append((accuracy, model))
         return accuracy
 
     study.optimize(fine_tune, n_trials=1)
-    return float(trials.read_completed(study)[-1].values[0]), tuned[0]
+    return tuned[0]
 
 
 def _read(task: OwnTask, widths: tuple[int, ...], file: Path) -> nn.Module | None:

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from nsopt.compression.budgets import Budget, read_metrics
 from nsopt.compression.own_task import OwnTask
-from nsopt.compute.sharing import sharing
 from nsopt.latency.learn import learn_latency
 from nsopt.latency.measure import measure_latencies
 from nsopt.latency.measured_budget import MeasuredBudget, with_exact_whole
@@ -44,9 +43,8 @@ def with_measured_budget(task: OwnTask, budget: Budget, law: PowerLaw) -> OwnTas
     limits = *task.settings.rounding(budget.metric), arch.base_widths
     beside = task.runtime.is_here
     asked = MeasuredBudget(arch, law, budget.metric, budget.size.budget, *limits, beside)
-    with sharing(task.compute, task.progress) as compute:
-        clock = Clock(compute, task.runtime, task.progress, study)
-        return replace(task, arch=clock.correct(asked, lambda: [study]))
+    clock = Clock(task.compute, task.runtime, task.progress, study)
+    return replace(task, arch=clock.correct(asked, lambda: [study]))
 
 
 def time_networks(task: OwnTask, models: Sequence[nn.Module]) -> list[float | None]:
@@ -62,5 +60,6 @@ def time_networks(task: OwnTask, models: Sequence[nn.Module]) -> list[float | No
     if task.arch.latency is None:
         runtime = with_batch_size(runtime, len(inputs))
     device = str(task.compute.device)
-    found = measure_latencies(models, inputs.shape[1:], device=device, runtime=runtime)
+    with task.compute.exclusive():
+        found = measure_latencies(models, inputs.shape[1:], device=device, runtime=runtime)
     return [latency.median_ms for latency in found]

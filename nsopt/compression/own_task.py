@@ -20,7 +20,7 @@ from torch import nn
 from nsopt.compression.budgets import Budget
 from nsopt.compression.scores import list_first_candidates, make_score_family
 from nsopt.compute.checkpoint import weights_checksum
-from nsopt.compute.device import Compute, resolve_compute
+from nsopt.compute.device import Compute
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import Architecture
@@ -60,7 +60,7 @@ class OwnTask:
         own_score: the user's score of a network in evaluation mode on the device; higher is better.
         settings: settings of the search and of fine-tuning.
         runtime: runs the networks that nsopt times.
-        compute: the device.
+        compute: the device, which other processes may share.
         folder: folder of the storage, checkpoints and networks.
         progress: receives steps and messages.
     """
@@ -120,6 +120,7 @@ def make_own_task(
     arch: Architecture | None,
     settings: StudySettings,
     runtime: Runtime,
+    compute: Compute,
     folder: Path,
     progress: Progress,
 ) -> OwnTask:
@@ -133,7 +134,6 @@ def make_own_task(
     if arch is None:
         inputs, _ = OwnBatches(loader, loss, torch.device("cpu")).batches(0, seed=0).next()
         arch = trace(model, tuple(inputs) if isinstance(inputs, list) else inputs)
-    compute = resolve_compute(training.device, training.precision)
     batches = OwnBatches(loader, loss, compute.device)
     settings = settings.updated(
         training=training.updated(distillation=None),

@@ -40,7 +40,10 @@ class Compressed:
 
 @dataclass(frozen=True)
 class CompressedClassifier(Compressed):
-    """A classifier whose model also normalises images. It has all attributes of `Compressed`.
+    """A classifier. It has all attributes of `Compressed`.
+
+    Like the original network, `model` takes images that are normalised. Files that `nsopt.export`
+    writes as ONNX or pt2 take pixels from 0 to 1, because the normalisation is inside.
 
     Attributes:
         val_accuracy: validation accuracy (%) after fine-tuning.

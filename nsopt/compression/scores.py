@@ -139,12 +139,16 @@ def find_scored_law(session: Session, budget: Budget, candidates: int) -> Study:
     if not done:
         raise NoWidthsError(f"no widths fit a budget of {budget.shown}")
     best = max(done, key=lambda trial: (trial.values[0], -trial.number))
-    schema.write_law(study, family.law(best.params))
-    verdict = schema.read_verdict(study)
-    if verdict is None or f" {best.values[0]:.1f} % " not in verdict:
+    law, known, verdict = (
+        family.law(best.params),
+        schema.read_law(study),
+        schema.read_verdict(study),
+    )
+    if verdict is None or known is None or known.to_dict() != law.to_dict():
         uniform = [trial for trial in done if trials.read_tuning_point(trial).index == 0]
         verdict = runner.judge(best, *uniform)
         schema.write_verdict(study, verdict)
+        schema.write_law(study, law)  # last, so that an interruption repeats the judgement
     session.progress.message(f"{budget.shown}: {verdict}")
     return study
 

@@ -103,7 +103,7 @@ def check_sizes(
 
 
 def choose_reference_budgets(
-    comparison: Comparison, macs: Sequence[float], latency: Sequence[float]
+    comparison: Comparison, macs: Sequence[float], latency: Sequence[float], uniform: int
 ) -> list[int]:
     """Return the MACs of uniform networks that cover the compared networks.
 
@@ -113,13 +113,15 @@ def choose_reference_budgets(
     Args:
         macs: of all compared networks, the uniform ones first, in the order of sizes.
         latency: of the same networks, in milliseconds.
+        uniform: number of uniform networks.
     """
-    sizes = len({(size.metric, size.budget) for size in comparison.sizes})
-    own_macs, own_latency = np.array(macs[:sizes]), np.array(latency[:sizes])
+    if not comparison.references or not uniform:
+        return []
+    own_macs, own_latency = np.array(macs[:uniform]), np.array(latency[:uniform])
     equal_latency = np.resize(own_macs / own_latency, len(latency)) * np.array(latency)
     wanted = np.concatenate([macs, equal_latency])
     low, high = float(wanted.min()), float(wanted.max())
-    if not comparison.references or high < _APART * low:
+    if high < _APART * low:
         return []
 
     def is_new(budget: float) -> bool:

@@ -133,14 +133,15 @@ class Plan:
         They are chosen once, because the latencies may be measured again.
         """
         studies = self.session.open_studies(methods)
-        networks = self._propose_networks(methods, studies)
+        uniform = self._propose_networks(methods[:1], studies)
+        networks = uniform + self._propose_networks(methods[1:], studies)
         macs = [MACS.cost(self.session.task.arch)(widths) for _, widths in networks]
         asked = [self.comparison.references, *macs]
         study = studies[methods[0].name]
         budgets = schema.read_references(study, asked)
         if budgets is None:
             latencies = [found.median_ms for found in self._find_latencies(networks)]
-            budgets = choose_reference_budgets(self.comparison, macs, latencies)
+            budgets = choose_reference_budgets(self.comparison, macs, latencies, len(uniform))
             schema.write_references(study, asked, budgets)
         return budgets
 

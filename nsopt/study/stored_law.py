@@ -9,6 +9,7 @@ from optuna.study import Study
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.methods.base import LawInputs, Method
 from nsopt.models.architecture import Architecture
+from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import PowerLaw, ScalingLaw
 from nsopt.scaling.metric import PARAMS, Metric
 from nsopt.scaling.record import Iteration
@@ -63,12 +64,16 @@ def read_stored_law(
         )
     if method.needs_trained_network:
         raise NoWidthsError(f"{method.name} has one law per trained network, so none is stored")
+    if method.needs_scored_law:
+        raise NoWidthsError(
+            f"{method.name} has one law per budget of a compression: see the widths in its report"
+        )
     arch = read_architecture(schema.read_task(ours[0]), ours, given)
     tuned = read_tuned_law(workspace, name, metric) if method.needs_tuned_law else None
-    usual = schema.read_settings(ours[0])["search"]["price"]
-    kind = schema.search_kind(method.price or usual, usual)
+    settings = SearchSettings(**schema.read_settings(ours[0])["search"])
+    kind = schema.search_kind(method.price or settings.price, settings.price)
     found = trials.read_iterations(studies[kind]) if kind in studies else []
-    if method.by_algorithm_3 and not found:
+    if method.search_iterations(settings) and not found:
         raise NsoptError(
             f"no {kind} of {name} is stored at {hide_password(workspace.url)}: run one first"
         )

@@ -161,10 +161,12 @@ def test_study_uses_the_best_eta_of_a_named_tuning_study(tmp_path: Path) -> None
 def test_widths_uses_a_tuned_law(tmp_path: Path) -> None:
     tune = ["tune", "--over=curve", "--metric=macs", "--epochs=2", "--trials=3"]
     short = ["--per-class=12", "--filters-per-step=0.3", "--prune-every=1", "--batch-size=32"]
-    done = call_nsopt(*tune, "--confirmations=2", *short, "--device=cpu", f"--out={tmp_path}")
+    short += ["--schedule=linear", "--verbose", "--device=cpu"]
+    done = call_nsopt(*tune, "--confirmations=2", *short, f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     printed = " ".join(done.stdout.split())
     assert "training: 2 epochs" in printed
+    assert "schedule linear" in printed
     verdict = re.search(
         r"best: filters \S+, macs \S+, slope \S+; ((confirmed|no).*?) (to|st)", printed
     )
@@ -176,6 +178,8 @@ def test_widths_uses_a_tuned_law(tmp_path: Path) -> None:
     (row,) = json.loads(call_nsopt("widths", storage, *law, "--json").stdout)
     arch = get_architecture("vgg11", in_channels=1)
     assert arch.cost("macs")(row["widths"]) == row["macs"] <= row["budget"]
+    scored = call_nsopt("widths", storage, "--method=scored")
+    assert_fails(scored, "scored has one law per budget of a compression")
 
 
 def test_widths_without_a_usable_law_fails(tmp_path: Path, golden: Path) -> None:
@@ -236,6 +240,8 @@ def test_commands_ignore_foreign_studies_in_a_storage(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "mine" not in done.stdout
     assert len(read_results(storage).outcomes) == 1
+    unsearched = call_nsopt("widths", f"--storage={storage}", "--method=morphnet")
+    assert_fails(unsearched, f"no search of {name} is stored")
 
 
 def test_seeds_start_at_the_given_seed(tmp_path: Path) -> None:

@@ -34,14 +34,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def test_references_span_the_macs_and_the_latencies_of_the_others(comparison: Comparison) -> None:
-    budgets = choose_reference_budgets(comparison, [10**6, 3 * 10**6], [1.0, 5.0])
+    budgets = choose_reference_budgets(comparison, [10**6, 3 * 10**6], [1.0, 5.0], 1)
     assert budgets == [1709975, 2924017, 5000000]
     points = make_reference_points(comparison, budgets)
     assert [point.budget for point in points] == budgets
     assert {(point.method, point.metric, point.seed) for point in points} == {("uniform", MACS, 0)}
-    assert choose_reference_budgets(comparison, [10**6, 1.02 * 10**6], [1.0, 1.05]) == []
+    assert choose_reference_budgets(comparison, [10**6, 1.02 * 10**6], [1.0, 1.05], 1) == []
+    assert choose_reference_budgets(comparison, [10**6, 3 * 10**6], [1.0, 5.0], 0) == []
     none = dataclasses.replace(comparison, references=0)
-    assert choose_reference_budgets(none, [10**6, 3 * 10**6], [1.0, 5.0]) == []
+    assert choose_reference_budgets(none, [10**6, 3 * 10**6], [1.0, 5.0], 1) == []
 
 
 def test_references_are_trained_and_timed_beside_the_others(
