@@ -31,6 +31,6 @@ study = optuna.create_study(direction="maximize", sampler=sampler)
 study.enqueue_trial({}, user_attrs={"budget": 300_000})
 study.optimize(objective, n_trials=6)
 
-# Every trial tells its budget, the metric and its cost.
+# Every trial stores its budget, the metric and its cost.
 for trial in study.trials:
     print(trial.user_attrs, f"{trial.value:.1f} %", trial.params["lr"])

@@ -17,7 +17,7 @@ data = nsopt.ImageData.from_arrays((images[0], labels[0]), (images[1], labels[1]
 arch = nsopt.with_latency(arch)
 latency = arch.cost("latency")  # widths -> milliseconds for a batch of 100
 narrowest = latency([1] * len(arch.base_widths))
-print(f"as it comes: {latency(arch.base_widths):.1f} ms, with one channel each {narrowest:.1f}")
+print(f"unmodified: {latency(arch.base_widths):.1f} ms, with one channel each {narrowest:.1f}")
 budget = max(5.0, 2 * narrowest)  # a slow or busy device needs more than 5 ms for any network
 
 # One short search; importance is divided by the milliseconds that a channel's removal frees.

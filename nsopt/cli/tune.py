@@ -1,6 +1,5 @@
 """`nsopt tune`: Optuna studies over P, eta or the width law."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -97,7 +96,7 @@ def _tune_settings(options: TuneOptions, over: "Over", metric: "Metric") -> None
                 pretrain_epochs=tried,
             )
             study = run_tuning(tuning, workspace, progress)
-        _publish(study, tuning.metric_names)
+        _publish(study)
     _print_trials(study, tuning, hide_password(workspace.url))
     print_storage(workspace.url)
 
@@ -109,7 +108,7 @@ def _tune_law(options: TuneOptions, metric: "Metric") -> None:
     from nsopt.storage.urls import hide_password
     from nsopt.study.learned_latency import with_latency_if_needed
     from nsopt.study.presets import get_preset, override
-    from nsopt.tuning.law import METRIC_NAME, LawTuning, tune_law
+    from nsopt.tuning.law import LawTuning, tune_law
 
     preset = get_preset(options.task.preset, options.task.data)
     training = replace(options.training, epochs=None)  # of which `short` below has its own
@@ -135,8 +134,8 @@ def _tune_law(options: TuneOptions, metric: "Metric") -> None:
                 sampler=options.sampler,
             )
             study, confirmation = tune_law(tuning, workspace, progress)
-        _publish(study, [METRIC_NAME])
-    _print_table(study, [METRIC_NAME])
+        _publish(study)
+    _print_table(study)
     best = ", ".join(f"{name} {value:.2f}" for name, value in confirmation.parameters.items())
     console.print(f"best: {best}; {confirmation}", soft_wrap=True)
     if confirmation.holds:
@@ -148,14 +147,14 @@ def _tune_law(options: TuneOptions, metric: "Metric") -> None:
     print_storage(workspace.url)
 
 
-def _publish(study: "Study", metric_names: "Sequence[str]") -> None:
+def _publish(study: "Study") -> None:
     """Write notes and figures for optuna-dashboard, if it is installed."""
     from nsopt.cli.extras import has_extra
 
     if has_extra("dashboard"):
         from nsopt.reports.tuning import publish_tuning
 
-        publish_tuning(study, metric_names)
+        publish_tuning(study)
 
 
 def _read_pretraining(text: str | None) -> dict[str, dict[str, int]]:
@@ -186,7 +185,7 @@ def _print_trials(study: "Study", tuning: "Tuning", url: str) -> None:
     from nsopt.cli.console import console
     from nsopt.tuning.settings import best_trial
 
-    _print_table(study, tuning.metric_names)
+    _print_table(study)
     best = ", ".join(f"{name} {value:.4g}" for name, value in best_trial(study).params.items())
     console.print(f"best: {best}")
     console.print(
@@ -194,10 +193,10 @@ def _print_trials(study: "Study", tuning: "Tuning", url: str) -> None:
     )
 
 
-def _print_table(study: "Study", metric_names: "Sequence[str]") -> None:
+def _print_table(study: "Study") -> None:
     from nsopt.cli.console import console, make_table
     from nsopt.reports.tuning_table import tuning_rows
 
-    names, rows = tuning_rows(study, metric_names)
+    names, rows = tuning_rows(study)
     table = [dict(zip(names, row, strict=True)) for row in rows]
     console.print(make_table(table, study.study_name))

@@ -138,7 +138,8 @@ def compress(
         candidates: number of widths to score at each budget, each after a few training steps.
         seeds: number of fine-tunings; the result is the best by validation accuracy or by `score`.
         settings: settings of the search, of fine-tuning, and of rounding (`multiple_of`,
-            `min_width`); by default those of the preset `compress`. Distillation needs `data`.
+            `min_width`); by default `nsopt.get_preset("compress").settings`. `epochs` replaces
+            their number of epochs. Distillation needs `data`.
         measure: a function that takes a network and a batch of images and returns milliseconds;
             see `nsopt.with_latency`.
         runtime: runs the networks that nsopt times: torch, onnxruntime or onnxruntime-int8.

@@ -1,7 +1,5 @@
 """Store a note and a figure in a tuning study, for optuna-dashboard."""
 
-from collections.abc import Sequence
-
 import optuna
 import plotly.graph_objects as go
 from optuna.study import Study
@@ -27,19 +25,20 @@ _AXES = {
 }
 
 
-def publish_tuning(study: Study, metric_names: Sequence[str]) -> None:
+def publish_tuning(study: Study) -> None:
     """Save a note and a figure in the study, replacing older ones."""
     from optuna_dashboard import save_note, save_plotly_graph_object  # noqa: PLC0415
 
-    save_note(study, tuning_note(study, metric_names))
-    figure = draw_tuning(study, metric_names)
+    save_note(study, tuning_note(study))
+    figure = draw_tuning(study)
     save_plotly_graph_object(study, figure, graph_object_id="tuning")
 
 
-def draw_tuning(study: Study, metric_names: Sequence[str]) -> go.Figure:
+def draw_tuning(study: Study) -> go.Figure:
     """Draw the front of two objectives, or accuracy over the parameters of a law."""
+    metric_names = study.metric_names or []
     if len(study.directions) > 1:
-        figure = optuna.visualization.plot_pareto_front(study, target_names=list(metric_names))
+        figure = optuna.visualization.plot_pareto_front(study, target_names=metric_names)
     else:
         figure = optuna.visualization.plot_slice(study, target_name=metric_names[0])
         figure.update_traces(marker={"colorscale": "Cividis", "size": 9})
@@ -56,9 +55,9 @@ def question(study: Study) -> str:
     return next(text for over, text in _QUESTIONS.items() if kind.startswith(over))
 
 
-def tuning_note(study: Study, metric_names: Sequence[str]) -> str:
+def tuning_note(study: Study) -> str:
     """Return a note in Markdown: question, protocol, one row per trial."""
-    names, rows = tuning_rows(study, metric_names)
+    names, rows = tuning_rows(study)
     settings = schema.read_settings(study)
     parts = [
         f"# {escape_text(study.study_name)}",

@@ -50,10 +50,10 @@ def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
 
 
 def _describe(study: Study, index: int) -> dict[str, Any]:
-    columns, rows = tuning_rows(study, study.metric_names or [])
+    columns, rows = tuning_rows(study)
     figure = ""
     if not schema.is_confirmation(study.study_name):
-        figure = fragment(draw_tuning(study, study.metric_names or []), f"tuning-{index}")
+        figure = fragment(draw_tuning(study), f"tuning-{index}")
     return {
         "name": study.study_name,
         "question": question(study),

@@ -1,6 +1,5 @@
 """A table of a tuning study's trials."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,10 @@ def _format(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def tuning_rows(study: Study, metric_names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def tuning_rows(study: Study) -> tuple[list[str], list[list[str]]]:
     """Return column names, and a row per finished trial, sorted by parameters. Pruned trials have
     no values."""
+    metric_names = study.metric_names or []
     ended = (TrialState.COMPLETE, TrialState.PRUNED)
     found = study.get_trials(deepcopy=False, states=ended)
     done = [trial for trial in found if trials.is_of_tuning(trial)]

@@ -38,9 +38,6 @@ class ScalingLaw(Protocol):
         The scale is 0 for a width that the layer always has, infinity for one it never reaches.
         """
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-safe form; its `kind` tells `law_from_dict` how to read it."""
-
 
 @dataclass(frozen=True, eq=False)
 class PowerLaw:
@@ -167,7 +164,7 @@ class PowerLaw:
         """Return a JSON-safe form, from which `from_dict` makes exactly the same law."""
         arrays = {name: getattr(self, name).tolist() for name in ("alpha", "beta", "r2")}
         error = {} if self.error is None else {"error": self.error.to_dict()}
-        return {"kind": "power"} | arrays | error
+        return arrays | error
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -186,17 +183,6 @@ class PowerLaw:
             raise NsoptError(
                 f"not a law: alpha, beta and r2 need one number per layer ({error})"
             ) from None
-
-
-_KINDS = {"power": PowerLaw.from_dict}
-
-
-def law_from_dict(data: Mapping[str, Any]) -> ScalingLaw:
-    """Read what `to_dict` returned; without `kind`, a power law. Raises NsoptError if invalid."""
-    kind = data.get("kind", "power") if isinstance(data, Mapping) else "power"
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise NsoptError(f"not a law: unknown kind {kind!r}, use {', '.join(_KINDS)}")
-    return _KINDS[kind](data)
 
 
 def uniform_curve(base_widths: Sequence[int]) -> PowerLaw:

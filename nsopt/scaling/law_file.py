@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 from nsopt.errors import NsoptError
-from nsopt.scaling.law import ScalingLaw, law_from_dict
+from nsopt.scaling.law import PowerLaw
 
 
-def read_law(path: Path, iteration: int | None = None) -> ScalingLaw:
+def read_law(path: Path, iteration: int | None = None) -> PowerLaw:
     """Return the law in a JSON file.
 
     A law is an object with `alpha` and `beta`, lists with one number per layer, and optionally `r2`
@@ -31,4 +31,4 @@ def read_law(path: Path, iteration: int | None = None) -> ScalingLaw:
         laws = [law for law in laws if isinstance(law, dict) and law.get("iteration") == iteration]
     if not laws:
         raise NsoptError(f"{path} has no law" + (f" of iteration {iteration}" if iteration else ""))
-    return law_from_dict(laws[-1])
+    return PowerLaw.from_dict(laws[-1])

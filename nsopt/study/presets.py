@@ -247,6 +247,11 @@ def get_preset(name: str | None, data: str = "") -> Preset:
 
     Raises:
         NsoptError: for an unknown preset.
+
+    Examples:
+        >>> settings = nsopt.get_preset("compress").settings.updated(multiple_of=8)
+        >>> settings = settings.updated(training=settings.training.updated(lr=0.003, device="cpu"))
+        >>> result = nsopt.compress(model, data, ["macs=50%"], settings=settings)
     """
     if name is None:
         name = "smoke" if data == "digits" else "quick"

@@ -59,7 +59,7 @@ def run_examples() -> None:
     settings = nsopt.TrainSettings(epochs=1, batch_size=32, lr=0.02)
     model = nsopt.train(arch, arch.base_widths, data, settings).model
     result = nsopt.compress(model, data, ["macs=50%"], arch=arch, epochs=1, candidates=2)
-    patch.setattr(nsopt, "compress", lambda model, data, budgets: result)
+    patch.setattr(nsopt, "compress", lambda model, data, budgets, settings=None: result)
     nsopt.export(result["macs=50%"].network, "small.pt", "state_dict")
     import_torchvision("models")
     import_torchvision("datasets")

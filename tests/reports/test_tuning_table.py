@@ -1,13 +1,22 @@
 import optuna
+import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState, create_trial
 
 from nsopt.reports.tuning import draw_tuning, question
 from nsopt.reports.tuning_table import tuning_rows
 
 
+def make_study(name: str | None = None) -> optuna.Study:
+    study = optuna.create_study(direction="maximize", study_name=name)
+    with pytest.warns(ExperimentalWarning):
+        study.set_metric_names(["validation accuracy (%)"])
+    return study
+
+
 def test_the_table_lists_pruned_trials_and_omits_foreign_ones() -> None:
-    study = optuna.create_study(direction="maximize")
+    study = make_study()
     epochs, eta = IntDistribution(0, 60), FloatDistribution(0.01, 100)
     study.add_trial(
         create_trial(
@@ -26,18 +35,18 @@ def test_the_table_lists_pruned_trials_and_omits_foreign_ones() -> None:
         )
     )
     study.add_trial(create_trial(value=99.0))
-    columns, rows = tuning_rows(study, ["validation accuracy (%)"])
+    columns, rows = tuning_rows(study)
     assert columns == ["eta", "pretrain_epochs", "seed", "validation accuracy (%)", "parameters"]
     assert rows == [["", "2", "0", "pruned", ""], ["1", "5", "1001", "61.25", "1,000"]]
 
 
 def test_axes_have_titles_in_words_and_all_points_are_visible() -> None:
-    study = optuna.create_study(direction="maximize", study_name="x-tune/curve-macs")
+    study = make_study("x-tune/curve-macs")
     for weight in (0.0, 1.0):
         parameters = {"macs": weight, "slope": weight}
         kinds = {name: FloatDistribution(-1, 2) for name in parameters}
         study.add_trial(create_trial(params=parameters, distributions=kinds, value=50.0))
-    figure = draw_tuning(study, ["validation accuracy (%)"])
+    figure = draw_tuning(study)
     assert figure.layout.yaxis.title.text == "validation accuracy (%)"
     titles = [axis.title.text for axis in figure.select_xaxes()]
     assert titles == ["weight of the law pruned by macs", "slope: more width in later layers"]

@@ -1,7 +1,6 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nsopt.errors import NsoptError
-from nsopt.scaling.law import PowerLaw, floor_widths, law_from_dict, uniform_curve
+from nsopt.scaling.law import PowerLaw, floor_widths, uniform_curve
 from nsopt.scaling.record import Iteration, Trajectory
 
 layers = st.integers(1, 6)
@@ -202,21 +201,6 @@ def test_a_layer_reaches_a_width_at_its_scale(law: PowerLaw, widths: list[float]
 def test_a_constant_layer_has_its_width_at_every_scale() -> None:
     law = PowerLaw(np.array([5.0, 1.0]), np.array([0.0, 1.0]), np.ones(2))
     assert law.scales(0, np.array([4.0, 5.0, 6.0])).tolist() == [0, 0, np.inf]
-
-
-@given(laws())
-def test_a_tagged_law_is_read_back(law: PowerLaw) -> None:
-    stored = json.loads(json.dumps(law.to_dict()))
-    read = law_from_dict(stored)
-    assert read.to_dict() == law.to_dict()
-    untagged = {name: value for name, value in stored.items() if name != "kind"}
-    assert law_from_dict(untagged).to_dict() == law.to_dict()
-
-
-@pytest.mark.parametrize("data", [{"kind": "spline"}, {"kind": ["power"]}, [], "power"])
-def test_law_from_dict_refuses_invalid_data(data: Any) -> None:
-    with pytest.raises(NsoptError, match="not a law"):
-        law_from_dict(data)
 
 
 def test_a_layer_with_a_falling_law_gets_beta_zero_and_a_warning() -> None:

@@ -134,7 +134,7 @@ def read_search(storage: InMemoryStorage) -> None:
 def read_tuning(storage: InMemoryStorage) -> None:
     """As widths and report do."""
     _find_law(WidthsOptions(storage=URL, method="tuned", as_json=True))
-    tuning_note(optuna.load_study(study_name=TUNED, storage=storage), ["value"])
+    tuning_note(optuna.load_study(study_name=TUNED, storage=storage))
 
 
 def read_outcomes(storage: InMemoryStorage) -> None:

@@ -71,8 +71,8 @@ def test_a_tuned_law_can_be_compared_as_a_method(
 
     again, same = tune_law(tuning, place, Silent())
     assert (len(again.trials), same) == (4, confirmation)
-    publish_tuning(again, [tuning_law.METRIC_NAME])
-    assert str(confirmation) in tuning_note(again, [tuning_law.METRIC_NAME])
+    publish_tuning(again)
+    assert str(confirmation) in tuning_note(again)
     assert is_about_tuning(place.url, None)  # although it has searches, too
     page = write_tuning_report(place.url, None, place.folder).read_text()
     assert page.count(str(confirmation)) == 1

@@ -84,7 +84,7 @@ def test_every_value_of_pretrain_epochs_is_tried_with_every_seed(
         {"pretrain_epochs": 2}
     ]
     assert run_tuning(both, place, Silent()).trials[:4] == study.trials[:4]
-    publish_tuning(study, both.metric_names)
+    publish_tuning(study)
     assert "How many epochs P" in optuna_dashboard.get_note(study)
     assert not (place.folder / "checkpoints").exists()
 
