@@ -85,7 +85,8 @@ class RoundingOptions:
 
     multiple_of: str | None = None
     """Round widths down to multiples of this: 8, or by metric: latency=16,macs=8; auto: the
-    multiple that the device computes fastest, which nsopt measures once."""
+    multiple that the device computes fastest, which nsopt measures once. nsopt compress takes auto
+    for budgets in milliseconds."""
     min_width: str | None = None
     """Smallest width of a layer: 16, or by metric: latency=16,macs=8."""
 

@@ -10,6 +10,7 @@ import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,6 +22,7 @@ from nsopt.compression.budgets import Budget, check_words, read_budgets, read_me
 from nsopt.compression.own_compression import run_own_compression
 from nsopt.compression.own_task import Score, make_own_task
 from nsopt.compression.result import CompressedClassifier, Compression, OwnCompression
+from nsopt.compression.rounding import with_fast_multiple
 from nsopt.compression.scores import find_scored_law, read_accuracies
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
@@ -48,7 +50,7 @@ from nsopt.study.comparison import Comparison, Size
 from nsopt.study.learned_latency import with_latency_if_needed
 from nsopt.study.presets import StudySettings, get_preset, override
 from nsopt.study.session import start_session
-from nsopt.study.task import Task, check_outputs, with_precision
+from nsopt.study.task import Task, check_outputs, read_all_settings, with_precision
 from nsopt.study.workspace import Workspace
 from nsopt.terminal import show_progress
 from nsopt.training.step import Loss
@@ -227,7 +229,7 @@ def _make_task(
 def prepare_budgets(
     task: Task, words: Sequence[str], workspace: Workspace, progress: Progress
 ) -> tuple[Task, tuple[Budget, ...]]:
-    """Return the task, with a latency model if a budget needs one, and the budgets.
+    """Return the task, with a latency model and rounding if a budget needs them, and the budgets.
 
     Raises:
         NsoptError: for invalid budgets; most are found before nsopt measures anything.
@@ -236,6 +238,9 @@ def prepare_budgets(
     counted = [word for word in words if LATENCY not in read_metrics(word)]
     for budget in read_budgets(counted, task.arch) if counted else ():
         budget.solve(uniform_curve(task.arch.base_widths), task.arch, task.settings)
+    asked_for = task.settings, words, task.arch.base_widths, task.runtime
+    settings = with_fast_multiple(*asked_for, read_all_settings(task, workspace), progress)
+    task = replace(task, settings=settings)
     for metric in dict.fromkeys(metric for word in words for metric in read_metrics(word)):
         task = with_latency_if_needed(task, metric, (), workspace, progress)
     return task, read_budgets(words, task.arch)

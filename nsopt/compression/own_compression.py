@@ -24,6 +24,7 @@ from nsopt.compression.own_latency import (
 )
 from nsopt.compression.own_task import FINE_TUNED, OwnTask, choose_law, read_own_scores
 from nsopt.compression.result import Compressed, OwnCompression
+from nsopt.compression.rounding import with_fast_multiple
 from nsopt.compute.device import place
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NonFiniteLossError
@@ -57,6 +58,9 @@ def run_own_compression(
     """
     dense = _evaluate(task, task.model)
     task.progress.message(f"the trained network scores {dense:g}")
+    asked_for = task.settings, words, task.arch.base_widths, task.runtime
+    settings = with_fast_multiple(*asked_for, task.read_all_settings(), task.progress)
+    task = replace(task, settings=settings)
     task = with_latency_if_needed(task, words)
     law = uniform_curve(task.arch.base_widths)
     asked = [

@@ -46,6 +46,7 @@ from nsopt.tuning.law import (
 )
 
 Score = Callable[[nn.Module], float]
+_STORAGE = "study.db"
 FINE_TUNED = "fine-tuned"  # name of the study of fine-tunings
 
 
@@ -87,11 +88,22 @@ class OwnTask:
             raise NsoptError(f"the score must be a finite number, not {value!r}")
         return number
 
+    def read_all_settings(self) -> list[dict[str, Any]]:
+        """Return the settings of the task's stored studies."""
+        if not (self.folder / _STORAGE).is_file():
+            return []
+        storage = open_storage(f"sqlite:///{self.folder / _STORAGE}")
+        names = optuna.get_all_study_names(storage)
+        mine = [name for name in names if name.startswith(f"{self.arch.name}/")]
+        return [
+            schema.read_own_settings(optuna.load_study(study_name=n, storage=storage)) for n in mine
+        ]
+
     def open_study(self, kind: str) -> Study:
         """Open or create a study of this task. Raises NsoptError if other settings wrote it."""
         study = optuna.create_study(
             study_name=f"{self.arch.name}/{kind}",
-            storage=open_storage(f"sqlite:///{self.folder / 'study.db'}"),
+            storage=open_storage(f"sqlite:///{self.folder / _STORAGE}"),
             directions=schema.DIRECTIONS if schema.is_search(kind) else schema.DIRECTIONS[:1],
             load_if_exists=True,
         )

@@ -1,7 +1,8 @@
 """Find the multiple of 2, 4, 8 or 16 whose widths a device computes fastest, if there is one.
 
-Kernels compute filters in blocks, so a width between two multiples of the block may take as long as
-the next multiple. Such widths save no time, so nsopt proposes only multiples.
+Kernels compute filters in blocks, so a width between two multiples of the block may take nearly as
+long as the next multiple. Such widths save less time than they cost filters, so nsopt proposes only
+multiples.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.runtime import Runtime, with_batch_size
 from nsopt.progress import Progress
 
-_AS_LONG = 0.99  # share of the time of the next multiple
+_SLOWER = 1.01  # time per filter, over that at the next multiple
 # By multiple m: widths w for which w + m / 2 is a multiple of m. For 2, half of them are multiples
 # of 4.
 _PAIRS = {
@@ -30,15 +31,15 @@ _PAIRS = {
 _SHAPE = (3, 16, 16)
 _LARGEST_BATCH = 32
 _WARMUP, _REPEATS, _ROUNDS = 10, 50, 10
-_FORMAT = 1
+_FORMAT = 2
 
 
 def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
     """Return the multiple to which a device should round widths: 1, 2, 4, 8 or 16.
 
-    This is the largest one for which most widths half a multiple below a multiple take as long as
-    the multiple. nsopt times networks of two convolutions with about 50 filters, once for each
-    device and runtime, and caches the result.
+    This is the largest one for which a filter takes longer at most widths half a multiple below a
+    multiple than at the multiple. nsopt times networks of two convolutions with about 50
+    filters, once for each device and runtime, and caches the result.
 
     Raises:
         NsoptError: if the device or the runtime is not available.
@@ -58,11 +59,11 @@ def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
 
 def choose_multiple(milliseconds: dict[int, float]) -> int:
     """Return the multiple of `find_multiple`, given the milliseconds of each width."""
+    per_filter = {width: time / width for width, time in milliseconds.items()}
     paying = [
         multiple
         for multiple, widths in _PAIRS.items()
-        if np.median([milliseconds[w] / milliseconds[w + multiple // 2] for w in widths])
-        >= _AS_LONG
+        if np.median([per_filter[w] / per_filter[w + multiple // 2] for w in widths]) >= _SLOWER
     ]
     return max(paying, default=1)
 

@@ -244,6 +244,14 @@ def claim_for_own_task(study: Study, settings: Mapping[str, Any]) -> None:
         )
 
 
+def read_own_settings(study: Study) -> dict[str, Any]:
+    """Return the settings that `claim_for_own_task` wrote; empty if it did not."""
+    found: dict[str, Any] = (read_optional(study, _OWN_TASK, dict[str, Any]) or {}).get(
+        "settings", {}
+    )
+    return found
+
+
 def read_provenance(study: Study) -> dict[str, Any]:
     return read_optional(study, _PROVENANCE, dict[str, Any]) or {}
 

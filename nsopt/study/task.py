@@ -182,12 +182,7 @@ def with_precision(task: Task, workspace: Workspace) -> Task:
     That of its stored studies and tunings has priority. A new study gets the best precision of this
     device.
     """
-    stored = [
-        schema.read_settings(study)
-        for name in (task.name, schema.tuning_name(task.name))
-        for study in workspace.studies(name).values()
-    ]
-    settings = task.settings
+    stored, settings = read_all_settings(task, workspace), task.settings
     for part in ("search", "training"):
         own = getattr(settings, part)
         if own.precision == "auto":
@@ -195,6 +190,15 @@ def with_precision(task: Task, workspace: Workspace) -> Task:
             precision = known[0] if known else resolve_compute(own.device, "auto").precision
             settings = settings.updated(**{part: own.updated(precision=precision)})
     return replace(task, settings=settings)
+
+
+def read_all_settings(task: Task, workspace: Workspace) -> list[dict[str, Any]]:
+    """Return the settings of the task's stored studies and tunings."""
+    return [
+        schema.read_settings(study)
+        for name in (task.name, schema.tuning_name(task.name))
+        for study in workspace.studies(name).values()
+    ]
 
 
 def _read_settings(study: Study) -> StudySettings:

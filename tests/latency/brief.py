@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from nsopt.compute import memory
-from nsopt.latency import kernel_times, learn, measured_budget, runtime
+from nsopt.latency import kernel_times, learn, measured_budget, multiples, runtime
 from nsopt.study import timing
 from nsopt.training import step
 
@@ -16,6 +16,7 @@ def measure_briefly(patch: pytest.MonkeyPatch) -> None:
     gaps in memory."""
     for name, few in (("_WARMUP", 1), ("_REPEATS", 2), ("_ROUNDS", 2)):
         patch.setattr(timing, name, few)
+        patch.setattr(multiples, name, few)
     for name in ("_PASSES", "_BESIDE"):
         patch.setattr(measured_budget, name, (4, 8, 4))
     patch.setattr(step, "_TIMED", 1)
