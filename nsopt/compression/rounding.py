@@ -21,9 +21,9 @@ def with_fast_multiple(
 ) -> StudySettings:
     """Return the settings of a compression; at budgets in milliseconds they round widths.
 
-    The multiple is that of `find_multiple`, or half of it, and so on, until no layer of the trained
-    network is narrower. The user's own multiple has priority; a runtime on another device gets
-    none.
+    The multiple is that of `find_multiple`, or half of it, and so on, until every layer of the
+    trained network can be halved. The user's own multiple has priority; a runtime on another device
+    gets none.
 
     Args:
         settings: as the user gave them.
@@ -42,9 +42,9 @@ def with_fast_multiple(
     if not any(LATENCY in read_metrics(word) for word in words):
         return settings
     multiple = find_multiple(settings.training.device, runtime, progress)
-    while multiple > min(widths):
+    while 2 * multiple > min(widths):
         multiple //= 2
-    if multiple == 1:
+    if multiple <= 1:
         return settings
     progress.message(
         f"at budgets in milliseconds widths are multiples of {multiple}, "

@@ -38,10 +38,10 @@ def test_only_budgets_in_milliseconds_are_rounded_to_the_fastest_multiple() -> N
     assert choose(words=("macs=50%",)) == SETTINGS
 
 
-@pytest.mark.parametrize(("narrowest", "multiple"), [(16, 16), (15, 8), (6, 4), (3, 2)])
-def test_the_multiple_is_no_wider_than_a_layer(narrowest: int, multiple: int) -> None:
+@pytest.mark.parametrize(("narrowest", "multiple"), [(32, 16), (31, 8), (8, 4), (6, 2)])
+def test_at_the_multiple_every_layer_can_be_halved(narrowest: int, multiple: int) -> None:
     assert choose(widths=(64, narrowest)).rounding(LATENCY)[0] == multiple
-    assert choose(widths=(64, 1)) == SETTINGS
+    assert choose(widths=(64, 3)) == choose(widths=(64, 1)) == SETTINGS
 
 
 def test_a_given_multiple_and_a_device_elsewhere_are_not_rounded_further() -> None:
