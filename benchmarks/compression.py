@@ -42,7 +42,9 @@ from benchmarks.trained import (
     train_dense,
 )
 from nsopt.compression.compress import choose_method
+from nsopt.compute.device import resolve_compute
 from nsopt.compute.placement import place_images
+from nsopt.compute.sharing import sharing
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.latency.linear import fit_linear
 from nsopt.latency.measure import measure_latencies
@@ -58,10 +60,15 @@ _REPEATS, _ROUNDS = 400, 20  # passes of each network in the end
 
 
 def milliseconds(
-    dense: Dense, models: Sequence[nn.Module], warmup: int = 20, repeats: int = 80
+    dense: Dense,
+    models: Sequence[nn.Module],
+    warmup: int = 20,
+    repeats: int = 80,
+    rounds: int = 5,
 ) -> list[float]:
-    """Time networks side by side."""
-    measured = measure_latencies(models, dense.arch.input_shape, warmup, repeats)
+    """Time networks side by side, while other processes of nsopt wait."""
+    with sharing(resolve_compute("cpu", "fp32")) as compute, compute.exclusive():
+        measured = measure_latencies(models, dense.arch.input_shape, warmup, repeats, rounds)
     return [latency.median_ms for latency in measured]
 
 
@@ -108,7 +115,7 @@ def costs_more(dense: Dense, metric: str, share: float) -> Callable[[nn.Module, 
 
         def is_slow(model: nn.Module, steps: int) -> bool:
             both = [copy.deepcopy(model).eval(), dense.model]
-            part, whole = milliseconds(dense, both, warmup=5, repeats=25)
+            part, whole = milliseconds(dense, both, warmup=10, repeats=60, rounds=20)
             return part > share * whole
 
         return is_slow
@@ -233,8 +240,8 @@ def with_milliseconds(rows: Sequence[dict[str, Any]], wholes: Sequence[Dense]) -
     keys = [(row["network"], row["arm"] in ISOMORPHIC, *row["widths"]) for row in rows]
     distinct = dict(zip(keys, rows, strict=True))
     models = [rebuild(dense[row["network"]], row) for row in distinct.values()]
-    found = measure_latencies(models, wholes[0].arch.input_shape, repeats=_REPEATS, rounds=_ROUNDS)
-    ms = {key: latency.median_ms for key, latency in zip(distinct, found, strict=True)}
+    found = milliseconds(wholes[0], models, repeats=_REPEATS, rounds=_ROUNDS)
+    ms = dict(zip(distinct, found, strict=True))
     return pd.DataFrame(rows).assign(ms=[ms[key] for key in keys])
 
 

@@ -21,6 +21,8 @@ import numpy as np
 
 import nsopt
 from benchmarks.trained import Results
+from nsopt.compute.device import resolve_compute
+from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.linear import fit_linear
 from nsopt.latency.measure import measure_latencies
@@ -89,9 +91,10 @@ def measure(word: str, size: int, runtime: Runtime, shapes: Sequence[str], rows:
         networks: Sequence[tuple[int, ...]], repeats: int = 40, rounds: int = 4
     ) -> list[float]:
         models = [arch.build(widths) for widths in networks]
-        measured = measure_latencies(
-            models, arch.input_shape, 2 * rounds, repeats, rounds, runtime=runtime
-        )
+        with sharing(resolve_compute("cpu", "fp32")) as compute, compute.exclusive():
+            measured = measure_latencies(
+                models, arch.input_shape, 2 * rounds, repeats, rounds, runtime=runtime
+            )
         return [latency.median_ms for latency in measured]
 
     try:

@@ -127,7 +127,8 @@ def _check_start(settings: StudySettings, start: Path | None) -> None:
         )
     if start is not None and settings.eta is not None:
         raise NsoptError(
-            "Algorithm 3 may exceed the widths of the trained network: leave --eta or --start out"
+            "Algorithm 3 may exceed the widths of the trained network: "
+            "leave --eta, --tuned or --start out"
         )
 
 

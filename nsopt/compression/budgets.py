@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
-from nsopt.scaling.law import PowerLaw
-from nsopt.scaling.metric import Joint, Metric, get_metric, read_percentage
+from nsopt.scaling.law import PowerLaw, uniform_curve
+from nsopt.scaling.metric import LATENCY, Joint, Metric, get_metric, read_percentage
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import schema
 from nsopt.study.comparison import Size
@@ -61,7 +61,21 @@ def split_budgets(text: str) -> list[str]:
 def check_words(words: Sequence[str]) -> None:
     """Raise NsoptError unless all budgets are `METRIC=LIMIT`, or several of these with commas."""
     for word in words:
-        read_metrics(word)
+        limits = [(metric, _read_limit(metric, limit)) for metric, limit in _split_limits(word)]
+        if not all(limit for _, limit in limits):
+            raise NsoptError(f"{word}: a budget must be above 0")
+        Joint.of(limits)
+
+
+def check_budgets(words: Sequence[str], arch: Architecture, settings: StudySettings) -> None:
+    """Raise what `read_budgets` and `Budget.solve` raise for budgets that need no measurement."""
+    counted = [word for word in words if LATENCY not in read_metrics(word)]
+    for budget in read_budgets(counted, arch) if counted else ():
+        budget.solve(uniform_curve(arch.base_widths), arch, settings)
+
+
+def _read_limit(metric: Metric, limit: str) -> float:
+    return read_percentage(limit) if limit.endswith("%") else metric.read(limit)
 
 
 def read_metrics(word: str) -> tuple[Metric, ...]:
@@ -100,8 +114,6 @@ def _split_limits(word: str) -> list[tuple[Metric, str]]:
 
 def _read(word: str, arch: Architecture) -> Budget:
     sizes = [_read_size(metric, limit, arch) for metric, limit in _split_limits(word)]
-    if not all(size.budget for size in sizes):
-        raise NsoptError(f"{word}: a budget must be above 0")
     if len(sizes) == 1:
         size = sizes[0]
     else:
@@ -116,6 +128,6 @@ def _read(word: str, arch: Architecture) -> Budget:
 def _read_size(metric: Metric, limit: str, arch: Architecture) -> Size:
     if not limit.endswith("%"):
         return Size(metric, metric.read(limit))
-    part = read_percentage(limit)
-    exact = part * (whole := metric.cost(arch)(arch.base_widths))
+    whole = metric.cost(arch)(arch.base_widths)
+    exact = read_percentage(limit) * whole
     return Size(metric, exact if isinstance(whole, float) else int(exact))

@@ -18,7 +18,13 @@ import optuna
 import torch
 from torch import nn
 
-from nsopt.compression.budgets import Budget, check_words, read_budgets, read_metrics
+from nsopt.compression.budgets import (
+    Budget,
+    check_budgets,
+    check_words,
+    read_budgets,
+    read_metrics,
+)
 from nsopt.compression.own_compression import run_own_compression
 from nsopt.compression.own_task import Score, make_own_task
 from nsopt.compression.result import CompressedClassifier, Compression, OwnCompression
@@ -40,8 +46,7 @@ from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
 from nsopt.reports.results import read_results
-from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.metric import LATENCY, PARAMS, counted_costs
+from nsopt.scaling.metric import PARAMS, counted_costs
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage import schema, trials
 from nsopt.storage.urls import hide_password
@@ -168,6 +173,7 @@ def compress(
         raise NsoptError(
             "compress needs data=..., or train_loader=..., loss=... and score=... together"
         )
+    check_words(budgets)
     model = copy_model(model).cpu().eval()
     settings = override(settings or get_preset(PRESET).settings, {"training": {"epochs": epochs}})
     with ExitStack() as stack:
@@ -186,7 +192,6 @@ def compress(
         assert train_loader is not None
         assert loss is not None
         assert score is not None
-        check_words(budgets)
         timed_in = choose_runtime(runtime, measure, latency_batch_size)
         training = settings.training
         compute = resolve_compute(training.device, training.precision)
@@ -235,15 +240,14 @@ def prepare_budgets(
         NsoptError: for invalid budgets; most are found before nsopt measures anything.
         NoWidthsError: if no widths meet a budget. For milliseconds the measurements will tell.
     """
-    counted = [word for word in words if LATENCY not in read_metrics(word)]
-    for budget in read_budgets(counted, task.arch) if counted else ():
-        budget.solve(uniform_curve(task.arch.base_widths), task.arch, task.settings)
-    asked_for = task.settings, words, task.arch.base_widths, task.runtime
-    settings = with_fast_multiple(*asked_for, read_all_settings(task, workspace), progress)
-    task = replace(task, settings=settings)
+    check_budgets(words, task.arch, task.settings)
     for metric in dict.fromkeys(metric for word in words for metric in read_metrics(word)):
         task = with_latency_if_needed(task, metric, (), workspace, progress)
-    return task, read_budgets(words, task.arch)
+    budgets = read_budgets(words, task.arch)
+    stored = read_all_settings(task, workspace)
+    rounding = task.settings, budgets, task.arch, task.runtime
+    settings = with_fast_multiple(*rounding, stored, progress)
+    return replace(task, settings=settings), budgets
 
 
 def run_compression(
@@ -307,7 +311,8 @@ def _find_best(
             f"no training at {budget.word} succeeded: see {hide_password(workspace.url)}"
         )
     # Of equal widths, those of the first method count.
-    distinct = {tuple(trial.params.values()): name for name, trial in reversed(found.items())}
+    layers = task.arch.layer_names
+    distinct = {trials.read_widths(own, layers): name for name, own in reversed(found.items())}
     accuracies = {name: float(found[name].values[0]) for name in distinct.values()}
     name = choose_method(accuracies, len(task.splits.validation))
     best = found[name]

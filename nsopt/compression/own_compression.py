@@ -16,7 +16,7 @@ import torch
 from optuna.trial import Trial
 from torch import nn
 
-from nsopt.compression.budgets import Budget, read_budgets
+from nsopt.compression.budgets import Budget, check_budgets, read_budgets
 from nsopt.compression.own_latency import (
     time_networks,
     with_latency_if_needed,
@@ -56,17 +56,16 @@ def run_own_compression(
         NonFiniteLossError: if the loss becomes NaN or infinite.
         NsoptError: if the score is not a number, or other settings wrote the storage.
     """
+    check_budgets(words, task.arch, task.settings)
     dense = _evaluate(task, task.model)
     task.progress.message(f"the trained network scores {dense:g}")
-    asked_for = task.settings, words, task.arch.base_widths, task.runtime
-    settings = with_fast_multiple(*asked_for, task.read_all_settings(), task.progress)
-    task = replace(task, settings=settings)
     task = with_latency_if_needed(task, words)
+    budgets = read_budgets(words, task.arch)
+    stored = [schema.read_own_settings(study) for study in task.stored_studies()]
+    rounding = task.settings, budgets, task.arch, task.runtime
+    task = replace(task, settings=with_fast_multiple(*rounding, stored, task.progress))
     law = uniform_curve(task.arch.base_widths)
-    asked = [
-        (with_measured_budget(task, budget, law), budget)
-        for budget in read_budgets(words, task.arch)
-    ]
+    asked = [(with_measured_budget(task, budget, law), budget) for budget in budgets]
     uniform = [budget.solve(law, own.arch, own.settings) for own, budget in asked]
     start = _rank(task)
     base = task.arch.base_widths

@@ -14,7 +14,7 @@ from nsopt.latency.runtime import with_batch_size
 from nsopt.methods.registry import baseline
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import LATENCY
-from nsopt.study.task import with_stored_latency, write_latency_once
+from nsopt.study.task import with_stored_latency
 from nsopt.study.widths_in_time import Clock
 
 
@@ -22,12 +22,10 @@ def with_latency_if_needed(task: OwnTask, words: Sequence[str]) -> OwnTask:
     """Return `task`, with a stored or new latency model if a budget limits milliseconds."""
     if not any(LATENCY in read_metrics(word) for word in words):
         return task
-    study = task.open_study(baseline().name)
-    arch = with_stored_latency(task.arch, [study])
+    arch = with_stored_latency(task.arch, task.stored_studies())
     if arch.latency is None:
         where = task.settings.training.device, task.runtime, task.progress
         arch = with_exact_whole(learn_latency(arch, *where), *where)
-        write_latency_once(study, arch.latency)
     return replace(task, arch=arch)
 
 

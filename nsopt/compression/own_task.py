@@ -88,16 +88,14 @@ class OwnTask:
             raise NsoptError(f"the score must be a finite number, not {value!r}")
         return number
 
-    def read_all_settings(self) -> list[dict[str, Any]]:
-        """Return the settings of the task's stored studies."""
+    def stored_studies(self) -> list[Study]:
+        """Return the stored studies of this task."""
         if not (self.folder / _STORAGE).is_file():
             return []
         storage = open_storage(f"sqlite:///{self.folder / _STORAGE}")
         names = optuna.get_all_study_names(storage)
         mine = [name for name in names if name.startswith(f"{self.arch.name}/")]
-        return [
-            schema.read_own_settings(optuna.load_study(study_name=n, storage=storage)) for n in mine
-        ]
+        return [optuna.load_study(study_name=name, storage=storage) for name in mine]
 
     def open_study(self, kind: str) -> Study:
         """Open or create a study of this task. Raises NsoptError if other settings wrote it."""

@@ -1,20 +1,26 @@
 """Widths at budgets in milliseconds: multiples that the device computes fastest."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from nsopt.compression.budgets import read_metrics
+from nsopt.compression.budgets import Budget
+from nsopt.errors import NoWidthsError
 from nsopt.latency.multiples import find_multiple
 from nsopt.latency.runtime import Runtime
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
+from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY
 from nsopt.study.presets import StudySettings
+
+_MARGIN = 0.8  # of a budget: the smallest network's milliseconds are only predicted
 
 
 def with_fast_multiple(
     settings: StudySettings,
-    words: Sequence[str],
-    widths: Sequence[int],
+    budgets: Sequence[Budget],
+    arch: Architecture,
     runtime: Runtime,
     stored: Sequence[Mapping[str, Any]],
     progress: Progress,
@@ -22,32 +28,50 @@ def with_fast_multiple(
     """Return the settings of a compression; at budgets in milliseconds they round widths.
 
     The multiple is that of `find_multiple`, or half of it, and so on, until every layer of the
-    trained network can be halved. The user's own multiple has priority; a runtime on another device
-    gets none.
+    trained network can be halved and widths at every budget are predicted. The user's own multiple
+    has priority; a runtime on another device gets none.
 
     Args:
         settings: as the user gave them.
-        words: the budgets, as the user wrote them.
-        widths: those of the trained network.
+        budgets: of the compression.
+        arch: the trained network, with a latency model if a budget limits milliseconds.
         runtime: runs the networks that nsopt times.
         stored: settings of the studies that this compression continues. Their multiple is kept.
         progress: receives a message.
     """
     if settings.multiple_of is not None or not runtime.is_here:
         return settings
-    if stored:
-        known = stored[0].get("multiple_of")
-        is_ours = isinstance(known, dict) and list(known) == [LATENCY.name]
-        return settings.updated(multiple_of=known) if is_ours else settings
-    if not any(LATENCY in read_metrics(word) for word in words):
+    timed = [budget for budget in budgets if LATENCY in budget.metric.parts]
+    known = [each["multiple_of"] for each in stored if "multiple_of" in each]
+    if known:
+        if isinstance(known[0], dict) and list(known[0]) == [LATENCY.name]:
+            return settings.updated(multiple_of=known[0])
+        if timed:
+            progress.message("widths are not rounded, as in the results so far: another --out does")
         return settings
-    multiple = find_multiple(settings.training.device, runtime, progress)
-    while 2 * multiple > min(widths):
+    if not timed:
+        return settings
+    fastest = multiple = find_multiple(settings.training.device, runtime, progress)
+    while multiple > 1:
+        rounded = settings.updated(multiple_of={LATENCY.name: multiple})
+        if 2 * multiple <= min(arch.base_widths) and _fit(timed, arch, rounded):
+            progress.message(
+                f"at budgets in milliseconds widths are multiples of {multiple}, because "
+                f"{runtime.name} computes multiples of {fastest} fastest here (any width: "
+                "--multiple-of 1)"
+            )
+            return rounded
         multiple //= 2
-    if multiple <= 1:
-        return settings
-    progress.message(
-        f"at budgets in milliseconds widths are multiples of {multiple}, "
-        f"which {runtime.name} computes fastest here"
-    )
-    return settings.updated(multiple_of={LATENCY.name: multiple})
+    return settings
+
+
+def _fit(budgets: Sequence[Budget], arch: Architecture, settings: StudySettings) -> bool:
+    """Return whether uniform scaling has widths well within all budgets, as predicted."""
+    law = uniform_curve(arch.base_widths)
+    for budget in budgets:
+        size = replace(budget.size, budget=_MARGIN * budget.size.budget)
+        try:
+            replace(budget, size=size).solve(law, arch, settings)
+        except NoWidthsError:
+            return False
+    return True

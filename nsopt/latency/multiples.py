@@ -1,8 +1,7 @@
 """Find the multiple of 2, 4, 8 or 16 whose widths a device computes fastest, if there is one.
 
 Kernels compute filters in blocks, so a width between two multiples of the block may take nearly as
-long as the next multiple. Such widths save less time than they cost filters, so nsopt proposes only
-multiples.
+long as the next multiple. Such widths save little time, so nsopt proposes only multiples.
 """
 
 import hashlib
@@ -15,11 +14,12 @@ from torch import nn
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.files import cache_folder, write_whole
-from nsopt.latency.measure import latency_conditions, measure_latencies
+from nsopt.latency.measure import latency_conditions, measure_latencies, was_busy
 from nsopt.latency.runtime import Runtime, with_batch_size
+from nsopt.latency.sittings import Latency
 from nsopt.progress import Progress
 
-_SLOWER = 1.01  # time per filter, over that at the next multiple
+_CHEAP = 0.7  # time of a filter more, over the mean
 # By multiple m: widths w for which w + m / 2 is a multiple of m. For 2, half of them are multiples
 # of 4.
 _PAIRS = {
@@ -37,9 +37,9 @@ _FORMAT = 2
 def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
     """Return the multiple to which a device should round widths: 1, 2, 4, 8 or 16.
 
-    This is the largest one for which a filter takes longer at most widths half a multiple below a
-    multiple than at the multiple. nsopt times networks of two convolutions with about 50
-    filters, once for each device and runtime, and caches the result.
+    This is the largest one for which the filters that are missing from a width half a multiple
+    below a multiple cost little time. nsopt times networks of two convolutions with about 50
+    filters, once for each device and runtime, and caches the result unless the machine was busy.
 
     Raises:
         NsoptError: if the device or the runtime is not available.
@@ -52,28 +52,33 @@ def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
         found = _read(file)
         if found is None:
             progress.start("timing widths that are multiples of 2, 4, 8 and 16", 1)
-            found = choose_multiple(_time_widths(compute, runtime))
-            write_whole(file, json.dumps({"multiple": found, "conditions": conditions}).encode())
+            timed = _time_widths(compute, runtime)
+            found = choose_multiple({w: one.lower_quartile_ms for w, one in timed.items()})
+            if not was_busy(list(timed.values())):
+                content = {"multiple": found, "conditions": conditions}
+                write_whole(file, json.dumps(content).encode())
     return found
 
 
 def choose_multiple(milliseconds: dict[int, float]) -> int:
     """Return the multiple of `find_multiple`, given the milliseconds of each width."""
-    per_filter = {width: time / width for width, time in milliseconds.items()}
-    paying = [
-        multiple
-        for multiple, widths in _PAIRS.items()
-        if np.median([per_filter[w] / per_filter[w + multiple // 2] for w in widths]) >= _SLOWER
-    ]
-    return max(paying, default=1)
+    low, high = min(milliseconds), max(milliseconds)
+    mean = (milliseconds[high] - milliseconds[low]) / (high - low)
+
+    def pays(multiple: int) -> bool:
+        part = multiple // 2
+        costs = [(milliseconds[w + part] - milliseconds[w]) / part for w in _PAIRS[multiple]]
+        return float(np.median(costs)) <= _CHEAP * mean
+
+    return max(filter(pays, _PAIRS), default=1)
 
 
-def _time_widths(compute: Compute, runtime: Runtime) -> dict[int, float]:
-    """Return the lower quartile of the milliseconds of each width in `_PAIRS`."""
+def _time_widths(compute: Compute, runtime: Runtime) -> dict[int, Latency]:
+    """Return the latency of each width in `_PAIRS`."""
     widths = sorted({w + part for m, ws in _PAIRS.items() for w in ws for part in (0, m // 2)})
     models, passes = list(map(_make_convolutions, widths)), (_WARMUP, _REPEATS, _ROUNDS)
     measured = measure_latencies(models, _SHAPE, *passes, str(compute.device), runtime)
-    return {w: one.lower_quartile_ms for w, one in zip(widths, measured, strict=True)}
+    return dict(zip(widths, measured, strict=True))
 
 
 def _make_convolutions(width: int) -> nn.Module:

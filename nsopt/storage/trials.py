@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from optuna.distributions import IntDistribution
@@ -80,7 +80,7 @@ class Point:
     metric: Metric
     budget: int | float
     seed: int
-    ratio: float | None = None
+    ratio: float | None = field(default=None, compare=False)
 
     @property
     def size(self) -> str:

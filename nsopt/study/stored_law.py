@@ -70,7 +70,8 @@ def read_stored_law(
         )
     arch = read_architecture(schema.read_task(ours[0]), ours, given)
     tuned = read_tuned_law(workspace, name, metric) if method.needs_tuned_law else None
-    settings = SearchSettings(**schema.read_settings(ours[0])["search"])
+    stored = schema.read_settings(ours[0])["search"]
+    settings = SearchSettings(price=stored["price"], iterations=stored["iterations"])
     kind = schema.search_kind(method.price or settings.price, settings.price)
     found = trials.read_iterations(studies[kind]) if kind in studies else []
     if method.search_iterations(settings) and not found:

@@ -1,59 +1,112 @@
 """Rounding of widths at budgets in milliseconds."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nsopt.compression import rounding
+from nsopt.compression.budgets import read_budgets
+from nsopt.compression.compress import prepare_budgets
 from nsopt.compression.rounding import with_fast_multiple
+from nsopt.data.images import ImageData
+from nsopt.data.source import Source
+from nsopt.latency.linear import MacsLatency
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime
-from nsopt.scaling.metric import LATENCY, MACS
+from nsopt.methods.registry import dense
+from nsopt.models.architecture import Architecture, TableArchitecture
+from nsopt.progress import Silent
+from nsopt.scaling.metric import LATENCY, MACS, PARAMS
+from nsopt.study.compare import run_comparison
+from nsopt.study.comparison import Comparison, Size
 from nsopt.study.presets import StudySettings
+from nsopt.study.task import Task
 from tests.compression.test_compress import SETTINGS
-from tests.study.test_comparison import Listener
+from tests.study.test_comparison import Listener, make_workspace
 
-TIMED = ("latency=50%",)
 PHONE = choose_runtime("torch", measure=lambda model, images: 1.0)
 
 
-def choose(
-    settings: StudySettings = SETTINGS,
-    words: tuple[str, ...] = TIMED,
-    widths: tuple[int, ...] = (32, 64),
-    runtime: Runtime = TORCH,
-    stored: tuple[dict[str, Any], ...] = (),
-) -> StudySettings:
-    return with_fast_multiple(settings, words, widths, runtime, stored, Listener())
+def with_linear_latency(narrow: TableArchitecture, constant: float) -> Architecture:
+    """VGG11, a quarter as wide as usual: 10 ms, of which a constant does not depend on MACs."""
+    arch = replace(narrow, base_widths=tuple(4 * width for width in narrow.base_widths))
+    macs = MACS.cost(arch)
+    slope = (10 - constant) / float(macs(arch.base_widths))
+    return arch.with_latency(MacsLatency(LATENCY.name, macs, slope, constant))
+
+
+@pytest.fixture
+def arch(narrow: TableArchitecture) -> Architecture:
+    return with_linear_latency(narrow, constant=0.5)
 
 
 @pytest.fixture(autouse=True)
-def _fastest_is_16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounding, "find_multiple", lambda device, runtime, progress: 16)
+def fastest(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The multiple that is found; it can be replaced."""
+    found = [16]
+    monkeypatch.setattr(rounding, "find_multiple", lambda device, runtime, progress: found[0])
+    return found
 
 
-def test_only_budgets_in_milliseconds_are_rounded_to_the_fastest_multiple() -> None:
-    settings = choose(words=("macs=50%", "macs=50%,latency=5ms"))
-    assert settings.rounding(LATENCY) == (16, 1)
+def choose(
+    arch: Architecture,
+    *words: str,
+    settings: StudySettings = SETTINGS,
+    runtime: Runtime = TORCH,
+    stored: tuple[dict[str, Any], ...] = (),
+) -> StudySettings:
+    budgets = read_budgets(words or ("latency=50%",), arch)
+    return with_fast_multiple(settings, budgets, arch, runtime, stored, Listener())
+
+
+def test_only_budgets_in_milliseconds_are_rounded(arch: Architecture) -> None:
+    settings = choose(arch, "macs=50%", "macs=50%,latency=5ms")
+    assert settings.rounding(LATENCY) == (8, 1)  # the narrowest layer has 16 filters
     assert settings.rounding(MACS) == (1, 1)
-    assert choose(words=("macs=50%",)) == SETTINGS
+    assert choose(arch, "macs=50%") == SETTINGS
 
 
-@pytest.mark.parametrize(("narrowest", "multiple"), [(32, 16), (31, 8), (8, 4), (6, 2)])
-def test_at_the_multiple_every_layer_can_be_halved(narrowest: int, multiple: int) -> None:
-    assert choose(widths=(64, narrowest)).rounding(LATENCY)[0] == multiple
-    assert choose(widths=(64, 3)) == choose(widths=(64, 1)) == SETTINGS
+def test_no_multiple_makes_a_budget_infeasible(
+    arch: Architecture, narrow: TableArchitecture
+) -> None:
+    multiples = [choose(arch, f"latency={part}%").rounding(LATENCY)[0] for part in (50, 8, 7)]
+    assert multiples == sorted(multiples, reverse=True)
+    assert multiples[0] == 8
+    assert multiples[-1] < 8
+    slow = with_linear_latency(narrow, constant=4.5)
+    assert choose(slow, "latency=50%") == SETTINGS
 
 
-def test_a_given_multiple_and_a_device_elsewhere_are_not_rounded_further() -> None:
+def test_a_given_multiple_and_a_device_elsewhere_are_not_rounded_further(
+    arch: Architecture, fastest: list[int]
+) -> None:
     for own in (1, 3, {"macs": 8}):
         given = SETTINGS.updated(multiple_of=own)
-        assert choose(given) == given
-    assert choose(runtime=PHONE) == SETTINGS
+        assert choose(arch, settings=given) == given
+    assert choose(arch, runtime=PHONE) == SETTINGS
+    fastest[0] = 1
+    assert choose(arch) == SETTINGS
 
 
-def test_the_multiple_of_a_stored_compression_is_kept() -> None:
-    eight: dict[str, Any] = {"multiple_of": {"latency": 8}}
-    assert choose(stored=(eight,)).rounding(LATENCY)[0] == 8
-    assert choose(words=("macs=50%",), stored=(eight,)).rounding(LATENCY)[0] == 8
-    assert choose(stored=({"multiple_of": None},)) == SETTINGS
-    assert choose(stored=({"multiple_of": 3},)) == SETTINGS  # refused later, as other settings are
+def test_the_multiple_of_stored_results_is_kept(arch: Architecture) -> None:
+    four: dict[str, Any] = {"multiple_of": {"latency": 4}}
+    assert choose(arch, stored=({}, four)).rounding(LATENCY)[0] == 4
+    assert choose(arch, "macs=50%", stored=(four,)).rounding(LATENCY)[0] == 4
+    assert choose(arch, stored=({"multiple_of": None},)) == SETTINGS
+    assert choose(arch, stored=({"multiple_of": 3},)) == SETTINGS  # and the study refuses it
+
+
+def test_the_same_command_rounds_to_the_same_multiple(
+    arch: Architecture, digits: ImageData, tmp_path: Path, fastest: list[int]
+) -> None:
+    model = arch.build(arch.base_widths).eval()
+    task = Task(arch, digits, Source(digits.name), SETTINGS.updated(start=1), model, TORCH)
+    place, asked = make_workspace(tmp_path), ["latency=50%"]
+    first, _ = prepare_budgets(task, asked, place, Silent())
+    assert first.settings.multiple_of == {"latency": 8}
+    whole = Size(PARAMS, PARAMS.cost(arch)(arch.base_widths), 1.0)
+    run_comparison(Comparison(first, (dense(),), (whole,), 1), place, Silent())
+    fastest[0] = 4
+    again, _ = prepare_budgets(task, asked, place, Silent())
+    assert again.settings == first.settings

@@ -109,7 +109,7 @@ def test_study_refuses_invalid_options(
         ("tune --pretrain-epochs=-1", "--pretrain-epochs must be 0 or more"),
         ("study --schedule=linear --distillation=0.5", "needs a trained network as teacher"),
         ("tune --over=curve --distillation=0.5", "needs a trained network as teacher"),
-        ("study --start=small.pt --eta=5", "leave --eta or --start out"),
+        ("study --start=small.pt --eta=5", "leave --eta, --tuned or --start out"),
         ("study --tuned=x", "--tuned needs the storage of that study"),
         ("study --tuned=x --storage=sqlite:///none.db", "no tuning study 'x' is stored at"),
         ("worker --storage=sqlite:///none.db --study=x", "nothing is stored at"),

@@ -16,15 +16,17 @@ from tests.study.test_comparison import Listener
 
 
 class BlockClock:
-    """A device that computes filters in blocks."""
+    """A device that computes filters in blocks; a filter in a block may cost a little, too."""
 
-    def __init__(self, block: int) -> None:
-        self.block, self.timed = block, 0
+    def __init__(self, block: int, per_filter: float = 0.0, per_pass: float = 0.0) -> None:
+        self.block, self.per_filter, self.per_pass = block, per_filter, per_pass
+        self.timed = 0
 
     def __call__(self, module: nn.Module, images: torch.Tensor) -> float:
         self.timed += 1
         width: int = module[0].out_channels  # type: ignore[index]
-        return float(math.ceil(width / self.block))
+        blocks = math.ceil(width / self.block)
+        return self.per_pass + self.block * blocks + self.per_filter * width
 
 
 @pytest.fixture
@@ -46,6 +48,13 @@ def test_the_block_size_of_a_device_is_measured_once_and_cached(block: int, cach
     file.write_text("{}")
     assert find_multiple("cpu", runtime, Listener()) == block
     assert clock.timed == 2 * timed
+
+
+@pytest.mark.parametrize("block", [1, 4, 16])
+@pytest.mark.usefixtures("cache")
+def test_filters_that_cost_little_and_passes_that_cost_much_change_nothing(block: int) -> None:
+    runtime = choose_runtime("torch", BlockClock(block, per_filter=0.2, per_pass=50.0))
+    assert find_multiple("cpu", runtime, Listener()) == block
 
 
 def test_multiple_of_auto_rounds_widths_to_the_block_size_of_the_device(
