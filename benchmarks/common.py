@@ -3,15 +3,20 @@
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from nsopt.compute.device import resolve_compute
+from nsopt.compute.sharing import sharing
 from nsopt.data.images import ImageData, ImageSet
+from nsopt.latency.measure import measure_latencies
+from nsopt.latency.runtime import TORCH, Runtime
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.scaling.law import ScalingLaw
@@ -29,6 +34,21 @@ NETWORKS = tuple(_PUBLISHED)
 def published_law(network: str) -> ScalingLaw:
     """The published law of one of `NETWORKS`, of the last iteration of its descent."""
     return read_law(_GOLDEN / f"{_PUBLISHED[network]}.laws.json", 15)
+
+
+def time_alone(
+    models: Sequence[nn.Module],
+    input_shape: tuple[int, ...],
+    warmup: int,
+    repeats: int,
+    rounds: int,
+    runtime: Runtime = TORCH,
+) -> list[float]:
+    """Return the milliseconds of networks, timed side by side while other nsopt processes wait."""
+    passes = warmup, repeats, rounds
+    with sharing(resolve_compute("cpu", "fp32")) as compute, compute.exclusive():
+        measured = measure_latencies(models, input_shape, *passes, runtime=runtime)
+    return [latency.median_ms for latency in measured]
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -32,6 +32,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import nsopt
+from benchmarks.common import time_alone
 from benchmarks.trained import (
     DENSE,
     Dense,
@@ -42,12 +43,9 @@ from benchmarks.trained import (
     train_dense,
 )
 from nsopt.compression.compress import choose_method
-from nsopt.compute.device import resolve_compute
 from nsopt.compute.placement import place_images
-from nsopt.compute.sharing import sharing
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.latency.linear import fit_linear
-from nsopt.latency.measure import measure_latencies
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
 from nsopt.study.presets import get_preset
@@ -66,10 +64,8 @@ def milliseconds(
     repeats: int = 80,
     rounds: int = 5,
 ) -> list[float]:
-    """Time networks side by side, while other processes of nsopt wait."""
-    with sharing(resolve_compute("cpu", "fp32")) as compute, compute.exclusive():
-        measured = measure_latencies(models, dense.arch.input_shape, warmup, repeats, rounds)
-    return [latency.median_ms for latency in measured]
+    """Time networks side by side."""
+    return time_alone(models, dense.arch.input_shape, warmup, repeats, rounds)
 
 
 def prune_with_torch_pruning(

@@ -20,12 +20,10 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 import numpy as np
 
 import nsopt
+from benchmarks.common import time_alone
 from benchmarks.trained import Results
-from nsopt.compute.device import resolve_compute
-from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.linear import fit_linear
-from nsopt.latency.measure import measure_latencies
 from nsopt.latency.runtime import Runtime, choose_runtime
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import PowerLaw
@@ -91,11 +89,7 @@ def measure(word: str, size: int, runtime: Runtime, shapes: Sequence[str], rows:
         networks: Sequence[tuple[int, ...]], repeats: int = 40, rounds: int = 4
     ) -> list[float]:
         models = [arch.build(widths) for widths in networks]
-        with sharing(resolve_compute("cpu", "fp32")) as compute, compute.exclusive():
-            measured = measure_latencies(
-                models, arch.input_shape, 2 * rounds, repeats, rounds, runtime=runtime
-            )
-        return [latency.median_ms for latency in measured]
+        return time_alone(models, arch.input_shape, 2 * rounds, repeats, rounds, runtime)
 
     try:
         arch = nsopt.get_architecture(word, image_size=size)

@@ -140,6 +140,7 @@ def test_fit_refuses_invalid_records(widths: list, tau: list, message: str) -> N
         {"alpha": [-1.0], "beta": [1.0]},
         {"alpha": 1.0, "beta": 1.0},
         [],
+        "power",
     ],
 )
 def test_from_dict_refuses_invalid_data(data: dict) -> None:
