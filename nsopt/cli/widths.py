@@ -129,7 +129,7 @@ def _correct_latency(
         if studies:
             return Clock(compute, runtime, progress, studies[0]).correct(asked, lambda: studies)
         with compute.exclusive():
-            found = asked.solve(partial(asked.time, compute, runtime))
+            found = asked.solve(asked.make_timer(compute, runtime))
         return asked.corrected(found.predicted)
 
 

@@ -4,7 +4,9 @@ import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +19,7 @@ from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError
-from nsopt.latency.runtime import TORCH, Runtime, Torch
+from nsopt.latency.runtime import TORCH, Feed, Runtime, Torch
 from nsopt.latency.sittings import LONGEST_WAIT, Latency
 from nsopt.models.layout import change_layout
 
@@ -100,44 +102,55 @@ def measure_latencies(
         device: as torch names it, or auto.
         runtime: runs the networks.
     """
+    load = [partial(runtime.prepare, model, input_shape) for model in models]
     passes = warmup, repeats, rounds
     return [
-        _summarise(timed) for timed in _time_in_turns(models, input_shape, passes, device, runtime)
+        _summarise(timed) for timed in _time_in_turns(load, input_shape, passes, device, runtime)
     ]
 
 
-def measure_beside(
-    model: nn.Module,
-    whole: nn.Module,
-    input_shape: tuple[int, ...],
-    passes: tuple[int, int, int],
-    device: str,
-    runtime: Runtime,
-) -> tuple[Latency, float]:
-    """Time a network in turns with another one, so that the machine is equally fast for both.
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """Times networks in turns with one network, so that the machine is equally fast for both.
 
-    Args:
-        model: the network.
-        whole: the other one.
+    Attributes:
+        whole: the network beside which others are timed; the runtime loads it once.
         input_shape: shape of one example.
         passes: warm-up, repeats and rounds, as in `measure_latencies`.
         device: as torch names it, or auto.
         runtime: runs the networks.
-
-    Returns:
-        The latency of `model`, and its share of the milliseconds of `whole`: an upper bound of the
-        median over the rounds, see `bound_median`. On a busy machine there are up to four times as
-        many rounds, until the bound is at most 2 % above the median.
     """
-    most = _MOST_ROUNDS * passes[2]
 
-    def is_enough(rounds: NDArray[np.float64]) -> bool:
-        shares = _share_rounds(rounds)
-        return len(shares) >= most or bound_median(shares) <= _PRECISE * float(np.median(shares))
+    whole: nn.Module
+    input_shape: tuple[int, ...]
+    passes: tuple[int, int, int]
+    device: str
+    runtime: Runtime
 
-    timed = _time_in_turns([model, whole], input_shape, passes, device, runtime, is_enough)
-    shares = _share_rounds(np.stack([each.milliseconds for each in timed], axis=1))
-    return _summarise(timed[0]), bound_median(shares)
+    def measure(self, model: nn.Module) -> tuple[Latency, float]:
+        """Return the latency of a network, and its share of the milliseconds of `whole`.
+
+        The share is an upper bound of the median over the rounds, see `bound_median`. On a busy
+        machine there are up to four times as many rounds, until the bound is at most 2 % above the
+        median.
+        """
+        most = _MOST_ROUNDS * self.passes[2]
+
+        def is_enough(rounds: NDArray[np.float64]) -> bool:
+            shares = _share_rounds(rounds)
+            median = float(np.median(shares))
+            return len(shares) >= most or bound_median(shares) <= _PRECISE * median
+
+        load = partial(self.runtime.prepare, model, self.input_shape), self._load_whole
+        timed = _time_in_turns(
+            load, self.input_shape, self.passes, self.device, self.runtime, is_enough
+        )
+        shares = _share_rounds(np.stack([each.milliseconds for each in timed], axis=1))
+        return _summarise(timed[0]), bound_median(shares)
+
+    @cached_property
+    def _load_whole(self) -> Callable[[torch.device], Feed]:
+        return cache(partial(self.runtime.prepare, self.whole, self.input_shape))
 
 
 def _share_rounds(rounds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -172,7 +185,7 @@ class _Timed(NamedTuple):
 
 
 def _time_in_turns(
-    models: Sequence[nn.Module],
+    load: Sequence[Callable[[torch.device], Feed]],
     input_shape: tuple[int, ...],
     passes: tuple[int, int, int],
     device: str,
@@ -182,6 +195,7 @@ def _time_in_turns(
     """Time networks in turns, in rounds; again as many rounds until there are enough.
 
     Args:
+        load: for each network a function that loads it on a device.
         is_enough: of the seconds so far, (rounds, networks, passes per round).
     """
     warmup, repeats, rounds = passes
@@ -191,21 +205,21 @@ def _time_in_turns(
     where = runtime.device(resolve_compute(device, "fp32").device)
     conditions = latency_conditions(where, runtime)
     seconds: list[list[list[float]]] = []
-    waited = np.zeros(len(models))
+    waited = np.zeros(len(load))
     with (
         torch.no_grad(),
         memory_for(where, f"timing batches of {runtime.batch_size}"),
         keep_memory(where),
         pause_garbage_collection(),
     ):
-        prepared = [runtime.prepare(model, input_shape, where) for model in models]
+        loaded = [load_one(where) for load_one in load]
         images = torch.randn(
             runtime.batch_size, *input_shape, generator=torch.Generator().manual_seed(0)
         )
         images = change_layout(images.to(where), torch.channels_last)
         while len(seconds) % rounds or not seconds or not is_enough(np.array(seconds)):
             seconds.append([])
-            for index, feed in enumerate(prepared):
+            for index, feed in enumerate(loaded):
                 run = feed(images)
                 for _ in range(-(-warmup // rounds)):
                     run()

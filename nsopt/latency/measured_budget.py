@@ -11,7 +11,7 @@ from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.bisection import MOST_TIMED, Proposal, TimedWidths, Widths, bisect_widths
 from nsopt.latency.learn import find_model
-from nsopt.latency.measure import measure_beside, measure_latencies
+from nsopt.latency.measure import Beside, measure_latencies
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
 from nsopt.latency.sittings import Latency, Timing
@@ -85,15 +85,20 @@ class MeasuredBudget:
             return timing.upper_quartile_ms
         return timing.share * float(LATENCY.cost(self.arch)(self.arch.base_widths))
 
-    def time(self, compute: Compute, runtime: Runtime, widths: Widths) -> Timing:
-        """Time one network. The caller holds the device (`Compute.exclusive`)."""
+    def make_timer(self, compute: Compute, runtime: Runtime) -> Callable[[Widths], Timing]:
+        """Return a function that times one network; call it while holding the device
+        (`Compute.exclusive`)."""
+        arch = self.arch
         if not self.beside_whole:
-            return Timing(**asdict(time_widths(self.arch, compute, runtime, widths)))
-        models = self.arch.build(widths), self.arch.build(self.arch.base_widths)
-        latency, share = measure_beside(
-            *models, self.arch.input_shape, _BESIDE, str(compute.device), runtime
-        )
-        return Timing(**asdict(latency), share=share)
+            return lambda widths: Timing(**asdict(time_widths(arch, compute, runtime, widths)))
+        whole = arch.build(arch.base_widths)
+        beside = Beside(whole, arch.input_shape, _BESIDE, str(compute.device), runtime)
+
+        def time(widths: Widths) -> Timing:
+            latency, share = beside.measure(arch.build(widths))
+            return Timing(**asdict(latency), share=share)
+
+        return time
 
 
 def time_widths(arch: Architecture, compute: Compute, runtime: Runtime, widths: Widths) -> Latency:
@@ -177,10 +182,11 @@ def solve_measured_widths(
         beside = share is not None and own.is_here
         asked = MeasuredBudget(arch, law, LATENCY, float(budget), *limits, beside)
         display.start(f"timing widths at {LATENCY.show(asked.budget)}", MOST_TIMED)
+        measure_time = asked.make_timer(shared, own)
 
         def time(widths: Widths) -> Timing:
             display.advance()
-            return asked.time(shared, own, widths)
+            return measure_time(widths)
 
         with shared.exclusive():
             return asked.solve(time)

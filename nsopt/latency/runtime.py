@@ -26,6 +26,7 @@ from nsopt.settings import BATCH_SIZE
 
 Measure = Callable[[nn.Module, Tensor], Any]
 Pass = Callable[[], float]  # runs a network once and returns its seconds
+Feed = Callable[[Tensor], Pass]  # takes a batch of images
 Run = Callable[[Images], Images]
 _TIMES = 3
 _EXAMPLES = 2
@@ -60,9 +61,7 @@ class Runtime(ABC):
         return warmup, repeats, rounds
 
     @abstractmethod
-    def prepare(
-        self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
-    ) -> Callable[[Tensor], Pass]:
+    def prepare(self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device) -> Feed:
         """Return a function that takes a batch of images and returns a timed pass of a copy of
         `model`."""
 
@@ -77,9 +76,7 @@ class Torch(Runtime):
     def device(self, wanted: torch.device) -> torch.device:
         return wanted
 
-    def prepare(
-        self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
-    ) -> Callable[[Tensor], Pass]:
+    def prepare(self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device) -> Feed:
         placed = _place(copy_model(model), device, input_shape)
 
         def feed(images: Tensor) -> Pass:
@@ -112,9 +109,7 @@ class OnnxRuntime(Runtime):
     def version(self) -> str:
         return f"{self.name} {import_for_export('onnxruntime').__version__}"
 
-    def prepare(
-        self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
-    ) -> Callable[[Tensor], Pass]:
+    def prepare(self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device) -> Feed:
         with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
             file = Path(folder) / "network.onnx"
             export_to_onnx(copy_model(model).cpu(), torch.zeros(_EXAMPLES, *input_shape), {}, file)
@@ -156,9 +151,7 @@ class OwnMeasure(Runtime):
     def passes(self, warmup: int, repeats: int, rounds: int) -> tuple[int, int, int]:
         return 0, _TIMES, _TIMES
 
-    def prepare(
-        self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
-    ) -> Callable[[Tensor], Pass]:
+    def prepare(self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device) -> Feed:
         own = copy_model(model).cpu().eval()
         return lambda images: lambda: self._milliseconds(own, images.contiguous()) / 1000
 

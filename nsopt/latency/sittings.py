@@ -61,8 +61,8 @@ class Timing(Latency):
     """A latency that decides whether a network fits. It has all attributes of `Latency`.
 
     Attributes:
-        share: the latency over that of the network of base widths, from `measure_beside`; None if
-            the two were not timed side by side.
+        share: the latency over that of the network of base widths, from `Beside`; None if the two
+            were not timed side by side.
     """
 
     share: float | None = None

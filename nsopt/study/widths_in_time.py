@@ -116,6 +116,7 @@ class Clock:
         What was stored of a busy machine does not count. taken: receives new latencies.
         """
         conditions = latency_conditions(self.compute.device, self.runtime)
+        measure_time = asked.make_timer(self.compute, self.runtime)
         used: dict[Widths, int] = {}
 
         def time(widths: Widths) -> Timing:
@@ -132,7 +133,7 @@ class Clock:
             used[widths] = number + 1
             if number < len(known):
                 return known[number]
-            timing = asked.time(self.compute, self.runtime, widths)
+            timing = measure_time(widths)
             schema.write_timing(self.study, widths, asdict(timing))
             taken.append(timing)
             return timing

@@ -11,7 +11,7 @@ from torch import nn
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.latency import measured_budget
-from nsopt.latency.measure import bound_median, measure_beside
+from nsopt.latency.measure import Beside, bound_median
 from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
@@ -83,7 +83,7 @@ def test_a_share_is_cautious() -> None:
     small, whole = nn.Linear(100, 100), nn.Linear(100, 500)
     true = exact(small) / exact(whole)
     shares = [
-        measure_beside(small, whole, SHAPE, (0, 80, 40), "cpu", Drifting(0.2, seed))[1]
+        Beside(whole, SHAPE, (0, 80, 40), "cpu", Drifting(0.2, seed)).measure(small)[1]
         for seed in range(30)
     ]
     assert all(share >= true for share in shares)
@@ -97,11 +97,34 @@ class Busy(Drifting):
         return super().seconds(model) * (1 + self.random.exponential())
 
 
+class Counting(Drifting):
+    """Notes which networks it loads."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.loaded: list[nn.Module] = []
+
+    def prepare(
+        self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
+    ) -> Callable[[torch.Tensor], Callable[[], float]]:
+        self.loaded.append(model)
+        return super().prepare(model, input_shape, device)
+
+
+def test_the_whole_network_is_loaded_once() -> None:
+    clock, whole = Counting(), nn.Linear(100, 500)
+    beside = Beside(whole, SHAPE, (0, 80, 40), "cpu", clock)
+    networks = [nn.Linear(100, 100), nn.Linear(100, 200)]
+    for network in networks:
+        beside.measure(network)
+    assert clock.loaded == [networks[0], whole, networks[1]]
+
+
 def test_a_busy_machine_is_measured_for_longer() -> None:
     small, whole = nn.Linear(100, 100), nn.Linear(100, 500)
     passes = []
     for clock in Drifting(0), Busy(0):
-        _, share = measure_beside(small, whole, SHAPE, (0, 80, 40), "cpu", clock)
+        _, share = Beside(whole, SHAPE, (0, 80, 40), "cpu", clock).measure(small)
         assert 1 <= share / (exact(small) / exact(whole)) < 1.3
         passes.append(clock.passed)
     assert passes == [160, 640]
