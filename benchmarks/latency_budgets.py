@@ -5,7 +5,8 @@ that the whole one takes: uniform ones, and along laws by which the first or the
 more of their width. Each comes from `solve_measured_widths`, which times at most 12 networks, each
 in turns with the whole one; a line over the MACs of two timed networks says where to begin. All are
 then timed side by side with the whole network. Prints in the end how many proposals took more than
-half of its milliseconds, or more than all. It continues where it stopped.
+half of its milliseconds, or more than all. With --rounded, widths are rounded as `nsopt.compress`
+does, and the rows say how many MACs that allows. It continues where it stopped.
 
 Needs the optional dependencies: pip install 'nsopt[timm,export]'.
 """
@@ -14,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
@@ -22,8 +24,10 @@ import numpy as np
 import nsopt
 from benchmarks.common import time_alone
 from benchmarks.trained import Results
+from nsopt.compression.rounding import choose_multiples
 from nsopt.errors import NsoptError
 from nsopt.latency.linear import fit_linear
+from nsopt.latency.multiples import find_multiple
 from nsopt.latency.runtime import Runtime, choose_runtime
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import PowerLaw
@@ -61,7 +65,7 @@ class Counter(nsopt.Silent):
 
 
 def propose(
-    arch: Architecture, runtime: Runtime, shapes: Sequence[str]
+    arch: Architecture, runtime: Runtime, shapes: Sequence[str], multiples: Sequence[int]
 ) -> dict[str, tuple[nsopt.TimedWidths, int]]:
     """Return widths that were timed within half of the milliseconds, by shape, and how many
     networks were timed for them."""
@@ -74,6 +78,7 @@ def propose(
             *(arch, law, f"{_SHARE:.0%}"),
             runtime=runtime.name,
             batch_size=runtime.batch_size,
+            multiple_of=multiples,
             max_width=base,
             progress=counter,
         )
@@ -81,9 +86,11 @@ def propose(
     return found
 
 
-def measure(word: str, size: int, runtime: Runtime, shapes: Sequence[str], rows: Results) -> None:
+def measure(
+    word: str, about: dict[str, Any], runtime: Runtime, shapes: Sequence[str], rows: Results
+) -> None:
     """Add a row for each proposal of a network, or one that says what went wrong."""
-    about = {"network": word, "size": size, "batch": runtime.batch_size, "runtime": runtime.name}
+    about = {"network": word, **about}
 
     def time_widths(
         networks: Sequence[tuple[int, ...]], repeats: int = 40, rounds: int = 4
@@ -92,10 +99,11 @@ def measure(word: str, size: int, runtime: Runtime, shapes: Sequence[str], rows:
         return time_alone(models, arch.input_shape, 2 * rounds, repeats, rounds, runtime)
 
     try:
-        arch = nsopt.get_architecture(word, image_size=size)
+        arch = nsopt.get_architecture(word, image_size=about["size"])
+        multiples = choose_multiples(arch, about["multiple"])
         arch = arch.with_latency(fit_linear(arch, time_widths))
         (before,) = time_widths([arch.base_widths])
-        proposed = propose(arch, runtime, shapes)
+        proposed = propose(arch, runtime, shapes, multiples)
     except NsoptError as error:
         rows.add(**about, shape="", error=str(error))
         return
@@ -106,6 +114,7 @@ def measure(word: str, size: int, runtime: Runtime, shapes: Sequence[str], rows:
             **about,
             shape=shape,
             widths=fit.widths,
+            macs=arch.cost("macs")(fit.widths),
             timed=timed,
             before=before,
             whole=whole,
@@ -120,15 +129,22 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=list(_SLOPES), choices=_SLOPES)
     parser.add_argument("--batch-size", type=int, default=1, help="images a pass")
     parser.add_argument("--runtime", default="torch", choices=("torch", "onnxruntime"))
+    parser.add_argument("--rounded", action="store_true", help="to fast multiples")
     parser.add_argument("--folder", type=Path, required=True, help="for results")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     runtime = choose_runtime(options.runtime, batch_size=options.batch_size)
-    about = {"size": options.size, "batch": runtime.batch_size, "runtime": runtime.name}
+    multiple = find_multiple("cpu", runtime, nsopt.Silent()) if options.rounded else 1
+    about = {
+        "size": options.size,
+        "batch": runtime.batch_size,
+        "runtime": runtime.name,
+        "multiple": multiple,
+    }
     rows = Results(options.folder / "latency_budgets.jsonl", ("network", *about))
     for word in options.networks:
         if not rows.has(network=word, **about):
-            measure(word, options.size, runtime, options.shapes, rows)
+            measure(word, about, runtime, options.shapes, rows)
     timed = [row for row in rows.rows if row["shape"] and about.items() <= row.items()]
     part = np.array([row["measured"] / row["whole"] for row in timed])
     drift = np.array([row["whole"] / row["before"] for row in timed])

@@ -1,5 +1,6 @@
 """Widths at budgets in milliseconds: multiples that the device computes fastest."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,9 +28,9 @@ def with_fast_multiple(
 ) -> StudySettings:
     """Return the settings of a compression; at budgets in milliseconds they round widths.
 
-    The multiple is that of `find_multiple`, or half of it, and so on, until every layer of the
-    trained network can be halved and widths at every budget are predicted. The user's own multiple
-    has priority; a runtime on another device gets none.
+    The multiple is that of `find_multiple`, or half of it, and so on, until widths at every budget
+    are predicted; that of each layer follows from it, see `choose_multiples`. The user's own
+    multiple has priority; a runtime on another device gets none.
 
     Args:
         settings: as the user gave them.
@@ -53,16 +54,35 @@ def with_fast_multiple(
         return settings
     fastest = multiple = find_multiple(settings.training.device, runtime, progress)
     while multiple > 1:
-        rounded = settings.updated(multiple_of={LATENCY.name: multiple})
-        if 2 * multiple <= min(arch.base_widths) and _fit(timed, arch, rounded):
+        multiples = choose_multiples(arch, multiple)
+        rounded = settings.updated(multiple_of={LATENCY.name: multiples})
+        if max(multiples) > 1 and _fit(timed, arch, rounded):
             progress.message(
-                f"at budgets in milliseconds widths are multiples of {multiple}, because "
-                f"{runtime.name} computes multiples of {fastest} fastest here (any width: "
-                "--multiple-of 1)"
+                f"at budgets in milliseconds widths are multiples of {max(multiples)}, less in "
+                f"narrow layers, because {runtime.name} computes multiples of {fastest} fastest "
+                "here (any width: --multiple-of 1)"
             )
             return rounded
         multiple //= 2
     return settings
+
+
+def choose_multiples(arch: Architecture, multiple: int) -> tuple[int, ...]:
+    """Return the multiple of each layer's units, at which its channels are multiples of `multiple`.
+
+    It is halved until the layer can be halved.
+
+    Args:
+        arch: the trained network.
+        multiple: of channels, a power of two.
+    """
+    found = []
+    for width, channels in zip(arch.base_widths, arch.channels_per_unit, strict=True):
+        own = multiple // math.gcd(multiple, channels)
+        while own > 1 and 2 * own > width:
+            own //= 2
+        found.append(own)
+    return tuple(found)
 
 
 def _fit(budgets: Sequence[Budget], arch: Architecture, settings: StudySettings) -> bool:

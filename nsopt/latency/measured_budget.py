@@ -50,7 +50,7 @@ class MeasuredBudget:
     law: ScalingLaw
     metric: Metric
     budget: float
-    multiple_of: int = 1
+    multiple_of: ArrayLike = 1
     min_width: int = 1
     max_width: ArrayLike | None = None
     beside_whole: bool = False
@@ -132,7 +132,7 @@ def solve_measured_widths(
     measure: Measure | None = None,
     runtime: str = TORCH.name,
     batch_size: int = BATCH_SIZE,
-    multiple_of: int = 1,
+    multiple_of: ArrayLike = 1,
     min_width: int = 1,
     max_width: ArrayLike | None = None,
     progress: Progress | None = None,

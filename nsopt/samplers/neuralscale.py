@@ -112,7 +112,8 @@ class NeuralScaleSampler(BaseSampler):
         spread: standard deviation of a random shift of every layer's log-width, new for each trial.
             The shifted law is solved for the same budget, so every proposal fits. The shift depends
             only on `seed` and the trial's number.
-        multiple_of: round widths down to multiples of this (not with `eta`).
+        multiple_of: round widths down to multiples of this, a number or one per layer (L,) (not
+            with `eta`).
         min_width: smallest width (not with `eta`).
         max_width: largest width, a number or one per layer (L,) (not with `eta`).
 
@@ -135,7 +136,7 @@ class NeuralScaleSampler(BaseSampler):
         seed: int | None = None,
         eta: float | None = None,
         spread: float = 0.0,
-        multiple_of: int = 1,
+        multiple_of: ArrayLike = 1,
         min_width: int = 1,
         max_width: ArrayLike | None = None,
     ) -> None:
@@ -149,7 +150,8 @@ class NeuralScaleSampler(BaseSampler):
             raise NsoptError("spread needs the exact solver: leave eta out")
         if eta is not None and isinstance(cost, JointCost):
             raise NsoptError("several budgets need the exact solver: leave eta out")
-        if eta is not None and ((multiple_of, min_width) != (1, 1) or max_width is not None):
+        is_rounded = np.any(np.asarray(multiple_of) != 1) or min_width != 1
+        if eta is not None and (is_rounded or max_width is not None):
             raise NsoptError(
                 "multiple_of, min_width and max_width need the exact solver: leave eta out"
             )

@@ -37,7 +37,7 @@ class Proposals:
     law: ScalingLaw
     cost: CostFunction
     eta: float | None = None
-    multiple_of: int = 1
+    multiple_of: ArrayLike = 1
     min_width: int = 1
     max_width: ArrayLike | None = None
 

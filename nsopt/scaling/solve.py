@@ -56,12 +56,12 @@ class _Grid:
     A layer that cannot reach the requested minimum gets its largest possible width.
 
     Attributes:
-        step: widths are multiples of this.
+        step: widths of each layer are multiples of this, (L,).
         narrowest: smallest widths, (L,).
         widest: largest widths, (L,).
     """
 
-    step: int
+    step: IntArray
     narrowest: FloatArray
     widest: FloatArray
 
@@ -70,16 +70,17 @@ class _Grid:
         cls,
         cost: CostFunction,
         layers: int,
-        multiple_of: int,
+        multiple_of: ArrayLike,
         min_width: int,
         max_width: ArrayLike | None,
     ) -> Self:
         least, most = width_limits(cost, layers)
         if max_width is not None:
             most = np.minimum(most, max_width)
-        smallest = np.ceil(np.maximum(min_width, least) / multiple_of) * multiple_of
+        step = np.broadcast_to(multiple_of, layers).astype(np.int64)
+        smallest = np.ceil(np.maximum(min_width, least) / step) * step
         narrowest = np.minimum(smallest, most)
-        return cls(multiple_of, narrowest, np.maximum(narrowest, _round_down(most, multiple_of)))
+        return cls(step, narrowest, np.maximum(narrowest, _round_down(most, step)))
 
     def below(self, widths: FloatArray) -> FloatArray:
         """Round `widths` (L,) down to the grid."""
@@ -105,7 +106,7 @@ def solve_widths(
     law: ScalingLaw,
     cost: CostFunction | Sequence[tuple[CostFunction, float]],
     budget: ArrayLike | None = None,
-    multiple_of: int = 1,
+    multiple_of: ArrayLike = 1,
     min_width: int = 1,
     max_width: ArrayLike | None = None,
 ) -> WidthFit:
@@ -121,7 +122,7 @@ def solve_widths(
             attributes `narrowest` and `widest` (L,), if any, limit the widths. Or pairs of a cost
             and its budget, a number above 0.
         budget: a number or an (N,) array, in the unit of `cost`; omit it with pairs.
-        multiple_of: round widths down to multiples of this.
+        multiple_of: round widths down to multiples of this, a number or one per layer (L,).
         min_width: the smallest width of a layer.
         max_width: the largest width, a number or one per layer (L,), such as the widths of a
             trained network that smaller ones inherit from.
@@ -146,8 +147,10 @@ def solve_widths(
     budgets = np.atleast_1d(np.asarray(budget, dtype=np.float64))
     if budgets.ndim != 1 or budgets.size == 0 or not np.isfinite(budgets).all():
         raise NsoptError("a budget must be a finite number, or a list of them")
-    if multiple_of < 1 or min_width < 1:
+    if np.min(multiple_of) < 1 or min_width < 1:
         raise NsoptError("multiple_of and min_width must be at least 1")
+    if np.shape(multiple_of) not in ((), (law.layers,)):
+        raise NsoptError(f"multiple_of must be a number, or {law.layers} numbers, one per layer")
     if max_width is not None and (most := np.min(max_width)) < min_width:
         raise NsoptError(
             f"min_width must be at most the smallest max_width: {min_width} is above {most}"
@@ -219,8 +222,9 @@ def _find_breakpoints(
     end = _find_scale_beyond(law, cost, largest_budget, grid)
     starts, layers = [], []
     reached = np.minimum(law.widths(end) + grid.step, grid.widest)
-    for layer, (narrowest, widest) in enumerate(zip(grid.narrowest, reached, strict=True)):
-        widths = np.arange(narrowest + grid.step, widest + 1, grid.step)
+    rows = zip(grid.narrowest, reached, grid.step, strict=True)
+    for layer, (narrowest, widest, step) in enumerate(rows):
+        widths = np.arange(narrowest + step, widest + 1, step)
         starts.append(law.scales(layer, widths))
         layers.append(np.full(widths.size, layer))
     start, layer_of = np.concatenate(starts), np.concatenate(layers)
@@ -230,7 +234,7 @@ def _find_breakpoints(
 
     steps = np.zeros((start.size + 1, law.layers), dtype=np.int64)
     steps[0] = grid.narrowest
-    steps[np.arange(1, start.size + 1), layer_of] = grid.step
+    steps[np.arange(1, start.size + 1), layer_of] = grid.step[layer_of]
     widths = np.cumsum(steps, axis=0)
     start = np.concatenate([[0.0], start])
     apart = start[1:] > start[:-1] * _APART
@@ -271,6 +275,6 @@ def _find_scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid:
     return high * _BEYOND
 
 
-def _round_down(widths: FloatArray, multiple_of: int) -> FloatArray:
+def _round_down(widths: FloatArray, step: IntArray) -> FloatArray:
     """Round down to multiples."""
-    return np.floor(widths / multiple_of) * multiple_of
+    return np.floor(widths / step) * step

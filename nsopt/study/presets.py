@@ -1,9 +1,9 @@
 """Presets: all settings that decide the numbers of a study."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field
 
 from nsopt.errors import unknown_name
@@ -12,8 +12,10 @@ from nsopt.scaling.metric import Metric
 from nsopt.settings import BATCH_SIZE, Settings
 from nsopt.training.settings import TrainSettings
 
-_Multiple = Annotated[int, Field(ge=1)]
-Rounding = _Multiple | dict[str, _Multiple]
+_Width = Annotated[int, Field(ge=1)]
+_Multiple = _Width | tuple[_Width, ...]
+Multiple = _Multiple | dict[str, _Multiple]
+Rounding = _Width | dict[str, _Width]
 
 
 class StudySettings(Settings):
@@ -26,7 +28,8 @@ class StudySettings(Settings):
         fine_tune_epochs: length of fine-tuning after magnitude pruning (Li et al.).
         fine_tune_lr: its constant learning rate.
         eta: step size of Algorithm 3, which then replaces the exact solver for fitted laws.
-        multiple_of: round all proposed widths down to multiples of this, or by metric; None for 1.
+        multiple_of: round all proposed widths down to multiples of this, or by metric; a number, or
+            one per layer. None for 1.
         min_width: the smallest proposed width, or by metric; None for 1.
         start: checksum of the trained network that all methods start from; None to train from
             scratch.
@@ -41,13 +44,13 @@ class StudySettings(Settings):
     fine_tune_epochs: int = Field(ge=1)
     fine_tune_lr: float = Field(gt=0)
     eta: float | None = Field(None, gt=0)
-    multiple_of: Rounding | None = None
+    multiple_of: Multiple | None = None
     min_width: Rounding | None = None
     start: int | None = None
     runtime: str = "torch"
     latency_batch_size: int = Field(BATCH_SIZE, ge=1)
 
-    def rounding(self, metric: Metric) -> tuple[int, int]:
+    def rounding(self, metric: Metric) -> tuple[int | tuple[int, ...], int]:
         """Return multiple_of and min_width for budgets in a metric, for `solve_widths`."""
         return rounding_for(self.multiple_of, self.min_width, metric)
 
@@ -87,8 +90,8 @@ class Preset:
 
 
 def rounding_for(
-    multiple_of: Rounding | None, min_width: Rounding | None, metric: Metric
-) -> tuple[int, int]:
+    multiple_of: Multiple | None, min_width: Rounding | None, metric: Metric
+) -> tuple[int | tuple[int, ...], int]:
     """Return multiple_of and min_width for budgets in a metric.
 
     Budgets in several metrics at once are rounded as all of them are.
@@ -97,10 +100,11 @@ def rounding_for(
         [_round_for(rounding, part.name) for part in metric.parts]
         for rounding in (multiple_of, min_width)
     )
-    return math.lcm(*multiples), max(narrowest)
+    common = np.lcm.reduce(np.broadcast_arrays(*multiples)).tolist()
+    return common if isinstance(common, int) else tuple(common), max(narrowest)
 
 
-def _round_for(rounding: Rounding | None, metric: str) -> int:
+def _round_for(rounding: Any, metric: str) -> Any:
     if isinstance(rounding, dict):
         return rounding.get(metric, 1)
     return rounding or 1

@@ -150,7 +150,8 @@ def _identify(asked: MeasuredBudget, runtime: Runtime) -> list[object]:
     clock = [] if runtime == TORCH else [runtime.name, runtime.batch_size]
     return [
         *clock,
-        *(asked.metric.name, float(asked.budget), asked.multiple_of, asked.min_width),
+        *(asked.metric.name, float(asked.budget)),
+        *(np.asarray(asked.multiple_of).tolist(), asked.min_width),
         None if asked.max_width is None else np.asarray(asked.max_width).tolist(),
         _describe_law(asked.law),
     ]

@@ -4,12 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nsopt.compression import rounding
 from nsopt.compression.budgets import read_budgets
 from nsopt.compression.compress import prepare_budgets
-from nsopt.compression.rounding import with_fast_multiple
+from nsopt.compression.rounding import choose_multiples, with_fast_multiple
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.latency.linear import MacsLatency
@@ -62,18 +63,36 @@ def choose(
 
 def test_only_budgets_in_milliseconds_are_rounded(arch: Architecture) -> None:
     settings = choose(arch, "macs=50%", "macs=50%,latency=5ms")
-    assert settings.rounding(LATENCY) == (8, 1)  # the narrowest layer has 16 filters
+    assert settings.rounding(LATENCY) == ((8, *[16] * 7), 1)
     assert settings.rounding(MACS) == (1, 1)
     assert choose(arch, "macs=50%") == SETTINGS
+
+
+def test_every_layer_can_be_halved(narrow: TableArchitecture) -> None:
+    arch = replace(narrow, base_widths=(1, 3, 4, 15, 16, 31, 32, 33))
+    assert choose_multiples(arch, 16) == (1, 1, 2, 4, 8, 8, 16, 16)
+    assert choose_multiples(arch, 1) == (1,) * 8
+
+
+def test_units_of_several_channels_are_rounded_to_multiples_of_channels(
+    narrow: TableArchitecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channels = (1, 2, 3, 8, 12, 16, 64, 1)
+    monkeypatch.setattr(TableArchitecture, "channels_per_unit", channels)
+    arch = replace(narrow, base_widths=(64,) * 8)
+    found = choose_multiples(arch, 16)
+    assert found == (16, 8, 16, 2, 4, 1, 1, 16)
+    assert all(own * unit % 16 == 0 for own, unit in zip(found, channels, strict=True))
 
 
 def test_no_multiple_makes_a_budget_infeasible(
     arch: Architecture, narrow: TableArchitecture
 ) -> None:
-    multiples = [choose(arch, f"latency={part}%").rounding(LATENCY)[0] for part in (50, 8, 7)]
+    found = [choose(arch, f"latency={part}%").rounding(LATENCY)[0] for part in (50, 8, 7)]
+    multiples = [max(np.atleast_1d(each)) for each in found]
     assert multiples == sorted(multiples, reverse=True)
-    assert multiples[0] == 8
-    assert multiples[-1] < 8
+    assert multiples[0] == 16
+    assert multiples[-1] < 16
     slow = with_linear_latency(narrow, constant=4.5)
     assert choose(slow, "latency=50%") == SETTINGS
 
@@ -104,7 +123,7 @@ def test_the_same_command_rounds_to_the_same_multiple(
     task = Task(arch, digits, Source(digits.name), SETTINGS.updated(start=1), model, TORCH)
     place, asked = make_workspace(tmp_path), ["latency=50%"]
     first, _ = prepare_budgets(task, asked, place, Silent())
-    assert first.settings.multiple_of == {"latency": 8}
+    assert first.settings.multiple_of == {"latency": (8, *[16] * 7)}
     whole = Size(PARAMS, PARAMS.cost(arch)(arch.base_widths), 1.0)
     run_comparison(Comparison(first, (dense(),), (whole,), 1), place, Silent())
     fastest[0] = 4

@@ -52,6 +52,27 @@ def test_the_solver_never_exceeds_the_budget(
     assert (fit.widths >= smallest).all()
 
 
+@given(laws, budgets, arrays(np.int64, L, elements=st.sampled_from([1, 2, 8, 16])))
+def test_every_layer_may_have_a_multiple_of_its_own(
+    law: PowerLaw, budget: int, multiples: NDArray[np.int64]
+) -> None:
+    feasible = PARAMS(multiples)
+    if budget < feasible:
+        with pytest.raises(NsoptError, match=f"{feasible:,}"):
+            solve_widths(law, PARAMS, budget, multiples)
+        return
+    fit = solve_widths(law, PARAMS, budget, multiples)
+    assert fit.cost == PARAMS(fit.widths) <= budget
+    assert (fit.widths % multiples == 0).all()
+    larger = np.floor(law.widths(float(fit.tau) * (1 + 1e-9)) / multiples) * multiples
+    assert PARAMS(np.maximum(larger, multiples)) > budget
+
+
+def test_multiples_of_another_number_of_layers_are_refused() -> None:
+    with pytest.raises(NsoptError, match="must be a number, or 8 numbers, one per layer"):
+        solve_widths(uniform_curve(VGG11.base_widths), PARAMS, 10**6, (8, 8))
+
+
 @dataclass(frozen=True, eq=False)
 class Capped:
     """VGG11's parameters, with layers that can grow only up to a width."""
