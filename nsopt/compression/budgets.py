@@ -58,13 +58,36 @@ def split_budgets(text: str) -> list[str]:
     return [word.strip() for word in text.split(";" if ";" in text else ",") if word.strip()]
 
 
+@dataclass(frozen=True)
+class _Limit:
+    """One limit of a budget.
+
+    Attributes:
+        metric: what it limits.
+        number: in the unit of the metric, or a share of what the base network costs.
+        is_share: which of the two.
+    """
+
+    metric: Metric
+    number: float
+    is_share: bool
+
+    def size(self, arch: Architecture) -> Size:
+        """Return the limit for a network."""
+        if not self.is_share:
+            return Size(self.metric, self.number)
+        whole = self.metric.cost(arch)(arch.base_widths)
+        exact = self.number * whole
+        return Size(self.metric, exact if isinstance(whole, float) else int(exact))
+
+
 def check_words(words: Sequence[str]) -> None:
     """Raise NsoptError unless all budgets are `METRIC=LIMIT`, or several of these with commas."""
     for word in words:
-        limits = [(metric, _read_limit(metric, limit)) for metric, limit in _split_limits(word)]
-        if not all(limit for _, limit in limits):
+        limits = _read_limits(word)
+        if not all(limit.number for limit in limits):
             raise NsoptError(f"{word}: a budget must be above 0")
-        Joint.of(limits)
+        Joint.of([(limit.metric, limit.number) for limit in limits])
 
 
 def check_budgets(words: Sequence[str], arch: Architecture, settings: StudySettings) -> None:
@@ -74,13 +97,9 @@ def check_budgets(words: Sequence[str], arch: Architecture, settings: StudySetti
         budget.solve(uniform_curve(arch.base_widths), arch, settings)
 
 
-def _read_limit(metric: Metric, limit: str) -> float:
-    return read_percentage(limit) if limit.endswith("%") else metric.read(limit)
-
-
 def read_metrics(word: str) -> tuple[Metric, ...]:
     """Return the metrics of a budget. Raises NsoptError if it is invalid."""
-    return tuple(metric for metric, _ in _split_limits(word))
+    return tuple(limit.metric for limit in _read_limits(word))
 
 
 def read_budgets(words: Sequence[str], arch: Architecture) -> tuple[Budget, ...]:
@@ -100,7 +119,7 @@ def read_budgets(words: Sequence[str], arch: Architecture) -> tuple[Budget, ...]
     return tuple(dict.fromkeys(_read(word.strip(), arch) for word in words))
 
 
-def _split_limits(word: str) -> list[tuple[Metric, str]]:
+def _read_limits(word: str) -> list[_Limit]:
     limits = []
     for part in word.split(","):
         name, equals, limit = (text.strip() for text in part.partition("="))
@@ -108,12 +127,14 @@ def _split_limits(word: str) -> list[tuple[Metric, str]]:
             raise NsoptError(
                 f"{part.strip()!r} is not a budget: write macs=50%, params=600k or latency=5ms"
             )
-        limits.append((get_metric(name), limit))
+        metric, is_share = get_metric(name), limit.endswith("%")
+        number = read_percentage(limit) if is_share else metric.read(limit)
+        limits.append(_Limit(metric, number, is_share))
     return limits
 
 
 def _read(word: str, arch: Architecture) -> Budget:
-    sizes = [_read_size(metric, limit, arch) for metric, limit in _split_limits(word)]
+    sizes = [limit.size(arch) for limit in _read_limits(word)]
     if len(sizes) == 1:
         size = sizes[0]
     else:
@@ -123,11 +144,3 @@ def _read(word: str, arch: Architecture) -> Budget:
         costs = " and ".join(s.metric.show(s.metric.cost(arch)(arch.base_widths)) for s in sizes)
         raise NsoptError(f"{word}: the network already costs only {costs}; give a smaller budget")
     return Budget(word, size.metric, size)
-
-
-def _read_size(metric: Metric, limit: str, arch: Architecture) -> Size:
-    if not limit.endswith("%"):
-        return Size(metric, metric.read(limit))
-    whole = metric.cost(arch)(arch.base_widths)
-    exact = read_percentage(limit) * whole
-    return Size(metric, exact if isinstance(whole, float) else int(exact))
