@@ -47,6 +47,9 @@ class NetworkOptions:
     """Random seed of --split."""
     skip_corrupt: bool = False
     """Leave out the images of a folder that are not complete."""
+    no_mirror: bool = False
+    """Do not mirror images in training, because left and right matter in them, as in text. nsopt
+    never mirrors digits."""
     classes: CountFrom2 | None = None
     """Use only this many classes, the first ones."""
     per_class: Count | None = None

@@ -142,6 +142,7 @@ def _read_source(options: NetworkOptions) -> Source:
         options.split,
         options.split_seed,
         options.skip_corrupt,
+        not options.no_mirror,
     )
 
 

@@ -310,13 +310,14 @@ class Splits:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What identifies these splits: sizes, checksums, and the user's normalisation, if any."""
+        """What identifies these splits: sizes, checksums, and how training changes the images."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         sizes = {name: len(part) for name, part in parts.items()}
         own = {"mean": self.mean.tolist(), "std": self.std.tolist()}
         return (
             sizes
             | (own if self.is_normalised_by_user else {})
+            | ({} if self.mirror else {"mirror": False})
             | {
                 "crc32": _compute_checksum(self.train),
                 "validation_crc32": _compute_checksum(self.validation),

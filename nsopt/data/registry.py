@@ -69,6 +69,7 @@ def load_source(source: Source, directory: Path) -> ImageData:
         source.split_seed,
         source.skip_corrupt,
     )
+    data = replace(data, mirror=data.mirror and source.mirror)
     return data.normalised_by(source.mean, source.std)
 
 

@@ -49,6 +49,7 @@ class Source:
         split: see `load_data`.
         split_seed: likewise.
         skip_corrupt: likewise.
+        mirror: whether training may mirror the images, unless the data set forbids it.
     """
 
     name: str
@@ -59,3 +60,4 @@ class Source:
     split: float | None = None
     split_seed: int = 0
     skip_corrupt: bool = False
+    mirror: bool = True

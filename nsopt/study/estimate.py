@@ -107,9 +107,11 @@ def estimate(plan: Plan, missing: Points) -> Estimate:
 def advise(plan: Plan) -> str:
     """Return the options that make a comparison shorter."""
     comparison, epochs = plan.comparison, plan.session.task.settings.training.epochs
+    compresses = any(method.needs_scored_law for method in comparison.methods)
+    sizes = "fewer --budgets" if compresses else "fewer --ratios or --budgets"
     options = {
-        "fewer --methods": len(comparison.methods) > 1,
-        "fewer --ratios or --budgets": len(comparison.sizes) > 1,
+        "fewer --methods": len(comparison.methods) > 1 and not compresses,
+        sizes: len(comparison.sizes) > 1,
         f"--seeds {comparison.seeds - 1}": comparison.seeds > 1,
         f"--epochs {epochs // 2}": epochs > 1,
         "--per-class for fewer images": True,

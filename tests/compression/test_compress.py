@@ -14,6 +14,7 @@ from nsopt.compression.compress import choose_method
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
+from nsopt.progress import Progress, Silent
 from nsopt.storage import schema
 from nsopt.study.presets import StudySettings, get_preset, override
 from nsopt.study.workspace import Workspace
@@ -47,7 +48,13 @@ def compressed(
     return run(trained, narrow, digits, out), out
 
 
-def run(model: nn.Module, arch: TableArchitecture, data: ImageData, out: Path) -> nsopt.Compression:
+def run(
+    model: nn.Module,
+    arch: TableArchitecture,
+    data: ImageData,
+    out: Path,
+    progress: Progress | None = None,
+) -> nsopt.Compression:
     return nsopt.compress(
         model,
         data,
@@ -57,6 +64,7 @@ def run(model: nn.Module, arch: TableArchitecture, data: ImageData, out: Path) -
         candidates=2,
         settings=SETTINGS,
         out=out,
+        progress=progress,
     )
 
 
@@ -168,6 +176,24 @@ def test_report_writes_a_page_into_the_given_folder(
     page = compressed[0].report(tmp_path / "report")
     assert page.parent == tmp_path / "report"
     assert "Trained network" in page.read_text(encoding="utf-8")
+
+
+def test_advice_for_less_time_names_options_of_compress(
+    trained: nn.Module, narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+) -> None:
+    class StopAtAdviceError(Exception):
+        pass
+
+    class Advised(Silent):
+        def message(self, text: str) -> None:
+            if text.startswith("for less time") and "--budgets" in text:
+                raise StopAtAdviceError(text)
+
+    with pytest.raises(StopAtAdviceError) as stopped:
+        run(trained, narrow, digits, tmp_path, Advised())
+    assert str(stopped.value) == (
+        "for less time: fewer --budgets, --epochs 1, --per-class for fewer images"
+    )
 
 
 def test_the_same_call_again_trains_nothing(

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nsopt.data.registry import load_data
+from nsopt.data.registry import load_data, load_source
+from nsopt.data.source import Source
 from nsopt.errors import NsoptError
 from tests.conftest import call_nsopt
 
@@ -69,6 +70,17 @@ def test_val_beside_test_is_the_validation_set(tmp_path: Path) -> None:
     splits = data.split(0.1)
     assert len(splits.train) == 6
     torch.testing.assert_close(splits.validation.images, data.validation.images)
+
+
+def test_a_folder_is_mirrored_unless_the_user_forbids_it(tmp_path: Path) -> None:
+    name = f"folder:{write_images(tmp_path / 'x')}"
+    mirrored, plain = (
+        load_source(Source(name, mirror=mirror), tmp_path).split(0.5) for mirror in (True, False)
+    )
+    assert mirrored.mirror
+    assert not plain.mirror
+    assert mirrored.fingerprint != plain.fingerprint
+    assert not load_source(Source("digits", mirror=True), tmp_path).mirror
 
 
 def test_images_are_cropped_and_resized_on_demand(tmp_path: Path) -> None:
