@@ -88,8 +88,8 @@ class RoundingOptions:
 
     multiple_of: str | None = None
     """Round widths down to multiples of this: 8, or by metric: latency=16,macs=8; auto: the
-    multiple that the device computes fastest, which nsopt measures once. nsopt compress takes auto
-    for budgets in milliseconds."""
+    multiple that the device computes fastest, measured once, for all layers. For budgets in
+    milliseconds nsopt compress chooses one for each layer by itself."""
     min_width: str | None = None
     """Smallest width of a layer: 16, or by metric: latency=16,macs=8."""
 
@@ -110,8 +110,9 @@ class SizeOptions(RoundingOptions):
 
     ratios: str | None = None
     """Budgets as width ratios: 0.25 is the cost of the network with a quarter of every width.
-    Several: 0.25,2. By default smoke 0.125,0.25, tiny 0.016,0.032, quick 0.25, fast 0.25 to 1,
-    paper 0.25 to 2."""
+    Several: 0.25,2. By default study takes those of its preset (smoke 0.125,0.25, tiny 0.016,0.032,
+    quick 0.25, fast 0.25 to 1, paper 0.25 to 2), widths 0.25,1, tune 0.25, and with --over curve
+    0.125."""
     budgets: str | None = None
     """Budgets as numbers: 600k,2M, or 20ms with --metric latency. Budgets that hold at once name
     their metrics: "params=250k,macs=20M", and a semicolon begins the next. Replaces --ratios."""

@@ -147,10 +147,13 @@ def solve_widths(
     budgets = np.atleast_1d(np.asarray(budget, dtype=np.float64))
     if budgets.ndim != 1 or budgets.size == 0 or not np.isfinite(budgets).all():
         raise NsoptError("a budget must be a finite number, or a list of them")
-    if np.min(multiple_of) < 1 or min_width < 1:
+    multiples = np.asarray(multiple_of)
+    if multiples.dtype.kind not in "iu" or multiples.shape not in ((), (law.layers,)):
+        raise NsoptError(
+            f"multiple_of must be a whole number, or {law.layers} of them, one per layer"
+        )
+    if multiples.min() < 1 or min_width < 1:
         raise NsoptError("multiple_of and min_width must be at least 1")
-    if np.shape(multiple_of) not in ((), (law.layers,)):
-        raise NsoptError(f"multiple_of must be a number, or {law.layers} numbers, one per layer")
     if max_width is not None and (most := np.min(max_width)) < min_width:
         raise NsoptError(
             f"min_width must be at most the smallest max_width: {min_width} is above {most}"

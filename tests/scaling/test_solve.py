@@ -68,9 +68,10 @@ def test_every_layer_may_have_a_multiple_of_its_own(
     assert PARAMS(np.maximum(larger, multiples)) > budget
 
 
-def test_multiples_of_another_number_of_layers_are_refused() -> None:
-    with pytest.raises(NsoptError, match="must be a number, or 8 numbers, one per layer"):
-        solve_widths(uniform_curve(VGG11.base_widths), PARAMS, 10**6, (8, 8))
+@pytest.mark.parametrize("multiples", [(8, 8), "auto", 8.5, None])
+def test_invalid_multiples_are_refused(multiples: Any) -> None:
+    with pytest.raises(NsoptError, match="must be a whole number, or 8 of them, one per layer"):
+        solve_widths(uniform_curve(VGG11.base_widths), PARAMS, 10**6, multiples)
 
 
 @dataclass(frozen=True, eq=False)
