@@ -101,7 +101,7 @@ def name_answer(results: "Results") -> dict[str, str]:
     metrics = {"metric": best["metric"]} if results.outcomes["metric"].nunique() > 1 else {}
     if pd.isna(best["ratio"]):
         return {**study, "budget": f"{best['budget']:.17g}", **metrics}
-    return {**study, "ratio": f"{best['ratio']:g}", **metrics}
+    return {**study, "ratio": repr(float(best["ratio"])), **metrics}
 
 
 def _quantise(chosen: "_Chosen", data: "ImageData", file: Path, accuracy: float) -> None:

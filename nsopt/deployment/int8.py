@@ -64,7 +64,8 @@ def quantise(exported: Path | str, path: Path | str, data: ImageData) -> Int8:
     batches = [part.numpy() for part in images.scaled_parts(BATCH_SIZE)]
     with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
         integers = write_int8(Path(exported), Path(folder), batches)
-        milliseconds = _time({FLOAT: Path(exported)} | integers, batches[0])
+        whole = np.resize(batches[0], (BATCH_SIZE, *batches[0].shape[1:]))  # repeats few images
+        milliseconds = _time({FLOAT: Path(exported)} | integers, whole)
         form = min(integers, key=milliseconds.__getitem__)
         _copy_facts(Path(exported), integers[form])
         with written_beside(Path(path)) as unfinished:

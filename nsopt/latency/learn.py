@@ -41,7 +41,7 @@ _RANDOM, _UNIFORM = 25, 10  # numbers of networks that correct the sum of kernel
 _SPREAD = 0.4  # standard deviation of their log-widths
 _ROUNDS, _REPEATS = 4, 3
 _FLAT = 1.2  # if base widths take less than this times the floor, nsopt warns
-_FORMAT = 6
+_FORMAT = 7
 _BUSY = (
     "the machine was busy while its latency was learned, so predicted milliseconds are too large: "
     "nsopt does not cache this latency model, and a new study with its own --out learns it again"
@@ -353,5 +353,6 @@ def _find_vanishing_modules(arch: Architecture) -> dict[str, Any]:
 
 def _digest(arch: Architecture, conditions: dict[str, Any]) -> str:
     network = [arch.name, arch.num_classes, arch.input_shape, arch.layer_names, arch.base_widths]
-    whole = [_FORMAT, network, arch.cost("macs")(arch.base_widths), conditions]
+    calls = [(call.kind, call.place) for call in _record_calls(arch, arch.base_widths, 1)]
+    whole = [_FORMAT, network, calls, arch.cost("macs")(arch.base_widths), conditions]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:32]

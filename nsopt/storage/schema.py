@@ -308,13 +308,12 @@ def write_timing(study: Study, widths: Sequence[int], latency: Mapping[str, Any]
 
 
 def read_timings(study: Study, widths: Sequence[int]) -> list[dict[str, Any]]:
-    """Return such measurements of a network, under any conditions, in the order of sittings."""
-    found = [
+    """Return such measurements of a network, under any conditions."""
+    return [
         {key: part for key, part in value.items() if key != "widths"}
         for value in _read_timed(study, _TIMING)
         if value.get("widths") == width_key(widths)
     ]
-    return sorted(found, key=lambda latency: str(latency.get("sitting")))
 
 
 def write_widths_in_time(study: Study, asked: Sequence[Any], found: TimedWidths) -> None:

@@ -129,6 +129,7 @@ class Clock:
                 and not was_busy([timing := Timing(**stored)])
                 and (timing.share is not None) == asked.beside_whole
             ]
+            known.sort(key=lambda timing: timing.sitting or "")
             number = used.get(widths, 0)
             used[widths] = number + 1
             if number < len(known):

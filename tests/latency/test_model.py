@@ -144,6 +144,20 @@ def test_a_latency_that_hardly_depends_on_widths_causes_a_warning(
     assert alike.startswith(f"latency hardly depends on widths here: small takes {base:.3g} ms")
 
 
+def test_networks_that_differ_in_an_activation_do_not_share_a_model() -> None:
+    digests = {
+        learn._digest(
+            nsopt.trace(
+                nn.Sequential(nn.Conv2d(3, 8, 3), activation, nn.Conv2d(8, 2, 3)),
+                torch.zeros(2, 3, 8, 8),
+            ),
+            {},
+        )
+        for activation in (nn.ReLU(), nn.Tanh(), nn.ReLU())
+    }
+    assert len(digests) == 2
+
+
 def test_a_model_survives_json(
     models: dict[str, tuple[Architecture, LatencyModel]],
 ) -> None:
