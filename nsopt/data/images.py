@@ -310,20 +310,20 @@ class Splits:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What identifies these splits: sizes, checksums, and how training changes the images."""
+        """What identifies these splits: sizes, checksums, and how training changes the images.
+
+        It has all keys whatever the user chose, so that two runs never agree by a missing one.
+        """
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        sizes = {name: len(part) for name, part in parts.items()}
-        own = {"mean": self.mean.tolist(), "std": self.std.tolist()}
-        return (
-            sizes
-            | (own if self.is_normalised_by_user else {})
-            | ({} if self.mirror else {"mirror": False})
-            | {
-                "crc32": _compute_checksum(self.train),
-                "validation_crc32": _compute_checksum(self.validation),
-                "test_crc32": _compute_checksum(self.test),
-            }
-        )
+        own = self.is_normalised_by_user
+        return {name: len(part) for name, part in parts.items()} | {
+            "mean": self.mean.tolist() if own else None,
+            "std": self.std.tolist() if own else None,
+            "mirror": self.mirror,
+            "crc32": _compute_checksum(self.train),
+            "validation_crc32": _compute_checksum(self.validation),
+            "test_crc32": _compute_checksum(self.test),
+        }
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:

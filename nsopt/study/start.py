@@ -23,7 +23,7 @@ from nsopt.study.workspace import Workspace
 
 def keep_start(task: Task, workspace: Workspace) -> None:
     """Write the network that a task starts from, if any, for workers and later runs."""
-    path = _find_file(workspace)
+    path = _find_file(task, workspace)
     if task.start is None or path.is_file():
         return
     content = io.BytesIO()
@@ -38,7 +38,7 @@ def with_start(task: Task, workspace: Workspace) -> Task:
     Raises:
         NsoptError: if its file is missing, or holds other weights.
     """
-    wanted, path = task.settings.start, _find_file(workspace)
+    wanted, path = task.settings.start, _find_file(task, workspace)
     if wanted is None:
         return task
     if not path.is_file():
@@ -66,5 +66,6 @@ def rank_start(task: Task, splits: Splits, compute: Compute) -> TrainedStart | N
     return TrainedStart(task.arch, task.start, ranking)
 
 
-def _find_file(workspace: Workspace) -> Path:
-    return workspace.folder / "trained.pt"
+def _find_file(task: Task, workspace: Workspace) -> Path:
+    """Return the file, named by its checksum: a folder may hold studies of several networks."""
+    return workspace.folder / f"trained-{task.settings.start}.pt"

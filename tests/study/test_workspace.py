@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from nsopt.compute.device import Compute
 from nsopt.compute.locks import hold_lock
+from nsopt.errors import NsoptError
 from nsopt.latency import measure as latency
 from nsopt.latency.runtime import Runtime
 from nsopt.latency.sittings import Latency, choose_latencies
@@ -42,6 +43,23 @@ from tests.study.test_comparison import (
 )
 
 CPU = Compute(torch.device("cpu"), bf16=False)
+
+
+def test_images_that_are_normalised_or_mirrored_otherwise_do_not_continue_a_study(
+    comparison: Comparison, place: Workspace
+) -> None:
+    task = dataclasses.replace(
+        comparison.task, data=dataclasses.replace(comparison.task.data, mirror=True)
+    )
+    normalised = task.data.normalised_by([0.5], [0.5])
+    task.open_study(place.storage, "uniform", CPU)
+    for data, key in (
+        (normalised, "mean"),
+        (dataclasses.replace(task.data, mirror=False), "mirro"),
+    ):
+        other = dataclasses.replace(task, data=data)
+        with pytest.raises(NsoptError, match=rf"was written by other settings \(data.{key}"):
+            other.open_study(place.storage, "uniform", CPU)
 
 
 def write_unfinished_work(place: Workspace) -> list[Path]:
