@@ -160,8 +160,8 @@ def compress(
         The original network and, for each budget, the best one: `result[budget].model`.
 
     Raises:
-        NsoptError: if the model already meets a budget, if no widths meet a budget, or if the model
-            cannot be pruned.
+        NsoptError: for invalid numbers, if the model already meets a budget, if no widths meet a
+            budget, or if the model cannot be pruned.
 
     Examples:
         >>> result = nsopt.compress(model, data, ["macs=50%"])
@@ -173,7 +173,10 @@ def compress(
         raise NsoptError(
             "compress needs data=..., or train_loader=..., loss=... and score=... together"
         )
+    if min(epochs, candidates, seeds) < 1:
+        raise NsoptError("epochs, candidates and seeds must be at least 1")
     check_words(budgets)
+    timed_in = choose_runtime(runtime, measure, latency_batch_size)
     model = copy_model(model).cpu().eval()
     settings = override(settings or get_preset(PRESET).settings, {"training": {"epochs": epochs}})
     with ExitStack() as stack:
@@ -182,9 +185,7 @@ def compress(
             out = stack.enter_context(tempfile.TemporaryDirectory(prefix="nsopt-"))
         hearer = stack.enter_context(show_progress(progress))
         if data is not None:
-            task = _make_task(
-                model, data, arch, settings, choose_runtime(runtime, measure, latency_batch_size)
-            )
+            task = _make_task(model, data, arch, settings, timed_in)
             workspace = Workspace(f"sqlite:///{Path(out) / 'study.db'}", Path(out))
             task = with_precision(task, workspace)
             task, found = prepare_budgets(task, budgets, workspace, hearer)
@@ -192,7 +193,6 @@ def compress(
         assert train_loader is not None
         assert loss is not None
         assert score is not None
-        timed_in = choose_runtime(runtime, measure, latency_batch_size)
         training = settings.training
         compute = resolve_compute(training.device, training.precision)
         shared = stack.enter_context(sharing(compute, hearer))

@@ -18,6 +18,7 @@ from torch import nn
 
 from nsopt.compression.budgets import Budget, check_budgets, read_budgets
 from nsopt.compression.own_latency import (
+    check_inputs,
     time_networks,
     with_latency_if_needed,
     with_measured_budget,
@@ -57,6 +58,7 @@ def run_own_compression(
         NsoptError: if the score is not a number, or other settings wrote the storage.
     """
     check_budgets(words, task.arch, task.settings)
+    check_inputs(task, words)
     dense = _evaluate(task, task.model)
     task.progress.message(f"the trained network scores {dense:g}")
     task = with_latency_if_needed(task, words)
@@ -169,7 +171,7 @@ def _write(model: nn.Module, file: Path) -> None:
 
 
 def _get_file(task: OwnTask, number: int) -> Path:
-    return task.folder / "networks" / f"{number}.pt"
+    return task.files / f"{number}.pt"
 
 
 def _train(task: OwnTask, start: TrainedStart, widths: tuple[int, ...], seed: int) -> nn.Module:

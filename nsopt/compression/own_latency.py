@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from nsopt.compression.budgets import Budget, read_metrics
 from nsopt.compression.own_task import OwnTask
+from nsopt.errors import NsoptError
 from nsopt.latency.learn import learn_latency
 from nsopt.latency.measure import measure_latencies
 from nsopt.latency.measured_budget import MeasuredBudget, with_exact_whole
@@ -16,6 +17,13 @@ from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import LATENCY
 from nsopt.study.task import with_stored_latency
 from nsopt.study.widths_in_time import Clock
+
+
+def check_inputs(task: OwnTask, words: Sequence[str]) -> None:
+    """Raise NsoptError if a budget limits milliseconds, but inputs are not images."""
+    limited = any(LATENCY in read_metrics(word) for word in words)
+    if limited and _find_image_batch(task) is None:
+        raise NsoptError("budgets in milliseconds need a network of images: give macs or params")
 
 
 def with_latency_if_needed(task: OwnTask, words: Sequence[str]) -> OwnTask:
@@ -51,8 +59,8 @@ def time_networks(task: OwnTask, models: Sequence[nn.Module]) -> list[float | No
     The batch size is that of budgets in milliseconds, or without such budgets that of the user's
     batches.
     """
-    inputs, _ = task.batches.batches(0, seed=0).next()
-    if not isinstance(inputs, Tensor) or inputs.ndim != 4:
+    inputs = _find_image_batch(task)
+    if inputs is None:
         return [None] * len(models)
     runtime = task.runtime
     if task.arch.latency is None:
@@ -61,3 +69,9 @@ def time_networks(task: OwnTask, models: Sequence[nn.Module]) -> list[float | No
     with task.compute.exclusive():
         found = measure_latencies(models, inputs.shape[1:], device=device, runtime=runtime)
     return [latency.median_ms for latency in found]
+
+
+def _find_image_batch(task: OwnTask) -> Tensor | None:
+    """Return the first batch of inputs if they are images (B, C, H, W), otherwise None."""
+    inputs, _ = task.batches.batches(0, seed=0).next()
+    return inputs if isinstance(inputs, Tensor) and inputs.ndim == 4 else None

@@ -6,22 +6,21 @@ Searches and scores of widths are Optuna studies, so that the same call continue
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
-from optuna.exceptions import TrialPruned
+from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial
 from torch import nn
 
 from nsopt.compression.budgets import Budget
-from nsopt.compression.scores import list_first_candidates, make_score_family
+from nsopt.compression.scores import find_best, make_score_family, score_laws
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import Compute
-from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.errors import DeterministicError, NoWidthsError, NsoptError
 from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
@@ -36,6 +35,7 @@ from nsopt.settings import Price
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import open_storage
 from nsopt.storage.provenance import provenance
+from nsopt.storage.trials import TuningPoint
 from nsopt.study.presets import StudySettings
 from nsopt.study.task import write_latency_once
 from nsopt.training.step import Loss
@@ -62,7 +62,7 @@ class OwnTask:
         settings: settings of the search and of fine-tuning.
         runtime: runs the networks that nsopt times.
         compute: the device, which other processes may share.
-        folder: folder of the storage, checkpoints and networks.
+        folder: folder of the storage, with a folder of files for each architecture.
         progress: receives steps and messages.
     """
 
@@ -75,6 +75,11 @@ class OwnTask:
     compute: Compute
     folder: Path
     progress: Progress
+
+    @property
+    def files(self) -> Path:
+        """Folder of the checkpoints and networks of this architecture."""
+        return self.folder / "".join(c if c.isalnum() else "-" for c in self.arch.name)
 
     def evaluate(self, model: nn.Module) -> float:
         """Return the user's score of a network. Raises NsoptError if it is not a finite number."""
@@ -168,40 +173,50 @@ def choose_law(task: OwnTask, start: TrainedStart, budget: Budget, candidates: i
     """
     searches = {price: _search(task, price) for price in list_prices(budget.metric)}
     family = make_score_family(task.arch, searches, budget)
-    study, starts = _open_scores(task, budget), list_first_candidates(family)
-    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    study, runner = _open_scores(task, budget), _ScoreRunner(task, start, family, budget)
     task.progress.start(f"scoring widths at {budget.word}", candidates)
-    for _ in ended:
-        task.progress.advance()
-    for index in range(len(ended), candidates):
-        study.sampler = make_sampler("gp", index)
-        if index < len(starts):
-            study.enqueue_trial(starts[index])
-        study.optimize(partial(_score_law, task, start, family, budget), n_trials=1)
-    done = trials.read_completed(study)
+    seed = task.settings.training.seed
+    done = score_laws(study, family, runner, candidates, seed, task.progress)
     if not done:
         raise NoWidthsError(f"no widths fit {budget.word}")
-    best = max(done, key=lambda trial: (trial.values[0], -trial.number))
-    return family.law(best.params)
+    return family.law(find_best(done).params)
 
 
 def _open_scores(task: OwnTask, budget: Budget) -> Study:
     return task.open_study(budget.scores_kind)
 
 
-def _score_law(
-    task: OwnTask, start: TrainedStart, family: LawFamily, budget: Budget, trial: Trial
-) -> float:
-    """Return the score of the widths along the law that a trial suggests."""
-    try:
-        law = family.law(suggest_parameters(trial, family))
-        widths = budget.solve(law, task.arch, task.settings)
-    except NoWidthsError as error:
-        raise TrialPruned(str(error)) from None
-    value = score(start, widths, task.batches, task.evaluate, task.compute)
-    trials.write_outcome(trial, {"widths": schema.width_key(widths)}, {})
-    task.progress.advance(f"{value:g}")
-    return value
+@dataclass(frozen=True, eq=False)
+class _ScoreRunner:
+    """Runs the user's score for laws of a family at one budget; the `Work` of their queue."""
+
+    task: OwnTask
+    start: TrainedStart
+    family: LawFamily
+    budget: Budget
+
+    @property
+    def compute(self) -> Compute:
+        return self.task.compute
+
+    def point(self, trial: FrozenTrial) -> TuningPoint:
+        return trials.read_tuning_point(trial)
+
+    def sampler(self, trial: FrozenTrial) -> BaseSampler:
+        return make_sampler("gp", trials.read_tuning_point(trial).index or 0)
+
+    def run(self, trial: Trial) -> list[float]:
+        """Return the score of the widths along the law that a trial suggests."""
+        task = self.task
+        law = self.family.law(suggest_parameters(trial, self.family))
+        widths = self.budget.solve(law, task.arch, task.settings)
+        value = score(self.start, widths, task.batches, task.evaluate, task.compute)
+        trials.write_outcome(trial, {"widths": schema.width_key(widths)}, {})
+        task.progress.advance(f"{value:g}")
+        return [value]
+
+    def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
+        self.task.progress.message(f"trial {trial.number}: {error}")
 
 
 def _search(task: OwnTask, price: Price) -> Iteration:
@@ -215,7 +230,7 @@ def _search(task: OwnTask, price: Price) -> Iteration:
         history,
         task.compute,
         task.progress,
-        checkpoint=task.folder / f"search-{price}.pt",
+        checkpoint=task.files / f"search-{price}.pt",
         start=task.model,
     )
     for number, iteration in enumerate(missing, start=1):

@@ -5,7 +5,7 @@ and is trained for a few steps. Its score is how closely its outputs then follow
 trained network.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from nsopt.compression.budgets import Budget
 from nsopt.errors import NoWidthsError
 from nsopt.methods.registry import baseline
 from nsopt.models.architecture import Architecture
+from nsopt.progress import Progress
 from nsopt.pruning.inherited import SCORE_STEPS, score
 from nsopt.pruning.supervision import Classification
 from nsopt.scaling.family import LawFamily
@@ -26,6 +27,7 @@ from nsopt.scaling.metric import LATENCY, counted_costs
 from nsopt.scaling.record import Iteration
 from nsopt.settings import Price
 from nsopt.storage import schema, trials
+from nsopt.storage.queue import Work
 from nsopt.storage.trials import TuningPoint
 from nsopt.study.session import Session
 from nsopt.study.widths_in_time import correct_latency
@@ -127,18 +129,13 @@ def find_scored_law(session: Session, budget: Budget, candidates: int) -> Study:
         "by": "agreement",
     }
     study = open_tuning(session, name, tuned, [METRIC_NAME])
-    starts = dict(enumerate(list_first_candidates(family)))
-    points: dict[TuningPoint, Mapping[str, float]] = {
-        TuningPoint(task.settings.training.seed, index=index): starts.get(index, {})
-        for index in range(candidates)
-    }
     runner = ScoreRunner(session, arch, family, budget)
-    session.progress.start(f"scoring widths at {budget.shown}", len(points))
-    run_points(study, points, runner, session.progress)
-    done = trials.read_completed(study)
+    seed = task.settings.training.seed
+    session.progress.start(f"scoring widths at {budget.shown}", candidates)
+    done = score_laws(study, family, runner, candidates, seed, session.progress)
     if not done:
         raise NoWidthsError(f"no widths fit a budget of {budget.shown}")
-    best = max(done, key=lambda trial: (trial.values[0], -trial.number))
+    best = find_best(done)
     law, known, verdict = (
         family.law(best.params),
         schema.read_law(study),
@@ -151,6 +148,32 @@ def find_scored_law(session: Session, budget: Budget, candidates: int) -> Study:
         schema.write_law(study, law)  # last, so that an interruption repeats the judgement
     session.progress.message(f"{budget.shown}: {verdict}")
     return study
+
+
+def score_laws(
+    study: Study, family: LawFamily, work: Work, candidates: int, seed: int, progress: Progress
+) -> list[FrozenTrial]:
+    """Score laws of a family, together with any other process; return the trials with a score.
+
+    Args:
+        study: where the scores are stored; those that it has are not repeated.
+        family: the laws, of which `list_first_candidates` come first.
+        work: scores a law.
+        candidates: number of laws.
+        seed: identifies the trials.
+        progress: receives the number of trials that have ended.
+    """
+    starts = dict(enumerate(list_first_candidates(family)))
+    points: dict[TuningPoint, Mapping[str, float]] = {
+        TuningPoint(seed, index=index): starts.get(index, {}) for index in range(candidates)
+    }
+    run_points(study, points, work, progress)
+    return trials.read_completed(study)
+
+
+def find_best(done: Sequence[FrozenTrial]) -> FrozenTrial:
+    """Return the trial with the highest score; if equal, the first."""
+    return max(done, key=lambda trial: (trial.values[0], -trial.number))
 
 
 def _correct(session: Session, budget: Budget) -> Architecture:

@@ -7,9 +7,9 @@ measures the statistics of BatchNorm again, and then the score.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from nsopt.compute.device import Compute, place
@@ -21,7 +21,7 @@ from nsopt.pruning.ranking import UnitRanking, join_streams
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Batches, Supervision
 from nsopt.training.kernels.swap import fast_kernels
-from nsopt.training.step import sgd, train_step
+from nsopt.training.step import call_network, sgd, train_step
 
 SCORE_STEPS = 30  # of training before a score
 _LR, _MOMENTUM, _WEIGHT_DECAY = 0.01, 0.9, 5e-4  # of these steps
@@ -120,10 +120,21 @@ def _measure_statistics(model: nn.Module, supervision: Supervision, compute: Com
     """Measure the statistics of BatchNorm on a few batches, at most an epoch."""
     data = supervision.batches(_BATCH_SIZE, seed=0)
     with compute.autocast():
-        update_bn(_yield_inputs(model, data, compute), model)
+        update_bn(_yield_inputs(model, data, compute), _OfOneInput(model))
 
 
-def _yield_inputs(model: nn.Module, data: Batches, compute: Compute) -> Iterator[Tensor]:
+def _yield_inputs(model: nn.Module, data: Batches, compute: Compute) -> Iterator[tuple[Any]]:
     for _ in range(min(_BATCHES, data.per_epoch)):
         compute.give_way()
-        yield inputs_for(model, data.next()[0])
+        yield (inputs_for(model, data.next()[0]),)
+
+
+class _OfOneInput(nn.Module):
+    """A network that takes a tensor, or a tuple of arguments: `update_bn` passes one input on."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Any) -> Any:
+        return call_network(self.model, inputs)

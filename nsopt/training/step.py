@@ -66,8 +66,13 @@ def batch_loss(
     """
     inputs = inputs_for(model, inputs)
     with compute.autocast():
-        outputs = model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+        outputs = call_network(model, inputs)
     return loss(tree_map_only(torch.Tensor, _exact, outputs), targets)
+
+
+def call_network(model: nn.Module, inputs: Any) -> Any:
+    """Return the outputs for a tensor, or for a tuple of arguments of `forward`."""
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
 
 def _exact(output: torch.Tensor) -> torch.Tensor:

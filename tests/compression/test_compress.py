@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -176,6 +177,16 @@ def test_report_writes_a_page_into_the_given_folder(
     page = compressed[0].report(tmp_path / "report")
     assert page.parent == tmp_path / "report"
     assert "Trained network" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("number", ["epochs", "candidates", "seeds"])
+def test_numbers_below_1_are_refused(
+    trained: nn.Module, digits: ImageData, tmp_path: Path, number: str
+) -> None:
+    options: dict[str, Any] = {number: 0}
+    with pytest.raises(NsoptError, match="epochs, candidates and seeds must be at least 1"):
+        nsopt.compress(trained, digits, ["macs=50%"], out=tmp_path, **options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_advice_for_less_time_names_options_of_compress(

@@ -139,13 +139,71 @@ def test_damaged_networks_are_trained_again(
 ) -> None:
     first, out = kept
     shutil.copytree(out, tmp_path / "copy")
-    for file in (tmp_path / "copy" / "networks").iterdir():
+    for file in (tmp_path / "copy" / "upanddown").iterdir():
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
     again = run(trained, out=tmp_path / "copy", budgets=BUDGETS[:1])[BUDGETS[0]]
     assert again.accuracy == first[BUDGETS[0]].accuracy
     assert again.widths == first[BUDGETS[0]].widths
+
+
+class Other(UpAndDown):
+    """The same layers under another name."""
+
+
+def test_networks_of_two_models_in_one_folder_do_not_mix(
+    kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module, tmp_path: Path
+) -> None:
+    first, out = kept
+    shutil.copytree(out, tmp_path / "copy")
+    other = Other()
+    other.load_state_dict({key: 0.9 * part for key, part in trained.state_dict().items()})
+    asked = {"out": tmp_path / "copy", "budgets": BUDGETS[:1]}
+    run(other, **asked)
+    again, before = run(trained, **asked)[BUDGETS[0]], first[BUDGETS[0]]
+    assert again.accuracy == before.accuracy
+    torch.testing.assert_close(again.model.state_dict(), before.model.state_dict())
+
+
+class Sum(nn.Module):
+    """A network of two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(3, 16, 3)
+        self.norm, self.last = nn.BatchNorm2d(16), nn.Conv2d(16, 2, 1)
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        both = self.norm(self.first(one) + self.second(other)).relu()
+        found: Tensor = self.last(both)
+        return found
+
+
+def compress_sum(out: Path, budget: str) -> nsopt.OwnCompression:
+    images, targets = make_examples(64, 0).tensors
+    inputs = [(part, part) for part in images.split(16)]
+    return run(
+        Sum(),
+        out=out,
+        budgets=[budget],
+        train_loader=list(zip(inputs, targets[:, 1:-1, 1:-1].split(16), strict=True)),
+        loss=functional.cross_entropy,
+        score=lambda model: -float(model(images, images).std()),
+        settings=SETTINGS.updated(search=SETTINGS.search.updated(filters_per_step=2)),
+    )
+
+
+def test_a_network_of_several_inputs_is_compressed(tmp_path: Path) -> None:
+    small = compress_sum(tmp_path, "macs=60%")["macs=60%"]
+    assert small.model(*torch.rand(2, 1, 3, 16, 16)).shape == (1, 2, 14, 14)
+    assert small.latency is None
+
+
+def test_milliseconds_of_a_network_of_several_inputs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(NsoptError, match="milliseconds need a network of images: give macs or"):
+        compress_sum(tmp_path, "latency=60%")
+    assert not list(tmp_path.iterdir())
 
 
 def test_searches_and_fine_tunings_are_stored_as_optuna_studies(
@@ -188,7 +246,7 @@ def test_a_latency_budget_holds_as_the_given_function_measures_it(
     whole = count_parameters(trained, torch.empty(0))
     assert first.dense.latency == pytest.approx(whole)
     assert 0.6 * whole < count_parameters(own.model, torch.empty(0)) <= 0.7 * whole
-    for file in (tmp_path / "networks").iterdir():
+    for file in (tmp_path / "upanddown").iterdir():
         state = torch.load(file, weights_only=True)
         weights = [
             value for name, value in state.items() if name in dict(trained.named_parameters())
