@@ -25,6 +25,10 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "lr 0.003": {"lr": 0.003},
     "lr 0.03": {"lr": 0.03},
     "lr 0.1": {"lr": 0.1},
+    "lr 0.01": {"lr": 0.01},
+    "batch 128": {"batch_size": 128},
+    "batch 128, lr 0.01": {"batch_size": 128, "lr": 0.01},
+    "batch 128, lr 0.03": {"batch_size": 128, "lr": 0.03},
     "no warm-up": {"warmup_epochs": None},
     "steps": {"schedule": None, "warmup_epochs": None},
     "no distillation": {"distillation": None},
@@ -34,28 +38,33 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def fine_tune(dense: Dense, share: float, epochs: int, seeds: int, results: Results) -> None:
+def fine_tune(dense: Dense, share: float, options: argparse.Namespace, results: Results) -> None:
     """Add a row for each variant and seed."""
+    epochs = options.epochs
     start, images, _, compute = rank_dense(dense)
     macs = dense.arch.cost("macs")
     law = nsopt.uniform_curve(dense.arch.base_widths)
     widths = nsopt.solve_widths(law, macs, share * macs(dense.arch.base_widths)).widths.tolist()
     with compute.computing():
         inherited = inherit_network(start, widths, images, compute)
-    for seed in range(seeds):
-        for variant, changes in _VARIANTS.items():
-            key = {"network": dense.name, "share": share, "variant": variant, "seed": seed}
+    for seed in range(options.seeds):
+        for variant in options.variants:
+            key = {
+                "network": dense.name,
+                "share": share,
+                "variant": variant,
+                "epochs": epochs,
+                "seed": seed,
+            }
             if results.has(**key):
                 continue
-            settings = _DEFAULTS.updated(epochs=epochs, seed=seed, batch_size=64, **changes)
+            settings = _DEFAULTS.updated(epochs=epochs, seed=seed, **_VARIANTS[variant])
             outcome = nsopt.train(
                 *(dense.arch, widths, dense.data, settings),
                 start=inherited,
                 teacher=dense.model if settings.distillation else None,
             )
-            results.add(
-                **key, validation=outcome.val_accuracy, test=outcome.test_accuracy, epochs=epochs
-            )
+            results.add(**key, validation=outcome.val_accuracy, test=outcome.test_accuracy)
 
 
 def main() -> None:
@@ -64,17 +73,19 @@ def main() -> None:
     parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.25], help="of the MACs")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", default=list(_VARIANTS), choices=_VARIANTS)
     options = parser.parse_args()
     data = read_images(options)
-    keys = ("network", "share", "variant", "seed")
+    keys = ("network", "share", "variant", "epochs", "seed")
     results = Results(options.folder / "fine_tuning.jsonl", keys)
     for name in options.networks:
         dense = train_dense(name, data, options.folder)
         for share in options.shares:
-            fine_tune(dense, share, options.epochs, options.seeds, results)
+            fine_tune(dense, share, options, results)
     frame = pd.DataFrame(results.rows)
     columns = ["validation", "test"]
-    print(frame.groupby(["network", "share", "variant"], sort=False)[columns].agg(["mean", "std"]))
+    groups = frame.groupby(["network", "share", "variant", "epochs"], sort=False)
+    print(groups[columns].agg(["mean", "std"]).to_string())
 
 
 if __name__ == "__main__":

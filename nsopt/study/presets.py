@@ -205,7 +205,8 @@ _PRESETS = {
             search=_SHORT_SEARCH.updated(pretrain_epochs=0),
             training=TrainSettings(
                 epochs=10,
-                lr=0.01,
+                batch_size=64,
+                lr=0.02,
                 momentum=0.9,
                 schedule="linear",
                 warmup_epochs=0.5,
