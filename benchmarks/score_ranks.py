@@ -55,8 +55,7 @@ def compare_ranks(dense: Dense, share: float, options: argparse.Namespace, rows:
     """Add a row for each width vector."""
     start, images, splits, compute = rank_dense(dense)
     training = get_preset("compress").settings.training
-    settings = training.updated(epochs=options.epochs, batch_size=64)
-
+    settings = training.updated(epochs=options.epochs)
     comparer = Comparer(start, splits, compute)
     for index, widths in enumerate(draw_widths(dense, share, options.count)):
         key = {"network": dense.name, "share": share, "index": index}
