@@ -161,7 +161,7 @@ def _load(options: ExportOptions) -> _Chosen:
         newest_storage,
         storage_errors,
     )
-    from nsopt.study.task import load_task
+    from nsopt.study.task import load_images
 
     url = options.storage or newest_storage()
     with storage_errors(url):
@@ -184,7 +184,7 @@ def _load(options: ExportOptions) -> _Chosen:
         network = load_network(BestNetworks(folder).file(study, trial), options.arch)
         fixed, data = schema.read_task(study).fixed, None
         if not options.unchecked:
-            data = load_task(study, options.data, options.data_dir, options.arch).data
+            _, data = load_images(study, options.data, options.data_dir)
     return _Chosen(network, fixed, study, trial, data)
 
 
@@ -226,10 +226,12 @@ def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTri
         )
 
     def is_of_budget(metric: Metric, budget: float, text: str) -> bool:
-        names = "=" in text
-        return names == isinstance(metric, Joint) and read_budgets(text, metric) == [
-            (metric, budget)
-        ]
+        if ("=" in text) != isinstance(metric, Joint):
+            return False
+        try:
+            return read_budgets(text, metric) == [(metric, budget)]
+        except NsoptError:  # the text of a budget in another metric
+            return False
 
     points = [(trial, point) for trial in best if (point := read_point(trial))]
     found = [trial for trial, point in points if fits(point)]

@@ -191,7 +191,7 @@ class SgdOptions:
 
     lr: float | None = None
     """Initial learning rate. By default smoke and tiny 0.02, quick 0.05, fast and paper 0.1,
-    compress 0.01; of searches 0.05, paper 0.1."""
+    compress 0.02; of searches 0.05, paper 0.1."""
     batch_size: CountFrom2 | None = None
     """Images per batch."""
     device: str = "auto"

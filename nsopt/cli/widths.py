@@ -71,17 +71,19 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     from nsopt.cli.console import console, live_progress, tell_what_is_fixed
     from nsopt.cli.preparation import read_metrics, resolve_multiple
     from nsopt.latency.learn import learn_latency
+    from nsopt.latency.runtime import TORCH
     from nsopt.progress import Silent
     from nsopt.scaling.metric import LATENCY
 
-    metrics = read_metrics(options.sizes)
+    in_time = any(LATENCY in metric.parts for metric in read_metrics(options.sizes))
     found = _find_law(options)
     if found.verdict is not None and not options.as_json:
         console.print(f"tuned: {found.verdict}", soft_wrap=True)
-    runtime = _choose_runtime(options, found.studies)
+    is_timed = in_time or options.sizes.multiple_of == "auto" or options.timing.runtime
+    runtime = _choose_runtime(options, found.studies) if is_timed else TORCH
     with nullcontext(Silent()) if options.as_json else live_progress() as progress:
         sizes = resolve_multiple(options.sizes, options.device, runtime, progress)
-        if any(LATENCY in metric.parts for metric in metrics) and found.arch.latency is None:
+        if in_time and found.arch.latency is None:
             found = replace(
                 found, arch=learn_latency(found.arch, options.device, runtime, progress)
             )
@@ -210,7 +212,7 @@ def _find_law(options: WidthsOptions) -> "NetworkLaw":
 
 
 def _read_stored(options: WidthsOptions, url: str) -> "NetworkLaw":
-    from nsopt.cli.preparation import read_metrics
+    from nsopt.cli.preparation import read_metric, read_metrics
     from nsopt.errors import NsoptError
     from nsopt.methods.registry import get_method, law_of_search
     from nsopt.storage.opening import storage_errors
@@ -223,7 +225,8 @@ def _read_stored(options: WidthsOptions, url: str) -> "NetworkLaw":
     if not workspace.has_storage:
         raise NsoptError(f"nothing is stored at {hide_password(url)}: run nsopt search first")
     method = get_method(options.method) if options.method else law_of_search()
-    metric = read_metrics(options.sizes)[0]
+    sizes = options.sizes
+    metric = read_metric(sizes) if method.needs_tuned_law else read_metrics(sizes)[0]
     with storage_errors(url):
         name = options.name or only_comparison(workspace.storage)
         return read_stored_law(

@@ -45,7 +45,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
-from nsopt.reports.results import read_results
+from nsopt.reports.results import Results, read_results
 from nsopt.scaling.metric import PARAMS, counted_costs
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage import schema, trials
@@ -177,6 +177,7 @@ def compress(
         raise NsoptError("epochs, candidates and seeds must be at least 1")
     check_words(budgets)
     timed_in = choose_runtime(runtime, measure, latency_batch_size)
+    arch = arch and arch.with_latency(None)  # measured as timed_in does, beside the trained network
     model = copy_model(model).cpu().eval()
     settings = override(settings or get_preset(PRESET).settings, {"training": {"epochs": epochs}})
     with ExitStack() as stack:
@@ -267,10 +268,11 @@ def run_compression(
             find_scored_law(session, budget, candidates)
     sizes = tuple(budget.size for budget in budgets)
     run_comparison(Comparison(task, methods, sizes, seeds), workspace, progress)
+    results = read_results(workspace.url, task.name)
     return Compression(
-        _find_best(task, workspace, Budget("100%", PARAMS, whole), (dense(),)),
-        {budget.word: _find_best(task, workspace, budget, methods) for budget in budgets},
-        read_results(workspace.url, task.name),
+        _find_best(task, workspace, Budget("100%", PARAMS, whole), (dense(),), results),
+        {budget.word: _find_best(task, workspace, budget, methods, results) for budget in budgets},
+        results,
     )
 
 
@@ -295,9 +297,12 @@ def choose_method(accuracies: Mapping[str, float], images: int) -> str:
 
 
 def _find_best(
-    task: Task, workspace: Workspace, budget: Budget, methods: Sequence[Method]
+    task: Task, workspace: Workspace, budget: Budget, methods: Sequence[Method], results: Results
 ) -> CompressedClassifier:
-    """Return the network at a budget that `choose_method` names, of its best seed."""
+    """Return the network at a budget that `choose_method` names, of its best seed.
+
+    Its latency is that of the report, which all networks were timed for side by side.
+    """
     studies, wanted = task.stored_studies(workspace), (budget.metric, budget.size.budget)
     found = {
         method.name: trial
@@ -319,7 +324,7 @@ def _find_best(
     before = read_accuracies(workspace, task.name, budget)
     file = BestNetworks(workspace.artifacts).file(studies[name], best)
     network = restore_network(file, task.arch)
-    numbers = trials.read_outcome(best)
+    latencies = dict(zip(results.outcomes["widths"], results.outcomes["latency_ms"], strict=True))
     return CompressedClassifier(
         budget=budget.word,
         method=name,
@@ -327,7 +332,7 @@ def _find_best(
         score=before.get(schema.width_key(network.widths)),
         accuracy=network.test_accuracy,
         cost=counted_costs(task.arch, network.widths),
-        latency=float(numbers["latency_ms"]),
+        latency=float(latencies[network.widths]),
         model=network.model,
         val_accuracy=network.val_accuracy,
         test_accuracy=network.test_accuracy,

@@ -132,7 +132,17 @@ def _compress(
 def _fine_tune(
     task: OwnTask, start: TrainedStart, widths: tuple[int, ...], seed: int
 ) -> tuple[float, nn.Module]:
-    """Return the score of a fine-tuned network, and the network; train it unless it is stored."""
+    """Return the score of a fine-tuned network, and the network; train it unless it is stored.
+
+    If several processes need it, one trains and the others wait.
+    """
+    with task.one_at_a_time(task.files / trials.training_key(widths, seed)):
+        return _find_tuned(task, start, widths, seed)
+
+
+def _find_tuned(
+    task: OwnTask, start: TrainedStart, widths: tuple[int, ...], seed: int
+) -> tuple[float, nn.Module]:
     study, key = task.open_study(FINE_TUNED), trials.training_key(widths, seed)
     for done in trials.read_completed(study):
         file = _get_file(task, done.number)

@@ -5,22 +5,23 @@ Searches and scores of widths are Optuna studies, so that the same call continue
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
-from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial
 from torch import nn
 
 from nsopt.compression.budgets import Budget
-from nsopt.compression.scores import find_best, make_score_family, score_laws
+from nsopt.compression.scores import ScoreRunner, find_best, make_score_family, score_laws
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import Compute
-from nsopt.errors import DeterministicError, NoWidthsError, NsoptError
+from nsopt.compute.locks import hold_lock
+from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
@@ -28,22 +29,16 @@ from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, score
 from nsopt.pruning.iterations import run_iterations
 from nsopt.pruning.supervision import OwnBatches
-from nsopt.scaling.family import LawFamily
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration
 from nsopt.settings import Price
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import open_storage
 from nsopt.storage.provenance import provenance
-from nsopt.storage.trials import TuningPoint
 from nsopt.study.presets import StudySettings
 from nsopt.study.task import write_latency_once
 from nsopt.training.step import Loss
-from nsopt.tuning.law import (
-    list_prices,
-    make_sampler,
-    suggest_parameters,
-)
+from nsopt.tuning.law import list_prices
 
 Score = Callable[[nn.Module], float]
 _STORAGE = "study.db"
@@ -81,6 +76,11 @@ class OwnTask:
         """Folder of the checkpoints and networks of this architecture."""
         return self.folder / "".join(c if c.isalnum() else "-" for c in self.arch.name)
 
+    def one_at_a_time(self, result: Path) -> AbstractContextManager[None]:
+        """Let one process at a time run the block that makes a result, named by a path."""
+        waiting = "waiting for another process that compresses this network in this folder"
+        return hold_lock(result, lambda: self.progress.message(waiting))
+
     def evaluate(self, model: nn.Module) -> float:
         """Return the user's score of a network. Raises NsoptError if it is not a finite number."""
         with torch.no_grad():
@@ -110,12 +110,10 @@ class OwnTask:
             directions=schema.DIRECTIONS if schema.is_search(kind) else schema.DIRECTIONS[:1],
             load_if_exists=True,
         )
-        batches = self.batches.fingerprint()
         schema.claim_for_own_task(
             study,
-            {
-                "batches": batches["batches"],
-                "loss": batches["loss"],
+            self.batches.fingerprint()
+            | {
                 "score": getattr(self.own_score, "__qualname__", ""),
                 "weights": weights_checksum(self.model),
                 "settings": self.settings.model_dump(
@@ -160,7 +158,7 @@ def make_own_task(
 
 def read_own_scores(task: OwnTask, budget: Budget) -> dict[str, float]:
     """Return the scores at a budget by the `width_key` of their widths."""
-    done = trials.read_completed_by_widths(_open_scores(task, budget))
+    done = trials.read_completed_by_widths(task.open_study(budget.scores_kind))
     return {key: float(trial.values[0]) for key, trial in done.items()}
 
 
@@ -173,55 +171,32 @@ def choose_law(task: OwnTask, start: TrainedStart, budget: Budget, candidates: i
     """
     searches = {price: _search(task, price) for price in list_prices(budget.metric)}
     family = make_score_family(task.arch, searches, budget)
-    study, runner = _open_scores(task, budget), _ScoreRunner(task, start, family, budget)
+    solve = partial(budget.solve, arch=task.arch, settings=task.settings)
+
+    def measure(widths: tuple[int, ...]) -> tuple[float, dict[str, Any]]:
+        return score(start, widths, task.batches, task.evaluate, task.compute), {}
+
+    runner = ScoreRunner(family, solve, measure, task.compute, task.progress)
     task.progress.start(f"scoring widths at {budget.word}", candidates)
-    seed = task.settings.training.seed
-    done = score_laws(study, family, runner, candidates, seed, task.progress)
+    study = task.open_study(budget.scores_kind)
+    done = score_laws(study, runner, candidates, task.settings.training.seed)
     if not done:
         raise NoWidthsError(f"no widths fit {budget.word}")
     return family.law(find_best(done).params)
 
 
-def _open_scores(task: OwnTask, budget: Budget) -> Study:
-    return task.open_study(budget.scores_kind)
-
-
-@dataclass(frozen=True, eq=False)
-class _ScoreRunner:
-    """Runs the user's score for laws of a family at one budget; the `Work` of their queue."""
-
-    task: OwnTask
-    start: TrainedStart
-    family: LawFamily
-    budget: Budget
-
-    @property
-    def compute(self) -> Compute:
-        return self.task.compute
-
-    def point(self, trial: FrozenTrial) -> TuningPoint:
-        return trials.read_tuning_point(trial)
-
-    def sampler(self, trial: FrozenTrial) -> BaseSampler:
-        return make_sampler("gp", trials.read_tuning_point(trial).index or 0)
-
-    def run(self, trial: Trial) -> list[float]:
-        """Return the score of the widths along the law that a trial suggests."""
-        task = self.task
-        law = self.family.law(suggest_parameters(trial, self.family))
-        widths = self.budget.solve(law, task.arch, task.settings)
-        value = score(self.start, widths, task.batches, task.evaluate, task.compute)
-        trials.write_outcome(trial, {"widths": schema.width_key(widths)}, {})
-        task.progress.advance(f"{value:g}")
-        return [value]
-
-    def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
-        self.task.progress.message(f"trial {trial.number}: {error}")
-
-
 def _search(task: OwnTask, price: Price) -> Iteration:
-    """Return the iteration of a search from the trained network; search unless it is stored."""
+    """Return the iteration of a search from the trained network; search unless it is stored.
+
+    If several processes need it, one searches and the others wait.
+    """
     study = task.open_study(schema.search_kind(price, "filters"))
+    checkpoint = task.files / f"search-{price}.pt"
+    with task.one_at_a_time(checkpoint):
+        return _find_iteration(task, price, study, checkpoint)
+
+
+def _find_iteration(task: OwnTask, price: Price, study: Study, checkpoint: Path) -> Iteration:
     history = trials.read_iterations(study)
     missing = run_iterations(
         task.arch,
@@ -230,7 +205,7 @@ def _search(task: OwnTask, price: Price) -> Iteration:
         history,
         task.compute,
         task.progress,
-        checkpoint=task.files / f"search-{price}.pt",
+        checkpoint=checkpoint,
         start=task.model,
     )
     for number, iteration in enumerate(missing, start=1):

@@ -47,7 +47,7 @@ def with_fast_multiple(
     if known:
         if isinstance(known[0], dict) and list(known[0]) == [LATENCY.name]:
             return settings.updated(multiple_of=known[0])
-        if timed:
+        if timed and known[0] is None:
             progress.message("widths are not rounded, as in the results so far: another --out does")
         return settings
     if not timed:

@@ -5,9 +5,10 @@ and is trained for a few steps. Its score is how closely its outputs then follow
 trained network.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 from optuna.samplers import BaseSampler
 from optuna.study import Study
@@ -15,19 +16,20 @@ from optuna.trial import FrozenTrial, Trial
 
 from nsopt.compression.agreement import Agreement, Comparer, is_closer
 from nsopt.compression.budgets import Budget
-from nsopt.errors import NoWidthsError
+from nsopt.compute.device import Compute
+from nsopt.errors import DeterministicError, NoWidthsError
+from nsopt.latency.bisection import Widths
 from nsopt.methods.registry import baseline
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import SCORE_STEPS, score
 from nsopt.pruning.supervision import Classification
 from nsopt.scaling.family import LawFamily
-from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import LATENCY, counted_costs
 from nsopt.scaling.record import Iteration
 from nsopt.settings import Price
 from nsopt.storage import schema, trials
-from nsopt.storage.queue import Work
 from nsopt.storage.trials import TuningPoint
 from nsopt.study.session import Session
 from nsopt.study.widths_in_time import correct_latency
@@ -40,40 +42,54 @@ from nsopt.tuning.law import (
     suggest_parameters,
     with_recorded,
 )
-from nsopt.tuning.points import PointRunner, open_tuning, run_points
+from nsopt.tuning.points import open_tuning, run_points
 
 METRIC_NAME = "agreement with the trained network before fine-tuning (%)"
 
 
 @dataclass(frozen=True, eq=False)
-class ScoreRunner(PointRunner):
-    """Scores laws of a family at one budget.
+class ScoreRunner:
+    """Scores laws of a family at one budget; the `Work` of a queue.
 
     Attributes:
-        arch: the network.
         family: the laws.
-        budget: the budget.
+        solve: returns the widths along a law at the budget.
+        measure: returns the score of widths, and what to store with it.
+        compute: the device.
+        progress: receives the best score so far, and failures.
     """
 
-    arch: Architecture
     family: LawFamily
-    budget: Budget
+    solve: Callable[[PowerLaw], Widths]
+    measure: Callable[[Widths], tuple[float, Mapping[str, Any]]]
+    compute: Compute
+    progress: Progress
+
+    def point(self, trial: FrozenTrial) -> TuningPoint:
+        return trials.read_tuning_point(trial)
 
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
         """Return a sampler whose proposals depend on the scores so far and the trial's index."""
         return make_sampler("gp", trials.read_tuning_point(trial).index or 0)
 
     def run(self, trial: Trial) -> list[float]:
-        """Return the score of the widths along a law at the budget."""
-        law = self.family.law(suggest_parameters(trial, self.family))
-        widths = self.budget.solve(law, self.arch, self.session.task.settings)
-        found = self._compare(widths)
-        numbers = counted_costs(self.arch, widths) | {"widths": schema.width_key(widths)}
-        trials.write_outcome(trial, numbers | {"val_accuracy": found.accuracy}, {})
+        """Return the score of the widths along the law that a trial suggests."""
+        widths = self.solve(self.family.law(suggest_parameters(trial, self.family)))
+        value, numbers = self.measure(widths)
+        trials.write_outcome(trial, {**numbers, "widths": schema.width_key(widths)}, {})
         done = trials.read_completed(trial.study)
-        best = max([found.percentage, *(float(own.values[0]) for own in done)])
-        self.session.progress.advance(f"best {best:.1f} %")
-        return [found.percentage]
+        self.progress.advance(f"best {max([value, *(own.values[0] for own in done)]):.4g}")
+        return [value]
+
+    def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
+        self.progress.message(f"trial {trial.number}: {error}")
+
+
+@dataclass(frozen=True, eq=False)
+class _AgreementScore:
+    """Scores widths of a session by agreement with its trained network."""
+
+    session: Session
 
     @cached_property
     def _comparer(self) -> Comparer:
@@ -81,10 +97,16 @@ class ScoreRunner(PointRunner):
         assert start is not None
         return Comparer(start, self.session.splits, self.session.compute)
 
-    def _compare(self, widths: tuple[int, ...]) -> Agreement:
+    def _compare(self, widths: Widths) -> Agreement:
         session, comparer = self.session, self._comparer
         images = Classification(session.splits, session.task.settings.training.resized_crop)
         return score(comparer.start, widths, images, comparer.compare, session.compute)
+
+    def measure(self, widths: Widths) -> tuple[float, dict[str, Any]]:
+        """Return the agreement (%), and costs and validation accuracy."""
+        found = self._compare(widths)
+        costs = counted_costs(self.session.task.arch, widths)
+        return found.percentage, costs | {"val_accuracy": found.accuracy}
 
     def judge(self, best: FrozenTrial, uniform: FrozenTrial | None = None) -> str:
         """Return in words whether the images distinguish the best widths from uniform ones."""
@@ -129,10 +151,11 @@ def find_scored_law(session: Session, budget: Budget, candidates: int) -> Study:
         "by": "agreement",
     }
     study = open_tuning(session, name, tuned, [METRIC_NAME])
-    runner = ScoreRunner(session, arch, family, budget)
-    seed = task.settings.training.seed
+    scorer = _AgreementScore(session)
+    solve = partial(budget.solve, arch=arch, settings=task.settings)
+    runner = ScoreRunner(family, solve, scorer.measure, session.compute, session.progress)
     session.progress.start(f"scoring widths at {budget.shown}", candidates)
-    done = score_laws(study, family, runner, candidates, seed, session.progress)
+    done = score_laws(study, runner, candidates, task.settings.training.seed)
     if not done:
         raise NoWidthsError(f"no widths fit a budget of {budget.shown}")
     best = find_best(done)
@@ -143,31 +166,27 @@ def find_scored_law(session: Session, budget: Budget, candidates: int) -> Study:
     )
     if verdict is None or known is None or known.to_dict() != law.to_dict():
         uniform = [trial for trial in done if trials.read_tuning_point(trial).index == 0]
-        verdict = runner.judge(best, *uniform)
+        verdict = scorer.judge(best, *uniform)
         schema.write_verdict(study, verdict)
         schema.write_law(study, law)  # last, so that an interruption repeats the judgement
     session.progress.message(f"{budget.shown}: {verdict}")
     return study
 
 
-def score_laws(
-    study: Study, family: LawFamily, work: Work, candidates: int, seed: int, progress: Progress
-) -> list[FrozenTrial]:
+def score_laws(study: Study, runner: ScoreRunner, candidates: int, seed: int) -> list[FrozenTrial]:
     """Score laws of a family, together with any other process; return the trials with a score.
 
     Args:
         study: where the scores are stored; those that it has are not repeated.
-        family: the laws, of which `list_first_candidates` come first.
-        work: scores a law.
+        runner: scores a law. Those of `list_first_candidates` come first.
         candidates: number of laws.
         seed: identifies the trials.
-        progress: receives the number of trials that have ended.
     """
-    starts = dict(enumerate(list_first_candidates(family)))
+    starts = dict(enumerate(list_first_candidates(runner.family)))
     points: dict[TuningPoint, Mapping[str, float]] = {
         TuningPoint(seed, index=index): starts.get(index, {}) for index in range(candidates)
     }
-    run_points(study, points, work, progress)
+    run_points(study, points, runner, runner.progress)
     return trials.read_completed(study)
 
 

@@ -91,8 +91,8 @@ class Architecture(Protocol):
             NsoptError: for an unknown metric, or for `latency` without a latency model.
         """
 
-    def with_latency(self, latency: CostModel) -> Self:
-        """Return a copy with a cost model for `latency`."""
+    def with_latency(self, latency: CostModel | None) -> Self:
+        """Return a copy with a cost model for `latency`, or without one."""
 
     def summary(self) -> str:
         """Return one line about layers that keep their widths, or an empty string."""
@@ -204,7 +204,7 @@ class TableArchitecture:
         with torch.device("meta"):
             return self.build(widths)
 
-    def with_latency(self, latency: CostModel) -> Self:
+    def with_latency(self, latency: CostModel | None) -> Self:
         return replace(self, latency=latency)
 
     def summary(self) -> str:

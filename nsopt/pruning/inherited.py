@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from nsopt.compute.device import Compute, place
+from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import use_seed
 from nsopt.models.architecture import Architecture
 from nsopt.models.layout import inputs_for
@@ -25,7 +26,6 @@ from nsopt.training.step import call_network, sgd, train_step
 
 SCORE_STEPS = 30  # of training before a score
 _LR, _MOMENTUM, _WEIGHT_DECAY = 0.01, 0.9, 5e-4  # of these steps
-_BATCH_SIZE = 128
 _RANKING_BATCHES = 20  # over which importance is averaged
 _BATCHES = 10  # for the statistics of BatchNorm
 
@@ -34,11 +34,18 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, eq=False)
 class TrainedStart:
-    """A trained network of the base widths, and the ranking of its units."""
+    """A trained network, and how others inherit from it.
+
+    Attributes:
+        model: the network, of the base widths of `arch`.
+        ranking: of its units.
+        batch_size: images per batch for the steps before a score, and BatchNorm's statistics.
+    """
 
     arch: Architecture
     model: nn.Module
     ranking: UnitRanking
+    batch_size: int = 128
 
     def build(self, widths: Sequence[int]) -> nn.Module:
         """Return a network of `widths` with the most important units of the trained one.
@@ -62,8 +69,12 @@ def rank_by_importance(
         model: a network of the base widths; it does not change.
         supervision: batches and loss, on the device of `compute`.
         batches: number of mini-batches over which the importance is averaged.
+
+    Raises:
+        OutOfMemoryError: if a batch does not fit the device.
     """
-    with compute.computing():
+    limit = explain_out_of_memory(compute.device, supervision.batch_size(settings.batch_size))
+    with limit, compute.computing():
         network = ShrinkingNetwork(arch, arch.base_widths, supervision, settings, compute, model)
         for _ in range(batches):
             compute.give_way()
@@ -82,9 +93,13 @@ def inherit_network(
 
     Args:
         supervision: batches and loss, on the device of `compute`.
+
+    Raises:
+        OutOfMemoryError: if a batch does not fit the device.
     """
-    model = place(start.build(widths), compute.device, start.arch.layout)
-    _measure_statistics(model, supervision, compute)
+    with explain_out_of_memory(compute.device, supervision.batch_size(start.batch_size)):
+        model = place(start.build(widths), compute.device, start.arch.layout)
+        _measure_statistics(model, supervision.batches(start.batch_size, seed=0), compute)
     return model
 
 
@@ -103,22 +118,26 @@ def score(
         supervision: the batches for the steps and for BatchNorm's statistics.
         evaluate: takes a network in evaluation mode on the device of `compute`.
         steps: number of mini-batches to train on, at most an epoch.
+
+    Raises:
+        OutOfMemoryError: if a batch does not fit the device.
     """
-    with compute.computing(), use_seed(0, compute.device):
+    limit = explain_out_of_memory(compute.device, supervision.batch_size(start.batch_size))
+    with limit, compute.computing(), use_seed(0, compute.device):
         model = place(start.build(widths), compute.device, start.arch.layout)
         optimizer = sgd(model.train(), _LR, _MOMENTUM, _WEIGHT_DECAY)
-        data = supervision.batches(_BATCH_SIZE, seed=1)
+        data = supervision.batches(start.batch_size, seed=1)
         with fast_kernels(model):
             for _ in range(min(steps, data.per_epoch)):
                 compute.give_way()
                 train_step(model, optimizer, *data.next(), compute, supervision.loss)
-        _measure_statistics(model.eval(), supervision, compute)
+        statistics = supervision.batches(start.batch_size, seed=0)
+        _measure_statistics(model.eval(), statistics, compute)
         return evaluate(model)
 
 
-def _measure_statistics(model: nn.Module, supervision: Supervision, compute: Compute) -> None:
+def _measure_statistics(model: nn.Module, data: Batches, compute: Compute) -> None:
     """Measure the statistics of BatchNorm on a few batches, at most an epoch."""
-    data = supervision.batches(_BATCH_SIZE, seed=0)
     with compute.autocast():
         update_bn(_yield_inputs(model, data, compute), _OfOneInput(model))
 

@@ -136,7 +136,8 @@ def add_latencies(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: i
         return outcomes
     keys = outcomes["widths"].map(schema.width_key)
     best = pd.DataFrame()
-    for _, group in batches.groupby(CONDITIONS, dropna=False, sort=False):
+    groups = [group for _, group in batches.groupby(CONDITIONS, dropna=False)]
+    for group in sorted(groups, key=lambda each: max(each["sitting"].dropna(), default="")):
         known = group.astype(object).where(group.notna(), None).to_dict("records")
         chosen = pd.DataFrame(choose_latencies(known, set(keys)).values(), columns=LATENCY_COLUMNS)
         found = chosen.set_index("widths").reindex(keys)

@@ -372,6 +372,15 @@ def write_search(trial: Trial, iteration: Iteration, seconds: float) -> None:
     trial.set_user_attr(_SEARCH_SECONDS, seconds)
 
 
+def read_search(trial: Trial) -> tuple[Iteration, float] | None:
+    """Return what `write_search` wrote, if it did."""
+    seconds = read_optional(trial, _SEARCH_SECONDS, float)
+    if seconds is None:
+        return None
+    with damage(trial, _ITERATION):
+        return Iteration.from_dict(trial.user_attrs[_ITERATION]), seconds
+
+
 def read_seed(trial: FrozenTrial | Trial) -> int:
     seed: int = read(trial, "seed", int)
     return seed

@@ -18,8 +18,8 @@ def run_other_workers(session: Session) -> Iterator[None]:
     if workspace.workers == 1:
         yield
         return
-    threads = max(1, torch.get_num_threads() // workspace.workers)
-    torch.set_num_threads(threads)
+    cores = torch.get_num_threads()
+    threads = max(1, cores // workspace.workers)
     same = [
         f"--study={session.task.name}",
         f"--arch={session.task.arch.name}",
@@ -34,5 +34,9 @@ def run_other_workers(session: Session) -> Iterator[None]:
         [*same, f"--device={nth_device(session.compute.device, number)}"]
         for number in range(1, workspace.workers)
     ]
-    with run_local_workers(options, workspace.url, session.progress):
-        yield
+    torch.set_num_threads(threads)
+    try:
+        with run_local_workers(options, workspace.url, session.progress):
+            yield
+    finally:
+        torch.set_num_threads(cores)

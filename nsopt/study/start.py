@@ -63,7 +63,7 @@ def rank_start(task: Task, splits: Splits, compute: Compute) -> TrainedStart | N
     search = task.settings.search
     images = Classification(splits, search.resized_crop)
     ranking = rank_by_importance(task.arch, task.start, images, search, compute)
-    return TrainedStart(task.arch, task.start, ranking)
+    return TrainedStart(task.arch, task.start, ranking, search.batch_size)
 
 
 def _find_file(task: Task, workspace: Workspace) -> Path:

@@ -161,19 +161,32 @@ def load_task(
     Raises:
         NsoptError: if the network or the images differ from those of the study.
     """
-    stored, settings = schema.read_task(study), schema.read_settings(study)
-    source = schema.read_source(study)
-    source = replace(source, name=data or source.name)
+    stored = schema.read_task(study)
     arch = read_architecture(stored, [study], given)
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
         raise NsoptError(f"{stored.arch} is another network here than in {study.study_name}")
     own = _read_settings(study)
     runtime = stored_runtime(own.runtime, measure, own.latency_batch_size)
-    task = Task(arch, load_source(source, data_dir), source, own, runtime=runtime)
-    here = task.identity["data"]
-    if any(here[name] != value for name, value in settings["data"].items()):
+    source, images = load_images(study, data, data_dir)
+    return Task(arch, images, source, own, runtime=runtime)
+
+
+def load_images(study: Study, data: str | None, data_dir: Path) -> tuple[Source, ImageData]:
+    """Return the images of a stored study, under the name that they have there.
+
+    Args:
+        data: where they are on this machine; None for where the study was started.
+
+    Raises:
+        NsoptError: if they differ from those of the study.
+    """
+    source = schema.read_source(study)
+    source = replace(source, name=data or source.name)
+    images = replace(load_source(source, data_dir), name=schema.read_task(study).data)
+    here = images.split(_read_settings(study).training.val_fraction).fingerprint
+    if any(here[name] != value for name, value in schema.read_settings(study)["data"].items()):
         raise NsoptError(f"{source.name} differs here from the images of {study.study_name}")
-    return task
+    return source, images
 
 
 def with_precision(task: Task, workspace: Workspace) -> Task:

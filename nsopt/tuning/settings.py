@@ -195,8 +195,11 @@ class TuningRunner(PointRunner):
             return [abs(fit.error), fit.steps]
         epochs = trial.suggest_int(_P, 0, _MOST_EPOCHS)  # enqueued: values can be added later
         seed = trials.read_seed(trial)
-        iteration, seconds = self._search(epochs, seed)
-        trials.write_search(trial, iteration, seconds)
+        found = trials.read_search(trial)  # of the trial that this one repeats
+        if found is None:
+            found = self._search(epochs, seed)
+            trials.write_search(trial, *found)
+        iteration, seconds = found
         accuracy = self._train(trial, iteration.law, seed)
         self.session.progress.message(
             f"P {epochs} seed {seed}: validation {accuracy:.2f} %, search {seconds:.0f} s"

@@ -193,7 +193,7 @@ class TracedArchitecture:
                     tensors[name][_make_grid(target[name])] = values[name][_make_grid(picked)]
         return started
 
-    def with_latency(self, latency: CostModel) -> Self:
+    def with_latency(self, latency: CostModel | None) -> Self:
         """Return a copy with a cost model for `latency`. It keeps the `narrowest` already found."""
         copy = replace(self, latency=latency)
         vars(copy).update({**vars(self), "narrowest": self.narrowest, "latency": latency})
