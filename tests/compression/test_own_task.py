@@ -18,6 +18,7 @@ import nsopt
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.latency.measure import measure_latencies
 from nsopt.study.presets import StudySettings, get_preset, override
+from tests.forked import Forked
 from tests.models.tracing.awkward import UpAndDown
 
 SETTINGS: StudySettings = override(
@@ -77,6 +78,10 @@ def run(model: nn.Module, **changes: Any) -> nsopt.OwnCompression:
     settings = {"train_loader": make_loader(), "loss": pixel_loss, "score": right_pixels}
     options = {"budgets": BUDGETS, "epochs": 2, "candidates": 3, "settings": SETTINGS}
     return nsopt.compress(model, **settings | options | changes)  # type: ignore[call-overload]
+
+
+def run_briefly(model: nn.Module, out: Path) -> None:
+    run(model, out=out, budgets=BUDGETS[:1], epochs=1, candidates=2)
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +216,17 @@ def test_searches_and_fine_tunings_are_stored_as_optuna_studies(
 ) -> None:
     names = optuna.get_all_study_names(f"sqlite:///{kept[1] / 'study.db'}")
     assert {"upanddown/search", "upanddown/search-macs", "upanddown/fine-tuned"} < set(names)
+
+
+def test_two_processes_share_a_compression(trained: nn.Module, tmp_path: Path) -> None:
+    with Forked(run_briefly, trained, tmp_path) as other:
+        run_briefly(trained, tmp_path)
+        assert other.wait() == 0
+    for kind, count in (("search", 1), ("search-macs", 1), ("fine-tuned", 2)):
+        study = optuna.load_study(
+            study_name=f"upanddown/{kind}", storage=f"sqlite:///{tmp_path / 'study.db'}"
+        )
+        assert len(study.trials) <= count, f"a {kind} ran twice"
 
 
 def test_a_compression_with_other_settings_is_not_continued(

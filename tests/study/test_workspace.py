@@ -2,6 +2,8 @@
 
 import dataclasses
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from optuna.trial import TrialState
 
 from nsopt.compute.device import Compute
 from nsopt.compute.locks import hold_lock
+from nsopt.data.registry import load_source
+from nsopt.data.source import Source
 from nsopt.errors import NsoptError
 from nsopt.latency import measure as latency
 from nsopt.latency.runtime import Runtime
@@ -21,17 +25,19 @@ from nsopt.progress import Silent
 from nsopt.reports.dashboard import describe_outcomes
 from nsopt.storage import schema, trials
 from nsopt.storage.queue import claim, run
-from nsopt.study import compare, timing, worker
+from nsopt.study import compare, other_workers, timing, worker
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison
 from nsopt.study.laws import Laws
 from nsopt.study.searching import continue_searches
 from nsopt.study.session import Session
+from nsopt.study.task import load_images
 from nsopt.study.timing import find_latencies
 from nsopt.study.trial import TrialRunner
 from nsopt.study.unfinished import clear_finished
 from nsopt.study.worker import join
 from nsopt.study.workspace import Workspace
+from tests.data.test_folder import write_images
 from tests.forked import Forked
 from tests.study.test_comparison import (
     SETTINGS,
@@ -60,6 +66,46 @@ def test_images_that_are_normalised_or_mirrored_otherwise_do_not_continue_a_stud
         other = dataclasses.replace(task, data=data)
         with pytest.raises(NsoptError, match=rf"was written by other settings \(data.{key}"):
             other.open_study(place.storage, "uniform", CPU)
+
+
+def test_images_are_known_under_the_name_of_their_study(
+    comparison: Comparison, place: Workspace, tmp_path: Path
+) -> None:
+    """A worker finds its study though the folder has another name on its machine."""
+    folder = write_images(tmp_path / "photos", ("train", "val", "test"))
+    source = Source(f"folder:{folder}")
+    task = dataclasses.replace(comparison.task, data=load_source(source, tmp_path), source=source)
+    study = task.open_study(place.storage, "uniform", CPU)
+    folder.rename(tmp_path / "moved")
+    _, images = load_images(study, f"folder:{tmp_path / 'moved'}", tmp_path)
+    assert images.name == task.data.name == "folder-photos"
+    write_images(tmp_path / "others", ("train", "val", "test"), size=(9, 9))
+    with pytest.raises(NsoptError, match="others differs here from the images of"):
+        load_images(study, f"folder:{tmp_path / 'others'}", tmp_path)
+
+
+def test_workers_share_the_threads_only_while_they_run(
+    comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+
+    @contextmanager
+    def note(options: Sequence[Sequence[str]], *_: Any) -> Iterator[None]:
+        given.extend(word for word in options[0] if word.startswith("--threads"))
+        yield
+
+    monkeypatch.setattr(other_workers, "run_local_workers", note)
+    session = Session(comparison.task, dataclasses.replace(place, workers=2), CPU, Silent())
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for _ in range(2):
+            with other_workers.run_other_workers(session):
+                assert torch.get_num_threads() == 2
+            assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    assert given == ["--threads=2", "--threads=2"]
 
 
 def write_unfinished_work(place: Workspace) -> list[Path]:
@@ -308,6 +354,20 @@ def test_the_calmest_complete_sitting_counts_in_tables_and_for_new_trials(
     session = Session(one.task, place, CPU, Silent())
     (found,) = find_latencies(session, [(study, schema.read_width_key(key))])
     assert found.median_ms == 11.0
+
+
+def test_of_equally_many_latencies_the_latest_conditions_count(
+    comparison: Comparison, place: Workspace
+) -> None:
+    one = only(comparison, "uniform", seeds=1)
+    run_comparison(one, place, Silent())
+    study = place.studies(one.task.name)["uniform"]
+    stored = {timed["widths"]: timed for timed in schema.read_latencies(study)}
+    for sitting, device, ms in (("3", "fast", 1.0), ("4", "slow", 2.0), ("5", "fast", 1.0)):
+        for key, timed in stored.items():
+            latency = timed | {"sitting": sitting, "device": device, "median_ms": ms}
+            schema.write_latency(study, schema.read_width_key(key), {"device": device}, latency)
+        assert set(load_results(place).outcomes["latency_ms"]) == {ms}
 
 
 def test_a_foreign_study_in_the_storage_is_not_taken_for_a_comparison(

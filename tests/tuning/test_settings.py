@@ -6,6 +6,7 @@ from pathlib import Path
 import optuna
 import optuna_dashboard
 import pytest
+from optuna import create_study
 from optuna.trial import TrialState
 
 from nsopt.data.images import ImageData
@@ -17,9 +18,10 @@ from nsopt.reports.tuning import publish_tuning
 from nsopt.scaling.metric import PARAMS
 from nsopt.study.comparison import sizes_of_ratios
 from nsopt.study.presets import override
+from nsopt.study.session import start_session
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
-from nsopt.tuning.settings import Tuning, best_settings, best_trial, run_tuning
+from nsopt.tuning.settings import Tuning, TuningRunner, best_settings, best_trial, run_tuning
 from tests.study.test_comparison import SETTINGS, make_workspace
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
@@ -87,6 +89,21 @@ def test_every_value_of_pretrain_epochs_is_tried_with_every_seed(
     publish_tuning(study)
     assert "How many epochs P" in optuna_dashboard.get_note(study)
     assert not (place.folder / "checkpoints").exists()
+
+
+def test_a_repeated_trial_does_not_search_again(
+    tuning: Tuning, place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna copies what a trial wrote into the one that repeats it after a process died."""
+    one = dataclasses.replace(tuning, over="pretrain-epochs", pretrain_epochs=(0,), seeds=1)
+    study = run_tuning(one, place, Silent())
+    (done,) = study.trials
+    again = create_study()
+    again.enqueue_trial(done.params, user_attrs=done.user_attrs)
+    monkeypatch.setattr(TuningRunner, "_search", None)
+    with start_session(one.task, place, Silent()) as session:
+        found = TuningRunner(session, one, None).run(again.ask())
+    assert found == done.values
 
 
 def test_a_tuning_study_with_other_settings_is_refused(tuning: Tuning, place: Workspace) -> None:

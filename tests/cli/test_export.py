@@ -1,0 +1,28 @@
+"""Which network `nsopt export` chooses."""
+
+import pytest
+from optuna.trial import FrozenTrial, create_trial
+
+from nsopt.cli.export import ExportOptions, _choose
+from nsopt.errors import NsoptError
+from nsopt.scaling.metric import get_metric
+from nsopt.storage.trials import Point
+
+
+def make_trial(metric: str, budget: float) -> FrozenTrial:
+    point = Point("uniform", get_metric(metric), budget, seed=0, ratio=None)
+    return create_trial(values=[1.0, 1.0], user_attrs=point.attributes)
+
+
+TRIALS = [make_trial("latency", 20.0), make_trial("macs", 2e6), make_trial("params", 600_000.0)]
+
+
+@pytest.mark.parametrize(("text", "number"), [("20ms", 0), ("2M", 1), ("600k", 2)])
+def test_a_budget_names_a_network_among_those_of_other_metrics(text: str, number: int) -> None:
+    assert _choose(TRIALS, ExportOptions(budget=text)) is TRIALS[number]
+
+
+@pytest.mark.parametrize("text", ["3M", "soon", "21ms", "params=600k"])
+def test_a_budget_of_no_network_is_answered_with_those_that_are_stored(text: str) -> None:
+    with pytest.raises(NsoptError, match=r"choose a network with .*: stored are .*20"):
+        _choose(TRIALS, ExportOptions(budget=text))
