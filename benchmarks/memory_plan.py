@@ -38,6 +38,10 @@ torchvision:googlenet torchvision:densenet121 torchvision:efficientnet_b0
 torchvision:regnet_y_400mf torchvision:shufflenet_v2_x1_0 timm:resnet10t timm:lcnet_050
 timm:mobilenetv3_small_100 timm:ghostnet_100 timm:repvgg_a0 timm:efficientnet_lite0
 timm:test_byobnet timm:test_resnet timm:test_convnext timm:test_vit
+torchvision:resnet34 torchvision:vgg11 torchvision:vgg13_bn torchvision:mnasnet1_0
+torchvision:regnet_x_400mf torchvision:mobilenet_v3_large torchvision:squeezenet1_0
+torchvision:shufflenet_v2_x0_5 timm:resnet14t timm:resnet18d timm:resnet26d timm:convnext_atto
+timm:regnetx_002 timm:regnety_002 timm:mobilenetv4_conv_small
 """
 
 

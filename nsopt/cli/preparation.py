@@ -77,6 +77,13 @@ def read_metric(sizes: SizeOptions) -> Metric:
     return metric
 
 
+def check_single(sizes: SizeOptions) -> None:
+    """Raise NsoptError if the options give several sizes."""
+    budgets, ratios = _parse_sizes(sizes)
+    if len(budgets) + len(ratios) > 1:
+        raise NsoptError("tune takes a single budget: give one --ratios or one --budgets")
+
+
 def prepare(
     options: NetworkOptions,
     place: PlaceOptions,

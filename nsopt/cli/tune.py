@@ -71,6 +71,7 @@ def _tune_settings(options: TuneOptions, over: "Over", metric: "Metric") -> None
 
     preset = get_preset(options.task.preset, options.task.data)
     tried = _parse_epochs(options.pretrain_epochs) if options.pretrain_epochs else PRETRAIN_EPOCHS
+    preparation.check_single(options.sizes)
     rounding = options.sizes.rounding
     if over == "eta" and any(rounding.values()):
         raise NsoptError("Algorithm 3 takes no --multiple-of or --min-width: leave them out")
@@ -82,14 +83,12 @@ def _tune_settings(options: TuneOptions, over: "Over", metric: "Metric") -> None
     with storage_errors(workspace.url):
         with live_progress() as progress:
             task = with_latency_if_needed(task, metric, (), workspace, progress)
-            sizes = preparation.read_sizes(options.sizes, task.arch, (0.25,))
-            if len(sizes) != 1:
-                raise NsoptError("tune takes a single budget: give one --ratios or one --budgets")
+            (size,) = preparation.read_sizes(options.sizes, task.arch, (0.25,))
             preparation.announce(task, preset, options.place.verbose)
             tuning = Tuning(
                 task=task,
                 metric=metric,
-                budget=sizes[0].budget,
+                budget=size.budget,
                 over=over,
                 trials=options.trials,
                 seeds=options.seeds or preset.seeds,

@@ -7,7 +7,6 @@ fine-tuning.
 The user's score ranks widths, and chooses between the fine-tuned networks.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,14 +28,13 @@ from nsopt.compression.rounding import with_fast_multiple
 from nsopt.compute.device import place
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NonFiniteLossError
-from nsopt.files import write_whole
 from nsopt.methods.registry import baseline, scored
 from nsopt.models.tracing.originals import copy_model
 from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import counted_costs
 from nsopt.storage import schema, trials
-from nsopt.storage.weights_file import read_weights
+from nsopt.storage.weights_file import read_weights, write_weights
 from nsopt.training.fine_tuning import average_of, make_schedule
 from nsopt.training.step import sgd, train_step
 
@@ -154,7 +152,7 @@ def _find_tuned(
     def fine_tune(trial: Trial) -> float:
         model = _train(task, start, widths, seed)
         accuracy = _evaluate(task, model)
-        _write(model, _get_file(task, trial.number))
+        write_weights(_get_file(task, trial.number), model.state_dict())
         trials.write_trainings(trial, {key: accuracy})
         tuned.append((accuracy, model))
         return accuracy
@@ -171,13 +169,6 @@ def _read(task: OwnTask, widths: tuple[int, ...], file: Path) -> nn.Module | Non
     except Exception:  # torch raises anything for a damaged file
         return None
     return model.eval()
-
-
-def _write(model: nn.Module, file: Path) -> None:
-    content = io.BytesIO()
-    torch.save(model.state_dict(), content)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, content.getbuffer())
 
 
 def _get_file(task: OwnTask, number: int) -> Path:

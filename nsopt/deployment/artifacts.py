@@ -5,7 +5,6 @@ the smallest seed. It is an artifact of its trial, which also stores the machine
 file. A trial announces its file before it writes it, so every file belongs to a trial.
 """
 
-import io
 import re
 import tempfile
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
 from optuna.artifacts import (
     ArtifactMeta,
     FileSystemArtifactStore,
@@ -27,7 +25,7 @@ from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
 from nsopt.files import remove_unfinished, write_whole
 from nsopt.storage import internals, trials
-from nsopt.storage.weights_file import read_weights
+from nsopt.storage.weights_file import read_weights, serialise, write_weights
 
 _ID = re.compile(r"[0-9A-Za-z-]+")
 
@@ -102,7 +100,7 @@ class BestNetworks:
         """Write the file of one of the `damaged` again."""
         path = self._file(study, trial)
         assert path is not None
-        write_whole(path, _serialise(network.content))
+        write_weights(path, network.content)
 
     def clear(self, study: Study) -> None:
         """Delete the files here of networks that are no longer the best."""
@@ -123,11 +121,11 @@ class BestNetworks:
         trials.write_place(trial, str(self.folder.resolve()))
         announced = _list_artifacts(trial)  # by a process that started this trial and died
         if announced:
-            write_whole(self._path(announced[-1]), _serialise(content))
+            write_weights(self._path(announced[-1]), content)
             return
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / _name_file(trial.study, content["metric"], content["budget"])
-            path.write_bytes(_serialise(content))
+            path.write_bytes(serialise(content))
             upload_artifact(
                 artifact_store=_WholeFiles(self.folder),
                 file_path=str(path),
@@ -186,12 +184,6 @@ def _list_artifacts(owner: Any, storage: Any = None) -> list[ArtifactMeta]:
         return get_all_artifact_meta(owner, storage=storage)
     except TypeError:  # a user deleted one with the dashboard
         return []
-
-
-def _serialise(content: Mapping[str, Any]) -> bytes:
-    file = io.BytesIO()
-    torch.save(dict(content), file)
-    return file.getvalue()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

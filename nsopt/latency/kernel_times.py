@@ -1,5 +1,6 @@
 """Time the kernel of each torch function that a network calls, one at a time."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,7 +16,6 @@ from nsopt.compute.device import wait_for
 from nsopt.latency.calls import Call
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.models.layout import change_layout
-from nsopt.scaling.law import FloatArray
 
 _WARMUP = 2
 _FEWEST = 4
@@ -27,21 +27,17 @@ _FEW = (2, 8)
 
 
 def measure_table(
-    calls: Sequence[Call],
-    largest: tuple[int, ...],
-    device: torch.device,
-    layout: torch.memory_format,
+    calls: Sequence[Call], device: torch.device, layout: torch.memory_format
 ) -> Table:
     """Time the calls of one kind.
 
     Args:
         calls: calls of this kind at several widths of the network.
-        largest: the most channels of convolutions, as a `Call.place`.
         device: where to time them.
         layout: memory layout of all four-dimensional tensors.
     """
     if calls[0].is_convolution:
-        return _measure_convolutions(calls, largest, device, layout)
+        return _measure_convolutions(calls, device, layout)
     return _measure_others(calls, device, layout)
 
 
@@ -58,10 +54,7 @@ def _measure_others(
 
 
 def _measure_convolutions(
-    calls: Sequence[Call],
-    largest: tuple[int, ...],
-    device: torch.device,
-    layout: torch.memory_format,
+    calls: Sequence[Call], device: torch.device, layout: torch.memory_format
 ) -> Table:
     """Time convolutions over their numbers of input and output channels.
 
@@ -69,8 +62,8 @@ def _measure_convolutions(
     """
     inputs, outputs = (sorted({call.place[d] for call in calls}) for d in range(2))
     axes = tuple(
-        np.array(places if len(places) == 1 else _choose_channels(most), dtype=np.float64)
-        for places, most in zip((inputs, outputs), largest, strict=True)
+        np.array(places if len(places) == 1 else _choose_channels(places[-1]), dtype=np.float64)
+        for places in (inputs, outputs)
     )
     pattern = calls[0]
     images, weight = pattern.arguments[:2]
@@ -87,7 +80,9 @@ def _measure_convolutions(
 
 
 def _choose_channels(largest: int) -> list[int]:
-    """Return the numbers of channels to time, up to the largest; above one block on a log scale."""
+    """Return the numbers of channels to time, up to the largest in whole blocks; above one block on
+    a log scale."""
+    largest = math.ceil(largest / BLOCK) * BLOCK
     if largest <= BLOCK:
         return sorted({*_FEW, largest})
     spaced = np.geomspace(BLOCK, largest, _POINTS) / BLOCK
@@ -132,8 +127,3 @@ def _time(run: Callable[[], Any], device: torch.device) -> float:
             wait_for(device)
             taken.append((time.perf_counter() - start) / burst)
     return float(np.percentile(taken, 25))
-
-
-def round_up(sizes: FloatArray) -> tuple[int, ...]:
-    """Round sizes up to whole blocks."""
-    return tuple(int(size) for size in np.ceil(sizes / BLOCK) * BLOCK)

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.files import cache_folder, write_whole
 from nsopt.latency.calls import Call, record_calls
-from nsopt.latency.kernel_times import measure_table, round_up
+from nsopt.latency.kernel_times import measure_table
 from nsopt.latency.linear import MacsLatency, fit_linear
 from nsopt.latency.measure import (
     latency_conditions,
@@ -46,23 +46,6 @@ _BUSY = (
     "the machine was busy while its latency was learned, so predicted milliseconds are too large: "
     "nsopt does not cache this latency model, and a new study with its own --out learns it again"
 )
-
-
-@dataclass(frozen=True, eq=False)
-class _Structure:
-    """The calls of a network.
-
-    Attributes:
-        kinds: kinds of calls, in the order of their tables.
-        terms: the calls as functions of the widths.
-        samples: calls of networks of several sizes, by kind.
-        largest: the largest sizes of these calls, by kind.
-    """
-
-    kinds: tuple[str, ...]
-    terms: tuple[Term, ...]
-    samples: dict[str, list[Call]]
-    largest: dict[str, tuple[int, ...]]
 
 
 class UnpredictableError(NsoptError):
@@ -163,8 +146,8 @@ def latency_model(
             _warn_if_flat(arch, known, progress)
             return known
         with memory_for(compute.device, f"timing batches of {batch_size}"):
-            structure = _read_structure(arch, batch_size)
-            model, busy = _learn(arch, structure, compute.device, progress, runtime)
+            calls = _read_calls(arch, batch_size)
+            model, busy = _learn(arch, *calls, compute.device, progress, runtime)
     _warn_if_flat(arch, model, progress)
     if busy:
         progress.message(_BUSY)
@@ -204,21 +187,21 @@ def _read(path: Path, arch: Architecture) -> LatencyModel | None:
 
 def _learn(
     arch: Architecture,
-    structure: _Structure,
+    terms: tuple[Term, ...],
+    samples: Mapping[str, Sequence[Call]],
     device: torch.device,
     progress: Progress,
     runtime: Runtime,
 ) -> tuple[LatencyModel, bool]:
-    """Return the model, and whether the machine was busy."""
-    progress.start("learning this device's latency", len(structure.kinds) + 1)
+    """Return the model, and whether the machine was busy. See `_read_calls`."""
+    progress.start("learning this device's latency", len(samples) + 1)
     tables: list[Table] = []
     with keep_memory(device), pause_garbage_collection():
-        for kind in structure.kinds:
-            samples, largest = structure.samples[kind], structure.largest[kind]
-            tables.append(measure_table(samples, largest, device, arch.layout))
+        for calls in samples.values():
+            tables.append(measure_table(calls, device, arch.layout))
             progress.advance()
     layers = len(arch.base_widths)
-    model = LatencyModel(tuple(tables), structure.terms, layers, np.ones((len(tables), 2)), 0.0)
+    model = LatencyModel(tuple(tables), terms, layers, np.ones((len(tables), 2)), 0.0)
     widths = _choose_networks(arch)
     measured = measure_latencies(
         [arch.build(w) for w in (_clip(arch, [1] * layers), *widths)],
@@ -247,8 +230,15 @@ def _choose_networks(arch: Architecture) -> list[tuple[int, ...]]:
     return [*ragged, *blocks, *uniform]
 
 
-def _read_structure(arch: Architecture, batch_size: int) -> _Structure:
-    """Record the calls of `arch` at several widths, on the meta device."""
+def _read_calls(
+    arch: Architecture, batch_size: int
+) -> tuple[tuple[Term, ...], dict[str, list[Call]]]:
+    """Record the calls of `arch` on the meta device.
+
+    Returns:
+        The calls as functions of the widths, each with the index of its table, and for each table
+        the calls of networks of several sizes, by kind.
+    """
     samples: dict[str, list[Call]] = {}
     for scale in _SCALES:
         widths = _clip(arch, floor_widths(scale, arch.base_widths))
@@ -276,11 +266,7 @@ def _read_structure(arch: Architecture, batch_size: int) -> _Structure:
                 vanishing.get(call.module),
             )
         )
-    largest = {
-        kind: round_up(np.max([call.place for call in found], axis=0))
-        for kind, found in samples.items()
-    }
-    return _Structure(kinds, tuple(terms), samples, largest)
+    return tuple(terms), samples
 
 
 def _record_calls(arch: Architecture, widths: Sequence[int], batch_size: int) -> list[Call]:

@@ -1,12 +1,14 @@
-"""Read a file of weights from an untrusted source.
+"""Files of weights.
 
-Reading runs no code from the file and needs at most a few times its size in memory.
+Reading one from an untrusted source runs no code from it, and needs at most a few times its size in
+memory.
 """
 
 import io
 import math
 import pickletools
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nsopt.errors import NsoptError
+from nsopt.files import write_whole
 
 _PICKLE = ".pkl"  # ends the name of the archive member with the structure of the content
 _SIZED = "bytearray"  # allocates any number of bytes, and torch's unpickler allows it
@@ -35,6 +38,18 @@ def read_weights(path: Path) -> dict[str, Any]:
     if _count_claimed_bytes(content, {}) > _FEW * size:
         raise NsoptError("its tensors or lists claim more than the file holds")
     return content
+
+
+def write_weights(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a dict with `torch.save`; after a crash or an error an old file is still there."""
+    write_whole(path, serialise(content))
+
+
+def serialise(content: Mapping[str, Any]) -> bytes:
+    """Return the file that `torch.save` writes."""
+    file = io.BytesIO()
+    torch.save(dict(content), file)
+    return file.getvalue()
 
 
 def _copy(path: Path, size: int) -> io.BytesIO:

@@ -3,20 +3,17 @@
 Every process of the study reads that file. Its checksum is part of the settings.
 """
 
-import io
 from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import Compute
 from nsopt.data.images import Splits
 from nsopt.deployment.trained import load_trained
 from nsopt.errors import NsoptError
-from nsopt.files import write_whole
 from nsopt.pruning.inherited import TrainedStart, rank_by_importance
 from nsopt.pruning.supervision import Classification
+from nsopt.storage.weights_file import write_weights
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
 
@@ -26,10 +23,7 @@ def keep_start(task: Task, workspace: Workspace) -> None:
     path = _find_file(task, workspace)
     if task.start is None or path.is_file():
         return
-    content = io.BytesIO()
-    torch.save({"state_dict": task.start.state_dict()}, content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content.getbuffer())
+    write_weights(path, {"state_dict": task.start.state_dict()})
 
 
 def with_start(task: Task, workspace: Workspace) -> Task:

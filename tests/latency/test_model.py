@@ -71,8 +71,8 @@ def test_recorded_calls_match_the_layers_of_a_network(narrow: TableArchitecture)
 
 
 def learn_now(arch: Architecture) -> LatencyModel:
-    structure = learn._read_structure(arch, TORCH.batch_size)
-    return learn._learn(arch, structure, CPU.device, Silent(), TORCH)[0]
+    calls = learn._read_calls(arch, TORCH.batch_size)
+    return learn._learn(arch, *calls, CPU.device, Silent(), TORCH)[0]
 
 
 @pytest.fixture(scope="module")
@@ -203,18 +203,18 @@ def test_a_model_fitted_to_noise_still_grows_with_the_widths(
 def test_projections_that_vanish_at_equal_widths_are_not_counted() -> None:
     arch = table_architecture("resnet18", num_classes=10, in_channels=1)
     arch = replace(arch, base_widths=tuple(w // 4 for w in arch.base_widths))
-    structure = learn._read_structure(arch, 100)
-    vanishing = [term for term in structure.terms if term.unless_equal is not None]
+    terms, _ = learn._read_calls(arch, 100)
+    vanishing = [term for term in terms if term.unless_equal is not None]
     assert vanishing
     equal, unequal = np.array(arch.base_widths), np.array(arch.base_widths) + np.arange(17) * 2
     present = sum(int(term.exists(equal)) for term in vanishing)
     everywhere = sum(int(term.exists(unequal)) for term in vanishing)
     assert present < everywhere == len(vanishing)
     assert not {term.table for term in vanishing} & {
-        term.table for term in structure.terms if term.unless_equal is None
+        term.table for term in terms if term.unless_equal is None
     }
     calls = learn._record_calls(arch, unequal.tolist(), 100)
-    for term, call in zip(structure.terms, calls, strict=True):
+    for term, call in zip(terms, calls, strict=True):
         assert tuple(term.sizes(unequal)) == call.place
 
 
@@ -246,7 +246,7 @@ def test_a_damaged_model_in_the_cache_is_learned_again(
         learned.append(arch)
         return model, False
 
-    monkeypatch.setattr(learn, "_read_structure", lambda *_: None)
+    monkeypatch.setattr(learn, "_read_calls", lambda *_: ())
     monkeypatch.setattr(learn, "_learn", learn_at_once)
     latency_model(arch, CPU, Silent(), folder=tmp_path)
     (file,) = tmp_path.iterdir()
