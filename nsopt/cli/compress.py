@@ -95,15 +95,17 @@ def compress(options: CompressOptions) -> None:
 
 
 def _export(compressed: "CompressedClassifier", folder: Path) -> str:
-    """Write a network as ONNX; return where, or how to get it."""
+    """Write a network's weights, and ONNX if possible; return where, or how to get it."""
     from nsopt.cli.extras import has_extra, install_command
     from nsopt.deployment.export import export
 
     file = folder / compressed.budget.replace("=", "-").replace("%", "-percent")
-    has_onnx = has_extra("export")
-    file = file.with_name(f"{file.name}.{'onnx' if has_onnx else 'pt'}")
-    export(compressed.network, file, "onnx" if has_onnx else "state_dict")
-    return str(file) if has_onnx else f"{file}; as ONNX after {install_command('export')}"
+    weights, onnx = (file.with_name(f"{file.name}.{suffix}") for suffix in ("pt", "onnx"))
+    export(compressed.network, weights, "state_dict")
+    if not has_extra("export"):
+        return f"{weights}; as ONNX after {install_command('export')}"
+    export(compressed.network, onnx, "onnx")
+    return f"{onnx}, {weights}"
 
 
 def _print_table(title: str, result: "Compression") -> None:

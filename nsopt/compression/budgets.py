@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nsopt.errors import NsoptError
+import numpy as np
+
+from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import LATENCY, Joint, Metric, get_metric, read_percentage
@@ -84,6 +86,8 @@ class _Limit:
 def check_words(words: Sequence[str]) -> None:
     """Raise NsoptError unless all budgets are `METRIC=LIMIT`, or several of these with commas."""
     for word in words:
+        if not isinstance(word, str):
+            raise NsoptError(f"{word!r} is not a budget: write a word such as 'macs=50%'")
         limits = _read_limits(word)
         if not all(limit.number for limit in limits):
             raise NsoptError(f"{word}: a budget must be above 0")
@@ -94,7 +98,12 @@ def check_budgets(words: Sequence[str], arch: Architecture, settings: StudySetti
     """Raise what `read_budgets` and `Budget.solve` raise for budgets that need no measurement."""
     counted = [word for word in words if LATENCY not in read_metrics(word)]
     for budget in read_budgets(counted, arch) if counted else ():
-        budget.solve(uniform_curve(arch.base_widths), arch, settings)
+        try:
+            budget.solve(uniform_curve(arch.base_widths), arch, settings)
+        except NoWidthsError as error:
+            multiple, _ = settings.rounding(budget.metric)
+            rounded = "" if np.max(multiple) == 1 else f" of multiples of {np.max(multiple)}"
+            raise NoWidthsError(f"{budget.word}{rounded}: {error}") from None
 
 
 def read_metrics(word: str) -> tuple[Metric, ...]:

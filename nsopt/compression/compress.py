@@ -38,6 +38,7 @@ from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import restore_network
 from nsopt.errors import NsoptError
+from nsopt.files import check_writable
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
 from nsopt.methods.base import Method
 from nsopt.methods.registry import baseline, dense, scored
@@ -61,6 +62,7 @@ from nsopt.terminal import show_progress
 from nsopt.training.step import Loss
 
 PRESET = "compress"
+_NEAR_CHANCE = 1.2  # times the accuracy of guessing
 
 
 @overload
@@ -173,9 +175,9 @@ def compress(
         raise NsoptError(
             "compress needs data=..., or train_loader=..., loss=... and score=... together"
         )
-    if min(epochs, candidates, seeds) < 1:
-        raise NsoptError("epochs, candidates and seeds must be at least 1")
-    check_words(budgets)
+    _check_arguments(model, data, budgets, (epochs, candidates, seeds))
+    if out is not None:
+        check_writable(Path(out), "out=")
     timed_in = choose_runtime(runtime, measure, latency_batch_size)
     arch = arch and arch.with_latency(None)  # measured as timed_in does, beside the trained network
     model = copy_model(model).cpu().eval()
@@ -203,11 +205,26 @@ def compress(
         return run_own_compression(own, budgets, candidates, seeds)
 
 
+def _check_arguments(
+    model: object, data: object, budgets: object, numbers: Sequence[object]
+) -> None:
+    """Raise NsoptError for arguments of the wrong type, small numbers, and invalid budgets."""
+    if not isinstance(model, nn.Module):
+        raise NsoptError(f"give a torch.nn.Module with its weights, not {model!r:.50}")
+    if not isinstance(data, ImageData | None):
+        raise NsoptError("data must be an nsopt.ImageData, as nsopt.load_data('folder:photos')")
+    if isinstance(budgets, str) or not isinstance(budgets, Sequence):
+        raise NsoptError("budgets must be a list of words: ['macs=50%', 'latency=5ms']")
+    if not all(isinstance(number, int) and number >= 1 for number in numbers):
+        raise NsoptError("epochs, candidates and seeds must be at least 1, and whole numbers")
+    check_words(budgets)
+
+
 @contextmanager
 def _quiet_optuna() -> Iterator[None]:
     """Silence Optuna's log of studies: `progress` reports what happens."""
     before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     try:
         yield
     finally:
@@ -263,6 +280,7 @@ def run_compression(
     methods = baseline(), scored()
     whole = Size(PARAMS, PARAMS.cost(task.arch)(task.arch.base_widths), 1.0)
     run_comparison(Comparison(task, (dense(),), (whole,), 1), workspace, progress)
+    _warn_if_guessing(task, workspace, progress)
     with start_session(task, workspace, progress) as session:
         for budget in budgets:
             find_scored_law(session, budget, candidates)
@@ -274,6 +292,17 @@ def run_compression(
         {budget.word: _find_best(task, workspace, budget, methods, results) for budget in budgets},
         results,
     )
+
+
+def _warn_if_guessing(task: Task, workspace: Workspace, progress: Progress) -> None:
+    """Say so if the trained network is about as accurate as guessing."""
+    (whole,) = best_trials(task.stored_studies(workspace)[dense().name]).values()
+    accuracy, chance = float(whole.values[0]), 100 / len(task.data.classes)
+    if accuracy < _NEAR_CHANCE * chance:
+        progress.message(
+            f"the trained network is right for {accuracy:.1f} % of the validation images, and "
+            f"guessing for {chance:.1f} %: are --mean and --std those of its training?"
+        )
 
 
 def choose_method(accuracies: Mapping[str, float], images: int) -> str:

@@ -1,12 +1,18 @@
 """The networks that a compression returns."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from torch import nn
 
 from nsopt.deployment.kept import KeptNetwork
+from nsopt.errors import unknown_name
 from nsopt.reports.results import Results
+from nsopt.reports.tables import format_ms, short_number
+
+Network = TypeVar("Network", bound="Compressed")
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,24 @@ class CompressedClassifier(Compressed):
     network: KeptNetwork
 
 
-@dataclass(frozen=True)
+def _find(networks: Mapping[str, Network], budget: str) -> Network:
+    if budget not in networks:
+        raise unknown_name("budget", budget, networks)
+    return networks[budget]
+
+
+def _describe(networks: Sequence[Compressed]) -> str:
+    """Return a table with a line for each network."""
+    lines = ["budget  accuracy  params  MACs  ms  widths"]
+    for each in networks:
+        params, macs = (short_number(each.cost[name]) for name in ("params", "macs"))
+        ms = "" if each.latency is None else format_ms(each.latency)
+        widths = "-".join(map(str, each.widths))
+        lines.append("  ".join([each.budget, f"{each.accuracy:.4g}", params, macs, ms, widths]))
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True, repr=False)
 class OwnCompression:
     """The original network of a user's task, and a smaller one for each budget: `result[budget]`.
 
@@ -69,10 +92,13 @@ class OwnCompression:
     networks: dict[str, Compressed]
 
     def __getitem__(self, budget: str) -> Compressed:
-        return self.networks[budget]
+        return _find(self.networks, budget)
+
+    def __repr__(self) -> str:
+        return _describe([self.dense, *self.networks.values()])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compression:
     """The original classifier, and a smaller one for each budget: `result[budget]`.
 
@@ -87,7 +113,10 @@ class Compression:
     results: Results
 
     def __getitem__(self, budget: str) -> CompressedClassifier:
-        return self.networks[budget]
+        return _find(self.networks, budget)
+
+    def __repr__(self) -> str:
+        return _describe([self.dense, *self.networks.values()])
 
     def report(self, folder: Path | str) -> Path:
         """Write the report of `nsopt compress`, and return the path of its page.

@@ -15,7 +15,8 @@ from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY
 from nsopt.study.presets import StudySettings
 
-_MARGIN = 0.8  # of a budget: the smallest network's milliseconds are only predicted
+_MARGIN = 0.8  # of a budget: milliseconds are only predicted
+_LEAST = 0.6  # of a budget that rounded widths should use
 
 
 def with_fast_multiple(
@@ -28,9 +29,9 @@ def with_fast_multiple(
 ) -> StudySettings:
     """Return the settings of a compression; at budgets in milliseconds they round widths.
 
-    The multiple is that of `find_multiple`, or half of it, and so on, until widths at every budget
-    are predicted; that of each layer follows from it, see `choose_multiples`. The user's own
-    multiple has priority; a runtime on another device gets none.
+    The multiple is that of `find_multiple`, or half of it, and so on, until widths are predicted
+    that use most of every budget; that of each layer follows from it, see `choose_multiples`. The
+    user's own multiple has priority; a runtime on another device gets none.
 
     Args:
         settings: as the user gave them.
@@ -86,12 +87,17 @@ def choose_multiples(arch: Architecture, multiple: int) -> tuple[int, ...]:
 
 
 def _fit(budgets: Sequence[Budget], arch: Architecture, settings: StudySettings) -> bool:
-    """Return whether uniform scaling has widths well within all budgets, as predicted."""
+    """Return whether uniform widths are predicted to be well within all budgets, and to use them.
+
+    If all layers reach their next multiple together, widths may jump over most of a budget.
+    """
     law = uniform_curve(arch.base_widths)
     for budget in budgets:
         size = replace(budget.size, budget=_MARGIN * budget.size.budget)
         try:
-            replace(budget, size=size).solve(law, arch, settings)
+            widths = replace(budget, size=size).solve(law, arch, settings)
         except NoWidthsError:
+            return False
+        if budget.metric.cost(arch)(widths) < _LEAST * budget.size.budget:
             return False
     return True

@@ -220,7 +220,8 @@ class ImageData:
             std: standard deviation of each channel.
 
         Raises:
-            NsoptError: if only one of them is given, or the wrong number of values.
+            NsoptError: if only one of them is given, the wrong number of values, or a mean that is
+                not of pixels from 0 to 1.
         """
         if mean is None and std is None:
             return self
@@ -228,6 +229,10 @@ class ImageData:
             raise NsoptError(f"give mean and std, each with {self.channels} numbers")
         if min(std) <= 0:
             raise NsoptError("std must be above 0")
+        if not all(0 <= value <= 1 for value in mean):
+            raise NsoptError(
+                "mean must be of pixels from 0 to 1: divide by 255 if it is of 0 to 255"
+            )
         return replace(self, mean=tuple(mean), std=tuple(std))
 
     def subset(self, classes: int | None, per_class: int | None) -> Self:

@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 from torch import Tensor, nn
 
@@ -55,6 +57,15 @@ def explain_reading(path: Path | str, writer: str) -> Iterator[None]:
         raise NsoptError(f"cannot read weights from {path}: {error}") from None
     except OSError as error:
         raise NsoptError(f"cannot read weights from {path}: {error.strerror}") from None
+    except UnpicklingError:
+        raise NsoptError(
+            f"cannot read weights from {path}: it holds more than weights, such as a whole module; "
+            "write it again with torch.save(model.state_dict(), path)"
+        ) from None
+    except BadZipFile:
+        raise NsoptError(
+            f"cannot read weights from {path}: it is damaged, or {writer} did not write this file"
+        ) from None
     except Exception as error:  # torch raises anything for a foreign file
         raise NsoptError(
             f"cannot read weights from {path}: {writer} did not write this file "

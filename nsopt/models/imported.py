@@ -84,7 +84,13 @@ def network_factory(name: str) -> Callable[[int], nn.Module]:
     takes_classes = "num_classes" in inspect.signature(found).parameters
 
     def make(num_classes: int) -> nn.Module:
-        made = found(num_classes=num_classes) if takes_classes else found()
+        try:
+            made = found(num_classes=num_classes) if takes_classes else found()
+        except Exception as error:
+            raise NsoptError(
+                f"{name} makes no network ({type(error).__name__}: {error}): name a function that "
+                "returns one without arguments, or for num_classes"
+            ) from error
         if not isinstance(made, nn.Module):
             raise NsoptError(f"{name} makes a {type(made).__name__}, not a torch.nn.Module")
         return made

@@ -32,7 +32,7 @@ def read_weights(path: Path) -> dict[str, Any]:
         Exception: OSError or one of torch's errors, for any other invalid file.
     """
     if not path.is_file():
-        raise NsoptError("the file does not exist")
+        raise NsoptError("it is a folder" if path.is_dir() else "the file does not exist")
     size = path.stat().st_size
     content: dict[str, Any] = torch.load(_copy(path, size), "cpu", weights_only=True)
     if _count_claimed_bytes(content, {}) > _FEW * size:

@@ -1,5 +1,6 @@
 """Compression of a trained classifier to budgets."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from nsopt.study.presets import StudySettings, get_preset, override
 from nsopt.study.workspace import Workspace
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
+from tests.study.test_comparison import Listener
 
 SETTINGS: StudySettings = override(
     get_preset("compress").settings,
@@ -187,6 +189,68 @@ def test_numbers_below_1_are_refused(
     with pytest.raises(NsoptError, match="epochs, candidates and seeds must be at least 1"):
         nsopt.compress(trained, digits, ["macs=50%"], out=tmp_path, **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model": {"weight": torch.zeros(1)}},
+            "give a torch.nn.Module with its weights",
+        ),
+        ({"model": nn.Sequential}, "give a torch.nn.Module with its weights"),
+        ({"data": "folder:photos"}, "data must be an nsopt.ImageData"),
+        ({"budgets": "macs=50%"}, "budgets must be a list of words"),
+        ({"budgets": [0.5]}, "0.5 is not a budget: write a word such as 'macs=50%'"),
+        ({"budgets": ["macs=0.01%"]}, "macs=0.01%: no widths fit a budget of"),
+        ({"epochs": "3"}, "must be at least 1, and whole numbers"),
+        ({"candidates": 2.5}, "must be at least 1, and whole numbers"),
+    ],
+)
+def test_wrong_arguments_are_answered_in_one_line(
+    trained: nn.Module, digits: ImageData, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    usual: dict[str, Any] = {"model": trained, "data": digits, "budgets": ["macs=50%"]}
+    with pytest.raises(NsoptError, match=re.escape(message)):
+        nsopt.compress(**usual | changes, out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_place_of_the_folder_is_refused(
+    trained: nn.Module, digits: ImageData, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NsoptError, match=r"cannot write to .*file .*: give another out="):
+        nsopt.compress(trained, digits, ["macs=50%"], out=tmp_path / "file")
+
+
+def test_a_result_is_shown_as_a_table_and_lists_its_budgets(
+    compressed: tuple[nsopt.Compression, Path],
+) -> None:
+    result, _ = compressed
+    whole, half, _ = repr(result).splitlines()[1:]
+    assert whole.startswith(f"100%  {result.dense.accuracy:.4g}")
+    assert half.endswith("-".join(map(str, result["params=50%"].widths)))
+    with pytest.raises(NsoptError, match="unknown budget 'params=50': did you mean 'params=50%'"):
+        result["params=50"]
+
+
+def test_a_network_that_guesses_is_reported(
+    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+) -> None:
+    """So that a user sees before the search that the normalisation is not that of the training."""
+    hearer = Listener()
+    untrained = narrow.build(narrow.base_widths).eval()
+    nsopt.compress(
+        *(untrained, digits, ["params=50%"]),
+        arch=narrow,
+        epochs=1,
+        candidates=1,
+        settings=SETTINGS,
+        out=tmp_path,
+        progress=hearer,
+    )
+    assert any("are --mean and --std those of its training?" in text for text in hearer.messages)
 
 
 def test_advice_for_less_time_names_options_of_compress(

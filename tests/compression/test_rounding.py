@@ -97,6 +97,15 @@ def test_no_multiple_makes_a_budget_infeasible(
     assert choose(slow, "latency=50%") == SETTINGS
 
 
+def test_widths_are_rounded_less_if_they_would_waste_the_budget(narrow: TableArchitecture) -> None:
+    """Layers of 48 reach 16 together, and then 32: those of 16 use a fifth of the budget."""
+    base = (48,) * 8
+    macs = MACS.cost(arch := replace(narrow, base_widths=base))
+    linear = MacsLatency(LATENCY.name, macs, 10 / float(macs(base)), 0.0)
+    (multiples, _) = choose(arch.with_latency(linear)).rounding(LATENCY)
+    assert multiples == (4,) * 8
+
+
 def test_a_given_multiple_and_a_device_elsewhere_are_not_rounded_further(
     arch: Architecture, fastest: list[int]
 ) -> None:

@@ -298,3 +298,5 @@ def test_a_given_mean_and_std_normalise_the_images(digits: ImageData) -> None:
     assert usual.fingerprint == digits.split(0.1).fingerprint
     with pytest.raises(NsoptError, match="give mean and std, each with 1 numbers"):
         digits.normalised_by([0.5, 0.5], [0.25, 0.25])
+    with pytest.raises(NsoptError, match="mean must be of pixels from 0 to 1: divide by 255"):
+        digits.normalised_by([127.5], [60.0])

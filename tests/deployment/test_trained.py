@@ -54,3 +54,14 @@ def test_files_without_weights_raise_a_one_line_error(
     torch.save({"epoch": 3}, file)
     with pytest.raises(NsoptError, match="it contains no named tensors"):
         load_trained(file, narrow)
+
+
+def test_a_whole_module_in_a_file_is_named(tmp_path: Path, narrow: TableArchitecture) -> None:
+    torch.save(narrow.build(narrow.base_widths), tmp_path / "whole.pt")
+    with pytest.raises(NsoptError, match=r"write it again with torch.save\(model.state_dict\(\)"):
+        load_trained(tmp_path / "whole.pt", narrow)
+
+
+def test_a_folder_in_place_of_weights_is_named(tmp_path: Path, narrow: TableArchitecture) -> None:
+    with pytest.raises(NsoptError, match=f"cannot read weights from {tmp_path}: it is a folder"):
+        load_trained(tmp_path, narrow)

@@ -33,6 +33,10 @@ def sizeless():
     return small(10)
 
 
+def failing():
+    raise RuntimeError("no such thing")
+
+
 def nothing():
     return 3
 """
@@ -74,6 +78,7 @@ def test_a_factory_gets_num_classes_if_it_accepts_it() -> None:
         ("mynets:smal", "cannot import the network 'mynets:smal': .*smal"),
         ("nowhere:small", "cannot import the network 'nowhere:small': No module named"),
         ("mynets:nothing", "mynets:nothing makes a int, not a torch.nn.Module"),
+        ("mynets:failing", r"mynets:failing makes no network \(RuntimeError: no such thing\)"),
         ("mynets:small", "mynets:small cannot be traced on images of 3x32x32"),
     ],
 )
