@@ -19,7 +19,7 @@ from nsopt.compression.budgets import Budget
 from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError, NoWidthsError
 from nsopt.latency.bisection import Widths
-from nsopt.methods.registry import baseline
+from nsopt.methods.registry import baseline, scored
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import SCORE_STEPS, score
@@ -164,13 +164,31 @@ def find_scored_law(session: Session, budget: Budget, candidates: int) -> Study:
         schema.read_law(study),
         schema.read_verdict(study),
     )
-    if verdict is None or known is None or known.to_dict() != law.to_dict():
+    is_new = verdict is None or known is None or known.to_dict() != law.to_dict()
+    trained = _read_trained_widths(session, budget)
+    if is_new and trained and trials.read_scored_widths(best) not in trained:
+        verdict = (
+            "other widths score best among these candidates, but a network with the first was "
+        )
+        verdict += "trained already: give another --out"
+    elif is_new:
         uniform = [trial for trial in done if trials.read_tuning_point(trial).index == 0]
         verdict = scorer.judge(best, *uniform)
         schema.write_verdict(study, verdict)
         schema.write_law(study, law)  # last, so that an interruption repeats the judgement
     session.progress.message(f"{budget.shown}: {verdict}")
     return study
+
+
+def _read_trained_widths(session: Session, budget: Budget) -> set[str | None]:
+    """Return the widths at a budget that were fine-tuned before as the best ones."""
+    study, wanted = session.studies().get(scored().name), (budget.metric, budget.size.budget)
+    done = [] if study is None else trials.read_completed(study)
+    return {
+        schema.width_key(trials.read_widths(trial, session.task.arch.layer_names))
+        for trial in done
+        if (point := trials.read_point(trial)) and (point.metric, point.budget) == wanted
+    }
 
 
 def score_laws(study: Study, runner: ScoreRunner, candidates: int, seed: int) -> list[FrozenTrial]:

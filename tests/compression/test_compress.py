@@ -1,6 +1,7 @@
 """Compression of a trained classifier to budgets."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from optuna.study import Study
+from optuna.trial import create_trial
 from torch import nn
 
 import nsopt
@@ -171,6 +173,32 @@ def test_an_outdated_verdict_is_replaced(
     now = schema.read_law(study)
     assert now is not None
     assert now.to_dict() == law.to_dict()
+
+
+def test_better_widths_after_the_training_are_reported(
+    compressed: tuple[nsopt.Compression, Path],
+    trained: nn.Module,
+    narrow: TableArchitecture,
+    digits: ImageData,
+    tmp_path: Path,
+) -> None:
+    """More candidates may find them; the networks of the first ones stay."""
+    shutil.copytree(compressed[1], tmp_path / "copy")
+    copy = compressed[0], tmp_path / "copy"
+    study = open_scores(copy)[0]
+    first = study.trials[0]
+    others = schema.width_key([width - 1 for width in narrow.base_widths])
+    better = first.user_attrs | {"index": 9, "widths": others}
+    distributions = first.distributions
+    study.add_trial(
+        create_trial(
+            values=[99.9], params=first.params, distributions=distributions, user_attrs=better
+        )
+    )
+    schema.write_law(study, nsopt.uniform_curve([3 * width for width in narrow.base_widths]))
+    again = run(trained, narrow, digits, copy[1], hearer := Listener())
+    assert sum("was trained already: give another --out" in each for each in hearer.messages) == 1
+    assert again["params=50%"].widths == compressed[0]["params=50%"].widths
 
 
 def test_report_writes_a_page_into_the_given_folder(
