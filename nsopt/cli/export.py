@@ -184,7 +184,7 @@ def _load(options: ExportOptions) -> _Chosen:
         network = load_network(BestNetworks(folder).file(study, trial), options.arch)
         fixed, data = schema.read_task(study).fixed, None
         if not options.unchecked:
-            _, data = load_images(study, options.data, options.data_dir)
+            data = load_images(study, options.data, options.data_dir)
     return _Chosen(network, fixed, study, trial, data)
 
 

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from optuna.trial import FrozenTrial
 
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import LATENCY, Joint, Metric, get_metric, read_percentage
 from nsopt.scaling.solve import solve_widths
-from nsopt.storage import schema
+from nsopt.storage import schema, trials
 from nsopt.study.comparison import Size
 from nsopt.study.presets import StudySettings
 
@@ -38,6 +39,11 @@ class Budget:
     def scores_kind(self) -> str:
         """The kind of the study that scores widths at this budget."""
         return schema.scores_kind(self.metric.name, self.size.budget)
+
+    def holds(self, trial: FrozenTrial) -> bool:
+        """Return whether a trial ran at this budget."""
+        point = trials.read_point(trial)
+        return point is not None and (point.metric, point.budget) == (self.metric, self.size.budget)
 
     def solve(self, law: PowerLaw, arch: Architecture, settings: StudySettings) -> tuple[int, ...]:
         """Return the widths along a law at this budget, no wider than the base network.

@@ -332,13 +332,13 @@ def _find_best(
 
     Its latency is that of the report, which all networks were timed for side by side.
     """
-    studies, wanted = task.stored_studies(workspace), (budget.metric, budget.size.budget)
+    studies = task.stored_studies(workspace)
     found = {
         method.name: trial
         for method in methods
         if method.name in studies
         for trial in best_trials(studies[method.name]).values()
-        if (point := trials.read_point(trial)) and (point.metric, point.budget) == wanted
+        if budget.holds(trial)
     }
     if not found:
         raise NsoptError(

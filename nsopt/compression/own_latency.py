@@ -21,14 +21,13 @@ from nsopt.study.widths_in_time import Clock
 
 def check_inputs(task: OwnTask, words: Sequence[str]) -> None:
     """Raise NsoptError if a budget limits milliseconds, but inputs are not images."""
-    limited = any(LATENCY in read_metrics(word) for word in words)
-    if limited and _find_image_batch(task) is None:
+    if _limits_time(words) and _find_image_batch(task) is None:
         raise NsoptError("budgets in milliseconds need a network of images: give macs or params")
 
 
 def with_latency_if_needed(task: OwnTask, words: Sequence[str]) -> OwnTask:
     """Return `task`, with a stored or new latency model if a budget limits milliseconds."""
-    if not any(LATENCY in read_metrics(word) for word in words):
+    if not _limits_time(words):
         return task
     arch = with_stored_latency(task.arch, task.stored_studies())
     if arch.latency is None:
@@ -69,6 +68,10 @@ def time_networks(task: OwnTask, models: Sequence[nn.Module]) -> list[float | No
     with task.compute.exclusive():
         found = measure_latencies(models, inputs.shape[1:], device=device, runtime=runtime)
     return [latency.median_ms for latency in found]
+
+
+def _limits_time(words: Sequence[str]) -> bool:
+    return any(LATENCY in read_metrics(word) for word in words)
 
 
 def _find_image_batch(task: OwnTask) -> Tensor | None:

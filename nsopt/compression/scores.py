@@ -169,8 +169,8 @@ def find_scored_law(session: Session, budget: Budget, candidates: int) -> Study:
     if is_new and trained and trials.read_scored_widths(best) not in trained:
         verdict = (
             "other widths score best among these candidates, but a network with the first was "
+            "trained already: give another --out"
         )
-        verdict += "trained already: give another --out"
     elif is_new:
         uniform = [trial for trial in done if trials.read_tuning_point(trial).index == 0]
         verdict = scorer.judge(best, *uniform)
@@ -182,12 +182,12 @@ def find_scored_law(session: Session, budget: Budget, candidates: int) -> Study:
 
 def _read_trained_widths(session: Session, budget: Budget) -> set[str | None]:
     """Return the widths at a budget that were fine-tuned before as the best ones."""
-    study, wanted = session.studies().get(scored().name), (budget.metric, budget.size.budget)
+    study = session.studies().get(scored().name)
     done = [] if study is None else trials.read_completed(study)
     return {
         schema.width_key(trials.read_widths(trial, session.task.arch.layer_names))
         for trial in done
-        if (point := trials.read_point(trial)) and (point.metric, point.budget) == wanted
+        if budget.holds(trial)
     }
 
 

@@ -167,11 +167,13 @@ def load_task(
         raise NsoptError(f"{stored.arch} is another network here than in {study.study_name}")
     own = _read_settings(study)
     runtime = stored_runtime(own.runtime, measure, own.latency_batch_size)
-    source, images = load_images(study, data, data_dir)
-    return Task(arch, images, source, own, runtime=runtime)
+    source, images = _read_images(study, data, data_dir)
+    task = Task(arch, images, source, own, runtime=runtime)
+    _check_images(study, source, task.splits)
+    return task
 
 
-def load_images(study: Study, data: str | None, data_dir: Path) -> tuple[Source, ImageData]:
+def load_images(study: Study, data: str | None, data_dir: Path) -> ImageData:
     """Return the images of a stored study, under the name that they have there.
 
     Args:
@@ -180,13 +182,21 @@ def load_images(study: Study, data: str | None, data_dir: Path) -> tuple[Source,
     Raises:
         NsoptError: if they differ from those of the study.
     """
+    source, images = _read_images(study, data, data_dir)
+    _check_images(study, source, images.split(_read_settings(study).training.val_fraction))
+    return images
+
+
+def _read_images(study: Study, data: str | None, data_dir: Path) -> tuple[Source, ImageData]:
     source = schema.read_source(study)
     source = replace(source, name=data or source.name)
-    images = replace(load_source(source, data_dir), name=schema.read_task(study).data)
-    here = images.split(_read_settings(study).training.val_fraction).fingerprint
-    if any(here[name] != value for name, value in schema.read_settings(study)["data"].items()):
+    return source, replace(load_source(source, data_dir), name=schema.read_task(study).data)
+
+
+def _check_images(study: Study, source: Source, splits: Splits) -> None:
+    stored = schema.read_settings(study)["data"]
+    if any(splits.fingerprint[name] != value for name, value in stored.items()):
         raise NsoptError(f"{source.name} differs here from the images of {study.study_name}")
-    return source, images
 
 
 def with_precision(task: Task, workspace: Workspace) -> Task:

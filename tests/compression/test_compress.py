@@ -269,15 +269,7 @@ def test_a_network_that_guesses_is_reported(
     """So that a user sees before the search that the normalisation is not that of the training."""
     hearer = Listener()
     untrained = narrow.build(narrow.base_widths).eval()
-    nsopt.compress(
-        *(untrained, digits, ["params=50%"]),
-        arch=narrow,
-        epochs=1,
-        candidates=1,
-        settings=SETTINGS,
-        out=tmp_path,
-        progress=hearer,
-    )
+    run(untrained, narrow, digits, tmp_path, hearer)
     assert any("are --mean and --std those of its training?" in text for text in hearer.messages)
 
 

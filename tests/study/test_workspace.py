@@ -77,7 +77,7 @@ def test_images_are_known_under_the_name_of_their_study(
     task = dataclasses.replace(comparison.task, data=load_source(source, tmp_path), source=source)
     study = task.open_study(place.storage, "uniform", CPU)
     folder.rename(tmp_path / "moved")
-    _, images = load_images(study, f"folder:{tmp_path / 'moved'}", tmp_path)
+    images = load_images(study, f"folder:{tmp_path / 'moved'}", tmp_path)
     assert images.name == task.data.name == "folder-photos"
     write_images(tmp_path / "others", ("train", "val", "test"), size=(9, 9))
     with pytest.raises(NsoptError, match="others differs here from the images of"):
