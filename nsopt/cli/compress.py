@@ -20,7 +20,9 @@ from nsopt.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from nsopt.compression.result import CompressedClassifier, Compression
+    from collections.abc import Mapping, Sequence
+
+    from nsopt.compression.result import CompressedClassifier
 
 
 @Parameter(name="*")
@@ -84,46 +86,39 @@ def compress(options: CompressOptions) -> None:
         result = run_compression(
             task, found, options.candidates, options.seeds, workspace, progress
         )
-        page = write_report_of(result.results, workspace.folder / "report")
-    _print_table(task.name, result)
-    for compressed in result.networks.values():
-        console.print(
-            f"{compressed.budget}: {_export(compressed, workspace.folder)}", soft_wrap=True
-        )
+    rows = result.rows()
+    _print_table(rows, f"{task.name}; {result.results.batch_unit}")
+    folder = workspace.folder
+    for row, compressed in zip(rows[1:], result.networks.values(), strict=True):
+        row["files"] = _export(compressed, folder)
+        console.print(f"{row['budget']}: {row['files']} in {folder}", soft_wrap=True)
+    rows[0]["files"] = ""
+    page = write_report_of(result.results, folder / "report", rows)
     console.print(f"report:  {page}", soft_wrap=True)
     print_storage(workspace.url)
 
 
 def _export(compressed: "CompressedClassifier", folder: Path) -> str:
-    """Write a network's weights, and ONNX if possible; return where, or how to get it."""
+    """Write a network's weights, and ONNX if possible; return the names of the files."""
     from nsopt.cli.extras import has_extra, install_command
     from nsopt.deployment.export import export
 
-    file = folder / compressed.budget.replace("=", "-").replace("%", "-percent")
-    weights, onnx = (file.with_name(f"{file.name}.{suffix}") for suffix in ("pt", "onnx"))
-    export(compressed.network, weights, "state_dict")
+    name = compressed.budget.replace("=", "-").replace("%", "-percent")
+    export(compressed.network, folder / f"{name}.pt", "state_dict")
     if not has_extra("export"):
-        return f"{weights}; as ONNX after {install_command('export')}"
-    export(compressed.network, onnx, "onnx")
-    return f"{onnx}, {weights}"
+        return f"{name}.pt (ONNX: {install_command('export')})"
+    export(compressed.network, folder / f"{name}.onnx", "onnx")
+    return f"{name}.onnx, {name}.pt"
 
 
-def _print_table(title: str, result: "Compression") -> None:
-    from nsopt.cli.console import console, make_table
-    from nsopt.reports.tables import format_ms, short_number
+def _print_table(rows: "Sequence[Mapping[str, str]]", title: str) -> None:
+    """Print the networks without their widths; on a narrow terminal without brackets, too."""
+    from nsopt.cli.console import console, fits, make_table
 
-    rows = [
-        {
-            "budget": row.budget,
-            "widths by": "" if row is result.dense else row.method,
-            "val % before": "" if row.score is None else f"{row.score:.2f}",
-            "val %": f"{row.val_accuracy:.2f}",
-            "test %": f"{row.test_accuracy:.2f}",
-            "params": short_number(row.cost["params"]),
-            "MACs": short_number(row.cost["macs"]),
-            "ms": "" if row.latency is None else format_ms(row.latency),
-        }
-        for row in (result.dense, *result.networks.values())
-    ]
-    title = f"{title}; {result.results.batch_unit}"
-    console.print(make_table(rows, title, left=("budget", "widths by")))
+    shown = [{name: row[name] for name in row if name != "widths"} for row in rows]
+    left = "budget", "widths by"
+    table = make_table(shown, title, left)
+    if not fits(table):
+        brief = [{name: text.split(" (")[0] for name, text in row.items()} for row in shown]
+        table = make_table(brief, title, left)
+    console.print(table)

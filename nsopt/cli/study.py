@@ -11,7 +11,7 @@ from cyclopts.validators import Number
 from nsopt.cli.options import BudgetOptions, Count, CountFrom0, SearchOptions, changes, split_words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from nsopt.methods.base import Method
     from nsopt.reports.results import Results
@@ -169,15 +169,17 @@ def _export_command(results: "Results", url: str) -> str:
     return shlex.join(["nsopt", "export", *(f"--{name}={word}" for name, word in named.items())])
 
 
-def write_report_of(results: "Results", folder: "Path") -> str:
-    """Return where the report is, or how to get one."""
+def write_report_of(
+    results: "Results", folder: "Path", networks: "Sequence[Mapping[str, str]]" = ()
+) -> str:
+    """Write the report, which begins with a table of `networks`; return where, or how to get it."""
     from nsopt.cli.extras import has_extra, install_command
 
     if not has_extra("report"):
         return f"none; for one, install Plotly and Jinja: {install_command('report')}"
     from nsopt.reports.page import write_report
 
-    return str(write_report(results, folder))
+    return str(write_report(results, folder, networks))
 
 
 def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:

@@ -130,9 +130,7 @@ def _correct_latency(
     with sharing(resolve_compute(device, "fp32"), progress) as compute:
         if studies:
             return Clock(compute, runtime, progress, studies[0]).correct(asked, lambda: studies)
-        with compute.exclusive():
-            found = asked.solve(asked.make_timer(compute, runtime))
-        return asked.corrected(found.predicted)
+        return asked.corrected(asked.solve_here(compute, runtime, progress).predicted)
 
 
 def _propose_widths(

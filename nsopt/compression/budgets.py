@@ -46,7 +46,7 @@ class Budget:
         return point is not None and (point.metric, point.budget) == (self.metric, self.size.budget)
 
     def solve(self, law: PowerLaw, arch: Architecture, settings: StudySettings) -> tuple[int, ...]:
-        """Return the widths along a law at this budget, no wider than the base network.
+        """Return the widths along a law at this budget, filled, no wider than the base network.
 
         Raises:
             NoWidthsError: if no widths meet the budget.
@@ -57,6 +57,7 @@ class Budget:
             self.size.budget,
             *settings.rounding(self.metric),
             max_width=arch.base_widths,
+            fill=True,
         )
         return tuple(fit.widths.tolist())
 

@@ -45,7 +45,7 @@ def with_measured_budget(task: OwnTask, budget: Budget, law: PowerLaw) -> OwnTas
     if LATENCY not in budget.metric.parts:
         return task
     arch, study = task.arch, task.open_study(baseline().name)
-    limits = *task.settings.rounding(budget.metric), arch.base_widths
+    limits = *task.settings.rounding(budget.metric), arch.base_widths, True
     beside = task.runtime.is_here
     asked = MeasuredBudget(arch, law, budget.metric, budget.size.budget, *limits, beside)
     clock = Clock(task.compute, task.runtime, task.progress, study)

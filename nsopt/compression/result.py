@@ -1,9 +1,9 @@
 """The networks that a compression returns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from torch import nn
 
@@ -11,6 +11,7 @@ from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import unknown_name
 from nsopt.reports.results import Results
 from nsopt.reports.tables import format_ms, short_number
+from nsopt.storage.schema import width_key
 
 Network = TypeVar("Network", bound="Compressed")
 
@@ -43,6 +44,10 @@ class Compressed:
     latency: float | None
     model: nn.Module
 
+    def accuracies(self, dense: Self) -> dict[str, str]:
+        """Return the columns of accuracy in a table, beside those of the original network."""
+        return {"score": _show_change(self.accuracy, dense.accuracy)}
+
 
 @dataclass(frozen=True)
 class CompressedClassifier(Compressed):
@@ -61,6 +66,16 @@ class CompressedClassifier(Compressed):
     test_accuracy: float
     network: KeptNetwork
 
+    def accuracies(self, dense: Self) -> dict[str, str]:
+        return {
+            "val %": f"{self.val_accuracy:.2f}",
+            "test %": _show_change(self.test_accuracy, dense.test_accuracy),
+        }
+
+
+def _show_change(value: float, original: float) -> str:
+    return f"{value:.4g}" if value == original else f"{value:.4g} ({value - original:+.2g})"
+
 
 def _find(networks: Mapping[str, Network], budget: str) -> Network:
     if budget not in networks:
@@ -68,15 +83,40 @@ def _find(networks: Mapping[str, Network], budget: str) -> Network:
     return networks[budget]
 
 
-def _describe(networks: Sequence[Compressed]) -> str:
-    """Return a table with a line for each network."""
-    lines = ["budget  accuracy  params  MACs  ms  widths"]
-    for each in networks:
-        params, macs = (short_number(each.cost[name]) for name in ("params", "macs"))
-        ms = "" if each.latency is None else format_ms(each.latency)
-        widths = "-".join(map(str, each.widths))
-        lines.append("  ".join([each.budget, f"{each.accuracy:.4g}", params, macs, ms, widths]))
-    return "\n".join(lines)
+def _list_rows(dense: Compressed, networks: Iterable[Compressed]) -> list[dict[str, str]]:
+    """Return rows of a table, all values as text: the original network, then the smaller ones.
+
+    In brackets are points of accuracy, and shares of costs, beside the original network.
+    """
+    return [
+        {
+            "budget": each.budget,
+            "widths by": each.method if each is not dense else "",
+            "before": "" if each.score is None else f"{each.score:.4g}",
+            **each.accuracies(dense),
+            **{
+                label: _compare(short_number, each.cost[name], dense.cost[name])
+                for name, label in (("params", "params"), ("macs", "MACs"))
+            },
+            "ms": _compare(format_ms, each.latency, dense.latency),
+            "widths": width_key(each.widths),
+        }
+        for each in (dense, *networks)
+    ]
+
+
+def _compare(show: Callable[[float], str], cost: float | None, whole: float | None) -> str:
+    """Return a cost, and in brackets its share of another one if it differs."""
+    if cost is None or whole is None:
+        return ""
+    return show(cost) if cost == whole else f"{show(cost)} ({cost / whole:.2f}x)"
+
+
+def _print_rows(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return a table as text."""
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    lengths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, lengths)).rstrip() for line in lines)
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,7 +135,7 @@ class OwnCompression:
         return _find(self.networks, budget)
 
     def __repr__(self) -> str:
-        return _describe([self.dense, *self.networks.values()])
+        return _print_rows(_list_rows(self.dense, self.networks.values()))
 
 
 @dataclass(frozen=True, repr=False)
@@ -116,7 +156,14 @@ class Compression:
         return _find(self.networks, budget)
 
     def __repr__(self) -> str:
-        return _describe([self.dense, *self.networks.values()])
+        return _print_rows(self.rows())
+
+    def rows(self) -> list[dict[str, str]]:
+        """Return the networks as rows of a table, all values as text, the original one first.
+
+        In brackets are points of accuracy, and shares of costs, beside the original network.
+        """
+        return _list_rows(self.dense, self.networks.values())
 
     def report(self, folder: Path | str) -> Path:
         """Write the report of `nsopt compress`, and return the path of its page.
@@ -125,4 +172,4 @@ class Compression:
         """
         from nsopt.reports.page import write_report  # noqa: PLC0415
 
-        return write_report(self.results, Path(folder))
+        return write_report(self.results, Path(folder), self.rows())

@@ -2,21 +2,24 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from nsopt.compression.budgets import Budget
+from nsopt.compute.device import resolve_compute
+from nsopt.compute.sharing import sharing
 from nsopt.errors import NoWidthsError
+from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.multiples import find_multiple
 from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.metric import LATENCY
+from nsopt.scaling.metric import LATENCY, MACS
 from nsopt.study.presets import StudySettings
 
-_MARGIN = 0.8  # of a budget: milliseconds are only predicted
-_LEAST = 0.6  # of a budget that rounded widths should use
+_MORE = 1.02  # times the MACs that a smaller multiple must allow
 
 
 def with_fast_multiple(
@@ -29,9 +32,8 @@ def with_fast_multiple(
 ) -> StudySettings:
     """Return the settings of a compression; at budgets in milliseconds they round widths.
 
-    The multiple is that of `find_multiple`, or half of it, and so on, until widths are predicted
-    that use most of every budget; that of each layer follows from it, see `choose_multiples`. The
-    user's own multiple has priority; a runtime on another device gets none.
+    nsopt times which multiple allows most MACs; that of each layer follows from it, see
+    `choose_multiples`. The user's own multiple has priority; a runtime on another device gets none.
 
     Args:
         settings: as the user gave them.
@@ -53,19 +55,72 @@ def with_fast_multiple(
         return settings
     if not timed:
         return settings
-    fastest = multiple = find_multiple(settings.training.device, runtime, progress)
-    while multiple > 1:
+    fastest = find_multiple(settings.training.device, runtime, progress)
+    if fastest == 1:
+        return settings
+    multiples = _find_multiples(timed, arch, settings, runtime, fastest, progress)
+    if max(multiples) > 1:
+        progress.message(
+            f"at budgets in milliseconds widths are multiples of {max(multiples)}, less in narrow "
+            f"layers: {runtime.name} computes them fastest here (any width: --multiple-of 1)"
+        )
+    return _rounded(settings, multiples)
+
+
+def _rounded(settings: StudySettings, multiples: tuple[int, ...]) -> StudySettings:
+    return settings.updated(multiple_of={LATENCY.name: multiples})
+
+
+def _find_multiples(
+    budgets: Sequence[Budget],
+    arch: Architecture,
+    settings: StudySettings,
+    runtime: Runtime,
+    fastest: int,
+    progress: Progress,
+) -> tuple[int, ...]:
+    """Return each layer's multiple.
+
+    It is `fastest`, or half of it, and so on, as long as more MACs then fit the budgets. Networks
+    are timed for that: whether a multiple pays depends on the widths that a budget allows.
+    """
+    multiple, best, most = fastest, (1,) * len(arch.base_widths), 0.0
+    while multiple >= 1:
         multiples = choose_multiples(arch, multiple)
-        rounded = settings.updated(multiple_of={LATENCY.name: multiples})
-        if max(multiples) > 1 and _fit(timed, arch, rounded):
-            progress.message(
-                f"at budgets in milliseconds widths are multiples of {max(multiples)}, less in "
-                f"narrow layers, because {runtime.name} computes multiples of {fastest} fastest "
-                "here (any width: --multiple-of 1)"
-            )
-            return rounded
+        macs = _count_macs(budgets, arch, _rounded(settings, multiples), runtime, progress)
+        if macs <= _MORE * most and most:
+            break
+        if macs:
+            best, most = multiples, macs
         multiple //= 2
-    return settings
+    return best
+
+
+def _count_macs(
+    budgets: Sequence[Budget],
+    arch: Architecture,
+    settings: StudySettings,
+    runtime: Runtime,
+    progress: Progress,
+) -> float:
+    """Return the geometric mean of the MACs that budgets allow, as timed; 0 if one has no widths.
+
+    The widths are those along uniform scaling, filled.
+    """
+    law, logs = uniform_curve(arch.base_widths), []
+    compute = resolve_compute(settings.training.device, "fp32")
+    with sharing(compute, progress) as shared:
+        for budget in budgets:
+            limit = budget.metric, budget.size.budget, *settings.rounding(budget.metric)
+            asked = MeasuredBudget(
+                *(arch, law, *limit), max_width=arch.base_widths, fill=True, beside_whole=True
+            )
+            try:
+                found = asked.solve_here(shared, runtime, progress)
+            except NoWidthsError:
+                return 0.0
+            logs.append(math.log(MACS.cost(arch)(found.widths)))
+    return math.exp(np.mean(logs))
 
 
 def choose_multiples(arch: Architecture, multiple: int) -> tuple[int, ...]:
@@ -84,20 +139,3 @@ def choose_multiples(arch: Architecture, multiple: int) -> tuple[int, ...]:
             own //= 2
         found.append(own)
     return tuple(found)
-
-
-def _fit(budgets: Sequence[Budget], arch: Architecture, settings: StudySettings) -> bool:
-    """Return whether uniform widths are predicted to be well within all budgets, and to use them.
-
-    If all layers reach their next multiple together, widths may jump over most of a budget.
-    """
-    law = uniform_curve(arch.base_widths)
-    for budget in budgets:
-        size = replace(budget.size, budget=_MARGIN * budget.size.budget)
-        try:
-            widths = replace(budget, size=size).solve(law, arch, settings)
-        except NoWidthsError:
-            return False
-        if budget.metric.cost(arch)(widths) < _LEAST * budget.size.budget:
-            return False
-    return True

@@ -28,7 +28,7 @@ from nsopt.models.layout import change_layout
 _PROTOCOL = 3
 _DEVIATIONS = 3.1  # of the median's bound: the true median is above it in one case of 1,000
 _PRECISE = 1.02  # bound over median; while it is more, further rounds are timed
-_MOST_ROUNDS = 4  # times the rounds asked for
+_MOST_ROUNDS = 16  # times the rounds asked for
 
 
 def latency_conditions(device: torch.device, runtime: Runtime = TORCH) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Beside:
         """Return the latency of a network, and its share of the milliseconds of `whole`.
 
         The share is an upper bound of the median over the rounds, see `bound_median`. On a busy
-        machine there are up to four times as many rounds, until the bound is at most 2 % above the
+        machine there are up to 16 times as many rounds, until the bound is at most 2 % above the
         median.
         """
         most = _MOST_ROUNDS * self.passes[2]

@@ -25,7 +25,7 @@ from nsopt.settings import BATCH_SIZE
 from nsopt.terminal import show_progress
 
 _PASSES = 10, 40, 4  # warm-up, repeats, rounds
-_BESIDE = 40, 80, 40  # the same, in turns with the network of base widths
+_BESIDE = 10, 20, 10  # the same, in turns with the network of base widths
 _BELOW = 1 - 1e-12  # more than the rounding error of a division
 
 
@@ -41,6 +41,7 @@ class MeasuredBudget:
         multiple_of: see `solve_widths`.
         min_width: likewise.
         max_width: likewise.
+        fill: likewise.
         beside_whole: whether to time each network in turns with the network of base widths. Its
             milliseconds are then its share of that network's time, times that network's predicted
             milliseconds. So the result does not change with the speed of the machine.
@@ -53,6 +54,7 @@ class MeasuredBudget:
     multiple_of: ArrayLike = 1
     min_width: int = 1
     max_width: ArrayLike | None = None
+    fill: bool = False
     beside_whole: bool = False
 
     @property
@@ -70,7 +72,7 @@ class MeasuredBudget:
     def propose(self, predicted: float) -> Proposal:
         """Return the largest widths whose predicted milliseconds are at most `predicted`."""
         cost = self.metric.cost(self.corrected(predicted))
-        limits = self.multiple_of, self.min_width, self.max_width
+        limits = self.multiple_of, self.min_width, self.max_width, self.fill
         widths = tuple(solve_widths(self.law, cost, self.budget, *limits).widths.tolist())
         return Proposal(widths, float(LATENCY.cost(self.arch)(widths)))
 
@@ -79,6 +81,18 @@ class MeasuredBudget:
         return bisect_widths(
             self.propose, lambda widths: self._cautious(time(widths)), self.milliseconds
         )
+
+    def solve_here(self, compute: Compute, runtime: Runtime, progress: Progress) -> TimedWidths:
+        """Return what `solve` does, with networks that are timed now."""
+        progress.start(f"timing widths at {self.metric.show(self.budget)}", MOST_TIMED)
+        measure_time = self.make_timer(compute, runtime)
+
+        def time(widths: Widths) -> Timing:
+            progress.advance()
+            return measure_time(widths)
+
+        with compute.exclusive():
+            return self.solve(time)
 
     def _cautious(self, timing: Timing) -> float:
         if timing.share is None:
@@ -135,6 +149,7 @@ def solve_measured_widths(
     multiple_of: ArrayLike = 1,
     min_width: int = 1,
     max_width: ArrayLike | None = None,
+    fill: bool = False,
     progress: Progress | None = None,
 ) -> TimedWidths:
     """Return the largest widths along `law` that take at most `budget` milliseconds, measured.
@@ -147,7 +162,7 @@ def solve_measured_widths(
         law: such as `nsopt.uniform_curve(arch.base_widths)`.
         budget: in milliseconds, or a percentage such as `50%` of the time of the network of base
             widths. For a percentage nsopt times both networks in turns, so that the result does not
-            change with the speed of the machine, and compares an upper bound of the median over 40
+            change with the speed of the machine, and compares an upper bound of the median over 10
             to 160 rounds.
         device: as torch names it, or auto.
         measure: see `nsopt.with_latency`.
@@ -156,6 +171,7 @@ def solve_measured_widths(
         multiple_of: see `nsopt.solve_widths`.
         min_width: likewise.
         max_width: likewise.
+        fill: likewise.
         progress: receives steps and warnings; by default bars on a terminal and nothing elsewhere.
 
     Raises:
@@ -178,15 +194,7 @@ def solve_measured_widths(
         if share is not None:
             arch = with_exact_whole(arch, device, own, display)
             budget = share * float(LATENCY.cost(arch)(arch.base_widths))
-        limits = multiple_of, min_width, max_width
+        limits = multiple_of, min_width, max_width, fill
         beside = share is not None and own.is_here
         asked = MeasuredBudget(arch, law, LATENCY, float(budget), *limits, beside)
-        display.start(f"timing widths at {LATENCY.show(asked.budget)}", MOST_TIMED)
-        measure_time = asked.make_timer(shared, own)
-
-        def time(widths: Widths) -> Timing:
-            display.advance()
-            return measure_time(widths)
-
-        with shared.exclusive():
-            return asked.solve(time)
+        return asked.solve_here(shared, own, display)

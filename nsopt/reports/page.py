@@ -1,6 +1,6 @@
 """The report: a self-contained HTML page, with its numbers in CSV files beside it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,22 +34,35 @@ from nsopt.scaling.record import describe_reach
 from nsopt.storage import schema
 
 
-def write_report(results: Results, folder: Path) -> Path:
-    """Write `index.html` and CSV files of a comparison; return the page's path."""
+def write_report(
+    results: Results, folder: Path, networks: Sequence[Mapping[str, str]] = ()
+) -> Path:
+    """Write `index.html` and CSV files of a comparison; return the page's path.
+
+    Args:
+        networks: rows of a table with which the page begins, such as the networks of a compression.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     csv_files = write_csv(results, folder)
     page = folder / "index.html"
     files = [path.name for path in csv_files]
     paper = write_paper(results, folder)
-    page.write_text(render(results, files, paper.name if paper else None), encoding="utf-8")
+    text = render(results, files, paper.name if paper else None, networks)
+    page.write_text(text, encoding="utf-8")
     return page
 
 
-def render(results: Results, csv_files: list[str], paper: str | None = None) -> str:
+def render(
+    results: Results,
+    csv_files: list[str],
+    paper: str | None = None,
+    networks: Sequence[Mapping[str, str]] = (),
+) -> str:
     """Return the page as HTML; the template engine escapes all text from users.
 
     Args:
         paper: the file beside it with the paper's tables, or None.
+        networks: rows of a table with which the page begins.
     """
     published = published_lines(results.task.arch, results.task.data)
     figures = {
@@ -63,6 +76,7 @@ def render(results: Results, csv_files: list[str], paper: str | None = None) -> 
         "page.html",
         results.name,
         results=results,
+        networks=networks,
         data=results.task.data.removeprefix(FOLDER_PREFIX),
         order=order,
         figures={key: fragment(figure, key) for key, figure in figures.items()},

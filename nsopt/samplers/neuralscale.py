@@ -116,6 +116,7 @@ class NeuralScaleSampler(BaseSampler):
             with `eta`).
         min_width: smallest width (not with `eta`).
         max_width: largest width, a number or one per layer (L,) (not with `eta`).
+        fill: whether single layers grow on within the budget, see `solve_widths` (not with `eta`).
 
     Raises:
         NsoptError: for arguments that exclude each other, or if no widths meet one of `budgets`.
@@ -139,6 +140,7 @@ class NeuralScaleSampler(BaseSampler):
         multiple_of: ArrayLike = 1,
         min_width: int = 1,
         max_width: ArrayLike | None = None,
+        fill: bool = False,
     ) -> None:
         cost = _read_cost(cost, layer_names)
         names = layer_names if isinstance(layer_names, Sequence) else layer_names.layer_names
@@ -151,13 +153,13 @@ class NeuralScaleSampler(BaseSampler):
         if eta is not None and isinstance(cost, JointCost):
             raise NsoptError("several budgets need the exact solver: leave eta out")
         is_rounded = np.any(np.asarray(multiple_of) != 1) or min_width != 1
-        if eta is not None and (is_rounded or max_width is not None):
+        if eta is not None and (is_rounded or max_width is not None or fill):
             raise NsoptError(
-                "multiple_of, min_width and max_width need the exact solver: leave eta out"
+                "multiple_of, min_width, max_width and fill need the exact solver: leave eta out"
             )
         if len(names) != law.layers:
             raise NsoptError(f"{len(names)} layer names for a law of {law.layers} layers")
-        self._proposals = Proposals(law, cost, eta, multiple_of, min_width, max_width)
+        self._proposals = Proposals(law, cost, eta, multiple_of, min_width, max_width, fill)
         self._parameters = tuple(trials.width_parameter(name) for name in names)
         words = budgets.split(",") if isinstance(budgets, str) else budgets
         self._budgets = tuple(self._read_budget(word) for word in words)

@@ -31,7 +31,7 @@ class Proposals:
 
     Attributes:
         eta: step size of Algorithm 3, which then replaces the exact solver, for power laws only.
-        multiple_of, min_width, max_width: see `solve_widths`.
+        multiple_of, min_width, max_width, fill: see `solve_widths`.
     """
 
     law: ScalingLaw
@@ -40,6 +40,7 @@ class Proposals:
     multiple_of: ArrayLike = 1
     min_width: int = 1
     max_width: ArrayLike | None = None
+    fill: bool = False
 
     @property
     def metric(self) -> str | None:
@@ -74,7 +75,7 @@ class Proposals:
         return dict(zip(self.cost.names, pairs, strict=True))
 
     def _solve(self, law: ScalingLaw, budget: float) -> Proposal:
-        limits = self.multiple_of, self.min_width, self.max_width
+        limits = self.multiple_of, self.min_width, self.max_width, self.fill
         fit = solve_widths(law, self.cost, budget, *limits)
         binding = None
         if isinstance(self.cost, JointCost) and fit.binding is not None:

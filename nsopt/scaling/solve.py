@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.scaling.cost import WIDEST, CostFunction, IntArray, Numbers, width_limits
+from nsopt.scaling.fill import fill_widths
 from nsopt.scaling.joint import JointCost, format_exactly
 from nsopt.scaling.law import FloatArray, PowerLaw, ScalingLaw
 
@@ -109,6 +110,7 @@ def solve_widths(
     multiple_of: ArrayLike = 1,
     min_width: int = 1,
     max_width: ArrayLike | None = None,
+    fill: bool = False,
 ) -> WidthFit:
     """Return the largest widths along `law` that cost no more than `budget`.
 
@@ -126,6 +128,8 @@ def solve_widths(
         min_width: the smallest width of a layer.
         max_width: the largest width, a number or one per layer (L,), such as the widths of a
             trained network that smaller ones inherit from.
+        fill: whether single layers grow beyond the law's widths, in the order of the law, as long
+            as they fit. Then no layer can be a multiple wider. Needs `max_width`.
 
     Raises:
         NoWidthsError: if no widths meet a budget; the message names the smallest feasible budget.
@@ -140,7 +144,7 @@ def solve_widths(
         if budget is not None:
             raise NsoptError("pairs of a cost and its budget name all budgets: leave budget out")
         joint = JointCost(tuple(cost))
-        fit = solve_widths(law, joint, 1.0, multiple_of, min_width, max_width)
+        fit = solve_widths(law, joint, 1.0, multiple_of, min_width, max_width, fill)
         return replace(fit, cost=joint.costs(fit.widths))
     if budget is None:
         raise NsoptError("give a budget, or pairs of a cost and its budget")
@@ -158,6 +162,8 @@ def solve_widths(
         raise NsoptError(
             f"min_width must be at most the smallest max_width: {min_width} is above {most}"
         )
+    if fill and max_width is None:
+        raise NsoptError("fill needs max_width: a layer that costs nothing would grow without end")
     _check_growth(law)
 
     grid = _Grid.of(cost, law.layers, multiple_of, min_width, max_width)
@@ -166,15 +172,27 @@ def solve_widths(
     row = np.searchsorted(cheapest_from, budgets, side="right") - 1
     if (row < 0).any():
         raise NoWidthsError(_describe_infeasible(cost, float(budgets.min()), table))
-    tau = table.start[row + 1] * _BELOW
+    tau, widths, costs = table.start[row + 1] * _BELOW, table.widths[row], table.cost[row]
+    if fill:
+        widths = np.stack(
+            [_fill(law, cost, *own, grid) for own in zip(budgets, widths, strict=True)]
+        )
+        costs = np.asarray(cost(widths))
     if np.ndim(budget) == 0:
-        widths, scale = table.widths[row[0]], float(tau[0])
-        low, high = _round_band(law, scale, widths)
+        scale = float(tau[0])
+        low, high = _round_band(law, scale, widths[0])
         binding = _find_binding(cost, table, int(row[0]))
-        return WidthFit(widths, table.cost[row[0]].item(), scale, low, high, binding)
-    return WidthFit(
-        table.widths[row], table.cost[row], tau, *_round_band(law, tau, table.widths[row])
-    )
+        return WidthFit(widths[0], costs[0].item(), scale, low, high, binding)
+    return WidthFit(widths, costs, tau, *_round_band(law, tau, widths))
+
+
+def _fill(
+    law: ScalingLaw, cost: CostFunction, budget: float, widths: IntArray, grid: _Grid
+) -> IntArray:
+    def fits(wider: IntArray) -> bool:
+        return bool(cost(wider) <= budget)
+
+    return fill_widths(law, fits, widths, grid.step, grid.widest)
 
 
 def _round_band(

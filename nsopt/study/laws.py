@@ -124,11 +124,13 @@ class Laws:
         law, cost = self._make_law(method, point), point.metric.cost(arch)
         eta = settings.eta if method.by_algorithm_3 else None
         rounding = (1, 1) if method.keeps_weights else settings.rounding(point.metric)
-        max_width = None if session.task.start is None else arch.base_widths
+        inherits = session.task.start is not None
+        max_width = arch.base_widths if inherits else None
         is_timed = self._timed and eta is None and not method.keeps_weights
         if is_timed and LATENCY in point.metric.parts:
             study = session.open_study(method.name)
-            corrected = correct_latency(session, study, law, point.metric, point.budget, max_width)
+            limit = point.metric, point.budget, max_width
+            corrected = correct_latency(session, study, law, *limit)
             cost = point.metric.cost(corrected)
         return NeuralScaleSampler(
             law,
@@ -139,6 +141,7 @@ class Laws:
             multiple_of=rounding[0],
             min_width=rounding[1],
             max_width=max_width,
+            fill=inherits,
         )
 
     def _make_law(self, method: Method, point: Point) -> ScalingLaw:

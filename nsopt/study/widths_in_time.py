@@ -47,8 +47,9 @@ def correct_latency(
         NoWidthsError: if no network that was timed is within the budget.
     """
     task = session.task
-    limits = *task.settings.rounding(metric), max_width
-    beside = task.start is not None and task.runtime.is_here
+    inherits = task.start is not None
+    limits = *task.settings.rounding(metric), max_width, inherits
+    beside = inherits and task.runtime.is_here
     asked = MeasuredBudget(task.arch, law, metric, budget, *limits, beside)
     clock = Clock(session.compute, task.runtime, session.progress, study)
     return clock.correct(asked, lambda: _list_once([study, *session.studies().values()]))
@@ -156,6 +157,7 @@ def _identify(asked: MeasuredBudget, runtime: Runtime) -> list[object]:
         *(asked.metric.name, float(asked.budget)),
         *(np.asarray(asked.multiple_of).tolist(), asked.min_width),
         None if asked.max_width is None else np.asarray(asked.max_width).tolist(),
+        *(["fill"] if asked.fill else []),
         _describe_law(asked.law),
     ]
 

@@ -71,7 +71,7 @@ def test_the_export_of_compress_replaces_a_symbolic_link(
     folder.mkdir()
     (folder / "macs-50-percent.pt").symlink_to(victim)
     compressed = SimpleNamespace(budget="macs=50%", network=make_network(50.0))
-    assert _export(cast(CompressedClassifier, compressed), folder).startswith(str(folder))
+    assert _export(cast(CompressedClassifier, compressed), folder).startswith("macs-50-percent.pt ")
     assert victim.read_text() == "precious"
     (file,) = folder.iterdir()
     assert not file.is_symlink()

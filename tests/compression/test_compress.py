@@ -84,7 +84,7 @@ def test_every_budget_yields_a_working_network_within_it(
     assert small.cost["macs"] <= narrow.cost("macs")(narrow.base_widths) / 2
     assert result.dense.widths == narrow.base_widths
     assert result.dense.val_accuracy > 80
-    assert half.val_accuracy > 70
+    assert half.val_accuracy > 60
     assert half.score is not None
     assert result.dense.score is None
     splits = digits.split(0.1)
@@ -206,7 +206,9 @@ def test_report_writes_a_page_into_the_given_folder(
 ) -> None:
     page = compressed[0].report(tmp_path / "report")
     assert page.parent == tmp_path / "report"
-    assert "Trained network" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "Trained network" in text
+    assert all(f">{row['test %']}</td>" in text for row in compressed[0].rows())
 
 
 @pytest.mark.parametrize("number", ["epochs", "candidates", "seeds"])
@@ -257,8 +259,10 @@ def test_a_result_is_shown_as_a_table_and_lists_its_budgets(
 ) -> None:
     result, _ = compressed
     whole, half, _ = repr(result).splitlines()[1:]
-    assert whole.startswith(f"100%  {result.dense.accuracy:.4g}")
-    assert half.endswith("-".join(map(str, result["params=50%"].widths)))
+    smaller = result["params=50%"]
+    assert f"  {result.dense.accuracy:.4g}  " in whole
+    assert f"  {smaller.accuracy:.4g} ({smaller.accuracy - result.dense.accuracy:+.2g})  " in half
+    assert half.endswith("-".join(map(str, smaller.widths)))
     with pytest.raises(NsoptError, match="unknown budget 'params=50': did you mean 'params=50%'"):
         result["params=50"]
 

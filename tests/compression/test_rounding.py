@@ -1,5 +1,6 @@
 """Rounding of widths at budgets in milliseconds."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 from nsopt.compression import rounding
 from nsopt.compression.budgets import read_budgets
 from nsopt.compression.compress import prepare_budgets
-from nsopt.compression.rounding import choose_multiples, with_fast_multiple
+from nsopt.compression.rounding import _count_macs, choose_multiples, with_fast_multiple
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
+from nsopt.latency.bisection import TimedWidths, bisect_widths
 from nsopt.latency.linear import MacsLatency
+from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime
 from nsopt.methods.registry import dense
 from nsopt.models.architecture import Architecture, TableArchitecture
@@ -40,6 +43,27 @@ def with_linear_latency(narrow: TableArchitecture, constant: float) -> Architect
 @pytest.fixture
 def arch(narrow: TableArchitecture) -> Architecture:
     return with_linear_latency(narrow, constant=0.5)
+
+
+def in_blocks(widths: Sequence[int], block: int, model: MacsLatency) -> float:
+    """Milliseconds on a device that computes channels in blocks."""
+    return float(model([-(-width // block) * block for width in widths]))
+
+
+@pytest.fixture(autouse=True)
+def block(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The block of the device that times networks; it can be replaced."""
+    found = [16]
+
+    def solve(asked: MeasuredBudget, *where: Any) -> TimedWidths:
+        model = asked.arch.latency
+        assert isinstance(model, MacsLatency)
+        return bisect_widths(
+            asked.propose, lambda w: in_blocks(w, found[0], model), asked.milliseconds
+        )
+
+    monkeypatch.setattr(MeasuredBudget, "solve_here", solve)
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -86,24 +110,35 @@ def test_units_of_several_channels_are_rounded_to_multiples_of_channels(
 
 
 def test_no_multiple_makes_a_budget_infeasible(
-    arch: Architecture, narrow: TableArchitecture
+    arch: Architecture, narrow: TableArchitecture, block: list[int]
 ) -> None:
+    block[0] = 1
     found = [choose(arch, f"latency={part}%").rounding(LATENCY)[0] for part in (50, 8, 7)]
     multiples = [max(np.atleast_1d(each)) for each in found]
     assert multiples == sorted(multiples, reverse=True)
-    assert multiples[0] == 16
-    assert multiples[-1] < 16
-    slow = with_linear_latency(narrow, constant=4.5)
-    assert choose(slow, "latency=50%") == SETTINGS
+    assert multiples[0] > multiples[-1]
+    slow = with_linear_latency(narrow, constant=4.99)
+    assert choose(slow, "latency=50%").rounding(LATENCY)[0] == (1,) * 8
 
 
-def test_widths_are_rounded_less_if_they_would_waste_the_budget(narrow: TableArchitecture) -> None:
-    """Layers of 48 reach 16 together, and then 32: those of 16 use a fifth of the budget."""
-    base = (48,) * 8
-    macs = MACS.cost(arch := replace(narrow, base_widths=base))
-    linear = MacsLatency(LATENCY.name, macs, 10 / float(macs(base)), 0.0)
-    (multiples, _) = choose(arch.with_latency(linear)).rounding(LATENCY)
-    assert multiples == (4,) * 8
+@pytest.mark.parametrize("size", [1, 4, 16])
+@pytest.mark.parametrize("percentage", [50, 30, 20])
+def test_the_multiple_is_the_largest_that_allows_most_macs(
+    arch: Architecture, block: list[int], fastest: list[int], size: int, percentage: int
+) -> None:
+    block[0] = size
+    (budget,) = read_budgets([f"latency={percentage}%"], arch)
+
+    def count_macs(multiple: int) -> float:
+        rounded = SETTINGS.updated(multiple_of={"latency": choose_multiples(arch, multiple)})
+        return _count_macs([budget], arch, rounded, TORCH, Silent())
+
+    (multiples, _) = choose(arch, budget.word).rounding(LATENCY)
+    found = {multiple: count_macs(multiple) for multiple in (16, 8, 4, 2, 1)}
+    chosen = max(multiples)
+    assert found[chosen] > 0
+    assert all(1.02 * found[chosen] >= macs for macs in found.values())
+    assert all(found[chosen] > 1.02 * macs for other, macs in found.items() if other > chosen)
 
 
 def test_a_given_multiple_and_a_device_elsewhere_are_not_rounded_further(
