@@ -112,13 +112,12 @@ def _export(compressed: "CompressedClassifier", folder: Path) -> str:
 
 
 def _print_table(rows: "Sequence[Mapping[str, str]]", title: str) -> None:
-    """Print the networks without their widths; on a narrow terminal without brackets, too."""
+    """Print the networks; on a narrow terminal without what is in brackets."""
     from nsopt.cli.console import console, fits, make_table
 
-    shown = [{name: row[name] for name in row if name != "widths"} for row in rows]
     left = "budget", "widths by"
-    table = make_table(shown, title, left)
+    table = make_table(rows, title, left)
     if not fits(table):
-        brief = [{name: text.split(" (")[0] for name, text in row.items()} for row in shown]
+        brief = [{name: text.split(" (")[0] for name, text in row.items()} for row in rows]
         table = make_table(brief, title, left)
     console.print(table)

@@ -11,7 +11,6 @@ from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import unknown_name
 from nsopt.reports.results import Results
 from nsopt.reports.tables import format_ms, short_number
-from nsopt.storage.schema import width_key
 
 Network = TypeVar("Network", bound="Compressed")
 
@@ -99,7 +98,6 @@ def _list_rows(dense: Compressed, networks: Iterable[Compressed]) -> list[dict[s
                 for name, label in (("params", "params"), ("macs", "MACs"))
             },
             "ms": _compare(format_ms, each.latency, dense.latency),
-            "widths": width_key(each.widths),
         }
         for each in (dense, *networks)
     ]
@@ -113,7 +111,7 @@ def _compare(show: Callable[[float], str], cost: float | None, whole: float | No
 
 
 def _print_rows(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return a table as text."""
+    """Return a table as text, with columns of equal width."""
     lines = [list(rows[0]), *(list(row.values()) for row in rows)]
     lengths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, lengths)).rstrip() for line in lines)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nsopt.latency.sittings import distrust
-from nsopt.methods.registry import method_label
+from nsopt.methods.registry import method_label, scored
 from nsopt.reports.results import Results
 from nsopt.reports.tables import name_binding, summary
 from nsopt.scaling.metric import LATENCY, get_metric
@@ -54,7 +54,7 @@ class Verdict(NamedTuple):
     Attributes:
         text: sentences.
         method: the one to take, or several with the same widths: the best by validation accuracy,
-            or the cheaper one if no difference is shown.
+            or the cheaper one if no difference is shown, unless `nsopt compress` chose already.
         widths: of that method; empty if they differ between seeds.
         is_certain: whether the interval of the difference excludes zero.
         row: of the summary, of that method.
@@ -139,7 +139,7 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
         found = _compare(label, equals, best, rival, difference)
         if certain:
             found += _compare_at_equal_accuracy(results, best, reference)
-        elif difference is not None:
+        elif difference is not None and scored().name not in results.methods:
             costs = ["macs"] if doubt_latencies(results) else ["latency_ms", "macs"]
             taken, gain = _choose_cheaper(best, rival, costs)
             label = label if taken is best else method_label(rival["method"])

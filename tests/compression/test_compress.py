@@ -208,6 +208,7 @@ def test_report_writes_a_page_into_the_given_folder(
     assert page.parent == tmp_path / "report"
     text = page.read_text(encoding="utf-8")
     assert "Trained network" in text
+    assert " Take " not in text  # compress has chosen
     assert all(f">{row['test %']}</td>" in text for row in compressed[0].rows())
 
 
@@ -262,7 +263,6 @@ def test_a_result_is_shown_as_a_table_and_lists_its_budgets(
     smaller = result["params=50%"]
     assert f"  {result.dense.accuracy:.4g}  " in whole
     assert f"  {smaller.accuracy:.4g} ({smaller.accuracy - result.dense.accuracy:+.2g})  " in half
-    assert half.endswith("-".join(map(str, smaller.widths)))
     with pytest.raises(NsoptError, match="unknown budget 'params=50': did you mean 'params=50%'"):
         result["params=50"]
 
