@@ -25,7 +25,7 @@ def draw() -> str:
     (dense,) = rows[rows["arm"] == "dense"].itertuples()
     slowest = dense.ms
     axes = Axes((0.38 * slowest, 1.2 * slowest), (58.0, 75.0))
-    ticks = {f"{ms}": ms for ms in (7, 8, 10, 12, 15)}
+    ticks = {f"{ms}": ms for ms in (8, 10, 12, 15, 18)}
     parts = axes.draw(range(60, 76, 5), ticks, TITLE)
     for arm, (name, colour, below) in ARMS.items():
         own = rows[rows["arm"] == arm]
