@@ -1,6 +1,6 @@
 """The networks that a compression returns."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -11,6 +11,7 @@ from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import unknown_name
 from nsopt.reports.results import Results
 from nsopt.reports.tables import format_ms, short_number
+from nsopt.storage.schema import width_key
 
 Network = TypeVar("Network", bound="Compressed")
 
@@ -82,7 +83,7 @@ def _find(networks: Mapping[str, Network], budget: str) -> Network:
     return networks[budget]
 
 
-def _list_rows(dense: Compressed, networks: Iterable[Compressed]) -> list[dict[str, str]]:
+def _list_rows(dense: Compressed, networks: Collection[Compressed]) -> list[dict[str, str]]:
     """Return rows of a table, all values as text: the original network, then the smaller ones.
 
     In brackets are points of accuracy, and shares of costs, beside the original network.
@@ -93,10 +94,8 @@ def _list_rows(dense: Compressed, networks: Iterable[Compressed]) -> list[dict[s
             "widths by": each.method if each is not dense else "",
             "before": "" if each.score is None else f"{each.score:.4g}",
             **each.accuracies(dense),
-            **{
-                label: _compare(short_number, each.cost[name], dense.cost[name])
-                for name, label in (("params", "params"), ("macs", "MACs"))
-            },
+            "params": _compare(short_number, each.cost["params"], dense.cost["params"]),
+            "MACs": _compare(short_number, each.cost["macs"], dense.cost["macs"]),
             "ms": _compare(format_ms, each.latency, dense.latency),
         }
         for each in (dense, *networks)
@@ -110,8 +109,12 @@ def _compare(show: Callable[[float], str], cost: float | None, whole: float | No
     return show(cost) if cost == whole else f"{show(cost)} ({cost / whole:.2f}x)"
 
 
-def _print_rows(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return a table as text, with columns of equal width."""
+def _show(dense: Compressed, networks: Collection[Compressed]) -> str:
+    """Return the rows and the widths as text, in aligned columns."""
+    rows = [
+        row | {"widths": width_key(each.widths)}
+        for row, each in zip(_list_rows(dense, networks), (dense, *networks), strict=True)
+    ]
     lines = [list(rows[0]), *(list(row.values()) for row in rows)]
     lengths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, lengths)).rstrip() for line in lines)
@@ -133,7 +136,7 @@ class OwnCompression:
         return _find(self.networks, budget)
 
     def __repr__(self) -> str:
-        return _print_rows(_list_rows(self.dense, self.networks.values()))
+        return _show(self.dense, self.networks.values())
 
 
 @dataclass(frozen=True, repr=False)
@@ -154,7 +157,7 @@ class Compression:
         return _find(self.networks, budget)
 
     def __repr__(self) -> str:
-        return _print_rows(self.rows())
+        return _show(self.dense, self.networks.values())
 
     def rows(self) -> list[dict[str, str]]:
         """Return the networks as rows of a table, all values as text, the original one first.

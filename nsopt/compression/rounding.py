@@ -84,15 +84,14 @@ def _find_multiples(
     It is `fastest`, or half of it, and so on, as long as more MACs then fit the budgets. Networks
     are timed for that: whether a multiple pays depends on the widths that a budget allows.
     """
-    multiple, best, most = fastest, (1,) * len(arch.base_widths), 0.0
-    while multiple >= 1:
-        multiples = choose_multiples(arch, multiple)
+    halved = (fastest >> times for times in range(fastest.bit_length()))
+    best, most = (1,) * len(arch.base_widths), 0.0
+    for multiples in dict.fromkeys(choose_multiples(arch, multiple) for multiple in halved):
         macs = _count_macs(budgets, arch, _rounded(settings, multiples), runtime, progress)
-        if macs <= _MORE * most and most:
+        if most and macs <= _MORE * most:
             break
         if macs:
             best, most = multiples, macs
-        multiple //= 2
     return best
 
 

@@ -5,17 +5,17 @@ costs too much, so that part of the budget remains. Here the other layers go on 
 """
 
 import heapq
-from collections.abc import Callable
 
 import numpy as np
 
-from nsopt.scaling.cost import IntArray
+from nsopt.scaling.cost import CostFunction, IntArray
 from nsopt.scaling.law import FloatArray, ScalingLaw
 
 
 def fill_widths(
     law: ScalingLaw,
-    fits: Callable[[IntArray], bool],
+    cost: CostFunction,
+    budget: float,
     widths: IntArray,
     step: IntArray,
     widest: FloatArray,
@@ -27,7 +27,8 @@ def fill_widths(
 
     Args:
         law: gives the order.
-        fits: whether widths (L,) are within the budget.
+        cost: maps widths (L,) to a cost.
+        budget: the largest cost.
         widths: along the law, (L,).
         step: by which each layer grows, (L,).
         widest: largest widths, (L,).
@@ -46,7 +47,7 @@ def fill_widths(
     while queue:
         _, layer = heapq.heappop(queue)
         filled[layer] += step[layer]
-        if fits(filled):
+        if cost(filled) <= budget:
             put(layer)
         else:
             filled[layer] -= step[layer]

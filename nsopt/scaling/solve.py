@@ -174,9 +174,8 @@ def solve_widths(
         raise NoWidthsError(_describe_infeasible(cost, float(budgets.min()), table))
     tau, widths, costs = table.start[row + 1] * _BELOW, table.widths[row], table.cost[row]
     if fill:
-        widths = np.stack(
-            [_fill(law, cost, *own, grid) for own in zip(budgets, widths, strict=True)]
-        )
+        pairs = zip(budgets, widths, strict=True)
+        widths = np.stack([fill_widths(law, cost, *pair, grid.step, grid.widest) for pair in pairs])
         costs = np.asarray(cost(widths))
     if np.ndim(budget) == 0:
         scale = float(tau[0])
@@ -184,15 +183,6 @@ def solve_widths(
         binding = _find_binding(cost, table, int(row[0]))
         return WidthFit(widths[0], costs[0].item(), scale, low, high, binding)
     return WidthFit(widths, costs, tau, *_round_band(law, tau, widths))
-
-
-def _fill(
-    law: ScalingLaw, cost: CostFunction, budget: float, widths: IntArray, grid: _Grid
-) -> IntArray:
-    def fits(wider: IntArray) -> bool:
-        return bool(cost(wider) <= budget)
-
-    return fill_widths(law, fits, widths, grid.step, grid.widest)
 
 
 def _round_band(

@@ -129,8 +129,7 @@ class Laws:
         is_timed = self._timed and eta is None and not method.keeps_weights
         if is_timed and LATENCY in point.metric.parts:
             study = session.open_study(method.name)
-            limit = point.metric, point.budget, max_width
-            corrected = correct_latency(session, study, law, *limit)
+            corrected = correct_latency(session, study, law, point.metric, point.budget, max_width)
             cost = point.metric.cost(corrected)
         return NeuralScaleSampler(
             law,
