@@ -6,9 +6,8 @@ filters and are fine-tuned; their validation accuracies can overrule the scores.
 Optuna study, so that the same call continues after an interruption.
 """
 
-import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +45,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
+from nsopt.reports.choice import choose_method
 from nsopt.reports.results import Results, read_results
 from nsopt.scaling.metric import PARAMS, counted_costs
 from nsopt.settings import BATCH_SIZE
@@ -305,26 +305,6 @@ def _warn_if_guessing(task: Task, workspace: Workspace, progress: Progress) -> N
         )
 
 
-def choose_method(accuracies: Mapping[str, float], images: int) -> str:
-    """Return the method whose network to take, by validation accuracies (%) after fine-tuning.
-
-    Scores rank networks as well as these accuracies, or better (`benchmarks/score_ranks.py`). So
-    the scored network is the answer, unless another one is better by more than
-    `100 sqrt(2 p (1 - p) / images)`: the standard error of the difference of two accuracies p (a
-    share) on independent images, which is larger than that on the same images.
-
-    Args:
-        accuracies: by method.
-        images: number of validation images.
-    """
-    best, own = max(accuracies, key=lambda name: accuracies[name]), scored().name
-    if own not in accuracies:
-        return best
-    share = accuracies[best] / 100
-    error = 100 * math.sqrt(2 * share * (1 - share) / images)
-    return best if accuracies[best] > accuracies[own] + error else own
-
-
 def _find_best(
     task: Task, workspace: Workspace, budget: Budget, methods: Sequence[Method], results: Results
 ) -> CompressedClassifier:
@@ -347,7 +327,9 @@ def _find_best(
     # Of equal widths, those of the first method count.
     layers = task.arch.layer_names
     distinct = {trials.read_widths(own, layers): name for name, own in reversed(found.items())}
-    accuracies = {name: float(found[name].values[0]) for name in distinct.values()}
+    at_budget = "metric == @budget.metric.name and budget == @budget.size.budget"
+    means = results.outcomes.query(at_budget).groupby("method")["val_accuracy"].mean()
+    accuracies = {name: float(means[name]) for name in distinct.values()}
     name = choose_method(accuracies, len(task.splits.validation))
     best = found[name]
     before = read_accuracies(workspace, task.name, budget)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from nsopt.latency.sittings import distrust
 from nsopt.methods.registry import method_label, scored
+from nsopt.reports.choice import choose_method
 from nsopt.reports.results import Results
 from nsopt.reports.tables import name_binding, summary
 from nsopt.scaling.metric import LATENCY, get_metric
@@ -116,7 +117,7 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
         rows: of the summary, at this budget.
         reference: the method with which to compare the best one.
     """
-    best = rows.loc[rows["val_mean"].idxmax()]
+    best = _find_best(results, rows)
     equals = _find_equals(results, best, rows["method"])
     label = " and ".join(method_label(method) for method in equals)
     rival = _choose_rival(rows[~rows["method"].isin(equals)], reference)
@@ -154,6 +155,14 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
     widths = _find_widths(results, taken, taken["method"])
     key = width_key(*widths) if len(widths) == 1 else ""
     return Verdict(f"{_format_budget(best)}: {found}", label, key, certain, taken)
+
+
+def _find_best(results: Results, rows: pd.DataFrame) -> pd.Series:
+    """Return the row of the method that `choose_method` names."""
+    accuracies = rows.set_index("method")["val_mean"]
+    images = results.settings.get("data", {}).get("validation")
+    method = choose_method(accuracies.to_dict(), images) if images else accuracies.idxmax()
+    return rows[rows["method"] == method].iloc[0]
 
 
 def _describe_excess(row: pd.Series, unit: str) -> str:

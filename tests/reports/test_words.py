@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nsopt.cli.export import name_answer
 from nsopt.cli.study import _export_command
 from nsopt.reports.page import render
 from nsopt.reports.results import Results
@@ -64,6 +65,17 @@ def test_a_winner_on_validation_may_lose_on_the_test_images(results: Results) ->
     assert "NeuralScale has the best validation accuracy, but 1.0 points less" in first.text
     assert first.is_certain
     assert "For that accuracy" not in first.text
+
+
+def test_the_answer_takes_the_network_that_compress_returns(results: Results) -> None:
+    methods = results.outcomes["method"].map({"uniform": "scored", "neuralscale": "uniform"})
+    frame = results.outcomes.assign(method=methods)  # uniform widths are 3 points ahead
+    for images, taken in ((100, "Scored law"), (10_000, "Uniform")):
+        settings = results.settings | {"data": {"validation": images}}
+        compression = dataclasses.replace(results, outcomes=frame, settings=settings)
+        assert [verdict.method for verdict in answer(compression)] == [taken, taken]
+        (study,) = {name_answer(compression)["study"]}
+        assert study == f"{results.name}/{'scored' if images == 100 else 'uniform'}"
 
 
 def test_no_method_wins_if_nothing_was_learned(results: Results) -> None:

@@ -1,0 +1,110 @@
+"""A trained network at a share of its milliseconds where it ships: which widths are best there?
+
+Uniform scaling, the law of pruning by importance, the law by importance per millisecond, and the
+law that scored best for this budget (as in `nsopt.compress`) inherit from the same trained network
+and are fine-tuned in the same way. All keep the budget as timed. Prints test accuracy, and how far
+the scored law is ahead of each other method, with 90 % intervals over seeds; writes
+`RUNTIME-SHARE.csv`. It continues where it stopped.
+
+Needs the optional dependency: pip install 'nsopt[export]'.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
+
+import pandas as pd
+from scipy import stats
+
+from benchmarks.trained import Dense, add_arguments, read_images, train_dense
+from nsopt.compression.compress import prepare_budgets, run_compression
+from nsopt.compute.checkpoint import weights_checksum
+from nsopt.data.source import Source
+from nsopt.latency.runtime import choose_runtime
+from nsopt.methods.registry import get_methods, scored
+from nsopt.reports.results import read_results
+from nsopt.study.compare import run_comparison
+from nsopt.study.comparison import Comparison
+from nsopt.study.presets import get_preset, override
+from nsopt.study.task import Task, with_precision
+from nsopt.study.workspace import Workspace
+from nsopt.terminal import show_progress
+
+_LAWS = get_methods(("neuralscale", "neuralscale-latency"))
+
+
+def make_task(dense: Dense, options: argparse.Namespace) -> Task:
+    """Return the task of fine-tuning smaller networks, with the defaults of `nsopt.compress`."""
+    runtime = choose_runtime(options.runtime, None, options.batch)
+    settings = override(get_preset("compress").settings, {"training": {"epochs": options.epochs}})
+    settings = settings.updated(
+        start=weights_checksum(dense.model),
+        runtime=runtime.name,
+        latency_batch_size=runtime.batch_size,
+    )
+    source = Source(dense.data.name)
+    return Task(dense.arch, dense.data, source, settings, dense.model, runtime)
+
+
+def compare(dense: Dense, options: argparse.Namespace) -> pd.DataFrame:
+    """Return a row for each fine-tuning, and one for the trained network."""
+    folder = options.folder / f"{dense.name}-{options.runtime}-{options.share}"
+    folder.mkdir(parents=True, exist_ok=True)
+    workspace = Workspace(f"sqlite:///{folder / 'study.db'}", folder)
+    with show_progress(None) as progress:
+        task = with_precision(make_task(dense, options), workspace)
+        word = f"latency={options.share}"
+        task, budgets = prepare_budgets(task, [word], workspace, progress)
+        run_compression(task, budgets, options.candidates, options.seeds, workspace, progress)
+        sizes = tuple(budget.size for budget in budgets)
+        run_comparison(Comparison(task, _LAWS, sizes, options.seeds), workspace, progress)
+    rows = read_results(workspace.url, task.name).outcomes
+    rows["widths"] = ["-".join(map(str, widths)) for widths in rows["widths"]]
+    return rows.assign(network=dense.name)
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a line for each network and method, as text."""
+    lines = []
+    for network, found in rows.groupby("network", sort=False):
+        tests = found.pivot_table(index="seed", columns="method", values="test_accuracy")
+        for method, own in found.groupby("method", sort=False):
+            ahead = (tests[scored().name] - tests[method]).dropna()
+            own_tests = own["test_accuracy"]
+            low, high = stats.t.interval(0.9, len(ahead) - 1, ahead.mean(), ahead.sem())
+            lines.append(
+                {
+                    "network": network,
+                    "widths by": method,
+                    "n": len(own),
+                    "test %": f"{own_tests.mean():.2f} ± {own_tests.std():.2f}",
+                    "scored is ahead by": f"{ahead.mean():+.2f} ({low:+.2f} to {high:+.2f})",
+                    "MACs": f"{own['macs'].mean():,.0f}",
+                    "ms": f"{own['latency_ms'].mean():.2f}",
+                    "widths": own["widths"].iloc[0],
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument("--runtime", default="onnxruntime")
+    parser.add_argument("--share", default="50%", help="of the milliseconds")
+    parser.add_argument("--batch", type=int, default=100, help="images per timed batch")
+    parser.add_argument("--epochs", type=int, default=10, help="of fine-tuning")
+    parser.add_argument("--candidates", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=5)
+    options = parser.parse_args()
+    data = read_images(options)
+    trained = [train_dense(name, data, options.folder) for name in options.networks]
+    rows = pd.concat([compare(dense, options) for dense in trained])
+    rows.to_csv(options.folder / f"{options.runtime}-{options.share}.csv", index=False)
+    print(summarise(rows).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
