@@ -42,12 +42,12 @@ from benchmarks.trained import (
     read_images,
     train_dense,
 )
-from nsopt.compression.compress import choose_method
 from nsopt.compute.placement import place_images
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.latency.linear import fit_linear
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
+from nsopt.reports.choice import choose_method
 from nsopt.study.presets import get_preset
 from nsopt.training.evaluation import accuracy_on
 

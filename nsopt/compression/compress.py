@@ -28,7 +28,7 @@ from nsopt.compression.own_compression import run_own_compression
 from nsopt.compression.own_task import Score, make_own_task
 from nsopt.compression.result import CompressedClassifier, Compression, OwnCompression
 from nsopt.compression.rounding import with_fast_multiple
-from nsopt.compression.scores import find_scored_law, read_accuracies
+from nsopt.compression.scores import read_accuracies, store_scored_law
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
 from nsopt.compute.sharing import sharing
@@ -283,7 +283,7 @@ def run_compression(
     _warn_if_guessing(task, workspace, progress)
     with start_session(task, workspace, progress) as session:
         for budget in budgets:
-            find_scored_law(session, budget, candidates)
+            store_scored_law(session, budget, candidates)
     sizes = tuple(budget.size for budget in budgets)
     run_comparison(Comparison(task, methods, sizes, seeds), workspace, progress)
     results = read_results(workspace.url, task.name)

@@ -127,8 +127,8 @@ class _AgreementScore:
         return f"{verdict}; {images:,} validation images are too few to tell which are closer"
 
 
-def find_scored_law(session: Session, budget: Budget, candidates: int) -> Study:
-    """Run the missing scores at a budget, store the best law, and return the study.
+def store_scored_law(session: Session, budget: Budget, candidates: int) -> None:
+    """Run the missing scores at a budget, and store the best law.
 
     Args:
         session: the trained network and its data.
@@ -177,7 +177,6 @@ def find_scored_law(session: Session, budget: Budget, candidates: int) -> Study:
         schema.write_verdict(study, verdict)
         schema.write_law(study, law)  # last, so that an interruption repeats the judgement
     session.progress.message(f"{budget.shown}: {verdict}")
-    return study
 
 
 def _read_trained_widths(session: Session, budget: Budget) -> set[str | None]:

@@ -14,11 +14,11 @@ from torch import nn
 
 import nsopt
 from nsopt.compression.budgets import read_budgets, split_budgets
-from nsopt.compression.compress import choose_method
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Progress, Silent
+from nsopt.reports.choice import choose_method
 from nsopt.storage import schema
 from nsopt.study.presets import StudySettings, get_preset, override
 from nsopt.study.workspace import Workspace
