@@ -24,9 +24,9 @@ class Compressed:
         budget: as the user wrote it; `100%` for the original network.
         method: the method that proposed its widths.
         widths: output channels of every searched layer.
-        score: validation accuracy (%), or the user's score, after a few training steps before
-            fine-tuning; None if it was not measured. The study of scores has the agreement with the
-            trained network, which chose a classifier's widths.
+        score: validation accuracy (%), or the user's score, before fine-tuning, after a few
+            training steps; None if it was not measured. A classifier's widths are ranked by
+            agreement with the trained network, which is only in the study of scores.
         accuracy: test accuracy (%), or the user's score, after fine-tuning.
         cost: its parameters and MACs.
         latency: measured milliseconds per batch of `latency_batch_size` images; with the user's

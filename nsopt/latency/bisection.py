@@ -1,8 +1,8 @@
 """Find the widths for a budget in milliseconds: bisection along a law with few timed networks.
 
 A latency model orders the sizes along the law and gives the first guess. Measurements decide: a
-network fits if the upper quartile of its passes (`Latency.upper_quartile_ms`) is within the budget.
-At the end the chosen network is timed once more. No measurement of it is above the budget.
+network fits if its measured milliseconds are within the budget (`MeasuredBudget` says which ones
+decide). At the end the chosen network is timed once more. No measurement of it is above the budget.
 """
 
 import math
@@ -38,7 +38,8 @@ class TimedWidths:
     Attributes:
         widths: L integers.
         predicted: milliseconds that the latency model predicts.
-        measured: milliseconds of each measurement, the upper quartile of its passes.
+        measured: the milliseconds of each measurement that were compared with the budget, see
+            `nsopt.solve_measured_widths`.
     """
 
     widths: Widths
@@ -93,7 +94,8 @@ def bisect_widths(
     Args:
         propose: returns the largest widths along the law whose predicted milliseconds are at most
             its argument. Raises NoWidthsError if there are no such widths.
-        measure: times a network of these widths; returns the upper quartile, in milliseconds.
+        measure: times a network of these widths; returns the milliseconds that decide whether it
+            fits.
         budget: in milliseconds.
 
     Raises:

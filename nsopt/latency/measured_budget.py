@@ -95,6 +95,11 @@ class MeasuredBudget:
             return self.solve(time)
 
     def _cautious(self, timing: Timing) -> float:
+        """Return the milliseconds that decide whether a network fits.
+
+        They are the upper quartile of its passes. With `beside_whole` they are an upper bound of
+        its share (`Beside.measure`), times the predicted milliseconds of the base network.
+        """
         if timing.share is None:
             return timing.upper_quartile_ms
         return timing.share * float(LATENCY.cost(self.arch)(self.arch.base_widths))

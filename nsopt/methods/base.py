@@ -71,7 +71,8 @@ class Method(ABC):
     def law(self, inputs: LawInputs) -> ScalingLaw:
         """Return the law, which the study solves for `inputs.budget`.
 
-        Unless the method needs a trained network, the law must not depend on the budget.
+        The law may depend on the budget only if `needs_trained_network` or `needs_scored_law`: any
+        other law is also read without a budget (`read_stored_law`).
 
         Raises:
             NoWidthsError: if there is no law.

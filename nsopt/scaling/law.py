@@ -170,7 +170,7 @@ class PowerLaw:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_dict` returned.
 
-        `kind`, `r2` (then NaN) and `error` may be missing, as in published laws.
+        `r2` (then NaN) and `error` may be missing, as in published laws.
 
         Raises:
             NsoptError: if `data` is not a law.

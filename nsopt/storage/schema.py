@@ -1,8 +1,8 @@
 """The schema of results in Optuna storage: studies here, trials in storage/trials.py.
 
-No other file names studies and attributes. Each method, and the search, has a study
-`ARCH-DATA-PRESET/METHOD`; all of these have the same two objectives. Tuning studies have the names
-`ARCH-DATA-PRESET-tune/KIND`.
+Only this package reads attributes (`tests/test_imports.py` checks it). Each method, and the
+search, has a study `ARCH-DATA-PRESET/METHOD`; all of these have the same two objectives. Tuning
+studies have the names `ARCH-DATA-PRESET-tune/KIND`.
 """
 
 import hashlib

@@ -24,9 +24,9 @@ from nsopt.study.widths_in_time import correct_latency
 class Laws:
     """The laws of the methods of a session.
 
-    `read` updates them from the stored searches. Until a search stores more iterations, each law is
-    made once, and solved once for a budget. Only a method that starts from a trained network has
-    one law per seed.
+    `read` updates them from the stored searches. Widths are solved once per method and budget,
+    until a search stores more iterations. A method that needs a trained network is solved anew for
+    every trial.
 
     Args:
         timed: whether networks are timed and stored until a budget in milliseconds holds as

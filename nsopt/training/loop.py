@@ -167,7 +167,9 @@ def train_configuration(
     teacher: nn.Module | None = None,
     after_epoch: Callable[[Sequence[Epoch]], None] = lambda epochs: None,
 ) -> Outcome:
-    """Train the network of `widths`; every training of nsopt runs through here.
+    """Train the network of `widths` on images.
+
+    Studies, tunings and `compress` with `data` use this.
 
     Args:
         splits: from `place_images`.
