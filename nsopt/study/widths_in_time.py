@@ -1,4 +1,7 @@
-"""Budgets in milliseconds along the laws of a study: solved by timing networks, and stored."""
+"""Budgets in milliseconds along the laws of a study: solved by timing networks, and stored.
+
+`nsopt.latency.measured_budget` explains how.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
