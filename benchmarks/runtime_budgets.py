@@ -26,7 +26,7 @@ from nsopt.latency.runtime import choose_runtime
 from nsopt.methods.registry import get_methods, scored
 from nsopt.reports.results import read_results
 from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import Comparison
+from nsopt.study.comparison import Comparison, Size
 from nsopt.study.presets import get_preset, override
 from nsopt.study.task import Task, with_precision
 from nsopt.study.workspace import Workspace
@@ -58,7 +58,7 @@ def compare(dense: Dense, options: argparse.Namespace) -> pd.DataFrame:
         word = f"latency={options.share}"
         task, budgets = prepare_budgets(task, [word], workspace, progress)
         run_compression(task, budgets, options.candidates, options.seeds, workspace, progress)
-        sizes = tuple(budget.size for budget in budgets)
+        sizes = tuple(Size(budget.metric, budget.limit) for budget in budgets)
         run_comparison(Comparison(task, _LAWS, sizes, options.seeds), workspace, progress)
     rows = read_results(workspace.url, task.name).outcomes
     rows["widths"] = ["-".join(map(str, widths)) for widths in rows["widths"]]

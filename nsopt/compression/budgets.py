@@ -12,7 +12,6 @@ from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import LATENCY, Joint, Metric, get_metric, read_percentage
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import schema, trials
-from nsopt.study.comparison import Size
 from nsopt.study.presets import StudySettings
 
 
@@ -23,27 +22,27 @@ class Budget:
     Attributes:
         word: the budget as the user wrote it.
         metric: what it limits.
-        size: its limit.
+        limit: in the unit of the metric.
     """
 
     word: str
     metric: Metric
-    size: Size
+    limit: int | float
 
     @property
     def shown(self) -> str:
         """The limit with its unit."""
-        return self.metric.show(self.size.budget)
+        return self.metric.show(self.limit)
 
     @property
     def scores_kind(self) -> str:
         """The kind of the study that scores widths at this budget."""
-        return schema.scores_kind(self.metric.name, self.size.budget)
+        return schema.scores_kind(self.metric.name, self.limit)
 
     def holds(self, trial: FrozenTrial) -> bool:
         """Return whether a trial ran at this budget."""
         point = trials.read_point(trial)
-        return point is not None and (point.metric, point.budget) == (self.metric, self.size.budget)
+        return point is not None and (point.metric, point.budget) == (self.metric, self.limit)
 
     def solve(self, law: PowerLaw, arch: Architecture, settings: StudySettings) -> tuple[int, ...]:
         """Return the widths along a law at this budget, filled, no wider than the base network.
@@ -54,7 +53,7 @@ class Budget:
         fit = solve_widths(
             law,
             self.metric.cost(arch),
-            self.size.budget,
+            self.limit,
             *settings.rounding(self.metric),
             max_width=arch.base_widths,
             fill=True,
@@ -81,13 +80,13 @@ class _Limit:
     number: float
     is_share: bool
 
-    def size(self, arch: Architecture) -> Size:
-        """Return the limit for a network."""
+    def for_network(self, arch: Architecture) -> int | float:
+        """Return the limit in the unit of the metric."""
         if not self.is_share:
-            return Size(self.metric, self.number)
+            return self.number
         whole = self.metric.cost(arch)(arch.base_widths)
         exact = self.number * whole
-        return Size(self.metric, exact if isinstance(whole, float) else int(exact))
+        return exact if isinstance(whole, float) else int(exact)
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -150,13 +149,9 @@ def _read_limits(word: str) -> list[_Limit]:
 
 
 def _read(word: str, arch: Architecture) -> Budget:
-    sizes = [limit.size(arch) for limit in _read_limits(word)]
-    if len(sizes) == 1:
-        size = sizes[0]
-    else:
-        size = Size(Joint.of([(size.metric, size.budget) for size in sizes]), 1)
-    whole = size.metric.cost(arch)(arch.base_widths)
-    if size.budget >= whole:
-        costs = " and ".join(s.metric.show(s.metric.cost(arch)(arch.base_widths)) for s in sizes)
+    limits = [(limit.metric, limit.for_network(arch)) for limit in _read_limits(word)]
+    metric, limit = limits[0] if len(limits) == 1 else (Joint.of(limits), 1)
+    if limit >= metric.cost(arch)(arch.base_widths):
+        costs = " and ".join(part.show(part.cost(arch)(arch.base_widths)) for part, _ in limits)
         raise NsoptError(f"{word}: the network already costs only {costs}; give a smaller budget")
-    return Budget(word, size.metric, size)
+    return Budget(word, metric, limit)

@@ -284,11 +284,11 @@ def run_compression(
     with start_session(task, workspace, progress) as session:
         for budget in budgets:
             store_scored_law(session, budget, candidates)
-    sizes = tuple(budget.size for budget in budgets)
+    sizes = tuple(Size(budget.metric, budget.limit) for budget in budgets)
     run_comparison(Comparison(task, methods, sizes, seeds), workspace, progress)
     results = read_results(workspace.url, task.name)
     return Compression(
-        _find_best(task, workspace, Budget("100%", PARAMS, whole), (dense(),), results),
+        _find_best(task, workspace, Budget("100%", PARAMS, whole.budget), (dense(),), results),
         {budget.word: _find_best(task, workspace, budget, methods, results) for budget in budgets},
         results,
     )
@@ -327,7 +327,7 @@ def _find_best(
     # Of equal widths, those of the first method count.
     layers = task.arch.layer_names
     distinct = {trials.read_widths(own, layers): name for name, own in reversed(found.items())}
-    at_budget = "metric == @budget.metric.name and budget == @budget.size.budget"
+    at_budget = "metric == @budget.metric.name and budget == @budget.limit"
     means = results.outcomes.query(at_budget).groupby("method")["val_accuracy"].mean()
     accuracies = {name: float(means[name]) for name in distinct.values()}
     name = choose_method(accuracies, len(task.splits.validation))

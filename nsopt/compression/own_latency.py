@@ -47,7 +47,7 @@ def with_measured_budget(task: OwnTask, budget: Budget, law: PowerLaw) -> OwnTas
     arch, study = task.arch, task.open_study(baseline().name)
     limits = *task.settings.rounding(budget.metric), arch.base_widths, True
     beside = task.runtime.is_here
-    asked = MeasuredBudget(arch, law, budget.metric, budget.size.budget, *limits, beside)
+    asked = MeasuredBudget(arch, law, budget.metric, budget.limit, *limits, beside)
     clock = Clock(task.compute, task.runtime, task.progress, study)
     return replace(task, arch=clock.correct(asked, lambda: [study]))
 

@@ -110,7 +110,7 @@ def _count_macs(
     compute = resolve_compute(settings.training.device, "fp32")
     with sharing(compute, progress) as shared:
         for budget in budgets:
-            limit = budget.metric, budget.size.budget, *settings.rounding(budget.metric)
+            limit = budget.metric, budget.limit, *settings.rounding(budget.metric)
             asked = MeasuredBudget(
                 *(arch, law, *limit), max_width=arch.base_widths, fill=True, beside_whole=True
             )

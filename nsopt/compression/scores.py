@@ -146,7 +146,7 @@ def store_scored_law(session: Session, budget: Budget, candidates: int) -> None:
     name = schema.study_name(schema.tuning_name(task.name), budget.scores_kind)
     tuned = {
         "metric": budget.metric.name,
-        "budget": budget.size.budget,
+        "budget": budget.limit,
         "steps": SCORE_STEPS,
         "by": "agreement",
     }
@@ -221,7 +221,7 @@ def _correct(session: Session, budget: Budget) -> Architecture:
     if LATENCY not in metric.parts:
         return arch
     study, law = session.open_study(baseline().name), uniform_curve(arch.base_widths)
-    return correct_latency(session, study, law, metric, budget.size.budget, arch.base_widths)
+    return correct_latency(session, study, law, metric, budget.limit, arch.base_widths)
 
 
 def make_score_family(
@@ -237,7 +237,7 @@ def make_score_family(
     """
     family = make_family(arch, {price: own.law for price, own in searches.items()})
     *_, priced = searches.values()
-    return with_recorded(family, arch, priced.record, budget.metric, budget.size.budget)
+    return with_recorded(family, arch, priced.record, budget.metric, budget.limit)
 
 
 def read_accuracies(workspace: Workspace, name: str, budget: Budget) -> dict[str, float]:

@@ -16,7 +16,6 @@ from nsopt.errors import NsoptError
 from nsopt.models.registry import get_architecture
 from nsopt.reports.results import Results
 from nsopt.scaling.metric import PARAMS
-from nsopt.study.comparison import Size
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
 from tests.conftest import call_nsopt
@@ -81,6 +80,6 @@ def test_the_export_of_compress_replaces_a_symbolic_link(
 def test_the_error_of_failed_trainings_hides_the_password(tmp_path: Path) -> None:
     task = SimpleNamespace(stored_studies=lambda workspace: {})
     workspace = Workspace("postgresql://me:sesame@h/d", tmp_path)
-    budget = Budget("macs=50%", PARAMS, Size(PARAMS, 1))
+    budget = Budget("macs=50%", PARAMS, 1)
     with pytest.raises(NsoptError, match=r"succeeded: see postgresql://me:\*\*\*@h/d$"):
         _find_best(cast(Task, task), workspace, budget, (), cast(Results, None))

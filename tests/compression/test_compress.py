@@ -348,8 +348,8 @@ def test_a_latency_budget_of_50_percent_holds_as_measured(
 def test_budgets_are_read_from_strings(narrow: TableArchitecture) -> None:
     half, plain = read_budgets(["macs=50%", "params=20k"], narrow)
     macs = narrow.cost("macs")(narrow.base_widths)
-    assert (half.metric.name, half.size.budget, half.size.ratio) == ("macs", macs // 2, None)
-    assert (plain.metric.name, plain.size.budget, plain.size.ratio) == ("params", 20_000, None)
+    assert (half.metric.name, half.limit) == ("macs", macs // 2)
+    assert (plain.metric.name, plain.limit) == ("params", 20_000)
     assert len(read_budgets(["macs=50%", "macs=50%"], narrow)) == 1
     assert split_budgets("macs=50%, params=20k") == ["macs=50%", "params=20k"]
     assert split_budgets("macs=50%,params=20k; params=9k") == ["macs=50%,params=20k", "params=9k"]
