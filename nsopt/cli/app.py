@@ -31,8 +31,18 @@ app = App(
     result_action="return_value",
 )
 for command in (
-    *(study, compress, search, widths, tune, report, latency, export),
-    *(dashboard, worker, proxy, doctor),
+    study,
+    compress,
+    search,
+    widths,
+    tune,
+    report,
+    latency,
+    export,
+    dashboard,
+    worker,
+    proxy,
+    doctor,
 ):
     app.command(command)
 app.command(data.app)

@@ -200,7 +200,7 @@ def compress(
         compute = resolve_compute(training.device, training.precision)
         shared = stack.enter_context(sharing(compute, hearer))
         own = make_own_task(
-            *(model, train_loader, loss, score), arch, settings, timed_in, shared, Path(out), hearer
+            model, train_loader, loss, score, arch, settings, timed_in, shared, Path(out), hearer
         )
         return run_own_compression(own, budgets, candidates, seeds)
 
@@ -263,8 +263,7 @@ def prepare_budgets(
         task = with_latency_if_needed(task, metric, (), workspace, progress)
     budgets = read_budgets(words, task.arch)
     stored = read_all_settings(task, workspace)
-    rounding = task.settings, budgets, task.arch, task.runtime
-    settings = with_fast_multiple(*rounding, stored, progress)
+    settings = with_fast_multiple(task.settings, budgets, task.arch, task.runtime, stored, progress)
     return replace(task, settings=settings), budgets
 
 

@@ -62,8 +62,10 @@ def run_own_compression(
     task = with_latency_if_needed(task, words)
     budgets = read_budgets(words, task.arch)
     stored = [schema.read_own_settings(study) for study in task.stored_studies()]
-    rounding = task.settings, budgets, task.arch, task.runtime
-    task = replace(task, settings=with_fast_multiple(*rounding, stored, task.progress))
+    settings = with_fast_multiple(
+        task.settings, budgets, task.arch, task.runtime, stored, task.progress
+    )
+    task = replace(task, settings=settings)
     law = uniform_curve(task.arch.base_widths)
     asked = [(with_measured_budget(task, budget, law), budget) for budget in budgets]
     uniform = [budget.solve(law, own.arch, own.settings) for own, budget in asked]

@@ -110,9 +110,15 @@ def _count_macs(
     compute = resolve_compute(settings.training.device, "fp32")
     with sharing(compute, progress) as shared:
         for budget in budgets:
-            limit = budget.metric, budget.limit, *settings.rounding(budget.metric)
             asked = MeasuredBudget(
-                *(arch, law, *limit), max_width=arch.base_widths, fill=True, beside_whole=True
+                arch,
+                law,
+                budget.metric,
+                budget.limit,
+                *settings.rounding(budget.metric),
+                max_width=arch.base_widths,
+                fill=True,
+                beside_whole=True,
             )
             try:
                 found = asked.solve_here(shared, runtime, progress)

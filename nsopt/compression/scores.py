@@ -159,11 +159,9 @@ def store_scored_law(session: Session, budget: Budget, candidates: int) -> None:
     if not done:
         raise NoWidthsError(f"no widths fit a budget of {budget.shown}")
     best = find_best(done)
-    law, known, verdict = (
-        family.law(best.params),
-        schema.read_law(study),
-        schema.read_verdict(study),
-    )
+    law = family.law(best.params)
+    known = schema.read_law(study)
+    verdict = schema.read_verdict(study)
     is_new = verdict is None or known is None or known.to_dict() != law.to_dict()
     trained = _read_trained_widths(session, budget)
     if is_new and trained and trials.read_scored_widths(best) not in trained:

@@ -18,15 +18,16 @@ from nsopt.storage.studies import load_studies, only_comparison
 from nsopt.storage.urls import hide_password
 
 CONDITIONS = [
-    *("device", "precision", "batch_size", "torch_version", "protocol", "repeats", "runtime")
+    "device",
+    "precision",
+    "batch_size",
+    "torch_version",
+    "protocol",
+    "repeats",
+    "runtime",
 ]
-LATENCY_COLUMNS = [
-    *("method", "widths", *CONDITIONS),
-    *("median_ms", "lower_quartile_ms", "upper_quartile_ms", "spread", "waited"),
-    "sitting",
-]
-
-_OF_LATENCY = ("lower_quartile_ms", "upper_quartile_ms", "spread", "waited")
+_OF_LATENCY = ["lower_quartile_ms", "upper_quartile_ms", "spread", "waited"]
+LATENCY_COLUMNS = ["method", "widths", *CONDITIONS, "median_ms", *_OF_LATENCY, "sitting"]
 
 
 @dataclass(frozen=True, eq=False)

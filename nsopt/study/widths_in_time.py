@@ -153,16 +153,18 @@ def _list_once(studies: Iterable[Study]) -> Iterable[Study]:
 
 
 def _identify(asked: MeasuredBudget, runtime: Runtime) -> list[object]:
-    """Return what decides the widths of a budget, except the device; the same on all machines."""
-    clock = [] if runtime == TORCH else [runtime.name, runtime.batch_size]
-    return [
-        *clock,
-        *(asked.metric.name, float(asked.budget)),
-        *(np.asarray(asked.multiple_of).tolist(), asked.min_width),
-        None if asked.max_width is None else np.asarray(asked.max_width).tolist(),
-        *(["fill"] if asked.fill else []),
-        _describe_law(asked.law),
-    ]
+    """Return what decides the widths of a budget, except the device; the same on all machines.
+
+    It is a key in the storage: a change of its format would lose what is stored.
+    """
+    key: list[object] = [] if runtime == TORCH else [runtime.name, runtime.batch_size]
+    key += [asked.metric.name, float(asked.budget)]
+    key += [np.asarray(asked.multiple_of).tolist(), asked.min_width]
+    key.append(None if asked.max_width is None else np.asarray(asked.max_width).tolist())
+    if asked.fill:
+        key.append("fill")
+    key.append(_describe_law(asked.law))
+    return key
 
 
 def _describe_law(law: ScalingLaw) -> list[list[str]]:
