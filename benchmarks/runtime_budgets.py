@@ -23,7 +23,7 @@ from nsopt.compression.compress import prepare_budgets, run_compression
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.data.source import Source
 from nsopt.latency.runtime import choose_runtime
-from nsopt.methods.registry import get_methods, scored
+from nsopt.methods.registry import SCORED, get_methods
 from nsopt.reports.results import read_results
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size
@@ -71,7 +71,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     for network, found in rows.groupby("network", sort=False):
         tests = found.pivot_table(index="seed", columns="method", values="test_accuracy")
         for method, own in found.groupby("method", sort=False):
-            ahead = (tests[scored().name] - tests[method]).dropna()
+            ahead = (tests[SCORED.name] - tests[method]).dropna()
             own_tests = own["test_accuracy"]
             low, high = stats.t.interval(0.9, len(ahead) - 1, ahead.mean(), ahead.sem())
             lines.append(

@@ -212,7 +212,7 @@ def _find_law(options: WidthsOptions) -> "NetworkLaw":
 def _read_stored(options: WidthsOptions, url: str) -> "NetworkLaw":
     from nsopt.cli.preparation import read_metric, read_metrics
     from nsopt.errors import NsoptError
-    from nsopt.methods.registry import get_method, law_of_search
+    from nsopt.methods.registry import LAW_OF_SEARCH, get_method
     from nsopt.storage.opening import storage_errors
     from nsopt.storage.studies import only_comparison
     from nsopt.storage.urls import hide_password
@@ -222,7 +222,7 @@ def _read_stored(options: WidthsOptions, url: str) -> "NetworkLaw":
     workspace = Workspace(url, Path())
     if not workspace.has_storage:
         raise NsoptError(f"nothing is stored at {hide_password(url)}: run nsopt search first")
-    method = get_method(options.method) if options.method else law_of_search()
+    method = get_method(options.method) if options.method else LAW_OF_SEARCH
     sizes = options.sizes
     metric = read_metric(sizes) if method.needs_tuned_law else read_metrics(sizes)[0]
     with storage_errors(url):

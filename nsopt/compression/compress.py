@@ -40,7 +40,7 @@ from nsopt.errors import NsoptError
 from nsopt.files import check_writable
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
 from nsopt.methods.base import Method
-from nsopt.methods.registry import baseline, dense, scored
+from nsopt.methods.registry import BASELINE, DENSE, SCORED
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.trace import trace
@@ -276,9 +276,9 @@ def run_compression(
     progress: Progress,
 ) -> Compression:
     """Run the missing steps of a compression, and return its networks."""
-    methods = baseline(), scored()
+    methods = BASELINE, SCORED
     whole = Size(PARAMS, PARAMS.cost(task.arch)(task.arch.base_widths), 1.0)
-    run_comparison(Comparison(task, (dense(),), (whole,), 1), workspace, progress)
+    run_comparison(Comparison(task, (DENSE,), (whole,), 1), workspace, progress)
     _warn_if_guessing(task, workspace, progress)
     with start_session(task, workspace, progress) as session:
         for budget in budgets:
@@ -287,7 +287,7 @@ def run_compression(
     run_comparison(Comparison(task, methods, sizes, seeds), workspace, progress)
     results = read_results(workspace.url, task.name)
     return Compression(
-        _find_best(task, workspace, Budget("100%", PARAMS, whole.budget), (dense(),), results),
+        _find_best(task, workspace, Budget("100%", PARAMS, whole.budget), (DENSE,), results),
         {budget.word: _find_best(task, workspace, budget, methods, results) for budget in budgets},
         results,
     )
@@ -295,7 +295,7 @@ def run_compression(
 
 def _warn_if_guessing(task: Task, workspace: Workspace, progress: Progress) -> None:
     """Say so if the trained network is about as accurate as guessing."""
-    (whole,) = best_trials(task.stored_studies(workspace)[dense().name]).values()
+    (whole,) = best_trials(task.stored_studies(workspace)[DENSE.name]).values()
     accuracy, chance = float(whole.values[0]), 100 / len(task.data.classes)
     if accuracy < _NEAR_CHANCE * chance:
         progress.message(

@@ -28,7 +28,7 @@ from nsopt.compression.rounding import with_fast_multiple
 from nsopt.compute.device import place
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NonFiniteLossError
-from nsopt.methods.registry import baseline, scored
+from nsopt.methods.registry import BASELINE, SCORED
 from nsopt.models.tracing.originals import copy_model
 from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
 from nsopt.scaling.law import PowerLaw, uniform_curve
@@ -107,8 +107,8 @@ def _compress(
     """Fine-tune uniform widths and those of a law; return the better network, not timed yet."""
     arch = with_measured_budget(task, budget, law).arch
     best = budget.solve(law, arch, task.settings)
-    methods = {uniform: baseline().name}
-    methods.setdefault(best, scored().name)
+    methods = {uniform: BASELINE.name}
+    methods.setdefault(best, SCORED.name)
     first = task.settings.training.seed
     scores = read_own_scores(task, budget)
     tuned = [

@@ -12,7 +12,7 @@ from nsopt.latency.learn import learn_latency
 from nsopt.latency.measure import measure_latencies
 from nsopt.latency.measured_budget import MeasuredBudget, with_exact_whole
 from nsopt.latency.runtime import with_batch_size
-from nsopt.methods.registry import baseline
+from nsopt.methods.registry import BASELINE
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import LATENCY
 from nsopt.study.task import with_stored_latency
@@ -44,7 +44,7 @@ def with_measured_budget(task: OwnTask, budget: Budget, law: PowerLaw) -> OwnTas
     """
     if LATENCY not in budget.metric.parts:
         return task
-    arch, study = task.arch, task.open_study(baseline().name)
+    arch, study = task.arch, task.open_study(BASELINE.name)
     limits = *task.settings.rounding(budget.metric), arch.base_widths, True
     beside = task.runtime.is_here
     asked = MeasuredBudget(arch, law, budget.metric, budget.limit, *limits, beside)

@@ -19,7 +19,7 @@ from nsopt.compression.budgets import Budget
 from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError, NoWidthsError
 from nsopt.latency.bisection import Widths
-from nsopt.methods.registry import baseline, scored
+from nsopt.methods.registry import BASELINE, SCORED
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import SCORE_STEPS, score
@@ -179,7 +179,7 @@ def store_scored_law(session: Session, budget: Budget, candidates: int) -> None:
 
 def _read_trained_widths(session: Session, budget: Budget) -> set[str | None]:
     """Return the widths at a budget that were fine-tuned before as the best ones."""
-    study = session.studies().get(scored().name)
+    study = session.studies().get(SCORED.name)
     done = [] if study is None else trials.read_completed(study)
     return {
         schema.width_key(trials.read_widths(trial, session.task.arch.layer_names))
@@ -218,7 +218,7 @@ def _correct(session: Session, budget: Budget) -> Architecture:
     arch, metric = session.task.arch, budget.metric
     if LATENCY not in metric.parts:
         return arch
-    study, law = session.open_study(baseline().name), uniform_curve(arch.base_widths)
+    study, law = session.open_study(BASELINE.name), uniform_curve(arch.base_widths)
     return correct_latency(session, study, law, metric, budget.limit, arch.base_widths)
 
 

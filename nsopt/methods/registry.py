@@ -19,6 +19,10 @@ from nsopt.methods.uniform import Uniform
 from nsopt.storage.schema import is_reserved
 
 _GROUP = "nsopt.methods"
+BASELINE: Method = Uniform()  # to which reports compare the others
+LAW_OF_SEARCH: Method = NeuralScale()  # its law is that of the search
+DENSE: Method = Dense()  # its network is the trained one that a study starts from
+SCORED: Method = Scored()  # its law scored best at a budget
 _registered: dict[str, Method] = {}
 
 
@@ -68,26 +72,6 @@ def get_method(name: str) -> Method:
     return found
 
 
-def baseline() -> Method:
-    """Return the method to which reports compare the others."""
-    return Uniform()
-
-
-def law_of_search() -> Method:
-    """Return the method whose law is that of the search."""
-    return NeuralScale()
-
-
-def dense() -> Method:
-    """Return the method whose network is the trained one that a study starts from."""
-    return Dense()
-
-
-def scored() -> Method:
-    """Return the method whose law scored best at a budget."""
-    return Scored()
-
-
 def get_methods(names: Sequence[str]) -> tuple[Method, ...]:
     """Return the methods of these names, each once. Raises NsoptError for an unknown or no name."""
     found = {name: get_method(name) for name in names}
@@ -118,7 +102,7 @@ def method_order(names: Sequence[str]) -> list[str]:
 
 @cache
 def _built_in() -> dict[str, Method]:
-    built_in = (Uniform(), Magnitude(), MorphNet(), NeuralScale(), Tuned(), Dense(), Scored())
+    built_in = (BASELINE, Magnitude(), MorphNet(), LAW_OF_SEARCH, Tuned(), DENSE, SCORED)
     return {method.name: method for method in built_in}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from nsopt.methods.registry import baseline, method_label
+from nsopt.methods.registry import BASELINE, method_label
 from nsopt.reports.points import MethodPoints, collect_points
 from nsopt.reports.published import PublishedLine
 from nsopt.reports.results import Results
@@ -77,7 +77,7 @@ def draw_pareto(info: ParetoInfo) -> go.Figure:
     )
     for points in info.methods:
         _add_trials(figure, points, points.x, points.y)
-        is_curve = points.method == baseline().name and len(points.mean_x) > 1
+        is_curve = points.method == BASELINE.name and len(points.mean_x) > 1
         _add_means(figure, points, mode="lines+markers" if is_curve else "markers")
     return figure
 

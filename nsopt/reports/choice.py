@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from nsopt.methods.registry import scored
+from nsopt.methods.registry import SCORED
 
 
 def choose_method(accuracies: Mapping[str, float], images: int) -> str:
@@ -18,7 +18,7 @@ def choose_method(accuracies: Mapping[str, float], images: int) -> str:
         accuracies: by method.
         images: number of validation images.
     """
-    best, own = max(accuracies, key=lambda name: accuracies[name]), scored().name
+    best, own = max(accuracies, key=lambda name: accuracies[name]), SCORED.name
     if own not in accuracies:
         return best
     share = accuracies[best] / 100

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from nsopt.methods.registry import baseline
+from nsopt.methods.registry import BASELINE
 from nsopt.reports.results import Results
 from nsopt.reports.style import MethodStyle, apply_style, log_axis
 from nsopt.scaling.family import relative_uniform
@@ -89,7 +89,7 @@ def draw_search(results: Results, search: str) -> go.Figure:
 
 def _find_sizes(results: Results, column: str) -> pd.Series:
     """Return the sizes of networks that a law may have proposed, or else of uniform networks."""
-    proposed = results.outcomes[results.outcomes["method"] != baseline().name]
+    proposed = results.outcomes[results.outcomes["method"] != BASELINE.name]
     sizes = (results.outcomes if proposed.empty else proposed)[column]
     return sizes.dropna()
 

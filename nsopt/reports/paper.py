@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-from nsopt.methods.registry import law_of_search
+from nsopt.methods.registry import LAW_OF_SEARCH
 from nsopt.reports.accuracy import draw_accuracy
 from nsopt.reports.law import draw_search
 from nsopt.reports.points import collect_points
@@ -141,7 +141,7 @@ def draw_descent(widths: pd.DataFrame) -> go.Figure:
 
 def _find_published_name(method: str, results: Results) -> str:
     """Return the published name of a method: with its iteration, and with P unless that is 10."""
-    law = law_of_search().name
+    law = LAW_OF_SEARCH.name
     if not method.startswith(law):
         return method
     iteration = method.removeprefix(law) or f"-iter{len(results.searches.get(SEARCH, ()))}"

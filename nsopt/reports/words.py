@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nsopt.latency.sittings import distrust
-from nsopt.methods.registry import method_label, scored
+from nsopt.methods.registry import SCORED, method_label
 from nsopt.reports.choice import choose_method
 from nsopt.reports.results import Results
 from nsopt.reports.tables import name_binding, summary
@@ -140,7 +140,7 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
         found = _compare(label, equals, best, rival, difference)
         if certain:
             found += _compare_at_equal_accuracy(results, best, reference)
-        elif difference is not None and scored().name not in results.methods:
+        elif difference is not None and SCORED.name not in results.methods:
             costs = ["macs"] if doubt_latencies(results) else ["latency_ms", "macs"]
             taken, gain = _choose_cheaper(best, rival, costs)
             label = label if taken is best else method_label(rival["method"])

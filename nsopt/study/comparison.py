@@ -7,7 +7,7 @@ import numpy as np
 
 from nsopt.errors import NsoptError
 from nsopt.methods.base import Method
-from nsopt.methods.registry import baseline
+from nsopt.methods.registry import BASELINE
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.metric import MACS, Metric
@@ -136,7 +136,7 @@ def choose_reference_budgets(
 def make_reference_points(comparison: Comparison, budgets: Sequence[int]) -> list[Point]:
     """Return the points of uniform networks with these MACs."""
     return [
-        Point(baseline().name, MACS, budget, seed)
+        Point(BASELINE.name, MACS, budget, seed)
         for budget in budgets
         for seed in comparison.all_seeds
     ]

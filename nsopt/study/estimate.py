@@ -8,7 +8,7 @@ import numpy as np
 
 from nsopt.compute.memory import peak_memory
 from nsopt.methods.base import Method
-from nsopt.methods.registry import baseline
+from nsopt.methods.registry import BASELINE
 from nsopt.models.architecture import Architecture
 from nsopt.pruning.engine import PruneSchedule
 from nsopt.pruning.iterations import is_complete
@@ -188,7 +188,7 @@ def _estimate_trainings(
         if method.needs_trained_network and task.start is None:
             for seed in {point.seed for point in points}:
                 yield _estimate_training(plan, settings.base_training_for(seed), base)
-        is_uniform = method.name == baseline().name
+        is_uniform = method.name == BASELINE.name
         for point in points:
             macs = macs_at[point.metric, point.budget]
             more = 1.0 if is_uniform or point.metric != PARAMS else _MORE_MACS

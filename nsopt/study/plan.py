@@ -9,7 +9,7 @@ from optuna.study import Study
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency.sittings import Latency
 from nsopt.methods.base import Method
-from nsopt.methods.registry import baseline
+from nsopt.methods.registry import BASELINE
 from nsopt.scaling.metric import MACS
 from nsopt.storage import schema, trials
 from nsopt.storage.queue import missing_points
@@ -111,7 +111,7 @@ class Plan:
     def has_references(self) -> bool:
         """Whether there are networks that additional uniform ones can be compared with."""
         lawful = [method.name for method in self._lawful]
-        others = len(lawful) > 1 and baseline().name in lawful
+        others = len(lawful) > 1 and BASELINE.name in lawful
         return others and self.comparison.references > 0
 
     def with_references(self) -> "Plan":
@@ -121,7 +121,7 @@ class Plan:
         """
         if not self.has_references:
             return self
-        own = next(method for method in self._lawful if method.name == baseline().name)
+        own = next(method for method in self._lawful if method.name == BASELINE.name)
         others = [method for method in self._lawful if method is not own]
         budgets = self._find_reference_budgets([own, *others])
         more = make_reference_points(self.comparison, budgets)

@@ -18,7 +18,7 @@ from nsopt.latency.bisection import TimedWidths, bisect_widths
 from nsopt.latency.linear import MacsLatency
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime
-from nsopt.methods.registry import dense
+from nsopt.methods.registry import DENSE
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.progress import Silent
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
@@ -170,7 +170,7 @@ def test_the_same_command_rounds_to_the_same_multiple(
     first, _ = prepare_budgets(task, asked, place, Silent())
     assert first.settings.multiple_of == {"latency": (8, *[16] * 7)}
     whole = Size(PARAMS, PARAMS.cost(arch)(arch.base_widths), 1.0)
-    run_comparison(Comparison(first, (dense(),), (whole,), 1), place, Silent())
+    run_comparison(Comparison(first, (DENSE,), (whole,), 1), place, Silent())
     fastest[0] = 4
     again, _ = prepare_budgets(task, asked, place, Silent())
     assert again.settings == first.settings

@@ -20,7 +20,7 @@ from nsopt.errors import NsoptError
 from nsopt.latency import measure as latency
 from nsopt.latency.runtime import Runtime
 from nsopt.latency.sittings import Latency, choose_latencies
-from nsopt.methods.registry import baseline
+from nsopt.methods.registry import BASELINE
 from nsopt.progress import Silent
 from nsopt.reports.dashboard import describe_outcomes
 from nsopt.storage import schema, trials
@@ -402,9 +402,7 @@ def test_a_point_whose_trial_was_lost_is_enqueued_again(
         def work(self) -> int:
             study = open_studies(place)["uniform"]
             if len(study.trials) == 2:
-                lost = claim(
-                    study, study.trials, TrialRunner(self._session, self._laws, baseline())
-                )
+                lost = claim(study, study.trials, TrialRunner(self._session, self._laws, BASELINE))
                 assert lost is not None
                 study.tell(lost.number, state=TrialState.FAIL)
             return super().work()
