@@ -184,7 +184,7 @@ def _read_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         raise NsoptError(f"{option} {text!r}: write numbers such as 0.5,0.5,0.5") from None
 
 
-def apply_changes(preset: Preset, *changes: dict[str, dict[str, Any]]) -> StudySettings:
+def apply_changes(preset: Preset, *changes: dict[str, Any]) -> StudySettings:
     """Return a preset's settings with changes; later ones win. Raises NsoptError on a conflict."""
     settings = preset.settings
     for change in changes:

@@ -267,10 +267,8 @@ def get_preset(name: str | None, data: str = "") -> Preset:
     return _PRESETS[name]
 
 
-def override(settings: StudySettings, changes: dict[str, dict[str, Any]]) -> StudySettings:
-    """Return a copy with changes of `search`, `training` and, under "", of the study itself."""
-    return settings.updated(
-        search=settings.search.updated(**changes.get("search", {})),
-        training=settings.training.updated(**changes.get("training", {})),
-        **changes.get("", {}),
-    )
+def override(settings: StudySettings, changes: dict[str, Any]) -> StudySettings:
+    """Return a copy with changes by name; those of `search` and `training` are dicts again."""
+    search = settings.search.updated(**changes.get("search", {}))
+    training = settings.training.updated(**changes.get("training", {}))
+    return settings.updated(**{**changes, "search": search, "training": training})

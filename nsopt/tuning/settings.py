@@ -121,7 +121,7 @@ def _find_law(tuning: Tuning, session: Session, study: Study) -> PowerLaw:
     return law
 
 
-def best_settings(workspace: Workspace, name: str) -> dict[str, dict[str, Any]]:
+def best_settings(workspace: Workspace, name: str) -> dict[str, Any]:
     """Return the best settings of a tuning study, as changes for `override`.
 
     Args:
@@ -140,8 +140,9 @@ def best_settings(workspace: Workspace, name: str) -> dict[str, dict[str, Any]]:
     if schema.is_curve(kind):
         raise NsoptError(f"{name!r} tuned a law: use it with --methods tuned")
     parameters = best_trial(study).params
-    search = {k: v for k, v in parameters.items() if k == "pretrain_epochs"}
-    return {"search": search, "": {k: v for k, v in parameters.items() if k == "eta"}}
+    if _P in parameters:
+        return {"search": {_P: parameters[_P]}}
+    return {name: value for name, value in parameters.items() if name == "eta"}
 
 
 def best_trial(study: Study) -> FrozenTrial:

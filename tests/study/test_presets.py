@@ -56,7 +56,7 @@ def test_settings_survive_json(name: str) -> None:
 def test_flags_override_a_preset() -> None:
     settings = override(
         get_preset("smoke").settings,
-        {"": {"eta": 3.0}, "search": {"pretrain_epochs": 7}, "training": {"epochs": 9}},
+        {"eta": 3.0, "search": {"pretrain_epochs": 7}, "training": {"epochs": 9}},
     )
     assert settings.eta == 3.0
     assert settings.search.pretrain_epochs == 7

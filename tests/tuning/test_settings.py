@@ -51,7 +51,7 @@ def test_the_best_eta_is_found_by_the_name_of_the_study(tuning: Tuning, place: W
     best = best_trial(study)
     assert best.values == min(trial.values for trial in done)
     changes = best_settings(place, study.study_name)
-    assert changes == {"search": {}, "": {"eta": best.params["eta"]}}
+    assert changes == {"eta": best.params["eta"]}
     assert override(SETTINGS, changes).eta == best.params["eta"]
 
 
