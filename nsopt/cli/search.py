@@ -45,8 +45,8 @@ def search(options: LawOptions = LawOptions()) -> None:
     with storage_errors(workspace.url), live_progress() as progress:
         task = with_latency_if_needed(task, PARAMS, (), workspace, progress)
         with start_session(task, workspace, progress, own.device) as session:
-            found = continue_searches(session, {None: own.iterations})
-    _print_law(task.arch.layer_names, found[None][-1])
+            found = continue_searches(session, {own.price: own.iterations})
+    _print_law(task.arch.layer_names, found[own.price][-1])
     print_storage(workspace.url)
 
 

@@ -45,19 +45,18 @@ class Comparison:
     references: int = 0
 
     @property
-    def searches(self) -> dict[Price | None, int]:
-        """The number of iterations that the methods need, by price; None is the settings' price.
+    def searches(self) -> dict[Price, int]:
+        """The number of iterations that the methods need, by price.
 
         Raises:
             NsoptError: if a method needs more iterations than the search runs.
         """
-        task, needed = self.task, dict[str, tuple[Price | None, int]]()
+        task, needed = self.task, dict[Price, int]()
         for method in self.methods:
-            kind = task.search_kind(method.price)
-            _, before = needed.get(kind, (None, 0))
+            price = task.search_price(method)
             iterations = method.search_iterations(task.settings.search)
-            needed[kind] = (method.price, max(before, iterations))
-        return {price: iterations for price, iterations in needed.values() if iterations}
+            needed[price] = max(needed.get(price, 0), iterations)
+        return {price: iterations for price, iterations in needed.items() if iterations}
 
     def points(self, method: Method) -> list[Point]:
         """Return the points of a method, size by size."""

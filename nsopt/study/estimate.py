@@ -150,7 +150,7 @@ def _estimate_searches(plan: Plan) -> Iterator[_Work]:
     """Yield the work of the searches that are not stored."""
     task, stored = plan.session.task, plan.session.studies()
     for price, iterations in plan.comparison.searches.items():
-        settings = task.search_settings(price).updated(iterations=iterations)
+        settings = task.settings.search.updated(price=price, iterations=iterations)
         study = stored.get(task.search_kind(price))
         history = trials.read_iterations(study) if study else []
         if not is_complete(history, settings):

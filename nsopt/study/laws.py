@@ -51,7 +51,8 @@ class Laws:
 
     def find_history(self, method: Method) -> Sequence[Iteration]:
         """Return the iterations of the search that a method uses."""
-        _, found = self._searches.get(self._session.task.search_kind(method.price), (0, []))
+        task = self._session.task
+        _, found = self._searches.get(task.search_kind(task.search_price(method)), (0, []))
         return found
 
     def is_ready(self, method: Method) -> bool:

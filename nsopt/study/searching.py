@@ -20,8 +20,8 @@ from nsopt.study.session import Session
 
 
 def continue_searches(
-    session: Session, searches: Mapping[Price | None, int]
-) -> dict[Price | None, list[Iteration]]:
+    session: Session, searches: Mapping[Price, int]
+) -> dict[Price, list[Iteration]]:
     """Return the iterations of searches by price: the stored ones, then the missing ones.
 
     Each finished iteration is stored as one completed trial. An error or an interruption does not
@@ -29,10 +29,10 @@ def continue_searches(
     run in one folder, one searches and the other waits.
 
     Args:
-        searches: the number of iterations needed, by price; None is the settings' price. Searches
-            differ only in their price, so that the first one pre-trains the network for all.
+        searches: the number of iterations needed, by price. Searches differ only in their price,
+            so that the first one pre-trains the network for all.
     """
-    found: dict[Price | None, list[Iteration]] = {}
+    found: dict[Price, list[Iteration]] = {}
     shared = find_pretrained_file(session)
     try:
         with Checkpoint(shared, {}).remove_on(DeterministicError):
@@ -85,7 +85,7 @@ def search_task(
 
 
 def _continue_search(
-    session: Session, price: Price | None, iterations: int, pretrained: Path | None
+    session: Session, price: Price, iterations: int, pretrained: Path | None
 ) -> list[Iteration]:
     """Return the requested iterations. Wait for other processes that search in this folder.
 
@@ -105,7 +105,7 @@ def _continue_search(
     with hold_lock(folder, report):
         study = task.stored_search(workspace, kind)
         history = trials.read_iterations(study) if study else []
-        settings = task.search_settings(price).updated(iterations=iterations)
+        settings = task.settings.search.updated(price=price, iterations=iterations)
         missing = search_task(session, settings, history, folder / "search.pt", pretrained)
         for number, iteration in enumerate(missing, start=len(history) + 1):
             history = _store_iteration(session, kind, number, iteration)

@@ -19,9 +19,9 @@ from nsopt.errors import NsoptError
 from nsopt.latency.linear import MacsLatency, is_linear, read_linear
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Runtime, stored_runtime
+from nsopt.methods.base import Method
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import stored_architecture
-from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.settings import Price
@@ -75,15 +75,13 @@ class Task:
             settings["search"]["convergence"] = None
         return settings | {"data": self.splits.fingerprint}
 
-    def search_settings(self, price: Price | None) -> SearchSettings:
-        """Return the settings of a search with `price`; None is the settings' price."""
-        own = self.settings.search
-        return own if price is None else own.updated(price=price)
+    def search_price(self, method: Method) -> Price:
+        """Return the price of the search that a method needs."""
+        return method.price or self.settings.search.price
 
-    def search_kind(self, price: Price | None) -> str:
-        """Return the kind of the study of a search with `price`; None is the settings' price."""
-        usual = self.settings.search.price
-        return schema.search_kind(price or usual, usual)
+    def search_kind(self, price: Price) -> str:
+        """Return the kind of the study of a search with `price`."""
+        return schema.search_kind(price, self.settings.search.price)
 
     def _find_identity(self, kind: str) -> dict[str, Any]:
         """Return the settings that decide the study of a method, or of a search."""

@@ -445,7 +445,7 @@ def test_a_trial_without_a_law_fails_with_its_reason_and_the_worker_continues(
 ) -> None:
     late = only(make_converging(comparison), "neuralscale-iter9", "uniform", seeds=1)
     task, compute = late.task, Compute(torch.device("cpu"), bf16=False)
-    continue_searches(Session(task, place, compute, Silent()), {None: 9})
+    continue_searches(Session(task, place, compute, Silent()), {"filters": 9})
     for method in late.methods:
         study = task.open_study(place.storage, method.name, compute)
         trials.enqueue_point(study, late.points(method)[0])

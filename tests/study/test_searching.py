@@ -26,7 +26,7 @@ from tests.pruning.test_resume import EndedError
 from tests.study.test_comparison import make_workspace
 
 CPU = Compute(torch.device("cpu"), bf16=False)
-BOTH: dict[Price | None, int] = {"filters": 1, "macs": 1}
+BOTH: dict[Price, int] = {"filters": 1, "macs": 1}
 
 
 @pytest.fixture
@@ -44,15 +44,15 @@ def began_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def run_searches(
-    comparison: Comparison, folder: Path, searches: Mapping[Price | None, int]
-) -> dict[Price | None, list[Iteration]]:
+    comparison: Comparison, folder: Path, searches: Mapping[Price, int]
+) -> dict[Price, list[Iteration]]:
     session = Session(comparison.task, make_workspace(folder), CPU, Silent())
     found = continue_searches(session, searches)
     clear_pretrained(session)
     return found
 
 
-def describe(found: Mapping[Price | None, list[Iteration]]) -> dict:
+def describe(found: Mapping[Price, list[Iteration]]) -> dict:
     return {price: [{**i.to_dict(), "seconds": 0} for i in own] for price, own in found.items()}
 
 
@@ -100,7 +100,7 @@ def test_another_command_keeps_the_pre_trained_network_of_a_running_search(
     tmp_path: Path,
     began_at: list[int],
     monkeypatch: pytest.MonkeyPatch,
-    others: dict[Price | None, int],
+    others: dict[Price, int],
 ) -> None:
     """others: searches of a command that starts and ends while the first search still runs."""
     place, calls = make_workspace(tmp_path), count(1)

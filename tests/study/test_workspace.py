@@ -163,7 +163,7 @@ def test_a_finished_search_keeps_the_checkpoints_of_other_work(
 ) -> None:
     search, *others = started
     search.unlink()
-    continue_searches(Session(comparison.task, place, CPU, Silent()), {None: 1})
+    continue_searches(Session(comparison.task, place, CPU, Silent()), {"filters": 1})
     assert all(file.exists() for file in others)
     assert not search.parent.exists()
 
@@ -190,10 +190,10 @@ def test_a_command_waits_for_the_search_of_another_command(
         while other.written()[0] != "inside\n":
             assert other.poll() is None, other.written()
             time.sleep(0.01)
-        continue_searches(Session(comparison.task, place, CPU, listener), {None: 1})
+        continue_searches(Session(comparison.task, place, CPU, listener), {"filters": 1})
     assert listener.messages[0] == "waiting for the search of another command in this folder"
     again = Listener()
-    continue_searches(Session(comparison.task, place, CPU, again), {None: 1})
+    continue_searches(Session(comparison.task, place, CPU, again), {"filters": 1})
     assert again.messages == []
 
 
@@ -209,7 +209,7 @@ def test_the_iterations_of_the_first_of_two_searches_count(
 ) -> None:
     """Commands on two machines do not wait for each other: both add their iterations."""
     task = comparison.task
-    (found,) = continue_searches(Session(task, place, CPU, Silent()), {None: 1})[None]
+    (found,) = continue_searches(Session(task, place, CPU, Silent()), {"filters": 1})["filters"]
     study = open_studies(place)[schema.SEARCH]
     late = dataclasses.replace(found, seconds=1e6)
     study.add_trial(trials.search_trial(late, 1, task.arch.layer_names, {}))
