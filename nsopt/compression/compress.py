@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
 import optuna
 import torch
@@ -65,22 +65,24 @@ PRESET = "compress"
 _NEAR_CHANCE = 1.2  # times the accuracy of guessing
 
 
+class _Options(TypedDict, total=False):
+    """The other arguments of `compress`, for any task."""
+
+    arch: Architecture | None
+    epochs: int
+    candidates: int
+    seeds: int
+    settings: StudySettings | None
+    measure: Measure | None
+    runtime: str
+    latency_batch_size: int
+    out: Path | str | None
+    progress: Progress | None
+
+
 @overload
 def compress(
-    model: nn.Module,
-    data: ImageData,
-    budgets: Sequence[str],
-    *,
-    arch: Architecture | None = ...,
-    epochs: int = ...,
-    candidates: int = ...,
-    seeds: int = ...,
-    settings: StudySettings | None = ...,
-    measure: Measure | None = ...,
-    runtime: str = ...,
-    latency_batch_size: int = ...,
-    out: Path | str | None = ...,
-    progress: Progress | None = ...,
+    model: nn.Module, data: ImageData, budgets: Sequence[str], **options: Unpack[_Options]
 ) -> Compression: ...
 
 
@@ -92,16 +94,7 @@ def compress(
     train_loader: Iterable[Any],
     loss: Loss,
     score: Score,
-    arch: Architecture | None = ...,
-    epochs: int = ...,
-    candidates: int = ...,
-    seeds: int = ...,
-    settings: StudySettings | None = ...,
-    measure: Measure | None = ...,
-    runtime: str = ...,
-    latency_batch_size: int = ...,
-    out: Path | str | None = ...,
-    progress: Progress | None = ...,
+    **options: Unpack[_Options],
 ) -> OwnCompression: ...
 
 
@@ -170,8 +163,10 @@ def compress(
         >>> result["macs=50%"].accuracy, result.dense.accuracy
         >>> result.report("report")
     """
-    given = [part is not None for part in (train_loader, loss, score)]
-    if not (data is None) == any(given) == all(given):
+    parts = [part is not None for part in (train_loader, loss, score)]
+    is_own_task = data is None and all(parts)
+    is_classifier = data is not None and not any(parts)
+    if not (is_own_task or is_classifier):
         raise NsoptError(
             "compress needs data=..., or train_loader=..., loss=... and score=... together"
         )
