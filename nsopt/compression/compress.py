@@ -339,7 +339,5 @@ def _find_best(
         cost=counted_costs(task.arch, network.widths),
         latency=float(latencies[network.widths]),
         model=network.model,
-        val_accuracy=network.val_accuracy,
-        test_accuracy=network.test_accuracy,
         network=network,
     )

@@ -1,9 +1,9 @@
 """The networks that a compression returns."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from torch import nn
 
@@ -57,14 +57,20 @@ class CompressedClassifier(Compressed):
     writes as ONNX or pt2 take pixels from 0 to 1, because the normalisation is inside.
 
     Attributes:
-        val_accuracy: validation accuracy (%) after fine-tuning.
-        test_accuracy: test accuracy (%) after fine-tuning.
         network: the model with its classes and normalisation, for `nsopt.export`.
     """
 
-    val_accuracy: float
-    test_accuracy: float
     network: KeptNetwork
+
+    @property
+    def val_accuracy(self) -> float:
+        """Validation accuracy (%) after fine-tuning."""
+        return self.network.val_accuracy
+
+    @property
+    def test_accuracy(self) -> float:
+        """Test accuracy (%) after fine-tuning."""
+        return self.network.test_accuracy
 
     def accuracies(self, dense: Self) -> dict[str, str]:
         return {
@@ -75,12 +81,6 @@ class CompressedClassifier(Compressed):
 
 def _show_change(value: float, original: float) -> str:
     return f"{value:.4g}" if value == original else f"{value:.4g} ({value - original:+.2g})"
-
-
-def _find(networks: Mapping[str, Network], budget: str) -> Network:
-    if budget not in networks:
-        raise unknown_name("budget", budget, networks)
-    return networks[budget]
 
 
 def _list_rows(dense: Compressed, networks: Collection[Compressed]) -> list[dict[str, str]]:
@@ -109,19 +109,34 @@ def _compare(show: Callable[[float], str], cost: float | None, whole: float | No
     return show(cost) if cost == whole else f"{show(cost)} ({cost / whole:.2f}x)"
 
 
-def _show(dense: Compressed, networks: Collection[Compressed]) -> str:
-    """Return the rows and the widths as text, in aligned columns."""
-    rows = [
-        row | {"widths": width_key(each.widths)}
-        for row, each in zip(_list_rows(dense, networks), (dense, *networks), strict=True)
-    ]
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-    lengths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, lengths)).rstrip() for line in lines)
+@dataclass(frozen=True, repr=False)
+class _Networks(Generic[Network]):
+    """The original network, and a smaller one for each budget."""
+
+    dense: Network
+    networks: dict[str, Network]
+
+    def __getitem__(self, budget: str) -> Network:
+        if budget not in self.networks:
+            raise unknown_name("budget", budget, self.networks)
+        return self.networks[budget]
+
+    def __repr__(self) -> str:
+        """Return the rows of the table and the widths as text, in aligned columns."""
+        smaller = self.networks.values()
+        rows = [
+            row | {"widths": width_key(each.widths)}
+            for row, each in zip(
+                _list_rows(self.dense, smaller), (self.dense, *smaller), strict=True
+            )
+        ]
+        lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+        lengths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, line, lengths)).rstrip() for line in lines)
 
 
 @dataclass(frozen=True, repr=False)
-class OwnCompression:
+class OwnCompression(_Networks[Compressed]):
     """The original network of a user's task, and a smaller one for each budget: `result[budget]`.
 
     Attributes:
@@ -129,18 +144,9 @@ class OwnCompression:
         networks: the smaller networks, by the budgets as the user wrote them.
     """
 
-    dense: Compressed
-    networks: dict[str, Compressed]
-
-    def __getitem__(self, budget: str) -> Compressed:
-        return _find(self.networks, budget)
-
-    def __repr__(self) -> str:
-        return _show(self.dense, self.networks.values())
-
 
 @dataclass(frozen=True, repr=False)
-class Compression:
+class Compression(_Networks[CompressedClassifier]):
     """The original classifier, and a smaller one for each budget: `result[budget]`.
 
     Attributes:
@@ -149,15 +155,7 @@ class Compression:
         results: all trainings and measurements.
     """
 
-    dense: CompressedClassifier
-    networks: dict[str, CompressedClassifier]
     results: Results
-
-    def __getitem__(self, budget: str) -> CompressedClassifier:
-        return _find(self.networks, budget)
-
-    def __repr__(self) -> str:
-        return _show(self.dense, self.networks.values())
 
     def rows(self) -> list[dict[str, str]]:
         """Return the networks as rows of a table, all values as text, the original one first.
