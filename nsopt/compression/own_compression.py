@@ -136,19 +136,7 @@ def _fine_tune(
 
     If several processes need it, one trains and the others wait.
     """
-    with task.one_at_a_time(task.files / trials.training_key(widths, seed)):
-        return _find_tuned(task, start, widths, seed)
-
-
-def _find_tuned(
-    task: OwnTask, start: TrainedStart, widths: tuple[int, ...], seed: int
-) -> tuple[float, nn.Module]:
-    study, key = task.open_study(FINE_TUNED), trials.training_key(widths, seed)
-    for done in trials.read_completed(study):
-        file = _get_file(task, done.number)
-        stored = _read(task, widths, file) if key in trials.read_trainings(done) else None
-        if stored is not None:
-            return float(done.values[0]), stored
+    key = trials.training_key(widths, seed)
     tuned: list[tuple[float, nn.Module]] = []
 
     def fine_tune(trial: Trial) -> float:
@@ -159,8 +147,15 @@ def _find_tuned(
         tuned.append((accuracy, model))
         return accuracy
 
-    study.optimize(fine_tune, n_trials=1)
-    return tuned[0]
+    with task.one_at_a_time(task.files / key):
+        study = task.open_study(FINE_TUNED)
+        for done in trials.read_completed(study):
+            file = _get_file(task, done.number)
+            stored = _read(task, widths, file) if key in trials.read_trainings(done) else None
+            if stored is not None:
+                return float(done.values[0]), stored
+        study.optimize(fine_tune, n_trials=1)
+        return tuned[0]
 
 
 def _read(task: OwnTask, widths: tuple[int, ...], file: Path) -> nn.Module | None:

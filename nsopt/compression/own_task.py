@@ -193,23 +193,19 @@ def _search(task: OwnTask, price: Price) -> Iteration:
     study = task.open_study(schema.search_kind(price, "filters"))
     checkpoint = task.files / f"search-{price}.pt"
     with task.one_at_a_time(checkpoint):
-        return _find_iteration(task, price, study, checkpoint)
-
-
-def _find_iteration(task: OwnTask, price: Price, study: Study, checkpoint: Path) -> Iteration:
-    history = trials.read_iterations(study)
-    missing = run_iterations(
-        task.arch,
-        task.batches,
-        task.settings.search.updated(price=price, iterations=1),
-        history,
-        task.compute,
-        task.progress,
-        checkpoint=checkpoint,
-        start=task.model,
-    )
-    for number, iteration in enumerate(missing, start=1):
-        names = task.arch.layer_names
-        study.add_trial(trials.search_trial(iteration, number, names, provenance(task.compute)))
-        history = [iteration]
-    return history[0]
+        found = trials.read_iterations(study)
+        missing = run_iterations(
+            task.arch,
+            task.batches,
+            task.settings.search.updated(price=price, iterations=1),
+            found,
+            task.compute,
+            task.progress,
+            checkpoint=checkpoint,
+            start=task.model,
+        )
+        for iteration in missing:  # at most one; its checkpoint stays until it is stored
+            names = task.arch.layer_names
+            study.add_trial(trials.search_trial(iteration, 1, names, provenance(task.compute)))
+            found = [iteration]
+        return found[0]
