@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from nsopt.compression.budgets import Budget, read_metrics
 from nsopt.compression.own_task import OwnTask
 from nsopt.errors import NsoptError
-from nsopt.latency.learn import learn_latency
+from nsopt.latency.learn import find_model
 from nsopt.latency.measure import measure_latencies
 from nsopt.latency.measured_budget import MeasuredBudget, with_exact_whole
 from nsopt.latency.runtime import with_batch_size
@@ -31,8 +31,8 @@ def with_latency_if_needed(task: OwnTask, words: Sequence[str]) -> OwnTask:
         return task
     arch = with_stored_latency(task.arch, task.stored_studies())
     if arch.latency is None:
-        where = task.settings.training.device, task.runtime, task.progress
-        arch = with_exact_whole(learn_latency(arch, *where), *where)
+        model = find_model(arch, task.compute, task.progress, task.runtime)
+        arch = with_exact_whole(arch.with_latency(model), task.compute, task.runtime)
     return replace(task, arch=arch)
 
 

@@ -132,18 +132,17 @@ def time_widths(arch: Architecture, compute: Compute, runtime: Runtime, widths: 
     return latency
 
 
-def with_exact_whole(
-    arch: Architecture, device: str, runtime: Runtime, progress: Progress
-) -> Architecture:
+def with_exact_whole(arch: Architecture, compute: Compute, runtime: Runtime) -> Architecture:
     """Return `arch` with its latency model scaled to be exact for the network of base widths.
 
-    `MacsLatency` is exact there already, because it interpolates measured networks.
+    `MacsLatency` is exact there already, because it interpolates measured networks. Do not call
+    this inside `Compute.computing`.
     """
     model = arch.latency
     if not isinstance(model, LatencyModel):
         return arch
-    with sharing(resolve_compute(device, "fp32"), progress) as shared, shared.exclusive():
-        whole = time_widths(arch, shared, runtime, arch.base_widths)
+    with compute.exclusive():
+        whole = time_widths(arch, compute, runtime, arch.base_widths)
     return arch.with_latency(model.scaled(whole.median_ms / float(model(arch.base_widths))))
 
 
@@ -202,7 +201,7 @@ def solve_measured_widths(
         if arch.latency is None:
             arch = arch.with_latency(find_model(arch, shared, display, own))
         if share is not None:
-            arch = with_exact_whole(arch, device, own, display)
+            arch = with_exact_whole(arch, shared, own)
             budget = share * float(LATENCY.cost(arch)(arch.base_widths))
         limits = multiple_of, min_width, max_width, fill
         beside = share is not None and own.is_here

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nsopt.latency.learn import learn_latency
+from nsopt.compute.device import resolve_compute
+from nsopt.compute.sharing import sharing
+from nsopt.latency.learn import find_model
 from nsopt.latency.measured_budget import with_exact_whole
 from nsopt.methods.base import Method
 from nsopt.progress import Progress
@@ -32,8 +34,9 @@ def with_latency_if_needed(
     if arch.latency is None:
         if any(method.needs_tuned_law for method in methods):
             read_tuned_law(workspace, task.name, metric)
-        where = task.settings.training.device, task.runtime, progress
-        arch = learn_latency(arch, *where)
-        if task.start is not None:
-            arch = with_exact_whole(arch, *where)
+        compute = resolve_compute(task.settings.training.device, "fp32")
+        with sharing(compute, progress) as shared:
+            arch = arch.with_latency(find_model(arch, shared, progress, task.runtime))
+            if task.start is not None:
+                arch = with_exact_whole(arch, shared, task.runtime)
     return replace(task, arch=arch)

@@ -105,7 +105,7 @@ def test_a_tuned_law_can_be_compared_as_a_method(
 def test_a_missing_tuned_law_raises_an_error_before_a_latency_is_learned(
     tuning: LawTuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learned_latency, "learn_latency", None)
+    monkeypatch.setattr(learned_latency, "find_model", None)
     place, methods = make_workspace(tmp_path), get_methods(["uniform", "tuned"])
     with pytest.raises(NoWidthsError, match="is tuned for latency in this storage"):
         learned_latency.with_latency_if_needed(tuning.task, LATENCY, methods, place, Silent())
