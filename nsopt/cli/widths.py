@@ -148,7 +148,7 @@ def _propose_widths(
     from nsopt.errors import NsoptError
     from nsopt.latency.measured_budget import MeasuredBudget
     from nsopt.scaling.metric import counted_costs
-    from nsopt.scaling.solve import solve_widths
+    from nsopt.scaling.solve import Limits, solve_widths
     from nsopt.study.presets import rounding_for
 
     law, arch = found.law, found.arch
@@ -159,11 +159,10 @@ def _propose_widths(
         )
     rows = []
     for size in read_sizes(sizes, arch, _RATIOS):
-        rounding = rounding_for(**sizes.rounding, metric=size.metric)
-        cost = size.metric.cost(
-            correct(MeasuredBudget(arch, law, size.metric, size.budget, *rounding))
-        )
-        fit = solve_widths(law, cost, size.budget, *rounding)
+        limits = Limits(*rounding_for(**sizes.rounding, metric=size.metric))
+        asked = MeasuredBudget(arch, law, size.metric, size.budget, limits)
+        cost = size.metric.cost(correct(asked))
+        fit = solve_widths(law, cost, size.budget, *limits)
         widths = fit.widths.tolist()
         row = {"ratio": size.ratio, "metric": size.metric.name} | _describe(size, arch, fit)
         row |= counted_costs(arch, widths) | {"layers": list(arch.layer_names)}

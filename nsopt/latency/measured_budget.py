@@ -25,7 +25,7 @@ from nsopt.progress import Progress
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import LATENCY, Metric, read_percentage
-from nsopt.scaling.solve import solve_widths
+from nsopt.scaling.solve import Limits, solve_widths
 from nsopt.settings import BATCH_SIZE
 from nsopt.terminal import show_progress
 
@@ -43,10 +43,7 @@ class MeasuredBudget:
         law: gives widths at any scale.
         metric: limits milliseconds, perhaps among others.
         budget: the limit, in the unit of `metric`.
-        multiple_of: see `solve_widths`.
-        min_width: likewise.
-        max_width: likewise.
-        fill: likewise.
+        limits: of the widths.
         beside_whole: whether to time each network in turns with the network of base widths. Its
             milliseconds are then its share of that network's time, times that network's predicted
             milliseconds. So the result does not change with the speed of the machine.
@@ -56,10 +53,7 @@ class MeasuredBudget:
     law: ScalingLaw
     metric: Metric
     budget: float
-    multiple_of: ArrayLike = 1
-    min_width: int = 1
-    max_width: ArrayLike | None = None
-    fill: bool = False
+    limits: Limits
     beside_whole: bool = False
 
     @property
@@ -77,8 +71,7 @@ class MeasuredBudget:
     def propose(self, predicted: float) -> Proposal:
         """Return the largest widths whose predicted milliseconds are at most `predicted`."""
         cost = self.metric.cost(self.corrected(predicted))
-        limits = self.multiple_of, self.min_width, self.max_width, self.fill
-        widths = tuple(solve_widths(self.law, cost, self.budget, *limits).widths.tolist())
+        widths = tuple(solve_widths(self.law, cost, self.budget, *self.limits).widths.tolist())
         return Proposal(widths, float(LATENCY.cost(self.arch)(widths)))
 
     def solve(self, time: Callable[[Widths], Timing]) -> TimedWidths:
@@ -203,7 +196,7 @@ def solve_measured_widths(
         if share is not None:
             arch = with_exact_whole(arch, shared, own)
             budget = share * float(LATENCY.cost(arch)(arch.base_widths))
-        limits = multiple_of, min_width, max_width, fill
+        limits = Limits(multiple_of, min_width, max_width, fill)
         beside = share is not None and own.is_here
-        asked = MeasuredBudget(arch, law, LATENCY, float(budget), *limits, beside)
+        asked = MeasuredBudget(arch, law, LATENCY, float(budget), limits, beside)
         return asked.solve_here(shared, own, display)

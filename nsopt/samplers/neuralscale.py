@@ -19,6 +19,7 @@ from nsopt.scaling.cost import CostFunction
 from nsopt.scaling.joint import JointCost
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import get_metric
+from nsopt.scaling.solve import Limits
 from nsopt.storage import internals, trials
 
 _NARROWER, _WIDER = 32, 8  # default range of widths, in factors of the base widths
@@ -159,7 +160,8 @@ class NeuralScaleSampler(BaseSampler):
             )
         if len(names) != law.layers:
             raise NsoptError(f"{len(names)} layer names for a law of {law.layers} layers")
-        self._proposals = Proposals(law, cost, eta, multiple_of, min_width, max_width, fill)
+        limits = Limits(multiple_of, min_width, max_width, fill)
+        self._proposals = Proposals(law, cost, eta, limits)
         self._parameters = tuple(trials.width_parameter(name) for name in names)
         words = budgets.split(",") if isinstance(budgets, str) else budgets
         self._budgets = tuple(self._read_budget(word) for word in words)
@@ -261,7 +263,7 @@ class NeuralScaleSampler(BaseSampler):
             return
         metric, widths = self._proposals.metric, [trial.params[name] for name in self._parameters]
         trials.write_cost(study, trial, budget, metric, self._proposals.cost(widths))
-        limits = self._proposals.limits(widths, budget)
+        limits = self._proposals.budgets_and_costs(widths, budget)
         if limits:
             own = proposal if proposal and proposal.widths == tuple(widths) else None
             trials.write_limits(study, trial, limits, own.binding if own else None)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.scaling.algorithm3 import solve_widths_sgd
 from nsopt.scaling.cost import CostFunction
 from nsopt.scaling.joint import JointCost
 from nsopt.scaling.law import PowerLaw, ScalingLaw
-from nsopt.scaling.solve import solve_widths
+from nsopt.scaling.solve import Limits, solve_widths
 
 
 class Proposal(NamedTuple):
@@ -31,16 +31,13 @@ class Proposals:
 
     Attributes:
         eta: step size of Algorithm 3, which then replaces the exact solver, for power laws only.
-        multiple_of, min_width, max_width, fill: see `solve_widths`.
+        limits: of the widths.
     """
 
     law: ScalingLaw
     cost: CostFunction
-    eta: float | None = None
-    multiple_of: ArrayLike = 1
-    min_width: int = 1
-    max_width: ArrayLike | None = None
-    fill: bool = False
+    eta: float | None
+    limits: Limits
 
     @property
     def metric(self) -> str | None:
@@ -65,7 +62,9 @@ class Proposals:
         moved = PowerLaw(np.exp(shift), np.zeros_like(shift), np.ones_like(shift)) * law
         return self._solve(moved, budget)
 
-    def limits(self, widths: Sequence[int], budget: float) -> dict[str, tuple[float, float]]:
+    def budgets_and_costs(
+        self, widths: Sequence[int], budget: float
+    ) -> dict[str, tuple[float, float]]:
         """Return each budget and what `widths` cost of it, by metric; empty for a single budget."""
         if not isinstance(self.cost, JointCost):
             return {}
@@ -75,8 +74,7 @@ class Proposals:
         return dict(zip(self.cost.names, pairs, strict=True))
 
     def _solve(self, law: ScalingLaw, budget: float) -> Proposal:
-        limits = self.multiple_of, self.min_width, self.max_width, self.fill
-        fit = solve_widths(law, self.cost, budget, *limits)
+        fit = solve_widths(law, self.cost, budget, *self.limits)
         binding = None
         if isinstance(self.cost, JointCost) and fit.binding is not None:
             binding = self.cost.names[fit.binding]

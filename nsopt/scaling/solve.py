@@ -8,7 +8,7 @@ integers (parameters, MACs) or floats (milliseconds).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,6 +23,15 @@ _LARGEST_SCALE = 1e290
 _BELOW = 1 - 1e-12  # just below a breakpoint, but by more than the rounding error of a power
 _BEYOND = 1 + 1e-9  # just above the last breakpoint that is needed
 _APART = 1 + 1e-11  # closer breakpoints differ only by rounding
+
+
+class Limits(NamedTuple):
+    """What limits widths beside a budget: the last four arguments of `solve_widths`, in order."""
+
+    multiple_of: ArrayLike = 1
+    min_width: int = 1
+    max_width: ArrayLike | None = None
+    fill: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import LATENCY, Metric
-from nsopt.scaling.solve import solve_widths
+from nsopt.scaling.solve import Limits, solve_widths
 from nsopt.storage import schema
 from nsopt.study.session import Session
 
@@ -51,9 +51,9 @@ def correct_latency(
     """
     task = session.task
     inherits = task.start is not None
-    limits = *task.settings.rounding(metric), max_width, inherits
+    limits = Limits(*task.settings.rounding(metric), max_width=max_width, fill=inherits)
     beside = inherits and task.runtime.is_here
-    asked = MeasuredBudget(task.arch, law, metric, budget, *limits, beside)
+    asked = MeasuredBudget(task.arch, law, metric, budget, limits, beside)
     clock = Clock(session.compute, task.runtime, session.progress, study)
     return clock.correct(asked, lambda: _list_once([study, *session.studies().values()]))
 
@@ -157,11 +157,12 @@ def _identify(asked: MeasuredBudget, runtime: Runtime) -> list[object]:
 
     It is a key in the storage: a change of its format would lose what is stored.
     """
+    multiple_of, min_width, max_width, fill = asked.limits
     key: list[object] = [] if runtime == TORCH else [runtime.name, runtime.batch_size]
     key += [asked.metric.name, float(asked.budget)]
-    key += [np.asarray(asked.multiple_of).tolist(), asked.min_width]
-    key.append(None if asked.max_width is None else np.asarray(asked.max_width).tolist())
-    if asked.fill:
+    key += [np.asarray(multiple_of).tolist(), min_width]
+    key.append(None if max_width is None else np.asarray(max_width).tolist())
+    if fill:
         key.append("fill")
     key.append(_describe_law(asked.law))
     return key
