@@ -21,8 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
 from nsopt.latency.tables import BLOCK, Table
-from nsopt.scaling.cost import IntArray, read_rows
-from nsopt.scaling.law import FloatArray
+from nsopt.scaling.cost import FloatArray, IntArray, read_rows
 from nsopt.scaling.metric import LATENCY
 
 _IN_CACHE = 4 * 2**20  # elements that a call reads and writes: 16 MB

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from nsopt.scaling.law import FloatArray
+from nsopt.scaling.cost import FloatArray
 
 BLOCK = 16  # channels that kernels work on together
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from nsopt.errors import NoWidthsError
-from nsopt.scaling.cost import CostModel, IntArray, width_limits
-from nsopt.scaling.law import FloatArray
+from nsopt.scaling.cost import CostModel, FloatArray, IntArray, width_limits
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from nsopt.errors import DeterministicError, ShortRecordError
 from nsopt.models.architecture import Architecture
 from nsopt.pruning.settings import SearchSettings
-from nsopt.scaling.cost import CostModel, IntArray
-from nsopt.scaling.law import FloatArray, floor_widths
+from nsopt.scaling.cost import CostModel, FloatArray, IntArray
+from nsopt.scaling.law import floor_widths
 from nsopt.scaling.metric import PARAMS, Metric, get_metric
 from nsopt.scaling.record import MIN_ROWS
 

@@ -5,12 +5,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from nsopt.methods.registry import BASELINE
 from nsopt.reports.results import Results
 from nsopt.reports.style import MethodStyle, apply_style, log_axis
+from nsopt.scaling.cost import FloatArray
 from nsopt.scaling.family import relative_uniform
 from nsopt.scaling.metric import LATENCY, get_metric
 
@@ -21,8 +21,6 @@ _PANEL_HEIGHT = 230
 _LINE = MethodStyle("#0072b2", "circle")
 _ROWS = "#d55e00"
 _MENU = "#3b82c4"  # readable on a pale pressed button and on a dark page
-
-FloatArray = NDArray[np.float64]
 
 
 class LawInfo(NamedTuple):

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from nsopt.errors import NsoptError, unknown_name
 
 IntArray = NDArray[np.int64]
-Numbers = NDArray[np.int64] | NDArray[np.float64]
+FloatArray = NDArray[np.float64]
+Numbers = IntArray | FloatArray
 CostFunction = Callable[[ArrayLike], Any]
 WIDEST = 2**20  # filters of a layer: the costs of wider networks overflow
 _COUNTED = ("params", "macs")

@@ -8,8 +8,8 @@ import heapq
 
 import numpy as np
 
-from nsopt.scaling.cost import CostFunction, IntArray
-from nsopt.scaling.law import FloatArray, ScalingLaw
+from nsopt.scaling.cost import CostFunction, FloatArray, IntArray
+from nsopt.scaling.law import ScalingLaw
 
 
 def fill_widths(

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from nsopt.scaling.cost import FloatArray
 
 _UPPER = 0.95  # quantile; the two-sided band has 90 %
 _FEWEST_ROWS = 3.0

@@ -6,12 +6,10 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nsopt.errors import NsoptError
-from nsopt.scaling.cost import WIDEST, CostFunction, Numbers, compute_marginal, unwrap
-
-FloatArray = NDArray[np.float64]
+from nsopt.scaling.cost import WIDEST, CostFunction, FloatArray, Numbers, compute_marginal, unwrap
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nsopt.errors import NsoptError
+from nsopt.scaling.cost import FloatArray
 from nsopt.scaling.fit_error import FitError
-
-FloatArray = NDArray[np.float64]
 
 _REACHED = 1 + 1e-9  # a constant width below an integer by less than this counts as the integer
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.scaling.cost import WIDEST, CostFunction, IntArray, Numbers, width_limits
+from nsopt.scaling.cost import WIDEST, CostFunction, FloatArray, IntArray, Numbers, width_limits
 from nsopt.scaling.fill import fill_widths
 from nsopt.scaling.joint import JointCost, format_exactly
-from nsopt.scaling.law import FloatArray, PowerLaw, ScalingLaw
+from nsopt.scaling.law import PowerLaw, ScalingLaw
 
 _LARGEST_SCALE = 1e290
 _BELOW = 1 - 1e-12  # just below a breakpoint, but by more than the rounding error of a power

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nsopt.compute.memory import peak_memory
+from nsopt.latency.bisection import Widths
 from nsopt.methods.base import Method
 from nsopt.methods.registry import BASELINE
 from nsopt.models.architecture import Architecture
@@ -28,7 +29,6 @@ _EVALUATION = 1 / 3  # of a training step, per image
 _PASSES = 200  # when a network is timed, alone and beside all others
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
-Widths = tuple[int, ...]
 _Budget = tuple[Metric, float]
 
 
