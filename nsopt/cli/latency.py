@@ -46,7 +46,7 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
             progress,
             batch_sizes=sizes,
             name=options.name,
-            given=options.arch,
+            arch_name=options.arch,
             device=options.device,
             threads=options.threads,
             runtime=runtime,

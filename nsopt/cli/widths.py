@@ -227,7 +227,7 @@ def _read_stored(options: WidthsOptions, url: str) -> "NetworkLaw":
     with storage_errors(url):
         name = options.name or only_comparison(workspace.storage)
         return read_stored_law(
-            workspace, name, method, metric, iteration=options.iteration, given=options.arch
+            workspace, name, method, metric, iteration=options.iteration, arch_name=options.arch
         )
 
 

@@ -53,7 +53,7 @@ def worker(options: WorkerOptions) -> None:
             workspace,
             progress,
             data=options.data,
-            given=options.arch,
+            arch_name=options.arch,
             measure=options.measure,
             device=options.device,
             threads=options.threads,

@@ -101,9 +101,12 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def check_budgets(words: Sequence[str], arch: Architecture, settings: StudySettings) -> None:
-    """Raise what `read_budgets` and `Budget.solve` raise for budgets that need no measurement."""
-    counted = [word for word in words if LATENCY not in read_metrics(word)]
-    for budget in read_budgets(counted, arch) if counted else ():
+    """Raise the errors of budgets that need no measurement: if they are invalid or have no widths.
+
+    See `read_compression_budgets` and `Budget.solve`.
+    """
+    counted = [word for word in words if LATENCY not in limited_metrics(word)]
+    for budget in read_compression_budgets(counted, arch) if counted else ():
         try:
             budget.solve(uniform_curve(arch.base_widths), arch, settings)
         except NoWidthsError as error:
@@ -112,12 +115,12 @@ def check_budgets(words: Sequence[str], arch: Architecture, settings: StudySetti
             raise NoWidthsError(f"{budget.word}{rounded}: {error}") from None
 
 
-def read_metrics(word: str) -> tuple[Metric, ...]:
+def limited_metrics(word: str) -> tuple[Metric, ...]:
     """Return the metrics of a budget. Raises NsoptError if it is invalid."""
     return tuple(limit.metric for limit in _read_limits(word))
 
 
-def read_budgets(words: Sequence[str], arch: Architecture) -> tuple[Budget, ...]:
+def read_compression_budgets(words: Sequence[str], arch: Architecture) -> tuple[Budget, ...]:
     """Return budgets for networks smaller than the base network.
 
     Args:

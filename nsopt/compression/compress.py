@@ -21,8 +21,8 @@ from nsopt.compression.budgets import (
     Budget,
     check_budgets,
     check_words,
-    read_budgets,
-    read_metrics,
+    limited_metrics,
+    read_compression_budgets,
 )
 from nsopt.compression.own_compression import run_own_compression
 from nsopt.compression.own_task import Score, make_own_task
@@ -181,21 +181,21 @@ def compress(
         stack.enter_context(_quiet_optuna())
         if out is None:
             out = stack.enter_context(tempfile.TemporaryDirectory(prefix="nsopt-"))
-        hearer = stack.enter_context(show_progress(progress))
+        display = stack.enter_context(show_progress(progress))
         if data is not None:
             task = _make_task(model, data, arch, settings, timed_in)
             workspace = Workspace(f"sqlite:///{Path(out) / 'study.db'}", Path(out))
             task = with_precision(task, workspace)
-            task, found = prepare_budgets(task, budgets, workspace, hearer)
-            return run_compression(task, found, candidates, seeds, workspace, hearer)
+            task, found = prepare_budgets(task, budgets, workspace, display)
+            return run_compression(task, found, candidates, seeds, workspace, display)
         assert train_loader is not None
         assert loss is not None
         assert score is not None
         training = settings.training
         compute = resolve_compute(training.device, training.precision)
-        shared = stack.enter_context(sharing(compute, hearer))
+        shared = stack.enter_context(sharing(compute, display))
         own = make_own_task(
-            model, train_loader, loss, score, arch, settings, timed_in, shared, Path(out), hearer
+            model, train_loader, loss, score, arch, settings, timed_in, shared, Path(out), display
         )
         return run_own_compression(own, budgets, candidates, seeds)
 
@@ -254,9 +254,9 @@ def prepare_budgets(
         NoWidthsError: if no widths meet a budget. For milliseconds the measurements will tell.
     """
     check_budgets(words, task.arch, task.settings)
-    for metric in dict.fromkeys(metric for word in words for metric in read_metrics(word)):
+    for metric in dict.fromkeys(metric for word in words for metric in limited_metrics(word)):
         task = with_latency_if_needed(task, metric, (), workspace, progress)
-    budgets = read_budgets(words, task.arch)
+    budgets = read_compression_budgets(words, task.arch)
     stored = read_all_settings(task, workspace)
     settings = with_fast_multiple(task.settings, budgets, task.arch, task.runtime, stored, progress)
     return replace(task, settings=settings), budgets

@@ -15,11 +15,11 @@ import torch
 from optuna.trial import Trial
 from torch import nn
 
-from nsopt.compression.budgets import Budget, check_budgets, read_budgets
+from nsopt.compression.budgets import Budget, check_budgets, read_compression_budgets
 from nsopt.compression.own_latency import (
     check_inputs,
-    time_networks,
-    with_latency_if_needed,
+    time_models,
+    with_latency_for,
     with_measured_budget,
 )
 from nsopt.compression.own_task import FINE_TUNED, OwnTask, choose_law, read_own_scores
@@ -59,8 +59,8 @@ def run_own_compression(
     check_inputs(task, words)
     dense = _evaluate(task, task.model)
     task.progress.message(f"the trained network scores {dense:g}")
-    task = with_latency_if_needed(task, words)
-    budgets = read_budgets(words, task.arch)
+    task = with_latency_for(task, words)
+    budgets = read_compression_budgets(words, task.arch)
     stored = [schema.read_own_settings(study) for study in task.stored_studies()]
     settings = with_fast_multiple(
         task.settings, budgets, task.arch, task.runtime, stored, task.progress
@@ -76,7 +76,7 @@ def run_own_compression(
     for (own, budget), widths in zip(asked, uniform, strict=True):
         law = choose_law(own, start, budget, candidates)
         networks.append(_compress(task, start, budget, widths, law, seeds))
-    latencies = time_networks(task, [each.model for each in networks])
+    latencies = time_models(task, [each.model for each in networks])
     whole, *smaller = (
         replace(each, latency=latency) for each, latency in zip(networks, latencies, strict=True)
     )

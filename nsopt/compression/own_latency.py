@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from nsopt.compression.budgets import Budget, read_metrics
+from nsopt.compression.budgets import Budget, limited_metrics
 from nsopt.compression.own_task import OwnTask
 from nsopt.errors import NsoptError
 from nsopt.latency.learn import find_model
@@ -26,7 +26,7 @@ def check_inputs(task: OwnTask, words: Sequence[str]) -> None:
         raise NsoptError("budgets in milliseconds need a network of images: give macs or params")
 
 
-def with_latency_if_needed(task: OwnTask, words: Sequence[str]) -> OwnTask:
+def with_latency_for(task: OwnTask, words: Sequence[str]) -> OwnTask:
     """Return `task`, with a stored or new latency model if a budget limits milliseconds."""
     if not _limits_time(words):
         return task
@@ -54,7 +54,7 @@ def with_measured_budget(task: OwnTask, budget: Budget, law: PowerLaw) -> OwnTas
     return replace(task, arch=clock.correct(asked, lambda: [study]))
 
 
-def time_networks(task: OwnTask, models: Sequence[nn.Module]) -> list[float | None]:
+def time_models(task: OwnTask, models: Sequence[nn.Module]) -> list[float | None]:
     """Return the milliseconds per batch of each network; None if inputs are not images.
 
     The batch size is that of budgets in milliseconds, or without such budgets that of the user's
@@ -73,7 +73,7 @@ def time_networks(task: OwnTask, models: Sequence[nn.Module]) -> list[float | No
 
 
 def _limits_time(words: Sequence[str]) -> bool:
-    return any(LATENCY in read_metrics(word) for word in words)
+    return any(LATENCY in limited_metrics(word) for word in words)
 
 
 def _find_image_batch(task: OwnTask) -> Tensor | None:

@@ -47,13 +47,13 @@ class PruneRecord:
         widths: int64 (N, L).
         tau: sizes of the networks with these widths, (N,), in parameters or in the metric by which
             importance was divided.
-        own_rows: whether these are not the rows of the published rule but all rows, from the
-            unpruned network on; each layer is then fitted only to the rows in which it shrinks.
+        by_layer: whether each layer is fitted to the rows in which it shrinks, because the
+            published rule leaves too few. The rows are then all, from the unpruned network on.
     """
 
     widths: IntArray
     tau: Numbers
-    own_rows: bool = False
+    by_layer: bool = False
 
     def law(self) -> PowerLaw:
         """Return the fitted power law. Raises ShortRecordError for fewer than 6 rows.
@@ -73,7 +73,7 @@ class PruneRecord:
         return tuple(self.widths[enough[0]].tolist()) if enough.size else None
 
     def _fit(self) -> PowerLaw:
-        if not self.own_rows:
+        if not self.by_layer:
             return PowerLaw.fit(self.widths, self.tau)
         fits = []
         for layer, widths in enumerate(self.widths.T):
@@ -134,7 +134,7 @@ class Trajectory:
     def record(self) -> PruneRecord:
         """Return the rows of the published rule, or all rows if these are too few for a law."""
         if not gives_a_law(self.widths) and len(self.tau) > MIN_ROWS:
-            return PruneRecord(self.widths, self.tau, own_rows=True)
+            return PruneRecord(self.widths, self.tau, by_layer=True)
         rows = _find_published_rows(self.widths)
         return PruneRecord(self.widths[rows], self.tau[rows])
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from nsopt.progress import Progress
+from nsopt.study.cleanup import clear_finished
 from nsopt.study.comparison import Comparison
 from nsopt.study.estimate import tell_duration, tell_progress
 from nsopt.study.laws import Laws
@@ -12,7 +13,6 @@ from nsopt.study.searching import continue_searches
 from nsopt.study.session import start_session
 from nsopt.study.start import keep_start
 from nsopt.study.timing import time_together
-from nsopt.study.unfinished import clear_finished
 from nsopt.study.worker import Worker
 from nsopt.study.workspace import Workspace
 

@@ -14,7 +14,7 @@ from nsopt.scaling.metric import MACS, Metric
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
 from nsopt.storage.trials import Point
-from nsopt.study.presets import Multiple, Rounding, rounding_for
+from nsopt.study.presets import MinWidth, Multiple, rounding_for
 from nsopt.study.task import Task
 
 _APART = 1.1  # sizes that differ by less are about the same
@@ -92,7 +92,7 @@ def check_sizes(
     arch: Architecture,
     sizes: Sequence[Size],
     multiple_of: Multiple | None,
-    min_width: Rounding | None,
+    min_width: MinWidth | None,
 ) -> None:
     """Raise NoWidthsError if no widths, rounded as `solve_widths` does, meet one of the budgets."""
     curve = uniform_curve(arch.base_widths)

@@ -17,7 +17,7 @@ from nsopt.methods.registry import methods
 from nsopt.storage import schema, trials
 from nsopt.storage.studies import load_studies
 from nsopt.storage.trials import Point
-from nsopt.training.loop import Epoch, Figures
+from nsopt.training.loop import Epoch, TrainingNumbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +25,14 @@ class EqualTraining:
     """A completed training.
 
     Attributes:
-        figures: its results.
+        numbers: its results.
         point: what its trial ran.
         study: the study of its trial.
         number: the number of its trial.
         network: the content of its file; None if it has no file and needs none.
     """
 
-    figures: Figures
+    numbers: TrainingNumbers
     point: Point
     study: Study
     number: int
@@ -84,10 +84,10 @@ def _read_trainings(
             point, curves = trials.read_point(trial), trials.read_curves(trial)
             if point is None or not curves or not wanted.items() <= trial.params.items():
                 continue
-            numbers = zip(*(curves[each.name] for each in fields(Epoch)), strict=True)
-            epochs = tuple(Epoch(*row) for row in numbers)
-            figures = Figures(widths, epochs, trials.read_outcome(trial)["seconds"])
-            yield EqualTraining(figures, point, study, trial.number, None)
+            rows = zip(*(curves[each.name] for each in fields(Epoch)), strict=True)
+            epochs = tuple(Epoch(*row) for row in rows)
+            numbers = TrainingNumbers(widths, epochs, trials.read_outcome(trial)["seconds"])
+            yield EqualTraining(numbers, point, study, trial.number, None)
 
 
 def _is_outdone(
@@ -106,7 +106,7 @@ def _is_outdone(
 
 
 def _rank(training: EqualTraining) -> tuple[float, int]:
-    return training.figures.val_accuracy, -training.point.seed
+    return training.numbers.val_accuracy, -training.point.seed
 
 
 def find_equal_trainings(study: Study, storage: BaseStorage) -> dict[str, float]:

@@ -59,7 +59,7 @@ class Plan:
         studies = self.session.task.stored_studies(self.session.workspace)
         self.laws.read(studies)
         warnings = self.laws.describe_extrapolations(self.points)
-        for method in self._lawful:
+        for method in self._methods_with_law:
             if method.name in studies:
                 own = self.points[method]
                 warnings += self.laws.describe_change(method, own, studies[method.name])
@@ -67,7 +67,7 @@ class Plan:
 
     def check_widths(self, points: Points) -> None:
         """Raise NoWidthsError if a method has no widths at one of the points."""
-        for method in self._lawful:
+        for method in self._methods_with_law:
             for point in points[method]:
                 try:
                     self.laws.propose_widths(method, point)
@@ -82,8 +82,8 @@ class Plan:
         missing = {method: own for method, own in self.find_missing().items() if own}
         if not missing:
             return False
-        studies = self.session.open_studies([*missing, *self._lawful])
-        self._find_latencies(self._propose_networks(self._lawful, studies))
+        studies = self.session.open_studies([*missing, *self._methods_with_law])
+        self._find_latencies(self._propose_networks(self._methods_with_law, studies))
         for method, own in missing.items():
             for point in own:
                 trials.enqueue_point(studies[method.name], point)
@@ -110,8 +110,8 @@ class Plan:
     @property
     def has_references(self) -> bool:
         """Whether there are networks that additional uniform ones can be compared with."""
-        lawful = [method.name for method in self._lawful]
-        others = len(lawful) > 1 and BASELINE.name in lawful
+        names = [method.name for method in self._methods_with_law]
+        others = len(names) > 1 and BASELINE.name in names
         return others and self.comparison.references > 0
 
     def with_references(self) -> "Plan":
@@ -121,8 +121,8 @@ class Plan:
         """
         if not self.has_references:
             return self
-        own = next(method for method in self._lawful if method.name == BASELINE.name)
-        others = [method for method in self._lawful if method is not own]
+        own = next(method for method in self._methods_with_law if method.name == BASELINE.name)
+        others = [method for method in self._methods_with_law if method is not own]
         budgets = self._find_reference_budgets([own, *others])
         more = make_reference_points(self.comparison, budgets)
         return replace(self, points={**self.points, own: [*self.points[own], *more]})
@@ -146,7 +146,7 @@ class Plan:
         return budgets
 
     @property
-    def _lawful(self) -> list[Method]:
+    def _methods_with_law(self) -> list[Method]:
         """The methods whose widths are known before their trials run."""
         return [method for method in self.points if not method.needs_trained_network]
 

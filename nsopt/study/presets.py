@@ -15,7 +15,7 @@ from nsopt.training.settings import TrainSettings
 _Width = Annotated[int, Field(ge=1)]
 _Multiple = _Width | tuple[_Width, ...]
 Multiple = _Multiple | dict[str, _Multiple]
-Rounding = _Width | dict[str, _Width]
+MinWidth = _Width | dict[str, _Width]
 
 
 class StudySettings(Settings):
@@ -45,7 +45,7 @@ class StudySettings(Settings):
     fine_tune_lr: float = Field(gt=0)
     eta: float | None = Field(None, gt=0)
     multiple_of: Multiple | None = None
-    min_width: Rounding | None = None
+    min_width: MinWidth | None = None
     start: int | None = None
     runtime: str = "torch"
     latency_batch_size: int = Field(BATCH_SIZE, ge=1)
@@ -90,7 +90,7 @@ class Preset:
 
 
 def rounding_for(
-    multiple_of: Multiple | None, min_width: Rounding | None, metric: Metric
+    multiple_of: Multiple | None, min_width: MinWidth | None, metric: Metric
 ) -> tuple[int | tuple[int, ...], int]:
     """Return multiple_of and min_width for budgets in a metric.
 

@@ -119,7 +119,7 @@ def _store_iteration(
     layers = session.task.arch.layer_names
     study = session.open_study(kind)
     study.add_trial(trials.search_trial(iteration, number, layers, provenance(session.compute)))
-    own = ", fitted layer by layer" if iteration.record.own_rows else ""
+    own = ", fitted layer by layer" if iteration.record.by_layer else ""
     session.progress.message(
         f"{kind} iteration {number}: {len(iteration.record.tau)} rows{own}, "
         f"r2 {iteration.law.r2.min():.3f} at least, {iteration.seconds:.0f} s"

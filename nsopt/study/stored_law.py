@@ -43,7 +43,7 @@ def read_stored_law(
     metric: Metric,
     *,
     iteration: int | None = None,
-    given: str | None = None,
+    arch_name: str | None = None,
 ) -> NetworkLaw:
     """Return a method's law.
 
@@ -51,7 +51,7 @@ def read_stored_law(
         name: ARCH-DATA-PRESET.
         metric: of the budgets.
         iteration: number of the iteration; None for the method's own choice.
-        given: the name of the architecture, if the user gave one (`stored_architecture`).
+        arch_name: the name of the architecture, if the user gave one (`stored_architecture`).
 
     Raises:
         NsoptError: if the storage has no such law.
@@ -68,7 +68,7 @@ def read_stored_law(
         raise NoWidthsError(
             f"{method.name} has one law per budget of a compression: see the widths in its report"
         )
-    arch = read_architecture(schema.read_task(ours[0]), ours, given)
+    arch = read_architecture(schema.read_task(ours[0]), ours, arch_name)
     tuned = read_tuned_law(workspace, name, metric) if method.needs_tuned_law else None
     stored = schema.read_settings(ours[0])["search"]
     settings = SearchSettings(price=stored["price"], iterations=stored["iterations"])

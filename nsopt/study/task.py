@@ -147,20 +147,24 @@ class Task:
 
 
 def load_task(
-    study: Study, data: str | None, data_dir: Path, given: str | None, measure: str | None = None
+    study: Study,
+    data: str | None,
+    data_dir: Path,
+    arch_name: str | None,
+    measure: str | None = None,
 ) -> Task:
     """Return the task of a stored study.
 
     Args:
         data: where its images are on this machine; None for where the study was started.
-        given: the name of its architecture, if the user gave one (`stored_architecture`).
+        arch_name: the name of its architecture, if the user gave one (`stored_architecture`).
         measure: the name of its function that measures latency, if the user gave one.
 
     Raises:
         NsoptError: if the network or the images differ from those of the study.
     """
     stored = schema.read_task(study)
-    arch = read_architecture(stored, [study], given)
+    arch = read_architecture(stored, [study], arch_name)
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
         raise NsoptError(f"{stored.arch} is another network here than in {study.study_name}")
     own = _read_settings(study)
@@ -235,14 +239,14 @@ def _read_settings(study: Study) -> StudySettings:
 
 
 def read_architecture(
-    task: schema.TaskDescription, studies: Iterable[Study], given: str | None
+    task: schema.TaskDescription, studies: Iterable[Study], arch_name: str | None
 ) -> Architecture:
     """Return the network of a stored task, with the latency model of one of the studies.
 
     Args:
-        given: the name of its architecture, if the user gave one (`stored_architecture`).
+        arch_name: the name of its architecture, if the user gave one (`stored_architecture`).
     """
-    arch = stored_architecture(task.arch, given, task.classes, task.image_size, task.channels)
+    arch = stored_architecture(task.arch, arch_name, task.classes, task.image_size, task.channels)
     return with_stored_latency(arch, studies)
 
 

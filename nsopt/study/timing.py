@@ -113,7 +113,7 @@ def measure_again(
     *,
     batch_sizes: Sequence[int],
     name: str | None = None,
-    given: str | None = None,
+    arch_name: str | None = None,
     device: str = "auto",
     threads: int | None = None,
     runtime: Runtime | None = None,
@@ -127,7 +127,7 @@ def measure_again(
         url: of the storage.
         batch_sizes: images per pass; each size is measured.
         name: ARCH-DATA-PRESET; None for the only one in the storage.
-        given: the name of the architecture, if the user gave one (`stored_architecture`).
+        arch_name: the name of the architecture, if the user gave one (`stored_architecture`).
         threads: number of CPU threads; None for torch's own.
         runtime: what times them; by default that of the study.
 
@@ -140,7 +140,7 @@ def measure_again(
     if not trained:
         raise NsoptError(f"no completed trial of {name} at {hide_password(url)}: nothing to time")
     study = trained[0].study
-    arch = read_architecture(schema.read_task(study), (), given)
+    arch = read_architecture(schema.read_task(study), (), arch_name)
     networks = [each.network for each in trained]
     if runtime is None:
         runtime = stored_runtime(schema.read_settings(study)["runtime"], None)

@@ -26,7 +26,7 @@ from nsopt.study.laws import Laws
 from nsopt.study.session import Session
 from nsopt.study.timing import find_latencies
 from nsopt.study.trained import train_base_network
-from nsopt.training.loop import Figures, Outcome
+from nsopt.training.loop import Outcome, TrainingNumbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,18 +57,18 @@ class TrialRunner:
         arch = self.session.task.arch
         widths = suggest_widths(trial, arch, 1, trials.LARGEST_WIDTH, log=False)
         (latency,) = find_latencies(self.session, [(trial.study, widths)])
-        figures = self._reuse(trial, point, widths) or self._train_and_keep(trial, point, widths)
+        numbers = self._reuse(trial, point, widths) or self._train_and_keep(trial, point, widths)
         trials.write_outcome(
-            trial, self._list_columns(point, figures, latency), _list_epochs(figures)
+            trial, self._list_columns(point, numbers, latency), _list_epochs(numbers)
         )
-        return figures.val_accuracy, latency.median_ms
+        return numbers.val_accuracy, latency.median_ms
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
         """Report why a trial failed."""
         point = trials.read_point(trial)
         self.session.progress.message(f"{point.label if point else trial.number}: {error}")
 
-    def _reuse(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> Figures | None:
+    def _reuse(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> TrainingNumbers | None:
         """Return the results of an equal training, if any; keep its network if it is best."""
         if self.method.inherits_weights:
             return None
@@ -81,10 +81,12 @@ class TrialRunner:
         if known.network is not None:
             kept.keep_again(trial, known.network)
         trials.write_origin(trial, known.study, known.number)
-        self._report(point, known.figures, f"as {known.point.label}")
-        return known.figures
+        self._report(point, known.numbers, f"as {known.point.label}")
+        return known.numbers
 
-    def _train_and_keep(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> Figures:
+    def _train_and_keep(
+        self, trial: Trial, point: Point, widths: tuple[int, ...]
+    ) -> TrainingNumbers:
         outcome = self._train(point, widths)
         self._open_networks().keep_if_best(trial, self._make_kept(point, outcome))
         self._report(point, outcome, f"{outcome.seconds:.0f} s")
@@ -126,20 +128,22 @@ class TrialRunner:
         fine_tuning = task.settings.fine_tuning_for(point.seed)
         return self.session.train(widths, fine_tuning, checkpoint, point.label, start)
 
-    def _report(self, point: Point, figures: Figures, how: str) -> None:
+    def _report(self, point: Point, numbers: TrainingNumbers, how: str) -> None:
         self.session.progress.message(
-            f"{point.label}: validation {figures.val_accuracy:.2f} %, "
-            f"test {figures.test_accuracy:.2f} %, {how}"
+            f"{point.label}: validation {numbers.val_accuracy:.2f} %, "
+            f"test {numbers.test_accuracy:.2f} %, {how}"
         )
 
     def _open_networks(self) -> BestNetworks:
         return BestNetworks(self.session.workspace.artifacts)
 
-    def _list_columns(self, point: Point, figures: Figures, latency: Latency) -> dict[str, Any]:
+    def _list_columns(
+        self, point: Point, numbers: TrainingNumbers, latency: Latency
+    ) -> dict[str, Any]:
         """Return the columns of a trial."""
         arch = self.session.task.arch
-        costs = counted_costs(arch, figures.widths)
-        budgeted = point.metric.cost(arch)(figures.widths)
+        costs = counted_costs(arch, numbers.widths)
+        budgeted = point.metric.cost(arch)(numbers.widths)
         beyond = self.laws.measure_extrapolation(self.method, point)
         return costs | {
             "cost": budgeted,
@@ -149,12 +153,12 @@ class TrialRunner:
             "latency_spread": latency.spread,
             "latency_waited": latency.waited,
             "tau": costs["params"],
-            "val_accuracy": figures.val_accuracy,
-            "test_accuracy": figures.test_accuracy,
-            "test_accuracy_best_epoch": figures.test_accuracy_best_epoch,
-            "epochs": len(figures.epochs),
-            "seconds": figures.seconds,
-            "feasible": self._is_feasible(point, figures.widths, latency),
+            "val_accuracy": numbers.val_accuracy,
+            "test_accuracy": numbers.test_accuracy,
+            "test_accuracy_best_epoch": numbers.test_accuracy_best_epoch,
+            "epochs": len(numbers.epochs),
+            "seconds": numbers.seconds,
+            "feasible": self._is_feasible(point, numbers.widths, latency),
             **({} if beyond is None else {"beyond_record": beyond}),
         }
 
@@ -167,14 +171,14 @@ class TrialRunner:
         )
 
 
-def _list_epochs(figures: Figures) -> dict[str, Any]:
+def _list_epochs(numbers: TrainingNumbers) -> dict[str, Any]:
     """Return the numbers of every epoch; nothing for a network that was not trained."""
-    if any(map(math.isnan, figures.losses)):
+    if any(map(math.isnan, numbers.losses)):
         return {}
     return {
-        "train_loss": figures.losses,
-        "val_accuracy": [epoch.val_accuracy for epoch in figures.epochs],
-        "test_accuracy": [epoch.test_accuracy for epoch in figures.epochs],
+        "train_loss": numbers.losses,
+        "val_accuracy": [epoch.val_accuracy for epoch in numbers.epochs],
+        "test_accuracy": [epoch.test_accuracy for epoch in numbers.epochs],
     }
 
 

@@ -13,12 +13,12 @@ from nsopt.storage import schema, trials
 from nsopt.storage.queue import Entry, drain, run_missing
 from nsopt.storage.studies import comparisons, load_studies
 from nsopt.storage.urls import hide_password
+from nsopt.study.cleanup import clear_finished
 from nsopt.study.laws import Laws
 from nsopt.study.session import Session, start_session
 from nsopt.study.start import with_start
 from nsopt.study.task import load_task
 from nsopt.study.trial import TrialRunner
-from nsopt.study.unfinished import clear_finished
 from nsopt.study.workspace import Workspace
 
 
@@ -104,7 +104,7 @@ def join(
     progress: Progress,
     *,
     data: str | None = None,
-    given: str | None = None,
+    arch_name: str | None = None,
     measure: str | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -114,7 +114,7 @@ def join(
 
     Args:
         data: where its images are on this machine; None for where the study was started.
-        given: the name of its architecture, if the user gave one.
+        arch_name: the name of its architecture, if the user gave one.
         measure: the name of the function that measures its networks, if the user gave one.
         threads: number of CPU threads; None for torch's own.
         child: whether the study's command started this process, which then prints and cleans up
@@ -126,7 +126,7 @@ def join(
     Raises:
         NsoptError: if there is nothing to join.
     """
-    task = load_task(_choose_study(name, workspace), data, workspace.data_dir, given, measure)
+    task = load_task(_choose_study(name, workspace), data, workspace.data_dir, arch_name, measure)
     task = with_start(task, workspace)
     if task.arch.summary() and not child:
         progress.message(task.arch.summary())

@@ -49,7 +49,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Figures:
+class TrainingNumbers:
     """The numbers of a training; accuracies in percent, at the last epoch.
 
     Attributes:
@@ -80,7 +80,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Outcome(Figures):
+class Outcome(TrainingNumbers):
     """The result of a training.
 
     Attributes:

@@ -27,12 +27,12 @@ from nsopt.scaling.t_test import run_t_test
 from nsopt.settings import Price
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
+from nsopt.study.cleanup import clear_pretrained
 from nsopt.study.comparison import Size
 from nsopt.study.equal_training import find_equal_trainings
 from nsopt.study.searching import continue_searches
 from nsopt.study.session import Session, start_session
 from nsopt.study.task import Task
-from nsopt.study.unfinished import clear_pretrained
 from nsopt.study.widths_in_time import solve_in_time
 from nsopt.study.workspace import Workspace
 from nsopt.tuning.points import PointRunner, open_tuning, run_points

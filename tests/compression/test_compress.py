@@ -13,7 +13,7 @@ from optuna.trial import create_trial
 from torch import nn
 
 import nsopt
-from nsopt.compression.budgets import read_budgets, split_budgets
+from nsopt.compression.budgets import read_compression_budgets, split_budgets
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
@@ -346,16 +346,16 @@ def test_a_latency_budget_of_50_percent_holds_as_measured(
 
 
 def test_budgets_are_read_from_strings(narrow: TableArchitecture) -> None:
-    half, plain = read_budgets(["macs=50%", "params=20k"], narrow)
+    half, plain = read_compression_budgets(["macs=50%", "params=20k"], narrow)
     macs = narrow.cost("macs")(narrow.base_widths)
     assert (half.metric.name, half.limit) == ("macs", macs // 2)
     assert (plain.metric.name, plain.limit) == ("params", 20_000)
-    assert len(read_budgets(["macs=50%", "macs=50%"], narrow)) == 1
+    assert len(read_compression_budgets(["macs=50%", "macs=50%"], narrow)) == 1
     assert split_budgets("macs=50%, params=20k") == ["macs=50%", "params=20k"]
     assert split_budgets("macs=50%,params=20k; params=9k") == ["macs=50%,params=20k", "params=9k"]
-    (both,) = read_budgets(["params=20k,macs=50%"], narrow)
+    (both,) = read_compression_budgets(["params=20k,macs=50%"], narrow)
     assert both.metric.name == f"params=20000,macs={macs // 2}"
-    read_budgets(["params=9G,macs=50%"], narrow)  # one of them binds
+    read_compression_budgets(["params=9G,macs=50%"], narrow)  # one of them binds
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nsopt.compression import rounding
-from nsopt.compression.budgets import read_budgets
+from nsopt.compression.budgets import read_compression_budgets
 from nsopt.compression.compress import prepare_budgets
 from nsopt.compression.rounding import _count_macs, choose_multiples, with_fast_multiple
 from nsopt.data.images import ImageData
@@ -81,7 +81,7 @@ def choose(
     runtime: Runtime = TORCH,
     stored: tuple[dict[str, Any], ...] = (),
 ) -> StudySettings:
-    budgets = read_budgets(words or ("latency=50%",), arch)
+    budgets = read_compression_budgets(words or ("latency=50%",), arch)
     return with_fast_multiple(settings, budgets, arch, runtime, stored, Listener())
 
 
@@ -128,7 +128,7 @@ def test_the_multiple_is_the_largest_that_allows_most_macs(
     arch: Architecture, block: list[int], fastest: list[int], size: int, percentage: int
 ) -> None:
     block[0] = size
-    (budget,) = read_budgets([f"latency={percentage}%"], arch)
+    (budget,) = read_compression_budgets([f"latency={percentage}%"], arch)
 
     def count_macs(multiple: int) -> float:
         rounded = SETTINGS.updated(multiple_of={"latency": choose_multiples(arch, multiple)})

@@ -86,7 +86,7 @@ def test_each_layer_is_fitted_on_its_own_rows_if_the_published_rule_leaves_too_f
     even = np.floor(100 * (tau / 8000) ** 0.5)
     widths = np.column_stack([np.full(13, 7), steep, late, even]).astype(np.int64)
     record = Trajectory(widths, tau.astype(np.int64)).record()
-    assert record.own_rows
+    assert record.by_layer
     assert len(record.tau) == 13
     law = record.law()
     assert (law.alpha[0], law.beta[0]) == (7, 0)
@@ -100,7 +100,7 @@ def test_a_record_with_enough_rows_is_fitted_as_published() -> None:
     tau = np.geomspace(8000, 1000, 10).round().astype(np.int64)
     widths = np.floor(np.array([20, 30]) * (tau[:, None] / 8000) ** 0.5).astype(np.int64)
     record = Trajectory(widths, tau).record()
-    assert not record.own_rows
+    assert not record.by_layer
     assert record.tau.tolist() == tau[1:].tolist()
     assert record.law().to_dict() == PowerLaw.fit(widths[1:], tau[1:]).to_dict()
 
@@ -111,7 +111,7 @@ def test_pruning_continues_until_the_record_gives_a_law(digits: ImageData) -> No
     arch = dataclasses.replace(arch, base_widths=(2, 40, 2, 40, 2, 40, 2, 40))
     trajectory = prune(arch, digits, filters_per_step=12, keep_fraction=0.1)
     assert trajectory.widths.min() == 1
-    assert trajectory.record().own_rows
+    assert trajectory.record().by_layer
     law = trajectory.record().law()
     assert np.isfinite(law.alpha).all()
     assert (law.beta >= 0).all()

@@ -17,10 +17,10 @@ from nsopt.pruning.engine import iterative_prune
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
+from nsopt.study.cleanup import clear_pretrained
 from nsopt.study.comparison import Comparison
 from nsopt.study.searching import continue_searches
 from nsopt.study.session import Session
-from nsopt.study.unfinished import clear_pretrained
 from nsopt.study.workspace import Workspace
 from tests.pruning.test_resume import EndedError
 from tests.study.test_comparison import make_workspace

@@ -26,6 +26,7 @@ from nsopt.reports.dashboard import describe_outcomes
 from nsopt.storage import schema, trials
 from nsopt.storage.queue import claim, run
 from nsopt.study import compare, other_workers, timing, worker
+from nsopt.study.cleanup import clear_finished
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison
 from nsopt.study.laws import Laws
@@ -34,7 +35,6 @@ from nsopt.study.session import Session
 from nsopt.study.task import load_images
 from nsopt.study.timing import find_latencies
 from nsopt.study.trial import TrialRunner
-from nsopt.study.unfinished import clear_finished
 from nsopt.study.worker import join
 from nsopt.study.workspace import Workspace
 from tests.data.test_folder import write_images
