@@ -70,8 +70,8 @@ def compress(options: CompressOptions) -> None:
     check_words(budgets)
     preset = get_preset(PRESET)
     rounding = with_known_multiple(options.rounding, options.sgd.device, options.timing).rounding
-    own = changes(options.search, options.training, options.sgd, **rounding)
-    settings = apply_changes(preset, own)
+    changed = changes(options.search, options.training, options.sgd, **rounding)
+    settings = apply_changes(preset, changed)
     task, workspace = prepare(
         options.task,
         options.place,

@@ -41,12 +41,12 @@ def search(options: LawOptions = LawOptions()) -> None:
     settings = apply_changes(preset, changes(options.search, TrainingOptions(), options.sgd))
     task, workspace = prepare(options.task, options.place, settings, timing=options.timing)
     announce(task, preset, options.place.verbose, searches_only=True)
-    own = task.settings.search
+    search_settings = task.settings.search
     with storage_errors(workspace.url), live_progress() as progress:
         task = with_latency_if_needed(task, PARAMS, (), workspace, progress)
-        with start_session(task, workspace, progress, own.device) as session:
-            found = continue_searches(session, {own.price: own.iterations})
-    _print_law(task.arch.layer_names, found[own.price][-1])
+        with start_session(task, workspace, progress, search_settings.device) as session:
+            found = continue_searches(session, {search_settings.price: search_settings.iterations})
+    _print_law(task.arch.layer_names, found[search_settings.price][-1])
     print_storage(workspace.url)
 
 

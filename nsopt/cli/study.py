@@ -115,7 +115,7 @@ def _make_settings(
     from nsopt.cli.preparation import apply_changes
     from nsopt.errors import NsoptError
 
-    own = changes(
+    changed = changes(
         options.search,
         options.training,
         options.sgd,
@@ -124,7 +124,7 @@ def _make_settings(
         fine_tune_epochs=options.fine_tune_epochs,
         **options.sizes.rounding,
     )
-    settings = apply_changes(preset, _read_tuned_settings(options), own)
+    settings = apply_changes(preset, _read_tuned_settings(options), changed)
     for method in methods:
         method.search_iterations(settings.search)
     if settings.eta is not None and any(len(metric.parts) > 1 for metric in metrics):

@@ -75,8 +75,8 @@ def _tune_settings(options: TuneOptions, over: "Over", metric: "Metric") -> None
     rounding = options.sizes.rounding
     if over == "eta" and any(rounding.values()):
         raise NsoptError("Algorithm 3 takes no --multiple-of or --min-width: leave them out")
-    own = changes(options.search, options.training, options.sgd, **rounding)
-    settings = preparation.apply_changes(preset, own)
+    changed = changes(options.search, options.training, options.sgd, **rounding)
+    settings = preparation.apply_changes(preset, changed)
     task, workspace = preparation.prepare(
         options.task, options.place, settings, timing=options.timing
     )
@@ -111,8 +111,10 @@ def _tune_law(options: TuneOptions, metric: "Metric") -> None:
 
     preset = get_preset(options.task.preset, options.task.data)
     training = replace(options.training, epochs=None)  # of which `short` below has its own
-    own = changes(options.search, training, options.sgd, **options.sizes.rounding)
-    settings = preparation.apply_changes(preset, own, _read_pretraining(options.pretrain_epochs))
+    changed = changes(options.search, training, options.sgd, **options.sizes.rounding)
+    settings = preparation.apply_changes(
+        preset, changed, _read_pretraining(options.pretrain_epochs)
+    )
     epochs = options.training.epochs or max(1, settings.training.epochs // 2)
     task, workspace = preparation.prepare(
         options.task, options.place, settings, timing=options.timing

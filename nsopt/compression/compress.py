@@ -194,10 +194,10 @@ def compress(
         training = settings.training
         compute = resolve_compute(training.device, training.precision)
         shared = stack.enter_context(sharing(compute, display))
-        own = make_own_task(
+        own_task = make_own_task(
             model, train_loader, loss, score, arch, settings, timed_in, shared, Path(out), display
         )
-        return run_own_compression(own, budgets, candidates, seeds)
+        return run_own_compression(own_task, budgets, candidates, seeds)
 
 
 def _check_arguments(
@@ -236,12 +236,12 @@ def _make_task(
     if arch is None:
         arch = trace(model, torch.zeros(2, data.channels, data.image_size, data.image_size))
     check_outputs(arch, data)
-    own = settings.updated(
+    settings = settings.updated(
         start=weights_checksum(model),
         runtime=runtime.name,
         latency_batch_size=runtime.batch_size,
     )
-    return Task(arch, data, Source(data.name), own, model, runtime)
+    return Task(arch, data, Source(data.name), settings, model, runtime)
 
 
 def prepare_budgets(
@@ -320,7 +320,7 @@ def _find_best(
         )
     # Of equal widths, those of the first method count.
     layers = task.arch.layer_names
-    distinct = {trials.read_widths(own, layers): name for name, own in reversed(found.items())}
+    distinct = {trials.read_widths(trial, layers): name for name, trial in reversed(found.items())}
     at_budget = "metric == @budget.metric.name and budget == @budget.limit"
     means = results.outcomes.query(at_budget).groupby("method")["val_accuracy"].mean()
     accuracies = {name: float(means[name]) for name in distinct.values()}

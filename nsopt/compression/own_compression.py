@@ -68,13 +68,15 @@ def run_own_compression(
     task = replace(task, settings=settings)
     law = uniform_curve(task.arch.base_widths)
     asked = [(with_measured_budget(task, budget, law), budget) for budget in budgets]
-    uniform = [budget.solve(law, own.arch, own.settings) for own, budget in asked]
+    uniform = [
+        budget.solve(law, timed_task.arch, timed_task.settings) for timed_task, budget in asked
+    ]
     start = _rank(task)
     base = task.arch.base_widths
     costs = counted_costs(task.arch, base)
     networks = [Compressed("100%", "", base, None, dense, costs, None, task.model)]
-    for (own, budget), widths in zip(asked, uniform, strict=True):
-        law = choose_law(own, start, budget, candidates)
+    for (timed_task, budget), widths in zip(asked, uniform, strict=True):
+        law = choose_law(timed_task, start, budget, candidates)
         networks.append(_compress(task, start, budget, widths, law, seeds))
     latencies = time_models(task, [each.model for each in networks])
     whole, *smaller = (

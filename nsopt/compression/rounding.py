@@ -135,8 +135,8 @@ def choose_multiples(arch: Architecture, multiple: int) -> tuple[int, ...]:
     """
     found = []
     for width, channels in zip(arch.base_widths, arch.channels_per_unit, strict=True):
-        own = multiple // math.gcd(multiple, channels)
-        while own > 1 and 2 * own > width:
-            own //= 2
-        found.append(own)
+        units = multiple // math.gcd(multiple, channels)
+        while units > 1 and 2 * units > width:
+            units //= 2
+        found.append(units)
     return tuple(found)

@@ -78,7 +78,7 @@ class ScoreRunner:
         value, numbers = self.measure(widths)
         trials.write_outcome(trial, {**numbers, "widths": schema.width_key(widths)}, {})
         done = trials.read_completed(trial.study)
-        self.progress.advance(f"best {max([value, *(own.values[0] for own in done)]):.4g}")
+        self.progress.advance(f"best {max([value, *(other.values[0] for other in done)]):.4g}")
         return [value]
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
@@ -233,7 +233,7 @@ def make_score_family(
             widths of the last one at the budget are a member of the family.
         budget: the budget.
     """
-    family = make_family(arch, {price: own.law for price, own in searches.items()})
+    family = make_family(arch, {price: search.law for price, search in searches.items()})
     *_, priced = searches.values()
     return with_recorded(family, arch, priced.record, budget.metric, budget.limit)
 

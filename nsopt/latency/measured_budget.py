@@ -188,15 +188,15 @@ def solve_measured_widths(
     share = read_percentage(budget) if isinstance(budget, str) else None
     if not isinstance(budget, str) and not 0 < budget < math.inf:
         raise NsoptError(f"a budget must be a number of milliseconds above 0, not {budget}")
-    own = choose_runtime(runtime, measure, batch_size)
+    timed_in = choose_runtime(runtime, measure, batch_size)
     compute = resolve_compute(device, "fp32")
     with show_progress(progress) as display, sharing(compute, display) as shared:
         if arch.latency is None:
-            arch = arch.with_latency(find_model(arch, shared, display, own))
+            arch = arch.with_latency(find_model(arch, shared, display, timed_in))
         if share is not None:
-            arch = with_exact_whole(arch, shared, own)
+            arch = with_exact_whole(arch, shared, timed_in)
             budget = share * float(LATENCY.cost(arch)(arch.base_widths))
         limits = Limits(multiple_of, min_width, max_width, fill)
-        beside = share is not None and own.is_here
+        beside = share is not None and timed_in.is_here
         asked = MeasuredBudget(arch, law, LATENCY, float(budget), limits, beside)
-        return asked.solve_here(shared, own, display)
+        return asked.solve_here(shared, timed_in, display)

@@ -131,11 +131,12 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
     elif rival is None:
         found = f"{label} {_has(equals)} {best['test_mean']:.1f} % test accuracy."
     else:
-        own, others = (
+        best_accuracies, others = (
             _select_outcomes(results, best, row["method"]).set_index("seed")["test_accuracy"]
             for row in (best, rival)
         )
-        difference = paired_difference(own, others, results.settings.get("data", {}).get("test"))
+        images = results.settings.get("data", {}).get("test")
+        difference = paired_difference(best_accuracies, others, images)
         certain = difference is not None and difference.is_certain
         found = _compare(label, equals, best, rival, difference)
         if certain:
@@ -258,8 +259,8 @@ def _choose_rival(rows: pd.DataFrame, reference: str) -> pd.Series | None:
     """Return the row with which to compare the best: the reference, or else the next best."""
     if rows.empty:
         return None
-    own = rows[rows["method"] == reference]
-    return (rows.nlargest(1, "val_mean") if own.empty else own).iloc[0]
+    of_reference = rows[rows["method"] == reference]
+    return (rows.nlargest(1, "val_mean") if of_reference.empty else of_reference).iloc[0]
 
 
 def _select_outcomes(results: Results, at: pd.Series, method: str) -> pd.DataFrame:

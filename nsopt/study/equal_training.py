@@ -44,14 +44,14 @@ def find_equal_training(
     kept: BestNetworks,
     layer_names: Sequence[str],
     widths: tuple[int, ...],
-    own: Study,
+    study: Study,
     point: Point,
 ) -> EqualTraining | None:
     """Return a training of `widths` with the seed of `point`, from the studies of a comparison.
 
     Args:
         kept: the networks in this folder.
-        own: the study of the trial that runs `point`.
+        study: the study of the trial that runs `point`.
 
     Returns:
         None if there is no such training, or if its network is lost and may be needed, because it
@@ -64,7 +64,7 @@ def find_equal_training(
         network = kept.content(each.study, trial)
         if network and network["seed"] == point.seed and tuple(network["widths"]) == widths:
             return replace(each, network=network)
-    if equal and _is_outdone(equal[0], ended, own, point):
+    if equal and _is_outdone(equal[0], ended, study, point):
         return equal[0]
     return None
 
@@ -91,15 +91,15 @@ def _read_trainings(
 
 
 def _is_outdone(
-    equal: EqualTraining, ended: Iterable[EqualTraining], own: Study, point: Point
+    equal: EqualTraining, ended: Iterable[EqualTraining], study: Study, point: Point
 ) -> bool:
     """Return whether a better training of these widths makes the network of `equal` needless.
 
-    The seed of the better training must be among those of `own` at the budget of `point`, whether
+    The seed of the better training must be among those of `study` at the budget of `point`, whether
     its trial has completed or not.
     """
     states = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
-    others = [trials.read_point(trial) for trial in own.get_trials(deepcopy=False, states=states)]
+    others = [trials.read_point(trial) for trial in study.get_trials(deepcopy=False, states=states)]
     size = (point.metric, point.budget)
     seeds = {other.seed for other in others if other and (other.metric, other.budget) == size}
     return any(each.point.seed in seeds and _rank(each) > _rank(equal) for each in ended)

@@ -88,8 +88,8 @@ class Laws:
     def describe_extrapolations(self, points: Mapping[Method, Sequence[Point]]) -> list[str]:
         """Return a sentence for every budget at which a law is extrapolated."""
         sentences = []
-        for method, own in points.items():
-            for point in own:
+        for method, asked in points.items():
+            for point in asked:
                 factor = self.measure_extrapolation(method, point)
                 if factor is not None:
                     sentences.append(

@@ -46,8 +46,8 @@ class Plan:
         """
         stored = self.session.task.stored_studies(self.session.workspace)
         return {
-            method: missing_points(stored.get(method.name), own, trials.read_point)
-            for method, own in self.points.items()
+            method: missing_points(stored.get(method.name), points, trials.read_point)
+            for method, points in self.points.items()
         }
 
     def read_laws(self) -> list[str]:
@@ -61,8 +61,8 @@ class Plan:
         warnings = self.laws.describe_extrapolations(self.points)
         for method in self._methods_with_law:
             if method.name in studies:
-                own = self.points[method]
-                warnings += self.laws.describe_change(method, own, studies[method.name])
+                points = self.points[method]
+                warnings += self.laws.describe_change(method, points, studies[method.name])
         return warnings
 
     def check_widths(self, points: Points) -> None:
@@ -79,13 +79,13 @@ class Plan:
 
         Before that, time all networks with known widths side by side, unless each was timed.
         """
-        missing = {method: own for method, own in self.find_missing().items() if own}
+        missing = {method: points for method, points in self.find_missing().items() if points}
         if not missing:
             return False
         studies = self.session.open_studies([*missing, *self._methods_with_law])
         self._find_latencies(self._propose_networks(self._methods_with_law, studies))
-        for method, own in missing.items():
-            for point in own:
+        for method, points in missing.items():
+            for point in points:
                 trials.enqueue_point(studies[method.name], point)
         return True
 
@@ -121,11 +121,12 @@ class Plan:
         """
         if not self.has_references:
             return self
-        own = next(method for method in self._methods_with_law if method.name == BASELINE.name)
-        others = [method for method in self._methods_with_law if method is not own]
-        budgets = self._find_reference_budgets([own, *others])
+        methods = self._methods_with_law
+        uniform = next(method for method in methods if method.name == BASELINE.name)
+        others = [method for method in methods if method is not uniform]
+        budgets = self._find_reference_budgets([uniform, *others])
         more = make_reference_points(self.comparison, budgets)
-        return replace(self, points={**self.points, own: [*self.points[own], *more]})
+        return replace(self, points={**self.points, uniform: [*self.points[uniform], *more]})
 
     def _find_reference_budgets(self, methods: Sequence[Method]) -> Sequence[int]:
         """Return the stored budgets for these networks, or choose and store them.
@@ -174,12 +175,12 @@ def _select_points(comparison: Comparison, method: Method, session: Session) -> 
     points = comparison.points(method)
     for metric in dict.fromkeys(size.metric for size in comparison.sizes):
         base = metric.cost(session.task.arch)(session.task.arch.base_widths)
-        own = {point.budget for point in points if point.metric == metric}
-        left_out = sorted(budget for budget in own if not method.supports(budget, base))
+        budgets = {point.budget for point in points if point.metric == metric}
+        left_out = sorted(budget for budget in budgets if not method.supports(budget, base))
         if left_out:
-            budgets = ", ".join(metric.show(budget) for budget in left_out)
+            skipped = ", ".join(metric.show(budget) for budget in left_out)
             session.progress.message(
-                f"{method.name} starts from a network of {metric.show(base)}: it skips {budgets}"
+                f"{method.name} starts from a network of {metric.show(base)}: it skips {skipped}"
             )
         points = [p for p in points if p.metric != metric or p.budget not in left_out]
     return points

@@ -69,14 +69,16 @@ def search_task(
     task, splits = session.task, session.task.splits
     if settings.val_fraction != task.settings.training.val_fraction:
         splits = task.data.split(settings.val_fraction)
-    own = replace(resolve_compute(settings.device, settings.precision), lock=session.compute.lock)
-    images = select_search_images(splits, settings, own)
+    compute = replace(
+        resolve_compute(settings.device, settings.precision), lock=session.compute.lock
+    )
+    images = select_search_images(splits, settings, compute)
     return run_iterations(
         task.arch,
         images,
         settings,
         history,
-        own,
+        compute,
         session.progress,
         checkpoint,
         task.start,
@@ -119,9 +121,9 @@ def _store_iteration(
     layers = session.task.arch.layer_names
     study = session.open_study(kind)
     study.add_trial(trials.search_trial(iteration, number, layers, provenance(session.compute)))
-    own = ", fitted layer by layer" if iteration.record.by_layer else ""
+    how = ", fitted layer by layer" if iteration.record.by_layer else ""
     session.progress.message(
-        f"{kind} iteration {number}: {len(iteration.record.tau)} rows{own}, "
+        f"{kind} iteration {number}: {len(iteration.record.tau)} rows{how}, "
         f"r2 {iteration.law.r2.min():.3f} at least, {iteration.seconds:.0f} s"
     )
     doubts = iteration.doubts(layers)

@@ -89,10 +89,10 @@ class Session:
         Args:
             start: makes the network to start from; by default it inherits from that of the task.
         """
-        own = self.start
-        if start is None and own is not None:
+        trained = self.start
+        if start is None and trained is not None:
             images = Classification(self.splits, settings.resized_crop)
-            start = partial(inherit_network, own, widths, images, self.compute)
+            start = partial(inherit_network, trained, widths, images, self.compute)
         return train_configuration(
             self.task.arch,
             widths,

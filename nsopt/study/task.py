@@ -167,10 +167,10 @@ def load_task(
     arch = read_architecture(stored, [study], arch_name)
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
         raise NsoptError(f"{stored.arch} is another network here than in {study.study_name}")
-    own = _read_settings(study)
-    runtime = stored_runtime(own.runtime, measure, own.latency_batch_size)
+    settings = _read_settings(study)
+    runtime = stored_runtime(settings.runtime, measure, settings.latency_batch_size)
     source, images = _read_images(study, data, data_dir)
-    task = Task(arch, images, source, own, runtime=runtime)
+    task = Task(arch, images, source, settings, runtime=runtime)
     _check_images(study, source, task.splits)
     return task
 
@@ -209,11 +209,11 @@ def with_precision(task: Task, workspace: Workspace) -> Task:
     """
     stored, settings = read_all_settings(task, workspace), task.settings
     for part in ("search", "training"):
-        own = getattr(settings, part)
-        if own.precision == "auto":
+        sgd = getattr(settings, part)
+        if sgd.precision == "auto":
             known = [each[part]["precision"] for each in stored if part in each]
-            precision = known[0] if known else resolve_compute(own.device, "auto").precision
-            settings = settings.updated(**{part: own.updated(precision=precision)})
+            precision = known[0] if known else resolve_compute(sgd.device, "auto").precision
+            settings = settings.updated(**{part: sgd.updated(precision=precision)})
     return replace(task, settings=settings)
 
 
