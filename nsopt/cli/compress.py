@@ -63,6 +63,7 @@ def compress(options: CompressOptions) -> None:
     from nsopt.cli.study import write_report_of
     from nsopt.compression.budgets import check_words, split_budgets
     from nsopt.compression.compress import PRESET, prepare_budgets, run_compression
+    from nsopt.reports.words import doubt_latencies
     from nsopt.storage.opening import storage_errors
     from nsopt.study.presets import get_preset
 
@@ -87,7 +88,9 @@ def compress(options: CompressOptions) -> None:
             task, found, options.candidates, options.seeds, workspace, progress
         )
     rows = result.rows()
-    _print_table(rows, f"{task.name}; {result.results.batch_unit}")
+    _print_table(rows, f"{task.name}; {result.results.latency_unit}")
+    if doubt := doubt_latencies(result.results):
+        console.print(doubt)
     folder = workspace.folder
     for row, compressed in zip(rows[1:], result.networks.values(), strict=True):
         row["files"] = _export(compressed, folder)

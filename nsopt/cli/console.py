@@ -20,6 +20,7 @@ from nsopt.terminal import LiveProgress, PlainConsole, describe_point, printable
 
 _USER_ERROR = 2
 _INTERRUPTED = 130
+_READER_LEFT = 1  # as Rich exits then
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_UNKEPT = 30.0  # a search or a training is kept from then on
 _NARROW = 80  # columns of a terminal
@@ -127,6 +128,9 @@ def user_errors() -> Iterator[None]:
         yield
     except NsoptError as error:
         _stop(f"error: {error}")
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the flush at exit
+        raise SystemExit(_READER_LEFT) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

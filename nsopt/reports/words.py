@@ -152,7 +152,8 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
         found += f" The budget is {factor}: its law is extrapolated there."
     if name_binding(taken):
         found += f" The budget of {name_binding(taken)} binds."
-    found += "".join(_describe_excess(row, results.batch_unit) for _, row in rows.iterrows())
+    if _is_timed_as_budgets(results):
+        found += "".join(_describe_excess(row, results.batch_unit) for _, row in rows.iterrows())
     widths = _find_widths(results, taken, taken["method"])
     key = width_key(*widths) if len(widths) == 1 else ""
     return Verdict(f"{_format_budget(best)}: {found}", label, key, certain, taken)
@@ -164,6 +165,13 @@ def _find_best(results: Results, rows: pd.DataFrame) -> pd.Series:
     images = results.settings.get("data", {}).get("validation")
     method = choose_method(accuracies.to_dict(), images) if images else accuracies.idxmax()
     return rows[rows["method"] == method].iloc[0]
+
+
+def _is_timed_as_budgets(results: Results) -> bool:
+    """Return whether the latencies are of the runtime that the budgets mean."""
+    runtimes = results.outcomes.get("latency_runtime", pd.Series(dtype=object)).dropna()
+    own = results.settings.get("runtime", "torch")
+    return all(str(name).split(" ")[0] == own for name in runtimes.unique())
 
 
 def _describe_excess(row: pd.Series, unit: str) -> str:

@@ -116,16 +116,16 @@ class Bytes(Metric):
 
     def read(self, text: str) -> int:
         """Parse `64kB` (64,000 bytes), `64KiB` (65,536), `1.4MB` or a plain number of bytes."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([km]?)(i?)b)?", text.lower())
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kmg]?)(i?)b)?", text.lower())
         if not match or (match[3] and not match[2]) or not float(match[1]):
             raise NsoptError(f"{text!r} is not a size in bytes: write 64kB, 64KiB or 1.4MB")
         step = 1024 if match[3] else 1000
-        return int(float(match[1]) * step ** " km".index(match[2] or " "))
+        return int(float(match[1]) * step ** " kmg".index(match[2] or " "))
 
     def show(self, budget: float) -> str:
-        for size, unit in ((10**6, "MB"), (10**3, "kB")):
+        for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
             if budget >= size:
-                return f"{budget / size:.4g} {unit} of {self.noun}"
+                return f"{budget / size:.12g} {unit} of {self.noun}"
         return f"{budget:.0f} bytes of {self.noun}"
 
 

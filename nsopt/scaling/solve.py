@@ -47,8 +47,8 @@ class WidthFit:
             if the law's error is unknown.
         widths_high: int64 (L,), the upper edge.
         binding: index of the budget that stops the network, if there are several at once: the next
-            larger network along the law exceeds this budget by most. None for a single budget, or
-            if every layer already has its largest width.
+            larger network along the law exceeds this budget by most; filled widths use the largest
+            share of it. None for a single budget, or if every layer has its largest width.
     """
 
     widths: IntArray
@@ -189,7 +189,8 @@ def solve_widths(
     if np.ndim(budget) == 0:
         scale = float(tau[0])
         low, high = _round_band(law, scale, widths[0])
-        binding = _find_binding(cost, table, int(row[0]))
+        larger = widths[:1] if fill else table.widths[row[0] + 1 :]
+        binding = _find_binding(cost, larger) if (widths[0] < grid.widest).any() else None
         return WidthFit(widths[0], costs[0].item(), scale, low, high, binding)
     return WidthFit(widths, costs, tau, *_round_band(law, tau, widths))
 
@@ -205,11 +206,11 @@ def _round_band(
     return np.clip(low, 1, widths), np.maximum(high, widths)
 
 
-def _find_binding(cost: CostFunction, table: _Breakpoints, row: int) -> int | None:
-    """Return the index of the budget that the network after `row` exceeds by most."""
-    if not isinstance(cost, JointCost) or row + 1 == len(table.widths):
+def _find_binding(cost: CostFunction, larger: IntArray) -> int | None:
+    """Return the index of the budget of which the first of `larger` networks needs most."""
+    if not isinstance(cost, JointCost) or not len(larger):
         return None
-    return int(cost.shares(table.widths[row + 1]).argmax())
+    return int(cost.shares(larger[0]).argmax())
 
 
 def _describe_infeasible(cost: CostFunction, budget: float, table: _Breakpoints) -> str:

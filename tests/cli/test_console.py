@@ -1,6 +1,8 @@
 """Progress in a pipe, and safe output of any text."""
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -124,3 +126,16 @@ def test_an_interrupt_message_says_what_is_kept() -> None:
     assert "starts it again" in describe_rest(29.0)
     assert "except its last half minute" in describe_rest(31.0)
     assert "continues there" in describe_rest(31.0)
+
+
+def test_a_reader_that_leaves_early_causes_no_traceback() -> None:
+    """As in `nsopt widths --json | head`."""
+    code = "from nsopt.cli.console import user_errors\nwith user_errors(): print(1, flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 1

@@ -52,6 +52,8 @@ def test_all_limits_of_a_joint_budget_hold() -> None:
     found = nsopt.solve_widths(law, limits, multiple_of=16, max_width=BASE, fill=True)
     assert all(cost(found.widths) <= limit for cost, limit in limits)
     assert (found.widths > nsopt.solve_widths(law, limits, multiple_of=16).widths).any()
+    shares = [cost(found.widths) / limit for cost, limit in limits]
+    assert found.binding == np.argmax(shares)
 
 
 def test_layers_grow_in_the_order_of_the_law() -> None:
