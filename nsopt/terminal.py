@@ -48,7 +48,7 @@ class LiveProgress:
     def overall(self, done: int, total: int) -> None:
         self._bars.update(
             self._whole,
-            description=describe_point(done, total),
+            description=describe_task(done, total),
             completed=done,
             total=total,
             visible=total > 0,
@@ -64,9 +64,9 @@ class LiveProgress:
         self._bars.console.print(text)
 
 
-def describe_point(done: int, total: int) -> str:
-    """Return which point of a study runs."""
-    return f"point {min(done + 1, total)} of {total}"
+def describe_task(done: int, total: int) -> str:
+    """Return which training or score of a study runs."""
+    return f"task {min(done + 1, total)} of {total}"
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nsopt.errors import NsoptError
-from nsopt.terminal import LiveProgress, PlainConsole, describe_point, printable, show_bars
+from nsopt.terminal import LiveProgress, PlainConsole, describe_task, printable, show_bars
 
 _USER_ERROR = 2
 _INTERRUPTED = 130
@@ -80,12 +80,12 @@ class LineProgress:
 
     def __init__(self, steps: bool) -> None:
         self._steps = steps
-        self._point = ""
+        self._whole = ""
         self._task, self._done, self._total = "", 0, 0
         self._last_line = time.monotonic()
 
     def overall(self, done: int, total: int) -> None:
-        self._point = f"{describe_point(done, total)}, " if total else ""
+        self._whole = f"{describe_task(done, total)}, " if total else ""
 
     def start(self, task: str, total: int) -> None:
         self._task, self._done, self._total = task, 0, total
@@ -94,7 +94,7 @@ class LineProgress:
     def advance(self, detail: str = "") -> None:
         self._done += 1
         if self._steps and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-            step = f"{self._point}{self._task}: {self._done} of {self._total}"
+            step = f"{self._whole}{self._task}: {self._done} of {self._total}"
             self.message(f"{step}, {detail}" if detail else step)
 
     def message(self, text: str) -> None:

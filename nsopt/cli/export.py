@@ -113,21 +113,25 @@ def _quantise(chosen: "_Chosen", data: "ImageData", file: Path, accuracy: float)
     from nsopt.cli.console import console
     from nsopt.deployment.check import measure_accuracy
     from nsopt.deployment.int8 import FLOAT, quantise
-    from nsopt.settings import BATCH_SIZE
     from nsopt.storage import schema
 
     quantised = file.with_name(f"int8-{file.name}")
-    found = quantise(file, quantised, data)
+    images = schema.read_settings(chosen.study)["latency_batch_size"]
+    found = quantise(file, quantised, data, images)
     quantised.replace(file)
     own, whole = found.milliseconds[found.form], found.milliseconds[FLOAT]
-    figures = {"form": found.form, "test_accuracy": measure_accuracy(file, data.test)}
-    schema.write_int8(
-        chosen.study, chosen.trial.number, figures | {"milliseconds": dict(found.milliseconds)}
-    )
+    figures = {
+        "form": found.form,
+        "batch_size": images,
+        "float_accuracy": accuracy,
+        "test_accuracy": measure_accuracy(file, data.test),
+        "milliseconds": dict(found.milliseconds),
+    }
+    schema.write_int8(chosen.study, chosen.trial.number, figures)
     console.print(
         f"8-bit integers ({found.form}): test accuracy {figures['test_accuracy']:.2f} % instead of "
         f"{accuracy:.2f} %, {own:.2f} ms instead of {whole:.2f} ms for a batch of "
-        f"{BATCH_SIZE} in onnxruntime{'' if found.is_faster else ': slower here'}"
+        f"{images} in onnxruntime{'' if found.is_faster else ': slower here'}"
     )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from nsopt.compute.device import resolve_compute
+from nsopt.compute.sharing import sharing
 from nsopt.data.images import ImageData
 from nsopt.files import written_beside
 from nsopt.latency.measure import pause_garbage_collection
@@ -30,7 +32,7 @@ class Int8:
     Attributes:
         form: the faster of onnxruntime's forms: QDQ, which keeps floating-point operations between
             conversions, or QOperator, which has integer operations.
-        milliseconds: median per batch of 100 on this processor, of each form and of `float`.
+        milliseconds: median per batch on this processor, of each form and of `float`.
     """
 
     form: str
@@ -42,13 +44,16 @@ class Int8:
         return self.milliseconds[self.form] < self.milliseconds[FLOAT]
 
 
-def quantise(exported: Path | str, path: Path | str, data: ImageData) -> Int8:
+def quantise(
+    exported: Path | str, path: Path | str, data: ImageData, batch_size: int = BATCH_SIZE
+) -> Int8:
     """Write an exported network with 8-bit integers, in the form that is faster here.
 
     Args:
         exported: an ONNX file that `nsopt.export` wrote.
         path: of the new file, which replaces a link. Its input and output stay float32.
         data: the images of the network's training, a few of which calibrate it.
+        batch_size: images per timed batch.
 
     Returns:
         The faster form, and the milliseconds of all forms.
@@ -64,7 +69,7 @@ def quantise(exported: Path | str, path: Path | str, data: ImageData) -> Int8:
     batches = [part.numpy() for part in images.scaled_parts(BATCH_SIZE)]
     with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
         integers = write_int8(Path(exported), Path(folder), batches)
-        whole = np.resize(batches[0], (BATCH_SIZE, *batches[0].shape[1:]))  # repeats few images
+        whole = np.resize(batches[0], (batch_size, *batches[0].shape[1:]))  # repeats few images
         milliseconds = _time({FLOAT: Path(exported)} | integers, whole)
         form = min(integers, key=milliseconds.__getitem__)
         _copy_facts(Path(exported), integers[form])
@@ -82,13 +87,15 @@ def _copy_facts(source: Path, target: Path) -> None:
 
 
 def _time(files: Mapping[str, Path], batch: Images) -> dict[str, float]:
-    """Return the median milliseconds of each file, timed side by side."""
+    """Return the median milliseconds of each file, timed side by side while other nsopt processes
+    of this machine wait."""
     runs = {name: load_onnx(file) for name, file in files.items()}
     seconds: dict[str, list[float]] = {name: [] for name in files}
-    with pause_garbage_collection():
+    processor = sharing(resolve_compute("cpu", "fp32"))
+    with processor as shared, shared.exclusive(), pause_garbage_collection():
         for _ in range(_ROUNDS):
             for name, run in runs.items():
                 for _ in range(_WARMUP):
                     time_pass(run, batch)
                 seconds[name] += [time_pass(run, batch) for _ in range(_PASSES)]
-    return {name: 1000 * float(np.median(own)) for name, own in seconds.items()}
+    return {name: 1000 * float(np.median(passes)) for name, passes in seconds.items()}

@@ -39,7 +39,7 @@ def test_progress_prints_a_step_only_after_a_pause(
     progress.advance("loss 0.250")
     progress.message("validation 60.00 %")
     assert capsys.readouterr().out.splitlines() == [
-        "point 5 of 16, uniform 0.25x seed 1: 2 of 3, loss 0.500",
+        "task 5 of 16, uniform 0.25x seed 1: 2 of 3, loss 0.500",
         "validation 60.00 %",
     ]
 
