@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import html
 import io
+import json
 import re
 import runpy
 import shlex
@@ -25,7 +26,9 @@ from nsopt.data.images import ImageData
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.models.registry import get_architecture
 from nsopt.reports.results import Results
-from nsopt.storage.schema import TaskDescription
+from nsopt.scaling.law import PowerLaw
+from nsopt.scaling.metric import PARAMS, read_budgets
+from nsopt.storage.schema import TaskDescription, width_key
 from nsopt.study.presets import get_preset
 from tests.compression.test_compress import SETTINGS
 from tests.conftest import first_digits
@@ -252,3 +255,18 @@ def test_docstrings_use_a_section_that_the_site_shows_as_code() -> None:
     """The site shows a section `Example:` as a quotation, and `Examples:` as code."""
     for file in (ROOT / "nsopt").rglob("*.py"):
         assert not re.search(r"^ *Example:$", file.read_text(), re.M), file
+
+
+def test_the_table_of_joint_budgets_is_computed() -> None:
+    arch = get_architecture("vgg11")
+    *_, published = json.loads((ROOT / "tests/golden/vgg11-cifar10.laws.json").read_text())
+    laws = nsopt.uniform_curve(arch.base_widths), PowerLaw.from_dict(published)
+    page = (ROOT / "docs/budgets.md").read_text()
+    rows = re.findall(r"\| `(.*,.*)` \| ([\d-]+) .* \| (\w+) \| ([\d-]+) .* \| (\w+) \|", page)
+    assert len(rows) == 3
+    for budgets, *cells in rows:
+        ((metric, share),) = read_budgets(budgets, PARAMS)
+        limits = [(part.cost(arch), limit) for part, limit in metric.limits_at(share)]
+        fits = [nsopt.solve_widths(law, limits) for law in laws]
+        computed = [(width_key(fit.widths), metric.parts[fit.binding or 0].name) for fit in fits]
+        assert tuple(cells) == (*computed[0], *computed[1])
