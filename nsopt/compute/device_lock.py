@@ -1,6 +1,7 @@
 """Several processes on one device: they compute at the same time, and pause while one measures."""
 
 import fcntl
+import math
 import os
 import platform
 import time
@@ -35,6 +36,7 @@ class DeviceLock:
         name = f"{platform.node()}-{device}"
         self._threads = torch.get_num_threads()
         self._tell = tell
+        self._turn_of_others_ends = 0.0
         self._gate = (folder / f"{name}.gate").open("a+b", buffering=0)
         self._room = (folder / f"{name}.room").open("ab")
 
@@ -88,20 +90,41 @@ class DeviceLock:
 
         The gate keeps other processes from starting to compute. The room is free when all that were
         computing have given way; after a minute this process no longer waits for them, because one
-        may be suspended. It waits for other measurements as long as they take.
+        may be suspended. It waits for other measurements as long as they take. Before its next one,
+        processes that compute get as much time as its last one took, at most a minute.
         """
-        threads = torch.get_num_threads()
+        self._leave_others_their_turn()
+        threads, start = torch.get_num_threads(), math.inf
         torch.set_num_threads(self._threads)
         try:
             self._pass_gate(fcntl.LOCK_EX)
             self._gate.truncate(0)
             self._gate.write(str(os.getpid()).encode())
             _lock_within(_LONGEST_WAIT, self._room.fileno(), fcntl.LOCK_EX)
+            start = time.monotonic()
             yield
         finally:
             for lock in (self._room, self._gate):
                 fcntl.flock(lock, fcntl.LOCK_UN)
             torch.set_num_threads(threads)
+            now = time.monotonic()
+            self._turn_of_others_ends = now + min(now - start, _LONGEST_WAIT)
+
+    def _leave_others_their_turn(self) -> None:
+        """Wait while other processes compute, until their turn ends."""
+        while time.monotonic() < self._turn_of_others_ends:
+            time.sleep(_POLL_SECONDS)
+            if not self._is_taken():
+                break
+
+    def _is_taken(self) -> bool:
+        """Return whether other processes compute."""
+        try:
+            fcntl.flock(self._room, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self._room, fcntl.LOCK_UN)
+        return False
 
 
 def _lock_within(seconds: float, lock: int, kind: int) -> bool:

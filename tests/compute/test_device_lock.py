@@ -76,6 +76,27 @@ def test_no_other_process_computes_during_a_measurement(processes: list[Process]
             assert other.done == len(other.work)
 
 
+def test_processes_compute_as_long_between_two_measurements_as_the_first_took(
+    processes: list[Process],
+) -> None:
+    other, measuring, _ = processes
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(other.run, 1000)
+        while not other.work:
+            time.sleep(0.001)
+        with measuring.compute.exclusive():
+            before = len(other.work)
+            time.sleep(0.3)
+        with measuring.compute.exclusive():
+            batches = len(other.work) - before
+        other.stop.set()
+        running.result()
+        began = time.monotonic()
+        with measuring.compute.exclusive():  # nobody computes, so that this begins at once
+            assert time.monotonic() - began < 0.3
+    assert batches > 10
+
+
 def test_processes_do_not_wait_for_the_device_while_nobody_measures(
     processes: list[Process],
 ) -> None:
