@@ -1,6 +1,7 @@
 """Budgets as users write them: `macs=50%` of a network, `latency=5ms`, or both at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +88,15 @@ class _Limit:
         whole = self.metric.cost(arch)(arch.base_widths)
         exact = self.number * whole
         return exact if isinstance(whole, float) else int(exact)
+
+
+@contextmanager
+def naming(budget: Budget) -> Iterator[None]:
+    """Name the budget in the error that no widths fit it."""
+    try:
+        yield
+    except NoWidthsError as error:
+        raise NoWidthsError(f"{budget.word}: {error}") from None
 
 
 def check_words(words: Sequence[str]) -> None:

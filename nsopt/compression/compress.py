@@ -22,6 +22,7 @@ from nsopt.compression.budgets import (
     check_budgets,
     check_words,
     limited_metrics,
+    naming,
     read_compression_budgets,
 )
 from nsopt.compression.own_compression import run_own_compression
@@ -277,7 +278,8 @@ def run_compression(
     _warn_if_guessing(task, workspace, progress)
     with start_session(task, workspace, progress) as session:
         for budget in budgets:
-            store_scored_law(session, budget, candidates)
+            with naming(budget):
+                store_scored_law(session, budget, candidates)
     sizes = tuple(Size(budget.metric, budget.limit) for budget in budgets)
     run_comparison(Comparison(task, methods, sizes, seeds), workspace, progress)
     results = read_results(workspace.url, task.name)

@@ -15,7 +15,12 @@ import torch
 from optuna.trial import Trial
 from torch import nn
 
-from nsopt.compression.budgets import Budget, check_budgets, read_compression_budgets
+from nsopt.compression.budgets import (
+    Budget,
+    check_budgets,
+    naming,
+    read_compression_budgets,
+)
 from nsopt.compression.own_latency import (
     check_inputs,
     time_models,
@@ -67,15 +72,16 @@ def run_own_compression(
     )
     task = replace(task, settings=settings)
     law = uniform_curve(task.arch.base_widths)
-    asked = [(with_measured_budget(task, budget, law), budget) for budget in budgets]
-    uniform = [
-        budget.solve(law, timed_task.arch, timed_task.settings) for timed_task, budget in asked
-    ]
+    asked = []
+    for budget in budgets:
+        with naming(budget):
+            timed_task = with_measured_budget(task, budget, law)
+            asked.append((budget, timed_task, budget.solve(law, timed_task.arch, task.settings)))
     start = _rank(task)
     base = task.arch.base_widths
     costs = counted_costs(task.arch, base)
     networks = [Compressed("100%", "", base, None, dense, costs, None, task.model)]
-    for (timed_task, budget), widths in zip(asked, uniform, strict=True):
+    for budget, timed_task, widths in asked:
         law = choose_law(timed_task, start, budget, candidates)
         networks.append(_compress(task, start, budget, widths, law, seeds))
     latencies = time_models(task, [each.model for each in networks])

@@ -157,7 +157,7 @@ def store_scored_law(session: Session, budget: Budget, candidates: int) -> None:
     session.progress.start(f"scoring widths at {budget.shown}", candidates)
     done = score_laws(study, runner, candidates, task.settings.training.seed)
     if not done:
-        raise NoWidthsError(f"no widths fit a budget of {budget.shown}")
+        raise NoWidthsError(f"no candidate has widths within {budget.shown}: give a larger budget")
     best = find_best(done)
     law = family.law(best.params)
     known = schema.read_law(study)
