@@ -6,7 +6,7 @@ so that both count the network with its activation functions out of place; the l
 nsopt predicts for the network as PyTorch runs it. `live` is what exists at once in ExecuTorch's
 program, before its planner gives every buffer a place. Linear layers, SiLU and Hardswish stay
 whole, as PyTorch runs them: else ExecuTorch plans transposed copies of weights, and three buffers
-for x * sigmoid(x). Prints bytes, and continues where it stopped.
+for x * sigmoid(x). Prints bytes, writes `memory_plan.csv`, and continues where it stopped.
 
 Needs the optional dependency: pip install 'nsopt[benchmarks,timm]'.
 """
@@ -31,6 +31,7 @@ from nsopt.models.architecture import Architecture
 _CLOSE = 0.05
 _WHOLE = [getattr(torch.ops.aten, name).default for name in ("linear", "silu", "hardswish")]
 _SHARES = (1.0, 0.5, 0.25)
+_FAILED = 0.0  # stands for a share in a row that says what went wrong
 _NETWORKS = """
 torchvision:resnet18 torchvision:resnet50 torchvision:mobilenet_v2 torchvision:mobilenet_v3_small
 torchvision:mnasnet0_5 torchvision:squeezenet1_1 torchvision:vgg11_bn torchvision:alexnet
@@ -86,6 +87,8 @@ def compare(word: str, size: int, rows: Results) -> None:
         arch = nsopt.get_architecture(word, image_size=size)
         own = without_places(arch)
         for share in _SHARES:
+            if rows.has(network=word, share=share):
+                continue
             widths = [max(1, int(share * width)) for width in arch.base_widths]
             planned, live = plan(own.build(widths), arch.input_shape)
             rows.add(
@@ -97,7 +100,7 @@ def compare(word: str, size: int, rows: Results) -> None:
                 in_place=int(arch.cost("memory")(widths)),
             )
     except (NsoptError, RuntimeError) as error:
-        rows.add(network=word, share=0.0, error=str(error).partition("\n")[0])
+        rows.add(network=word, share=_FAILED, error=str(error).partition("\n")[0])
 
 
 def main() -> None:
@@ -108,11 +111,12 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)  # ExecuTorch tells of every pass
     options.folder.mkdir(parents=True, exist_ok=True)
-    rows = Results(options.folder / "memory_plan.jsonl", ("network",))
+    rows = Results(options.folder / "memory_plan.jsonl", ("network", "share"))
     for word in options.networks:
-        if not rows.has(network=word):
+        if not rows.has(network=word, share=_FAILED):
             compare(word, options.size, rows)
     frame = pd.DataFrame(rows.rows)
+    frame.to_csv(options.folder / "memory_plan.csv", index=False)
     print(frame.to_string())
     for column in ("planned", "live"):
         apart = (frame["predicted"] / frame[column] - 1).abs()
