@@ -38,8 +38,8 @@ _SLOPES = {"uniform": (1.0, 1.0), "wide first": (0.6, 1.4), "wide last": (1.4, 0
 _NETWORKS = """
 torchvision: resnet18 resnet34 alexnet vgg11 vgg11_bn vgg13_bn squeezenet1_0 squeezenet1_1
 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large shufflenet_v2_x0_5 shufflenet_v2_x1_0 mnasnet0_5
-mnasnet1_0 regnet_x_400mf regnet_y_400mf efficientnet_b0 googlenet densenet121
-timm: test_byobnet test_efficientnet test_mambaout test_convnext test_resnet test_vit resnet10t
+mnasnet1_0 regnet_x_400mf regnet_y_400mf efficientnet_b0 googlenet densenet121 resnet50
+timm: test_byobnet test_efficientnet semnasnet_075 test_convnext test_resnet resnet10t
 resnet14t resnet18d resnet26d convnext_atto convnext_femto mobilenetv3_small_100 lcnet_050
 mobilenetv4_conv_small ghostnet_100 regnetx_002 regnety_002 repvgg_a0 efficientnet_lite0
 """
