@@ -224,6 +224,7 @@ def _make_summary_rows(results: "Results") -> list[dict[str, str]]:
     from nsopt.reports.tables import (
         format_measured,
         name_binding,
+        needed_bytes,
         predicted_latency,
         short_number,
         size_of,
@@ -241,10 +242,13 @@ def _make_summary_rows(results: "Results") -> list[dict[str, str]]:
             "ms": format_measured(row),
             "predicted": predicted_latency(row),
             "binds": name_binding(row),
+            "needs": needed_bytes(row),
             "val %": with_deviation(row["val_mean"], row["val_std"]),
             "test %": with_deviation(row["test_mean"], row["test_std"]),
         }
         for row in summary(results).to_dict("records")
     ]
-    unused = [name for name in ("predicted", "binds") if not any(row[name] for row in rows)]
+    unused = [
+        name for name in ("predicted", "binds", "needs") if not any(row[name] for row in rows)
+    ]
     return [{name: text for name, text in row.items() if name not in unused} for row in rows]

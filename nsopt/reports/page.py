@@ -20,6 +20,7 @@ from nsopt.reports.tables import (
     list_descent,
     name_binding,
     name_runtime,
+    needed_bytes,
     share,
     size_of,
     summary,
@@ -29,7 +30,7 @@ from nsopt.reports.tables import (
 from nsopt.reports.template import flatten, fragment, render_template
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer, doubt_latencies
-from nsopt.scaling.metric import MACS, PARAMS
+from nsopt.scaling.metric import IN_BYTES, MACS, PARAMS
 from nsopt.scaling.record import describe_reach
 from nsopt.storage import schema
 
@@ -111,6 +112,11 @@ def _draw_by_size(results: Results, published: list[PublishedLine]) -> dict[str,
     budgets = outcomes[["metric", "budget"]].drop_duplicates()
     if len(budgets) > 1 and MACS.name in outcomes["metric"].unique():
         figures["macs"] = draw_accuracy(accuracy_info(results, "macs"), cost="MACs")
+    for memory in IN_BYTES:
+        at = outcomes[outcomes["metric"] == memory.name]
+        if at["budget"].nunique() > 1:
+            info = accuracy_info(replace(results, outcomes=at), "cost")
+            figures[memory.name] = draw_accuracy(info, cost=f"bytes of {memory.noun}")
     if len(compared) > 1:
         figures["params"] = draw_accuracy(accuracy_info(results), published)
     return figures
@@ -126,7 +132,7 @@ def _order_figures(results: Results, figures: Collection[str]) -> list[str]:
     """Return the figures of accuracy: first those that answer the question of the study."""
     metric, _ = _find_compared(results)[0]
     lead = metric if metric in figures else "pareto"
-    wanted = ("dots", lead, "pareto", MACS.name, PARAMS.name)
+    wanted = ("dots", lead, "pareto", MACS.name, *(m.name for m in IN_BYTES), PARAMS.name)
     return [key for key in dict.fromkeys(wanted) if key in figures]
 
 
@@ -138,6 +144,7 @@ def _make_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
         row["latency"] = format_latency(row)
         factor = row["beyond_record"]
         row["binds"] = name_binding(row)
+        row["needs"] = needed_bytes(row)
         row["beyond"] = "" if pd.isna(factor) else f"at {describe_reach(factor)}"
         for part in ("val", "test"):
             row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])

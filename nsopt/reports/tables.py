@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from nsopt.reports.results import Results
-from nsopt.scaling.metric import LATENCY, METRICS, Joint, get_metric
+from nsopt.scaling.metric import IN_BYTES, LATENCY, METRICS, Joint, get_metric
 from nsopt.scaling.record import Iteration
 from nsopt.storage.schema import width_key
 from nsopt.storage.trials import size_label
@@ -80,6 +80,12 @@ def predicted_latency(row: Mapping[str, Any]) -> str:
 def name_binding(row: Mapping[str, Any]) -> str:
     """Return what the budget limits that stops a row's network; "" for a single budget."""
     return "" if pd.isna(row["binding"]) else get_metric(row["binding"]).noun
+
+
+def needed_bytes(row: Mapping[str, Any]) -> str:
+    """Format the bytes that a row's network needs, if its budget limits them; else ""."""
+    metric = get_metric(row["metric"])
+    return metric.show(row["cost"]) if metric in IN_BYTES else ""
 
 
 def format_latency(row: Mapping[str, Any]) -> str:
