@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from nsopt.compression.result import CompressedClassifier
+    from nsopt.data.images import ImageSet
 
 
 @Parameter(name="*")
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 class CompressOptions:
     """The options of `nsopt compress`."""
 
-    weights: Path
-    """Weights of the whole network: a state_dict that torch.save wrote, or what nsopt kept."""
+    weights: Path | None = None
+    """Weights of the whole network: a state_dict that torch.save wrote, or what nsopt kept. By
+    default those with which your own function, --arch package.module:factory, returns it."""
     budgets: Annotated[str, Parameter(group="Budgets")]
     """What the smaller networks may cost: macs=50%,params=600k,latency=5ms. Semicolons separate
     networks whose budgets hold at once: "macs=50%,latency=5ms; params=600k"."""
@@ -79,6 +81,7 @@ def compress(options: CompressOptions) -> None:
         settings,
         workers=options.workers,
         start=options.weights,
+        compresses=True,
         timing=options.timing,
     )
     announce(task, preset, options.place.verbose)
@@ -87,23 +90,26 @@ def compress(options: CompressOptions) -> None:
         result = run_compression(
             task, found, options.candidates, options.seeds, workspace, progress
         )
-    rows = result.rows()
+    rows, folder = result.rows(), workspace.folder
+    rows[0]["files"] = ""
+    for row, compressed in zip(rows[1:], result.networks.values(), strict=True):
+        row["files"] = _export(compressed, folder, task.data.test)
     _print_table(rows, f"{task.name}; {result.results.latency_unit}")
     if doubt := doubt_latencies(result.results):
         console.print(doubt)
-    folder = workspace.folder
-    for row, compressed in zip(rows[1:], result.networks.values(), strict=True):
-        row["files"] = _export(compressed, folder)
-        console.print(f"{row['budget']}: {row['files']} in {folder}", soft_wrap=True)
-    rows[0]["files"] = ""
+    console.print(f"files:   {folder}", soft_wrap=True)
     page = write_report_of(result.results, folder / "report", rows)
     console.print(f"report:  {page}", soft_wrap=True)
     print_storage(workspace.url)
 
 
-def _export(compressed: "CompressedClassifier", folder: Path) -> str:
-    """Write a network's weights, and ONNX if possible; return the names of the files."""
+def _export(compressed: "CompressedClassifier", folder: Path, test: "ImageSet") -> str:
+    """Write a network's weights, and ONNX if possible; return the names of the files.
+
+    Raises NsoptError if the ONNX file computes something else than the network on the test images.
+    """
     from nsopt.cli.extras import has_extra, install_command
+    from nsopt.deployment.check import check_export
     from nsopt.deployment.export import export
 
     name = compressed.budget.replace("=", "-").replace("%", "-percent")
@@ -111,6 +117,7 @@ def _export(compressed: "CompressedClassifier", folder: Path) -> str:
     if not has_extra("export"):
         return f"{name}.pt (ONNX: {install_command('export')})"
     export(compressed.network, folder / f"{name}.onnx", "onnx")
+    check_export(compressed.network, folder / f"{name}.onnx", "onnx", test)
     return f"{name}.onnx, {name}.pt"
 
 
@@ -118,7 +125,7 @@ def _print_table(rows: "Sequence[Mapping[str, str]]", title: str) -> None:
     """Print the networks; on a narrow terminal without what is in brackets."""
     from nsopt.cli.console import console, fits, make_table
 
-    left = "budget", "widths by"
+    left = "budget", "widths by", "files"
     table = make_table(rows, title, left)
     if not fits(table):
         brief = [{name: text.split(" (")[0] for name, text in row.items()} for row in rows]

@@ -173,15 +173,24 @@ class TrainingOptions:
     epochs: Count | None = None
     """Epochs of each training. By default smoke 4, tiny 8, quick 12, fast and paper 300, compress
     10."""
-    schedule: Literal["linear"] | None = None
-    """Decrease the learning rate linearly to zero, as compress does, instead of in steps."""
+    schedule: Literal["linear", "steps"] | None = None
+    """Decrease the learning rate linearly to zero, as compress does, or in steps."""
     warmup_epochs: Annotated[float, Parameter(validator=Number(gte=0))] | None = None
     """With --schedule linear: epochs in which the learning rate first rises."""
-    distillation: Annotated[float, Parameter(validator=Number(gt=0, lte=1))] | None = None
-    """Weight of distillation in the loss: the teacher is the trained network."""
-    averaging: Annotated[float, Parameter(validator=Number(gt=0, lt=1))] | None = None
+    distillation: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] | None = None
+    """Weight of distillation in the loss: the teacher is the trained network. 0 for none."""
+    averaging: Annotated[float, Parameter(validator=Number(gte=0, lt=1))] | None = None
     """Evaluate and keep a running average of the weights, with this decay per step, such as
-    0.99."""
+    0.99; 0 for none."""
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What they change in the settings of a training, where None switches something off."""
+        given = _drop_none(vars(self))
+        if self.schedule == "steps":
+            given = {"warmup_epochs": None} | given | {"schedule": None}
+        off = [name for name in ("distillation", "averaging") if given.get(name) == 0]
+        return given | dict.fromkeys(off)
 
 
 @Parameter(name="*", group="Search and training")
@@ -301,5 +310,5 @@ def changes(
     """
     return _drop_none(own) | {
         "search": _drop_none(vars(sgd) | vars(search)),
-        "training": _drop_none(vars(sgd) | vars(training)),
+        "training": _drop_none(vars(sgd)) | training.changes,
     }

@@ -20,15 +20,16 @@ from nsopt.cli.options import (
 )
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
+from nsopt.data.images import Splits
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source, Subset
-from nsopt.deployment.trained import load_trained
+from nsopt.deployment.trained import load_made, load_trained
 from nsopt.errors import NsoptError
 from nsopt.files import check_writable
 from nsopt.latency.multiples import find_multiple
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime, import_measure, with_batch_size
 from nsopt.models.architecture import Architecture
-from nsopt.models.registry import get_architecture
+from nsopt.models.registry import get_architecture, is_own
 from nsopt.progress import Progress
 from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
 from nsopt.storage.opening import RUNS, is_empty, storage_errors
@@ -91,11 +92,19 @@ def prepare(
     *,
     workers: int = 1,
     start: Path | None = None,
+    compresses: bool = False,
     timing: TimingOptions = TimingOptions(),
 ) -> tuple[Task, Workspace]:
-    """Check the options; load the data, and the weights in the file `start` if given."""
+    """Check the options; load the data, and the trained network if there is one.
+
+    Args:
+        start: a file with its weights.
+        compresses: whether there is one even without a file: the user's function returns it.
+    """
     resolve_compute(settings.training.device, settings.training.precision)
-    _check_start(settings, start)
+    if compresses and start is None and not is_own(options.arch):
+        raise NsoptError(f"give the file with the trained weights of {options.arch} as --weights")
+    _check_start(settings, compresses or start is not None)
     runtime = choose_timing(timing)
     settings = settings.updated(runtime=runtime.name, latency_batch_size=runtime.batch_size)
     check_writable(place.out or RUNS, "--out")
@@ -109,6 +118,8 @@ def prepare(
     arch = get_architecture(options.arch, len(data.classes), data.image_size, data.channels)
     check_outputs(arch, data)
     trained = None if start is None else load_trained(start, arch)
+    if compresses and trained is None:
+        trained = load_made(options.arch, arch)
     if trained is not None:
         settings = settings.updated(start=weights_checksum(trained))
     task = Task(arch, data, source, settings, trained, runtime)
@@ -126,13 +137,13 @@ def prepare(
         return with_precision(task, workspace), workspace
 
 
-def _check_start(settings: StudySettings, start: Path | None) -> None:
+def _check_start(settings: StudySettings, starts: bool) -> None:
     """Raise NsoptError if settings need a trained network, or cannot be used with one."""
-    if start is None and settings.training.distillation is not None:
+    if not starts and settings.training.distillation is not None:
         raise NsoptError(
             "--distillation needs a trained network as teacher: nsopt study --start, nsopt compress"
         )
-    if start is not None and settings.eta is not None:
+    if starts and settings.eta is not None:
         raise NsoptError(
             "Algorithm 3 may exceed the widths of the trained network: "
             "leave --eta, --tuned or --start out"
@@ -216,10 +227,19 @@ def announce(
         f"learning rate {training.lr:g}",
     }
     console.print("; ".join(f"{part}: {summaries[part]}" for part in parts), style="dim")
+    if task.start is not None:
+        console.print(_describe_normalisation(task.splits), style="dim")
     for part in parts if verbose else ():
         values = getattr(task.settings, part).model_dump(exclude_none=True)
         text = ", ".join(f"{name} {_format(value)}" for name, value in values.items())
         console.print(f"{part}: {text}", style="dim")
+
+
+def _describe_normalisation(splits: Splits) -> str:
+    """Say how images are normalised, which must be as in the training of the network."""
+    mean, std = (",".join(f"{value:.3g}" for value in part) for part in splits.normalisation)
+    of = "as given" if splits.is_normalised_by_user else "of the training images, or give your own"
+    return f"images normalised by --mean {mean} --std {std}, {of}"
 
 
 def _format_epochs(count: int) -> str:

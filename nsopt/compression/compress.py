@@ -37,6 +37,7 @@ from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import restore_network
+from nsopt.deployment.trained import check_finite
 from nsopt.errors import NsoptError
 from nsopt.files import check_writable
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
@@ -171,12 +172,13 @@ def compress(
         raise NsoptError(
             "compress needs data=..., or train_loader=..., loss=... and score=... together"
         )
-    _check_arguments(model, data, budgets, (epochs, candidates, seeds))
+    _check_arguments(model, data, budgets, (epochs, candidates, seeds), (loss, score))
     if out is not None:
         check_writable(Path(out), "out=")
     timed_in = choose_runtime(runtime, measure, latency_batch_size)
     arch = arch and arch.with_latency(None)  # measured as timed_in does, beside the trained network
     model = copy_model(model).cpu().eval()
+    check_finite(model, "the model")
     settings = override(settings or get_preset(PRESET).settings, {"training": {"epochs": epochs}})
     with ExitStack() as stack:
         stack.enter_context(_quiet_optuna())
@@ -202,7 +204,11 @@ def compress(
 
 
 def _check_arguments(
-    model: object, data: object, budgets: object, numbers: Sequence[object]
+    model: object,
+    data: object,
+    budgets: object,
+    numbers: Sequence[object],
+    functions: Sequence[object],
 ) -> None:
     """Raise NsoptError for arguments of the wrong type, small numbers, and invalid budgets."""
     if not isinstance(model, nn.Module):
@@ -213,6 +219,8 @@ def _check_arguments(
         raise NsoptError("budgets must be a list of words: ['macs=50%', 'latency=5ms']")
     if not all(isinstance(number, int) and number >= 1 for number in numbers):
         raise NsoptError("epochs, candidates and seeds must be at least 1, and whole numbers")
+    if not all(function is None or callable(function) for function in functions):
+        raise NsoptError("loss and score must be functions: loss=nn.CrossEntropyLoss()")
     check_words(budgets)
 
 
@@ -255,6 +263,7 @@ def prepare_budgets(
         NoWidthsError: if no widths meet a budget. For milliseconds the measurements will tell.
     """
     check_budgets(words, task.arch, task.settings)
+    _tell_accuracy(task, workspace, progress)
     for metric in dict.fromkeys(metric for word in words for metric in limited_metrics(word)):
         task = with_latency_if_needed(task, metric, (), workspace, progress)
     budgets = read_compression_budgets(words, task.arch)
@@ -275,7 +284,6 @@ def run_compression(
     methods = BASELINE, SCORED
     whole = Size(PARAMS, PARAMS.cost(task.arch)(task.arch.base_widths), 1.0)
     run_comparison(Comparison(task, (DENSE,), (whole,), 1), workspace, progress)
-    _warn_if_guessing(task, workspace, progress)
     with start_session(task, workspace, progress) as session:
         for budget in budgets:
             with naming(budget):
@@ -290,15 +298,20 @@ def run_compression(
     )
 
 
-def _warn_if_guessing(task: Task, workspace: Workspace, progress: Progress) -> None:
-    """Say so if the trained network is about as accurate as guessing."""
-    (whole,) = best_trials(task.stored_studies(workspace)[DENSE.name]).values()
-    accuracy, chance = float(whole.values[0]), 100 / len(task.data.classes)
+def _tell_accuracy(task: Task, workspace: Workspace, progress: Progress) -> None:
+    """Say first how accurate the trained network is, because a wrong normalisation shows there."""
+    stored = task.stored_studies(workspace).get(DENSE.name)
+    done = list(best_trials(stored).values()) if stored else []
+    if done:
+        accuracy = float(done[0].values[0])
+    else:
+        with start_session(task, workspace, progress) as session:
+            accuracy = session.validate_start()
+    text = f"the trained network is right for {accuracy:.1f} % of the validation images"
+    chance = 100 / len(task.data.classes)
     if accuracy < _NEAR_CHANCE * chance:
-        progress.message(
-            f"the trained network is right for {accuracy:.1f} % of the validation images, and "
-            f"guessing for {chance:.1f} %: are --mean and --std those of its training?"
-        )
+        text += f", and guessing for {chance:.1f} %: are --mean and --std those of its training?"
+    progress.message(text)
 
 
 def _find_best(

@@ -125,6 +125,12 @@ class ImageData:
     std: tuple[float, ...] | None = None
     skipped: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        parts = {"training": self.train, "validation": self.validation, "test": self.test}
+        counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
+        shape = "x".join(map(str, self.train.shape))
+        return f"<{self.name}: {counts} images of {shape} in {len(self.classes)} classes>"
+
     @property
     def image_size(self) -> int:
         return self.train.shape[-1]
@@ -305,6 +311,12 @@ class Splits:
     std: Tensor
     mirror: bool
     is_normalised_by_user: bool = False
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel of pixels from 0 to 1."""
+        mean, std = (tuple((own / PIXEL_RANGE).tolist()) for own in (self.mean, self.std))
+        return mean, std
 
     def with_train_images(self, count: int | None) -> Self:
         """Keep about `count` training images, equally many of every class; None keeps all."""

@@ -9,7 +9,7 @@ import torch
 from pydantic import InstanceOf, TypeAdapter
 from torch import Tensor, nn
 
-from nsopt.data.images import PIXEL_RANGE, Splits
+from nsopt.data.images import Splits
 from nsopt.deployment.trained import describe_differences, explain_reading
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
@@ -60,8 +60,8 @@ class KeptNetwork:
             arch=arch,
             widths=outcome.widths,
             input_shape=splits.train.shape,
-            mean=tuple((splits.mean / PIXEL_RANGE).tolist()),
-            std=tuple((splits.std / PIXEL_RANGE).tolist()),
+            mean=outcome.mean,
+            std=outcome.std,
             classes=classes,
             method=point.method,
             metric=point.metric.name,

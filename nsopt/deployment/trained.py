@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture, shapes_of
+from nsopt.models.imported import make_module
 from nsopt.storage.weights_file import read_weights
 
 _NESTED = ("state", "state_dict", "model")  # where files keep the weights, beside other things
@@ -39,9 +40,34 @@ def load_trained(path: Path, arch: Architecture) -> nn.Module:
             f"{path} has the weights of another network than {arch.name} with {arch.num_classes} "
             f"outputs: {differences}"
         )
+    return _build(arch, state, str(path))
+
+
+def load_made(name: str, arch: Architecture) -> nn.Module:
+    """Return the network that a user's function makes, with its weights, in evaluation mode.
+
+    Args:
+        name: `package.module:factory`.
+        arch: the traced network of the same function.
+    """
+    return _build(arch, make_module(name, arch.num_classes).state_dict(), name)
+
+
+def _build(arch: Architecture, state: Mapping[str, Tensor], origin: str) -> nn.Module:
     model = arch.build(arch.base_widths)
     model.load_state_dict(state)
+    check_finite(model, origin)
     return model.eval()
+
+
+def check_finite(model: nn.Module, origin: str) -> None:
+    """Raise NsoptError if a weight is NaN or infinite."""
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise NsoptError(
+                f"{name} of {origin} has values that are NaN or infinite: give weights of a "
+                "training that ended well"
+            )
 
 
 @contextmanager

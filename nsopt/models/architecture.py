@@ -101,6 +101,10 @@ class Architecture(Protocol):
         """Return the L1 norms of each group's units in `model`, float64 (w_l,).
 
         Norms are divided by the layer's mean, and averaged over layers that share a width.
+
+        Examples:
+            >>> kept = [norm.topk(len(norm) // 2).indices.sort().values
+            ...         for norm in arch.filter_norms(model)]
         """
 
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
@@ -110,6 +114,9 @@ class Architecture(Protocol):
             model: a trained network of this family.
             kept: per group, indices of at most `widths[l]` units. All others are newly initialised.
             widths: the widths of the new network.
+
+        Examples:
+            >>> half = arch.inherit(model, kept, [len(units) for units in kept])
         """
 
 

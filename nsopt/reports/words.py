@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nsopt.latency.sittings import distrust
-from nsopt.methods.registry import SCORED, method_label
+from nsopt.methods.registry import DENSE, SCORED, method_label
 from nsopt.reports.choice import choose_method
 from nsopt.reports.results import Results
 from nsopt.reports.tables import name_binding, summary
@@ -255,10 +255,14 @@ def _choose_cheaper(
 
 
 def _find_equals(results: Results, best: pd.Series, methods: Iterable[str]) -> list[str]:
-    """Return the best method and those that propose the same widths."""
+    """Return the best method and those that train networks of the same widths."""
+    if best["method"] == DENSE.name:  # which was not trained here
+        return [DENSE.name]
     widths = _find_widths(results, best, best["method"])
     others = [
-        m for m in methods if m != best["method"] and _find_widths(results, best, m) == widths
+        m
+        for m in methods
+        if m not in (best["method"], DENSE.name) and _find_widths(results, best, m) == widths
     ]
     return [best["method"], *others]
 

@@ -18,6 +18,7 @@ from nsopt.scaling.cost import WIDEST, CostFunction, FloatArray, IntArray, Numbe
 from nsopt.scaling.fill import fill_widths
 from nsopt.scaling.joint import JointCost, format_exactly
 from nsopt.scaling.law import PowerLaw, ScalingLaw
+from nsopt.scaling.metric import METRICS
 
 _LARGEST_SCALE = 1e290
 _BELOW = 1 - 1e-12  # just below a breakpoint, but by more than the rounding error of a power
@@ -216,7 +217,7 @@ def _find_binding(cost: CostFunction, larger: IntArray) -> int | None:
 def _describe_infeasible(cost: CostFunction, budget: float, table: _Breakpoints) -> str:
     """Return the message that no widths fit a budget; it names a feasible budget in all digits."""
     cheapest = table.cost.argmin()
-    feasible = f"the smallest feasible one is {format_exactly(table.cost[cheapest])}"
+    feasible = f"the smallest feasible one is {_show(cost, table.cost[cheapest])}"
     if isinstance(cost, JointCost):
         needed = cost.describe(cost.costs(table.widths[cheapest]))
         feasible = f"the smallest network needs {needed}"
@@ -226,7 +227,13 @@ def _describe_infeasible(cost: CostFunction, budget: float, table: _Breakpoints)
 def _name_budget(cost: CostFunction, budget: float) -> str:
     if isinstance(cost, JointCost):
         return f"the budgets {cost.describe([budget * limit for _, limit in cost.limits])}"
-    return f"a budget of {format_exactly(budget)}"
+    return f"a budget of {_show(cost, budget)}"
+
+
+def _show(cost: CostFunction, number: float) -> str:
+    """Format all digits of a cost, with the unit of its metric if it has one."""
+    metric = METRICS.get(getattr(cost, "metric", ""))
+    return f"{format_exactly(number)} {metric.unit}" if metric else format_exactly(number)
 
 
 def _check_growth(law: ScalingLaw) -> None:

@@ -106,6 +106,13 @@ class Session:
             teacher=self.task.start,
         )
 
+    def validate_start(self) -> float:
+        """Return the validation accuracy (%) of the network that the task starts from."""
+        assert self.task.start is not None
+        with self.compute.computing():
+            model = place(self.task.start, self.compute.device, self.task.arch.layout)
+            return accuracy_on(self.splits.validation, model, self.splits, self.compute)
+
     def evaluate_start(self) -> Outcome:
         """Return the accuracies of the network that the task starts from, without training."""
         task, model = self.task, self.task.start
@@ -116,7 +123,8 @@ class Session:
             validation = accuracy_on(self.splits.validation, model, self.splits, self.compute)
             test = accuracy_on(self.splits.test, model, self.splits, self.compute)
         seconds = time.perf_counter() - began
-        return Outcome(task.arch.base_widths, (Epoch(math.nan, validation, test),), seconds, model)
+        epochs = (Epoch(math.nan, validation, test),)
+        return Outcome(task.arch.base_widths, epochs, seconds, model, *task.splits.normalisation)
 
     def with_latency_of(self, studies: Iterable[Study]) -> "Session":
         """Return this session with the latency model of one of the studies.

@@ -93,9 +93,13 @@ class Outcome(TrainingNumbers):
         losses: mean training loss of every epoch.
         seconds: of training and evaluation, without interruptions.
         model: the trained network, on the device of the training.
+        mean: per channel, of pixels from 0 to 1, by which images were normalised.
+        std: standard deviation, in the same way.
     """
 
     model: nn.Module = field(repr=False, compare=False)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def train(
@@ -199,7 +203,8 @@ def train_configuration(
                 _advance(training, file, progress, after_epoch)
     file.remove()
     trained = model if average is None else average.module
-    return Outcome(widths, tuple(training.epochs), training.seconds, trained)
+    epochs = tuple(training.epochs)
+    return Outcome(widths, epochs, training.seconds, trained, *splits.normalisation)
 
 
 def _advance(

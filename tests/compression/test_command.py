@@ -1,5 +1,6 @@
 """`nsopt compress` on bad input: one line, exit code 2, nothing written."""
 
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -11,10 +12,11 @@ from nsopt.cli.compress import _export
 from nsopt.compression.budgets import Budget
 from nsopt.compression.compress import _find_best
 from nsopt.compression.result import CompressedClassifier
+from nsopt.data.images import ImageSet
 from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
 from nsopt.models.registry import get_architecture
-from nsopt.reports.results import Results
+from nsopt.reports.results import Results, read_results
 from nsopt.scaling.metric import PARAMS
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
@@ -70,7 +72,9 @@ def test_the_export_of_compress_replaces_a_symbolic_link(
     folder.mkdir()
     (folder / "macs-50-percent.pt").symlink_to(victim)
     compressed = SimpleNamespace(budget="macs=50%", network=make_network(50.0))
-    assert _export(cast(CompressedClassifier, compressed), folder).startswith("macs-50-percent.pt ")
+    data = cast(ImageSet, None)  # nothing is exported to ONNX
+    files = _export(cast(CompressedClassifier, compressed), folder, data)
+    assert files.startswith("macs-50-percent.pt ")
     assert victim.read_text() == "precious"
     (file,) = folder.iterdir()
     assert not file.is_symlink()
@@ -83,3 +87,41 @@ def test_the_error_of_failed_trainings_hides_the_password(tmp_path: Path) -> Non
     budget = Budget("macs=50%", PARAMS, 1)
     with pytest.raises(NsoptError, match=r"succeeded: see postgresql://me:\*\*\*@h/d$"):
         _find_best(cast(Task, task), workspace, budget, (), cast(Results, None))
+
+
+TRAINED = """
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(3)
+    layers = nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU()
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+"""
+
+
+def test_a_function_of_the_user_returns_the_trained_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "trained_nets.py").write_text(TRAINED)
+    options = (
+        *("--arch=trained_nets:net", "--budgets=macs=50%", "--out=out", "--per-class=30"),
+        *("--epochs=1", "--warmup-epochs=0", "--candidates=2", "--distillation=0"),
+        *("--filters-per-step=2", "--prune-every=1", "--device=cpu"),
+    )
+    done = call_nsopt("compress", *options)
+    assert done.returncode == 0, done.stderr
+    assert "images normalised by --mean 0.3" in done.stdout
+    assert "macs-50-percent.onnx" in done.stdout
+    kept = torch.load(next(tmp_path.glob("out/trained-*.pt")), weights_only=True)["state_dict"]
+    module = import_module("trained_nets").net()
+    torch.testing.assert_close(kept, module.state_dict(), rtol=0, atol=0)
+    settings = read_results(f"sqlite:///{tmp_path / 'out' / 'study.db'}").settings["training"]
+    assert (settings["distillation"], settings["averaging"]) == (None, 0.99)
+
+
+def test_built_in_networks_need_a_file_of_weights() -> None:
+    done = call_nsopt("compress", "--arch=vgg11", "--budgets=macs=50%")
+    assert_fails(done, "give the file with the trained weights of vgg11 as --weights")

@@ -235,6 +235,10 @@ def test_numbers_below_1_are_refused(
         ({"budgets": [0.5]}, "0.5 is not a budget: write a word such as 'macs=50%'"),
         ({"budgets": ["macs=0.01%"]}, "macs=0.01%: no widths fit a budget of"),
         ({"epochs": "3"}, "must be at least 1, and whole numbers"),
+        (
+            {"data": None, "train_loader": [], "loss": "x", "score": len},
+            "loss and score must be functions",
+        ),
         ({"candidates": 2.5}, "must be at least 1, and whole numbers"),
     ],
 )

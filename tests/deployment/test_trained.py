@@ -1,5 +1,6 @@
 """Weights of a trained network, read from the files of common training scripts."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,16 @@ def test_a_whole_module_in_a_file_is_named(tmp_path: Path, narrow: TableArchitec
 def test_a_folder_in_place_of_weights_is_named(tmp_path: Path, narrow: TableArchitecture) -> None:
     with pytest.raises(NsoptError, match=f"cannot read weights from {tmp_path}: it is a folder"):
         load_trained(tmp_path, narrow)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_numbers_are_refused(
+    narrow: TableArchitecture, tmp_path: Path, value: float
+) -> None:
+    model, file = narrow.build(narrow.base_widths), tmp_path / "weights.pt"
+    name, weight = next(iter(model.named_parameters()))
+    with torch.no_grad():
+        weight[0] = value
+    torch.save(model.state_dict(), file)
+    with pytest.raises(NsoptError, match=f"{name} of .*weights.pt has values that are NaN or inf"):
+        load_trained(file, narrow)

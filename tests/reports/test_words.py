@@ -78,6 +78,18 @@ def test_the_answer_takes_the_network_that_compress_returns(results: Results) ->
         assert study == f"{results.name}/{'scored' if images == 100 else 'uniform'}"
 
 
+def test_the_trained_network_is_not_merged_with_networks_of_its_widths(results: Results) -> None:
+    frame = results.outcomes[results.outcomes["budget"] == 4000].assign(widths=[(8, 16)] * 4)
+    dense = frame[frame["method"] == "uniform"].assign(method="dense", val_accuracy=99.0)
+    both = pd.concat([frame, dense], ignore_index=True)
+    (verdict,) = answer(dataclasses.replace(results, outcomes=both))
+    assert verdict.method == "Trained network"
+    (verdict,) = answer(
+        dataclasses.replace(results, outcomes=both.assign(val_accuracy=frame["val_accuracy"]))
+    )
+    assert "Trained" not in verdict.method
+
+
 def test_no_method_wins_if_nothing_was_learned(results: Results) -> None:
     few = dataclasses.replace(results, settings=results.settings | {"data": {"test": 100}})
     for verdict in answer_for(few, test_accuracy=52.0):

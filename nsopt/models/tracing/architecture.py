@@ -145,6 +145,10 @@ class TracedArchitecture:
 
         Raises:
             NsoptError: if `kept` has another number of groups.
+
+        Examples:
+            >>> arch = nsopt.trace(model, images)
+            >>> smaller = arch.prune(model, [range(width // 2) for width in arch.base_widths])
         """
         if len(kept) != len(self.base_widths):
             raise NsoptError(f"{self.name} has {len(self.base_widths)} groups, got {len(kept)}")
@@ -245,17 +249,21 @@ class TracedArchitecture:
 
     def summary(self) -> str:
         """Return one line: how many widths can change, and which modules are fixed."""
-        fixed = dict.fromkeys([*self.refused, *self._find_fixed()])
+        fixed = find_fixed(self.network, self.refused)
         kept = f"fixed: {', '.join(fixed)}" if fixed else "nothing is fixed"
         return f"{self.name}: {len(self.base_widths)} widths can change, {kept}"
 
     def explain(self) -> str:
-        """Return lines that say which widths can change, which cannot, and why."""
+        """Return lines that say which widths can change, which cannot, and why.
+
+        Examples:
+            >>> print(nsopt.trace(model, images, fixed=["stem"]).explain())
+        """
         lines = [f"{self.name}: {len(self.base_widths)} widths"]
         for name, group in zip(self.layer_names, self.network.family.groups, strict=True):
             lines.append(f"  {name}: {self._describe(name, group)}")
-        lines += [f"  fixed: {name}: {reason}" for name, reason in self.refused.items()]
-        lines += [f"  fixed: {name}: {reason}" for name, reason in self._find_fixed().items()]
+        fixed = find_fixed(self.network, self.refused)
+        lines += [f"  fixed: {name}: {reason}" for name, reason in fixed.items()]
         return "\n".join(lines)
 
     def _describe(self, name: str, group: Group) -> str:
@@ -268,25 +276,6 @@ class TracedArchitecture:
         if name in self.capped:
             parts.append(f"cannot grow: {self.capped[name]}")
         return ", ".join(parts)
-
-    def _find_fixed(self) -> dict[str, str]:
-        """Return the modules outside `refused` whose number of outputs is fixed, with reasons."""
-        network, reasons = self.network, {}
-        names = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
-        for path, module in network.template.named_modules():
-            weight = original_weight(module)
-            if not isinstance(module, PRODUCERS) or weight is None or path in self.refused:
-                continue
-            label = network.labels[names[id(weight)]][output_axis(module)]
-            if not isinstance(label, np.ndarray):
-                continue
-            units = network.family.units.of_atom[label]
-            if (network.family.group_of_unit[units] >= 0).all():
-                continue
-            used = id(weight) in network.trace.read
-            found = _find_reasons(network, units) if used else ["is never used"]
-            reasons[path] = "; ".join(found)
-        return reasons
 
     def _limit(self, cost: CostModel) -> LimitedCost:
         """Return a cost model with the limits of the widths."""
@@ -309,6 +298,25 @@ class TracedArchitecture:
     @cached_property
     def _law(self) -> InitialisationLaw:
         return InitialisationLaw.of(self.network.template)
+
+
+def find_fixed(network: TracedNetwork, refused: Mapping[str, str]) -> dict[str, str]:
+    """Return the modules whose number of outputs is fixed, with reasons: first those `refused`."""
+    reasons = dict(refused)
+    names = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
+    for path, module in network.template.named_modules():
+        weight = original_weight(module)
+        if not isinstance(module, PRODUCERS) or weight is None or path in refused:
+            continue
+        label = network.labels[names[id(weight)]][output_axis(module)]
+        if not isinstance(label, np.ndarray):
+            continue
+        units = network.family.units.of_atom[label]
+        if (network.family.group_of_unit[units] >= 0).all():
+            continue
+        used = id(weight) in network.trace.read
+        reasons[path] = "; ".join(_find_reasons(network, units) if used else ["is never used"])
+    return reasons
 
 
 def _find_reasons(network: TracedNetwork, units: Atoms) -> list[str]:

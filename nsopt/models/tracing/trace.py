@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.tracing import buffers, probe
-from nsopt.models.tracing.architecture import PRODUCERS, TracedArchitecture, output_axis
+from nsopt.models.tracing.architecture import (
+    PRODUCERS,
+    TracedArchitecture,
+    find_fixed,
+    output_axis,
+)
 from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
@@ -58,9 +63,8 @@ def trace(
     network, unshrinkable = _fix_groups(network, probe.find_unshrinkable(network, suspects))
     refused = unscored | unshrinkable
     if not network.family.groups:
-        raise NsoptError(
-            "no width of this network can change: " + "; ".join(_list_reasons(network, refused))
-        )
+        held = [f"{path} {reason}" for path, reason in find_fixed(network, refused).items()]
+        raise NsoptError("no width of this network can change: " + "; ".join(held[:_MOST_REASONS]))
     names = _name_layers(network)
     grow = probe.find_capped(network) | ({} if init else buffers.find_capped(network))
     capped = {names[i]: reason for i, reason in grow.items()}
@@ -135,9 +139,3 @@ def _find_units(network: TracedNetwork, paths: Sequence[str]) -> Atoms:
             if dimension.tensor.startswith(f"{path}.") and dimension.axis == 0
         ]
     return np.unique(np.concatenate(units))
-
-
-def _list_reasons(network: TracedNetwork, refused: dict[str, str]) -> list[str]:
-    """Return at most five reasons why widths cannot change."""
-    frozen = {f"{f.reason} in {f.module}" for f in network.trace.frozen if f.reason != "kernel"}
-    return sorted(frozen | set(refused.values()))[:_MOST_REASONS]
