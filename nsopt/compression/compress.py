@@ -300,7 +300,7 @@ def run_compression(
 
 def _tell_accuracy(task: Task, workspace: Workspace, progress: Progress) -> None:
     """Say first how accurate the trained network is, because a wrong normalisation shows there."""
-    stored = task.stored_studies(workspace).get(DENSE.name)
+    stored = workspace.studies(task.name).get(DENSE.name)
     done = list(best_trials(stored).values()) if stored else []
     if done:
         accuracy = float(done[0].values[0])

@@ -103,8 +103,8 @@ class Architecture(Protocol):
         Norms are divided by the layer's mean, and averaged over layers that share a width.
 
         Examples:
-            >>> kept = [norm.topk(len(norm) // 2).indices.sort().values
-            ...         for norm in arch.filter_norms(model)]
+            >>> norms = arch.filter_norms(model)
+            >>> kept = [norm.topk(len(norm) // 2).indices.sort().values for norm in norms]
         """
 
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
@@ -116,6 +116,7 @@ class Architecture(Protocol):
             widths: the widths of the new network.
 
         Examples:
+            >>> kept = [torch.arange(width // 2) for width in arch.base_widths]
             >>> half = arch.inherit(model, kept, [len(units) for units in kept])
         """
 

@@ -50,7 +50,7 @@ def test_the_long_description_links_only_to_web_pages(built: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         (name,) = (name for name in file.namelist() if name.endswith("METADATA"))
         text = file.read(name).decode()
-    assert "nsopt finds how wide each layer of a PyTorch network should be" in text
+    assert "nsopt finds the widths of a PyTorch network for your budget of" in text
     assert "![" not in text
     assert not re.search(r"\]\((?!https?:)", text)
 

@@ -147,7 +147,7 @@ class TracedArchitecture:
             NsoptError: if `kept` has another number of groups.
 
         Examples:
-            >>> arch = nsopt.trace(model, images)
+            >>> arch = nsopt.trace(model, torch.zeros(2, 1, 32, 32))
             >>> smaller = arch.prune(model, [range(width // 2) for width in arch.base_widths])
         """
         if len(kept) != len(self.base_widths):
@@ -257,7 +257,7 @@ class TracedArchitecture:
         """Return lines that say which widths can change, which cannot, and why.
 
         Examples:
-            >>> print(nsopt.trace(model, images, fixed=["stem"]).explain())
+            >>> print(nsopt.trace(model, torch.zeros(2, 1, 32, 32)).explain())
         """
         lines = [f"{self.name}: {len(self.base_widths)} widths"]
         for name, group in zip(self.layer_names, self.network.family.groups, strict=True):
