@@ -66,7 +66,10 @@ def write_image_folder(root: Path, content: bytes | None, images: int = 1) -> Pa
             ["--budgets=100"],
             ["no widths fit a budget of 100", "smallest feasible one is 116"],
         ),
-        (["--multiple-of=64", "--budgets=50k"], ["budget of 50,000 params: the smallest feasible one is"]),
+        (
+            ["--multiple-of=64", "--budgets=50k"],
+            ["budget of 50,000 params: the smallest feasible one is"],
+        ),
         (["--min-width=64", "--ratios=0.03"], ["the smallest feasible one is"]),
         (["--budgets=6x"], ["'6x' is not a budget: write 600000, 600k or 2M"]),
         (["--budgets=20ms"], ["'20ms' is not a budget", "or give --metric latency"]),
