@@ -162,7 +162,7 @@ def store_scored_law(session: Session, budget: Budget, candidates: int) -> None:
     scorer = _AgreementScore(session)
     solve = partial(budget.solve, arch=arch, settings=task.settings)
     runner = ScoreRunner(family, solve, scorer.measure, session.compute, session.progress)
-    session.progress.start(f"scoring widths at {budget.shown}", candidates)
+    session.progress.start(f"scoring widths at {budget.word}", candidates)
     done = score_laws(study, runner, candidates, task.settings.training.seed)
     if not done:
         raise NoWidthsError(f"no candidate has widths within {budget.shown}: give a larger budget")
@@ -182,7 +182,7 @@ def store_scored_law(session: Session, budget: Budget, candidates: int) -> None:
         verdict = scorer.judge(best, *uniform)
         schema.write_verdict(study, verdict)
         schema.write_law(study, law)  # last, so that an interruption repeats the judgement
-    session.progress.message(f"{budget.shown}: {verdict}")
+    session.progress.message(f"{budget.word}: {verdict}")
 
 
 def _read_trained_widths(session: Session, budget: Budget) -> set[str | None]:
