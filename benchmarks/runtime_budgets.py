@@ -16,7 +16,6 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import pandas as pd
-from scipy import stats
 
 from benchmarks.trained import Dense, add_arguments, read_images, train_dense
 from nsopt.compression.compress import prepare_budgets, run_compression
@@ -25,6 +24,8 @@ from nsopt.data.source import Source
 from nsopt.latency.runtime import choose_runtime
 from nsopt.methods.registry import SCORED, get_methods
 from nsopt.reports.results import read_results
+from nsopt.reports.tables import with_deviation
+from nsopt.reports.words import paired_difference
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size
 from nsopt.study.presets import get_preset, override
@@ -71,16 +72,16 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     for network, found in rows.groupby("network", sort=False):
         tests = found.pivot_table(index="seed", columns="method", values="test_accuracy")
         for method, own in found.groupby("method", sort=False):
-            ahead = (tests[SCORED.name] - tests[method]).dropna()
-            own_tests = own["test_accuracy"]
-            low, high = stats.t.interval(0.9, len(ahead) - 1, ahead.mean(), ahead.sem())
+            ahead = paired_difference(tests[SCORED.name], tests[method])
+            lead = f"{ahead.mean:+.2f} ({ahead.interval})" if ahead else ""
+            test = own["test_accuracy"]
             lines.append(
                 {
                     "network": network,
                     "widths by": method,
                     "n": len(own),
-                    "test %": f"{own_tests.mean():.2f} ± {own_tests.std():.2f}",
-                    "scored is ahead by": f"{ahead.mean():+.2f} ({low:+.2f} to {high:+.2f})",
+                    "test %": with_deviation(test.mean(), test.std()),
+                    "scored is ahead by": "" if method == SCORED.name else lead,
                     "MACs": f"{own['macs'].mean():,.0f}",
                     "ms": f"{own['latency_ms'].mean():.2f}",
                     "widths": own["widths"].iloc[0],
