@@ -115,7 +115,7 @@ def check_budgets(words: Sequence[str], arch: Architecture, settings: StudySetti
 
     See `read_compression_budgets` and `Budget.solve`.
     """
-    counted = [word for word in words if LATENCY not in limited_metrics(word)]
+    counted = [word for word in words if LATENCY not in read_limited_metrics(word)]
     for budget in read_compression_budgets(counted, arch) if counted else ():
         try:
             budget.solve(uniform_curve(arch.base_widths), arch, settings)
@@ -125,7 +125,7 @@ def check_budgets(words: Sequence[str], arch: Architecture, settings: StudySetti
             raise NoWidthsError(f"{budget.word}{rounded}: {error}") from None
 
 
-def limited_metrics(word: str) -> tuple[Metric, ...]:
+def read_limited_metrics(word: str) -> tuple[Metric, ...]:
     """Return the metrics of a budget. Raises NsoptError if it is invalid."""
     return tuple(limit.metric for limit in _read_limits(word))
 

@@ -21,9 +21,9 @@ from nsopt.compression.budgets import (
     Budget,
     check_budgets,
     check_words,
-    limited_metrics,
     naming,
     read_compression_budgets,
+    read_limited_metrics,
 )
 from nsopt.compression.own_compression import run_own_compression
 from nsopt.compression.own_task import Score, make_own_task
@@ -264,7 +264,7 @@ def prepare_budgets(
     """
     check_budgets(words, task.arch, task.settings)
     _tell_accuracy(task, workspace, progress)
-    for metric in dict.fromkeys(metric for word in words for metric in limited_metrics(word)):
+    for metric in dict.fromkeys(metric for word in words for metric in read_limited_metrics(word)):
         task = with_latency_if_needed(task, metric, (), workspace, progress)
     budgets = read_compression_budgets(words, task.arch)
     stored = read_all_settings(task, workspace)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from nsopt.compression.budgets import Budget, limited_metrics
+from nsopt.compression.budgets import Budget, read_limited_metrics
 from nsopt.compression.own_task import OwnTask
 from nsopt.errors import NsoptError
 from nsopt.latency.learn import find_model
@@ -73,7 +73,7 @@ def time_models(task: OwnTask, models: Sequence[nn.Module]) -> list[float | None
 
 
 def _limits_time(words: Sequence[str]) -> bool:
-    return any(LATENCY in limited_metrics(word) for word in words)
+    return any(LATENCY in read_limited_metrics(word) for word in words)
 
 
 def _find_image_batch(task: OwnTask) -> Tensor | None:
