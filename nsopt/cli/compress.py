@@ -104,20 +104,27 @@ def compress(options: CompressOptions) -> None:
 
 
 def _export(compressed: "CompressedClassifier", folder: Path, test: "ImageSet") -> str:
-    """Write a network's weights, and ONNX if possible; return the names of the files.
+    """Write a network's weights, and ONNX if it then computes the same on the test images.
 
-    Raises NsoptError if the ONNX file computes something else than the network on the test images.
+    Returns:
+        The names of the files, and why there is none in ONNX.
     """
     from nsopt.cli.extras import has_extra, install_command
     from nsopt.deployment.check import check_export
     from nsopt.deployment.export import export
+    from nsopt.errors import NsoptError
+    from nsopt.files import written_beside
 
     name = compressed.budget.replace("=", "-").replace("%", "-percent")
     export(compressed.network, folder / f"{name}.pt", "state_dict")
     if not has_extra("export"):
         return f"{name}.pt (ONNX: {install_command('export')})"
-    export(compressed.network, folder / f"{name}.onnx", "onnx")
-    check_export(compressed.network, folder / f"{name}.onnx", "onnx", test)
+    try:
+        with written_beside(folder / f"{name}.onnx") as unfinished:
+            export(compressed.network, unfinished, "onnx")
+            check_export(compressed.network, unfinished, "onnx", test)
+    except NsoptError as error:
+        return f"{name}.pt (no ONNX: {error})"
     return f"{name}.onnx, {name}.pt"
 
 

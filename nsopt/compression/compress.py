@@ -300,18 +300,29 @@ def run_compression(
 
 def _tell_accuracy(task: Task, workspace: Workspace, progress: Progress) -> None:
     """Say first how accurate the trained network is, because a wrong normalisation shows there."""
-    stored = workspace.studies(task.name).get(DENSE.name)
-    done = list(best_trials(stored).values()) if stored else []
-    if done:
-        accuracy = float(done[0].values[0])
-    else:
+    accuracy = _read_accuracy(task, workspace)
+    if accuracy is None:
         with start_session(task, workspace, progress) as session:
             accuracy = session.validate_start()
     text = f"the trained network is right for {accuracy:.1f} % of the validation images"
     chance = 100 / len(task.data.classes)
     if accuracy < _NEAR_CHANCE * chance:
-        text += f", and guessing for {chance:.1f} %: are --mean and --std those of its training?"
+        text += (
+            f", and guessing for {chance:.1f} %: are these its trained weights, and are --mean and "
+            "--std those of its training?"
+        )
     progress.message(text)
+
+
+def _read_accuracy(task: Task, workspace: Workspace) -> float | None:
+    """Return the stored validation accuracy (%) of the trained network on the same images."""
+    study = workspace.studies(task.name).get(DENSE.name)
+    done = trials.read_completed(study) if study else []
+    if study is None or not done:
+        return None
+    stored = schema.read_settings(study)
+    asked = task.settings.start, task.splits.fingerprint
+    return float(done[0].values[0]) if (stored["start"], stored["data"]) == asked else None
 
 
 def _find_best(

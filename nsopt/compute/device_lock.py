@@ -14,6 +14,7 @@ import torch
 _LONGEST_WAIT = 60.0
 _POLL_SECONDS = 0.005
 _SILENT_SECONDS = 2.0
+_PAUSE = 0.2  # seconds between two trainings or scores of a process, at most
 
 
 class DeviceLock:
@@ -112,10 +113,13 @@ class DeviceLock:
 
     def _leave_others_their_turn(self) -> None:
         """Wait while other processes compute, until their turn ends."""
-        while time.monotonic() < self._turn_of_others_ends:
-            time.sleep(_POLL_SECONDS)
-            if not self._is_taken():
+        last_seen = time.monotonic()
+        while (now := time.monotonic()) < self._turn_of_others_ends:
+            if self._is_taken():
+                last_seen = now
+            elif now - last_seen > _PAUSE:
                 break
+            time.sleep(_POLL_SECONDS)
 
     def _is_taken(self) -> bool:
         """Return whether other processes compute."""

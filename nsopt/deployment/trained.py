@@ -8,6 +8,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture, shapes_of
@@ -49,8 +50,14 @@ def load_made(name: str, arch: Architecture) -> nn.Module:
     Args:
         name: `package.module:factory`.
         arch: the traced network of the same function.
+
+    Raises:
+        NsoptError: if it returns a network without weights, or with some that are NaN or infinite.
     """
-    return _build(arch, make_module(name, arch.num_classes).state_dict(), name)
+    model = make_module(name, arch.num_classes)
+    if any(isinstance(tensor, UninitializedParameter) for tensor in model.parameters()):
+        raise NsoptError(f"{name} returns a network without weights: give them as --weights")
+    return _build(arch, model.state_dict(), name)
 
 
 def _build(arch: Architecture, state: Mapping[str, Tensor], origin: str) -> nn.Module:
@@ -61,9 +68,10 @@ def _build(arch: Architecture, state: Mapping[str, Tensor], origin: str) -> nn.M
 
 
 def check_finite(model: nn.Module, origin: str) -> None:
-    """Raise NsoptError if a weight is NaN or infinite."""
+    """Raise NsoptError if a weight is NaN or infinite, or a buffer NaN; masks may be infinite."""
+    weights = dict(model.named_parameters())
     for name, tensor in model.state_dict().items():
-        if not tensor.isfinite().all():
+        if tensor.isnan().any() or (name in weights and tensor.isinf().any()):
             raise NsoptError(
                 f"{name} of {origin} has values that are NaN or infinite: give weights of a "
                 "training that ended well"

@@ -120,7 +120,8 @@ class Bytes(Metric):
         if not match or (match[3] and not match[2]) or not float(match[1]):
             raise NsoptError(f"{text!r} is not a size in bytes: write 64kB, 64KiB or 1.4MB")
         step = 1024 if match[3] else 1000
-        return int(float(match[1]) * step ** " kmg".index(match[2] or " "))
+        unit: int = step ** " kmg".index(match[2] or " ")
+        return round(float(match[1]) * unit)
 
     def show(self, budget: float) -> str:
         for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):

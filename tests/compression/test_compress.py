@@ -14,8 +14,10 @@ from torch import nn
 
 import nsopt
 from nsopt.compression.budgets import read_compression_budgets, split_budgets
+from nsopt.compression.compress import _make_task, _read_accuracy
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
+from nsopt.latency.runtime import TORCH
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Progress, Silent
 from nsopt.reports.choice import choose_method
@@ -199,6 +201,23 @@ def test_better_widths_after_the_training_are_reported(
     again = run(trained, narrow, digits, copy[1], hearer := Listener())
     assert sum("was trained already: give another --out" in each for each in hearer.messages) == 1
     assert again["params=50%"].widths == compressed[0]["params=50%"].widths
+
+
+def test_the_stored_accuracy_is_that_of_the_same_weights_and_normalisation(
+    compressed: tuple[nsopt.Compression, Path],
+    trained: nn.Module,
+    narrow: TableArchitecture,
+    digits: ImageData,
+) -> None:
+    result, out = compressed
+    workspace = Workspace(f"sqlite:///{out / 'study.db'}", out)
+
+    def read(model: nn.Module, data: ImageData) -> float | None:
+        return _read_accuracy(_make_task(model, data, narrow, SETTINGS, TORCH), workspace)
+
+    assert read(trained, digits) == result.dense.val_accuracy
+    assert read(trained, digits.normalised_by([0.9], [0.1])) is None
+    assert read(narrow.build(narrow.base_widths), digits) is None
 
 
 def test_report_writes_a_page_into_the_given_folder(

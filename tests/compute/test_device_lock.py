@@ -76,12 +76,20 @@ def test_no_other_process_computes_during_a_measurement(processes: list[Process]
             assert other.done == len(other.work)
 
 
+@pytest.mark.parametrize("block", [1000, 2])
 def test_processes_compute_as_long_between_two_measurements_as_the_first_took(
-    processes: list[Process],
+    processes: list[Process], block: int
 ) -> None:
+    """Also if they pause after each block of two batches."""
     other, measuring, _ = processes
+
+    def compute() -> None:
+        while not other.stop.is_set():
+            other.run(len(other.work) + block)
+            time.sleep(0.002)
+
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(other.run, 1000)
+        running = pool.submit(compute)
         while not other.work:
             time.sleep(0.001)
         with measuring.compute.exclusive():

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from nsopt.deployment.trained import load_trained
+from nsopt.deployment.trained import check_finite, load_trained
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
@@ -79,3 +80,12 @@ def test_weights_that_are_not_numbers_are_refused(
     torch.save(model.state_dict(), file)
     with pytest.raises(NsoptError, match=f"{name} of .*weights.pt has values that are NaN or inf"):
         load_trained(file, narrow)
+
+
+def test_a_mask_may_be_infinite() -> None:
+    module = nn.Linear(2, 2)
+    module.register_buffer("mask", torch.full((2,), -math.inf))
+    check_finite(module, "the model")
+    module.register_buffer("mask", torch.full((2,), math.nan))
+    with pytest.raises(NsoptError, match="mask of the model"):
+        check_finite(module, "the model")

@@ -116,6 +116,7 @@ def test_an_invalid_joint_budget_raises_an_error(text: str, message: str) -> Non
         ("64KiB", 65_536, "65.536 kB"),
         ("1.4MB", 1_400_000, "1.4 MB"),
         ("1.5GB", 1_500_000_000, "1.5 GB"),
+        ("64.1kB", 64_100, "64.1 kB"),
         ("1 MiB", 2**20, "1.048576 MB"),
         ("500", 500, "500 bytes"),
         ("500B", 500, "500 bytes"),

@@ -63,8 +63,9 @@ def trace(
     network, unshrinkable = _fix_groups(network, probe.find_unshrinkable(network, suspects))
     refused = unscored | unshrinkable
     if not network.family.groups:
-        held = [f"{path} {reason}" for path, reason in find_fixed(network, refused).items()]
-        raise NsoptError("no width of this network can change: " + "; ".join(held[:_MOST_REASONS]))
+        held = [f"{path}: {reason}" for path, reason in find_fixed(network, refused).items()]
+        reasons = "; ".join(held[:_MOST_REASONS]) or "no layer lies between two others"
+        raise NsoptError(f"no width of this network can change: {reasons}")
     names = _name_layers(network)
     grow = probe.find_capped(network) | ({} if init else buffers.find_capped(network))
     capped = {names[i]: reason for i, reason in grow.items()}

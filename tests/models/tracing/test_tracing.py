@@ -160,6 +160,12 @@ def test_a_network_that_cannot_be_traced_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_network_without_inner_layers_is_refused_with_a_reason() -> None:
+    alone = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten())
+    with pytest.raises(NsoptError, match=r"can change: no layer lies between two others$"):
+        nsopt.trace(alone, torch.zeros(2, 1, 8, 8))
+
+
 def test_invalid_arguments_raise_errors() -> None:
     arch, model, x = trace_network(awkward.Chunks)
     with pytest.raises(NsoptError, match="at least two examples"):
