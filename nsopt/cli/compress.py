@@ -110,7 +110,7 @@ def _export(compressed: "CompressedClassifier", folder: Path, test: "ImageSet") 
         The names of the files, and why there is none in ONNX.
     """
     from nsopt.cli.extras import has_extra, install_command
-    from nsopt.deployment.check import check_export
+    from nsopt.deployment.check import compare_export
     from nsopt.deployment.export import export
     from nsopt.errors import NsoptError
     from nsopt.files import written_beside
@@ -122,7 +122,7 @@ def _export(compressed: "CompressedClassifier", folder: Path, test: "ImageSet") 
     try:
         with written_beside(folder / f"{name}.onnx") as unfinished:
             export(compressed.network, unfinished, "onnx")
-            check_export(compressed.network, unfinished, "onnx", test)
+            compare_export(compressed.network, unfinished, "onnx", test)
     except NsoptError as error:
         return f"{name}.pt (no ONNX: {error})"
     return f"{name}.onnx, {name}.pt"
