@@ -18,35 +18,21 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 import pandas as pd
 
 from benchmarks.trained import Dense, add_arguments, read_images, train_dense
-from nsopt.compression.compress import prepare_budgets, run_compression
-from nsopt.compute.checkpoint import weights_checksum
-from nsopt.data.source import Source
+from nsopt.compression.compress import PRESET, make_task, prepare_budgets, run_compression
 from nsopt.latency.runtime import choose_runtime
 from nsopt.methods.registry import SCORED, get_methods
 from nsopt.reports.results import read_results
 from nsopt.reports.tables import with_deviation
 from nsopt.reports.words import paired_difference
+from nsopt.storage.schema import width_key
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size
 from nsopt.study.presets import get_preset, override
-from nsopt.study.task import Task, with_precision
+from nsopt.study.task import with_precision
 from nsopt.study.workspace import Workspace
 from nsopt.terminal import show_progress
 
 _LAWS = get_methods(("neuralscale", "neuralscale-latency"))
-
-
-def make_task(dense: Dense, options: argparse.Namespace) -> Task:
-    """Return the task of fine-tuning smaller networks, with the defaults of `nsopt.compress`."""
-    runtime = choose_runtime(options.runtime, None, options.batch)
-    settings = override(get_preset("compress").settings, {"training": {"epochs": options.epochs}})
-    settings = settings.updated(
-        start=weights_checksum(dense.model),
-        runtime=runtime.name,
-        latency_batch_size=runtime.batch_size,
-    )
-    source = Source(dense.data.name)
-    return Task(dense.arch, dense.data, source, settings, dense.model, runtime)
 
 
 def compare(dense: Dense, options: argparse.Namespace) -> pd.DataFrame:
@@ -54,16 +40,18 @@ def compare(dense: Dense, options: argparse.Namespace) -> pd.DataFrame:
     folder = options.folder / f"{dense.name}-{options.runtime}-{options.share}"
     folder.mkdir(parents=True, exist_ok=True)
     workspace = Workspace(f"sqlite:///{folder / 'study.db'}", folder)
+    runtime = choose_runtime(options.runtime, None, options.batch)
+    settings = override(get_preset(PRESET).settings, {"training": {"epochs": options.epochs}})
     with show_progress(None) as progress:
-        task = with_precision(make_task(dense, options), workspace)
+        task = make_task(dense.model, dense.data, dense.arch, settings, runtime)
+        task = with_precision(task, workspace)
         word = f"latency={options.share}"
         task, budgets = prepare_budgets(task, [word], workspace, progress)
         run_compression(task, budgets, options.candidates, options.seeds, workspace, progress)
         sizes = tuple(Size(budget.metric, budget.limit) for budget in budgets)
         run_comparison(Comparison(task, _LAWS, sizes, options.seeds), workspace, progress)
     rows = read_results(workspace.url, task.name).outcomes
-    rows["widths"] = ["-".join(map(str, widths)) for widths in rows["widths"]]
-    return rows.assign(network=dense.name)
+    return rows.assign(network=dense.name, widths=rows["widths"].map(width_key))
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:

@@ -23,13 +23,14 @@ from nsopt.compute.device import resolve_compute
 from nsopt.data.images import Splits
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source, Subset
-from nsopt.deployment.trained import load_made, load_trained
+from nsopt.deployment.trained import copy_traced, load_trained
 from nsopt.errors import NsoptError
 from nsopt.files import check_writable
 from nsopt.latency.multiples import find_multiple
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime, import_measure, with_batch_size
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture, is_own
+from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.progress import Progress
 from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
 from nsopt.storage.opening import RUNS, is_empty, storage_errors
@@ -119,7 +120,8 @@ def prepare(
     check_outputs(arch, data)
     trained = None if start is None else load_trained(start, arch)
     if compresses and trained is None:
-        trained = load_made(options.arch, arch)
+        assert isinstance(arch, TracedArchitecture)
+        trained = copy_traced(arch)
     if trained is not None:
         settings = settings.updated(start=weights_checksum(trained))
     task = Task(arch, data, source, settings, trained, runtime)

@@ -186,7 +186,7 @@ def compress(
             out = stack.enter_context(tempfile.TemporaryDirectory(prefix="nsopt-"))
         display = stack.enter_context(show_progress(progress))
         if data is not None:
-            task = _make_task(model, data, arch, settings, timed_in)
+            task = make_task(model, data, arch, settings, timed_in)
             workspace = Workspace(f"sqlite:///{Path(out) / 'study.db'}", Path(out))
             task = with_precision(task, workspace)
             task, found = prepare_budgets(task, budgets, workspace, display)
@@ -235,13 +235,14 @@ def _quiet_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def _make_task(
+def make_task(
     model: nn.Module,
     data: ImageData,
     arch: Architecture | None,
     settings: StudySettings,
     runtime: Runtime,
 ) -> Task:
+    """Return the task of making a trained classifier smaller; without `arch` nsopt traces it."""
     if arch is None:
         arch = trace(model, torch.zeros(2, data.channels, data.image_size, data.image_size))
     check_outputs(arch, data)

@@ -76,11 +76,11 @@ class ScoreRunner:
         """Return the score of the widths along the law that a trial suggests."""
         widths = self.solve(self.family.law(suggest_parameters(trial, self.family)))
         key = schema.width_key(widths)
-        known = trials.read_completed_by_widths(trial.study).get(key)  # of another law
-        value, numbers = self.measure(widths) if known is None else _read_score(known)
+        known = trials.read_completed_by_widths(trial.study)
+        value, numbers = _read_score(known[key]) if key in known else self.measure(widths)
         trials.write_outcome(trial, {**numbers, "widths": key}, {})
-        done = trials.read_completed(trial.study)
-        self.progress.advance(f"best {max([value, *(other.values[0] for other in done)]):.4g}")
+        best = max([value, *(other.values[0] for other in known.values())])
+        self.progress.advance(f"best {best:.4g}")
         return [value]
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -57,12 +58,7 @@ class DeviceLock:
 
     def is_wanted(self) -> bool:
         """Return whether another process wants to measure: it then holds the gate."""
-        try:
-            fcntl.flock(self._gate, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        fcntl.flock(self._gate, fcntl.LOCK_UN)
-        return False
+        return _is_held(self._gate, fcntl.LOCK_SH)
 
     def give_way(self) -> None:
         """Let waiting processes measure. Call this inside `shared`, with nothing running."""
@@ -115,20 +111,21 @@ class DeviceLock:
         """Wait while other processes compute, until their turn ends."""
         last_seen = time.monotonic()
         while (now := time.monotonic()) < self._turn_of_others_ends:
-            if self._is_taken():
+            if _is_held(self._room, fcntl.LOCK_EX):
                 last_seen = now
             elif now - last_seen > _PAUSE:
                 break
             time.sleep(_POLL_SECONDS)
 
-    def _is_taken(self) -> bool:
-        """Return whether other processes compute."""
-        try:
-            fcntl.flock(self._room, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        fcntl.flock(self._room, fcntl.LOCK_UN)
-        return False
+
+def _is_held(lock: IO[bytes], kind: int) -> bool:
+    """Return whether another process holds a file so that it cannot be locked in this way."""
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    return False
 
 
 def _lock_within(seconds: float, lock: int, kind: int) -> bool:

@@ -12,7 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture, shapes_of
-from nsopt.models.imported import make_module
+from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.storage.weights_file import read_weights
 
 _NESTED = ("state", "state_dict", "model")  # where files keep the weights, beside other things
@@ -44,20 +44,16 @@ def load_trained(path: Path, arch: Architecture) -> nn.Module:
     return _build(arch, state, str(path))
 
 
-def load_made(name: str, arch: Architecture) -> nn.Module:
-    """Return the network that a user's function makes, with its weights, in evaluation mode.
-
-    Args:
-        name: `package.module:factory`.
-        arch: the traced network of the same function.
+def copy_traced(arch: TracedArchitecture) -> nn.Module:
+    """Return the network that was traced, with its weights, in evaluation mode.
 
     Raises:
-        NsoptError: if it returns a network without weights, or with some that are NaN or infinite.
+        NsoptError: if it has no weights, or some that are NaN or infinite.
     """
-    model = make_module(name, arch.num_classes)
+    model = arch.network.template
     if any(isinstance(tensor, UninitializedParameter) for tensor in model.parameters()):
-        raise NsoptError(f"{name} returns a network without weights: give them as --weights")
-    return _build(arch, model.state_dict(), name)
+        raise NsoptError(f"{arch.name} returns a network without weights: give them as --weights")
+    return _build(arch, model.state_dict(), arch.name)
 
 
 def _build(arch: Architecture, state: Mapping[str, Tensor], origin: str) -> nn.Module:

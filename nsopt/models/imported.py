@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -29,7 +29,7 @@ def import_architecture(
     Raises:
         NsoptError: if the network does not exist, or if it cannot be traced.
     """
-    return _trace(name, make_module(name, num_classes), image_size, in_channels)
+    return _trace(name, _make_module(name, num_classes, nullcontext()), image_size, in_channels)
 
 
 def import_large_shapes(
@@ -41,7 +41,7 @@ def import_large_shapes(
         None if the network has at most a quarter of a gigabyte, or needs values to be traced.
     """
     try:
-        module = make_module(name, num_classes, torch.device("meta"))
+        module = _make_module(name, num_classes, torch.device("meta"))
         tensors: Iterable[Tensor] = module.state_dict().values()
         if sum(tensor.numel() * tensor.element_size() for tensor in tensors) <= _MUCH_BYTES:
             return None
@@ -50,10 +50,9 @@ def import_large_shapes(
         return None
 
 
-def make_module(name: str, num_classes: int, device: torch.device | None = None) -> nn.Module:
-    """Return what a factory makes, with the same random weights in every process."""
+def _make_module(name: str, num_classes: int, device: AbstractContextManager[object]) -> nn.Module:
     factory = network_factory(name)
-    with torch.random.fork_rng(devices=[]), device or nullcontext():
+    with torch.random.fork_rng(devices=[]), device:
         torch.default_generator.manual_seed(_SEED)
         return factory(num_classes)
 

@@ -60,8 +60,13 @@ class Results:
     @property
     def latency_unit(self) -> str:
         """The unit of its latencies, with what ran the networks if that is not PyTorch."""
+        return ", ".join([self.batch_unit, *(name for name in self.runtimes if name != "torch")])
+
+    @property
+    def runtimes(self) -> list[str]:
+        """What ran the networks for its latencies, such as torch or `onnxruntime 1.31.1`."""
         found = self.outcomes.get("latency_runtime", pd.Series(dtype=object)).dropna().unique()
-        return ", ".join([self.batch_unit, *(str(name) for name in found if name != "torch")])
+        return [str(name) for name in found]
 
     @property
     def methods(self) -> list[str]:

@@ -169,9 +169,8 @@ def _find_best(results: Results, rows: pd.DataFrame) -> pd.Series:
 
 def _is_timed_as_budgets(results: Results) -> bool:
     """Return whether the latencies are of the runtime that the budgets mean."""
-    runtimes = results.outcomes.get("latency_runtime", pd.Series(dtype=object)).dropna()
-    own = results.settings.get("runtime", "torch")
-    return all(str(name).split(" ")[0] == own for name in runtimes.unique())
+    wanted = results.settings.get("runtime", "torch")
+    return all(name.split(" ")[0] == wanted for name in results.runtimes)
 
 
 def _describe_excess(row: pd.Series, unit: str) -> str:

@@ -118,9 +118,9 @@ class Session:
         task, model = self.task, self.task.start
         assert model is not None
         began = time.perf_counter()
+        validation = self.validate_start()
         with self.compute.computing():
             model = place(model, self.compute.device, task.arch.layout)
-            validation = accuracy_on(self.splits.validation, model, self.splits, self.compute)
             test = accuracy_on(self.splits.test, model, self.splits, self.compute)
         seconds = time.perf_counter() - began
         epochs = (Epoch(math.nan, validation, test),)

@@ -14,7 +14,7 @@ from torch import nn
 
 import nsopt
 from nsopt.compression.budgets import read_compression_budgets, split_budgets
-from nsopt.compression.compress import _make_task, _read_accuracy
+from nsopt.compression.compress import _read_accuracy, make_task
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.latency.runtime import TORCH
@@ -213,7 +213,7 @@ def test_the_stored_accuracy_is_that_of_the_same_weights_and_normalisation(
     workspace = Workspace(f"sqlite:///{out / 'study.db'}", out)
 
     def read(model: nn.Module, data: ImageData) -> float | None:
-        return _read_accuracy(_make_task(model, data, narrow, SETTINGS, TORCH), workspace)
+        return _read_accuracy(make_task(model, data, narrow, SETTINGS, TORCH), workspace)
 
     assert read(trained, digits) == result.dense.val_accuracy
     assert read(trained, digits.normalised_by([0.9], [0.1])) is None
