@@ -8,7 +8,6 @@ from typing import Any
 from zipfile import BadZipFile
 
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture, shapes_of
@@ -47,13 +46,9 @@ def load_trained(path: Path, arch: Architecture) -> nn.Module:
 def copy_traced(arch: TracedArchitecture) -> nn.Module:
     """Return the network that was traced, with its weights, in evaluation mode.
 
-    Raises:
-        NsoptError: if it has no weights, or some that are NaN or infinite.
+    Raises NsoptError if some are NaN or infinite.
     """
-    model = arch.network.template
-    if any(isinstance(tensor, UninitializedParameter) for tensor in model.parameters()):
-        raise NsoptError(f"{arch.name} returns a network without weights: give them as --weights")
-    return _build(arch, model.state_dict(), arch.name)
+    return _build(arch, arch.network.template.state_dict(), arch.name)
 
 
 def _build(arch: Architecture, state: Mapping[str, Tensor], origin: str) -> nn.Module:

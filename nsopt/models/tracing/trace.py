@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.tracing import buffers, probe
@@ -53,6 +54,7 @@ def trace(
         raise NsoptError(
             "pass at least two examples: the trace does not follow dimensions of size 1"
         )
+    _check_initialised(module)
     _check_precision(module, examples)
     network = TracedNetwork.of(
         _move_to_cpu(module), LabelledRun(tuple(e.detach().cpu() for e in examples))
@@ -87,6 +89,13 @@ def _move_to_cpu(module: nn.Module) -> nn.Module:
     """Return `module` itself if it is on the CPU or on the meta device, else a copy on the CPU."""
     there = {tensor.device.type for tensor in tensors_of(module).values()}
     return module if there in ({"cpu"}, {"meta"}) else copy_model(module).cpu()
+
+
+def _check_initialised(module: nn.Module) -> None:
+    """Raise NsoptError if lazy modules do not know their inputs yet."""
+    lazy = [name for name, p in module.named_parameters() if isinstance(p, UninitializedParameter)]
+    if lazy:
+        raise NsoptError(f"{lazy[0]} has no shape yet: call the network once before it is traced")
 
 
 def _check_precision(module: nn.Module, examples: Sequence[Tensor]) -> None:

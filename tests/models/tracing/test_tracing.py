@@ -160,6 +160,12 @@ def test_a_network_that_cannot_be_traced_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_network_with_lazy_modules_is_refused_in_one_line() -> None:
+    lazy = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.LazyLinear(10))
+    with pytest.raises(NsoptError, match=r"2\.weight has no shape yet: call the network once"):
+        nsopt.trace(lazy, torch.zeros(2, 1, 8, 8))
+
+
 def test_a_network_without_inner_layers_is_refused_with_a_reason() -> None:
     alone = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten())
     with pytest.raises(NsoptError, match=r"can change: no layer lies between two others$"):
