@@ -33,12 +33,14 @@ from nsopt.compression.rounding import with_fast_multiple
 from nsopt.compute.device import place
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NonFiniteLossError
-from nsopt.methods.registry import BASELINE, SCORED
+from nsopt.methods.registry import BASELINE, DENSE, SCORED
 from nsopt.models.tracing.originals import copy_model
 from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
+from nsopt.reports.results import Origin
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import counted_costs
 from nsopt.storage import schema, trials
+from nsopt.storage.provenance import provenance
 from nsopt.storage.weights_file import read_weights, write_weights
 from nsopt.training.fine_tuning import average_of, make_schedule
 from nsopt.training.step import sgd, train_step
@@ -80,15 +82,22 @@ def run_own_compression(
     start = _rank(task)
     base = task.arch.base_widths
     costs = counted_costs(task.arch, base)
-    networks = [Compressed("100%", "", base, None, dense, costs, None, task.model)]
+    networks = [Compressed("100%", DENSE.name, base, None, dense, costs, None, task.model)]
     for budget, timed_task, widths in asked:
         law = choose_law(timed_task, start, budget, candidates)
         networks.append(_compress(task, start, budget, widths, law, seeds))
-    latencies = time_models(task, [each.model for each in networks])
+    latencies, unit = time_models(task, [each.model for each in networks])
     whole, *smaller = (
         replace(each, latency=latency) for each, latency in zip(networks, latencies, strict=True)
     )
-    return OwnCompression(whole, {each.budget: each for each in smaller})
+    origin = Origin(
+        name=task.arch.name,
+        layer_names=task.arch.layer_names,
+        latency_unit=unit,
+        settings=task.settings.model_dump(mode="json"),
+        provenance=provenance(task.compute),
+    )
+    return OwnCompression(whole, {each.budget: each for each in smaller}, origin)
 
 
 def _evaluate(task: OwnTask, model: nn.Module) -> float:

@@ -13,6 +13,7 @@ from nsopt.latency.measure import measure_latencies
 from nsopt.latency.measured_budget import MeasuredBudget, with_exact_whole
 from nsopt.latency.runtime import with_batch_size
 from nsopt.methods.registry import BASELINE
+from nsopt.reports.results import name_batch
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import LATENCY
 from nsopt.scaling.solve import Limits
@@ -54,22 +55,22 @@ def with_measured_budget(task: OwnTask, budget: Budget, law: PowerLaw) -> OwnTas
     return replace(task, arch=clock.correct(asked, lambda: [study]))
 
 
-def time_models(task: OwnTask, models: Sequence[nn.Module]) -> list[float | None]:
-    """Return the milliseconds per batch of each network; None if inputs are not images.
+def time_models(task: OwnTask, models: Sequence[nn.Module]) -> tuple[list[float | None], str]:
+    """Return the milliseconds per batch of each network, and their unit.
 
-    The batch size is that of budgets in milliseconds, or without such budgets that of the user's
-    batches.
+    If inputs are not images, they are None and "". The batch size is that of budgets in
+    milliseconds, or without such budgets that of the user's batches.
     """
     inputs = _find_image_batch(task)
     if inputs is None:
-        return [None] * len(models)
+        return [None] * len(models), ""
     runtime = task.runtime
     if task.arch.latency is None:
         runtime = with_batch_size(runtime, len(inputs))
     device = str(task.compute.device)
     with task.compute.exclusive():
         found = measure_latencies(models, inputs.shape[1:], device=device, runtime=runtime)
-    return [latency.median_ms for latency in found]
+    return [latency.median_ms for latency in found], name_batch(runtime.batch_size)
 
 
 def _limits_time(words: Sequence[str]) -> bool:

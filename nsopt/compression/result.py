@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
+import pandas as pd
 from torch import nn
 
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import unknown_name
-from nsopt.reports.results import Results
+from nsopt.reports.results import Origin, Results
 from nsopt.reports.tables import format_ms, short_number
 from nsopt.storage.schema import width_key
 
@@ -121,14 +122,22 @@ class _Networks(Generic[Network]):
             raise unknown_name("budget", budget, self.networks)
         return self.networks[budget]
 
+    @property
+    def _all(self) -> tuple[Network, ...]:
+        return self.dense, *self.networks.values()
+
+    def rows(self) -> list[dict[str, str]]:
+        """Return the networks as rows of a table, all values as text, the original one first.
+
+        In brackets are points of accuracy, and shares of costs, beside the original network.
+        """
+        return _list_rows(self.dense, self.networks.values())
+
     def __repr__(self) -> str:
         """Return the rows of the table and the widths as text, in aligned columns."""
-        smaller = self.networks.values()
         rows = [
             row | {"widths": width_key(each.widths)}
-            for row, each in zip(
-                _list_rows(self.dense, smaller), (self.dense, *smaller), strict=True
-            )
+            for row, each in zip(self.rows(), self._all, strict=True)
         ]
         lines = [list(rows[0]), *(list(row.values()) for row in rows)]
         lengths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -142,7 +151,30 @@ class OwnCompression(_Networks[Compressed]):
     Attributes:
         dense: the original network.
         networks: the smaller networks, by the budgets as the user wrote them.
+        origin: how they were made.
     """
+
+    origin: Origin
+
+    def report(self, folder: Path | str) -> Path:
+        """Write a report of the networks, with their numbers as CSV; return the path of its page.
+
+        It needs the optional dependencies: pip install 'nsopt[report]'.
+        """
+        from nsopt.reports.own_page import write_own_report  # noqa: PLC0415
+
+        table = pd.DataFrame(
+            {
+                "budget": each.budget,
+                "method": each.method,
+                "widths": each.widths,
+                "score": each.accuracy,
+                **each.cost,
+                "latency_ms": each.latency,
+            }
+            for each in self._all
+        )
+        return write_own_report(Path(folder), self.origin, table, self.rows())
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,13 +188,6 @@ class Compression(_Networks[CompressedClassifier]):
     """
 
     results: Results
-
-    def rows(self) -> list[dict[str, str]]:
-        """Return the networks as rows of a table, all values as text, the original one first.
-
-        In brackets are points of accuracy, and shares of costs, beside the original network.
-        """
-        return _list_rows(self.dense, self.networks.values())
 
     def report(self, folder: Path | str) -> Path:
         """Write the report of `nsopt compress`, and return the path of its page.

@@ -30,6 +30,24 @@ _OF_LATENCY = ["lower_quartile_ms", "upper_quartile_ms", "spread", "waited"]
 LATENCY_COLUMNS = ["method", "widths", *CONDITIONS, "median_ms", *_OF_LATENCY, "sitting"]
 
 
+@dataclass(frozen=True)
+class Origin:
+    """How the networks of a compression with the user's score were made.
+
+    Attributes:
+        name: of the architecture.
+        layer_names: of its searched layers.
+        latency_unit: unit of milliseconds; "" if no network was timed.
+        provenance: versions, device and commit.
+    """
+
+    name: str
+    layer_names: tuple[str, ...]
+    latency_unit: str
+    settings: dict[str, Any]
+    provenance: dict[str, str]
+
+
 @dataclass(frozen=True, eq=False)
 class Results:
     """A comparison as it was measured.
@@ -55,7 +73,7 @@ class Results:
     @property
     def batch_unit(self) -> str:
         """The unit of its latencies."""
-        return f"ms per batch of {self.settings.get('latency_batch_size', BATCH_SIZE)}"
+        return name_batch(self.settings.get("latency_batch_size", BATCH_SIZE))
 
     @property
     def latency_unit(self) -> str:
@@ -72,6 +90,11 @@ class Results:
     def methods(self) -> list[str]:
         """Methods with outcomes, baselines first."""
         return method_order(self.outcomes["method"].unique().tolist())
+
+
+def name_batch(size: int) -> str:
+    """Name the unit of latencies of batches of so many images."""
+    return f"ms per batch of {size}"
 
 
 def read_results(url: str, name: str | None = None) -> Results:

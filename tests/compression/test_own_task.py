@@ -1,5 +1,6 @@
 """Compression with the user's loader, loss and score."""
 
+import html
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -120,6 +122,23 @@ def test_the_same_call_again_trains_nothing(
         torch.testing.assert_close(own.model.state_dict(), first[budget].model.state_dict())
 
 
+def test_the_report_shows_all_networks(
+    kept: tuple[nsopt.OwnCompression, Path], tmp_path: Path
+) -> None:
+    result, _ = kept
+    page = result.report(tmp_path / "report")
+    text = page.read_text()
+    assert all(html.escape(cell) in text for row in result.rows() for cell in row.values())
+    assert "ms per batch of 16" in text
+    table = pd.read_csv(page.with_name("networks.csv"))
+    assert table["budget"].tolist() == ["100%", *BUDGETS]
+    assert table["score"].tolist() == [
+        result.dense.accuracy,
+        *(small.accuracy for small in result.networks.values()),
+    ]
+    assert table["widths"].tolist()[0] == "-".join(map(str, result.dense.widths))
+
+
 @pytest.mark.parametrize("calls", [3, 6])
 def test_an_interrupted_compression_resumes_to_the_same_numbers(
     kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module, tmp_path: Path, calls: int
@@ -200,9 +219,11 @@ def compress_sum(out: Path, budget: str) -> nsopt.OwnCompression:
 
 
 def test_a_network_of_several_inputs_is_compressed(tmp_path: Path) -> None:
-    small = compress_sum(tmp_path, "macs=60%")["macs=60%"]
+    result = compress_sum(tmp_path, "macs=60%")
+    small = result["macs=60%"]
     assert small.model(*torch.rand(2, 1, 3, 16, 16)).shape == (1, 2, 14, 14)
     assert small.latency is None
+    assert "<i>ms</i>" not in result.report(tmp_path / "report").read_text()
 
 
 def test_milliseconds_of_a_network_of_several_inputs_are_refused(tmp_path: Path) -> None:
