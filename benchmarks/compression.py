@@ -98,11 +98,17 @@ def prune_with_torch_pruning(
         model.zero_grad()
         for _ in range(_BATCHES):
             images, labels = batches.next()
-            with torch.backends.mkldnn.flags(enabled=False):  # oneDNN 6035: beyond its memory
+            with torch.backends.mkldnn.flags(enabled=not _has_strided_products(model)):
                 cross_entropy(model(images), labels).backward()
         pruner.step()
         steps += 1
     return model.eval(), steps
+
+
+def _has_strided_products(model: nn.Module) -> bool:
+    """Return whether there are 1x1 convolutions with a stride (oneDNN 6035: beyond its memory)."""
+    found = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return any(each.kernel_size == (1, 1) and each.stride != (1, 1) for each in found)
 
 
 def costs_more(dense: Dense, metric: str, share: float) -> Callable[[nn.Module, int], bool]:

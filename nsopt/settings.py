@@ -13,6 +13,11 @@ BATCH_SIZE = 100  # images per timed pass, as in the paper (section 4.2)
 Price = Literal["filters", "params", "macs", "latency"]
 
 
+def batch_unit(size: int) -> str:
+    """Return the unit of latencies of batches of so many images."""
+    return f"ms per batch of {size}"
+
+
 class Settings(BaseModel):
     """Base of all settings. Raises NsoptError for an unknown name or a value out of range."""
 

@@ -74,6 +74,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     from nsopt.latency.runtime import TORCH
     from nsopt.progress import Silent
     from nsopt.scaling.metric import LATENCY
+    from nsopt.settings import batch_unit
 
     in_time = any(LATENCY in metric.parts for metric in read_metrics(options.sizes))
     found = _find_law(options)
@@ -94,6 +95,8 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     else:
         tell_what_is_fixed(found.arch.summary())
         _print_table(rows)
+        if in_time:
+            console.print(f"milliseconds: {batch_unit(runtime.batch_size)}", style="dim")
 
 
 def _choose_runtime(options: WidthsOptions, studies: "Sequence[Study]") -> "Runtime":

@@ -13,10 +13,10 @@ from nsopt.latency.measure import measure_latencies
 from nsopt.latency.measured_budget import MeasuredBudget, with_exact_whole
 from nsopt.latency.runtime import with_batch_size
 from nsopt.methods.registry import BASELINE
-from nsopt.reports.results import name_batch
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import LATENCY
 from nsopt.scaling.solve import Limits
+from nsopt.settings import batch_unit
 from nsopt.study.task import with_stored_latency
 from nsopt.study.widths_in_time import Clock
 
@@ -70,7 +70,7 @@ def time_models(task: OwnTask, models: Sequence[nn.Module]) -> tuple[list[float 
     device = str(task.compute.device)
     with task.compute.exclusive():
         found = measure_latencies(models, inputs.shape[1:], device=device, runtime=runtime)
-    return [latency.median_ms for latency in found], name_batch(runtime.batch_size)
+    return [latency.median_ms for latency in found], batch_unit(runtime.batch_size)
 
 
 def _limits_time(words: Sequence[str]) -> bool:

@@ -122,8 +122,8 @@ def bisect_widths(
         propose(_FARTHEST * budget)  # raises the reason why there are no widths
     fastest = max(known.slow.measured) if known.slow else math.nan
     raise NoWidthsError(
-        f"no widths fit a budget of {budget:.4g} ms: the smallest measured network takes "
-        f"{fastest:.4g} ms"
+        f"no widths fit a budget of {budget:.4g} ms per batch: the smallest measured network "
+        f"takes {fastest:.4g} ms"
     )
 
 

@@ -160,8 +160,9 @@ def _warn_if_flat(arch: Architecture, model: LatencyModel, progress: Progress) -
     base = model(arch.base_widths)
     if base < _FLAT * model.floor:
         progress.message(
-            f"latency hardly depends on widths here: {arch.name} takes {base:.3g} ms, and "
-            f"{model.floor:.3g} ms with one filter per layer; use --metric params or macs instead"
+            f"latency hardly depends on widths here: {arch.name} takes {base:.3g} ms per batch, "
+            f"and {model.floor:.3g} ms with one filter per layer; use --metric params or macs "
+            "instead"
         )
 
 

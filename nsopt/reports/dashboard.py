@@ -118,7 +118,8 @@ def describe_outcomes(results: Results) -> str:
         )
         for row in summary(results).to_dict("records")
     ]
-    names = ("size", "method", "n", "parameters", "MACs", "ms", "validation %", "test %")
+    latency = results.latency_unit
+    names = ("size", "method", "n", "parameters", "MACs", latency, "validation %", "test %")
     sentences = [*map(escape_text, answer(results)), escape_text(doubt_latencies(results))]
     table = _ABOVE_OUTCOMES + make_markdown_table(names, rows)
     return "\n\n".join(filter(None, [*sentences, table]))

@@ -11,7 +11,7 @@ from nsopt.errors import NsoptError
 from nsopt.latency.sittings import choose_latencies
 from nsopt.methods.registry import method_order
 from nsopt.scaling.record import Iteration
-from nsopt.settings import BATCH_SIZE
+from nsopt.settings import BATCH_SIZE, batch_unit
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage
 from nsopt.storage.studies import load_studies, only_comparison
@@ -73,7 +73,7 @@ class Results:
     @property
     def batch_unit(self) -> str:
         """The unit of its latencies."""
-        return name_batch(self.settings.get("latency_batch_size", BATCH_SIZE))
+        return batch_unit(self.settings.get("latency_batch_size", BATCH_SIZE))
 
     @property
     def latency_unit(self) -> str:
@@ -90,11 +90,6 @@ class Results:
     def methods(self) -> list[str]:
         """Methods with outcomes, baselines first."""
         return method_order(self.outcomes["method"].unique().tolist())
-
-
-def name_batch(size: int) -> str:
-    """Name the unit of latencies of batches of so many images."""
-    return f"ms per batch of {size}"
 
 
 def read_results(url: str, name: str | None = None) -> Results:

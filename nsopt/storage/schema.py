@@ -20,7 +20,7 @@ from nsopt.errors import NsoptError
 from nsopt.latency.bisection import TimedWidths
 from nsopt.latency.sittings import Timing
 from nsopt.scaling.law import PowerLaw
-from nsopt.settings import differences
+from nsopt.settings import batch_unit, differences
 from nsopt.storage.internals import FrozenStudy
 from nsopt.storage.reading import damage, read, read_optional
 
@@ -270,7 +270,7 @@ def read_source(study: Study) -> Source:
 
 def metric_names(latency_batch_size: int) -> tuple[str, str]:
     """Return the names of the two values of a comparison's trials."""
-    return "validation accuracy (%)", f"latency (ms per batch of {latency_batch_size})"
+    return "validation accuracy (%)", f"latency ({batch_unit(latency_batch_size)})"
 
 
 def read_latencies(study: Study) -> list[dict[str, Any]]:

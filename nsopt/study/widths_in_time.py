@@ -22,6 +22,7 @@ from nsopt.progress import Progress
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import LATENCY, Metric
 from nsopt.scaling.solve import Limits, solve_widths
+from nsopt.settings import batch_unit
 from nsopt.storage import schema
 from nsopt.study.session import Session
 
@@ -109,9 +110,8 @@ class Clock:
                 raise NoWidthsError(f"{error}{_BUSY}") from None
             raise
         _, method = schema.split_name(self.study.study_name)
-        self.progress.message(
-            f"{method} at {shown}: {max(found.measured):.4g} {LATENCY.unit} as timed"
-        )
+        unit = batch_unit(self.runtime.batch_size)
+        self.progress.message(f"{method} at {shown}: {max(found.measured):.4g} {unit}, as timed")
         return found
 
     def _timer(

@@ -141,7 +141,8 @@ def test_a_latency_that_hardly_depends_on_widths_causes_a_warning(
         messages.append(listener.messages)
     different, (alike,) = messages
     assert different == []
-    assert alike.startswith(f"latency hardly depends on widths here: small takes {base:.3g} ms")
+    takes = f"small takes {base:.3g} ms per batch, and "
+    assert alike.startswith(f"latency hardly depends on widths here: {takes}")
 
 
 def test_networks_that_differ_in_an_activation_do_not_share_a_model() -> None:
