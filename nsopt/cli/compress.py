@@ -135,6 +135,9 @@ def _print_table(rows: "Sequence[Mapping[str, str]]", title: str) -> None:
     left = "budget", "widths by", "files"
     table = make_table(rows, title, left)
     if not fits(table):
-        brief = [{name: text.split(" (")[0] for name, text in row.items()} for row in rows]
+        brief = [
+            {name: text if name == "files" else text.split(" (")[0] for name, text in row.items()}
+            for row in rows
+        ]
         table = make_table(brief, title, left)
     console.print(table)

@@ -75,6 +75,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     from nsopt.progress import Silent
     from nsopt.scaling.metric import LATENCY
     from nsopt.settings import batch_unit
+    from nsopt.study.task import write_latency_once
 
     in_time = any(LATENCY in metric.parts for metric in read_metrics(options.sizes))
     found = _find_law(options)
@@ -85,9 +86,10 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     with nullcontext(Silent()) if options.as_json else live_progress() as progress:
         sizes = resolve_multiple(options.sizes, options.device, runtime, progress)
         if in_time and found.arch.latency is None:
-            found = replace(
-                found, arch=learn_latency(found.arch, options.device, runtime, progress)
-            )
+            arch = learn_latency(found.arch, options.device, runtime, progress)
+            found = replace(found, arch=arch)
+            for study in found.studies[:1]:
+                write_latency_once(study, arch.latency)
         correct = partial(_correct_latency, options.device, runtime, found.studies, progress)
         rows = _propose_widths(found, sizes, correct)
     if options.as_json:
@@ -102,13 +104,15 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
 def _choose_runtime(options: WidthsOptions, studies: "Sequence[Study]") -> "Runtime":
     """Return what times networks: that of the stored study, or the user's choice."""
     from nsopt.cli.preparation import choose_timing
-    from nsopt.latency.runtime import stored_runtime
+    from nsopt.latency.runtime import stored_runtime, with_batch_size
     from nsopt.storage.schema import read_settings
 
-    if not studies or options.timing.runtime:
+    if not studies:
         return choose_timing(options.timing)
     stored = read_settings(studies[0])
     batch_size = options.timing.latency_batch_size or stored["latency_batch_size"]
+    if options.timing.runtime:
+        return with_batch_size(choose_timing(options.timing), batch_size)
     return stored_runtime(stored["runtime"], options.timing.measure, batch_size)
 
 
@@ -151,8 +155,7 @@ def _propose_widths(
     from nsopt.errors import NsoptError
     from nsopt.latency.measured_budget import MeasuredBudget
     from nsopt.scaling.metric import counted_costs
-    from nsopt.scaling.solve import Limits, solve_widths
-    from nsopt.study.presets import rounding_for
+    from nsopt.scaling.solve import solve_widths
 
     law, arch = found.law, found.arch
     if law.layers != len(arch.base_widths):
@@ -162,14 +165,13 @@ def _propose_widths(
         )
     rows = []
     for size in read_sizes(sizes, arch, _RATIOS):
-        limits = Limits(*rounding_for(**sizes.rounding, metric=size.metric))
+        limits = found.limits(size.metric, **sizes.rounding)
         asked = MeasuredBudget(arch, law, size.metric, size.budget, limits)
-        cost = size.metric.cost(correct(asked))
-        fit = solve_widths(law, cost, size.budget, *limits)
+        fit = solve_widths(law, size.metric.cost(correct(asked)), size.budget, *limits)
         widths = fit.widths.tolist()
         row = {"ratio": size.ratio, "metric": size.metric.name} | _describe(size, arch, fit)
         row |= counted_costs(arch, widths) | {"layers": list(arch.layer_names)}
-        beyond = found.iteration and found.iteration.beyond(cost, size.budget)
+        beyond = found.iteration and found.iteration.beyond(size.metric.cost(arch), size.budget)
         band = {
             name: None if edge is None else edge.tolist()
             for name, edge in (("widths_low", fit.widths_low), ("widths_high", fit.widths_high))

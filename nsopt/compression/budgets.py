@@ -100,7 +100,12 @@ def naming(budget: Budget) -> Iterator[None]:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Raise NsoptError unless all budgets are `METRIC=LIMIT`, or several of these with commas."""
+    """Raise NsoptError if there are no budgets, or an invalid one.
+
+    A budget is `METRIC=LIMIT`, or several of these with commas.
+    """
+    if not words:
+        raise NsoptError("give at least one budget, such as macs=50%")
     for word in words:
         if not isinstance(word, str):
             raise NsoptError(f"{word!r} is not a budget: write a word such as 'macs=50%'")
@@ -116,7 +121,7 @@ def check_budgets(words: Sequence[str], arch: Architecture, settings: StudySetti
     See `read_compression_budgets` and `Budget.solve`.
     """
     counted = [word for word in words if LATENCY not in read_limited_metrics(word)]
-    for budget in read_compression_budgets(counted, arch) if counted else ():
+    for budget in read_compression_budgets(counted, arch):
         try:
             budget.solve(uniform_curve(arch.base_widths), arch, settings)
         except NoWidthsError as error:
@@ -139,11 +144,9 @@ def read_compression_budgets(words: Sequence[str], arch: Architecture) -> tuple[
         arch: the network.
 
     Raises:
-        NsoptError: for an empty list, an invalid budget, or a budget that the base network already
+        NsoptError: for an invalid budget, or a budget that the base network already
             meets.
     """
-    if not words:
-        raise NsoptError("give at least one budget, such as macs=50%")
     return tuple(dict.fromkeys(_read(word.strip(), arch) for word in words))
 
 

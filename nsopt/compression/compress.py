@@ -31,13 +31,12 @@ from nsopt.compression.result import CompressedClassifier, Compression, OwnCompr
 from nsopt.compression.rounding import with_fast_multiple
 from nsopt.compression.scores import read_accuracies, store_scored_law
 from nsopt.compute.checkpoint import weights_checksum
-from nsopt.compute.device import resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import restore_network
-from nsopt.deployment.trained import check_finite
+from nsopt.deployment.trained import check_finite, describe_differences
 from nsopt.errors import NsoptError
 from nsopt.files import check_writable
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
@@ -47,7 +46,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
-from nsopt.reports.choice import choose_method
+from nsopt.reports.choice import choose_method, is_near_chance
 from nsopt.reports.results import Results, read_results
 from nsopt.scaling.metric import PARAMS, counted_costs
 from nsopt.settings import BATCH_SIZE
@@ -64,7 +63,6 @@ from nsopt.terminal import show_progress
 from nsopt.training.step import Loss
 
 PRESET = "compress"
-_NEAR_CHANCE = 1.2  # times the accuracy of guessing
 
 
 class _Options(TypedDict, total=False):
@@ -179,6 +177,8 @@ def compress(
     arch = arch and arch.with_latency(None)  # measured as timed_in does, beside the trained network
     model = copy_model(model).cpu().eval()
     check_finite(model, "the model")
+    if arch is not None:
+        _check_weights(model, arch)
     settings = override(settings or get_preset(PRESET).settings, {"training": {"epochs": epochs}})
     with ExitStack() as stack:
         stack.enter_context(_quiet_optuna())
@@ -194,12 +194,11 @@ def compress(
         assert train_loader is not None
         assert loss is not None
         assert score is not None
-        training = settings.training
-        compute = resolve_compute(training.device, training.precision)
-        shared = stack.enter_context(sharing(compute, display))
         own_task = make_own_task(
-            model, train_loader, loss, score, arch, settings, timed_in, shared, Path(out), display
+            model, train_loader, loss, score, arch, settings, timed_in, Path(out), display
         )
+        shared = stack.enter_context(sharing(own_task.compute, display))
+        own_task = replace(own_task, compute=shared)
         return run_own_compression(own_task, budgets, candidates, seeds)
 
 
@@ -222,6 +221,16 @@ def _check_arguments(
     if not all(function is None or callable(function) for function in functions):
         raise NsoptError("loss and score must be functions: loss=nn.CrossEntropyLoss()")
     check_words(budgets)
+
+
+def _check_weights(model: nn.Module, arch: Architecture) -> None:
+    """Raise NsoptError unless a network has the shapes of an architecture's base widths."""
+    differences = describe_differences(arch, arch.base_widths, model.state_dict())
+    if differences:
+        raise NsoptError(
+            f"the model is not {arch.name} of base widths: {differences}; without arch= nsopt "
+            "traces the model"
+        )
 
 
 @contextmanager
@@ -305,12 +314,12 @@ def _tell_accuracy(task: Task, workspace: Workspace, progress: Progress) -> None
     if accuracy is None:
         with start_session(task, workspace, progress) as session:
             accuracy = session.validate_start()
+    classes, images = len(task.data.classes), len(task.splits.validation)
     text = f"the trained network is right for {accuracy:.1f} % of the validation images"
-    chance = 100 / len(task.data.classes)
-    if accuracy < _NEAR_CHANCE * chance:
+    if is_near_chance(accuracy, classes, images):
         text += (
-            f", and guessing for {chance:.1f} %: are these its trained weights, and are --mean and "
-            "--std those of its training?"
+            f", and guessing for {100 / classes:.1f} %: are these its trained weights, and are "
+            "--mean and --std those of its training?"
         )
     progress.message(text)
 

@@ -27,7 +27,13 @@ from nsopt.compression.own_latency import (
     with_latency_for,
     with_measured_budget,
 )
-from nsopt.compression.own_task import FINE_TUNED, OwnTask, choose_law, read_own_scores
+from nsopt.compression.own_task import (
+    FINE_TUNED,
+    OwnTask,
+    choose_law,
+    read_own_scores,
+    read_own_studies,
+)
 from nsopt.compression.result import Compressed, OwnCompression
 from nsopt.compression.rounding import with_fast_multiple
 from nsopt.compute.device import place
@@ -68,7 +74,7 @@ def run_own_compression(
     task.progress.message(f"the trained network scores {dense:g}")
     task = with_latency_for(task, words)
     budgets = read_compression_budgets(words, task.arch)
-    stored = [schema.read_own_settings(study) for study in task.stored_studies()]
+    stored = [schema.read_own_settings(study) for study in read_own_studies(task.folder, task.arch)]
     settings = with_fast_multiple(
         task.settings, budgets, task.arch, task.runtime, stored, task.progress
     )

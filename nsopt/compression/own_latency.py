@@ -6,11 +6,10 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from nsopt.compression.budgets import Budget, read_limited_metrics
-from nsopt.compression.own_task import OwnTask
+from nsopt.compression.own_task import OwnTask, read_own_studies
 from nsopt.errors import NsoptError
-from nsopt.latency.learn import find_model
 from nsopt.latency.measure import measure_latencies
-from nsopt.latency.measured_budget import MeasuredBudget, with_exact_whole
+from nsopt.latency.measured_budget import MeasuredBudget, learn_exact
 from nsopt.latency.runtime import with_batch_size
 from nsopt.methods.registry import BASELINE
 from nsopt.scaling.law import PowerLaw
@@ -31,10 +30,9 @@ def with_latency_for(task: OwnTask, words: Sequence[str]) -> OwnTask:
     """Return `task`, with a stored or new latency model if a budget limits milliseconds."""
     if not _limits_time(words):
         return task
-    arch = with_stored_latency(task.arch, task.stored_studies())
+    arch = with_stored_latency(task.arch, read_own_studies(task.folder, task.arch))
     if arch.latency is None:
-        model = find_model(arch, task.compute, task.progress, task.runtime)
-        arch = with_exact_whole(arch.with_latency(model), task.compute, task.runtime)
+        arch = learn_exact(arch, task.compute, task.progress, task.runtime)
     return replace(task, arch=arch)
 
 

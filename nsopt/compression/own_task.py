@@ -19,7 +19,7 @@ from torch import nn
 from nsopt.compression.budgets import Budget
 from nsopt.compression.scores import ScoreRunner, find_best, make_score_family, score_laws
 from nsopt.compute.checkpoint import weights_checksum
-from nsopt.compute.device import Compute
+from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.locks import hold_lock
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency.runtime import Runtime
@@ -36,7 +36,7 @@ from nsopt.storage import schema, trials
 from nsopt.storage.opening import open_storage
 from nsopt.storage.provenance import provenance
 from nsopt.study.presets import StudySettings
-from nsopt.study.task import write_latency_once
+from nsopt.study.task import resolve_precision, write_latency_once
 from nsopt.training.step import Loss
 from nsopt.tuning.law import list_prices
 
@@ -93,15 +93,6 @@ class OwnTask:
             raise NsoptError(f"the score must be a finite number, not {value!r}")
         return number
 
-    def stored_studies(self) -> list[Study]:
-        """Return the stored studies of this task."""
-        if not (self.folder / _STORAGE).is_file():
-            return []
-        storage = open_storage(f"sqlite:///{self.folder / _STORAGE}")
-        names = optuna.get_all_study_names(storage)
-        mine = [name for name in names if name.startswith(f"{self.arch.name}/")]
-        return [optuna.load_study(study_name=name, storage=storage) for name in mine]
-
     def open_study(self, kind: str) -> Study:
         """Open or create a study of this task. Raises NsoptError if other settings wrote it."""
         study = optuna.create_study(
@@ -133,27 +124,41 @@ def make_own_task(
     arch: Architecture | None,
     settings: StudySettings,
     runtime: Runtime,
-    compute: Compute,
     folder: Path,
     progress: Progress,
 ) -> OwnTask:
     """Return the task; trace the model with the first batch if `arch` is None.
 
+    Its precision is that of what is stored, or the best of the device.
+
     Raises:
         NsoptError: for a loader that yields its batches only once, or a model that cannot be
             traced.
     """
-    training = settings.training
     if arch is None:
         inputs, _ = OwnBatches(loader, loss, torch.device("cpu")).batches(0, seed=0).next()
         arch = trace(model, tuple(inputs) if isinstance(inputs, list) else inputs)
+    stored = [schema.read_own_settings(study) for study in read_own_studies(folder, arch)]
+    settings = resolve_precision(settings, stored)
+    training = settings.training.updated(distillation=None)
+    compute = resolve_compute(training.device, training.precision)
     batches = OwnBatches(loader, loss, compute.device)
     settings = settings.updated(
-        training=training.updated(distillation=None),
+        training=training,
         runtime=runtime.name,
         latency_batch_size=runtime.batch_size,
     )
     return OwnTask(arch, model, batches, own_score, settings, runtime, compute, folder, progress)
+
+
+def read_own_studies(folder: Path, arch: Architecture) -> list[Study]:
+    """Return the studies of a network that are stored in a folder."""
+    if not (folder / _STORAGE).is_file():
+        return []
+    storage = open_storage(f"sqlite:///{folder / _STORAGE}")
+    names = optuna.get_all_study_names(storage)
+    mine = [name for name in names if name.startswith(f"{arch.name}/")]
+    return [optuna.load_study(study_name=name, storage=storage) for name in mine]
 
 
 def read_own_scores(task: OwnTask, budget: Budget) -> dict[str, float]:

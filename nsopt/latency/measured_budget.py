@@ -16,6 +16,7 @@ from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.bisection import MOST_TIMED, Proposal, TimedWidths, Widths, bisect_widths
 from nsopt.latency.learn import find_model
+from nsopt.latency.linear import MacsLatency
 from nsopt.latency.measure import Beside, measure_latencies
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
@@ -125,18 +126,27 @@ def time_widths(arch: Architecture, compute: Compute, runtime: Runtime, widths: 
     return latency
 
 
-def with_exact_whole(arch: Architecture, compute: Compute, runtime: Runtime) -> Architecture:
+def learn_exact(
+    arch: Architecture, compute: Compute, progress: Progress, runtime: Runtime
+) -> Architecture:
+    """Return `arch` with a latency model that is exact for the network of base widths."""
+    arch = arch.with_latency(find_model(arch, compute, progress, runtime))
+    # `MacsLatency` interpolates measured networks, that of base widths among them.
+    return arch if isinstance(arch.latency, MacsLatency) else _scale(arch, compute, runtime)
+
+
+def _scale(arch: Architecture, compute: Compute, runtime: Runtime) -> Architecture:
     """Return `arch` with its latency model scaled to be exact for the network of base widths.
 
-    `MacsLatency` is exact there already, because it interpolates measured networks. Do not call
-    this inside `Compute.computing`.
+    Do not call this inside `Compute.computing`.
     """
-    model = arch.latency
-    if not isinstance(model, LatencyModel):
-        return arch
+    model = require_latency(arch.name, arch.latency)
     with compute.exclusive():
         whole = time_widths(arch, compute, runtime, arch.base_widths)
-    return arch.with_latency(model.scaled(whole.median_ms / float(model(arch.base_widths))))
+    factor = whole.median_ms / float(model(arch.base_widths))
+    if isinstance(model, LatencyModel):
+        return arch.with_latency(model.scaled(factor))
+    return arch.with_latency(LinearCost(LATENCY.name, model, factor))
 
 
 def solve_measured_widths(
@@ -191,11 +201,14 @@ def solve_measured_widths(
     timed_in = choose_runtime(runtime, measure, batch_size)
     compute = resolve_compute(device, "fp32")
     with show_progress(progress) as display, sharing(compute, display) as shared:
-        if arch.latency is None:
-            arch = arch.with_latency(find_model(arch, shared, display, timed_in))
         if share is not None:
-            arch = with_exact_whole(arch, shared, timed_in)
+            if arch.latency is None:
+                arch = learn_exact(arch, shared, display, timed_in)
+            else:
+                arch = _scale(arch, shared, timed_in)
             budget = share * float(LATENCY.cost(arch)(arch.base_widths))
+        elif arch.latency is None:
+            arch = arch.with_latency(find_model(arch, shared, display, timed_in))
         limits = Limits(multiple_of, min_width, max_width, fill)
         beside = share is not None and timed_in.is_here
         asked = MeasuredBudget(arch, law, LATENCY, float(budget), limits, beside)

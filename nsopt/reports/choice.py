@@ -1,9 +1,18 @@
-"""Which method's network to take."""
+"""Which method's network to take, and whether a network does better than a guess."""
 
 import math
 from collections.abc import Mapping
 
 from nsopt.methods.registry import SCORED
+
+_NEAR_CHANCE = 3.0  # standard errors of the accuracy of a guess
+
+
+def is_near_chance(accuracy: float, classes: int, images: int) -> bool:
+    """Return whether an accuracy (%) on so many images may be that of a guess."""
+    chance = 1 / classes
+    error = math.sqrt(chance * (1 - chance) / images)
+    return accuracy <= 100 * (chance + _NEAR_CHANCE * error)
 
 
 def choose_method(accuracies: Mapping[str, float], images: int) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from nsopt.latency.sittings import distrust
 from nsopt.methods.registry import DENSE, SCORED, method_label
-from nsopt.reports.choice import choose_method
+from nsopt.reports.choice import choose_method, is_near_chance
 from nsopt.reports.results import Results
 from nsopt.reports.tables import name_binding, summary
 from nsopt.scaling.metric import LATENCY, get_metric
@@ -24,7 +24,6 @@ from nsopt.storage.schema import width_key
 _REFERENCE = 0  # index of the reference: reports begin with uniform scaling
 _COVERAGE = 0.9
 _QUANTILE = 1.645  # of the normal distribution, for this coverage
-_NEAR_CHANCE = 3.0  # standard errors of the accuracy of a guess
 _AS_MUCH = 1.05  # ratios of costs below this are not worth a word
 _ABOVE = 1.005  # of a budget: a latency that is not above it when rounded to a percent
 _MORE_SEEDS = 5
@@ -192,11 +191,9 @@ def _format_budget(row: pd.Series) -> str:
 
 def _is_chance(results: Results, rows: pd.DataFrame) -> bool:
     """Return whether all methods have the accuracy of a guess."""
-    images, chance = results.settings.get("data", {}).get("test"), 1 / results.task.classes
-    if images is None:
-        return False
-    error = float(np.sqrt(chance * (1 - chance) / images))
-    return bool((rows["test_mean"] <= 100 * (chance + _NEAR_CHANCE * error)).all())
+    images = results.settings.get("data", {}).get("test")
+    best = float(rows["test_mean"].max())
+    return images is not None and is_near_chance(best, results.task.classes, images)
 
 
 def _compare(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nsopt.compute.memory import peak_memory
+from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
 from nsopt.methods.base import Method
 from nsopt.methods.registry import BASELINE
@@ -15,6 +16,7 @@ from nsopt.pruning.engine import PruneSchedule
 from nsopt.pruning.iterations import is_complete
 from nsopt.pruning.rules import make_rule
 from nsopt.pruning.settings import SearchSettings
+from nsopt.scaling.cost import width_limits
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import MACS, PARAMS, Metric
 from nsopt.scaling.solve import solve_widths
@@ -225,14 +227,21 @@ def _estimate_timing(plan: Plan, macs: float, more: float) -> _Work:
 
 
 def _solve_uniform(plan: Plan) -> dict[_Budget, Widths]:
-    """Return the widths of the uniform network at each budget."""
+    """Return the widths of the uniform network at each budget.
+
+    Where predicted milliseconds allow no widths, measured ones may: these are the narrowest.
+    """
     arch = plan.session.task.arch
     curve = uniform_curve(arch.base_widths)
-    fits = {
-        (size.metric, size.budget): solve_widths(curve, size.metric.cost(arch), size.budget)
-        for size in plan.comparison.sizes
-    }
-    return {budget: tuple(fit.widths.tolist()) for budget, fit in fits.items()}
+    found = {}
+    for size in plan.comparison.sizes:
+        cost = size.metric.cost(arch)
+        try:
+            widths = solve_widths(curve, cost, size.budget).widths.tolist()
+        except NoWidthsError:
+            widths = width_limits(cost, len(arch.base_widths))[0].astype(int).tolist()
+        found[size.metric, size.budget] = tuple(widths)
+    return found
 
 
 def _format_duration(seconds: float) -> str:

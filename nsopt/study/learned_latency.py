@@ -6,12 +6,12 @@ from dataclasses import replace
 from nsopt.compute.device import resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.latency.learn import find_model
-from nsopt.latency.measured_budget import with_exact_whole
+from nsopt.latency.measured_budget import learn_exact
 from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.scaling.metric import LATENCY, Metric
 from nsopt.study.stored_law import read_tuned_law
-from nsopt.study.task import Task, with_stored_latency
+from nsopt.study.task import Task, list_studies, with_stored_latency
 from nsopt.study.workspace import Workspace
 
 
@@ -30,13 +30,14 @@ def with_latency_if_needed(
     prices = {task.settings.search.price, *(method.price for method in methods)}
     if LATENCY not in metric.parts and LATENCY.name not in prices:
         return task
-    arch = with_stored_latency(task.arch, workspace.studies(task.name).values())
+    arch = with_stored_latency(task.arch, list_studies(task, workspace))
     if arch.latency is None:
         if any(method.needs_tuned_law for method in methods):
             read_tuned_law(workspace, task.name, metric)
         compute = resolve_compute(task.settings.training.device, "fp32")
         with sharing(compute, progress) as shared:
-            arch = arch.with_latency(find_model(arch, shared, progress, task.runtime))
             if task.start is not None:
-                arch = with_exact_whole(arch, shared, task.runtime)
+                arch = learn_exact(arch, shared, progress, task.runtime)
+            else:
+                arch = arch.with_latency(find_model(arch, shared, progress, task.runtime))
     return replace(task, arch=arch)

@@ -13,8 +13,10 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import PowerLaw, ScalingLaw
 from nsopt.scaling.metric import PARAMS, Metric
 from nsopt.scaling.record import Iteration
+from nsopt.scaling.solve import Limits
 from nsopt.storage import schema, trials
 from nsopt.storage.urls import hide_password
+from nsopt.study.presets import MinWidth, Multiple, rounding_for
 from nsopt.study.task import read_architecture
 from nsopt.study.workspace import Workspace
 
@@ -34,6 +36,24 @@ class NetworkLaw:
     iteration: Iteration | None = None
     verdict: str | None = None
     studies: Sequence[Study] = ()
+
+    def limits(
+        self,
+        metric: Metric,
+        multiple_of: Multiple | None = None,
+        min_width: MinWidth | None = None,
+    ) -> Limits:
+        """Return the limits of its widths at budgets in a metric.
+
+        Where the user gives no rounding, it is that of the comparison. What starts from a trained
+        network is filled, and never wider than this.
+        """
+        stored = schema.read_settings(self.studies[0]) if self.studies else {}
+        rounding = rounding_for(
+            multiple_of or stored.get("multiple_of"), min_width or stored.get("min_width"), metric
+        )
+        inherits = stored.get("start") is not None
+        return Limits(*rounding, self.arch.base_widths if inherits else None, inherits)
 
 
 def read_stored_law(
@@ -70,8 +90,12 @@ def read_stored_law(
         )
     arch = read_architecture(schema.read_task(ours[0]), ours, arch_name)
     tuned = read_tuned_law(workspace, name, metric) if method.needs_tuned_law else None
-    stored = schema.read_settings(ours[0])["search"]
-    settings = SearchSettings(price=stored["price"], iterations=stored["iterations"])
+    # The settings of a search by another price name that price.
+    usual = next((s for s in ours if schema.price_of_search(_kind(s)) is None), None)
+    stored = schema.read_settings(usual or ours[0])["search"]
+    settings = SearchSettings(iterations=stored["iterations"])
+    if usual is not None:
+        settings = settings.updated(price=stored["price"])
     kind = schema.search_kind(method.price or settings.price, settings.price)
     found = trials.read_iterations(studies[kind]) if kind in studies else []
     if method.search_iterations(settings) and not found:
@@ -88,8 +112,12 @@ def read_stored_law(
         arch,
         chosen[-1] if chosen and method.by_algorithm_3 else None,
         tuned and tuned.verdict,
-        sorted(ours, key=lambda study: schema.split_name(study.study_name)[1] != method.name),
+        sorted(ours, key=lambda study: _kind(study) != method.name),
     )
+
+
+def _kind(study: Study) -> str:
+    return schema.split_name(study.study_name)[1]
 
 
 class TunedLaw(NamedTuple):

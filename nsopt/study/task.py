@@ -1,7 +1,7 @@
 """The task of a study: everything that a result depends on, except its own point."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -207,23 +207,32 @@ def with_precision(task: Task, workspace: Workspace) -> Task:
     That of its stored studies and tunings has priority. A new study gets the best precision of this
     device.
     """
-    stored, settings = read_all_settings(task, workspace), task.settings
+    settings = resolve_precision(task.settings, read_all_settings(task, workspace))
+    return replace(task, settings=settings)
+
+
+def resolve_precision(
+    settings: StudySettings, stored: Sequence[Mapping[str, Any]]
+) -> StudySettings:
+    """Return settings with a precision in place of `auto`: that of stored ones, or the device's."""
     for part in ("search", "training"):
         sgd = getattr(settings, part)
         if sgd.precision == "auto":
             known = [each[part]["precision"] for each in stored if part in each]
             precision = known[0] if known else resolve_compute(sgd.device, "auto").precision
             settings = settings.updated(**{part: sgd.updated(precision=precision)})
-    return replace(task, settings=settings)
+    return settings
 
 
 def read_all_settings(task: Task, workspace: Workspace) -> list[dict[str, Any]]:
     """Return the settings of the task's stored studies and tunings."""
-    return [
-        schema.read_settings(study)
-        for name in (task.name, schema.tuning_name(task.name))
-        for study in workspace.studies(name).values()
-    ]
+    return [schema.read_settings(study) for study in list_studies(task, workspace)]
+
+
+def list_studies(task: Task, workspace: Workspace) -> list[Study]:
+    """Return the task's stored studies and tunings."""
+    names = task.name, schema.tuning_name(task.name)
+    return [study for name in names for study in workspace.studies(name).values()]
 
 
 def _read_settings(study: Study) -> StudySettings:

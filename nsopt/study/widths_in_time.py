@@ -97,7 +97,8 @@ class Clock:
                 # Another machine may have been faster: all take what it found.
                 found = schema.read_widths_in_time(self.study, key) or found
                 schema.write_widths_in_time(self.study, key, found)
-        return asked.corrected(found.predicted)
+        # Another latency model may have predicted them, so `found.predicted` does not count.
+        return asked.corrected(float(LATENCY.cost(asked.arch)(found.widths)))
 
     def _find(self, asked: MeasuredBudget, studies: Callable[[], Iterable[Study]]) -> TimedWidths:
         shown = asked.metric.show(asked.budget)

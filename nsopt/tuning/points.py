@@ -16,6 +16,7 @@ from nsopt.storage.queue import Entry, Work, drain, missing_points, run_missing
 from nsopt.storage.studies import open_study
 from nsopt.storage.trials import TuningPoint
 from nsopt.study.session import Session
+from nsopt.study.task import write_latency_once
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ def open_tuning(
         NsoptError: if other settings wrote the study.
     """
     task = session.task
-    return open_study(
+    study = open_study(
         session.workspace.storage,
         name,
         task.description,
@@ -64,6 +65,8 @@ def open_tuning(
         metric_names,
         directions,
     )
+    write_latency_once(study, task.arch.latency)
+    return study
 
 
 def run_points(

@@ -251,6 +251,11 @@ def test_numbers_below_1_are_refused(
         ({"model": nn.Sequential}, "give a torch.nn.Module with its weights"),
         ({"data": "folder:photos"}, "data must be an nsopt.ImageData"),
         ({"budgets": "macs=50%"}, "budgets must be a list of words"),
+        ({"budgets": []}, "give at least one budget"),
+        (
+            {"arch": nsopt.get_architecture("vgg11", in_channels=1)},
+            "the model is not vgg11 of base widths: ",
+        ),
         ({"budgets": [0.5]}, "0.5 is not a budget: write a word such as 'macs=50%'"),
         ({"budgets": ["macs=0.01%"]}, "macs=0.01%: no widths fit a budget of"),
         ({"epochs": "3"}, "must be at least 1, and whole numbers"),

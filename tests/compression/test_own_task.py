@@ -250,6 +250,15 @@ def test_two_processes_share_a_compression(trained: nn.Module, tmp_path: Path) -
         assert len(study.trials) <= count, f"a {kind} ran twice"
 
 
+def test_a_compression_continues_in_its_precision(
+    kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nsopt.compute.device._multiplies_bf16", lambda device: True)
+    automatic = {"search": {"precision": "auto"}, "training": {"precision": "auto"}}
+    again = run(trained, out=kept[1], settings=override(SETTINGS, automatic))
+    assert again["macs=60%"].accuracy == kept[0]["macs=60%"].accuracy
+
+
 def test_a_compression_with_other_settings_is_not_continued(
     kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module
 ) -> None:

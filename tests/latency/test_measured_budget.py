@@ -15,6 +15,7 @@ from nsopt.latency.measure import Beside, bound_median
 from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
+from nsopt.scaling.cost import LinearCost
 
 SHAPE = (3, 32, 32)
 
@@ -64,6 +65,15 @@ def test_a_percentage_holds_while_the_machine_becomes_slower_or_faster(
     narrow: TableArchitecture, drift: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert 0.45 < solve(narrow, Drifting(drift), "50%", monkeypatch) <= 0.5
+
+
+def test_a_percentage_is_one_of_the_clock_that_measures(narrow: TableArchitecture) -> None:
+    elsewhere = narrow.with_latency(LinearCost("latency", narrow.cost("macs"), 1e-3))
+    law, base = nsopt.uniform_curve(narrow.base_widths), narrow.build(narrow.base_widths)
+    found = nsopt.solve_measured_widths(
+        elsewhere, law, "50%", measure=lambda model, _: 1000 * exact(model), device="cpu"
+    )
+    assert 0.4 < exact(narrow.build(found.widths)) / exact(base) <= 0.5
 
 
 def test_a_number_of_milliseconds_does_not_follow_the_machine(

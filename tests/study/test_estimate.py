@@ -1,6 +1,7 @@
 """The duration of a study is estimated before it starts, and printed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.pruning import engine
+from nsopt.scaling.cost import LinearCost
+from nsopt.scaling.metric import LATENCY
 from nsopt.study import estimate
 from nsopt.study.compare import preview_comparison, run_comparison
-from nsopt.study.comparison import Comparison
+from nsopt.study.comparison import Comparison, Size
 from nsopt.study.plan import Plan, make_plan
 from nsopt.study.searching import continue_searches
 from nsopt.study.session import Session
@@ -62,6 +65,17 @@ def test_the_estimated_duration_is_reported_before_the_work(
     assert listener.messages[0].endswith(" GB of memory")
     assert listener.messages[1] == "for less time: --per-class for fewer images"
     assert any("validation" in message for message in listener.messages[2:])
+
+
+def test_a_budget_that_only_measurements_can_keep_is_estimated_with_the_narrowest_widths(
+    comparison: Comparison, place: Workspace
+) -> None:
+    arch = comparison.task.arch
+    slow = arch.with_latency(LinearCost("latency", arch.cost("macs"), 0.0, 9.0))
+    task = replace(comparison.task, arch=slow)
+    in_time = only(comparison, "uniform", task=task, sizes=(Size(LATENCY, 5.0),))
+    found = estimate._solve_uniform(plan_of(in_time, place))
+    assert found == {(LATENCY, 5.0): (1,) * len(arch.base_widths)}
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from nsopt.compute.device import Compute
-from nsopt.errors import ShortRecordError
+from nsopt.errors import NsoptError, ShortRecordError
+from nsopt.methods.registry import get_method
 from nsopt.progress import Silent
 from nsopt.pruning import iterations
 from nsopt.pruning.engine import iterative_prune
+from nsopt.scaling.metric import MACS
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
@@ -21,6 +23,7 @@ from nsopt.study.cleanup import clear_pretrained
 from nsopt.study.comparison import Comparison
 from nsopt.study.searching import continue_searches
 from nsopt.study.session import Session
+from nsopt.study.stored_law import read_stored_law
 from nsopt.study.workspace import Workspace
 from tests.pruning.test_resume import EndedError
 from tests.study.test_comparison import make_workspace
@@ -54,6 +57,18 @@ def run_searches(
 
 def describe(found: Mapping[Price, list[Iteration]]) -> dict:
     return {price: [{**i.to_dict(), "seconds": 0} for i in own] for price, own in found.items()}
+
+
+def test_the_law_of_a_single_search_by_a_price_is_read(
+    comparison: Comparison, tmp_path: Path
+) -> None:
+    found = run_searches(comparison, tmp_path, {"macs": 1})
+    place, name = make_workspace(tmp_path), comparison.task.name
+    law = read_stored_law(place, name, get_method("neuralscale-macs"), MACS)
+    assert law.iteration is not None
+    assert law.iteration.to_dict() == found["macs"][0].to_dict()
+    with pytest.raises(NsoptError, match=f"no search of {name} is stored"):
+        read_stored_law(place, name, get_method("neuralscale"), MACS)
 
 
 def list_checkpoints(place: Workspace) -> list[Path]:

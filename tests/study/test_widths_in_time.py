@@ -13,18 +13,25 @@ from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency import measure
 from nsopt.latency.bisection import MOST_TIMED
 from nsopt.latency.linear import MacsLatency
+from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.runtime import OwnMeasure
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
-from nsopt.scaling.metric import LATENCY
+from nsopt.scaling.cost import LinearCost
+from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.metric import LATENCY, MACS, PARAMS
+from nsopt.scaling.solve import solve_widths
 from nsopt.study.compare import preview_comparison, run_comparison
 from nsopt.study.comparison import Comparison, Size
 from nsopt.study.learned_latency import with_latency_if_needed
+from nsopt.study.stored_law import NetworkLaw
 from nsopt.study.timing import measure_again
+from nsopt.study.widths_in_time import Clock as TimingClock
 from nsopt.study.worker import join
 from nsopt.study.workspace import Workspace
 from nsopt.tuning.law import LawTuning, tune_law
 from tests.study.test_comparison import Listener, load_results, only, open_studies
+from tests.study.test_workspace import CPU
 
 Clock = Callable[[nn.Module, torch.Tensor], float]
 
@@ -158,6 +165,34 @@ def test_measurements_of_a_busy_machine_do_not_count_later(
     slowdown[0] = 1
     run_comparison(in_time, place, Silent())
     assert load_results(place).outcomes["feasible"].all()
+
+
+def test_stored_widths_hold_with_another_latency_model(
+    comparison: Comparison, place: Workspace
+) -> None:
+    in_time = only(in_milliseconds(comparison, Parameters(), place), "uniform")
+    run_comparison(in_time, place, Silent())
+    (widths,) = load_results(place).outcomes["widths"]
+    arch, studies = in_time.task.arch, open_studies(place)
+    other = arch.with_latency(LinearCost(LATENCY.name, MACS.cost(arch), 1.0, 7.0))
+    law = uniform_curve(arch.base_widths)
+    asked = MeasuredBudget(other, law, LATENCY, 5.0, NetworkLaw(law, other).limits(LATENCY))
+    clock = TimingClock(CPU, in_time.task.runtime, Silent(), studies["uniform"])
+    cost = LATENCY.cost(clock.correct(asked, studies.values))
+    assert tuple(solve_widths(law, cost, 5.0).widths.tolist()) == widths
+
+
+def test_a_stored_law_is_rounded_and_bounded_as_its_comparison(
+    comparison: Comparison, place: Workspace
+) -> None:
+    task = comparison.task
+    settings = task.settings.updated(multiple_of=4, min_width={"macs": 2}, start=1)
+    task = dataclasses.replace(task, settings=settings)
+    study = task.open_study(place.storage, "uniform", CPU)
+    base = task.arch.base_widths
+    found = NetworkLaw(uniform_curve(base), task.arch, studies=[study])
+    assert found.limits(MACS) == (4, 2, base, True)
+    assert found.limits(PARAMS, multiple_of=1, min_width=3) == (1, 3, base, True)
 
 
 def test_a_worker_does_not_import_the_function_that_a_storage_names(

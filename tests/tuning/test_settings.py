@@ -12,11 +12,13 @@ from optuna.trial import TrialState
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
+from nsopt.latency.linear import MacsLatency
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.tuning import publish_tuning
-from nsopt.scaling.metric import PARAMS
+from nsopt.scaling.metric import LATENCY, PARAMS
 from nsopt.study.comparison import sizes_of_ratios
+from nsopt.study.learned_latency import with_latency_if_needed
 from nsopt.study.presets import override
 from nsopt.study.session import start_session
 from nsopt.study.task import Task
@@ -104,6 +106,15 @@ def test_a_repeated_trial_does_not_search_again(
     with start_session(one.task, place, Silent()) as session:
         found = TuningRunner(session, one, None).run(again.ask())
     assert found == done.values
+
+
+def test_a_tuning_stores_its_latency_model(tuning: Tuning, place: Workspace) -> None:
+    arch = tuning.task.arch
+    model = MacsLatency("latency", arch.cost("macs"), 1e-6, 1.0)
+    task = dataclasses.replace(tuning.task, arch=arch.with_latency(model))
+    run_tuning(dataclasses.replace(tuning, task=task, trials=1), place, Silent())
+    again = with_latency_if_needed(tuning.task, LATENCY, (), place, Silent())
+    assert again.arch.cost("latency")(arch.base_widths) == model(arch.base_widths)
 
 
 def test_a_tuning_study_with_other_settings_is_refused(tuning: Tuning, place: Workspace) -> None:
