@@ -10,10 +10,12 @@ from optuna.trial import FrozenTrial
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import PowerLaw, uniform_curve
-from nsopt.scaling.metric import LATENCY, Joint, Metric, get_metric, read_percentage
-from nsopt.scaling.solve import solve_widths
+from nsopt.scaling.metric import LATENCY, Joint, Metric, read_percentage, split_limits
+from nsopt.scaling.solve import Limits, solve_widths
 from nsopt.storage import schema, trials
 from nsopt.study.presets import StudySettings
+
+_EXAMPLE = "macs=50%, params=600k or latency=5ms"
 
 
 @dataclass(frozen=True)
@@ -45,20 +47,18 @@ class Budget:
         point = trials.read_point(trial)
         return point is not None and (point.metric, point.budget) == (self.metric, self.limit)
 
+    def limits(self, arch: Architecture, settings: StudySettings) -> Limits:
+        """Return the limits of widths: rounded, filled, no wider than the base network."""
+        return Limits(*settings.rounding(self.metric), max_width=arch.base_widths, fill=True)
+
     def solve(self, law: PowerLaw, arch: Architecture, settings: StudySettings) -> tuple[int, ...]:
-        """Return the widths along a law at this budget, filled, no wider than the base network.
+        """Return the widths along a law at this budget.
 
         Raises:
             NoWidthsError: if no widths meet the budget.
         """
-        fit = solve_widths(
-            law,
-            self.metric.cost(arch),
-            self.limit,
-            *settings.rounding(self.metric),
-            max_width=arch.base_widths,
-            fill=True,
-        )
+        limits = self.limits(arch, settings)
+        fit = solve_widths(law, self.metric.cost(arch), self.limit, *limits)
         return tuple(fit.widths.tolist())
 
 
@@ -152,14 +152,9 @@ def read_compression_budgets(words: Sequence[str], arch: Architecture) -> tuple[
 
 def _read_limits(word: str) -> list[_Limit]:
     limits = []
-    for part in word.split(","):
-        name, equals, limit = (text.strip() for text in part.partition("="))
-        if not equals or not limit:
-            raise NsoptError(
-                f"{part.strip()!r} is not a budget: write macs=50%, params=600k or latency=5ms"
-            )
-        metric, is_share = get_metric(name), limit.endswith("%")
-        number = read_percentage(limit) if is_share else metric.read(limit)
+    for metric, text in split_limits(word, _EXAMPLE):
+        is_share = text.endswith("%")
+        number = read_percentage(text) if is_share else metric.read(text)
         limits.append(_Limit(metric, number, is_share))
     return limits
 

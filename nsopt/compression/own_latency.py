@@ -14,7 +14,6 @@ from nsopt.latency.runtime import with_batch_size
 from nsopt.methods.registry import BASELINE
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import LATENCY
-from nsopt.scaling.solve import Limits
 from nsopt.settings import batch_unit
 from nsopt.study.task import with_stored_latency
 from nsopt.study.widths_in_time import Clock
@@ -45,9 +44,7 @@ def with_measured_budget(task: OwnTask, budget: Budget, law: PowerLaw) -> OwnTas
     if LATENCY not in budget.metric.parts:
         return task
     arch, study = task.arch, task.open_study(BASELINE.name)
-    rounding = task.settings.rounding(budget.metric)
-    limits = Limits(*rounding, max_width=arch.base_widths, fill=True)
-    beside = task.runtime.is_here
+    limits, beside = budget.limits(arch, task.settings), task.runtime.is_here
     asked = MeasuredBudget(arch, law, budget.metric, budget.limit, limits, beside)
     clock = Clock(task.compute, task.runtime, task.progress, study)
     return replace(task, arch=clock.correct(asked, lambda: [study]))

@@ -21,7 +21,7 @@ from nsopt.compression.scores import ScoreRunner, find_best, make_score_family, 
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.locks import hold_lock
-from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.errors import NsoptError
 from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
@@ -182,11 +182,8 @@ def choose_law(task: OwnTask, start: TrainedStart, budget: Budget, candidates: i
         return score(start, widths, task.batches, task.evaluate, task.compute), {}
 
     runner = ScoreRunner(family, solve, measure, task.compute, task.progress)
-    task.progress.start(f"scoring widths at {budget.word}", candidates)
     study = task.open_study(budget.scores_kind)
-    done = score_laws(study, runner, candidates, task.settings.training.seed)
-    if not done:
-        raise NoWidthsError(f"no widths fit {budget.word}")
+    done = score_laws(study, runner, budget, candidates, task.settings.training.seed)
     return family.law(find_best(done).params)
 
 

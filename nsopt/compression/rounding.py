@@ -17,7 +17,6 @@ from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS
-from nsopt.scaling.solve import Limits
 from nsopt.study.presets import StudySettings
 
 _MORE = 1.02  # times the MACs that a smaller multiple must allow
@@ -111,8 +110,7 @@ def _count_macs(
     compute = resolve_compute(settings.training.device, "fp32")
     with sharing(compute, progress) as shared:
         for budget in budgets:
-            rounding = settings.rounding(budget.metric)
-            limits = Limits(*rounding, max_width=arch.base_widths, fill=True)
+            limits = budget.limits(arch, settings)
             asked = MeasuredBudget(
                 arch, law, budget.metric, budget.limit, limits, beside_whole=True
             )

@@ -5,7 +5,7 @@ and is trained for a few steps. Its score is how closely its outputs then follow
 trained network.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -162,27 +162,38 @@ def store_scored_law(session: Session, budget: Budget, candidates: int) -> None:
     scorer = _AgreementScore(session)
     solve = partial(budget.solve, arch=arch, settings=task.settings)
     runner = ScoreRunner(family, solve, scorer.measure, session.compute, session.progress)
-    session.progress.start(f"scoring widths at {budget.word}", candidates)
-    done = score_laws(study, runner, candidates, task.settings.training.seed)
-    if not done:
-        raise NoWidthsError(f"no candidate has widths within {budget.shown}: give a larger budget")
+    done = score_laws(study, runner, budget, candidates, task.settings.training.seed)
+    verdict = _store_best(study, done, family, scorer, _read_trained_widths(session, budget))
+    session.progress.message(f"{budget.word}: {verdict}")
+
+
+def _store_best(
+    study: Study,
+    done: Sequence[FrozenTrial],
+    family: LawFamily,
+    scorer: _AgreementScore,
+    trained: Collection[str | None],
+) -> str:
+    """Store the law with the best score if it is a new one; return the verdict in words.
+
+    Args:
+        trained: widths that were fine-tuned before as the best ones; the law then stays.
+    """
     best = find_best(done)
     law = family.law(best.params)
-    known = schema.read_law(study)
-    verdict = schema.read_verdict(study)
-    is_new = verdict is None or known is None or known.to_dict() != law.to_dict()
-    trained = _read_trained_widths(session, budget)
-    if is_new and trained and trials.read_scored_widths(best) not in trained:
-        verdict = (
+    known, verdict = schema.read_law(study), schema.read_verdict(study)
+    if verdict is not None and known is not None and known.to_dict() == law.to_dict():
+        return verdict
+    if trained and trials.read_scored_widths(best) not in trained:
+        return (
             "other widths score best among these candidates, but a network with the first was "
             "trained already: give another --out"
         )
-    elif is_new:
-        uniform = [trial for trial in done if trials.read_tuning_point(trial).index == 0]
-        verdict = scorer.judge(best, *uniform)
-        schema.write_verdict(study, verdict)
-        schema.write_law(study, law)  # last, so that an interruption repeats the judgement
-    session.progress.message(f"{budget.word}: {verdict}")
+    uniform = [trial for trial in done if trials.read_tuning_point(trial).index == 0]
+    verdict = scorer.judge(best, *uniform)
+    schema.write_verdict(study, verdict)
+    schema.write_law(study, law)  # last, so that an interruption repeats the judgement
+    return verdict
 
 
 def _read_trained_widths(session: Session, budget: Budget) -> set[str | None]:
@@ -196,26 +207,36 @@ def _read_trained_widths(session: Session, budget: Budget) -> set[str | None]:
     }
 
 
-def score_laws(study: Study, runner: ScoreRunner, candidates: int, seed: int) -> list[FrozenTrial]:
+def score_laws(
+    study: Study, runner: ScoreRunner, budget: Budget, candidates: int, seed: int
+) -> list[FrozenTrial]:
     """Score laws of a family, together with any other process; return the trials with a score.
 
     Args:
         study: where the scores are stored; those that it has are not repeated.
         runner: scores a law. Those of `list_first_candidates` come first.
+        budget: the budget.
         candidates: number of laws.
         seed: identifies the trials.
+
+    Raises:
+        NoWidthsError: if no law has widths at this budget.
     """
+    runner.progress.start(f"scoring widths at {budget.word}", candidates)
     starts = dict(enumerate(list_first_candidates(runner.family)))
     points: dict[TuningPoint, Mapping[str, float]] = {
         TuningPoint(seed, index=index): starts.get(index, {}) for index in range(candidates)
     }
     run_points(study, points, runner, runner.progress)
-    return trials.read_completed(study)
+    done = trials.read_completed(study)
+    if not done:
+        raise NoWidthsError(f"no candidate has widths within {budget.shown}: give a larger budget")
+    return done
 
 
 def find_best(done: Sequence[FrozenTrial]) -> FrozenTrial:
     """Return the trial with the highest score; if equal, the first."""
-    return max(done, key=lambda trial: (trial.values[0], -trial.number))
+    return max(done, key=lambda trial: trial.values[0])
 
 
 def _correct(session: Session, budget: Budget) -> Architecture:

@@ -202,7 +202,7 @@ def counted_costs(arch: Costed, widths: Sequence[int]) -> dict[str, Any]:
 def get_metric(name: str) -> Metric:
     """Return the metric `name`. Raises NsoptError for an unknown one."""
     if "=" in name:
-        return Joint.of(_read_limits(name))
+        return Joint.of(_read_numbers(name))
     if name not in METRICS:
         raise unknown_name("metric", name, METRICS)
     return METRICS[name]
@@ -234,20 +234,35 @@ def read_budgets(text: str, metric: Metric) -> list[tuple[Metric, int | float]]:
 
 
 def _read_named(text: str) -> tuple[Metric, int | float]:
-    limits = _read_limits(text)
+    limits = _read_numbers(text)
     return limits[0] if len(limits) == 1 else (Joint.of(limits), 1)
 
 
-def _read_limits(text: str) -> list[tuple[Metric, int | float]]:
+def _read_numbers(text: str) -> list[tuple[Metric, int | float]]:
     """Parse `params=250k,macs=20M`."""
-    limits: list[tuple[Metric, int | float]] = []
+    parts = split_limits(text, "params=250k,macs=20M")
+    limits = [(metric, metric.read(limit)) for metric, limit in parts]
+    if not all(limit for _, limit in limits):
+        raise NsoptError(f"{text.strip()!r}: a budget must be above 0")
+    return limits
+
+
+def split_limits(text: str, example: str) -> list[tuple[Metric, str]]:
+    """Split `params=250k,macs=20M` into metrics and their limits as text.
+
+    Args:
+        text: one budget.
+        example: of what to write, for the error.
+
+    Raises:
+        NsoptError: for a part without a known metric or a limit.
+    """
+    limits: list[tuple[Metric, str]] = []
     for word in text.split(","):
         name, equals, limit = (part.strip() for part in word.partition("="))
         if not equals or not limit:
-            raise NsoptError(f"{text.strip()!r}: write several budgets as params=250k,macs=20M")
+            raise NsoptError(f"{word.strip()!r} is not a budget: write {example}")
         if name not in METRICS:
             raise unknown_name("metric", name, METRICS)
-        limits.append((METRICS[name], METRICS[name].read(limit)))
-    if any(not limit for _, limit in limits):
-        raise NsoptError(f"{text.strip()!r}: a budget must be above 0")
+        limits.append((METRICS[name], limit))
     return limits

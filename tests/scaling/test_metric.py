@@ -96,8 +96,8 @@ def test_the_name_of_a_joint_metric_contains_its_budgets_exactly(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("params=250k,20M", "write several budgets as params=250k,macs=20M"),
-        ("params=", "write several budgets"),
+        ("params=250k,20M", "'20M' is not a budget: write params=250k,macs=20M"),
+        ("params=", "'params=' is not a budget: write params=250k,macs=20M"),
         ("params=250k,params=500k", "write a semicolon between"),
         ("params=250k,mac=1M", "did you mean 'macs'"),
         ("params=5ms", "is not a budget"),
