@@ -219,7 +219,7 @@ def _has_networks(storage: "BaseStorage", name: str) -> bool:
 def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":
     """Return the trial of the network that the options name."""
     from nsopt.errors import NsoptError
-    from nsopt.scaling.metric import Joint, Metric, read_budgets
+    from nsopt.scaling.metric import Metric, read_budgets
     from nsopt.storage.trials import Point, read_point
 
     def fits(point: Point) -> bool:
@@ -230,8 +230,6 @@ def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTri
         )
 
     def is_of_budget(metric: Metric, budget: float, text: str) -> bool:
-        if ("=" in text) != isinstance(metric, Joint):
-            return False
         try:
             return read_budgets(text, metric) == [(metric, budget)]
         except NsoptError:  # the text of a budget in another metric

@@ -14,15 +14,25 @@ def make_trial(metric: str, budget: float) -> FrozenTrial:
     return create_trial(values=[1.0, 1.0], user_attrs=point.attributes)
 
 
-TRIALS = [make_trial("latency", 20.0), make_trial("macs", 2e6), make_trial("params", 600_000.0)]
+BUDGETS = (
+    *(("latency", 20.0), ("macs", 2e6), ("params", 600_000.0)),
+    *(("params=600000,macs=2000000", 1.0), ("params=600000,latency=20", 1.0)),
+)
+TRIALS = [make_trial(metric, budget) for metric, budget in BUDGETS]
 
 
-@pytest.mark.parametrize(("text", "number"), [("20ms", 0), ("2M", 1), ("600k", 2)])
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *(("20ms", 0), ("2M", 1), ("600k", 2), ("macs=2M", 1), ("params = 600k", 2)),
+        *(("macs=2M,params=600k", 3), ("params=600k,latency=20ms", 4)),
+    ],
+)
 def test_a_budget_names_a_network_among_those_of_other_metrics(text: str, number: int) -> None:
     assert _choose(TRIALS, ExportOptions(budget=text)) is TRIALS[number]
 
 
-@pytest.mark.parametrize("text", ["3M", "soon", "21ms", "params=600k"])
+@pytest.mark.parametrize("text", ["3M", "soon", "21ms", "params=2M", "macs=50%"])
 def test_a_budget_of_no_network_is_answered_with_those_that_are_stored(text: str) -> None:
     with pytest.raises(NsoptError, match=r"choose a network with .*: stored are .*20"):
         _choose(TRIALS, ExportOptions(budget=text))
