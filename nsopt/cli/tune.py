@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
     from nsopt.scaling.metric import Metric
-    from nsopt.tuning.settings import Over, Tuning
+    from nsopt.tuning.settings import Over
 
 
 @Parameter(name="*")
@@ -96,7 +96,7 @@ def _tune_settings(options: TuneOptions, over: "Over", metric: "Metric") -> None
             )
             study = run_tuning(tuning, workspace, progress)
         _publish(study)
-    _print_trials(study, tuning, hide_password(workspace.url))
+        _print_trials(study, hide_password(workspace.url))
     print_storage(workspace.url)
 
 
@@ -136,7 +136,7 @@ def _tune_law(options: TuneOptions, metric: "Metric") -> None:
             )
             study, confirmation = tune_law(tuning, workspace, progress)
         _publish(study)
-    _print_table(study)
+        _print_table(study)
     best = ", ".join(f"{name} {value:.2f}" for name, value in confirmation.parameters.items())
     console.print(f"best: {best}; {confirmation}", soft_wrap=True)
     if confirmation.holds:
@@ -182,7 +182,7 @@ def _parse_epochs(text: str) -> tuple[int, ...]:
     return found
 
 
-def _print_trials(study: "Study", tuning: "Tuning", url: str) -> None:
+def _print_trials(study: "Study", url: str) -> None:
     from nsopt.cli.console import console
     from nsopt.tuning.settings import best_trial
 
