@@ -104,6 +104,15 @@ def test_a_single_seed_has_no_deviation() -> None:
     assert with_deviation(79.634, float("nan")) == "79.63"
 
 
+def test_a_point_without_a_latency_is_not_timed(results: Results) -> None:
+    outcomes = results.outcomes.assign(latency_ms=[np.nan] * 2 + [4.0] * 6)
+    uniform, other = accuracy_info(dataclasses.replace(results, outcomes=outcomes))
+    lines = [text.split("<br>") for text in uniform.text + uniform.mean_text]
+    timed = ["4.00 ms per batch of 100" for _ in range(2)]
+    assert [line[-2] for line in lines] == ["not timed", "not timed", *timed, "not timed", timed[0]]
+    assert all("4.00 ms per batch of 100" in text for text in other.text)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(116, "116"), (999.6, "1k"), (580_123, "580k"), (999_600, "1M"), (15_512_345, "15.5M")],
