@@ -83,7 +83,8 @@ def _tune_settings(options: TuneOptions, over: "Over", metric: "Metric") -> None
     with storage_errors(workspace.url):
         with live_progress() as progress:
             task = with_latency_if_needed(task, metric, (), workspace, progress)
-            (size,) = preparation.read_sizes(options.sizes, task.arch, (0.25,))
+            timed = over != "eta"
+            (size,) = preparation.read_sizes(options.sizes, task.arch, (0.25,), timed)
             preparation.announce(task, preset, options.place.verbose)
             tuning = Tuning(
                 task=task,

@@ -10,7 +10,7 @@ from nsopt.methods.base import Method
 from nsopt.methods.registry import BASELINE
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import floor_widths, uniform_curve
-from nsopt.scaling.metric import MACS, Metric
+from nsopt.scaling.metric import LATENCY, MACS, Metric
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
 from nsopt.storage.trials import Point
@@ -93,12 +93,22 @@ def check_sizes(
     sizes: Sequence[Size],
     multiple_of: Multiple | None,
     min_width: MinWidth | None,
+    timed: bool = False,
 ) -> None:
-    """Raise NoWidthsError if no widths, rounded as `solve_widths` does, meet one of the budgets."""
+    """Raise NoWidthsError if no widths, rounded as `solve_widths` does, meet one of the budgets.
+
+    Args:
+        timed: whether networks will be timed for budgets in milliseconds; predicted milliseconds
+            then decide nothing.
+    """
     curve = uniform_curve(arch.base_widths)
     for size in sizes:
         rounding = rounding_for(multiple_of, min_width, size.metric)
-        solve_widths(curve, size.metric.cost(arch), size.budget, *rounding)
+        limits = [(size.metric, size.budget)]
+        if timed and LATENCY in size.metric.parts:
+            limits = [each for each in size.metric.limits_at(size.budget) if each[0] != LATENCY]
+        for metric, budget in limits:
+            solve_widths(curve, metric.cost(arch), budget, *rounding)
 
 
 def choose_reference_budgets(
