@@ -3,6 +3,8 @@ import re
 from pathlib import Path
 
 import numpy as np
+import optuna
+import optuna_dashboard
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from nsopt.errors import NsoptError
 from nsopt.methods.registry import methods
+from nsopt.reports import dashboard
 from nsopt.reports.accuracy import (
     accuracy_info,
     draw_accuracy,
@@ -333,6 +336,16 @@ def test_notes_repeat_the_answers_of_the_terminal(results: Results) -> None:
     outcomes = describe_outcomes(results)
     assert all(verdict in note(results, "uniform", outcomes) for verdict in verdicts)
     assert all(verdict not in note(results, "search", outcomes) for verdict in verdicts)
+
+
+def test_a_search_without_an_iteration_gets_no_note(
+    results: Results, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    studies = {kind: optuna.create_study() for kind in ("uniform", "search", "search-macs")}
+    monkeypatch.setattr(dashboard, "load_studies", lambda storage, name: studies)
+    dashboard.publish(results, f"sqlite:///{tmp_path}/s.db")
+    notes = [optuna_dashboard.get_note(study) for study in studies.values()]
+    assert [bool(note) for note in notes] == [True, True, False]
 
 
 def test_names_of_studies_add_no_code_to_the_page(results: Results) -> None:
