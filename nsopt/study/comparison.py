@@ -116,18 +116,20 @@ def choose_reference_budgets(
 ) -> list[int]:
     """Return the MACs of uniform networks that cover the compared networks.
 
-    There are none if all networks have about the same MACs and latencies. The latency of a uniform
-    network is assumed to be proportional to its MACs.
+    There are none if all networks have about the same MACs and latencies. MACs per millisecond of
+    uniform networks are interpolated between those that were timed.
 
     Args:
-        macs: of all compared networks, the uniform ones first, in the order of sizes.
+        macs: of all compared networks, the uniform ones first.
         latency: of the same networks, in milliseconds.
         uniform: number of uniform networks.
     """
     if not comparison.references or not uniform:
         return []
     own_macs, own_latency = np.array(macs[:uniform]), np.array(latency[:uniform])
-    equal_latency = np.resize(own_macs / own_latency, len(latency)) * np.array(latency)
+    order = np.argsort(own_macs)
+    speed = np.interp(macs, own_macs[order], (own_macs / own_latency)[order])
+    equal_latency = speed * np.array(latency)
     wanted = np.concatenate([macs, equal_latency])
     low, high = float(wanted.min()), float(wanted.max())
     if high < _APART * low:
