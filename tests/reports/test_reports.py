@@ -338,6 +338,14 @@ def test_notes_repeat_the_answers_of_the_terminal(results: Results) -> None:
     assert all(verdict not in note(results, "search", outcomes) for verdict in verdicts)
 
 
+def test_figures_show_the_budgets_at_which_most_methods_were_trained(results: Results) -> None:
+    outcomes = results.outcomes.query("method == 'uniform' or budget == 4000")
+    fewer = dataclasses.replace(results, outcomes=outcomes)
+    assert results.compared == [("params", 1000), ("params", 4000)]
+    assert fewer.compared == [("params", 4000)]
+    assert [info.size for info in widths_info(fewer)] == ["1x"]
+
+
 def test_a_search_without_an_iteration_gets_no_note(
     results: Results, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
