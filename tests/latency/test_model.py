@@ -310,7 +310,7 @@ def test_networks_are_timed_in_turns(
         order.append(model)
         return 0.002
 
-    monkeypatch.setattr("nsopt.latency.runtime._time_pass", timed)
+    monkeypatch.setattr("nsopt.latency.runtime._time_torch_pass", timed)
     networks = [narrow.build(narrow.base_widths) for _ in range(2)]
     found = measure_latencies(
         networks, narrow.input_shape, warmup=0, repeats=6, rounds=3, runtime=Torch(2)
