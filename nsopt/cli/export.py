@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
 
@@ -64,6 +64,8 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     from nsopt.deployment.export import export as write
     from nsopt.errors import NsoptError
     from nsopt.files import check_writable, written_beside
+    from nsopt.storage import schema
+    from nsopt.storage.opening import storage_errors
 
     if options.int8 and (options.format != "onnx" or options.unchecked):
         raise NsoptError("--int8 is for --format onnx, and reads the images of the study")
@@ -73,6 +75,7 @@ def export(options: ExportOptions = ExportOptions()) -> None:
         raise NsoptError(f"--out {out} is a folder: name a file")
     chosen = _load(options)
     tell_what_is_fixed(chosen.fixed)
+    figures = None
     with written_beside(out) as unfinished:
         write(chosen.network, unfinished, options.format)
         if chosen.data is not None:
@@ -82,8 +85,11 @@ def export(options: ExportOptions = ExportOptions()) -> None:
                 f"study; the logits differ from PyTorch's by {check.difference:.0e}"
             )
             if options.int8:
-                _quantise(chosen, chosen.data, unfinished, check.exported)
+                figures = _quantise(chosen, chosen.data, unfinished, check.exported)
     console.print(str(out), soft_wrap=True)
+    if figures is not None:
+        with storage_errors(chosen.url):
+            schema.write_int8(chosen.study, chosen.trial.number, figures)
 
 
 def name_answer(results: "Results") -> dict[str, str]:
@@ -104,8 +110,8 @@ def name_answer(results: "Results") -> dict[str, str]:
     return {**study, "ratio": repr(float(best["ratio"])), **metrics}
 
 
-def _quantise(chosen: "_Chosen", data: "ImageData", file: Path, accuracy: float) -> None:
-    """Replace an exported file by one with 8-bit integers; print and store what that changes.
+def _quantise(chosen: "_Chosen", data: "ImageData", file: Path, accuracy: float) -> dict[str, Any]:
+    """Replace an exported file by one with 8-bit integers; print and return what that changes.
 
     Args:
         accuracy: of the exported file, on the test images, in percent.
@@ -113,26 +119,24 @@ def _quantise(chosen: "_Chosen", data: "ImageData", file: Path, accuracy: float)
     from nsopt.cli.console import console
     from nsopt.deployment.check import measure_accuracy
     from nsopt.deployment.int8 import FLOAT, quantise
-    from nsopt.storage import schema
 
     quantised = file.with_name(f"int8-{file.name}")
-    images = schema.read_settings(chosen.study)["latency_batch_size"]
-    found = quantise(file, quantised, data, images)
+    found = quantise(file, quantised, data, chosen.batch_size)
     quantised.replace(file)
     own, whole = found.milliseconds[found.form], found.milliseconds[FLOAT]
     figures = {
         "form": found.form,
-        "batch_size": images,
+        "batch_size": chosen.batch_size,
         "float_accuracy": accuracy,
         "test_accuracy": measure_accuracy(file, data.test),
         "milliseconds": dict(found.milliseconds),
     }
-    schema.write_int8(chosen.study, chosen.trial.number, figures)
     console.print(
         f"8-bit integers ({found.form}): test accuracy {figures['test_accuracy']:.2f} % instead of "
         f"{accuracy:.2f} %, {own:.2f} ms instead of {whole:.2f} ms for a batch of "
-        f"{images} in onnxruntime{'' if found.is_faster else ': slower here'}"
+        f"{chosen.batch_size} in onnxruntime{'' if found.is_faster else ': slower here'}"
     )
+    return figures
 
 
 @dataclass(frozen=True)
@@ -141,14 +145,18 @@ class _Chosen:
 
     Attributes:
         fixed: its summary of fixed layers.
+        url: of the storage.
         study, trial: that trained it.
+        batch_size: images per batch of the study's latencies.
         data: None if the user wants no check.
     """
 
     network: "KeptNetwork"
     fixed: str
+    url: str
     study: "Study"
     trial: "FrozenTrial"
+    batch_size: int
     data: "ImageData | None"
 
 
@@ -158,6 +166,7 @@ def _load(options: ExportOptions) -> _Chosen:
     from nsopt.deployment.artifacts import BestNetworks, best_trials, describe_network
     from nsopt.deployment.kept import load_network
     from nsopt.errors import NsoptError, unknown_name
+    from nsopt.settings import BATCH_SIZE
     from nsopt.storage import schema
     from nsopt.storage.opening import (
         artifacts_beside,
@@ -187,9 +196,10 @@ def _load(options: ExportOptions) -> _Chosen:
             )
         network = load_network(BestNetworks(folder).file(study, trial), options.arch)
         fixed, data = schema.read_task(study).fixed, None
+        batch_size = schema.read_settings(study).get("latency_batch_size", BATCH_SIZE)
         if not options.unchecked:
             data = load_images(study, options.data, options.data_dir)
-    return _Chosen(network, fixed, study, trial, data)
+    return _Chosen(network, fixed, url, study, trial, batch_size, data)
 
 
 def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
@@ -219,7 +229,7 @@ def _has_networks(storage: "BaseStorage", name: str) -> bool:
 def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":
     """Return the trial of the network that the options name."""
     from nsopt.errors import NsoptError
-    from nsopt.scaling.metric import Joint, Metric, read_budgets
+    from nsopt.scaling.metric import Metric, read_budgets
     from nsopt.storage.trials import Point, read_point
 
     def fits(point: Point) -> bool:
@@ -230,8 +240,6 @@ def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTri
         )
 
     def is_of_budget(metric: Metric, budget: float, text: str) -> bool:
-        if ("=" in text) != isinstance(metric, Joint):
-            return False
         try:
             return read_budgets(text, metric) == [(metric, budget)]
         except NsoptError:  # the text of a budget in another metric

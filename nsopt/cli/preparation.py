@@ -255,16 +255,24 @@ def _format(value: object) -> str:
 
 
 def read_sizes(
-    options: SizeOptions, arch: Architecture, default_ratios: Sequence[float]
+    options: SizeOptions, arch: Architecture, default_ratios: Sequence[float], timed: bool = True
 ) -> tuple[Size, ...]:
-    """Return the requested budgets. Raises NsoptError for invalid ones, or if no widths fit."""
+    """Return the requested budgets, each once. Raises NsoptError for invalid ones, or if no widths
+    fit.
+
+    Args:
+        timed: whether networks will be timed for budgets in milliseconds, see `check_sizes`.
+    """
     budgets, ratios = _parse_sizes(options)
     if budgets:
         sizes = tuple(Size(metric, budget) for metric, budget in budgets)
     else:
         sizes = sizes_of_ratios(arch, get_metric(options.metric), ratios or default_ratios)
-    check_sizes(arch, sizes, **options.rounding)
-    return sizes
+    once: dict[tuple[Metric, float], Size] = {}
+    for size in sizes:
+        once.setdefault((size.metric, size.budget), size)
+    check_sizes(arch, list(once.values()), **options.rounding, timed=timed)
+    return tuple(once.values())
 
 
 def _parse_sizes(options: SizeOptions) -> tuple[list[tuple[Metric, float]], list[float]]:

@@ -87,10 +87,11 @@ def study(options: StudyOptions = StudyOptions()) -> None:
         with live_progress() as progress:
             for metric in metrics:
                 task = with_latency_if_needed(task, metric, methods, workspace, progress)
+            timed = task.settings.eta is None and not options.dry_run
             comparison = Comparison(
                 task,
                 methods,
-                preparation.read_sizes(options.sizes, task.arch, preset.ratios),
+                preparation.read_sizes(options.sizes, task.arch, preset.ratios, timed),
                 options.seeds or preset.seeds,
                 preset.references if options.references is None else options.references,
             )

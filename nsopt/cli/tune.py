@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
     from nsopt.scaling.metric import Metric
-    from nsopt.tuning.settings import Over, Tuning
+    from nsopt.tuning.settings import Over
 
 
 @Parameter(name="*")
@@ -83,7 +83,8 @@ def _tune_settings(options: TuneOptions, over: "Over", metric: "Metric") -> None
     with storage_errors(workspace.url):
         with live_progress() as progress:
             task = with_latency_if_needed(task, metric, (), workspace, progress)
-            (size,) = preparation.read_sizes(options.sizes, task.arch, (0.25,))
+            timed = over != "eta"
+            (size,) = preparation.read_sizes(options.sizes, task.arch, (0.25,), timed)
             preparation.announce(task, preset, options.place.verbose)
             tuning = Tuning(
                 task=task,
@@ -96,7 +97,7 @@ def _tune_settings(options: TuneOptions, over: "Over", metric: "Metric") -> None
             )
             study = run_tuning(tuning, workspace, progress)
         _publish(study)
-    _print_trials(study, tuning, hide_password(workspace.url))
+        _print_trials(study, hide_password(workspace.url))
     print_storage(workspace.url)
 
 
@@ -136,7 +137,7 @@ def _tune_law(options: TuneOptions, metric: "Metric") -> None:
             )
             study, confirmation = tune_law(tuning, workspace, progress)
         _publish(study)
-    _print_table(study)
+        _print_table(study)
     best = ", ".join(f"{name} {value:.2f}" for name, value in confirmation.parameters.items())
     console.print(f"best: {best}; {confirmation}", soft_wrap=True)
     if confirmation.holds:
@@ -182,7 +183,7 @@ def _parse_epochs(text: str) -> tuple[int, ...]:
     return found
 
 
-def _print_trials(study: "Study", tuning: "Tuning", url: str) -> None:
+def _print_trials(study: "Study", url: str) -> None:
     from nsopt.cli.console import console
     from nsopt.tuning.settings import best_trial
 

@@ -16,7 +16,6 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from nsopt.models.tracing.run import follow_modules
 
 _CHANNELS = 1
-_CONV2D_ARGUMENTS = 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +27,7 @@ class Call:
         place: its one or two sizes.
         module: path of the innermost module that made the call.
         function: the torch function.
-        arguments: its arguments; tensors are on the meta device.
+        arguments: its arguments; tensors are on the meta device. Of a convolution all seven.
         options: its keyword arguments.
     """
 
@@ -72,11 +71,26 @@ class _Recorder(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         options = kwargs or {}
+        if func is torch.conv2d:
+            args, options = _order_conv2d(*args, **options), {}
         result = func(*args, **options)
         if isinstance(result, Tensor) and not _is_view(args, result):
-            kind, place = _describe(func, args, options, result)
+            kind, place = _describe(func, args, result)
             self.calls.append(Call(kind, place, self.running[-1], func, args, options))
         return result
+
+
+def _order_conv2d(
+    input: Tensor,  # noqa: A002  (its name in PyTorch)
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> tuple[Any, ...]:
+    """Return the arguments of `torch.conv2d` by position, with its defaults."""
+    return input, weight, bias, stride, padding, dilation, groups
 
 
 def _is_view(args: tuple[Any, ...], result: Tensor) -> bool:
@@ -85,7 +99,7 @@ def _is_view(args: tuple[Any, ...], result: Tensor) -> bool:
 
 
 def _describe(
-    function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any], result: Tensor
+    function: Callable[..., Any], args: tuple[Any, ...], result: Tensor
 ) -> tuple[str, tuple[int, ...]]:
     """Return the kind and the place of a call."""
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
@@ -93,7 +107,7 @@ def _describe(
     name = resolve_name(function) or repr(function)
     shapes = [list(tensor.shape[2:]) for tensor in (*tensors, result)]
     if function is torch.conv2d:
-        groups = options.get("groups", fixed.pop() if len(args) == _CONV2D_ARGUMENTS else 1)
+        groups = fixed.pop()
         kind = f"{name} {shapes} {fixed} {'groups' if groups > 1 else ''}"
         if groups == 1:
             return kind, (tensors[0].shape[_CHANNELS], result.shape[_CHANNELS])

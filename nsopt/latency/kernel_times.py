@@ -65,8 +65,7 @@ def _measure_convolutions(
         np.array(places if len(places) == 1 else _choose_channels(places[-1]), dtype=np.float64)
         for places in (inputs, outputs)
     )
-    pattern = calls[0]
-    images, weight = pattern.arguments[:2]
+    images, weight, _, *fixed = calls[0].arguments
     batch, shape, window = images.shape[0], images.shape[2:], weight.shape[2:]
     measured = np.zeros((len(axes[0]), len(axes[1])))
     for i, read in enumerate(axes[0].astype(int).tolist()):
@@ -74,7 +73,7 @@ def _measure_convolutions(
         for j, made in enumerate(axes[1].astype(int).tolist()):
             w = _draw_tensor((made, read, *window), device, layout)
             bias = torch.zeros(made, device=device)
-            run = partial(functional.conv2d, x, w, bias, *pattern.arguments[3:], **pattern.options)
+            run = partial(functional.conv2d, x, w, bias, *fixed)
             measured[i, j] = 1000 * _time(run, device)
     return Table.of(axes, measured, (1, 1 if len(axes[1]) == 1 else BLOCK))
 

@@ -81,7 +81,7 @@ class Torch(Runtime):
 
         def feed(images: Tensor) -> Pass:
             own = inputs_for(placed, images)
-            return lambda: _time_pass(placed, own)
+            return lambda: _time_torch_pass(placed, own)
 
         return feed
 
@@ -258,7 +258,7 @@ def _place(model: nn.Module, device: torch.device, input_shape: tuple[int, ...])
     return place(model, device, best_layout(model.to(device), (example,))).eval()
 
 
-def _time_pass(model: nn.Module, images: Tensor) -> float:
+def _time_torch_pass(model: nn.Module, images: Tensor) -> float:
     wait_for(images.device)
     start = time.perf_counter()
     model(images)

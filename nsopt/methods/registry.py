@@ -4,7 +4,7 @@ A package adds a method as an entry point of the group `nsopt.methods`: a `Metho
 whose constructor takes no arguments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 
@@ -46,12 +46,7 @@ def register_method(method: Method) -> None:
         ...         return nsopt.uniform_curve([w * (i + 1) for i, w in enumerate(widths)])
         >>> nsopt.register_method(DeepFirst())
     """
-    if not method.name or set(method.name) & set("/, "):
-        raise NsoptError(f"a method cannot be named {method.name!r}: no slash, comma or space")
-    if is_reserved(method.name):
-        raise NsoptError(f"a method cannot be named {method.name!r}: nsopt uses this name itself")
-    if method.name in methods():
-        raise NsoptError(f"a method {method.name!r} already exists: give another name")
+    _check_name(method.name, methods())
     _registered[method.name] = method
 
 
@@ -63,10 +58,7 @@ def methods() -> dict[str, Method]:
 def get_method(name: str) -> Method:
     """Return the method or variant `name`. Raises NsoptError if there is none."""
     known = methods()
-    if name in known:
-        return known[name]
-    variants = (method.variant(name) for method in known.values())
-    found = next((variant for variant in variants if variant is not None), None)
+    found = _find(name, known)
     if found is None:
         raise unknown_name("method", name, known)
     return found
@@ -82,11 +74,7 @@ def get_methods(names: Sequence[str]) -> tuple[Method, ...]:
 
 def is_method(name: str) -> bool:
     """Return whether `get_method` knows the name."""
-    try:
-        get_method(name)
-    except NsoptError:
-        return False
-    return True
+    return _find(name, methods()) is not None
 
 
 def method_label(name: str) -> str:
@@ -100,6 +88,24 @@ def method_order(names: Sequence[str]) -> list[str]:
     return known + sorted(set(names) - set(known))
 
 
+def _find(name: str, known: Mapping[str, Method]) -> Method | None:
+    """Return the method of this name, or the variant of one of the `known` methods, if any."""
+    if name in known:
+        return known[name]
+    variants = (method.variant(name) for method in known.values())
+    return next((variant for variant in variants if variant is not None), None)
+
+
+def _check_name(name: str, known: Mapping[str, Method]) -> None:
+    """Raise NsoptError if a new method cannot have this name beside the `known` ones."""
+    if not name or set(name) & set("/, "):
+        raise NsoptError(f"a method cannot be named {name!r}: no slash, comma or space")
+    if is_reserved(name):
+        raise NsoptError(f"a method cannot be named {name!r}: nsopt uses this name itself")
+    if _find(name, known) is not None:
+        raise NsoptError(f"a method {name!r} already exists: give another name")
+
+
 @cache
 def _built_in() -> dict[str, Method]:
     built_in = (BASELINE, Magnitude(), MorphNet(), LAW_OF_SEARCH, Tuned(), DENSE, SCORED)
@@ -108,12 +114,21 @@ def _built_in() -> dict[str, Method]:
 
 @cache
 def _load_entry_points() -> dict[str, Method]:
-    """Load the methods of packages. Raises NsoptError for an entry point that is not a method."""
-    found = {}
+    """Load the methods of packages. Raises NsoptError for an entry point that cannot be used."""
+    found: dict[str, Method] = {}
     for point in entry_points(group=_GROUP):
-        loaded = point.load()
-        method = loaded() if isinstance(loaded, type) else loaded
-        if not isinstance(method, Method):
-            raise NsoptError(f"entry point {point.value} of {_GROUP} is not an nsopt Method")
+        try:
+            loaded = point.load()
+            method = loaded() if isinstance(loaded, type) else loaded
+            if not isinstance(method, Method):
+                raise NsoptError("it is not an nsopt Method")
+            _check_name(method.name, _built_in() | found)
+        except Exception as error:
+            kind = "" if isinstance(error, NsoptError) else f"{type(error).__name__}: "
+            reason = " ".join(f"{kind}{error}".split())
+            raise NsoptError(
+                f"the method {point.value} of an installed package cannot be used ({reason}): "
+                "update or uninstall the package"
+            ) from error
         found[method.name] = method
     return found

@@ -83,7 +83,11 @@ def draw_pareto(info: ParetoInfo) -> go.Figure:
 
 
 def accuracy_info(results: Results, cost: str = "params") -> list[MethodPoints]:
-    """Return test accuracy at the last epoch against a cost, `params` or `macs`."""
+    """Return test accuracy at the last epoch against a cost.
+
+    Args:
+        cost: `params`, `macs`, or `cost` for that in the metric of the budgets.
+    """
     return collect_points(results, cost, "test_accuracy")
 
 

@@ -32,13 +32,16 @@ def publish(results: Results, url: str) -> None:
     """Save notes and figures of a comparison in its storage, at `url`, replacing older ones.
 
     Every study gets a note with its question, protocol and numbers. Studies of methods also get the
-    answer, the Pareto front and the widths, that of the search the law.
+    answer, the Pareto front and the widths, that of the search the law. Searches without a complete
+    iteration get nothing.
     """
     from optuna_dashboard import save_note, save_plotly_graph_object  # noqa: PLC0415
 
     front, widths = draw_pareto(pareto_info(results)), draw_widths(widths_info(results))
     outcomes = describe_outcomes(results)
     for method, study in load_studies(open_storage(url), results.name).items():
+        if schema.is_search(method) and method not in results.searches:
+            continue
         save_note(study, note(results, method, outcomes))
         if method in results.searches:
             law = _as_card(draw_search(results, method))

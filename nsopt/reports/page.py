@@ -102,7 +102,7 @@ def render(
 def _draw_by_size(results: Results, published: list[PublishedLine]) -> dict[str, go.Figure]:
     """Draw accuracy against cost: a row per method if all methods share a single budget, and
     curves if there are several sizes."""
-    outcomes, compared = results.outcomes, _find_compared(results)
+    outcomes, compared = results.outcomes, results.compared
     figures = {}
     if len(compared) == 1:
         metric, budget = compared[0]
@@ -122,15 +122,9 @@ def _draw_by_size(results: Results, published: list[PublishedLine]) -> dict[str,
     return figures
 
 
-def _find_compared(results: Results) -> list[tuple[str, float]]:
-    """Return the metrics and budgets at which most methods were trained."""
-    methods = results.outcomes.groupby(["metric", "budget"])["method"].nunique()
-    return list(methods[methods == methods.max()].index)
-
-
 def _order_figures(results: Results, figures: Collection[str]) -> list[str]:
     """Return the figures of accuracy: first those that answer the question of the study."""
-    metric, _ = _find_compared(results)[0]
+    metric, _ = results.compared[0]
     lead = metric if metric in figures else "pareto"
     wanted = ("dots", lead, "pareto", MACS.name, *(m.name for m in IN_BYTES), PARAMS.name)
     return [key for key in dict.fromkeys(wanted) if key in figures]

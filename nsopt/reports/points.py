@@ -73,7 +73,7 @@ def _describe(trial: dict[str, Any], unit: str) -> str:
             f"<b>{method_label(trial['method'])}, {size_of(trial)}, seed {trial['seed']}</b>",
             f"widths {width_key(trial['widths'])}",
             f"{trial['params']:,} parameters, {trial['macs']:,} MACs",
-            f"{format_ms(trial['latency_ms'])} {unit}",
+            _format_latency(trial["latency_ms"], unit),
             f"validation {trial['val_accuracy']:.2f} %, test {trial['test_accuracy']:.2f} %",
         ]
     )
@@ -89,7 +89,11 @@ def _describe_mean(group: pd.DataFrame, unit: str) -> str:
         [
             f"<b>{method_label(first['method'])}, {size_of(first)}, mean of {len(group)}</b>",
             f"{group['params'].mean():,.0f} parameters, {group['macs'].mean():,.0f} MACs",
-            f"{format_ms(group['latency_ms'].mean())} {unit}",
+            _format_latency(group["latency_ms"].mean(), unit),
             f"validation {validation} %, test {test} %",
         ]
     )
+
+
+def _format_latency(milliseconds: float, unit: str) -> str:
+    return "not timed" if pd.isna(milliseconds) else f"{format_ms(milliseconds)} {unit}"

@@ -91,6 +91,12 @@ class Results:
         """Methods with outcomes, baselines first."""
         return method_order(self.outcomes["method"].unique().tolist())
 
+    @property
+    def compared(self) -> list[tuple[str, float]]:
+        """The metrics and budgets at which most methods were trained."""
+        methods = self.outcomes.groupby(["metric", "budget"])["method"].nunique()
+        return list(methods[methods == methods.max()].index)
+
 
 def read_results(url: str, name: str | None = None) -> Results:
     """Read the comparison `name` (ARCH-DATA-PRESET); None reads the only one in the storage.

@@ -57,7 +57,7 @@ def summary(results: Results) -> pd.DataFrame:
 
 def size_of(row: Mapping[str, Any]) -> str:
     """Format the budget of a row of results."""
-    ratio = None if row["ratio"] is None or pd.isna(row["ratio"]) else row["ratio"]
+    ratio = None if pd.isna(row["ratio"]) else row["ratio"]
     return size_label(row["budget"], get_metric(row["metric"]), ratio)
 
 

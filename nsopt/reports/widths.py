@@ -24,10 +24,11 @@ class WidthsInfo(NamedTuple):
 
 def widths_info(results: Results) -> list[WidthsInfo]:
     """Return one entry per metric and budget, smallest first, of those with most methods."""
-    infos = []
-    compared = results.outcomes.groupby(["metric", "budget"])["method"].transform("nunique")
-    most = with_ordered_metrics(results.outcomes[compared == compared.max()])
-    for _, trials in most.groupby(["metric", "budget"], observed=True):
+    infos, compared = [], set(results.compared)
+    outcomes = with_ordered_metrics(results.outcomes)
+    for size, trials in outcomes.groupby(["metric", "budget"], observed=True):
+        if size not in compared:
+            continue
         first = trials.sort_values("seed").groupby("method").first()
         infos.append(
             WidthsInfo(

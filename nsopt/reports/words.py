@@ -109,6 +109,43 @@ def paired_difference(
     return Difference(mean, min(float(low), mean - radius), max(float(high), mean + radius), n)
 
 
+class _Choice(NamedTuple):
+    """What decides at one budget.
+
+    Attributes:
+        best: the row of the summary that is best by validation accuracy.
+        equals: its method, and those with the same widths.
+        is_chance: whether no method learned anything.
+        rival: the row with which `best` is compared; None if there is none, or nothing was learned.
+        difference: of their test accuracies.
+        taken: `best`, or the rival if no difference is shown and it is cheaper.
+        gain: what `taken` saves; "" for nothing.
+        seeds: how many could show a difference; None if one is shown, or none would be used.
+    """
+
+    best: pd.Series
+    equals: list[str]
+    is_chance: bool
+    rival: pd.Series | None
+    difference: Difference | None
+    taken: pd.Series
+    gain: str
+    seeds: int | None
+
+    @property
+    def label(self) -> str:
+        """The best methods."""
+        return " and ".join(map(method_label, self.equals))
+
+    @property
+    def taken_label(self) -> str:
+        return self.label if self.taken is self.best else method_label(self.taken["method"])
+
+    @property
+    def is_certain(self) -> bool:
+        return self.difference is not None and self.difference.is_certain
+
+
 def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
     """Return the verdict at one budget.
 
@@ -116,36 +153,58 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
         rows: of the summary, at this budget.
         reference: the method with which to compare the best one.
     """
+    choice = _choose(results, rows, reference)
+    found = _describe_choice(results, choice, reference)
+    found += _describe_limits(results, rows, choice.taken)
+    widths = _find_widths(results, choice.taken, choice.taken["method"])
+    return Verdict(
+        text=f"{_format_budget(choice.best)}: {found}",
+        method=choice.taken_label,
+        widths=width_key(*widths) if len(widths) == 1 else "",
+        is_certain=choice.is_certain,
+        row=choice.taken,
+    )
+
+
+def _choose(results: Results, rows: pd.DataFrame, reference: str) -> _Choice:
+    """Return which method to take at a budget, and why."""
     best = _find_best(results, rows)
     equals = _find_equals(results, best, rows["method"])
-    label = " and ".join(method_label(method) for method in equals)
-    rival = _choose_rival(rows[~rows["method"].isin(equals)], reference)
-    certain, taken = False, best
-    if _is_chance(results, rows):
+    is_chance = _is_chance(results, rows)
+    rival = None if is_chance else _choose_rival(rows[~rows["method"].isin(equals)], reference)
+    difference, taken, gain, seeds = None, best, "", None
+    if rival is not None:
+        difference = _find_difference(results, best, rival)
+        compresses = SCORED.name in results.methods
+        if not (difference is None or difference.is_certain or compresses):
+            costs = ["macs"] if doubt_latencies(results) else ["latency_ms", "macs"]
+            taken, gain = _choose_cheaper(best, rival, costs)
+            seeds = max(_MORE_SEEDS, 2 * difference.n)
+    return _Choice(best, equals, is_chance, rival, difference, taken, gain, seeds)
+
+
+def _describe_choice(results: Results, choice: _Choice, reference: str) -> str:
+    """Say how the best method differs from its rival, and which to take."""
+    best, rival, label = choice.best, choice.rival, choice.label
+    if choice.is_chance:
         classes = results.task.classes
-        found = (
+        return (
             f"nothing learned. Every network is near {100 / classes:.3g} %, chance for {classes} "
             "classes. Train longer (--epochs)."
         )
-    elif rival is None:
-        found = f"{label} {_has(equals)} {best['test_mean']:.1f} % test accuracy."
-    else:
-        best_accuracies, others = (
-            _select_outcomes(results, best, row["method"]).set_index("seed")["test_accuracy"]
-            for row in (best, rival)
-        )
-        images = results.settings.get("data", {}).get("test")
-        difference = paired_difference(best_accuracies, others, images)
-        certain = difference is not None and difference.is_certain
-        found = _compare(label, equals, best, rival, difference)
-        if certain:
-            found += _compare_at_equal_accuracy(results, best, reference)
-        elif difference is not None and SCORED.name not in results.methods:
-            costs = ["macs"] if doubt_latencies(results) else ["latency_ms", "macs"]
-            taken, gain = _choose_cheaper(best, rival, costs)
-            label = label if taken is best else method_label(rival["method"])
-            found += f" Take {label}: {gain}." if gain else ""
-            found += f" More seeds: --seeds {max(_MORE_SEEDS, 2 * difference.n)}."
+    if rival is None:
+        return f"{label} {_has(choice.equals)} {best['test_mean']:.1f} % test accuracy."
+    found = _compare(label, choice.equals, best, rival, choice.difference)
+    if choice.is_certain:
+        found += _compare_at_equal_accuracy(results, best, reference)
+    found += f" Take {choice.taken_label}: {choice.gain}." if choice.gain else ""
+    return found + (f" More seeds: --seeds {choice.seeds}." if choice.seeds else "")
+
+
+def _describe_limits(results: Results, rows: pd.DataFrame, taken: pd.Series) -> str:
+    """Return sentences about the budget: whether its law is extrapolated there, which limit binds,
+    and which networks are slower."""
+    found = ""
     if not pd.isna(taken["beyond_record"]):
         factor = describe_reach(taken["beyond_record"])
         found += f" The budget is {factor}: its law is extrapolated there."
@@ -153,9 +212,16 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
         found += f" The budget of {name_binding(taken)} binds."
     if _is_timed_as_budgets(results):
         found += "".join(_describe_excess(row, results.batch_unit) for _, row in rows.iterrows())
-    widths = _find_widths(results, taken, taken["method"])
-    key = width_key(*widths) if len(widths) == 1 else ""
-    return Verdict(f"{_format_budget(best)}: {found}", label, key, certain, taken)
+    return found
+
+
+def _find_difference(results: Results, best: pd.Series, rival: pd.Series) -> Difference | None:
+    """Return by how much the best is ahead of its rival in test accuracy."""
+    accuracies, others = (
+        _select_outcomes(results, best, row["method"]).set_index("seed")["test_accuracy"]
+        for row in (best, rival)
+    )
+    return paired_difference(accuracies, others, results.settings.get("data", {}).get("test"))
 
 
 def _find_best(results: Results, rows: pd.DataFrame) -> pd.Series:

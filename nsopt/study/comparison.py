@@ -10,7 +10,7 @@ from nsopt.methods.base import Method
 from nsopt.methods.registry import BASELINE
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import floor_widths, uniform_curve
-from nsopt.scaling.metric import MACS, Metric
+from nsopt.scaling.metric import LATENCY, MACS, Metric
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
 from nsopt.storage.trials import Point
@@ -93,12 +93,22 @@ def check_sizes(
     sizes: Sequence[Size],
     multiple_of: Multiple | None,
     min_width: MinWidth | None,
+    timed: bool = False,
 ) -> None:
-    """Raise NoWidthsError if no widths, rounded as `solve_widths` does, meet one of the budgets."""
+    """Raise NoWidthsError if no widths, rounded as `solve_widths` does, meet one of the budgets.
+
+    Args:
+        timed: whether networks will be timed for budgets in milliseconds; predicted milliseconds
+            then decide nothing.
+    """
     curve = uniform_curve(arch.base_widths)
     for size in sizes:
         rounding = rounding_for(multiple_of, min_width, size.metric)
-        solve_widths(curve, size.metric.cost(arch), size.budget, *rounding)
+        limits = [(size.metric, size.budget)]
+        if timed and LATENCY in size.metric.parts:
+            limits = [each for each in size.metric.limits_at(size.budget) if each[0] != LATENCY]
+        for metric, budget in limits:
+            solve_widths(curve, metric.cost(arch), budget, *rounding)
 
 
 def choose_reference_budgets(
@@ -106,18 +116,20 @@ def choose_reference_budgets(
 ) -> list[int]:
     """Return the MACs of uniform networks that cover the compared networks.
 
-    There are none if all networks have about the same MACs and latencies. The latency of a uniform
-    network is assumed to be proportional to its MACs.
+    There are none if all networks have about the same MACs and latencies. MACs per millisecond of
+    uniform networks are interpolated between those that were timed.
 
     Args:
-        macs: of all compared networks, the uniform ones first, in the order of sizes.
+        macs: of all compared networks, the uniform ones first.
         latency: of the same networks, in milliseconds.
         uniform: number of uniform networks.
     """
     if not comparison.references or not uniform:
         return []
     own_macs, own_latency = np.array(macs[:uniform]), np.array(latency[:uniform])
-    equal_latency = np.resize(own_macs / own_latency, len(latency)) * np.array(latency)
+    order = np.argsort(own_macs)
+    speed = np.interp(macs, own_macs[order], (own_macs / own_latency)[order])
+    equal_latency = speed * np.array(latency)
     wanted = np.concatenate([macs, equal_latency])
     low, high = float(wanted.min()), float(wanted.max())
     if high < _APART * low:

@@ -13,7 +13,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from nsopt.deployment.artifacts import BestNetworks
-from nsopt.methods.registry import methods
+from nsopt.methods.registry import get_method, is_method
 from nsopt.storage import schema, trials
 from nsopt.storage.studies import load_studies
 from nsopt.storage.trials import Point
@@ -73,12 +73,11 @@ def _read_trainings(
     studies: Mapping[str, Study], layer_names: Sequence[str], widths: tuple[int, ...]
 ) -> Iterator[EqualTraining]:
     """Yield the completed trainings of `widths` from scratch, without their networks."""
-    known = methods()
     wanted = {
         trials.width_parameter(name): width for name, width in zip(layer_names, widths, strict=True)
     }
     for kind, study in studies.items():
-        if kind not in known or known[kind].inherits_weights:
+        if not is_method(kind) or get_method(kind).inherits_weights:
             continue
         for trial in trials.read_completed(study):
             point, curves = trials.read_point(trial), trials.read_curves(trial)

@@ -1,7 +1,7 @@
 """Run one trial of a comparison: propose widths, train the network, store the results."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from nsopt.study.laws import Laws
 from nsopt.study.session import Session
 from nsopt.study.timing import find_latencies
 from nsopt.study.trained import train_base_network
-from nsopt.training.loop import Outcome, TrainingNumbers
+from nsopt.training.loop import Epoch, Outcome, TrainingNumbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,11 +175,8 @@ def _list_epochs(numbers: TrainingNumbers) -> dict[str, Any]:
     """Return the numbers of every epoch; nothing for a network that was not trained."""
     if any(map(math.isnan, numbers.losses)):
         return {}
-    return {
-        "train_loss": numbers.losses,
-        "val_accuracy": [epoch.val_accuracy for epoch in numbers.epochs],
-        "test_accuracy": [epoch.test_accuracy for epoch in numbers.epochs],
-    }
+    names = [field.name for field in fields(Epoch)]
+    return {name: [getattr(epoch, name) for epoch in numbers.epochs] for name in names}
 
 
 def _find_checkpoint(session: Session, point: Point) -> Path:

@@ -1,11 +1,21 @@
-"""Which network `nsopt export` chooses."""
+"""Which network `nsopt export` chooses, and what it stores."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, create_trial
 
-from nsopt.cli.export import ExportOptions, _choose
+from nsopt.cli import export
+from nsopt.cli.export import ExportOptions, _choose, _Chosen
+from nsopt.deployment import check
+from nsopt.deployment import export as writing
+from nsopt.deployment.check import ExportCheck
 from nsopt.errors import NsoptError
 from nsopt.scaling.metric import get_metric
+from nsopt.storage import schema
 from nsopt.storage.trials import Point
 
 
@@ -14,15 +24,45 @@ def make_trial(metric: str, budget: float) -> FrozenTrial:
     return create_trial(values=[1.0, 1.0], user_attrs=point.attributes)
 
 
-TRIALS = [make_trial("latency", 20.0), make_trial("macs", 2e6), make_trial("params", 600_000.0)]
+BUDGETS = (
+    *(("latency", 20.0), ("macs", 2e6), ("params", 600_000.0)),
+    *(("params=600000,macs=2000000", 1.0), ("params=600000,latency=20", 1.0)),
+)
+TRIALS = [make_trial(metric, budget) for metric, budget in BUDGETS]
 
 
-@pytest.mark.parametrize(("text", "number"), [("20ms", 0), ("2M", 1), ("600k", 2)])
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *(("20ms", 0), ("2M", 1), ("600k", 2), ("macs=2M", 1), ("params = 600k", 2)),
+        *(("macs=2M,params=600k", 3), ("params=600k,latency=20ms", 4)),
+    ],
+)
 def test_a_budget_names_a_network_among_those_of_other_metrics(text: str, number: int) -> None:
     assert _choose(TRIALS, ExportOptions(budget=text)) is TRIALS[number]
 
 
-@pytest.mark.parametrize("text", ["3M", "soon", "21ms", "params=600k"])
+@pytest.mark.parametrize("text", ["3M", "soon", "21ms", "params=2M", "macs=50%"])
 def test_a_budget_of_no_network_is_answered_with_those_that_are_stored(text: str) -> None:
     with pytest.raises(NsoptError, match=r"choose a network with .*: stored are .*20"):
         _choose(TRIALS, ExportOptions(budget=text))
+
+
+def test_a_storage_that_fails_after_quantising_leaves_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise StorageInternalError("the server is gone")
+
+    data: Any = SimpleNamespace(test=None)
+    chosen = _Chosen(None, "", "sqlite:///s.db", None, TRIALS[0], 100, data)
+    passed = ExportCheck(exported=90.0, stored=90.0, difference=0.0)
+    monkeypatch.setattr(export, "_load", lambda options: chosen)
+    monkeypatch.setattr(writing, "export", lambda network, path, form: path.write_text("float"))
+    monkeypatch.setattr(check, "check_export", lambda *arguments: passed)
+    monkeypatch.setattr(export, "_quantise", lambda *arguments: {"form": "QDQ"})
+    monkeypatch.setattr(schema, "write_int8", fail)
+    out = tmp_path / "network.onnx"
+    with pytest.raises(NsoptError, match=r"s\.db cannot be used: the server is gone"):
+        export.export(ExportOptions(int8=True, out=out))
+    assert out.read_text() == "float"

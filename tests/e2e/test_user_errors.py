@@ -122,6 +122,7 @@ def test_study_refuses_invalid_options(
         ("study --metric=latency --budgets=fast", "'fast' is not a latency: write 20ms"),
         ("study --multiple-of=eight", "'eight' is not a width: write 8, or latency=16,macs=8"),
         ("study --multiple-of=mac=8", "unknown metric 'mac': did you mean 'macs'"),
+        ("study --min-width=latency=16=8", "unknown metric 'latency=16': did you mean 'latency'"),
         ("study --price=flops", 'Invalid value "flops" for --price. Choose from: "filters"'),
         ("tune --over=curve --sampler=grid", 'Invalid value "grid" for --sampler'),
         ("tune --over=curve --confirmations=1", 'Invalid value "1" for --confirmations'),

@@ -18,7 +18,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 import nsopt
 from nsopt.compute import memory
@@ -26,6 +27,7 @@ from nsopt.compute.device import resolve_compute
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency import learn
 from nsopt.latency.calls import record_calls
+from nsopt.latency.kernel_times import measure_table
 from nsopt.latency.learn import latency_model, sample_widths
 from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.model import LatencyModel
@@ -68,6 +70,30 @@ def test_recorded_calls_match_the_layers_of_a_network(narrow: TableArchitecture)
     assert [call.place for call in convolutions] == list(pairwise(inputs))
     assert [call.module for call in convolutions] == [f"conv{i}" for i in range(1, 9)]
     assert sum("batch_norm" in call.kind for call in calls) == len(narrow.base_widths)
+
+
+class Keywords(nn.Module):
+    """Convolutions whose arguments have names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = functional.conv2d(images, self.first.weight, bias=self.first.bias, stride=2)
+        x = functional.conv2d(input=x, weight=self.second.weight, dilation=(2, 2))
+        return functional.conv2d(x, self.second.weight, groups=1)
+
+
+def test_convolutions_with_named_arguments_are_timed() -> None:
+    calls = record_calls(Keywords(), (3, 21, 21), 2)
+    assert [call.place for call in calls] == [(3, 16), (16, 16), (16, 16)]
+    assert [call.arguments[3:] for call in calls] == [
+        *((2, 0, 1, 1), (1, 0, (2, 2), 1), (1, 0, 1, 1))
+    ]
+    assert len({call.kind for call in calls}) == 3
+    for call in calls:
+        measure_table([call], CPU.device, torch.contiguous_format)
 
 
 def learn_now(arch: Architecture) -> LatencyModel:
@@ -284,7 +310,7 @@ def test_networks_are_timed_in_turns(
         order.append(model)
         return 0.002
 
-    monkeypatch.setattr("nsopt.latency.runtime._time_pass", timed)
+    monkeypatch.setattr("nsopt.latency.runtime._time_torch_pass", timed)
     networks = [narrow.build(narrow.base_widths) for _ in range(2)]
     found = measure_latencies(
         networks, narrow.input_shape, warmup=0, repeats=6, rounds=3, runtime=Torch(2)

@@ -1,12 +1,14 @@
 """The registry of methods, and the laws of the built-in ones."""
 
 import dataclasses
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
 
 import nsopt
 from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.methods import registry
 from nsopt.methods.base import LawInputs
 from nsopt.methods.registry import (
     get_method,
@@ -116,7 +118,7 @@ class Named(Mine):
     name: str
 
 
-@pytest.mark.parametrize("name", ["uniform", "neuralscale"])
+@pytest.mark.parametrize("name", ["uniform", "neuralscale", "neuralscale-macs"])
 def test_the_name_of_a_built_in_method_cannot_be_registered_again(name: str) -> None:
     with pytest.raises(NsoptError, match=f"a method '{name}' already exists"):
         nsopt.register_method(Named(name))
@@ -128,3 +130,30 @@ def test_the_name_of_a_built_in_method_cannot_be_registered_again(name: str) -> 
 def test_method_names_that_break_study_names_are_refused(name: str) -> None:
     with pytest.raises(NsoptError, match="a method cannot be named"):
         nsopt.register_method(Named(name))
+
+
+UNIFORM, VARIANT, SPACED = Named("uniform"), Named("neuralscale-iter2"), Named("a b")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (f"{__name__}:UNIFORM", "a method 'uniform' already exists: give another name"),
+        (f"{__name__}:VARIANT", "a method 'neuralscale-iter2' already exists: give another name"),
+        (f"{__name__}:SPACED", "a method cannot be named 'a b': no slash, comma or space"),
+        (f"{__name__}:BUILT_IN", "it is not an nsopt Method"),
+        ("nsopt:Method", "TypeError: .*"),
+        ("no_such_package:Mine", "ModuleNotFoundError: No module named 'no_such_package'"),
+    ],
+)
+def test_a_method_of_a_package_that_cannot_be_used_is_an_error_of_one_line(
+    monkeypatch: pytest.MonkeyPatch, value: str, reason: str
+) -> None:
+    point = EntryPoint("mine", value, "nsopt.methods")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    registry._load_entry_points.cache_clear()
+    message = rf"^the method {value} of an installed package cannot be used \({reason}\): update"
+    with pytest.raises(NsoptError, match=message):
+        get_method("uniform")
+    with pytest.raises(NsoptError, match=message):
+        is_method("uniform")

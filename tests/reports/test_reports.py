@@ -3,6 +3,8 @@ import re
 from pathlib import Path
 
 import numpy as np
+import optuna
+import optuna_dashboard
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from nsopt.errors import NsoptError
 from nsopt.methods.registry import methods
+from nsopt.reports import dashboard
 from nsopt.reports.accuracy import (
     accuracy_info,
     draw_accuracy,
@@ -102,6 +105,15 @@ def test_a_ratio_names_its_metric(
 def test_a_single_seed_has_no_deviation() -> None:
     assert with_deviation(79.634, 0.04) == "79.63 ± 0.04"
     assert with_deviation(79.634, float("nan")) == "79.63"
+
+
+def test_a_point_without_a_latency_is_not_timed(results: Results) -> None:
+    outcomes = results.outcomes.assign(latency_ms=[np.nan] * 2 + [4.0] * 6)
+    uniform, other = accuracy_info(dataclasses.replace(results, outcomes=outcomes))
+    lines = [text.split("<br>") for text in uniform.text + uniform.mean_text]
+    timed = ["4.00 ms per batch of 100" for _ in range(2)]
+    assert [line[-2] for line in lines] == ["not timed", "not timed", *timed, "not timed", timed[0]]
+    assert all("4.00 ms per batch of 100" in text for text in other.text)
 
 
 @pytest.mark.parametrize(
@@ -324,6 +336,24 @@ def test_notes_repeat_the_answers_of_the_terminal(results: Results) -> None:
     outcomes = describe_outcomes(results)
     assert all(verdict in note(results, "uniform", outcomes) for verdict in verdicts)
     assert all(verdict not in note(results, "search", outcomes) for verdict in verdicts)
+
+
+def test_figures_show_the_budgets_at_which_most_methods_were_trained(results: Results) -> None:
+    outcomes = results.outcomes.query("method == 'uniform' or budget == 4000")
+    fewer = dataclasses.replace(results, outcomes=outcomes)
+    assert results.compared == [("params", 1000), ("params", 4000)]
+    assert fewer.compared == [("params", 4000)]
+    assert [info.size for info in widths_info(fewer)] == ["1x"]
+
+
+def test_a_search_without_an_iteration_gets_no_note(
+    results: Results, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    studies = {kind: optuna.create_study() for kind in ("uniform", "search", "search-macs")}
+    monkeypatch.setattr(dashboard, "load_studies", lambda storage, name: studies)
+    dashboard.publish(results, f"sqlite:///{tmp_path}/s.db")
+    notes = [optuna_dashboard.get_note(study) for study in studies.values()]
+    assert [bool(note) for note in notes] == [True, True, False]
 
 
 def test_names_of_studies_add_no_code_to_the_page(results: Results) -> None:

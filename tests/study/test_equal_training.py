@@ -13,6 +13,7 @@ from nsopt.storage import trials
 from nsopt.study import session
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, sizes_of_ratios
+from nsopt.study.equal_training import find_equal_training
 from nsopt.study.laws import Laws
 from nsopt.study.session import Session
 from nsopt.study.worker import Worker
@@ -63,6 +64,21 @@ def test_the_same_network_at_a_budget_in_another_metric_is_not_trained_again(
     trial = open_studies(place)["uniform"].trials[2]
     assert trial.user_attrs["trained_as"] == "vgg11-digits-test/uniform trial 0"
     assert any(message.endswith("as uniform 0.5x seed 0") for message in listener.messages)
+
+
+@pytest.mark.parametrize("name", ["neuralscale-macs", "neuralscale-iter1", "nothing", "search"])
+def test_trainings_of_variants_count_as_those_of_methods(
+    uniform: Comparison, place: Workspace, name: str
+) -> None:
+    run_comparison(only(uniform, "uniform", seeds=1), place, Listener())
+    study = open_studies(place)["uniform"]
+    (trial,) = study.trials
+    point, layers = trials.read_point(trial), uniform.task.arch.layer_names
+    assert point is not None
+    widths = trials.read_widths(trial, layers)
+    kept = BestNetworks(place.artifacts)
+    found = find_equal_training({name: study}, kept, layers, widths, study, point)
+    assert (found is not None) == name.startswith("neuralscale")
 
 
 def test_the_shared_network_is_kept_for_both_budgets(uniform: Comparison, place: Workspace) -> None:

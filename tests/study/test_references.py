@@ -45,6 +45,17 @@ def test_references_span_the_macs_and_the_latencies_of_the_others(comparison: Co
     assert choose_reference_budgets(none, [10**6, 3 * 10**6], [1.0, 5.0], 1) == []
 
 
+def test_references_compare_each_network_with_uniform_ones_of_its_size(
+    comparison: Comparison,
+) -> None:
+    """A method may lack some budgets, so its networks are not in the order of the uniform ones."""
+    for macs, latency in (
+        ([10**6, 4 * 10**6, 4 * 10**6], [1.0, 8.0, 8.0]),
+        ([4 * 10**6, 10**6, 2 * 10**6, 4 * 10**6], [8.0, 1.0, 3.0, 8.0]),
+    ):
+        assert choose_reference_budgets(comparison, macs, latency, 2) == [1587401, 2519842]
+
+
 def test_references_are_trained_and_timed_beside_the_others(
     comparison: Comparison, narrow: TableArchitecture, place: Workspace
 ) -> None:
