@@ -184,7 +184,7 @@ def _choose(results: Results, rows: pd.DataFrame, reference: str) -> _Choice:
 
 
 def _describe_choice(results: Results, choice: _Choice, reference: str) -> str:
-    """Say how the best method differs from its rival, and which to take."""
+    """Return how the best method differs from its rival, and which to take."""
     best, rival, label = choice.best, choice.rival, choice.label
     if choice.is_chance:
         classes = results.task.classes
