@@ -24,7 +24,9 @@ from nsopt.errors import NsoptError
 from nsopt.files import cache_folder
 
 Place = Path | zipfile.Path
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif"})
+_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
+)
 # Other formats are refused, whatever a file is called: for some, Pillow would start a program.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 _MOST_NAMES = 100  # damaged images that a message names

@@ -58,6 +58,16 @@ def test_a_zip_is_read_like_the_folder_it_packs(tmp_path: Path, root: str) -> No
     assert sorted(tmp_path.iterdir()) == [folder, tmp_path / "insects.zip"]
 
 
+@pytest.mark.parametrize("suffix", [".webp", ".ppm", ".tiff", ".gif"])
+def test_images_of_other_formats_are_read(tmp_path: Path, suffix: str) -> None:
+    write_images(tmp_path)
+    for file in list(tmp_path.rglob("*.png")):
+        with Image.open(file) as image:
+            image.save(file.with_suffix(suffix))
+        file.unlink()
+    assert load_data(f"folder:{tmp_path}").train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
 def test_val_becomes_the_test_set_if_there_is_no_test_folder(tmp_path: Path) -> None:
     data = load_data(f"folder:{write_images(tmp_path / 'x', ('train', 'val'))}")
     assert len(data.test) == 6
