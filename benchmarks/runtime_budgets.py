@@ -18,7 +18,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 import pandas as pd
 
 from benchmarks.trained import Dense, add_arguments, read_images, train_dense
-from nsopt.compression.compress import PRESET, make_task, prepare_budgets, run_compression
+from nsopt.compression.classifier_compression import make_task, prepare_budgets, run_compression
+from nsopt.compression.compress import PRESET
 from nsopt.latency.runtime import choose_runtime
 from nsopt.methods.registry import SCORED, get_methods
 from nsopt.reports.results import read_results

@@ -64,7 +64,8 @@ def compress(options: CompressOptions) -> None:
     from nsopt.cli.preparation import announce, apply_changes, prepare, with_known_multiple
     from nsopt.cli.study import write_report_of
     from nsopt.compression.budgets import check_words, split_budgets
-    from nsopt.compression.compress import PRESET, prepare_budgets, run_compression
+    from nsopt.compression.classifier_compression import prepare_budgets, run_compression
+    from nsopt.compression.compress import PRESET
     from nsopt.reports.words import doubt_latencies
     from nsopt.storage.opening import storage_errors
     from nsopt.study.presets import get_preset

@@ -10,7 +10,7 @@ import torch
 
 from nsopt.cli.compress import _export
 from nsopt.compression.budgets import Budget
-from nsopt.compression.compress import _find_best
+from nsopt.compression.classifier_compression import _find_best
 from nsopt.compression.result import CompressedClassifier
 from nsopt.data.images import ImageSet
 from nsopt.deployment.kept import load_network

@@ -14,7 +14,7 @@ from torch import nn
 
 import nsopt
 from nsopt.compression.budgets import read_compression_budgets, split_budgets
-from nsopt.compression.compress import _read_accuracy, make_task
+from nsopt.compression.classifier_compression import _read_accuracy, make_task
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.latency.runtime import TORCH

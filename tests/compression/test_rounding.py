@@ -10,7 +10,7 @@ import pytest
 
 from nsopt.compression import rounding
 from nsopt.compression.budgets import read_compression_budgets
-from nsopt.compression.compress import prepare_budgets
+from nsopt.compression.classifier_compression import prepare_budgets
 from nsopt.compression.rounding import _count_macs, choose_multiples, with_fast_multiple
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
