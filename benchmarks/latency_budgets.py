@@ -24,7 +24,7 @@ import numpy as np
 import nsopt
 from benchmarks.common import time_alone
 from benchmarks.trained import Results
-from nsopt.compression.rounding import choose_multiples
+from nsopt.compression.rounding import multiple_per_layer
 from nsopt.errors import NsoptError
 from nsopt.latency.linear import fit_linear
 from nsopt.latency.multiples import find_multiple
@@ -100,7 +100,7 @@ def measure(
 
     try:
         arch = nsopt.get_architecture(word, image_size=about["size"])
-        multiples = choose_multiples(arch, about["multiple"])
+        multiples = multiple_per_layer(arch, about["multiple"])
         arch = arch.with_latency(fit_linear(arch, time_widths))
         (before,) = time_widths([arch.base_widths])
         proposed = propose(arch, runtime, shapes, multiples)

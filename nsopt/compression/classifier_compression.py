@@ -168,7 +168,7 @@ def _find_best(
         budget=budget.word,
         method=name,
         widths=network.widths,
-        score=before.get(schema.width_key(network.widths)),
+        before=before.get(schema.width_key(network.widths)),
         accuracy=network.test_accuracy,
         cost=counted_costs(task.arch, network.widths),
         latency=float(latencies[network.widths]),

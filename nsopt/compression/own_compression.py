@@ -139,7 +139,7 @@ def _compress(
             budget=budget.word,
             method=method,
             widths=widths,
-            score=scores.get(schema.width_key(widths)),
+            before=scores.get(schema.width_key(widths)),
             accuracy=accuracy,
             cost=counted_costs(task.arch, widths),
             latency=None,

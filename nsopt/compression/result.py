@@ -25,7 +25,7 @@ class Compressed:
         budget: as the user wrote it; `100%` for the original network.
         method: the method that proposed its widths.
         widths: output channels of every searched layer.
-        score: validation accuracy (%), or the user's score, before fine-tuning, after a few
+        before: validation accuracy (%), or the user's score, before fine-tuning, after a few
             training steps; None if it was not measured. A classifier's widths are ranked by
             agreement with the trained network, which is only in the study of scores.
         accuracy: test accuracy (%), or the user's score, after fine-tuning.
@@ -39,7 +39,7 @@ class Compressed:
     budget: str
     method: str
     widths: tuple[int, ...]
-    score: float | None
+    before: float | None
     accuracy: float
     cost: dict[str, int]
     latency: float | None
@@ -93,7 +93,7 @@ def _list_rows(dense: Compressed, networks: Collection[Compressed]) -> list[dict
         {
             "budget": each.budget,
             "widths by": each.method if each is not dense else "",
-            "before": "" if each.score is None else f"{each.score:.4g}",
+            "before": "" if each.before is None else f"{each.before:.4g}",
             **each.accuracies(dense),
             "params": _compare(short_number, each.cost["params"], dense.cost["params"]),
             "MACs": _compare(short_number, each.cost["macs"], dense.cost["macs"]),

@@ -32,8 +32,8 @@ def with_fast_multiple(
 ) -> StudySettings:
     """Return the settings of a compression; at budgets in milliseconds they round widths.
 
-    nsopt times which multiple allows most MACs; that of each layer follows from it, see
-    `choose_multiples`. The user's own multiple has priority; a runtime on another device gets none.
+    nsopt times which multiple allows most MACs; that of each layer follows (`multiple_per_layer`).
+    The user's own multiple has priority; a runtime on another device gets none.
 
     Args:
         settings: as the user gave them.
@@ -58,7 +58,7 @@ def with_fast_multiple(
     fastest = find_multiple(settings.training.device, runtime, progress)
     if fastest == 1:
         return settings
-    multiples = _find_multiples(timed, arch, settings, runtime, fastest, progress)
+    multiples = _time_multiples(timed, arch, settings, runtime, fastest, progress)
     if max(multiples) > 1:
         progress.message(
             f"at budgets in milliseconds widths are multiples of {max(multiples)}, less in narrow "
@@ -71,7 +71,7 @@ def _rounded(settings: StudySettings, multiples: tuple[int, ...]) -> StudySettin
     return settings.updated(multiple_of={LATENCY.name: multiples})
 
 
-def _find_multiples(
+def _time_multiples(
     budgets: Sequence[Budget],
     arch: Architecture,
     settings: StudySettings,
@@ -86,7 +86,7 @@ def _find_multiples(
     """
     halved = (fastest >> times for times in range(fastest.bit_length()))
     best, most = (1,) * len(arch.base_widths), 0.0
-    for multiples in dict.fromkeys(choose_multiples(arch, multiple) for multiple in halved):
+    for multiples in dict.fromkeys(multiple_per_layer(arch, multiple) for multiple in halved):
         macs = _count_macs(budgets, arch, _rounded(settings, multiples), runtime, progress)
         if most and macs <= _MORE * most:
             break
@@ -122,10 +122,10 @@ def _count_macs(
     return math.exp(np.mean(logs))
 
 
-def choose_multiples(arch: Architecture, multiple: int) -> tuple[int, ...]:
+def multiple_per_layer(arch: Architecture, multiple: int) -> tuple[int, ...]:
     """Return the multiple of each layer's units, at which its channels are multiples of `multiple`.
 
-    It is halved until the layer can be halved.
+    A layer that is narrower than two multiples gets half of the multiple, and so on.
 
     Args:
         arch: the trained network.

@@ -215,7 +215,7 @@ def _learn(
     )
     progress.advance()
     milliseconds = [latency.median_ms for latency in measured]
-    model = replace(model.corrected(widths, milliseconds[1:]), floor=min(milliseconds))
+    model = replace(model.fitted_to(widths, milliseconds[1:]), floor=min(milliseconds))
     return model, was_busy(measured)
 
 

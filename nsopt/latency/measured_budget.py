@@ -78,7 +78,7 @@ class MeasuredBudget:
     def solve(self, time: Callable[[Widths], Timing]) -> TimedWidths:
         """Return the largest widths that fit by measurement, see `bisect_widths`."""
         return bisect_widths(
-            self.propose, lambda widths: self._cautious(time(widths)), self.milliseconds
+            self.propose, lambda widths: self._bound(time(widths)), self.milliseconds
         )
 
     def solve_here(self, compute: Compute, runtime: Runtime, progress: Progress) -> TimedWidths:
@@ -93,7 +93,7 @@ class MeasuredBudget:
         with compute.exclusive():
             return self.solve(time)
 
-    def _cautious(self, timing: Timing) -> float:
+    def _bound(self, timing: Timing) -> float:
         """Return the milliseconds that decide whether a network fits.
 
         They are the upper quartile of its passes. With `beside_whole` they are an upper bound of

@@ -154,7 +154,7 @@ class LatencyModel:
             result[..., term.table, _EXPENSIVE] += np.where(cheap, 0.0, taken)
         return result
 
-    def corrected(self, widths: ArrayLike, measured: ArrayLike) -> "LatencyModel":
+    def fitted_to(self, widths: ArrayLike, measured: ArrayLike) -> "LatencyModel":
         """Return the model with the smallest relative errors on M measured networks.
 
         First all tables of one role share two factors; then each table gets its own factors, shrunk

@@ -53,14 +53,14 @@ def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
         if found is None:
             progress.start("timing widths that are multiples of 2, 4, 8 and 16", 1)
             timed = _time_widths(compute, runtime)
-            found = choose_multiple({w: one.lower_quartile_ms for w, one in timed.items()})
+            found = multiple_from_times({w: one.lower_quartile_ms for w, one in timed.items()})
             if not was_busy(list(timed.values())):
                 content = {"multiple": found, "conditions": conditions}
                 write_whole(file, json.dumps(content).encode())
     return found
 
 
-def choose_multiple(milliseconds: dict[int, float]) -> int:
+def multiple_from_times(milliseconds: dict[int, float]) -> int:
     """Return the multiple of `find_multiple`, given the milliseconds of each width."""
     low, high = min(milliseconds), max(milliseconds)
     mean = (milliseconds[high] - milliseconds[low]) / (high - low)

@@ -87,8 +87,8 @@ def test_every_budget_yields_a_working_network_within_it(
     assert result.dense.widths == narrow.base_widths
     assert result.dense.val_accuracy > 80
     assert half.val_accuracy > 70
-    assert half.score is not None
-    assert result.dense.score is None
+    assert half.before is not None
+    assert result.dense.before is None
     splits = digits.split(0.1)
     images = (splits.test.images - splits.mean[:, None, None]) / splits.std[:, None, None]
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_the_score_of_a_result_is_its_validation_accuracy_before_fine_tuning(
         for trial in study.trials
     }
     for chosen in compressed[0].networks.values():
-        assert chosen.score == found[schema.width_key(chosen.widths)]
+        assert chosen.before == found[schema.width_key(chosen.widths)]
 
 
 def test_an_outdated_verdict_is_replaced(

@@ -11,7 +11,7 @@ import pytest
 from nsopt.compression import rounding
 from nsopt.compression.budgets import read_compression_budgets
 from nsopt.compression.classifier_compression import prepare_budgets
-from nsopt.compression.rounding import _count_macs, choose_multiples, with_fast_multiple
+from nsopt.compression.rounding import _count_macs, multiple_per_layer, with_fast_multiple
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.latency.bisection import TimedWidths, bisect_widths
@@ -94,8 +94,8 @@ def test_only_budgets_in_milliseconds_are_rounded(arch: Architecture) -> None:
 
 def test_every_layer_can_be_halved(narrow: TableArchitecture) -> None:
     arch = replace(narrow, base_widths=(1, 3, 4, 15, 16, 31, 32, 33))
-    assert choose_multiples(arch, 16) == (1, 1, 2, 4, 8, 8, 16, 16)
-    assert choose_multiples(arch, 1) == (1,) * 8
+    assert multiple_per_layer(arch, 16) == (1, 1, 2, 4, 8, 8, 16, 16)
+    assert multiple_per_layer(arch, 1) == (1,) * 8
 
 
 def test_units_of_several_channels_are_rounded_to_multiples_of_channels(
@@ -104,7 +104,7 @@ def test_units_of_several_channels_are_rounded_to_multiples_of_channels(
     channels = (1, 2, 3, 8, 12, 16, 64, 1)
     monkeypatch.setattr(TableArchitecture, "channels_per_unit", channels)
     arch = replace(narrow, base_widths=(64,) * 8)
-    found = choose_multiples(arch, 16)
+    found = multiple_per_layer(arch, 16)
     assert found == (16, 8, 16, 2, 4, 1, 1, 16)
     assert all(own * unit % 16 == 0 for own, unit in zip(found, channels, strict=True))
 
@@ -131,7 +131,7 @@ def test_the_multiple_is_the_largest_that_allows_most_macs(
     (budget,) = read_compression_budgets([f"latency={percentage}%"], arch)
 
     def count_macs(multiple: int) -> float:
-        rounded = SETTINGS.updated(multiple_of={"latency": choose_multiples(arch, multiple)})
+        rounded = SETTINGS.updated(multiple_of={"latency": multiple_per_layer(arch, multiple)})
         return _count_macs([budget], arch, rounded, TORCH, Silent())
 
     (multiples, _) = choose(arch, budget.word).rounding(LATENCY)

@@ -211,7 +211,7 @@ def test_the_correction_recovers_the_factors_of_operations(
         truth = replace(model, factors=spread, constant=0.1, floor=0.0)
         widths = learn._choose_networks(arch)
         unseen = np.array(sample_widths(arch, 10, seed=5))
-        found = replace(model, floor=0.0).corrected(widths, truth(widths))
+        found = replace(model, floor=0.0).fitted_to(widths, truth(widths))
         np.testing.assert_allclose(found(unseen), truth(unseen), rtol=0.05)
 
 
@@ -221,7 +221,7 @@ def test_a_model_fitted_to_noise_still_grows_with_the_widths(
     for arch, model in models.values():
         widths = learn._choose_networks(arch)
         noise = np.random.default_rng(0).uniform(1.0, 2.0, len(widths))
-        found = replace(model, floor=0.0).corrected(widths, noise)
+        found = replace(model, floor=0.0).fitted_to(widths, noise)
         base = np.array(arch.base_widths)
         assert found.lower_bound(2 * base) > found.lower_bound(base)
         assert solve_widths(uniform_curve(base), found, 2 * found(base)).cost <= 2 * found(base)
