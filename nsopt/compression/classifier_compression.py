@@ -20,7 +20,7 @@ from nsopt.compute.checkpoint import weights_checksum
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
-from nsopt.deployment.kept import restore_network
+from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
 from nsopt.latency.runtime import Runtime
 from nsopt.methods.base import Method
@@ -162,7 +162,7 @@ def _find_best(
     best = found[name]
     before = read_accuracies(workspace, task.name, budget)
     file = BestNetworks(workspace.artifacts).file(studies[name], best)
-    network = restore_network(file, task.arch)
+    network = load_network(file, task.arch)
     latencies = dict(zip(results.outcomes["widths"], results.outcomes["latency_ms"], strict=True))
     return CompressedClassifier(
         budget=budget.word,

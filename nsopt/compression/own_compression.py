@@ -8,6 +8,7 @@ The user's score ranks widths, and chooses between the fine-tuned networks.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,8 @@ from nsopt.compression.own_task import (
 from nsopt.compression.result import Compressed, OwnCompression
 from nsopt.compression.rounding import with_fast_multiple
 from nsopt.compute.device import place
+from nsopt.compute.memory import keep_memory
+from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NonFiniteLossError
 from nsopt.methods.registry import BASELINE, DENSE, SCORED
@@ -49,6 +52,7 @@ from nsopt.storage import schema, trials
 from nsopt.storage.provenance import provenance
 from nsopt.storage.weights_file import read_weights, write_weights
 from nsopt.training.fine_tuning import average_of, make_schedule
+from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.step import sgd, train_step
 
 
@@ -203,12 +207,19 @@ def _train(task: OwnTask, start: TrainedStart, widths: tuple[int, ...], seed: in
     """
     compute, settings = task.compute, task.settings.training_for(seed)
     task.progress.start(f"fine-tuning, seed {seed}", settings.epochs)
-    with compute.computing(), use_seed(seed, compute.device):
+    with (
+        explain_out_of_memory(compute.device, None),
+        compute.computing(),
+        use_seed(seed, compute.device),
+        keep_memory(compute.device),
+        ExitStack() as kernels,
+    ):
         model = inherit_network(start, widths, task.batches, compute).train()
         optimizer = sgd(model, settings.lr, settings.momentum, settings.weight_decay)
         batches = task.batches.batches(settings.batch_size, seed)
         schedule = make_schedule(optimizer, settings, batches.per_epoch)
         average = average_of(model, settings.averaging)
+        kernels.enter_context(fast_kernels(model))
         for epoch in range(1, settings.epochs + 1):
             total = torch.zeros((), device=compute.device)
             for _ in range(batches.per_epoch):

@@ -59,14 +59,32 @@ class BestNetworks:
 
     folder: Path
 
-    def keep_if_best(self, trial: Trial, network: KeptNetwork) -> None:
-        """Store the network of a running trial, unless a finished trial has a better one."""
-        self._keep_if_best(trial, network.content)
+    def keep_if_best(self, trial: Trial, content: Mapping[str, Any]) -> None:
+        """Store the network of a running trial, unless a finished trial has a better one.
 
-    def keep_again(self, trial: Trial, content: Mapping[str, Any]) -> None:
-        """Store the `content` of an equal training's file, unless a finished trial is better."""
+        Args:
+            content: of the file of a network with this trial's widths and results, perhaps one that
+                another trial trained.
+        """
         point = trials.read_point(trial)
-        self._keep_if_best(trial, {**content, **point.attributes} if point else content)
+        content = {**content, **point.attributes} if point else content
+        best = best_trials(trial.study).get((content["metric"], content["budget"]))
+        if best is not None and _rank(best) > (content["val_accuracy"], -content["seed"]):
+            return
+        trials.write_place(trial, str(self.folder.resolve()))
+        announced = _list_artifacts(trial)  # by a process that started this trial and died
+        if announced:
+            write_weights(self._path(announced[-1]), content)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / _name_file(trial.study, content["metric"], content["budget"])
+            path.write_bytes(serialise(content))
+            upload_artifact(
+                artifact_store=_WholeFiles(self.folder),
+                file_path=str(path),
+                study_or_trial=trial,
+                mimetype="application/octet-stream",
+            )
 
     def content(self, study: Study, trial: FrozenTrial) -> dict[str, Any] | None:
         """Return the content of a trial's file; None if it is missing or damaged."""
@@ -113,25 +131,6 @@ class BestNetworks:
             if path is not None:
                 path.unlink(missing_ok=True)
                 remove_unfinished(path)
-
-    def _keep_if_best(self, trial: Trial, content: Mapping[str, Any]) -> None:
-        best = best_trials(trial.study).get((content["metric"], content["budget"]))
-        if best is not None and _rank(best) > (content["val_accuracy"], -content["seed"]):
-            return
-        trials.write_place(trial, str(self.folder.resolve()))
-        announced = _list_artifacts(trial)  # by a process that started this trial and died
-        if announced:
-            write_weights(self._path(announced[-1]), content)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / _name_file(trial.study, content["metric"], content["budget"])
-            path.write_bytes(serialise(content))
-            upload_artifact(
-                artifact_store=_WholeFiles(self.folder),
-                file_path=str(path),
-                study_or_trial=trial,
-                mimetype="application/octet-stream",
-            )
 
     def _file(self, study: Study, trial: FrozenTrial) -> Path | None:
         """Return the path of a trial's network, if it was stored here."""

@@ -1,6 +1,6 @@
 """A trained network as a file, with everything needed to use it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -33,7 +33,7 @@ class KeptNetwork:
         method: of the trial that trained the network, as are metric, budget, ratio and seed.
         val_accuracy: in percent, at the last epoch.
         test_accuracy: in percent, at the last epoch.
-        model: the network, in evaluation mode on the CPU.
+        model: the network; what `load_network` returns is in evaluation mode on the CPU.
     """
 
     arch: str
@@ -113,19 +113,14 @@ def load_network(path: Path | str, arch: str | Architecture | None = None) -> Ke
         >>> network = nsopt.load_network("small.pt")
         >>> network.model, network.widths, network.test_accuracy
     """
-    if arch is not None and not isinstance(arch, str):
-        return restore_network(Path(path), arch)
 
-    def families(kept: KeptNetwork) -> Iterator[Architecture]:
+    def families(kept: KeptNetwork) -> Iterable[Architecture]:
+        if arch is not None and not isinstance(arch, str):
+            return [arch]
         channels, image_size, _ = kept.input_shape
-        yield from stored_architectures(kept.arch, arch, len(kept.classes), image_size, channels)
+        return stored_architectures(kept.arch, arch, len(kept.classes), image_size, channels)
 
     return _load(path, families)
-
-
-def restore_network(path: Path, arch: Architecture) -> KeptNetwork:
-    """Return a network that a study of `arch` kept. Raises NsoptError as `load_network` does."""
-    return _load(path, lambda kept: [arch])
 
 
 def _load(

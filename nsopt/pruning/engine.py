@@ -216,8 +216,10 @@ class ShrinkingNetwork:
         mean = float(self._loss) / self._losses
         self._loss, self._losses = torch.zeros_like(self._loss), 0
         if not math.isfinite(mean):
+            rate = self._optimizer.param_groups[0]["lr"]
             raise NonFiniteLossError(
-                f"the loss became {mean} during the search: try a smaller --lr"
+                f"the loss became {mean} during the search, at a learning rate of {rate:g}: try "
+                "smaller ones (--lr, and prune_lr of SearchSettings)"
             )
         return mean
 

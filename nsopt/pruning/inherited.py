@@ -76,9 +76,10 @@ def rank_by_importance(
     limit = explain_out_of_memory(compute.device, supervision.batch_size(settings.batch_size))
     with limit, compute.computing():
         network = ShrinkingNetwork(arch, arch.base_widths, supervision, settings, compute, model)
-        for _ in range(batches):
-            compute.give_way()
-            network.train_batch(lr=0.0, score=True)
+        with fast_kernels(network.model):
+            for _ in range(batches):
+                compute.give_way()
+                network.train_batch(lr=0.0, score=True)
     return join_streams(
         [scores.cpu().double() for scores in network.read_importance()], arch.streams
     )
@@ -132,12 +133,15 @@ def score(
                 compute.give_way()
                 train_step(model, optimizer, *data.next(), compute, supervision.loss)
         statistics = supervision.batches(start.batch_size, seed=0)
-        _measure_statistics(model.eval(), statistics, compute)
-        return evaluate(model)
+        _measure_statistics(model, statistics, compute)
+        return evaluate(model.eval())
 
 
 def _measure_statistics(model: nn.Module, data: Batches, compute: Compute) -> None:
-    """Measure the statistics of BatchNorm on a few batches, at most an epoch."""
+    """Measure the statistics of BatchNorm on a few batches, at most an epoch.
+
+    It may leave the network in training mode.
+    """
     with compute.autocast():
         update_bn(_yield_inputs(model, data, compute), _OfOneInput(model))
 

@@ -110,6 +110,8 @@ class _Search:
         saved = [Iteration.from_dict(iteration) for iteration in state["history"]]
         history = list(done)
         for iteration in saved[len(history) :]:
+            if is_complete(history, self.settings):
+                break
             history.append(iteration)
             yield iteration
         current = state["current"] if len(history) == len(saved) else None
@@ -191,7 +193,7 @@ def _make_identity(
     arch: Architecture, supervision: Supervision, settings: SearchSettings, start: nn.Module | None
 ) -> dict[str, Any]:
     """Return what the iterations depend on, without their number."""
-    kept = settings.model_dump(mode="json", exclude={"iterations", "convergence"})
+    kept = settings.model_dump(mode="json", exclude={"iterations", "convergence", "device"})
     network = {"arch": arch.name, "widths": list(arch.base_widths), "classes": arch.num_classes}
     weights = {} if start is None else {"start": weights_checksum(start)}
     return network | {"data": supervision.fingerprint(), "search": kept} | weights

@@ -112,8 +112,8 @@ class OwnBatches:
 class _LoaderBatches:
     """Repeats a loader.
 
-    Random numbers that it draws from torch, as a shuffled DataLoader does, follow from `seed`. A
-    resumed search therefore gets the same batches.
+    Random numbers that it draws from torch or its own generator, as a shuffled DataLoader does,
+    follow from `seed`. A resumed search therefore gets the same batches.
     """
 
     def __init__(self, loader: Any, seed: int, device: torch.device) -> None:
@@ -149,6 +149,9 @@ class _LoaderBatches:
         self._epoch_start = self._randomness.state()
         self._position = 0
         with self._randomness.in_use():
+            own = getattr(self._loader, "generator", None)
+            if isinstance(own, torch.Generator):
+                own.manual_seed(int(torch.randint(2**62, ())))
             self._iterator = iter(self._loader)
 
     def _read(self) -> Any:

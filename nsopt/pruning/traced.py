@@ -42,7 +42,7 @@ class PrunableTrace:
         self._left = network.indices(list(self.kept))
         self._units = network.family.units
         self.gates: list[list[Gate]] = [
-            [RigidGate(group.width)]
+            [RigidGate(self, group.width)]
             if group.rigid
             else [TracedGate(self, slices, index) for slices in gates]
             for index, (group, gates) in enumerate(
@@ -60,6 +60,10 @@ class PrunableTrace:
             max(FEWEST_SEEN, round(g.width * mean)) if g.rigid else n
             for n, g in zip(left, groups, strict=True)
         ]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self._model.parameters()).device
 
     def parameter(self, name: str) -> nn.Parameter:
         return self._model.get_parameter(name)
@@ -102,11 +106,12 @@ class RigidGate(Gate):
     Their importance is infinite.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, pruned: PrunableTrace, width: int) -> None:
+        self._pruned = pruned
         self._width = width
 
     def gradient(self) -> Tensor:
-        return torch.full((self._width,), torch.inf)
+        return torch.full((self._width,), torch.inf, device=self._pruned.device)
 
 
 class TracedGate(Gate):

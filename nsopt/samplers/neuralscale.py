@@ -209,8 +209,9 @@ class NeuralScaleSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Sample with the independent sampler: jointly if it can, else one by one."""
         values = self._independent.sample_relative(study, trial, search_space)
-        for name in search_space.keys() - values.keys():
-            values[name] = self.sample_independent(study, trial, name, search_space[name])
+        for name, range_ in search_space.items():
+            if name not in values:
+                values[name] = self.sample_independent(study, trial, name, range_)
         return values
 
     def sample_independent(

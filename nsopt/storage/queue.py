@@ -153,22 +153,29 @@ def run(study: Study, claimed: FrozenTrial, work: Work) -> bool:
     """
     with heartbeat(internals.storage_of(study), internals.trial_id(claimed)):
         try:
-            study.sampler = work.sampler(claimed)
-            trial = internals.running(study, claimed)
-            trials.write_run(trial, provenance(work.compute))
-            values = work.run(trial)
+            return _run(study, claimed, work)
         except UpdateFinishedTrialError:
             return False
-        except TrialPruned:
-            return _tell(study, claimed, state=TrialState.PRUNED)
-        except DeterministicError as error:
-            trials.write_failure(study, claimed, error)
-            work.handle_failure(claimed, error)
-            return _tell(study, claimed, state=TrialState.FAIL)
-        except BaseException:
-            _tell(study, claimed, state=TrialState.FAIL)
-            raise
-        return _tell(study, claimed, values)
+
+
+def _run(study: Study, claimed: FrozenTrial, work: Work) -> bool:
+    try:
+        study.sampler = work.sampler(claimed)
+        trial = internals.running(study, claimed)
+        trials.write_run(trial, provenance(work.compute))
+        values = work.run(trial)
+    except UpdateFinishedTrialError:
+        raise
+    except TrialPruned:
+        return _tell(study, claimed, state=TrialState.PRUNED)
+    except DeterministicError as error:
+        trials.write_failure(study, claimed, error)
+        work.handle_failure(claimed, error)
+        return _tell(study, claimed, state=TrialState.FAIL)
+    except BaseException:
+        _tell(study, claimed, state=TrialState.FAIL)
+        raise
+    return _tell(study, claimed, values)
 
 
 def _take(study: Study, waiting: FrozenTrial) -> bool:

@@ -79,7 +79,7 @@ class TrialRunner:
         if known is None:
             return None
         if known.network is not None:
-            kept.keep_again(trial, known.network)
+            kept.keep_if_best(trial, known.network)
         trials.write_origin(trial, known.study, known.number)
         self._report(point, known.numbers, f"as {known.point.label}")
         return known.numbers
@@ -88,7 +88,7 @@ class TrialRunner:
         self, trial: Trial, point: Point, widths: tuple[int, ...]
     ) -> TrainingNumbers:
         outcome = self._train(point, widths)
-        self._open_networks().keep_if_best(trial, self._make_kept(point, outcome))
+        self._open_networks().keep_if_best(trial, self._make_kept(point, outcome).content)
         self._report(point, outcome, f"{outcome.seconds:.0f} s")
         return outcome
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from nsopt.compute.checkpoint import Checkpoint, State
+from nsopt.compute.checkpoint import Checkpoint, State, weights_checksum
 from nsopt.compute.device import Compute, place, resolve_compute, wait_for
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
@@ -155,6 +156,11 @@ def train(
         start=None if start is None else lambda: copy_model(start),
         teacher=None if teacher is None else copy_model(teacher),
         after_epoch=lambda epochs: on_epoch(len(epochs), epochs[-1]),
+        origin={
+            name: weights_checksum(model)
+            for name, model in (("start", start), ("teacher", teacher))
+            if model is not None
+        },
     )
 
 
@@ -170,6 +176,7 @@ def train_configuration(
     start: Callable[[], nn.Module] | None = None,
     teacher: nn.Module | None = None,
     after_epoch: Callable[[Sequence[Epoch]], None] = lambda epochs: None,
+    origin: Mapping[str, Any] = MappingProxyType({}),
 ) -> Outcome:
     """Train the network of `widths` on images.
 
@@ -181,9 +188,10 @@ def train_configuration(
         task: its name for `progress`.
         start: makes the network to start from, by default a newly initialised one.
         after_epoch: gets the epochs so far, and may end the training for good with an exception.
+        origin: what the checkpoint depends on besides the other arguments.
     """
     identity = identify_training(arch, widths, splits, settings) if checkpoint else {}
-    file = Checkpoint(checkpoint, identity | {"format": _FORMAT})
+    file = Checkpoint(checkpoint, {**identity, "format": _FORMAT, **origin})
     with explain_out_of_memory(compute.device, settings.batch_size), compute.computing():
         saved = file.load(compute.device)
         with use_seed(settings.seed, compute.device):

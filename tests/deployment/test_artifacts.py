@@ -77,7 +77,7 @@ def keep(best: BestNetworks, study: Study, *found: KeptNetwork) -> None:
     """Keep networks and end their trials, one after the other."""
     for trained in found:
         trial = start_trial(study, trained)
-        best.keep_if_best(trial, trained)
+        best.keep_if_best(trial, trained.content)
         end_trial(trial, trained)
 
 
@@ -104,7 +104,7 @@ def test_workers_that_finish_together_keep_the_best_network(study: Study, tmp_pa
         own_study, trained = studies[seed], make_network(accuracies[seed], seed=seed)
         own = internals.running(own_study, own_study.trials[started[seed].number])
         barrier.wait()
-        best.keep_if_best(own, trained)
+        best.keep_if_best(own, trained.content)
         end_trial(own, trained)
 
     with ThreadPoolExecutor(len(accuracies)) as pool:
@@ -173,9 +173,9 @@ def test_a_half_written_network_is_written_again(
     with monkeypatch.context() as patch:
         patch.setattr(os, moment, cut)
         with pytest.raises(PowerCutError):
-            best.keep_if_best(trial, better)
+            best.keep_if_best(trial, better.content)
     assert read_values(study, best.folder) == {1000: 60.0}
-    best.keep_if_best(trial, better)
+    best.keep_if_best(trial, better.content)
     end_trial(trial, better)
     best.clear(study)
     assert read_values(study, best.folder) == {1000: 70.1}
@@ -186,7 +186,7 @@ def test_the_network_of_an_unfinished_trial_replaces_nothing(study: Study, tmp_p
     best, better = BestNetworks(tmp_path / "artifacts"), make_network(70.0, seed=1)
     keep(best, study, make_network(60.0))
     lost = start_trial(study, better)
-    best.keep_if_best(lost, better)
+    best.keep_if_best(lost, better.content)
     assert read_values(study, best.folder) == {1000: 60.0}
     best.clear(study)
     assert len([*best.folder.iterdir()]) == 2, "the trial may still end"
@@ -205,9 +205,9 @@ def test_a_full_disk_raises_os_error_and_leaves_no_file(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
-            best.keep_if_best(trial, make_network(60.0))
+            best.keep_if_best(trial, make_network(60.0).content)
     assert not [*best.folder.iterdir()]
-    best.keep_if_best(trial, make_network(60.0))
+    best.keep_if_best(trial, make_network(60.0).content)
     end_trial(trial, make_network(60.0))
     assert read_values(study, best.folder) == {1000: 60.0}
 
@@ -244,7 +244,7 @@ def test_an_artifact_name_that_points_outside_the_folder_is_refused(
     upload_artifact(artifact_store=NoFiles(), file_path=str(file), study_or_trial=trial)
     best = BestNetworks(tmp_path / "artifacts")
     with pytest.raises(NsoptError, match="is not a file name"):
-        best.keep_if_best(trial, trained)
+        best.keep_if_best(trial, trained.content)
     end_trial(trial, trained)
     with pytest.raises(NsoptError, match="is not a file name"):
         best.file(study, find_best(study))

@@ -1,15 +1,16 @@
 """Smaller networks that inherit from a trained one, scored before they are fine-tuned."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.models.architecture import TableArchitecture
-from nsopt.pruning import inherited
+from nsopt.pruning import engine, inherited
 from nsopt.pruning.inherited import TrainedStart, rank_by_importance, score
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Classification
@@ -17,6 +18,7 @@ from nsopt.training.evaluation import accuracy_on
 from nsopt.training.kernels.convolution import Conv2d
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
+from nsopt.training.step import train_step
 from tests.conftest import first_digits
 
 CPU = resolve_compute("cpu", "fp32")
@@ -102,6 +104,11 @@ def test_scoring_recomputes_the_statistics_of_batch_norm(
     assert compute_score(without, splits, widths) == compute_score(start, splits, widths)
 
 
+def test_a_score_is_measured_in_evaluation_mode(start: TrainedStart, splits: Splits) -> None:
+    widths, images = start.arch.base_widths, Classification(splits)
+    assert not score(start, widths, images, lambda model: model.training, CPU, steps=1)
+
+
 def test_ranking_leaves_the_network_and_the_random_state_alone(
     start: TrainedStart, splits: Splits
 ) -> None:
@@ -115,16 +122,19 @@ def test_ranking_leaves_the_network_and_the_random_state_alone(
     torch.testing.assert_close(again.scores, start.ranking.scores)
 
 
-def test_the_steps_before_a_score_use_safe_kernels(
+def test_the_steps_of_a_score_and_of_a_ranking_use_safe_kernels(
     start: TrainedStart, splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PyTorch's own write beyond their memory: 1x1, a stride, few channels."""
-    used: set[type[nn.Module]] = set()
+    used: list[set[type[nn.Module]]] = []
 
-    def look(model: nn.Module, *_: object) -> None:
-        used.update(map(type, model.modules()))
+    def look(model: nn.Module, *rest: Any) -> Tensor:
+        used.append(set(map(type, model.modules())))
+        return train_step(model, *rest)
 
     monkeypatch.setattr(inherited, "train_step", look)
+    monkeypatch.setattr(engine, "train_step", look)
     compute_score(start, splits, start.arch.base_widths, steps=1)
-    assert Conv2d in used
-    assert nn.Conv2d not in used
+    rank_by_importance(start.arch, start.model, Classification(splits), SETTINGS, CPU, batches=1)
+    assert len(used) == 2
+    assert all(Conv2d in kinds and nn.Conv2d not in kinds for kinds in used)

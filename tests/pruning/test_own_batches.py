@@ -96,6 +96,17 @@ def test_the_order_of_a_shuffled_loader_depends_on_the_seed_alone(
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_generator_of_the_loader_is_seeded_too() -> None:
+    own = torch.Generator().manual_seed(5)
+    loader = DataLoader(make_examples(), batch_size=16, shuffle=True, generator=own)
+    first = OwnBatches(loader, pixel_loss, CPU).batches(0, seed=0)
+    expected = [first.next()[0] for _ in range(2)]
+    second = OwnBatches(loader, pixel_loss, CPU).batches(0, seed=0)
+    assert torch.equal(second.next()[0], expected[0])
+    second.restore(second.state())
+    assert torch.equal(second.next()[0], expected[1])
+
+
 class StopError(Exception):
     pass
 

@@ -23,10 +23,12 @@ from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
+from nsopt.pruning import iterations
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.search import search
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Classification
+from nsopt.scaling.record import Iteration
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from tests.forked import Forked
@@ -232,6 +234,30 @@ def test_the_number_of_iterations_can_be_raised_later(
     one = SEARCH.updated(iterations=1)
     interrupt_after(5, lambda: search(narrow, few, one, checkpoint=file))
     assert describe_search(search(narrow, few, SEARCH, checkpoint=file)) == whole_search
+
+
+def test_a_checkpoint_with_more_iterations_gives_those_that_are_asked_for(
+    narrow: TableArchitecture, few: ImageData, whole_search: list[dict], tmp_path: Path
+) -> None:
+    file = tmp_path / "search.pt"
+    three = SEARCH.updated(iterations=len(whole_search) + 1)
+    history = [Iteration.from_dict(each) for each in whole_search]
+    interrupt_after(5, lambda: search(narrow, few, three, checkpoint=file))
+    content = read_checkpoint(file)
+    state = iterations._pack_state(history)
+    Checkpoint(file, content["identity"]).save(state)
+    found = search(narrow, few, SEARCH.updated(iterations=1, device="cpu"), checkpoint=file)
+    assert describe_search(found) == whole_search[:1]
+
+
+def test_a_training_from_other_weights_is_refused(
+    narrow: TableArchitecture, few: ImageData, tmp_path: Path
+) -> None:
+    one, other = (narrow.build(narrow.base_widths) for _ in range(2))
+    file, widths = tmp_path / "training.pt", narrow.base_widths
+    interrupt_after(5, lambda: train(narrow, widths, few, TRAINING, checkpoint=file, start=one))
+    with pytest.raises(NsoptError, match=r"written by other settings \(start: "):
+        train(narrow, widths, few, TRAINING, checkpoint=file, start=other)
 
 
 def test_a_changed_training_is_refused_and_named(

@@ -18,7 +18,7 @@ from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
 from nsopt.pruning.prunable import make_prunable
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Classification
-from nsopt.pruning.traced import PrunableTrace, TracedGate, find_gate_slices
+from nsopt.pruning.traced import PrunableTrace, RigidGate, TracedGate, find_gate_slices
 from tests.models.tracing import awkward
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -174,6 +174,14 @@ def test_units_of_several_channels_are_scored_by_deterministic_sums(kind: type[n
             several += len(expected) < len(units)
     assert several
     assert not {name for name in recorder.names if name.startswith(("index_add", "scatter"))}
+
+
+def test_the_importance_of_a_group_that_stays_is_on_the_device_of_the_network() -> None:
+    arch = nsopt.trace(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), torch.zeros(2, 3, 8, 8)
+    )
+    pruned = PrunableTrace(arch.network, arch.build(arch.base_widths).to("meta"))
+    assert RigidGate(pruned, 4).gradient().device.type == "meta"
 
 
 def test_a_search_of_a_traced_network_gives_a_law(digits: ImageData) -> None:

@@ -1,10 +1,12 @@
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution
 from optuna.samplers import (
     BaseSampler,
     GPSampler,
@@ -84,6 +86,23 @@ def test_other_parameters_go_to_the_independent_sampler() -> None:
 
     assert values(0) == values(0) != values(1)
     assert len(set(values(0))) == 5
+
+
+def test_other_parameters_are_sampled_in_the_order_of_the_joint_space() -> None:
+    """A set of names would have another order in each process."""
+    sampled: list[str] = []
+
+    class Recording(RandomSampler):
+        def infer_relative_search_space(self, *_: Any) -> dict[str, Any]:
+            return {name: FloatDistribution(0, 1) for name in "abcdefgh"}
+
+        def sample_independent(self, study: Any, trial: Any, name: str, *rest: Any) -> Any:
+            sampled.append(name)
+            return super().sample_independent(study, trial, name, *rest)
+
+    own = make_sampler(budgets=[10**6], independent_sampler=Recording(seed=0))
+    assert optuna.create_study(sampler=own).ask().relative_params
+    assert sampled == list("abcdefgh")
 
 
 def suggest_values() -> list[tuple]:

@@ -141,11 +141,15 @@ def test_a_result_that_comes_too_late_is_dropped(url: str) -> None:
         trial.set_user_attr("val_accuracy", 1.0)
         return [1.0]
 
+    def diverge(trial: Trial) -> list[float]:
+        raise NonFiniteLossError("the loss became nan")
+
     study = open_study(url)
     trial = claim_trial(study)
     study.tell(trial.number, state=TrialState.FAIL)
     assert not run(study, trial, Job())
     assert not run(study, trial, Job(write))
+    assert not run(study, trial, Job(diverge))
     assert study.trials[0].state == TrialState.FAIL
 
 
