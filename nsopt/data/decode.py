@@ -96,19 +96,31 @@ def _list_children(folder: Place) -> Iterator[Place]:
             yield zipfile.Path(folder.root, name)
 
 
-def decode(groups: Sequence[Sequence[Place]], size: int) -> tuple[ImageSet, list[str]]:
-    """Read RGB images, resized to `size`; the label is the index of the group.
+def decode(
+    groups: Sequence[Sequence[Place]], size: int, resize: bool = True
+) -> tuple[ImageSet, list[str]]:
+    """Read RGB images; the label is the index of the group.
+
+    Args:
+        groups: image files of each class.
+        size: side in pixels.
+        resize: whether to crop and resize images of another size.
 
     Returns:
         The images, and for every damaged one a line with its name and the reason.
+
+    Raises:
+        NsoptError: for an image of another size, unless `resize` is true.
     """
     entries = [(entry, label) for label, group in enumerate(groups) for entry in group]
     images = _allocate((len(entries), 3, size, size))
     labels, damaged = list[int](), list[str]()
     for entry, label in entries:
-        image = _read_image(entry, size)
+        image = _read_image(entry, size if resize else None)
         if isinstance(image, str):
             damaged.append(image)
+        elif image.size != (size, size):
+            raise _other_size(entry)
         else:
             images[len(labels)] = np.asarray(image).transpose(2, 0, 1)
             labels.append(label)
@@ -158,11 +170,16 @@ def common_size(groups: Sequence[Sequence[Place]], path: Path) -> int:
         sizes |= {image.size for image in islice(complete, 1)}
     width, height = min(sizes, default=(1, 1))
     if len(sizes) > 1 or width != height:
-        raise NsoptError(
-            f"{path}: images are not all square and of one size: give a size with --image-size, "
-            "or image_size= in Python"
-        )
+        raise _other_size(path)
     return width
+
+
+def _other_size(where: Place) -> NsoptError:
+    """Return the error for images that need `image_size`; `where` is one of them or a folder."""
+    return NsoptError(
+        f"{where}: images are not all square and of one size: give a size with --image-size, "
+        "or image_size= in Python"
+    )
 
 
 def _read_image(entry: Place, size: int | None) -> Image.Image | str:

@@ -100,6 +100,16 @@ def test_images_are_cropped_and_resized_on_demand(tmp_path: Path) -> None:
     assert load_data(f"folder:{folder}", image_size=16).image_size == 16
 
 
+@pytest.mark.parametrize("odd", ["train/ant/1.png", "test/bee/2.png"])
+@pytest.mark.parametrize("size", [(16, 16), (8, 6)])
+def test_an_image_of_another_size_is_named(odd: str, size: tuple[int, int], tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "x")
+    Image.new("RGB", size).save(folder / odd)
+    with pytest.raises(NsoptError, match=rf"{odd}: images are not all .* --image-size"):
+        load_data(f"folder:{folder}")
+    assert load_data(f"folder:{folder}", image_size=8).image_size == 8
+
+
 def write_undivided(root: Path) -> Path:
     """Write class folders without a split, of ten images that differ in their first pixel."""
     for name in ("ant", "bee"):
@@ -177,6 +187,9 @@ def test_a_class_needs_at_least_one_complete_image(tmp_path: Path) -> None:
     names = (f"test/bee/{index}.png" for index in range(3))
     folder = damage(write_images(tmp_path / "x"), *names)
     with pytest.raises(NsoptError, match="no complete image in test/bee"):
+        load_data(f"folder:{folder}", skip_corrupt=True)
+    damage(folder, *(f"train/{name}/{index}.png" for name in ("ant", "bee") for index in range(3)))
+    with pytest.raises(NsoptError, match="no complete image in train/ant"):
         load_data(f"folder:{folder}", skip_corrupt=True)
 
 
