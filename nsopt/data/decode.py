@@ -78,8 +78,13 @@ def images_in(folder: Place) -> list[Place]:
 
 
 def folders_in(folder: Place) -> list[Place]:
-    """Return the folders in a folder, sorted by name."""
-    return sorted((e for e in _list_children(folder) if e.is_dir()), key=lambda entry: entry.name)
+    """Return the folders in a folder, sorted by name, without hidden ones and macOS metadata."""
+    found = [e for e in _list_children(folder) if e.is_dir() and not _is_metadata(e.name)]
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _is_metadata(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"  # Finder adds the latter to every zip
 
 
 def _list_children(folder: Place) -> Iterator[Place]:

@@ -58,6 +58,19 @@ def test_a_zip_is_read_like_the_folder_it_packs(tmp_path: Path, root: str) -> No
     assert sorted(tmp_path.iterdir()) == [folder, tmp_path / "insects.zip"]
 
 
+def test_folders_of_finder_and_jupyter_are_ignored(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "insects")
+    for name in (".ipynb_checkpoints", "train/.ipynb_checkpoints", "test/.ipynb_checkpoints"):
+        (folder / name).mkdir()
+    path = pack(folder, tmp_path / "insects.zip", "inside")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/inside/train/ant/._0.png", b"attributes")
+    for place in (folder, path):
+        data = load_data(f"folder:{place}")
+        assert data.classes == ("ant", "bee")
+        assert len(data.train) == 6
+
+
 @pytest.mark.parametrize("suffix", [".webp", ".ppm", ".tiff", ".gif"])
 def test_images_of_other_formats_are_read(tmp_path: Path, suffix: str) -> None:
     write_images(tmp_path)
