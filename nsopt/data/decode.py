@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from nsopt.data.images import ImageSet
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, short_reason
 from nsopt.files import cache_folder
 
 Place = Path | zipfile.Path
@@ -192,8 +192,7 @@ def _read_image(entry: Place, size: int | None) -> Image.Image | str:
     try:
         return _read(entry, size)
     except Exception as error:  # Pillow and zipfile raise anything for a damaged or hostile file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"{entry} is not a complete image ({reason})"
+        return f"{entry} is not a complete image ({short_reason(error)})"
 
 
 def _read(entry: Place, size: int | None) -> Image.Image:
