@@ -42,3 +42,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> NsoptError:
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     known_are = f"known are {', '.join(names)}" if len(names) <= _MOST_NAMES else ""
     return NsoptError(f"unknown {kind} {name!r}: {hint}{known_are}".rstrip(": "))
+
+
+def short_reason(error: BaseException) -> str:
+    """Return the first line of an error's reason or text; without any, the name of its type."""
+    lines = str(getattr(error, "reason", error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from typing import BinaryIO
 from nsopt.errors import NsoptError
 
 _UNFINISHED = ".part"
+_RANDOM = "?" * 8  # matches the name that `mkdtemp` chooses
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
@@ -50,10 +52,32 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 def remove_unfinished(path: Path) -> None:
     """Delete the temporary files for `path` of processes on this machine that were killed."""
-    for unfinished in path.parent.glob(_temporary_name(escape(path.name), "*")):
+    for unfinished in _find_unfinished(path.parent, escape(path.name)):
+        unfinished.unlink(missing_ok=True)
+
+
+def make_unfinished_folder(parent: Path) -> Path:
+    """Make a temporary folder in `parent`.
+
+    Those of processes on this machine that were killed are deleted.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for unfinished in _find_unfinished(parent, _RANDOM):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix="", suffix=_temporary_name("", os.getpid()), dir=parent))
+
+
+def _find_unfinished(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield what processes on this machine that were killed left in `folder`.
+
+    Args:
+        pattern: matches the names without machine and process.
+    """
+    for unfinished in folder.glob(_temporary_name(pattern, "*")):
         process = unfinished.name.removesuffix(_UNFINISHED).rpartition(".")[2]
-        if process.isdecimal() and not _is_alive(int(process)):
-            unfinished.unlink(missing_ok=True)
+        is_here = unfinished.name.endswith(_temporary_name("", process))
+        if is_here and process.isdecimal() and not _is_alive(int(process)):
+            yield unfinished
 
 
 def check_writable(folder: Path, option: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from nsopt.errors import short_reason
+
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -23,7 +25,7 @@ def describe_torchvision() -> str:
         import_module("torchvision")
     except (ImportError, RuntimeError) as error:
         return (
-            f"not by itself ({str(error).splitlines()[0]}): torchvision and torch are of different "
+            f"not by itself ({short_reason(error)}): torchvision and torch are of different "
             "builds. nsopt loads it without its compiled operators"
         )
     return "yes"

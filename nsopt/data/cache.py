@@ -1,14 +1,13 @@
 """Cache decoded data sets as memory-mapped arrays.
 
 The cache is in `$XDG_CACHE_HOME/nsopt` (by default `~/.cache/nsopt`) and may be deleted at any
-time. An entry depends on the path, sizes and times of its source files.
+time. An entry depends on the path, sizes and times of its source files, and on `_VERSION`.
 """
 
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,9 +16,10 @@ import torch
 from torch import Tensor
 
 from nsopt.data.images import ImageData, ImageSet
-from nsopt.files import cache_folder
+from nsopt.files import cache_folder, make_unfinished_folder
 
 _META = "meta.json"
+_VERSION = 1  # add 1 when decode.py, folder.py or tiny_imagenet.py reads the same files differently
 
 
 def load_cached(path: Path, variant: str, read: Callable[[], ImageData]) -> ImageData:
@@ -43,7 +43,7 @@ def load_cached(path: Path, variant: str, read: Callable[[], ImageData]) -> Imag
 
 def _fingerprint(path: Path, variant: str) -> str:
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    digest = hashlib.sha256(os.fsencode(f"{path.resolve()} {variant}"))
+    digest = hashlib.sha256(os.fsencode(f"{_VERSION} {path.resolve()} {variant}"))
     for file in files:
         status = _read_status(file)
         digest.update(os.fsencode(f"{file} {status.st_size} {status.st_mtime_ns}\n"))
@@ -101,8 +101,7 @@ def _store(data: ImageData, entry: Path) -> None:
     }
     unfinished = None
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=entry.parent))
+        unfinished = make_unfinished_folder(entry.parent)
         for part, images in parts.items():
             _save(unfinished / f"{part}-images.npy", images.images)
             _save(unfinished / f"{part}-labels.npy", images.labels)

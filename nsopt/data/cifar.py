@@ -9,7 +9,7 @@ import torch
 
 from nsopt.data.checksum import check_md5
 from nsopt.data.images import ImageData, ImageSet
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, short_reason
 from nsopt.torchvision_import import import_torchvision
 
 _READERS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
@@ -35,7 +35,7 @@ def load_cifar(name: str, directory: Path) -> ImageData:
         _remove_if_empty(archive)
         raise NsoptError(
             f"{name} is not complete in {directory} and cannot be downloaded "
-            f"({_get_reason(error)}): put {reader.filename} (md5 {reader.tgz_md5}) there"
+            f"({short_reason(error)}): put {reader.filename} (md5 {reader.tgz_md5}) there"
         ) from None
     return ImageData(
         name=name,
@@ -48,10 +48,6 @@ def load_cifar(name: str, directory: Path) -> ImageData:
 def _make_image_set(reader: Any) -> ImageSet:
     images = torch.from_numpy(np.ascontiguousarray(reader.data.transpose(0, 3, 1, 2)))
     return ImageSet(images, torch.tensor(reader.targets, dtype=torch.int64))
-
-
-def _get_reason(error: BaseException) -> str:
-    return str(getattr(error, "reason", error)).splitlines()[0]
 
 
 def _remove_if_empty(archive: Path) -> None:

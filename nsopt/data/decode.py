@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from nsopt.data.images import ImageSet
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, short_reason
 from nsopt.files import cache_folder
 
 Place = Path | zipfile.Path
@@ -78,8 +78,13 @@ def images_in(folder: Place) -> list[Place]:
 
 
 def folders_in(folder: Place) -> list[Place]:
-    """Return the folders in a folder, sorted by name."""
-    return sorted((e for e in _list_children(folder) if e.is_dir()), key=lambda entry: entry.name)
+    """Return the folders in a folder, sorted by name, without hidden ones and macOS metadata."""
+    found = [e for e in _list_children(folder) if e.is_dir() and not _is_metadata(e.name)]
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _is_metadata(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"  # Finder adds the latter to every zip
 
 
 def _list_children(folder: Place) -> Iterator[Place]:
@@ -96,19 +101,31 @@ def _list_children(folder: Place) -> Iterator[Place]:
             yield zipfile.Path(folder.root, name)
 
 
-def decode(groups: Sequence[Sequence[Place]], size: int) -> tuple[ImageSet, list[str]]:
-    """Read RGB images, resized to `size`; the label is the index of the group.
+def decode(
+    groups: Sequence[Sequence[Place]], size: int, resize: bool = True
+) -> tuple[ImageSet, list[str]]:
+    """Read RGB images; the label is the index of the group.
+
+    Args:
+        groups: image files of each class.
+        size: side in pixels.
+        resize: whether to crop and resize images of another size.
 
     Returns:
         The images, and for every damaged one a line with its name and the reason.
+
+    Raises:
+        NsoptError: for an image of another size, unless `resize` is true.
     """
     entries = [(entry, label) for label, group in enumerate(groups) for entry in group]
     images = _allocate((len(entries), 3, size, size))
     labels, damaged = list[int](), list[str]()
     for entry, label in entries:
-        image = _read_image(entry, size)
+        image = _read_image(entry, size if resize else None)
         if isinstance(image, str):
             damaged.append(image)
+        elif image.size != (size, size):
+            raise _other_size(entry)
         else:
             images[len(labels)] = np.asarray(image).transpose(2, 0, 1)
             labels.append(label)
@@ -158,11 +175,16 @@ def common_size(groups: Sequence[Sequence[Place]], path: Path) -> int:
         sizes |= {image.size for image in islice(complete, 1)}
     width, height = min(sizes, default=(1, 1))
     if len(sizes) > 1 or width != height:
-        raise NsoptError(
-            f"{path}: images are not all square and of one size: give a size with --image-size, "
-            "or image_size= in Python"
-        )
+        raise _other_size(path)
     return width
+
+
+def _other_size(where: Place) -> NsoptError:
+    """Return the error for images that need `image_size`; `where` is one of them or a folder."""
+    return NsoptError(
+        f"{where}: images are not all square and of one size: give a size with --image-size, "
+        "or image_size= in Python"
+    )
 
 
 def _read_image(entry: Place, size: int | None) -> Image.Image | str:
@@ -170,8 +192,7 @@ def _read_image(entry: Place, size: int | None) -> Image.Image | str:
     try:
         return _read(entry, size)
     except Exception as error:  # Pillow and zipfile raise anything for a damaged or hostile file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"{entry} is not a complete image ({reason})"
+        return f"{entry} is not a complete image ({short_reason(error)})"
 
 
 def _read(entry: Place, size: int | None) -> Image.Image:

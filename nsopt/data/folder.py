@@ -62,9 +62,10 @@ def _load(
         else:
             splits = _divide(root, path, split, split_seed)
         classes = tuple(splits["train"])
-        size = image_size or common_size(list(splits["train"].values()), path)
+        groups = [group for files in splits.values() for group in files.values()]
+        size = image_size or common_size(groups, path)
         for part, files in splits.items():
-            sets[part], damaged = decode(list(files.values()), size)
+            sets[part], damaged = decode(list(files.values()), size, resize=bool(image_size))
             skipped += damaged
     if not skip_corrupt:
         refuse_damaged(skipped, path, "replace or remove what is damaged, or give --skip-corrupt")

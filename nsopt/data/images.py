@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -351,7 +352,7 @@ def _move(tensor: Tensor, device: torch.device) -> Tensor:
 
 def _compute_checksum(images: ImageSet) -> int:
     content = 0
-    for tensor in (images.labels, *images.parts()):
+    for tensor in chain([images.labels], images.parts()):
         values: NDArray[np.generic] = tensor.cpu().contiguous().numpy()
         content = zlib.crc32(values.data, content)
     return content

@@ -12,7 +12,7 @@ from nsopt.data.cache import load_cached
 from nsopt.data.checksum import check_md5
 from nsopt.data.decode import Place, decode, folders_in, images_in, open_place, refuse_damaged
 from nsopt.data.images import ImageData, ImageSet
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, short_reason
 from nsopt.torchvision_import import import_torchvision
 
 ARCHIVE = "tiny-imagenet-200.zip"
@@ -37,10 +37,9 @@ def fetch_tiny_imagenet(directory: Path) -> Path:
     try:
         utils.download_url(_URL, str(directory), ARCHIVE, MD5)
     except (OSError, RuntimeError, urllib.error.URLError) as error:
-        reason = str(getattr(error, "reason", error)).splitlines()[0]
         raise NsoptError(
-            f"tiny-imagenet cannot be downloaded ({reason}): put {ARCHIVE} (md5 {MD5}) into "
-            f"{directory}"
+            f"tiny-imagenet cannot be downloaded ({short_reason(error)}): put {ARCHIVE} "
+            f"(md5 {MD5}) into {directory}"
         ) from None
     return directory / ARCHIVE
 

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from nsopt.compute.device import place, wait_for
 from nsopt.errors import NsoptError, unknown_name
+from nsopt.models.imported import import_function
 from nsopt.models.layout import best_layout, inputs_for
 from nsopt.models.onnx import Images, export_to_onnx, import_for_export, load_onnx
 from nsopt.models.quantisation import write_int8
@@ -240,16 +240,7 @@ def import_measure(name: str) -> OwnMeasure:
         name: `package.module:function`. It must come from the user of this command, never from a
             storage, because importing runs code.
     """
-    package, colon, word = name.partition(":")
-    if not colon:
-        raise NsoptError(f"{name!r} is not a function: write package.module:function")
-    try:
-        found = getattr(import_module(package), word)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise NsoptError(f"cannot import the function {name!r}: {error}") from None
-    if not callable(found):
-        raise NsoptError(f"{name} is not a function: it is of type {type(found).__name__}")
-    return OwnMeasure(name, found)
+    return OwnMeasure(name, import_function(name))
 
 
 def _place(model: nn.Module, device: torch.device, input_shape: tuple[int, ...]) -> nn.Module:

@@ -77,11 +77,8 @@ def network_factory(name: str) -> Callable[[int], nn.Module]:
         return _find_in_torchvision(word)
     if package == "timm":
         return _find_in_timm(word)
-    try:
-        found = getattr(import_module(package), word)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise NsoptError(f"cannot import the network {name!r}: {error}") from None
-    takes_classes = "num_classes" in inspect.signature(found).parameters
+    found = import_function(name)
+    takes_classes = _takes_classes(found)
 
     def make(num_classes: int) -> nn.Module:
         try:
@@ -96,6 +93,37 @@ def network_factory(name: str) -> Callable[[int], nn.Module]:
         return made
 
     return make
+
+
+def import_function(name: str) -> Callable[..., Any]:
+    """Import a user's function.
+
+    Args:
+        name: `package.module:function`. It must come from the user of this command, never from a
+            storage, because importing runs code.
+
+    Raises:
+        NsoptError: if it does not exist, or is not a function.
+    """
+    package, colon, word = name.partition(":")
+    if not colon:
+        raise NsoptError(f"{name!r} is not a function: write package.module:function")
+    try:
+        found = getattr(import_module(package), word)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise NsoptError(f"cannot import the function {name!r}: {error}") from None
+    if not callable(found):
+        kind = type(found).__name__
+        raise NsoptError(f"{name} is not a function: it is of type {kind}; name a function")
+    function: Callable[..., Any] = found
+    return function
+
+
+def _takes_classes(function: Callable[..., Any]) -> bool:
+    try:
+        return "num_classes" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some functions written in C have no signature
+        return False
 
 
 def _find_in_torchvision(word: str) -> Callable[[int], nn.Module]:

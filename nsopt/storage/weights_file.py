@@ -27,14 +27,16 @@ def read_weights(path: Path) -> dict[str, Any]:
     """Read a dict that `torch.save` wrote, with its tensors on the CPU.
 
     Raises:
-        NsoptError: for a missing file, a compressed archive, or tensors or lists that claim more
-            memory than the file holds.
+        NsoptError: for a missing file, a compressed archive, content that is not a dict, or tensors
+            or lists that claim more memory than the file holds.
         Exception: OSError or one of torch's errors, for any other invalid file.
     """
     if not path.is_file():
         raise NsoptError("it is a folder" if path.is_dir() else "the file does not exist")
     size = path.stat().st_size
-    content: dict[str, Any] = torch.load(_copy(path, size), "cpu", weights_only=True)
+    content = torch.load(_copy(path, size), "cpu", weights_only=True)
+    if not isinstance(content, dict):
+        raise NsoptError("it contains no named tensors")
     if _count_claimed_bytes(content, {}) > _FEW * size:
         raise NsoptError("its tensors or lists claim more than the file holds")
     return content

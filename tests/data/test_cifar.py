@@ -4,13 +4,16 @@ import hashlib
 import io
 import pickle
 import tarfile
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 
 from nsopt.data.registry import load_data
+from nsopt.data.tiny_imagenet import fetch_tiny_imagenet
 from nsopt.errors import NsoptError
 from nsopt.torchvision_import import import_torchvision
 
@@ -124,6 +127,29 @@ def test_the_error_for_a_missing_archive_says_what_to_put_where(
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "none") in str(caught.value)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TimeoutError(), "TimeoutError"),
+        (URLError(""), "URLError"),
+        (URLError("refused"), "refused"),
+        (RuntimeError("not found\nat all"), "not found"),
+    ],
+    ids=repr,
+)
+def test_the_error_for_a_failed_download_has_a_one_line_reason(
+    error: Exception, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(import_torchvision("datasets").CIFAR100, "download", fail)
+    monkeypatch.setattr(import_torchvision("datasets").utils, "download_url", fail)
+    for read in (partial(load_data, "cifar100"), fetch_tiny_imagenet):
+        with pytest.raises(NsoptError, match=rf"cannot be downloaded \({reason}\): put "):
+            read(tmp_path)
 
 
 def test_unknown_data_set_suggests_the_nearest(tmp_path: Path) -> None:

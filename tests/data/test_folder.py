@@ -58,6 +58,19 @@ def test_a_zip_is_read_like_the_folder_it_packs(tmp_path: Path, root: str) -> No
     assert sorted(tmp_path.iterdir()) == [folder, tmp_path / "insects.zip"]
 
 
+def test_folders_of_finder_and_jupyter_are_ignored(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "insects")
+    for name in (".ipynb_checkpoints", "train/.ipynb_checkpoints", "test/.ipynb_checkpoints"):
+        (folder / name).mkdir()
+    path = pack(folder, tmp_path / "insects.zip", "inside")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/inside/train/ant/._0.png", b"attributes")
+    for place in (folder, path):
+        data = load_data(f"folder:{place}")
+        assert data.classes == ("ant", "bee")
+        assert len(data.train) == 6
+
+
 @pytest.mark.parametrize("suffix", [".webp", ".ppm", ".tiff", ".gif"])
 def test_images_of_other_formats_are_read(tmp_path: Path, suffix: str) -> None:
     write_images(tmp_path)
@@ -98,6 +111,16 @@ def test_images_are_cropped_and_resized_on_demand(tmp_path: Path) -> None:
     with pytest.raises(NsoptError, match="--image-size, or image_size= in Python"):
         load_data(f"folder:{folder}")
     assert load_data(f"folder:{folder}", image_size=16).image_size == 16
+
+
+@pytest.mark.parametrize("odd", ["train/ant/1.png", "test/bee/2.png"])
+@pytest.mark.parametrize("size", [(16, 16), (8, 6)])
+def test_an_image_of_another_size_is_named(odd: str, size: tuple[int, int], tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "x")
+    Image.new("RGB", size).save(folder / odd)
+    with pytest.raises(NsoptError, match=rf"{odd}: images are not all .* --image-size"):
+        load_data(f"folder:{folder}")
+    assert load_data(f"folder:{folder}", image_size=8).image_size == 8
 
 
 def write_undivided(root: Path) -> Path:
@@ -177,6 +200,9 @@ def test_a_class_needs_at_least_one_complete_image(tmp_path: Path) -> None:
     names = (f"test/bee/{index}.png" for index in range(3))
     folder = damage(write_images(tmp_path / "x"), *names)
     with pytest.raises(NsoptError, match="no complete image in test/bee"):
+        load_data(f"folder:{folder}", skip_corrupt=True)
+    damage(folder, *(f"train/{name}/{index}.png" for name in ("ant", "bee") for index in range(3)))
+    with pytest.raises(NsoptError, match="no complete image in train/ant"):
         load_data(f"folder:{folder}", skip_corrupt=True)
 
 

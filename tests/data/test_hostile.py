@@ -1,6 +1,8 @@
 """Damaged and malicious folders and zips cause a one-line error that names the file."""
 
 import os
+import platform
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from nsopt.data import cache
 from nsopt.data.cache import load_cached
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
@@ -236,3 +239,28 @@ def test_a_damaged_cache_entry_is_replaced(
         np.testing.assert_array_equal(found.test.labels.numpy(), digits.test.labels.numpy())
     assert len(calls) == 2
     assert list(cache_folder().iterdir()) == [entry]
+
+
+def test_caching_removes_only_folders_of_killed_processes(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+
+    def be_killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as other:
+        other.setattr(os, "getpid", lambda: ended.pid)
+        other.setattr(cache, "_save", be_killed)
+        with pytest.raises(KeyboardInterrupt):
+            load_cached(tmp_path, "test", lambda: digits)
+    (killed,) = cache_folder().iterdir()
+    here = f".{platform.node()}."
+    names = [killed.name.replace(f".{ended.pid}.", f".{os.getpid()}.")]  # of a living process
+    names += [killed.name.replace(here, machine) for machine in (f".x{here}", f"{here}x.")]
+    for name in names:
+        (cache_folder() / name).mkdir()
+    load_cached(tmp_path, "test", lambda: digits)
+    assert sorted(path.name for path in cache_folder().glob("*.part")) == sorted(names)

@@ -1,6 +1,7 @@
 import dataclasses
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,25 @@ def test_changed_validation_or_test_images_change_the_fingerprint(
     darker = ImageSet(images.images // 2, images.labels)
     changed = dataclasses.replace(splits, **{part: darker})
     assert changed.fingerprint != splits.fingerprint
+
+
+def test_the_fingerprint_holds_a_few_images_at_once(
+    digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = ImageSet(torch.zeros(5000, 1, 1, 1, dtype=torch.uint8), torch.zeros(5000))
+    splits = dataclasses.replace(digits.split(0.1), train=many)
+    read, alive, counts = ImageSet.pixels, weakref.WeakSet[torch.Tensor](), list[int]()
+
+    def pixels(self: ImageSet, where: slice | torch.Tensor) -> torch.Tensor:
+        part = read(self, where)
+        alive.add(part)
+        counts.append(len(alive))
+        return part
+
+    monkeypatch.setattr(ImageSet, "pixels", pixels)
+    assert splits.fingerprint["train"] == 5000
+    assert len(counts) > 5
+    assert max(counts) <= 2
 
 
 def test_pixel_statistics_are_exact(digits: ImageData) -> None:

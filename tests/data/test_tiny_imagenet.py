@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nsopt.data import cache
 from nsopt.data.cache import load_cached
 from nsopt.data.registry import load_data
 from nsopt.data.source import Subset
@@ -124,7 +125,9 @@ def test_subsets_out_of_range_are_refused(folder: Path, subset: Subset, message:
         load_data("tiny-imagenet", folder, subset=subset)
 
 
-def test_decoded_images_are_cached_until_their_source_changes(folder: Path) -> None:
+def test_decoded_images_are_cached_until_their_source_changes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
 
     def read() -> object:
@@ -140,6 +143,9 @@ def test_decoded_images_are_cached_until_their_source_changes(folder: Path) -> N
     load_cached(folder, "test", read)
     load_cached(folder, "another", read)
     assert len(calls) == 3
+    monkeypatch.setattr(cache, "_VERSION", cache._VERSION + 1)
+    load_cached(folder, "another", read)
+    assert len(calls) == 4
 
 
 def test_data_loads_without_a_writable_cache(

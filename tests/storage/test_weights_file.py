@@ -138,6 +138,13 @@ def test_invalid_content_causes_a_one_line_error(changes: dict[str, Any], tmp_pa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", [[1], torch.zeros(3)], ids=["list", "tensor"])
+def test_a_file_without_a_dict_is_refused(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(NsoptError, match="it contains no named tensors"):
+        read_weights(tmp_path / "weights.pt")
+
+
 def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "weights.pt")
     with pytest.raises(NsoptError, match="the file does not exist"):
