@@ -271,6 +271,10 @@ class TracedNetwork:
         trace = Trace(count=known)
         with self._reshaped(shapes) as model:
             outputs = self.run(model, trace, labels, self.trace.choices, same)
+        if len(trace.products) != len(self.trace.products):
+            error = TraceError("the network runs other products at other widths")
+            error.step = 0
+            raise error
         self._check_outputs(outputs)
 
     def build_empty(self, widths: Atoms, device: str | None = None) -> nn.Module:

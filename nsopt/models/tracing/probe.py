@@ -36,6 +36,8 @@ def find_lifts(network: TracedNetwork) -> tuple[TracedNetwork, list[int]]:
     error = _shrink_others(network, hopeless)
     while error is not None:
         involved = _select_involved(network, _list_others(network, hopeless), error)
+        if not involved:  # it does not even run as it is
+            raise error
         for lifted in _propose_lifts(network, involved):
             next_error = _shrink_others(lifted, hopeless)
             if next_error is None or next_error.step > error.step:

@@ -30,7 +30,7 @@ def convolution(
     labels, own = tracer.get(x), tracer.get(weight)
     axis = 1 if transposed else 0
     outputs, inputs = own[axis], own[1 - axis]
-    tracer.freeze("kernel", *own[2:])
+    tracer.freeze("is a size of the kernel", *own[2:])
     if groups == 1:
         if x.shape[1] > 1:
             inputs = tracer.join(labels[1], inputs)
@@ -60,7 +60,7 @@ def _label_groups(
         tracer.freeze("must equal a fixed size in a grouped convolution", inputs, *own)
         return None
     if transposed:
-        if weight.shape[1] > 1:
+        if weight.shape[1] > 1 or len(first) != groups:
             tracer.freeze("belongs to a transposed grouped convolution", inputs, *own)
             return None
         return tracer.join(inputs, first)
@@ -105,10 +105,27 @@ def sum_and_product(
 
 @rule("mv", "dot", "vdot")
 def vector_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor) -> None:
-    """Label the product of a matrix or vector with a vector, as in a spectral norm."""
+    """Label the product of a matrix or vector with a vector.
+
+    A weight has labels in both dimensions; its product, as in a spectral norm, is not counted.
+    """
+    labels, inner = tracer.get(a), tracer.get(a)[-1]
     if b.shape[0] > 1:
-        tracer.join(tracer.get(a)[-1], tracer.get(b)[0])
-    tracer.put(result, tracer.get(a)[:-1])
+        inner = tracer.join(inner, tracer.get(b)[0])
+    if a.ndim > 1 and not isinstance(labels[0], np.ndarray):
+        tracer.multiply(a.shape[0], (inner, a.shape[1]))
+    tracer.put(result, labels[:-1])
+
+
+@rule("_trilinear")
+def trilinear(
+    tracer: Tracer, result: Tensor, x: Tensor, weight: Tensor, y: Tensor, *_: Any
+) -> None:
+    """Freeze all sizes of nn.Bilinear."""
+    labels = [label for tensor in (x, weight, y) for label in tracer.get(tensor)]
+    tracer.freeze("belongs to a bilinear layer", *labels)
+    tracer.multiply(x.shape[0], *zip(tracer.get(weight), weight.shape, strict=True))
+    label_nothing(tracer, result)
 
 
 @rule("_weight_norm_interface")
@@ -143,22 +160,26 @@ def linear(
     "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_efficient_attention"
 )
 def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *more: Any) -> None:
-    """Join queries with keys. Their size is inexact, because it also scales the scores."""
+    """Join queries with keys, and keys with values.
+
+    The size of a query is inexact, because it also scales the scores; so is the number of keys,
+    over which the softmax runs.
+    """
     queries, keys, values = tracer.get(q), tracer.get(k), tracer.get(v)
-    inner = tracer.join(queries[-1], keys[-1])
-    tracer.mark_inexact(inner)
+    inner, read = tracer.join(queries[-1], keys[-1]), tracer.join(keys[-2], values[-2])
     lead = [tracer.join(*m) for m in zip(queries[:-2], keys[:-2], values[:-2], strict=True)]
+    scores = [*lead, queries[-2], read]
     for mask in tensors_in(more):
-        for d in range(3, min(mask.ndim, q.ndim) + 1):
+        for d in range(1, min(mask.ndim, q.ndim) + 1):
             if mask.shape[-d] > 1:
-                lead[2 - d] = tracer.join(lead[2 - d], tracer.get(mask)[-d])
-    places = q.shape[-2] * k.shape[-2]
-    sized = list(zip(lead, q.shape, strict=False))
-    tracer.multiply(places, *sized, (inner, q.shape[-1]))
-    tracer.multiply(places, *sized, (values[-1], v.shape[-1]))
+                scores[-d] = tracer.join(scores[-d], tracer.get(mask)[-d])
+    tracer.mark_inexact(inner, scores[-1])
+    sized = list(zip(scores, [*q.shape[:-1], k.shape[-2]], strict=True))
+    tracer.multiply(1, *sized, (inner, q.shape[-1]))
+    tracer.multiply(1, *sized, (values[-1], v.shape[-1]))
     first, *others = tensors_in(result)
     label_nothing(tracer, others)
-    tracer.put(first, [*lead, queries[-2], values[-1]])
+    tracer.put(first, [*scores[:-1], values[-1]])
 
 
 @rule("_softmax", "_log_softmax", "_safe_softmax")

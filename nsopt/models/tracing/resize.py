@@ -103,7 +103,7 @@ def _describe_convolution(
     first, second = weight.shape[:2]
     if group_size:
         module.groups = first // group_size
-    elif module.transposed and module.groups > 1:
+    elif module.transposed and module.groups == module.in_channels:
         module.groups = first
     inputs, outputs = second * module.groups, first
     if module.transposed:

@@ -1,18 +1,20 @@
 """Run a network on labels: its tensors are fake, need no memory and compute nothing."""
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from types import NoneType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from nsopt.models.activations import Buffer, BufferRecorder, Size, tensors_in
+from nsopt.models.activations import Buffer, BufferRecorder, Size
 from nsopt.models.tracing.function_rules import FunctionRules
 from nsopt.models.tracing.groups import Family
 from nsopt.models.tracing.labels import Atoms, Labels, Trace, TraceError
@@ -131,14 +133,36 @@ class LabelledRun:
                 with torch.no_grad(), FunctionRules(tracer), tracer, recorder or nullcontext():
                     if recorder:
                         recorder.take(inputs)
-                    result = model(*inputs)
+                    outputs = _find_outputs(model(*inputs))
+                    if not outputs:
+                        raise TraceError("forward returns no tensor: return what the loss needs")
                     if recorder:
-                        recorder.give(result)
+                        recorder.give(outputs)
             except Exception as error:  # the user's code or torch may raise anything
                 explained = error if isinstance(error, TraceError) else _explain(error, tracer)
                 explained.step = tracer.trace.steps
                 raise explained from error
-        return tensors_in(result)
+        return outputs
+
+
+def _find_outputs(result: Any) -> list[Tensor]:
+    """Return the tensors in what `forward` returned.
+
+    Raises:
+        TraceError: for an object that may hide tensors.
+    """
+    found: list[Tensor] = []
+    for leaf in tree_leaves(result):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif is_dataclass(leaf):
+            found += _find_outputs([getattr(leaf, field.name) for field in fields(leaf)])
+        elif not isinstance(leaf, int | float | str | NoneType):
+            raise TraceError(
+                f"forward returns a {type(leaf).__name__}: return tensors, or tuples, lists or "
+                "dicts of them"
+            )
+    return found
 
 
 def _explain(error: Exception, tracer: Tracer) -> TraceError:
@@ -160,19 +184,20 @@ def _explain(error: Exception, tracer: Tracer) -> TraceError:
 
 @contextmanager
 def restore_modules(model: nn.Module) -> Iterator[None]:
-    """Restore all attributes, parameters and buffers of modules after the block."""
+    """Restore all attributes of modules after the block, and what dicts and lists in them hold."""
     stores = [
         store
         for module in model.modules()
-        for store in (vars(module), module._parameters, module._buffers)
+        for store in (vars(module), *vars(module).values())
+        if isinstance(store, dict | list)
     ]
-    held = [(store, dict(store)) for store in stores]
+    held = [(store, copy.copy(store)) for store in stores]
     try:
         yield
     finally:
         for store, before in held:
             store.clear()
-            store.update(before)
+            store.update(before) if isinstance(store, dict) else store.extend(before)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from nsopt.models.tracing.tracer import Tracer, rule
 
 @rule(
     "empty zeros ones full rand randn new_empty new_zeros new_ones new_full empty_strided "
-    "new_empty_strided scalar_tensor"
+    "new_empty_strided scalar_tensor randint"
 )
 def label_filled(tracer: Tracer, result: Any, *_: Any) -> None:
     """Label tensors with ANY that are filled with one value or with noise."""
@@ -77,6 +77,10 @@ def as_strided(tracer: Tracer, result: Tensor, x: Tensor, size: Sequence[int], *
 def view(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
     """Match runs of old dimensions with runs of new dimensions that have as many elements."""
     old, new, before = tuple(x.shape), tuple(result.shape), tracer.get(x)
+    if not x.numel():
+        tracer.freeze("has no elements", *before)
+        label_nothing(tracer, result)
+        return
     labels: list[Label] = []
     i = j = 0
     while i < len(old) or j < len(new):
@@ -242,8 +246,10 @@ def norm(tracer: Tracer, result: Tensor, x: Tensor, order: Any, dims: Any = None
     "max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d "
     "max_pool3d_with_indices avg_pool3d _adaptive_avg_pool3d avg_pool1d upsample_nearest2d "
     "upsample_bilinear2d upsample_bicubic2d upsample_nearest1d upsample_linear1d "
-    "_upsample_nearest_exact2d _upsample_bilinear2d_aa reflection_pad2d replication_pad2d "
-    "reflection_pad1d replication_pad1d"
+    "upsample_trilinear3d upsample_nearest3d adaptive_max_pool3d _upsample_nearest_exact1d "
+    "_upsample_nearest_exact2d _upsample_nearest_exact3d _upsample_bilinear2d_aa "
+    "_upsample_bicubic2d_aa reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d "
+    "replication_pad2d replication_pad3d"
 )
 def resize_places(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
     """Keep the labels of examples and channels in pooling and resizing; freeze the others."""

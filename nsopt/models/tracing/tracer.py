@@ -210,7 +210,7 @@ class Tracer(TorchDispatchMode):
         labels = [label for tensor in inputs for label in self.get(tensor)]
         self.freeze(f"no rule for the operation {func._schema.name}", *labels)
         if not inputs:
-            self._rules["empty"](self, result)
+            self._rules["arange"](self, result)
         return result
 
 

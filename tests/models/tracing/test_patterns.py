@@ -1,0 +1,184 @@
+"""Code as practitioners write it, whose widths a trace must not get wrong without an error."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional
+
+import nsopt
+from nsopt.errors import NsoptError
+from nsopt.models.tracing.architecture import TracedArchitecture
+
+IMAGES = torch.rand(2, 3, 12, 12)
+
+
+def check_costs(arch: TracedArchitecture, widths: tuple[int, ...], examples: Any = IMAGES) -> None:
+    """Check that a network of other widths runs, and costs what its own trace says."""
+    own = nsopt.trace(arch.build(widths), examples)
+    for metric in ("params", "macs"):
+        assert arch.cost(metric)(widths) == own.cost(metric)(own.base_widths), metric
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    auxiliary: tuple[Tensor, None] | None = None
+
+
+class Returns(nn.Module):
+    """Returns its logits in some object."""
+
+    def __init__(self, make: Any) -> None:
+        super().__init__()
+        self.make, self.conv, self.head = make, nn.Conv2d(3, 16, 3), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.make(self.head(self.conv(x).relu().mean((2, 3))))
+
+
+def test_the_classes_in_a_dataclass_stay() -> None:
+    arch = nsopt.trace(Returns(Output), IMAGES)
+    assert arch.base_widths == (16,)
+    assert arch.num_classes == 10
+
+
+class Hidden:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Hidden, "forward returns a Hidden: return tensors, or tuples, lists or dicts of them"),
+        (lambda logits: logits.shape, "forward returns no tensor"),
+    ],
+)
+def test_outputs_without_visible_tensors_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(NsoptError, match=message):
+        nsopt.trace(Returns(make), IMAGES)
+
+
+class ChannelAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 1)
+        self.queries, self.keys, self.values = (nn.Conv2d(16, 16, 1) for _ in range(3))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        parts = (self.queries, self.keys, self.values)
+        q, k, v = (part(x).flatten(2).unsqueeze(1) for part in parts)
+        y: Tensor = functional.scaled_dot_product_attention(q, k, v)
+        return self.head(y.squeeze(1).mean(2))
+
+
+def test_attention_across_channels_ties_keys_to_values() -> None:
+    arch = nsopt.trace(ChannelAttention(), IMAGES)
+    assert arch.base_widths == (16, 16, 16)  # stem, queries, keys and values
+    check_costs(arch, (12, 8, 5))
+
+
+class Refines(nn.Module):
+    """As many steps as channels, by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels, self.steps = 8, 8
+        self.stem, self.conv = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for _ in range(self.steps):
+            x = self.conv(x).relu().view(-1, self.channels, *x.shape[2:])
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_number_of_steps_does_not_follow_a_width() -> None:
+    arch = nsopt.trace(Refines(), IMAGES)
+    assert arch.build((4,)).steps == 8
+    check_costs(arch, (4,))
+
+
+class Bilinear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 8, 1)
+        self.both = nn.Bilinear(8, 8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.conv(self.stem(x)).mean((2, 3))
+        return self.both(pooled, pooled)
+
+
+class Pools(nn.Module):
+    """Pools places by their products with a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.vector = nn.Conv2d(3, 8, 1), nn.Parameter(torch.rand(8))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.conv(x).flatten(2).transpose(1, 2)
+        weights = (places @ self.vector).softmax(1)
+        return self.head((weights.unsqueeze(1) @ places).squeeze(1))
+
+
+def test_the_products_of_a_bilinear_layer_and_of_a_vector_are_counted() -> None:
+    arch = nsopt.trace(Bilinear(), IMAGES)
+    assert arch.cost("macs")((6,)) == 144 * (3 * 6 + 6 * 8) + 8 * 8 * 5
+    arch = nsopt.trace(Pools(), IMAGES)
+    assert arch.cost("macs")((8,)) == 144 * 3 * 8 + 144 * 8 + 144 * 8 + 8 * 5
+    check_costs(arch, (6,))
+
+
+def test_a_transposed_convolution_in_groups_can_be_traced() -> None:
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 16, 2, 2, groups=4), nn.ReLU()),
+        *(nn.Conv2d(16, 24, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10)),
+    )
+    arch = nsopt.trace(model, IMAGES)
+    assert arch.base_widths == (24,)
+    check_costs(arch, (12,))
+    narrow = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 4, 2, groups=4), model[3])
+    with pytest.raises(NsoptError):
+        nsopt.trace(narrow, IMAGES)
+
+
+class Remembers(nn.Module):
+    """Keeps tensors in a dict, and makes a layer when it first runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache: dict[int, Tensor] = {}
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+        self.extra: nn.Module | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        self.extra = self.extra or nn.Conv2d(x.shape[1], x.shape[1], 1, device=x.device)
+        self.cache.setdefault(x.shape[2], torch.arange(x.shape[2]).float())
+        return self.head((x * self.cache[x.shape[2]]).mean((2, 3)))
+
+
+def test_a_trace_leaves_nothing_in_the_network() -> None:
+    model = Remembers()
+    arch = nsopt.trace(model, IMAGES)
+    assert model.extra is None
+    assert not any(isinstance(each, FakeTensor) for each in model.cache.values())
+    assert arch.build((4,))(IMAGES).shape == (2, 5)
+
+
+def test_decoders_of_volumes_keep_their_widths_free() -> None:
+    model = nn.Sequential(
+        *(nn.Conv3d(1, 6, 3), nn.Upsample(scale_factor=2, mode="trilinear"), nn.Conv3d(6, 4, 1)),
+        *(nn.Upsample(scale_factor=2), nn.Conv3d(4, 2, 1)),
+    )
+    assert nsopt.trace(model, torch.rand(2, 1, 6, 6, 6)).base_widths == (6, 4)
