@@ -48,7 +48,8 @@ class NetworkLaw:
         Where the user gives no rounding, it is that of the comparison. What starts from a trained
         network is filled, and never wider than this.
         """
-        stored = schema.read_settings(self.studies[0]) if self.studies else {}
+        # Searches store no settings of trainings.
+        stored = next((s for s in map(schema.read_settings, self.studies) if "start" in s), {})
         rounding = rounding_for(
             multiple_of or stored.get("multiple_of"), min_width or stored.get("min_width"), metric
         )

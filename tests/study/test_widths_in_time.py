@@ -188,9 +188,9 @@ def test_a_stored_law_is_rounded_and_bounded_as_its_comparison(
     task = comparison.task
     settings = task.settings.updated(multiple_of=4, min_width={"macs": 2}, start=1)
     task = dataclasses.replace(task, settings=settings)
-    study = task.open_study(place.storage, "uniform", CPU)
+    studies = [task.open_study(place.storage, kind, CPU) for kind in ("search", "uniform")]
     base = task.arch.base_widths
-    found = NetworkLaw(uniform_curve(base), task.arch, studies=[study])
+    found = NetworkLaw(uniform_curve(base), task.arch, studies=studies)
     assert found.limits(MACS) == (4, 2, base, True)
     assert found.limits(PARAMS, multiple_of=1, min_width=3) == (1, 3, base, True)
 
