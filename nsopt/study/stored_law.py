@@ -53,8 +53,9 @@ class NetworkLaw:
         rounding = rounding_for(
             multiple_of or stored.get("multiple_of"), min_width or stored.get("min_width"), metric
         )
-        inherits = stored.get("start") is not None
-        return Limits(*rounding, self.arch.base_widths if inherits else None, inherits)
+        if stored.get("start") is None:
+            return Limits(*rounding)
+        return Limits(*rounding, schema.read_task(self.studies[0]).base_widths, fill=True)
 
 
 def read_stored_law(
