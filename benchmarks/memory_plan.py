@@ -117,9 +117,10 @@ def main() -> None:
     frame = pd.DataFrame(rows.rows)
     frame.to_csv(options.folder / "memory_plan.csv", index=False)
     print(frame.to_string())
+    planned = frame[frame["share"] != _FAILED]
     for column in ("planned", "live"):
-        apart = (frame["predicted"] / frame[column] - 1).abs()
-        close = apart.groupby(frame["network"]).max() <= _CLOSE
+        apart = (planned["predicted"] / planned[column] - 1).abs()
+        close = apart.groupby(planned["network"]).max() <= _CLOSE
         print(f"within {_CLOSE:.0%} of {column}: {close.sum()} of {len(close)} networks")
 
 
