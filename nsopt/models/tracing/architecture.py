@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
@@ -25,6 +26,7 @@ from nsopt.models.tracing.originals import original_weight, start_norms
 from nsopt.models.tracing.run import tensors_of
 from nsopt.scaling.cost import COUNTED_IN_BYTES, Channels, CostModel, LinearCost
 
+Kept = Sequence[Sequence[int] | NDArray[Any] | Tensor]  # per group
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
 
 
@@ -133,26 +135,26 @@ class TracedArchitecture:
         model = self.network.build_empty(np.array(self.check_widths(widths), np.int64), "meta")
         return shapes_of(model.state_dict())
 
-    def prune(self, model: nn.Module, kept: Sequence[Sequence[int]]) -> nn.Module:
+    def prune(self, model: nn.Module, kept: Kept) -> nn.Module:
         """Return a copy of `model` that has only some units of each group.
 
         It computes the same as `model` with the other units set to zero, except in groups for which
         `explain` says otherwise.
 
         Args:
-            model: a network of base widths.
-            kept: per group, ascending indices of the units to keep.
+            model: a network of this family, such as one that `prune` returned.
+            kept: per group, ascending indices of the units to keep, or a boolean mask of all units.
+                Rigid groups keep all.
 
         Raises:
-            NsoptError: if `kept` has another number of groups.
+            NsoptError: for invalid indices, or a network of another family.
 
         Examples:
             >>> arch = nsopt.trace(model, torch.zeros(2, 1, 32, 32))
             >>> smaller = arch.prune(model, [range(width // 2) for width in arch.base_widths])
         """
-        if len(kept) != len(self.base_widths):
-            raise NsoptError(f"{self.name} has {len(self.base_widths)} groups, got {len(kept)}")
-        return self.network.cut(model, [np.asarray(indices, np.int64) for indices in kept])
+        network = self.network.retrace(model)
+        return network.cut(model, self._read_kept(network, kept))
 
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
         """Return the L1 norms of each group's units in `model`, float64 (w_l,).
@@ -174,7 +176,7 @@ class TracedArchitecture:
             result.append((of_unit / counted.clamp(min=1))[torch.from_numpy(group.units)])
         return result
 
-    def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
+    def inherit(self, model: nn.Module, kept: Kept, widths: Sequence[int]) -> nn.Module:
         """Return a network of `widths` with the kept units of a trained `model`.
 
         All other units are newly initialised, and so are the tensors of rigid groups whose widths
@@ -182,12 +184,22 @@ class TracedArchitecture:
 
         Args:
             model: a trained network of this family.
-            kept: per group, indices of at most `widths[l]` units.
+            kept: per group, ascending indices of at most `widths[l]` units, or a boolean mask.
             widths: the widths of the new network.
+
+        Raises:
+            NsoptError: for invalid indices or widths, or a network of another family.
         """
+        network = self.network.retrace(model)
+        chosen = self._read_kept(network, kept)
+        for name, indices, width in zip(
+            self.layer_names, chosen, self.check_widths(widths), strict=True
+        ):
+            if len(indices) > width:
+                raise NsoptError(f"keep at most {width} units of {name}, got {len(indices)}")
         started = self.build(widths).to(next(model.parameters()).device)
-        source = self.network.retrace(model).indices([k.cpu().numpy() for k in kept])
-        target = self.network.retrace(started).indices([np.arange(len(k)) for k in kept])
+        source = network.indices(chosen)
+        target = self.network.retrace(started).indices([np.arange(len(k)) for k in chosen])
         tensors, values = tensors_of(started), tensors_of(model)
         with torch.no_grad():
             for name, picked in source.items():
@@ -277,6 +289,16 @@ class TracedArchitecture:
             parts.append(f"cannot grow: {self.capped[name]}")
         return ", ".join(parts)
 
+    def _read_kept(self, network: TracedNetwork, kept: Kept) -> list[Atoms]:
+        """Return the indices of the units to keep in `network`. Raises NsoptError for invalid ones.
+
+        Boolean masks become indices.
+        """
+        if len(kept) != len(self.layer_names):
+            raise NsoptError(f"{self.name} has {len(self.layer_names)} groups, got {len(kept)}")
+        groups = zip(self.layer_names, network.family.widths, kept, strict=True)
+        return [_read_indices(name, width, units) for name, width, units in groups]
+
     def _limit(self, cost: CostModel) -> LimitedCost:
         """Return a cost model with the limits of the widths."""
         named = zip(self.layer_names, self.base_widths, strict=True)
@@ -328,6 +350,23 @@ def _find_reasons(network: TracedNetwork, units: Atoms) -> list[str]:
         if np.isin(of_atom[frozen.atoms], units).any()
     }
     return sorted(reasons) or ["belongs to a fixed group"]
+
+
+def _read_indices(name: str, width: int, units: Sequence[int] | NDArray[Any] | Tensor) -> Atoms:
+    """Return the units of a group as indices. Raises NsoptError for invalid ones."""
+    found = np.asarray(units.cpu() if isinstance(units, Tensor) else units)
+    if found.dtype == np.bool_ and found.shape == (width,):
+        found = np.flatnonzero(found)
+    if not found.size:
+        raise NsoptError(f"keep at least one unit of {name}")
+    if found.ndim == 1 and np.issubdtype(found.dtype, np.integer):
+        indices: Atoms = found.astype(np.int64)
+        if indices[0] >= 0 and indices[-1] < width and (np.diff(indices) > 0).all():
+            return indices
+    raise NsoptError(
+        f"the units to keep of {name} must be ascending integers below {width}, or a mask of "
+        f"{width} booleans"
+    )
 
 
 def _make_grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:

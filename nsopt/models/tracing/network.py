@@ -111,12 +111,17 @@ class TracedNetwork:
         return other if (seen == widths).all() else other._narrow(model, widths)
 
     def _find_widths(self, model: nn.Module) -> Atoms:
-        family, tensors = self.family, tensors_of(model)
-        sizes = np.array([tensors[d.tensor].shape[d.axis] for d in family.dimensions])
+        family, shapes = self.family, _get_shapes(model)
+        error = "the model does not belong to the family of the traced network"
+        for name, label in self.labels.items():
+            if name not in shapes or len(shapes[name]) != len(label):
+                raise TraceError(f"{error}: {name} is missing or has other dimensions")
+        sizes = np.array([shapes[d.tensor][d.axis] for d in family.dimensions])
         solved, *_ = np.linalg.lstsq(family.factors, sizes - family.constants)
         widths = np.rint(solved).astype(np.int64)
-        if (family.sizes(widths) != sizes).any():
-            raise TraceError("the model does not belong to the family of the traced network")
+        for name, shape in self._shapes(widths).items():
+            if list(shapes[name]) != shape:
+                raise TraceError(f"{error}: {name} has the shape {shapes[name]}")
         return widths
 
     def _trace_alike(self, model: nn.Module) -> "TracedNetwork":
@@ -244,8 +249,14 @@ class TracedNetwork:
         Args:
             model: a network with the template's shapes.
             kept: per group, ascending indices of the units to keep.
+
+        Raises:
+            TraceError: if `model` has other tensors.
         """
         indices = self.indices(kept)
+        others = _get_shapes(model).keys() - indices.keys()
+        if others:
+            raise TraceError(f"the traced network has no {min(others)}: trace this model instead")
         smaller = copy_with_tensors(
             model, lambda name, tensor: select_indices(tensor, indices[name]).clone()
         )
