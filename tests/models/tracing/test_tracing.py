@@ -12,7 +12,7 @@ from nsopt.errors import NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.trace import trace
-from tests.models.tracing import awkward, parts
+from tests.models.tracing import awkward, fields, parts
 from tests.models.tracing.checks import (
     check_building,
     check_costs,
@@ -267,6 +267,40 @@ def test_new_networks_are_initialised_like_the_original(
             highest = float(module.weight.detach().abs().max()) / (found / size) ** 0.5
             assert (highest < 1.85) == uniform
             assert (module.bias == 0.25).all()
+
+
+def test_new_networks_keep_the_mean_of_weights() -> None:
+    """DCGAN draws the scales of its norms around 1."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.Conv2d(64, 16, 3), nn.BatchNorm2d(16)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)),
+    )
+    nn.init.normal_(model[1].weight, 1, 0.02)
+    nn.init.uniform_(model[3].weight, 0, 1)
+    built = trace(model, torch.randn(2, 3, 16, 16)).build([256, 256])
+    normal, uniform = (built.get_parameter(f"{i}.weight").detach() for i in (1, 3))
+    assert float(normal.mean()) == pytest.approx(1, abs=0.02)
+    assert float(normal.std()) == pytest.approx(0.02, rel=0.4)
+    assert float(uniform.mean()) == pytest.approx(0.5, abs=0.2)
+    assert float(uniform.std()) == pytest.approx(1 / 12**0.5, rel=0.4)
+
+
+def test_new_networks_keep_values_that_were_not_drawn() -> None:
+    """A spatial transformer starts at the identity, an embedding with zeros for the padding."""
+    torch.manual_seed(0)
+    model = fields.Text()
+    model.embedding, model.out = nn.Embedding(50, 16, padding_idx=3), nn.Linear(16, 6)
+    identity = torch.tensor([1.0, 0, 0, 0, 1, 0])
+    model.out.bias = nn.Parameter(identity.clone())
+    model.out.weight = nn.Parameter(torch.eye(6, 16))
+    arch = trace(model, torch.randint(50, (2, 12)))
+    same, smaller = arch.build([16, 8, 8]), arch.build([16, 8, 4])
+    assert torch.equal(same.get_parameter("out.weight"), torch.eye(6, 16))
+    assert smaller.get_parameter("out.weight").any(dim=0).all()
+    for built in (same, smaller):
+        assert torch.equal(built.get_parameter("out.bias"), identity)
+        assert not built.get_parameter("embedding.weight")[3].any()
 
 
 def test_init_overrides_the_inferred_initialisation() -> None:
