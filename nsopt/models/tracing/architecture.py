@@ -40,6 +40,7 @@ class TracedArchitecture:
         layer_names: names of the groups, after the first modules that make their channels.
         capped: by name, why a group cannot grow.
         refused: by name, why a group cannot change at all.
+        trained: names of the parameters that a new network initialises. It copies all others.
         init: initialises a new network; None to draw weights as in the traced module.
         latency: cost model in milliseconds, or None before `nsopt.with_latency`.
     """
@@ -49,6 +50,7 @@ class TracedArchitecture:
     layer_names: tuple[str, ...]
     capped: dict[str, str]
     refused: dict[str, str]
+    trained: tuple[str, ...]
     init: Callable[[nn.Module], None] | None = None
     latency: CostModel | None = None
 
@@ -122,7 +124,7 @@ class TracedArchitecture:
         """Return a newly initialised network. Raises NsoptError for invalid widths."""
         w = np.array(self.check_widths(widths), np.int64)
         model = self.network.build_empty(w)
-        fill_buffers(model, self.network, widths)
+        fill_buffers(model, self.network, widths, self.trained)
         if self.init is not None:
             self.init(model)
         else:
@@ -319,7 +321,7 @@ class TracedArchitecture:
 
     @cached_property
     def _law(self) -> InitialisationLaw:
-        return InitialisationLaw.of(self.network.template)
+        return InitialisationLaw.of(self.network.template, self.trained)
 
 
 def find_fixed(network: TracedNetwork, refused: Mapping[str, str]) -> dict[str, str]:

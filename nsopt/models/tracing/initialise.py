@@ -9,6 +9,7 @@ Values that repeat, as in an identity matrix, were not drawn: they are copied if
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,19 +80,19 @@ Law = Drawn | Filled | Copied
 
 @dataclass(frozen=True)
 class InitialisationLaw:
-    """How a network initialises its parameters: a law for each, by name."""
+    """How a network initialises its trained parameters: a law for each, by name."""
 
     tensors: dict[str, Law]
 
     @classmethod
-    def of(cls, template: nn.Module) -> "InitialisationLaw":
-        """Infer the laws from the weights of `template`, which should be untrained."""
+    def of(cls, template: nn.Module, trained: Collection[str]) -> "InitialisationLaw":
+        """Infer the laws of the parameters `trained` of `template`, which should be new."""
         fans = fans_of(template)
         kinds: dict[str, list[str]] = {}
         tensors: dict[str, Law] = {}
-        for name, parameter in template.named_parameters():
-            values = _view_as_real(parameter)
-            if values.numel() and (values == values.flatten()[0]).all():
+        for name in trained:
+            values = _view_as_real(template.get_parameter(name))
+            if (values == values.flatten()[0]).all():
                 tensors[name] = Filled(float(values.flatten()[0]))
             elif shifted := _infer_shifted_law(values):
                 tensors[name] = shifted
@@ -108,12 +109,13 @@ class InitialisationLaw:
         return cls(tensors)
 
     def draw(self, model: nn.Module) -> None:
-        """Initialise all parameters of `model`, a network of the same family."""
+        """Initialise the trained parameters of `model`, a network of the same family."""
         fans = fans_of(model)
         for name, parameter in model.named_parameters():
-            self.tensors[name].draw(_view_as_real(parameter), fans[name])
+            if name in self.tensors:
+                self.tensors[name].draw(_view_as_real(parameter), fans[name])
         for module in model.modules():
-            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight.requires_grad:
                 module._fill_padding_idx_with_zero()
 
 

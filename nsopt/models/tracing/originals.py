@@ -44,10 +44,14 @@ def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
 
 
 def start_norms(model: nn.Module) -> None:
-    """Recompute the tensors of weight and spectral norms after weights were initialised."""
+    """Recompute the tensors of weight and spectral norms after weights were initialised.
+
+    Frozen weight norms stay.
+    """
     with torch.no_grad():
         for g, v, dim in _find_weight_norms(model):
-            g.copy_(torch.norm_except_dim(v, 2, dim))
+            if g.requires_grad:
+                g.copy_(torch.norm_except_dim(v, 2, dim))
         for u, v, weight, dim in _find_spectral_norms(model):
             matrix = weight.movedim(dim, 0).flatten(1)
             u.normal_()

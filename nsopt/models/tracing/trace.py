@@ -69,10 +69,11 @@ def trace(
         reasons = "; ".join(held[:_MOST_REASONS]) or "no layer lies between two others"
         raise NsoptError(f"no width of this network can change: {reasons}")
     names = _name_layers(network)
-    grow = probe.find_capped(network) | ({} if init else buffers.find_capped(network))
+    trained = buffers.name_trained(network.template)
+    grow = probe.find_capped(network) | ({} if init else buffers.find_capped(network, trained))
     capped = {names[i]: reason for i, reason in grow.items()}
     own = name or type(module).__name__.lower()
-    return TracedArchitecture(own, network, names, capped, refused, init)
+    return TracedArchitecture(own, network, names, capped, refused, trained, init)
 
 
 def _fix_groups(
