@@ -378,4 +378,7 @@ def _make_grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:
 
 def output_axis(module: nn.Module) -> int:
     """Return the axis of a module's weight that belongs to its outputs."""
-    return 1 if getattr(module, "transposed", False) else 0
+    is_second = getattr(module, "transposed", False) or isinstance(
+        module, nn.Embedding | nn.EmbeddingBag
+    )
+    return 1 if is_second else 0

@@ -15,6 +15,7 @@ from nsopt.models.tracing.architecture import (
     find_fixed,
     output_axis,
 )
+from nsopt.models.tracing.groups import Dimension
 from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
@@ -147,6 +148,14 @@ def _find_units(network: TracedNetwork, paths: Sequence[str]) -> Atoms:
         units += [
             network.family.units.of_atom[dimension.atoms]
             for dimension in network.family.dimensions
-            if dimension.tensor.startswith(f"{path}.") and dimension.axis == 0
+            if dimension.tensor.startswith(f"{path}.") and _is_output(network, dimension)
         ]
     return np.unique(np.concatenate(units))
+
+
+def _is_output(network: TracedNetwork, dimension: Dimension) -> bool:
+    """Return whether a dimension belongs to the outputs of the module with this tensor."""
+    owner = dimension.tensor.rpartition(".")[0].partition(".parametrizations.")[0]
+    is_vector = len(network.labels[dimension.tensor]) == 1
+    axis = 0 if is_vector else output_axis(network.template.get_submodule(owner))
+    return dimension.axis == axis

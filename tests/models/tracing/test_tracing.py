@@ -135,6 +135,17 @@ def test_widths_that_a_user_fixes_are_not_searched() -> None:
         trace(model, x, fixed=["halvs"])
 
 
+def test_a_user_fixes_the_outputs_of_transposed_convolutions_and_embeddings() -> None:
+    arch = trace(awkward.UpAndDown(), torch.randn(2, 3, 32, 32), fixed=["up"])
+    assert arch.layer_names == ("a.0", "b.0", "c.0")
+    arch = trace(fields.Text(), torch.randint(50, (2, 12)), fixed=["embedding"])
+    assert arch.layer_names == ("each.0", "each.1")
+    model = awkward.UpAndDown()
+    nn.utils.parametrizations.weight_norm(model.up)
+    arch = trace(model, torch.randn(2, 3, 32, 32), fixed=["up"])
+    assert arch.layer_names == ("a.0", "b.0", "c.0")
+
+
 def test_channels_are_listed_by_module() -> None:
     arch, _, _ = trace_network(awkward.Chunks)
     assert arch.channels([8, 10, 24]) == {"stem.0": 8, "halves.0": 20, "joined.0": 24}
