@@ -15,6 +15,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from nsopt.models.activations import tensors_in
+
 _ROUNDS = 15  # iterations of the power method, as in PyTorch
 
 
@@ -29,7 +31,7 @@ def original_weight(module: nn.Module) -> Tensor | None:
 
 
 def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
-    """Return a deep copy, even if modules store tensors that autograd computed.
+    """Return a deep copy, even if modules store tensors that autograd computed, also in lists.
 
     `copy.deepcopy` alone raises an error for such tensors.
 
@@ -37,7 +39,7 @@ def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
         model: a network.
         shared: tensors that the copy shares with `model`.
     """
-    held = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor)]
+    held = [t for m in model.modules() for t in tensors_in(vars(m))]
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in held if not t.is_leaf}
     memo |= {id(t): t for t in shared}
     return copy.deepcopy(model, memo)

@@ -51,10 +51,8 @@ def trace(
         >>> arch.build([width // 2 for width in arch.base_widths])
     """
     examples = example_input if isinstance(example_input, tuple) else (example_input,)
-    if len(examples[0]) < 2:
-        raise NsoptError(
-            "pass at least two examples: the trace does not follow dimensions of size 1"
-        )
+    _check_examples(examples)
+    _check_modules(module)
     _check_initialised(module)
     _check_precision(module, examples)
     network = TracedNetwork.of(
@@ -91,6 +89,33 @@ def _move_to_cpu(module: nn.Module) -> nn.Module:
     """Return `module` itself if it is on the CPU or on the meta device, else a copy on the CPU."""
     there = {tensor.device.type for tensor in tensors_of(module).values()}
     return module if there in ({"cpu"}, {"meta"}) else copy_model(module).cpu()
+
+
+def _check_examples(examples: Sequence[object]) -> None:
+    """Raise NsoptError unless these are tensors, the first of them a batch of two or more."""
+    kinds = [type(example).__name__ for example in examples if not isinstance(example, Tensor)]
+    if kinds or not examples:
+        raise NsoptError(
+            "pass a tensor as the example input, or a tuple of the tensors that `forward` takes: "
+            f"got {f'a {kinds[0]}' if kinds else 'an empty tuple'}"
+        )
+    first = examples[0]
+    assert isinstance(first, Tensor)
+    if not first.ndim or len(first) < 2:
+        raise NsoptError(
+            "pass at least two examples, along the first dimension: the trace does not follow "
+            "dimensions of size 1"
+        )
+
+
+def _check_modules(module: nn.Module) -> None:
+    """Raise NsoptError if TorchScript compiled a part of the network."""
+    for path, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise NsoptError(
+                f"{path or 'the network'} is compiled by TorchScript, which hides its operations: "
+                "trace the module from which it was compiled"
+            )
 
 
 def _check_initialised(module: nn.Module) -> None:

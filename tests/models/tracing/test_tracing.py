@@ -1,5 +1,6 @@
 """Tracing of networks whose channels are hard to follow."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,63 @@ def test_a_network_that_cannot_be_traced_is_refused_in_one_line(
     with pytest.raises(NsoptError, match=message) as caught:
         trace_network(kind)
     assert "\n" not in str(caught.value)
+
+
+X = torch.zeros(2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([X, X], "or a tuple of the tensors that `forward` takes: got a list"),
+        ({"x": X}, "got a dict"),
+        ((X, None), "got a NoneType"),
+        ((), "got an empty tuple"),
+        (torch.tensor(1.0), "at least two examples, along the first dimension"),
+    ],
+    ids=["list", "dict", "none", "empty", "scalar"],
+)
+def test_example_inputs_that_are_no_tensors_are_refused(examples: Any, message: str) -> None:
+    with pytest.raises(NsoptError, match=message):
+        nsopt.trace(awkward.Chunks(), examples)
+
+
+def test_a_network_that_torchscript_compiled_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(288, 2))
+    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated
+        model[0] = torch.jit.trace(model[0], torch.zeros(2, 1, 8, 8))
+    with pytest.raises(NsoptError, match=r"^0 is compiled by TorchScript"):
+        nsopt.trace(model, torch.zeros(2, 1, 8, 8))
+
+
+class _Keeping(awkward.Chunks):
+    """Keeps its last map in a list in a dictionary, as networks do to show their attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, list[torch.Tensor]] = {"maps": []}
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.kept = {"maps": [super().forward(x)]}
+        return self.kept["maps"][0]
+
+
+def test_a_network_that_keeps_activations_can_be_pruned_and_built() -> None:
+    model = _Keeping()
+    arch = trace(model, X)
+    model(X).sum().backward()
+    arch.prune(model, [[0, 1]] * 3)
+    arch.build([2, 2, 2])
+    assert model.kept["maps"][0].grad_fn is not None
+
+
+def test_norms_alone_can_be_trained_and_scored() -> None:
+    model = awkward.Chunks().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(True)
+    norms = trace(model, X).filter_norms(model)
+    assert [len(norm) for norm in norms] == [8, 16, 24]
 
 
 def test_a_network_with_lazy_modules_is_refused_in_one_line() -> None:
