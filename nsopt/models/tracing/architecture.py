@@ -235,7 +235,7 @@ class TracedArchitecture:
             return replace(limited, cost=LinearCost(metric, limited.cost, each))
         network, layers = self.network, len(self.base_widths)
         if metric == "params":
-            index = {(d.tensor, d.axis): i for i, d in enumerate(network.family.dimensions)}
+            index = network.dimension_indices
             factors, constants = network.family.factors, network.family.constants
             terms: list[tuple[int, list[Size]]] = []
             for name, parameter in network.template.named_parameters():

@@ -126,15 +126,10 @@ class TracedNetwork:
 
     def _trace_alike(self, model: nn.Module) -> "TracedNetwork":
         other = TracedNetwork.of(model, self.run, like=self)
-        constant = {
-            (d.tensor, d.axis)
-            for d, factors in zip(self.family.dimensions, self.family.factors, strict=True)
-            if not factors.any()
-        }
         stay = [
             other.family.units.of_atom[d.atoms]
-            for d in other.family.dimensions
-            if (d.tensor, d.axis) in constant
+            for d, factors in zip(other.family.dimensions, self.family.factors, strict=True)
+            if not factors.any()
         ]
         other = other.with_fixed(np.concatenate([np.zeros(0, np.int64), *stay]))
         if [g.per_dimension for g in other.family.groups] != [
@@ -218,7 +213,8 @@ class TracedNetwork:
         return result
 
     @cached_property
-    def _dimension_of(self) -> dict[tuple[str, int], int]:
+    def dimension_indices(self) -> dict[tuple[str, int], int]:
+        """The index of each dimension in the family, by tensor and axis."""
         return {(d.tensor, d.axis): i for i, d in enumerate(self.family.dimensions)}
 
     def dimensions_of(self, atoms: Atoms) -> set[int]:
@@ -307,7 +303,7 @@ class TracedNetwork:
         sizes = self.family.sizes(widths)
         return {
             name: [
-                int(sizes[self._dimension_of[name, axis]]) if n > 1 else n
+                int(sizes[self.dimension_indices[name, axis]]) if n > 1 else n
                 for axis, n in enumerate(tensor.shape)
             ]
             for name, tensor in tensors_of(self.template).items()
