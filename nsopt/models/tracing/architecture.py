@@ -27,6 +27,7 @@ from nsopt.models.tracing.run import tensors_of
 from nsopt.scaling.cost import COUNTED_IN_BYTES, Channels, CostModel, LinearCost
 
 Kept = Sequence[Sequence[int] | NDArray[Any] | Tensor]  # per group
+_METRICS = ("params", "macs", "activations", "latency", *COUNTED_IN_BYTES)
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
 
 
@@ -221,8 +222,9 @@ class TracedArchitecture:
         """Return the cost model for a metric, with the limits of the widths.
 
         Args:
-            metric: `params`, `macs` (of one example), `flash` (bytes of the weights) or `memory`
-                (bytes of the activations at their peak), all exact, or `latency` (milliseconds).
+            metric: `params`, `macs` (of one example), `activations` (numbers at their peak),
+                `flash` and `flash-int8` (bytes of the weights in float32 and int8), `memory` and
+                `memory-int8` (bytes of the activations), all exact, or `latency` (milliseconds).
 
         Raises:
             NsoptError: for an unknown metric, or if nsopt cannot count it for this network.
@@ -250,7 +252,7 @@ class TracedArchitecture:
             count = network.family.count
             terms = [(p.factor, [count(atoms) for atoms in p.dimensions]) for p in products]
             return self._limit(TracedCost.of(metric, terms, layers, examples))
-        raise unknown_name("metric", metric, ("params", "macs"))
+        raise unknown_name("metric", metric, _METRICS)
 
     def channels(self, widths: Sequence[int]) -> dict[str, int]:
         """Return how many channels each layer makes in a network of `widths`, by layer name."""
@@ -325,7 +327,7 @@ class TracedArchitecture:
 
 
 def find_fixed(network: TracedNetwork, refused: Mapping[str, str]) -> dict[str, str]:
-    """Return the modules whose number of outputs is fixed, with reasons: first those `refused`."""
+    """Return why layers are fixed, by layer name or module path; `refused` come first."""
     reasons = dict(refused)
     names = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
     for path, module in network.template.named_modules():

@@ -36,7 +36,8 @@ def trace(
 
     Args:
         module: a network, preferably untrained; it does not change.
-        example_input: a batch of at least two examples, or a tuple of such arguments of `module`.
+        example_input: a batch of at least two examples, along the first dimension; or a tuple of
+            such arguments of `module`.
         name: its name in messages and studies; by default the name of the class.
         fixed: paths of modules whose widths must not change, as in `named_modules`.
         init: function that initialises a new network in place; by default nsopt infers from the
@@ -44,7 +45,7 @@ def trace(
 
     Raises:
         NsoptError: if no width can change, if the forward pass depends on the values of tensors, or
-            if the module does not run on the meta device.
+            if `forward` fails on tensors without values.
 
     Examples:
         >>> arch = nsopt.trace(torchvision.models.resnet18(), torch.rand(2, 3, 64, 64))
