@@ -270,5 +270,6 @@ def read_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
 
 def relative_norms(weight: Tensor, axis: int) -> Tensor:
     """Return L1 norms of a weight's slices along `axis`, divided by their mean: float64 (n,)."""
-    norms = weight.detach().abs().movedim(axis, 0).flatten(start_dim=1).sum(dim=1).cpu().double()
+    slices = weight.detach().abs().movedim(axis, 0).reshape(weight.shape[axis], -1)
+    norms = slices.sum(dim=1).cpu().double()
     return norms / norms.mean()

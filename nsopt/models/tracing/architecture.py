@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
@@ -25,6 +26,8 @@ from nsopt.models.tracing.originals import original_weight, start_norms
 from nsopt.models.tracing.run import tensors_of
 from nsopt.scaling.cost import COUNTED_IN_BYTES, Channels, CostModel, LinearCost
 
+Kept = Sequence[Sequence[int] | NDArray[Any] | Tensor]  # per group
+_METRICS = ("params", "macs", "activations", "latency", *COUNTED_IN_BYTES)
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
 
 
@@ -38,6 +41,7 @@ class TracedArchitecture:
         layer_names: names of the groups, after the first modules that make their channels.
         capped: by name, why a group cannot grow.
         refused: by name, why a group cannot change at all.
+        trained: names of the parameters that a new network initialises. It copies all others.
         init: initialises a new network; None to draw weights as in the traced module.
         latency: cost model in milliseconds, or None before `nsopt.with_latency`.
     """
@@ -47,6 +51,7 @@ class TracedArchitecture:
     layer_names: tuple[str, ...]
     capped: dict[str, str]
     refused: dict[str, str]
+    trained: tuple[str, ...]
     init: Callable[[nn.Module], None] | None = None
     latency: CostModel | None = None
 
@@ -120,7 +125,7 @@ class TracedArchitecture:
         """Return a newly initialised network. Raises NsoptError for invalid widths."""
         w = np.array(self.check_widths(widths), np.int64)
         model = self.network.build_empty(w)
-        fill_buffers(model, self.network, widths)
+        fill_buffers(model, self.network, widths, self.trained)
         if self.init is not None:
             self.init(model)
         else:
@@ -133,26 +138,26 @@ class TracedArchitecture:
         model = self.network.build_empty(np.array(self.check_widths(widths), np.int64), "meta")
         return shapes_of(model.state_dict())
 
-    def prune(self, model: nn.Module, kept: Sequence[Sequence[int]]) -> nn.Module:
+    def prune(self, model: nn.Module, kept: Kept) -> nn.Module:
         """Return a copy of `model` that has only some units of each group.
 
         It computes the same as `model` with the other units set to zero, except in groups for which
         `explain` says otherwise.
 
         Args:
-            model: a network of base widths.
-            kept: per group, ascending indices of the units to keep.
+            model: a network of this family, such as one that `prune` returned.
+            kept: per group, ascending indices of the units to keep, or a boolean mask of all units.
+                Rigid groups keep all.
 
         Raises:
-            NsoptError: if `kept` has another number of groups.
+            NsoptError: for invalid indices, or a network of another family.
 
         Examples:
             >>> arch = nsopt.trace(model, torch.zeros(2, 1, 32, 32))
             >>> smaller = arch.prune(model, [range(width // 2) for width in arch.base_widths])
         """
-        if len(kept) != len(self.base_widths):
-            raise NsoptError(f"{self.name} has {len(self.base_widths)} groups, got {len(kept)}")
-        return self.network.cut(model, [np.asarray(indices, np.int64) for indices in kept])
+        network = self.network.retrace(model)
+        return network.cut(model, self._read_kept(network, kept))
 
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
         """Return the L1 norms of each group's units in `model`, float64 (w_l,).
@@ -174,7 +179,7 @@ class TracedArchitecture:
             result.append((of_unit / counted.clamp(min=1))[torch.from_numpy(group.units)])
         return result
 
-    def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
+    def inherit(self, model: nn.Module, kept: Kept, widths: Sequence[int]) -> nn.Module:
         """Return a network of `widths` with the kept units of a trained `model`.
 
         All other units are newly initialised, and so are the tensors of rigid groups whose widths
@@ -182,12 +187,22 @@ class TracedArchitecture:
 
         Args:
             model: a trained network of this family.
-            kept: per group, indices of at most `widths[l]` units.
+            kept: per group, ascending indices of at most `widths[l]` units, or a boolean mask.
             widths: the widths of the new network.
+
+        Raises:
+            NsoptError: for invalid indices or widths, or a network of another family.
         """
+        network = self.network.retrace(model)
+        chosen = self._read_kept(network, kept)
+        for name, indices, width in zip(
+            self.layer_names, chosen, self.check_widths(widths), strict=True
+        ):
+            if len(indices) > width:
+                raise NsoptError(f"keep at most {width} units of {name}, got {len(indices)}")
         started = self.build(widths).to(next(model.parameters()).device)
-        source = self.network.retrace(model).indices([k.cpu().numpy() for k in kept])
-        target = self.network.retrace(started).indices([np.arange(len(k)) for k in kept])
+        source = network.indices(chosen)
+        target = self.network.retrace(started).indices([np.arange(len(k)) for k in chosen])
         tensors, values = tensors_of(started), tensors_of(model)
         with torch.no_grad():
             for name, picked in source.items():
@@ -207,8 +222,9 @@ class TracedArchitecture:
         """Return the cost model for a metric, with the limits of the widths.
 
         Args:
-            metric: `params`, `macs` (of one example), `flash` (bytes of the weights) or `memory`
-                (bytes of the activations at their peak), all exact, or `latency` (milliseconds).
+            metric: `params`, `macs` (of one example), `activations` (numbers at their peak),
+                `flash` and `flash-int8` (bytes of the weights in float32 and int8), `memory` and
+                `memory-int8` (bytes of the activations), all exact, or `latency` (milliseconds).
 
         Raises:
             NsoptError: for an unknown metric, or if nsopt cannot count it for this network.
@@ -221,7 +237,7 @@ class TracedArchitecture:
             return replace(limited, cost=LinearCost(metric, limited.cost, each))
         network, layers = self.network, len(self.base_widths)
         if metric == "params":
-            index = {(d.tensor, d.axis): i for i, d in enumerate(network.family.dimensions)}
+            index = network.dimension_indices
             factors, constants = network.family.factors, network.family.constants
             terms: list[tuple[int, list[Size]]] = []
             for name, parameter in network.template.named_parameters():
@@ -236,7 +252,7 @@ class TracedArchitecture:
             count = network.family.count
             terms = [(p.factor, [count(atoms) for atoms in p.dimensions]) for p in products]
             return self._limit(TracedCost.of(metric, terms, layers, examples))
-        raise unknown_name("metric", metric, ("params", "macs"))
+        raise unknown_name("metric", metric, _METRICS)
 
     def channels(self, widths: Sequence[int]) -> dict[str, int]:
         """Return how many channels each layer makes in a network of `widths`, by layer name."""
@@ -277,6 +293,16 @@ class TracedArchitecture:
             parts.append(f"cannot grow: {self.capped[name]}")
         return ", ".join(parts)
 
+    def _read_kept(self, network: TracedNetwork, kept: Kept) -> list[Atoms]:
+        """Return the indices of the units to keep in `network`. Raises NsoptError for invalid ones.
+
+        Boolean masks become indices.
+        """
+        if len(kept) != len(self.layer_names):
+            raise NsoptError(f"{self.name} has {len(self.layer_names)} groups, got {len(kept)}")
+        groups = zip(self.layer_names, network.family.widths, kept, strict=True)
+        return [_read_indices(name, width, units) for name, width, units in groups]
+
     def _limit(self, cost: CostModel) -> LimitedCost:
         """Return a cost model with the limits of the widths."""
         named = zip(self.layer_names, self.base_widths, strict=True)
@@ -297,11 +323,11 @@ class TracedArchitecture:
 
     @cached_property
     def _law(self) -> InitialisationLaw:
-        return InitialisationLaw.of(self.network.template)
+        return InitialisationLaw.of(self.network.template, self.trained)
 
 
 def find_fixed(network: TracedNetwork, refused: Mapping[str, str]) -> dict[str, str]:
-    """Return the modules whose number of outputs is fixed, with reasons: first those `refused`."""
+    """Return why layers are fixed, by layer name or module path; `refused` come first."""
     reasons = dict(refused)
     names = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
     for path, module in network.template.named_modules():
@@ -330,6 +356,23 @@ def _find_reasons(network: TracedNetwork, units: Atoms) -> list[str]:
     return sorted(reasons) or ["belongs to a fixed group"]
 
 
+def _read_indices(name: str, width: int, units: Sequence[int] | NDArray[Any] | Tensor) -> Atoms:
+    """Return the units of a group as indices. Raises NsoptError for invalid ones."""
+    found = np.asarray(units.cpu() if isinstance(units, Tensor) else units)
+    if found.dtype == np.bool_ and found.shape == (width,):
+        found = np.flatnonzero(found)
+    if not found.size:
+        raise NsoptError(f"keep at least one unit of {name}")
+    if found.ndim == 1 and np.issubdtype(found.dtype, np.integer):
+        indices: Atoms = found.astype(np.int64)
+        if indices[0] >= 0 and indices[-1] < width and (np.diff(indices) > 0).all():
+            return indices
+    raise NsoptError(
+        f"the units to keep of {name} must be ascending integers below {width}, or a mask of "
+        f"{width} booleans"
+    )
+
+
 def _make_grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:
     """Return an index that selects the product of the indices of all dimensions."""
     return tuple(torch.from_numpy(axis) for axis in np.ix_(*indices))
@@ -337,4 +380,7 @@ def _make_grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:
 
 def output_axis(module: nn.Module) -> int:
     """Return the axis of a module's weight that belongs to its outputs."""
-    return 1 if getattr(module, "transposed", False) else 0
+    is_second = getattr(module, "transposed", False) or isinstance(
+        module, nn.Embedding | nn.EmbeddingBag
+    )
+    return 1 if is_second else 0

@@ -1,10 +1,11 @@
-"""Fill the buffers of networks of other widths.
+"""Fill the buffers and frozen parameters of networks of other widths.
 
-A narrower network gets the values of its remaining units. A wider one needs values for new units.
-nsopt has them only if all units have equal values, as in a filter that blurs each channel.
+A parameter is frozen if it does not require gradients. A narrower network gets the values of its
+remaining units. A wider one needs values for new units. nsopt has them only if all units have equal
+values, as in a filter that blurs each channel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -13,36 +14,57 @@ from torch import Tensor, nn
 from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.originals import spectral_buffers
+from nsopt.models.tracing.run import tensors_of
 
 
-def fill_buffers(model: nn.Module, network: TracedNetwork, widths: Sequence[int]) -> None:
-    """Fill the buffers of `model`, a network of `widths`, and reset the statistics of its norms."""
-    for norm in _find_norms(model).values():
+def name_trained(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the parameters that are trained; those without values are not."""
+    named = model.named_parameters()
+    return tuple(name for name, p in named if p.requires_grad and p.numel())
+
+
+def fill_buffers(
+    model: nn.Module, network: TracedNetwork, widths: Sequence[int], trained: Collection[str]
+) -> None:
+    """Fill the buffers and frozen parameters of `model`, and reset the statistics of its norms.
+
+    Frozen norms keep their statistics.
+
+    Args:
+        model: a network of the same family as `network`.
+        network: the traced network.
+        widths: those of `model`.
+        trained: names of the parameters that are not frozen.
+    """
+    for norm in _find_norms(model, trained).values():
         norm.reset_running_stats()
     kept = [np.arange(min(pair)) for pair in zip(widths, network.family.widths, strict=True)]
     indices = network.indices(kept)
-    statistics = _name_statistics(model)
-    for name, buffer in model.named_buffers():
-        if name not in statistics:
-            buffer.copy_(
-                _fit_buffer(network.template.get_buffer(name), indices[name], buffer.shape)
-            )
+    constants = _find_constants(network.template, trained)
+    with torch.no_grad():
+        for name, tensor in _find_constants(model, trained).items():
+            tensor.copy_(_fit_buffer(constants[name], indices[name], tensor.shape))
 
 
-def find_capped(network: TracedNetwork) -> dict[int, str]:
-    """Return the groups that cannot grow because a buffer has different values per unit.
+def find_capped(network: TracedNetwork, trained: Collection[str]) -> dict[int, str]:
+    """Return the groups that cannot grow because a constant has different values per unit.
+
+    Args:
+        network: the traced network.
+        trained: names of the parameters that are not constant.
 
     Returns:
         Reasons, by the index of the group.
     """
     reasons: dict[int, str] = {}
-    buffers, statistics = dict(network.template.named_buffers()), _name_statistics(network.template)
+    constants = _find_constants(network.template, trained)
     for index, dimension in enumerate(network.family.dimensions):
-        buffer = buffers.get(dimension.tensor)
-        if buffer is None or dimension.tensor in statistics:
+        tensor = constants.get(dimension.tensor)
+        if tensor is None:
             continue
-        if not torch.equal(buffer, buffer.narrow(dimension.axis, 0, 1).expand_as(buffer)):
-            reason = f"the buffer {dimension.tensor} has different values per unit"
+        if not torch.equal(tensor, tensor.narrow(dimension.axis, 0, 1).expand_as(tensor)):
+            kind = "frozen parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+            reason = f"the {kind} {dimension.tensor} has different values per unit"
             own = [i for i, g in enumerate(network.family.groups) if index in g.per_dimension]
             reasons |= dict.fromkeys(own, f"{reason}: pass init= to fill it")
     return reasons
@@ -56,13 +78,24 @@ def _fit_buffer(original: Tensor, left: Sequence[Atoms], sizes: Sequence[int]) -
     return original
 
 
-def _find_norms(model: nn.Module) -> dict[str, nn.modules.batchnorm._NormBase]:
-    modules = model.named_modules()
-    return {p: m for p, m in modules if isinstance(m, nn.modules.batchnorm._NormBase)}
+def _find_constants(model: nn.Module, trained: Collection[str]) -> dict[str, Tensor]:
+    """Return the tensors that every network copies: neither trained nor statistics of norms."""
+    spectral, norms = spectral_buffers(model), _find_norms(model, trained)
+    measured = {f"{path}.{name}" for path, norm in norms.items() for name in norm._buffers}
+    return {
+        name: tensor
+        for name, tensor in tensors_of(model).items()
+        if name not in trained and name not in measured and id(tensor) not in spectral
+    }
 
 
-def _name_statistics(model: nn.Module) -> set[str]:
-    """Return the names of the running statistics of norms, and of spectral norms' vectors."""
-    seen = {f"{path}.{name}" for path, norm in _find_norms(model).items() for name in norm._buffers}
-    spectral = spectral_buffers(model)
-    return seen | {name for name, buffer in model.named_buffers() if id(buffer) in spectral}
+def _find_norms(
+    model: nn.Module, trained: Collection[str]
+) -> dict[str, nn.modules.batchnorm._NormBase]:
+    """Return the norms with running statistics by path, but not those with a frozen scale."""
+    frozen = {id(p) for name, p in model.named_parameters() if name not in trained}
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase) and id(module.weight) not in frozen
+    }

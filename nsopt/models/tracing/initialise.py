@@ -4,10 +4,12 @@
 A tensor follows one of these laws: a constant; or uniform or normal random numbers of mean 0 whose
 variance is constant, or inversely proportional to the fan-in or fan-out. All tensors of a kind get
 the law for which variance times fan varies least. A tensor that differs from the others by more
-than chance gets its own law.
+than chance gets its own law, and so does a tensor whose mean differs from 0 by more than chance.
+Values that repeat, as in an identity matrix, were not drawn: they are copied if the shape is equal.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,18 +22,20 @@ from nsopt.models.tracing.originals import original_weight
 Fan = Literal["in", "out", "out of a group", "none"]
 _UNIFORM_BOUND = 1.85  # standard deviations; uniform numbers end at 1.73, normal ones do not
 _FEWEST_VALUES = 8
-_CHANCE = 5.0  # standard errors of a variance
+_CHANCE = 5.0  # standard errors of a mean or variance
+_FEW = 256  # values of a tensor that show whether they repeat
 _FANS: tuple[Fan, ...] = ("in", "out", "out of a group")
 _USUAL_SCALES = (2.0, 1.0, 1 / 3)  # He, Glorot or LeCun, and PyTorch's modules
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The law of random numbers with mean 0 and variance `scale / fan`."""
+    """The law of random numbers with variance `scale / fan`."""
 
     fan: Fan
     scale: float
     uniform: bool
+    mean: float = 0.0
 
     def draw(self, tensor: Tensor, fans: dict[Fan, int]) -> None:
         """Fill a tensor according to this law, in place."""
@@ -39,9 +43,9 @@ class Drawn:
         with torch.no_grad():
             if self.uniform:
                 bound = deviation * math.sqrt(3)
-                tensor.uniform_(-bound, bound)
+                tensor.uniform_(self.mean - bound, self.mean + bound)
             else:
-                tensor.normal_(0, deviation)
+                tensor.normal_(self.mean, deviation)
 
 
 @dataclass(frozen=True)
@@ -56,41 +60,76 @@ class Filled:
             tensor.fill_(self.value)
 
 
+@dataclass(frozen=True, eq=False)
+class Copied:
+    """The law of a tensor whose values repeat; `other` is its law at other shapes."""
+
+    values: Tensor
+    other: Drawn
+
+    def draw(self, tensor: Tensor, fans: dict[Fan, int]) -> None:
+        """Fill a tensor according to this law, in place."""
+        if tensor.shape == self.values.shape:
+            tensor.copy_(self.values)
+        else:
+            self.other.draw(tensor, fans)
+
+
+Law = Drawn | Filled | Copied
+
+
 @dataclass(frozen=True)
 class InitialisationLaw:
-    """How a network initialises its parameters: a law for each, by name."""
+    """How a network initialises its trained parameters: a law for each, by name."""
 
-    tensors: dict[str, Drawn | Filled]
+    tensors: dict[str, Law]
 
     @classmethod
-    def of(cls, template: nn.Module) -> "InitialisationLaw":
-        """Infer the laws from the weights of `template`, which should be untrained."""
+    def of(cls, template: nn.Module, trained: Collection[str]) -> "InitialisationLaw":
+        """Infer the laws of the parameters `trained` of `template`, which should be new."""
         fans = fans_of(template)
         kinds: dict[str, list[str]] = {}
-        tensors: dict[str, Drawn | Filled] = {}
-        for name, parameter in template.named_parameters():
-            values = _view_as_real(parameter)
-            if values.numel() and (values == values.flatten()[0]).all():
+        tensors: dict[str, Law] = {}
+        for name in trained:
+            values = _view_as_real(template.get_parameter(name))
+            if (values == values.flatten()[0]).all():
                 tensors[name] = Filled(float(values.flatten()[0]))
+            elif shifted := _infer_shifted_law(values):
+                tensors[name] = shifted
             else:
                 kinds.setdefault(_name_kind(template, name), []).append(name)
         for names in kinds.values():
             tensors |= _infer_laws(
                 {name: _view_as_real(template.get_parameter(name)) for name in names}, fans
             )
+        for name, law in tensors.items():
+            values = _view_as_real(template.get_parameter(name))
+            if isinstance(law, Drawn) and _has_repeats(values):
+                tensors[name] = Copied(values.clone(), law)
         return cls(tensors)
 
     def draw(self, model: nn.Module) -> None:
-        """Initialise all parameters of `model`, a network of the same family."""
+        """Initialise the trained parameters of `model`, a network of the same family."""
         fans = fans_of(model)
         for name, parameter in model.named_parameters():
-            self.tensors[name].draw(_view_as_real(parameter), fans[name])
+            if name in self.tensors:
+                self.tensors[name].draw(_view_as_real(parameter), fans[name])
+        for module in model.modules():
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight.requires_grad:
+                module._fill_padding_idx_with_zero()
 
 
 def _view_as_real(parameter: Tensor) -> Tensor:
     """Return a view of the values; of complex values, the real and imaginary parts."""
     values = parameter.detach()
     return torch.view_as_real(values) if values.is_complex() else values
+
+
+def _has_repeats(values: Tensor) -> bool:
+    """Return whether at most half of the values are distinct; in a large tensor, of some values."""
+    flat = values.flatten()
+    some = flat[:: max(1, len(flat) // _FEW)]
+    return 2 * len(some.unique()) <= len(some)
 
 
 def fans_of(model: nn.Module) -> dict[str, dict[Fan, int]]:
@@ -131,7 +170,7 @@ def _infer_laws(tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]]) -> 
     common = _find_weighted_median(list(scales.values()), list(counts.values()))
     drawn = {}
     for name, scale in scales.items():
-        uniform = bool(values[name].abs().max() < _UNIFORM_BOUND * math.sqrt(variances[name]))
+        uniform = _is_uniform(values[name], variances[name])
         if len(tensors) > 1 and _agree(scale, common, counts[name]):
             drawn[name] = Drawn(fan, common, uniform)
         else:
@@ -139,6 +178,21 @@ def _infer_laws(tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]]) -> 
                 *_infer_single_law(variances[name], counts[name], fans[name]), uniform
             )
     return drawn
+
+
+def _infer_shifted_law(tensor: Tensor) -> Drawn | None:
+    """Return the law of a tensor whose mean differs from 0 by more than chance, else None."""
+    values = tensor.cpu().double()
+    mean, variance = float(values.mean()), float(values.var(correction=0))
+    if values.numel() < _FEWEST_VALUES or abs(mean) < _CHANCE * math.sqrt(
+        variance / values.numel()
+    ):
+        return None
+    return Drawn("none", variance, _is_uniform(values - mean, variance), mean)
+
+
+def _is_uniform(values: Tensor, variance: float) -> bool:
+    return bool(values.abs().max() < _UNIFORM_BOUND * math.sqrt(variance))
 
 
 def _infer_single_law(variance: float, count: int, fans: dict[Fan, int]) -> tuple[Fan, float]:

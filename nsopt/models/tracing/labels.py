@@ -4,7 +4,7 @@ An *atom* is one index of one dimension of one parameter or buffer, such as row 
 While the network runs, every dimension of every tensor has a *label*:
 - an array with one atom for each index of the dimension,
 - None if no parameter determines its size,
-- ANY if the values at all indices are the same, as in `torch.zeros`.
+- ANY if the values do not depend on the index: one constant, or noise.
 
 Where an operation requires equal sizes, such as an addition, the trace *joins* the atoms of both
 labels: they are kept or removed together. *Frozen* atoms are never removed. Atoms are *inexact* if
@@ -25,7 +25,7 @@ Atoms = NDArray[np.int64]
 
 
 class Indifferent(Enum):
-    """The label of a dimension with the same values at all indices, as in `torch.zeros`."""
+    """The label of a dimension whose values do not depend on the index: one constant, or noise."""
 
     ANY = "any"
 

@@ -13,7 +13,7 @@ from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.network import TracedNetwork
 
 Slices = tuple[str, int]  # a parameter, and the axis along which slices belong to units
-Made = tuple[Atoms, Slices]  # the channels that slices make or scale
+Made = tuple[Atoms, Slices]  # channels, and the slices that make or scale them
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,25 +111,25 @@ class TracedNetwork:
         return other if (seen == widths).all() else other._narrow(model, widths)
 
     def _find_widths(self, model: nn.Module) -> Atoms:
-        family, tensors = self.family, tensors_of(model)
-        sizes = np.array([tensors[d.tensor].shape[d.axis] for d in family.dimensions])
+        family, shapes = self.family, _get_shapes(model)
+        error = "the model does not belong to the family of the traced network"
+        for name, label in self.labels.items():
+            if name not in shapes or len(shapes[name]) != len(label):
+                raise TraceError(f"{error}: {name} is missing or has other dimensions")
+        sizes = np.array([shapes[d.tensor][d.axis] for d in family.dimensions])
         solved, *_ = np.linalg.lstsq(family.factors, sizes - family.constants)
         widths = np.rint(solved).astype(np.int64)
-        if (family.sizes(widths) != sizes).any():
-            raise TraceError("the model does not belong to the family of the traced network")
+        for name, shape in self._shapes(widths).items():
+            if list(shapes[name]) != shape:
+                raise TraceError(f"{error}: {name} has the shape {shapes[name]}")
         return widths
 
     def _trace_alike(self, model: nn.Module) -> "TracedNetwork":
         other = TracedNetwork.of(model, self.run, like=self)
-        constant = {
-            (d.tensor, d.axis)
-            for d, factors in zip(self.family.dimensions, self.family.factors, strict=True)
-            if not factors.any()
-        }
         stay = [
             other.family.units.of_atom[d.atoms]
-            for d in other.family.dimensions
-            if (d.tensor, d.axis) in constant
+            for d, factors in zip(other.family.dimensions, self.family.factors, strict=True)
+            if not factors.any()
         ]
         other = other.with_fixed(np.concatenate([np.zeros(0, np.int64), *stay]))
         if [g.per_dimension for g in other.family.groups] != [
@@ -213,7 +213,8 @@ class TracedNetwork:
         return result
 
     @cached_property
-    def _dimension_of(self) -> dict[tuple[str, int], int]:
+    def dimension_indices(self) -> dict[tuple[str, int], int]:
+        """The index of each dimension in the family, by tensor and axis."""
         return {(d.tensor, d.axis): i for i, d in enumerate(self.family.dimensions)}
 
     def dimensions_of(self, atoms: Atoms) -> set[int]:
@@ -244,8 +245,14 @@ class TracedNetwork:
         Args:
             model: a network with the template's shapes.
             kept: per group, ascending indices of the units to keep.
+
+        Raises:
+            TraceError: if `model` has other tensors.
         """
         indices = self.indices(kept)
+        others = _get_shapes(model).keys() - indices.keys()
+        if others:
+            raise TraceError(f"the traced network has no {min(others)}: trace this model instead")
         smaller = copy_with_tensors(
             model, lambda name, tensor: select_indices(tensor, indices[name]).clone()
         )
@@ -296,7 +303,7 @@ class TracedNetwork:
         sizes = self.family.sizes(widths)
         return {
             name: [
-                int(sizes[self._dimension_of[name, axis]]) if n > 1 else n
+                int(sizes[self.dimension_indices[name, axis]]) if n > 1 else n
                 for axis, n in enumerate(tensor.shape)
             ]
             for name, tensor in tensors_of(self.template).items()

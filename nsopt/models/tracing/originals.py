@@ -15,6 +15,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from nsopt.models.activations import tensors_in
+
 _ROUNDS = 15  # iterations of the power method, as in PyTorch
 
 
@@ -29,7 +31,7 @@ def original_weight(module: nn.Module) -> Tensor | None:
 
 
 def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
-    """Return a deep copy, even if modules store tensors that autograd computed.
+    """Return a deep copy, even if modules store tensors that autograd computed, also in lists.
 
     `copy.deepcopy` alone raises an error for such tensors.
 
@@ -37,17 +39,21 @@ def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
         model: a network.
         shared: tensors that the copy shares with `model`.
     """
-    held = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor)]
+    held = [t for m in model.modules() for t in tensors_in(vars(m))]
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in held if not t.is_leaf}
     memo |= {id(t): t for t in shared}
     return copy.deepcopy(model, memo)
 
 
 def start_norms(model: nn.Module) -> None:
-    """Recompute the tensors of weight and spectral norms after weights were initialised."""
+    """Recompute the tensors of weight and spectral norms after weights were initialised.
+
+    Frozen weight norms stay.
+    """
     with torch.no_grad():
         for g, v, dim in _find_weight_norms(model):
-            g.copy_(torch.norm_except_dim(v, 2, dim))
+            if g.requires_grad:
+                g.copy_(torch.norm_except_dim(v, 2, dim))
         for u, v, weight, dim in _find_spectral_norms(model):
             matrix = weight.movedim(dim, 0).flatten(1)
             u.normal_()

@@ -15,6 +15,7 @@ from nsopt.models.tracing.architecture import (
     find_fixed,
     output_axis,
 )
+from nsopt.models.tracing.groups import Dimension
 from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
@@ -35,7 +36,8 @@ def trace(
 
     Args:
         module: a network, preferably untrained; it does not change.
-        example_input: a batch of at least two examples, or a tuple of such arguments of `module`.
+        example_input: a batch of at least two examples, along the first dimension; or a tuple of
+            such arguments of `module`.
         name: its name in messages and studies; by default the name of the class.
         fixed: paths of modules whose widths must not change, as in `named_modules`.
         init: function that initialises a new network in place; by default nsopt infers from the
@@ -43,17 +45,15 @@ def trace(
 
     Raises:
         NsoptError: if no width can change, if the forward pass depends on the values of tensors, or
-            if the module does not run on the meta device.
+            if `forward` fails on tensors without values.
 
     Examples:
         >>> arch = nsopt.trace(torchvision.models.resnet18(), torch.rand(2, 3, 64, 64))
         >>> arch.build([width // 2 for width in arch.base_widths])
     """
     examples = example_input if isinstance(example_input, tuple) else (example_input,)
-    if len(examples[0]) < 2:
-        raise NsoptError(
-            "pass at least two examples: the trace does not follow dimensions of size 1"
-        )
+    _check_examples(examples)
+    _check_modules(module)
     _check_initialised(module)
     _check_precision(module, examples)
     network = TracedNetwork.of(
@@ -69,10 +69,11 @@ def trace(
         reasons = "; ".join(held[:_MOST_REASONS]) or "no layer lies between two others"
         raise NsoptError(f"no width of this network can change: {reasons}")
     names = _name_layers(network)
-    grow = probe.find_capped(network) | ({} if init else buffers.find_capped(network))
+    trained = buffers.name_trained(network.template)
+    grow = probe.find_capped(network) | ({} if init else buffers.find_capped(network, trained))
     capped = {names[i]: reason for i, reason in grow.items()}
     own = name or type(module).__name__.lower()
-    return TracedArchitecture(own, network, names, capped, refused, init)
+    return TracedArchitecture(own, network, names, capped, refused, trained, init)
 
 
 def _fix_groups(
@@ -89,6 +90,33 @@ def _move_to_cpu(module: nn.Module) -> nn.Module:
     """Return `module` itself if it is on the CPU or on the meta device, else a copy on the CPU."""
     there = {tensor.device.type for tensor in tensors_of(module).values()}
     return module if there in ({"cpu"}, {"meta"}) else copy_model(module).cpu()
+
+
+def _check_examples(examples: Sequence[object]) -> None:
+    """Raise NsoptError unless these are tensors, the first of them a batch of two or more."""
+    kinds = [type(example).__name__ for example in examples if not isinstance(example, Tensor)]
+    if kinds or not examples:
+        raise NsoptError(
+            "pass a tensor as the example input, or a tuple of the tensors that `forward` takes: "
+            f"got {f'a {kinds[0]}' if kinds else 'an empty tuple'}"
+        )
+    first = examples[0]
+    assert isinstance(first, Tensor)
+    if not first.ndim or len(first) < 2:
+        raise NsoptError(
+            "pass at least two examples, along the first dimension: the trace does not follow "
+            "dimensions of size 1"
+        )
+
+
+def _check_modules(module: nn.Module) -> None:
+    """Raise NsoptError if TorchScript compiled a part of the network."""
+    for path, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise NsoptError(
+                f"{path or 'the network'} is compiled by TorchScript, which hides its operations: "
+                "trace the module from which it was compiled"
+            )
 
 
 def _check_initialised(module: nn.Module) -> None:
@@ -146,6 +174,14 @@ def _find_units(network: TracedNetwork, paths: Sequence[str]) -> Atoms:
         units += [
             network.family.units.of_atom[dimension.atoms]
             for dimension in network.family.dimensions
-            if dimension.tensor.startswith(f"{path}.") and dimension.axis == 0
+            if dimension.tensor.startswith(f"{path}.") and _is_output(network, dimension)
         ]
     return np.unique(np.concatenate(units))
+
+
+def _is_output(network: TracedNetwork, dimension: Dimension) -> bool:
+    """Return whether a dimension belongs to the outputs of the module with this tensor."""
+    owner = dimension.tensor.rpartition(".")[0].partition(".parametrizations.")[0]
+    is_vector = len(network.labels[dimension.tensor]) == 1
+    axis = 0 if is_vector else output_axis(network.template.get_submodule(owner))
+    return dimension.axis == axis

@@ -92,6 +92,50 @@ def test_widths_without_trained_parameters_are_fixed() -> None:
     assert "fixed: backbone.0: no trainable parameters" in arch.explain()
 
 
+def test_frozen_parameters_keep_the_values_of_the_remaining_units() -> None:
+    arch, model, _ = trace_network(fields.Frozen)
+    smaller = arch.build([5, 24])
+    weight = model.get_parameter("backbone.2.weight")
+    assert torch.equal(smaller.get_parameter("backbone.2.weight"), weight[:5])
+    hidden = smaller.get_parameter("hidden.weight")
+    assert not torch.equal(hidden, model.get_parameter("hidden.weight")[:, :5])
+    with pytest.raises(
+        NsoptError,
+        match=r"backbone\.2 cannot exceed 8: the frozen parameter backbone\.2\..* has",
+    ):
+        arch.build([9, 24])
+    model.requires_grad_(False)  # for inference: the trace does not change
+    assert arch.build([8, 24]).get_parameter("hidden.weight").std() > 0
+    with pytest.raises(NsoptError, match="no trainable parameters"):
+        trace(model, torch.randn(2, 3, 9, 9))
+
+
+class _Coded(nn.Module):
+    """Has fixed codes of places, a frozen norm, integers, and a parameter without values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(6, 12), nn.BatchNorm1d(5), nn.Linear(12, 8)
+        self.norm.requires_grad_(False)
+        self.norm.get_buffer("running_mean").fill_(3)
+        self.codes = nn.Parameter(torch.rand(5, 12), requires_grad=False)
+        self.order = nn.Parameter(torch.arange(5), requires_grad=False)
+        self.none, self.out = nn.Parameter(torch.zeros(0, 12)), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.a(x)) + self.codes
+        return self.out(self.b(x).relu().mean(1))
+
+
+def test_new_networks_copy_what_is_not_trained() -> None:
+    torch.manual_seed(0)
+    model = _Coded()
+    built = trace(model, torch.randn(2, 5, 6)).build([7, 8])
+    assert torch.equal(built.get_parameter("codes"), model.codes[:, :7])
+    assert torch.equal(built.get_parameter("order"), model.order)
+    assert (built.get_buffer("norm.running_mean") == 3).all()
+
+
 def test_a_hand_written_norm_is_scored_beside_its_convolution() -> None:
     """A factor between a convolution and a norm has no effect, however the norm is written."""
     arch, _, _ = trace_network(fields.Normed)

@@ -1,5 +1,6 @@
 """Tracing of networks whose channels are hard to follow."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from nsopt.errors import NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.trace import trace
-from tests.models.tracing import awkward, parts
+from tests.models.tracing import awkward, fields, parts
 from tests.models.tracing.checks import (
     check_building,
     check_costs,
@@ -135,6 +136,17 @@ def test_widths_that_a_user_fixes_are_not_searched() -> None:
         trace(model, x, fixed=["halvs"])
 
 
+def test_a_user_fixes_the_outputs_of_transposed_convolutions_and_embeddings() -> None:
+    arch = trace(awkward.UpAndDown(), torch.randn(2, 3, 32, 32), fixed=["up"])
+    assert arch.layer_names == ("a.0", "b.0", "c.0")
+    arch = trace(fields.Text(), torch.randint(50, (2, 12)), fixed=["embedding"])
+    assert arch.layer_names == ("each.0", "each.1")
+    model = awkward.UpAndDown()
+    nn.utils.parametrizations.weight_norm(model.up)
+    arch = trace(model, torch.randn(2, 3, 32, 32), fixed=["up"])
+    assert arch.layer_names == ("a.0", "b.0", "c.0")
+
+
 def test_channels_are_listed_by_module() -> None:
     arch, _, _ = trace_network(awkward.Chunks)
     assert arch.channels([8, 10, 24]) == {"stem.0": 8, "halves.0": 20, "joined.0": 24}
@@ -160,6 +172,63 @@ def test_a_network_that_cannot_be_traced_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+X = torch.zeros(2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([X, X], "or a tuple of the tensors that `forward` takes: got a list"),
+        ({"x": X}, "got a dict"),
+        ((X, None), "got a NoneType"),
+        ((), "got an empty tuple"),
+        (torch.tensor(1.0), "at least two examples, along the first dimension"),
+    ],
+    ids=["list", "dict", "none", "empty", "scalar"],
+)
+def test_example_inputs_that_are_no_tensors_are_refused(examples: Any, message: str) -> None:
+    with pytest.raises(NsoptError, match=message):
+        nsopt.trace(awkward.Chunks(), examples)
+
+
+def test_a_network_that_torchscript_compiled_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(288, 2))
+    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated
+        model[0] = torch.jit.trace(model[0], torch.zeros(2, 1, 8, 8))
+    with pytest.raises(NsoptError, match=r"^0 is compiled by TorchScript"):
+        nsopt.trace(model, torch.zeros(2, 1, 8, 8))
+
+
+class _Keeping(awkward.Chunks):
+    """Keeps its last map in a list in a dictionary, as networks do to show their attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, list[torch.Tensor]] = {"maps": []}
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.kept = {"maps": [super().forward(x)]}
+        return self.kept["maps"][0]
+
+
+def test_a_network_that_keeps_activations_can_be_pruned_and_built() -> None:
+    model = _Keeping()
+    arch = trace(model, X)
+    model(X).sum().backward()
+    arch.prune(model, [[0, 1]] * 3)
+    arch.build([2, 2, 2])
+    assert model.kept["maps"][0].grad_fn is not None
+
+
+def test_norms_alone_can_be_trained_and_scored() -> None:
+    model = awkward.Chunks().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(True)
+    norms = trace(model, X).filter_norms(model)
+    assert [len(norm) for norm in norms] == [8, 16, 24]
+
+
 def test_a_network_with_lazy_modules_is_refused_in_one_line() -> None:
     lazy = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.LazyLinear(10))
     with pytest.raises(NsoptError, match=r"2\.weight has no shape yet: call the network once"):
@@ -180,10 +249,16 @@ def test_invalid_arguments_raise_errors() -> None:
         arch.build([1, 2])
     with pytest.raises(NsoptError, match="at least 1"):
         arch.build([1, 0, 1])
-    with pytest.raises(NsoptError, match="unknown metric"):
+    with pytest.raises(NsoptError, match=r"unknown metric.*activations, .*memory-int8, params"):
         arch.cost("flops")
     with pytest.raises(NsoptError, match="chunks has 3 groups, got 1"):
         arch.prune(model, [[0]])
+    with pytest.raises(NsoptError, match=r"family.*: stem\.0\.weight is missing"):
+        arch.prune(nn.Sequential(model), [[0]] * 3)
+    other = awkward.Chunks()
+    other.register_buffer("table", torch.zeros(3))
+    with pytest.raises(NsoptError, match="has no table: trace this model instead"):
+        arch.prune(other, [[0]] * 3)
 
 
 LAWS: list[tuple[Any, str, float, bool]] = [  # how to draw, fan, scale, uniform
@@ -218,6 +293,40 @@ def test_new_networks_are_initialised_like_the_original(
             highest = float(module.weight.detach().abs().max()) / (found / size) ** 0.5
             assert (highest < 1.85) == uniform
             assert (module.bias == 0.25).all()
+
+
+def test_new_networks_keep_the_mean_of_weights() -> None:
+    """DCGAN draws the scales of its norms around 1."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.Conv2d(64, 16, 3), nn.BatchNorm2d(16)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)),
+    )
+    nn.init.normal_(model[1].weight, 1, 0.02)
+    nn.init.uniform_(model[3].weight, 0, 1)
+    built = trace(model, torch.randn(2, 3, 16, 16)).build([256, 256])
+    normal, uniform = (built.get_parameter(f"{i}.weight").detach() for i in (1, 3))
+    assert float(normal.mean()) == pytest.approx(1, abs=0.02)
+    assert float(normal.std()) == pytest.approx(0.02, rel=0.4)
+    assert float(uniform.mean()) == pytest.approx(0.5, abs=0.2)
+    assert float(uniform.std()) == pytest.approx(1 / 12**0.5, rel=0.4)
+
+
+def test_new_networks_keep_values_that_were_not_drawn() -> None:
+    """A spatial transformer starts at the identity, an embedding with zeros for the padding."""
+    torch.manual_seed(0)
+    model = fields.Text()
+    model.embedding, model.out = nn.Embedding(50, 16, padding_idx=3), nn.Linear(16, 6)
+    identity = torch.tensor([1.0, 0, 0, 0, 1, 0])
+    model.out.bias = nn.Parameter(identity.clone())
+    model.out.weight = nn.Parameter(torch.eye(6, 16))
+    arch = trace(model, torch.randint(50, (2, 12)))
+    same, smaller = arch.build([16, 8, 8]), arch.build([16, 8, 4])
+    assert torch.equal(same.get_parameter("out.weight"), torch.eye(6, 16))
+    assert smaller.get_parameter("out.weight").any(dim=0).all()
+    for built in (same, smaller):
+        assert torch.equal(built.get_parameter("out.bias"), identity)
+        assert not built.get_parameter("embedding.weight")[3].any()
 
 
 def test_init_overrides_the_inferred_initialisation() -> None:
