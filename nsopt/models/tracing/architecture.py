@@ -362,7 +362,7 @@ def _read_indices(name: str, width: int, units: Sequence[int] | NDArray[Any] | T
     if found.dtype == np.bool_ and found.shape == (width,):
         found = np.flatnonzero(found)
     if not found.size:
-        raise NsoptError(f"keep at least one unit of {name}")
+        raise NsoptError(f"give at least one unit of {name}")
     if found.ndim == 1 and np.issubdtype(found.dtype, np.integer):
         indices: Atoms = found.astype(np.int64)
         if indices[0] >= 0 and indices[-1] < width and (np.diff(indices) > 0).all():

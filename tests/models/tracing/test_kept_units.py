@@ -20,8 +20,8 @@ def trace_chunks() -> tuple[TracedArchitecture, nn.Module, torch.Tensor]:
 
 
 UNITS_KEPT: list[tuple[Any, str]] = [
-    ([], "keep at least one unit of stem.0"),
-    (torch.zeros(8, dtype=torch.bool), "keep at least one unit of stem.0"),
+    ([], "give at least one unit of stem.0"),
+    (torch.zeros(8, dtype=torch.bool), "give at least one unit of stem.0"),
     *(
         (units, "units to keep of stem.0 must be ascending integers below 8, or a mask of 8")
         for units in ([8], [-1], [2, 1], [1, 1], [0.0, 1.0], [[0, 1]], [True, False])
