@@ -199,7 +199,7 @@ class TracedArchitecture:
             self.layer_names, chosen, self.check_widths(widths), strict=True
         ):
             if len(indices) > width:
-                raise NsoptError(f"keep at most {width} units of {name}, got {len(indices)}")
+                raise NsoptError(f"give at most {width} units of {name}, got {len(indices)}")
         started = self.build(widths).to(next(model.parameters()).device)
         source = network.indices(chosen)
         target = self.network.retrace(started).indices([np.arange(len(k)) for k in chosen])

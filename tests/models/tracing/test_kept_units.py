@@ -36,7 +36,7 @@ def test_invalid_units_to_keep_are_refused(units: Any, message: str) -> None:
         arch.prune(model, [units, [0], [0]])
     with pytest.raises(NsoptError, match=message):
         arch.inherit(model, [units, [0], [0]], [8, 1, 1])
-    with pytest.raises(NsoptError, match=r"keep at most 1 units of stem\.0, got 2"):
+    with pytest.raises(NsoptError, match=r"give at most 1 units of stem\.0, got 2"):
         arch.inherit(model, [[0, 1], [0], [0]], [1, 1, 1])
 
 
