@@ -4,7 +4,7 @@
 A tensor follows one of these laws: a constant; or uniform or normal random numbers of mean 0 whose
 variance is constant, or inversely proportional to the fan-in or fan-out. All tensors of a kind get
 the law for which variance times fan varies least. A tensor that differs from the others by more
-than chance gets its own law, and so does a tensor whose mean differs from 0 by more than chance.
+than chance gets its own law, and so does a tensor whose mean exceeds its standard deviation.
 Values that repeat, as in an identity matrix, were not drawn: they are copied if the shape is equal.
 """
 
@@ -22,7 +22,7 @@ from nsopt.models.tracing.originals import original_weight
 Fan = Literal["in", "out", "out of a group", "none"]
 _UNIFORM_BOUND = 1.85  # standard deviations; uniform numbers end at 1.73, normal ones do not
 _FEWEST_VALUES = 8
-_CHANCE = 5.0  # standard errors of a mean or variance
+_CHANCE = 5.0  # standard errors of a variance
 _FEW = 256  # values of a tensor that show whether they repeat
 _FANS: tuple[Fan, ...] = ("in", "out", "out of a group")
 _USUAL_SCALES = (2.0, 1.0, 1 / 3)  # He, Glorot or LeCun, and PyTorch's modules
@@ -181,12 +181,13 @@ def _infer_laws(tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]]) -> 
 
 
 def _infer_shifted_law(tensor: Tensor) -> Drawn | None:
-    """Return the law of a tensor whose mean differs from 0 by more than chance, else None."""
+    """Return the law of a tensor whose mean is far from 0, else None.
+
+    Training moves all means a little; that of scales around 1 exceeds their standard deviation.
+    """
     values = tensor.cpu().double()
     mean, variance = float(values.mean()), float(values.var(correction=0))
-    if values.numel() < _FEWEST_VALUES or abs(mean) < _CHANCE * math.sqrt(
-        variance / values.numel()
-    ):
+    if values.numel() < _FEWEST_VALUES or abs(mean) < math.sqrt(variance):
         return None
     return Drawn("none", variance, _is_uniform(values - mean, variance), mean)
 
