@@ -29,6 +29,7 @@ _PROTOCOL = 3
 _DEVIATIONS = 3.1  # of the median's bound: the true median is above it in one case of 1,000
 _PRECISE = 1.02  # bound over median; while it is more, further rounds are timed
 _MOST_ROUNDS = 16  # times the rounds asked for
+_LONGEST = 30.0  # seconds of timed passes after which there are no further rounds
 
 
 def latency_conditions(device: torch.device, runtime: Runtime = TORCH) -> dict[str, Any]:
@@ -132,14 +133,15 @@ class Beside:
 
         The share is an upper bound of the median over the rounds, see `bound_median`. On a busy
         machine there are up to 16 times as many rounds, until the bound is at most 2 % above the
-        median.
+        median, or half a minute was timed.
         """
         most = _MOST_ROUNDS * self.passes[2]
 
         def is_enough(rounds: NDArray[np.float64]) -> bool:
             shares = _share_rounds(rounds)
             median = float(np.median(shares))
-            return len(shares) >= most or bound_median(shares) <= _PRECISE * median
+            ends = len(shares) >= most or float(rounds.sum()) >= _LONGEST
+            return ends or bound_median(shares) <= _PRECISE * median
 
         load = partial(self.runtime.prepare, model, self.input_shape), self._load_whole
         timed = _time_in_turns(

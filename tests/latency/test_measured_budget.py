@@ -140,6 +140,21 @@ def test_a_busy_machine_is_measured_for_longer() -> None:
     assert passes == [40, 640]
 
 
+class Overloaded(Busy):
+    """A hundred times slower, as where other programs hold the processors of some threads."""
+
+    def seconds(self, model: nn.Module) -> float:
+        return 100 * super().seconds(model)
+
+
+def test_an_overloaded_machine_is_not_measured_for_minutes() -> None:
+    clock = Overloaded(0)
+    beside = Beside(nn.Linear(100, 500), SHAPE, (0, 20, 10), "cpu", clock)
+    _, share = beside.measure(nn.Linear(100, 100))
+    assert clock.passed == 40
+    assert share > exact(nn.Linear(100, 100)) / exact(nn.Linear(100, 500))
+
+
 def test_the_bound_of_a_median_is_above_it_in_all_but_one_case_of_1000() -> None:
     random = np.random.default_rng(0)
     bounds = [bound_median(random.exponential(size=40)) for _ in range(4000)]
