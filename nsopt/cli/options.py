@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from nsopt.errors import NsoptError, unknown_name
+from nsopt.errors import NsoptError
 from nsopt.study.processes import STORAGE_VARIABLE
 
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
@@ -285,7 +285,7 @@ def split_words(text: str) -> list[str]:
 
 def _read_rounding(option: str, text: str | None) -> int | dict[str, int] | None:
     """Read a number, or numbers by metric."""
-    from nsopt.scaling.metric import METRICS
+    from nsopt.scaling.metric import get_single_metric
 
     if text is None:
         return None
@@ -294,11 +294,7 @@ def _read_rounding(option: str, text: str | None) -> int | dict[str, int] | None
         raise NsoptError(f"{option} {text!r} is not a width: write 8, or latency=16,macs=8")
     if parts[0][0] == "" and len(parts) == 1:
         return int(parts[0][2])
-    found = {name.strip(): int(number) for name, _, number in parts}
-    for name in found:
-        if name not in METRICS:
-            raise unknown_name("metric", name, METRICS)
-    return found
+    return {get_single_metric(name.strip()).name: int(number) for name, _, number in parts}
 
 
 def _drop_none(values: dict[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,7 @@ from typing import Any, TypedDict, Unpack, overload
 import optuna
 from torch import nn
 
-from nsopt.compression.budgets import (
-    check_words,
-)
+from nsopt.compression.budgets import check_words
 from nsopt.compression.classifier_compression import make_task, prepare_budgets, run_compression
 from nsopt.compression.own_compression import run_own_compression
 from nsopt.compression.own_task import Score, make_own_task

@@ -1,6 +1,6 @@
 """The networks that a compression returns."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Self, TypeVar
@@ -84,25 +84,6 @@ def _show_change(value: float, original: float) -> str:
     return f"{value:.4g}" if value == original else f"{value:.4g} ({value - original:+.2g})"
 
 
-def _list_rows(dense: Compressed, networks: Collection[Compressed]) -> list[dict[str, str]]:
-    """Return rows of a table, all values as text: the original network, then the smaller ones.
-
-    In brackets are points of accuracy, and shares of costs, beside the original network.
-    """
-    return [
-        {
-            "budget": each.budget,
-            "widths by": each.method if each is not dense else "",
-            "before": "" if each.before is None else f"{each.before:.4g}",
-            **each.accuracies(dense),
-            "params": _compare(short_number, each.cost["params"], dense.cost["params"]),
-            "MACs": _compare(short_number, each.cost["macs"], dense.cost["macs"]),
-            "ms": _compare(format_ms, each.latency, dense.latency),
-        }
-        for each in (dense, *networks)
-    ]
-
-
 def _compare(show: Callable[[float], str], cost: float | None, whole: float | None) -> str:
     """Return a cost, and in brackets its share of another one if it differs."""
     if cost is None or whole is None:
@@ -131,7 +112,19 @@ class _Networks(Generic[Network]):
 
         In brackets are points of accuracy, and shares of costs, beside the original network.
         """
-        return _list_rows(self.dense, self.networks.values())
+        dense = self.dense
+        return [
+            {
+                "budget": each.budget,
+                "widths by": each.method if each is not dense else "",
+                "before": "" if each.before is None else f"{each.before:.4g}",
+                **each.accuracies(dense),
+                "params": _compare(short_number, each.cost["params"], dense.cost["params"]),
+                "MACs": _compare(short_number, each.cost["macs"], dense.cost["macs"]),
+                "ms": _compare(format_ms, each.latency, dense.latency),
+            }
+            for each in self._all
+        ]
 
     def __repr__(self) -> str:
         """Return the rows of the table and the widths as text, in aligned columns."""

@@ -203,6 +203,11 @@ def get_metric(name: str) -> Metric:
     """Return the metric `name`. Raises NsoptError for an unknown one."""
     if "=" in name:
         return Joint.of(_read_numbers(name))
+    return get_single_metric(name)
+
+
+def get_single_metric(name: str) -> Metric:
+    """Return the metric `name`, not several at once. Raises NsoptError for an unknown one."""
     if name not in METRICS:
         raise unknown_name("metric", name, METRICS)
     return METRICS[name]
@@ -262,7 +267,5 @@ def split_limits(text: str, example: str) -> list[tuple[Metric, str]]:
         name, equals, limit = (part.strip() for part in word.partition("="))
         if not equals or not limit:
             raise NsoptError(f"{word.strip()!r} is not a budget: write {example}")
-        if name not in METRICS:
-            raise unknown_name("metric", name, METRICS)
-        limits.append((METRICS[name], limit))
+        limits.append((get_single_metric(name), limit))
     return limits

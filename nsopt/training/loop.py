@@ -159,7 +159,7 @@ def train(
         origin={
             name: weights_checksum(model)
             for name, model in (("start", start), ("teacher", teacher))
-            if model is not None
+            if checkpoint is not None and model is not None
         },
     )
 

@@ -206,11 +206,8 @@ class Tracer(TorchDispatchMode):
         if rule is not None:
             rule(self, result, *signature.bind(args, kwargs))
             return result
-        inputs = tensors_in((args, kwargs))
-        labels = [label for tensor in inputs for label in self.get(tensor)]
+        labels = [label for t in tensors_in((args, kwargs)) for label in self.get(t)]
         self.freeze(f"no rule for the operation {func._schema.name}", *labels)
-        if not inputs:
-            self._rules["arange"](self, result)
         return result
 
 
