@@ -32,13 +32,13 @@ class CompressOptions:
     """The options of `nsopt compress`."""
 
     weights: Path | None = None
-    """Weights of the trained network: a state_dict that torch.save wrote, or a file that nsopt
+    """Weights of the whole network: a state_dict that torch.save wrote, or a file that nsopt
     wrote. Not needed if your own function, --arch package.module:factory, returns the network with
     its trained weights."""
     budgets: Annotated[str, Parameter(group="Budgets")]
-    """What the smaller networks may cost, one network for each budget:
-    macs=50%,params=600k,latency=5ms. With a semicolon, budgets with a comma between them hold at
-    once, for one network: "macs=50%,latency=5ms; params=600k"."""
+    """What the smaller networks may cost: macs=50%,params=600k,latency=5ms makes three networks.
+    With a semicolon, it separates the networks, and commas join budgets that hold at once:
+    "macs=50%,latency=5ms; params=600k" makes two."""
     candidates: Annotated[int, Parameter(group="Budgets", validator=Number(gte=1))] = 16
     """Sets of widths to try for each budget. A few training steps give each a score."""
     seeds: Count = 1

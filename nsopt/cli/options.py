@@ -116,7 +116,8 @@ class SizeOptions(RoundingOptions):
     0.125."""
     budgets: str | None = None
     """Budgets as numbers: 600k,2M, or 20ms with --metric latency. Budgets that hold at once name
-    their metrics: "params=250k,macs=20M"; a semicolon begins the next network. Replaces --ratios."""
+    their metrics: "params=250k,macs=20M"; a semicolon begins the next network. Replaces
+    --ratios."""
     metric: Literal["params", "macs", "latency", "flash", "flash-int8", "memory", "memory-int8"] = (
         "params"
     )
