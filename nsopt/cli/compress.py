@@ -32,15 +32,18 @@ class CompressOptions:
     """The options of `nsopt compress`."""
 
     weights: Path | None = None
-    """Weights of the whole network: a state_dict that torch.save wrote, or what nsopt kept. By
-    default those with which your own function, --arch package.module:factory, returns it."""
+    """Weights of the whole network: a state_dict that torch.save wrote, or a file that nsopt
+    wrote. Not needed if your own function, --arch package.module:factory, returns the network with
+    its trained weights."""
     budgets: Annotated[str, Parameter(group="Budgets")]
-    """What the smaller networks may cost: macs=50%,params=600k,latency=5ms. Semicolons separate
-    networks whose budgets hold at once: "macs=50%,latency=5ms; params=600k"."""
+    """What the smaller networks may cost: macs=50%,params=600k,latency=5ms makes three networks.
+    With a semicolon, it separates the networks, and commas join budgets that hold at once:
+    "macs=50%,latency=5ms; params=600k" makes two."""
     candidates: Annotated[int, Parameter(group="Budgets", validator=Number(gte=1))] = 16
-    """Widths to try for each budget. A few training steps give each a score."""
+    """Sets of widths to try for each budget. A few training steps give each a score."""
     seeds: Count = 1
-    """Fine-tunings of each network; nsopt keeps the best by validation accuracy."""
+    """Fine-tunings of each network, each with its own seed; nsopt keeps the best by validation
+    accuracy."""
     workers: Count = 1
     """Processes on this machine that share the fine-tuning."""
     task: NetworkOptions = NetworkOptions()
@@ -55,7 +58,7 @@ class CompressOptions:
 def compress(options: CompressOptions) -> None:
     """Make a trained network smaller: prune, choose widths by scores, fine-tune, measure, export.
 
-    The same command again continues.
+    Repeat the command to continue an interrupted run.
 
     Example: nsopt compress --weights trained.pt --data cifar10 --budgets macs=50%,latency=20ms
     """

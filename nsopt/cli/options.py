@@ -33,7 +33,8 @@ class NetworkOptions:
     """The network and the images."""
 
     arch: str = "vgg11"
-    """Network: vgg11, resnet18-tied, ...; torchvision:NAME, timm:NAME or package.module:factory."""
+    """Network: vgg11, resnet18-tied, ...; torchvision:NAME; timm:NAME; or package.module:factory, a
+    function of yours that returns the network."""
     data: str = "digits"
     """Data set: a name that `nsopt data list` prints, or folder:PATH."""
     data_dir: Path = Path("data")
@@ -46,7 +47,7 @@ class NetworkOptions:
     split_seed: CountFrom0 = 0
     """Random seed of --split."""
     skip_corrupt: bool = False
-    """Leave out the images of a folder that are not complete."""
+    """Leave out the damaged images of a folder."""
     no_mirror: bool = False
     """Do not mirror images in training, because left and right matter in them, as in text. nsopt
     never mirrors digits."""
@@ -76,7 +77,7 @@ class TaskOptions(NetworkOptions):
 
     preset: Literal["smoke", "tiny", "quick", "fast", "paper"] | None = None
     """Settings of search and training: smoke (a check, minutes), tiny (an ordering of networks with
-    a few thousand parameters, minutes on digits), quick (an ordering at one size),
+    a few thousand parameters, minutes on digits), quick (an ordering of methods at one size),
     fast (a short search, long trainings) or paper (the published protocol). By default smoke for
     digits, and quick for all other images."""
 
@@ -89,7 +90,7 @@ class RoundingOptions:
     multiple_of: str | None = None
     """Round widths down to multiples of this: 8, or by metric: latency=16,macs=8; auto: the
     multiple that the device computes fastest, measured once, for all layers. For budgets in
-    milliseconds nsopt compress chooses one for each layer by itself."""
+    milliseconds `nsopt compress` chooses one for each layer by itself."""
     min_width: str | None = None
     """Smallest width of a layer: 16, or by metric: latency=16,macs=8."""
 
@@ -115,7 +116,8 @@ class SizeOptions(RoundingOptions):
     0.125."""
     budgets: str | None = None
     """Budgets as numbers: 600k,2M, or 20ms with --metric latency. Budgets that hold at once name
-    their metrics: "params=250k,macs=20M", and a semicolon begins the next. Replaces --ratios."""
+    their metrics: "params=250k,macs=20M"; a semicolon begins the next network. Replaces
+    --ratios."""
     metric: Literal["params", "macs", "latency", "flash", "flash-int8", "memory", "memory-int8"] = (
         "params"
     )
@@ -200,7 +202,7 @@ class SgdOptions:
 
     lr: float | None = None
     """Initial learning rate. By default smoke and tiny 0.02, quick 0.05, fast and paper 0.1,
-    compress 0.02; of searches 0.05, paper 0.1."""
+    compress 0.02; in searches 0.05, paper 0.1."""
     batch_size: CountFrom2 | None = None
     """Images per batch."""
     device: str = "auto"
@@ -223,8 +225,8 @@ class RuntimeOptions:
     """Time networks in PyTorch (the default), in onnxruntime, or in onnxruntime with 8-bit
     integers."""
     measure: str | None = None
-    """Measure networks with this function, package.module:function in the working directory. It
-    gets a network and a batch of images and returns milliseconds, such as those of a phone."""
+    """Time networks with this function of yours, package.module:function in the working directory.
+    It gets a network and a batch of images and returns milliseconds, such as those of a phone."""
 
 
 @Parameter(name="*", group="Latency")
@@ -233,7 +235,7 @@ class TimingOptions(RuntimeOptions):
     """Where milliseconds come from, and for how many images."""
 
     latency_batch_size: Count | None = None
-    """Images per timed batch, 100 by default; 1 times one image at a time."""
+    """Images in a timed batch. 100 by default."""
 
 
 @Parameter(name="*", group="Results")
@@ -244,7 +246,8 @@ class PlaceOptions:
     storage: OptionalStorageUrl = None
     """Optuna storage URL; by default an SQLite file in --out."""
     out: Path | None = None
-    """Folder for the results; by default runs/ARCH-DATA-PRESET."""
+    """Folder for the results; by default runs/ARCH-DATA-PRESET, of `nsopt compress`
+    runs/ARCH-DATA-compress."""
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False
     """Print all settings."""
 

@@ -23,7 +23,7 @@ class LawOptions(WorkOptions):
 def search(options: LawOptions = LawOptions()) -> None:
     """Find the width law of a network and store it for `nsopt study` and `nsopt widths`.
 
-    The same command again continues an interrupted search.
+    Repeat the command to continue an interrupted search.
 
     Example: nsopt search --arch mobilenetv2 --data cifar10 --preset fast
     """

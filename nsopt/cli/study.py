@@ -29,8 +29,8 @@ class StudyOptions(BudgetOptions):
 
     search: SearchOptions = SearchOptions()
     methods: str = "uniform,morphnet,magnitude,neuralscale"
-    """Scaling methods to compare; also tuned, and neuralscale-iter1, ... for the law of an
-    iteration of descent."""
+    """Methods to compare. Also: neuralscale-params, neuralscale-macs, neuralscale-latency, tuned,
+    dense, and neuralscale-iter1, ... for the law of an iteration of descent."""
     seeds: Count | None = None
     """Trainings per method and budget, each with its own seed. By default smoke and quick 2,
     tiny 5, fast and paper 5."""
@@ -44,20 +44,21 @@ class StudyOptions(BudgetOptions):
     fine_tune_epochs: Count | None = None
     """Epochs of fine-tuning after magnitude pruning."""
     tuned: str | None = None
-    """Take the best P or eta of this study of `nsopt tune`."""
+    """Optuna study of `nsopt tune` from which to take the best P or eta."""
     tuned_storage: str | None = None
     """Optuna storage URL of --tuned; by default --storage."""
     start: Path | None = None
-    """File with trained weights of the whole network. All methods inherit and fine-tune them."""
+    """File with the weights of a trained network. The networks of all methods start from its most
+    important filters and are fine-tuned."""
     workers: Count = 1
     """Processes on this machine that share the work."""
     dry_run: bool = False
-    """Only print how long the study takes here, and the widths that need no search. Nothing is
-    written, and nothing is trained but a few steps."""
+    """Only print how long the study takes here, and the widths that need no search. Writes nothing,
+    and trains only a few steps."""
 
 
 def study(options: StudyOptions = StudyOptions()) -> None:
-    """Compare scaling methods at equal budgets. The same command again continues.
+    """Compare methods of choosing widths at equal budgets. Repeat the command to continue.
 
     Example: nsopt study --arch resnet18 --data cifar100 --ratios 25%,50%
     """

@@ -34,7 +34,7 @@ class WidthsOptions:
     """The options of `nsopt widths`; the law is in a file or in a storage."""
 
     law: Path | None = None
-    """JSON file with a law, or with one law per iteration."""
+    """JSON file with a law, or with one law for each iteration."""
     storage: OptionalStorageUrl = None
     """Optuna storage URL with a stored law, instead of --law; by default the newest study.db under
     runs/."""
@@ -47,7 +47,7 @@ class WidthsOptions:
     device: str = "auto"
     """Device on which --metric latency times networks."""
     arch: str | None = None
-    """Network of the law: with --law vgg11 by default; with --storage needed only for
+    """Network of the law. With --law: vgg11 by default. With --storage: needed only if it is
     package.module:factory."""
     classes: CountFrom2 = 10
     """With --law: classes of the network."""
@@ -62,7 +62,7 @@ class WidthsOptions:
 
 
 def widths(options: WidthsOptions = WidthsOptions()) -> None:
-    """Print the widths of a law at budgets. With --storage, for the network that was searched.
+    """Print the widths of a law at your budgets. The law is in a storage or in a file.
 
     Example: nsopt widths --storage sqlite:///study.db --budgets 600k,2M
     """
