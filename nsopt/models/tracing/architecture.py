@@ -288,7 +288,7 @@ class TracedArchitecture:
         if group.rigid:
             parts.append("cannot be removed one by one")
         if not group.exact:
-            parts.append("removing one is not the same as setting it to zero")
+            parts.append("removing one may differ from setting it to zero")
         if name in self.capped:
             parts.append(f"cannot grow: {self.capped[name]}")
         return ", ".join(parts)

@@ -36,7 +36,7 @@ def label_nothing(tracer: Tracer, result: Any, *_: Any) -> None:
 
 @rule(
     "clone detach alias _to_copy lift_fresh contiguous native_dropout fill zero bernoulli uniform "
-    "normal hardswish cumsum empty_like zeros_like ones_like full_like rand_like randn_like"
+    "normal hardswish empty_like zeros_like ones_like full_like rand_like randn_like"
 )
 def keep_labels(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
     """Copy the labels of the input, as for clone, dropout and fill."""
@@ -227,8 +227,7 @@ def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) ->
     """Remove the labels of reduced dimensions, or set them to None where the dimensions stay."""
     gone = set(_count_from_front(x, dims if isinstance(dims, int | list | tuple) else None))
     labels = tracer.get(x)
-    if tracer.operation not in ("sum", "any", "all"):  # zeros do not change these results
-        tracer.mark_inexact(*(labels[d] for d in gone))
+    tracer.mark_inexact(*(labels[d] for d in gone))  # even in a sum: of zero, sigmoid makes 0.5
     left = [label for d, label in enumerate(labels) if d not in gone]
     for tensor in tensors_in(result):
         if tensor.ndim == x.ndim:

@@ -1,8 +1,10 @@
 """Code as practitioners write it, whose widths a trace must not get wrong without an error."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch.nn import functional
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
+from tests.models.tracing.checks import with_zeros
 
 IMAGES = torch.rand(2, 3, 12, 12)
 
@@ -182,3 +185,34 @@ def test_decoders_of_volumes_keep_their_widths_free() -> None:
         *(nn.Upsample(scale_factor=2), nn.Conv3d(4, 2, 1)),
     )
     assert nsopt.trace(model, torch.rand(2, 1, 6, 6, 6)).base_widths == (6, 4)
+
+
+class Combined(nn.Module):
+    """Two layers whose channels a function combines."""
+
+    def __init__(self, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.combine, self.a, self.b = combine, nn.Linear(6, 16), nn.Linear(6, 16)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.combine(self.a(x), self.b(x)))
+
+
+@pytest.mark.parametrize(
+    "combine",
+    [
+        lambda a, b: (a.sigmoid() * b.sigmoid()).sum(2),
+        lambda a, b: (a.exp() @ b.exp().transpose(1, 2)).mean(2),
+        lambda a, b: (a @ b.transpose(1, 2) / a.shape[-1]).mean(2),
+        lambda a, b: (a * b).sigmoid().cumsum(2).max(2).values,
+    ],
+    ids=["sum", "product", "scaled", "cumsum"],
+)
+def test_units_whose_zeros_count_in_a_sum_are_not_exact(combine: Any) -> None:
+    torch.manual_seed(0)
+    model, x = Combined(combine), torch.randn(2, 5, 6)
+    arch, kept = nsopt.trace(model, x), [np.arange(8)]
+    pruned, masked = arch.prune(model, kept), with_zeros(arch, model, kept)
+    assert not torch.allclose(pruned(x), masked(x))
+    assert "a: 16 units, removing one may differ from setting it to zero" in arch.explain()
