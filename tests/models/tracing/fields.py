@@ -205,21 +205,6 @@ class Mixed(nn.Module):
         return logits
 
 
-class ShuffledGroups(nn.Module):
-    """ShuffleNet v1: grouped convolutions, a shuffle and a shortcut join all channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.first = nn.Conv2d(3, 48, 3), nn.Conv2d(48, 12, 1, groups=4)
-        self.second, self.out = nn.Conv2d(12, 48, 1, groups=4), nn.Linear(48, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.a(x).relu()
-        y = self.first(x).unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2)
-        logits: Tensor = self.out((x + self.second(y)).relu().mean((2, 3)))
-        return logits
-
-
 class Squeezed(nn.Module):
     """`squeeze` would remove a single channel, and the code asks for three elsewhere."""
 

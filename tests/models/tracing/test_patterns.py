@@ -216,3 +216,48 @@ def test_units_whose_zeros_count_in_a_sum_are_not_exact(combine: Any) -> None:
     pruned, masked = arch.prune(model, kept), with_zeros(arch, model, kept)
     assert not torch.allclose(pruned(x), masked(x))
     assert "a: 16 units, removing one may differ from setting it to zero" in arch.explain()
+
+
+class Rotary(nn.Module):
+    """Rotates halves of its queries; its values have as many channels in a head, by one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size, self.stem, self.sine = 6, nn.Linear(6, 8), nn.Parameter(torch.rand(6))
+        self.queries, self.values, self.head = nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        q, v = (each(x).unflatten(2, (2, self.size)) for each in (self.queries, self.values))
+        one, other = q.chunk(2, 3)
+        near = (torch.cat([-other, one], 3) * self.sine @ q.transpose(2, 3)).softmax(3)
+        return self.head((near @ v).mean((1, 2)))
+
+
+class Cardinal(nn.Module):
+    """ResNeSt: the inputs of four groups, and two halves of their outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 3, padding=1, groups=4)
+        self.c, self.head = nn.Conv2d(16, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        one, other = self.b(x).chunk(2, 1)
+        return self.head(self.c(x + one * other.sigmoid()).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "examples", "name", "even"),
+    [(Rotary, torch.rand(2, 5, 6), "stem", "queries"), (Cardinal, IMAGES, "c", "a")],
+    ids=["rotary", "cardinal"],
+)
+def test_a_width_that_cannot_lose_one_unit_is_fixed(
+    kind: Any, examples: Tensor, name: str, even: str
+) -> None:
+    """It runs at two thirds and at four thirds of its widths, by chance."""
+    arch = nsopt.trace(kind(), examples)
+    assert (arch.layer_names, arch.base_widths) == ((name,), (8,))
+    assert f"fixed: {even}: " in arch.explain()
+    check_costs(arch, (5,), examples)
