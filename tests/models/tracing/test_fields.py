@@ -44,6 +44,8 @@ NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in 
     fields.Repeated: (torch.randn(2, 3, 9, 9), [8]),
     fields.Squeezed: (torch.randn(2, 3, 9, 9), [16, 16, 12]),
     fields.Mixed: (torch.randn(2, 3, 9, 9), [6, 16]),
+    fields.PlainNorms: (torch.randn(2, 3, 9, 9), [16, 24, 4, 12]),
+    fields.LikeConvNeXt: (torch.randn(2, 3, 9, 9), [16, 32]),
 }
 
 
@@ -62,6 +64,13 @@ def test_a_network_can_be_traced_resized_searched_and_pruned(kind: type[nn.Modul
     check_search(arch, x)
     randomise(model)
     check_pruning(arch, model, x)
+
+
+def test_norms_without_parameters_store_the_new_widths() -> None:
+    arch, _, _ = trace_network(fields.PlainNorms)
+    built = [str(module) for module in arch.build([8, 6, 3, 5]).children()]
+    sizes = ["BatchNorm2d(8", "InstanceNorm2d(6", "GroupNorm(3, 12", "LayerNorm((5,)"]
+    assert all(any(line.startswith(size) for line in built) for size in sizes)
 
 
 def test_buffers_keep_the_values_of_the_remaining_units() -> None:
