@@ -328,3 +328,18 @@ class LikeConvNeXt(nn.Module):
         y = self.mlp(self.norm(self.b(x).permute(0, 2, 3, 1)))
         logits: Tensor = self.out((x.permute(0, 2, 3, 1) + y).mean((1, 2)))
         return logits
+
+
+class Rearranged(nn.Module):
+    """Shuffles channels, and reads the pixels of a channel as channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 8, 3), nn.Conv2d(32, 16, 3)
+        self.shuffle, self.pixels = nn.ChannelShuffle(3), nn.PixelUnshuffle(2)
+        self.out = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pixels(self.b(self.shuffle(self.a(x)).relu()).relu())
+        logits: Tensor = self.out(self.c(x).relu().mean((2, 3)))
+        return logits

@@ -33,7 +33,7 @@ NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in 
     fields.Text: (torch.randint(50, (2, 12)), [16, 8, 8]),
     fields.Graph: ((torch.randn(2, 5, 6), torch.rand(2, 5, 5)), [16, 12]),
     fields.Matrices: (torch.randn(2, 5, 6), [16, 8, 12]),
-    fields.Unfolded: (torch.randn(2, 3, 9, 9), [12]),
+    fields.Unfolded: (torch.randn(2, 3, 9, 9), [8, 12]),
     fields.Dynamic: (torch.randn(2, 3, 9, 9), [8]),
     fields.Normed: (torch.randn(2, 3, 9, 9), [12, 8]),
     fields.Blurred: (torch.randn(2, 3, 11, 11), [12, 8]),
@@ -46,6 +46,7 @@ NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in 
     fields.Mixed: (torch.randn(2, 3, 9, 9), [6, 16]),
     fields.PlainNorms: (torch.randn(2, 3, 9, 9), [16, 24, 4, 12]),
     fields.LikeConvNeXt: (torch.randn(2, 3, 9, 9), [16, 32]),
+    fields.Rearranged: (torch.randn(2, 3, 10, 10), [4, 8, 16]),
 }
 
 

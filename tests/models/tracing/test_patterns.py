@@ -261,3 +261,21 @@ def test_a_width_that_cannot_lose_one_unit_is_fixed(
     assert (arch.layer_names, arch.base_widths) == ((name,), (8,))
     assert f"fixed: {even}: " in arch.explain()
     check_costs(arch, (5,), examples)
+
+
+class PoolsSequences(nn.Module):
+    """Pools steps and channels together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool = nn.Conv1d(6, 16, 3, padding=1), nn.MaxPool2d(2)
+        self.hidden, self.head = nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden(self.pool(self.conv(x)).mean(2)).relu())
+
+
+def test_channels_that_are_pooled_like_places_are_fixed() -> None:
+    arch = nsopt.trace(PoolsSequences(), torch.rand(2, 6, 8))
+    assert arch.layer_names == ("hidden",)
+    assert "fixed: conv: is resized by max_pool2d_with_indices in pool" in arch.explain()
