@@ -138,7 +138,7 @@ class TracedNetwork:
         ]:
             raise TraceError(
                 "at these widths the network combines channels in another way: a layer may be too "
-                "narrow"
+                "narrow, or the code adds tensors only if their shapes are equal"
             )
         return other
 

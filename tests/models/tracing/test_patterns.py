@@ -279,3 +279,30 @@ def test_channels_that_are_pooled_like_places_are_fixed() -> None:
     arch = nsopt.trace(PoolsSequences(), torch.rand(2, 6, 8))
     assert arch.layer_names == ("hidden",)
     assert "fixed: conv: is resized by max_pool2d_with_indices in pool" in arch.explain()
+
+
+class ComparesShapes(nn.Module):
+    """Adds a shortcut wherever two shapes are equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = [3, 16, 24, 24]
+        self.each = nn.ModuleList(map(nn.Linear, sizes, sizes[1:]))
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for each in self.each:
+            y = each(x).relu()
+            x = x + y if x.shape == y.shape else y
+        return self.head(x)
+
+
+def test_widths_at_which_the_code_adds_a_shortcut_are_refused() -> None:
+    model = ComparesShapes()
+    arch = nsopt.trace(model, torch.rand(2, 3))
+    assert arch.base_widths == (16, 24)
+    assert arch.prune(model, [range(11), range(12)])(torch.rand(2, 3)).shape == (2, 5)
+    with pytest.raises(NsoptError, match="the code adds tensors only if their shapes are equal"):
+        arch.prune(model, [range(12), range(12)])
+    with pytest.raises(NsoptError, match="combines its channels in another way"):
+        arch.inherit(model, [range(12), range(12)], [12, 12])
