@@ -142,7 +142,7 @@ def _name_layers(network: TracedNetwork) -> tuple[str, ...]:
     of_tensor = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
     makers = {
         (of_tensor[id(weight)], output_axis(module)): path
-        for path, module in network.template.named_modules()
+        for path, module in reversed([*network.template.named_modules()])
         if isinstance(module, PRODUCERS) and (weight := original_weight(module)) is not None
     }
     names = []

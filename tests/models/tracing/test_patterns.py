@@ -306,3 +306,19 @@ def test_widths_at_which_the_code_adds_a_shortcut_are_refused() -> None:
         arch.prune(model, [range(12), range(12)])
     with pytest.raises(NsoptError, match="combines its channels in another way"):
         arch.inherit(model, [range(12), range(12)], [12, 12])
+
+
+class Twins(nn.Module):
+    """Two layers with one weight, as detectors share heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 5)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.a(x).relu() + self.b(x))
+
+
+def test_a_width_is_named_after_the_first_module_with_its_weight() -> None:
+    assert nsopt.trace(Twins(), torch.rand(2, 6)).layer_names == ("a",)
