@@ -150,14 +150,17 @@ class TracedArchitecture:
                 Rigid groups keep all.
 
         Raises:
-            NsoptError: for invalid indices, or a network of another family.
+            NsoptError: for invalid indices, a network of another family, or widths at which the
+                network combines channels in another way.
 
         Examples:
             >>> arch = nsopt.trace(model, torch.zeros(2, 1, 32, 32))
             >>> smaller = arch.prune(model, [range(width // 2) for width in arch.base_widths])
         """
         network = self.network.retrace(model)
-        return network.cut(model, self._read_kept(network, kept))
+        smaller = network.cut(model, self._read_kept(network, kept))
+        self.network.retrace(smaller)
+        return smaller
 
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
         """Return the L1 norms of each group's units in `model`, float64 (w_l,).
@@ -288,7 +291,7 @@ class TracedArchitecture:
         if group.rigid:
             parts.append("cannot be removed one by one")
         if not group.exact:
-            parts.append("removing one is not the same as setting it to zero")
+            parts.append("removing one may differ from setting it to zero")
         if name in self.capped:
             parts.append(f"cannot grow: {self.capped[name]}")
         return ", ".join(parts)

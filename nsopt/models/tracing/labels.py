@@ -93,6 +93,7 @@ class Trace:
         read: ids of parameters and buffers, in the order of their first use.
         makers: atoms of channels that a product with a parameter makes.
         norms: pairs of the atoms of normalised channels and the atoms of the norm's scale.
+        plain_norms: atoms of normalised channels, by the path of a norm without a scale.
     """
 
     count: int = 0
@@ -106,6 +107,7 @@ class Trace:
     read: dict[int, None] = field(default_factory=dict)
     makers: list[Atoms] = field(default_factory=list)
     norms: list[tuple[Atoms, Atoms]] = field(default_factory=list)
+    plain_norms: dict[str, Atoms] = field(default_factory=dict)
 
     def new_atoms(self, count: int) -> Atoms:
         """Return `count` new atoms that are not joined to any other."""

@@ -11,6 +11,7 @@ A *lift* frees a width that the code of the network would otherwise fix:
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 from torch import nn
 
 from nsopt.models.tracing.groups import Dimension, Family
@@ -29,7 +30,8 @@ class Number:
         tensor: the parameter or buffer whose size it stores.
         axis: the dimension of this tensor.
         divisor: the attribute is the size of the dimension divided by this.
-        parts: length of the attribute if it is a list of equal sizes, as for `split`; else None.
+        parts: length of the attribute if it is a list or tuple of equal sizes, as for `split`; else
+            None.
     """
 
     path: str
@@ -49,14 +51,23 @@ class Tie:
 
 @dataclass(frozen=True)
 class Lifts:
-    """All numbers and ties of a network."""
+    """All numbers and ties of a network.
+
+    Attributes:
+        numbers: attributes that may have any meaning.
+        ties: square weights.
+        norms: attributes of norms without parameters, such as `num_features`.
+    """
 
     numbers: tuple[Number, ...] = ()
     ties: tuple[Tie, ...] = ()
+    norms: tuple[Number, ...] = ()
 
     def __add__(self, other: "Lifts") -> "Lifts":
         numbers = dict.fromkeys((*self.numbers, *other.numbers))
-        return Lifts(tuple(numbers), tuple(dict.fromkeys((*self.ties, *other.ties))))
+        return replace(
+            self, numbers=tuple(numbers), ties=tuple(dict.fromkeys((*self.ties, *other.ties)))
+        )
 
     def join_ties(self, trace: Trace, labels: dict[str, Labels]) -> Trace:
         """Return a copy of the trace in which both sides of every tie are joined.
@@ -71,11 +82,29 @@ class Lifts:
 
     def describe(self, model: nn.Module) -> None:
         """Set the numbers in `model` to the sizes of its tensors."""
-        tensors = tensors_of(model) if self.numbers else {}
-        for number in self.numbers:
+        tensors = tensors_of(model) if self.numbers or self.norms else {}
+        for number in (*self.norms, *self.numbers):
+            module = model.get_submodule(number.path)
             size = tensors[number.tensor].shape[number.axis] // number.divisor
-            value = size if number.parts is None else [size] * number.parts
-            setattr(model.get_submodule(number.path), number.name, value)
+            kind = type(getattr(module, number.name))
+            value = size if number.parts is None else kind([size] * number.parts)
+            setattr(module, number.name, value)
+
+
+def find_norms(
+    template: nn.Module, trace: Trace, dimensions: Iterable[Dimension]
+) -> Iterator[Number]:
+    """Yield the sizes that norms without parameters store, if they belong to one dimension."""
+    for path, label in trace.plain_norms.items():
+        store = vars(template.get_submodule(path))
+        for d in dimensions:
+            if np.isin(label, d.atoms).all():
+                for name in ("num_features", "num_channels", "normalized_shape", "num_groups"):
+                    size, parts = _read_size(store.get(name))
+                    follows = name != "num_groups" or path in trace.group_sizes
+                    if size and follows and len(d.atoms) % size == 0:
+                        yield Number(path, name, d.tensor, d.axis, len(d.atoms) // size, parts)
+                break
 
 
 def propose_numbers(
@@ -149,7 +178,7 @@ def _find_numbers(modules: dict[str, nn.Module], family: Family, group: int) -> 
     """Yield attributes equal to a group's width, or to the size of one of its dimensions.
 
     It searches modules that hold tensors of the group, and the modules around them, except layers
-    with a weight: resize.py sets their sizes.
+    of PyTorch with a weight: resize.py sets their sizes.
     """
     width = family.groups[group].width
     sized = [
@@ -158,7 +187,7 @@ def _find_numbers(modules: dict[str, nn.Module], family: Family, group: int) -> 
         if _is_alone(family, d, group)
     ]
     for path in dict.fromkeys(path for d in sized for path in _list_holders(d.tensor)):
-        if original_weight(modules[path]) is not None:
+        if original_weight(modules[path]) is not None and _is_layer(modules[path]):
             continue
         for name, value in vars(modules[path]).items():
             size, parts = _read_size(value)
@@ -169,15 +198,22 @@ def _find_numbers(modules: dict[str, nn.Module], family: Family, group: int) -> 
                 yield Number(path, name, dimension.tensor, dimension.axis, divisor, parts)
 
 
+def _is_layer(module: nn.Module) -> bool:
+    """Return whether a module is a layer of PyTorch, or a subclass of one."""
+    classes = type(module).__mro__
+    return any(c.__module__.startswith("torch.") and c is not nn.Module for c in classes)
+
+
 def _read_size(value: object) -> tuple[int, int | None]:
     """Read the size in an attribute.
 
     Returns:
-        The size, or 0 if the attribute stores none, and the length of a list of equal sizes.
+        The size, or 0 if the attribute stores none, and the length of a list of equal sizes. Tuples
+        count as lists.
     """
     if type(value) is int:
         return value, None
-    if isinstance(value, list) and all(type(each) is int for each in value):
+    if isinstance(value, list | tuple) and all(type(each) is int for each in value):
         return (value[0], len(value)) if len(set(value)) == 1 else (0, None)
     return 0, None
 

@@ -13,7 +13,7 @@ from nsopt.errors import NsoptError
 from nsopt.models.activations import PeakActivations
 from nsopt.models.tracing.groups import Dimension, Family, Units
 from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceError
-from nsopt.models.tracing.lifts import Lifts
+from nsopt.models.tracing.lifts import Lifts, find_norms
 from nsopt.models.tracing.resize import (
     copy_with_tensors,
     describe_shapes,
@@ -76,7 +76,8 @@ class TracedNetwork:
         outputs = run(template, trace, labels, like.trace.choices if like else None)
         names = {id(tensor): name for name, tensor in tensors.items()}
         order = {names[key]: place for place, key in enumerate(trace.read) if key in names}
-        lifts = like.lifts if like else Lifts()
+        norms = () if like else tuple(find_norms(template, trace, dimensions))
+        lifts = like.lifts if like else Lifts(norms=norms)
         unread = [d for d in dimensions if d.tensor not in order]
         units = Units.of(lifts.join_ties(trace, labels), unread)
         family = Family.of(tuple(dimensions), units, order)
@@ -137,7 +138,7 @@ class TracedNetwork:
         ]:
             raise TraceError(
                 "at these widths the network combines channels in another way: a layer may be too "
-                "narrow"
+                "narrow, or the code adds tensors only if their shapes are equal"
             )
         return other
 

@@ -1,8 +1,9 @@
 """Find widths that the code of a network fixes, by trying other widths.
 
 A size written as a number in Python, as in `x.view(-1, 512)`, has no label, so the trace does not
-see it. nsopt therefore runs the network with all groups smaller, and with all groups larger. If a
-run fails, bisection finds the groups at fault among those in the failing operation.
+see it. nsopt therefore runs the network with all groups smaller, by a third and by one unit, and
+with all groups larger. If a run fails, bisection finds the groups at fault among those in the
+failing operation.
 """
 
 from collections import Counter
@@ -55,10 +56,20 @@ def find_unshrinkable(network: TracedNetwork, suspects: list[int]) -> Reasons:
     return _find_culprits(network, suspects, partial(_shrink, network))
 
 
+def find_indivisible(network: TracedNetwork) -> Reasons:
+    """Return the groups that cannot lose a single unit, with the errors.
+
+    The network may run only at widths that a number divides, or that are multiples of each other.
+    """
+    wide = [i for i, width in enumerate(network.family.widths) if width > FEWEST_SEEN]
+    return _find_culprits(network, wide, partial(_resize, network, lambda width: width - 1))
+
+
 def find_capped(network: TracedNetwork) -> Reasons:
     """Return the groups that cannot have more units, with the errors."""
     groups = list(range(len(network.family.groups)))
-    return _find_culprits(network, groups, partial(_grow, network))
+    grow = partial(_resize, network, lambda width: width + max(1, width // 3))
+    return _find_culprits(network, groups, grow)
 
 
 def find_narrowest(network: TracedNetwork) -> Atoms:
@@ -124,10 +135,10 @@ def _shrink(network: TracedNetwork, some: Sequence[int]) -> None:
     network.check_cut(kept)
 
 
-def _grow(network: TracedNetwork, some: Sequence[int]) -> None:
-    """Run a network in which some groups have more units. Raises TraceError if it fails."""
+def _resize(network: TracedNetwork, change: Callable[[int], int], some: Sequence[int]) -> None:
+    """Run a network in which some widths are changed. Raises TraceError if it fails."""
     widths = np.array(network.family.widths, np.int64)
-    widths[list(some)] += np.maximum(1, widths[list(some)] // 3)
+    widths[list(some)] = [change(width) for width in widths[list(some)].tolist()]
     network.check_widths(widths)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from nsopt.models.activations import tensors_in
 from nsopt.models.tracing.labels import Label
@@ -80,9 +81,15 @@ def _label_groups(
 
 @rule("mm", "bmm")
 def matrix_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any) -> None:
-    """Join the dimensions over which the product sums."""
+    """Join the dimensions over which the product sums.
+
+    It is inexact between two activations: a function before the product may make zero another
+    number, and code around it may divide by its size. Parameters and their views are no fakes.
+    """
     left, right = tracer.get(a), tracer.get(b)
     inner = tracer.join(left[-1], right[-2]) if a.shape[-1] > 1 else None
+    if isinstance(a, FakeTensor) and isinstance(b, FakeTensor):
+        tracer.mark_inexact(inner)
     batch = [tracer.join(p, q) for p, q in zip(left[:-2], right[:-2], strict=True)]
     rows, columns = (left[-2], a.shape[-2]), (right[-1], b.shape[-1])
     tracer.multiply(1, *zip(batch, a.shape, strict=False), rows, (inner, a.shape[-1]), columns)
@@ -182,9 +189,9 @@ def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *mor
     tracer.put(first, [*scores[:-1], values[-1]])
 
 
-@rule("_softmax", "_log_softmax", "_safe_softmax")
+@rule("_softmax", "_log_softmax", "_safe_softmax", "cumsum")
 def softmax(tracer: Tracer, result: Tensor, x: Tensor, dim: int, *_: Any) -> None:
-    """Mark the dimension as inexact, because the exponential of zero is not zero."""
+    """Mark the dimension as inexact: zeros count in an exponential, and may be none in a sum."""
     tracer.mark_inexact(tracer.get(x)[dim])
     tracer.put(result, tracer.get(x))
 

@@ -36,7 +36,7 @@ def label_nothing(tracer: Tracer, result: Any, *_: Any) -> None:
 
 @rule(
     "clone detach alias _to_copy lift_fresh contiguous native_dropout fill zero bernoulli uniform "
-    "normal hardswish cumsum empty_like zeros_like ones_like full_like rand_like randn_like"
+    "normal hardswish empty_like zeros_like ones_like full_like rand_like randn_like"
 )
 def keep_labels(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
     """Copy the labels of the input, as for clone, dropout and fill."""
@@ -222,13 +222,33 @@ def pixel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, factor: int) -> Non
     tracer.put(result, [*labels[:-2], None, None])
 
 
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, groups: int) -> None:
+    """Join the channels that lie side by side after the shuffle, one of each group."""
+    labels = list(tracer.get(x))
+    channels = labels[1]
+    if isinstance(channels, np.ndarray):
+        labels[1] = np.repeat(tracer.join_rows(channels.reshape(groups, -1)), groups)
+    tracer.put(result, labels)
+
+
+@rule("pixel_unshuffle", "im2col")
+def read_places_as_channels(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
+    """Repeat the label of each channel for its pixels, which become channels."""
+    axis = x.ndim - 3
+    labels = list(tracer.get(x))[: axis + 1]
+    channels = labels[axis]
+    if isinstance(channels, np.ndarray):
+        labels[axis] = np.repeat(channels, result.shape[axis] // len(channels))
+    tracer.put(result, [*labels, *[None] * (result.ndim - axis - 1)])
+
+
 @rule("mean sum amax amin var var_mean std prod logsumexp max min any all argmax argmin")
 def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) -> None:
     """Remove the labels of reduced dimensions, or set them to None where the dimensions stay."""
     gone = set(_count_from_front(x, dims if isinstance(dims, int | list | tuple) else None))
     labels = tracer.get(x)
-    if tracer.operation not in ("sum", "any", "all"):  # zeros do not change these results
-        tracer.mark_inexact(*(labels[d] for d in gone))
+    tracer.mark_inexact(*(labels[d] for d in gone))  # even in a sum: of zero, sigmoid makes 0.5
     left = [label for d, label in enumerate(labels) if d not in gone]
     for tensor in tensors_in(result):
         if tensor.ndim == x.ndim:
@@ -254,9 +274,10 @@ def norm(tracer: Tracer, result: Tensor, x: Tensor, order: Any, dims: Any = None
 def resize_places(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
     """Keep the labels of examples and channels in pooling and resizing; freeze the others."""
     labels = tracer.get(x)
+    places = next(n for n in (1, 2, 3) if f"{n}d" in tracer.operation)
+    tracer.freeze(f"is resized by {tracer.operation}", *labels[-places:])
     for tensor in tensors_in(result):
-        tracer.freeze(f"is resized by {tracer.operation}", *labels[2:])
-        tracer.put(tensor, [*labels[:2], *[None] * (tensor.ndim - 2)])
+        tracer.put(tensor, [*labels[:-places], *[None] * places])
 
 
 def _count_from_front(x: Tensor, dims: Any) -> Iterable[int]:

@@ -63,7 +63,8 @@ def trace(
     network, unscored = _fix_groups(network, _find_unscorable(network))
     network, suspects = probe.find_lifts(network)
     network, unshrinkable = _fix_groups(network, probe.find_unshrinkable(network, suspects))
-    refused = unscored | unshrinkable
+    network, indivisible = _fix_groups(network, probe.find_indivisible(network))
+    refused = unscored | unshrinkable | indivisible
     if not network.family.groups:
         held = [f"{path}: {reason}" for path, reason in find_fixed(network, refused).items()]
         reasons = "; ".join(held[:_MOST_REASONS]) or "no layer lies between two others"
@@ -141,7 +142,7 @@ def _name_layers(network: TracedNetwork) -> tuple[str, ...]:
     of_tensor = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
     makers = {
         (of_tensor[id(weight)], output_axis(module)): path
-        for path, module in network.template.named_modules()
+        for path, module in reversed([*network.template.named_modules()])
         if isinstance(module, PRODUCERS) and (weight := original_weight(module)) is not None
     }
     names = []

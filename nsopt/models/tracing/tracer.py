@@ -168,9 +168,15 @@ class Tracer(TorchDispatchMode):
         self.trace.makers += select_atoms([label])
 
     def note_norm(self, channels: Label, scale: Label) -> None:
-        """Record that a norm multiplies these channels by a parameter with the label `scale`."""
-        if isinstance(channels, np.ndarray) and isinstance(scale, np.ndarray):
-            self.trace.norms.append((channels, scale))
+        """Record that a norm multiplies these channels by a parameter with the label `scale`.
+
+        The label is None if it has no such parameter.
+        """
+        if isinstance(channels, np.ndarray):
+            if isinstance(scale, np.ndarray):
+                self.trace.norms.append((channels, scale))
+            else:
+                self.trace.plain_norms[self.where] = channels
 
     def find_last_atoms(self) -> Atoms:
         """Return the atoms of all tensors among the arguments of the last operation."""

@@ -205,21 +205,6 @@ class Mixed(nn.Module):
         return logits
 
 
-class ShuffledGroups(nn.Module):
-    """ShuffleNet v1: grouped convolutions, a shuffle and a shortcut join all channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.first = nn.Conv2d(3, 48, 3), nn.Conv2d(48, 12, 1, groups=4)
-        self.second, self.out = nn.Conv2d(12, 48, 1, groups=4), nn.Linear(48, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.a(x).relu()
-        y = self.first(x).unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2)
-        logits: Tensor = self.out((x + self.second(y)).relu().mean((2, 3)))
-        return logits
-
-
 class Squeezed(nn.Module):
     """`squeeze` would remove a single channel, and the code asks for three elsewhere."""
 
@@ -295,4 +280,66 @@ class Repeated(nn.Module):
         for _ in range(2):
             state = self.step(torch.cat([x, state], 1)).tanh()
         logits: Tensor = self.out(state.mean((2, 3)))
+        return logits
+
+
+class PlainNorms(nn.Module):
+    """Norms without parameters, which store how many channels they normalise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 24, 3), nn.Conv2d(24, 16, 3)
+        self.batch = nn.BatchNorm2d(16, affine=False, track_running_stats=False)
+        self.instance, self.group = nn.InstanceNorm2d(24), nn.GroupNorm(4, 16, affine=False)
+        self.d, self.layer = nn.Linear(16, 12), nn.LayerNorm(12, elementwise_affine=False)
+        self.out = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.instance(self.b(self.batch(self.a(x)).relu())).relu()
+        x = self.group(self.c(x)).relu().mean((2, 3))
+        logits: Tensor = self.out(self.layer(self.d(x)).relu())
+        return logits
+
+
+class LayerNormOfConvNeXt(nn.Module):
+    """A norm that is no layer of PyTorch, and stores its size in a tuple."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = (
+            nn.Parameter(torch.ones(channels)),
+            nn.Parameter(torch.zeros(channels)),
+        )
+        self.normalized_shape = (channels,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.normalized_shape, self.weight, self.bias)
+
+
+class LikeConvNeXt(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 2, 2), nn.Conv2d(16, 16, 3, 1, 1, groups=16)
+        self.norm, self.out = LayerNormOfConvNeXt(16), nn.Linear(16, 10)
+        self.mlp = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        y = self.mlp(self.norm(self.b(x).permute(0, 2, 3, 1)))
+        logits: Tensor = self.out((x.permute(0, 2, 3, 1) + y).mean((1, 2)))
+        return logits
+
+
+class Rearranged(nn.Module):
+    """Shuffles channels, and reads the pixels of a channel as channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 8, 3), nn.Conv2d(32, 16, 3)
+        self.shuffle, self.pixels = nn.ChannelShuffle(3), nn.PixelUnshuffle(2)
+        self.out = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pixels(self.b(self.shuffle(self.a(x)).relu()).relu())
+        logits: Tensor = self.out(self.c(x).relu().mean((2, 3)))
         return logits

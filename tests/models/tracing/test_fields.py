@@ -33,7 +33,7 @@ NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in 
     fields.Text: (torch.randint(50, (2, 12)), [16, 8, 8]),
     fields.Graph: ((torch.randn(2, 5, 6), torch.rand(2, 5, 5)), [16, 12]),
     fields.Matrices: (torch.randn(2, 5, 6), [16, 8, 12]),
-    fields.Unfolded: (torch.randn(2, 3, 9, 9), [12]),
+    fields.Unfolded: (torch.randn(2, 3, 9, 9), [8, 12]),
     fields.Dynamic: (torch.randn(2, 3, 9, 9), [8]),
     fields.Normed: (torch.randn(2, 3, 9, 9), [12, 8]),
     fields.Blurred: (torch.randn(2, 3, 11, 11), [12, 8]),
@@ -44,6 +44,9 @@ NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in 
     fields.Repeated: (torch.randn(2, 3, 9, 9), [8]),
     fields.Squeezed: (torch.randn(2, 3, 9, 9), [16, 16, 12]),
     fields.Mixed: (torch.randn(2, 3, 9, 9), [6, 16]),
+    fields.PlainNorms: (torch.randn(2, 3, 9, 9), [16, 24, 4, 12]),
+    fields.LikeConvNeXt: (torch.randn(2, 3, 9, 9), [16, 32]),
+    fields.Rearranged: (torch.randn(2, 3, 10, 10), [4, 8, 16]),
 }
 
 
@@ -62,6 +65,13 @@ def test_a_network_can_be_traced_resized_searched_and_pruned(kind: type[nn.Modul
     check_search(arch, x)
     randomise(model)
     check_pruning(arch, model, x)
+
+
+def test_norms_without_parameters_store_the_new_widths() -> None:
+    arch, _, _ = trace_network(fields.PlainNorms)
+    built = [str(module) for module in arch.build([8, 6, 3, 5]).children()]
+    sizes = ["BatchNorm2d(8", "InstanceNorm2d(6", "GroupNorm(3, 12", "LayerNorm((5,)"]
+    assert all(any(line.startswith(size) for line in built) for size in sizes)
 
 
 def test_buffers_keep_the_values_of_the_remaining_units() -> None:
@@ -172,8 +182,8 @@ def test_units_that_cannot_be_removed_one_by_one_all_stay() -> None:
 
 def test_a_network_without_removable_units_can_be_built_but_not_searched() -> None:
     torch.manual_seed(0)
-    model, x = fields.ShuffledGroups(), torch.randn(2, 3, 9, 9)
-    arch = trace(model, x)
+    model, x = fields.Mixed(), torch.randn(2, 3, 9, 9)
+    arch = trace(model, x, fixed=["c"])
     assert arch.rigid == (True,)
     check_costs(arch, model, arch.base_widths, x)
     check_building(arch, x)

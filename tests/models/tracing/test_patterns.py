@@ -1,8 +1,10 @@
 """Code as practitioners write it, whose widths a trace must not get wrong without an error."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch.nn import functional
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
+from tests.models.tracing.checks import with_zeros
 
 IMAGES = torch.rand(2, 3, 12, 12)
 
@@ -182,3 +185,140 @@ def test_decoders_of_volumes_keep_their_widths_free() -> None:
         *(nn.Upsample(scale_factor=2), nn.Conv3d(4, 2, 1)),
     )
     assert nsopt.trace(model, torch.rand(2, 1, 6, 6, 6)).base_widths == (6, 4)
+
+
+class Combined(nn.Module):
+    """Two layers whose channels a function combines."""
+
+    def __init__(self, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.combine, self.a, self.b = combine, nn.Linear(6, 16), nn.Linear(6, 16)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.combine(self.a(x), self.b(x)))
+
+
+@pytest.mark.parametrize(
+    "combine",
+    [
+        lambda a, b: (a.sigmoid() * b.sigmoid()).sum(2),
+        lambda a, b: (a.exp() @ b.exp().transpose(1, 2)).mean(2),
+        lambda a, b: (a @ b.transpose(1, 2) / a.shape[-1]).mean(2),
+        lambda a, b: (a * b).sigmoid().cumsum(2).max(2).values,
+    ],
+    ids=["sum", "product", "scaled", "cumsum"],
+)
+def test_units_whose_zeros_count_in_a_sum_are_not_exact(combine: Any) -> None:
+    torch.manual_seed(0)
+    model, x = Combined(combine), torch.randn(2, 5, 6)
+    arch, kept = nsopt.trace(model, x), [np.arange(8)]
+    pruned, masked = arch.prune(model, kept), with_zeros(arch, model, kept)
+    assert not torch.allclose(pruned(x), masked(x))
+    assert "a: 16 units, removing one may differ from setting it to zero" in arch.explain()
+
+
+class Rotary(nn.Module):
+    """Rotates halves of its queries; its values have as many channels in a head, by one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size, self.stem, self.sine = 6, nn.Linear(6, 8), nn.Parameter(torch.rand(6))
+        self.queries, self.values, self.head = nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        q, v = (each(x).unflatten(2, (2, self.size)) for each in (self.queries, self.values))
+        one, other = q.chunk(2, 3)
+        near = (torch.cat([-other, one], 3) * self.sine @ q.transpose(2, 3)).softmax(3)
+        return self.head((near @ v).mean((1, 2)))
+
+
+class Cardinal(nn.Module):
+    """ResNeSt: the inputs of four groups, and two halves of their outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 3, padding=1, groups=4)
+        self.c, self.head = nn.Conv2d(16, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        one, other = self.b(x).chunk(2, 1)
+        return self.head(self.c(x + one * other.sigmoid()).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "examples", "name", "even"),
+    [(Rotary, torch.rand(2, 5, 6), "stem", "queries"), (Cardinal, IMAGES, "c", "a")],
+    ids=["rotary", "cardinal"],
+)
+def test_a_width_that_cannot_lose_one_unit_is_fixed(
+    kind: Any, examples: Tensor, name: str, even: str
+) -> None:
+    """It runs at two thirds and at four thirds of its widths, by chance."""
+    arch = nsopt.trace(kind(), examples)
+    assert (arch.layer_names, arch.base_widths) == ((name,), (8,))
+    assert f"fixed: {even}: " in arch.explain()
+    check_costs(arch, (5,), examples)
+
+
+class PoolsSequences(nn.Module):
+    """Pools steps and channels together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool = nn.Conv1d(6, 16, 3, padding=1), nn.MaxPool2d(2)
+        self.hidden, self.head = nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden(self.pool(self.conv(x)).mean(2)).relu())
+
+
+def test_channels_that_are_pooled_like_places_are_fixed() -> None:
+    arch = nsopt.trace(PoolsSequences(), torch.rand(2, 6, 8))
+    assert arch.layer_names == ("hidden",)
+    assert "fixed: conv: is resized by max_pool2d_with_indices in pool" in arch.explain()
+
+
+class ComparesShapes(nn.Module):
+    """Adds a shortcut wherever two shapes are equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = [3, 16, 24, 24]
+        self.each = nn.ModuleList(map(nn.Linear, sizes, sizes[1:]))
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for each in self.each:
+            y = each(x).relu()
+            x = x + y if x.shape == y.shape else y
+        return self.head(x)
+
+
+def test_widths_at_which_the_code_adds_a_shortcut_are_refused() -> None:
+    model = ComparesShapes()
+    arch = nsopt.trace(model, torch.rand(2, 3))
+    assert arch.base_widths == (16, 24)
+    assert arch.prune(model, [range(11), range(12)])(torch.rand(2, 3)).shape == (2, 5)
+    with pytest.raises(NsoptError, match="the code adds tensors only if their shapes are equal"):
+        arch.prune(model, [range(12), range(12)])
+    with pytest.raises(NsoptError, match="combines its channels in another way"):
+        arch.inherit(model, [range(12), range(12)], [12, 12])
+
+
+class Twins(nn.Module):
+    """Two layers with one weight, as detectors share heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 5)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.a(x).relu() + self.b(x))
+
+
+def test_a_width_is_named_after_the_first_module_with_its_weight() -> None:
+    assert nsopt.trace(Twins(), torch.rand(2, 6)).layer_names == ("a",)
