@@ -70,7 +70,17 @@ class MeasuredBudget:
         return self.arch.with_latency(LinearCost(LATENCY.name, latency, factor))
 
     def propose(self, predicted: float) -> Proposal:
-        """Return the largest widths whose predicted milliseconds are at most `predicted`."""
+        """Return the largest widths whose predicted milliseconds are at most `predicted`.
+
+        The solver finds them again at their own prediction: it may not at first, because a wider
+        layer may be faster, and a narrower network on the way to it exceed that prediction.
+        """
+        found = self._solve_at(predicted)
+        while (again := self._solve_at(found.predicted)).predicted < found.predicted:
+            found = again
+        return again
+
+    def _solve_at(self, predicted: float) -> Proposal:
         cost = self.metric.cost(self.corrected(predicted))
         widths = tuple(solve_widths(self.law, cost, self.budget, *self.limits).widths.tolist())
         return Proposal(widths, float(LATENCY.cost(self.arch)(widths)))
