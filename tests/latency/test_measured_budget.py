@@ -12,7 +12,7 @@ from torch import nn
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.latency import measured_budget
+from nsopt.latency import measure, measured_budget
 from nsopt.latency.measure import Beside, bound_median
 from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import TableArchitecture
@@ -20,6 +20,7 @@ from nsopt.models.registry import table_architecture
 from nsopt.scaling.cost import LinearCost, unwrap
 from nsopt.scaling.metric import LATENCY
 from nsopt.scaling.solve import Limits, solve_widths
+from tests.study.test_comparison import Listener
 
 SHAPE = (3, 32, 32)
 
@@ -159,6 +160,21 @@ def test_an_overloaded_machine_is_not_measured_for_minutes() -> None:
     assert share > exact(nn.Linear(100, 100)) / exact(nn.Linear(100, 500))
 
 
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_busy_machine_is_reported_once_and_before_networks_are_timed_for_long(
+    narrow: TableArchitecture, is_busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "seconds_waited", lambda: 0.0)
+    clock, hearer = (Busy if is_busy else Drifting)(0), Listener()
+    monkeypatch.setattr(measured_budget, "choose_runtime", lambda *_: clock)
+    law = nsopt.uniform_curve(narrow.base_widths)
+    passed: list[int] = []
+    monkeypatch.setattr(hearer, "message", lambda text: passed.append(clock.passed))
+    nsopt.solve_measured_widths(narrow, law, "50%", device="cpu", progress=hearer)
+    assert len(passed) == is_busy
+    assert all(number <= sum(measured_budget._PASSES[:2]) for number in passed)
+
+
 def test_the_bound_of_a_median_is_above_it_in_all_but_one_case_of_1000() -> None:
     random = np.random.default_rng(0)
     bounds = [bound_median(random.exponential(size=40)) for _ in range(4000)]
@@ -182,7 +198,7 @@ class FasterInBlocks:
 
 
 def test_the_solver_finds_the_widths_that_were_timed(narrow: TableArchitecture) -> None:
-    arch = narrow.with_latency(FasterInBlocks())  # type: ignore[arg-type]
+    arch = narrow.with_latency(FasterInBlocks())
     law, limits = (
         nsopt.uniform_curve(arch.base_widths),
         Limits(max_width=arch.base_widths, fill=True),
