@@ -15,7 +15,7 @@ from nsopt.compression.budgets import (
 from nsopt.compression.latency import with_latency_for
 from nsopt.compression.result import CompressedClassifier, Compression
 from nsopt.compression.rounding import with_fast_multiple
-from nsopt.compression.scores import read_accuracies, store_scored_law
+from nsopt.compression.scores import correct_for_uniform, read_accuracies, store_scored_law
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
 from nsopt.compute.sharing import sharing
@@ -95,6 +95,9 @@ def run_compression(
     whole = Size(PARAMS, PARAMS.cost(task.arch)(task.arch.base_widths), 1.0)
     run_comparison(Comparison(task, (DENSE,), (whole,), 1), workspace, progress)
     with start_session(task, workspace, progress) as session:
+        for budget in budgets:  # one without widths ends all, before any is computed
+            with naming(budget, task.settings):
+                correct_for_uniform(session, budget)
         for budget in budgets:
             with naming(budget, task.settings):
                 store_scored_law(session, budget, candidates)

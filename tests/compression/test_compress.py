@@ -389,6 +389,19 @@ def test_a_budget_above_the_time_of_the_network_is_refused_before_its_latency_is
     assert not list(tmp_path.iterdir())
 
 
+def test_a_budget_in_milliseconds_without_widths_ends_all_before_a_search(
+    trained: nn.Module, narrow: TableArchitecture, digits: ImageData
+) -> None:
+    def clock(module: nn.Module, images: torch.Tensor) -> float:
+        return 9.0 + sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+    budgets, settings, hearer = ["params=50%", "latency=50%"], {"settings": SETTINGS}, Listener()
+    options: dict[str, Any] = {"arch": narrow, "measure": clock, "progress": hearer}
+    with pytest.raises(NsoptError, match="latency=50%: no widths fit"):
+        nsopt.compress(trained, digits, budgets, **options | settings)
+    assert "searching" not in hearer.tasks
+
+
 def test_budgets_are_read_from_strings(narrow: TableArchitecture) -> None:
     half, plain = read_compression_budgets(["macs=50%", "params=20k"], narrow)
     macs = narrow.cost("macs")(narrow.base_widths)
