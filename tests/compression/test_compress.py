@@ -264,6 +264,7 @@ def test_numbers_below_1_are_refused(
             "loss and score must be functions",
         ),
         ({"candidates": 2.5}, "must be at least 1, and whole numbers"),
+        ({"settings": get_preset("compress")}, "settings must be those of a preset: nsopt."),
     ],
 )
 def test_wrong_arguments_are_answered_in_one_line(
