@@ -9,8 +9,9 @@ from optuna.trial import FrozenTrial
 
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.architecture import Architecture
+from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import PowerLaw, uniform_curve
-from nsopt.scaling.metric import LATENCY, Joint, Metric, read_percentage, split_limits
+from nsopt.scaling.metric import LATENCY, MACS, Joint, Metric, read_percentage, split_limits
 from nsopt.scaling.solve import Limits, solve_widths
 from nsopt.storage import schema, trials
 from nsopt.study.presets import StudySettings
@@ -91,12 +92,14 @@ class _Limit:
 
 
 @contextmanager
-def naming(budget: Budget) -> Iterator[None]:
-    """Name the budget in the error that no widths fit it."""
+def naming(budget: Budget, settings: StudySettings) -> Iterator[None]:
+    """Name the budget and its rounding in the error that no widths fit it."""
     try:
         yield
     except NoWidthsError as error:
-        raise NoWidthsError(f"{budget.word}: {error}") from None
+        multiple = np.max(settings.rounding(budget.metric)[0])
+        rounded = "" if multiple == 1 else f" of multiples of {multiple}"
+        raise NoWidthsError(f"{budget.word}{rounded}: {error}") from None
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -122,12 +125,20 @@ def check_budgets(words: Sequence[str], arch: Architecture, settings: StudySetti
     """
     counted = [word for word in words if LATENCY not in read_limited_metrics(word)]
     for budget in read_compression_budgets(counted, arch):
-        try:
+        with naming(budget, settings):
             budget.solve(uniform_curve(arch.base_widths), arch, settings)
-        except NoWidthsError as error:
-            multiple, _ = settings.rounding(budget.metric)
-            rounded = "" if np.max(multiple) == 1 else f" of multiples of {np.max(multiple)}"
-            raise NoWidthsError(f"{budget.word}{rounded}: {error}") from None
+
+
+def limits_time(words: Sequence[str]) -> bool:
+    """Return whether a budget limits milliseconds. Raises NsoptError if one is invalid."""
+    return any(LATENCY in read_limited_metrics(word) for word in words)
+
+
+def check_time(words: Sequence[str], arch: Architecture, milliseconds: float) -> None:
+    """Raise NsoptError for a budget that the base network meets, if it takes `milliseconds`."""
+    macs = MACS.cost(arch)
+    whole = LinearCost(LATENCY.name, macs, milliseconds / macs(arch.base_widths))
+    read_compression_budgets(words, arch.with_latency(whole))
 
 
 def read_limited_metrics(word: str) -> tuple[Metric, ...]:

@@ -11,12 +11,14 @@ from nsopt.compression.budgets import (
     check_budgets,
     naming,
     read_compression_budgets,
-    read_limited_metrics,
 )
+from nsopt.compression.latency import with_latency_for
 from nsopt.compression.result import CompressedClassifier, Compression
 from nsopt.compression.rounding import with_fast_multiple
-from nsopt.compression.scores import read_accuracies, store_scored_law
+from nsopt.compression.scores import correct_for_uniform, read_accuracies, store_scored_law
 from nsopt.compute.checkpoint import weights_checksum
+from nsopt.compute.device import resolve_compute
+from nsopt.compute.sharing import sharing
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
@@ -35,10 +37,9 @@ from nsopt.storage import schema, trials
 from nsopt.storage.urls import hide_password
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size
-from nsopt.study.learned_latency import with_latency_if_needed
 from nsopt.study.presets import StudySettings
 from nsopt.study.session import start_session
-from nsopt.study.task import Task, check_outputs, read_all_settings
+from nsopt.study.task import Task, check_outputs, list_studies
 from nsopt.study.workspace import Workspace
 
 
@@ -72,12 +73,13 @@ def prepare_budgets(
     """
     check_budgets(words, task.arch, task.settings)
     _report_accuracy(task, workspace, progress)
-    for metric in dict.fromkeys(metric for word in words for metric in read_limited_metrics(word)):
-        task = with_latency_if_needed(task, metric, (), workspace, progress)
-    budgets = read_compression_budgets(words, task.arch)
-    stored = read_all_settings(task, workspace)
-    settings = with_fast_multiple(task.settings, budgets, task.arch, task.runtime, stored, progress)
-    return replace(task, settings=settings), budgets
+    studies = list_studies(task, workspace)
+    with sharing(resolve_compute(task.settings.training.device, "fp32"), progress) as compute:
+        arch = with_latency_for(words, task.arch, studies, compute, progress, task.runtime)
+    budgets = read_compression_budgets(words, arch)
+    stored = [schema.read_settings(study) for study in studies]
+    settings = with_fast_multiple(task.settings, budgets, arch, task.runtime, stored, progress)
+    return replace(task, arch=arch, settings=settings), budgets
 
 
 def run_compression(
@@ -93,8 +95,11 @@ def run_compression(
     whole = Size(PARAMS, PARAMS.cost(task.arch)(task.arch.base_widths), 1.0)
     run_comparison(Comparison(task, (DENSE,), (whole,), 1), workspace, progress)
     with start_session(task, workspace, progress) as session:
+        for budget in budgets:  # one without widths ends all, before any is computed
+            with naming(budget, task.settings):
+                correct_for_uniform(session, budget)
         for budget in budgets:
-            with naming(budget):
+            with naming(budget, task.settings):
                 store_scored_law(session, budget, candidates)
     sizes = tuple(Size(budget.metric, budget.limit) for budget in budgets)
     run_comparison(Comparison(task, methods, sizes, seeds), workspace, progress)

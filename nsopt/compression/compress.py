@@ -145,7 +145,7 @@ def compress(
         raise NsoptError(
             "compress needs data=..., or train_loader=..., loss=... and score=... together"
         )
-    _check_arguments(model, data, budgets, (epochs, candidates, seeds), (loss, score))
+    _check_arguments(model, data, budgets, settings, (epochs, candidates, seeds), (loss, score))
     if out is not None:
         check_writable(Path(out), "out=")
     timed_in = choose_runtime(runtime, measure, latency_batch_size)
@@ -181,6 +181,7 @@ def _check_arguments(
     model: object,
     data: object,
     budgets: object,
+    settings: object,
     numbers: Sequence[object],
     functions: Sequence[object],
 ) -> None:
@@ -191,6 +192,10 @@ def _check_arguments(
         raise NsoptError("data must be an nsopt.ImageData, as nsopt.load_data('folder:photos')")
     if isinstance(budgets, str) or not isinstance(budgets, Sequence):
         raise NsoptError("budgets must be a list of words: ['macs=50%', 'latency=5ms']")
+    if not isinstance(settings, StudySettings | None):
+        raise NsoptError(
+            "settings must be those of a preset: nsopt.get_preset('compress').settings"
+        )
     if not all(isinstance(number, int) and number >= 1 for number in numbers):
         raise NsoptError("epochs, candidates and seeds must be at least 1, and whole numbers")
     if not all(function is None or callable(function) for function in functions):

@@ -22,12 +22,8 @@ from nsopt.compression.budgets import (
     naming,
     read_compression_budgets,
 )
-from nsopt.compression.own_latency import (
-    check_inputs,
-    time_models,
-    with_latency_for,
-    with_measured_budget,
-)
+from nsopt.compression.latency import with_latency_for
+from nsopt.compression.own_latency import check_inputs, time_models, with_measured_budget
 from nsopt.compression.own_task import (
     FINE_TUNED,
     OwnTask,
@@ -76,17 +72,16 @@ def run_own_compression(
     check_inputs(task, words)
     dense = _evaluate(task, task.model)
     task.progress.message(f"the trained network scores {dense:g}")
-    task = with_latency_for(task, words)
-    budgets = read_compression_budgets(words, task.arch)
-    stored = [schema.read_own_settings(study) for study in read_own_studies(task.folder, task.arch)]
-    settings = with_fast_multiple(
-        task.settings, budgets, task.arch, task.runtime, stored, task.progress
-    )
-    task = replace(task, settings=settings)
+    studies = read_own_studies(task.folder, task.arch)
+    arch = with_latency_for(words, task.arch, studies, task.compute, task.progress, task.runtime)
+    budgets = read_compression_budgets(words, arch)
+    stored = [schema.read_own_settings(study) for study in studies]
+    settings = with_fast_multiple(task.settings, budgets, arch, task.runtime, stored, task.progress)
+    task = replace(task, arch=arch, settings=settings)
     law = uniform_curve(task.arch.base_widths)
     asked = []
     for budget in budgets:
-        with naming(budget):
+        with naming(budget, settings):
             timed_task = with_measured_budget(task, budget, law)
             asked.append((budget, timed_task, budget.solve(law, timed_task.arch, task.settings)))
     start = _rank(task)

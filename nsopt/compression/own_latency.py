@@ -5,34 +5,23 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from nsopt.compression.budgets import Budget, read_limited_metrics
-from nsopt.compression.own_task import OwnTask, read_own_studies
+from nsopt.compression.budgets import Budget, limits_time
+from nsopt.compression.own_task import OwnTask
 from nsopt.errors import NsoptError
 from nsopt.latency.measure import measure_latencies
-from nsopt.latency.measured_budget import MeasuredBudget, learn_exact
+from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.runtime import with_batch_size
 from nsopt.methods.registry import BASELINE
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import LATENCY
 from nsopt.settings import batch_unit
-from nsopt.study.task import with_stored_latency
 from nsopt.study.widths_in_time import Clock
 
 
 def check_inputs(task: OwnTask, words: Sequence[str]) -> None:
     """Raise NsoptError if a budget limits milliseconds, but inputs are not images."""
-    if _limits_time(words) and _find_image_batch(task) is None:
+    if limits_time(words) and _find_image_batch(task) is None:
         raise NsoptError("budgets in milliseconds need a network of images: give macs or params")
-
-
-def with_latency_for(task: OwnTask, words: Sequence[str]) -> OwnTask:
-    """Return `task`, with a stored or new latency model if a budget limits milliseconds."""
-    if not _limits_time(words):
-        return task
-    arch = with_stored_latency(task.arch, read_own_studies(task.folder, task.arch))
-    if arch.latency is None:
-        arch = learn_exact(arch, task.compute, task.progress, task.runtime)
-    return replace(task, arch=arch)
 
 
 def with_measured_budget(task: OwnTask, budget: Budget, law: PowerLaw) -> OwnTask:
@@ -66,10 +55,6 @@ def time_models(task: OwnTask, models: Sequence[nn.Module]) -> tuple[list[float 
     with task.compute.exclusive():
         found = measure_latencies(models, inputs.shape[1:], device=device, runtime=runtime)
     return [latency.median_ms for latency in found], batch_unit(runtime.batch_size)
-
-
-def _limits_time(words: Sequence[str]) -> bool:
-    return any(LATENCY in read_limited_metrics(word) for word in words)
 
 
 def _find_image_batch(task: OwnTask) -> Tensor | None:

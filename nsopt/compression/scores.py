@@ -149,7 +149,7 @@ def store_scored_law(session: Session, budget: Budget, candidates: int) -> None:
         NsoptError: if a search fails, or if other settings wrote the storage.
         NoWidthsError: if no law has widths at this budget.
     """
-    task, arch = session.task, _correct(session, budget)
+    task, arch = session.task, correct_for_uniform(session, budget)
     family = make_score_family(arch, run_searches(session, budget.metric), budget)
     name = schema.study_name(schema.tuning_name(task.name), budget.scores_kind)
     tuned = {
@@ -239,10 +239,13 @@ def find_best(done: Sequence[FrozenTrial]) -> FrozenTrial:
     return max(done, key=lambda trial: trial.values[0])
 
 
-def _correct(session: Session, budget: Budget) -> Architecture:
+def correct_for_uniform(session: Session, budget: Budget) -> Architecture:
     """Return the network. If the budget limits milliseconds, correct its latency model.
 
-    The model is then right for the uniform network at this budget.
+    The model is then right for the uniform network at this budget, which is timed once.
+
+    Raises:
+        NoWidthsError: if no uniform network is within the budget, as timed.
     """
     arch, metric = session.task.arch, budget.metric
     if LATENCY not in metric.parts:

@@ -79,6 +79,8 @@ def _convert_pixels(part: str, image: Any) -> NDArray[np.uint8]:
         if not 0 <= float(image.min()) <= float(image.max()) <= 1:
             raise NsoptError(f"{part} images are floats outside 0 to 1: remove their normalisation")
         image = (image * 255).round().to(torch.uint8)
+    if getattr(image, "mode", "") == "P":  # its pixels are indices into a palette
+        image = image.convert("RGB")
     pixels = _convert_array(image)
     result: NDArray[np.uint8] = pixels[:, :, None] if pixels.ndim == 2 else pixels
     return result

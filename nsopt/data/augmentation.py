@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from nsopt.data.images import Splits
 from nsopt.data.resized_crop import Windows, resized_crops
+from nsopt.errors import NsoptError
 
 _PADDING = 4
 
@@ -36,6 +37,8 @@ class TrainingBatches:
         self._generator = torch.Generator().manual_seed(seed)
         full, rest = divmod(len(splits.train), batch_size)
         self.per_epoch = full + (rest > 1)
+        if not self.per_epoch:
+            raise NsoptError("training needs at least two images: add some")
         self._start_epoch()
 
     def next(self) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from nsopt.data.images import ImageData, ImageSet
 from nsopt.files import cache_folder, make_unfinished_folder
 
 _META = "meta.json"
-_VERSION = 1  # add 1 when decode.py, folder.py or tiny_imagenet.py reads the same files differently
+_VERSION = 2  # add 1 when decode.py, folder.py or tiny_imagenet.py reads the same files differently
 
 
 def load_cached(path: Path, variant: str, read: Callable[[], ImageData]) -> ImageData:

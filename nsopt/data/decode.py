@@ -200,7 +200,10 @@ def _read(entry: Place, size: int | None) -> Image.Image:
         raise OSError("a broken link, or no file")
     with entry.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = Image.open(file, formats=_FORMATS).convert("RGB")
+        stored = Image.open(file, formats=_FORMATS)
+        if stored.mode.startswith(("I", "F")):  # convert would cut all above 255
+            raise OSError("more than 8 bits per channel: convert it to 8")
+        image = stored.convert("RGB")
     if size is None or image.size == (size, size):
         return image
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)

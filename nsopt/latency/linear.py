@@ -16,6 +16,10 @@ from nsopt.scaling.metric import LATENCY, MACS
 class MacsLatency(LinearCost):
     """Milliseconds by MACs: a `CostModel` that a study can store."""
 
+    def scaled(self, factor: float) -> "MacsLatency":
+        """Return the model of a device that takes `factor` times as long."""
+        return MacsLatency(self.metric, self.cost, factor * self.slope, factor * self.constant)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""
         return {"constant": self.constant, "per_mac": self.slope}

@@ -208,6 +208,7 @@ def _time_in_turns(
     conditions = latency_conditions(where, runtime)
     seconds: list[list[list[float]]] = []
     waited = np.zeros(len(load))
+    clock = seconds_waited if runtime.is_here else lambda: math.nan
     with (
         torch.no_grad(),
         memory_for(where, f"timing batches of {runtime.batch_size}"),
@@ -225,9 +226,9 @@ def _time_in_turns(
                 run = feed(images)
                 for _ in range(-(-warmup // rounds)):
                     run()
-                before = seconds_waited()
+                before = clock()
                 seconds[-1].append([run() for _ in range(repeats // rounds)])
-                waited[index] += np.maximum(0.0, seconds_waited() - before)
+                waited[index] += np.maximum(0.0, clock() - before)
     conditions["sitting"] = datetime.now(UTC).isoformat()
     return [
         _Timed(1000 * own, float(waits / own.sum()), conditions)

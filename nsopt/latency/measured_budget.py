@@ -20,7 +20,7 @@ from nsopt.latency.linear import MacsLatency
 from nsopt.latency.measure import Beside, measure_latencies
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
-from nsopt.latency.sittings import Latency, Timing
+from nsopt.latency.sittings import Latency, Timing, distrust
 from nsopt.models.architecture import Architecture, require_latency
 from nsopt.progress import Progress
 from nsopt.scaling.cost import LinearCost
@@ -33,6 +33,10 @@ from nsopt.terminal import show_progress
 _PASSES = 10, 40, 4  # warm-up, repeats, rounds
 _BESIDE = 10, 20, 10  # the same, in turns with the network of base widths
 _BELOW = 1 - 1e-12  # more than the rounding error of a division
+_BUSY = (
+    "the machine is busy: nsopt times networks until its rounds agree, up to half a minute each; "
+    "stop other programs to make this faster and more exact"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +74,17 @@ class MeasuredBudget:
         return self.arch.with_latency(LinearCost(LATENCY.name, latency, factor))
 
     def propose(self, predicted: float) -> Proposal:
-        """Return the largest widths whose predicted milliseconds are at most `predicted`."""
+        """Return the largest widths whose predicted milliseconds are at most `predicted`.
+
+        The solver finds them again at their own prediction: it may not at first, because a wider
+        layer may be faster, and a narrower network on the way to it exceed that prediction.
+        """
+        found = self._solve_at(predicted)
+        while (again := self._solve_at(found.predicted)).predicted < found.predicted:
+            found = again
+        return again
+
+    def _solve_at(self, predicted: float) -> Proposal:
         cost = self.metric.cost(self.corrected(predicted))
         widths = tuple(solve_widths(self.law, cost, self.budget, *self.limits).widths.tolist())
         return Proposal(widths, float(LATENCY.cost(self.arch)(widths)))
@@ -126,25 +140,30 @@ def time_widths(arch: Architecture, compute: Compute, runtime: Runtime, widths: 
     return latency
 
 
-def learn_exact(
-    arch: Architecture, compute: Compute, progress: Progress, runtime: Runtime
+def make_exact(
+    arch: Architecture,
+    compute: Compute,
+    progress: Progress,
+    runtime: Runtime,
+    check: Callable[[float], None] = lambda whole: None,
 ) -> Architecture:
-    """Return `arch` with a latency model that is exact for the network of base widths."""
-    arch = arch.with_latency(find_model(arch, compute, progress, runtime))
-    # `MacsLatency` interpolates measured networks, that of base widths among them.
-    return arch if isinstance(arch.latency, MacsLatency) else _scale(arch, compute, runtime)
+    """Return `arch` with a latency model that is exact for the network of base widths.
 
+    That network is timed first. nsopt learns a model unless `arch` has one. Do not call this inside
+    `Compute.computing`.
 
-def _scale(arch: Architecture, compute: Compute, runtime: Runtime) -> Architecture:
-    """Return `arch` with its latency model scaled to be exact for the network of base widths.
-
-    Do not call this inside `Compute.computing`.
+    Args:
+        check: gets the milliseconds of that network. It can raise an error before nsopt learns.
     """
-    model = require_latency(arch.name, arch.latency)
+    progress.start("timing the whole network", 1)
     with compute.exclusive():
         whole = time_widths(arch, compute, runtime, arch.base_widths)
+    if runtime.is_here and distrust([whole.spread], [whole.waited]):
+        progress.message(_BUSY)
+    check(whole.median_ms)
+    model = arch.latency or find_model(arch, compute, progress, runtime)
     factor = whole.median_ms / float(model(arch.base_widths))
-    if isinstance(model, LatencyModel):
+    if isinstance(model, LatencyModel | MacsLatency):
         return arch.with_latency(model.scaled(factor))
     return arch.with_latency(LinearCost(LATENCY.name, model, factor))
 
@@ -202,10 +221,7 @@ def solve_measured_widths(
     compute = resolve_compute(device, "fp32")
     with show_progress(progress) as display, sharing(compute, display) as shared:
         if share is not None:
-            if arch.latency is None:
-                arch = learn_exact(arch, shared, display, timed_in)
-            else:
-                arch = _scale(arch, shared, timed_in)
+            arch = make_exact(arch, shared, display, timed_in)
             budget = share * float(LATENCY.cost(arch)(arch.base_widths))
         elif arch.latency is None:
             arch = arch.with_latency(find_model(arch, shared, display, timed_in))

@@ -35,7 +35,8 @@ class Latency:
         protocol: version of nsopt's protocol of timing.
         spread: range of the medians of several rounds over the median of all; None for one round.
         waited: time that threads waited for a processor, over the time of the passes; None if
-            unknown. A program that computes all the time raises this but not `spread`.
+            unknown, as on a device elsewhere. A program that computes all the time raises this but
+            not `spread`.
         sitting: when these networks were timed side by side; None if unknown.
         runtime: the runtime, such as torch.
     """

@@ -166,6 +166,8 @@ def solve_widths(
         raise NsoptError(
             f"multiple_of must be a whole number, or {law.layers} of them, one per layer"
         )
+    if max_width is not None and np.shape(max_width) not in ((), (law.layers,)):
+        raise NsoptError(f"max_width must be a number, or {law.layers} of them, one per layer")
     if multiples.min() < 1 or min_width < 1:
         raise NsoptError("multiple_of and min_width must be at least 1")
     if max_width is not None and (most := np.min(max_width)) < min_width:

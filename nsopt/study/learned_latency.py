@@ -6,7 +6,7 @@ from dataclasses import replace
 from nsopt.compute.device import resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.latency.learn import find_model
-from nsopt.latency.measured_budget import learn_exact
+from nsopt.latency.measured_budget import make_exact
 from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.scaling.metric import LATENCY, Metric
@@ -37,7 +37,7 @@ def with_latency_if_needed(
         compute = resolve_compute(task.settings.training.device, "fp32")
         with sharing(compute, progress) as shared:
             if task.start is not None:
-                arch = learn_exact(arch, shared, progress, task.runtime)
+                arch = make_exact(arch, shared, progress, task.runtime)
             else:
                 arch = arch.with_latency(find_model(arch, shared, progress, task.runtime))
     return replace(task, arch=arch)

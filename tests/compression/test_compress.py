@@ -264,6 +264,7 @@ def test_numbers_below_1_are_refused(
             "loss and score must be functions",
         ),
         ({"candidates": 2.5}, "must be at least 1, and whole numbers"),
+        ({"settings": get_preset("compress")}, "settings must be those of a preset: nsopt."),
     ],
 )
 def test_wrong_arguments_are_answered_in_one_line(
@@ -371,6 +372,35 @@ def test_a_latency_budget_of_50_percent_holds_as_measured(
     again = compress()["latency=50%"]
     assert timed == before
     assert again.widths == half.widths
+
+
+def test_a_budget_above_the_time_of_the_network_is_refused_before_its_latency_is_learned(
+    trained: nn.Module, narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+) -> None:
+    timed: list[nn.Module] = []
+
+    def clock(module: nn.Module, images: torch.Tensor) -> float:
+        timed.append(module)
+        return 5.0
+
+    options: dict[str, Any] = {"arch": narrow, "settings": SETTINGS, "measure": clock}
+    with pytest.raises(NsoptError, match="latency=9ms: the network already costs only 5 ms"):
+        nsopt.compress(trained, digits, ["params=50%", "latency=9ms"], out=tmp_path, **options)
+    assert len(timed) == 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_budget_in_milliseconds_without_widths_ends_all_before_a_search(
+    trained: nn.Module, narrow: TableArchitecture, digits: ImageData
+) -> None:
+    def clock(module: nn.Module, images: torch.Tensor) -> float:
+        return 9.0 + sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+    budgets, settings, hearer = ["params=50%", "latency=50%"], {"settings": SETTINGS}, Listener()
+    options: dict[str, Any] = {"arch": narrow, "measure": clock, "progress": hearer}
+    with pytest.raises(NsoptError, match="latency=50%: no widths fit"):
+        nsopt.compress(trained, digits, budgets, **options | settings)
+    assert "searching" not in hearer.tasks
 
 
 def test_budgets_are_read_from_strings(narrow: TableArchitecture) -> None:

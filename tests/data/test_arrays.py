@@ -87,6 +87,23 @@ def test_datasets_of_pil_images_and_of_tensors_are_read() -> None:
     assert grey.channels == 1
 
 
+def test_the_colours_of_an_image_with_a_palette_are_read() -> None:
+    grey = Image.fromarray(draw_pixels(8, 8))
+    items = [(grey.convert("P"), index % 2) for index in range(4)]
+    data = ImageData.from_dataset(items, items)
+    assert data.channels == 3
+    np.testing.assert_array_equal(data.train.images[0, 1], np.asarray(grey))
+
+
+def test_a_single_training_image_is_refused() -> None:
+    images, labels = draw_pixels(20, 1, 32, 32), np.arange(20) % 2
+    many = images, labels
+    data = ImageData.from_arrays((images[:1], labels[:1]), many, many)
+    arch = nsopt.get_architecture("vgg11", 2, in_channels=1)
+    with pytest.raises(NsoptError, match="training needs at least two images"):
+        nsopt.train(arch, [4] * 8, data, nsopt.TrainSettings(epochs=1, device="cpu"))
+
+
 def test_invalid_datasets_raise_an_error() -> None:
     normalised = TensorDataset(torch.randn(4, 3, 8, 8), torch.arange(4))
     with pytest.raises(NsoptError, match="train images are floats outside 0 to 1"):

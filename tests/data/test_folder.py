@@ -81,6 +81,14 @@ def test_images_of_other_formats_are_read(tmp_path: Path, suffix: str) -> None:
     assert load_data(f"folder:{tmp_path}").train.labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
+def test_images_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
+    """Pillow would make all pixels above 255 white."""
+    root, deep = write_images(tmp_path), np.arange(64, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(1000 * deep).save(root / "train/ant/1.png")
+    with pytest.raises(NsoptError, match=r"ant/1.png .*more than 8 bits per channel: convert it"):
+        load_data(f"folder:{root}")
+
+
 def test_val_becomes_the_test_set_if_there_is_no_test_folder(tmp_path: Path) -> None:
     data = load_data(f"folder:{write_images(tmp_path / 'x', ('train', 'val'))}")
     assert len(data.test) == 6

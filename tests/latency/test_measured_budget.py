@@ -1,21 +1,26 @@
 """Budgets in milliseconds hold as measured, also while the speed of the machine changes."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.latency import measured_budget
+from nsopt.latency import measure, measured_budget
 from nsopt.latency.measure import Beside, bound_median
 from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
-from nsopt.scaling.cost import LinearCost
+from nsopt.scaling.cost import LinearCost, unwrap
+from nsopt.scaling.metric import LATENCY
+from nsopt.scaling.solve import Limits, solve_widths
+from tests.study.test_comparison import Listener
 
 SHAPE = (3, 32, 32)
 
@@ -155,8 +160,52 @@ def test_an_overloaded_machine_is_not_measured_for_minutes() -> None:
     assert share > exact(nn.Linear(100, 100)) / exact(nn.Linear(100, 500))
 
 
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_busy_machine_is_reported_once_and_before_networks_are_timed_for_long(
+    narrow: TableArchitecture, is_busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "seconds_waited", lambda: 0.0)
+    clock, hearer = (Busy if is_busy else Drifting)(0), Listener()
+    monkeypatch.setattr(measured_budget, "choose_runtime", lambda *_: clock)
+    law = nsopt.uniform_curve(narrow.base_widths)
+    passed: list[int] = []
+    monkeypatch.setattr(hearer, "message", lambda text: passed.append(clock.passed))
+    nsopt.solve_measured_widths(narrow, law, "50%", device="cpu", progress=hearer)
+    assert len(passed) == is_busy
+    assert all(number <= sum(measured_budget._PASSES[:2]) for number in passed)
+
+
 def test_the_bound_of_a_median_is_above_it_in_all_but_one_case_of_1000() -> None:
     random = np.random.default_rng(0)
     bounds = [bound_median(random.exponential(size=40)) for _ in range(4000)]
     assert 0 < np.mean(np.array(bounds) < np.log(2)) < 0.004
     assert bound_median(np.array([3.0, 1.0])) == 3.0
+
+
+@dataclass
+class FasterInBlocks:
+    """A latency model by which a layer of whole blocks takes half the time."""
+
+    metric = "latency"
+    block: int = 4
+
+    def __call__(self, widths: ArrayLike) -> Any:
+        w = np.asarray(widths)
+        return unwrap(np.where(w % self.block, w, w / 2).sum(axis=-1))
+
+    def lower_bound(self, widths: ArrayLike) -> Any:
+        return unwrap(np.asarray(widths).sum(axis=-1) / 2)
+
+
+def test_the_solver_finds_the_widths_that_were_timed(narrow: TableArchitecture) -> None:
+    arch = narrow.with_latency(FasterInBlocks())
+    law, limits = (
+        nsopt.uniform_curve(arch.base_widths),
+        Limits(max_width=arch.base_widths, fill=True),
+    )
+    asked = measured_budget.MeasuredBudget(arch, law, LATENCY, 50.0, limits)
+    for aim in range(20, 80):
+        widths, predicted = asked.propose(aim)
+        cost = LATENCY.cost(asked.corrected(predicted))
+        assert tuple(solve_widths(law, cost, asked.budget, *limits).widths.tolist()) == widths
+        assert predicted <= aim

@@ -1,5 +1,6 @@
 """Runtimes in which networks are timed: functions of users, and onnxruntime."""
 
+import itertools
 import math
 import time
 from functools import partial
@@ -14,7 +15,7 @@ from torch import nn
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.latency import learn
+from nsopt.latency import learn, measure
 from nsopt.latency import runtime as timed
 from nsopt.latency.linear import MacsLatency, is_linear, read_linear
 from nsopt.latency.measure import latency_conditions, measure_latencies
@@ -83,6 +84,18 @@ def test_a_function_that_a_storage_names_is_not_imported(
     with pytest.raises(NsoptError, match="is measured by 'hostile_clock:time', not 'mine:time'"):
         stored_runtime("hostile_clock:time", "mine:time")
     assert stored_runtime("torch", None).name == "torch"
+
+
+def test_a_device_elsewhere_does_not_wait_for_processors_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measure, "seconds_waited", itertools.count(step=1e6).__next__)
+    here, elsewhere = (
+        measure_latencies([small()], SHAPE, runtime=runtime)[0].waited
+        for runtime in (choose_runtime("torch"), choose_runtime("torch", count))
+    )
+    assert here is not None
+    assert elsewhere is None
 
 
 def test_a_name_that_is_not_a_function_is_refused() -> None:

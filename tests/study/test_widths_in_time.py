@@ -153,6 +153,7 @@ def test_measurements_of_a_busy_machine_do_not_count_later(
     def clock(module: nn.Module, _: torch.Tensor) -> float:
         return slowdown[0] * (1 + sum(p.numel() for p in module.parameters()) / 10_000)
 
+    monkeypatch.setattr(OwnMeasure, "is_here", True)
     in_time = only(in_milliseconds(comparison, clock, place), "uniform")
     slowdown[0] = 6
     with monkeypatch.context() as patch:
