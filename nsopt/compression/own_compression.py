@@ -10,6 +10,7 @@ The user's score ranks widths, and chooses between the fine-tuned networks.
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,12 @@ from nsopt.compression.budgets import (
     read_compression_budgets,
 )
 from nsopt.compression.latency import with_latency_for
-from nsopt.compression.own_latency import check_inputs, time_models, with_measured_budget
+from nsopt.compression.own_latency import (
+    check_inputs,
+    solve_as_timed,
+    time_models,
+    with_measured_budget,
+)
 from nsopt.compression.own_task import (
     FINE_TUNED,
     OwnTask,
@@ -89,7 +95,8 @@ def run_own_compression(
     costs = counted_costs(task.arch, base)
     networks = [Compressed("100%", DENSE.name, base, None, dense, costs, None, task.model)]
     for budget, timed_task, widths in asked:
-        law = choose_law(timed_task, start, budget, candidates)
+        solve = partial(solve_as_timed, task, budget)
+        law = choose_law(timed_task, start, budget, candidates, solve)
         networks.append(_compress(task, start, budget, widths, law, seeds))
     latencies, unit = time_models(task, [each.model for each in networks])
     whole, *smaller = (
@@ -127,8 +134,7 @@ def _compress(
     seeds: int,
 ) -> Compressed:
     """Fine-tune uniform widths and those of a law; return the better network, not timed yet."""
-    arch = with_measured_budget(task, budget, law).arch
-    best = budget.solve(law, arch, task.settings)
+    best = solve_as_timed(task, budget, law)
     methods = {uniform: BASELINE.name}
     methods.setdefault(best, SCORED.name)
     first = task.settings.training.seed

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from nsopt.compression.budgets import Budget, limits_time
 from nsopt.compression.own_task import OwnTask
 from nsopt.errors import NsoptError
+from nsopt.latency.bisection import Widths
 from nsopt.latency.measure import measure_latencies
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.runtime import with_batch_size
@@ -37,6 +38,11 @@ def with_measured_budget(task: OwnTask, budget: Budget, law: PowerLaw) -> OwnTas
     asked = MeasuredBudget(arch, law, budget.metric, budget.limit, limits, beside)
     clock = Clock(task.compute, task.runtime, task.progress, study)
     return replace(task, arch=clock.correct(asked, lambda: [study]))
+
+
+def solve_as_timed(task: OwnTask, budget: Budget, law: PowerLaw) -> Widths:
+    """Return the widths along a law at a budget, timed if it limits milliseconds."""
+    return budget.solve(law, with_measured_budget(task, budget, law).arch, task.settings)
 
 
 def time_models(task: OwnTask, models: Sequence[nn.Module]) -> tuple[list[float | None], str]:

@@ -17,11 +17,18 @@ from optuna.study import Study
 from torch import nn
 
 from nsopt.compression.budgets import Budget
-from nsopt.compression.scores import ScoreRunner, find_best, make_score_family, score_laws
+from nsopt.compression.scores import (
+    ScoreRunner,
+    find_best,
+    make_score_family,
+    score_as_timed,
+    score_laws,
+)
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.locks import hold_lock
 from nsopt.errors import NsoptError
+from nsopt.latency.bisection import Widths
 from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
@@ -167,8 +174,17 @@ def read_own_scores(task: OwnTask, budget: Budget) -> dict[str, float]:
     return {key: float(trial.values[0]) for key, trial in done.items()}
 
 
-def choose_law(task: OwnTask, start: TrainedStart, budget: Budget, candidates: int) -> PowerLaw:
+def choose_law(
+    task: OwnTask,
+    start: TrainedStart,
+    budget: Budget,
+    candidates: int,
+    solve_as_timed: Callable[[PowerLaw], Widths],
+) -> PowerLaw:
     """Run the missing searches, and the missing scores at a budget; return the best law.
+
+    Args:
+        solve_as_timed: returns the widths along a law, timed if the budget limits milliseconds.
 
     Raises:
         NoWidthsError: if no law has widths at this budget.
@@ -178,12 +194,13 @@ def choose_law(task: OwnTask, start: TrainedStart, budget: Budget, candidates: i
     family = make_score_family(task.arch, searches, budget)
     solve = partial(budget.solve, arch=task.arch, settings=task.settings)
 
-    def measure(widths: tuple[int, ...]) -> tuple[float, dict[str, Any]]:
+    def measure(widths: Widths) -> tuple[float, dict[str, Any]]:
         return score(start, widths, task.batches, task.evaluate, task.compute), {}
 
     runner = ScoreRunner(family, solve, measure, task.compute, task.progress)
     study = task.open_study(budget.scores_kind)
     done = score_laws(study, runner, budget, candidates, task.settings.training.seed)
+    score_as_timed(study, runner, solve_as_timed, budget, done)
     return family.law(find_best(done).params)
 
 

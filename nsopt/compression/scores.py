@@ -6,7 +6,7 @@ trained network.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -44,6 +44,7 @@ from nsopt.tuning.law import (
 )
 from nsopt.tuning.points import open_tuning, run_points
 
+_AS_TIMED = 2**31 - 1  # index of the trial whose widths were timed; candidates count from 0
 METRIC_NAME = "agreement with the trained network before fine-tuning (%)"
 
 
@@ -163,8 +164,11 @@ def store_scored_law(session: Session, budget: Budget, candidates: int) -> None:
     solve = partial(budget.solve, arch=arch, settings=task.settings)
     runner = ScoreRunner(family, solve, scorer.measure, session.compute, session.progress)
     done = score_laws(study, runner, budget, candidates, task.settings.training.seed)
-    verdict = _store_best(study, done, family, scorer, _read_trained_widths(session, budget))
+    trained = _read_trained_widths(session, budget)
+    verdict = _store_best(study, done, family, scorer, trained)
     session.progress.message(f"{budget.word}: {verdict}")
+    if not trained:
+        score_as_timed(study, runner, partial(_solve_as_timed, session, budget), budget, done)
 
 
 def _store_best(
@@ -232,6 +236,36 @@ def score_laws(
     if not done:
         raise NoWidthsError(f"no candidate has widths within {budget.shown}: give a larger budget")
     return done
+
+
+def score_as_timed(
+    study: Study,
+    runner: ScoreRunner,
+    solve: Callable[[PowerLaw], Widths],
+    budget: Budget,
+    done: Sequence[FrozenTrial],
+) -> None:
+    """Score the widths along the best law that are within milliseconds as timed.
+
+    Candidates have the widths that a latency model predicts: timing 16 laws would take long.
+
+    Args:
+        study: where the score is stored.
+        runner: scored the candidates.
+        solve: returns the widths along a law, which it times.
+        budget: the budget; only for one in milliseconds is there anything to do.
+        done: the trials of the candidates.
+    """
+    if LATENCY in budget.metric.parts:
+        best = find_best(done)
+        point = TuningPoint(trials.read_tuning_point(best).seed, index=_AS_TIMED)
+        run_points(study, {point: best.params}, replace(runner, solve=solve), runner.progress)
+
+
+def _solve_as_timed(session: Session, budget: Budget, law: PowerLaw) -> Widths:
+    base, study = session.task.arch.base_widths, session.open_study(SCORED.name)
+    arch = correct_latency(session, study, law, budget.metric, budget.limit, base)
+    return budget.solve(law, arch, session.task.settings)
 
 
 def find_best(done: Sequence[FrozenTrial]) -> FrozenTrial:

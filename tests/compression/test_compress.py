@@ -357,7 +357,7 @@ def test_a_latency_budget_of_50_percent_holds_as_measured(
             *(trained, digits, ["latency=50%"]),
             arch=narrow,
             epochs=1,
-            candidates=2,
+            candidates=3,
             settings=SETTINGS,
             measure=clock,
             out=tmp_path,
@@ -368,6 +368,10 @@ def test_a_latency_budget_of_50_percent_holds_as_measured(
     assert half.latency is not None
     assert result.dense.latency is not None
     assert 0.4 * result.dense.latency < half.latency <= 0.5 * result.dense.latency
+    (scores,) = open_scores((result, tmp_path))
+    fine_tuned = result.results.outcomes.query("method != 'dense'")["widths"]
+    scored = {trial.user_attrs["widths"] for trial in scores.trials}
+    assert {schema.width_key(widths) for widths in fine_tuned} <= scored
     before = list(timed)
     again = compress()["latency=50%"]
     assert timed == before

@@ -299,6 +299,7 @@ def test_a_latency_budget_holds_as_the_given_function_measures_it(
         ]
         assert 0.6 * whole < sum(value.numel() for value in weights) <= 0.7 * whole
     assert own.latency == pytest.approx(count_parameters(own.model, torch.empty(0)))
+    assert own.before is not None
     assert set(timed) - {0} == {100}
     again = run(trained, **asked, measure=count_parameters)
     assert again["latency=70%"].widths == own.widths

@@ -1,16 +1,26 @@
 """How closely a small network follows the trained one."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
+import optuna
 import pytest
 import torch
 
 from nsopt.compression.agreement import Agreement, Comparer, is_closer
+from nsopt.compression.budgets import Budget
+from nsopt.compression.scores import ScoreRunner, find_best, score_as_timed, score_laws
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData
 from nsopt.models.architecture import TableArchitecture
+from nsopt.progress import Silent
 from nsopt.pruning.inherited import TrainedStart
 from nsopt.pruning.ranking import UnitRanking
+from nsopt.scaling.family import LawFamily, relative_uniform
+from nsopt.scaling.law import PowerLaw
+from nsopt.scaling.metric import LATENCY, MACS
 from nsopt.training.evaluation import accuracy_on, outputs_on
 
 
@@ -56,3 +66,26 @@ def test_networks_are_compared_on_the_validation_images(
     torch.testing.assert_close(found.divergences, (p * (p / q).log()).sum(1), rtol=1e-3, atol=1e-6)
     assert len(found.divergences) == len(splits.validation)
     assert 0 < found.percentage < 100
+
+
+def test_the_widths_that_were_timed_are_scored_once_and_only_for_milliseconds() -> None:
+    uniform, scored, timed = relative_uniform([8, 8]), list[tuple[int, ...]](), (5, 3)
+    family = LawFamily(uniform, {"neuralscale": replace(uniform, alpha=uniform.alpha * [2, 0.5])})
+
+    def solve(law: PowerLaw) -> tuple[int, ...]:
+        return tuple(law.widths(0.25).round().astype(int).tolist())
+
+    def measure(widths: tuple[int, ...]) -> tuple[float, Mapping[str, Any]]:
+        scored.append(widths)
+        return float(widths[0]), {"val_accuracy": 50.0}
+
+    runner = ScoreRunner(family, solve, measure, resolve_compute("cpu", "fp32"), Silent())
+    study = optuna.create_study(direction="maximize")
+    for metric in (MACS, LATENCY, LATENCY):
+        budget = Budget("half", metric, 9.0)
+        done = score_laws(study, runner, budget, 2, seed=0)
+        score_as_timed(study, runner, lambda law: timed, budget, done)
+        assert scored == [(4, 4), (8, 2), *[timed] * (metric == LATENCY)]
+    best = find_best(study.trials)
+    assert study.trials[-1].params == best.params, "of the law that scored best"
+    assert best.number == 1
