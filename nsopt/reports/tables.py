@@ -66,9 +66,10 @@ def format_ms(milliseconds: float) -> str:
     return f"{milliseconds:.{2 if milliseconds >= 1 else 3}f}"
 
 
-def format_measured(row: Mapping[str, Any]) -> str:
-    """Format the measured latency of a row, in milliseconds."""
-    return "not timed" if pd.isna(row["latency_ms"]) else format_ms(row["latency_ms"])
+def format_measured(row: Mapping[str, Any], unit: str = "") -> str:
+    """Format the measured latency of a row, in milliseconds, with its unit if one is given."""
+    measured = row["latency_ms"]
+    return "not timed" if pd.isna(measured) else f"{format_ms(measured)} {unit}".rstrip()
 
 
 def predicted_latency(row: Mapping[str, Any]) -> str:
