@@ -99,6 +99,7 @@ def test_study_refuses_invalid_options(
         ("tune --objective=accuracy", "Unknown option: --objective"),
         ("tune --sampler=cmaes", 'Invalid value "cmaes" for --sampler'),
         ("tune --trials=0", 'Invalid value "0" for --trials. Must be >= 1'),
+        ("study --batch-size=1", "for --batch-size. Must be >= 2; to time single images give"),
         ("study --sedes=2", "Unknown option: --sedes. Did you mean --seeds?"),
         ("study --epochs=two", 'Invalid value for --epochs: unable to convert "two" into int'),
         ("study --seeds=1 --seeds=2", "--seeds specified multiple times"),
