@@ -57,11 +57,11 @@ def test_images_that_are_normalised_or_mirrored_otherwise_do_not_continue_a_stud
     task = dataclasses.replace(
         comparison.task, data=dataclasses.replace(comparison.task.data, mirror=True)
     )
-    normalised = task.data.normalised_by([0.5], [0.5])
+    normalised = task.data.normalised_by([0.485], [0.5])
     task.open_study(place.storage, "uniform", CPU)
     for data, key in (
-        (normalised, "mean"),
-        (dataclasses.replace(task.data, mirror=False), "mirro"),
+        (normalised, r"mean: \[0\.485\] now, None there; data\.std: \[0\.5\] now"),
+        (dataclasses.replace(task.data, mirror=False), "mirror"),
     ):
         other = dataclasses.replace(task, data=data)
         with pytest.raises(NsoptError, match=rf"was written by other settings \(data.{key}"):
