@@ -177,8 +177,7 @@ class TuningRunner(PointRunner):
 
     def sampler(self, trial: FrozenTrial) -> TPESampler:
         """Return a sampler whose proposals depend on the results so far and the trial's index."""
-        index = trials.read_tuning_point(trial).index
-        seed = trial.number if index is None else index
+        seed = self.sampler_seed(trial)
         return TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP_TRIALS)
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:

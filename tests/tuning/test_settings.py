@@ -130,6 +130,16 @@ def test_a_command_takes_the_law_that_another_command_searched_meanwhile(
     assert len(study.trials) == 1
 
 
+def test_a_trial_that_a_user_enqueued_is_pruned_and_the_tuning_goes_on(
+    tuning: Tuning, place: Workspace
+) -> None:
+    study = run_tuning(dataclasses.replace(tuning, trials=2), place, Silent())
+    study.enqueue_trial({"eta": 10.0})
+    states = [t.state.name for t in run_tuning(tuning, place, Silent()).trials]
+    assert states[2] == "PRUNED"
+    assert len(states) == 13
+
+
 def test_a_tuning_stores_its_latency_model(tuning: Tuning, place: Workspace) -> None:
     arch = tuning.task.arch
     model = MacsLatency("latency", arch.cost("macs"), 1e-6, 1.0)
