@@ -8,14 +8,14 @@ import pandas as pd
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, unknown_name
 from nsopt.latency.sittings import choose_latencies
 from nsopt.methods.registry import DENSE, method_order
 from nsopt.scaling.record import Iteration
 from nsopt.settings import BATCH_SIZE, batch_unit
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage
-from nsopt.storage.studies import load_studies, only_comparison
+from nsopt.storage.studies import comparisons, load_studies, only_comparison
 from nsopt.storage.urls import hide_password
 
 CONDITIONS = [
@@ -109,6 +109,8 @@ def read_results(url: str, name: str | None = None) -> Results:
     storage = existing_storage(url)
     name = name or only_comparison(storage)
     studies = load_studies(storage, name)
+    if not studies:
+        raise unknown_name("study", name, comparisons(storage))
     compared = {method: study for method, study in studies.items() if not schema.is_search(method)}
     points = [
         (study, trial)
