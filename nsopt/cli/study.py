@@ -129,7 +129,7 @@ def _make_settings(
     for method in methods:
         method.search_iterations(settings.search)
     if settings.eta is not None and any(len(metric.parts) > 1 for metric in metrics):
-        raise NsoptError("Algorithm 3 takes one budget at a time: leave --eta out")
+        raise NsoptError("Algorithm 3 takes one budget at a time: leave --eta or --tuned out")
     return settings
 
 

@@ -76,7 +76,10 @@ def write_image_folder(root: Path, content: bytes | None, images: int = 1) -> Pa
         (["--budgets=1M", "--ratios=1"], ["--ratios or --budgets, not both"]),
         (["--lr=-1"], ["lr = -1"]),
         (["--eta=0"], ["--eta", "Must be > 0"]),
-        (["--eta=1", "--multiple-of=8"], ["--multiple-of or --min-width", "leave --eta out"]),
+        (
+            ["--eta=1", "--multiple-of=8"],
+            ["--multiple-of or --min-width", "leave --eta or --tuned out"],
+        ),
         (["--storage=results"], ["'results' is not a database URL such as sqlite"]),
         (["--data=cifar100", "--data-dir=nowhere"], ["put cifar-100-python.tar.gz", "nowhere"]),
         (["--image-size=16"], ["at least 32x32", "--image-size 32"]),
