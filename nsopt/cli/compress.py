@@ -69,7 +69,9 @@ def compress(options: CompressOptions) -> None:
     from nsopt.compression.budgets import check_words, split_budgets
     from nsopt.compression.classifier_compression import prepare_budgets, run_compression
     from nsopt.compression.compress import PRESET
+    from nsopt.methods.registry import DENSE
     from nsopt.reports.words import doubt_latencies
+    from nsopt.storage import schema
     from nsopt.storage.opening import storage_errors
     from nsopt.study.presets import get_preset
 
@@ -98,6 +100,8 @@ def compress(options: CompressOptions) -> None:
     rows[0]["files"] = ""
     for row, compressed in zip(rows[1:], result.networks.values(), strict=True):
         row["files"] = _export(compressed, folder, task.data.test)
+    with storage_errors(workspace.url):
+        schema.write_networks(workspace.studies(task.name)[DENSE.name], rows)
     _print_table(rows, f"{task.name}; {result.results.latency_unit}")
     if doubt := doubt_latencies(result.results):
         console.print(doubt)

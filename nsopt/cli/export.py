@@ -38,7 +38,8 @@ class ExportOptions(StoredDataOptions):
     ratio: float | None = None
     """Width ratio that set the network's budget, such as 0.25."""
     budget: str | None = None
-    """The network's budget, instead of --ratio: 600k, 2M, or params=250k,macs=20M."""
+    """The network's budget, instead of --ratio: 600k, 2M, params=250k,macs=20M, or macs=50% as for
+    nsopt compress."""
     metric: str | None = None
     """Metric of the budget (params, macs or latency), if the study has budgets in several."""
     artifacts: Path | None = None
@@ -188,7 +189,7 @@ def _load(options: ExportOptions) -> _Chosen:
         best = list(best_trials(study).values())
         if not best:
             raise NsoptError(f"no network of {name} is stored: run the study first")
-        trial = _choose(best, options)
+        trial = _choose(best, _without_shares(options, study))
         folder = artifacts_beside(url, options.artifacts)
         if folder is None:
             raise NsoptError(
@@ -215,6 +216,21 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
     ratio = float(named["ratio"]) if "ratio" in named else None
     budget, metric = named.get("budget"), named.get("metric")
     return replace(options, study=named["study"], ratio=ratio, budget=budget, metric=metric)
+
+
+def _without_shares(options: ExportOptions, study: "Study") -> ExportOptions:
+    """Return the options with numbers in place of percentages of what the base network costs."""
+    from nsopt.compression.budgets import read_compression_budgets
+    from nsopt.storage.schema import read_task
+    from nsopt.study.task import read_architecture
+
+    if "%" not in (options.budget or ""):
+        return options
+    arch = read_architecture(read_task(study), [study], options.arch)
+    (budget,) = read_compression_budgets([str(options.budget)], arch)
+    name = budget.metric.name
+    is_joint = len(budget.metric.parts) > 1
+    return replace(options, budget=name if is_joint else f"{name}={budget.limit!r}")
 
 
 def _has_networks(storage: "BaseStorage", name: str) -> bool:

@@ -18,6 +18,14 @@ Count = Annotated[int, Parameter(validator=Number(gte=1))]
 CountFrom0 = Annotated[int, Parameter(validator=Number(gte=0))]
 CountFrom2 = Annotated[int, Parameter(validator=Number(gte=2))]
 
+
+def _check_batch(kind: Any, size: int | None) -> None:
+    if size is not None and size < 2:
+        raise ValueError("Must be >= 2; to time single images give --latency-batch-size 1.")
+
+
+BatchSize = Annotated[int, Parameter(validator=_check_batch)]
+
 _storage_variable = Parameter(env_var=STORAGE_VARIABLE)
 StorageUrl = Annotated[str, _storage_variable]
 OptionalStorageUrl = Annotated[str | None, _storage_variable]
@@ -203,8 +211,8 @@ class SgdOptions:
     lr: float | None = None
     """Initial learning rate. By default smoke and tiny 0.02, quick 0.05, fast and paper 0.1,
     compress 0.02; in searches 0.05, paper 0.1."""
-    batch_size: CountFrom2 | None = None
-    """Images per batch."""
+    batch_size: BatchSize | None = None
+    """Images per batch of searches and trainings; for milliseconds see --latency-batch-size."""
     device: str = "auto"
     """Device as PyTorch names it (cpu, cuda, cuda:1, ...), or auto."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -203,7 +203,9 @@ def apply_changes(preset: Preset, *changes: dict[str, Any]) -> StudySettings:
     for change in changes:
         settings = override(settings, change)
     if settings.eta is not None and (settings.multiple_of or settings.min_width):
-        raise NsoptError("Algorithm 3 takes no --multiple-of or --min-width: leave --eta out")
+        raise NsoptError(
+            "Algorithm 3 takes no --multiple-of or --min-width: leave --eta or --tuned out"
+        )
     return settings
 
 

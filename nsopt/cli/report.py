@@ -47,6 +47,6 @@ def report(options: ReportOptions = ReportOptions()) -> None:
             page = write_tuning_report(url, name, out)
         else:
             results = read_results(url, name)
-            page = write_report(results, out)
+            page = write_report(results, out, results.networks)
             tell_what_is_fixed(results.task.fixed)
     console.print(str(page), soft_wrap=True)

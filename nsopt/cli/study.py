@@ -130,7 +130,7 @@ def _make_settings(
     for method in methods:
         method.search_iterations(settings.search)
     if settings.eta is not None and any(len(metric.parts) > 1 for metric in metrics):
-        raise NsoptError("Algorithm 3 takes one budget at a time: leave --eta out")
+        raise NsoptError("Algorithm 3 takes one budget at a time: leave --eta or --tuned out")
     return settings
 
 
@@ -149,7 +149,7 @@ def _report(name: str, workspace: "Workspace") -> None:
         publish(results, workspace.url)
     print_storage(workspace.url)
     console.print(f"report:  {page}", soft_wrap=True)
-    console.print(f"export:  {_export_command(results, workspace.url)}", soft_wrap=True)
+    console.print(f"export:  {_export_command(results, workspace)}", soft_wrap=True)
 
 
 def _read_methods(options: StudyOptions) -> "tuple[Method, ...]":
@@ -160,14 +160,19 @@ def _read_methods(options: StudyOptions) -> "tuple[Method, ...]":
     return get_methods(split_words(options.methods))
 
 
-def _export_command(results: "Results", url: str) -> str:
+def _export_command(results: "Results", workspace: "Workspace") -> str:
     """Return the command that exports the network to take at the largest budget."""
     from nsopt.cli.export import name_answer
     from nsopt.models.registry import is_own
+    from nsopt.storage.opening import artifacts_beside
     from nsopt.storage.urls import hide_password
 
-    arch = {"arch": results.task.arch} if is_own(results.task.arch) else {}
-    named = {"storage": hide_password(url), **name_answer(results), **arch, "out": "network.onnx"}
+    named = {"storage": hide_password(workspace.url), **name_answer(results)}
+    if is_own(results.task.arch):
+        named["arch"] = results.task.arch
+    if artifacts_beside(workspace.url) != workspace.artifacts:
+        named["artifacts"] = str(workspace.artifacts)
+    named["out"] = "network.onnx"
     return shlex.join(["nsopt", "export", *(f"--{name}={word}" for name, word in named.items())])
 
 

@@ -47,9 +47,6 @@ class Method(ABC):
         name: on the command line and in storage, without a slash.
         label: name in reports.
         needs_trained_network: whether it needs `LawInputs.trained`.
-        inherits_weights: whether its networks start from weights of that network (`start`) and are
-            fine-tuned.
-        by_algorithm_3: whether `--eta` replaces the exact solver.
         price: of the search that it needs; None takes the price of the study's settings.
         needs_tuned_law: whether it needs `LawInputs.tuned` from `nsopt tune`.
         needs_scored_law: whether it needs `LawInputs.tuned` from the scores of `nsopt compress`.
@@ -60,8 +57,6 @@ class Method(ABC):
     name: str
     label: str
     needs_trained_network: bool = False
-    inherits_weights: bool = False
-    by_algorithm_3: bool = False
     price: Price | None = None
     needs_tuned_law: bool = False
     needs_scored_law: bool = False
@@ -87,12 +82,20 @@ class Method(ABC):
         return 0
 
     def fitted_to(self, iterations: Sequence[Iteration]) -> Iteration | None:
-        """Return the iteration of descent to which its law is fitted, or None."""
+        """Return the iteration of descent to which its law is fitted, or None.
+
+        `--eta` solves fitted laws with Algorithm 3.
+        """
         return None
 
     def supports(self, budget: float, base_cost: float) -> bool:
         """Return whether it has widths at a budget; the base widths cost `base_cost`."""
         return True
+
+    @property
+    def inherits_weights(self) -> bool:
+        """Whether its networks start from those of a trained one (`start`), or are it."""
+        return self.keeps_weights or type(self).start is not Method.start
 
     def start(
         self, arch: "Architecture", widths: tuple[int, ...], trained: "nn.Module"

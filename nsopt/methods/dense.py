@@ -9,7 +9,6 @@ class Dense(Method):
 
     name = "dense"
     label = "Trained network"
-    inherits_weights = True
     keeps_weights = True
 
     def law(self, inputs: LawInputs) -> ScalingLaw:

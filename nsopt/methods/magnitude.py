@@ -20,7 +20,6 @@ class Magnitude(Method):
     name = "magnitude"
     label = "Magnitude (Li et al.)"
     needs_trained_network = True
-    inherits_weights = True
 
     def law(self, inputs: LawInputs) -> ScalingLaw:
         """Return the law that scales the pruned widths up to the budget."""

@@ -24,7 +24,6 @@ class NeuralScale(Method):
 
     iteration: int | None = None
     price: Price | None = None
-    by_algorithm_3 = True
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -12,7 +12,14 @@ from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import draw_pareto, pareto_info
 from nsopt.reports.law import draw_search
 from nsopt.reports.results import Results
-from nsopt.reports.tables import format_latency, list_descent, size_of, summary, with_deviation
+from nsopt.reports.tables import (
+    format_latency,
+    list_descent,
+    search_label,
+    size_of,
+    summary,
+    with_deviation,
+)
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer, doubt_latencies
 from nsopt.storage import schema
@@ -69,7 +76,7 @@ def note(results: Results, method: str, outcomes: str) -> str:
     """
     preset = str(results.settings.get("preset", ""))
     searching = schema.is_search(method)
-    subject = schema.search_label(method) if searching else method_label(method)
+    subject = search_label(method) if searching else method_label(method)
     parts = [
         f"# {escape_text(results.name)}: {escape_text(subject)}",
         get_preset(preset, results.task.data).question,

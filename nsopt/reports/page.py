@@ -21,6 +21,7 @@ from nsopt.reports.tables import (
     name_binding,
     name_runtime,
     needed_bytes,
+    search_label,
     share,
     size_of,
     summary,
@@ -32,7 +33,6 @@ from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer, doubt_latencies
 from nsopt.scaling.metric import IN_BYTES, MACS, PARAMS
 from nsopt.scaling.record import describe_reach
-from nsopt.storage import schema
 
 
 def write_report(
@@ -88,7 +88,7 @@ def render(
         shows_base=results.task.base_params
         and results.task.base_widths not in set(results.outcomes["widths"]),
         latencies=_make_latency_rows(results.latencies),
-        search_label=schema.search_label,
+        search_label=search_label,
         descents={search: list_descent(found) for search, found in results.searches.items()},
         failures=results.failures.to_dict("records"),
         settings=flatten(results.settings),

@@ -7,7 +7,7 @@ import pandas as pd
 from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
 from nsopt.reports.style import MethodStyle, method_styles
-from nsopt.reports.tables import format_ms, size_of, with_deviation
+from nsopt.reports.tables import format_measured, size_of, with_deviation
 from nsopt.storage.schema import width_key
 
 
@@ -73,7 +73,7 @@ def _describe(trial: dict[str, Any], unit: str) -> str:
             f"<b>{method_label(trial['method'])}, {size_of(trial)}, seed {trial['seed']}</b>",
             f"widths {width_key(trial['widths'])}",
             f"{trial['params']:,} parameters, {trial['macs']:,} MACs",
-            _format_latency(trial["latency_ms"], unit),
+            format_measured(trial, unit),
             f"validation {trial['val_accuracy']:.2f} %, test {trial['test_accuracy']:.2f} %",
         ]
     )
@@ -89,11 +89,7 @@ def _describe_mean(group: pd.DataFrame, unit: str) -> str:
         [
             f"<b>{method_label(first['method'])}, {size_of(first)}, mean of {len(group)}</b>",
             f"{group['params'].mean():,.0f} parameters, {group['macs'].mean():,.0f} MACs",
-            _format_latency(group["latency_ms"].mean(), unit),
+            format_measured({"latency_ms": group["latency_ms"].mean()}, unit),
             f"validation {validation} %, test {test} %",
         ]
     )
-
-
-def _format_latency(milliseconds: float, unit: str) -> str:
-    return "not timed" if pd.isna(milliseconds) else f"{format_ms(milliseconds)} {unit}"

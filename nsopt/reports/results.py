@@ -1,5 +1,6 @@
 """Read a comparison from storage into tables."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,14 +8,14 @@ import pandas as pd
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, unknown_name
 from nsopt.latency.sittings import choose_latencies
-from nsopt.methods.registry import method_order
+from nsopt.methods.registry import DENSE, method_order
 from nsopt.scaling.record import Iteration
 from nsopt.settings import BATCH_SIZE, batch_unit
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage
-from nsopt.storage.studies import load_studies, only_comparison
+from nsopt.storage.studies import comparisons, load_studies, only_comparison
 from nsopt.storage.urls import hide_password
 
 CONDITIONS = [
@@ -58,6 +59,7 @@ class Results:
         failures: label and reason of failed trials.
         curves: one row per trial and epoch.
         searches: iterations in order, by the kind of their study.
+        networks: rows of the table that `nsopt compress` printed; empty for other comparisons.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Results:
     failures: pd.DataFrame
     curves: pd.DataFrame
     searches: dict[str, list[Iteration]]
+    networks: Sequence[Mapping[str, str]] = ()
 
     @property
     def batch_unit(self) -> str:
@@ -106,6 +109,8 @@ def read_results(url: str, name: str | None = None) -> Results:
     storage = existing_storage(url)
     name = name or only_comparison(storage)
     studies = load_studies(storage, name)
+    if not studies:
+        raise unknown_name("study", name, comparisons(storage))
     compared = {method: study for method, study in studies.items() if not schema.is_search(method)}
     points = [
         (study, trial)
@@ -142,6 +147,7 @@ def read_results(url: str, name: str | None = None) -> Results:
             for kind, study in studies.items()
             if schema.is_search(kind) and (iterations := trials.read_iterations(study))
         },
+        networks=schema.read_networks(studies[DENSE.name]) if DENSE.name in studies else (),
     )
 
 

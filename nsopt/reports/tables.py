@@ -9,7 +9,7 @@ import pandas as pd
 from nsopt.reports.results import Results
 from nsopt.scaling.metric import IN_BYTES, LATENCY, METRICS, Joint, get_metric
 from nsopt.scaling.record import Iteration
-from nsopt.storage.schema import width_key
+from nsopt.storage.schema import price_of_search, width_key
 from nsopt.storage.trials import size_label
 
 
@@ -66,9 +66,10 @@ def format_ms(milliseconds: float) -> str:
     return f"{milliseconds:.{2 if milliseconds >= 1 else 3}f}"
 
 
-def format_measured(row: Mapping[str, Any]) -> str:
-    """Format the measured latency of a row, in milliseconds."""
-    return "not timed" if pd.isna(row["latency_ms"]) else format_ms(row["latency_ms"])
+def format_measured(row: Mapping[str, Any], unit: str = "") -> str:
+    """Format the measured latency of a row, in milliseconds, with its unit if one is given."""
+    measured = row["latency_ms"]
+    return "not timed" if pd.isna(measured) else f"{format_ms(measured)} {unit}".rstrip()
 
 
 def predicted_latency(row: Mapping[str, Any]) -> str:
@@ -115,6 +116,12 @@ def short_number(value: float) -> str:
         if value >= 0.9995 * size:  # smaller values could round to 1000 of the smaller unit
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
+
+
+def search_label(kind: str) -> str:
+    """Name a search."""
+    price = price_of_search(kind)
+    return "the search" if price is None else f"the search by {price}"
 
 
 def list_descent(iterations: Sequence[Iteration]) -> pd.DataFrame:

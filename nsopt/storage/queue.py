@@ -110,7 +110,7 @@ def run_missing(enqueue_missing: Callable[[], bool], work: Callable[[], object])
 
 
 def missing_points(
-    study: Study | None, points: Iterable[P], read: Callable[[FrozenTrial], P | None]
+    study: Study | None, points: Iterable[P], read: Callable[[FrozenTrial], Hashable]
 ) -> list[P]:
     """Return the points without a settled trial (`trials.is_settled`).
 

@@ -20,7 +20,7 @@ from nsopt.errors import NsoptError
 from nsopt.latency.bisection import TimedWidths
 from nsopt.latency.sittings import Timing
 from nsopt.scaling.law import PowerLaw
-from nsopt.settings import batch_unit, differences
+from nsopt.settings import differences
 from nsopt.storage.internals import FrozenStudy
 from nsopt.storage.reading import damage, read, read_optional
 
@@ -52,6 +52,7 @@ _LAW = "law"
 _VERDICT = "verdict"
 _OWN_TASK = "own_task"
 _INT8 = "int8:"
+_NETWORKS = "networks"
 
 WidthKey = Annotated[str, Field(pattern=r"^[1-9]\d*(-[1-9]\d*)*$")]
 
@@ -174,12 +175,6 @@ def price_of_search(kind: str) -> str | None:
     return kind.removeprefix(_OTHER_SEARCH) if kind.startswith(_OTHER_SEARCH) else None
 
 
-def search_label(kind: str) -> str:
-    """Return a search's name in reports."""
-    price = price_of_search(kind)
-    return "the search" if price is None else f"the search by {price}"
-
-
 def width_key(widths: Sequence[int]) -> str:
     return "-".join(str(width) for width in widths)
 
@@ -266,11 +261,6 @@ def read_task(study: Study) -> TaskDescription:
 def read_source(study: Study) -> Source:
     source: Source = read(study, _SOURCE, Source)
     return source
-
-
-def metric_names(latency_batch_size: int) -> tuple[str, str]:
-    """Return the names of the two values of a comparison's trials."""
-    return "validation accuracy (%)", f"latency ({batch_unit(latency_batch_size)})"
 
 
 def read_latencies(study: Study) -> list[dict[str, Any]]:
@@ -377,6 +367,16 @@ def _make_digest(value: Any) -> str:
 def write_int8(study: Study, trial: int, figures: Mapping[str, Any]) -> None:
     """Write accuracies and milliseconds of a trial's network, quantised to 8-bit integers."""
     study.set_user_attr(f"{_INT8}{trial}", dict(figures))
+
+
+def write_networks(study: Study, rows: Sequence[Mapping[str, str]]) -> None:
+    """Store the table of a compression's networks with the study of the trained network."""
+    study.set_user_attr(_NETWORKS, list(rows))
+
+
+def read_networks(study: Study) -> list[dict[str, str]]:
+    """Return what `write_networks` stored; empty if it did not."""
+    return read_optional(study, _NETWORKS, list[dict[str, str]]) or []
 
 
 def write_law(study: Study, law: PowerLaw) -> None:

@@ -14,6 +14,8 @@ from nsopt.settings import differences
 from nsopt.storage import schema
 from nsopt.storage.internals import FrozenStudy, ListedStudy
 
+_WHITE = 255  # the largest pixel
+
 
 def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
     """Return nsopt's studies `prefix/METHOD` by method, with their current attributes."""
@@ -91,13 +93,26 @@ def check_settings(study: Study, ours: Mapping[str, Any]) -> bool:
     if schema.is_search(schema.split_name(study.study_name)[1]):
         theirs = {name: value for name, value in theirs.items() if name in ours}
     data = {name: value for name, value in ours["data"].items() if name in theirs["data"]}
-    found = differences({**ours, "data": data}, theirs)
+    ours = {**ours, "data": data}
+    found = differences(ours, theirs)
     if found:
+        found = differences(_as_given(ours), _as_given(theirs)) or found
         raise NsoptError(
             f"{study.study_name} was written by other settings ({'; '.join(found)}): "
             "give the same settings, or another --out or --storage"
         )
     return True
+
+
+def _as_given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with mean and std of pixels from 0 to 1, as users give them."""
+    data = settings["data"]
+    shown = {
+        name: [float(f"{value / _WHITE:.6g}") for value in data[name]]
+        for name in ("mean", "std")
+        if data.get(name)
+    }
+    return {**settings, "data": {**data, **shown}}
 
 
 def is_unfinished(stored: Iterable[FrozenTrial]) -> bool:

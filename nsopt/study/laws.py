@@ -123,7 +123,8 @@ class Laws:
         session = self._session
         arch, settings = session.task.arch, session.task.settings
         law, cost = self._make_law(method, point), point.metric.cost(arch)
-        eta = settings.eta if method.by_algorithm_3 else None
+        fitted = method.fitted_to(self.find_history(method))
+        eta = None if fitted is None else settings.eta
         rounding = (1, 1) if method.keeps_weights else settings.rounding(point.metric)
         inherits = session.task.start is not None
         max_width = arch.base_widths if inherits else None

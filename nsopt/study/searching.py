@@ -1,6 +1,7 @@
 """The searches of a task: stored iterations, and missing ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -49,6 +50,15 @@ def find_pretrained_file(session: Session) -> Path:
     """Return the file of the pre-trained network that searches of several prices share."""
     folder = session.workspace.checkpoints(session.task.study_name(schema.PRETRAINED))
     return folder / "network.pt"
+
+
+def hold_search(session: Session, folder: Path) -> AbstractContextManager[None]:
+    """Let one process of this machine search in `folder`; the others say that they wait."""
+
+    def report() -> None:
+        session.progress.message("waiting for the search of another command in this folder")
+
+    return hold_lock(folder, report)
 
 
 def is_searching(session: Session) -> bool:
@@ -100,11 +110,7 @@ def _continue_search(
     task, workspace = session.task, session.workspace
     kind = task.search_kind(price)
     folder = workspace.checkpoints(task.study_name(kind))
-
-    def report() -> None:
-        session.progress.message("waiting for the search of another command in this folder")
-
-    with hold_lock(folder, report):
+    with hold_search(session, folder):
         study = task.stored_search(workspace, kind)
         history = trials.read_iterations(study) if study else []
         settings = task.settings.search.updated(price=price, iterations=iterations)

@@ -112,7 +112,7 @@ def read_stored_law(
     return NetworkLaw(
         method.law(inputs),
         arch,
-        chosen[-1] if chosen and method.by_algorithm_3 else None,
+        method.fitted_to(chosen),
         tuned and tuned.verdict,
         sorted(ours, key=lambda study: _kind(study) != method.name),
     )

@@ -24,7 +24,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.registry import stored_architecture
 from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import MACS, PARAMS
-from nsopt.settings import Price
+from nsopt.settings import Price, batch_unit
 from nsopt.storage import schema
 from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import check_settings, open_study
@@ -131,6 +131,7 @@ class Task:
 
     def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:
         """Open or create the study of a method, or of a search."""
+        unit = batch_unit(self.settings.latency_batch_size)
         study = open_study(
             storage,
             self.study_name(method),
@@ -140,7 +141,7 @@ class Task:
             provenance(compute),
             schema.SEARCH_METRIC_NAMES
             if schema.is_search(method)
-            else schema.metric_names(self.settings.latency_batch_size),
+            else ("validation accuracy (%)", f"latency ({unit})"),
         )
         write_latency_once(study, self.arch.latency)
         return study

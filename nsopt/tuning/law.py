@@ -173,9 +173,7 @@ def _confirm(tuning: LawTuning, best: FrozenTrial, runner: "LawRunner") -> Confi
     }
     fresh = replace(runner, study_name=study.study_name, seeds=1)
     run_points(study, points, fresh, runner.session.progress)
-    accuracy = {
-        trials.read_tuning_point(trial): trial.values[0] for trial in trials.read_completed(study)
-    }
+    accuracy = {fresh.point(trial): trial.values[0] for trial in trials.read_completed(study)}
     pairs = [tuple(TuningPoint(seed, index=i) for i in (index, _UNIFORM)) for seed in seeds]
     differences = [
         accuracy[one] - accuracy[two] for one, two in pairs if {one, two} <= set(accuracy)
@@ -191,7 +189,7 @@ def _test_gain(differences: Sequence[float]) -> float:
 
 
 def _find_best(study: Study) -> FrozenTrial:
-    done = trials.read_completed(study)
+    done = list(filter(trials.is_of_tuning, trials.read_completed(study)))
     if not done:
         raise NsoptError(f"every trial of {study.study_name} failed: its trials give the reasons")
     return max(done, key=lambda trial: trial.values[0])
@@ -216,7 +214,7 @@ class LawRunner(PointRunner):
 
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
         """Return a sampler whose proposals depend on the results so far and the trial's index."""
-        return make_sampler(self.tuning.sampler, trials.read_tuning_point(trial).index or 0)
+        return make_sampler(self.tuning.sampler, self.sampler_seed(trial))
 
     def run(self, trial: Trial) -> list[float]:
         """Return the mean validation accuracy over sizes and seeds."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.exceptions import TrialPruned
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
@@ -29,8 +30,16 @@ class PointRunner:
     def compute(self) -> Compute:
         return self.session.compute
 
-    def point(self, trial: FrozenTrial) -> TuningPoint:
-        return trials.read_tuning_point(trial)
+    def point(self, trial: FrozenTrial) -> TuningPoint | None:
+        """Return the point of a trial; None if a user enqueued the trial."""
+        return trials.read_tuning_point(trial) if trials.is_of_tuning(trial) else None
+
+    def sampler_seed(self, trial: FrozenTrial) -> int:
+        """Return the seed of a trial's sampler. Prune a trial that a user enqueued."""
+        point = self.point(trial)
+        if point is None:
+            raise TrialPruned("the trial has no seed")
+        return trial.number if point.index is None else point.index
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
         self.session.progress.message(f"trial {trial.number}: {error}")
@@ -81,14 +90,14 @@ def run_points(
     has_reported = False
 
     def enqueue_missing() -> bool:
-        missing = missing_points(study, points, trials.read_tuning_point)
+        missing = missing_points(study, points, work.point)
         for point in missing:
             trials.enqueue_point(study, point, points[point])
         return bool(missing)
 
     def look() -> list[Entry]:
         stored = study.get_trials(deepcopy=False)
-        progress.overall(_count_ended(stored, points), len(points))
+        progress.overall(_count_ended(stored, points, work), len(points))
         return [Entry(study, stored, work)]
 
     def wait(running: bool) -> None:
@@ -100,9 +109,11 @@ def run_points(
     run_missing(enqueue_missing, lambda: drain(look, wait))
 
 
-def _count_ended(stored: Sequence[FrozenTrial], points: Mapping[TuningPoint, object]) -> int:
+def _count_ended(
+    stored: Sequence[FrozenTrial], points: Mapping[TuningPoint, object], work: Work
+) -> int:
     ended = {
-        trials.read_tuning_point(trial)
+        work.point(trial)
         for trial in stored
         if trials.is_settled(trial) and trial.state.is_finished()
     }

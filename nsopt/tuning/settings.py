@@ -24,7 +24,7 @@ from nsopt.scaling.record import Iteration
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
 from nsopt.storage.urls import hide_password
-from nsopt.study.searching import search_task
+from nsopt.study.searching import hold_search, search_task
 from nsopt.study.session import Session, start_session
 from nsopt.study.task import Task
 from nsopt.study.widths_in_time import solve_in_time
@@ -114,10 +114,11 @@ def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Stud
 
 def _find_law(tuning: Tuning, session: Session, study: Study) -> PowerLaw:
     """Return the law on which eta is tuned. Search it once, and store it with the study."""
-    law = schema.read_law(study)
-    if law is None:
-        law = _search(tuning, session, "search.pt")[-1].law
-        schema.write_law(study, law)
+    with hold_search(session, session.workspace.checkpoints(tuning.study_name)):
+        law = schema.read_law(study)
+        if law is None:
+            law = _search(tuning, session, "search.pt")[-1].law
+            schema.write_law(study, law)
     return law
 
 
@@ -176,8 +177,7 @@ class TuningRunner(PointRunner):
 
     def sampler(self, trial: FrozenTrial) -> TPESampler:
         """Return a sampler whose proposals depend on the results so far and the trial's index."""
-        index = trials.read_tuning_point(trial).index
-        seed = trial.number if index is None else index
+        seed = self.sampler_seed(trial)
         return TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP_TRIALS)
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:

@@ -5,18 +5,28 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from optuna.exceptions import StorageInternalError
+from optuna.storages import InMemoryStorage
+from optuna.study import Study
 from optuna.trial import FrozenTrial, create_trial
 
 from nsopt.cli import export
-from nsopt.cli.export import ExportOptions, _choose, _Chosen
+from nsopt.cli.export import ExportOptions, _choose, _Chosen, _without_shares
+from nsopt.compute.device import Compute
+from nsopt.data.source import Source
 from nsopt.deployment import check
 from nsopt.deployment import export as writing
 from nsopt.deployment.check import ExportCheck
 from nsopt.errors import NsoptError
+from nsopt.models.architecture import TableArchitecture
+from nsopt.models.registry import get_architecture
 from nsopt.scaling.metric import get_metric
 from nsopt.storage import schema
 from nsopt.storage.trials import Point
+from nsopt.study.task import Task
+from tests.conftest import first_digits
+from tests.study.test_comparison import SETTINGS
 
 
 def make_trial(metric: str, budget: float) -> FrozenTrial:
@@ -46,6 +56,26 @@ def test_a_budget_names_a_network_among_those_of_other_metrics(text: str, number
 def test_a_budget_of_no_network_is_answered_with_those_that_are_stored(text: str) -> None:
     with pytest.raises(NsoptError, match=r"choose a network with .*: stored are .*20"):
         _choose(TRIALS, ExportOptions(budget=text))
+
+
+@pytest.mark.parametrize(
+    ("share", "number"),
+    [("macs=50%", "macs={macs}"), ("macs=50%,params=40k", "params=40000,macs={macs}")],
+)
+def test_a_share_of_the_base_network_names_a_budget_as_for_compress(
+    digits_study: Study, share: str, number: str
+) -> None:
+    base = get_architecture("vgg11", 10, 32, 1)
+    macs = int(base.cost("macs")(base.base_widths)) // 2
+    found = _without_shares(ExportOptions(budget=share), digits_study)
+    assert found.budget == number.format(macs=macs)
+    assert _without_shares(found, digits_study) is found
+
+
+@pytest.fixture
+def digits_study(narrow: TableArchitecture) -> Study:
+    task = Task(narrow, first_digits(100, 20), Source("digits"), SETTINGS)
+    return task.open_study(InMemoryStorage(), "uniform", Compute(torch.device("cpu"), "fp32"))
 
 
 def test_a_storage_that_fails_after_quantising_leaves_the_file(

@@ -120,6 +120,10 @@ def test_a_function_of_the_user_returns_the_trained_network(
     torch.testing.assert_close(kept, module.state_dict(), rtol=0, atol=0)
     settings = read_results(f"sqlite:///{tmp_path / 'out' / 'study.db'}").settings["training"]
     assert (settings["distillation"], settings["averaging"]) == (None, 0.99)
+    again = call_nsopt("report", "--storage=sqlite:///out/study.db", "--out=again")
+    assert again.returncode == 0, again.stderr
+    first, second = (Path(folder, "index.html").read_text() for folder in ("out/report", "again"))
+    assert second == first
 
 
 def test_built_in_networks_need_a_file_of_weights() -> None:

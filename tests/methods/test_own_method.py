@@ -39,7 +39,6 @@ class Flat(nsopt.Method):
     name = "flat"
     label = "Equally wide"
     needs_trained_network = True
-    inherits_weights = True
 
     def __init__(self) -> None:
         self.started: list[tuple[int, ...]] = []

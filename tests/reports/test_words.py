@@ -1,6 +1,7 @@
 """The sentences of a report."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from nsopt.cli.study import _export_command
 from nsopt.reports.page import render
 from nsopt.reports.results import Results
 from nsopt.reports.words import Verdict, answer, doubt_latencies, paired_difference
+from nsopt.study.workspace import Workspace
+
+WORKSPACE = Workspace("sqlite:///study.db", Path())
 
 
 def answer_for(results: Results, **columns: Any) -> list[Verdict]:
@@ -120,14 +124,23 @@ def test_the_answer_recommends_the_cheaper_method_if_no_difference_is_shown(
         assert verdict.method == "Uniform"
         assert not verdict.is_certain
     apart = dataclasses.replace(results, outcomes=frame.assign(test_accuracy=50 + lead))
-    assert f"--study={results.name}/uniform" in _export_command(apart, "sqlite:///study.db")
+    assert f"--study={results.name}/uniform" in _export_command(apart, WORKSPACE)
 
 
 def test_the_export_command_names_a_users_own_network(results: Results) -> None:
     own = dataclasses.replace(results.task, arch="mynet:make")
-    command = _export_command(dataclasses.replace(results, task=own), "sqlite:///study.db")
+    command = _export_command(dataclasses.replace(results, task=own), WORKSPACE)
     assert "--arch=mynet:make" in command
-    assert "--arch" not in _export_command(results, "sqlite:///study.db")
+    assert "--arch" not in _export_command(results, WORKSPACE)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///elsewhere/study.db", "postgresql://host/db"])
+def test_the_export_command_names_the_folder_of_networks_unless_it_is_beside_the_storage(
+    results: Results, url: str
+) -> None:
+    assert "--artifacts" not in _export_command(results, WORKSPACE)
+    command = _export_command(results, Workspace(url, Path("here")))
+    assert "--artifacts=here/artifacts" in command
 
 
 def test_the_answer_names_methods_with_the_same_widths_together(results: Results) -> None:

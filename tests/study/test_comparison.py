@@ -25,7 +25,7 @@ from nsopt.errors import NsoptError
 from nsopt.latency.model import LatencyModel, Term
 from nsopt.latency.runtime import OwnMeasure
 from nsopt.latency.tables import Table
-from nsopt.methods.registry import get_methods, methods
+from nsopt.methods.registry import get_method, get_methods, methods
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.progress import Silent
 from nsopt.pruning.settings import SearchSettings
@@ -41,6 +41,7 @@ from nsopt.study.laws import Laws
 from nsopt.study.presets import StudySettings
 from nsopt.study.searching import continue_searches
 from nsopt.study.session import Session
+from nsopt.study.stored_law import read_stored_law
 from nsopt.study.task import Task
 from nsopt.study.worker import Worker
 from nsopt.study.workspace import Workspace
@@ -413,6 +414,9 @@ def test_iterations_of_descent_are_compared_as_methods(
         (outcome,) = results.outcomes.query(f"method == '{method}'").to_dict("records")
         expected = solve_widths(iteration.law, params, outcome["budget"]).widths
         assert outcome["widths"] == tuple(expected.tolist())
+        stored = read_stored_law(place, results.name, get_method(method), PARAMS)
+        assert stored.iteration is not None
+        assert stored.iteration.to_dict() == iteration.to_dict()
 
 
 def test_widths_of_all_methods_are_rounded(comparison: Comparison, place: Workspace) -> None:

@@ -61,7 +61,7 @@ def test_all_budgets_hold_and_the_report_names_the_binding_one(
     assert "The budget of params binds." in answers[0]
     assert "The budget of MACs binds." in answers[1]
     assert "(bound by MACs)" in render(results, [])
-    assert "--budget=params=20000,macs=200000" in _export_command(results, place.url)
+    assert "--budget=params=20000,macs=200000" in _export_command(results, place)
     module.console.width = 200
     _print_summary(results)
     assert "binds" in capsys.readouterr().out

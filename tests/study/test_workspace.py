@@ -23,6 +23,7 @@ from nsopt.latency.sittings import Latency, choose_latencies
 from nsopt.methods.registry import BASELINE
 from nsopt.progress import Silent
 from nsopt.reports.dashboard import describe_outcomes
+from nsopt.reports.results import read_results
 from nsopt.storage import schema, trials
 from nsopt.storage.queue import claim, run
 from nsopt.study import compare, other_workers, timing, worker
@@ -57,11 +58,11 @@ def test_images_that_are_normalised_or_mirrored_otherwise_do_not_continue_a_stud
     task = dataclasses.replace(
         comparison.task, data=dataclasses.replace(comparison.task.data, mirror=True)
     )
-    normalised = task.data.normalised_by([0.5], [0.5])
+    normalised = task.data.normalised_by([0.485], [0.5])
     task.open_study(place.storage, "uniform", CPU)
     for data, key in (
-        (normalised, "mean"),
-        (dataclasses.replace(task.data, mirror=False), "mirro"),
+        (normalised, r"mean: \[0\.485\] now, None there; data\.std: \[0\.5\] now"),
+        (dataclasses.replace(task.data, mirror=False), "mirror"),
     ):
         other = dataclasses.replace(task, data=data)
         with pytest.raises(NsoptError, match=rf"was written by other settings \(data.{key}"):
@@ -377,6 +378,14 @@ def test_a_foreign_study_in_the_storage_is_not_taken_for_a_comparison(
     run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
     optuna.create_study(study_name="team/exp", storage=place.url)
     assert load_results(place).name == "vgg11-digits-test"
+
+
+def test_a_report_on_an_unknown_study_names_those_that_are_stored(
+    comparison: Comparison, place: Workspace
+) -> None:
+    comparison.task.open_study(place.storage, "uniform", CPU)
+    with pytest.raises(NsoptError, match=r"unknown study 'vgg11': .*known are vgg11-digits-test"):
+        read_results(place.url, "vgg11")
 
 
 def test_a_worker_leaves_methods_that_are_not_installed_to_others(

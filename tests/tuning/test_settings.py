@@ -1,6 +1,8 @@
 """Tuning studies of narrow networks, in this process."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -16,13 +18,16 @@ from nsopt.latency.linear import MacsLatency
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.tuning import publish_tuning
+from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, PARAMS
+from nsopt.storage import schema
 from nsopt.study.comparison import sizes_of_ratios
 from nsopt.study.learned_latency import with_latency_if_needed
 from nsopt.study.presets import override
-from nsopt.study.session import start_session
+from nsopt.study.session import Session, start_session
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
+from nsopt.tuning import settings
 from nsopt.tuning.settings import Tuning, TuningRunner, best_settings, best_trial, run_tuning
 from tests.study.test_comparison import SETTINGS, make_workspace
 
@@ -106,6 +111,33 @@ def test_a_repeated_trial_does_not_search_again(
     with start_session(one.task, place, Silent()) as session:
         found = TuningRunner(session, one, None).run(again.ask())
     assert found == done.values
+
+
+def test_a_command_takes_the_law_that_another_command_searched_meanwhile(
+    tuning: Tuning, place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    law = uniform_curve(tuning.task.arch.base_widths)
+
+    @contextmanager
+    def wait(session: Session, folder: Path) -> Iterator[None]:
+        schema.write_law(place.studies("vgg11-digits-test-tune")["eta"], law)
+        yield
+
+    monkeypatch.setattr(settings, "hold_search", wait)
+    monkeypatch.setattr(settings, "_search", None)
+    study = run_tuning(dataclasses.replace(tuning, trials=1), place, Silent())
+    assert schema.read_law(study).to_dict() == law.to_dict()
+    assert len(study.trials) == 1
+
+
+def test_a_trial_that_a_user_enqueued_is_pruned_and_the_tuning_goes_on(
+    tuning: Tuning, place: Workspace
+) -> None:
+    study = run_tuning(dataclasses.replace(tuning, trials=2), place, Silent())
+    study.enqueue_trial({"eta": 10.0})
+    states = [t.state.name for t in run_tuning(tuning, place, Silent()).trials]
+    assert states[2] == "PRUNED"
+    assert len(states) == 13
 
 
 def test_a_tuning_stores_its_latency_model(tuning: Tuning, place: Workspace) -> None:
