@@ -21,7 +21,7 @@ def batch_unit(size: int) -> str:
 class Settings(BaseModel):
     """Base of all settings. Raises NsoptError for an unknown name or a value out of range."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def __init__(self, **values: Any) -> None:
         try:

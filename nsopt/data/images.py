@@ -3,6 +3,7 @@
 B, N: numbers of images; C, H, W: channels, height and width.
 """
 
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -234,8 +235,8 @@ class ImageData:
             return self
         if mean is None or std is None or not len(mean) == len(std) == self.channels:
             raise NsoptError(f"give mean and std, each with {self.channels} numbers")
-        if min(std) <= 0:
-            raise NsoptError("std must be above 0")
+        if not all(0 < value < math.inf for value in std):
+            raise NsoptError("std must be above 0, and finite")
         if not all(0 <= value <= 1 for value in mean):
             raise NsoptError(
                 "mean must be of pixels from 0 to 1: divide by 255 if it is of 0 to 255"

@@ -47,6 +47,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--mean=0.5"], ["give mean and std, each with 1 numbers"]),
         (["--mean=a", "--std=1"], ["--mean 'a': write numbers"]),
         (["--mean=0.5", "--std=0"], ["std must be above 0"]),
+        (["--mean=0.5", "--std=nan"], ["std must be above 0, and finite"]),
+        (["--lr=inf"], ["lr = inf: input should be a finite number"]),
         (["--warmup-epochs=20"], ["warmup_epochs must be below epochs"]),
         (["--out=/proc/nowhere"], ["cannot write to /proc/nowhere", "--out"]),
     ],

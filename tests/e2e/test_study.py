@@ -241,7 +241,7 @@ def test_report_rebuilds_the_page_from_the_storage_alone(whole: Path, tmp_path: 
 def test_both_entry_points_print_help(module: str) -> None:
     done = start("--help", module=module).finish()
     assert done.returncode == 0
-    assert "Compare scaling methods at equal budgets" in done.stdout
+    assert "Compare methods of choosing widths at equal budgets" in done.stdout
 
 
 def test_every_study_has_a_note_and_figures_for_the_dashboard(whole: Path) -> None:
