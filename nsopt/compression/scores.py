@@ -42,14 +42,14 @@ from nsopt.tuning.law import (
     suggest_parameters,
     with_recorded,
 )
-from nsopt.tuning.points import open_tuning, run_points
+from nsopt.tuning.points import PointReader, open_tuning, run_points
 
 _AS_TIMED = 2**31 - 1  # index of the trial whose widths were timed; candidates count from 0
 METRIC_NAME = "agreement with the trained network before fine-tuning (%)"
 
 
 @dataclass(frozen=True, eq=False)
-class ScoreRunner:
+class ScoreRunner(PointReader):
     """Scores laws of a family at one budget; the `Work` of a queue.
 
     Attributes:
@@ -66,12 +66,9 @@ class ScoreRunner:
     compute: Compute
     progress: Progress
 
-    def point(self, trial: FrozenTrial) -> TuningPoint:
-        return trials.read_tuning_point(trial)
-
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
         """Return a sampler whose proposals depend on the scores so far and the trial's index."""
-        return make_sampler("gp", trials.read_tuning_point(trial).index or 0)
+        return make_sampler("gp", self.sampler_seed(trial))
 
     def run(self, trial: Trial) -> list[float]:
         """Return the score of the widths along the law that a trial suggests."""

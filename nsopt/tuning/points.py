@@ -20,15 +20,8 @@ from nsopt.study.session import Session
 from nsopt.study.task import write_latency_once
 
 
-@dataclass(frozen=True, eq=False)
-class PointRunner:
-    """Base of the classes that run trials of a tuning study; part of the `Work` of its queue."""
-
-    session: Session
-
-    @property
-    def compute(self) -> Compute:
-        return self.session.compute
+class PointReader:
+    """Reads what the trials of a tuning study run; part of the `Work` of its queue."""
 
     def point(self, trial: FrozenTrial) -> TuningPoint | None:
         """Return the point of a trial; None if a user enqueued the trial."""
@@ -40,6 +33,17 @@ class PointRunner:
         if point is None:
             raise TrialPruned("the trial has no seed")
         return trial.number if point.index is None else point.index
+
+
+@dataclass(frozen=True, eq=False)
+class PointRunner(PointReader):
+    """Base of the classes that run trials of a tuning study of a session."""
+
+    session: Session
+
+    @property
+    def compute(self) -> Compute:
+        return self.session.compute
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
         self.session.progress.message(f"trial {trial.number}: {error}")
