@@ -16,13 +16,14 @@ from nsopt.compute.device import Compute, place
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import use_seed
 from nsopt.models.architecture import Architecture
+from nsopt.models.inputs import call_network
 from nsopt.models.layout import inputs_for
 from nsopt.pruning.engine import ShrinkingNetwork
 from nsopt.pruning.ranking import UnitRanking, join_streams
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.supervision import Batches, Supervision
 from nsopt.training.kernels.swap import fast_kernels
-from nsopt.training.step import call_network, sgd, train_step
+from nsopt.training.step import sgd, train_step
 
 SCORE_STEPS = 30  # of training before a score
 _LR, _MOMENTUM, _WEIGHT_DECAY = 0.01, 0.9, 5e-4  # of these steps

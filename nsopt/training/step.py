@@ -15,6 +15,7 @@ from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import use_seed
 from nsopt.models.architecture import Architecture
+from nsopt.models.inputs import call_network
 from nsopt.models.layout import inputs_for
 from nsopt.training.kernels.swap import fast_kernels
 
@@ -62,17 +63,12 @@ def batch_loss(
     """Return the loss of a batch, from outputs in float32 or wider.
 
     Args:
-        inputs: a tensor, or a tuple of arguments for `forward`.
+        inputs: a tensor, a tuple of arguments, or a dictionary of keyword arguments.
     """
     inputs = inputs_for(model, inputs)
     with compute.autocast():
         outputs = call_network(model, inputs)
     return loss(tree_map_only(torch.Tensor, _exact, outputs), targets)
-
-
-def call_network(model: nn.Module, inputs: Any) -> Any:
-    """Return the outputs for a tensor, or for a tuple of arguments of `forward`."""
-    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
 
 def _exact(output: torch.Tensor) -> torch.Tensor:

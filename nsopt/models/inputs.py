@@ -1,0 +1,43 @@
+"""Inputs of a network: a tensor, a tuple of arguments, or a dictionary of keyword arguments."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from nsopt.errors import NsoptError
+
+
+def call_network(model: nn.Module, inputs: Any) -> Any:
+    """Return the outputs of a network."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+
+def count_examples(inputs: Any) -> int:
+    """Return the batch size: the first dimension of the first tensor that has one.
+
+    Raises:
+        NsoptError: if no tensor has dimensions.
+    """
+    for tensor in tree_leaves(inputs):
+        if isinstance(tensor, Tensor) and tensor.ndim:
+            return len(tensor)
+    raise NsoptError("the inputs of the network contain no tensor of a batch")
+
+
+def resize_batch(inputs: Any, size: int) -> Any:
+    """Return inputs of `size` examples: the first ones, repeated as often as necessary.
+
+    Tensors whose first dimension is not the batch stay.
+    """
+    count = count_examples(inputs)
+
+    def resize(tensor: Tensor) -> Tensor:
+        if not tensor.ndim or len(tensor) != count:
+            return tensor
+        return tensor.repeat(-(-size // count), *[1] * (tensor.ndim - 1))[:size]
+
+    return tree_map_only(Tensor, resize, inputs)
