@@ -2,26 +2,27 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
-from nsopt.errors import NsoptError
+from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.architecture import Architecture
-from nsopt.samplers.proposals import Proposal, Proposals
+from nsopt.scaling.algorithm3 import SgdFit
 from nsopt.scaling.cost import CostFunction
 from nsopt.scaling.joint import JointCost
-from nsopt.scaling.law import ScalingLaw
+from nsopt.scaling.law import PowerLaw, ScalingLaw
 from nsopt.scaling.metric import get_metric
-from nsopt.scaling.solve import Limits
+from nsopt.scaling.solve import WidthFit, solve_widths
 from nsopt.storage import internals, trials
 
+Fit = WidthFit | SgdFit
+Solver = Callable[..., Fit]  # of a law, a cost and a budget
 _NARROWER, _WIDER = 32, 8  # default range of widths, in factors of the base widths
 
 
@@ -95,32 +96,29 @@ class NeuralScaleSampler(BaseSampler):
     When a trial ends, `budget`, `metric` and `cost` become user attributes, and the excess over the
     budget becomes a constraint, also for enqueued widths.
 
-    Several budgets at once are `"params=250k,macs=20M"` or pairs `[(cost, budget), ...]` in place
-    of `cost`. Each has its own constraint, and the attribute `binding` names the one that stops the
-    network. A trial's budget is then a share of all of them, by default 1.
+    Several budgets at once are `"params=250k,macs=20M"` in place of `cost`. Each has its own
+    constraint, and the attribute `binding` names the one that stops the network. A trial's budget
+    is then a share of all of them, by default 1.
 
     Args:
         law: a fitted law, or any other such as `uniform_curve(base_widths)`.
-        cost: a metric's name, as commands take it; or maps widths to a cost in the unit of the
-            budgets, as `arch.cost("params")` does; or pairs of such a cost and its budget.
-        layer_names: the network, or the names of the law's L layers, in order. They name the
-            parameters. A metric's name needs the network.
+        cost: the name of a metric, as in commands; or maps widths to a cost, as
+            `arch.cost("params")` does.
+        network: the architecture, which a metric's name needs; or the names of its L layers in
+            order. The parameters are called `width_<layer name>`.
         budgets: for trials without a `budget` of their own: numbers, or words such as "600k" and
             "5ms", which are read as in commands.
         independent_sampler: for parameters other than widths; TPE by default.
         seed: of the default `independent_sampler` and of `spread`.
-        eta: solve with the paper's Algorithm 3 and this step size; may exceed the budget.
         spread: standard deviation of a random shift of every layer's log-width, new for each trial.
-            The shifted law is solved for the same budget, so every proposal fits. The shift depends
-            only on `seed` and the trial's number.
-        multiple_of: round widths down to multiples of this, a number or one per layer (L,) (not
-            with `eta`).
-        min_width: smallest width (not with `eta`).
-        max_width: largest width, a number or one per layer (L,) (not with `eta`).
-        fill: whether single layers grow on within the budget, see `solve_widths` (not with `eta`).
+            The shifted law is solved for the same budget. The shift depends only on `seed` and the
+            trial's number.
+        solver: gives the widths of a law at a cost and a budget: `solve_widths`, which never
+            exceeds a budget. `functools.partial(nsopt.solve_widths, multiple_of=8)` sets its
+            options; `nsopt.solve_widths_sgd` is the paper's Algorithm 3.
 
     Raises:
-        NsoptError: for arguments that exclude each other, or if no widths meet one of `budgets`.
+        NsoptError: for invalid arguments, or if no widths meet one of `budgets`.
 
     Examples:
         >>> sampler = nsopt.NeuralScaleSampler(law, "params", arch, budgets="100k,300k")
@@ -131,71 +129,63 @@ class NeuralScaleSampler(BaseSampler):
     def __init__(
         self,
         law: ScalingLaw,
-        cost: str | CostFunction | Sequence[tuple[CostFunction, float]],
-        layer_names: Sequence[str] | Architecture,
+        cost: str | CostFunction,
+        network: Architecture | Sequence[str],
         budgets: Sequence[float | str] | str = (),
         independent_sampler: BaseSampler | None = None,
         seed: int | None = None,
-        eta: float | None = None,
         spread: float = 0.0,
-        multiple_of: ArrayLike = 1,
-        min_width: int = 1,
-        max_width: ArrayLike | None = None,
-        fill: bool = False,
+        solver: Solver = solve_widths,
     ) -> None:
-        cost = _read_cost(cost, layer_names)
-        names = layer_names if isinstance(layer_names, Sequence) else layer_names.layer_names
-        if isinstance(cost, JointCost):
-            budgets = budgets or (1,)
-        if not 0 <= spread < math.inf:
-            raise NsoptError(f"spread must be a number of at least 0, got {spread}")
-        if spread and eta is not None:
-            raise NsoptError("spread needs the exact solver: leave eta out")
-        if eta is not None and isinstance(cost, JointCost):
-            raise NsoptError("several budgets need the exact solver: leave eta out")
-        is_rounded = np.any(np.asarray(multiple_of) != 1) or min_width != 1
-        if eta is not None and (is_rounded or max_width is not None or fill):
-            raise NsoptError(
-                "multiple_of, min_width, max_width and fill need the exact solver: leave eta out"
-            )
+        self._law, self._cost, self._solver = law, _read_cost(cost, network), solver
+        names = network if isinstance(network, Sequence) else network.layer_names
         if len(names) != law.layers:
             raise NsoptError(f"{len(names)} layer names for a law of {law.layers} layers")
-        limits = Limits(multiple_of, min_width, max_width, fill)
-        self._proposals = Proposals(law, cost, eta, limits)
+        if not 0 <= spread < math.inf:
+            raise NsoptError(f"spread must be a number of at least 0, got {spread}")
+        if spread and not isinstance(law, PowerLaw):
+            raise NsoptError("spread is for power laws: leave it out")
+        self._metric: str | None = getattr(self._cost, "metric", None)
         self._parameters = tuple(trials.width_parameter(name) for name in names)
-        words = budgets.split(",") if isinstance(budgets, str) else budgets
-        self._budgets = tuple(self._read_budget(word) for word in words)
         self._independent = independent_sampler or TPESampler(seed=seed)
         self._spread = spread
         self._entropy = np.random.SeedSequence(seed).entropy
-        self._solved: dict[float, Proposal] = {}
+        self._solved: dict[float, Fit] = {}
+        self._proposed: dict[tuple[str, int], Fit] = {}  # of running trials
+        words = budgets.split(",") if isinstance(budgets, str) else budgets
+        if not words and isinstance(self._cost, JointCost):
+            words = (1,)
+        self._budgets = tuple(self._read_budget(word) for word in words)
         for budget in self._budgets:
             self.propose(budget)
-        self._proposed: dict[tuple[str, int], Proposal] = {}  # of running trials
 
     def __repr__(self) -> str:
         budgets = ", ".join(f"{budget:,}" for budget in self._budgets) or "of the trials"
         around = f", spread={self._spread:g}" if self._spread else ""
-        metric = self._proposals.metric or "cost"
-        layers = len(self._parameters)
+        layers, metric = len(self._parameters), self._metric or "cost"
         return f"NeuralScaleSampler({layers} layers, budgets in {metric}: {budgets}{around})"
 
     def _read_budget(self, word: float | str) -> float:
         if not isinstance(word, str):
             return word
-        metric = self._proposals.metric
-        if metric is None:
+        if self._metric is None:
             raise NsoptError(f"the cost has no unit: give the budget {word!r} as a number")
-        return get_metric(metric).read(word.strip())
+        return get_metric(self._metric).read(word.strip())
 
     def propose(self, budget: float) -> tuple[int, ...]:
         """Return the widths at a budget, solved once. Raises NsoptError if none fit it."""
-        return self._solve(budget).widths
+        return tuple(self._solve_once(budget).widths.tolist())
 
-    def _solve(self, budget: float) -> Proposal:
+    def _solve_once(self, budget: float) -> Fit:
         if budget not in self._solved:
-            self._solved[budget] = self._proposals.at(budget)
+            self._solved[budget] = self._solve(self._law, budget)
         return self._solved[budget]
+
+    def _solve(self, law: ScalingLaw, budget: float) -> Fit:
+        fit = self._solver(law, self._cost, budget)
+        if isinstance(fit, SgdFit) and fit.diverged:
+            raise NoWidthsError("Algorithm 3 diverges: try a smaller eta")
+        return fit
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -242,7 +232,7 @@ class NeuralScaleSampler(BaseSampler):
         key = (study.study_name, trial.number)
         if key not in self._proposed:
             self._proposed[key] = self._propose_for(trial, budget)
-        width = self._proposed[key].widths[self._parameters.index(param_name)]
+        width = int(self._proposed[key].widths[self._parameters.index(param_name)])
         if not internals.can_be(param_distribution, width):
             raise NsoptError(
                 f"{param_name} must be able to be {width}, the law's width at a budget of "
@@ -258,29 +248,36 @@ class NeuralScaleSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         self._independent.after_trial(study, trial, state, values)
-        proposal = self._proposed.pop((study.study_name, trial.number), None)
+        fit = self._proposed.pop((study.study_name, trial.number), None)
         budget = self._find_budget(trial)
         if budget is None or not all(name in trial.params for name in self._parameters):
             return
-        metric, widths = self._proposals.metric, [trial.params[name] for name in self._parameters]
-        trials.write_cost(study, trial, budget, metric, self._proposals.cost(widths))
-        limits = self._proposals.budgets_and_costs(widths, budget)
-        if limits:
-            own = proposal if proposal and proposal.widths == tuple(widths) else None
-            trials.write_limits(study, trial, limits, own.binding if own else None)
+        widths = [trial.params[name] for name in self._parameters]
+        trials.write_cost(study, trial, budget, self._metric, self._cost(widths))
+        if isinstance(self._cost, JointCost):
+            binding = None
+            if isinstance(fit, WidthFit) and fit.widths.tolist() == widths:
+                binding = fit.binding
+            trials.write_limits(
+                study,
+                trial,
+                self._cost.budgets_and_costs(widths, budget),
+                None if binding is None else self._cost.names[binding],
+            )
 
     def reseed_rng(self) -> None:
         self._independent.reseed_rng()
 
-    def _propose_for(self, trial: FrozenTrial, budget: float) -> Proposal:
+    def _propose_for(self, trial: FrozenTrial, budget: float) -> Fit:
         """Return the proposal for a trial, shifted at random if there is a spread."""
-        if not self._spread:
-            return self._solve(budget)
+        if not (self._spread and isinstance(self._law, PowerLaw)):
+            return self._solve_once(budget)
         generator = np.random.default_rng(
             np.random.SeedSequence(self._entropy, spawn_key=(trial.number,))
         )
         shift = generator.normal(scale=self._spread, size=len(self._parameters))
-        return self._proposals.around(budget, shift)
+        moved = PowerLaw(np.exp(shift), np.zeros_like(shift), np.ones_like(shift)) * self._law
+        return self._solve(moved, budget)
 
     def _find_budget(self, trial: FrozenTrial) -> float | None:
         own = trials.read_budget(trial)
@@ -291,17 +288,12 @@ class NeuralScaleSampler(BaseSampler):
         return None
 
 
-def _read_cost(
-    cost: str | CostFunction | Sequence[tuple[CostFunction, float]],
-    network: Sequence[str] | Architecture,
-) -> CostFunction:
+def _read_cost(cost: str | CostFunction, network: Architecture | Sequence[str]) -> CostFunction:
     """Return what maps widths to a cost; a metric's name needs the network."""
     if isinstance(cost, str):
         if isinstance(network, Sequence):
             raise NsoptError(f"cost={cost!r} needs the network: give arch for arch.layer_names")
         return get_metric(cost).cost(network)
-    if isinstance(cost, list | tuple):
-        return JointCost(tuple(cost))
     if not callable(cost):
         raise NsoptError(f"cost must map widths to a cost, as arch.cost('params') does: {cost!r}")
     return cost

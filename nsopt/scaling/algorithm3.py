@@ -11,6 +11,7 @@ import numpy as np
 
 from nsopt.errors import NsoptError
 from nsopt.scaling.cost import CostFunction, IntArray, width_limits
+from nsopt.scaling.joint import JointCost
 from nsopt.scaling.law import PowerLaw
 
 _STILL = 0.5  # parameters; tau has stopped if it moves by less
@@ -59,7 +60,8 @@ def solve_widths_sgd(
         The widths where it stopped, which may cost more than the budget.
 
     Raises:
-        NsoptError: if `budget`, `eta` or `max_steps` is not positive.
+        NsoptError: if `budget`, `eta` or `max_steps` is not positive, for several budgets at once,
+            or if `law` is no power law.
 
     Examples:
         >>> fit = nsopt.solve_widths_sgd(law, arch.cost("params"), 100_000)
@@ -67,6 +69,10 @@ def solve_widths_sgd(
     """
     if not (math.isfinite(budget) and budget > 0) or eta <= 0 or max_steps < 1:
         raise NsoptError("the budget, eta and max_steps must be positive")
+    if isinstance(cost, JointCost):
+        raise NsoptError("Algorithm 3 takes one budget: several need solve_widths")
+    if not isinstance(law, PowerLaw):
+        raise NsoptError("Algorithm 3 takes power laws: other laws need solve_widths")
     tau = float(budget)
     widths, size = _find_network(law, cost, tau)
     before = widths

@@ -55,6 +55,12 @@ class JointCost:
         """Return the K costs of widths (L,); integers if all costs are integers."""
         return np.array([cost(widths) for cost, _ in self.limits])
 
+    def budgets_and_costs(self, widths: ArrayLike, share: float) -> dict[str, tuple[float, float]]:
+        """Return, by metric, `share` of its budget and what widths (L,) cost of it."""
+        budgets = [float(share * limit) for _, limit in self.limits]
+        pairs = zip(budgets, self.costs(widths).tolist(), strict=True)
+        return dict(zip(self.names, pairs, strict=True))
+
     def lower_bound(self, widths: ArrayLike) -> Any:
         """Return a lower bound on the cost that never falls as a width grows."""
         bounds = [getattr(cost, "lower_bound", cost)(widths) / b for cost, b in self.limits]

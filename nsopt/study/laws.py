@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 from optuna.study import Study
 
 from nsopt.errors import NoWidthsError
 from nsopt.methods.base import LawInputs, Method
 from nsopt.pruning.iterations import is_complete
-from nsopt.samplers.neuralscale import NeuralScaleSampler
+from nsopt.samplers.neuralscale import NeuralScaleSampler, Solver
+from nsopt.scaling.algorithm3 import solve_widths_sgd
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import LATENCY, Metric
 from nsopt.scaling.record import Iteration, describe_reach
+from nsopt.scaling.solve import solve_widths
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import Point
 from nsopt.storage.urls import hide_password
@@ -125,7 +128,7 @@ class Laws:
         law, cost = self._make_law(method, point), point.metric.cost(arch)
         fitted = method.fitted_to(self.find_history(method))
         eta = None if fitted is None else settings.eta
-        rounding = (1, 1) if method.keeps_weights else settings.rounding(point.metric)
+        multiple_of, min_width = (1, 1) if method.keeps_weights else settings.rounding(point.metric)
         inherits = session.task.start is not None
         max_width = arch.base_widths if inherits else None
         is_timed = self._timed and eta is None and not method.keeps_weights
@@ -133,16 +136,17 @@ class Laws:
             study = session.open_study(method.name)
             corrected = correct_latency(session, study, law, point.metric, point.budget, max_width)
             cost = point.metric.cost(corrected)
-        return NeuralScaleSampler(
-            law,
-            cost,
-            arch.layer_names,
-            budgets=[point.budget],
-            eta=eta,
-            multiple_of=rounding[0],
-            min_width=rounding[1],
+        solver: Solver = partial(
+            solve_widths,
+            multiple_of=multiple_of,
+            min_width=min_width,
             max_width=max_width,
             fill=inherits,
+        )
+        if eta is not None:
+            solver = partial(solve_widths_sgd, eta=eta)
+        return NeuralScaleSampler(
+            law, cost, arch.layer_names, budgets=[point.budget], solver=solver
         )
 
     def _make_law(self, method: Method, point: Point) -> ScalingLaw:

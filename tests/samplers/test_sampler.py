@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,11 @@ def test_an_enqueued_budget_takes_precedence() -> None:
 def test_proposals_follow_multiple_of_and_min_width(budget: int) -> None:
     for options in ({}, {"spread": 0.3, "seed": 1}):
         study = optuna.create_study(
-            sampler=make_sampler(budgets=[budget], multiple_of=8, min_width=16, **options)
+            sampler=make_sampler(
+                budgets=[budget],
+                solver=partial(solve_widths, multiple_of=8, min_width=16),
+                **options,
+            )
         )
         widths = suggest_widths(study.ask(), ARCH)
         assert min(widths) >= 16
@@ -158,11 +163,18 @@ def read_widths(trial: optuna.trial.FrozenTrial) -> tuple[int, ...]:
     return tuple(trial.params[f"width_{name}"] for name in ARCH.layer_names)
 
 
-def test_spread_and_algorithm_3_exclude_each_other() -> None:
-    with pytest.raises(NsoptError, match="leave eta out"):
-        make_sampler(spread=0.1, eta=1.0)
-    with pytest.raises(NsoptError, match="leave eta out"):
-        make_sampler(multiple_of=8, eta=1.0)
+def test_algorithm_3_takes_power_laws_and_one_budget() -> None:
+    with pytest.raises(NsoptError, match="Algorithm 3 takes one budget"):
+        NeuralScaleSampler(LAW, "params=1M,macs=10M", ARCH, solver=solve_widths_sgd)
+
+    class Doubled:
+        layers = 8
+        widths = staticmethod(lambda scale: 2 * LAW.widths(scale))
+
+    with pytest.raises(NsoptError, match="Algorithm 3 takes power laws"):
+        NeuralScaleSampler(Doubled(), PARAMS, ARCH, [10**6], solver=solve_widths_sgd)
+    with pytest.raises(NsoptError, match="spread is for power laws"):
+        NeuralScaleSampler(Doubled(), PARAMS, ARCH, spread=0.1)
 
 
 def test_an_infeasible_budget_raises_an_error_at_once() -> None:
@@ -229,7 +241,8 @@ def test_a_study_loaded_without_its_sampler_causes_one_warning() -> None:
 
 
 def test_suggested_widths_follow_the_step() -> None:
-    study = optuna.create_study(sampler=make_sampler(budgets=[10**6], multiple_of=8, min_width=8))
+    solver = partial(solve_widths, multiple_of=8, min_width=8)
+    study = optuna.create_study(sampler=make_sampler(budgets=[10**6], solver=solver))
     widths = suggest_widths(study.ask(), ARCH, step=8)
     assert not any(width % 8 for width in widths)
     rough = optuna.create_study(sampler=make_sampler(budgets=[10**6]))
@@ -239,11 +252,10 @@ def test_suggested_widths_follow_the_step() -> None:
 
 def test_no_width_exceeds_max_width() -> None:
     trained = [width // 2 for width in ARCH.base_widths]
-    free, held = (make_sampler(budgets=[10**6], max_width=most) for most in (None, trained))
+    free = make_sampler(budgets=[10**6])
+    held = make_sampler(budgets=[10**6], solver=partial(solve_widths, max_width=trained))
     assert any(w > most for w, most in zip(free.propose(10**6), trained, strict=True))
     assert all(w <= most for w, most in zip(held.propose(10**6), trained, strict=True))
-    with pytest.raises(NsoptError, match="need the exact solver"):
-        make_sampler(budgets=[10**6], max_width=trained, eta=50.0)
 
 
 def test_a_trial_stores_its_budget_and_its_cost() -> None:
@@ -319,11 +331,12 @@ def test_layer_names_must_match_the_law() -> None:
         NeuralScaleSampler(LAW, PARAMS, ["a", "b"])
 
 
-def test_eta_proposes_what_algorithm_3_does() -> None:
+def test_the_sampler_takes_algorithm_3_as_its_solver() -> None:
+    own = make_sampler(solver=partial(solve_widths_sgd, eta=0.01))
     published = solve_widths_sgd(LAW, PARAMS, 10**6, eta=0.01)
-    assert make_sampler(eta=0.01).propose(10**6) == tuple(published.widths.tolist())
-    with pytest.raises(NsoptError, match="Algorithm 3 diverges at eta"):
-        make_sampler(eta=1e9).propose(10**6)
+    assert own.propose(10**6) == tuple(published.widths.tolist())
+    with pytest.raises(NsoptError, match="Algorithm 3 diverges: try a smaller eta"):
+        make_sampler(solver=partial(solve_widths_sgd, eta=1e9)).propose(10**6)
 
 
 def test_uniform_curve_makes_a_uniform_sampler() -> None:
@@ -352,7 +365,7 @@ def test_a_metric_and_a_network_replace_cost_and_layer_names(vgg11: TableArchite
     assert short.propose(10**7) == long.propose(10**7)
     limits = [(vgg11.cost("params"), 250_000), (vgg11.cost("macs"), 20e6)]
     joint = NeuralScaleSampler(law, "params=250k,macs=20M", vgg11)
-    assert joint.propose(1) == NeuralScaleSampler(law, limits, vgg11.layer_names).propose(1)
+    assert joint.propose(1) == tuple(solve_widths(law, limits).widths.tolist())
     with pytest.raises(NsoptError, match="cost='macs' needs the network: give arch for"):
         NeuralScaleSampler(law, "macs", vgg11.layer_names)
     with pytest.raises(NsoptError, match="unknown metric 'mac'"):
@@ -361,7 +374,7 @@ def test_a_metric_and_a_network_replace_cost_and_layer_names(vgg11: TableArchite
 
 def test_joint_budgets_have_one_constraint_each_and_store_the_binding_one() -> None:
     macs = ARCH.cost("macs")
-    own = NeuralScaleSampler(LAW, [(PARAMS, 10**7), (macs, 10**7)], ARCH.layer_names)
+    own = NeuralScaleSampler(LAW, "params=10M,macs=10M", ARCH)
     study = optuna.create_study(direction="maximize", sampler=own)
     study.enqueue_trial({f"width_{name}": 300 for name in ARCH.layer_names})
     study.enqueue_trial({}, user_attrs={"budget": 0.5})
@@ -389,5 +402,3 @@ def test_joint_budgets_have_one_constraint_each_and_store_the_binding_one() -> N
         }
     assert "binding" not in enqueued.user_attrs
     assert study.best_trial.number == whole.number
-    with pytest.raises(NsoptError, match="need the exact solver"):
-        NeuralScaleSampler(LAW, [(PARAMS, 10**6)], ARCH.layer_names, eta=50.0)

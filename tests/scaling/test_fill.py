@@ -1,5 +1,7 @@
 """Layers that grow beyond the law's widths, within the budget."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -77,8 +79,7 @@ def test_filling_needs_largest_widths() -> None:
 
 def test_the_sampler_fills_its_budgets() -> None:
     law, cost = nsopt.uniform_curve(BASE.tolist()), ARCH.cost("params")
-    sampler = nsopt.NeuralScaleSampler(law, cost, ARCH, multiple_of=16, max_width=BASE, fill=True)
-    expected = nsopt.solve_widths(law, cost, 600_000, 16, max_width=BASE, fill=True)
+    solver = partial(nsopt.solve_widths, multiple_of=16, max_width=BASE, fill=True)
+    sampler = nsopt.NeuralScaleSampler(law, cost, ARCH, solver=solver)
+    expected = solver(law, cost, 600_000)
     assert sampler.propose(600_000) == tuple(expected.widths.tolist())
-    with pytest.raises(NsoptError, match="fill need the exact solver"):
-        nsopt.NeuralScaleSampler(law, cost, ARCH, eta=0.1, fill=True)
