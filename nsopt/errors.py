@@ -44,6 +44,18 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> NsoptError:
     return NsoptError(f"unknown {kind} {name!r}: {hint}{known_are}".rstrip(": "))
 
 
+_LONGEST = 60
+
+
+def shorten(value: object) -> str:
+    """Return `repr(value)` on one line; the middle of a long one is left out."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        return f"an integer of {value.bit_length():,} bits"  # type: ignore[attr-defined]
+    return text if len(text) <= _LONGEST else f"{text[:40]}...{text[-10:]}"
+
+
 def short_reason(error: BaseException) -> str:
     """Return the first line of an error's reason or text; without any, the name of its type."""
     lines = str(getattr(error, "reason", error)).strip().splitlines()

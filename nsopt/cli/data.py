@@ -51,11 +51,11 @@ def check(
 ) -> None:
     """Read a data set as a study does, and print its numbers of images and classes."""
     from nsopt.cli.console import console
-    from nsopt.data.registry import load_data
+    from nsopt.data.registry import load_source
+    from nsopt.data.source import Source
 
-    data = load_data(
-        name, data_dir, image_size, split=split, split_seed=split_seed, skip_corrupt=skip_corrupt
-    )
+    source = Source(name, image_size, split=split, split_seed=split_seed, skip_corrupt=skip_corrupt)
+    data = load_source(source, data_dir)
     validation = f"{len(data.validation)} validation, " if data.validation else ""
     console.print(
         f"{data.name}: {len(data.train)} training, {validation}{len(data.test)} test images, "

@@ -1,30 +1,33 @@
 """Read images from arrays and PyTorch data sets of the user."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, short_reason, shorten
 
 _CHANNELS = (1, 3)
+_HIGHEST = 2**31 - 1  # larger labels are mistakes, such as -1 as an unsigned integer
 
 
-def read_arrays(part: str, images: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor]:
+def read_arrays(part: str, pair: Any) -> tuple[Tensor, Tensor]:
     """Return images uint8 (N, C, H, W) and labels int64 (N,) of a part of a data set.
 
     Args:
         part: name of the part, for errors.
-        images: uint8 (N, C, H, W) or (N, H, W, C).
-        labels: integers (N,).
+        pair: images, uint8 (N, C, H, W) or (N, H, W, C), and their labels, integers (N,).
 
     Raises:
         NsoptError: for invalid images or labels.
     """
-    pixels, classes = _convert_array(images), _convert_array(labels)
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise NsoptError(f"{part} must be a pair of images and labels, not {type(pair).__name__}")
+    pixels, classes = _convert_array(part, pair[0]), _convert_array(part, pair[1])
     if pixels.dtype != np.uint8:
         raise NsoptError(f"{part} images must be uint8, from 0 to 255, not {pixels.dtype}")
     if pixels.ndim == 4 and pixels.shape[1] not in _CHANNELS and pixels.shape[3] in _CHANNELS:
@@ -35,7 +38,7 @@ def read_arrays(part: str, images: ArrayLike, labels: ArrayLike) -> tuple[Tensor
     if not square:
         raise NsoptError(
             f"{part} images must be (N, C, H, W) or (N, H, W, C), square, of 1 or 3 channels, "
-            f"not {format_shape(_convert_array(images).shape)}"
+            f"not {format_shape(_convert_array(part, pair[0]).shape)}"
         )
     if classes.ndim != 1 or not np.issubdtype(classes.dtype, np.integer):
         raise NsoptError(f"{part} labels must be integers (N,), not {classes.dtype}")
@@ -43,13 +46,15 @@ def read_arrays(part: str, images: ArrayLike, labels: ArrayLike) -> tuple[Tensor
         raise NsoptError(f"{part} has {len(pixels)} images and {len(classes)} labels")
     if classes.min() < 0:
         raise NsoptError(f"{part} labels must be at least 0, got {classes.min()}")
+    if classes.max() > _HIGHEST:
+        raise NsoptError(f"{part} labels go up to {classes.max()}: number the classes from 0")
     return (
         torch.from_numpy(np.ascontiguousarray(pixels)),
         torch.from_numpy(classes.astype(np.int64)),
     )
 
 
-def read_dataset(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def read_dataset(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     """Return all images and labels of a `torch.utils.data.Dataset`.
 
     An item is an image and its label. An image is a PIL image, a uint8 array or tensor, or a float
@@ -63,14 +68,35 @@ def read_dataset(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[np.in
         NsoptError: for invalid images.
     """
     images, labels = [], []
-    for index in range(len(data)):
-        image, label = data[index]
+    for image, label in _read_items(part, data):
         images.append(_convert_pixels(part, image))
-        labels.append(int(label))
+        labels.append(_convert_label(part, label))
     if not images or len({image.shape for image in images}) > 1:
         found = ", ".join(sorted({format_shape(image.shape) for image in images})[:3]) or "none"
         raise NsoptError(f"{part} images must be of one size: found {found}")
-    return np.stack(images), np.array(labels, dtype=np.int64)
+    return np.stack(images), np.array(labels)
+
+
+def _read_items(part: str, data: Any) -> Iterator[tuple[Any, Any]]:
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise NsoptError(
+            f"{part} must be a dataset with a length, whose items are an image and its label, not "
+            f"{type(data).__name__}"
+        )
+    for index in range(len(data)):
+        item = data[index]
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise NsoptError(
+                f"item {index} of {part} must be an image and its label, not {type(item).__name__}"
+            )
+        yield item[0], item[1]
+
+
+def _convert_label(part: str, label: Any) -> int:
+    try:
+        return operator.index(label)
+    except (TypeError, RuntimeError):
+        raise NsoptError(f"{part} labels must be integers, not {shorten(label)}") from None
 
 
 def _convert_pixels(part: str, image: Any) -> NDArray[np.uint8]:
@@ -81,14 +107,17 @@ def _convert_pixels(part: str, image: Any) -> NDArray[np.uint8]:
         image = (image * 255).round().to(torch.uint8)
     if getattr(image, "mode", "") == "P":  # its pixels are indices into a palette
         image = image.convert("RGB")
-    pixels = _convert_array(image)
+    pixels = _convert_array(part, image)
     result: NDArray[np.uint8] = pixels[:, :, None] if pixels.ndim == 2 else pixels
     return result
 
 
-def _convert_array(values: Any) -> NDArray[Any]:
+def _convert_array(part: str, values: Any) -> NDArray[Any]:
     """Convert to an array; a tensor may be on any device."""
-    return np.asarray(values.cpu() if isinstance(values, Tensor) else values)
+    try:
+        return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise NsoptError(f"{part} is not an array: {short_reason(error)}") from None
 
 
 def format_shape(shape: Sequence[int]) -> str:

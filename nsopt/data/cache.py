@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from nsopt.data.images import ImageData, ImageSet
+from nsopt.data.places import walk
 from nsopt.files import cache_folder, make_unfinished_folder
 
 _META = "meta.json"
-_VERSION = 2  # add 1 when decode.py, folder.py or tiny_imagenet.py reads the same files differently
+_VERSION = 3  # add 1 when the same files are read differently
 
 
 def load_cached(path: Path, variant: str, read: Callable[[], ImageData]) -> ImageData:
@@ -42,7 +43,7 @@ def load_cached(path: Path, variant: str, read: Callable[[], ImageData]) -> Imag
 
 
 def _fingerprint(path: Path, variant: str) -> str:
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    files = sorted(walk(path)) if path.is_dir() else [path]
     digest = hashlib.sha256(os.fsencode(f"{_VERSION} {path.resolve()} {variant}"))
     for file in files:
         status = _read_status(file)

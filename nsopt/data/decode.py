@@ -1,16 +1,11 @@
-"""Read images from folders and zips into uint8 arrays.
-
-Files of a zip are read without unpacking, so no name in a zip can write elsewhere. zipfile checks
-every checksum.
-"""
+"""Decode images into uint8 arrays: upright by their EXIF orientation, without alpha channels."""
 
 import math
 import os
 import tempfile
 import warnings
-import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -20,95 +15,23 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from nsopt.data.images import ImageSet
+from nsopt.data.places import LeftOut, Place, read_formats
 from nsopt.errors import NsoptError, short_reason
 from nsopt.files import cache_folder
 
-Place = Path | zipfile.Path
-_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
-)
-# Other formats are refused, whatever a file is called: for some, Pillow would start a program.
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 _MOST_NAMES = 100  # damaged images that a message names
-_ENCRYPTED = 1  # a flag of a file in a zip
-_SMALL, _LARGEST_FACTOR = 2**24, 200  # most bytes of a file in a zip; or times its packed size
-
-
-@contextmanager
-def open_place(path: Path) -> Iterator[Place]:
-    """Open a folder or a zip. Raises NsoptError if it is missing, damaged or unsafe."""
-    try:
-        if path.is_dir():
-            yield path
-        elif path.is_file():
-            with _open_zip(path) as archive:
-                yield zipfile.Path(archive)
-        else:
-            raise NsoptError(f"no folder or zip at {path}: check the path")
-    except OSError as error:
-        raise NsoptError(f"{error.filename or path} cannot be read: {error.strerror}") from None
-
-
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    try:
-        archive = zipfile.ZipFile(path)
-    except Exception as error:  # zipfile raises anything for a damaged file
-        raise NsoptError(f"{path} is not a complete zip ({error}): copy it again") from None
-    members = archive.infolist()
-    for member in members:
-        name = f"{path}: {member.filename}"
-        if member.flag_bits & _ENCRYPTED:
-            raise NsoptError(f"{name} is encrypted: unpack the zip, and give the folder")
-        if member.file_size > max(_SMALL, _LARGEST_FACTOR * member.compress_size):
-            raise NsoptError(
-                f"{name} would unpack to {member.file_size:,} bytes, too many for an image: "
-                "remove it from the zip"
-            )
-    if sum(member.compress_size for member in members) > path.stat().st_size:
-        raise NsoptError(f"{path} is not a complete zip (its files overlap): copy it again")
-    return archive
-
-
-def images_in(folder: Place) -> list[Place]:
-    """Return the image files of a folder, sorted by name. Raises NsoptError if it is missing."""
-    if not folder.is_dir():
-        raise NsoptError(f"the folder {folder} is missing: fetch or copy the data again")
-    found = [e for e in _list_children(folder) if Path(e.name).suffix.lower() in _SUFFIXES]
-    return sorted(found, key=lambda entry: entry.name)
-
-
-def folders_in(folder: Place) -> list[Place]:
-    """Return the folders in a folder, sorted by name, without hidden ones and macOS metadata."""
-    found = [e for e in _list_children(folder) if e.is_dir() and not _is_metadata(e.name)]
-    return sorted(found, key=lambda entry: entry.name)
-
-
-def _is_metadata(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"  # Finder adds the latter to every zip
-
-
-def _list_children(folder: Place) -> Iterator[Place]:
-    """Yield the entries of a folder.
-
-    For a zip, `iterdir` would make an object for each file of the zip, in every folder.
-    """
-    if isinstance(folder, Path):
-        yield from folder.iterdir()
-        return
-    start = folder.at
-    for name in folder.root.namelist():
-        if name.startswith(start) and "/" not in name[len(start) : -1] and name != start:
-            yield zipfile.Path(folder.root, name)
+_ALPHA = "alpha channels"
 
 
 def decode(
-    groups: Sequence[Sequence[Place]], size: int, resize: bool = True
+    groups: Sequence[Sequence[Place]], size: int, left_out: LeftOut, resize: bool = True
 ) -> tuple[ImageSet, list[str]]:
     """Read RGB images; the label is the index of the group.
 
     Args:
         groups: image files of each class.
         size: side in pixels.
+        left_out: counts the images whose alpha channel is dropped.
         resize: whether to crop and resize images of another size.
 
     Returns:
@@ -121,7 +44,7 @@ def decode(
     images = _allocate((len(entries), 3, size, size))
     labels, damaged = list[int](), list[str]()
     for entry, label in entries:
-        image = _read_image(entry, size if resize else None)
+        image = _read_image(entry, size if resize else None, left_out)
         if isinstance(image, str):
             damaged.append(image)
         elif image.size != (size, size):
@@ -170,7 +93,7 @@ def common_size(groups: Sequence[Sequence[Place]], path: Path) -> int:
     """
     sizes = set()
     for group in groups:
-        images = (_read_image(entry, None) for entry in group)
+        images = (_read_image(entry, None, LeftOut()) for entry in group)
         complete = (image for image in images if not isinstance(image, str))
         sizes |= {image.size for image in islice(complete, 1)}
     width, height = min(sizes, default=(1, 1))
@@ -187,23 +110,33 @@ def _other_size(where: Place) -> NsoptError:
     )
 
 
-def _read_image(entry: Place, size: int | None) -> Image.Image | str:
+def _read_image(entry: Place, size: int | None, left_out: LeftOut) -> Image.Image | str:
     """Return an image; if it is damaged, a line with its name and the reason."""
     try:
-        return _read(entry, size)
+        return _read(entry, size, left_out)
     except Exception as error:  # Pillow and zipfile raise anything for a damaged or hostile file
         return f"{entry} is not a complete image ({short_reason(error)})"
 
 
-def _read(entry: Place, size: int | None) -> Image.Image:
+def _read(entry: Place, size: int | None, left_out: LeftOut) -> Image.Image:
     if not entry.is_file():
         raise OSError("a broken link, or no file")
     with entry.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        stored = Image.open(file, formats=_FORMATS)
+        stored = Image.open(file, formats=read_formats(entry))
         if stored.mode.startswith(("I", "F")):  # convert would cut all above 255
             raise OSError("more than 8 bits per channel: convert it to 8")
         image = stored.convert("RGB")
+        left_out[_ALPHA] += _is_transparent(stored)
+    with suppress(Exception):  # EXIF data may be damaged
+        ImageOps.exif_transpose(image, in_place=True)
     if size is None or image.size == (size, size):
         return image
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    if not image.has_transparency_data:
+        return False
+    return bool((np.asarray(image.convert("RGBA"))[..., 3] < 255).any())

@@ -1,24 +1,28 @@
 """Read an image folder, or a zip of one: train/ and test/ (or val/) with a folder per class.
 
+Sub-folders belong to the class around them.
+
 If there are both test/ and val/, val/ is the validation set. If there are only class folders, a
 seed divides their images into training and test images.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from nsopt.data.cache import load_cached
-from nsopt.data.decode import (
-    Place,
-    common_size,
-    decode,
-    folders_in,
-    images_in,
-    open_place,
-    refuse_damaged,
-)
+from nsopt.data.decode import common_size, decode, refuse_damaged
 from nsopt.data.images import ImageData
+from nsopt.data.places import (
+    LeftOut,
+    Place,
+    folders_in,
+    has_image_suffix,
+    images_in,
+    list_children,
+    open_place,
+)
 from nsopt.data.source import FOLDER_PREFIX
 from nsopt.errors import NsoptError
 
@@ -54,21 +58,22 @@ def load_folder(
 def _load(
     path: Path, image_size: int | None, split: float | None, split_seed: int, skip_corrupt: bool
 ) -> ImageData:
-    sets, skipped = {}, list[str]()
+    sets, damaged, left_out = {}, list[str](), LeftOut()
     with open_place(path) as place:
         root = _enter(place)
         if split is None:
-            splits = _find_splits(root, path)
+            splits = _find_splits(root, path, left_out)
         else:
-            splits = _divide(root, path, split, split_seed)
+            splits = _divide(root, path, split, split_seed, left_out)
         classes = tuple(splits["train"])
         groups = [group for files in splits.values() for group in files.values()]
         size = image_size or common_size(groups, path)
         for part, files in splits.items():
-            sets[part], damaged = decode(list(files.values()), size, resize=bool(image_size))
-            skipped += damaged
+            grouped = list(files.values())
+            sets[part], more = decode(grouped, size, left_out, resize=bool(image_size))
+            damaged += more
     if not skip_corrupt:
-        refuse_damaged(skipped, path, "replace or remove what is damaged, or give --skip-corrupt")
+        refuse_damaged(damaged, path, "replace or remove what is damaged, or give --skip-corrupt")
     for part, images in sets.items():
         counts = images.labels.bincount(minlength=len(classes))
         if not counts.all():
@@ -79,11 +84,11 @@ def _load(
         train=sets["train"],
         test=sets["test"] if "test" in sets else sets["val"],
         validation=sets.get("val") if "test" in sets else None,
-        skipped=tuple(skipped),
+        skipped=(*damaged, *(f"{what}: {count:,}" for what, count in left_out.items() if count)),
     )
 
 
-def _find_splits(root: Place, path: Path) -> dict[str, dict[str, list[Place]]]:
+def _find_splits(root: Place, path: Path, left_out: LeftOut) -> dict[str, dict[str, list[Place]]]:
     """Return the images of a folder with train/ by part and class."""
     if not (root / "train").is_dir():
         raise NsoptError(
@@ -91,21 +96,27 @@ def _find_splits(root: Place, path: Path) -> dict[str, dict[str, list[Place]]]:
             "CLASS/IMAGE and --split 0.8"
         )
     splits = {
-        part: _list_class_files(root / part, path) for part in _PARTS if (root / part).is_dir()
+        part: _list_class_files(root / part, path, left_out)
+        for part in _PARTS
+        if (root / part).is_dir()
     }
+    _count_others(root, _PARTS, left_out)
     _check_classes(splits, path)
     return splits
 
 
 def _divide(
-    root: Place, path: Path, fraction: float, seed: int
+    root: Place, path: Path, fraction: float, seed: int, left_out: LeftOut
 ) -> dict[str, dict[str, list[Place]]]:
     """Divide every class into training and test images."""
     if not 0 < fraction < 1:
         raise NsoptError(f"--split must be between 0 and 1, got {fraction:g}")
     if any((root / part).is_dir() for part in ("test", "val")):
         raise NsoptError(f"{path} has test/ or val/ already: leave --split out")
-    files = _list_class_files(root / "train" if (root / "train").is_dir() else root, path)
+    if (root / "train").is_dir():
+        _count_others(root, _PARTS, left_out)
+        root = root / "train"
+    files = _list_class_files(root, path, left_out)
     generator, train, test = np.random.default_rng(seed), {}, {}
     for name, entries in files.items():
         if len(entries) < 2:
@@ -123,14 +134,27 @@ def _enter(root: Place) -> Place:
     return folders[0] if len(folders) == 1 and folders[0].name != "train" else root
 
 
-def _list_class_files(split: Place, path: Path) -> dict[str, list[Place]]:
-    files = {folder.name: images_in(folder) for folder in folders_in(split)}
+def _list_class_files(split: Place, path: Path, left_out: LeftOut) -> dict[str, list[Place]]:
+    files = {folder.name: images_in(folder, left_out) for folder in folders_in(split)}
+    _count_others(split, files, left_out)
     empty = [name for name, entries in files.items() if not entries]
     if len(files) < 2:
         raise NsoptError(f"{path}: {split.name}/ needs at least 2 class folders, has {len(files)}")
     if empty:
-        raise NsoptError(f"{path}: no images in {split.name}/{empty[0]}")
+        found = ", ".join(f"{what}: {count:,}" for what, count in left_out.items())
+        more = f" (left out: {found})" if found else ""
+        raise NsoptError(f"{path}: no images in {split.name}/{empty[0]}{more}")
     return files
+
+
+def _count_others(folder: Place, known: Collection[str], left_out: LeftOut) -> None:
+    """Count images and folders in `folder` that are not in one of its `known` folders."""
+    left_out["images outside class folders"] += sum(
+        has_image_suffix(entry) and entry.is_file() for entry in list_children(folder)
+    )
+    for other in folders_in(folder):
+        if other.name not in known:
+            left_out[f"images in {other.name}/"] += len(images_in(other, LeftOut()))
 
 
 def _check_classes(splits: dict[str, dict[str, list[Place]]], path: Path) -> None:

@@ -17,12 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from nsopt.data.arrays import format_shape, read_arrays, read_dataset
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, shorten
 
 PIXEL_RANGE = 255.0
 _VALUES = 256  # possible values of a uint8 pixel
 _IMAGES_AT_ONCE = 1024
 Labelled = tuple[ArrayLike, ArrayLike]
+_FEW_CLASSES, _MOST_GAPS = 100, 10  # a higher label is a mistake if 9 of 10 below it are missing
 _SPLIT_SEED = 0  # one split for all seeds and methods, so that they can be compared
 
 
@@ -114,7 +115,7 @@ class ImageData:
         mean: mean per channel of pixels from 0 to 1, for normalisation; None for the mean of the
             training images.
         std: standard deviation, likewise.
-        skipped: damaged files that were left out, each with the reason.
+        skipped: what was left out: damaged images, each with the reason, and counts by reason.
     """
 
     name: str
@@ -131,7 +132,9 @@ class ImageData:
         parts = {"training": self.train, "validation": self.validation, "test": self.test}
         counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
         shape = "x".join(map(str, self.train.shape))
-        return f"<{self.name}: {counts} images of {shape} in {len(self.classes)} classes>"
+        classes = f"{len(self.classes)} classes"
+        rest = f"; left out: {'; '.join(self.skipped)}" if self.skipped else ""
+        return f"<{self.name}: {counts} images of {shape} in {classes}{rest}>"
 
     @property
     def image_size(self) -> int:
@@ -170,7 +173,7 @@ class ImageData:
             >>> nsopt.ImageData.from_arrays((images, labels), (images, labels)).classes
         """
         parts = {"train": train, "test": test} | ({"validation": validation} if validation else {})
-        sets = {part: ImageSet(*read_arrays(part, *pair)) for part, pair in parts.items()}
+        sets = {part: ImageSet(*read_arrays(part, pair)) for part, pair in parts.items()}
         shape = sets["train"].shape
         for part, own in sets.items():
             if own.shape != shape:
@@ -178,12 +181,7 @@ class ImageData:
                     f"{part} images are {format_shape(own.shape)}, "
                     f"train images {format_shape(shape)}"
                 )
-        highest = max(int(own.labels.max()) for own in sets.values())
-        names = tuple(classes or (str(i) for i in range(max(2, highest + 1))))
-        if highest >= len(names):
-            raise NsoptError(
-                f"labels go up to {highest}: give {highest + 1} class names, not {len(names)}"
-            )
+        names = _name_classes([own.labels for own in sets.values()], classes)
         return cls(name, names, sets["train"], sets["test"], sets.get("validation"), mirror)
 
     @classmethod
@@ -343,6 +341,25 @@ class Splits:
             "validation_crc32": _compute_checksum(self.validation),
             "test_crc32": _compute_checksum(self.test),
         }
+
+
+def _name_classes(labels: Sequence[Tensor], classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the classes, by default numbers. Raises NsoptError for odd labels."""
+    if classes is not None and (isinstance(classes, str) or not isinstance(classes, Sequence)):
+        raise NsoptError(f"classes must be a list of names, not {shorten(classes)}")
+    highest = max(int(own.max()) for own in labels)
+    different = len(torch.cat(list(labels)).unique())
+    if not classes and highest >= max(_FEW_CLASSES, _MOST_GAPS * different):
+        raise NsoptError(
+            f"labels go up to {highest}, but only {different} different ones occur: number the "
+            "classes from 0, or give their names as classes="
+        )
+    names = tuple(map(str, classes or range(max(2, highest + 1))))
+    if highest >= len(names):
+        raise NsoptError(
+            f"labels go up to {highest}: give {highest + 1} class names, not {len(names)}"
+        )
+    return names
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:

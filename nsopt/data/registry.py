@@ -1,5 +1,6 @@
 """Data sets by name."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,9 @@ def load_data(
 ) -> ImageData:
     """Load a data set into memory.
 
+    Images of a folder are turned upright as their EXIF data say, and lose their alpha channel.
+    Files of a folder that are left out cause a UserWarning that counts them.
+
     Args:
         name: a name that `nsopt data list` prints, such as `cifar10`, or `folder:PATH`.
         directory: folder of downloaded data sets; for Tiny ImageNet also the path of its zip.
@@ -34,8 +38,7 @@ def load_data(
         split: for a folder with class folders but without train/ and test/, the share of training
             images in each class; the rest are test images.
         split_seed: decides which images are for training.
-        skip_corrupt: whether to leave out damaged images of a folder; `skipped` of the result names
-            them.
+        skip_corrupt: whether to leave out damaged images of a folder.
 
     Returns:
         Training and test images, and validation images if the data set has them.
@@ -47,28 +50,28 @@ def load_data(
         >>> data = nsopt.load_data("digits")
         >>> photographs = nsopt.load_data("folder:photographs", image_size=64, split=0.8)
     """
-    check_name(name)
-    if is_folder(name):
-        path = Path(name.removeprefix("folder:")).expanduser()
-        data = load_folder(path, image_size, split, split_seed, skip_corrupt)
-    elif split is not None or skip_corrupt:
-        raise NsoptError(f"--split and --skip-corrupt are for folders, not for {name}")
-    else:
-        data = _load(name, Path(directory).expanduser(), image_size)
-    return data if subset is None else data.subset(subset.classes, subset.per_class)
+    source = Source(
+        name, image_size, subset or Subset(), None, None, split, split_seed, skip_corrupt
+    )
+    data = load_source(source, Path(directory))
+    if data.skipped:
+        warnings.warn(f"left out of {name}: {'; '.join(data.skipped)}", stacklevel=2)
+    return data
 
 
 def load_source(source: Source, directory: Path) -> ImageData:
-    """Load the images of a study."""
-    data = load_data(
-        source.name,
-        directory,
-        source.image_size,
-        source.subset,
-        source.split,
-        source.split_seed,
-        source.skip_corrupt,
-    )
+    """Load the images of a study; the caller says what `skipped` names."""
+    name = source.name
+    check_name(name)
+    if is_folder(name):
+        path = Path(name.removeprefix("folder:")).expanduser()
+        size, split = source.image_size, source.split
+        data = load_folder(path, size, split, source.split_seed, source.skip_corrupt)
+    elif source.split is not None or source.skip_corrupt:
+        raise NsoptError(f"--split and --skip-corrupt are for folders, not for {name}")
+    else:
+        data = _load(name, directory.expanduser(), source.image_size)
+    data = data.subset(source.subset.classes, source.subset.per_class)
     data = replace(data, mirror=data.mirror and source.mirror)
     return data.normalised_by(source.mean, source.std)
 

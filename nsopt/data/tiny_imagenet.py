@@ -10,8 +10,9 @@ from typing import Any
 
 from nsopt.data.cache import load_cached
 from nsopt.data.checksum import check_md5
-from nsopt.data.decode import Place, decode, folders_in, images_in, open_place, refuse_damaged
+from nsopt.data.decode import decode, refuse_damaged
 from nsopt.data.images import ImageData, ImageSet
+from nsopt.data.places import LeftOut, Place, folders_in, images_in, open_place
 from nsopt.errors import NsoptError, short_reason
 from nsopt.torchvision_import import import_torchvision
 
@@ -63,7 +64,8 @@ def _load(path: Path, image_size: int) -> ImageData:
         root = place / _ROOT if (place / _ROOT).is_dir() else place
         if not (root / "train").is_dir() or not (root / "val" / "val_annotations.txt").is_file():
             raise NsoptError(f"{path} does not have the layout of {ARCHIVE}: fetch it again")
-        train = {folder.name: images_in(folder / "images") for folder in folders_in(root / "train")}
+        folders = folders_in(root / "train")
+        train = {folder.name: images_in(folder / "images", LeftOut()) for folder in folders}
         test = _read_annotations(root / "val", list(train), path)
         words = _read_words(root, path)
         return ImageData(
@@ -75,7 +77,7 @@ def _load(path: Path, image_size: int) -> ImageData:
 
 
 def _decode(files: dict[str, list[Place]], image_size: int, path: Path) -> ImageSet:
-    images, damaged = decode(list(files.values()), image_size)
+    images, damaged = decode(list(files.values()), image_size, LeftOut())
     refuse_damaged(damaged, path, "fetch the data again")
     return images
 

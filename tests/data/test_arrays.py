@@ -51,6 +51,19 @@ GOOD = (draw_pixels(10, 3, 8, 8), np.arange(10) % 2)
         ((GOOD[0], GOOD[1] - 1), {}, "train labels must be at least 0, got -1"),
         ((GOOD[0][:, :, :4, :4], GOOD[1]), {}, "test images are 3x8x8, train images 3x4x4"),
         (GOOD, {"classes": ["one"]}, "labels go up to 1: give 2 class names, not 1"),
+        ((GOOD[0], (GOOD[1] - 1).astype(np.uint8)), {}, "labels go up to 255, but only 3 "),
+        ((GOOD[0], (GOOD[1] - 1).astype(np.uint32)), {}, "labels go up to 4294967295: number"),
+        ((GOOD[0], (GOOD[1] - 1).astype(np.uint64)), {}, f"labels go up to {2**64 - 1}: number"),
+        ((GOOD[0], GOOD[1] * 10**7), {}, "labels go up to 10000000, .*or give their names"),
+        (
+            (GOOD[0], GOOD[1] * 10**7),
+            {"classes": "ab"},
+            "classes must be a list of names, not 'ab'",
+        ),
+        ((GOOD[0], GOOD[1]), {"classes": 5}, "classes must be a list of names, not 5"),
+        (GOOD[0], {}, "train must be a pair of images and labels, not ndarray"),
+        (None, {}, "train must be a pair of images and labels, not NoneType"),
+        (([[1], [1, 2]], GOOD[1]), {}, "train is not an array: setting an array element"),
     ],
 )
 def test_invalid_arrays_raise_an_error(train: Any, options: Any, message: str) -> None:
@@ -110,6 +123,34 @@ def test_invalid_datasets_raise_an_error() -> None:
         ImageData.from_dataset(normalised, normalised)
     with pytest.raises(NsoptError, match="train images must be of one size: found none"):
         ImageData.from_dataset(TensorDataset(torch.zeros(0, 3, 8, 8), torch.zeros(0)), normalised)
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([(GOOD[0][0], 0.5)], r"train labels must be integers, not 0\.5"),
+        ([(GOOD[0][0], torch.tensor([0, 1]))], r"train labels must be integers, not tensor\("),
+        ([(GOOD[0][0], 2**200)], "train labels must be integers"),
+        ([(GOOD[0][0], 2**64 - 1)], f"train labels go up to {2**64 - 1}: number"),
+        ([GOOD[0][0]], "item 0 of train must be an image and its label, not ndarray"),
+        (5, "train must be a dataset with a length, .* not int"),
+        (iter([]), "train must be a dataset with a length"),
+    ],
+)
+def test_invalid_items_of_datasets_raise_an_error(items: Any, message: str) -> None:
+    with pytest.raises(NsoptError, match=message):
+        ImageData.from_dataset(items, [(GOOD[0][0], 0)])
+
+
+def test_a_thousand_classes_need_not_all_occur() -> None:
+    images = draw_pixels(400, 1, 2, 2)
+    part = images, np.random.default_rng(0).integers(0, 1000, 400)
+    assert len(ImageData.from_arrays(part, part).classes) > 900
+    few = images[:2], np.array([0, 99])
+    assert len(ImageData.from_arrays(few, few).classes) == 100
+    assert (
+        len(ImageData.from_arrays(few, few, classes=[str(i) for i in range(1000)]).classes) == 1000
+    )
 
 
 def test_a_network_trains_on_arrays() -> None:

@@ -28,9 +28,9 @@ def write_images(
     return root
 
 
-def pack(folder: Path, path: Path, root: str = "") -> Path:
+def pack(folder: Path, path: Path, root: str = "", pattern: str = "*.png") -> Path:
     with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.rglob("*.png")):
+        for file in sorted(file for file in folder.rglob(pattern) if file.is_file()):
             archive.write(file, Path(root) / file.relative_to(folder))
     return path
 
@@ -71,14 +71,95 @@ def test_folders_of_finder_and_jupyter_are_ignored(tmp_path: Path) -> None:
         assert len(data.train) == 6
 
 
-@pytest.mark.parametrize("suffix", [".webp", ".ppm", ".tiff", ".gif"])
-def test_images_of_other_formats_are_read(tmp_path: Path, suffix: str) -> None:
-    write_images(tmp_path)
-    for file in list(tmp_path.rglob("*.png")):
+SUFFIXES = [".webp", ".ppm", ".tiff", ".gif", ".jfif", ".avif", ".jp2", ".tga", ".PNG", ".mpo", ""]
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".image"])
+@pytest.mark.parametrize("packs", [False, True])
+def test_images_of_every_suffix_are_read(tmp_path: Path, suffix: str, packs: bool) -> None:
+    folder = write_images(tmp_path / "x")
+    for file in list(folder.rglob("*.png")):
         with Image.open(file) as image:
-            image.save(file.with_suffix(suffix))
+            image.save(file.with_suffix(suffix), format=None if suffix in SUFFIXES[:-1] else "PNG")
         file.unlink()
-    assert load_data(f"folder:{tmp_path}").train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    path = pack(folder, tmp_path / "x.zip", pattern="*/*/*") if packs else folder
+    assert load_data(f"folder:{path}").train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_images_in_sub_folders_belong_to_their_class(tmp_path: Path, packs: bool) -> None:
+    folder = write_images(tmp_path / "x")
+    plain = load_data(f"folder:{folder}").train
+    deep = folder / "train/ant/2/2024.png"
+    deep.mkdir(parents=True)
+    (folder / "train/ant/2.png").rename(deep / "2.png")
+    data = load_data(f"folder:{pack(folder, tmp_path / 'x.zip') if packs else folder}")
+    torch.testing.assert_close(data.train.images, plain.images, rtol=0, atol=0)
+    assert data.train.labels.tolist() == plain.labels.tolist()
+
+
+def test_changes_behind_a_link_are_noticed(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "x")
+    (folder / "train/ant").rename(tmp_path / "ants")
+    (folder / "train/ant").symlink_to(tmp_path / "ants")
+    assert len(load_data(f"folder:{folder}").train) == 6
+    Image.new("RGB", (8, 8)).save(tmp_path / "ants/more.png")
+    assert len(load_data(f"folder:{folder}").train) == 7
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_what_is_left_out_is_counted_by_reason(tmp_path: Path, packs: bool) -> None:
+    folder, image = write_images(tmp_path / "x"), Image.new("RGB", (8, 8))
+    (folder / "train/bee/notes.txt").write_text("notes")
+    (folder / "train/bee/1.heic").write_bytes(b"....ftypheic")
+    (folder / "train/bee/2.HEIC").write_bytes(b"....ftypheic")
+    (folder / "train/ant/._0.png").write_bytes(b"attributes of macOS")
+    (folder / "train/.DS_Store").write_bytes(b"no image")
+    (folder / "train/bee/drawing.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0")
+    image.save(folder / "train/loose.png")
+    (folder / "valid/ant").mkdir(parents=True)
+    image.save(folder / "valid/ant/0.png")
+    path = pack(folder, tmp_path / "x.zip", pattern="*") if packs else folder
+    for _ in ("decoded", "from the cache"):
+        with pytest.warns(UserWarning, match="left out of folder:") as caught:
+            data = load_data(f"folder:{path}")
+        assert len(data.train) == len(data.test) == 6
+        assert sorted(data.skipped) == [
+            ".eps files in which Pillow finds no image: 1",
+            ".heic files in which Pillow finds no image: 2",
+            ".txt files in which Pillow finds no image: 1",
+            "hidden images: 1",
+            "images in valid/: 1",
+            "images outside class folders: 1",
+        ]
+        assert "; ".join(data.skipped) in str(caught[0].message)
+        assert "; left out: " in repr(data)
+
+
+def test_photographs_are_read_upright(tmp_path: Path) -> None:
+    """Orientation 6: the first row of the stored pixels is the right column."""
+    folder, exif = write_images(tmp_path / "x"), Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[0] = 255
+    Image.fromarray(pixels).save(folder / "train/ant/0.png", exif=exif)
+    Image.fromarray(pixels).save(folder / "train/ant/1.png", exif=b"Exif\0\0damaged")
+    images = load_data(f"folder:{folder}").train.images
+    np.testing.assert_array_equal(images[0, 0], pixels[..., 0].T[:, ::-1])
+    np.testing.assert_array_equal(images[1, 0], pixels[..., 0])
+
+
+def test_only_alpha_channels_that_are_used_are_said_to_be_dropped(tmp_path: Path) -> None:
+    folder, pixels = write_images(tmp_path / "x"), np.full((8, 8, 4), 200, np.uint8)
+    pixels[..., 3] = 255
+    Image.fromarray(pixels).save(folder / "train/ant/0.png")
+    assert not load_data(f"folder:{folder}").skipped
+    pixels[0, 0, 3] = 0
+    Image.fromarray(pixels).save(folder / "train/ant/0.png")
+    Image.fromarray(pixels).quantize().save(folder / "test/ant/0.png")
+    with pytest.warns(UserWarning, match="alpha channels: 2$"):
+        data = load_data(f"folder:{folder}")
+    assert (data.train.images[0] == 200).all()
 
 
 def test_images_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
@@ -188,7 +269,10 @@ def test_damaged_images_are_all_listed_or_skipped(tmp_path: Path) -> None:
         load_data(name)
     assert all(name in str(caught.value) for name in names)
     for _ in ("decoded", "from the cache"):
-        data = load_data(name, skip_corrupt=True)
+        with pytest.warns(
+            UserWarning, match=r"left out of folder:.*0\.png is not a complete image"
+        ):
+            data = load_data(name, skip_corrupt=True)
         assert data.train.labels.tolist() == [0, 0, 1, 1]
         assert data.test.labels.tolist() == [0, 0, 0, 1, 1]
         assert data.train.images[:2].max() < 100 <= data.train.images[2:].min()
