@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from nsopt.models.activations import tensors_in
 from nsopt.models.tracing.labels import Atoms, Label, select_atoms
@@ -78,6 +80,28 @@ def select(tracer: Tracer, result: Any, x: Tensor, dim: int = 0, index: Any = No
     labels.pop(dim)
     for tensor in tensors_in(result):
         tracer.put(tensor, labels)
+
+
+@rule("index")
+def index(tracer: Tracer, result: Tensor, x: Tensor, indices: Sequence[Tensor | None]) -> None:
+    """Freeze the dimensions that are indexed, and keep the labels of all others."""
+    labels, asked = list(tracer.get(x)), [i for i in indices if i is not None]
+    indexed = [d for d, i in enumerate(indices) if i is not None]
+    if any(i.dtype in (torch.bool, torch.uint8) for i in asked):
+        tracer.freeze("is indexed by a mask", *labels)
+        tracer.put(result, (None,) * result.ndim)
+        return
+    tracer.freeze(
+        "is indexed", *(labels[d] for d in indexed), *(a for i in asked for a in tracer.get(i))
+    )
+    together = indexed[-1] - indexed[0] + 1 == len(indexed)
+    kept: list[Label] = [label for d, label in enumerate(labels) if d not in indexed]
+    place = indexed[0] if together else 0
+    kept[place:place] = [None] * (result.ndim - len(kept))
+    if not isinstance(x, FakeTensor):  # a table of codes, as in an embedding
+        for label in kept:
+            tracer.note_maker(label)
+    tracer.put(result, kept)
 
 
 @rule("cat")

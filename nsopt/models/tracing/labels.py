@@ -86,6 +86,8 @@ class Trace:
         frozen: atoms that must stay.
         inexact: arrays of inexact atoms.
         products: the multiply-accumulates of the first run.
+        inferred: the dimension whose size the code gave as -1, by the path of the module and the
+            sizes into which it split a dimension.
         group_sizes: channels per group, by the path of a grouped convolution or norm whose number
             of groups changes with the width.
         choices: pairs of an operation and a decision, in order. Networks of other widths must
@@ -102,6 +104,7 @@ class Trace:
     frozen: list[Frozen] = field(default_factory=list)
     inexact: list[Atoms] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
+    inferred: dict[tuple[str, tuple[int, ...]], int] = field(default_factory=dict)
     group_sizes: dict[str, int] = field(default_factory=dict)
     choices: list[tuple[str, Any]] = field(default_factory=list)
     read: dict[int, None] = field(default_factory=dict)

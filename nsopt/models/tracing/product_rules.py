@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from nsopt.models.activations import tensors_in
-from nsopt.models.tracing.labels import Label
+from nsopt.models.tracing.labels import Label, Labels
 from nsopt.models.tracing.shape_rules import label_nothing, pointwise
 from nsopt.models.tracing.tracer import Tracer, rule
 
@@ -170,9 +170,9 @@ def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *mor
     """Join queries with keys, and keys with values.
 
     The size of a query is inexact, because it also scales the scores; so is the number of keys,
-    over which the softmax runs.
+    over which the softmax runs. Several heads of queries may share one head of keys and values.
     """
-    queries, keys, values = tracer.get(q), tracer.get(k), tracer.get(v)
+    queries, keys, values = tracer.get(q), _repeat_heads(tracer, k, q), _repeat_heads(tracer, v, q)
     inner, read = tracer.join(queries[-1], keys[-1]), tracer.join(keys[-2], values[-2])
     lead = [tracer.join(*m) for m in zip(queries[:-2], keys[:-2], values[:-2], strict=True)]
     scores = [*lead, queries[-2], read]
@@ -187,6 +187,14 @@ def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *mor
     first, *others = tensors_in(result)
     label_nothing(tracer, others)
     tracer.put(first, [*scores[:-1], values[-1]])
+
+
+def _repeat_heads(tracer: Tracer, keys: Tensor, queries: Tensor) -> Labels:
+    """Return the labels of keys or values, with as many heads as there are of queries."""
+    labels = list(tracer.get(keys))
+    if keys.ndim > 3 and isinstance(heads := labels[-3], np.ndarray):
+        labels[-3] = np.repeat(heads, queries.shape[-3] // len(heads))
+    return tuple(labels)
 
 
 @rule("_softmax", "_log_softmax", "_safe_softmax", "cumsum")

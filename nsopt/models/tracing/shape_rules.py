@@ -74,9 +74,10 @@ def as_strided(tracer: Tracer, result: Tensor, x: Tensor, size: Sequence[int], *
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias")
-def view(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
+def view(tracer: Tracer, result: Tensor, x: Tensor, sizes: Any = (), *_: Any) -> None:
     """Match runs of old dimensions with runs of new dimensions that have as many elements."""
     old, new, before = tuple(x.shape), tuple(result.shape), tracer.get(x)
+    inferred = [*sizes].index(-1) if -1 in sizes else len(new)
     if not x.numel():
         tracer.freeze("has no elements", *before)
         label_nothing(tracer, result)
@@ -91,12 +92,12 @@ def view(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
                 i += 1
             else:
                 j += 1
-        labels += _regroup(tracer, before[first:i], old[first:i], new[start:j])
+        labels += _regroup(tracer, before[first:i], old[first:i], new[start:j], inferred - start)
     tracer.put(result, labels)
 
 
 def _regroup(
-    tracer: Tracer, labels: Labels, old: tuple[int, ...], new: tuple[int, ...]
+    tracer: Tracer, labels: Labels, old: tuple[int, ...], new: tuple[int, ...], inferred: int
 ) -> list[Label]:
     """Return the labels of new dimensions that hold the elements of some old dimensions.
 
@@ -104,6 +105,7 @@ def _regroup(
         labels: the labels of the old dimensions.
         old: their sizes.
         new: the sizes of the new dimensions.
+        inferred: the one of them whose size the code gives as -1, if it is among them.
     """
     labelled = [d for d, label in enumerate(labels) if isinstance(label, np.ndarray)]
     if not labelled:
@@ -117,25 +119,30 @@ def _regroup(
     flat = np.tile(
         np.repeat(select_atoms([labels[d]])[0], math.prod(old[d + 1 :])), math.prod(old[:d])
     )
-    return _spread(tracer, flat, new)
+    return _spread(tracer, flat, new, inferred)
 
 
-def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...]) -> list[Label]:
+def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...], inferred: int) -> list[Label]:
     """Return the labels of the dimensions into which a flat dimension is split.
 
-    Only one of them gets atoms: a dimension with the same atoms in every row, or else the largest
-    dimension, whose rows are then joined (channel shuffle).
+    Only one of them gets atoms: a dimension with the same atoms in every row, or else the inferred
+    dimension (-1, as in `view(batch, length, -1, head_size)`), or else the largest one. The rows of
+    these two are then joined, as in a channel shuffle. A module that infers a dimension for its
+    queries may give all sizes for its keys: it splits them alike.
     """
+    if len(new) == 1:
+        return [flat]
+    split = tracer.trace.inferred
+    if 0 <= inferred < len(new):
+        split[tracer.where, new] = inferred
     large = [e for e, size in enumerate(new) if size > 1]
-    if len(large) == 1:
-        return [flat if e in large else None for e in range(len(new))]
     cube = flat.reshape(new)
 
     def rows(e: int) -> Atoms:
         return np.moveaxis(cube, e, -1).reshape(-1, new[e])
 
     def best() -> int:
-        by_size = sorted(large, key=lambda e: -new[e])
+        by_size = sorted(large, key=lambda e: (e != split.get((tracer.where, new)), -new[e]))
         return next((e for e in by_size if (rows(e) == rows(e)[0]).all()), by_size[0])
 
     chosen = tracer.choose(best)

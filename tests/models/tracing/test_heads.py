@@ -1,0 +1,90 @@
+"""Heads of attention, written as in Hugging Face's transformers, can be removed one by one."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nsopt.models.tracing.trace import trace
+from tests.models.tracing.checks import check_building, check_pruning, randomise
+
+
+class Attention(nn.Module):
+    """Four heads of queries that infer their number; `keys` heads of keys and values."""
+
+    def __init__(self, keys: int = 4) -> None:
+        super().__init__()
+        self.head, self.heads, self.repeats = 8, keys, 4 // keys
+        self.q, self.o = nn.Linear(24, 32), nn.Linear(32, 24)
+        self.k, self.v = nn.Linear(24, 8 * keys), nn.Linear(24, 8 * keys)
+
+    def split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], -1, self.head).transpose(1, 2)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(q, k, v)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.attend(self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x)))
+        return x + self.o(y.transpose(1, 2).reshape(*x.shape[:-1], -1))
+
+
+class SizesOfKeys(Attention):
+    """Whisper: its queries infer the number of heads, its keys and values do not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x).view(*x.shape[:-1], -1, self.head).transpose(1, 2)
+        k, v = (
+            each(x).view(x.shape[0], -1, self.heads, self.head).transpose(1, 2)
+            for each in (self.k, self.v)
+        )
+        return x + self.o(self.attend(q, k, v).transpose(1, 2).reshape(*x.shape[:-1], -1))
+
+
+class Repeats(Attention):
+    """Llama: two heads of queries read one head of keys and values."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def repeat(x: Tensor) -> Tensor:
+            batch, heads, steps, size = x.shape
+            x = x[:, :, None].expand(batch, heads, self.repeats, steps, size)
+            return x.reshape(batch, heads * self.repeats, steps, size)
+
+        return functional.scaled_dot_product_attention(q, repeat(k), repeat(v))
+
+
+class Groups(Attention):
+    """Llama with PyTorch's own grouped queries."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+
+class Transformer(nn.Module):
+    """Two blocks; reads codes of positions by their indices, and one token."""
+
+    def __init__(self, first: Attention, second: Attention) -> None:
+        super().__init__()
+        self.words, self.codes = nn.Embedding(20, 24), nn.Parameter(torch.randn(9, 24))
+        self.blocks, self.head = nn.Sequential(first, second), nn.Linear(24, 4)
+
+    def forward(self, words: Tensor) -> Tensor:
+        places = torch.arange(words.shape[1]).flip(0)
+        x = self.blocks(self.words(words) + self.codes[places])
+        return self.head(x[torch.arange(len(x)), words.argmax(1)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "heads"),
+    [(Attention, 4, 4), (SizesOfKeys, 4, 4), (Repeats, 2, 2), (Groups, 2, 2)],
+)
+def test_heads_go_from_each_block_on_their_own(
+    kind: type[Attention], keys: int, heads: int
+) -> None:
+    torch.manual_seed(0)
+    model, words = Transformer(kind(keys), kind(keys)), torch.randint(20, (2, 5))
+    arch = trace(model, words)
+    assert arch.base_widths == (24, heads, heads)
+    check_building(arch, words)
+    randomise(model)
+    check_pruning(arch, model, words)
