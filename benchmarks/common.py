@@ -16,7 +16,7 @@ from nsopt.compute.device import resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.latency.measure import measure_latencies
-from nsopt.latency.runtime import TORCH, Runtime
+from nsopt.latency.runtime import TORCH, Runtime, draw_images
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.scaling.law import ScalingLaw
@@ -47,7 +47,9 @@ def time_alone(
     """Return the milliseconds of networks, timed side by side while other nsopt processes wait."""
     passes = warmup, repeats, rounds
     with sharing(resolve_compute("cpu", "fp32")) as compute, compute.exclusive():
-        measured = measure_latencies(models, input_shape, *passes, runtime=runtime)
+        measured = measure_latencies(
+            models, draw_images(input_shape, runtime.batch_size), *passes, runtime=runtime
+        )
     return [latency.median_ms for latency in measured]
 
 

@@ -26,10 +26,12 @@ from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.latency.learn import latency_model, sample_widths
 from nsopt.latency.measure import measure_latencies
+from nsopt.latency.runtime import draw_images
 from nsopt.latency.sittings import Latency
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.scaling.law import floor_widths
+from nsopt.settings import BATCH_SIZE
 
 _RATIOS = np.geomspace(0.15, 1.0, 10)
 
@@ -74,7 +76,7 @@ def timed(
     with compute.exclusive():
         return measure_latencies(
             [arch.build(row) for row in widths],
-            arch.input_shape,
+            draw_images(arch.input_shape, BATCH_SIZE),
             warmup=4,
             repeats=8 if quick else 20,
             rounds=4,

@@ -22,9 +22,11 @@ from nsopt.compute.device import describe_device, resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.latency.learn import sample_widths
 from nsopt.latency.measure import measure_latencies
+from nsopt.latency.runtime import draw_images
 from nsopt.latency.sittings import Latency
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import floor_widths
+from nsopt.settings import BATCH_SIZE
 
 _OTHERS = 40
 
@@ -45,7 +47,9 @@ def measure(name: str) -> dict[str, float]:
 
 def timed(arch: Architecture, networks: Sequence[Sequence[int]], repeats: int) -> list[Latency]:
     models = [arch.build(widths) for widths in networks]
-    return measure_latencies(models, arch.input_shape, warmup=4, repeats=repeats, rounds=4)
+    return measure_latencies(
+        models, draw_images(arch.input_shape, BATCH_SIZE), warmup=4, repeats=repeats, rounds=4
+    )
 
 
 def main() -> None:

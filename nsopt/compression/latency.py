@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from optuna.study import Study
 
@@ -21,12 +22,14 @@ def with_latency_for(
     compute: Compute,
     progress: Progress,
     runtime: Runtime,
+    inputs: Any = None,
 ) -> Architecture:
     """Return `arch`, with a stored or new latency model if a budget limits milliseconds.
 
     Args:
         words: the budgets.
         studies: may have stored a model, which has priority, so that budgets keep their meaning.
+        inputs: a batch with which networks are timed; by default random images.
 
     Raises:
         NsoptError: if the network meets a budget already, before nsopt learns for minutes.
@@ -35,5 +38,7 @@ def with_latency_for(
         return arch
     arch = with_stored_latency(arch, studies)
     if arch.latency is None:
-        arch = make_exact(arch, compute, progress, runtime, partial(check_time, words, arch))
+        arch = make_exact(
+            arch, compute, progress, runtime, partial(check_time, words, arch), inputs
+        )
     return arch

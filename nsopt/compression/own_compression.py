@@ -25,7 +25,6 @@ from nsopt.compression.budgets import (
 )
 from nsopt.compression.latency import with_latency_for
 from nsopt.compression.own_latency import (
-    check_inputs,
     solve_as_timed,
     time_models,
     with_measured_budget,
@@ -75,14 +74,17 @@ def run_own_compression(
         NsoptError: if the score is not a number, or other settings wrote the storage.
     """
     check_budgets(words, task.arch, task.settings)
-    check_inputs(task, words)
     dense = _evaluate(task, task.model)
     task.progress.message(f"the trained network scores {dense:g}")
     studies = read_own_studies(task.folder, task.arch)
-    arch = with_latency_for(words, task.arch, studies, task.compute, task.progress, task.runtime)
+    arch = with_latency_for(
+        words, task.arch, studies, task.compute, task.progress, task.runtime, task.inputs
+    )
     budgets = read_compression_budgets(words, arch)
     stored = [schema.read_own_settings(study) for study in studies]
-    settings = with_fast_multiple(task.settings, budgets, arch, task.runtime, stored, task.progress)
+    settings = with_fast_multiple(
+        task.settings, budgets, arch, task.runtime, stored, task.progress, task.inputs
+    )
     task = replace(task, arch=arch, settings=settings)
     law = uniform_curve(task.arch.base_widths)
     asked = []

@@ -29,8 +29,9 @@ from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.locks import hold_lock
 from nsopt.errors import NsoptError
 from nsopt.latency.bisection import Widths
-from nsopt.latency.runtime import Runtime
+from nsopt.latency.runtime import Runtime, are_images, with_batch_size
 from nsopt.models.architecture import Architecture
+from nsopt.models.inputs import count_examples
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, score
@@ -66,6 +67,7 @@ class OwnTask:
         compute: the device, which other processes may share.
         folder: folder of the storage, with a folder of files for each architecture.
         progress: receives steps and messages.
+        inputs: a batch with which networks are timed.
     """
 
     arch: Architecture
@@ -77,6 +79,7 @@ class OwnTask:
     compute: Compute
     folder: Path
     progress: Progress
+    inputs: Any
 
     @property
     def files(self) -> Path:
@@ -142,8 +145,10 @@ def make_own_task(
         NsoptError: for a loader that yields its batches only once, or a model that cannot be
             traced.
     """
+    inputs, _ = OwnBatches(loader, loss, torch.device("cpu")).batches(0, seed=0).next()
+    if not are_images(inputs):
+        runtime = with_batch_size(runtime, count_examples(inputs))
     if arch is None:
-        inputs, _ = OwnBatches(loader, loss, torch.device("cpu")).batches(0, seed=0).next()
         arch = trace(model, tuple(inputs) if isinstance(inputs, list) else inputs)
     stored = [schema.read_own_settings(study) for study in read_own_studies(folder, arch)]
     settings = resolve_precision(settings, stored)
@@ -155,7 +160,9 @@ def make_own_task(
         runtime=runtime.name,
         latency_batch_size=runtime.batch_size,
     )
-    return OwnTask(arch, model, batches, own_score, settings, runtime, compute, folder, progress)
+    return OwnTask(
+        arch, model, batches, own_score, settings, runtime, compute, folder, progress, inputs
+    )
 
 
 def read_own_studies(folder: Path, arch: Architecture) -> list[Study]:

@@ -29,6 +29,7 @@ def with_fast_multiple(
     runtime: Runtime,
     stored: Sequence[Mapping[str, Any]],
     progress: Progress,
+    inputs: Any = None,
 ) -> StudySettings:
     """Return the settings of a compression; at budgets in milliseconds they round widths.
 
@@ -42,6 +43,7 @@ def with_fast_multiple(
         runtime: runs the networks that nsopt times.
         stored: settings of the studies that this compression continues. Their multiple is kept.
         progress: receives a message.
+        inputs: a batch with which networks are timed; by default random images.
     """
     if settings.multiple_of is not None or not runtime.is_here:
         return settings
@@ -58,7 +60,7 @@ def with_fast_multiple(
     fastest = find_multiple(settings.training.device, runtime, progress)
     if fastest == 1:
         return settings
-    multiples = _time_multiples(timed, arch, settings, runtime, fastest, progress)
+    multiples = _time_multiples(timed, arch, settings, runtime, fastest, progress, inputs)
     if max(multiples) > 1:
         progress.message(
             f"at budgets in milliseconds widths are multiples of {max(multiples)}, less in narrow "
@@ -78,6 +80,7 @@ def _time_multiples(
     runtime: Runtime,
     fastest: int,
     progress: Progress,
+    inputs: Any,
 ) -> tuple[int, ...]:
     """Return each layer's multiple.
 
@@ -87,7 +90,7 @@ def _time_multiples(
     halved = (fastest >> times for times in range(fastest.bit_length()))
     best, most = (1,) * len(arch.base_widths), 0.0
     for multiples in dict.fromkeys(multiple_per_layer(arch, multiple) for multiple in halved):
-        macs = _count_macs(budgets, arch, _rounded(settings, multiples), runtime, progress)
+        macs = _count_macs(budgets, arch, _rounded(settings, multiples), runtime, progress, inputs)
         if most and macs <= _MORE * most:
             break
         if macs:
@@ -101,6 +104,7 @@ def _count_macs(
     settings: StudySettings,
     runtime: Runtime,
     progress: Progress,
+    inputs: Any = None,
 ) -> float:
     """Return the geometric mean of the MACs that budgets allow, as timed; 0 if one has no widths.
 
@@ -111,9 +115,7 @@ def _count_macs(
     with sharing(compute, progress) as shared:
         for budget in budgets:
             limits = budget.limits(arch, settings)
-            asked = MeasuredBudget(
-                arch, law, budget.metric, budget.limit, limits, beside_whole=True
-            )
+            asked = MeasuredBudget(arch, law, budget.metric, budget.limit, limits, True, inputs)
             try:
                 found = asked.solve_here(shared, runtime, progress)
             except NoWidthsError:

@@ -5,7 +5,7 @@ Exported networks take images such as `torchvision.transforms.ToTensor` makes: f
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,13 @@ from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import unknown_name
 from nsopt.files import written_beside
 from nsopt.models.architecture import Architecture
-from nsopt.models.onnx import export_to_onnx, load_onnx, quiet_exporters
+from nsopt.models.onnx import (
+    OnnxNetwork,
+    export_to_onnx,
+    make_batch_variable,
+    quiet_exporters,
+    split_arguments,
+)
 
 Predict = Callable[[Tensor], Tensor]
 _FACTS = "nsopt.json"
@@ -90,21 +96,27 @@ def load_exported(
 
 
 def _write_onnx(network: KeptNetwork, path: Path) -> None:
-    export_to_onnx(WithNormalisation(network), _sample(network), network.facts, path)
+    module, images = WithNormalisation(network), _sample(network)
+    export_to_onnx(module, images, network.facts, path, outputs=["logits"])
 
 
 def _read_onnx(path: Path, arch: str | Architecture | None) -> Predict:
-    run = load_onnx(path)
-    return lambda images: torch.from_numpy(run(images.numpy()))
+    run = OnnxNetwork(path)
+    return lambda images: torch.from_numpy(run(run.name_inputs(images)))
 
 
 def _write_pt2(network: KeptNetwork, path: Path) -> None:
-    batch = torch.export.Dim("batch")
+    export_to_pt2(WithNormalisation(network), _sample(network), network.facts, path)
+
+
+def export_to_pt2(module: nn.Module, inputs: Any, facts: Mapping[str, Any], path: Path) -> None:
+    """Write a network for `torch.export.load`, with a variable batch size; see `export_to_onnx`."""
+    args, keywords = split_arguments(inputs)
     with quiet_exporters():
         program = torch.export.export(
-            WithNormalisation(network).eval(), (_sample(network),), dynamic_shapes=({0: batch},)
+            module.eval(), args, keywords, dynamic_shapes=make_batch_variable(inputs)
         )
-        torch.export.save(program, path, extra_files={_FACTS: json.dumps(network.facts)})
+        torch.export.save(program, path, extra_files={_FACTS: json.dumps(facts)})
 
 
 def _read_pt2(path: Path, arch: str | Architecture | None) -> Predict:

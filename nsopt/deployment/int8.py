@@ -16,7 +16,8 @@ from nsopt.data.images import ImageData
 from nsopt.files import written_beside
 from nsopt.latency.measure import pause_garbage_collection
 from nsopt.latency.runtime import time_pass
-from nsopt.models.onnx import Images, import_for_export, load_onnx
+from nsopt.models.inputs import resize_batch
+from nsopt.models.onnx import Arrays, OnnxNetwork, import_for_export
 from nsopt.models.quantisation import write_int8
 from nsopt.settings import BATCH_SIZE
 
@@ -66,11 +67,12 @@ def quantise(
         >>> nsopt.quantise("small.onnx", "small-int8.onnx", data).milliseconds
     """
     images = data.train.first_of_each(_PER_CLASS)
-    batches = [part.numpy() for part in images.scaled_parts(BATCH_SIZE)]
+    batches = list(images.scaled_parts(BATCH_SIZE))
+    network = OnnxNetwork(Path(exported))
     with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
-        integers = write_int8(Path(exported), Path(folder), batches)
-        whole = np.resize(batches[0], (batch_size, *batches[0].shape[1:]))  # repeats few images
-        milliseconds = _time({FLOAT: Path(exported)} | integers, whole)
+        integers = write_int8(Path(exported), Path(folder), map(network.name_inputs, batches))
+        runs = {FLOAT: network} | {form: OnnxNetwork(file) for form, file in integers.items()}
+        milliseconds = _time(runs, network.name_inputs(resize_batch(batches[0], batch_size)))
         form = min(integers, key=milliseconds.__getitem__)
         _copy_facts(Path(exported), integers[form])
         with written_beside(Path(path)) as unfinished:
@@ -86,11 +88,10 @@ def _copy_facts(source: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
-def _time(files: Mapping[str, Path], batch: Images) -> dict[str, float]:
+def _time(runs: Mapping[str, OnnxNetwork], batch: Arrays) -> dict[str, float]:
     """Return the median milliseconds of each file, timed side by side while other nsopt processes
     of this machine wait."""
-    runs = {name: load_onnx(file) for name, file in files.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in files}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     processor = sharing(resolve_compute("cpu", "fp32"))
     with processor as shared, shared.exclusive(), pause_garbage_collection():
         for _ in range(_ROUNDS):

@@ -26,7 +26,16 @@ from nsopt.latency.measure import (
     was_busy,
 )
 from nsopt.latency.model import LatencyModel, Term
-from nsopt.latency.runtime import TORCH, Measure, Runtime, Torch, choose_runtime
+from nsopt.latency.runtime import (
+    TORCH,
+    Measure,
+    Runtime,
+    Torch,
+    are_images,
+    choose_inputs,
+    choose_runtime,
+    draw_images,
+)
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
@@ -59,13 +68,15 @@ def with_latency(
     measure: Measure | None = None,
     runtime: str = TORCH.name,
     batch_size: int = BATCH_SIZE,
+    inputs: Any = None,
 ) -> A:
-    """Return `arch` with `cost("latency")`, which predicts milliseconds for a batch of images.
+    """Return `arch` with `cost("latency")`, which predicts milliseconds for a batch.
 
     Learning the latency model takes one to three minutes, in which other nsopt processes on the
     device wait. nsopt caches it by network, device, threads and versions; if the machine was busy,
-    it warns and does not cache the model. For other runtimes than PyTorch, and for networks that
-    call other operations at other widths, nsopt times two networks and interpolates by MACs.
+    it warns and does not cache the model. For other runtimes than PyTorch, for networks of other
+    inputs than images, and for networks that call other operations at other widths, nsopt times two
+    networks and interpolates by MACs.
 
     Args:
         arch: an architecture, registered or traced.
@@ -73,11 +84,13 @@ def with_latency(
         progress: receives steps and warnings; by default bars on a terminal and nothing elsewhere;
             `nsopt.Silent()` for silence.
         measure: a function that takes a network, in evaluation mode on the CPU, and a batch of
-            images, and returns milliseconds, for example measured on a phone; by default nsopt
+            inputs, and returns milliseconds, for example measured on a phone; by default nsopt
             times the network on this machine.
         runtime: runs the networks: torch, onnxruntime, or onnxruntime-int8 (8-bit integers). The
             last two need optional dependencies: pip install 'nsopt[export]'.
-        batch_size: images per batch.
+        batch_size: examples per batch.
+        inputs: a batch for a network of other inputs than images, of any size: a tensor, a tuple of
+            arguments, or a dictionary of keyword arguments.
 
     Raises:
         NsoptError: if the device or the runtime is not available, or if `measure` fails.
@@ -86,21 +99,29 @@ def with_latency(
         >>> arch = nsopt.with_latency(nsopt.get_architecture("vgg11"), "cpu")
         >>> nsopt.solve_widths(nsopt.uniform_curve(arch.base_widths), arch.cost("latency"), 20.0)
     """
-    return learn_latency(arch, device, choose_runtime(runtime, measure, batch_size), progress)
+    timed_in = choose_runtime(runtime, measure, batch_size)
+    return learn_latency(arch, device, timed_in, progress, inputs)
 
 
-def learn_latency(arch: A, device: str, runtime: Runtime, progress: Progress | None) -> A:
+def learn_latency(
+    arch: A, device: str, runtime: Runtime, progress: Progress | None, inputs: Any = None
+) -> A:
     """Return `arch` with `cost("latency")` in a runtime, as `with_latency` does."""
     compute = resolve_compute(device, "fp32")
     with show_progress(progress) as display, sharing(compute, display) as shared:
-        return arch.with_latency(find_model(arch, shared, display, runtime))
+        return arch.with_latency(find_model(arch, shared, display, runtime, inputs))
 
 
 def find_model(
-    arch: Architecture, compute: Compute, progress: Progress, runtime: Runtime
+    arch: Architecture,
+    compute: Compute,
+    progress: Progress,
+    runtime: Runtime,
+    inputs: Any = None,
 ) -> LatencyModel | MacsLatency:
     """Return the latency model of `arch` in a runtime, as `with_latency` does."""
-    if isinstance(runtime, Torch):
+    inputs = choose_inputs(arch, runtime, inputs)
+    if isinstance(runtime, Torch) and are_images(inputs):
         try:
             return latency_model(arch, compute, progress, runtime.batch_size)
         except UnpredictableError as error:
@@ -109,7 +130,7 @@ def find_model(
     def measure(networks: Sequence[tuple[int, ...]]) -> list[float]:
         models = [arch.build(widths) for widths in networks]
         device = str(compute.device)
-        measured = measure_latencies(models, arch.input_shape, device=device, runtime=runtime)
+        measured = measure_latencies(models, inputs, device=device, runtime=runtime)
         return [latency.median_ms for latency in measured]
 
     progress.start("timing two networks", 1)
@@ -206,7 +227,7 @@ def _learn(
     widths = _choose_networks(arch)
     measured = measure_latencies(
         [arch.build(w) for w in (_clip(arch, [1] * layers), *widths)],
-        arch.input_shape,
+        draw_images(arch.input_shape, runtime.batch_size),
         warmup=_ROUNDS,
         rounds=_ROUNDS,
         repeats=_REPEATS * _ROUNDS,

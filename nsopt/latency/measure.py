@@ -19,8 +19,9 @@ from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError
-from nsopt.latency.runtime import TORCH, Feed, Runtime, Torch
+from nsopt.latency.runtime import TORCH, Feed, Runtime, Torch, draw_images, move
 from nsopt.latency.sittings import LONGEST_WAIT, Latency
+from nsopt.models.inputs import count_examples, resize_batch
 from nsopt.models.layout import change_layout
 
 # 2: in rounds, with the memory of tensors kept between passes. 3: that memory is one block per
@@ -55,6 +56,7 @@ def measure_latency(
     warmup: int = 20,
     repeats: int = 80,
     device: str = "cpu",
+    inputs: Any = None,
 ) -> Latency:
     """Time forward passes of a copy of `model` in evaluation mode and float32.
 
@@ -67,6 +69,8 @@ def measure_latency(
         warmup: passes before timing.
         repeats: passes that are timed.
         device: as torch names it, or auto.
+        inputs: a batch for any other network than one of images, in place of `input_shape` and
+            `batch_size`: a tensor, a tuple of arguments, or a dictionary of keyword arguments.
 
     Returns:
         Milliseconds per batch: median, quartiles and mean, with the conditions.
@@ -77,15 +81,18 @@ def measure_latency(
     Examples:
         >>> model = arch.build(arch.base_widths)
         >>> nsopt.measure_latency(model, arch.input_shape).median_ms
+        >>> nsopt.measure_latency(model, inputs={"tokens": tokens, "mask": mask}).median_ms
     """
-    runtime = Torch(batch_size)
-    (latency,) = measure_latencies([model], input_shape, warmup, repeats, 1, device, runtime)
+    if inputs is None:
+        inputs = draw_images(input_shape, batch_size)
+    runtime = Torch(count_examples(inputs))
+    (latency,) = measure_latencies([model], inputs, warmup, repeats, 1, device, runtime)
     return latency
 
 
 def measure_latencies(
     models: Sequence[nn.Module],
-    input_shape: tuple[int, ...],
+    inputs: Any,
     warmup: int = 20,
     repeats: int = 80,
     rounds: int = 5,
@@ -96,18 +103,17 @@ def measure_latencies(
 
     Args:
         models: networks; they do not change.
-        input_shape: shape of one example.
+        inputs: a batch, of which the runtime's batch size is taken: a tensor, a tuple of arguments,
+            or a dictionary of keyword arguments.
         warmup: passes of each network before timing, over all rounds.
         repeats: timed passes of each network, over all rounds.
         rounds: number of rounds. On a busy machine they differ.
         device: as torch names it, or auto.
         runtime: runs the networks.
     """
-    load = [partial(runtime.prepare, model, input_shape) for model in models]
+    load = [partial(runtime.prepare, model, inputs) for model in models]
     passes = warmup, repeats, rounds
-    return [
-        _summarise(timed) for timed in _time_in_turns(load, input_shape, passes, device, runtime)
-    ]
+    return [_summarise(timed) for timed in _time_in_turns(load, inputs, passes, device, runtime)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,14 +122,14 @@ class Beside:
 
     Attributes:
         whole: the network beside which others are timed; the runtime loads it once.
-        input_shape: shape of one example.
+        inputs: a batch, as in `measure_latencies`.
         passes: warm-up, repeats and rounds, as in `measure_latencies`.
         device: as torch names it, or auto.
         runtime: runs the networks.
     """
 
     whole: nn.Module
-    input_shape: tuple[int, ...]
+    inputs: Any
     passes: tuple[int, int, int]
     device: str
     runtime: Runtime
@@ -143,16 +149,14 @@ class Beside:
             ends = len(shares) >= most or float(rounds.sum()) >= _LONGEST
             return ends or bound_median(shares) <= _PRECISE * median
 
-        load = partial(self.runtime.prepare, model, self.input_shape), self._load_whole
-        timed = _time_in_turns(
-            load, self.input_shape, self.passes, self.device, self.runtime, is_enough
-        )
+        load = partial(self.runtime.prepare, model, self.inputs), self._load_whole
+        timed = _time_in_turns(load, self.inputs, self.passes, self.device, self.runtime, is_enough)
         shares = _share_rounds(np.stack([each.milliseconds for each in timed], axis=1))
         return _summarise(timed[0]), bound_median(shares)
 
     @cached_property
     def _load_whole(self) -> Callable[[torch.device], Feed]:
-        return cache(partial(self.runtime.prepare, self.whole, self.input_shape))
+        return cache(partial(self.runtime.prepare, self.whole, self.inputs))
 
 
 def _share_rounds(rounds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -188,7 +192,7 @@ class _Timed(NamedTuple):
 
 def _time_in_turns(
     load: Sequence[Callable[[torch.device], Feed]],
-    input_shape: tuple[int, ...],
+    inputs: Any,
     passes: tuple[int, int, int],
     device: str,
     runtime: Runtime,
@@ -216,14 +220,12 @@ def _time_in_turns(
         pause_garbage_collection(),
     ):
         loaded = [load_one(where) for load_one in load]
-        images = torch.randn(
-            runtime.batch_size, *input_shape, generator=torch.Generator().manual_seed(0)
-        )
-        images = change_layout(images.to(where), torch.channels_last)
+        batch = move(resize_batch(inputs, runtime.batch_size), where)
+        batch = change_layout(batch, torch.channels_last)
         while len(seconds) % rounds or not seconds or not is_enough(np.array(seconds)):
             seconds.append([])
             for index, feed in enumerate(loaded):
-                run = feed(images)
+                run = feed(batch)
                 for _ in range(-(-warmup // rounds)):
                     run()
                 before = clock()

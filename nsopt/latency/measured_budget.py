@@ -8,6 +8,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from numpy.typing import ArrayLike
 
@@ -19,7 +20,7 @@ from nsopt.latency.learn import find_model
 from nsopt.latency.linear import MacsLatency
 from nsopt.latency.measure import Beside, measure_latencies
 from nsopt.latency.model import LatencyModel
-from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
+from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_inputs, choose_runtime
 from nsopt.latency.sittings import Latency, Timing, distrust
 from nsopt.models.architecture import Architecture, require_latency
 from nsopt.progress import Progress
@@ -49,6 +50,7 @@ class MeasuredBudget:
         metric: limits milliseconds, perhaps among others.
         budget: the limit, in the unit of `metric`.
         limits: of the widths.
+        inputs: a batch with which networks are timed; by default random images.
         beside_whole: whether to time each network in turns with the network of base widths. Its
             milliseconds are then its share of that network's time, times that network's predicted
             milliseconds. So the result does not change with the speed of the machine.
@@ -60,6 +62,7 @@ class MeasuredBudget:
     budget: float
     limits: Limits
     beside_whole: bool = False
+    inputs: Any = None
 
     @property
     def milliseconds(self) -> float:
@@ -121,10 +124,13 @@ class MeasuredBudget:
         """Return a function that times one network; call it while holding the device
         (`Compute.exclusive`)."""
         arch = self.arch
+        inputs = choose_inputs(arch, runtime, self.inputs)
         if not self.beside_whole:
-            return lambda widths: Timing(**asdict(time_widths(arch, compute, runtime, widths)))
+            return lambda widths: Timing(
+                **asdict(time_widths(arch, compute, runtime, widths, inputs))
+            )
         whole = arch.build(arch.base_widths)
-        beside = Beside(whole, arch.input_shape, _BESIDE, str(compute.device), runtime)
+        beside = Beside(whole, inputs, _BESIDE, str(compute.device), runtime)
 
         def time(widths: Widths) -> Timing:
             latency, share = beside.measure(arch.build(widths))
@@ -133,10 +139,13 @@ class MeasuredBudget:
         return time
 
 
-def time_widths(arch: Architecture, compute: Compute, runtime: Runtime, widths: Widths) -> Latency:
+def time_widths(
+    arch: Architecture, compute: Compute, runtime: Runtime, widths: Widths, inputs: Any = None
+) -> Latency:
     """Time one network. The caller holds the device (`Compute.exclusive`)."""
     model, where = arch.build(widths), str(compute.device)
-    (latency,) = measure_latencies([model], arch.input_shape, *_PASSES, where, runtime)
+    inputs = choose_inputs(arch, runtime, inputs)
+    (latency,) = measure_latencies([model], inputs, *_PASSES, where, runtime)
     return latency
 
 
@@ -146,6 +155,7 @@ def make_exact(
     progress: Progress,
     runtime: Runtime,
     check: Callable[[float], None] = lambda whole: None,
+    inputs: Any = None,
 ) -> Architecture:
     """Return `arch` with a latency model that is exact for the network of base widths.
 
@@ -154,14 +164,15 @@ def make_exact(
 
     Args:
         check: gets the milliseconds of that network. It can raise an error before nsopt learns.
+        inputs: a batch with which networks are timed; by default random images.
     """
     progress.start("timing the whole network", 1)
     with compute.exclusive():
-        whole = time_widths(arch, compute, runtime, arch.base_widths)
+        whole = time_widths(arch, compute, runtime, arch.base_widths, inputs)
     if runtime.is_here and distrust([whole.spread], [whole.waited]):
         progress.message(_BUSY)
     check(whole.median_ms)
-    model = arch.latency or find_model(arch, compute, progress, runtime)
+    model = arch.latency or find_model(arch, compute, progress, runtime, inputs)
     factor = whole.median_ms / float(model(arch.base_widths))
     if isinstance(model, LatencyModel | MacsLatency):
         return arch.with_latency(model.scaled(factor))
@@ -182,6 +193,7 @@ def solve_measured_widths(
     max_width: ArrayLike | None = None,
     fill: bool = False,
     progress: Progress | None = None,
+    inputs: Any = None,
 ) -> TimedWidths:
     """Return the largest widths along `law` that take at most `budget` milliseconds, measured.
 
@@ -204,6 +216,7 @@ def solve_measured_widths(
         max_width: likewise.
         fill: likewise.
         progress: receives steps and warnings; by default bars on a terminal and nothing elsewhere.
+        inputs: see `nsopt.with_latency`.
 
     Raises:
         NoWidthsError: if no measured network is within the budget.
@@ -221,11 +234,11 @@ def solve_measured_widths(
     compute = resolve_compute(device, "fp32")
     with show_progress(progress) as display, sharing(compute, display) as shared:
         if share is not None:
-            arch = make_exact(arch, shared, display, timed_in)
+            arch = make_exact(arch, shared, display, timed_in, inputs=inputs)
             budget = share * float(LATENCY.cost(arch)(arch.base_widths))
         elif arch.latency is None:
-            arch = arch.with_latency(find_model(arch, shared, display, timed_in))
+            arch = arch.with_latency(find_model(arch, shared, display, timed_in, inputs))
         limits = Limits(multiple_of, min_width, max_width, fill)
         beside = share is not None and timed_in.is_here
-        asked = MeasuredBudget(arch, law, LATENCY, float(budget), limits, beside)
+        asked = MeasuredBudget(arch, law, LATENCY, float(budget), limits, beside, inputs)
         return asked.solve_here(shared, timed_in, display)

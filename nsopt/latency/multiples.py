@@ -15,7 +15,7 @@ from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.files import cache_folder, write_whole
 from nsopt.latency.measure import latency_conditions, measure_latencies, was_busy
-from nsopt.latency.runtime import Runtime, with_batch_size
+from nsopt.latency.runtime import Runtime, draw_images, with_batch_size
 from nsopt.latency.sittings import Latency
 from nsopt.progress import Progress
 
@@ -77,7 +77,8 @@ def _time_widths(compute: Compute, runtime: Runtime) -> dict[int, Latency]:
     """Return the latency of each width in `_PAIRS`."""
     widths = sorted({w + part for m, ws in _PAIRS.items() for w in ws for part in (0, m // 2)})
     models, passes = list(map(_make_convolutions, widths)), (_WARMUP, _REPEATS, _ROUNDS)
-    measured = measure_latencies(models, _SHAPE, *passes, str(compute.device), runtime)
+    images = draw_images(_SHAPE, runtime.batch_size)
+    measured = measure_latencies(models, images, *passes, str(compute.device), runtime)
     return dict(zip(widths, measured, strict=True))
 
 

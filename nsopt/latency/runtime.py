@@ -5,7 +5,7 @@ import shlex
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
@@ -14,23 +14,25 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.device import place, wait_for
 from nsopt.errors import NsoptError, unknown_name
+from nsopt.models.architecture import Architecture
 from nsopt.models.imported import import_function
-from nsopt.models.layout import best_layout, inputs_for
-from nsopt.models.onnx import Images, export_to_onnx, import_for_export, load_onnx
+from nsopt.models.inputs import call_network, resize_batch
+from nsopt.models.layout import best_layout, change_layout, inputs_for
+from nsopt.models.onnx import Arrays, OnnxNetwork, export_to_onnx, import_for_export
 from nsopt.models.quantisation import write_int8
 from nsopt.models.tracing.originals import copy_model
 from nsopt.settings import BATCH_SIZE
 
-Measure = Callable[[nn.Module, Tensor], Any]
+Measure = Callable[[nn.Module, Any], Any]
 Pass = Callable[[], float]  # runs a network once and returns its seconds
-Feed = Callable[[Tensor], Pass]  # takes a batch of images
-Run = Callable[[Images], Images]
+Feed = Callable[[Any], Pass]  # takes a batch of inputs
 _TIMES = 3
 _EXAMPLES = 2
-_CALIBRATING = 8  # random images suffice: quantisation scales do not change the time
+_CALIBRATING = 8  # any examples suffice: quantisation scales do not change the time
 _TRIES = 3
 
 
@@ -39,7 +41,7 @@ class Runtime(ABC):
 
     Attributes:
         name: its name on the command line and in storage.
-        batch_size: images per pass.
+        batch_size: examples per pass.
         is_here: whether it runs on this machine, whose speed may change meanwhile.
     """
 
@@ -61,9 +63,14 @@ class Runtime(ABC):
         return warmup, repeats, rounds
 
     @abstractmethod
-    def prepare(self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device) -> Feed:
-        """Return a function that takes a batch of images and returns a timed pass of a copy of
-        `model`."""
+    def prepare(self, model: nn.Module, inputs: Any, device: torch.device) -> Feed:
+        """Return a function that takes a batch and returns a timed pass of a copy of `model`.
+
+        Args:
+            model: the network; it does not change.
+            inputs: a batch of any size, of the same kind.
+            device: where the network runs.
+        """
 
 
 @dataclass(frozen=True)
@@ -76,12 +83,14 @@ class Torch(Runtime):
     def device(self, wanted: torch.device) -> torch.device:
         return wanted
 
-    def prepare(self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device) -> Feed:
-        placed = _place(copy_model(model), device, input_shape)
+    def prepare(self, model: nn.Module, inputs: Any, device: torch.device) -> Feed:
+        model = copy_model(model).to(device)
+        layout = best_layout(model, move(resize_batch(inputs, _EXAMPLES), device))
+        placed = place(model, device, layout).eval()
 
-        def feed(images: Tensor) -> Pass:
-            own = inputs_for(placed, images)
-            return lambda: _time_torch_pass(placed, own)
+        def feed(inputs: Any) -> Pass:
+            own = inputs_for(placed, inputs)
+            return lambda: _time_torch_pass(placed, own, device)
 
         return feed
 
@@ -95,7 +104,7 @@ class OnnxRuntime(Runtime):
 
     Attributes:
         int8: whether to quantise networks to 8-bit integers, in the faster of two forms.
-        batch_size: images per pass.
+        batch_size: examples per pass.
     """
 
     int8: bool = False
@@ -109,36 +118,40 @@ class OnnxRuntime(Runtime):
     def version(self) -> str:
         return f"{self.name} {import_for_export('onnxruntime').__version__}"
 
-    def prepare(self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device) -> Feed:
+    def prepare(self, model: nn.Module, inputs: Any, device: torch.device) -> Feed:
+        model, examples = copy_model(model).cpu(), move(resize_batch(inputs, _EXAMPLES), device)
         with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
             file = Path(folder) / "network.onnx"
-            export_to_onnx(copy_model(model).cpu(), torch.zeros(_EXAMPLES, *input_shape), {}, file)
-            run = self._load_faster_int8(file, input_shape) if self.int8 else load_onnx(file)
+            try:
+                export_to_onnx(model, examples, {}, file)
+                run = OnnxNetwork(file)
+                if self.int8:
+                    run = self._load_faster_int8(file, run, inputs)
+            except NsoptError:
+                raise
+            except Exception as error:
+                reason = _describe_error(error)
+                raise NsoptError(f"{self.name} cannot run this network: {reason}") from error
+        return lambda inputs: partial(time_pass, run, run.name_inputs(inputs))
 
-        def feed(images: Tensor) -> Pass:
-            return partial(time_pass, run, images.contiguous().numpy())
-
-        return feed
-
-    def _load_faster_int8(self, file: Path, input_shape: tuple[int, ...]) -> Run:
+    def _load_faster_int8(self, file: Path, run: OnnxNetwork, inputs: Any) -> OnnxNetwork:
         """Quantise an exported network; return the form that is faster for a batch."""
-        random = torch.Generator().manual_seed(0)
-        images = torch.randn(self.batch_size, *input_shape, generator=random).numpy()
-        files = write_int8(file, file.parent, [images[:_CALIBRATING]]).values()
-        runs = [load_onnx(each) for each in files]
-        return min(runs, key=lambda run: min(time_pass(run, images) for _ in range(_TRIES)))
+        few = run.name_inputs(resize_batch(inputs, _CALIBRATING))
+        batch = run.name_inputs(resize_batch(inputs, self.batch_size))
+        runs = [OnnxNetwork(each) for each in write_int8(file, file.parent, [few]).values()]
+        return min(runs, key=lambda run: min(time_pass(run, batch) for _ in range(_TRIES)))
 
 
-def time_pass(run: Run, images: Images) -> float:
+def time_pass(run: Callable[[Arrays], Any], arrays: Arrays) -> float:
     """Return the seconds of one pass in onnxruntime."""
     start = time.perf_counter()
-    run(images)
+    run(arrays)
     return time.perf_counter() - start
 
 
 @dataclass(frozen=True)
 class OwnMeasure(Runtime):
-    """A user's function that takes a network and a batch of images and returns milliseconds.
+    """A user's function that takes a network and a batch of inputs and returns milliseconds.
 
     It gets a copy of the network in evaluation mode, on the CPU, three times.
     """
@@ -151,15 +164,20 @@ class OwnMeasure(Runtime):
     def passes(self, warmup: int, repeats: int, rounds: int) -> tuple[int, int, int]:
         return 0, _TIMES, _TIMES
 
-    def prepare(self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device) -> Feed:
+    def prepare(self, model: nn.Module, inputs: Any, device: torch.device) -> Feed:
         own = copy_model(model).cpu().eval()
-        return lambda images: lambda: self._milliseconds(own, images.contiguous()) / 1000
 
-    def _milliseconds(self, model: nn.Module, images: Tensor) -> float:
+        def feed(inputs: Any) -> Pass:
+            batch = change_layout(inputs, torch.contiguous_format)
+            return lambda: self._milliseconds(own, batch) / 1000
+
+        return feed
+
+    def _milliseconds(self, model: nn.Module, inputs: Any) -> float:
         try:
-            found = self.measure(model, images)
+            found = self.measure(model, inputs)
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = _describe_error(error)
             raise NsoptError(f"{self.name} could not measure a network: {reason}") from error
         if not isinstance(found, Real) or isinstance(found, bool):
             raise NsoptError(
@@ -182,14 +200,14 @@ def choose_runtime(
     Args:
         name: name of a built-in runtime.
         measure: a user's function, which replaces the built-in runtime if given.
-        batch_size: images per pass.
+        batch_size: examples per pass.
 
     Raises:
         NsoptError: for an unknown name, a runtime that is not installed, a `measure` that is not
             callable, or a batch size below 1.
     """
     if batch_size < 1:
-        raise NsoptError(f"latency of a batch of {batch_size} images: give 1 or more")
+        raise NsoptError(f"latency of a batch of {batch_size}: give 1 or more")
     if measure is None:
         if name not in RUNTIMES:
             raise unknown_name("runtime", name, RUNTIMES)
@@ -197,7 +215,7 @@ def choose_runtime(
         _ = found.version  # raises an error if it is not installed
         return with_batch_size(found, batch_size)
     if not callable(measure):
-        raise NsoptError(f"measure must be a function of a network and images, not {measure!r}")
+        raise NsoptError(f"measure must be a function of a network and inputs, not {measure!r}")
     named = measure if hasattr(measure, "__qualname__") else type(measure)
     return OwnMeasure(f"{named.__module__}:{named.__qualname__}", measure, batch_size)
 
@@ -216,7 +234,7 @@ def stored_runtime(stored: str, given: str | None, batch_size: int = BATCH_SIZE)
     Args:
         stored: the name in the storage.
         given: the name that the user gave, or None. Required for `package.module:function`.
-        batch_size: images per pass.
+        batch_size: examples per pass.
 
     Raises:
         NsoptError: if the user must give the name, or if the two names differ.
@@ -243,15 +261,34 @@ def import_measure(name: str) -> OwnMeasure:
     return OwnMeasure(name, import_function(name))
 
 
-def _place(model: nn.Module, device: torch.device, input_shape: tuple[int, ...]) -> nn.Module:
-    """Move `model` to the device, in its fastest layout and in evaluation mode."""
-    example = torch.zeros(2, *input_shape, device=device)
-    return place(model, device, best_layout(model.to(device), (example,))).eval()
+def draw_images(shape: Sequence[int], count: int) -> Tensor:
+    """Return random images, always the same: a batch with which networks of images are timed."""
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def _time_torch_pass(model: nn.Module, images: Tensor) -> float:
-    wait_for(images.device)
+def choose_inputs(arch: Architecture, runtime: Runtime, inputs: Any = None) -> Any:
+    """Return the batch with which networks are timed: `inputs`, or random images if it is None."""
+    return draw_images(arch.input_shape, runtime.batch_size) if inputs is None else inputs
+
+
+def are_images(inputs: Any) -> bool:
+    """Return whether a batch is one of images, (B, C, H, W) in float32."""
+    return isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.dtype == torch.float32
+
+
+def move(inputs: Any, device: torch.device) -> Any:
+    """Return a batch with its tensors on a device."""
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device), inputs)
+
+
+def _describe_error(error: Exception) -> str:
+    """Return an error as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _time_torch_pass(model: nn.Module, inputs: Any, device: torch.device) -> float:
+    wait_for(device)
     start = time.perf_counter()
-    model(images)
-    wait_for(images.device)
+    call_network(model, inputs)
+    wait_for(device)
     return time.perf_counter() - start

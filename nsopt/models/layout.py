@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from nsopt.models.inputs import call_network
 from nsopt.models.tracing.originals import copy_model
 
 _IMAGES = 4  # dimensions of images and of convolution weights
 
 
-def best_layout(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.memory_format:
+def best_layout(model: nn.Module, inputs: Any) -> torch.memory_format:
     """Return channels last if `model` runs with it on `inputs`, in evaluation and in training."""
-    tensors = [*model.parameters(), *model.buffers(), *inputs]
+    given = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    tensors = [*model.parameters(), *model.buffers(), *given]
     if not any(tensor.ndim == _IMAGES for tensor in tensors):
         return torch.contiguous_format
     tried = lay_out(copy_model(model), torch.channels_last)
@@ -26,7 +28,7 @@ def best_layout(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.memory_fo
     with torch.random.fork_rng(devices), torch.no_grad():
         try:
             for training in (False, True):
-                tried.train(training)(*inputs)
+                call_network(tried.train(training), inputs)
         except RuntimeError:
             return torch.contiguous_format
     return torch.channels_last

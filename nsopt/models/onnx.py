@@ -4,41 +4,53 @@ import contextlib
 import io
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from nsopt.errors import NsoptError
+from nsopt.models.inputs import count_examples
 
-INPUT = "images"  # the name of the input
-Images = NDArray[np.float32]
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]  # by the names of a file's inputs
 
 
-def export_to_onnx(module: nn.Module, examples: Tensor, facts: dict[str, Any], path: Path) -> None:
-    """Write a network with one input as an ONNX file with a variable batch size.
+def export_to_onnx(
+    module: nn.Module,
+    inputs: Any,
+    facts: Mapping[str, Any],
+    path: Path,
+    outputs: Sequence[str] = (),
+) -> None:
+    """Write a network as an ONNX file with a variable batch size.
+
+    The file's inputs have the names of the parameters of `module.forward`.
 
     Args:
         module: the network.
-        examples: a batch of inputs.
+        inputs: a batch of at least two examples: a tensor, a tuple of arguments, or a dictionary of
+            keyword arguments. Everything in it that is no tensor becomes a constant.
         facts: metadata of the file, JSON-safe.
         path: the new file.
+        outputs: names of the outputs; by default PyTorch names them.
     """
     for package in ("onnx", "onnxscript"):
         import_for_export(package)
+    args, keywords = split_arguments(inputs)
     with quiet_exporters():
         program = torch.onnx.export(
             module.eval(),
-            (examples,),
+            args,
+            kwargs=keywords,
             dynamo=True,
-            input_names=[INPUT],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            output_names=list(outputs) or None,
+            dynamic_shapes=make_batch_variable(inputs),
             verbose=False,
         )
     assert program is not None
@@ -46,19 +58,47 @@ def export_to_onnx(module: nn.Module, examples: Tensor, facts: dict[str, Any], p
     program.save(path, external_data=False)
 
 
-def load_onnx(path: Path) -> Callable[[Images], Images]:
-    """Return a function that runs the file in onnxruntime, on the CPU with PyTorch's threads."""
-    runtime = import_for_export("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+def split_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments and the keyword arguments of a call with `inputs`."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
 
-    def run(images: Images) -> Images:
-        outputs: Images = session.run(None, {INPUT: images})[0]
+
+def make_batch_variable(inputs: Any) -> Any:
+    """Return `dynamic_shapes` for `torch.export`, so that a network takes batches of any size."""
+    count, batch = count_examples(inputs), torch.export.Dim("batch")
+
+    def vary(leaf: Any) -> Any:
+        is_batch = isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == count
+        return {0: batch} if is_batch else None
+
+    args, keywords = split_arguments(inputs)
+    return tree_map(vary, keywords or args)
+
+
+class OnnxNetwork:
+    """An ONNX file in onnxruntime, on the CPU with PyTorch's number of threads."""
+
+    def __init__(self, path: Path) -> None:
+        runtime = import_for_export("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.inter_op_num_threads = 1
+        providers = ["CPUExecutionProvider"]
+        self._session = runtime.InferenceSession(path, options, providers=providers)
+
+    def __call__(self, arrays: Arrays) -> Array:
+        """Return the first output for a batch."""
+        outputs: Array = self._session.run(None, arrays)[0]
         return outputs
 
-    return run
+    def name_inputs(self, inputs: Any) -> dict[str, Array]:
+        """Return the tensors of a batch as the arrays that a call takes."""
+        names = [each.name for each in self._session.get_inputs()]
+        tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+        named = inputs if isinstance(inputs, Mapping) else dict(zip(names, tensors, strict=True))
+        return {name: named[name].cpu().contiguous().numpy() for name in names}
 
 
 def import_for_export(package: str) -> Any:

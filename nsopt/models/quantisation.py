@@ -11,19 +11,19 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from nsopt.models.onnx import INPUT, Images, import_for_export
+from nsopt.models.onnx import Arrays, import_for_export
 
 FORMS = ("QDQ", "QOperator")
 _OPERATIONS = ["Conv", "Gemm", "MatMul"]
 
 
-def write_int8(source: Path, folder: Path, batches: Iterable[Images]) -> dict[str, Path]:
+def write_int8(source: Path, folder: Path, batches: Iterable[Arrays]) -> dict[str, Path]:
     """Quantise an ONNX file in each form; return the new files by form.
 
     Args:
         source: the ONNX file in float32.
         folder: where to write the new files.
-        batches: batches of inputs for the calibration.
+        batches: for the calibration, as `OnnxNetwork.name_inputs` returns them.
     """
     import_for_export("onnx")  # onnxruntime's quantisation needs it
     quantization = import_for_export("onnxruntime.quantization")
@@ -49,9 +49,8 @@ def write_int8(source: Path, folder: Path, batches: Iterable[Images]) -> dict[st
 class _Calibration:
     """Yields batches to onnxruntime, as its CalibrationDataReader does."""
 
-    def __init__(self, batches: Iterable[Images]) -> None:
+    def __init__(self, batches: Iterable[Arrays]) -> None:
         self._batches = iter(batches)
 
-    def get_next(self) -> dict[str, Images] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch}
+    def get_next(self) -> Arrays | None:
+        return next(self._batches, None)

@@ -12,7 +12,7 @@ from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.measure import latency_conditions, measure_latencies
-from nsopt.latency.runtime import Runtime, stored_runtime, with_batch_size
+from nsopt.latency.runtime import Runtime, draw_images, stored_runtime, with_batch_size
 from nsopt.latency.sittings import Latency, choose_latencies
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
@@ -43,7 +43,8 @@ def time_networks(
     different = list(dict.fromkeys(widths for _, widths in networks))
     models = [arch.build(widths) for widths in different]
     passes = _WARMUP, _REPEATS, _ROUNDS
-    measured = measure_latencies(models, arch.input_shape, *passes, str(compute.device), runtime)
+    images = draw_images(arch.input_shape, runtime.batch_size)
+    measured = measure_latencies(models, images, *passes, str(compute.device), runtime)
     latencies = dict(zip(different, measured, strict=True))
     conditions = _describe_conditions(compute.device, runtime)
     for study, widths in networks:

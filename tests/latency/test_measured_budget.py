@@ -22,7 +22,7 @@ from nsopt.scaling.metric import LATENCY
 from nsopt.scaling.solve import Limits, solve_widths
 from tests.study.test_comparison import Listener
 
-SHAPE = (3, 32, 32)
+IMAGES = torch.zeros(100, 3, 32, 32)
 
 
 class Drifting(Runtime):
@@ -35,8 +35,8 @@ class Drifting(Runtime):
         self.random = np.random.default_rng(seed)
 
     def prepare(
-        self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
-    ) -> Callable[[torch.Tensor], Callable[[], float]]:
+        self, model: nn.Module, inputs: Any, device: torch.device
+    ) -> Callable[[Any], Callable[[], float]]:
         return lambda images: lambda: self.seconds(model)
 
     def seconds(self, model: nn.Module) -> float:
@@ -98,7 +98,7 @@ def test_a_share_is_cautious() -> None:
     small, whole = nn.Linear(100, 100), nn.Linear(100, 500)
     true = exact(small) / exact(whole)
     shares = [
-        Beside(whole, SHAPE, (0, 80, 40), "cpu", Drifting(0.2, seed)).measure(small)[1]
+        Beside(whole, IMAGES, (0, 80, 40), "cpu", Drifting(0.2, seed)).measure(small)[1]
         for seed in range(30)
     ]
     assert all(share >= true for share in shares)
@@ -120,15 +120,15 @@ class Counting(Drifting):
         self.loaded: list[nn.Module] = []
 
     def prepare(
-        self, model: nn.Module, input_shape: tuple[int, ...], device: torch.device
-    ) -> Callable[[torch.Tensor], Callable[[], float]]:
+        self, model: nn.Module, inputs: Any, device: torch.device
+    ) -> Callable[[Any], Callable[[], float]]:
         self.loaded.append(model)
-        return super().prepare(model, input_shape, device)
+        return super().prepare(model, inputs, device)
 
 
 def test_the_whole_network_is_loaded_once() -> None:
     clock, whole = Counting(), nn.Linear(100, 500)
-    beside = Beside(whole, SHAPE, (0, 80, 40), "cpu", clock)
+    beside = Beside(whole, IMAGES, (0, 80, 40), "cpu", clock)
     networks = [nn.Linear(100, 100), nn.Linear(100, 200)]
     for network in networks:
         beside.measure(network)
@@ -139,7 +139,7 @@ def test_a_busy_machine_is_measured_for_longer() -> None:
     small, whole = nn.Linear(100, 100), nn.Linear(100, 500)
     passes = []
     for clock in Drifting(0), Busy(0):
-        _, share = Beside(whole, SHAPE, (0, 20, 10), "cpu", clock).measure(small)
+        _, share = Beside(whole, IMAGES, (0, 20, 10), "cpu", clock).measure(small)
         assert 1 <= share / (exact(small) / exact(whole)) < 1.3
         passes.append(clock.passed)
     assert passes == [40, 640]
@@ -154,7 +154,7 @@ class Overloaded(Busy):
 
 def test_an_overloaded_machine_is_not_measured_for_minutes() -> None:
     clock = Overloaded(0)
-    beside = Beside(nn.Linear(100, 500), SHAPE, (0, 20, 10), "cpu", clock)
+    beside = Beside(nn.Linear(100, 500), IMAGES, (0, 20, 10), "cpu", clock)
     _, share = beside.measure(nn.Linear(100, 100))
     assert clock.passed == 40
     assert share > exact(nn.Linear(100, 100)) / exact(nn.Linear(100, 500))

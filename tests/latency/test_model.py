@@ -31,7 +31,7 @@ from nsopt.latency.kernel_times import measure_table
 from nsopt.latency.learn import latency_model, sample_widths
 from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.model import LatencyModel
-from nsopt.latency.runtime import TORCH, Torch
+from nsopt.latency.runtime import TORCH, Torch, draw_images
 from nsopt.latency.tables import Table
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.models.registry import table_architecture
@@ -306,21 +306,20 @@ def test_networks_are_timed_in_turns(
 ) -> None:
     order: list[nn.Module] = []
 
-    def timed(model: nn.Module, images: torch.Tensor) -> float:
+    def timed(model: nn.Module, images: torch.Tensor, device: torch.device) -> float:
         order.append(model)
         return 0.002
 
     monkeypatch.setattr("nsopt.latency.runtime._time_torch_pass", timed)
     networks = [narrow.build(narrow.base_widths) for _ in range(2)]
-    found = measure_latencies(
-        networks, narrow.input_shape, warmup=0, repeats=6, rounds=3, runtime=Torch(2)
-    )
+    images = draw_images(narrow.input_shape, 2)
+    found = measure_latencies(networks, images, warmup=0, repeats=6, rounds=3, runtime=Torch(2))
     first, second = order[0], order[2]
     assert order == [first, first, second, second] * 3
     assert [latency.median_ms for latency in found] == [2, 2]
     assert found[0].repeats == 6
     with pytest.raises(NsoptError, match="repeats >= rounds"):
-        measure_latencies(networks, narrow.input_shape, repeats=2, rounds=3)
+        measure_latencies(networks, images, repeats=2, rounds=3)
 
 
 def test_garbage_collection_is_off_while_a_network_is_timed() -> None:
@@ -330,7 +329,9 @@ def test_garbage_collection_is_off_while_a_network_is_timed() -> None:
             return images
 
     collecting: list[bool] = []
-    measure_latencies([Asking()], (3, 4, 4), warmup=2, repeats=2, rounds=2, runtime=Torch(2))
+    measure_latencies(
+        [Asking()], torch.zeros(2, 3, 4, 4), warmup=2, repeats=2, rounds=2, runtime=Torch(2)
+    )
     tried = 2  # passes that choose the layout
     assert collecting == [False] * (tried + 4)
     assert gc.isenabled()
@@ -351,7 +352,7 @@ def test_memory_gaps_are_filled_once_per_measurement(
         return gaps
 
     monkeypatch.setattr(memory, "_take_gaps", counted)
-    measure_latencies([nn.Identity(), nn.Flatten()], (3, 4, 4), repeats=6, rounds=3)
+    measure_latencies([nn.Identity(), nn.Flatten()], torch.zeros(1, 3, 4, 4), repeats=6, rounds=3)
     assert len(taken) == 1
     arch, _ = models["traced"]
     learn_now(arch)
@@ -375,7 +376,9 @@ def busy_processor() -> Iterator[None]:
 @pytest.mark.usefixtures("busy_processor")
 def test_a_process_that_competes_for_the_processor_is_noticed(narrow: TableArchitecture) -> None:
     model = narrow.build(narrow.base_widths)
-    (latency,) = measure_latencies([model], narrow.input_shape, repeats=200, runtime=Torch(20))
+    (latency,) = measure_latencies(
+        [model], draw_images(narrow.input_shape, 20), repeats=200, runtime=Torch(20)
+    )
     assert latency.waited is not None
     assert latency.waited > 0.25
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 import nsopt
@@ -22,17 +21,17 @@ from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.runtime import (
     OnnxRuntime,
     OwnMeasure,
-    Run,
     choose_runtime,
     import_measure,
     stored_runtime,
 )
 from nsopt.models import onnx
 from nsopt.models.architecture import TableArchitecture
+from nsopt.models.inputs import call_network, count_examples, resize_batch
 from tests.conftest import call_nsopt
 from tests.study.test_comparison import Listener
 
-SHAPE = (3, 8, 8)
+IMAGES = torch.zeros(2, 3, 8, 8)
 
 
 def small() -> nn.Module:
@@ -48,7 +47,7 @@ def count(module: nn.Module, images: torch.Tensor) -> float:
 def test_a_function_measures_networks_under_its_own_name() -> None:
     runtime = choose_runtime("torch", count)
     assert runtime.name == "tests.latency.test_runtime:count"
-    (latency,) = measure_latencies([small()], SHAPE, runtime=runtime)
+    (latency,) = measure_latencies([small()], IMAGES, runtime=runtime)
     assert latency.median_ms == pytest.approx(0.41)
     assert latency.repeats == 3
     assert latency.runtime == runtime.name
@@ -71,7 +70,7 @@ def test_a_function_measures_networks_under_its_own_name() -> None:
 def test_a_function_that_returns_no_valid_time_is_refused(value: Any, message: str) -> None:
     runtime = OwnMeasure("phone:time", lambda module, images: value)
     with pytest.raises(NsoptError, match=f"phone:time {message}"):
-        measure_latencies([small()], SHAPE, runtime=runtime)
+        measure_latencies([small()], IMAGES, runtime=runtime)
 
 
 def test_a_function_that_a_storage_names_is_not_imported(
@@ -91,7 +90,7 @@ def test_a_device_elsewhere_does_not_wait_for_processors_here(
 ) -> None:
     monkeypatch.setattr(measure, "seconds_waited", itertools.count(step=1e6).__next__)
     here, elsewhere = (
-        measure_latencies([small()], SHAPE, runtime=runtime)[0].waited
+        measure_latencies([small()], IMAGES, runtime=runtime)[0].waited
         for runtime in (choose_runtime("torch"), choose_runtime("torch", count))
     )
     assert here is not None
@@ -113,7 +112,9 @@ def test_a_name_that_is_not_a_function_is_refused() -> None:
 @pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-int8"])
 def test_networks_are_timed_in_onnxruntime(name: str) -> None:
     runtime = choose_runtime(name, batch_size=5)
-    (latency,) = measure_latencies([small()], SHAPE, warmup=1, repeats=4, rounds=2, runtime=runtime)
+    (latency,) = measure_latencies(
+        [small()], IMAGES, warmup=1, repeats=4, rounds=2, runtime=runtime
+    )
     assert latency.batch_size == 5
     assert 0 < latency.lower_quartile_ms <= latency.median_ms
     assert latency.runtime == runtime.version
@@ -122,20 +123,109 @@ def test_networks_are_timed_in_onnxruntime(name: str) -> None:
 
 
 def test_8_bit_networks_are_timed_in_their_faster_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[Path] = []
+    loaded: list[str] = []
 
-    def run(images: NDArray[np.float32], seconds: float) -> NDArray[np.float32]:
-        time.sleep(seconds)
-        return images
+    class Slow(onnx.OnnxNetwork):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            loaded.append(path.stem)
+            self.seconds = 0.05 if path.stem == "QDQ" else 0.0
 
-    def load(path: Path) -> Run:
-        loaded.append(path)
-        return partial(run, seconds=0.05 if path.stem == "QDQ" else 0.0)
+        def __call__(self, arrays: onnx.Arrays) -> onnx.Array:
+            time.sleep(self.seconds)
+            return super().__call__(arrays)
 
-    monkeypatch.setattr(timed, "load_onnx", load)
-    feed = OnnxRuntime(int8=True).prepare(small(), SHAPE, torch.device("cpu"))
-    assert sorted(path.stem for path in loaded) == ["QDQ", "QOperator"]
-    assert feed(torch.zeros(5, *SHAPE))() < 0.05
+    monkeypatch.setattr(timed, "OnnxNetwork", Slow)
+    feed = OnnxRuntime(int8=True).prepare(small(), IMAGES, torch.device("cpu"))
+    assert sorted(loaded) == ["QDQ", "QOperator", "network"]
+    assert feed(IMAGES)() < 0.05
+
+
+class Sound(nn.Module):
+    """Takes samples (B, T) in double precision or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(1, 4, 8, 4)
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        assert samples.ndim == 2
+        return self.convolution(samples[:, None]).mean(-1)
+
+
+class Tokens(nn.Module):
+    """Takes integers, and perhaps a mask and positions, which are no batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        x = self.table(tokens.flatten(1))
+        assert tokens.dtype == torch.int64
+        if mask is not None:
+            assert mask.dtype == torch.bool
+            x = x * mask[..., None]
+        if positions is not None:
+            x = x + positions[:, None]
+        return {"logits": self.head(x)}
+
+
+TOKENS = torch.ones(3, 5, dtype=torch.int64)
+MASK = torch.ones(3, 5, dtype=torch.bool)
+KINDS: dict[str, tuple[nn.Module, Any]] = {
+    "sound": (Sound(), torch.zeros(3, 64)),
+    "double": (nn.Sequential(nn.Conv2d(1, 2, 3)).double(), torch.zeros(3, 1, 8, 8).double()),
+    "integers": (Tokens(), TOKENS),
+    "integers of four dimensions": (Tokens(), torch.ones(3, 1, 2, 2, dtype=torch.int64)),
+    "arguments": (Tokens(), (TOKENS, MASK)),
+    "keywords": (Tokens(), {"mask": MASK, "positions": torch.zeros(5), "tokens": TOKENS}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_networks_of_any_inputs_are_timed(kind: str) -> None:
+    model, inputs = KINDS[kind]
+    assert nsopt.measure_latency(model, warmup=0, repeats=1, inputs=inputs).batch_size == 3
+    sizes = []
+
+    def measure(module: nn.Module, batch: Any) -> float:
+        call_network(module, batch)
+        sizes.append(count_examples(batch))
+        return 1.0
+
+    measure_latencies([model], inputs, runtime=choose_runtime("torch", measure, 7))
+    assert sizes == [7] * 3
+
+
+@pytest.mark.parametrize("kind", ["sound", "arguments"])
+def test_networks_of_any_inputs_are_timed_in_onnxruntime(kind: str) -> None:
+    model, inputs = KINDS[kind]
+    feed = OnnxRuntime().prepare(model, inputs, torch.device("cpu"))
+    assert feed(inputs)() > 0
+
+
+def test_a_network_that_a_runtime_cannot_run_is_one_line() -> None:
+    with pytest.raises(NsoptError, match=r"^onnxruntime cannot run this network: ") as caught:
+        OnnxRuntime().prepare(*KINDS["double"], torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_has_the_names_of_keywords_and_any_batch_size(tmp_path: Path) -> None:
+    model, inputs = KINDS["keywords"]
+    file = tmp_path / "tokens.onnx"
+    onnx.export_to_onnx(model, inputs, {}, file)
+    network = onnx.OnnxNetwork(file)
+    more = resize_batch(inputs, 4) | {"tokens": torch.arange(20).reshape(4, 5) % 9}
+    arrays = network.name_inputs(more)
+    assert arrays.keys() == inputs.keys()
+    expected = call_network(model, more)["logits"].detach().numpy()
+    np.testing.assert_allclose(network(arrays), expected, atol=1e-6)
 
 
 def test_a_missing_onnxruntime_causes_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
