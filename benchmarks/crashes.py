@@ -53,8 +53,8 @@ _TASK = (
     *("--preset=smoke", "--per-class=12", "--batch-size=32", "--epochs=1", "--pretrain-epochs=1"),
     *("--prune-every=1", "--filters-per-step=12", "--precision=fp32", "--device=cpu"),
 )
-_METHODS = ("uniform", "magnitude", "morphnet", "neuralscale", "tuned")
-_TUNE = ("tune", "--over=curve", "--ratios=0.5", "--trials=3", "--confirmations=2", *_TASK)
+_METHODS = ("uniform", "magnitude", "morphnet", "neuralscale")
+_SEARCH = ("search", *(word for word in _TASK if word != "--epochs=1"))
 _STUDY = (
     *("study", f"--methods={','.join(_METHODS)}", "--ratios=0.5", "--seeds=2"),
     *("--references=0", "--workers=2", *_TASK),
@@ -168,7 +168,7 @@ def measure(sequences: int, seed: int, folder: Path, log: Path) -> dict[str, Any
     begin, whole = folder / "begin", folder / "whole"
     for place in (begin, whole):
         place.mkdir()
-    for module in in_fork(imported_by, [*_TUNE, f"--out={begin / 'out'}"]):
+    for module in in_fork(imported_by, [*_SEARCH, f"--out={begin / 'out'}"]):
         with suppress(ImportError):
             importlib.import_module(module)
     shutil.copytree(begin / "out", whole / "out")

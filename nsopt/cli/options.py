@@ -120,8 +120,7 @@ class SizeOptions(RoundingOptions):
     ratios: str | None = None
     """Budgets as width ratios: 0.25 is the cost of the network with a quarter of every width.
     Several: 0.25,2. By default study takes those of its preset (smoke 0.125,0.25, tiny 0.016,0.032,
-    quick 0.25, fast 0.25 to 1, paper 0.25 to 2), widths 0.25,1, tune 0.25, and with --over curve
-    0.125."""
+    quick 0.25, fast 0.25 to 1, paper 0.25 to 2), widths 0.25,1, tune 0.25."""
     budgets: str | None = None
     """Budgets as numbers: 600k,2M, or 20ms with --metric latency. Budgets that hold at once name
     their metrics: "params=250k,macs=20M"; a semicolon begins the next network. Replaces

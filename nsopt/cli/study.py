@@ -29,7 +29,7 @@ class StudyOptions(BudgetOptions):
 
     search: SearchOptions = SearchOptions()
     methods: str = "uniform,morphnet,magnitude,neuralscale"
-    """Methods to compare. Also: neuralscale-params, neuralscale-macs, neuralscale-latency, tuned,
+    """Methods to compare. Also: neuralscale-params, neuralscale-macs, neuralscale-latency,
     dense, and neuralscale-iter1, ... for the law of an iteration of descent."""
     seeds: Count | None = None
     """Trainings per method and budget, each with its own seed. By default smoke and quick 2,

@@ -79,8 +79,6 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
 
     in_time = any(LATENCY in metric.parts for metric in read_metrics(options.sizes))
     found = _find_law(options)
-    if found.verdict is not None and not options.as_json:
-        console.print(f"tuned: {found.verdict}", soft_wrap=True)
     is_timed = in_time or options.sizes.multiple_of == "auto" or options.timing.runtime
     runtime = _choose_runtime(options, found.studies) if is_timed else TORCH
     with nullcontext(Silent()) if options.as_json else live_progress() as progress:
@@ -214,7 +212,6 @@ def _find_law(options: WidthsOptions) -> "NetworkLaw":
 
 
 def _read_stored(options: WidthsOptions, url: str) -> "NetworkLaw":
-    from nsopt.cli.preparation import read_metric, read_metrics
     from nsopt.errors import NsoptError
     from nsopt.methods.registry import LAW_OF_SEARCH, get_method
     from nsopt.storage.opening import storage_errors
@@ -227,12 +224,10 @@ def _read_stored(options: WidthsOptions, url: str) -> "NetworkLaw":
     if not workspace.has_storage:
         raise NsoptError(f"nothing is stored at {hide_password(url)}: run nsopt search first")
     method = get_method(options.method) if options.method else LAW_OF_SEARCH
-    sizes = options.sizes
-    metric = read_metric(sizes) if method.needs_tuned_law else read_metrics(sizes)[0]
     with storage_errors(url):
         name = options.name or only_comparison(workspace.storage)
         return read_stored_law(
-            workspace, name, method, metric, iteration=options.iteration, arch_name=options.arch
+            workspace, name, method, iteration=options.iteration, arch_name=options.arch
         )
 
 

@@ -37,6 +37,7 @@ from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, score
 from nsopt.pruning.iterations import run_iterations
 from nsopt.pruning.supervision import OwnBatches
+from nsopt.samplers.candidates import list_prices
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration
 from nsopt.settings import Price
@@ -46,7 +47,6 @@ from nsopt.storage.provenance import provenance
 from nsopt.study.presets import StudySettings
 from nsopt.study.task import resolve_precision, write_latency_once
 from nsopt.training.step import Loss
-from nsopt.tuning.law import list_prices
 
 Score = Callable[[nn.Module], float]
 _STORAGE = "study.db"

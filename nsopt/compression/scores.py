@@ -24,6 +24,13 @@ from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import SCORE_STEPS, score
 from nsopt.pruning.supervision import Classification
+from nsopt.samplers.candidates import (
+    list_starts,
+    make_family,
+    make_sampler,
+    suggest_parameters,
+    with_recorded,
+)
 from nsopt.scaling.family import LawFamily
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import LATENCY, counted_costs
@@ -31,17 +38,10 @@ from nsopt.scaling.record import Iteration
 from nsopt.settings import Price
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
+from nsopt.study.searching import run_searches
 from nsopt.study.session import Session
 from nsopt.study.widths_in_time import correct_latency
 from nsopt.study.workspace import Workspace
-from nsopt.tuning.law import (
-    list_starts,
-    make_family,
-    make_sampler,
-    run_searches,
-    suggest_parameters,
-    with_recorded,
-)
 from nsopt.tuning.points import PointReader, open_tuning, run_points
 
 _AS_TIMED = 2**31 - 1  # index of the trial whose widths were timed; candidates count from 0
@@ -68,7 +68,7 @@ class ScoreRunner(PointReader):
 
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
         """Return a sampler whose proposals depend on the scores so far and the trial's index."""
-        return make_sampler("gp", self.sampler_seed(trial))
+        return make_sampler(self.sampler_seed(trial))
 
     def run(self, trial: Trial) -> list[float]:
         """Return the score of the widths along the law that a trial suggests."""

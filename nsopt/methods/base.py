@@ -28,8 +28,7 @@ class LawInputs:
         iterations: of architecture descent with the method's price: at least as many as it needs,
             or fewer if descent converged.
         trained: the network of base widths, trained with the trial's seed, if the method needs it.
-        tuned: the law that was tuned for the budget's metric, or that scored best at the budget, if
-            the method needs it.
+        scored: the law that scored best at the budget, if the method needs it.
     """
 
     arch: "Architecture"
@@ -37,7 +36,7 @@ class LawInputs:
     budget: float
     iterations: Sequence[Iteration] = ()
     trained: "nn.Module | None" = None
-    tuned: ScalingLaw | None = None
+    scored: ScalingLaw | None = None
 
 
 class Method(ABC):
@@ -48,8 +47,7 @@ class Method(ABC):
         label: name in reports.
         needs_trained_network: whether it needs `LawInputs.trained`.
         price: of the search that it needs; None takes the price of the study's settings.
-        needs_tuned_law: whether it needs `LawInputs.tuned` from `nsopt tune`.
-        needs_scored_law: whether it needs `LawInputs.tuned` from the scores of `nsopt compress`.
+        needs_scored_law: whether it needs `LawInputs.scored` from the scores of `nsopt compress`.
         keeps_weights: whether its network is the one from which the study starts, which is measured
             but not trained.
     """
@@ -58,7 +56,6 @@ class Method(ABC):
     label: str
     needs_trained_network: bool = False
     price: Price | None = None
-    needs_tuned_law: bool = False
     needs_scored_law: bool = False
     keeps_weights: bool = False
 

@@ -14,7 +14,7 @@ from nsopt.methods.dense import Dense
 from nsopt.methods.magnitude import Magnitude
 from nsopt.methods.morphnet import MorphNet
 from nsopt.methods.neuralscale import NeuralScale
-from nsopt.methods.tuned import Scored, Tuned
+from nsopt.methods.scored import Scored
 from nsopt.methods.uniform import Uniform
 from nsopt.storage.schema import is_reserved
 
@@ -108,7 +108,7 @@ def _check_name(name: str, known: Mapping[str, Method]) -> None:
 
 @cache
 def _built_in() -> dict[str, Method]:
-    built_in = (BASELINE, Magnitude(), MorphNet(), LAW_OF_SEARCH, Tuned(), DENSE, SCORED)
+    built_in = (BASELINE, Magnitude(), MorphNet(), LAW_OF_SEARCH, DENSE, SCORED)
     return {method.name: method for method in built_in}
 
 

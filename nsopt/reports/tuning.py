@@ -14,9 +14,7 @@ _QUESTIONS = {
     "pretrain-epochs": "How many epochs P should a network train before it is pruned?",
     "eta": "For which eta does Algorithm 3 end near the budget, in few steps?",
     "scores": "Which law stays closest to the trained network at a budget?",
-    "curve": "Which mixture of uniform scaling and searched laws gives the best accuracy?",
 }
-_CONFIRMED = "Is the best law better than uniform scaling, with new seeds?"
 _AXES = {
     "pretrain_epochs": "P, epochs before pruning",
     "eta": "eta, step size of Algorithm 3",
@@ -35,7 +33,7 @@ def publish_tuning(study: Study) -> None:
 
 
 def draw_tuning(study: Study) -> go.Figure:
-    """Draw the front of two objectives, or accuracy over the parameters of a law."""
+    """Draw the front of two objectives, or scores over the parameters of a law."""
     metric_names = study.metric_names or []
     if len(study.directions) > 1:
         figure = optuna.visualization.plot_pareto_front(study, target_names=metric_names)
@@ -50,8 +48,6 @@ def draw_tuning(study: Study) -> go.Figure:
 def question(study: Study) -> str:
     """Return the question that a tuning study answers."""
     _, kind = schema.split_name(study.study_name)
-    if schema.is_confirmation(kind):
-        return _CONFIRMED
     return next(text for over, text in _QUESTIONS.items() if kind.startswith(over))
 
 

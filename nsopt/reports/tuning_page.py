@@ -51,14 +51,11 @@ def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
 
 def _describe(study: Study, index: int) -> dict[str, Any]:
     columns, rows = tuning_rows(study)
-    figure = ""
-    if not schema.is_confirmation(study.study_name):
-        figure = fragment(draw_tuning(study), f"tuning-{index}")
     return {
         "name": study.study_name,
         "question": question(study),
         "verdict": schema.read_verdict(study),
-        "figure": figure,
+        "figure": fragment(draw_tuning(study), f"tuning-{index}"),
         "columns": columns,
         "rows": rows,
         "settings": flatten(schema.read_settings(study)),

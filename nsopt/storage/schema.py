@@ -37,7 +37,6 @@ _SINCE_0_1 = {"search_images": None, "price": "filters", "importance_decay": 0.0
 _SINCE_RUNTIMES: dict[str, Any] = {"runtime": "torch"}
 _SINCE_BATCHES = {"latency_batch_size": 100}
 _TUNING = "-tune"
-_CONFIRMED = "-confirmed"
 _SCORES = "scores-"
 _SETTINGS = "settings"
 _PROVENANCE = "provenance"
@@ -128,28 +127,9 @@ def tuning_name(comparison: str) -> str:
     return f"{comparison}{_TUNING}"
 
 
-def curve_kind(metric: str) -> str:
-    """Return the kind of the study that tunes a law for budgets in a metric."""
-    return f"curve-{metric}"
-
-
 def scores_kind(metric: str, budget: float) -> str:
     """Return the kind of the study that scores widths at a budget in a metric."""
     return f"{_SCORES}{metric}-{budget:.17g}"
-
-
-def is_curve(kind: str) -> bool:
-    """Return whether a tuning study of this kind tunes a law, or confirms a tuned law."""
-    return kind.startswith(curve_kind(""))
-
-
-def confirmation_name(study: str) -> str:
-    """Return the name of the study that confirms the result of the tuning study `study`."""
-    return f"{study}{_CONFIRMED}"
-
-
-def is_confirmation(kind: str) -> bool:
-    return kind.endswith(_CONFIRMED)
 
 
 def is_tuning(prefix: str) -> bool:
@@ -384,7 +364,7 @@ def write_law(study: Study, law: PowerLaw) -> None:
 
 
 def write_verdict(study: Study, verdict: str) -> None:
-    """Store the result of a tuning study as a sentence."""
+    """Store the result of scores as a sentence."""
     study.set_user_attr(_VERDICT, verdict)
 
 

@@ -8,14 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import TrialState
 
 from nsopt.deployment.artifacts import BestNetworks
 from nsopt.methods.registry import get_method, is_method
-from nsopt.storage import schema, trials
-from nsopt.storage.studies import load_studies
+from nsopt.storage import trials
 from nsopt.storage.trials import Point
 from nsopt.training.loop import Epoch, TrainingNumbers
 
@@ -106,25 +104,3 @@ def _is_outdone(
 
 def _rank(training: EqualTraining) -> tuple[float, int]:
     return training.numbers.val_accuracy, -training.point.seed
-
-
-def find_equal_trainings(study: Study, storage: BaseStorage) -> dict[str, float]:
-    """Return the validation accuracies of trainings with the settings of a tuning study.
-
-    They come from the law tunings of all metrics, because these begin with the same networks. The
-    keys are those of `training_key`.
-    """
-    prefix, _ = schema.split_name(study.study_name)
-    training = _read_training_settings(study)
-    found: dict[str, float] = {}
-    for kind, other in load_studies(storage, prefix).items():
-        if schema.is_curve(kind) and _read_training_settings(other) == training:
-            for trial in trials.read_completed(other):
-                found |= trials.read_trainings(trial)
-    return found
-
-
-def _read_training_settings(study: Study) -> dict[str, Any]:
-    """Return the settings of a law's tuning that affect a training."""
-    settings = schema.read_settings(study)
-    return settings | {"tuning": settings["tuning"]["epochs"]}

@@ -19,7 +19,7 @@ from nsopt.storage import schema, trials
 from nsopt.storage.trials import Point
 from nsopt.storage.urls import hide_password
 from nsopt.study.session import Session
-from nsopt.study.stored_law import read_scored_law, read_tuned_law
+from nsopt.study.stored_law import read_scored_law
 from nsopt.study.trained import train_base_network
 from nsopt.study.widths_in_time import correct_latency
 
@@ -150,15 +150,13 @@ class Laws:
         )
 
     def _make_law(self, method: Method, point: Point) -> ScalingLaw:
-        session, trained, tuned = self._session, None, None
+        session, trained, scored = self._session, None, None
         arch, name = session.task.arch, session.task.name
         cost, history = point.metric.cost(arch), self.find_history(method)
         if method.needs_trained_network:
             trained = train_base_network(session, point.seed)
-        if method.needs_tuned_law:
-            tuned = read_tuned_law(session.workspace, name, point.metric).law
         if method.needs_scored_law:
-            tuned = read_scored_law(session.workspace, name, point.metric, point.budget)
-        inputs = LawInputs(arch, cost, point.budget, history, trained, tuned)
+            scored = read_scored_law(session.workspace, name, point.metric, point.budget)
+        inputs = LawInputs(arch, cost, point.budget, history, trained, scored)
         with session.compute.computing():
             return method.law(inputs)

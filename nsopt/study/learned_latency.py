@@ -10,7 +10,6 @@ from nsopt.latency.measured_budget import make_exact
 from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.scaling.metric import LATENCY, Metric
-from nsopt.study.stored_law import read_tuned_law
 from nsopt.study.task import Task, list_studies, with_stored_latency
 from nsopt.study.workspace import Workspace
 
@@ -23,17 +22,12 @@ def with_latency_if_needed(
     A stored model has priority, so that budgets keep their meaning. Otherwise nsopt uses the model
     of this device, and learns it if necessary. If the task starts from a trained network, the model
     is then made exact for this one, so that percentages of its latency hold.
-
-    Raises:
-        NoWidthsError: if a method needs a tuned law that is not stored; before anything is learned.
     """
     prices = {task.settings.search.price, *(method.price for method in methods)}
     if LATENCY not in metric.parts and LATENCY.name not in prices:
         return task
     arch = with_stored_latency(task.arch, list_studies(task, workspace))
     if arch.latency is None:
-        if any(method.needs_tuned_law for method in methods):
-            read_tuned_law(workspace, task.name, metric)
         compute = resolve_compute(task.settings.training.device, "fp32")
         with sharing(compute, progress) as shared:
             if task.start is not None:

@@ -17,7 +17,6 @@ from nsopt.storage.trials import Point
 from nsopt.study.comparison import Comparison, choose_reference_budgets, make_reference_points
 from nsopt.study.laws import Laws
 from nsopt.study.session import Session
-from nsopt.study.stored_law import read_tuned_law
 from nsopt.study.timing import Network, find_latencies
 
 Points = Mapping[Method, Sequence[Point]]
@@ -155,16 +154,11 @@ class Plan:
 def make_plan(comparison: Comparison, session: Session) -> Plan:
     """Return the plan of a comparison without budgets that a method does not support.
 
-    Messages name the budgets that are left out, and the result of the tuning that a method uses.
+    Messages name the budgets that are left out.
 
     Raises:
         NsoptError: for a method that lacks what it starts from.
     """
-    task, metrics = session.task, dict.fromkeys(size.metric for size in comparison.sizes)
-    if any(method.needs_tuned_law for method in comparison.methods):
-        for metric in metrics:
-            tuned = read_tuned_law(session.workspace, task.name, metric)
-            session.progress.message(f"tuned: {tuned.verdict}")
     points = {method: _select_points(comparison, method, session) for method in comparison.methods}
     return Plan(session, comparison, Laws(session), points)
 

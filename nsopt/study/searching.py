@@ -13,6 +13,8 @@ from nsopt.errors import DeterministicError
 from nsopt.pruning.iterations import run_iterations
 from nsopt.pruning.search import select_search_images
 from nsopt.pruning.settings import SearchSettings
+from nsopt.samplers.candidates import list_prices
+from nsopt.scaling.metric import Metric
 from nsopt.scaling.record import Iteration
 from nsopt.settings import Price
 from nsopt.storage import schema, trials
@@ -44,6 +46,18 @@ def continue_searches(
     finally:
         session.workspace.tidy()
     return found
+
+
+def run_searches(session: Session, metric: Metric) -> dict[Price, Iteration]:
+    """Run the missing searches for budgets in a metric; return the first iteration of each.
+
+    One search ranks filters as published, the other by importance per cost (see `list_prices`).
+
+    Raises:
+        NsoptError: if a search fails.
+    """
+    searches = continue_searches(session, dict.fromkeys(list_prices(metric), 1))
+    return {price: iterations[0] for price, iterations in searches.items()}
 
 
 def find_pretrained_file(session: Session) -> Path:

@@ -1,8 +1,7 @@
-"""Read the laws that searches, tunings and scores of a task stored."""
+"""Read the laws that searches and scores of a task stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from optuna.study import Study
 
@@ -27,14 +26,12 @@ class NetworkLaw:
 
     Attributes:
         iteration: of the search to which the law is fitted, if any.
-        verdict: the result of the law's tuning in words; None if it is not tuned.
         studies: of its comparison, the law's own first; empty if the law is not stored.
     """
 
     law: ScalingLaw
     arch: Architecture
     iteration: Iteration | None = None
-    verdict: str | None = None
     studies: Sequence[Study] = ()
 
     def limits(
@@ -62,7 +59,6 @@ def read_stored_law(
     workspace: Workspace,
     name: str,
     method: Method,
-    metric: Metric,
     *,
     iteration: int | None = None,
     arch_name: str | None = None,
@@ -71,7 +67,6 @@ def read_stored_law(
 
     Args:
         name: ARCH-DATA-PRESET.
-        metric: of the budgets.
         iteration: number of the iteration; None for the method's own choice.
         arch_name: the name of the architecture, if the user gave one (`stored_architecture`).
 
@@ -91,7 +86,6 @@ def read_stored_law(
             f"{method.name} has one law per budget of a compression: see the widths in its report"
         )
     arch = read_architecture(schema.read_task(ours[0]), ours, arch_name)
-    tuned = read_tuned_law(workspace, name, metric) if method.needs_tuned_law else None
     # The settings of a search by another price name that price.
     usual = next((s for s in ours if schema.price_of_search(_kind(s)) is None), None)
     stored = schema.read_settings(usual or ours[0])["search"]
@@ -108,46 +102,17 @@ def read_stored_law(
         raise NsoptError(f"{name} has no iteration {iteration}: its last is {len(found)}")
     chosen = found[:iteration]
     cost = PARAMS.cost(arch)
-    inputs = LawInputs(arch, cost, cost(arch.base_widths), chosen, tuned=tuned and tuned.law)
+    inputs = LawInputs(arch, cost, cost(arch.base_widths), chosen)
     return NetworkLaw(
         method.law(inputs),
         arch,
         method.fitted_to(chosen),
-        tuned and tuned.verdict,
         sorted(ours, key=lambda study: _kind(study) != method.name),
     )
 
 
 def _kind(study: Study) -> str:
     return schema.split_name(study.study_name)[1]
-
-
-class TunedLaw(NamedTuple):
-    """A tuned law, and the result of its tuning in words."""
-
-    law: PowerLaw
-    verdict: str
-
-
-def read_tuned_law(workspace: Workspace, name: str, metric: Metric) -> TunedLaw:
-    """Return the law that `nsopt tune --over curve` found for a metric.
-
-    Args:
-        name: ARCH-DATA-PRESET.
-
-    Raises:
-        NoWidthsError: if that tuning has not ended.
-    """
-    study = workspace.studies(schema.tuning_name(name)).get(schema.curve_kind(metric.name))
-    law = schema.read_law(study) if study else None
-    if study and law:
-        return TunedLaw(law, schema.read_verdict(study) or "")
-    if len(metric.parts) > 1:
-        raise NoWidthsError("laws are tuned for budgets in one metric: leave the method tuned out")
-    raise NoWidthsError(
-        f"no law of {name} is tuned for {metric.name} in this storage: run nsopt tune "
-        f"--over curve --metric {metric.name} with the same options first"
-    )
 
 
 def read_scored_law(workspace: Workspace, name: str, metric: Metric, budget: float) -> PowerLaw:

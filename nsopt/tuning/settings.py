@@ -138,8 +138,6 @@ def best_settings(workspace: Workspace, name: str) -> dict[str, Any]:
             f"no tuning study {name!r} is stored at {hide_password(workspace.url)}: "
             "run nsopt tune first"
         )
-    if schema.is_curve(kind):
-        raise NsoptError(f"{name!r} tuned a law: use it with --methods tuned")
     parameters = best_trial(study).params
     if _P in parameters:
         return {"search": {_P: parameters[_P]}}

@@ -1,7 +1,7 @@
 """What `nsopt tune` prints at its end."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from optuna.exceptions import StorageInternalError
@@ -10,20 +10,18 @@ from nsopt.cli import tune
 from nsopt.cli.options import PlaceOptions
 from nsopt.cli.tune import TuneOptions
 from nsopt.errors import NsoptError
-from nsopt.tuning import law, settings
+from nsopt.tuning import settings
 
 
-@pytest.mark.parametrize("over", ["eta", "curve"])
 def test_a_storage_that_fails_before_the_table_is_an_error_of_one_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, over: Literal["eta", "curve"]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(study: Any) -> None:
         raise StorageInternalError("the server is gone")
 
     monkeypatch.setattr(settings, "run_tuning", lambda *arguments: None)
-    monkeypatch.setattr(law, "tune_law", lambda *arguments: (None, None))
     monkeypatch.setattr(tune, "_publish", lambda study: None)
     monkeypatch.setattr(tune, "_print_table", fail)
-    options = TuneOptions(over=over, place=PlaceOptions(out=tmp_path))
+    options = TuneOptions(over="eta", place=PlaceOptions(out=tmp_path))
     with pytest.raises(NsoptError, match=r"study\.db cannot be used: the server is gone"):
         tune.tune(options)

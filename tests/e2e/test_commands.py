@@ -157,31 +157,6 @@ def test_study_uses_the_best_eta_of_a_named_tuning_study(tmp_path: Path) -> None
     assert settings["eta"] == pytest.approx(float(best), rel=1e-3)
 
 
-@pytest.mark.usefixtures("slim")
-def test_widths_uses_a_tuned_law(tmp_path: Path) -> None:
-    tune = ["tune", "--over=curve", "--metric=macs", "--epochs=2", "--trials=3"]
-    short = ["--per-class=12", "--filters-per-step=0.3", "--prune-every=1", "--batch-size=32"]
-    short += ["--schedule=linear", "--verbose", "--device=cpu"]
-    done = call_nsopt(*tune, "--confirmations=2", *short, f"--out={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    printed = " ".join(done.stdout.split())
-    assert "training: 2 epochs" in printed
-    assert "schedule linear" in printed
-    verdict = re.search(
-        r"best: filters \S+, macs \S+, slope \S+; ((confirmed|no).*?) (to|st)", printed
-    )
-    assert verdict is not None
-    assert ("to use it" in printed) == (verdict[2] == "confirmed")
-    storage = f"--storage=sqlite:///{tmp_path / 'study.db'}"
-    law = ["--method=tuned", "--metric=macs", "--ratios=0.5"]
-    assert call_nsopt("widths", storage, *law).stdout.startswith(f"tuned: {verdict[1]}")
-    (row,) = json.loads(call_nsopt("widths", storage, *law, "--json").stdout)
-    arch = get_architecture("vgg11", in_channels=1)
-    assert arch.cost("macs")(row["widths"]) == row["macs"] <= row["budget"]
-    scored = call_nsopt("widths", storage, "--method=scored")
-    assert_fails(scored, "scored has one law per budget of a compression")
-
-
 def test_widths_without_a_usable_law_fails(tmp_path: Path, golden: Path) -> None:
     text = tmp_path / "law.json"
     text.write_text("alpha")

@@ -56,7 +56,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("cones", SEEN)
 def test_colours_of_methods_are_distinct_for_any_colour_vision(cones: str) -> None:
-    built_in = ("uniform", "magnitude", "morphnet", "neuralscale", "tuned")
+    built_in = ("uniform", "magnitude", "morphnet", "neuralscale", "scored")
     assert set(built_in) <= methods().keys()
     styles = method_styles(built_in)
     for one, other in combinations(built_in, 2):

@@ -4,7 +4,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState, create_trial
 
-from nsopt.reports.tuning import draw_tuning, question
+from nsopt.reports.tuning import draw_tuning
 from nsopt.reports.tuning_table import tuning_rows
 
 
@@ -41,7 +41,7 @@ def test_the_table_lists_pruned_trials_and_omits_foreign_ones() -> None:
 
 
 def test_axes_have_titles_in_words_and_all_points_are_visible() -> None:
-    study = make_study("x-tune/curve-macs")
+    study = make_study("x-tune/scores-macs-1000")
     for weight in (0.0, 1.0):
         parameters = {"macs": weight, "slope": weight}
         kinds = {name: FloatDistribution(-1, 2) for name in parameters}
@@ -51,11 +51,3 @@ def test_axes_have_titles_in_words_and_all_points_are_visible() -> None:
     titles = [axis.title.text for axis in figure.select_xaxes()]
     assert titles == ["weight of the law pruned by macs", "slope: more width in later layers"]
     assert all(trace.marker.colorscale[0][1] == "#00224e" for trace in figure.data)
-
-
-def test_a_confirmation_asks_its_own_question() -> None:
-    for name, words in (
-        ("curve-macs", "Which mixture"),
-        ("curve-macs-confirmed", "with new seeds"),
-    ):
-        assert words in question(optuna.create_study(study_name=f"x-tune/{name}"))

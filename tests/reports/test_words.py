@@ -159,12 +159,14 @@ def test_methods_that_share_the_best_widths_win_together(results: Results) -> No
         frame["method"].eq("neuralscale") * 5, axis=0
     )
     behind = frame.assign(**lead)
-    tuned = behind[behind["method"] == "uniform"].assign(method="tuned")
-    three = dataclasses.replace(results, outcomes=pd.concat([behind, tuned], ignore_index=True))
+    scored = behind[behind["method"] == "uniform"].assign(method="scored")
+    three = dataclasses.replace(results, outcomes=pd.concat([behind, scored], ignore_index=True))
     for sentence in map(str, answer_for(three)):
-        assert "Uniform and Tuned win by 2.0 points of test accuracy over NeuralScale" in sentence
+        assert (
+            "Uniform and Scored law win by 2.0 points of test accuracy over NeuralScale" in sentence
+        )
         assert "They cost 0.5x the time." in sentence
-        assert "Widths of Uniform and Tuned: " in sentence
+        assert "Widths of Uniform and Scored law: " in sentence
 
 
 def test_the_answer_reports_a_latency_above_its_budget(results: Results) -> None:

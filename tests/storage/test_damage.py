@@ -39,7 +39,11 @@ from tests.e2e.test_user_errors import assert_fails
 
 URL = "sqlite:///study.db"
 PREFIX = "vgg11-digits-30each-smoke"
-UNIFORM, SEARCH, TUNED = f"{PREFIX}/uniform", f"{PREFIX}/search", f"{PREFIX}-tune/curve-params"
+UNIFORM, SEARCH, TUNED = (
+    f"{PREFIX}/uniform",
+    f"{PREFIX}/search",
+    f"{PREFIX}-tune/scores-params-1000",
+)
 WRONG: tuple[Any, ...] = (0, -1, 2.5, math.nan, True, "x" * 300, [], [["x"]], {}, {"a": {"b": [1]}})
 MISSING = object()
 LATENCY = Latency(2.0, 1.9, 2.1, 2.0, 100, 80, "a processor", sitting="2026-01-01")
@@ -74,7 +78,7 @@ def write_what_is_new(study: optuna.Study) -> None:
 
 
 def write_tuning(storage: InMemoryStorage) -> None:
-    """A study that tuned a law, with one trial."""
+    """A study that scored laws, with one trial."""
     study = optuna.load_study(study_name=UNIFORM, storage=storage)
     tuned = optuna.create_study(study_name=TUNED, storage=storage, direction="maximize")
     about, source = schema.read_task(study), schema.read_source(study)
@@ -132,8 +136,8 @@ def read_search(storage: InMemoryStorage) -> None:
 
 
 def read_tuning(storage: InMemoryStorage) -> None:
-    """As widths and report do."""
-    _find_law(WidthsOptions(storage=URL, method="tuned", as_json=True))
+    """As compress and report do."""
+    schema.read_law(optuna.load_study(study_name=TUNED, storage=storage))
     tuning_note(optuna.load_study(study_name=TUNED, storage=storage))
 
 
@@ -197,8 +201,8 @@ def test_a_damaged_value_ends_in_one_line(
 def test_a_command_says_where_the_damage_is(stored: InMemoryStorage) -> None:
     tuning, _ = attributes_of(stored, TUNED)
     tuning["law"]["beta"] = ["a", *tuning["law"]["beta"][1:]]
-    done = call_nsopt("widths", "--method=tuned", f"--storage={URL}")
-    assert_fails(done, f"study {TUNED}: its 'law' is damaged (not a law", "restore the storage")
+    with pytest.raises(NsoptError, match=f"study {TUNED}: its 'law' is damaged .*restore the"):
+        schema.read_law(optuna.load_study(study_name=TUNED, storage=stored))
     _, trial = attributes_of(stored, UNIFORM)
     trial["params"] = "many"
     done = call_nsopt("report", f"--storage={URL}", "--out=report")

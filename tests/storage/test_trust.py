@@ -6,7 +6,6 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import optuna
 import pytest
@@ -15,9 +14,9 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 import nsopt
 from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
+from nsopt.samplers.candidates import make_sampler
 from nsopt.storage.opening import open_storage
 from nsopt.study.workspace import Workspace
-from nsopt.tuning.law import Sampler, make_sampler
 from tests.conftest import call_nsopt
 from tests.deployment.test_artifacts import make_network
 from tests.e2e.test_user_errors import assert_fails
@@ -159,8 +158,7 @@ def test_a_storage_cannot_make_nsopt_import_a_module(
     assert not sprung.exists()
 
 
-@pytest.mark.parametrize("name", get_args(Sampler))
-def test_samplers_of_a_tuning_do_not_use_pickle(name: Sampler) -> None:
+def test_the_sampler_of_candidates_does_not_use_pickle() -> None:
     """Optuna's CMA-ES would use it: its module imports pickle."""
-    module = sys.modules[type(make_sampler(name, 0)).__module__]
+    module = sys.modules[type(make_sampler(0)).__module__]
     assert "pickle" not in vars(module)

@@ -25,11 +25,14 @@ from nsopt.errors import NsoptError
 from nsopt.latency.model import LatencyModel, Term
 from nsopt.latency.runtime import OwnMeasure
 from nsopt.latency.tables import Table
+from nsopt.methods import registry
+from nsopt.methods.base import LawInputs, Method
 from nsopt.methods.registry import get_method, get_methods, methods
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.progress import Silent
 from nsopt.pruning.settings import SearchSettings
 from nsopt.reports.results import Results, read_results
+from nsopt.scaling.law import ScalingLaw, uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import opening, queue, schema, trials
@@ -51,7 +54,7 @@ from nsopt.training.settings import TrainSettings
 METHODS = tuple(
     name
     for name, method in methods().items()
-    if not (method.needs_tuned_law or method.needs_scored_law or method.keeps_weights)
+    if not (method.needs_scored_law or method.keeps_weights)
 )
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 
@@ -414,7 +417,7 @@ def test_iterations_of_descent_are_compared_as_methods(
         (outcome,) = results.outcomes.query(f"method == '{method}'").to_dict("records")
         expected = solve_widths(iteration.law, params, outcome["budget"]).widths
         assert outcome["widths"] == tuple(expected.tolist())
-        stored = read_stored_law(place, results.name, get_method(method), PARAMS)
+        stored = read_stored_law(place, results.name, get_method(method))
         assert stored.iteration is not None
         assert stored.iteration.to_dict() == iteration.to_dict()
 
@@ -535,3 +538,30 @@ def test_same_seed_gives_the_same_comparison(
     pd.testing.assert_frame_equal(
         select_outcomes(load_results(other)), select_outcomes(load_results(done))
     )
+
+
+class Deeper(Method):
+    """Widens the deeper layers by a power of their depth."""
+
+    name = "deeper"
+    label = "Deeper"
+    power = 1
+
+    def law(self, inputs: LawInputs) -> ScalingLaw:
+        widths = inputs.arch.base_widths
+        return uniform_curve([width * depth**self.power for depth, width in enumerate(widths, 1)])
+
+
+def test_a_law_that_has_changed_since_its_trainings_is_reported(
+    comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = Deeper()
+    monkeypatch.setitem(registry._registered, method.name, method)
+    alone = only(comparison, method.name, seeds=1)
+    run_comparison(alone, place, Silent())
+    method.power = 2
+    listener = Listener()
+    run_comparison(alone, place, listener)
+    (message,) = [text for text in listener.messages if "another law" in text]
+    assert message.startswith("deeper: 1 of 1 points were trained with another law and keep")
+    assert "--study-name vgg11-digits-test/deeper --storage sqlite:///" in message

@@ -15,7 +15,6 @@ from nsopt.methods.registry import get_method
 from nsopt.progress import Silent
 from nsopt.pruning import iterations
 from nsopt.pruning.engine import iterative_prune
-from nsopt.scaling.metric import MACS
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
@@ -64,11 +63,11 @@ def test_the_law_of_a_single_search_by_a_price_is_read(
 ) -> None:
     found = run_searches(comparison, tmp_path, {"macs": 1})
     place, name = make_workspace(tmp_path), comparison.task.name
-    law = read_stored_law(place, name, get_method("neuralscale-macs"), MACS)
+    law = read_stored_law(place, name, get_method("neuralscale-macs"))
     assert law.iteration is not None
     assert law.iteration.to_dict() == found["macs"][0].to_dict()
     with pytest.raises(NsoptError, match=f"no search of {name} is stored"):
-        read_stored_law(place, name, get_method("neuralscale"), MACS)
+        read_stored_law(place, name, get_method("neuralscale"))
 
 
 def list_checkpoints(place: Workspace) -> list[Path]:

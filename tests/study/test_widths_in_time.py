@@ -29,7 +29,7 @@ from nsopt.study.timing import measure_again
 from nsopt.study.widths_in_time import Clock as TimingClock
 from nsopt.study.worker import join
 from nsopt.study.workspace import Workspace
-from nsopt.tuning.law import LawTuning, tune_law
+from nsopt.tuning.settings import Tuning, run_tuning
 from tests.study.test_comparison import Listener, load_results, only, open_studies
 from tests.study.test_workspace import CPU
 
@@ -108,21 +108,21 @@ def test_latency_can_be_measured_with_batches_of_one_image(
     assert open_studies(place)["uniform"].metric_names == names
 
 
-def test_a_tuning_tries_laws_at_the_measured_latency_budget(
+def test_a_tuning_trains_networks_at_the_measured_latency_budget(
     comparison: Comparison, place: Workspace
 ) -> None:
     clock = Parameters()
     task = in_milliseconds(comparison, clock, place).task
-    tuning = LawTuning(
-        task=task, metric=LATENCY, sizes=(Size(LATENCY, 5.0),), trials=3, seeds=1, epochs=1,
-        confirmations=2,
+    tuning = Tuning(
+        task=task, metric=LATENCY, budget=5.0, over="pretrain-epochs", trials=0, seeds=1,
+        pretrain_epochs=(0, 1),
     )  # fmt: skip
-    study, _ = tune_law(tuning, place, Silent())
+    study = run_tuning(tuning, place, Silent())
     tried = [trial.user_attrs["params"] for trial in study.trials]
-    assert len(tried) == 3
+    assert len(tried) == 2
     assert all(4.6 < 1 + params / 10_000 <= 5 for params in tried)
     before = list(clock.timed)
-    tune_law(tuning, place, Silent())
+    run_tuning(tuning, place, Silent())
     assert clock.timed == before
 
 

@@ -20,7 +20,7 @@ from nsopt.progress import Silent
 from nsopt.reports.tuning import publish_tuning
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, PARAMS
-from nsopt.storage import schema
+from nsopt.storage import queue, schema
 from nsopt.study.comparison import sizes_of_ratios
 from nsopt.study.learned_latency import with_latency_if_needed
 from nsopt.study.presets import override
@@ -71,6 +71,22 @@ def test_a_continued_tuning_adds_only_missing_trials_and_gives_the_same_result(
     whole = run_tuning(tuning, make_workspace(tmp_path / "whole"), Silent())
     assert [t.params for t in parted.trials] == [t.params for t in whole.trials]
     assert [t.values for t in parted.trials] == [t.values for t in whole.trials]
+
+
+def test_trials_that_a_killed_process_left_waiting_are_run(
+    tuning: Tuning, place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt  # all points wait, none is taken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(queue, "claim", kill)
+        with pytest.raises(KeyboardInterrupt):
+            run_tuning(tuning, place, Silent())
+    study = run_tuning(tuning, place, Silent())
+    whole = run_tuning(tuning, make_workspace(tmp_path / "whole"), Silent())
+    assert [trial.values for trial in study.trials] == [trial.values for trial in whole.trials]
+    assert TrialState.WAITING not in {trial.state for trial in study.trials}
 
 
 def test_every_value_of_pretrain_epochs_is_tried_with_every_seed(

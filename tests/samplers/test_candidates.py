@@ -1,12 +1,14 @@
 """The family of laws that searches define."""
 
 import numpy as np
+import pytest
 
 from nsopt.models.architecture import TableArchitecture
-from nsopt.scaling.metric import MACS
+from nsopt.pruning.settings import SearchSettings
+from nsopt.samplers.candidates import RECORDED, list_prices, make_family, with_recorded
+from nsopt.scaling.metric import MACS, METRICS, Metric
 from nsopt.scaling.record import PruneRecord
 from nsopt.scaling.solve import solve_widths
-from nsopt.tuning.law import RECORDED, make_family, with_recorded
 
 
 def test_the_family_contains_the_recorded_widths_at_a_budget(narrow: TableArchitecture) -> None:
@@ -22,3 +24,9 @@ def test_the_family_contains_the_recorded_widths_at_a_budget(narrow: TableArchit
     assert tuple(fit.widths.tolist()) == middle
     beyond = float(cost(widths).min()) - 1
     assert with_recorded(plain, narrow, record, MACS, beyond) is plain
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_every_metric_has_valid_search_prices(metric: Metric) -> None:
+    for price in list_prices(metric):
+        assert SearchSettings(price=price).price == price

@@ -1,0 +1,81 @@
+"""Candidate laws: the family that searches span, and a sampler of its members."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import cast, get_args
+
+import numpy as np
+from optuna.samplers import GPSampler
+from optuna.trial import Trial
+
+from nsopt.models.architecture import Architecture
+from nsopt.pruning.rules import get_size_metric
+from nsopt.scaling.family import SLOPE, LawFamily, relative, relative_uniform
+from nsopt.scaling.law import PowerLaw
+from nsopt.scaling.metric import Metric
+from nsopt.scaling.record import PruneRecord
+from nsopt.settings import Price
+
+RECORDED = "recorded"
+_RANGES = {SLOPE: (-1.5, 1.5)}
+_WEIGHTS = (-1.0, 1.5)
+_STARTUP_TRIALS = 6
+
+
+def list_prices(metric: Metric) -> tuple[Price, ...]:
+    """Return the prices of the searches whose laws suit budgets in a metric.
+
+    The bytes of weights follow the parameters. The peak of the activations has no price per filter:
+    most filters do not change it. Computations are the nearest.
+    """
+    if metric.name in get_args(Price):
+        return "filters", cast("Price", metric.name)
+    return "filters", "params" if metric.name.startswith("flash") else "macs"
+
+
+def make_family(arch: Architecture, laws: Mapping[Price, PowerLaw]) -> LawFamily:
+    """Return the family of the laws of searches, around uniform scaling.
+
+    Args:
+        laws: by the price of their search, over tau.
+    """
+    others = {
+        str(price): relative(law, get_size_metric(price).cost(arch), arch.base_widths)
+        for price, law in laws.items()
+    }
+    return LawFamily(relative_uniform(arch.base_widths), others)
+
+
+def with_recorded(
+    family: LawFamily, arch: Architecture, record: PruneRecord, metric: Metric, budget: float
+) -> LawFamily:
+    """Return a family with one more member: the widths that pruning itself had at a budget.
+
+    The family is the same if the record does not reach the budget.
+    """
+    cost = metric.cost(arch)
+    widths = record.within(cost, budget)
+    if widths is None:
+        return family
+    uniform = family.uniform
+    scale = uniform.widths(float(cost(widths)) / float(cost(arch.base_widths)))
+    recorded = replace(uniform, alpha=uniform.alpha * np.array(widths) / scale)
+    return replace(family, others={**family.others, RECORDED: recorded})
+
+
+def list_starts(family: LawFamily) -> list[dict[str, float]]:
+    """Return the parameters of uniform scaling, then those of each other law alone."""
+    uniform = dict.fromkeys(family.parameters, 0.0)
+    return [uniform, *(uniform | {name: 1.0} for name in family.others)]
+
+
+def suggest_parameters(trial: Trial, family: LawFamily) -> dict[str, float]:
+    """Return the parameters of the member that a trial evaluates."""
+    return {
+        name: trial.suggest_float(name, *_RANGES.get(name, _WEIGHTS)) for name in family.parameters
+    }
+
+
+def make_sampler(seed: int) -> GPSampler:
+    """Return a sampler of members. It samples the first few at random."""
+    return GPSampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
