@@ -2,13 +2,12 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nsopt.errors import NsoptError
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Precision = Literal["auto", "fp32", "bf16"]
-_CROP_VERSION = 2
 BATCH_SIZE = 100  # images per timed pass, as in the paper (section 4.2)
 Price = Literal["filters", "params", "macs", "latency"]
 
@@ -53,8 +52,6 @@ class SgdSettings(Settings):
         precision: of matrix products.
         resized_crop: augment with random resized crops of at least this part of an image's area,
             such as 0.35. None shifts images by up to 4 pixels. Both mirror images at random.
-        crop_version: version of the code that crops; set automatically, None without crops. Results
-            of different versions are never mixed.
     """
 
     batch_size: int = Field(128, ge=2)
@@ -66,15 +63,6 @@ class SgdSettings(Settings):
     device: str = "auto"
     precision: Precision = "auto"
     resized_crop: Fraction | None = None
-    crop_version: Literal[2] | None = None  # 1 resized images one by one, to whole grey levels
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_crop_version(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if values.get("crop_version") in (None, _CROP_VERSION):
-            crops = values.get("resized_crop") is not None
-            return values | {"crop_version": _CROP_VERSION if crops else None}
-        return values
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:

@@ -105,9 +105,9 @@ def _choose_runtime(options: WidthsOptions, studies: "Sequence[Study]") -> "Runt
     from nsopt.latency.runtime import stored_runtime, with_batch_size
     from nsopt.storage.schema import read_settings
 
-    if not studies:
+    stored = next((s for s in map(read_settings, studies) if "runtime" in s), None)
+    if stored is None:  # a search alone stores none
         return choose_timing(options.timing)
-    stored = read_settings(studies[0])
     batch_size = options.timing.latency_batch_size or stored["latency_batch_size"]
     if options.timing.runtime:
         return with_batch_size(choose_timing(options.timing), batch_size)

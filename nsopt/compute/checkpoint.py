@@ -124,12 +124,7 @@ def remove_empty_folders(root: Path) -> None:
 
 
 def _verify(file: bytes) -> bytes:
-    """Return the part of a checkpoint that torch wrote. Raises ValueError for a wrong checksum.
-
-    Files of older versions have no checksum.
-    """
-    if not file.startswith(_CHECKSUM):
-        return file
+    """Return the part of a checkpoint that torch wrote. Raises ValueError for a wrong checksum."""
     line, _, written = file.partition(b"\n")
     if line != _CHECKSUM + _digest(written):
         raise ValueError("checksum")

@@ -122,11 +122,10 @@ class BestNetworks:
 
     def clear(self, study: Study) -> None:
         """Delete the files here of networks that are no longer the best."""
-        best = best_trials(study)
-        needed = {self._file(study, trial) for trial in best.values()}
-        known = {self._find_shared_file(study, *size) for size in best}
+        needed = {self._file(study, trial) for trial in best_trials(study).values()}
+        known = set[Path | None]()
         for trial in study.get_trials(deepcopy=False):
-            (known if trial.state.is_finished() else needed).add(self._find_own_file(study, trial))
+            (known if trial.state.is_finished() else needed).add(self._file(study, trial))
         for path in known - needed:
             if path is not None:
                 path.unlink(missing_ok=True)
@@ -134,22 +133,10 @@ class BestNetworks:
 
     def _file(self, study: Study, trial: FrozenTrial) -> Path | None:
         """Return the path of a trial's network, if it was stored here."""
-        own, point = self._find_own_file(study, trial), trials.read_point(trial)
-        if own is not None or point is None:
-            return own
-        return self._find_shared_file(study, point.metric.name, point.budget)
-
-    def _find_own_file(self, study: Study, trial: FrozenTrial) -> Path | None:
         if trials.read_place(trial) is None:
             return None
-        found = _list_artifacts(trial, internals.storage_of(study))
-        return self._path(found[-1]) if found else None
-
-    def _find_shared_file(self, study: Study, metric: str, budget: float) -> Path | None:
-        """Return the file of all seeds at a budget, which older versions wrote."""
-        name = _name_file(study, metric, budget)
-        found = [meta for meta in _list_artifacts(study) if meta.filename == name]
-        return self._path(found[0]) if found else None
+        announced = _list_artifacts(trial, internals.storage_of(study))
+        return self._path(announced[-1]) if announced else None
 
     def _path(self, meta: ArtifactMeta) -> Path:
         """Return an artifact's file. Raises NsoptError for an id that could leave the folder."""

@@ -189,8 +189,6 @@ def add_latencies(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: i
 
 def _read_outcome(trial: FrozenTrial, task: schema.TaskDescription) -> dict[str, Any]:
     outcome = trials.read_outcome(trial)
-    if outcome["cost"] is None:  # older versions had counted metrics only
-        outcome["cost"] = outcome[outcome["metric"]]
     return outcome | {"widths": trials.read_widths(trial, task.layer_names)}
 
 

@@ -15,7 +15,7 @@ from nsopt.errors import NoWidthsError, ShortRecordError
 from nsopt.scaling.cost import CostModel, IntArray, Numbers
 from nsopt.scaling.fit_error import FitError
 from nsopt.scaling.law import PowerLaw
-from nsopt.scaling.metric import PARAMS, get_metric
+from nsopt.scaling.metric import get_metric
 
 MIN_ROWS = 6
 _POOR_R2 = 0.5
@@ -160,8 +160,8 @@ class Iteration:
         widths: the law's proposal at the original network's size.
         seconds: duration.
         metric: unit of tau.
-        widths_low: lower edge of the 90 % band of proposals of repeated searches; None if an older
-            version stored the iteration.
+        widths_low: lower edge of the 90 % band of proposals of repeated searches; None if the
+            law has none.
         widths_high: upper edge of this band, or None.
     """
 
@@ -253,8 +253,6 @@ class Iteration:
             trajectory,
             law,
             seconds=float(data["seconds"]),
-            metric=get_metric(
-                data.get("metric", PARAMS.name)
-            ).name,  # the default of older versions
+            metric=get_metric(data["metric"]).name,
             **{name: tuple(row) for name, row in zip(names, proposed.tolist(), strict=True)},
         )

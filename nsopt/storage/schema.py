@@ -32,10 +32,6 @@ SEARCH = "search"
 BASE = "base"  # the networks from which methods start
 PRETRAINED = "pretrained"  # the network from which searches with several prices start
 _OTHER_SEARCH = "search-"
-# Settings that older versions did not store, with their values in these versions.
-_SINCE_0_1 = {"search_images": None, "price": "filters", "importance_decay": 0.0}
-_SINCE_RUNTIMES: dict[str, Any] = {"runtime": "torch"}
-_SINCE_BATCHES = {"latency_batch_size": 100}
 _TUNING = "-tune"
 _SCORES = "scores-"
 _SETTINGS = "settings"
@@ -69,9 +65,8 @@ class TaskDescription:
         layer_names: names of the searched layers.
         base_widths: widths of the original network.
         fixed: one line about layers with fixed widths, or empty.
-        base_params: parameters of the network at its base widths; None if an older version wrote
-            the study.
-        base_macs: its MACs, likewise.
+        base_params: parameters of the network at its base widths; None if unknown.
+        base_macs: its MACs; None if unknown.
     """
 
     arch: str
@@ -99,11 +94,12 @@ class _Settings:
     latency_batch_size: int = 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _TimedWidths(Timing):
-    """A timing with the widths of its network; None if an older version wrote it."""
+    """A stored timing, with the widths of its network."""
 
-    widths: WidthKey | None = None
+    widths: WidthKey
+    runtime: str
 
 
 def comparison_name(arch: str, data: str, preset: str) -> str:
@@ -190,12 +186,7 @@ def read_settings(study: Study) -> dict[str, Any]:
     if _SETTINGS not in attributes:
         return {}
     read(study, _SETTINGS, _Settings, attributes)
-    settings: dict[str, Any] = _SINCE_RUNTIMES | _SINCE_BATCHES | attributes[_SETTINGS]
-    settings["search"] = _SINCE_0_1 | settings["search"]
-    for name, part in settings.items():
-        if isinstance(part, dict) and part.get("resized_crop") is not None:
-            settings[name] = {"crop_version": 1} | part
-    return settings
+    return dict(attributes[_SETTINGS])
 
 
 def is_ours(study: FrozenStudy) -> bool:
@@ -245,7 +236,7 @@ def read_source(study: Study) -> Source:
 
 def read_latencies(study: Study) -> list[dict[str, Any]]:
     """Return all latencies of a study, under any conditions. Their `widths` are a `width_key`."""
-    return [_SINCE_RUNTIMES | value for value in _read_timed(study, _LATENCY)]
+    return _read_timed(study, _LATENCY)
 
 
 def _read_timed(study: Study, prefix: str) -> list[dict[str, Any]]:
@@ -282,7 +273,7 @@ def read_timings(study: Study, widths: Sequence[int]) -> list[dict[str, Any]]:
     return [
         {key: part for key, part in value.items() if key != "widths"}
         for value in _read_timed(study, _TIMING)
-        if value.get("widths") == width_key(widths)
+        if value["widths"] == width_key(widths)
     ]
 
 

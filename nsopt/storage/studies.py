@@ -81,21 +81,13 @@ def open_study(
 def check_settings(study: Study, ours: Mapping[str, Any]) -> bool:
     """Check that a study was written with the settings `ours`; return False if it has none.
 
-    This ignores attributes of the data that an older version did not store, and settings that an
-    older version stored with a search although the search does not depend on them.
-
     Raises:
         NsoptError: if other settings wrote the study; it lists the differences.
     """
     theirs = schema.read_settings(study)
     if not theirs:
         return False
-    if schema.is_search(schema.split_name(study.study_name)[1]):
-        theirs = {name: value for name, value in theirs.items() if name in ours}
-    data = {name: value for name, value in ours["data"].items() if name in theirs["data"]}
-    ours = {**ours, "data": data}
-    found = differences(ours, theirs)
-    if found:
+    if found := differences(dict(ours), theirs):
         found = differences(_as_given(ours), _as_given(theirs)) or found
         raise NsoptError(
             f"{study.study_name} was written by other settings ({'; '.join(found)}): "

@@ -320,7 +320,7 @@ def write_trainings(trial: Trial, accuracies: Mapping[str, float]) -> None:
 
 
 def read_trainings(trial: FrozenTrial) -> dict[str, float]:
-    """Return the validation accuracy of each training; empty if an older version wrote it."""
+    """Return the validation accuracy of each training; empty without any."""
     return read_optional(trial, _TRAININGS, dict[str, _Number]) or {}
 
 

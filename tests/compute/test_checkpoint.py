@@ -145,11 +145,6 @@ def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_of_an_older_version_without_a_checksum_is_read(tmp_path: Path) -> None:
-    torch.save({"identity": IDENTITY, "state": {"step": 1}}, tmp_path / "run.pt")
-    assert Checkpoint(tmp_path / "run.pt", IDENTITY).load(CPU) == {"step": 1}
-
-
 def test_a_folder_that_another_process_removes_is_created_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -262,41 +262,6 @@ class NoFiles(FileSystemArtifactStore):
         pass
 
 
-def test_networks_of_an_older_version_are_found_and_replaced_by_better_ones(
-    study: Study, tmp_path: Path
-) -> None:
-    """That version kept one artifact per budget in the study, and stored no machine."""
-    best, old = BestNetworks(tmp_path / "artifacts"), make_network(60.0, seed=2)
-    best.folder.mkdir()
-    file = tmp_path / "s-uniform-1000-params.pt"
-    old.save(file)
-    store = FileSystemArtifactStore(best.folder)
-    upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=study)
-    for seed in (1, 2):
-        end_trial(start_trial(study, make_network(60.0, seed=seed)), old)
-    assert nsopt.load_network(best.file(study, find_best(study))).seed == 2
-    keep(best, study, make_network(59.0, seed=3))
-    assert read_values(study, best.folder) == {1000: 60.2}
-    keep(best, study, make_network(61.0, seed=4))
-    best.clear(study)
-    assert read_values(study, best.folder) == {1000: 61.4}
-    assert [*best.folder.iterdir()] == best.files(study)
-
-
-def test_a_worse_network_of_an_older_version_is_refused(study: Study, tmp_path: Path) -> None:
-    best = BestNetworks(tmp_path / "artifacts")
-    best.folder.mkdir()
-    file = tmp_path / "s-uniform-1000-params.pt"
-    make_network(5.0).save(file)
-    store = FileSystemArtifactStore(best.folder)
-    upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=study)
-    trial = start_trial(study, make_network(10.0, seed=1))
-    trials.write_run(trial, {})
-    end_trial(trial, make_network(10.0, seed=1))
-    with pytest.raises(NsoptError, match=f"trained by {os.uname().nodename}:.* 10.00 %"):
-        best.file(study, find_best(study))
-
-
 def test_a_file_without_weights_raises_an_error(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     with pytest.raises(NsoptError, match="cannot read weights from"):

@@ -2,9 +2,9 @@
 
 import copy
 import math
-import sqlite3
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from itertools import cycle, islice
@@ -37,6 +37,7 @@ from nsopt.study.workspace import Workspace
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import assert_fails
 
+pytestmark = pytest.mark.usefixtures("slim")
 URL = "sqlite:///study.db"
 PREFIX = "vgg11-digits-30each-smoke"
 UNIFORM, SEARCH, TUNED = (
@@ -51,16 +52,15 @@ Path_ = tuple[str | int, ...]
 
 
 @pytest.fixture
-def stored(golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InMemoryStorage:
-    """The storage of version 0.1.0 in memory, also with what newer versions write, which every
-    command reads in place of the one it names."""
+def stored(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InMemoryStorage:
+    """A storage in memory with all kinds of values, which every command reads in place of the one
+    it names."""
     storage = InMemoryStorage()
-    with closing(sqlite3.connect(tmp_path / "study.db")) as connection:
-        connection.executescript((golden / "storage-0.1.0.sql").read_text())
-    old = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
+    shutil.copy(written / "study.db", tmp_path)
+    on_disk = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
     for name in (SEARCH, UNIFORM, f"{PREFIX}/neuralscale"):
-        optuna.copy_study(from_study_name=name, from_storage=old, to_storage=storage)
-    write_what_is_new(optuna.load_study(study_name=UNIFORM, storage=storage))
+        optuna.copy_study(from_study_name=name, from_storage=on_disk, to_storage=storage)
+    write_what_a_short_study_lacks(optuna.load_study(study_name=UNIFORM, storage=storage))
     write_tuning(storage)
     monkeypatch.chdir(tmp_path)
     for module in (opening, workspace):
@@ -68,7 +68,7 @@ def stored(golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InM
     return storage
 
 
-def write_what_is_new(study: optuna.Study) -> None:
+def write_what_a_short_study_lacks(study: optuna.Study) -> None:
     widths = schema.read_task(study).base_widths
     schema.write_latency(study, widths, {"device": LATENCY.device}, asdict(LATENCY))
     schema.write_timing(study, widths, asdict(LATENCY))

@@ -1,5 +1,6 @@
 """Files and storages of other people can name networks, but cannot run code."""
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -9,18 +10,20 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 import nsopt
+from nsopt.deployment.artifacts import BestNetworks
 from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
 from nsopt.samplers.candidates import make_sampler
 from nsopt.storage.opening import open_storage
+from nsopt.storage.weights_file import read_weights, write_weights
 from nsopt.study.workspace import Workspace
 from tests.conftest import call_nsopt
 from tests.deployment.test_artifacts import make_network
 from tests.e2e.test_user_errors import assert_fails
 
+pytestmark = pytest.mark.usefixtures("slim")
 TRAP = "trap:spring"
 PREFIX = "vgg11-digits-30each-smoke"
 MODULE = """
@@ -47,58 +50,55 @@ def sprung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def planted(tmp_path: Path, golden: Path) -> str:
+def planted(tmp_path: Path, written: Path) -> str:
     """The URL of a storage whose studies are about the network `trap:spring`."""
-    return write_storage(TRAP, tmp_path, golden)
+    return write_storage(TRAP, tmp_path, written)
 
 
-def write_storage(arch: str, tmp_path: Path, golden: Path) -> str:
+def write_storage(arch: str, tmp_path: Path, written: Path) -> str:
     """Write a storage whose studies are about a network, with a kept one; return its URL."""
-    script = (
-        (golden / "storage-0.1.0.sql").read_text().replace('"arch": "vgg11"', f'"arch": "{arch}"')
-    )
-    with closing(sqlite3.connect(tmp_path / "study.db")) as connection:
-        connection.executescript(script)
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as connection, connection:
+        connection.execute(
+            "UPDATE study_user_attributes SET value_json = "
+            f"""replace(value_json, '"arch": "vgg11"', '"arch": "{arch}"')"""
+        )
     url = f"sqlite:///{tmp_path / 'study.db'}"
     study = optuna.load_study(study_name=f"{PREFIX}/uniform", storage=open_storage(url))
     (trial,) = study.trials
-    kept = replace(make_network(trial.values[0]), arch=arch)
-    file = tmp_path / f"{PREFIX}-uniform-{trial.user_attrs['budget']:g}-params.pt"
-    kept.save(file)
-    (tmp_path / "artifacts").mkdir()
-    store = FileSystemArtifactStore(tmp_path / "artifacts")
-    upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=study)
+    file = BestNetworks(tmp_path / "artifacts").file(study, trial)
+    write_weights(file, read_weights(file) | {"arch": arch})
     return url
 
 
-def export(tmp_path: Path, golden: Path, out: Path) -> subprocess.CompletedProcess[str]:
+def export(tmp_path: Path, written: Path, out: Path) -> subprocess.CompletedProcess[str]:
     """Export the weights of a `vgg11`, without a check on images."""
-    url = write_storage("vgg11", tmp_path, golden)
+    url = write_storage("vgg11", tmp_path, written)
     return call_nsopt(
         *("export", f"--storage={url}", f"--study={PREFIX}/uniform", f"--out={out}"),
         *("--format=state_dict", "--unchecked"),
     )
 
 
-def test_an_export_follows_no_symbolic_link(tmp_path: Path, golden: Path) -> None:
+def test_an_export_follows_no_symbolic_link(tmp_path: Path, written: Path) -> None:
     victim, folder = tmp_path / "victim", tmp_path / "out"
     victim.write_text("precious")
     folder.mkdir()
     for name in ("network.pt", "unfinished-network.pt"):
         (folder / name).symlink_to(victim)
-    assert export(tmp_path, golden, folder / "network.pt").returncode == 0
+    assert export(tmp_path, written, folder / "network.pt").returncode == 0
     assert victim.read_text() == "precious"
     assert not (folder / "network.pt").is_symlink()
     assert load_network(folder / "network.pt").arch == "vgg11"
     assert len(list(folder.iterdir())) == 2
 
 
-def test_an_export_needs_a_file_name(tmp_path: Path, golden: Path) -> None:
-    assert_fails(export(tmp_path, golden, tmp_path), "is a folder: name a file")
+def test_an_export_needs_a_file_name(tmp_path: Path, written: Path) -> None:
+    assert_fails(export(tmp_path, written, tmp_path), "is a folder: name a file")
 
 
-def test_escape_codes_in_study_names_are_not_printed(tmp_path: Path, golden: Path) -> None:
-    url = write_storage("vgg11", tmp_path, golden)
+def test_escape_codes_in_study_names_are_not_printed(tmp_path: Path, written: Path) -> None:
+    url = write_storage("vgg11", tmp_path, written)
     with closing(sqlite3.connect(tmp_path / "study.db")) as connection, connection:
         connection.execute("UPDATE studies SET study_name = '\x1b[31m' || study_name")
     done = call_nsopt("worker", f"--storage={url}", "--study=other")

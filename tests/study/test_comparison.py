@@ -353,19 +353,6 @@ def test_other_settings_are_refused_and_named(comparison: Comparison, done: Work
     pd.testing.assert_frame_equal(load_results(done).outcomes, before)
 
 
-def test_a_storage_without_checksums_of_test_images_is_continued(
-    comparison: Comparison, done: Workspace
-) -> None:
-    """As version 0.1.0 wrote it."""
-    for study in open_studies(done).values():
-        settings = schema.read_settings(study)
-        data = {k: v for k, v in settings["data"].items() if not k.endswith("_crc32")}
-        study.set_user_attr("settings", settings | {"data": data})
-    listener = Listener()
-    run_comparison(comparison, done, listener)
-    assert listener.tasks == []
-
-
 def test_other_test_images_are_refused(comparison: Comparison, done: Workspace) -> None:
     images = comparison.task.data.test.images.clone()
     images[0] = 255 - images[0]
