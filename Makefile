@@ -19,6 +19,8 @@ test: $(FOR_TESTS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(COMPILE) & $(BIN)/mypy && wait
+	$(BIN)/python tests/docs/code.py build/code
+	MYPYPATH=docs/figures $(BIN)/mypy build/code
 	$(BIN)/python -m pytest
 
 networks: $(FOR_TESTS)

@@ -25,6 +25,7 @@ from nsopt.data.images import ImageSet
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
 from nsopt.scaling.law import floor_widths
+from nsopt.settings import Precision
 from nsopt.torchvision_import import import_torchvision
 from nsopt.training.settings import TrainSettings
 
@@ -88,7 +89,7 @@ def run_plain(images: int, epochs: int, ratio: float, device: str) -> float:
     return epochs * len(splits.train) / (time.perf_counter() - start)
 
 
-def run_nsopt(images: int, epochs: int, ratio: float, device: str, precision: str) -> float:
+def run_nsopt(images: int, epochs: int, ratio: float, device: str, precision: Precision) -> float:
     """Images per second of `nsopt.train`, its evaluations included."""
     data = random_images(images)
     settings = TrainSettings(

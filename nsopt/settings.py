@@ -54,12 +54,12 @@ class SgdSettings(Settings):
             such as 0.35. None shifts images by up to 4 pixels. Both mirror images at random.
     """
 
-    batch_size: int = Field(128, ge=2)
-    lr: float = Field(0.1, gt=0)
-    momentum: float = Field(0.5, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
+    batch_size: int = Field(default=128, ge=2)
+    lr: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.5, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
     val_fraction: Fraction = 0.1
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     device: str = "auto"
     precision: Precision = "auto"
     resized_crop: Fraction | None = None

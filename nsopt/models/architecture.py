@@ -19,6 +19,7 @@ from nsopt.scaling.cost import (
     CountedCost,
     LinearCost,
     Operation,
+    Widths,
 )
 
 
@@ -69,13 +70,13 @@ class Architecture(Protocol):
     def conditional(self) -> Mapping[str, tuple[Channels, Channels]]:
         """By path, modules that exist only if two numbers of channels differ; and these two."""
 
-    def build(self, widths: Sequence[int]) -> nn.Module:
+    def build(self, widths: Widths) -> nn.Module:
         """Return a newly initialised network. Raises NsoptError for invalid widths."""
 
-    def check_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
+    def check_widths(self, widths: Widths) -> tuple[int, ...]:
         """Return `widths` as a tuple of ints. Raises NsoptError for invalid ones."""
 
-    def shapes(self, widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    def shapes(self, widths: Widths) -> dict[str, tuple[int, ...]]:
         """Return the shapes of all tensors in the state of a network, without building it."""
 
     def cost(self, metric: str) -> CostModel:
@@ -107,7 +108,7 @@ class Architecture(Protocol):
             >>> kept = [norm.topk(len(norm) // 2).indices.sort().values for norm in norms]
         """
 
-    def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
+    def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Widths) -> nn.Module:
         """Return a network of `widths` with the kept units of a trained `model`.
 
         Args:
@@ -185,16 +186,16 @@ class TableArchitecture:
         first = leaders(group_of, range(len(base)))
         return tuple(first[group] for group in group_of)
 
-    def build(self, widths: Sequence[int]) -> nn.Module:
+    def build(self, widths: Widths) -> nn.Module:
         w = np.array(self.check_widths(widths), dtype=np.int64)
         return self.assemble(
             {op.name: build_operation(op, w) for op in self.operations if op.exists(w)}
         )
 
-    def check_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
+    def check_widths(self, widths: Widths) -> tuple[int, ...]:
         return read_widths(self, widths)
 
-    def shapes(self, widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    def shapes(self, widths: Widths) -> dict[str, tuple[int, ...]]:
         return shapes_of(self._on_meta(widths).state_dict())
 
     def cost(self, metric: str) -> CostModel:
@@ -208,7 +209,7 @@ class TableArchitecture:
             return TableActivations(self._on_meta, self.operations, self.input_shape, layers)
         return CountedCost(metric, self.operations, len(self.base_widths))
 
-    def _on_meta(self, widths: Sequence[int]) -> nn.Module:
+    def _on_meta(self, widths: Widths) -> nn.Module:
         with torch.device("meta"):
             return self.build(widths)
 
@@ -232,7 +233,7 @@ class TableArchitecture:
             for weights in self.filter_weights(model)
         ]
 
-    def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Sequence[int]) -> nn.Module:
+    def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Widths) -> nn.Module:
         """Return a network of `widths` with the kept channels of a trained `model`.
 
         Args:
@@ -259,7 +260,7 @@ def require_latency(name: str, latency: CostModel | None) -> CostModel:
     return latency
 
 
-def read_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
+def read_widths(arch: Architecture, widths: Widths) -> tuple[int, ...]:
     """Return `widths` as a tuple of ints. Raises NsoptError for a wrong length or width."""
     if len(widths) != len(arch.base_widths):
         raise NsoptError(f"{arch.name} has {len(arch.base_widths)} widths, got {len(widths)}")

@@ -36,17 +36,17 @@ class SearchSettings(SgdSettings):
             published, forgets it.
     """
 
-    search_images: int | None = Field(None, ge=1)
+    search_images: int | None = Field(default=None, ge=1)
     price: Price = "filters"
-    pretrain_epochs: int = Field(10, ge=0)
-    prune_every: int = Field(50, ge=1)
+    pretrain_epochs: int = Field(default=10, ge=0)
+    prune_every: int = Field(default=50, ge=1)
     filters_per_step: Annotated[int, Field(ge=1)] | Fraction = 10
     keep_fraction: Fraction = 0.05
-    iterations: int = Field(15, ge=1)
+    iterations: int = Field(default=15, ge=1)
     convergence: Annotated[float, Field(ge=0)] | Literal["band"] | None = None
-    small_width: int = Field(10, ge=0)
-    batch_size: int = Field(256, ge=2)
-    prune_lr: float = Field(0.01, gt=0)
-    prune_lr_divisor: float = Field(1.5, ge=1)
-    prune_lr_epochs: int = Field(10, ge=1)
-    importance_decay: float = Field(0.0, ge=0, lt=1)
+    small_width: int = Field(default=10, ge=0)
+    batch_size: int = Field(default=256, ge=2)
+    prune_lr: float = Field(default=0.01, gt=0)
+    prune_lr_divisor: float = Field(default=1.5, ge=1)
+    prune_lr_epochs: int = Field(default=10, ge=1)
+    importance_decay: float = Field(default=0.0, ge=0, lt=1)

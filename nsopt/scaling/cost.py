@@ -5,7 +5,7 @@ cannot disagree. Every term is coefficient x inputs x outputs.
 L: searched layers; N: rows of widths.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -17,6 +17,7 @@ from nsopt.errors import NsoptError, unknown_name
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 Numbers = IntArray | FloatArray
+Widths = Sequence[int] | IntArray  # what users give: (L,)
 CostFunction = Callable[[ArrayLike], Any]
 WIDEST = 2**20  # filters of a layer: the costs of wider networks overflow
 _COUNTED = ("params", "macs")

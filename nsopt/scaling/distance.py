@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nsopt.scaling.cost import CostModel
+from nsopt.scaling.cost import CostModel, Widths
 from nsopt.scaling.law import ScalingLaw, floor_widths
 from nsopt.scaling.solve import solve_widths
 
@@ -15,7 +15,7 @@ def law_distance(
     one: ScalingLaw,
     other: ScalingLaw,
     cost: CostModel,
-    base_widths: Sequence[int],
+    base_widths: Widths,
     ratios: Sequence[float] = RATIOS,
 ) -> float:
     """Return the root mean square difference of the log-widths of two laws.

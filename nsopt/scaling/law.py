@@ -4,7 +4,7 @@ Symbols (paper, section 3.2): tau, size of the network in parameters; w_l, width
 w_l(tau) = alpha_l * tau ** beta_l. L is the number of searched layers, N a number of rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nsopt.errors import NsoptError
-from nsopt.scaling.cost import FloatArray
+from nsopt.scaling.cost import FloatArray, Widths
 from nsopt.scaling.fit_error import FitError
 
 _REACHED = 1 + 1e-9  # a constant width below an integer by less than this counts as the integer
@@ -184,7 +184,7 @@ class PowerLaw:
             ) from None
 
 
-def uniform_curve(base_widths: Sequence[int]) -> PowerLaw:
+def uniform_curve(base_widths: Widths) -> PowerLaw:
     """Return the law s * base_widths (beta = 1), where the scale s is the width multiplier.
 
     Args:
@@ -199,7 +199,7 @@ def uniform_curve(base_widths: Sequence[int]) -> PowerLaw:
     return PowerLaw(alpha=base, beta=np.ones_like(base), r2=np.ones_like(base))
 
 
-def floor_widths(ratio: float, base_widths: Sequence[int]) -> tuple[int, ...]:
+def floor_widths(ratio: float, base_widths: Widths) -> tuple[int, ...]:
     """Return `ratio` times every base width, rounded down as in the paper, but at least 1.
 
     The cost of these widths is the budget of all methods at this ratio.

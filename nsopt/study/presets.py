@@ -43,12 +43,12 @@ class StudySettings(Settings):
     magnitude_epochs: int = Field(ge=1)
     fine_tune_epochs: int = Field(ge=1)
     fine_tune_lr: float = Field(gt=0)
-    eta: float | None = Field(None, gt=0)
+    eta: float | None = Field(default=None, gt=0)
     multiple_of: Multiple | None = None
     min_width: MinWidth | None = None
     start: int | None = None
     runtime: str = "torch"
-    latency_batch_size: int = Field(BATCH_SIZE, ge=1)
+    latency_batch_size: int = Field(default=BATCH_SIZE, ge=1)
 
     def rounding(self, metric: Metric) -> tuple[int | tuple[int, ...], int]:
         """Return multiple_of and min_width for budgets in a metric, for `solve_widths`."""

@@ -25,6 +25,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.layout import inputs_for
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress, Silent
+from nsopt.scaling.cost import Widths
 from nsopt.training.evaluation import Evaluation
 from nsopt.training.fine_tuning import average_of, distil, make_schedule
 from nsopt.training.kernels.swap import fast_kernels
@@ -105,7 +106,7 @@ class Outcome(TrainingNumbers):
 
 def train(
     arch: Architecture,
-    widths: Sequence[int],
+    widths: Widths,
     data: ImageData,
     settings: TrainSettings,
     progress: Progress | None = None,

@@ -23,12 +23,12 @@ class TrainSettings(SgdSettings):
         averaging: evaluate and keep a running average of the weights, with this decay per step.
     """
 
-    epochs: int = Field(300, ge=1)
+    epochs: int = Field(default=300, ge=1)
     decay_after: tuple[Fraction, ...] = (1 / 3, 2 / 3, 5 / 6)
-    decay: float = Field(0.1, gt=0, le=1)
+    decay: float = Field(default=0.1, gt=0, le=1)
     schedule: Literal["linear"] | None = None
-    warmup_epochs: float | None = Field(None, ge=0)
-    distillation: float | None = Field(None, gt=0, le=1)
+    warmup_epochs: float | None = Field(default=None, ge=0)
+    distillation: float | None = Field(default=None, gt=0, le=1)
     averaging: Fraction | None = None
 
     @model_validator(mode="after")

@@ -99,7 +99,7 @@ def test_settings_out_of_range_raise_an_error(changes: dict, message: str) -> No
 
 def test_settings_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        SHORT.epochs = 5  # type: ignore[misc]
+        SHORT.epochs = 5
 
 
 def test_running_out_of_memory_suggests_a_smaller_batch() -> None:

@@ -24,7 +24,7 @@ from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import original_weight, start_norms
 from nsopt.models.tracing.run import tensors_of
-from nsopt.scaling.cost import COUNTED_IN_BYTES, Channels, CostModel, LinearCost
+from nsopt.scaling.cost import COUNTED_IN_BYTES, Channels, CostModel, LinearCost, Widths
 
 Kept = Sequence[Sequence[int] | NDArray[Any] | Tensor]  # per group
 _METRICS = ("params", "macs", "activations", "latency", *COUNTED_IN_BYTES)
@@ -102,7 +102,7 @@ class TracedArchitecture:
         """The last size of the first output."""
         return self.network.outputs[0][-1]
 
-    def check_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
+    def check_widths(self, widths: Widths) -> tuple[int, ...]:
         """Return `widths` as a tuple of ints. Raises NsoptError for invalid ones."""
         checked = read_widths(self, widths)
         for name, width, base in zip(self.layer_names, checked, self.base_widths, strict=True):
@@ -121,11 +121,11 @@ class TracedArchitecture:
                     "does not run, or combines its channels in another way"
                 )
 
-    def build(self, widths: Sequence[int]) -> nn.Module:
+    def build(self, widths: Widths) -> nn.Module:
         """Return a newly initialised network. Raises NsoptError for invalid widths."""
         w = np.array(self.check_widths(widths), np.int64)
         model = self.network.build_empty(w)
-        fill_buffers(model, self.network, widths, self.trained)
+        fill_buffers(model, self.network, w.tolist(), self.trained)
         if self.init is not None:
             self.init(model)
         else:
@@ -133,7 +133,7 @@ class TracedArchitecture:
         start_norms(model)
         return model
 
-    def shapes(self, widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    def shapes(self, widths: Widths) -> dict[str, tuple[int, ...]]:
         """Return the shapes of all tensors in the state of a network, without building it."""
         model = self.network.build_empty(np.array(self.check_widths(widths), np.int64), "meta")
         return shapes_of(model.state_dict())
@@ -182,7 +182,7 @@ class TracedArchitecture:
             result.append((of_unit / counted.clamp(min=1))[torch.from_numpy(group.units)])
         return result
 
-    def inherit(self, model: nn.Module, kept: Kept, widths: Sequence[int]) -> nn.Module:
+    def inherit(self, model: nn.Module, kept: Kept, widths: Widths) -> nn.Module:
         """Return a network of `widths` with the kept units of a trained `model`.
 
         All other units are newly initialised, and so are the tensors of rigid groups whose widths
@@ -257,7 +257,7 @@ class TracedArchitecture:
             return self._limit(TracedCost.of(metric, terms, layers, examples))
         raise unknown_name("metric", metric, _METRICS)
 
-    def channels(self, widths: Sequence[int]) -> dict[str, int]:
+    def channels(self, widths: Widths) -> dict[str, int]:
         """Return how many channels each layer makes in a network of `widths`, by layer name."""
         w = np.array(self.check_widths(widths), np.int64)
         sizes = self.network.family.sizes(w)
