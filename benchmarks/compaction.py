@@ -24,7 +24,7 @@ from nsopt.models.registry import table_architecture
 from nsopt.pruning.engine import PruneSchedule, ShrinkingNetwork
 from nsopt.pruning.rules import make_rule
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.supervision import Classification
+from nsopt.tasks.classification import Classification
 from nsopt.training.kernels.swap import fast_kernels
 
 _INTERVALS = (1, 2, 4, 8, 12)

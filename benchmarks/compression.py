@@ -49,7 +49,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
 from nsopt.reports.choice import choose_method
 from nsopt.study.presets import get_preset
-from nsopt.training.evaluation import accuracy_on
+from nsopt.tasks.supervision import evaluate
 
 ISOMORPHIC = {"torch-pruning": False, "isomorphic": True}  # the arms of Torch-Pruning
 _BATCHES = 5  # over which Torch-Pruning averages importance before a step
@@ -78,7 +78,7 @@ def prune_with_torch_pruning(
     import torch_pruning  # noqa: PLC0415  (optional)
 
     model = copy.deepcopy(dense.model).train()
-    splits = place_images(dense.data.split(DENSE.val_fraction), rank_dense(dense)[3])
+    splits = place_images(dense.data.split(DENSE.val_fraction), rank_dense(dense)[2])
     batches = TrainingBatches(splits, 128, seed=0)
     example = torch.zeros(1, *dense.arch.input_shape)
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
@@ -212,7 +212,7 @@ def compress(
 
 def describe(dense: Dense, metric: str) -> dict[str, Any]:
     """Return the row of a whole network."""
-    _, _, splits, compute = rank_dense(dense)
+    _, images, compute = rank_dense(dense)
     widths = dense.arch.base_widths
     return {
         "network": dense.name,
@@ -220,7 +220,7 @@ def describe(dense: Dense, metric: str) -> dict[str, Any]:
         "share": 1.0,
         "arm": "dense",
         "seed": 0,
-        "test": accuracy_on(splits.test, dense.model, splits, compute),
+        "test": evaluate(images.test(compute), dense.model, compute),
         "macs": int(dense.arch.cost("macs")(widths)),
         "widths": list(widths),
     }

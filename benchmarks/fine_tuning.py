@@ -41,7 +41,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 def fine_tune(dense: Dense, share: float, options: argparse.Namespace, results: Results) -> None:
     """Add a row for each variant and seed."""
     epochs = options.epochs
-    start, images, _, compute = rank_dense(dense)
+    start, images, compute = rank_dense(dense)
     macs = dense.arch.cost("macs")
     law = nsopt.uniform_curve(dense.arch.base_widths)
     widths = nsopt.solve_widths(law, macs, share * macs(dense.arch.base_widths)).widths.tolist()

@@ -22,8 +22,8 @@ from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.supervision import Classification
 from nsopt.scaling.law import floor_widths
+from nsopt.tasks.classification import Classification
 
 
 def run_search(

@@ -21,10 +21,10 @@ from scipy.stats import bootstrap, spearmanr
 
 import nsopt
 from benchmarks.trained import Dense, Results, add_arguments, rank_dense, read_images, train_dense
-from nsopt.compression.agreement import Agreement, Comparer
 from nsopt.pruning.inherited import SCORE_STEPS, inherit_network, score
 from nsopt.scaling.law import PowerLaw
 from nsopt.study.presets import get_preset
+from nsopt.tasks.agreement import Agreement
 
 _STEPS = (0, 10, SCORE_STEPS)
 _FINE_TUNED = "fine-tuned"
@@ -46,25 +46,25 @@ def draw_widths(dense: Dense, share: float, count: int) -> list[tuple[int, ...]]
     return drawn
 
 
-def to_numbers(found: Agreement) -> dict[str, float]:
+def to_numbers(found: Agreement) -> dict[str, float | None]:
     """Return the kinds of score."""
-    return {"accuracy": found.accuracy, "agreement": found.percentage}
+    return {"accuracy": found.score, "agreement": found.percentage}
 
 
 def compare_ranks(dense: Dense, share: float, options: argparse.Namespace, rows: Results) -> None:
     """Add a row for each width vector."""
-    start, images, splits, compute = rank_dense(dense)
+    start, images, compute = rank_dense(dense)
     training = get_preset("compress").settings.training
     settings = training.updated(epochs=options.epochs)
-    comparer = Comparer(start, splits, compute)
+    compare = images.comparison(dense.model, compute)
     for index, widths in enumerate(draw_widths(dense, share, options.count)):
         key = {"network": dense.name, "share": share, "index": index}
         if rows.has(**key):
             continue
-        scores, seconds = dict[str, dict[str, float]](), dict[str, float]()
+        scores, seconds = dict[str, dict[str, float | None]](), dict[str, float]()
         for steps in _STEPS:
             began = time.process_time()
-            found = score(start, widths, images, comparer.compare, compute, steps)
+            found = score(start, widths, images, compare, compute, steps)
             scores[f"{steps} steps"] = to_numbers(found)
             seconds[f"{steps} steps"] = time.process_time() - began
         with compute.computing():
@@ -73,7 +73,7 @@ def compare_ranks(dense: Dense, share: float, options: argparse.Namespace, rows:
             *(dense.arch, widths, dense.data, settings), start=inherited, teacher=dense.model
         )
         with compute.computing():
-            scores[_FINE_TUNED] = to_numbers(comparer.compare(outcome.model.eval()))
+            scores[_FINE_TUNED] = to_numbers(compare(outcome.model.eval()))
         tuned = {"validation": outcome.val_accuracy, "test": outcome.test_accuracy}
         rows.add(**key, widths=widths, scores=scores, seconds=seconds, **tuned)
 

@@ -30,7 +30,7 @@ from nsopt.data.registry import load_data
 from nsopt.models.registry import table_architecture
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.supervision import Classification
+from nsopt.tasks.classification import Classification
 from tests import masked_search
 
 _FULL = {  # batch, prune steps, batches between them

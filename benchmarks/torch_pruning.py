@@ -34,9 +34,9 @@ from nsopt.models.registry import get_architecture
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.rules import get_size_metric, make_rule
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.supervision import Classification
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
+from nsopt.tasks.classification import Classification
 from nsopt.training.settings import TrainSettings
 
 _RATIO = 0.25

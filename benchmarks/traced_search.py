@@ -29,7 +29,7 @@ from nsopt.compute.placement import place_images
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
-from nsopt.pruning.supervision import Classification
+from nsopt.tasks.classification import Classification
 
 _CLASSES = 10
 

@@ -12,12 +12,12 @@ import torch
 import nsopt
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.placement import place_images
-from nsopt.data.images import ImageData, Splits
+from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
 from nsopt.pruning.inherited import TrainedStart, rank_by_importance
-from nsopt.pruning.supervision import Classification
+from nsopt.tasks.classification import Classification
 
 # Base widths are divided by these, so that a dense network costs about ten million MACs.
 DIVISORS = {"vgg11": 4, "resnet18-tied": 8, "mobilenetv2-tied": 2}
@@ -74,13 +74,13 @@ def train_dense(name: str, data: ImageData, folder: Path, epochs: int = DENSE.ep
     return Dense(name, arch, data, model.eval())
 
 
-def rank_dense(dense: Dense) -> tuple[TrainedStart, Classification, Splits, Compute]:
+def rank_dense(dense: Dense) -> tuple[TrainedStart, Classification, Compute]:
     """Return the network with the ranking of its units, and the images it was measured on."""
     compute = resolve_compute("auto", "auto")
     splits = place_images(dense.data.split(_VALIDATION), compute)
     images, search = Classification(splits), nsopt.SearchSettings(val_fraction=_VALIDATION)
     ranking = rank_by_importance(dense.arch, dense.model, images, search, compute, batches=20)
-    return TrainedStart(dense.arch, dense.model, ranking), images, splits, compute
+    return TrainedStart(dense.arch, dense.model, ranking), images, compute
 
 
 class Results:

@@ -44,6 +44,7 @@ from .scaling.solve import WidthFit as WidthFit
 from .scaling.solve import solve_widths as solve_widths
 from .study.presets import StudySettings as StudySettings
 from .study.presets import get_preset as get_preset
+from .tasks.task import Task as Task
 from .training.loop import Epoch as Epoch
 from .training.loop import Outcome as Outcome
 from .training.loop import train as train

@@ -24,6 +24,7 @@ FLOORS = [
     "models",
     "data",
     "compute",
+    "tasks",
     "latency",
     "training",
     "pruning",

@@ -29,7 +29,7 @@ def find_law(arch: nsopt.Architecture, progress: Silent | None = None) -> None:
     )
     batches = [(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]))]
     loss = nn.functional.cross_entropy
-    nsopt.search(arch, settings=settings, loader=batches, loss=loss, progress=progress)
+    nsopt.search(arch, nsopt.Task(batches, loss), settings, progress=progress)
 
 
 @pytest.mark.usefixtures("terminal")

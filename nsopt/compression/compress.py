@@ -19,7 +19,7 @@ from torch import nn
 from nsopt.compression.budgets import check_words
 from nsopt.compression.classifier_compression import make_task, prepare_budgets, run_compression
 from nsopt.compression.own_compression import run_own_compression
-from nsopt.compression.own_task import Score, make_own_task
+from nsopt.compression.own_task import make_own_task
 from nsopt.compression.result import Compression, OwnCompression
 from nsopt.compute.sharing import sharing
 from nsopt.data.images import ImageData
@@ -34,8 +34,9 @@ from nsopt.settings import BATCH_SIZE
 from nsopt.study.presets import StudySettings, get_preset, override
 from nsopt.study.task import with_precision
 from nsopt.study.workspace import Workspace
+from nsopt.tasks.supervision import Loss
+from nsopt.tasks.task import Score
 from nsopt.terminal import show_progress
-from nsopt.training.step import Loss
 
 PRESET = "compress"
 

@@ -3,7 +3,6 @@
 Searches and scores of widths are Optuna studies, so that the same call continues them.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from optuna.study import Study
 from torch import nn
 
@@ -27,7 +25,6 @@ from nsopt.compression.scores import (
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.locks import hold_lock
-from nsopt.errors import NsoptError
 from nsopt.latency.bisection import Widths
 from nsopt.latency.runtime import Runtime, are_images, with_batch_size
 from nsopt.models.architecture import Architecture
@@ -36,7 +33,6 @@ from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, score
 from nsopt.pruning.iterations import run_iterations
-from nsopt.pruning.supervision import OwnBatches
 from nsopt.samplers.candidates import list_prices
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration
@@ -46,9 +42,9 @@ from nsopt.storage.opening import open_storage
 from nsopt.storage.provenance import provenance
 from nsopt.study.presets import StudySettings
 from nsopt.study.task import resolve_precision, write_latency_once
-from nsopt.training.step import Loss
+from nsopt.tasks.supervision import Loss, evaluate
+from nsopt.tasks.task import Score, Task, TaskSupervision
 
-Score = Callable[[nn.Module], float]
 _STORAGE = "study.db"
 FINE_TUNED = "fine-tuned"  # name of the study of fine-tunings
 
@@ -60,8 +56,7 @@ class OwnTask:
     Attributes:
         arch: the architecture of `model`.
         model: the trained network of base widths, in evaluation mode on the CPU.
-        batches: the user's batches and loss.
-        own_score: the user's score of a network in evaluation mode on the device; higher is better.
+        batches: the user's task on the device.
         settings: settings of the search and of fine-tuning.
         runtime: runs the networks that nsopt times.
         compute: the device, which other processes may share.
@@ -72,8 +67,7 @@ class OwnTask:
 
     arch: Architecture
     model: nn.Module
-    batches: OwnBatches
-    own_score: Score
+    batches: TaskSupervision
     settings: StudySettings
     runtime: Runtime
     compute: Compute
@@ -93,15 +87,7 @@ class OwnTask:
 
     def evaluate(self, model: nn.Module) -> float:
         """Return the user's score of a network. Raises NsoptError if it is not a finite number."""
-        with torch.no_grad():
-            value = self.own_score(model)
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise NsoptError(f"the score must be a finite number, not {value!r}")
-        return number
+        return evaluate(self.batches.validation(self.compute), model, self.compute)
 
     def open_study(self, kind: str) -> Study:
         """Open or create a study of this task. Raises NsoptError if other settings wrote it."""
@@ -115,7 +101,6 @@ class OwnTask:
             study,
             self.batches.fingerprint()
             | {
-                "score": getattr(self.own_score, "__qualname__", ""),
                 "weights": weights_checksum(self.model),
                 "settings": self.settings.model_dump(
                     mode="json", exclude={"training": {"device"}, "search": {"device"}}
@@ -145,24 +130,22 @@ def make_own_task(
         NsoptError: for a loader that yields its batches only once, or a model that cannot be
             traced.
     """
-    inputs, _ = OwnBatches(loader, loss, torch.device("cpu")).batches(0, seed=0).next()
-    if not are_images(inputs):
-        runtime = with_batch_size(runtime, count_examples(inputs))
+    task = Task(loader, loss, own_score)
+    if not are_images(task.inputs):
+        runtime = with_batch_size(runtime, count_examples(task.inputs))
     if arch is None:
-        arch = trace(model, tuple(inputs) if isinstance(inputs, list) else inputs)
+        arch = trace(model, task.inputs)
     stored = [schema.read_own_settings(study) for study in read_own_studies(folder, arch)]
     settings = resolve_precision(settings, stored)
     training = settings.training.updated(distillation=None)
     compute = resolve_compute(training.device, training.precision)
-    batches = OwnBatches(loader, loss, compute.device)
+    batches = TaskSupervision(task, compute.device)
     settings = settings.updated(
         training=training,
         runtime=runtime.name,
         latency_batch_size=runtime.batch_size,
     )
-    return OwnTask(
-        arch, model, batches, own_score, settings, runtime, compute, folder, progress, inputs
-    )
+    return OwnTask(arch, model, batches, settings, runtime, compute, folder, progress, task.inputs)
 
 
 def read_own_studies(folder: Path, arch: Architecture) -> list[Study]:

@@ -13,8 +13,8 @@ from typing import Any
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
+from torch import nn
 
-from nsopt.compression.agreement import Agreement, Comparer, is_closer
 from nsopt.compression.budgets import Budget
 from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError, NoWidthsError
@@ -23,7 +23,6 @@ from nsopt.methods.registry import BASELINE, SCORED
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import SCORE_STEPS, score
-from nsopt.pruning.supervision import Classification
 from nsopt.samplers.candidates import (
     list_starts,
     make_family,
@@ -42,6 +41,7 @@ from nsopt.study.searching import run_searches
 from nsopt.study.session import Session
 from nsopt.study.widths_in_time import correct_latency
 from nsopt.study.workspace import Workspace
+from nsopt.tasks.agreement import Agreement, is_closer
 from nsopt.tuning.points import PointReader, open_tuning, run_points
 
 _AS_TIMED = 2**31 - 1  # index of the trial whose widths were timed; candidates count from 0
@@ -98,21 +98,22 @@ class _AgreementScore:
     session: Session
 
     @cached_property
-    def _comparer(self) -> Comparer:
-        start = self.session.start
+    def _compare_with_start(self) -> Callable[[nn.Module], Agreement]:
+        session, start = self.session, self.session.task.start
         assert start is not None
-        return Comparer(start, self.session.splits, self.session.compute)
+        return session.supervision.comparison(start, session.compute)
 
     def _compare(self, widths: Widths) -> Agreement:
-        session, comparer = self.session, self._comparer
-        images = Classification(session.splits, session.task.settings.training.resized_crop)
-        return score(comparer.start, widths, images, comparer.compare, session.compute)
+        session = self.session
+        assert session.start is not None
+        compare = self._compare_with_start
+        return score(session.start, widths, session.supervision, compare, session.compute)
 
     def measure(self, widths: Widths) -> tuple[float, dict[str, Any]]:
         """Return the agreement (%), and costs and validation accuracy."""
         found = self._compare(widths)
         costs = counted_costs(self.session.task.arch, widths)
-        return found.percentage, costs | {"val_accuracy": found.accuracy}
+        return found.percentage, costs | {"val_accuracy": found.score}
 
     def judge(self, best: FrozenTrial, uniform: FrozenTrial | None = None) -> str:
         """Return in words whether the images distinguish the best widths from uniform ones."""
@@ -129,7 +130,7 @@ class _AgreementScore:
         one, other = (self._compare(schema.read_width_key(key)) for key in keys)
         if is_closer(one, other):
             return verdict
-        images = len(one.divergences)
+        images = len(one.distances)
         return f"{verdict}; {images:,} validation images are too few to tell which are closer"
 
 

@@ -56,12 +56,13 @@ class KeptNetwork:
         cls, arch: str, splits: Splits, classes: tuple[str, ...], point: Point, outcome: Outcome
     ) -> Self:
         """Make it from the outcome of training `point` on `splits`, with the name of a network."""
+        mean, std = splits.normalisation
         return cls(
             arch=arch,
             widths=outcome.widths,
             input_shape=splits.train.shape,
-            mean=outcome.mean,
-            std=outcome.std,
+            mean=mean,
+            std=std,
             classes=classes,
             method=point.method,
             metric=point.metric.name,

@@ -25,8 +25,8 @@ from nsopt.pruning.importance import ImportanceScores
 from nsopt.pruning.prunable import make_prunable
 from nsopt.pruning.rules import PruneRule, get_size_metric, make_rule
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.supervision import Supervision
 from nsopt.scaling.record import Trajectory, gives_a_law
+from nsopt.tasks.supervision import Supervision
 from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.step import sgd, train_step
 

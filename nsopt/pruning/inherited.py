@@ -21,7 +21,7 @@ from nsopt.models.layout import inputs_for
 from nsopt.pruning.engine import ShrinkingNetwork
 from nsopt.pruning.ranking import UnitRanking, join_streams
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.supervision import Batches, Supervision
+from nsopt.tasks.supervision import Batches, Supervision
 from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.step import sgd, train_step
 

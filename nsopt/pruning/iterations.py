@@ -22,9 +22,9 @@ from nsopt.progress import Progress
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.rules import check_range, check_steps, get_size_metric
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.supervision import Supervision
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
+from nsopt.tasks.supervision import Supervision
 
 
 def run_iterations(

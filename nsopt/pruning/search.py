@@ -1,25 +1,25 @@
 """Search the width law of a network."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.placement import place_images
-from nsopt.data.images import ImageData, Splits
+from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.iterations import run_iterations
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.supervision import Classification, OwnBatches, Supervision
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration
+from nsopt.tasks.classification import Classification
+from nsopt.tasks.supervise import supervise
+from nsopt.tasks.supervision import Supervision
+from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress
-from nsopt.training.step import Loss
 
 
 @dataclass(frozen=True)
@@ -40,22 +40,20 @@ class SearchResult:
 
 def search(
     arch: Architecture,
-    data: ImageData | None = None,
+    task: Task | ImageData,
     settings: SearchSettings | None = None,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
     start: nn.Module | None = None,
-    loader: Iterable[Any] | None = None,
-    loss: Loss | None = None,
 ) -> SearchResult:
     """Find the width law of `arch`: prune, fit, rescale and prune again (Algorithms 1, 2 and 4).
 
-    Give either `data`, or `loader` and `loss` for any other task. A loader decides batch size,
-    validation and augmentation; its random numbers from torch follow from the seed.
+    The loader of a task decides batch size and augmentation; its random numbers from torch follow
+    from the seed. A task needs a loss here, but no score.
 
     Args:
         arch: the family of networks; the search starts at its base widths.
-        data: images with labels.
+        task: batches and loss; or images with labels.
         settings: by default those of the paper for CIFAR.
         progress: receives steps and messages; by default bars on a terminal and nothing elsewhere;
             `nsopt.Silent()` for silence.
@@ -63,8 +61,6 @@ def search(
             every 30 seconds and removed at the end; after an error it keeps finished iterations.
         start: a trained network of the base widths, which the first iteration prunes without
             pre-training; it does not change.
-        loader: yields batches, pairs of inputs and targets, such as a DataLoader or a list.
-        loss: `loss(outputs, targets)`, which training minimises.
 
     Returns:
         The iterations of the search; `.law` is the law to solve for budgets.
@@ -73,7 +69,7 @@ def search(
         ShortRecordError: if pruning takes too few steps for a law.
         NonFiniteLossError: if the loss becomes NaN or infinite.
         OutOfMemoryError: if a batch does not fit the device.
-        NsoptError: for a checkpoint of another search, or an invalid loader or loss.
+        NsoptError: for a checkpoint of another search, or a task without a loss.
 
     Examples:
         >>> short = nsopt.SearchSettings(
@@ -84,7 +80,7 @@ def search(
     """
     settings = settings or SearchSettings()
     compute = resolve_compute(settings.device, settings.precision)
-    supervision = _make_supervision(data, settings, loader, loss, compute)
+    supervision = supervise_search(task, settings, compute)
     with show_progress(progress) as display:
         iterations = tuple(
             run_iterations(arch, supervision, settings, (), compute, display, checkpoint, start)
@@ -92,27 +88,17 @@ def search(
     return SearchResult(iterations)
 
 
-def select_search_images(
-    splits: Splits, settings: SearchSettings, compute: Compute
-) -> Classification:
-    """Return the images of `splits` that a search uses, on the device of `compute` if they fit."""
-    some = splits.with_train_images(settings.search_images)
-    return Classification(place_images(some, compute), settings.resized_crop)
-
-
-def _make_supervision(
-    data: ImageData | None,
-    settings: SearchSettings,
-    loader: Iterable[Any] | None,
-    loss: Loss | None,
-    compute: Compute,
+def supervise_search(
+    task: Task | ImageData, settings: SearchSettings, compute: Compute
 ) -> Supervision:
-    if (data is None) == (loader is None) or (loader is None) != (loss is None):
-        raise NsoptError("search needs data=..., or loader=... and loss=... together")
-    if data is not None:
-        return select_search_images(data.split(settings.val_fraction), settings, compute)
+    """Return a task on the device of `compute`, with the images that a search uses.
+
+    Raises:
+        NsoptError: if the settings choose images, and the task has none.
+    """
+    if isinstance(task, ImageData):
+        splits = task.split(settings.val_fraction).with_train_images(settings.search_images)
+        return Classification(place_images(splits, compute), settings.resized_crop)
     if settings.search_images is not None:
-        raise NsoptError("search_images= needs data=...: a loader chooses its own images")
-    assert loader is not None
-    assert loss is not None
-    return OwnBatches(loader, loss, compute.device)
+        raise NsoptError("search_images chooses images with labels: a loader chooses its own")
+    return supervise(task, settings, compute)

@@ -21,6 +21,7 @@ BUDGET = "budget"
 _Number = int | float
 _Width = Annotated[int, Field(ge=1, le=LARGEST_WIDTH)]
 _Curves = dict[str, list[_Number]]
+CURVES = "train_loss", "val_accuracy", "test_accuracy"  # one number per epoch
 OUTCOME_COLUMNS: dict[str, Any] = {  # with their types
     "method": str,
     "ratio": _Number,

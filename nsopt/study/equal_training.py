@@ -5,7 +5,7 @@ from scratch are equal, so that their results would be the same.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.study import Study
@@ -81,7 +81,7 @@ def _read_trainings(
             point, curves = trials.read_point(trial), trials.read_curves(trial)
             if point is None or not curves or not wanted.items() <= trial.params.items():
                 continue
-            rows = zip(*(curves[each.name] for each in fields(Epoch)), strict=True)
+            rows = zip(*(curves[name] for name in trials.CURVES), strict=True)
             epochs = tuple(Epoch(*row) for row in rows)
             numbers = TrainingNumbers(widths, epochs, trials.read_outcome(trial)["seconds"])
             yield EqualTraining(numbers, point, study, trial.number, None)

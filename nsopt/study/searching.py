@@ -11,7 +11,7 @@ from nsopt.compute.device import resolve_compute
 from nsopt.compute.locks import hold_lock, is_being_done
 from nsopt.errors import DeterministicError
 from nsopt.pruning.iterations import run_iterations
-from nsopt.pruning.search import select_search_images
+from nsopt.pruning.search import supervise_search
 from nsopt.pruning.settings import SearchSettings
 from nsopt.samplers.candidates import list_prices
 from nsopt.scaling.metric import Metric
@@ -90,16 +90,13 @@ def search_task(
     pretrained: Path | None = None,
 ) -> Iterator[Iteration]:
     """Run a search with the device, precision and validation images of `settings`."""
-    task, splits = session.task, session.task.splits
-    if settings.val_fraction != task.settings.training.val_fraction:
-        splits = task.data.split(settings.val_fraction)
+    task = session.task
     compute = replace(
         resolve_compute(settings.device, settings.precision), lock=session.compute.lock
     )
-    images = select_search_images(splits, settings, compute)
     return run_iterations(
         task.arch,
-        images,
+        supervise_search(task.data, settings, compute),
         settings,
         history,
         compute,

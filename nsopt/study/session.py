@@ -14,15 +14,14 @@ from torch import nn
 from nsopt.compute.device import Compute, place, resolve_compute
 from nsopt.compute.placement import place_images
 from nsopt.compute.sharing import sharing
-from nsopt.data.images import Splits
 from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, inherit_network
-from nsopt.pruning.supervision import Classification
 from nsopt.study.start import rank_start
 from nsopt.study.task import Task, with_stored_latency, write_latency_once
 from nsopt.study.workspace import Workspace
-from nsopt.training.evaluation import accuracy_on
+from nsopt.tasks.classification import Classification
+from nsopt.tasks.supervision import evaluate
 from nsopt.training.loop import Epoch, Outcome, train_configuration
 from nsopt.training.settings import TrainSettings
 
@@ -44,14 +43,15 @@ class Session:
     progress: Progress
 
     @cached_property
-    def splits(self) -> Splits:
-        """The images for training, from `place_images`."""
-        return place_images(self.task.splits, self.compute)
+    def supervision(self) -> Classification:
+        """The images for training, on the device of `compute`."""
+        images = place_images(self.task.splits, self.compute)
+        return Classification(images, self.task.settings.training.resized_crop)
 
     @cached_property
     def start(self) -> TrainedStart | None:
         """The trained network that all trainings start from; None to train from scratch."""
-        return rank_start(self.task, self.splits, self.compute)
+        return rank_start(self.task, self.supervision, self.compute)
 
     def studies(self) -> dict[str, Study]:
         """Return the task's stored studies by method or kind of search."""
@@ -91,17 +91,16 @@ class Session:
         """
         trained = self.start
         if start is None and trained is not None:
-            images = Classification(self.splits, settings.resized_crop)
-            start = partial(inherit_network, trained, widths, images, self.compute)
+            start = partial(inherit_network, trained, widths, self.supervision, self.compute)
         return train_configuration(
             self.task.arch,
             widths,
-            self.splits,
+            self.supervision,
             settings,
             self.compute,
             self.progress,
             checkpoint,
-            task=name,
+            name=name,
             start=start,
             teacher=self.task.start,
         )
@@ -111,7 +110,7 @@ class Session:
         assert self.task.start is not None
         with self.compute.computing():
             model = place(self.task.start, self.compute.device, self.task.arch.layout)
-            return accuracy_on(self.splits.validation, model, self.splits, self.compute)
+            return evaluate(self.supervision.validation(self.compute), model, self.compute)
 
     def evaluate_start(self) -> Outcome:
         """Return the accuracies of the network that the task starts from, without training."""
@@ -121,10 +120,10 @@ class Session:
         validation = self.validate_start()
         with self.compute.computing():
             model = place(model, self.compute.device, task.arch.layout)
-            test = accuracy_on(self.splits.test, model, self.splits, self.compute)
+            test = evaluate(self.supervision.test(self.compute), model, self.compute)
         seconds = time.perf_counter() - began
         epochs = (Epoch(math.nan, validation, test),)
-        return Outcome(task.arch.base_widths, epochs, seconds, model, *task.splits.normalisation)
+        return Outcome(task.arch.base_widths, epochs, seconds, model)
 
     def with_latency_of(self, studies: Iterable[Study]) -> "Session":
         """Return this session with the latency model of one of the studies.

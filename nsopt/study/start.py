@@ -8,14 +8,13 @@ from pathlib import Path
 
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import Compute
-from nsopt.data.images import Splits
 from nsopt.deployment.trained import load_trained
 from nsopt.errors import NsoptError
 from nsopt.pruning.inherited import TrainedStart, rank_by_importance
-from nsopt.pruning.supervision import Classification
 from nsopt.storage.weights_file import write_weights
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
+from nsopt.tasks.classification import Classification
 
 
 def keep_start(task: Task, workspace: Workspace) -> None:
@@ -46,16 +45,16 @@ def with_start(task: Task, workspace: Workspace) -> Task:
     return replace(task, start=model)
 
 
-def rank_start(task: Task, splits: Splits, compute: Compute) -> TrainedStart | None:
+def rank_start(task: Task, images: Classification, compute: Compute) -> TrainedStart | None:
     """Return the network that a task starts from, with the ranking of its units; None without one.
 
     Args:
-        splits: on the device of `compute`.
+        images: on the device of `compute`.
     """
     if task.start is None:
         return None
     search = task.settings.search
-    images = Classification(splits, search.resized_crop)
+    images = replace(images, resized_crop=search.resized_crop)
     ranking = rank_by_importance(task.arch, task.start, images, search, compute)
     return TrainedStart(task.arch, task.start, ranking, search.batch_size)
 

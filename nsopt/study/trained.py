@@ -24,7 +24,7 @@ def train_base_network(session: Session, seed: int) -> nn.Module:
     widths, settings = task.arch.base_widths, task.settings.base_training_for(seed)
     folder = session.workspace.checkpoints(task.study_name(schema.BASE))
     path = folder / f"seed{seed}.pt"
-    kept = Checkpoint(path, identify_training(task.arch, widths, session.splits, settings))
+    kept = Checkpoint(path, identify_training(task.arch, widths, session.supervision, settings))
     with hold_lock(path):
         with session.compute.computing():
             weights = kept.load(device)

@@ -108,8 +108,8 @@ class TrialRunner:
                 self._report(point, outcome, "other results than before: the file stays damaged")
 
     def _make_kept(self, point: Point, outcome: Outcome) -> KeptNetwork:
-        task, splits = self.session.task, self.session.splits
-        return KeptNetwork.of(task.arch.name, splits, task.data.classes, point, outcome)
+        task = self.session.task
+        return KeptNetwork.of(task.arch.name, task.splits, task.data.classes, point, outcome)
 
     def _train(self, point: Point, widths: tuple[int, ...]) -> Outcome:
         """Train from scratch, or fine-tune inherited weights."""
@@ -155,7 +155,7 @@ class TrialRunner:
             "tau": costs["params"],
             "val_accuracy": numbers.val_accuracy,
             "test_accuracy": numbers.test_accuracy,
-            "test_accuracy_best_epoch": numbers.test_accuracy_best_epoch,
+            "test_accuracy_best_epoch": numbers.test_score_best_epoch,
             "epochs": len(numbers.epochs),
             "seconds": numbers.seconds,
             "feasible": self._is_feasible(point, numbers.widths, latency),
@@ -175,8 +175,10 @@ def _list_epochs(numbers: TrainingNumbers) -> dict[str, Any]:
     """Return the numbers of every epoch; nothing for a network that was not trained."""
     if any(map(math.isnan, numbers.losses)):
         return {}
-    names = [field.name for field in fields(Epoch)]
-    return {name: [getattr(epoch, name) for epoch in numbers.epochs] for name in names}
+    return {
+        name: [getattr(epoch, field.name) for epoch in numbers.epochs]
+        for name, field in zip(trials.CURVES, fields(Epoch), strict=True)
+    }
 
 
 def _find_checkpoint(session: Session, point: Point) -> Path:

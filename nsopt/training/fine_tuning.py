@@ -1,21 +1,16 @@
 """Additions to SGD for short trainings of inherited weights.
 
-A linear schedule of the learning rate, distillation from a teacher (Hinton et al., 2015), and a
-running average of the weights.
+A linear schedule of the learning rate, and a running average of the weights.
 """
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nsopt.training.settings import TrainSettings
-from nsopt.training.step import Loss
-
-_TEMPERATURE = 2.0  # of the softmax of teacher and student
 
 
 def make_schedule(
@@ -37,26 +32,6 @@ def make_schedule(
         return (total - step) / (total - rising)
 
     return LambdaLR(optimizer, factor)
-
-
-def distil(teacher: Tensor, weight: float) -> Loss:
-    """Return the loss of a batch that mixes labels with the outputs of a teacher.
-
-    Args:
-        teacher: its logits for the batch, (B, classes).
-        weight: of the teacher, from 0 to 1; the labels have the rest.
-    """
-
-    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
-        student, target = (
-            functional.log_softmax(logits.float() / _TEMPERATURE, dim=1)
-            for logits in (outputs, teacher)
-        )
-        soft = functional.kl_div(student, target, reduction="batchmean", log_target=True)
-        hard = functional.cross_entropy(outputs, labels)
-        return torch.lerp(hard, soft * _TEMPERATURE**2, weight)
-
-    return loss
 
 
 def average_of(model: nn.Module, decay: float | None) -> AveragedModel | None:

@@ -8,31 +8,31 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from nsopt.compute.checkpoint import Checkpoint, State, weights_checksum
 from nsopt.compute.device import Compute, place, resolve_compute, wait_for
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
-from nsopt.compute.placement import place_images
 from nsopt.compute.random_state import OwnRandomState, use_seed
-from nsopt.data.augmentation import TrainingBatches
-from nsopt.data.images import ImageData, Splits
+from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.models.architecture import Architecture
+from nsopt.models.inputs import call_network, count_examples
 from nsopt.models.layout import inputs_for
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.cost import Widths
-from nsopt.training.evaluation import Evaluation
-from nsopt.training.fine_tuning import average_of, distil, make_schedule
+from nsopt.tasks.supervise import supervise
+from nsopt.tasks.supervision import Loss, Supervision
+from nsopt.tasks.task import Task
+from nsopt.training.fine_tuning import average_of, make_schedule
 from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.settings import TrainSettings
-from nsopt.training.step import Loss, sgd, train_step
+from nsopt.training.step import sgd, train_step
 
-_FORMAT = 4  # of the checkpoint of an unfinished training
+_FORMAT = 5  # of the checkpoint of an unfinished training
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,18 @@ class Epoch:
 
     Attributes:
         train_loss: mean training loss.
-        val_accuracy: validation accuracy (%) after the epoch.
-        test_accuracy: test accuracy (%) after the epoch.
+        score: of the validation after the epoch; for images their accuracy (%).
+        test_score: of the test after the epoch, likewise; None for a task without a test.
     """
 
     train_loss: float
-    val_accuracy: float
-    test_accuracy: float
+    score: float
+    test_score: float | None
 
 
 @dataclass(frozen=True)
 class TrainingNumbers:
-    """The numbers of a training; accuracies in percent, at the last epoch.
+    """The numbers of a training; scores at the last epoch.
 
     Attributes:
         seconds: of training and evaluation, without interruptions.
@@ -68,17 +68,30 @@ class TrainingNumbers:
         return tuple(epoch.train_loss for epoch in self.epochs)
 
     @property
+    def score(self) -> float:
+        return self.epochs[-1].score
+
+    @property
+    def test_score(self) -> float | None:
+        return self.epochs[-1].test_score
+
+    @property
+    def test_score_best_epoch(self) -> float | None:
+        """Selected on the test set, as in the paper; nsopt only reports it."""
+        scores = [epoch.test_score for epoch in self.epochs if epoch.test_score is not None]
+        return max(scores, default=None)
+
+    @property
     def val_accuracy(self) -> float:
-        return self.epochs[-1].val_accuracy
+        """The score of a classifier of images."""
+        return self.score
 
     @property
     def test_accuracy(self) -> float:
-        return self.epochs[-1].test_accuracy
-
-    @property
-    def test_accuracy_best_epoch(self) -> float:
-        """Selected on the test set, as in the paper; nsopt only reports it."""
-        return max(epoch.test_accuracy for epoch in self.epochs)
+        """The test score of a classifier of images. Raises NsoptError without a test."""
+        if self.test_score is None:
+            raise NsoptError("the task has no test: nsopt.Task(..., test=...)")
+        return self.test_score
 
 
 @dataclass(frozen=True)
@@ -88,26 +101,24 @@ class Outcome(TrainingNumbers):
     Attributes:
         widths: of the network, L integers.
         epochs: an `Epoch` each.
-        val_accuracy: validation accuracy (%) after the last epoch.
-        test_accuracy: test accuracy (%) after the last epoch.
-        test_accuracy_best_epoch: test accuracy (%) of the best epoch, selected on the test images
-            as in the paper; only for comparison.
+        score: of the validation after the last epoch; for images their accuracy (%).
+        test_score: of the test after the last epoch, likewise; None for a task without a test.
+        test_score_best_epoch: of the best epoch, selected on the test as in the paper; only for
+            comparison.
+        val_accuracy: `score` of a classifier of images.
+        test_accuracy: `test_score` of a classifier of images.
         losses: mean training loss of every epoch.
         seconds: of training and evaluation, without interruptions.
         model: the trained network, on the device of the training.
-        mean: per channel, of pixels from 0 to 1, by which images were normalised.
-        std: standard deviation, in the same way.
     """
 
     model: nn.Module = field(repr=False, compare=False)
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 def train(
     arch: Architecture,
     widths: Widths,
-    data: ImageData,
+    task: Task | ImageData,
     settings: TrainSettings,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
@@ -122,7 +133,7 @@ def train(
     Args:
         arch: the family of networks.
         widths: L integers, one per searched layer.
-        data: images with labels.
+        task: batches, loss and score; or images with labels.
         settings: epochs, learning rate, device and so on.
         progress: receives steps and messages; None for silence.
         checkpoint: a file from which the same call continues after an interruption. It is written
@@ -133,23 +144,23 @@ def train(
             such as Optuna's TrialPruned, ends the training.
 
     Returns:
-        Accuracies in percent, losses per epoch, seconds and the trained network.
+        Scores (for images accuracies in percent), losses, seconds and the trained network.
 
     Raises:
         NonFiniteLossError: if the loss becomes NaN or infinite.
         OutOfMemoryError: if a batch does not fit the device.
-        NsoptError: for invalid widths, or a checkpoint of another training.
+        NsoptError: for invalid widths, a task without a loss or score, or a checkpoint of another
+            training.
 
     Examples:
         >>> settings = nsopt.TrainSettings(epochs=2, batch_size=32, lr=0.02)
         >>> nsopt.train(arch, arch.base_widths, nsopt.load_data("digits"), settings).test_accuracy
     """
     compute = resolve_compute(settings.device, settings.precision)
-    splits = place_images(data.split(settings.val_fraction), compute)
     return train_configuration(
         arch,
         arch.check_widths(widths),
-        splits,
+        supervise(task, settings, compute),
         settings,
         compute,
         progress or Silent(),
@@ -168,41 +179,41 @@ def train(
 def train_configuration(
     arch: Architecture,
     widths: tuple[int, ...],
-    splits: Splits,
+    supervision: Supervision,
     settings: TrainSettings,
     compute: Compute,
     progress: Progress,
     checkpoint: Path | None,
-    task: str = "training",
+    name: str = "training",
     start: Callable[[], nn.Module] | None = None,
     teacher: nn.Module | None = None,
     after_epoch: Callable[[Sequence[Epoch]], None] = lambda epochs: None,
     origin: Mapping[str, Any] = MappingProxyType({}),
 ) -> Outcome:
-    """Train the network of `widths` on images.
+    """Train the network of `widths` on a task on the device of `compute`.
 
-    Studies, tunings and `compress` with `data` use this.
+    Studies, tunings and `compress` use this.
 
     Args:
-        splits: from `place_images`.
         checkpoint, teacher: see `train`.
-        task: its name for `progress`.
+        name: of the training, for `progress`.
         start: makes the network to start from, by default a newly initialised one.
         after_epoch: gets the epochs so far, and may end the training for good with an exception.
         origin: what the checkpoint depends on besides the other arguments.
     """
-    identity = identify_training(arch, widths, splits, settings) if checkpoint else {}
+    identity = identify_training(arch, widths, supervision, settings) if checkpoint else {}
     file = Checkpoint(checkpoint, {**identity, "format": _FORMAT, **origin})
-    with explain_out_of_memory(compute.device, settings.batch_size), compute.computing():
+    limit = explain_out_of_memory(compute.device, supervision.batch_size(settings.batch_size))
+    with limit, compute.computing():
         saved = file.load(compute.device)
         with use_seed(settings.seed, compute.device):
             model = place(start() if start else arch.build(widths), compute.device, arch.layout)
         if teacher is not None:
             teacher = place(teacher, compute.device, arch.layout).eval()
         average = average_of(model, settings.averaging)
-        progress.start(task, settings.epochs)
+        progress.start(name, settings.epochs)
         with keep_memory(compute.device), fast_kernels(model):
-            training = _Training(model, splits, settings, compute, average, teacher)
+            training = _Training(model, supervision, settings, compute, average, teacher)
             if saved is not None:
                 training.restore(saved)
             for _ in training.epochs:
@@ -213,7 +224,7 @@ def train_configuration(
     file.remove()
     trained = model if average is None else average.module
     epochs = tuple(training.epochs)
-    return Outcome(widths, epochs, training.seconds, trained, *splits.normalisation)
+    return Outcome(widths, epochs, training.seconds, trained)
 
 
 def _advance(
@@ -228,19 +239,19 @@ def _advance(
         training.advance()
     if len(training.epochs) > done:
         latest = training.epochs[-1]
-        progress.advance(f"loss {latest.train_loss:.3f}, val {latest.val_accuracy:.1f} %")
+        progress.advance(f"loss {latest.train_loss:.3f}, validation {latest.score:.4g}")
         with file.remove_on(Exception):
             after_epoch(training.epochs)
     file.save_when_due(training.state)
 
 
 def identify_training(
-    arch: Architecture, widths: Sequence[int], splits: Splits, settings: TrainSettings
+    arch: Architecture, widths: Sequence[int], supervision: Supervision, settings: TrainSettings
 ) -> dict[str, Any]:
     """Return everything that a training depends on, which identifies its checkpoint and weights."""
     network = {"arch": arch.name, "widths": list(widths), "classes": arch.num_classes}
     kept = settings.model_dump(mode="json", exclude={"device"})
-    return network | {"data": splits.fingerprint, "training": kept}
+    return network | {"data": supervision.fingerprint(), "training": kept}
 
 
 class _Training:
@@ -249,26 +260,25 @@ class _Training:
     def __init__(
         self,
         model: nn.Module,
-        splits: Splits,
+        supervision: Supervision,
         settings: TrainSettings,
         compute: Compute,
         average: AveragedModel | None,
         teacher: nn.Module | None,
     ) -> None:
         self._model = model
+        self._supervision = supervision
         self._average = average
         self._teacher = teacher
         self._settings = settings
         self._compute = compute
         self._randomness = OwnRandomState(settings.seed, compute.device)
         self._optimizer = sgd(model, settings.lr, settings.momentum, settings.weight_decay)
-        self._data = TrainingBatches(
-            splits, settings.batch_size, settings.seed, settings.resized_crop
-        )
+        self._data = supervision.batches(settings.batch_size, settings.seed)
         self._schedule = make_schedule(self._optimizer, settings, self._data.per_epoch)
-        self._validation = Evaluation(splits.validation, splits, compute)
-        self._test = Evaluation(splits.test, splits, compute)
-        self._batch, self._images = 0, 0
+        self._validation = supervision.validation(compute)
+        self._test = supervision.test(compute)
+        self._batch, self._examples = 0, 0
         self._loss = torch.zeros((), device=compute.device)
         self._started = time.perf_counter()
         self.epochs: list[Epoch] = []
@@ -291,10 +301,10 @@ class _Training:
                     self._check_loss()
             elif not self._validation.complete:
                 self._validation.advance(self._evaluated)
-            else:
+            elif self._test is not None:
                 self._test.advance(self._evaluated)
-                if self._test.complete:
-                    self._end_epoch()
+            if self._validation.complete and (self._test is None or self._test.complete):
+                self._end_epoch()
 
     @property
     def _evaluated(self) -> nn.Module:
@@ -303,25 +313,26 @@ class _Training:
 
     def _train_batch(self) -> None:
         self._model.train()
-        images, labels = self._data.next()
-        value = self._choose_loss(images)
-        loss = train_step(self._model, self._optimizer, images, labels, self._compute, value)
+        inputs, targets = self._data.next()
+        value, count = self._choose_loss(inputs), count_examples(inputs)
+        loss = train_step(self._model, self._optimizer, inputs, targets, self._compute, value)
         self._schedule.step()
         if self._average is not None:
             self._average.update_parameters(self._model)
-        self._loss += loss * len(labels)
-        self._images += len(labels)
+        self._loss += loss * count
+        self._examples += count
         self._batch += 1
 
-    def _choose_loss(self, images: Tensor) -> Loss:
+    def _choose_loss(self, inputs: Any) -> Loss:
         """Return the loss for a batch, which may depend on the teacher's outputs."""
         weight = self._settings.distillation
         if weight is None:
-            return functional.cross_entropy
+            return self._supervision.loss
         if self._teacher is None:
             raise NsoptError("distillation needs a teacher: train(..., teacher=...)")
         with torch.no_grad(), self._compute.autocast():
-            return distil(self._teacher(inputs_for(self._teacher, images)), weight)
+            outputs = call_network(self._teacher, inputs_for(self._teacher, inputs))
+        return self._supervision.distil(outputs, weight)
 
     def _check_loss(self) -> None:
         if not torch.isfinite(self._loss):
@@ -331,12 +342,13 @@ class _Training:
             )
 
     def _end_epoch(self) -> None:
-        mean_loss = float(self._loss) / self._images
-        accuracies = (self._validation.accuracy, self._test.accuracy)
-        self.epochs.append(Epoch(mean_loss, *accuracies))
+        mean_loss = float(self._loss) / self._examples
+        test = None if self._test is None else self._test.score
+        self.epochs.append(Epoch(mean_loss, self._validation.score, test))
         self._validation.start_over()
-        self._test.start_over()
-        self._batch, self._images = 0, 0
+        if self._test is not None:
+            self._test.start_over()
+        self._batch, self._examples = 0, 0
         self._loss = torch.zeros_like(self._loss)
 
     def state(self) -> State:
@@ -348,9 +360,9 @@ class _Training:
             "schedule": self._schedule.state_dict(),
             "data": self._data.state(),
             "validation": self._validation.state(),
-            "test": self._test.state(),
+            "test": None if self._test is None else self._test.state(),
             "batch": self._batch,
-            "images": self._images,
+            "examples": self._examples,
             "loss": self._loss,
             "epochs": [list(astuple(epoch)) for epoch in self.epochs],
             "random": self._randomness.state(),
@@ -366,8 +378,9 @@ class _Training:
         self._schedule.load_state_dict(state["schedule"])
         self._data.restore(state["data"])
         self._validation.restore(state["validation"])
-        self._test.restore(state["test"])
-        self._batch, self._images, self._loss = state["batch"], state["images"], state["loss"]
+        if self._test is not None:
+            self._test.restore(state["test"])
+        self._batch, self._examples, self._loss = state["batch"], state["examples"], state["loss"]
         self.epochs = [Epoch(*numbers) for numbers in state["epochs"]]
         self._randomness.restore(state["random"])
         self._started = time.perf_counter() - state["seconds"]

@@ -17,9 +17,9 @@ from nsopt.compute.random_state import use_seed
 from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import call_network
 from nsopt.models.layout import inputs_for
+from nsopt.tasks.supervision import Loss
 from nsopt.training.kernels.swap import fast_kernels
 
-Loss = Callable[[Any, Any], torch.Tensor]
 _TIMED, _ENOUGH_SECONDS = 3, 0.5
 
 

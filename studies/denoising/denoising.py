@@ -81,7 +81,7 @@ def main(
     settings = nsopt.SearchSettings(
         iterations=1, pretrain_epochs=2, prune_every=2, filters_per_step=4, lr=0.05
     )
-    law = nsopt.search(arch, settings=settings, loader=loader, loss=functional.mse_loss).law
+    law = nsopt.search(arch, nsopt.Task(loader, functional.mse_loss), settings).law
     params = arch.cost("params")
     uniform = nsopt.uniform_curve(arch.base_widths)
     budgets = [params([max(1, int(r * w)) for w in arch.base_widths]) for r in ratios]

@@ -9,19 +9,19 @@ import optuna
 import pytest
 import torch
 
-from nsopt.compression.agreement import Agreement, Comparer, is_closer
 from nsopt.compression.budgets import Budget
 from nsopt.compression.scores import ScoreRunner, find_best, score_as_timed, score_laws
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
-from nsopt.pruning.inherited import TrainedStart
-from nsopt.pruning.ranking import UnitRanking
 from nsopt.scaling.family import LawFamily, relative_uniform
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import LATENCY, MACS
-from nsopt.training.evaluation import accuracy_on, outputs_on
+from nsopt.tasks.agreement import Agreement, is_closer
+from nsopt.tasks.classification import Classification
+from nsopt.tasks.evaluation import outputs_on
+from nsopt.tasks.supervision import evaluate
 
 
 def make_agreement(*divergences: float) -> Agreement:
@@ -52,19 +52,19 @@ def test_networks_are_compared_on_the_validation_images(
     splits, compute = digits.split(0.2), resolve_compute("cpu", "fp32")
     torch.manual_seed(0)
     trained, other = (narrow.build(narrow.base_widths).eval() for _ in range(2))
-    start = TrainedStart(narrow, trained, UnitRanking(scores=(), streams=()))
-    comparer = Comparer(start, splits, compute)
+    images = Classification(splits)
+    compare = images.comparison(trained, compute)
     with compute.computing():
-        same, found = comparer.compare(trained), comparer.compare(other)
-        accuracy = accuracy_on(splits.validation, other, splits, compute)
+        same, found = compare(trained), compare(other)
+        accuracy = evaluate(images.validation(compute), other, compute)
         p, q = (
             outputs_on(splits.validation, model, splits, compute).softmax(1)
             for model in (trained, other)
         )
     assert same.percentage == pytest.approx(100)
-    assert found.accuracy == accuracy
-    torch.testing.assert_close(found.divergences, (p * (p / q).log()).sum(1), rtol=1e-3, atol=1e-6)
-    assert len(found.divergences) == len(splits.validation)
+    assert found.score == accuracy
+    torch.testing.assert_close(found.distances, (p * (p / q).log()).sum(1), rtol=1e-3, atol=1e-6)
+    assert len(found.distances) == len(splits.validation)
     assert 0 < found.percentage < 100
 
 

@@ -17,8 +17,8 @@ from nsopt.pruning.compaction import compact
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.layout import Layout, find_positions
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.supervision import Classification
 from nsopt.scaling.record import gives_a_law
+from nsopt.tasks.classification import Classification
 from nsopt.training.kernels import folding
 from nsopt.training.kernels.swap import fast_kernels
 from tests import masked_search

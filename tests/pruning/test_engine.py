@@ -14,10 +14,10 @@ from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
 from nsopt.pruning.iterations import run_iterations
 from nsopt.pruning.search import search
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.supervision import Classification
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration, PruneRecord, Trajectory
 from nsopt.scaling.solve import solve_widths
+from nsopt.tasks.classification import Classification
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import batch_loss

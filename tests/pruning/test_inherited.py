@@ -13,8 +13,8 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning import engine, inherited
 from nsopt.pruning.inherited import TrainedStart, rank_by_importance, score
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.supervision import Classification
-from nsopt.training.evaluation import accuracy_on
+from nsopt.tasks.classification import Classification
+from nsopt.tasks.supervision import evaluate
 from nsopt.training.kernels.convolution import Conv2d
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
@@ -54,7 +54,7 @@ def compute_score(
     start: TrainedStart, splits: Splits, widths: tuple[int, ...], steps: int = 0
 ) -> float:
     def validate(model: nn.Module) -> float:
-        return accuracy_on(splits.validation, model, splits, CPU)
+        return evaluate(Classification(splits).validation(CPU), model, CPU)
 
     return score(start, widths, Classification(splits), validate, CPU, steps)
 

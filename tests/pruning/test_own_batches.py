@@ -1,6 +1,7 @@
 """Searches with the user's loader and loss."""
 
 import importlib.util
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import nsopt
 from nsopt.compute import checkpoint
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
-from nsopt.pruning.supervision import OwnBatches
+from nsopt.tasks.batches import LoaderBatches
 from tests.conftest import REPOSITORY
 from tests.models.tracing.awkward import UpAndDown
 
@@ -56,7 +57,7 @@ def test_only_pinned_tensors_are_copied_without_waiting() -> None:
     pinned = torch.rand(2, 3).as_subclass(PinnedTensor)
     other = torch.rand(2, 3).as_subclass(PinnedTensor)
     other.is_pinned = lambda device=None: False  # type: ignore[method-assign]
-    OwnBatches([((pinned, other), [])], functional.mse_loss, CPU).batches(1, seed=0).next()
+    LoaderBatches([((pinned, other), [])], 0, CPU).next()
     assert (pinned.waited, other.waited) == (False, True)
 
 
@@ -69,7 +70,7 @@ def pixel_loss(outputs: Any, targets: Tensor) -> Tensor:
 
 
 def run_search(arch: TracedArchitecture, **more: Any) -> dict[str, Any]:
-    result = nsopt.search(arch, settings=SETTINGS, loader=make_loader(), loss=pixel_loss, **more)
+    result = nsopt.search(arch, nsopt.Task(make_loader(), pixel_loss), SETTINGS, **more)
     (iteration,) = result.iterations
     return {**iteration.to_dict(), "seconds": 0}
 
@@ -77,7 +78,7 @@ def run_search(arch: TracedArchitecture, **more: Any) -> dict[str, Any]:
 def test_a_network_that_returns_a_dictionary_can_be_searched(
     segmentation: TracedArchitecture,
 ) -> None:
-    law = nsopt.search(segmentation, settings=SETTINGS, loader=make_loader(), loss=pixel_loss).law
+    law = nsopt.search(segmentation, nsopt.Task(make_loader(), pixel_loss), SETTINGS).law
     fit = nsopt.solve_widths(law, segmentation.cost("params"), 2000)
     model = segmentation.build(fit.widths)
     assert sum(p.numel() for p in model.parameters()) == fit.cost <= 2000
@@ -99,9 +100,9 @@ def test_the_order_of_a_shuffled_loader_depends_on_the_seed_alone(
 def test_a_generator_of_the_loader_is_seeded_too() -> None:
     own = torch.Generator().manual_seed(5)
     loader = DataLoader(make_examples(), batch_size=16, shuffle=True, generator=own)
-    first = OwnBatches(loader, pixel_loss, CPU).batches(0, seed=0)
+    first = LoaderBatches(loader, 0, CPU)
     expected = [first.next()[0] for _ in range(2)]
-    second = OwnBatches(loader, pixel_loss, CPU).batches(0, seed=0)
+    second = LoaderBatches(loader, 0, CPU)
     assert torch.equal(second.next()[0], expected[0])
     second.restore(second.state())
     assert torch.equal(second.next()[0], expected[1])
@@ -128,9 +129,8 @@ def test_a_search_with_a_loader_continues_where_it_was_interrupted(
     with pytest.raises(StopError):
         nsopt.search(
             segmentation,
-            settings=SETTINGS,
-            loader=make_loader(),
-            loss=stops_in_the_eighth_batch,
+            nsopt.Task(make_loader(), stops_in_the_eighth_batch),
+            SETTINGS,
             checkpoint=file,
         )
     assert file.exists()
@@ -156,10 +156,7 @@ def test_a_regression_with_several_inputs_can_be_searched() -> None:
     batches = [((x[i : i + 8], y[i : i + 8]), x[i : i + 8, :1]) for i in range(0, 32, 8)]
     arch = nsopt.trace(Sum(), (x[:2], y[:2]))
     law = nsopt.search(
-        arch,
-        settings=SETTINGS.updated(filters_per_step=2),
-        loader=batches,
-        loss=functional.mse_loss,
+        arch, nsopt.Task(batches, functional.mse_loss), SETTINGS.updated(filters_per_step=2)
     ).law
     assert arch.check_widths(nsopt.solve_widths(law, arch.cost("params"), 150).widths)
 
@@ -167,6 +164,11 @@ def test_a_regression_with_several_inputs_can_be_searched() -> None:
 def endless() -> Iterator[Any]:
     while True:
         yield torch.randn(4, 3, 16, 16), torch.zeros(4, 16, 16, dtype=torch.int64)
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Iterator[Any]:
+        return iter([BATCH])
 
 
 class TooShort(list):
@@ -186,35 +188,34 @@ BATCH = (torch.randn(4, 3, 16, 16), torch.zeros(4, 16, 16, dtype=torch.int64))
         (TooShort([BATCH] * 2), pixel_loss, "says that it has 9 batches, but ends after 2"),
         ([BATCH], lambda outputs, targets: 1.0, "the loss must be a tensor of one number"),
         ([BATCH], lambda outputs, targets: outputs["out"], "the loss must be a tensor of one"),
-        ([BATCH], None, "search needs data=..., or loader=... and loss=... together"),
-        (None, None, "search needs data=..., or loader=... and loss=... together"),
+        ([BATCH], None, r"training needs a loss: nsopt.Task\(..., loss=...\)"),
+        ([BATCH], 5, "loss of a task must be a function, not 5"),
+        (DataLoader(Stream(), 2), pixel_loss, "a DataLoader of a dataset with a length"),
     ],
 )
 def test_an_invalid_loader_or_loss_raises_an_error(
     segmentation: TracedArchitecture, own: Any, loss: Any, message: str
 ) -> None:
     with pytest.raises(NsoptError, match=message):
-        nsopt.search(segmentation, settings=SETTINGS, loader=own, loss=loss)
+        nsopt.search(segmentation, nsopt.Task(own, loss), SETTINGS)
 
 
 def test_search_images_is_refused_with_a_loader(segmentation: TracedArchitecture) -> None:
     some = SETTINGS.updated(search_images=10)
-    with pytest.raises(NsoptError, match="search_images= needs data="):
-        nsopt.search(segmentation, settings=some, loader=[BATCH], loss=pixel_loss)
+    with pytest.raises(NsoptError, match="search_images chooses images with labels"):
+        nsopt.search(segmentation, nsopt.Task([BATCH], pixel_loss), some)
 
 
 def test_a_nan_loss_raises_an_error(segmentation: TracedArchitecture) -> None:
+    task = nsopt.Task(
+        make_loader(), lambda outputs, targets: pixel_loss(outputs, targets) * math.nan
+    )
     with pytest.raises(NonFiniteLossError):
-        nsopt.search(
-            segmentation,
-            settings=SETTINGS,
-            loader=make_loader(),
-            loss=lambda outputs, targets: pixel_loss(outputs, targets) * float("nan"),
-        )
+        nsopt.search(segmentation, task, SETTINGS)
 
 
 def test_a_shuffled_loader_reorders_every_epoch() -> None:
-    batches = OwnBatches(make_loader(), pixel_loss, CPU).batches(0, seed=0)
+    batches = LoaderBatches(make_loader(), 0, CPU)
     first, second = ([batches.next()[0] for _ in range(batches.per_epoch)] for _ in range(2))
     assert not torch.equal(torch.cat(first), torch.cat(second))
     assert torch.equal(torch.cat(first).sort(dim=0).values, torch.cat(second).sort(dim=0).values)

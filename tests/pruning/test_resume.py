@@ -27,8 +27,8 @@ from nsopt.pruning import iterations
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.search import search
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.supervision import Classification
 from nsopt.scaling.record import Iteration
+from nsopt.tasks.classification import Classification
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from tests.forked import Forked

@@ -113,4 +113,4 @@ def test_a_network_whose_size_hardly_changes_is_refused_before_any_training() ->
         raise AssertionError("a batch was trained on")
 
     with pytest.raises(NsoptError, match=message):
-        nsopt.search(arch, settings=settings, loader=batches, loss=train)
+        nsopt.search(arch, nsopt.Task(batches, train), settings)

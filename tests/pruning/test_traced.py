@@ -17,8 +17,8 @@ from nsopt.progress import Silent
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
 from nsopt.pruning.prunable import make_prunable
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.supervision import Classification
 from nsopt.pruning.traced import PrunableTrace, RigidGate, TracedGate, find_gate_slices
+from nsopt.tasks.classification import Classification
 from tests.models.tracing import awkward
 
 CPU = Compute(torch.device("cpu"), bf16=False)

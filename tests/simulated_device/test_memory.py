@@ -25,8 +25,9 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.supervision import Classification, OwnBatches
-from nsopt.training.evaluation import Evaluation
+from nsopt.tasks.classification import Classification
+from nsopt.tasks.evaluation import AccuracyEvaluation
+from nsopt.tasks.task import Task, TaskSupervision
 from nsopt.training.loop import train_configuration
 from nsopt.training.settings import TrainSettings
 from tests.simulated_device.simulation import SimulatedDevices
@@ -51,7 +52,9 @@ def test_a_process_does_not_wait_for_a_shared_device_after_every_batch(
 ) -> None:
     splits = place_images(digits.split(0.1), compute)
     cuda.events.clear()
-    train_configuration(tiny, tiny.base_widths, splits, SHORT, compute, Silent(), None)
+    train_configuration(
+        tiny, tiny.base_widths, Classification(splits), SHORT, compute, Silent(), None
+    )
     trained = len(cuda.places("wait"))
     settings = SearchSettings(pretrain_epochs=9, batch_size=128)
     supervision, batches = Classification(splits), itertools.count(1)
@@ -73,9 +76,17 @@ def test_an_evaluation_uses_batches_that_fit(
     tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
 ) -> None:
     """25 of the 40 images fit; a training with batches of 16 gives the same result."""
-    few = place_images(digits.split(0.1).with_train_images(40), compute)
+    few = Classification(place_images(digits.split(0.1).with_train_images(40), compute))
     settings = SHORT.updated(batch_size=16, epochs=1)
-    train = partial(train_configuration, tiny, tiny.base_widths, few, settings, compute, Silent())
+    train = partial(
+        train_configuration,
+        tiny,
+        tiny.base_widths,
+        Classification(few),
+        settings,
+        compute,
+        Silent(),
+    )
     expected = train(None)
     cuda.largest = 26 * 4 * 32 * 32 * 4
     assert train(None).epochs == expected.epochs
@@ -86,7 +97,7 @@ def test_no_batch_size_is_suggested_if_a_single_image_does_not_fit(
 ) -> None:
     splits = place_images(digits.split(0.1), compute)
     model = place(tiny.build(tiny.base_widths), compute.device, torch.channels_last)
-    evaluation = Evaluation(splits.test, splits, compute)
+    evaluation = AccuracyEvaluation(splits.test, splits, compute)
     cuda.largest = 1000
     with pytest.raises(OutOfMemoryError, match="cuda has no memory left for evaluating a single"):
         evaluation.advance(model)
@@ -110,7 +121,13 @@ def test_results_do_not_depend_on_where_the_images_are(
         settings = SHORT.updated(epochs=1, resized_crop=resized_crop)
         outcomes.append(
             train_configuration(
-                tiny, tiny.base_widths, splits, settings, compute, Silent(), None
+                tiny,
+                tiny.base_widths,
+                Classification(splits, resized_crop),
+                settings,
+                compute,
+                Silent(),
+                None,
             ).epochs
         )
     assert outcomes[0] == outcomes[1]
@@ -151,10 +168,11 @@ def test_a_search_that_does_not_fit_suggests_a_smaller_batch(
 ) -> None:
     splits, settings = place_images(digits.split(0.1), compute), SearchSettings(batch_size=128)
     loader = [(torch.zeros(128, *tiny.input_shape), torch.zeros(128, dtype=torch.int64))]
+    task = Task(loader, cross_entropy)
     cuda.largest = splits.train.stored.nbytes
     for supervision, advice in (
         (Classification(splits), "with batches of 128: try --batch-size 64"),
-        (OwnBatches(loader, cross_entropy, compute.device), "the loader: give it a smaller"),
+        (TaskSupervision(task, compute.device), "the loader: give it a smaller"),
     ):
         with pytest.raises(OutOfMemoryError, match=advice):
             iterative_prune(tiny, tiny.base_widths, supervision, settings, compute, Silent())

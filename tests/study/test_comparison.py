@@ -48,7 +48,7 @@ from nsopt.study.stored_law import read_stored_law
 from nsopt.study.task import Task
 from nsopt.study.worker import Worker
 from nsopt.study.workspace import Workspace
-from nsopt.training.evaluation import Evaluation
+from nsopt.tasks.evaluation import AccuracyEvaluation
 from nsopt.training.settings import TrainSettings
 
 METHODS = tuple(
@@ -204,10 +204,10 @@ def test_weights_of_the_best_network_are_kept(
         (path,) = BestNetworks(folder).files(study)
         kept = nsopt.load_network(path)
         splits, compute = comparison.task.splits, Compute(torch.device("cpu"), bf16=False)
-        evaluation = Evaluation(splits.validation, splits, compute)
+        evaluation = AccuracyEvaluation(splits.validation, splits, compute)
         evaluation.advance(kept.model)
         own = [t for t in study.trials if t.user_attrs["budget"] == kept.budget]
-        assert evaluation.accuracy == kept.val_accuracy == max(t.values[0] for t in own)
+        assert evaluation.score == kept.val_accuracy == max(t.values[0] for t in own)
         assert kept.classes == comparison.task.data.classes
 
 

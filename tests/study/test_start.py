@@ -19,7 +19,8 @@ from nsopt.study.comparison import Comparison, sizes_of_ratios
 from nsopt.study.session import Session
 from nsopt.study.start import keep_start, with_start
 from nsopt.study.workspace import Workspace
-from nsopt.training.evaluation import accuracy_on
+from nsopt.tasks.classification import Classification
+from nsopt.tasks.supervision import evaluate
 from nsopt.training.loop import train
 from tests.conftest import first_digits
 from tests.study.test_comparison import SETTINGS, load_results, only, open_studies
@@ -65,7 +66,7 @@ def test_methods_inherit_weights_and_the_trained_network_has_a_row(
     splits = started.task.splits
     dense = outcomes.loc["dense"]
     assert dense.index.tolist() == [1.0]  # it has no other size
-    own = accuracy_on(splits.test, trained, splits, CPU)
+    own = evaluate(Classification(splits).test(CPU), trained, CPU)
     assert dense.loc[1.0, "test_accuracy"] == pytest.approx(own)
     assert dense.loc[1.0, "params"] == PARAMS.cost(started.task.arch)(started.task.arch.base_widths)
     base = started.task.arch.base_widths

@@ -17,7 +17,7 @@ from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError, OutOfMemoryError
 from nsopt.latency.measure import latency_conditions, measure_latency
 from nsopt.models.architecture import TableArchitecture
-from nsopt.training.evaluation import Evaluation
+from nsopt.tasks.evaluation import AccuracyEvaluation
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 
@@ -32,8 +32,8 @@ def test_training_learns_and_records_its_curves(
     assert len(outcome.epochs) == 4
     assert outcome.losses[-1] < 0.5 * outcome.losses[0]
     assert outcome.val_accuracy > 60
-    assert outcome.test_accuracy == outcome.epochs[-1].test_accuracy
-    assert outcome.test_accuracy_best_epoch == max(e.test_accuracy for e in outcome.epochs)
+    assert outcome.test_accuracy == outcome.test_score == outcome.epochs[-1].test_score
+    assert outcome.test_score_best_epoch == max(e.test_score or 0 for e in outcome.epochs)
     assert outcome.widths == widths
     assert outcome.seconds > 0
 
@@ -222,7 +222,7 @@ def test_the_callback_gets_every_epoch_and_may_end_the_training(
     seen: list[tuple[int, float]] = []
 
     def listen(epoch: int, metrics: nsopt.Epoch) -> None:
-        seen.append((epoch, metrics.val_accuracy))
+        seen.append((epoch, metrics.score))
         if epoch == 2:
             raise optuna.TrialPruned
 
@@ -230,7 +230,7 @@ def test_the_callback_gets_every_epoch_and_may_end_the_training(
     with pytest.raises(optuna.TrialPruned):
         train(narrow, widths, digits, SHORT, checkpoint=file, on_epoch=listen)
     whole = train(narrow, widths, digits, SHORT)
-    assert seen == [(i + 1, whole.epochs[i].val_accuracy) for i in range(2)]
+    assert seen == [(i + 1, whole.epochs[i].score) for i in range(2)]
     assert not file.exists()
 
 
@@ -269,10 +269,10 @@ def test_a_training_can_start_from_a_network_that_has_run(digits: ImageData) -> 
 def test_train_returns_the_trained_network(narrow: TableArchitecture, digits: ImageData) -> None:
     outcome = train(narrow, narrow.base_widths, digits, SHORT.updated(epochs=1))
     splits, compute = digits.split(SHORT.val_fraction), resolve_compute("cpu", "fp32")
-    evaluation = Evaluation(splits.test, splits, compute)
+    evaluation = AccuracyEvaluation(splits.test, splits, compute)
     while not evaluation.complete:
         evaluation.advance(outcome.model)
-    assert evaluation.accuracy == pytest.approx(outcome.test_accuracy, abs=1.5)
+    assert evaluation.score == pytest.approx(outcome.test_accuracy, abs=1.5)
     assert not any(
         type(m).__module__.startswith("nsopt.training.kernels") for m in outcome.model.modules()
     )

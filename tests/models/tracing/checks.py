@@ -192,7 +192,7 @@ def check_search(arch: TracedArchitecture, x: Inputs) -> None:
     After few batches a law may be too flat for smaller sizes, and raises NoWidthsError.
     """
     batches = [(convert(x, torch.rand_like), torch.zeros(1))] * 2
-    result = nsopt.search(arch, settings=SEARCH, loader=batches, loss=distance_from_one)
+    result = nsopt.search(arch, nsopt.Task(batches, distance_from_one), SEARCH)
     assert len(result.iterations) == 2
     cost = arch.cost("params")
     for part in (4, 2, 1):

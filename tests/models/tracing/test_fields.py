@@ -218,5 +218,5 @@ def test_a_search_keeps_the_smallest_widths_at_which_a_network_runs() -> None:
     arch, _, x = trace_network(fields.Squeezed)
     batches = [(x, torch.zeros(1))] * 2
     settings = SEARCH.updated(keep_fraction=0.01)
-    result = nsopt.search(arch, settings=settings, loader=batches, loss=distance_from_one)
+    result = nsopt.search(arch, nsopt.Task(batches, distance_from_one), settings)
     assert all((np.array(i.trajectory.widths) >= arch.narrowest).all() for i in result.iterations)

@@ -58,7 +58,7 @@ class _Forward:
             return None
 
 
-class Evaluation:
+class AccuracyEvaluation:
     """Counts the images that a network classifies correctly, batch by batch."""
 
     def __init__(self, images: ImageSet, splits: Splits, compute: Compute) -> None:
@@ -78,7 +78,7 @@ class Evaluation:
         return self._forward.done == self._total
 
     @property
-    def accuracy(self) -> float:
+    def score(self) -> float:
         """Percentage of the images so far that were correct."""
         return 100 * int(self._correct) / self._forward.done
 
@@ -94,19 +94,6 @@ class Evaluation:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state`."""
         self._forward.done, self._correct = state["done"], state["correct"]
-
-
-def accuracy_on(images: ImageSet, model: nn.Module, splits: Splits, compute: Compute) -> float:
-    """Return the percentage of `images` that a network gets right; inside `computing`.
-
-    Args:
-        splits: whose statistics normalise the images.
-    """
-    evaluation = Evaluation(images, splits, compute)
-    while not evaluation.complete:
-        compute.give_way()
-        evaluation.advance(model)
-    return evaluation.accuracy
 
 
 def outputs_on(images: ImageSet, model: nn.Module, splits: Splits, compute: Compute) -> Tensor:

@@ -1,0 +1,92 @@
+"""How closely networks follow a trained one: by the distance of their outputs."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import kl_div
+from torch.utils._pytree import tree_leaves
+
+from nsopt.errors import NsoptError
+
+_CERTAIN = 1.64  # standard errors of a difference: 5 % of chance differences are larger
+_FAR = 100.0  # a distance that is as bad as an infinite one
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """A network beside the trained one, on N examples.
+
+    Attributes:
+        distances: of their outputs for each example, float32 (N,). Infinite if the outputs are not
+            numbers.
+        score: of the network on these examples, where that costs nothing.
+    """
+
+    distances: Tensor
+    score: float | None = None
+
+    @property
+    def percentage(self) -> float:
+        """`100 exp(-d)`, where d is the mean distance: 100 for equal outputs."""
+        return 100 * math.exp(-float(self.distances.mean()))
+
+
+def is_closer(agreement: Agreement, other: Agreement) -> bool:
+    """Return whether the first network is closer to the trained one, beyond the error of examples.
+
+    A single example has no known error: False.
+    """
+    gain = other.distances.clamp(max=_FAR) - agreement.distances.clamp(max=_FAR)
+    return bool(gain.mean() > _CERTAIN * gain.std(correction=0) / math.sqrt(len(gain) - 1))
+
+
+def class_divergence(outputs: Tensor, outputs_of_teacher: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence of class probabilities for each image, (N,).
+
+    It is the sum of `p (log p - log q)` over the classes, where p are the probabilities of the
+    trained network and q those of the network. It uses all probabilities of an image, not only
+    whether the largest one is right, and ranks networks of VGG11 better than accuracy does, others
+    about as well (`benchmarks/score_ranks.py`).
+
+    Args:
+        outputs: logits (N, classes).
+        outputs_of_teacher: of the trained network, likewise.
+    """
+    q, p = outputs.log_softmax(1), outputs_of_teacher.log_softmax(1)
+    return kl_div(q, p, reduction="none", log_target=True).sum(1)
+
+
+def relative_distance(outputs: Any, outputs_of_teacher: Any) -> Tensor:
+    """Return the squared difference of all floating outputs, relative to their variance, (N,).
+
+    Args:
+        outputs: tensors, or a nest of tensors, whose first dimension is the batch of N examples.
+        outputs_of_teacher: of the trained network, likewise.
+
+    Raises:
+        NsoptError: if no output has floating numbers for each example.
+    """
+    own, target = _floating(outputs), _floating(outputs_of_teacher)
+    if not own:
+        raise NsoptError(
+            "the outputs have no floating numbers to compare: give the task a distance"
+        )
+    squares = [
+        (mine - theirs).square().flatten(1).mean(1)
+        / theirs.var(correction=0).clamp(min=torch.finfo(theirs.dtype).tiny)
+        for mine, theirs in zip(own, target, strict=True)
+    ]
+    return torch.stack(squares).mean(0)
+
+
+def _floating(outputs: Any) -> list[Tensor]:
+    """Return the floating tensors with as many examples as the first of them."""
+    found = [
+        leaf.to(torch.promote_types(leaf.dtype, torch.float32))
+        for leaf in tree_leaves(outputs)
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim
+    ]
+    return [tensor for tensor in found if len(tensor) == len(found[0])]

@@ -1,0 +1,122 @@
+"""The batches of a user's loader, repeatable from a seed."""
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from nsopt.compute.random_state import OwnRandomState
+from nsopt.errors import NsoptError
+
+_LABELS = "labels"
+
+
+def split_batch(batch: Any) -> tuple[Any, Any]:
+    """Return the inputs and targets of a batch.
+
+    A batch is a pair of inputs and targets; a dictionary with `labels` is such a pair, too: the
+    labels are the targets, and its other entries the inputs.
+
+    Raises:
+        NsoptError: for anything else.
+    """
+    if isinstance(batch, Mapping) and _LABELS in batch:
+        return {name: value for name, value in batch.items() if name != _LABELS}, batch[_LABELS]
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise NsoptError(
+            "every batch of the loader must be a pair of inputs and targets, or a dictionary with "
+            "`labels`"
+        )
+    inputs, targets = batch
+    if isinstance(inputs, Mapping):
+        return dict(inputs), targets
+    return tuple(inputs) if isinstance(inputs, list) else inputs, targets
+
+
+def count_batches(loader: Iterable[Any]) -> int:
+    """Return the number of batches in an epoch.
+
+    Raises:
+        NsoptError: if the loader has no length, no batches, or can be read only once.
+    """
+    try:
+        count = (
+            len(loader) if isinstance(loader, Sized) and not isinstance(loader, Iterator) else -1
+        )
+    except TypeError:  # a DataLoader over an IterableDataset
+        count = -1
+    if count < 0:
+        raise NsoptError(
+            "the loader must have a length and restart in every epoch: give a DataLoader of a "
+            "dataset with a length, or a list of batches"
+        )
+    if not count:
+        raise NsoptError("the loader has no batches")
+    return count
+
+
+class LoaderBatches:
+    """Repeats a loader.
+
+    Random numbers that it draws from torch or its own generator, as a shuffled DataLoader does,
+    follow from `seed`. A resumed search therefore gets the same batches.
+    """
+
+    def __init__(self, loader: Any, seed: int, device: torch.device) -> None:
+        self._loader = loader
+        self._device = device
+        self._randomness = OwnRandomState(seed, torch.device("cpu"))
+        self.per_epoch = count_batches(loader)
+        self._start_epoch()
+
+    def next(self) -> tuple[Any, Any]:
+        if self._position == self.per_epoch:
+            self._start_epoch()
+        inputs, targets = tree_map_only(Tensor, self._move, split_batch(self._read()))
+        return inputs, targets
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        """Move a tensor to the device, without waiting if its memory is pinned."""
+        return tensor.to(self._device, non_blocking=tensor.is_pinned())
+
+    def state(self) -> dict[str, Any]:
+        return {"epoch_start": self._epoch_start, "position": self._position}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._randomness.restore(state["epoch_start"])
+        self._start_epoch()
+        for _ in range(state["position"]):
+            self._read()
+
+    def _start_epoch(self) -> None:
+        self._epoch_start = self._randomness.state()
+        self._position = 0
+        with self._randomness.in_use():
+            own = getattr(self._loader, "generator", None)
+            if isinstance(own, torch.Generator):
+                own.manual_seed(int(torch.randint(2**62, ())))
+            self._iterator = iter(self._loader)
+
+    def _read(self) -> Any:
+        with self._randomness.in_use():
+            batch = next(self._iterator, None)
+        if batch is None:
+            raise NsoptError(
+                f"the loader says that it has {self.per_epoch} batches, but ends after "
+                f"{self._position}"
+            )
+        self._position += 1
+        return batch
+
+
+def checksum_of(batch: Any) -> int:
+    """Return a checksum of the tensors in a batch."""
+    content = 0
+    for leaf in tree_leaves(batch):
+        if isinstance(leaf, Tensor):
+            values = leaf.detach().cpu().contiguous().flatten().view(torch.uint8)
+            content = zlib.crc32(values.numpy().data, content)
+    return content

@@ -1,0 +1,84 @@
+"""Images with labels as a task."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nsopt.compute.device import Compute, place
+from nsopt.compute.placement import place_images
+from nsopt.data.augmentation import TrainingBatches
+from nsopt.data.images import ImageData, Splits
+from nsopt.models.layout import layout_of
+from nsopt.models.tracing.originals import copy_model
+from nsopt.tasks.agreement import Agreement, class_divergence
+from nsopt.tasks.evaluation import AccuracyEvaluation, outputs_on
+from nsopt.tasks.supervision import Loss
+
+_TEMPERATURE = 2.0  # of the softmax of teacher and student (Hinton et al., 2015)
+
+
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """Images of `splits`, augmented by `resized_crop` (`SgdSettings`), and their cross-entropy."""
+
+    splits: Splits
+    resized_crop: float | None = None
+
+    def batches(self, batch_size: int, seed: int) -> TrainingBatches:
+        return TrainingBatches(self.splits, batch_size, seed, self.resized_crop)
+
+    def batch_size(self, asked: int) -> int:
+        return asked
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(outputs, targets)
+
+    def distil(self, outputs_of_teacher: Tensor, weight: float) -> Loss:
+        def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+            student, target = (
+                functional.log_softmax(logits.float() / _TEMPERATURE, dim=1)
+                for logits in (outputs, outputs_of_teacher)
+            )
+            soft = functional.kl_div(student, target, reduction="batchmean", log_target=True)
+            hard = functional.cross_entropy(outputs, labels)
+            return torch.lerp(hard, soft * _TEMPERATURE**2, weight)
+
+        return loss
+
+    def validation(self, compute: Compute) -> AccuracyEvaluation:
+        return AccuracyEvaluation(self.splits.validation, self.splits, compute)
+
+    def test(self, compute: Compute) -> AccuracyEvaluation:
+        return AccuracyEvaluation(self.splits.test, self.splits, compute)
+
+    def comparison(self, trained: nn.Module, compute: Compute) -> Callable[[nn.Module], Agreement]:
+        """Compare class probabilities on the validation images (`class_divergence`)."""
+        images = self.splits.validation
+        labels = images.labels.cpu()
+        target: list[Tensor] = []  # computed at the first call, which is inside `computing`
+
+        def compare(model: nn.Module) -> Agreement:
+            if not target:
+                teacher = place(copy_model(trained), compute.device, layout_of(trained))
+                target.append(outputs_on(images, teacher, self.splits, compute))
+            logits = outputs_on(images, model, self.splits, compute)
+            distances = class_divergence(logits, target[0]).nan_to_num(nan=math.inf)
+            right = int((logits.argmax(1) == labels).sum())
+            return Agreement(distances, 100 * right / len(labels))
+
+        return compare
+
+    def fingerprint(self) -> dict[str, Any]:
+        return dict(self.splits.fingerprint)
+
+
+def classify(
+    data: ImageData, val_fraction: float, crop: float | None, compute: Compute
+) -> Classification:
+    """Return images as a task on a device, with `val_fraction` of them held out for validation."""
+    return Classification(place_images(data.split(val_fraction), compute), crop)

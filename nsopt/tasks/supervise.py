@@ -1,0 +1,31 @@
+"""A task, or images with labels, on a device."""
+
+from nsopt.compute.device import Compute
+from nsopt.data.images import ImageData
+from nsopt.errors import NsoptError
+from nsopt.settings import SgdSettings
+from nsopt.tasks.classification import classify
+from nsopt.tasks.supervision import Supervision
+from nsopt.tasks.task import Task, TaskSupervision
+
+
+def supervise(task: Task | ImageData, settings: SgdSettings, compute: Compute) -> Supervision:
+    """Return a task on the device of `compute`; images are split and augmented by the settings.
+
+    Raises:
+        NsoptError: if `task` is neither a task nor images, or if there are too few images.
+        OutOfMemoryError: if the device has too little memory.
+    """
+    check_task(task)
+    if isinstance(task, Task):
+        return TaskSupervision(task, compute.device)
+    return classify(task, settings.val_fraction, settings.resized_crop, compute)
+
+
+def check_task(task: object) -> None:
+    """Raise NsoptError if `task` is neither a task nor images with labels."""
+    if not isinstance(task, Task | ImageData):
+        raise NsoptError(
+            f"give an nsopt.Task or an nsopt.ImageData, such as nsopt.load_data('digits'), not "
+            f"{task!r:.50}"
+        )

@@ -1,0 +1,96 @@
+"""What a network is trained and scored on: a task, on a device."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from nsopt.compute.device import Compute
+from nsopt.tasks.agreement import Agreement
+
+Loss = Callable[[Any, Any], Tensor]
+
+
+class Batches(Protocol):
+    """Endless mini-batches, `per_epoch` of them in each epoch."""
+
+    per_epoch: int
+
+    def next(self) -> tuple[Any, Any]:
+        """Return inputs and targets, on the device of the network."""
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that `restore` needs to continue with the next batch."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state`."""
+
+
+class Evaluation(Protocol):
+    """Scores a network in small steps, between which its state can be saved."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the score is known."""
+
+    @property
+    def score(self) -> float:
+        """Higher is better."""
+
+    def advance(self, model: nn.Module) -> None:
+        """Do one step. It changes `model` to evaluation mode."""
+
+    def start_over(self) -> None:
+        """Forget the score."""
+
+    def state(self) -> dict[str, Any]:
+        """Return the state from which `restore` continues with the next step."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state`."""
+
+
+class Supervision(Protocol):
+    """A task on the device of a network: all that training, searching and scoring need."""
+
+    def batches(self, batch_size: int, seed: int) -> Batches:
+        """Return mini-batches whose order and augmentation follow from `seed`."""
+
+    def batch_size(self, asked: int) -> int | None:
+        """Return the size of the batches for a requested size; None if a loader decides it."""
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """Return the mean loss over the examples of a batch. Outputs are float32 or wider."""
+
+    def distil(self, outputs_of_teacher: Any, weight: float) -> Loss:
+        """Return the loss of a batch that mixes its targets with the outputs of a teacher.
+
+        Args:
+            outputs_of_teacher: for this batch.
+            weight: of the teacher, from 0 to 1; the targets have the rest.
+        """
+
+    def validation(self, compute: Compute) -> Evaluation:
+        """Return the evaluation that selects networks."""
+
+    def test(self, compute: Compute) -> Evaluation | None:
+        """Return the evaluation that is only reported, if there is one."""
+
+    def comparison(
+        self, trained: nn.Module, compute: Compute
+    ) -> Callable[[nn.Module], Agreement] | None:
+        """Return a function that compares networks with a trained one; None without a distance.
+
+        Call the function inside `computing`.
+        """
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what distinguishes it from others, for the identity of a checkpoint."""
+
+
+def evaluate(evaluation: Evaluation, model: nn.Module, compute: Compute) -> float:
+    """Return the score of a network on the device of `compute`; call it inside `computing`."""
+    while not evaluation.complete:
+        compute.give_way()
+        evaluation.advance(model)
+    return evaluation.score

@@ -1,0 +1,206 @@
+"""A task: what a network is for."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nsopt.compute.device import Compute, place
+from nsopt.errors import NsoptError
+from nsopt.models.inputs import call_network
+from nsopt.models.layout import inputs_for, layout_of
+from nsopt.models.tracing.originals import copy_model
+from nsopt.tasks.agreement import Agreement, relative_distance
+from nsopt.tasks.batches import LoaderBatches, checksum_of, count_batches
+from nsopt.tasks.supervision import Loss
+
+Score = Callable[[nn.Module], Any]
+Distance = Callable[[Any, Any], Tensor]
+_COMPARED = 20  # batches on which a network is compared with the trained one
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a network is for: its batches, its loss and its score.
+
+    Attributes:
+        train: yields the batches of an epoch, has a length, and restarts in every epoch, such
+            as a DataLoader or a list. A batch is a pair of inputs and targets, where inputs are a
+            tensor, a tuple of arguments, or a dictionary of keyword arguments; a dictionary with
+            `labels` is such a pair, too: the labels are the targets, and its other entries the
+            inputs.
+        loss: `loss(outputs, targets)`, the mean over a batch, which training minimises.
+        score: `score(model)`, a number for a network in evaluation mode on the device, from
+            data that training does not use; higher is better. It selects networks.
+        test: likewise, from data that only reports use. Without it, reports have no test
+            column.
+        name: of the task, in the names of studies.
+        score_name: of the score, in tables and figures; with its unit.
+        distance: `distance(outputs, outputs_of_teacher)`, one differentiable number per
+            example: how far two networks' outputs are apart. With it, nsopt ranks widths by their
+            distance from the trained network; without it, by the score. Distillation needs none:
+            its default is the squared difference of all floating outputs, relative to their
+            variance.
+        example: inputs of a batch, by which nsopt traces and times networks; by default those
+            of the first batch.
+        trainer: `trainer(model, task, context)` returns the trained network: used in place of
+            nsopt's own fine-tuning.
+        version: change it when data or functions change in a way that their names and the first
+            batch do not show: results of different versions are never mixed.
+
+    Raises:
+        NsoptError: for a loader without a length or batches, or functions that are none.
+
+    Examples:
+        >>> batches = [(torch.rand(8, 4), torch.rand(8, 2)) for _ in range(10)]
+        >>> task = nsopt.Task(batches, torch.nn.functional.mse_loss)
+        >>> task.inputs.shape
+    """
+
+    train: Iterable[Any]
+    loss: Loss | None = None
+    score: Score | None = None
+    test: Score | None = None
+    name: str = "task"
+    score_name: str = "score"
+    distance: Distance | None = None
+    example: Any = None
+    trainer: Callable[[nn.Module, "Task", Any], nn.Module] | None = None
+    version: str | int | None = None
+
+    def __post_init__(self) -> None:
+        count_batches(self.train)
+        for name in ("loss", "score", "test", "distance", "trainer"):
+            function = getattr(self, name)
+            if function is not None and not callable(function):
+                raise NsoptError(f"{name} of a task must be a function, not {function!r:.50}")
+        if not isinstance(self.name, str) or not self.name or "/" in self.name:
+            raise NsoptError(f"name of a task must be a word without '/', not {self.name!r:.50}")
+        if not isinstance(self.score_name, str) or not self.score_name:
+            raise NsoptError(f"score_name of a task must be a word, not {self.score_name!r:.50}")
+
+    @cached_property
+    def inputs(self) -> Any:
+        """Inputs of a batch on the CPU: the example, or those of the first batch at seed 0."""
+        return self._first_batch[0] if self.example is None else self.example
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What identifies the task: batches, the first of them at seed 0, functions and version."""
+        functions = {
+            name: getattr(function, "__qualname__", type(function).__qualname__)
+            for name in ("loss", "score", "test", "distance", "trainer")
+            if (function := getattr(self, name)) is not None
+        }
+        return {
+            "batches": count_batches(self.train),
+            "first_batch": checksum_of(self._first_batch),
+            "version": self.version,
+            **functions,
+        }
+
+    @cached_property
+    def _first_batch(self) -> tuple[Any, Any]:
+        return LoaderBatches(self.train, 0, torch.device("cpu")).next()
+
+
+class ScoreEvaluation:
+    """Scores networks by a user's function, in one step."""
+
+    def __init__(self, function: Score) -> None:
+        self._function = function
+        self.start_over()
+
+    @property
+    def complete(self) -> bool:
+        return not math.isnan(self.score)
+
+    def advance(self, model: nn.Module) -> None:
+        """Score a network. Raises NsoptError if the score is not a finite number."""
+        with torch.no_grad():
+            value = self._function(model.eval())
+        try:
+            self.score = float(value)
+        except (TypeError, ValueError, OverflowError):
+            self.score = math.nan
+        if not math.isfinite(self.score):
+            raise NsoptError(f"the score must be a finite number, not {value!r:.50}")
+
+    def start_over(self) -> None:
+        self.score = math.nan
+
+    def state(self) -> dict[str, Any]:
+        return {"score": self.score}
+
+    def restore(self, state: Any) -> None:
+        self.score = state["score"]
+
+
+@dataclass(frozen=True, eq=False)
+class TaskSupervision:
+    """A user's task on a device. Raises NsoptError for what a command needs and the task lacks."""
+
+    task: Task
+    device: torch.device
+
+    def batches(self, batch_size: int, seed: int) -> LoaderBatches:
+        return LoaderBatches(self.task.train, seed, self.device)
+
+    def batch_size(self, asked: int) -> None:
+        return None
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        if self.task.loss is None:
+            raise NsoptError("training needs a loss: nsopt.Task(..., loss=...)")
+        value = self.task.loss(outputs, targets)
+        if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
+            raise NsoptError("the loss must be a tensor of one number that depends on the outputs")
+        return value
+
+    def distil(self, outputs_of_teacher: Any, weight: float) -> Loss:
+        distance = self.task.distance or relative_distance
+
+        def loss(outputs: Any, targets: Any) -> Tensor:
+            soft = distance(outputs, outputs_of_teacher).mean()
+            return torch.lerp(self.loss(outputs, targets), soft, weight)
+
+        return loss
+
+    def validation(self, compute: Compute) -> ScoreEvaluation:
+        if self.task.score is None:
+            raise NsoptError("training needs a score: nsopt.Task(..., score=...)")
+        return ScoreEvaluation(self.task.score)
+
+    def test(self, compute: Compute) -> ScoreEvaluation | None:
+        return None if self.task.test is None else ScoreEvaluation(self.task.test)
+
+    def comparison(
+        self, trained: nn.Module, compute: Compute
+    ) -> Callable[[nn.Module], Agreement] | None:
+        """Compare outputs by the task's distance on training batches."""
+        distance = self.task.distance
+        if distance is None:
+            return None
+        batches = self.batches(0, seed=0)
+        inputs = [batches.next()[0] for _ in range(min(_COMPARED, batches.per_epoch))]
+        teacher = place(copy_model(trained), compute.device, layout_of(trained)).eval()
+
+        @torch.no_grad()
+        def run(model: nn.Module, batch: Any) -> Any:
+            compute.give_way()
+            with compute.autocast():
+                return call_network(model, inputs_for(model, batch))
+
+        def compare(model: nn.Module) -> Agreement:
+            model.eval()
+            found = [distance(run(model, batch), run(teacher, batch)) for batch in inputs]
+            return Agreement(torch.cat(found).float().cpu().nan_to_num(nan=math.inf))
+
+        return compare
+
+    def fingerprint(self) -> dict[str, Any]:
+        return self.task.fingerprint

@@ -1,0 +1,209 @@
+"""A user's task: its batches, loss, score and distance, and how networks are trained on it."""
+
+from collections import UserDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import nsopt
+from nsopt.compute import checkpoint
+from nsopt.compute.device import resolve_compute
+from nsopt.errors import NsoptError
+from nsopt.tasks.agreement import relative_distance
+from nsopt.tasks.batches import split_batch
+from nsopt.tasks.supervise import supervise
+from nsopt.tasks.task import Task, TaskSupervision
+
+SETTINGS = nsopt.TrainSettings(epochs=3, lr=0.05, momentum=0.9, device="cpu", precision="fp32")
+CPU = resolve_compute("cpu", "fp32")
+
+
+class Tone(nn.Module):
+    """Sound of 64 samples; the output is its loudness."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Conv1d(1, 12, 8, 4), nn.Linear(12, 1)
+
+    def forward(self, sound: Tensor) -> Tensor:
+        value: Tensor = self.out(self.hidden(sound[:, None]).square().mean(2))
+        return value
+
+
+def make_sounds(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    loudness = torch.rand(count, 1, generator=random)
+    return torch.randn(count, 64, generator=random) * loudness, loudness
+
+
+@torch.no_grad()
+def score(model: nn.Module) -> float:
+    sounds, loudness = make_sounds(32, 1)
+    return -float(functional.mse_loss(model(sounds), loudness))
+
+
+def make_task(**changes: Any) -> Task:
+    sounds, loudness = make_sounds(64, 0)
+    batches = list(zip(sounds.split(16), loudness.split(16), strict=True))
+    return Task(**({"train": batches, "loss": functional.mse_loss, "score": score} | changes))
+
+
+@pytest.fixture(scope="module")
+def arch() -> nsopt.Architecture:
+    torch.manual_seed(0)
+    return nsopt.trace(Tone(), make_sounds(2, 0)[0])
+
+
+def test_a_network_is_trained_on_any_task_and_its_numbers_are_the_users(
+    arch: nsopt.Architecture,
+) -> None:
+    outcome = nsopt.train(arch, [8], make_task(test=lambda model: 2 * score(model)), SETTINGS)
+    assert outcome.losses[-1] < outcome.losses[0]
+    assert outcome.score == score(outcome.model)
+    assert outcome.test_score == 2 * outcome.score
+    without = nsopt.train(arch, [8], make_task(), SETTINGS)
+    assert (without.score, without.test_score, without.test_score_best_epoch) == (
+        outcome.score,
+        None,
+        None,
+    )
+    with pytest.raises(NsoptError, match="the task has no test"):
+        without.test_accuracy  # noqa: B018
+
+
+def test_an_interrupted_training_on_a_task_continues_with_the_same_numbers(
+    arch: nsopt.Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+    file, calls = tmp_path / "training.pt", 0
+
+    def score_until_interrupted(model: nn.Module) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return score(model)
+
+    score_until_interrupted.__qualname__ = score.__qualname__
+    teacher = nsopt.train(arch, [12], make_task(), SETTINGS).model
+    options = {
+        "settings": SETTINGS.updated(lr=0.002, distillation=0.5, averaging=0.9),
+        "teacher": teacher,
+    }
+    whole = nsopt.train(arch, [8], make_task(), **options)
+    stopped = make_task(score=score_until_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        nsopt.train(arch, [8], stopped, **options, checkpoint=file)
+    assert file.exists()
+    again = nsopt.train(arch, [8], make_task(), **options, checkpoint=file)
+    assert (again.epochs, calls) == (whole.epochs, 2)
+    torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+
+
+def test_another_version_or_other_data_is_another_training() -> None:
+    own = make_task().fingerprint
+    assert make_task().fingerprint == own
+    other = list(zip(*(part.split(16) for part in make_sounds(64, 5)), strict=True))
+    for changed in (
+        make_task(version=2),
+        make_task(train=other),
+        make_task(train=other[:3]),
+        make_task(loss=functional.l1_loss),
+    ):
+        assert changed.fingerprint != own
+
+
+def test_a_batch_is_a_pair_or_a_dictionary_with_labels() -> None:
+    x, y = torch.zeros(2, 3), torch.ones(2)
+    assert split_batch((x, y)) == (x, y)
+    assert split_batch([[x, y], y]) == ((x, y), y)
+    assert split_batch(({"ids": x}, y)) == ({"ids": x}, y)
+    assert split_batch({"ids": x, "labels": y}) == ({"ids": x}, y)
+    assert split_batch((UserDict(ids=x), y)) == ({"ids": x}, y)
+    for wrong in (x, (x,), {"ids": x}, (x, y, y)):
+        with pytest.raises(NsoptError, match="a pair of inputs and targets, or a dictionary with"):
+            split_batch(wrong)
+
+
+def test_networks_with_keyword_arguments_are_trained() -> None:
+    class Keywords(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.out = nn.Embedding(7, 12), nn.Linear(12, 2)
+
+        def forward(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+            hidden = self.table(ids)
+            return {"logits": self.out((hidden * mask[..., None]).mean(1))}
+
+    ids = torch.randint(7, (8, 5), generator=torch.Generator().manual_seed(0))
+    batch = {"ids": ids, "mask": torch.ones(8, 5), "labels": ids[:, 0] % 2}
+    task = Task(
+        [batch] * 4,
+        lambda outputs, labels: functional.cross_entropy(outputs["logits"], labels),
+        lambda model: float((model(ids, batch["mask"])["logits"].argmax(1) == ids[:, 0] % 2).sum()),
+    )
+    arch = nsopt.trace(Keywords(), tuple(task.inputs.values()))
+    outcome = nsopt.train(arch, [6], task, SETTINGS.updated(epochs=8, lr=0.5))
+    assert outcome.losses[-1] < outcome.losses[0]
+    assert 0 <= outcome.score <= 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": iter([])}, "the loader must have a length and restart in every epoch"),
+        ({"train": []}, "the loader has no batches"),
+        ({"train": 5}, "the loader must have a length"),
+        ({"loss": 5}, "loss of a task must be a function, not 5"),
+        ({"score": "accuracy"}, "score of a task must be a function, not 'accuracy'"),
+        ({"name": "a/b"}, "name of a task must be a word without '/', not 'a/b'"),
+        ({"score_name": ""}, "score_name of a task must be a word"),
+    ],
+)
+def test_an_invalid_task_raises_an_error(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(NsoptError, match=message):
+        make_task(**changes)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (make_task(score=None), r"training needs a score: nsopt.Task\(..., score=...\)"),
+        (make_task(loss=None), r"training needs a loss: nsopt.Task\(..., loss=...\)"),
+        (make_task(score=lambda model: "good"), "the score must be a finite number, not 'good'"),
+        (make_task(score=lambda model: 10**400), "the score must be a finite number, not 1000"),
+        (make_task(score=lambda model: 1j), "the score must be a finite number, not 1j"),
+        (5, "give an nsopt.Task or an nsopt.ImageData"),
+    ],
+)
+def test_what_training_needs_and_the_task_lacks_is_one_line(
+    arch: nsopt.Architecture, task: Any, message: str
+) -> None:
+    with pytest.raises(NsoptError, match=message):
+        nsopt.train(arch, [8], task, SETTINGS)
+
+
+def test_the_default_distance_is_relative_to_the_variance_of_all_floating_outputs() -> None:
+    teacher = {"pitch": torch.tensor([[0.0], [2.0]]), "voiced": torch.tensor([1, 0])}
+    student = {"pitch": torch.tensor([[1.0], [2.0]]), "voiced": torch.tensor([0, 0])}
+    assert relative_distance(student, teacher).tolist() == [1.0, 0.0]
+    scaled = [{**outputs, "pitch": 100 * outputs["pitch"]} for outputs in (student, teacher)]
+    assert relative_distance(*scaled).tolist() == [1.0, 0.0]
+    with pytest.raises(NsoptError, match="give the task a distance"):
+        relative_distance(torch.tensor([1]), torch.tensor([2]))
+
+
+def test_networks_are_compared_by_the_distance_of_the_task(arch: nsopt.Architecture) -> None:
+    trained = arch.build([12]).eval()
+    assert supervise(make_task(), SETTINGS, CPU).comparison(trained, CPU) is None
+    supervision = TaskSupervision(make_task(distance=relative_distance), CPU.device)
+    compare = supervision.comparison(trained, CPU)
+    assert compare is not None
+    assert compare(trained).percentage == 100
+    other = compare(arch.build([12]))
+    assert other.percentage < 100
+    assert other.distances.shape == (64,)
