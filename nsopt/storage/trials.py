@@ -20,7 +20,6 @@ LARGEST_WIDTH = 2**16
 BUDGET = "budget"
 _Number = int | float
 _Width = Annotated[int, Field(ge=1, le=LARGEST_WIDTH)]
-_Curves = dict[str, list[_Number]]
 CURVES = "train_loss", "val_accuracy", "test_accuracy"  # one number per epoch
 OUTCOME_COLUMNS: dict[str, Any] = {  # with their types
     "method": str,
@@ -285,7 +284,7 @@ def read_scored_widths(trial: FrozenTrial) -> str | None:
 
 def read_curves(trial: FrozenTrial) -> dict[str, list[float]]:
     """Return training loss, validation and test accuracy per epoch."""
-    curves: dict[str, list[float]] = read_optional(trial, _CURVES, _Curves) or {}
+    curves: dict[str, list[float]] = read_optional(trial, _CURVES, dict[str, list[_Number]]) or {}
     with damage(trial, _CURVES):
         list(zip(*curves.values(), strict=True))
     return curves

@@ -78,15 +78,7 @@ def test_an_evaluation_uses_batches_that_fit(
     """25 of the 40 images fit; a training with batches of 16 gives the same result."""
     few = Classification(place_images(digits.split(0.1).with_train_images(40), compute))
     settings = SHORT.updated(batch_size=16, epochs=1)
-    train = partial(
-        train_configuration,
-        tiny,
-        tiny.base_widths,
-        Classification(few),
-        settings,
-        compute,
-        Silent(),
-    )
+    train = partial(train_configuration, tiny, tiny.base_widths, few, settings, compute, Silent())
     expected = train(None)
     cuda.largest = 26 * 4 * 32 * 32 * 4
     assert train(None).epochs == expected.epochs

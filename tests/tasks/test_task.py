@@ -90,10 +90,8 @@ def test_an_interrupted_training_on_a_task_continues_with_the_same_numbers(
 
     score_until_interrupted.__qualname__ = score.__qualname__
     teacher = nsopt.train(arch, [12], make_task(), SETTINGS).model
-    options = {
-        "settings": SETTINGS.updated(lr=0.002, distillation=0.5, averaging=0.9),
-        "teacher": teacher,
-    }
+    settings = SETTINGS.updated(lr=0.002, distillation=0.5, averaging=0.9)
+    options = {"settings": settings, "teacher": teacher}
     whole = nsopt.train(arch, [8], make_task(), **options)
     stopped = make_task(score=score_until_interrupted)
     with pytest.raises(KeyboardInterrupt):
