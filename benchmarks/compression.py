@@ -12,7 +12,7 @@ The first four are fine-tuned in the same way, the last two trained as the dense
 end all networks are timed side by side; it prints test accuracy and milliseconds per batch of 100,
 and writes `compression.csv`. It continues where it stopped.
 
-Needs the optional dependency: pip install 'nsopt[benchmarks]'.
+Needs one package more: pip install torch-pruning==1.6.1.
 """
 
 import argparse

@@ -8,7 +8,7 @@ program, before its planner gives every buffer a place. Linear layers, SiLU and 
 whole, as PyTorch runs them: else ExecuTorch plans transposed copies of weights, and three buffers
 for x * sigmoid(x). Prints bytes, writes `memory_plan.csv`, and continues where it stopped.
 
-Needs the optional dependency: pip install 'nsopt[benchmarks,timm]'.
+Needs packages beside nsopt: pip install 'nsopt[timm]' executorch==1.5.1.
 """
 
 import argparse

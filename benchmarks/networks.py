@@ -6,7 +6,7 @@ predicts; a search ends in a law; a pruned network computes what the masked one 
 exports by PyTorch and to ONNX compute the same; another process loads its state. Torch-Pruning
 prunes 40 % of the channels of the same network at random: does the rest run, and can it be trained?
 
-Needs the optional dependencies: pip install 'nsopt[benchmarks,export,timm]'.
+Needs packages beside nsopt: pip install 'nsopt[export,timm]' torch-pruning==1.6.1.
 """
 
 import argparse

@@ -7,7 +7,7 @@ importance per MAC in nsopt) than at ratio 0.25, and what the widths found reach
 trained from scratch in the same short way, scaled to exactly this budget: uniformly for
 Torch-Pruning, by the power law for nsopt.
 
-Needs the optional dependency: pip install 'nsopt[benchmarks]'.
+Needs one package more: pip install torch-pruning==1.6.1.
 """
 
 import argparse

@@ -65,11 +65,11 @@ def compress(options: CompressOptions) -> None:
     options.task.check_names()
     from nsopt.cli.console import console, live_progress, print_storage
     from nsopt.cli.preparation import announce, apply_changes, prepare, with_known_multiple
-    from nsopt.cli.study import write_report_of
     from nsopt.compression.budgets import check_words, split_budgets
     from nsopt.compression.classifier_compression import prepare_budgets, run_compression
     from nsopt.compression.compress import PRESET
     from nsopt.methods.registry import DENSE
+    from nsopt.reports.page import write_report
     from nsopt.reports.words import doubt_latencies
     from nsopt.storage import schema
     from nsopt.storage.opening import storage_errors
@@ -106,7 +106,7 @@ def compress(options: CompressOptions) -> None:
     if doubt := doubt_latencies(result.results):
         console.print(doubt)
     console.print(f"files:   {folder}", soft_wrap=True)
-    page = write_report_of(result.results, folder / "report", rows)
+    page = write_report(result.results, folder / "report", rows)
     console.print(f"report:  {page}", soft_wrap=True)
     print_storage(workspace.url)
 

@@ -1,12 +1,11 @@
-"""Packages that an extra installs, as `pip install 'nsopt[report]'` does."""
+"""Packages that an extra installs, as `pip install 'nsopt[export]'` does."""
 
 from importlib import import_module
 
 from nsopt.errors import NsoptError
 
 _MODULES = {
-    "report": ("jinja2", "plotly"),
-    "dashboard": ("plotly", "optuna_dashboard"),
+    "dashboard": ("optuna_dashboard",),
     "cluster": ("grpc", "google.protobuf"),
     "export": ("onnx", "onnxscript"),
 }

@@ -28,9 +28,6 @@ def report(options: ReportOptions = ReportOptions()) -> None:
     Example: nsopt report --storage sqlite:///study.db --out report
     """
     from nsopt.cli.console import console, tell_what_is_fixed
-    from nsopt.cli.extras import need_extra
-
-    need_extra("report")
     from nsopt.files import check_writable
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results

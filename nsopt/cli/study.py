@@ -11,7 +11,7 @@ from cyclopts.validators import Number
 from nsopt.cli.options import BudgetOptions, Count, CountFrom0, SearchOptions, changes, split_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from nsopt.methods.base import Method
     from nsopt.reports.results import Results
@@ -138,11 +138,12 @@ def _report(name: str, workspace: "Workspace") -> None:
     """Print the results of a study, write its report, and publish them for optuna-dashboard."""
     from nsopt.cli.console import console, print_storage
     from nsopt.cli.extras import has_extra
+    from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
 
     results = read_results(workspace.url, name)
     _print_summary(results)
-    page = write_report_of(results, workspace.folder / "report")
+    page = write_report(results, workspace.folder / "report")
     if has_extra("dashboard"):
         from nsopt.reports.dashboard import publish
 
@@ -174,19 +175,6 @@ def _export_command(results: "Results", workspace: "Workspace") -> str:
         named["artifacts"] = str(workspace.artifacts)
     named["out"] = "network.onnx"
     return shlex.join(["nsopt", "export", *(f"--{name}={word}" for name, word in named.items())])
-
-
-def write_report_of(
-    results: "Results", folder: "Path", networks: "Sequence[Mapping[str, str]]" = ()
-) -> str:
-    """Write the report, which begins with a table of `networks`; return where, or how to get it."""
-    from nsopt.cli.extras import has_extra, install_command
-
-    if not has_extra("report"):
-        return f"none; for one, install Plotly and Jinja: {install_command('report')}"
-    from nsopt.reports.page import write_report
-
-    return str(write_report(results, folder, networks))
 
 
 def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:

@@ -150,10 +150,7 @@ class OwnCompression(_Networks[Compressed]):
     origin: Origin
 
     def report(self, folder: Path | str) -> Path:
-        """Write a report of the networks, with their numbers as CSV; return the path of its page.
-
-        It needs the optional dependencies: pip install 'nsopt[report]'.
-        """
+        """Write a report of the networks, with numbers as CSV; return the path of its page."""
         from nsopt.reports.own_page import write_own_report  # noqa: PLC0415
 
         table = pd.DataFrame(
@@ -183,10 +180,7 @@ class Compression(_Networks[CompressedClassifier]):
     results: Results
 
     def report(self, folder: Path | str) -> Path:
-        """Write the report of `nsopt compress`, and return the path of its page.
-
-        It needs the optional dependencies: pip install 'nsopt[report]'.
-        """
+        """Write the report of `nsopt compress`, and return the path of its page."""
         from nsopt.reports.page import write_report  # noqa: PLC0415
 
         return write_report(self.results, Path(folder), self.rows())
