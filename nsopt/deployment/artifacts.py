@@ -63,8 +63,7 @@ class BestNetworks:
         """Store the network of a running trial, unless a finished trial has a better one.
 
         Args:
-            content: of the file of a network with this trial's widths and results, perhaps one that
-                another trial trained.
+            content: of the file of the network.
         """
         point = trials.read_point(trial)
         content = {**content, **point.attributes} if point else content

@@ -55,7 +55,6 @@ _SEARCH_SECONDS = "search_seconds"
 _CURVES = "curves_per_epoch"
 _ERROR = "error"
 _DUPLICATE = "duplicate_of"
-_ORIGIN = "trained_as"
 _WORKER = "worker"
 _PLACE = "network_at"
 _PROVENANCE = "provenance"
@@ -302,11 +301,6 @@ def read_failure(trial: FrozenTrial) -> str | None:
 def write_duplicate(study: Study, trial: FrozenTrial, original: FrozenTrial) -> None:
     """Write that a trial has the same point as an earlier one."""
     internals.write_attribute(study, trial, _DUPLICATE, original.number)
-
-
-def write_origin(trial: Trial, study: Study, number: int) -> None:
-    """Write that a trial took its numbers from an equal training of another trial."""
-    trial.set_user_attr(_ORIGIN, f"{study.study_name} trial {number}")
 
 
 def training_key(widths: Sequence[int], seed: int) -> str:

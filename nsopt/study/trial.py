@@ -21,12 +21,11 @@ from nsopt.samplers.neuralscale import suggest_widths
 from nsopt.scaling.metric import LATENCY, counted_costs
 from nsopt.storage import trials
 from nsopt.storage.trials import Point
-from nsopt.study.equal_training import find_equal_training
 from nsopt.study.laws import Laws
 from nsopt.study.session import Session
 from nsopt.study.timing import find_latencies
 from nsopt.study.trained import train_base_network
-from nsopt.training.loop import Epoch, Outcome, TrainingNumbers
+from nsopt.training.loop import Epoch, Outcome
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,40 +56,17 @@ class TrialRunner:
         arch = self.session.task.arch
         widths = suggest_widths(trial, arch, 1, trials.LARGEST_WIDTH, log=False)
         (latency,) = find_latencies(self.session, [(trial.study, widths)])
-        numbers = self._reuse(trial, point, widths) or self._train_and_keep(trial, point, widths)
-        trials.write_outcome(
-            trial, self._list_columns(point, numbers, latency), _list_epochs(numbers)
-        )
-        return numbers.val_accuracy, latency.median_ms
+        outcome = self._train(point, widths)
+        self._open_networks().keep_if_best(trial, self._make_kept(point, outcome).content)
+        self._report(point, outcome, f"{outcome.seconds:.0f} s")
+        columns = self._list_columns(point, outcome, latency)
+        trials.write_outcome(trial, columns, _list_epochs(outcome))
+        return outcome.val_accuracy, latency.median_ms
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
         """Report why a trial failed."""
         point = trials.read_point(trial)
         self.session.progress.message(f"{point.label if point else trial.number}: {error}")
-
-    def _reuse(self, trial: Trial, point: Point, widths: tuple[int, ...]) -> TrainingNumbers | None:
-        """Return the results of an equal training, if any; keep its network if it is best."""
-        if self.method.inherits_weights:
-            return None
-        layers, kept = self.session.task.arch.layer_names, self._open_networks()
-        known = find_equal_training(
-            self.session.studies(), kept, layers, widths, trial.study, point
-        )
-        if known is None:
-            return None
-        if known.network is not None:
-            kept.keep_if_best(trial, known.network)
-        trials.write_origin(trial, known.study, known.number)
-        self._report(point, known.numbers, f"as {known.point.label}")
-        return known.numbers
-
-    def _train_and_keep(
-        self, trial: Trial, point: Point, widths: tuple[int, ...]
-    ) -> TrainingNumbers:
-        outcome = self._train(point, widths)
-        self._open_networks().keep_if_best(trial, self._make_kept(point, outcome).content)
-        self._report(point, outcome, f"{outcome.seconds:.0f} s")
-        return outcome
 
     def mend(self, study: Study) -> None:
         """Train the networks of a study again whose files here are damaged."""
@@ -128,22 +104,20 @@ class TrialRunner:
         fine_tuning = task.settings.fine_tuning_for(point.seed)
         return self.session.train(widths, fine_tuning, checkpoint, point.label, start)
 
-    def _report(self, point: Point, numbers: TrainingNumbers, how: str) -> None:
+    def _report(self, point: Point, outcome: Outcome, how: str) -> None:
         self.session.progress.message(
-            f"{point.label}: validation {numbers.val_accuracy:.2f} %, "
-            f"test {numbers.test_accuracy:.2f} %, {how}"
+            f"{point.label}: validation {outcome.val_accuracy:.2f} %, "
+            f"test {outcome.test_accuracy:.2f} %, {how}"
         )
 
     def _open_networks(self) -> BestNetworks:
         return BestNetworks(self.session.workspace.artifacts)
 
-    def _list_columns(
-        self, point: Point, numbers: TrainingNumbers, latency: Latency
-    ) -> dict[str, Any]:
+    def _list_columns(self, point: Point, outcome: Outcome, latency: Latency) -> dict[str, Any]:
         """Return the columns of a trial."""
         arch = self.session.task.arch
-        costs = counted_costs(arch, numbers.widths)
-        budgeted = point.metric.cost(arch)(numbers.widths)
+        costs = counted_costs(arch, outcome.widths)
+        budgeted = point.metric.cost(arch)(outcome.widths)
         beyond = self.laws.measure_extrapolation(self.method, point)
         return costs | {
             "cost": budgeted,
@@ -153,12 +127,12 @@ class TrialRunner:
             "latency_spread": latency.spread,
             "latency_waited": latency.waited,
             "tau": costs["params"],
-            "val_accuracy": numbers.val_accuracy,
-            "test_accuracy": numbers.test_accuracy,
-            "test_accuracy_best_epoch": numbers.test_score_best_epoch,
-            "epochs": len(numbers.epochs),
-            "seconds": numbers.seconds,
-            "feasible": self._is_feasible(point, numbers.widths, latency),
+            "val_accuracy": outcome.val_accuracy,
+            "test_accuracy": outcome.test_accuracy,
+            "test_accuracy_best_epoch": outcome.test_score_best_epoch,
+            "epochs": len(outcome.epochs),
+            "seconds": outcome.seconds,
+            "feasible": self._is_feasible(point, outcome.widths, latency),
             **({} if beyond is None else {"beyond_record": beyond}),
         }
 
@@ -171,12 +145,12 @@ class TrialRunner:
         )
 
 
-def _list_epochs(numbers: TrainingNumbers) -> dict[str, Any]:
+def _list_epochs(outcome: Outcome) -> dict[str, Any]:
     """Return the numbers of every epoch; nothing for a network that was not trained."""
-    if any(map(math.isnan, numbers.losses)):
+    if any(map(math.isnan, outcome.losses)):
         return {}
     return {
-        name: [getattr(epoch, field.name) for epoch in numbers.epochs]
+        name: [getattr(epoch, field.name) for epoch in outcome.epochs]
         for name, field in zip(trials.CURVES, fields(Epoch), strict=True)
     }
 

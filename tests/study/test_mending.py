@@ -1,0 +1,47 @@
+"""A kept network whose file is damaged is trained again."""
+
+from typing import Any
+
+import pytest
+
+import nsopt
+from nsopt.study import session
+from nsopt.study.compare import run_comparison
+from nsopt.study.comparison import Comparison
+from nsopt.study.workspace import Workspace
+from nsopt.training.loop import train_configuration
+from tests.study.test_comparison import Listener, only
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the trainings that ran."""
+    seen: list[str] = []
+
+    def watch(*arguments: Any, **options: Any) -> Any:
+        seen.append(options["task"])
+        return train_configuration(*arguments, **options)
+
+    monkeypatch.setattr(session, "train_configuration", watch)
+    return seen
+
+
+def test_a_damaged_network_is_trained_again_by_the_same_command(
+    comparison: Comparison, place: Workspace, trained: list[str]
+) -> None:
+    uniform = only(comparison, "uniform")
+    run_comparison(uniform, place, Listener())
+    (path,) = place.artifacts.iterdir()
+    whole = nsopt.load_network(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    listener = Listener()
+    run_comparison(uniform, place, listener)
+    label = f"uniform 0.5x seed {whole.seed}"
+    assert f"{label}: its file is damaged; training the network again" in listener.messages
+    assert trained[2:] == [label]
+    mended = nsopt.load_network(path)
+    assert mended.facts == whole.facts
+    for name, weights in mended.model.state_dict().items():
+        assert weights.equal(whole.model.state_dict()[name])
+    run_comparison(uniform, place, Listener())
+    assert len(trained) == 3
