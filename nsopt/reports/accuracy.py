@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 
 from nsopt.methods.registry import BASELINE, method_label
 from nsopt.reports.points import MethodPoints, collect_points
-from nsopt.reports.published import PublishedLine
 from nsopt.reports.results import Results
-from nsopt.reports.style import TEXT, MethodStyle, log_axis, method_styles, new_figure
+from nsopt.reports.style import TEXT, MethodStyle, log_axis, new_figure
 from nsopt.reports.tables import summary
 
 _ROW_HEIGHT = 34
-_SAME_BUDGET = 0.01
 
 
 class ParetoInfo(NamedTuple):
@@ -91,13 +89,8 @@ def accuracy_info(results: Results, cost: str = "params") -> list[MethodPoints]:
     return collect_points(results, cost, "test_accuracy")
 
 
-def draw_accuracy(
-    methods: list[MethodPoints], published: Sequence[PublishedLine] = (), cost: str = "parameters"
-) -> go.Figure:
-    """Draw a line through each method's means, with a band from its worst to its best seed.
-
-    Published accuracies are dotted, and hidden until the user clicks their legend entry.
-    """
+def draw_accuracy(methods: list[MethodPoints], cost: str = "parameters") -> go.Figure:
+    """Draw a line through each method's means, with a band from its worst to its best seed."""
     figure = new_figure(
         xaxis=log_axis([x for points in methods for x in points.x] or [1.0], cost),
         yaxis={"title": {"text": "test accuracy at the last epoch (%)"}},
@@ -115,25 +108,18 @@ def draw_accuracy(
         )
         _add_trials(figure, points, points.x, points.y)
         _add_means(figure, points, mode="lines+markers")
-    styles = method_styles([*(p.method for p in methods), *(line.method for line in published)])
-    for line in published:
-        _add_published(figure, line, line.params, line.accuracy, line.text, styles[line.method])
     return figure
 
 
-def draw_dots(methods: list[MethodPoints], published: Sequence[PublishedLine]) -> go.Figure:
-    """Draw one budget: a row per method, with seeds as small points and their mean with deviation.
-
-    Published accuracies at that budget are hidden until the user clicks their legend entry.
-    """
+def draw_dots(methods: list[MethodPoints]) -> go.Figure:
+    """Draw one budget: a row per method, seeds as small points, their mean with its deviation."""
     names = [method_label(points.method) for points in methods]
     figure = new_figure(
         xaxis={"title": {"text": "test accuracy at the last epoch (%)"}},
         yaxis={"categoryarray": names[::-1], "categoryorder": "array", "automargin": True},
         height=160 + _ROW_HEIGHT * len(methods),
-        showlegend=bool(published),
+        showlegend=False,
     )
-    budget = methods[0].mean_x[0]
     for points in methods:
         row = [method_label(points.method)]
         _add_trials(figure, points, points.y, row * len(points.y))
@@ -147,13 +133,6 @@ def draw_dots(methods: list[MethodPoints], published: Sequence[PublishedLine]) -
             hovertemplate="%{text}<extra></extra>",
             showlegend=False,
         )
-    own = {points.method: points.style for points in methods}
-    for line in published:
-        at = [i for i, b in enumerate(line.params) if abs(b / budget - 1) < _SAME_BUDGET]
-        if line.method in own and at:
-            accuracy, text = [line.accuracy[at[0]]], [line.text[at[0]]]
-            row = [method_label(line.method)]
-            _add_published(figure, line, accuracy, row, text, own[line.method])
     return figure
 
 
@@ -208,24 +187,3 @@ def _make_quartile_bars(points: MethodPoints) -> dict[str, Any] | None:
 def _make_marker(style: MethodStyle) -> dict[str, Any]:
     line = {"color": "white", "width": 1}
     return {"color": style.colour, "symbol": style.symbol, "size": 12, "line": line}
-
-
-def _add_published(
-    figure: go.Figure,
-    line: PublishedLine,
-    x: Sequence[Any],
-    y: Sequence[Any],
-    text: Sequence[str],
-    style: MethodStyle,
-) -> None:
-    figure.add_scatter(
-        x=x,
-        y=y,
-        mode="lines+markers",
-        line={"color": style.colour, "dash": "dot"},
-        marker={"symbol": f"{style.symbol}-open", "size": 9},
-        name=line.label,
-        text=text,
-        hovertemplate="%{text}<extra></extra>",
-        visible="legendonly",
-    )

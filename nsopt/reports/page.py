@@ -12,8 +12,6 @@ from nsopt.data.source import FOLDER_PREFIX
 from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import accuracy_info, draw_accuracy, draw_dots, draw_pareto, pareto_info
 from nsopt.reports.law import draw_search
-from nsopt.reports.paper import write_paper
-from nsopt.reports.published import PublishedLine, published_lines
 from nsopt.reports.results import Results
 from nsopt.reports.tables import (
     format_latency,
@@ -47,29 +45,24 @@ def write_report(
     csv_files = write_csv(results, folder)
     page = folder / "index.html"
     files = [path.name for path in csv_files]
-    paper = write_paper(results, folder)
-    text = render(results, files, paper.name if paper else None, networks)
-    page.write_text(text, encoding="utf-8")
+    page.write_text(render(results, files, networks), encoding="utf-8")
     return page
 
 
 def render(
     results: Results,
     csv_files: list[str],
-    paper: str | None = None,
     networks: Sequence[Mapping[str, str]] = (),
 ) -> str:
     """Return the page as HTML; the template engine escapes all text from users.
 
     Args:
-        paper: the file beside it with the paper's tables, or None.
         networks: rows of a table with which the page begins.
     """
-    published = published_lines(results.task.arch, results.task.data)
     figures = {
         "pareto": draw_pareto(pareto_info(results)),
         "widths": draw_widths(widths_info(results)),
-        **_draw_by_size(results, published),
+        **_draw_by_size(results),
     }
     order = _order_figures(results, figures)
     figures |= {search: draw_search(results, search) for search in results.searches}
@@ -94,12 +87,10 @@ def render(
         settings=flatten(results.settings),
         provenance=flatten(results.provenance),
         csv_files=csv_files,
-        published=published,
-        paper=paper,
     )
 
 
-def _draw_by_size(results: Results, published: list[PublishedLine]) -> dict[str, go.Figure]:
+def _draw_by_size(results: Results) -> dict[str, go.Figure]:
     """Draw accuracy against cost: a row per method if all methods share a single budget, and
     curves if there are several sizes."""
     outcomes, compared = results.outcomes, results.compared
@@ -108,7 +99,7 @@ def _draw_by_size(results: Results, published: list[PublishedLine]) -> dict[str,
         metric, budget = compared[0]
         at = outcomes[(outcomes["metric"] == metric) & (outcomes["budget"] == budget)]
         info = accuracy_info(replace(results, outcomes=at))
-        figures["dots"] = draw_dots(info, published if metric == PARAMS.name else [])
+        figures["dots"] = draw_dots(info)
     budgets = outcomes[["metric", "budget"]].drop_duplicates()
     if len(budgets) > 1 and MACS.name in outcomes["metric"].unique():
         figures["macs"] = draw_accuracy(accuracy_info(results, "macs"), cost="MACs")
@@ -118,7 +109,7 @@ def _draw_by_size(results: Results, published: list[PublishedLine]) -> dict[str,
             info = accuracy_info(replace(results, outcomes=at), "cost")
             figures[memory.name] = draw_accuracy(info, cost=f"bytes of {memory.noun}")
     if len(compared) > 1:
-        figures["params"] = draw_accuracy(accuracy_info(results), published)
+        figures["params"] = draw_accuracy(accuracy_info(results))
     return figures
 
 

@@ -6,15 +6,25 @@
 import re
 from collections.abc import Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader
 
 
-def render_template(name: str, title: str, **values: Any) -> str:
-    """Return a page as HTML; the template engine escapes all text from users."""
-    environment = Environment(loader=PackageLoader("nsopt.reports", "."), autoescape=True)
+def render_template(name: str, title: str, folder: Path | None = None, **values: Any) -> str:
+    """Return a page as HTML; the template engine escapes all text from users.
+
+    Args:
+        name: of the template.
+        title: of the page.
+        folder: of the template, if it is not one of nsopt.
+        values: for the template.
+    """
+    own = [] if folder is None else [FileSystemLoader(folder)]
+    loader = ChoiceLoader([*own, PackageLoader("nsopt.reports", ".")])
+    environment = Environment(loader=loader, autoescape=True)
     plotly = (files("nsopt.reports") / "plotly-basic.min.js").read_text(encoding="utf-8")
     return environment.get_template(name).render(title=title, plotly=plotly, **values)
 

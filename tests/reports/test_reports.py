@@ -24,7 +24,6 @@ from nsopt.reports.accuracy import (
 from nsopt.reports.dashboard import describe_outcomes, note
 from nsopt.reports.law import draw_law, law_info
 from nsopt.reports.page import render
-from nsopt.reports.published import published_lines
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.style import log_axis, method_styles
 from nsopt.reports.tables import (
@@ -216,7 +215,7 @@ def test_logarithmic_axes_have_readable_ticks(low: float, factor: float) -> None
 
 def test_each_method_has_a_row_if_there_is_one_budget(results: Results) -> None:
     one = dataclasses.replace(results, outcomes=results.outcomes.query("budget == 1000"))
-    figure = draw_dots(accuracy_info(one), [])
+    figure = draw_dots(accuracy_info(one))
     assert set(figure.layout.yaxis.categoryarray) == {"Uniform", "NeuralScale"}
     means = [trace for trace in figure.data if trace.error_x.array is not None]
     assert [list(trace.x) for trace in means] == [[50.5], [53.5]]
@@ -284,27 +283,6 @@ def test_csv_files_contain_the_numbers(results: Results, tmp_path: Path) -> None
     )
     laws = pd.read_csv(tmp_path / "laws.csv")
     np.testing.assert_array_equal(laws["alpha"], results.searches["search"][0].law.alpha)
-
-
-def test_published_accuracies_equal_those_of_the_paper() -> None:
-    lines = {line.label: line for line in published_lines("vgg11", "cifar10")}
-    assert list(lines) == [
-        "published uniform",
-        "published morphnet",
-        "published neuralscale-iter1",
-        "published neuralscale-iter15",
-    ]
-    uniform = lines["published uniform"]
-    assert uniform.params[0] == 579_786
-    assert "best test epoch 88.18 %" in uniform.text[0]
-    assert published_lines("vgg11", "folder-mine") == []
-
-
-def test_published_accuracies_can_be_shown_beside_measured_ones(results: Results) -> None:
-    lines = published_lines("resnet18", "cifar100")
-    figure = draw_accuracy(accuracy_info(results), lines)
-    offered = [trace for trace in figure.data if trace.visible == "legendonly"]
-    assert [trace.name for trace in offered] == [line.label for line in lines]
 
 
 def test_a_report_on_a_missing_storage_raises_an_error(tmp_path: Path) -> None:

@@ -8,20 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nsopt.reports.page import write_report
-from nsopt.reports.paper import render_paper, table_rows, write_paper
-from nsopt.reports.published import (
+from nsopt.errors import NsoptError
+from nsopt.reports.results import LATENCY_COLUMNS, Results
+from nsopt.scaling.law import PowerLaw
+from nsopt.scaling.record import Iteration, Trajectory
+from nsopt.storage.schema import TaskDescription
+from nsopt.storage.trials import OUTCOME_COLUMNS
+from studies.paper.published import (
     BEST_EPOCH,
     published_accuracies,
     published_data,
     published_lines,
     published_widths,
 )
-from nsopt.reports.results import LATENCY_COLUMNS, Results
-from nsopt.scaling.law import PowerLaw
-from nsopt.scaling.record import Iteration, Trajectory
-from nsopt.storage.schema import TaskDescription
-from nsopt.storage.trials import OUTCOME_COLUMNS
+from studies.paper.report import main, render_paper, table_rows, write_paper
 
 LAYERS = tuple(f"conv{number}" for number in range(1, 9))
 
@@ -97,8 +97,11 @@ def test_published_numbers_equal_those_in_the_paper() -> None:
     }
     assert vgg["neuralscale-iter1", 0.25] == pytest.approx(91.13, abs=0.005)
     assert vgg["magnitude", 0.75] == 91.12
-    (line,) = published_lines("mobilenetv2", "cifar100", ["neuralscale-P2"], BEST_EPOCH)
+    (line,) = published_lines("mobilenetv2", "cifar100", ["neuralscale-P2"])
     assert line.accuracy[0] == pytest.approx(67.04, abs=0.005)
+    (uniform,) = published_lines("vgg11", "cifar10", ["uniform"])
+    assert uniform.params[0] == 579_786
+    assert "best test epoch 88.18 %" in uniform.text[0]
     assert published_widths("vgg11", "cifar10").shape == (15, 8)
     assert published_widths("vgg11", "cifar100").empty
 
@@ -168,14 +171,25 @@ def test_published_laws_are_drawn_alone_without_a_search(results: Results) -> No
     assert "Nothing was searched here" in page
 
 
-def test_only_comparisons_by_the_papers_protocol_get_a_paper_page(
+def test_only_studies_by_the_papers_protocol_get_a_paper_page(
     results: Results, tmp_path: Path
 ) -> None:
-    page = write_report(results, tmp_path / "paper")
-    assert 'href="paper.html"' in page.read_text()
-    assert (page.parent / "paper.html").exists()
+    page = write_paper(results, tmp_path / "paper")
+    assert page == tmp_path / "paper" / "paper.html"
+    assert "<h2>Table 1</h2>" in page.read_text()
     short = replace(results, settings=results.settings | {"preset": "quick"})
-    assert write_paper(short, tmp_path) is None
+    with pytest.raises(NsoptError, match="does not follow the paper"):
+        write_paper(short, tmp_path)
     unknown = replace(results, task=replace(results.task, data="folder-mine"))
-    assert write_paper(unknown, tmp_path) is None
+    with pytest.raises(NsoptError, match="the paper has no vgg11 on folder-mine"):
+        write_paper(unknown, tmp_path)
     assert not (tmp_path / "paper.html").exists()
+
+
+def test_the_command_fails_with_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([f"sqlite:///{tmp_path / 'none.db'}", str(tmp_path)])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("nothing is stored at sqlite:///")

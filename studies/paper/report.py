@@ -1,24 +1,42 @@
-"""The paper's tables and figures from a comparison at its protocol, with the published numbers.
+"""The paper's tables and figures from a study at its protocol, with the published numbers.
+
+    python studies/paper/report.py STORAGE [FOLDER] [--name ARCH-DATA-paper]
+
+STORAGE is the Optuna storage URL of a `nsopt study --preset paper` of a network and a data set of
+the paper. Writes FOLDER/paper.html.
 
 Like the paper, this page reports the best test epoch of every run; nothing is selected by it. What
 was not run comes from the published numbers alone.
 """
 
-from collections.abc import Mapping
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])  # it also runs as a file
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
+from nsopt.errors import NsoptError
 from nsopt.methods.registry import LAW_OF_SEARCH
 from nsopt.reports.accuracy import draw_accuracy
 from nsopt.reports.law import draw_search
 from nsopt.reports.points import collect_points
-from nsopt.reports.published import (
-    BEST_EPOCH,
+from nsopt.reports.results import Results, read_results
+from nsopt.reports.style import log_axis, method_styles, new_figure
+from nsopt.reports.tables import format_latency, with_deviation
+from nsopt.reports.template import fragment, render_template
+from nsopt.scaling.metric import PARAMS
+from nsopt.storage.opening import storage_errors
+from nsopt.storage.schema import SEARCH
+from nsopt.study.presets import get_preset
+from studies.paper.published import (
+    PublishedLine,
     PublishedTable,
     published_accuracies,
     published_data,
@@ -26,27 +44,44 @@ from nsopt.reports.published import (
     published_tables,
     published_widths,
 )
-from nsopt.reports.results import Results
-from nsopt.reports.style import log_axis, new_figure
-from nsopt.reports.tables import format_latency, with_deviation
-from nsopt.reports.template import fragment, render_template
-from nsopt.scaling.metric import PARAMS
-from nsopt.storage.schema import SEARCH
-from nsopt.study.presets import get_preset
 
-PAGE = "paper.html"
+_HERE = Path(__file__).parent
+_PAGE = "paper.html"
 _PRESET = "paper"
 _BEST = "test_accuracy_best_epoch"
 _PUBLISHED_P = 10  # pre-training epochs of published methods without a P in their name
 _ACCURACY_TITLE = "best-epoch test accuracy (%)"
 
 
-def write_paper(results: Results, folder: Path) -> Path | None:
-    """Write `paper.html` beside a report; return None if the paper has no such comparison."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the page of a stored study; an error is one line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("storage", help="Optuna storage URL, such as sqlite:///study.db")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(), help="for paper.html")
+    parser.add_argument("--name", help="the study as ARCH-DATA-paper, if several are stored")
+    options = parser.parse_args(arguments)
+    try:
+        with storage_errors(options.storage):
+            results = read_results(options.storage, options.name)
+        print(write_paper(results, options.folder))
+    except NsoptError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def write_paper(results: Results, folder: Path) -> Path:
+    """Write `paper.html`; return its path.
+
+    Raises:
+        NsoptError: if the study does not follow the paper, or the paper has no such study.
+    """
     data = published_data(results.task.arch, results.task.data)
-    if results.settings.get("preset") != _PRESET or data is None:
-        return None
-    page = folder / PAGE
+    if results.settings.get("preset") != _PRESET:
+        raise NsoptError(f"{results.name} does not follow the paper: run a study with its preset")
+    if data is None:
+        raise NsoptError(f"the paper has no {results.task.arch} on {results.task.data}")
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / _PAGE
     page.write_text(render_paper(results, data), encoding="utf-8")
     return page
 
@@ -79,8 +114,9 @@ def render_paper(results: Results, data: str) -> str:
         law = fragment(draw_search(results, SEARCH), "paper-law")
     descents = {"here": _list_own_widths(results), "published": published_widths(arch, data)}
     return render_template(
-        PAGE,
+        _PAGE,
         f"{results.name} and the paper",
+        _HERE,
         results=results,
         published_data=data,
         published_epochs=epochs,
@@ -179,22 +215,40 @@ def _draw_accuracies(results: Results, part: PublishedTable, data: str) -> dict[
     """Draw accuracy against parameters, with published lines, and against measured latency."""
     lines = [
         line._replace(label=f"{part.methods[line.method]}, published")
-        for line in published_lines(results.task.arch, data, tuple(part.methods), BEST_EPOCH)
+        for line in published_lines(results.task.arch, data, tuple(part.methods))
     ]
     points = collect_points(results, PARAMS.name, _BEST)
     if not points:
         return {}
-    figures = {part.by_size: draw_accuracy(points, lines)}
+    figures = {part.by_size: _add_lines(draw_accuracy(points), lines)}
     sizes = [size for each in points for size in each.x] + [
         p for line in lines for p in line.params
     ]
-    figures[part.by_size].update_traces(visible=True).update_xaxes(log_axis(sizes, "parameters"))
+    figures[part.by_size].update_xaxes(log_axis(sizes, "parameters"))
     timed = collect_points(results, "latency_ms", _BEST)
     if timed:
         figures[part.by_latency] = draw_accuracy(timed, cost=f"latency ({results.batch_unit})")
     for figure in figures.values():
         figure.update_yaxes(title={"text": _ACCURACY_TITLE})
     return figures
+
+
+def _add_lines(figure: go.Figure, lines: Sequence[PublishedLine]) -> go.Figure:
+    """Add published accuracies as dotted lines."""
+    styles = method_styles([line.method for line in lines])
+    for line in lines:
+        style = styles[line.method]
+        figure.add_scatter(
+            x=line.params,
+            y=line.accuracy,
+            mode="lines+markers",
+            line={"color": style.colour, "dash": "dot"},
+            marker={"symbol": f"{style.symbol}-open", "size": 9},
+            name=line.label,
+            text=line.text,
+            hovertemplate="%{text}<extra></extra>",
+        )
+    return figure
 
 
 def _list_own_widths(results: Results) -> pd.DataFrame:
@@ -205,3 +259,7 @@ def _list_own_widths(results: Results) -> pd.DataFrame:
         index=range(1, len(iterations) + 1),
         columns=list(results.task.layer_names),
     )
+
+
+if __name__ == "__main__":
+    main()

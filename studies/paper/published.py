@@ -8,14 +8,13 @@ original network's parameters. `published_tables.csv`: the methods that a table 
 """
 
 from collections.abc import Sequence
-from importlib.resources import files
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from nsopt.methods.registry import is_method, method_order
-
-LAST_EPOCH, BEST_EPOCH = "last_epoch_test_mean", "best_test_mean"
+BEST_EPOCH = "best_test_mean"
+_HERE = Path(__file__).parent
 
 
 class PublishedLine(NamedTuple):
@@ -41,26 +40,15 @@ class PublishedTable(NamedTuple):
     methods: dict[str, str]
 
 
-def published_lines(
-    arch: str, data: str, names: Sequence[str] | None = None, accuracy: str = LAST_EPOCH
-) -> list[PublishedLine]:
-    """Return published results of a network on a data set.
-
-    Args:
-        names: published methods; by default those that nsopt knows.
-        accuracy: last or best epoch.
-    """
-    by_method = dict(
-        iter(published_accuracies(arch, data).dropna(subset=accuracy).groupby("method"))
-    )
-    if names is None:
-        names = method_order([name for name in by_method if is_method(name)])
+def published_lines(arch: str, data: str, names: Sequence[str]) -> list[PublishedLine]:
+    """Return the best test epochs of published methods, for a network on a data set."""
+    by_method = dict(iter(published_accuracies(arch, data).groupby("method")))
     return [
         PublishedLine(
             method=name,
             label=f"published {name}",
             params=rows["budget_params"].astype(float).tolist(),
-            accuracy=rows[accuracy].tolist(),
+            accuracy=rows[BEST_EPOCH].tolist(),
             text=[_describe_row(name, row) for row in rows.to_dict("records")],
         )
         for name in names
@@ -104,8 +92,7 @@ def published_widths(arch: str, data: str) -> pd.DataFrame:
 
 
 def _read(name: str) -> pd.DataFrame:
-    with (files("nsopt.reports") / name).open(encoding="utf-8") as file:
-        return pd.read_csv(file)
+    return pd.read_csv(_HERE / name)
 
 
 def _describe_row(name: str, row: dict[str, float]) -> str:

@@ -1,0 +1,1 @@
+"""What studies print is tested like the package."""
