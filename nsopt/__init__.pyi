@@ -1,8 +1,6 @@
 from .compression.compress import compress as compress
 from .compression.result import Compressed as Compressed
-from .compression.result import CompressedClassifier as CompressedClassifier
 from .compression.result import Compression as Compression
-from .compression.result import OwnCompression as OwnCompression
 from .data.images import ImageData as ImageData
 from .data.images import ImageSet as ImageSet
 from .data.registry import load_data as load_data
@@ -45,10 +43,11 @@ from .scaling.solve import solve_widths as solve_widths
 from .study.presets import StudySettings as StudySettings
 from .study.presets import get_preset as get_preset
 from .tasks.task import Task as Task
-from .training.loop import Epoch as Epoch
-from .training.loop import Outcome as Outcome
 from .training.loop import train as train
+from .training.outcome import Epoch as Epoch
+from .training.outcome import Outcome as Outcome
 from .training.settings import TrainSettings as TrainSettings
+from .training.trainer import TrainerContext as TrainerContext
 
 __version__: str
 __all__: list[str]

@@ -22,7 +22,7 @@ from nsopt.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from nsopt.compression.result import CompressedClassifier
+    from nsopt.compression.result import Compressed
     from nsopt.data.images import ImageSet
 
 
@@ -111,7 +111,7 @@ def compress(options: CompressOptions) -> None:
     print_storage(workspace.url)
 
 
-def _export(compressed: "CompressedClassifier", folder: Path, test: "ImageSet") -> str:
+def _export(compressed: "Compressed", folder: Path, test: "ImageSet") -> str:
     """Write a network's weights, and ONNX if it then computes the same on the test images.
 
     Returns:

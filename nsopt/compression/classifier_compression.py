@@ -13,7 +13,7 @@ from nsopt.compression.budgets import (
     read_compression_budgets,
 )
 from nsopt.compression.latency import with_latency_for
-from nsopt.compression.result import CompressedClassifier, Compression
+from nsopt.compression.result import Compressed, Compression
 from nsopt.compression.rounding import with_fast_multiple
 from nsopt.compression.scores import correct_for_uniform, read_accuracies, store_scored_law
 from nsopt.compute.checkpoint import weights_checksum
@@ -140,7 +140,7 @@ def _read_accuracy(task: Task, workspace: Workspace) -> float | None:
 
 def _find_best(
     task: Task, workspace: Workspace, budget: Budget, methods: Sequence[Method], results: Results
-) -> CompressedClassifier:
+) -> Compressed:
     """Return the network at a budget that `choose_method` names, of its best seed.
 
     Its latency is that of the report, which all networks were timed for side by side.
@@ -169,14 +169,15 @@ def _find_best(
     file = BestNetworks(workspace.artifacts).file(studies[name], best)
     network = load_network(file, task.arch)
     latencies = dict(zip(results.outcomes["widths"], results.outcomes["latency_ms"], strict=True))
-    return CompressedClassifier(
+    return Compressed(
         budget=budget.word,
         method=name,
         widths=network.widths,
         before=before.get(schema.width_key(network.widths)),
-        accuracy=network.test_accuracy,
+        score=network.val_accuracy,
+        test_score=network.test_accuracy,
         cost=counted_costs(task.arch, network.widths),
         latency=float(latencies[network.widths]),
         model=network.model,
-        network=network,
+        kept=network,
     )

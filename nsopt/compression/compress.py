@@ -7,11 +7,10 @@ Optuna study, so that the same call continues after an interruption.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, overload
 
 import optuna
 from torch import nn
@@ -20,7 +19,7 @@ from nsopt.compression.budgets import check_words
 from nsopt.compression.classifier_compression import make_task, prepare_budgets, run_compression
 from nsopt.compression.own_compression import run_own_compression
 from nsopt.compression.own_task import make_own_task
-from nsopt.compression.result import Compression, OwnCompression
+from nsopt.compression.result import Compression
 from nsopt.compute.sharing import sharing
 from nsopt.data.images import ImageData
 from nsopt.deployment.trained import check_finite, describe_differences
@@ -34,54 +33,20 @@ from nsopt.settings import BATCH_SIZE
 from nsopt.study.presets import StudySettings, get_preset, override
 from nsopt.study.task import with_precision
 from nsopt.study.workspace import Workspace
-from nsopt.tasks.supervision import Loss
-from nsopt.tasks.task import Score
+from nsopt.tasks.supervise import check_task
+from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress
+from nsopt.training.trainer import Trainer
 
 PRESET = "compress"
 
 
-class _Options(TypedDict, total=False):
-    """The other arguments of `compress`, for any task."""
-
-    arch: Architecture | None
-    epochs: int
-    candidates: int
-    seeds: int
-    settings: StudySettings | None
-    measure: Measure | None
-    runtime: str
-    latency_batch_size: int
-    out: Path | str | None
-    progress: Progress | None
-
-
-@overload
-def compress(
-    model: nn.Module, data: ImageData, budgets: Sequence[str], **options: Unpack[_Options]
-) -> Compression: ...
-
-
-@overload
 def compress(
     model: nn.Module,
-    *,
+    task: Task | ImageData,
     budgets: Sequence[str],
-    train_loader: Iterable[Any],
-    loss: Loss,
-    score: Score,
-    **options: Unpack[_Options],
-) -> OwnCompression: ...
-
-
-def compress(
-    model: nn.Module,
-    data: ImageData | None = None,
-    budgets: Sequence[str] = (),
     *,
-    train_loader: Iterable[Any] | None = None,
-    loss: Loss | None = None,
-    score: Score | None = None,
+    trainer: Trainer | None = None,
     arch: Architecture | None = None,
     epochs: int = 10,
     candidates: int = 16,
@@ -92,32 +57,27 @@ def compress(
     latency_batch_size: int = BATCH_SIZE,
     out: Path | str | None = None,
     progress: Progress | None = None,
-) -> Compression | OwnCompression:
+) -> Compression:
     """Return smaller networks that inherit from a trained one, fine-tuned, at budgets.
 
-    Give either `data`, or `train_loader`, `loss` and `score` for any other task.
-
     Args:
-        model: a trained network; it does not change. With `data`, a classifier of images
-            (B, C, H, W).
-        data: images and labels; `data.normalised_by(mean, std)` normalises them as in the training
-            of the model.
+        model: a trained network; it does not change. For images with labels, a classifier of images
+            (B, C, H, W) that returns logits (B, classes).
+        task: batches, loss and score; or images and labels, which `data.normalised_by(mean, std)`
+            normalises as in the training of the model.
         budgets: such as `macs=50%` of the model, `params=600k`, or `latency=5ms` for a batch of
             `latency_batch_size` images, measured on this device. Several limits of one network are
             one budget: `macs=50%,latency=5ms`.
-        train_loader: yields batches, pairs of inputs and targets, such as a DataLoader or a list.
-            Inputs are a tensor or a tuple of arguments.
-        loss: `loss(outputs, targets)`, which training minimises.
-        score: takes a network in evaluation mode, on the device of the settings, and returns its
-            quality as a number, on data that training does not use; higher is better.
+        trainer: `trainer(model, task, context)` returns the trained network: used in place of
+            nsopt's own fine-tuning, see `nsopt.TrainerContext`. Only for tasks that are not images.
         arch: the architecture of `model`, if nsopt built it at its base widths; by default nsopt
             traces the model.
         epochs: number of epochs of fine-tuning.
         candidates: number of widths to score at each budget, each after a few training steps.
-        seeds: number of fine-tunings; the result is the best by validation accuracy or by `score`.
+        seeds: number of fine-tunings; the result is the best by the score of the validation.
         settings: settings of the search, of fine-tuning, and of rounding (`multiple_of`,
             `min_width`); by default `nsopt.get_preset("compress").settings`. `epochs` replaces
-            their number of epochs. Distillation needs `data`.
+            their number of epochs. Without settings, only images are distilled.
         measure: a function that takes a network and a batch of images and returns milliseconds;
             see `nsopt.with_latency`.
         runtime: runs the networks that nsopt times: torch, onnxruntime or onnxruntime-int8.
@@ -139,14 +99,7 @@ def compress(
         >>> result["macs=50%"].accuracy, result.dense.accuracy
         >>> result.report("report")
     """
-    parts = [part is not None for part in (train_loader, loss, score)]
-    is_own_task = data is None and all(parts)
-    is_classifier = data is not None and not any(parts)
-    if not (is_own_task or is_classifier):
-        raise NsoptError(
-            "compress needs data=..., or train_loader=..., loss=... and score=... together"
-        )
-    _check_arguments(model, data, budgets, settings, (epochs, candidates, seeds), (loss, score))
+    _check_arguments(model, task, budgets, settings, (epochs, candidates, seeds), trainer)
     if out is not None:
         check_writable(Path(out), "out=")
     timed_in = choose_runtime(runtime, measure, latency_batch_size)
@@ -155,42 +108,47 @@ def compress(
     check_finite(model, "the model")
     if arch is not None:
         _check_weights(model, arch)
-    settings = override(settings or get_preset(PRESET).settings, {"training": {"epochs": epochs}})
+    settings = settings or get_settings(task)
+    settings = override(settings, {"training": {"epochs": epochs}})
     with ExitStack() as stack:
         stack.enter_context(_quiet_optuna())
         if out is None:
             out = stack.enter_context(tempfile.TemporaryDirectory(prefix="nsopt-"))
         display = stack.enter_context(show_progress(progress))
-        if data is not None:
-            task = make_task(model, data, arch, settings, timed_in)
+        if isinstance(task, ImageData):
+            subject = make_task(model, task, arch, settings, timed_in)
             workspace = Workspace(f"sqlite:///{Path(out) / 'study.db'}", Path(out))
-            task = with_precision(task, workspace)
-            task, found = prepare_budgets(task, budgets, workspace, display)
-            return run_compression(task, found, candidates, seeds, workspace, display)
-        assert train_loader is not None
-        assert loss is not None
-        assert score is not None
-        own_task = make_own_task(
-            model, train_loader, loss, score, arch, settings, timed_in, Path(out), display
-        )
+            subject = with_precision(subject, workspace)
+            subject, found = prepare_budgets(subject, budgets, workspace, display)
+            return run_compression(subject, found, candidates, seeds, workspace, display)
+        task = replace(task, trainer=trainer or task.trainer)
+        own_task = make_own_task(model, task, arch, settings, timed_in, Path(out), display)
         shared = stack.enter_context(sharing(own_task.compute, display))
         own_task = replace(own_task, compute=shared)
         return run_own_compression(own_task, budgets, candidates, seeds)
 
 
+def get_settings(task: Task | ImageData) -> StudySettings:
+    """Return the settings of a compression: those of the preset; only images are distilled."""
+    settings = get_preset(PRESET).settings
+    if isinstance(task, ImageData):
+        return settings
+    changes = {"training": {"distillation": None}, "search": {"search_images": None}}
+    return override(settings, changes)
+
+
 def _check_arguments(
     model: object,
-    data: object,
+    task: object,
     budgets: object,
     settings: object,
     numbers: Sequence[object],
-    functions: Sequence[object],
+    trainer: object,
 ) -> None:
     """Raise NsoptError for arguments of the wrong type, small numbers, and invalid budgets."""
     if not isinstance(model, nn.Module):
         raise NsoptError(f"give a torch.nn.Module with its weights, not {model!r:.50}")
-    if not isinstance(data, ImageData | None):
-        raise NsoptError("data must be an nsopt.ImageData, as nsopt.load_data('folder:photos')")
+    check_task(task)
     if isinstance(budgets, str) or not isinstance(budgets, Sequence):
         raise NsoptError("budgets must be a list of words: ['macs=50%', 'latency=5ms']")
     if not isinstance(settings, StudySettings | None):
@@ -199,8 +157,10 @@ def _check_arguments(
         )
     if not all(isinstance(number, int) and number >= 1 for number in numbers):
         raise NsoptError("epochs, candidates and seeds must be at least 1, and whole numbers")
-    if not all(function is None or callable(function) for function in functions):
-        raise NsoptError("loss and score must be functions: loss=nn.CrossEntropyLoss()")
+    if trainer is not None and not callable(trainer):
+        raise NsoptError(f"trainer must be a function, not {trainer!r:.50}")
+    if trainer is not None and isinstance(task, ImageData):
+        raise NsoptError("trainer= needs an nsopt.Task with your own batches, loss and score")
     check_words(budgets)
 
 

@@ -1,19 +1,16 @@
-"""Make a trained network of any task smaller.
+"""Make a trained network of any task smaller, step by step; the steps are stored as studies.
 
-The steps are those of `compress` for a classifier, but without distillation: nsopt does not know
-how to compare the outputs of two networks. An interruption loses at most the running search or
-fine-tuning.
-
-The user's score ranks widths, and chooses between the fine-tuned networks.
+The steps are those of a classifier of images. Widths are ranked by the distance of the task, or by
+its score, which also chooses between the fine-tuned networks.
 """
 
+import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
+import numpy as np
 from optuna.trial import Trial
 from torch import nn
 
@@ -24,11 +21,7 @@ from nsopt.compression.budgets import (
     read_compression_budgets,
 )
 from nsopt.compression.latency import with_latency_for
-from nsopt.compression.own_latency import (
-    solve_as_timed,
-    time_models,
-    with_measured_budget,
-)
+from nsopt.compression.own_latency import solve_as_timed, time_models, with_measured_budget
 from nsopt.compression.own_task import (
     FINE_TUNED,
     OwnTask,
@@ -36,13 +29,9 @@ from nsopt.compression.own_task import (
     read_own_scores,
     read_own_studies,
 )
-from nsopt.compression.result import Compressed, OwnCompression
+from nsopt.compression.result import Compressed, Compression
 from nsopt.compression.rounding import with_fast_multiple
 from nsopt.compute.device import place
-from nsopt.compute.memory import keep_memory
-from nsopt.compute.out_of_memory import explain_out_of_memory
-from nsopt.compute.random_state import use_seed
-from nsopt.errors import NonFiniteLossError
 from nsopt.methods.registry import BASELINE, DENSE, SCORED
 from nsopt.models.tracing.originals import copy_model
 from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
@@ -52,14 +41,17 @@ from nsopt.scaling.metric import counted_costs
 from nsopt.storage import schema, trials
 from nsopt.storage.provenance import provenance
 from nsopt.storage.weights_file import read_weights, write_weights
-from nsopt.training.fine_tuning import average_of, make_schedule
-from nsopt.training.kernels.swap import fast_kernels
-from nsopt.training.step import sgd, train_step
+from nsopt.tasks.supervision import evaluate
+from nsopt.training.loop import train_configuration
+from nsopt.training.outcome import Outcome
+from nsopt.training.trainer import TrainerContext, train_by
+
+Widths = tuple[int, ...]
 
 
 def run_own_compression(
     task: OwnTask, words: Sequence[str], candidates: int, seeds: int
-) -> OwnCompression:
+) -> Compression:
     """Run the missing steps of a compression, and return its networks.
 
     Args:
@@ -74,8 +66,8 @@ def run_own_compression(
         NsoptError: if the score is not a number, or other settings wrote the storage.
     """
     check_budgets(words, task.arch, task.settings)
-    dense = _evaluate(task, task.model)
-    task.progress.message(f"the trained network scores {dense:g}")
+    dense = _evaluate(task)
+    task.progress.message(f"the trained network: {task.score_name} {dense.score:g}")
     studies = read_own_studies(task.folder, task.arch)
     arch = with_latency_for(
         words, task.arch, studies, task.compute, task.progress, task.runtime, task.inputs
@@ -92,98 +84,125 @@ def run_own_compression(
         with naming(budget, settings):
             timed_task = with_measured_budget(task, budget, law)
             asked.append((budget, timed_task, budget.solve(law, timed_task.arch, task.settings)))
-    start = _rank(task)
-    base = task.arch.base_widths
-    costs = counted_costs(task.arch, base)
-    networks = [Compressed("100%", DENSE.name, base, None, dense, costs, None, task.model)]
+    ranking = rank_by_importance(
+        task.arch, task.model, task.supervision, task.settings.search, task.compute
+    )
+    start = TrainedStart(task.arch, task.model, ranking)
+    networks = [dense]
     for budget, timed_task, widths in asked:
         solve = partial(solve_as_timed, task, budget)
         law = choose_law(timed_task, start, budget, candidates, solve)
         networks.append(_compress(task, start, budget, widths, law, seeds))
-    latencies, unit = time_models(task, [each.model for each in networks])
+    latencies, unit = time_models(task, [network.model for network in networks])
     whole, *smaller = (
-        replace(each, latency=latency) for each, latency in zip(networks, latencies, strict=True)
+        replace(network, latency=latency)
+        for network, latency in zip(networks, latencies, strict=True)
     )
     origin = Origin(
         name=task.arch.name,
+        score_name=task.score_name,
         layer_names=task.arch.layer_names,
         latency_unit=unit,
         settings=task.settings.model_dump(mode="json"),
         provenance=provenance(task.compute),
     )
-    return OwnCompression(whole, {each.budget: each for each in smaller}, origin)
+    return Compression(whole, {network.budget: network for network in smaller}, origin)
 
 
-def _evaluate(task: OwnTask, model: nn.Module) -> float:
-    with task.compute.computing():
-        model = place(copy_model(model), task.compute.device, task.arch.layout)
-        return task.evaluate(model.eval())
-
-
-def _rank(task: OwnTask) -> TrainedStart:
-    ranking = rank_by_importance(
-        task.arch, task.model, task.batches, task.settings.search, task.compute
-    )
-    return TrainedStart(task.arch, task.model, ranking)
+def _evaluate(task: OwnTask) -> Compressed:
+    """Return the trained network with its scores, not timed yet."""
+    base, compute, supervision = task.arch.base_widths, task.compute, task.supervision
+    with compute.computing():
+        model = place(copy_model(task.model), compute.device, task.arch.layout)
+        score = evaluate(supervision.validation(compute), model, compute)
+        test = supervision.test(compute)
+        tested = None if test is None else evaluate(test, model, compute)
+    costs = counted_costs(task.arch, base)
+    return Compressed("100%", DENSE.name, base, None, score, tested, costs, None, task.model)
 
 
 def _compress(
     task: OwnTask,
     start: TrainedStart,
     budget: Budget,
-    uniform: tuple[int, ...],
+    uniform: Widths,
     law: PowerLaw,
     seeds: int,
 ) -> Compressed:
     """Fine-tune uniform widths and those of a law; return the better network, not timed yet."""
     best = solve_as_timed(task, budget, law)
-    methods = {uniform: BASELINE.name}
-    methods.setdefault(best, SCORED.name)
+    methods = {BASELINE.name: uniform}
+    if best != uniform:
+        methods[SCORED.name] = best
     first = task.settings.training.seed
-    scores = read_own_scores(task, budget)
-    tuned = [
-        Compressed(
-            budget=budget.word,
-            method=method,
-            widths=widths,
-            before=scores.get(schema.width_key(widths)),
-            accuracy=accuracy,
-            cost=counted_costs(task.arch, widths),
-            latency=None,
-            model=model,
-        )
-        for widths, method in methods.items()
-        for seed in range(first, first + seeds)
-        for accuracy, model in (_fine_tune(task, start, widths, seed),)
-    ]
-    return max(tuned, key=lambda each: each.accuracy)  # if equal, the first: uniform
+    tuned = {
+        method: [_fine_tune(task, start, widths, seed) for seed in range(first, first + seeds)]
+        for method, widths in methods.items()
+    }
+    scores = {method: [network[0] for network in found] for method, found in tuned.items()}
+    method = choose_method(scores)
+    score, test_score, model = max(tuned[method], key=lambda network: network[0])
+    before = read_own_scores(task, budget)
+    return Compressed(
+        budget=budget.word,
+        method=method,
+        widths=methods[method],
+        before=before.get(schema.width_key(methods[method])),
+        score=score,
+        test_score=test_score,
+        cost=counted_costs(task.arch, methods[method]),
+        latency=None,
+        model=model,
+    )
 
 
-def _fine_tune(
-    task: OwnTask, start: TrainedStart, widths: tuple[int, ...], seed: int
-) -> tuple[float, nn.Module]:
-    """Return the score of a fine-tuned network, and the network; train it unless it is stored.
+def choose_method(scores: dict[str, list[float]]) -> str:
+    """Return the method whose network to take, by its scores after fine-tuning, one for each seed.
+
+    Scores before fine-tuning rank networks about as well. So the scored widths are the answer,
+    unless uniform ones have a higher mean by more than the standard error of the difference. A
+    single seed has no error: the higher score is the answer.
+    """
+    means = {method: float(np.mean(values)) for method, values in scores.items()}
+    best = max(means, key=means.__getitem__)
+    own = scores.get(SCORED.name)
+    if own is None or best == SCORED.name:
+        return best
+    if len(own) < 2:
+        return best
+    error = math.sqrt(
+        sum(float(np.var(values, ddof=1)) / len(values) for values in (own, scores[best]))
+    )
+    return best if means[best] > means[SCORED.name] + error else SCORED.name
+
+
+Tuned = tuple[float, float | None, nn.Module]
+
+
+def _fine_tune(task: OwnTask, start: TrainedStart, widths: Widths, seed: int) -> Tuned:
+    """Return the scores of a fine-tuned network, and the network; train it unless it is stored.
 
     If several processes need it, one trains and the others wait.
     """
     key = trials.training_key(widths, seed)
-    tuned: list[tuple[float, nn.Module]] = []
+    tuned: list[Tuned] = []
 
     def fine_tune(trial: Trial) -> float:
-        model = _train(task, start, widths, seed)
-        accuracy = _evaluate(task, model)
+        outcome = _train(task, start, widths, seed, task.files / key)
+        model = outcome.model.cpu().eval()
         write_weights(_get_file(task, trial.number), model.state_dict())
-        trials.write_trainings(trial, {key: accuracy})
-        tuned.append((accuracy, model))
-        return accuracy
+        tested = {} if outcome.test_score is None else {"test_score": outcome.test_score}
+        trials.write_trainings(trial, {key: outcome.score, **tested})
+        tuned.append((outcome.score, outcome.test_score, model))
+        return outcome.score
 
     with task.one_at_a_time(task.files / key):
         study = task.open_study(FINE_TUNED)
         for done in trials.read_completed(study):
-            file = _get_file(task, done.number)
-            stored = _read(task, widths, file) if key in trials.read_trainings(done) else None
-            if stored is not None:
-                return float(done.values[0]), stored
+            file, stored = _get_file(task, done.number), trials.read_trainings(done)
+            model = _read(task, widths, file) if key in stored else None
+            if model is not None:
+                return float(done.values[0]), stored.get("test_score"), model
         study.optimize(fine_tune, n_trials=1)
         return tuned[0]
 
@@ -202,39 +221,36 @@ def _get_file(task: OwnTask, number: int) -> Path:
     return task.files / f"{number}.pt"
 
 
-def _train(task: OwnTask, start: TrainedStart, widths: tuple[int, ...], seed: int) -> nn.Module:
-    """Fine-tune a network that inherits from the trained one; return it on the CPU.
+def _train(
+    task: OwnTask, start: TrainedStart, widths: Widths, seed: int, checkpoint: Path
+) -> Outcome:
+    """Fine-tune a network that inherits from the trained one, by nsopt or by the user's trainer.
 
     Raises:
         NonFiniteLossError: if the loss of an epoch becomes NaN or infinite.
     """
-    compute, settings = task.compute, task.settings.training_for(seed)
-    task.progress.start(f"fine-tuning, seed {seed}", settings.epochs)
-    with (
-        explain_out_of_memory(compute.device, None),
-        compute.computing(),
-        use_seed(seed, compute.device),
-        keep_memory(compute.device),
-        ExitStack() as kernels,
-    ):
-        model = inherit_network(start, widths, task.batches, compute).train()
-        optimizer = sgd(model, settings.lr, settings.momentum, settings.weight_decay)
-        batches = task.batches.batches(settings.batch_size, seed)
-        schedule = make_schedule(optimizer, settings, batches.per_epoch)
-        average = average_of(model, settings.averaging)
-        kernels.enter_context(fast_kernels(model))
-        for epoch in range(1, settings.epochs + 1):
-            total = torch.zeros((), device=compute.device)
-            for _ in range(batches.per_epoch):
-                compute.give_way()
-                total += train_step(model, optimizer, *batches.next(), compute, task.batches.loss)
-                schedule.step()
-                if average is not None:
-                    average.update_parameters(model)
-            if not torch.isfinite(total):
-                raise NonFiniteLossError(
-                    f"the loss became {float(total)} in epoch {epoch}: "
-                    f"try a learning rate below {settings.lr:g}"
-                )
-            task.progress.advance(f"loss {float(total) / batches.per_epoch:.3f}")
-    return (model if average is None else average.module).cpu().eval()
+    compute, supervision = task.compute, task.supervision
+    settings = task.settings.training_for(seed)
+    trainer = supervision.task.trainer
+    if trainer is not None:
+        context = TrainerContext(
+            seed, settings.epochs, compute.device, task.model, checkpoint.with_suffix(".trainer")
+        )
+        task.progress.start(f"fine-tuning by the trainer, seed {seed}", 1)
+        with compute.computing():
+            model = inherit_network(start, widths, supervision, compute)
+        return train_by(
+            trainer, task.arch, widths, model, supervision.task, supervision, compute, context
+        )
+    return train_configuration(
+        task.arch,
+        widths,
+        supervision,
+        settings,
+        compute,
+        task.progress,
+        checkpoint.with_suffix(".training.pt"),
+        name=f"fine-tuning, seed {seed}",
+        start=partial(inherit_network, start, widths, supervision, compute),
+        teacher=copy_model(task.model),
+    )

@@ -3,7 +3,7 @@
 Searches and scores of widths are Optuna studies, so that the same call continues them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -42,8 +42,8 @@ from nsopt.storage.opening import open_storage
 from nsopt.storage.provenance import provenance
 from nsopt.study.presets import StudySettings
 from nsopt.study.task import resolve_precision, write_latency_once
-from nsopt.tasks.supervision import Loss, evaluate
-from nsopt.tasks.task import Score, Task, TaskSupervision
+from nsopt.tasks.supervision import evaluate
+from nsopt.tasks.task import Task, TaskSupervision
 
 _STORAGE = "study.db"
 FINE_TUNED = "fine-tuned"  # name of the study of fine-tunings
@@ -56,7 +56,7 @@ class OwnTask:
     Attributes:
         arch: the architecture of `model`.
         model: the trained network of base widths, in evaluation mode on the CPU.
-        batches: the user's task on the device.
+        supervision: the user's task on the device.
         settings: settings of the search and of fine-tuning.
         runtime: runs the networks that nsopt times.
         compute: the device, which other processes may share.
@@ -67,7 +67,7 @@ class OwnTask:
 
     arch: Architecture
     model: nn.Module
-    batches: TaskSupervision
+    supervision: TaskSupervision
     settings: StudySettings
     runtime: Runtime
     compute: Compute
@@ -85,9 +85,9 @@ class OwnTask:
         waiting = "waiting for another process that compresses this network in this folder"
         return hold_lock(result, lambda: self.progress.message(waiting))
 
-    def evaluate(self, model: nn.Module) -> float:
-        """Return the user's score of a network. Raises NsoptError if it is not a finite number."""
-        return evaluate(self.batches.validation(self.compute), model, self.compute)
+    @property
+    def score_name(self) -> str:
+        return self.supervision.task.score_name
 
     def open_study(self, kind: str) -> Study:
         """Open or create a study of this task. Raises NsoptError if other settings wrote it."""
@@ -99,7 +99,7 @@ class OwnTask:
         )
         schema.claim_for_own_task(
             study,
-            self.batches.fingerprint()
+            self.supervision.fingerprint()
             | {
                 "weights": weights_checksum(self.model),
                 "settings": self.settings.model_dump(
@@ -113,39 +113,32 @@ class OwnTask:
 
 def make_own_task(
     model: nn.Module,
-    loader: Iterable[Any],
-    loss: Loss,
-    own_score: Score,
+    task: Task,
     arch: Architecture | None,
     settings: StudySettings,
     runtime: Runtime,
     folder: Path,
     progress: Progress,
 ) -> OwnTask:
-    """Return the task; trace the model with the first batch if `arch` is None.
+    """Return the task; trace the model with the task's inputs if `arch` is None.
 
     Its precision is that of what is stored, or the best of the device.
 
     Raises:
-        NsoptError: for a loader that yields its batches only once, or a model that cannot be
-            traced.
+        NsoptError: for a model that cannot be traced.
     """
-    task = Task(loader, loss, own_score)
     if not are_images(task.inputs):
         runtime = with_batch_size(runtime, count_examples(task.inputs))
     if arch is None:
         arch = trace(model, task.inputs)
     stored = [schema.read_own_settings(study) for study in read_own_studies(folder, arch)]
     settings = resolve_precision(settings, stored)
-    training = settings.training.updated(distillation=None)
-    compute = resolve_compute(training.device, training.precision)
-    batches = TaskSupervision(task, compute.device)
-    settings = settings.updated(
-        training=training,
-        runtime=runtime.name,
-        latency_batch_size=runtime.batch_size,
+    compute = resolve_compute(settings.training.device, settings.training.precision)
+    supervision = TaskSupervision(task, compute.device)
+    settings = settings.updated(runtime=runtime.name, latency_batch_size=runtime.batch_size)
+    return OwnTask(
+        arch, model, supervision, settings, runtime, compute, folder, progress, task.inputs
     )
-    return OwnTask(arch, model, batches, settings, runtime, compute, folder, progress, task.inputs)
 
 
 def read_own_studies(folder: Path, arch: Architecture) -> list[Study]:
@@ -184,8 +177,17 @@ def choose_law(
     family = make_score_family(task.arch, searches, budget)
     solve = partial(budget.solve, arch=task.arch, settings=task.settings)
 
+    compute, supervision = task.compute, task.supervision
+    compare = supervision.comparison(task.model, compute)
+
     def measure(widths: Widths) -> tuple[float, dict[str, Any]]:
-        return score(start, widths, task.batches, task.evaluate, task.compute), {}
+        if compare is not None:
+            return score(start, widths, supervision, compare, compute).percentage, {}
+
+        def validate(model: nn.Module) -> float:
+            return evaluate(supervision.validation(compute), model, compute)
+
+        return score(start, widths, supervision, validate, compute), {}
 
     runner = ScoreRunner(family, solve, measure, task.compute, task.progress)
     study = task.open_study(budget.scores_kind)
@@ -205,7 +207,7 @@ def _search(task: OwnTask, price: Price) -> Iteration:
         found = trials.read_iterations(study)
         missing = run_iterations(
             task.arch,
-            task.batches,
+            task.supervision,
             task.settings.search.updated(price=price, iterations=1),
             found,
             task.compute,

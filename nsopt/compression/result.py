@@ -3,18 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from typing import Self
 
 import pandas as pd
 from torch import nn
 
 from nsopt.deployment.kept import KeptNetwork
-from nsopt.errors import unknown_name
+from nsopt.errors import NsoptError, unknown_name
 from nsopt.reports.results import Origin, Results
 from nsopt.reports.tables import format_ms, short_number
 from nsopt.storage.schema import width_key
-
-Network = TypeVar("Network", bound="Compressed")
 
 
 @dataclass(frozen=True)
@@ -25,58 +23,67 @@ class Compressed:
         budget: as the user wrote it; `100%` for the original network.
         method: the method that proposed its widths.
         widths: output channels of every searched layer.
-        before: validation accuracy (%), or the user's score, before fine-tuning, after a few
-            training steps; None if it was not measured. A classifier's widths are ranked by
-            agreement with the trained network, which is only in the study of scores.
-        accuracy: test accuracy (%), or the user's score, after fine-tuning.
+        before: the score before fine-tuning, after a few training steps; None if it was not
+            measured.
+        score: of the validation after fine-tuning; for images their accuracy (%).
+        test_score: of the test after fine-tuning, likewise; None for a task without a test.
         cost: its parameters and MACs.
-        latency: measured milliseconds per batch of `latency_batch_size` images; with the user's
-            loader and no budget in milliseconds, per batch of the loader. None if inputs are not
-            images.
-        model: the network with its weights, in evaluation mode on the CPU.
+        latency: measured milliseconds per batch.
+        model: the network with its weights, in evaluation mode on the CPU. A classifier of images
+            takes images that are normalised; files that `nsopt.export` writes as ONNX or pt2 take
+            pixels from 0 to 1, because the normalisation is inside.
+        kept: a classifier of images with its classes and normalisation; None for other tasks.
     """
 
     budget: str
     method: str
     widths: tuple[int, ...]
     before: float | None
-    accuracy: float
+    score: float
+    test_score: float | None
     cost: dict[str, int]
     latency: float | None
     model: nn.Module
+    kept: KeptNetwork | None = None
 
-    def accuracies(self, dense: Self) -> dict[str, str]:
-        """Return the columns of accuracy in a table, beside those of the original network."""
-        return {"score": _show_change(self.accuracy, dense.accuracy)}
+    @property
+    def network(self) -> KeptNetwork:
+        """A classifier of images for `nsopt.export`. Raises NsoptError for other tasks."""
+        if self.kept is None:
+            raise NsoptError("only networks of images are exported: use torch.save on .model")
+        return self.kept
 
-
-@dataclass(frozen=True)
-class CompressedClassifier(Compressed):
-    """A classifier. It has all attributes of `Compressed`.
-
-    Like the original network, `model` takes images that are normalised. Files that `nsopt.export`
-    writes as ONNX or pt2 take pixels from 0 to 1, because the normalisation is inside.
-
-    Attributes:
-        network: the model with its classes and normalisation, for `nsopt.export`.
-    """
-
-    network: KeptNetwork
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy (%) of a classifier of images after fine-tuning."""
+        return self.test_accuracy
 
     @property
     def val_accuracy(self) -> float:
-        """Validation accuracy (%) after fine-tuning."""
-        return self.network.val_accuracy
+        """Validation accuracy (%) of a classifier of images after fine-tuning."""
+        return self.score
 
     @property
     def test_accuracy(self) -> float:
-        """Test accuracy (%) after fine-tuning."""
-        return self.network.test_accuracy
+        """Test accuracy (%) of a classifier of images. Raises NsoptError without a test."""
+        if self.test_score is None:
+            raise NsoptError("the task has no test: nsopt.Task(..., test=...)")
+        return self.test_score
 
-    def accuracies(self, dense: Self) -> dict[str, str]:
+    def describe_scores(self, dense: Self, score_name: str | None) -> dict[str, str]:
+        """Return the columns of scores in a table, beside those of the original network.
+
+        Args:
+            score_name: of the task; None for images.
+        """
+        if self.test_score is None or dense.test_score is None:
+            return {score_name or "val %": _show_change(self.score, dense.score)}
+        validation = f"{self.score:.2f}" if score_name is None else f"{self.score:.4g}"
         return {
-            "val %": f"{self.val_accuracy:.2f}",
-            "test %": _show_change(self.test_accuracy, dense.test_accuracy),
+            score_name or "val %": validation,
+            "test %" if score_name is None else "test": _show_change(
+                self.test_score, dense.test_score
+            ),
         }
 
 
@@ -92,95 +99,84 @@ def _compare(show: Callable[[float], str], cost: float | None, whole: float | No
 
 
 @dataclass(frozen=True, repr=False)
-class _Networks(Generic[Network]):
-    """The original network, and a smaller one for each budget."""
+class Compression:
+    """The original network, and a smaller one for each budget: `result[budget]`.
 
-    dense: Network
-    networks: dict[str, Network]
+    Attributes:
+        dense: the original network.
+        networks: the smaller networks, by the budgets as the user wrote them.
+        origin: how they were made: all trainings and measurements of a classifier of images, and
+            settings and versions for other tasks.
+    """
 
-    def __getitem__(self, budget: str) -> Network:
+    dense: Compressed
+    networks: dict[str, Compressed]
+    origin: Results | Origin
+
+    def __getitem__(self, budget: str) -> Compressed:
         if budget not in self.networks:
             raise unknown_name("budget", budget, self.networks)
         return self.networks[budget]
 
     @property
-    def _all(self) -> tuple[Network, ...]:
+    def _all(self) -> tuple[Compressed, ...]:
         return self.dense, *self.networks.values()
+
+    @property
+    def results(self) -> Results:
+        """All trainings and measurements. Raises NsoptError if the task is not of images."""
+        if not isinstance(self.origin, Results):
+            raise NsoptError("nsopt keeps tables of all trainings only for tasks of images")
+        return self.origin
 
     def rows(self) -> list[dict[str, str]]:
         """Return the networks as rows of a table, all values as text, the original one first.
 
-        In brackets are points of accuracy, and shares of costs, beside the original network.
+        In brackets are points of the score, and shares of costs, beside the original network.
         """
         dense = self.dense
+        score_name = self.origin.score_name if isinstance(self.origin, Origin) else None
         return [
             {
-                "budget": each.budget,
-                "widths by": each.method if each is not dense else "",
-                "before": "" if each.before is None else f"{each.before:.4g}",
-                **each.accuracies(dense),
-                "params": _compare(short_number, each.cost["params"], dense.cost["params"]),
-                "MACs": _compare(short_number, each.cost["macs"], dense.cost["macs"]),
-                "ms": _compare(format_ms, each.latency, dense.latency),
+                "budget": network.budget,
+                "widths by": network.method if network is not dense else "",
+                "before": "" if network.before is None else f"{network.before:.4g}",
+                **network.describe_scores(dense, score_name),
+                "params": _compare(short_number, network.cost["params"], dense.cost["params"]),
+                "MACs": _compare(short_number, network.cost["macs"], dense.cost["macs"]),
+                "ms": _compare(format_ms, network.latency, dense.latency),
             }
-            for each in self._all
+            for network in self._all
         ]
 
     def __repr__(self) -> str:
         """Return the rows of the table and the widths as text, in aligned columns."""
         rows = [
-            row | {"widths": width_key(each.widths)}
-            for row, each in zip(self.rows(), self._all, strict=True)
+            row | {"widths": width_key(network.widths)}
+            for row, network in zip(self.rows(), self._all, strict=True)
         ]
         lines = [list(rows[0]), *(list(row.values()) for row in rows)]
         lengths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join("  ".join(map(str.ljust, line, lengths)).rstrip() for line in lines)
 
-
-@dataclass(frozen=True, repr=False)
-class OwnCompression(_Networks[Compressed]):
-    """The original network of a user's task, and a smaller one for each budget: `result[budget]`.
-
-    Attributes:
-        dense: the original network.
-        networks: the smaller networks, by the budgets as the user wrote them.
-        origin: how they were made.
-    """
-
-    origin: Origin
-
     def report(self, folder: Path | str) -> Path:
-        """Write a report of the networks, with numbers as CSV; return the path of its page."""
+        """Write a report of the networks, with their numbers as CSV; return its page."""
+        if isinstance(self.origin, Results):
+            from nsopt.reports.page import write_report  # noqa: PLC0415
+
+            return write_report(self.origin, Path(folder), self.rows())
         from nsopt.reports.own_page import write_own_report  # noqa: PLC0415
 
         table = pd.DataFrame(
             {
-                "budget": each.budget,
-                "method": each.method,
-                "widths": each.widths,
-                "score": each.accuracy,
-                **each.cost,
-                "latency_ms": each.latency,
+                "budget": network.budget,
+                "method": network.method,
+                "widths": network.widths,
+                "score": network.score,
+                "test_score": network.test_score,
+                **network.cost,
+                "latency_ms": network.latency,
             }
-            for each in self._all
+            for network in self._all
         )
         return write_own_report(Path(folder), self.origin, table, self.rows())
-
-
-@dataclass(frozen=True, repr=False)
-class Compression(_Networks[CompressedClassifier]):
-    """The original classifier, and a smaller one for each budget: `result[budget]`.
-
-    Attributes:
-        dense: the original network.
-        networks: the smaller networks, by the budgets as the user wrote them.
-        results: all trainings and measurements.
-    """
-
-    results: Results
-
-    def report(self, folder: Path | str) -> Path:
-        """Write the report of `nsopt compress`, and return the path of its page."""
-        from nsopt.reports.page import write_report  # noqa: PLC0415
-
-        return write_report(self.results, Path(folder), self.rows())

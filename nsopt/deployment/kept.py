@@ -16,7 +16,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.registry import stored_architectures
 from nsopt.storage.trials import LARGEST_WIDTH, Point
 from nsopt.storage.weights_file import read_weights
-from nsopt.training.loop import Outcome
+from nsopt.training.outcome import Outcome
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,7 @@ def write_own_report(
         origin.name,
         networks=rows,
         unit=origin.latency_unit,
-        scores=fragment(draw_scores(networks, origin.latency_unit), "scores"),
+        scores=fragment(draw_scores(networks, origin), "scores"),
         widths=fragment(draw_widths(_list_widths(networks, origin.layer_names)), "widths"),
         settings=flatten(origin.settings),
         provenance=flatten(origin.provenance),
@@ -42,10 +42,11 @@ def write_own_report(
     return page
 
 
-def draw_scores(networks: pd.DataFrame, unit: str) -> go.Figure:
+def draw_scores(networks: pd.DataFrame, origin: Origin) -> go.Figure:
     """Draw the score of each network against its milliseconds, or MACs if it was not timed."""
+    unit, score = origin.latency_unit, origin.score_name
     column, title = ("latency_ms", f"latency ({unit})") if unit else ("macs", "MACs")
-    figure = new_figure(xaxis=log_axis(networks[column], title), yaxis={"title": {"text": "score"}})
+    figure = new_figure(xaxis=log_axis(networks[column], title), yaxis={"title": {"text": score}})
     styles = method_styles(list(networks["method"]))
     for method, found in networks.groupby("method", sort=False):
         figure.add_scatter(

@@ -37,12 +37,14 @@ class Origin:
 
     Attributes:
         name: of the architecture.
+        score_name: of the score of the task.
         layer_names: of its searched layers.
         latency_unit: unit of milliseconds; "" if no network was timed.
         provenance: versions, device and commit.
     """
 
     name: str
+    score_name: str
     layer_names: tuple[str, ...]
     latency_unit: str
     settings: dict[str, Any]

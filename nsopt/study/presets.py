@@ -212,6 +212,8 @@ _PRESETS = {
                 warmup_epochs=0.5,
                 distillation=0.5,
                 averaging=0.99,
+                least_steps=200,
+                keep_best=True,
             ),
             magnitude_epochs=1,
             fine_tune_epochs=1,

@@ -22,7 +22,8 @@ from nsopt.study.task import Task, with_stored_latency, write_latency_once
 from nsopt.study.workspace import Workspace
 from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervision import evaluate
-from nsopt.training.loop import Epoch, Outcome, train_configuration
+from nsopt.training.loop import train_configuration
+from nsopt.training.outcome import Epoch, Outcome
 from nsopt.training.settings import TrainSettings
 
 
@@ -122,8 +123,8 @@ class Session:
             model = place(model, self.compute.device, task.arch.layout)
             test = evaluate(self.supervision.test(self.compute), model, self.compute)
         seconds = time.perf_counter() - began
-        epochs = (Epoch(math.nan, validation, test),)
-        return Outcome(task.arch.base_widths, epochs, seconds, model)
+        epoch = Epoch(math.nan, validation, test)
+        return Outcome(task.arch.base_widths, (epoch,), seconds, epoch, model)
 
     def with_latency_of(self, studies: Iterable[Study]) -> "Session":
         """Return this session with the latency model of one of the studies.

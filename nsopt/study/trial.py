@@ -25,7 +25,7 @@ from nsopt.study.laws import Laws
 from nsopt.study.session import Session
 from nsopt.study.timing import find_latencies
 from nsopt.study.trained import train_base_network
-from nsopt.training.loop import Epoch, Outcome
+from nsopt.training.outcome import Epoch, Outcome
 
 
 @dataclass(frozen=True, eq=False)

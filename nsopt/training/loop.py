@@ -1,8 +1,9 @@
 """Train a network of given widths."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,94 +26,15 @@ from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.cost import Widths
 from nsopt.tasks.supervise import supervise
-from nsopt.tasks.supervision import Loss, Supervision
+from nsopt.tasks.supervision import Loss, Supervision, evaluate
 from nsopt.tasks.task import Task
 from nsopt.training.fine_tuning import average_of, make_schedule
 from nsopt.training.kernels.swap import fast_kernels
+from nsopt.training.outcome import Epoch, Outcome
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import sgd, train_step
 
-_FORMAT = 5  # of the checkpoint of an unfinished training
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch of a training.
-
-    Attributes:
-        train_loss: mean training loss.
-        score: of the validation after the epoch; for images their accuracy (%).
-        test_score: of the test after the epoch, likewise; None for a task without a test.
-    """
-
-    train_loss: float
-    score: float
-    test_score: float | None
-
-
-@dataclass(frozen=True)
-class TrainingNumbers:
-    """The numbers of a training; scores at the last epoch.
-
-    Attributes:
-        seconds: of training and evaluation, without interruptions.
-    """
-
-    widths: tuple[int, ...]
-    epochs: tuple[Epoch, ...]
-    seconds: float
-
-    @property
-    def losses(self) -> tuple[float, ...]:
-        """Mean training loss per epoch."""
-        return tuple(epoch.train_loss for epoch in self.epochs)
-
-    @property
-    def score(self) -> float:
-        return self.epochs[-1].score
-
-    @property
-    def test_score(self) -> float | None:
-        return self.epochs[-1].test_score
-
-    @property
-    def test_score_best_epoch(self) -> float | None:
-        """Selected on the test set, as in the paper; nsopt only reports it."""
-        scores = [epoch.test_score for epoch in self.epochs if epoch.test_score is not None]
-        return max(scores, default=None)
-
-    @property
-    def val_accuracy(self) -> float:
-        """The score of a classifier of images."""
-        return self.score
-
-    @property
-    def test_accuracy(self) -> float:
-        """The test score of a classifier of images. Raises NsoptError without a test."""
-        if self.test_score is None:
-            raise NsoptError("the task has no test: nsopt.Task(..., test=...)")
-        return self.test_score
-
-
-@dataclass(frozen=True)
-class Outcome(TrainingNumbers):
-    """The result of a training.
-
-    Attributes:
-        widths: of the network, L integers.
-        epochs: an `Epoch` each.
-        score: of the validation after the last epoch; for images their accuracy (%).
-        test_score: of the test after the last epoch, likewise; None for a task without a test.
-        test_score_best_epoch: of the best epoch, selected on the test as in the paper; only for
-            comparison.
-        val_accuracy: `score` of a classifier of images.
-        test_accuracy: `test_score` of a classifier of images.
-        losses: mean training loss of every epoch.
-        seconds: of training and evaluation, without interruptions.
-        model: the trained network, on the device of the training.
-    """
-
-    model: nn.Module = field(repr=False, compare=False)
+_FORMAT = 6  # of the checkpoint of an unfinished training
 
 
 def train(
@@ -211,20 +133,22 @@ def train_configuration(
         if teacher is not None:
             teacher = place(teacher, compute.device, arch.layout).eval()
         average = average_of(model, settings.averaging)
-        progress.start(name, settings.epochs)
         with keep_memory(compute.device), fast_kernels(model):
             training = _Training(model, supervision, settings, compute, average, teacher)
             if saved is not None:
                 training.restore(saved)
+            elif settings.keep_best:
+                training.score_start()
+            progress.start(name, training.length)
             for _ in training.epochs:
                 progress.advance()
-            while len(training.epochs) < settings.epochs:
+            while len(training.epochs) < training.length:
                 compute.give_way()
                 _advance(training, file, progress, after_epoch)
     file.remove()
     trained = model if average is None else average.module
-    epochs = tuple(training.epochs)
-    return Outcome(widths, epochs, training.seconds, trained)
+    kept = training.load_best(trained)
+    return Outcome(widths, tuple(training.epochs), training.seconds, kept, trained)
 
 
 def _advance(
@@ -275,13 +199,45 @@ class _Training:
         self._randomness = OwnRandomState(settings.seed, compute.device)
         self._optimizer = sgd(model, settings.lr, settings.momentum, settings.weight_decay)
         self._data = supervision.batches(settings.batch_size, settings.seed)
-        self._schedule = make_schedule(self._optimizer, settings, self._data.per_epoch)
+        per_epoch = self._data.per_epoch
+        self.length = max(settings.epochs, -(-(settings.least_steps or 0) // per_epoch))
+        longer = settings.updated(epochs=self.length)
+        self._schedule = make_schedule(self._optimizer, longer, per_epoch)
         self._validation = supervision.validation(compute)
         self._test = supervision.test(compute)
         self._batch, self._examples = 0, 0
         self._loss = torch.zeros((), device=compute.device)
         self._started = time.perf_counter()
+        self._best: tuple[Epoch, State] | None = None
         self.epochs: list[Epoch] = []
+
+    def score_start(self) -> None:
+        """Score the weights that training begins with, which may stay the best ones."""
+        with self._randomness.in_use():
+            score = evaluate(self._validation, self._evaluated, self._compute)
+            tested = None
+            if self._test is not None:
+                tested = evaluate(self._test, self._evaluated, self._compute)
+        self._keep_if_best(Epoch(math.nan, score, tested))
+        self._forget_scores()
+
+    def load_best(self, model: nn.Module) -> Epoch:
+        """Load the kept weights into `model`; return their epoch."""
+        if self._best is None:
+            return self.epochs[-1]
+        epoch, weights = self._best
+        model.load_state_dict(weights)
+        return epoch
+
+    def _keep_if_best(self, epoch: Epoch) -> None:
+        if self._settings.keep_best and (self._best is None or epoch.score >= self._best[0].score):
+            weights = self._evaluated.state_dict()
+            self._best = epoch, {name: tensor.clone() for name, tensor in weights.items()}
+
+    def _forget_scores(self) -> None:
+        self._validation.start_over()
+        if self._test is not None:
+            self._test.start_over()
 
     @property
     def seconds(self) -> float:
@@ -345,9 +301,8 @@ class _Training:
         mean_loss = float(self._loss) / self._examples
         test = None if self._test is None else self._test.score
         self.epochs.append(Epoch(mean_loss, self._validation.score, test))
-        self._validation.start_over()
-        if self._test is not None:
-            self._test.start_over()
+        self._keep_if_best(self.epochs[-1])
+        self._forget_scores()
         self._batch, self._examples = 0, 0
         self._loss = torch.zeros_like(self._loss)
 
@@ -365,6 +320,7 @@ class _Training:
             "examples": self._examples,
             "loss": self._loss,
             "epochs": [list(astuple(epoch)) for epoch in self.epochs],
+            "best": None if self._best is None else [list(astuple(self._best[0])), self._best[1]],
             "random": self._randomness.state(),
             "seconds": self.seconds,
         }
@@ -382,5 +338,7 @@ class _Training:
             self._test.restore(state["test"])
         self._batch, self._examples, self._loss = state["batch"], state["examples"], state["loss"]
         self.epochs = [Epoch(*numbers) for numbers in state["epochs"]]
+        if state["best"] is not None:
+            self._best = Epoch(*state["best"][0]), state["best"][1]
         self._randomness.restore(state["random"])
         self._started = time.perf_counter() - state["seconds"]

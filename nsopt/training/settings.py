@@ -21,6 +21,10 @@ class TrainSettings(SgdSettings):
         warmup_epochs: epochs in which a linear schedule first increases it.
         distillation: weight of a teacher's outputs in the loss, from 0 to 1; None for no teacher.
         averaging: evaluate and keep a running average of the weights, with this decay per step.
+        least_steps: number of steps below which training adds epochs; few images then still train
+            long enough.
+        keep_best: return the weights of the epoch with the best validation score, or those that
+            training began with if they are better, instead of the last ones.
     """
 
     epochs: int = Field(default=300, ge=1)
@@ -30,6 +34,8 @@ class TrainSettings(SgdSettings):
     warmup_epochs: float | None = Field(default=None, ge=0)
     distillation: float | None = Field(default=None, gt=0, le=1)
     averaging: Fraction | None = None
+    least_steps: int | None = Field(default=None, ge=1)
+    keep_best: bool = False
 
     @model_validator(mode="after")
     def _check_warmup(self) -> Self:

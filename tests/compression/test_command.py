@@ -11,7 +11,7 @@ import torch
 from nsopt.cli.compress import _export
 from nsopt.compression.budgets import Budget
 from nsopt.compression.classifier_compression import _find_best
-from nsopt.compression.result import CompressedClassifier
+from nsopt.compression.result import Compressed
 from nsopt.data.images import ImageSet
 from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
@@ -75,7 +75,7 @@ def test_the_export_of_compress_replaces_a_symbolic_link(
     (folder / "macs-50-percent.pt").symlink_to(victim)
     compressed = SimpleNamespace(budget="macs=50%", network=make_network(50.0))
     data = cast(ImageSet, None)  # nothing is exported to ONNX
-    files = _export(cast(CompressedClassifier, compressed), folder, data)
+    files = _export(cast(Compressed, compressed), folder, data)
     assert files.startswith("macs-50-percent.pt ")
     assert victim.read_text() == "precious"
     (file,) = folder.iterdir()

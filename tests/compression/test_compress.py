@@ -32,7 +32,7 @@ SETTINGS: StudySettings = override(
     get_preset("compress").settings,
     {
         "search": {"prune_every": 1, "filters_per_step": 0.2, "batch_size": 32},
-        "training": {"batch_size": 32, "precision": "fp32", "device": "cpu"},
+        "training": {"batch_size": 32, "precision": "fp32", "device": "cpu", "least_steps": None},
     },
 )
 SETTINGS = SETTINGS.updated(search=SETTINGS.search.updated(precision="fp32", device="cpu"))

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import nsopt
+from nsopt.compression.own_compression import choose_method
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.latency.measure import measure_latencies
 from nsopt.study.presets import StudySettings, get_preset, override
@@ -27,11 +28,18 @@ SETTINGS: StudySettings = override(
     get_preset("compress").settings,
     {
         "search": {"prune_every": 1, "filters_per_step": 8, "device": "cpu", "precision": "fp32"},
-        "training": {"device": "cpu", "precision": "fp32", "lr": 0.05},
+        "training": {
+            "device": "cpu",
+            "precision": "fp32",
+            "lr": 0.05,
+            "least_steps": None,
+            "distillation": None,
+        },
     },
 )
 SETTINGS = SETTINGS.updated(search=SETTINGS.search.updated(search_images=None))
 BUDGETS = ["macs=60%", "params=50%"]
+PARTS = {"train", "loss", "score", "test", "distance"}
 
 
 def make_examples(count: int, seed: int) -> TensorDataset:
@@ -76,10 +84,15 @@ def trained() -> nn.Module:
     return model.eval()
 
 
-def run(model: nn.Module, **changes: Any) -> nsopt.OwnCompression:
-    settings = {"train_loader": make_loader(), "loss": pixel_loss, "score": right_pixels}
+def run(model: nn.Module, **changes: Any) -> nsopt.Compression:
+    task = {"train": make_loader(), "loss": pixel_loss, "score": right_pixels}
+    task |= {
+        name: changes.pop(name)
+        for name in ("train", "loss", "score", "test", "distance")
+        if name in changes
+    }
     options = {"budgets": BUDGETS, "epochs": 2, "candidates": 3, "settings": SETTINGS}
-    return nsopt.compress(model, **settings | options | changes)  # type: ignore[call-overload]
+    return nsopt.compress(model, nsopt.Task(**task), **options | changes)
 
 
 def run_briefly(model: nn.Module, out: Path) -> None:
@@ -89,59 +102,59 @@ def run_briefly(model: nn.Module, out: Path) -> None:
 @pytest.fixture(scope="module")
 def kept(
     trained: nn.Module, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[nsopt.OwnCompression, Path]:
+) -> tuple[nsopt.Compression, Path]:
     out = tmp_path_factory.mktemp("own")
     return run(trained, out=out), out
 
 
 def test_every_budget_yields_a_working_network_within_it(
-    kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module
+    kept: tuple[nsopt.Compression, Path], trained: nn.Module
 ) -> None:
     result, _ = kept
     dense = result.dense
-    assert dense.accuracy == right_pixels(trained) > 80
+    assert dense.score == right_pixels(trained) > 80
     assert result["macs=60%"].cost["macs"] <= 0.6 * dense.cost["macs"]
     assert result["params=50%"].cost["params"] <= 0.5 * dense.cost["params"]
     for small in result.networks.values():
-        assert small.accuracy == pytest.approx(right_pixels(small.model), abs=0.1)
-        assert small.accuracy > 70
+        assert small.score == pytest.approx(right_pixels(small.model), abs=0.1)
+        assert small.score > 70
         assert small.latency is not None
         assert all(own <= most for own, most in zip(small.widths, dense.widths, strict=True))
     assert result["macs=60%"].before is not None
 
 
 def test_the_same_call_again_trains_nothing(
-    kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module, monkeypatch: pytest.MonkeyPatch
+    kept: tuple[nsopt.Compression, Path], trained: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, out = kept
-    monkeypatch.setattr("nsopt.compression.own_compression.train_step", None)
+    monkeypatch.setattr("nsopt.compression.own_compression.train_configuration", None)
     monkeypatch.setattr("nsopt.compression.own_task.score", None)
     again = run(trained, out=out)
     for budget, own in again.networks.items():
-        assert (own.widths, own.accuracy) == (first[budget].widths, first[budget].accuracy)
+        assert (own.widths, own.score) == (first[budget].widths, first[budget].score)
         torch.testing.assert_close(own.model.state_dict(), first[budget].model.state_dict())
 
 
 def test_the_report_shows_all_networks(
-    kept: tuple[nsopt.OwnCompression, Path], tmp_path: Path
+    kept: tuple[nsopt.Compression, Path], tmp_path: Path
 ) -> None:
     result, _ = kept
     page = result.report(tmp_path / "report")
     text = page.read_text()
     assert all(html.escape(cell) in text for row in result.rows() for cell in row.values())
-    assert "ms per batch of 16" in text
+    assert "ms per batch of 100" in text
     table = pd.read_csv(page.with_name("networks.csv"))
     assert table["budget"].tolist() == ["100%", *BUDGETS]
     assert table["score"].tolist() == [
-        result.dense.accuracy,
-        *(small.accuracy for small in result.networks.values()),
+        result.dense.score,
+        *(small.score for small in result.networks.values()),
     ]
     assert table["widths"].tolist()[0] == "-".join(map(str, result.dense.widths))
 
 
 @pytest.mark.parametrize("calls", [3, 6])
 def test_an_interrupted_compression_resumes_to_the_same_numbers(
-    kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module, tmp_path: Path, calls: int
+    kept: tuple[nsopt.Compression, Path], trained: nn.Module, tmp_path: Path, calls: int
 ) -> None:
     scored = []
 
@@ -155,11 +168,11 @@ def test_an_interrupted_compression_resumes_to_the_same_numbers(
     with pytest.raises(KeyboardInterrupt):
         run(trained, out=tmp_path, budgets=BUDGETS[:1], score=right_pixels_until_ctrl_c)
     again, first = run(trained, out=tmp_path, budgets=BUDGETS[:1])[BUDGETS[0]], kept[0][BUDGETS[0]]
-    assert (again.widths, again.accuracy) == (first.widths, first.accuracy)
+    assert (again.widths, again.score) == (first.widths, first.score)
 
 
 def test_damaged_networks_are_trained_again(
-    kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module, tmp_path: Path
+    kept: tuple[nsopt.Compression, Path], trained: nn.Module, tmp_path: Path
 ) -> None:
     first, out = kept
     shutil.copytree(out, tmp_path / "copy")
@@ -168,7 +181,7 @@ def test_damaged_networks_are_trained_again(
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
     again = run(trained, out=tmp_path / "copy", budgets=BUDGETS[:1])[BUDGETS[0]]
-    assert again.accuracy == first[BUDGETS[0]].accuracy
+    assert again.score == first[BUDGETS[0]].score
     assert again.widths == first[BUDGETS[0]].widths
 
 
@@ -177,7 +190,7 @@ class Other(UpAndDown):
 
 
 def test_networks_of_two_models_in_one_folder_do_not_mix(
-    kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module, tmp_path: Path
+    kept: tuple[nsopt.Compression, Path], trained: nn.Module, tmp_path: Path
 ) -> None:
     first, out = kept
     shutil.copytree(out, tmp_path / "copy")
@@ -186,7 +199,7 @@ def test_networks_of_two_models_in_one_folder_do_not_mix(
     asked = {"out": tmp_path / "copy", "budgets": BUDGETS[:1]}
     run(other, **asked)
     again, before = run(trained, **asked)[BUDGETS[0]], first[BUDGETS[0]]
-    assert again.accuracy == before.accuracy
+    assert again.score == before.score
     torch.testing.assert_close(again.model.state_dict(), before.model.state_dict())
 
 
@@ -206,14 +219,14 @@ class Sum(nn.Module):
 
 def compress_sum(
     out: Path, budget: str, measure: Callable[[nn.Module, Any], float]
-) -> nsopt.OwnCompression:
+) -> nsopt.Compression:
     images, targets = make_examples(64, 0).tensors
     inputs = [(part, part) for part in images.split(16)]
     return run(
         Sum(),
         out=out,
         budgets=[budget],
-        train_loader=list(zip(inputs, targets[:, 1:-1, 1:-1].split(16), strict=True)),
+        train=list(zip(inputs, targets[:, 1:-1, 1:-1].split(16), strict=True)),
         loss=functional.cross_entropy,
         score=lambda model: -float(model(images, images).std()),
         measure=measure,
@@ -237,7 +250,7 @@ def test_a_network_of_several_inputs_is_compressed_in_milliseconds(tmp_path: Pat
 
 
 def test_searches_and_fine_tunings_are_stored_as_optuna_studies(
-    kept: tuple[nsopt.OwnCompression, Path],
+    kept: tuple[nsopt.Compression, Path],
 ) -> None:
     names = optuna.get_all_study_names(f"sqlite:///{kept[1] / 'study.db'}")
     assert {"upanddown/search", "upanddown/search-macs", "upanddown/fine-tuned"} < set(names)
@@ -255,16 +268,16 @@ def test_two_processes_share_a_compression(trained: nn.Module, tmp_path: Path) -
 
 
 def test_a_compression_continues_in_its_precision(
-    kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module, monkeypatch: pytest.MonkeyPatch
+    kept: tuple[nsopt.Compression, Path], trained: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nsopt.compute.device._multiplies_bf16", lambda device: True)
     automatic = {"search": {"precision": "auto"}, "training": {"precision": "auto"}}
     again = run(trained, out=kept[1], settings=override(SETTINGS, automatic))
-    assert again["macs=60%"].accuracy == kept[0]["macs=60%"].accuracy
+    assert again["macs=60%"].score == kept[0]["macs=60%"].score
 
 
 def test_a_compression_with_other_settings_is_not_continued(
-    kept: tuple[nsopt.OwnCompression, Path], trained: nn.Module
+    kept: tuple[nsopt.Compression, Path], trained: nn.Module
 ) -> None:
     with pytest.raises(NsoptError, match=r"was written by other settings \(settings.training.epo"):
         run(trained, out=kept[1], epochs=3)
@@ -315,13 +328,82 @@ def test_a_loader_that_ends_early_raises_an_error(trained: nn.Module) -> None:
             return 9
 
     with pytest.raises(NsoptError, match="says that it has 9 batches, but ends after 4"):
-        run(trained, train_loader=Short(make_loader()))
+        run(trained, train=Short(make_loader()))
 
 
-@pytest.mark.parametrize("missing", ["train_loader", "loss", "score"])
-def test_compress_needs_a_loader_a_loss_and_a_score(trained: nn.Module, missing: str) -> None:
-    with pytest.raises(NsoptError, match=r"compress needs data=\.\.\., or train_loader"):
-        run(trained, **{missing: None})
+@pytest.mark.parametrize(
+    ("missing", "message"), [("loss", "needs a loss"), ("score", "needs a score")]
+)
+def test_a_task_without_a_loss_or_a_score_raises_an_error(
+    trained: nn.Module, missing: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(NsoptError, match=f"training {message}"):
+        run(trained, **{missing: None}, out=tmp_path)
+
+
+def test_a_test_is_reported_and_widths_are_ranked_by_the_distance_of_the_task(
+    trained: nn.Module, tmp_path: Path
+) -> None:
+    compared = []
+
+    def apart(outputs: Any, teacher: Any) -> Tensor:
+        compared.append(len(outputs["out"]))
+        return (outputs["out"] - teacher["out"]).square().flatten(1).mean(1)
+
+    asked = {"test": lambda model: 1000.0, "distance": apart, "budgets": BUDGETS[:1]}
+    result = run(trained, **asked, out=tmp_path)
+    small = result[BUDGETS[0]]
+    assert set(compared) == {16}
+    assert (result.dense.test_score, small.test_score) == (1000.0, 1000.0)
+    assert small.before is not None
+    assert small.before <= 100, "it is an agreement in percent"
+    assert [row["test"] for row in result.rows()] == ["1000", "1000"]
+    assert run(trained, **asked, out=tmp_path)[BUDGETS[0]].test_score == 1000.0
+
+
+def test_a_trainer_replaces_the_fine_tuning(trained: nn.Module, tmp_path: Path) -> None:
+    seen: list[nsopt.TrainerContext] = []
+
+    def shift(model: nn.Module, task: nsopt.Task, context: nsopt.TrainerContext) -> nn.Module:
+        seen.append(context)
+        assert task.loss is pixel_loss
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1)
+        return model
+
+    asked = {"budgets": BUDGETS[:1], "out": tmp_path, "seeds": 2}
+    small = run(trained, **asked, trainer=shift)[BUDGETS[0]]
+    assert {context.seed for context in seen} == {0, 1}
+    assert all(context.epochs == 2 and context.teacher is not None for context in seen)
+    assert all(context.folder.is_dir() for context in seen)
+    weights = dict(small.model.named_parameters())
+    assert all(float(values.detach().mean()) > 0.5 for values in weights.values())
+    count = len(seen)
+    run(trained, **asked, trainer=shift)
+    assert len(seen) == count, "finished trainings are not repeated"
+    with pytest.raises(NsoptError, match="written by other settings"):
+        run(trained, **asked)
+    with pytest.raises(NsoptError, match="the trainer must return the network that it got"):
+        run(trained, budgets=BUDGETS[:1], trainer=lambda *_: trained)
+    with pytest.raises(NsoptError, match="trainer must be a function, not 5"):
+        run(trained, trainer=5)
+
+
+@pytest.mark.parametrize(
+    ("scores", "method"),
+    [
+        ({"uniform": [70.0]}, "uniform"),
+        ({"uniform": [70.1], "scored": [70.0]}, "uniform"),
+        ({"uniform": [70.1, 69.9], "scored": [70.0, 69.9]}, "scored"),
+        ({"uniform": [70.1, 70.2], "scored": [60.0, 60.1]}, "uniform"),
+        ({"uniform": [60.0, 60.1], "scored": [70.1, 70.2]}, "scored"),
+    ],
+)
+def test_uniform_widths_must_be_ahead_by_more_than_the_error_of_the_seeds(
+    scores: dict[str, list[float]], method: str
+) -> None:
+    assert choose_method(scores) == method
 
 
 def test_an_infinite_loss_raises_an_error(trained: nn.Module) -> None:

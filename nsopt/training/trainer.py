@@ -1,0 +1,82 @@
+"""A user's function in place of nsopt's own fine-tuning."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nsopt.compute.device import Compute
+from nsopt.compute.random_state import use_seed
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture
+from nsopt.tasks.supervision import Supervision, evaluate
+from nsopt.training.outcome import Epoch, Outcome
+
+
+@dataclass(frozen=True)
+class TrainerContext:
+    """What a trainer needs to know besides the network and the task.
+
+    Attributes:
+        seed: of this training; torch's random numbers are already seeded with it.
+        epochs: number of epochs that the settings ask for.
+        device: of the network.
+        teacher: the trained network that the smaller one inherits from, on the CPU in evaluation
+            mode; None if there is none.
+        folder: for the trainer's own checkpoints; it exists, and is the same after an interruption.
+    """
+
+    seed: int
+    epochs: int
+    device: torch.device
+    teacher: nn.Module | None
+    folder: Path
+
+
+Trainer = Callable[[nn.Module, Any, TrainerContext], nn.Module]
+
+
+def train_by(
+    trainer: Trainer,
+    arch: Architecture,
+    widths: tuple[int, ...],
+    model: nn.Module,
+    task: Any,
+    supervision: Supervision,
+    compute: Compute,
+    context: TrainerContext,
+) -> Outcome:
+    """Train a network by a user's function, and score what it returns.
+
+    Args:
+        model: the network of `widths` to start from, on the device of `compute`.
+        task: is passed to the trainer.
+        supervision: the same task, on the device.
+
+    Raises:
+        NsoptError: if the trainer returns no network of these widths.
+    """
+    began = time.perf_counter()
+    context.folder.mkdir(parents=True, exist_ok=True)
+    with use_seed(context.seed, compute.device):
+        trained = trainer(model, task, context)
+    shapes = {name: tuple(t.shape) for name, t in arch.build(widths).state_dict().items()}
+    if not isinstance(trained, nn.Module) or shapes != {
+        name: tuple(tensor.shape) for name, tensor in trained.state_dict().items()
+    }:
+        raise NsoptError(
+            "the trainer must return the network that it got, trained: a module with the same "
+            "tensors"
+        )
+    trained = trained.to(compute.device).eval()
+    test = supervision.test(compute)
+    with compute.computing():
+        score = evaluate(supervision.validation(compute), trained, compute)
+        tested = None if test is None else evaluate(test, trained, compute)
+    epoch = Epoch(math.nan, score, tested)
+    return Outcome(widths, (epoch,), time.perf_counter() - began, epoch, trained)
