@@ -197,13 +197,13 @@ def compress(
     for seed, rows in trained.groupby("seed"):
         by_method = rows.set_index("method", drop=False)
         uniform = by_method.loc["uniform"]
-        chosen = by_method.loc[choose_method(by_method["val_accuracy"].to_dict(), images)]
+        chosen = by_method.loc[choose_method(by_method["score"].to_dict(), images)]
         for arm, row in (("compressed", chosen), ("inherited", uniform)):
             yield {
                 "arm": arm,
                 "seed": seed,
-                "test": row["test_accuracy"],
-                "validation": row["val_accuracy"],
+                "test": row["test_score"],
+                "validation": row["score"],
                 "macs": int(row["macs"]),
                 "widths": list(row["widths"]),
                 "chosen": row["method"],

@@ -100,7 +100,7 @@ def results(out: Path) -> dict[str, Any]:
     """What a completed study found, without what a clock decides."""
     url = f"sqlite:///{out / 'study.db'}"
     found = read_results(url, _NAME)
-    columns = ["method", "budget", "seed", "widths", "val_accuracy", "test_accuracy"]
+    columns = ["method", "budget", "seed", "widths", "score", "test_score"]
     points = found.outcomes[columns].sort_values(["method", "budget", "seed"])
     studies = load_studies(opening.open_storage(url), _NAME)
     settled = sum(is_settled(trial) for study in studies.values() for trial in study.trials)

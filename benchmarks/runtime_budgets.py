@@ -59,11 +59,11 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a line for each network and method, as text."""
     lines = []
     for network, found in rows.groupby("network", sort=False):
-        tests = found.pivot_table(index="seed", columns="method", values="test_accuracy")
+        tests = found.pivot_table(index="seed", columns="method", values="test_score")
         for method, own in found.groupby("method", sort=False):
             ahead = paired_difference(tests[SCORED.name], tests[method])
             lead = f"{ahead.mean:+.2f} ({ahead.interval})" if ahead else ""
-            test = own["test_accuracy"]
+            test = own["test_score"]
             lines.append(
                 {
                     "network": network,

@@ -18,25 +18,25 @@ def draw() -> str:
     """Return the figure: a dot for each seed, a larger one for their mean."""
     axes = Axes((450_000, 3_300_000), (74.5, 79.0))
     outcomes = pd.read_csv(STUDY / "outcomes.csv")
-    means = outcomes.groupby(["method", "params"], as_index=False)["test_accuracy"].mean()
+    means = outcomes.groupby(["method", "params"], as_index=False)["test_score"].mean()
     uniform, law = (means[means["method"] == name] for name in ("uniform", "neuralscale"))
-    curve = zip(uniform["params"], uniform["test_accuracy"], strict=True)
+    curve = zip(uniform["params"], uniform["test_score"], strict=True)
     parts = [*axes.draw(range(75, 80), TICKS, TITLE), axes.line(curve, GREY)]
     for rows, radius in ((outcomes, 4), (means, 7)):
         for row in rows.itertuples():
             colour = GREY if row.method == "uniform" else ORANGE
-            parts.append(axes.dot(row.params, row.test_accuracy, radius, colour))
+            parts.append(axes.dot(row.params, row.test_score, radius, colour))
     (found,) = law.itertuples()
     first, *_, last = uniform.itertuples()
-    x, y = axes.x(found.params), axes.y(found.test_accuracy)
-    gain = f"+{found.test_accuracy - first.test_accuracy:.1f} points"
+    x, y = axes.x(found.params), axes.y(found.test_score)
+    gain = f"+{found.test_score - first.test_score:.1f} points"
     parts += [
         text(x + 14, y + 4, "NeuralScale", ORANGE, "start"),
         text(
-            *(axes.x(last.params) - 14, axes.y(last.test_accuracy) - 8),
+            *(axes.x(last.params) - 14, axes.y(last.test_score) - 8),
             *("uniform scaling", GREY, "end"),
         ),
-        f'<path d="M{x:.1f} {y:.1f}V{axes.y(first.test_accuracy):.1f}" stroke="{ORANGE}" '
+        f'<path d="M{x:.1f} {y:.1f}V{axes.y(first.test_score):.1f}" stroke="{ORANGE}" '
         'stroke-dasharray="4"/>',
         text(x + 14, axes.y(76.9), gain, ORANGE, "start"),
     ]

@@ -161,7 +161,7 @@ def _find_best(
     layers = task.arch.layer_names
     distinct = {trials.read_widths(trial, layers): name for name, trial in reversed(found.items())}
     at_budget = "metric == @budget.metric.name and budget == @budget.limit"
-    means = results.outcomes.query(at_budget).groupby("method")["val_accuracy"].mean()
+    means = results.outcomes.query(at_budget).groupby("method")["score"].mean()
     accuracies = {name: float(means[name]) for name in distinct.values()}
     name = choose_method(accuracies, len(task.splits.validation))
     best = found[name]

@@ -113,7 +113,7 @@ class _AgreementScore:
         """Return the agreement (%), and costs and validation accuracy."""
         found = self._compare(widths)
         costs = counted_costs(self.session.task.arch, widths)
-        return found.percentage, costs | {"val_accuracy": found.score}
+        return found.percentage, costs | {"score": found.score}
 
     def judge(self, best: FrozenTrial, uniform: FrozenTrial | None = None) -> str:
         """Return in words whether the images distinguish the best widths from uniform ones."""
@@ -313,7 +313,7 @@ def read_accuracies(workspace: Workspace, name: str, budget: Budget) -> dict[str
     studies = workspace.studies(schema.tuning_name(name))
     study = studies.get(budget.scores_kind)
     done = {} if study is None else trials.read_completed_by_widths(study)
-    return {key: trials.read_outcome(trial)["val_accuracy"] for key, trial in done.items()}
+    return {key: trials.read_outcome(trial)["score"] for key, trial in done.items()}
 
 
 def list_first_candidates(family: LawFamily) -> list[dict[str, float]]:

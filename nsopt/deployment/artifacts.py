@@ -68,7 +68,7 @@ class BestNetworks:
         point = trials.read_point(trial)
         content = {**content, **point.attributes} if point else content
         best = best_trials(trial.study).get((content["metric"], content["budget"]))
-        if best is not None and _rank(best) > (content["val_accuracy"], -content["seed"]):
+        if best is not None and _rank(best) > (content["score"], -content["seed"]):
             return
         trials.write_place(trial, str(self.folder.resolve()))
         announced = _list_artifacts(trial)  # by a process that started this trial and died
@@ -180,7 +180,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _is_of(trial: FrozenTrial, content: Mapping[str, Any] | None) -> bool:
-    return content is not None and content.get("val_accuracy") == trial.values[0]
+    return content is not None and content.get("score") == trial.values[0]
 
 
 def _name_file(study: Study, metric: str, budget: float) -> str:

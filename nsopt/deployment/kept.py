@@ -31,8 +31,8 @@ class KeptNetwork:
         std: standard deviation, in the same way.
         classes: names, in the order of the outputs.
         method: of the trial that trained the network, as are metric, budget, ratio and seed.
-        val_accuracy: in percent, at the last epoch.
-        test_accuracy: in percent, at the last epoch.
+        score: of the validation, at the epoch that was kept.
+        test_score: of the test, likewise; None for a task without a test.
         model: the network; what `load_network` returns is in evaluation mode on the CPU.
     """
 
@@ -47,8 +47,8 @@ class KeptNetwork:
     budget: int | float
     ratio: float | None
     seed: int
-    val_accuracy: float
-    test_accuracy: float
+    score: float
+    test_score: float | None
     model: InstanceOf[nn.Module] = field(repr=False)
 
     @classmethod
@@ -69,10 +69,22 @@ class KeptNetwork:
             budget=point.budget,
             ratio=point.ratio,
             seed=point.seed,
-            val_accuracy=outcome.val_accuracy,
-            test_accuracy=outcome.test_accuracy,
+            score=outcome.score,
+            test_score=outcome.test_score,
             model=outcome.model,
         )
+
+    @property
+    def val_accuracy(self) -> float:
+        """Validation accuracy (%) of a classifier of images."""
+        return self.score
+
+    @property
+    def test_accuracy(self) -> float:
+        """Test accuracy (%) of a classifier of images. Raises NsoptError without a test."""
+        if self.test_score is None:
+            raise NsoptError("the task of this network has no test")
+        return self.test_score
 
     @property
     def facts(self) -> dict[str, Any]:

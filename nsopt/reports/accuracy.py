@@ -39,7 +39,7 @@ def pareto_info(results: Results) -> ParetoInfo:
     front = table[pareto_mask(table["latency_ms"].to_numpy(), table["val_mean"].to_numpy())]
     front = front.sort_values("latency_ms")
     return ParetoInfo(
-        methods=collect_points(results, "latency_ms", "val_accuracy"),
+        methods=collect_points(results, "latency_ms", "score"),
         front_x=front["latency_ms"].tolist(),
         front_y=front["val_mean"].tolist(),
         unit=results.latency_unit,
@@ -86,7 +86,7 @@ def accuracy_info(results: Results, cost: str = "params") -> list[MethodPoints]:
     Args:
         cost: `params`, `macs`, or `cost` for that in the metric of the budgets.
     """
-    return collect_points(results, cost, "test_accuracy")
+    return collect_points(results, cost, "test_score")
 
 
 def draw_accuracy(methods: list[MethodPoints], cost: str = "parameters") -> go.Figure:

@@ -74,7 +74,7 @@ def _describe(trial: dict[str, Any], unit: str) -> str:
             f"widths {width_key(trial['widths'])}",
             f"{trial['params']:,} parameters, {trial['macs']:,} MACs",
             format_measured(trial, unit),
-            f"validation {trial['val_accuracy']:.2f} %, test {trial['test_accuracy']:.2f} %",
+            f"validation {trial['score']:.2f} %, test {trial['test_score']:.2f} %",
         ]
     )
 
@@ -82,8 +82,7 @@ def _describe(trial: dict[str, Any], unit: str) -> str:
 def _describe_mean(group: pd.DataFrame, unit: str) -> str:
     first = group.iloc[0].to_dict()
     validation, test = (
-        with_deviation(group[name].mean(), group[name].std())
-        for name in ("val_accuracy", "test_accuracy")
+        with_deviation(group[name].mean(), group[name].std()) for name in ("score", "test_score")
     )
     return "<br>".join(
         [

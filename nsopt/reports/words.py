@@ -218,7 +218,7 @@ def _describe_limits(results: Results, rows: pd.DataFrame, taken: pd.Series) -> 
 def _find_difference(results: Results, best: pd.Series, rival: pd.Series) -> Difference | None:
     """Return by how much the best is ahead of its rival in test accuracy."""
     accuracies, others = (
-        _select_outcomes(results, best, row["method"]).set_index("seed")["test_accuracy"]
+        _select_outcomes(results, best, row["method"]).set_index("seed")["test_score"]
         for row in (best, rival)
     )
     return paired_difference(accuracies, others, results.settings.get("data", {}).get("test"))

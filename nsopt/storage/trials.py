@@ -20,7 +20,6 @@ LARGEST_WIDTH = 2**16
 BUDGET = "budget"
 _Number = int | float
 _Width = Annotated[int, Field(ge=1, le=LARGEST_WIDTH)]
-CURVES = "train_loss", "val_accuracy", "test_accuracy"  # one number per epoch
 OUTCOME_COLUMNS: dict[str, Any] = {  # with their types
     "method": str,
     "ratio": _Number,
@@ -36,9 +35,9 @@ OUTCOME_COLUMNS: dict[str, Any] = {  # with their types
     "latency_spread": _Number,
     "latency_waited": _Number,
     "tau": _Number,
-    "val_accuracy": _Number,
-    "test_accuracy": _Number,
-    "test_accuracy_best_epoch": _Number,
+    "score": _Number,
+    "test_score": _Number,
+    "test_score_best_epoch": _Number,
     "epochs": int,
     "seconds": _Number,
     "feasible": bool,

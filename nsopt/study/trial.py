@@ -61,7 +61,7 @@ class TrialRunner:
         self._report(point, outcome, f"{outcome.seconds:.0f} s")
         columns = self._list_columns(point, outcome, latency)
         trials.write_outcome(trial, columns, _list_epochs(outcome))
-        return outcome.val_accuracy, latency.median_ms
+        return outcome.score, latency.median_ms
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
         """Report why a trial failed."""
@@ -78,7 +78,7 @@ class TrialRunner:
             )
             widths = trials.read_widths(trial, self.session.task.arch.layer_names)
             outcome = self._train(point, widths)
-            if outcome.val_accuracy == trial.values[0]:
+            if outcome.score == trial.values[0]:
                 self._open_networks().mend(study, trial, self._make_kept(point, outcome))
             else:
                 self._report(point, outcome, "other results than before: the file stays damaged")
@@ -106,7 +106,7 @@ class TrialRunner:
 
     def _report(self, point: Point, outcome: Outcome, how: str) -> None:
         self.session.progress.message(
-            f"{point.label}: validation {outcome.val_accuracy:.2f} %, "
+            f"{point.label}: validation {outcome.score:.2f} %, "
             f"test {outcome.test_accuracy:.2f} %, {how}"
         )
 
@@ -127,9 +127,9 @@ class TrialRunner:
             "latency_spread": latency.spread,
             "latency_waited": latency.waited,
             "tau": costs["params"],
-            "val_accuracy": outcome.val_accuracy,
-            "test_accuracy": outcome.test_accuracy,
-            "test_accuracy_best_epoch": outcome.test_score_best_epoch,
+            "score": outcome.score,
+            "test_score": outcome.test_accuracy,
+            "test_score_best_epoch": outcome.test_score_best_epoch,
             "epochs": len(outcome.epochs),
             "seconds": outcome.seconds,
             "feasible": self._is_feasible(point, outcome.widths, latency),
@@ -149,10 +149,8 @@ def _list_epochs(outcome: Outcome) -> dict[str, Any]:
     """Return the numbers of every epoch; nothing for a network that was not trained."""
     if any(map(math.isnan, outcome.losses)):
         return {}
-    return {
-        name: [getattr(epoch, field.name) for epoch in outcome.epochs]
-        for name, field in zip(trials.CURVES, fields(Epoch), strict=True)
-    }
+    names = [field.name for field in fields(Epoch)]
+    return {name: [getattr(epoch, name) for epoch in outcome.epochs] for name in names}
 
 
 def _find_checkpoint(session: Session, point: Point) -> Path:

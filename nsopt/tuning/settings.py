@@ -227,12 +227,12 @@ class TuningRunner(PointRunner):
         costs = counted_costs(arch, widths)
         numbers = costs | {
             "widths": schema.width_key(widths),
-            "val_accuracy": outcome.val_accuracy,
-            "test_accuracy": outcome.test_accuracy,
+            "score": outcome.score,
+            "test_score": outcome.test_score,
             "seconds": outcome.seconds,
         }
         trials.write_outcome(trial, numbers, {})
-        return outcome.val_accuracy
+        return outcome.score
 
     def _run_algorithm_3(self, trial: Trial, law: PowerLaw) -> SgdFit:
         """Run Algorithm 3 with a proposed eta. Prune the trial if the algorithm diverges."""

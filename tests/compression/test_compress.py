@@ -109,8 +109,8 @@ def test_every_budget_fine_tunes_scored_and_uniform_widths_and_returns_one_of_th
         rows = group.set_index("method").sort_index(ascending=False)  # uniform first
         assert set(rows.index) == {"uniform", "scored"}
         distinct = rows.drop_duplicates("widths")  # uniform ones may score best
-        assert chosen.method == choose_method(distinct["val_accuracy"].to_dict(), images)
-        assert chosen.val_accuracy == rows["val_accuracy"][chosen.method]
+        assert chosen.method == choose_method(distinct["score"].to_dict(), images)
+        assert chosen.val_accuracy == rows["score"][chosen.method]
         assert chosen.widths == rows["widths"][chosen.method]
 
 
@@ -149,7 +149,7 @@ def test_the_score_of_a_result_is_its_validation_accuracy_before_fine_tuning(
     compressed: tuple[nsopt.Compression, Path],
 ) -> None:
     found = {
-        trial.user_attrs["widths"]: trial.user_attrs["val_accuracy"]
+        trial.user_attrs["widths"]: trial.user_attrs["score"]
         for study in open_scores(compressed)
         for trial in study.trials
     }

@@ -77,7 +77,7 @@ def test_the_widths_that_were_timed_are_scored_once_and_only_for_milliseconds() 
 
     def measure(widths: tuple[int, ...]) -> tuple[float, Mapping[str, Any]]:
         scored.append(widths)
-        return float(widths[0]), {"val_accuracy": 50.0}
+        return float(widths[0]), {"score": 50.0}
 
     runner = ScoreRunner(family, solve, measure, resolve_compute("cpu", "fp32"), Silent())
     study = optuna.create_study(direction="maximize")

@@ -54,8 +54,8 @@ def make_network(accuracy: float, budget: int = 1000, seed: int = 0) -> KeptNetw
         budget=budget,
         ratio=None,
         seed=seed,
-        val_accuracy=accuracy,
-        test_accuracy=accuracy,
+        score=accuracy,
+        test_score=accuracy,
         model=model,
     )
 

@@ -54,7 +54,7 @@ def run_short(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
 def read_outcomes(out: Path) -> pd.DataFrame:
     """Return the outcomes of a run, without measured times."""
     results = read_results(f"sqlite:///{out / 'study.db'}")
-    columns = ["method", "budget", "seed", "widths", "val_accuracy", "test_accuracy", "params"]
+    columns = ["method", "budget", "seed", "widths", "score", "test_score", "params"]
     frame = results.outcomes[columns].sort_values(["method", "budget", "seed"])
     return frame.reset_index(drop=True)
 
@@ -110,7 +110,7 @@ def test_export_writes_a_network_in_every_format(kind: str, whole: Path, tmp_pat
     best = read_results(f"sqlite:///{whole / 'study.db'}").outcomes.query(
         "method == 'neuralscale' and ratio == 0.12"
     )
-    assert of_file == stored == f"{best.loc[best['val_accuracy'].idxmax(), 'test_accuracy']:.2f}"
+    assert of_file == stored == f"{best.loc[best['score'].idxmax(), 'test_score']:.2f}"
     assert [path.name for path in out.parent.iterdir()] == ["network"]
 
 

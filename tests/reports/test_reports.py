@@ -71,7 +71,7 @@ def test_the_summary_has_means_and_deviations_over_seeds(results: Results) -> No
 
 
 def test_equal_numbers_of_parameters_and_macs_are_separate_budgets(results: Results) -> None:
-    macs = results.outcomes.assign(metric="macs", test_accuracy=10.0)
+    macs = results.outcomes.assign(metric="macs", test_score=10.0)
     outcomes = pd.concat([macs, results.outcomes], ignore_index=True)
     both = dataclasses.replace(results, outcomes=outcomes)
     table = summary(both)

@@ -64,8 +64,8 @@ def test_the_answer_names_the_winner_at_every_budget(results: Results) -> None:
 
 def test_a_winner_on_validation_may_lose_on_the_test_images(results: Results) -> None:
     frame = results.outcomes
-    behind = frame["test_accuracy"] - 4 * frame["method"].eq("neuralscale")
-    first, _ = answer_for(results, test_accuracy=behind)
+    behind = frame["test_score"] - 4 * frame["method"].eq("neuralscale")
+    first, _ = answer_for(results, test_score=behind)
     assert "NeuralScale has the best validation accuracy, but 1.0 points less" in first.text
     assert first.is_certain
     assert "For that accuracy" not in first.text
@@ -84,19 +84,17 @@ def test_the_answer_takes_the_network_that_compress_returns(results: Results) ->
 
 def test_the_trained_network_is_not_merged_with_networks_of_its_widths(results: Results) -> None:
     frame = results.outcomes[results.outcomes["budget"] == 4000].assign(widths=[(8, 16)] * 4)
-    dense = frame[frame["method"] == "uniform"].assign(method="dense", val_accuracy=99.0)
+    dense = frame[frame["method"] == "uniform"].assign(method="dense", score=99.0)
     both = pd.concat([frame, dense], ignore_index=True)
     (verdict,) = answer(dataclasses.replace(results, outcomes=both))
     assert verdict.method == "Trained network"
-    (verdict,) = answer(
-        dataclasses.replace(results, outcomes=both.assign(val_accuracy=frame["val_accuracy"]))
-    )
+    (verdict,) = answer(dataclasses.replace(results, outcomes=both.assign(score=frame["score"])))
     assert "Trained" not in verdict.method
 
 
 def test_no_method_wins_if_nothing_was_learned(results: Results) -> None:
     few = dataclasses.replace(results, settings=results.settings | {"data": {"test": 100}})
-    for verdict in answer_for(few, test_accuracy=52.0):
+    for verdict in answer_for(few, test_score=52.0):
         assert "nothing learned. Every network is near 50 %, chance for 2 classes." in verdict.text
         assert not verdict.is_certain
 
@@ -118,12 +116,12 @@ def test_the_answer_recommends_the_cheaper_method_if_no_difference_is_shown(
 ) -> None:
     frame = results.outcomes
     lead = frame["method"].eq("neuralscale") * np.where(frame["seed"] == 0, 5.0, -4.0)
-    for verdict in answer_for(results, test_accuracy=50 + lead):
+    for verdict in answer_for(results, test_score=50 + lead):
         assert "no difference shown. NeuralScale 50.5 %, Uniform 50.0 % (+0.5; " in verdict.text
         assert "Take Uniform: 0.5x the time. More seeds: --seeds 5." in verdict.text
         assert verdict.method == "Uniform"
         assert not verdict.is_certain
-    apart = dataclasses.replace(results, outcomes=frame.assign(test_accuracy=50 + lead))
+    apart = dataclasses.replace(results, outcomes=frame.assign(test_score=50 + lead))
     assert f"--study={results.name}/uniform" in _export_command(apart, WORKSPACE)
 
 
@@ -155,9 +153,7 @@ def test_the_answer_names_methods_with_the_same_widths_together(results: Results
 
 def test_methods_that_share_the_best_widths_win_together(results: Results) -> None:
     frame = results.outcomes
-    lead = frame[["val_accuracy", "test_accuracy"]].sub(
-        frame["method"].eq("neuralscale") * 5, axis=0
-    )
+    lead = frame[["score", "test_score"]].sub(frame["method"].eq("neuralscale") * 5, axis=0)
     behind = frame.assign(**lead)
     scored = behind[behind["method"] == "uniform"].assign(method="scored")
     three = dataclasses.replace(results, outcomes=pd.concat([behind, scored], ignore_index=True))
@@ -195,5 +191,5 @@ def test_unreliable_milliseconds_do_not_influence_the_recommendation(results: Re
     frame = results.outcomes
     lead = frame["method"].eq("neuralscale") * np.where(frame["seed"] == 0, 5.0, -4.0)
     macs = frame["macs"] * np.where(frame["method"].eq("neuralscale"), 0.5, 1.0)
-    for verdict in answer_for(results, test_accuracy=50 + lead, macs=macs, latency_spread=0.9):
+    for verdict in answer_for(results, test_score=50 + lead, macs=macs, latency_spread=0.9):
         assert "Take NeuralScale: 0.5x the MACs." in verdict.text

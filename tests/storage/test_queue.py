@@ -138,7 +138,7 @@ def test_a_trial_stays_alive_while_its_sampler_takes_long(
 
 def test_a_result_that_comes_too_late_is_dropped(url: str) -> None:
     def write(trial: Trial) -> list[float]:
-        trial.set_user_attr("val_accuracy", 1.0)
+        trial.set_user_attr("score", 1.0)
         return [1.0]
 
     def diverge(trial: Trial) -> list[float]:

@@ -36,8 +36,8 @@ def outcome(method: str, seed: int, best: float, ratio: float = 0.25) -> dict[st
         "cost_latency": None,
         "seed": seed,
         "params": 579_000,
-        "test_accuracy": best - 1,
-        "test_accuracy_best_epoch": best,
+        "test_score": best - 1,
+        "test_score_best_epoch": best,
         "widths": (8,) * 8,
     }
 

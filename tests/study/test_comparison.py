@@ -124,7 +124,7 @@ def open_studies(place: Workspace) -> dict[str, optuna.Study]:
 def select_outcomes(results: Results) -> pd.DataFrame:
     """Return outcomes without measured times, in a fixed order."""
     columns = ["method", "budget", "seed", "widths", "params", "macs", "feasible"]
-    accuracies = ["val_accuracy", "test_accuracy", "test_accuracy_best_epoch"]
+    accuracies = ["score", "test_score", "test_score_best_epoch"]
     frame = results.outcomes[columns + accuracies]
     return frame.sort_values(["method", "budget", "seed"]).reset_index(drop=True)
 
@@ -177,7 +177,7 @@ def test_studies_follow_the_schema(done: Workspace) -> None:
     trial = studies["neuralscale"].trials[0]
     flat = {k: v for k, v in trial.user_attrs.items() if k != "curves_per_epoch"}
     assert all(isinstance(value, int | float | str) for value in flat.values())
-    assert trial.values == [flat["val_accuracy"], flat["latency_ms"]]
+    assert trial.values == [flat["score"], flat["latency_ms"]]
     assert studies["search"].user_attrs["provenance"]["device"]
 
 

@@ -67,13 +67,13 @@ def test_methods_inherit_weights_and_the_trained_network_has_a_row(
     dense = outcomes.loc["dense"]
     assert dense.index.tolist() == [1.0]  # it has no other size
     own = evaluate(Classification(splits).test(CPU), trained, CPU)
-    assert dense.loc[1.0, "test_accuracy"] == pytest.approx(own)
+    assert dense.loc[1.0, "test_score"] == pytest.approx(own)
     assert dense.loc[1.0, "params"] == PARAMS.cost(started.task.arch)(started.task.arch.base_widths)
     base = started.task.arch.base_widths
     for method in ("uniform", "neuralscale"):
         row = outcomes.loc[(method, 0.75)]
         assert all(width <= most for width, most in zip(row["widths"], base, strict=True))
-        assert row["val_accuracy"] > 50  # one gentle epoch from scratch gives some 20
+        assert row["score"] > 50  # one gentle epoch from scratch gives some 20
     (search,) = open_studies(place)["search"].trials
     assert search.user_attrs["seconds"] > 0
 

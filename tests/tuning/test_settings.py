@@ -98,7 +98,7 @@ def test_every_value_of_pretrain_epochs_is_tried_with_every_seed(
     assert sorted(found) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     for trial in study.trials:
         assert trial.values == [
-            trial.user_attrs["val_accuracy"],
+            trial.user_attrs["score"],
             trial.user_attrs["search_seconds"],
         ]
         assert trial.user_attrs["params"] <= both.budget
