@@ -19,7 +19,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
 
     def watch(*arguments: Any, **options: Any) -> Any:
-        seen.append(options["task"])
+        seen.append(options["name"])
         return train_configuration(*arguments, **options)
 
     monkeypatch.setattr(session, "train_configuration", watch)
