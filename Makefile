@@ -10,7 +10,7 @@ COMPILE := $(BIN)/python -m compileall -qq -x '/tests?/' $(VENV)/lib nsopt
 INSTALLED := $(VENV)/.installed
 FOR_TESTS := $(VENV)/.installed-for-tests
 
-.PHONY: study test networks docs format clean
+.PHONY: study test networks coverage docs format clean
 
 study: $(INSTALLED)
 	$(BIN)/python -m nsopt.study --preset tiny --methods uniform,morphnet,neuralscale --workers 2
@@ -25,6 +25,11 @@ test: $(FOR_TESTS)
 
 networks: $(FOR_TESTS)
 	$(BIN)/python -m pytest -m networks
+
+coverage: $(FOR_TESTS)
+	$(BIN)/coverage run -m pytest --numprocesses=0
+	$(BIN)/coverage html --directory build/coverage
+	$(BIN)/coverage report
 
 docs: $(FOR_TESTS)
 	$(BIN)/mkdocs build --strict

@@ -3,6 +3,7 @@ draws, and the messages of all errors."""
 
 import ast
 import html
+import json
 import re
 import sys
 from collections.abc import Iterable
@@ -30,6 +31,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if file.suffix in {".md", ".csv", ".json", ".png", ".py"}:
                 name = str(file.relative_to(ROOT))
                 files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
+    for notebook in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        name = f"notebooks/{notebook.stem}.md"
+        files.append(File.generated(config, name, content=convert_notebook(notebook.read_text())))
     reports = str(ROOT / "nsopt" / "reports")
     files.append(File(PLOTLY, reports, config.site_dir, config.use_directory_urls))
     return files
@@ -47,6 +51,21 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
         for folder in BESIDE:
             markdown = markdown.replace(f"](../{folder}/", f"]({folder}/")
     return markdown
+
+
+def convert_notebook(text: str) -> str:
+    """Return a notebook as Markdown: its text, its code, and what the code showed."""
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            data = {"text/plain": output.get("text", "")} | output.get("data", {})
+            if "text/html" in data:
+                parts.append(f"<div>{''.join(data['text/html'])}</div>")
+            elif shown := "".join(data["text/plain"]).rstrip():
+                parts.append(f"```text\n{shown}\n```")
+    return "\n\n".join(parts)
 
 
 def link_titles(markdown: str, nav: list[Any]) -> str:

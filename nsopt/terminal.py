@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichBars
 from rich.segment import Segment
 
+from nsopt.notebook import NotebookProgress
 from nsopt.progress import Progress, Silent
 
 # Control characters, marks that change the direction of text, and surrogates, which cannot be
@@ -85,8 +86,15 @@ def show_bars(console: PlainConsole) -> Iterator[LiveProgress]:
 
 @contextmanager
 def show_progress(progress: Progress | None) -> Iterator[Progress]:
-    """Yield `progress`, or by default bars on a terminal, and silence elsewhere."""
+    """Yield `progress`, or by default bars on a terminal or in Jupyter, and silence elsewhere."""
     console = PlainConsole()
+    if progress is None and console.is_jupyter:
+        from IPython.display import display  # noqa: PLC0415  (only notebooks have it)
+
+        bar = NotebookProgress(display({"text/plain": ""}, raw=True, display_id=True))
+        yield bar
+        bar.finish()
+        return
     if progress is not None or not console.is_terminal:
         yield progress or Silent()
         return

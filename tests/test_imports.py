@@ -17,6 +17,7 @@ FLOORS = [
     "errors",
     "files",
     "progress",
+    "notebook",
     "terminal",
     "settings",
     "torchvision_import",

@@ -115,7 +115,7 @@ def describe_device(device: torch.device) -> str:
     """Return a name for reports, such as `AMD EPYC 9R14, 2 threads` or `NVIDIA A100`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = torch.cpu.get_capabilities().get("cpu_name", platform.machine())
+    name = _processor().get("cpu_name", platform.machine())
     if device.type != "cpu":
         return f"{name}, {device.type}"
     return f"{name}, {torch.get_num_threads()} threads"
@@ -157,5 +157,10 @@ def place(model: nn.Module, device: torch.device, layout: torch.memory_format) -
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return bool(_processor().get("avx512_bf16") or _processor().get("amx_bf16"))
+
+
+def _processor() -> dict[str, Any]:
+    """Return what PyTorch says of the processor; older releases say nothing."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found

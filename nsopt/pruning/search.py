@@ -10,6 +10,7 @@ from nsopt.compute.placement import place_images
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
+from nsopt.notebook import make_html_table
 from nsopt.progress import Progress
 from nsopt.pruning.iterations import run_iterations
 from nsopt.pruning.settings import SearchSettings
@@ -36,6 +37,22 @@ class SearchResult:
     @property
     def law(self) -> PowerLaw:
         return self.iterations[-1].law
+
+    def __repr__(self) -> str:
+        return f"SearchResult(iterations={len(self.iterations)}, law={self.law})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {
+                "iteration": number,
+                "prune steps": len(each.trajectory.tau) - 1,
+                "seconds": f"{each.seconds:.1f}",
+                "widths at the original size": "-".join(map(str, each.widths)),
+                "lowest r2": f"{each.law.r2.min():.3f}",
+            }
+            for number, each in enumerate(self.iterations, start=1)
+        ]
+        return make_html_table(rows, repr(self))
 
 
 def search(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nsopt.errors import NsoptError
+from nsopt.notebook import make_html_table
 from nsopt.scaling.cost import FloatArray, Widths
 from nsopt.scaling.fit_error import FitError
 
@@ -67,6 +68,18 @@ class PowerLaw:
             raise NsoptError("alpha, beta and r2 of a law must be lists of the same length")
         if not (np.isfinite(self.alpha) & (self.alpha > 0) & np.isfinite(self.beta)).all():
             raise NsoptError("a law needs finite alpha > 0 and finite beta in every layer")
+
+    def __repr__(self) -> str:
+        beta, r2 = (f"{each.min():.3g} to {each.max():.3g}" for each in (self.beta, self.r2))
+        return f"PowerLaw({self.layers} layers, beta {beta}, r2 {r2})"
+
+    def _repr_html_(self) -> str:
+        columns = zip(self.alpha, self.beta, self.r2, strict=True)
+        rows = [
+            {"layer": layer, "alpha": f"{alpha:.4g}", "beta": f"{beta:.3f}", "r2": f"{r2:.3f}"}
+            for layer, (alpha, beta, r2) in enumerate(columns, start=1)
+        ]
+        return make_html_table(rows, "width = alpha * size ** beta")
 
     @classmethod
     def fit(cls, widths: ArrayLike, tau: ArrayLike) -> Self:
