@@ -33,18 +33,16 @@ class NoWidthsError(DeterministicError):
 
 
 _MOST_NAMES = 20
+_LONGEST = 60
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> NsoptError:
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> NsoptError:
     """Return an error for a name that is not in `known`; it suggests the nearest known name."""
     names = sorted(known)
-    nearest = get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    nearest = get_close_matches(str(name)[:_LONGEST].lower(), names, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     known_are = f"known are {', '.join(names)}" if len(names) <= _MOST_NAMES else ""
-    return NsoptError(f"unknown {kind} {name!r}: {hint}{known_are}".rstrip(": "))
-
-
-_LONGEST = 60
+    return NsoptError(f"unknown {kind} {shorten(name)}: {hint}{known_are}".rstrip(": "))
 
 
 def shorten(value: object) -> str:

@@ -142,7 +142,31 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
+def write_cached(path: Path, content: bytes) -> None:
+    """Write a file in the cache folder, or nothing if the folder cannot be written."""
+    with suppress(OSError):
+        write_whole(path, content)
+
+
 def cache_folder() -> Path:
-    """Return the cache folder, `$XDG_CACHE_HOME/nsopt`: nsopt can recreate what is in it."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "nsopt"
+    """Return the cache folder, `$XDG_CACHE_HOME/nsopt`: nsopt can recreate what is in it.
+
+    Without XDG_CACHE_HOME and a home folder in which this user may write, as in some containers, it
+    is a folder of this user among the temporary files.
+
+    Raises:
+        NsoptError: if another user made that folder.
+    """
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    if chosen:
+        return Path(chosen) / "nsopt"
+    with suppress(RuntimeError, OSError):  # no home, or a file in its place
+        cache = Path.home() / ".cache"
+        nearest = next(path for path in (cache, *cache.parents) if _exists(path))
+        if nearest.is_dir() and os.access(nearest, os.W_OK):
+            return cache / "nsopt"
+    folder = Path(tempfile.gettempdir()) / f"nsopt-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid() or not folder.is_dir() or folder.is_symlink():
+        raise NsoptError(f"{folder} belongs to another user: set XDG_CACHE_HOME to a folder")
+    return folder

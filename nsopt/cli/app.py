@@ -45,6 +45,7 @@ for command in (
     doctor,
 ):
     app.command(command)
+_KEEPING = {"study", "compress", "search", "tune", "worker"}  # they search or train
 app.command(data.app)
 app.register_install_completion_command(add_to_startup=False)
 
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # for --arch module:factory
-    with user_errors():
+    with user_errors(keeps_results=bool({*words[:1]} & _KEEPING)):
         try:
             app(words, exit_on_error=False, print_error=False)
         except CycloptsError as error:

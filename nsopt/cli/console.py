@@ -117,13 +117,16 @@ def live_progress(for_another: bool = False) -> Iterator[LiveProgress | LineProg
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
+def user_errors(keeps_results: bool) -> Iterator[None]:
     """Print an error that the user can fix as one line on stderr, and exit with code 2.
+
+    Args:
+        keeps_results: whether the command searches or trains, and keeps what was finished.
 
     Ctrl-C ends the process at once, like a kill. A study survives a kill at any point; a
     KeyboardInterrupt in the middle of a library call could corrupt it.
     """
-    signal.signal(signal.SIGINT, partial(_leave_at_once, time.monotonic()))
+    signal.signal(signal.SIGINT, partial(_leave_at_once, keeps_results, time.monotonic()))
     try:
         yield
     except NsoptError as error:
@@ -142,10 +145,13 @@ def _stop(message: str) -> NoReturn:
     raise SystemExit(_USER_ERROR) from None
 
 
-def _leave_at_once(began: float, signum: int, frame: FrameType | None) -> NoReturn:
+def _leave_at_once(
+    keeps_results: bool, began: float, signum: int, frame: FrameType | None
+) -> NoReturn:
     console.show_cursor()
     sys.stdout.flush()
-    os.write(2, f"\ninterrupted: {describe_rest(time.monotonic() - began)}\n".encode())
+    rest = f": {describe_rest(time.monotonic() - began)}" if keeps_results else ""
+    os.write(2, f"\ninterrupted{rest}\n".encode())
     os._exit(_INTERRUPTED)
 
 

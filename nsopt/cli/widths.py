@@ -152,7 +152,9 @@ def _propose_widths(
     from nsopt.cli.preparation import read_sizes
     from nsopt.errors import NsoptError
     from nsopt.latency.measured_budget import MeasuredBudget
+    from nsopt.scaling.law import PowerLaw
     from nsopt.scaling.metric import counted_costs
+    from nsopt.scaling.record import Iteration
     from nsopt.scaling.solve import solve_widths
 
     law, arch = found.law, found.arch
@@ -165,11 +167,15 @@ def _propose_widths(
     for size in read_sizes(sizes, arch, _RATIOS):
         limits = found.limits(size.metric, **sizes.rounding)
         asked = MeasuredBudget(arch, law, size.metric, size.budget, limits)
-        fit = solve_widths(law, size.metric.cost(correct(asked)), size.budget, *limits)
+        cost = size.metric.cost(correct(asked))
+        fit = solve_widths(law, cost, size.budget, *limits, warn=False)
         widths = fit.widths.tolist()
         row = {"ratio": size.ratio, "metric": size.metric.name} | _describe(size, arch, fit)
         row |= counted_costs(arch, widths) | {"layers": list(arch.layer_names)}
-        beyond = found.iteration and found.iteration.beyond(size.metric.cost(arch), size.budget)
+        recorded = found.iteration or law
+        beyond = None
+        if isinstance(recorded, Iteration | PowerLaw):
+            beyond = recorded.beyond(size.metric.cost(arch), size.budget)
         band = {
             name: None if edge is None else edge.tolist()
             for name, edge in (("widths_low", fit.widths_low), ("widths_high", fit.widths_high))

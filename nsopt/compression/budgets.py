@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.errors import NoWidthsError, NsoptError, shorten
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import PowerLaw, uniform_curve
@@ -59,7 +59,7 @@ class Budget:
             NoWidthsError: if no widths meet the budget.
         """
         limits = self.limits(arch, settings)
-        fit = solve_widths(law, self.metric.cost(arch), self.limit, *limits)
+        fit = solve_widths(law, self.metric.cost(arch), self.limit, *limits, warn=False)
         return tuple(fit.widths.tolist())
 
 
@@ -111,10 +111,10 @@ def check_words(words: Sequence[str]) -> None:
         raise NsoptError("give at least one budget, such as macs=50%")
     for word in words:
         if not isinstance(word, str):
-            raise NsoptError(f"{word!r} is not a budget: write a word such as 'macs=50%'")
+            raise NsoptError(f"{shorten(word)} is not a budget: write a word such as 'macs=50%'")
         limits = _read_limits(word)
         if not all(limit.number for limit in limits):
-            raise NsoptError(f"{word}: a budget must be above 0")
+            raise NsoptError(f"{shorten(word)}: a budget must be above 0")
         Joint.of([(limit.metric, limit.number) for limit in limits])
 
 

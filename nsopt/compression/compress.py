@@ -15,6 +15,7 @@ from pathlib import Path
 import optuna
 from torch import nn
 
+from nsopt.arguments import checked
 from nsopt.compression.budgets import check_words
 from nsopt.compression.classifier_compression import make_task, prepare_budgets, run_compression
 from nsopt.compression.own_compression import run_own_compression
@@ -41,6 +42,7 @@ from nsopt.training.trainer import Trainer
 PRESET = "compress"
 
 
+@checked
 def compress(
     model: nn.Module,
     task: Task | ImageData,

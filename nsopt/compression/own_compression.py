@@ -33,6 +33,7 @@ from nsopt.compression.result import Compressed, Compression
 from nsopt.compression.rounding import with_fast_multiple
 from nsopt.compute.device import place
 from nsopt.methods.registry import BASELINE, DENSE, SCORED
+from nsopt.models.architecture import build_to_fill
 from nsopt.models.tracing.originals import copy_model
 from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
 from nsopt.reports.results import Origin
@@ -209,7 +210,7 @@ def _fine_tune(task: OwnTask, start: TrainedStart, widths: Widths, seed: int) ->
 
 def _read(task: OwnTask, widths: tuple[int, ...], file: Path) -> nn.Module | None:
     """Return the network in a file; None if it is missing or damaged."""
-    model = task.arch.build(widths)
+    model = build_to_fill(task.arch, widths)
     try:
         model.load_state_dict(read_weights(file))
     except Exception:  # torch raises anything for a damaged file

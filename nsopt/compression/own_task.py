@@ -122,7 +122,7 @@ def make_own_task(
 ) -> OwnTask:
     """Return the task; trace the model with the task's inputs if `arch` is None.
 
-    Its precision is that of what is stored, or the best of the device.
+    Its precision is that of what is stored, or the faster one on this device.
 
     Raises:
         NsoptError: for a model that cannot be traced.
@@ -132,7 +132,7 @@ def make_own_task(
     if arch is None:
         arch = trace(model, task.inputs)
     stored = [schema.read_own_settings(study) for study in read_own_studies(folder, arch)]
-    settings = resolve_precision(settings, stored)
+    settings = resolve_precision(settings, stored, arch, task)
     compute = resolve_compute(settings.training.device, settings.training.precision)
     supervision = TaskSupervision(task, compute.device)
     settings = settings.updated(runtime=runtime.name, latency_batch_size=runtime.batch_size)

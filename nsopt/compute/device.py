@@ -9,6 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from nsopt.compute.bf16 import CheckedConvolutions
 from nsopt.compute.device_lock import DeviceLock
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.errors import NsoptError, unknown_name
@@ -37,9 +38,18 @@ class Compute:
         """Precision of training: bf16 or fp32."""
         return "bf16" if self.bf16 else "fp32"
 
-    def autocast(self) -> torch.autocast:
-        """Return mixed precision if `bf16`; weights and BatchNorm statistics stay float32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Compute in mixed precision if `bf16`; weights and BatchNorm statistics stay float32.
+
+        On the CPU, convolutions that are wrong in bfloat16 run in float32.
+        """
+        checked = self.bf16 and self.device.type == "cpu"
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
+            CheckedConvolutions() if checked else nullcontext(),
+        ):
+            yield
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -61,7 +61,14 @@ def use_seed(seed: int, device: torch.device) -> Iterator[None]:
 @contextmanager
 def _isolate(device: torch.device) -> Iterator[None]:
     """Let one thread at a time into the block, and restore the random state at its end."""
-    with _generators, _make_cudnn_reproducible():
+    with keep_random_state(device), _make_cudnn_reproducible():
+        yield
+
+
+@contextmanager
+def keep_random_state(device: torch.device) -> Iterator[None]:
+    """Restore torch's random numbers at the end of the block; one thread at a time enters it."""
+    with _generators:
         before = random_state(device)
         try:
             yield

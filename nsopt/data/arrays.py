@@ -12,6 +12,7 @@ from torch import Tensor
 from nsopt.errors import NsoptError, short_reason, shorten
 
 _CHANNELS = (1, 3)
+_FEW_CLASSES, _MOST_GAPS = 100, 10  # a higher label is a mistake if 9 of 10 below it are missing
 _HIGHEST = 2**31 - 1  # larger labels are mistakes, such as -1 as an unsigned integer
 
 
@@ -75,6 +76,25 @@ def read_dataset(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[Any]]
         found = ", ".join(sorted({format_shape(image.shape) for image in images})[:3]) or "none"
         raise NsoptError(f"{part} images must be of one size: found {found}")
     return np.stack(images), np.array(labels)
+
+
+def name_classes(labels: Sequence[Tensor], classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the classes, by default numbers. Raises NsoptError for odd labels."""
+    if classes is not None and (isinstance(classes, str) or not isinstance(classes, Sequence)):
+        raise NsoptError(f"classes must be a list of names, not {shorten(classes)}")
+    highest = max(int(own.max()) for own in labels)
+    different = len(torch.cat(list(labels)).unique())
+    if not classes and highest >= max(_FEW_CLASSES, _MOST_GAPS * different):
+        raise NsoptError(
+            f"labels go up to {highest}, but only {different} different ones occur: number the "
+            "classes from 0, or give their names as classes="
+        )
+    names = tuple(map(str, classes or range(max(2, highest + 1))))
+    if highest >= len(names):
+        raise NsoptError(
+            f"labels go up to {highest}: give {highest + 1} class names, not {len(names)}"
+        )
+    return names
 
 
 def _read_items(part: str, data: Any) -> Iterator[tuple[Any, Any]]:

@@ -16,14 +16,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from nsopt.data.arrays import format_shape, read_arrays, read_dataset
-from nsopt.errors import NsoptError, shorten
+from nsopt.arguments import checked
+from nsopt.data.arrays import format_shape, name_classes, read_arrays, read_dataset
+from nsopt.errors import NsoptError
 
 PIXEL_RANGE = 255.0
 _VALUES = 256  # possible values of a uint8 pixel
 _IMAGES_AT_ONCE = 1024
 Labelled = tuple[ArrayLike, ArrayLike]
-_FEW_CLASSES, _MOST_GAPS = 100, 10  # a higher label is a mistake if 9 of 10 below it are missing
 _SPLIT_SEED = 0  # one split for all seeds and methods, so that they can be compared
 
 
@@ -145,6 +145,7 @@ class ImageData:
         return self.train.shape[0]
 
     @classmethod
+    @checked
     def from_arrays(
         cls,
         train: Labelled,
@@ -181,10 +182,11 @@ class ImageData:
                     f"{part} images are {format_shape(own.shape)}, "
                     f"train images {format_shape(shape)}"
                 )
-        names = _name_classes([own.labels for own in sets.values()], classes)
+        names = name_classes([own.labels for own in sets.values()], classes)
         return cls(name, names, sets["train"], sets["test"], sets.get("validation"), mirror)
 
     @classmethod
+    @checked
     def from_dataset(
         cls,
         train: Any,
@@ -216,6 +218,7 @@ class ImageData:
         named = classes or getattr(train, "classes", None)
         return cls.from_arrays(*labelled, named, name, mirror)
 
+    @checked
     def normalised_by(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> Self:
         """Return the same images, normalised as a trained network expects them.
 
@@ -241,6 +244,7 @@ class ImageData:
             )
         return replace(self, mean=tuple(mean), std=tuple(std))
 
+    @checked
     def subset(self, classes: int | None, per_class: int | None) -> Self:
         """Return the first `classes` classes with their first `per_class` training images.
 
@@ -341,25 +345,6 @@ class Splits:
             "validation_crc32": _compute_checksum(self.validation),
             "test_crc32": _compute_checksum(self.test),
         }
-
-
-def _name_classes(labels: Sequence[Tensor], classes: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of the classes, by default numbers. Raises NsoptError for odd labels."""
-    if classes is not None and (isinstance(classes, str) or not isinstance(classes, Sequence)):
-        raise NsoptError(f"classes must be a list of names, not {shorten(classes)}")
-    highest = max(int(own.max()) for own in labels)
-    different = len(torch.cat(list(labels)).unique())
-    if not classes and highest >= max(_FEW_CLASSES, _MOST_GAPS * different):
-        raise NsoptError(
-            f"labels go up to {highest}, but only {different} different ones occur: number the "
-            "classes from 0, or give their names as classes="
-        )
-    names = tuple(map(str, classes or range(max(2, highest + 1))))
-    if highest >= len(names):
-        raise NsoptError(
-            f"labels go up to {highest}: give {highest + 1} class names, not {len(names)}"
-        )
-    return names
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:

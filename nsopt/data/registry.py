@@ -4,6 +4,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+from nsopt.arguments import checked
 from nsopt.data.cifar import load_cifar
 from nsopt.data.digits import load_digits
 from nsopt.data.folder import load_folder
@@ -15,6 +16,7 @@ from nsopt.errors import NsoptError, unknown_name
 _STAND_IN_CLASSES, _STAND_IN_SIZE = 100, 32
 
 
+@checked
 def load_data(
     name: str,
     directory: Path | str = "data",
@@ -55,7 +57,7 @@ def load_data(
     )
     data = load_source(source, Path(directory))
     if data.skipped:
-        warnings.warn(f"left out of {name}: {'; '.join(data.skipped)}", stacklevel=2)
+        warnings.warn(f"left out of {name}: {'; '.join(data.skipped)}", stacklevel=3)
     return data
 
 
@@ -63,6 +65,8 @@ def load_source(source: Source, directory: Path) -> ImageData:
     """Load the images of a study; the caller says what `skipped` names."""
     name = source.name
     check_name(name)
+    if source.image_size is not None and source.image_size < 1:
+        raise NsoptError(f"an image size must be at least 1 pixel, got {source.image_size}")
     if is_folder(name):
         path = Path(name.removeprefix("folder:")).expanduser()
         size, split = source.image_size, source.split

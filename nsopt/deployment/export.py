@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nsopt.arguments import checked
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import unknown_name
 from nsopt.files import written_beside
@@ -45,6 +46,7 @@ class WithNormalisation(nn.Module):
         return self.network((images - self.mean) / self.std)
 
 
+@checked
 def export(network: KeptNetwork, path: Path | str, format: str = "onnx") -> None:  # noqa: A002
     """Write a network for other tools.
 
@@ -67,6 +69,7 @@ def export(network: KeptNetwork, path: Path | str, format: str = "onnx") -> None
         write(network, unfinished)
 
 
+@checked
 def load_exported(
     path: Path | str,
     format: str,  # noqa: A002

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nsopt.arguments import checked
 from nsopt.compute.device import resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.data.images import ImageData
@@ -45,6 +46,7 @@ class Int8:
         return self.milliseconds[self.form] < self.milliseconds[FLOAT]
 
 
+@checked
 def quantise(
     exported: Path | str, path: Path | str, data: ImageData, batch_size: int = BATCH_SIZE
 ) -> Int8:

@@ -9,10 +9,11 @@ import torch
 from pydantic import InstanceOf, TypeAdapter
 from torch import Tensor, nn
 
+from nsopt.arguments import checked
 from nsopt.data.images import Splits
 from nsopt.deployment.trained import describe_differences, explain_reading
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import Architecture, build_to_fill
 from nsopt.models.registry import stored_architectures
 from nsopt.storage.trials import LARGEST_WIDTH, Point
 from nsopt.storage.weights_file import read_weights
@@ -106,6 +107,7 @@ class KeptNetwork:
 _KEPT = TypeAdapter(KeptNetwork)
 
 
+@checked
 def load_network(path: Path | str, arch: str | Architecture | None = None) -> KeptNetwork:
     """Load a network that a study stored, or that `nsopt export --format state_dict` wrote.
 
@@ -150,7 +152,7 @@ def _load(
         kept = _KEPT.validate_python(content | {"model": nn.Identity()})
         for family in families(kept):
             _check_shapes(family, kept.widths, state)
-        model = family.build(kept.widths)
+        model = build_to_fill(family, kept.widths)
         model.load_state_dict(state)
         return replace(kept, model=model.eval())
 
@@ -166,6 +168,7 @@ def _check_shapes(
         raise NsoptError(f"its tensors are not those of the stored widths: {differences}")
 
 
+@checked
 def load_weights(path: Path | str, arch: str | Architecture | None = None) -> nn.Module:
     """Load only the module of `load_network`, in evaluation mode.
 

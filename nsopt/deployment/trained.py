@@ -1,6 +1,6 @@
 """A trained network that smaller ones start from, read from a file of weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -10,12 +10,13 @@ from zipfile import BadZipFile
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture, shapes_of
+from nsopt.models.architecture import Architecture, build_to_fill, shapes_of
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.storage.weights_file import read_weights
 
-_NESTED = ("state", "state_dict", "model")  # where files keep the weights, beside other things
-_PREFIX = "module."  # of names that torch.nn.DataParallel wrote
+# Where files keep the weights, beside other things.
+_NESTED = ("state", "state_dict", "model_state_dict", "model")
+_COMPILED = "_orig_mod."  # in names of modules that torch.compile wraps
 _MOST = 3  # differing tensors that a message names
 
 
@@ -25,15 +26,16 @@ def load_trained(path: Path, arch: Architecture) -> nn.Module:
     No code in the file is executed.
 
     Args:
-        path: a `state_dict` that `torch.save` wrote, alone or under the name `state_dict`, `model`
-            or `state`; or a network that nsopt stored.
+        path: a `state_dict` that `torch.save` wrote, alone or under a name such as `state_dict` or
+            `model_state_dict`; or a network that nsopt stored. A prefix of all names, as
+            `torch.nn.DataParallel` and Lightning write it, does not matter.
 
     Raises:
         NsoptError: if the file has no weights, or those of another network; the message names the
             first tensors that differ.
     """
     with explain_reading(path, "torch.save"):
-        state = _find_state(read_weights(path))
+        state = _rename(_find_state(read_weights(path)), [*arch.shapes(arch.base_widths)])
     differences = describe_differences(arch, arch.base_widths, state)
     if differences:
         raise NsoptError(
@@ -52,7 +54,7 @@ def copy_traced(arch: TracedArchitecture) -> nn.Module:
 
 
 def _build(arch: Architecture, state: Mapping[str, Tensor], origin: str) -> nn.Module:
-    model = arch.build(arch.base_widths)
+    model = build_to_fill(arch, arch.base_widths)
     model.load_state_dict(state)
     check_finite(model, origin)
     return model.eval()
@@ -99,15 +101,34 @@ def explain_reading(path: Path | str, writer: str) -> Iterator[None]:
 
 
 def _find_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    inner = next(
-        (content[name] for name in _NESTED if isinstance(content.get(name), dict)), content
-    )
-    state = {name: value for name, value in inner.items() if isinstance(value, Tensor)}
-    if not state:
-        raise NsoptError("it contains no named tensors")
-    if all(name.startswith(_PREFIX) for name in state):
-        state = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
-    return state
+    """Return the tensors of a known name, of the whole file, or of the only part with tensors."""
+    parts = {name: _pick_tensors(part) for name, part in content.items() if isinstance(part, dict)}
+    found = [parts[name] for name in _NESTED if parts.get(name)]
+    found += [_pick_tensors(content)] if not found else []
+    others = {name: part for name, part in parts.items() if part}
+    if not found[0] and len(others) == 1:
+        return others.popitem()[1]
+    if not found[0]:
+        raise NsoptError(
+            "it contains no named tensors"
+            if not others
+            else f"it contains several networks ({', '.join(map(str, others))}): store one alone"
+        )
+    return found[0]
+
+
+def _pick_tensors(part: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {str(name): value for name, value in part.items() if isinstance(value, Tensor)}
+
+
+def _rename(state: Mapping[str, Tensor], expected: Sequence[str]) -> dict[str, Tensor]:
+    """Return tensors without what torch.compile, DataParallel or Lightning add to their names."""
+    plain = {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}
+    for name in plain:
+        prefix = name.removesuffix(expected[0])
+        if prefix.endswith(".") and all(other.startswith(prefix) for other in plain):
+            return {other.removeprefix(prefix): tensor for other, tensor in plain.items()}
+    return plain
 
 
 def describe_differences(

@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from nsopt.arguments import checked
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
+from nsopt.compute.random_state import keep_random_state
 from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
-from nsopt.files import cache_folder, write_whole
+from nsopt.files import cache_folder, write_cached
 from nsopt.latency.calls import Call, record_calls
 from nsopt.latency.kernel_times import measure_table
 from nsopt.latency.linear import MacsLatency, fit_linear
@@ -37,7 +39,7 @@ from nsopt.latency.runtime import (
     draw_images,
 )
 from nsopt.latency.tables import BLOCK, Table
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import Architecture, build_to_fill
 from nsopt.progress import Progress
 from nsopt.scaling.cost import IntArray, width_limits
 from nsopt.scaling.law import floor_widths
@@ -61,6 +63,7 @@ class UnpredictableError(NsoptError):
     """A network's latency cannot be learned from its kernels."""
 
 
+@checked
 def with_latency(
     arch: A,
     device: str = "auto",
@@ -128,7 +131,7 @@ def find_model(
             progress.message(f"{error}: nsopt predicts its latency from its MACs")
 
     def measure(networks: Sequence[tuple[int, ...]]) -> list[float]:
-        models = [arch.build(widths) for widths in networks]
+        models = [build_to_fill(arch, widths) for widths in networks]
         device = str(compute.device)
         measured = measure_latencies(models, inputs, device=device, runtime=runtime)
         return [latency.median_ms for latency in measured]
@@ -159,7 +162,7 @@ def latency_model(
         folder: folder of the files, by default in the cache.
     """
     folder, runtime = folder or cache_folder() / "latency", Torch(batch_size)
-    with compute.exclusive():
+    with compute.exclusive(), keep_random_state(compute.device):
         conditions = latency_conditions(compute.device, runtime)
         path = folder / f"{_digest(arch, conditions)}.json"
         known = _read(path, arch)
@@ -173,7 +176,7 @@ def latency_model(
     if busy:
         progress.message(_BUSY)
         return model
-    write_whole(path, json.dumps(model.to_dict() | {"conditions": conditions}).encode())
+    write_cached(path, json.dumps(model.to_dict() | {"conditions": conditions}).encode())
     return model
 
 

@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from nsopt.arguments import checked
 from nsopt.compute.device import describe_device, float32_precision, resolve_compute
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
+from nsopt.compute.random_state import keep_random_state
 from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError
 from nsopt.latency.runtime import TORCH, Feed, Runtime, Torch, draw_images, move
@@ -49,6 +51,7 @@ def latency_conditions(device: torch.device, runtime: Runtime = TORCH) -> dict[s
     }
 
 
+@checked
 def measure_latency(
     model: nn.Module,
     input_shape: tuple[int, ...] = (3, 32, 32),
@@ -218,6 +221,7 @@ def _time_in_turns(
         memory_for(where, f"timing batches of {runtime.batch_size}"),
         keep_memory(where),
         pause_garbage_collection(),
+        keep_random_state(where),
     ):
         loaded = [load_one(where) for load_one in load]
         batch = move(resize_batch(inputs, runtime.batch_size), where)

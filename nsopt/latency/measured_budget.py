@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from nsopt.arguments import checked
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
@@ -22,12 +23,12 @@ from nsopt.latency.measure import Beside, measure_latencies
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_inputs, choose_runtime
 from nsopt.latency.sittings import Latency, Timing, distrust
-from nsopt.models.architecture import Architecture, require_latency
+from nsopt.models.architecture import Architecture, build_to_fill, require_latency
 from nsopt.progress import Progress
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import LATENCY, Metric, read_percentage
-from nsopt.scaling.solve import Limits, solve_widths
+from nsopt.scaling.solve import Limits, solve_widths, warn_of_extrapolation
 from nsopt.settings import BATCH_SIZE
 from nsopt.terminal import show_progress
 
@@ -89,7 +90,8 @@ class MeasuredBudget:
 
     def _solve_at(self, predicted: float) -> Proposal:
         cost = self.metric.cost(self.corrected(predicted))
-        widths = tuple(solve_widths(self.law, cost, self.budget, *self.limits).widths.tolist())
+        fit = solve_widths(self.law, cost, self.budget, *self.limits, warn=False)
+        widths = tuple(fit.widths.tolist())
         return Proposal(widths, float(LATENCY.cost(self.arch)(widths)))
 
     def solve(self, time: Callable[[Widths], Timing]) -> TimedWidths:
@@ -129,11 +131,11 @@ class MeasuredBudget:
             return lambda widths: Timing(
                 **asdict(time_widths(arch, compute, runtime, widths, inputs))
             )
-        whole = arch.build(arch.base_widths)
+        whole = build_to_fill(arch, arch.base_widths)
         beside = Beside(whole, inputs, _BESIDE, str(compute.device), runtime)
 
         def time(widths: Widths) -> Timing:
-            latency, share = beside.measure(arch.build(widths))
+            latency, share = beside.measure(build_to_fill(arch, widths))
             return Timing(**asdict(latency), share=share)
 
         return time
@@ -143,7 +145,7 @@ def time_widths(
     arch: Architecture, compute: Compute, runtime: Runtime, widths: Widths, inputs: Any = None
 ) -> Latency:
     """Time one network. The caller holds the device (`Compute.exclusive`)."""
-    model, where = arch.build(widths), str(compute.device)
+    model, where = build_to_fill(arch, widths), str(compute.device)
     inputs = choose_inputs(arch, runtime, inputs)
     (latency,) = measure_latencies([model], inputs, *_PASSES, where, runtime)
     return latency
@@ -179,6 +181,7 @@ def make_exact(
     return arch.with_latency(LinearCost(LATENCY.name, model, factor))
 
 
+@checked
 def solve_measured_widths(
     arch: Architecture,
     law: ScalingLaw,
@@ -223,6 +226,9 @@ def solve_measured_widths(
         NsoptError: if the device or the runtime is not available, if `measure` fails, or for a
             budget that is neither a number above 0 nor a percentage.
 
+    Warns:
+        UserWarning: if the widths are outside the record to which the law was fitted.
+
     Examples:
         >>> found = nsopt.solve_measured_widths(arch, nsopt.uniform_curve(arch.base_widths), 20.0)
         >>> found.widths, found.measured
@@ -241,4 +247,6 @@ def solve_measured_widths(
         limits = Limits(multiple_of, min_width, max_width, fill)
         beside = share is not None and timed_in.is_here
         asked = MeasuredBudget(arch, law, LATENCY, float(budget), limits, beside, inputs)
-        return asked.solve_here(shared, timed_in, display)
+        found = asked.solve_here(shared, timed_in, display)
+    warn_of_extrapolation(law, LATENCY.cost(arch), found.predicted)
+    return found

@@ -12,8 +12,9 @@ import numpy as np
 from torch import nn
 
 from nsopt.compute.device import Compute, resolve_compute
+from nsopt.compute.random_state import keep_random_state
 from nsopt.compute.sharing import sharing
-from nsopt.files import cache_folder, write_whole
+from nsopt.files import cache_folder, write_cached
 from nsopt.latency.measure import latency_conditions, measure_latencies, was_busy
 from nsopt.latency.runtime import Runtime, draw_images, with_batch_size
 from nsopt.latency.sittings import Latency
@@ -44,7 +45,8 @@ def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
     Raises:
         NsoptError: if the device or the runtime is not available.
     """
-    with sharing(resolve_compute(device, "fp32"), progress) as compute, compute.exclusive():
+    own = resolve_compute(device, "fp32")
+    with sharing(own, progress) as compute, compute.exclusive(), keep_random_state(own.device):
         runtime = with_batch_size(runtime, min(runtime.batch_size, _LARGEST_BATCH))
         conditions = latency_conditions(compute.device, runtime)
         key = json.dumps([_FORMAT, conditions]).encode()
@@ -56,7 +58,7 @@ def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
             found = multiple_from_times({w: one.lower_quartile_ms for w, one in timed.items()})
             if not was_busy(list(timed.values())):
                 content = {"multiple": found, "conditions": conditions}
-                write_whole(file, json.dumps(content).encode())
+                write_cached(file, json.dumps(content).encode())
     return found
 
 

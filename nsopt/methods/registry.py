@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 
+from nsopt.arguments import checked
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.methods.base import Method
 from nsopt.methods.dense import Dense
@@ -26,6 +27,7 @@ SCORED: Method = Scored()  # its law scored best at a budget
 _registered: dict[str, Method] = {}
 
 
+@checked
 def register_method(method: Method) -> None:
     """Make a method available in this process under its name.
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, shorten
 from nsopt.models.activations import TableActivations
 from nsopt.models.layers import build_operation, copy_channels
 from nsopt.models.shortcuts import leaders, tie
@@ -248,6 +248,12 @@ class TableArchitecture:
         return smaller
 
 
+def build_to_fill(arch: Architecture, widths: Widths) -> nn.Module:
+    """Build a network whose weights do not matter, without changing torch's random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        return arch.build(widths)
+
+
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of named tensors."""
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -262,11 +268,15 @@ def require_latency(name: str, latency: CostModel | None) -> CostModel:
 
 def read_widths(arch: Architecture, widths: Widths) -> tuple[int, ...]:
     """Return `widths` as a tuple of ints. Raises NsoptError for a wrong length or width."""
-    if len(widths) != len(arch.base_widths):
-        raise NsoptError(f"{arch.name} has {len(arch.base_widths)} widths, got {len(widths)}")
-    if any(width != int(width) or width < 1 for width in widths):
-        raise NsoptError(f"widths must be integers of at least 1, got {tuple(widths)}")
-    return tuple(int(width) for width in widths)
+    try:
+        found, given = tuple(map(int, widths)), tuple(widths)
+    except (TypeError, ValueError, OverflowError):
+        raise NsoptError(f"widths must be a list of integers, not {shorten(widths)}") from None
+    if len(found) != len(arch.base_widths):
+        raise NsoptError(f"{arch.name} has {len(arch.base_widths)} widths, got {len(found)}")
+    if found != given or min(found) < 1:
+        raise NsoptError(f"widths must be integers of at least 1, got {given}")
+    return found
 
 
 def relative_norms(weight: Tensor, axis: int) -> Tensor:

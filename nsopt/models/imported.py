@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -83,10 +85,10 @@ def network_factory(name: str) -> Callable[[int], nn.Module]:
     def make(num_classes: int) -> nn.Module:
         try:
             made = found(num_classes=num_classes) if takes_classes else found()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise NsoptError(
-                f"{name} makes no network ({type(error).__name__}: {error}): name a function that "
-                "returns one without arguments, or for num_classes"
+                f"{name} makes no network ({_describe(error)}): name a function that returns one "
+                "without arguments, or for num_classes"
             ) from error
         if not isinstance(made, nn.Module):
             raise NsoptError(f"{name} makes a {type(made).__name__}, not a torch.nn.Module")
@@ -110,13 +112,25 @@ def import_function(name: str) -> Callable[..., Any]:
         raise NsoptError(f"{name!r} is not a function: write package.module:function")
     try:
         found = getattr(import_module(package), word)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise NsoptError(f"cannot import the function {name!r}: {error}") from None
+    except (Exception, SystemExit) as error:  # the module may raise anything
+        raise NsoptError(f"cannot import the function {name!r}: {_describe(error)}") from error
     if not callable(found):
         kind = type(found).__name__
         raise NsoptError(f"{name} is not a function: it is of type {kind}; name a function")
     function: Callable[..., Any] = found
     return function
+
+
+def _describe(error: BaseException) -> str:
+    """Return type, text and place of an error on one line."""
+    if isinstance(error, SyntaxError):
+        place = f" ({Path(error.filename or '').name}, line {error.lineno})"
+        return f"{type(error).__name__}: {error.msg}{place}"
+    frame = extract_tb(error.__traceback__)[-1]
+    is_own = Path(frame.filename).suffix == ".py" and "importlib" not in frame.filename
+    place = f" ({Path(frame.filename).name}, line {frame.lineno})" if is_own else ""
+    kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+    return f"{kind}{' '.join(str(error).split())}{place}"
 
 
 def _takes_classes(function: Callable[..., Any]) -> bool:

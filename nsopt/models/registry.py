@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from nsopt.arguments import checked
 from nsopt.errors import NsoptError, unknown_name
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def check_name(name: str) -> None:
         raise unknown_name("architecture", name, _FACTORIES)
 
 
+@checked
 def get_architecture(
     name: str, num_classes: int = 10, image_size: int = 32, in_channels: int = 3
 ) -> "Architecture":

@@ -100,7 +100,8 @@ def inherit_network(
         OutOfMemoryError: if a batch does not fit the device.
     """
     with explain_out_of_memory(compute.device, supervision.batch_size(start.batch_size)):
-        model = place(start.build(widths), compute.device, start.arch.layout)
+        with use_seed(0, compute.device):
+            model = place(start.build(widths), compute.device, start.arch.layout)
         _measure_statistics(model, supervision.batches(start.batch_size, seed=0), compute)
     return model
 

@@ -173,7 +173,7 @@ class _Search:
         law = trajectory.record().law()
         metric = get_size_metric(settings.price)
         cost = metric.cost(self.arch)
-        fit = solve_widths(law, cost, cost(self.arch.base_widths))
+        fit = solve_widths(law, cost, cost(self.arch.base_widths), warn=False)
         seconds = time.perf_counter() - started
         proposed = tuple(fit.widths.tolist())
         low, high = _to_tuple(fit.widths_low), _to_tuple(fit.widths_high)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
+from nsopt.arguments import checked
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.placement import place_images
 from nsopt.data.images import ImageData
@@ -21,6 +22,7 @@ from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Supervision
 from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress
+from nsopt.training.precision import choose_compute
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class SearchResult:
         return make_html_table(rows, repr(self))
 
 
+@checked
 def search(
     arch: Architecture,
     task: Task | ImageData,
@@ -97,6 +100,8 @@ def search(
     """
     settings = settings or SearchSettings()
     compute = resolve_compute(settings.device, settings.precision)
+    if checkpoint is None:  # what continues must not change its precision
+        compute = choose_compute(settings, arch, arch.base_widths, task)
     supervision = supervise_search(task, settings, compute)
     with show_progress(progress) as display:
         iterations = tuple(

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from nsopt.methods.registry import DENSE, method_label
 from nsopt.reports.results import Origin
 from nsopt.reports.style import log_axis, method_styles, new_figure
+from nsopt.reports.tables import write_table
 from nsopt.reports.template import flatten, fragment, render_template
 from nsopt.reports.widths import WidthsInfo, draw_widths
 from nsopt.storage.schema import width_key
@@ -26,7 +27,7 @@ def write_own_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     table = networks.assign(widths=networks["widths"].map(width_key))
-    table.to_csv(folder / "networks.csv", index=False, lineterminator="\n")
+    write_table(table, folder / "networks.csv")
     page = folder / "index.html"
     text = render_template(
         "own_page.html",

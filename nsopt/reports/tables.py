@@ -12,6 +12,8 @@ from nsopt.scaling.record import Iteration
 from nsopt.storage.schema import price_of_search, width_key
 from nsopt.storage.trials import size_label
 
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+
 
 def with_ordered_metrics(outcomes: pd.DataFrame) -> pd.DataFrame:
     """Return a copy whose metrics sort as in reports: parameters, MACs, latency, several."""
@@ -155,8 +157,21 @@ def write_csv(results: Results, folder: Path) -> list[Path]:
     paths = []
     for name, table in tables.items():
         paths.append(folder / f"{name}.csv")
-        table.to_csv(paths[-1], index=False, lineterminator="\n")
+        write_table(table, paths[-1])
     return paths
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a CSV file. Text that a spreadsheet would run as a formula begins with an apostrophe.
+
+    Names of layers and methods come from networks and plug-ins of others.
+    """
+    quoted = table.rename(columns=_quote_formula).map(_quote_formula)
+    quoted.to_csv(path, index=False, lineterminator="\n")
+
+
+def _quote_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULAS) else cell
 
 
 def _list_records(results: Results, layers: list[str]) -> pd.DataFrame:

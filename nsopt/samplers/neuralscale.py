@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
+from nsopt.arguments import checked
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.algorithm3 import SgdFit
@@ -26,6 +27,7 @@ Solver = Callable[..., Fit]  # of a law, a cost and a budget
 _NARROWER, _WIDER = 32, 8  # default range of widths, in factors of the base widths
 
 
+@checked
 def suggest_widths(
     trial: BaseTrial,
     arch: Architecture,
@@ -83,7 +85,7 @@ def _warn_if_reloaded(study: Study) -> None:
             f"widths of study {study.study_name!r} came from a law, and come from "
             f"{type(study.sampler).__name__} now: to go on with the law give "
             "optuna.load_study(..., sampler=NeuralScaleSampler(...))",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -94,7 +96,8 @@ class NeuralScaleSampler(BaseSampler):
     take `budgets` in turn. All other parameters go to `independent_sampler`.
 
     When a trial ends, `budget`, `metric` and `cost` become user attributes, and the excess over the
-    budget becomes a constraint, also for enqueued widths.
+    budget becomes a constraint, also for enqueued widths. If the budget is outside the record to
+    which the law was fitted, `beyond_record` says how far, and a UserWarning says so before.
 
     Several budgets at once are `"params=250k,macs=20M"` in place of `cost`. Each has its own
     constraint, and the attribute `binding` names the one that stops the network. A trial's budget
@@ -106,8 +109,8 @@ class NeuralScaleSampler(BaseSampler):
             `arch.cost("params")` does.
         network: the architecture, which a metric's name needs; or the names of its L layers in
             order. The parameters are called `width_<layer name>`.
-        budgets: for trials without a `budget` of their own: numbers, or words such as "600k" and
-            "5ms", which are read as in commands.
+        budgets: for trials without a `budget` of their own: a number or several, or words such as
+            "600k" and "5ms", which are read as in commands.
         independent_sampler: for parameters other than widths; TPE by default.
         seed: of the default `independent_sampler` and of `spread`.
         spread: standard deviation of a random shift of every layer's log-width, new for each trial.
@@ -126,12 +129,13 @@ class NeuralScaleSampler(BaseSampler):
         >>> study.optimize(objective, n_trials=4)  # it calls nsopt.suggest_widths(trial, arch)
     """
 
+    @checked
     def __init__(
         self,
         law: ScalingLaw,
         cost: str | CostFunction,
         network: Architecture | Sequence[str],
-        budgets: Sequence[float | str] | str = (),
+        budgets: Sequence[float | str] | str | float = (),
         independent_sampler: BaseSampler | None = None,
         seed: int | None = None,
         spread: float = 0.0,
@@ -153,6 +157,8 @@ class NeuralScaleSampler(BaseSampler):
         self._solved: dict[float, Fit] = {}
         self._proposed: dict[tuple[str, int], Fit] = {}  # of running trials
         words = budgets.split(",") if isinstance(budgets, str) else budgets
+        if not isinstance(words, Sequence):
+            words = (words,)
         if not words and isinstance(self._cost, JointCost):
             words = (1,)
         self._budgets = tuple(self._read_budget(word) for word in words)
@@ -253,7 +259,10 @@ class NeuralScaleSampler(BaseSampler):
         if budget is None or not all(name in trial.params for name in self._parameters):
             return
         widths = [trial.params[name] for name in self._parameters]
-        trials.write_cost(study, trial, budget, self._metric, self._cost(widths))
+        law = self._law
+        beyond = law.beyond(self._cost, budget) if isinstance(law, PowerLaw) else None
+        numbers = {"budget": budget, "metric": self._metric, "cost": self._cost(widths)}
+        trials.write_cost(study, trial, numbers | {"beyond_record": beyond})
         if isinstance(self._cost, JointCost):
             binding = None
             if isinstance(fit, WidthFit) and fit.widths.tolist() == widths:

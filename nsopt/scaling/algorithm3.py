@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nsopt.arguments import checked
 from nsopt.errors import NsoptError
 from nsopt.scaling.cost import CostFunction, IntArray, width_limits
 from nsopt.scaling.joint import JointCost
 from nsopt.scaling.law import PowerLaw
+from nsopt.scaling.solve import warn_of_extrapolation
 
 _STILL = 0.5  # parameters; tau has stopped if it moves by less
 _RUNAWAY = 1e3
@@ -42,8 +44,15 @@ class SgdFit:
     diverged: bool
 
 
+@checked
 def solve_widths_sgd(
-    law: PowerLaw, cost: CostFunction, budget: float, eta: float = 50.0, max_steps: int = 2000
+    law: PowerLaw,
+    cost: CostFunction,
+    budget: float,
+    eta: float = 50.0,
+    max_steps: int = 2000,
+    *,
+    warn: bool = True,
 ) -> SgdFit:
     """Run tau <- tau - eta * (h(w(tau)) - tau_hat) * sum_l beta_l alpha_l tau^(beta_l - 1).
 
@@ -55,6 +64,7 @@ def solve_widths_sgd(
         budget: tau_hat, in the unit of `cost`.
         eta: step size.
         max_steps: most updates, if it neither converges nor diverges.
+        warn: whether to warn of a budget outside the record to which the law was fitted.
 
     Returns:
         The widths where it stopped, which may cost more than the budget.
@@ -73,6 +83,8 @@ def solve_widths_sgd(
         raise NsoptError("Algorithm 3 takes one budget: several need solve_widths")
     if not isinstance(law, PowerLaw):
         raise NsoptError("Algorithm 3 takes power laws: other laws need solve_widths")
+    if warn:
+        warn_of_extrapolation(law, cost, budget)
     tau = float(budget)
     widths, size = _find_network(law, cost, tau)
     before = widths

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nsopt.errors import NsoptError, unknown_name
+from nsopt.errors import NsoptError, shorten, unknown_name
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -200,9 +200,20 @@ def width_limits(cost: CostFunction, layers: int) -> tuple[NDArray[np.float64], 
     return narrowest, np.minimum(widest, WIDEST)
 
 
+def read_numbers(name: str, values: ArrayLike) -> FloatArray:
+    """Convert an argument to float64. Raises NsoptError, with its name, if it has no numbers."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise NsoptError(f"{name} must be numbers, not {shorten(values)}") from None
+
+
 def read_rows(widths: ArrayLike, layers: int) -> IntArray:
     """Convert widths to integers (L,) or (N, L). Raises NsoptError for any other shape."""
-    w = np.asarray(widths, dtype=np.int64)
+    try:
+        w = np.asarray(widths, dtype=np.int64)
+    except (TypeError, ValueError, OverflowError):
+        raise NsoptError(f"widths must be integers, not {shorten(widths)}") from None
     if w.ndim not in (1, 2) or w.shape[-1] != layers:
         raise NsoptError(f"{layers} widths expected, got an array of shape {w.shape}")
     return w

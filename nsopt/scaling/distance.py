@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nsopt.arguments import checked
 from nsopt.scaling.cost import CostModel, Widths
 from nsopt.scaling.law import ScalingLaw, floor_widths
 from nsopt.scaling.solve import solve_widths
@@ -11,6 +12,7 @@ from nsopt.scaling.solve import solve_widths
 RATIOS = tuple(np.geomspace(0.125, 1.0, 7).tolist())
 
 
+@checked
 def law_distance(
     one: ScalingLaw,
     other: ScalingLaw,
@@ -41,5 +43,7 @@ def law_distance(
         >>> nsopt.law_distance(law, uniform, arch.cost("params"), arch.base_widths)
     """
     budgets = [cost(floor_widths(ratio, base_widths)) for ratio in ratios]
-    first, second = (np.log(solve_widths(law, cost, budgets).widths) for law in (one, other))
+    first, second = (
+        np.log(solve_widths(law, cost, budgets, warn=False).widths) for law in (one, other)
+    )
     return float(np.sqrt(np.mean(np.square(first - second))))

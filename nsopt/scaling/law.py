@@ -4,16 +4,17 @@ Symbols (paper, section 3.2): tau, size of the network in parameters; w_l, width
 w_l(tau) = alpha_l * tau ** beta_l. L is the number of searched layers, N a number of rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nsopt.arguments import checked
 from nsopt.errors import NsoptError
 from nsopt.notebook import make_html_table
-from nsopt.scaling.cost import FloatArray, Widths
+from nsopt.scaling.cost import FloatArray, IntArray, Widths, read_numbers
 from nsopt.scaling.fit_error import FitError
 
 _REACHED = 1 + 1e-9  # a constant width below an integer by less than this counts as the integer
@@ -52,15 +53,18 @@ class PowerLaw:
         r2: coefficient of determination of each layer's fit in log-log space, float64 (L,); 1 for a
             law that was not fitted.
         error: uncertainty of the fit, or None if unknown.
+        recorded: widths of the smallest and of the largest network to which the law was fitted,
+            (2, L), or None. Outside them the law is extrapolated.
     """
 
     alpha: FloatArray
     beta: FloatArray
     r2: FloatArray
     error: FitError | None = None
+    recorded: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "r2"):
+        for name in ("alpha", "beta", "r2", *(["recorded"] if self.recorded is not None else [])):
             values = np.array(getattr(self, name), dtype=np.float64)
             values.setflags(write=False)
             object.__setattr__(self, name, values)
@@ -68,6 +72,8 @@ class PowerLaw:
             raise NsoptError("alpha, beta and r2 of a law must be lists of the same length")
         if not (np.isfinite(self.alpha) & (self.alpha > 0) & np.isfinite(self.beta)).all():
             raise NsoptError("a law needs finite alpha > 0 and finite beta in every layer")
+        if self.recorded is not None and self.recorded.shape != (2, self.layers):
+            raise NsoptError("the recorded widths of a law must be of two networks, (2, L)")
 
     def __repr__(self) -> str:
         beta, r2 = (f"{each.min():.3g} to {each.max():.3g}" for each in (self.beta, self.r2))
@@ -82,6 +88,7 @@ class PowerLaw:
         return make_html_table(rows, "width = alpha * size ** beta")
 
     @classmethod
+    @checked
     def fit(cls, widths: ArrayLike, tau: ArrayLike) -> Self:
         """Fit a law by least squares of log w_l on log tau (Algorithm 2, equations 5 to 8).
 
@@ -102,7 +109,7 @@ class PowerLaw:
         from sklearn.linear_model import LinearRegression  # noqa: PLC0415  (0.6 s to import)
         from sklearn.metrics import r2_score  # noqa: PLC0415
 
-        w, t = np.asarray(widths, dtype=np.float64), np.asarray(tau, dtype=np.float64)
+        w, t = read_numbers("widths", widths), read_numbers("tau", tau)
         if w.ndim != 2 or t.shape != w.shape[:1]:
             raise NsoptError(f"widths (N, L) and tau (N,) do not match: {w.shape} and {t.shape}")
         if not (np.isfinite(w).all() and np.isfinite(t).all() and (w > 0).all() and (t > 0).all()):
@@ -122,6 +129,7 @@ class PowerLaw:
             beta=np.where(constant, 0.0, regression.coef_[:, 0]),
             r2=np.where(constant, 1.0, r2),
             error=FitError.of(log_tau[:, 0], log_w - predicted),
+            recorded=w[[t.argmin(), t.argmax()]],
         )
 
     @property
@@ -147,6 +155,26 @@ class PowerLaw:
             factor = np.exp(reach)
             return widths / factor, widths * factor
 
+    def beyond(self, cost: Callable[[IntArray], Any], budget: ArrayLike) -> Any:
+        """Return how far budgets are outside the record.
+
+        Args:
+            cost: maps widths (L,) to a cost in the unit of the budget.
+            budget: a number or an (N,) array.
+
+        Returns:
+            The budget over the cost of the largest recorded network if it is above this cost, over
+            the cost of the smallest one if it is below; for N budgets (N,), with 1 inside the
+            record. None if all are inside, or if the record is unknown.
+        """
+        if self.recorded is None:
+            return None
+        ends = [float(cost(widths)) for widths in self.recorded.astype(np.int64)]
+        factor = np.asarray(budget, dtype=np.float64) / np.clip(budget, min(ends), max(ends))
+        if (factor == 1).all():
+            return None
+        return float(factor) if factor.ndim == 0 else factor
+
     def scales(self, layer: int, widths: FloatArray) -> FloatArray:
         alpha, beta = self.alpha[layer], self.beta[layer]
         if beta <= 0:
@@ -158,7 +186,7 @@ class PowerLaw:
     def __mul__(self, other: "PowerLaw") -> "PowerLaw":
         """Multiply the widths of two laws of the same layers.
 
-        The product has the lower r2. A law of unknown error counts as exact.
+        The product has the lower r2 and no record. A law of unknown error counts as exact.
         """
         if self.layers != other.layers:
             raise NsoptError(f"laws of {self.layers} and {other.layers} layers have no product")
@@ -176,13 +204,14 @@ class PowerLaw:
         """Return a JSON-safe form, from which `from_dict` makes exactly the same law."""
         arrays = {name: getattr(self, name).tolist() for name in ("alpha", "beta", "r2")}
         error = {} if self.error is None else {"error": self.error.to_dict()}
-        return arrays | error
+        recorded = {} if self.recorded is None else {"recorded": self.recorded.tolist()}
+        return arrays | error | recorded
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_dict` returned.
 
-        `r2` (then NaN) and `error` may be missing, as in published laws.
+        `r2` (then NaN), `error` and `recorded` may be missing, as in published laws.
 
         Raises:
             NsoptError: if `data` is not a law.
@@ -190,13 +219,15 @@ class PowerLaw:
         try:
             alpha, beta = data["alpha"], data["beta"]
             error = FitError.from_dict(data["error"]) if data.get("error") else None
-            return cls(alpha, beta, data.get("r2", [float("nan")] * len(alpha)), error)
+            r2 = data.get("r2", [float("nan")] * len(alpha))
+            return cls(alpha, beta, r2, error, data.get("recorded"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise NsoptError(
                 f"not a law: alpha, beta and r2 need one number per layer ({error})"
             ) from None
 
 
+@checked
 def uniform_curve(base_widths: Widths) -> PowerLaw:
     """Return the law s * base_widths (beta = 1), where the scale s is the width multiplier.
 
@@ -208,7 +239,7 @@ def uniform_curve(base_widths: Widths) -> PowerLaw:
         >>> nsopt.uniform_curve([64, 128]).widths(0.5)
         array([32., 64.])
     """
-    base = np.asarray(base_widths, dtype=np.float64)
+    base = read_numbers("base_widths", base_widths)
     return PowerLaw(alpha=base, beta=np.ones_like(base), r2=np.ones_like(base))
 
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from nsopt.errors import NsoptError, unknown_name
+from nsopt.errors import NsoptError, shorten, unknown_name
 from nsopt.scaling.cost import CostModel
 from nsopt.scaling.joint import JointCost, name_limits
 
+_LARGEST = 1e18
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
@@ -62,6 +63,13 @@ class Metric(ABC):
         return arch.cost(self.name)
 
 
+def _multiply(digits: str, unit: int) -> float:
+    number = float(digits) * unit
+    if number > _LARGEST:
+        raise NsoptError(f"a budget of {shorten(digits)} is too large: give a smaller one")
+    return number
+
+
 @dataclass(frozen=True)
 class Count(Metric):
     """An exact count: parameters, or multiply-accumulates (MACs) for one image."""
@@ -74,8 +82,12 @@ class Count(Metric):
         match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]?)", text.lower())
         if not match:
             hint = ", or give --metric latency" if text.endswith("ms") else ""
-            raise NsoptError(f"{text!r} is not a budget: write 600000, 600k or 2M{hint}")
-        return round(float(match[1]) * _UNITS[match[2]])
+            raise NsoptError(f"{shorten(text)} is not a budget: write 600000, 600k or 2M{hint}")
+        number = _multiply(match[1], _UNITS[match[2]])
+        if 0 < number < 1:
+            share = f"{100 * number:g}%"
+            raise NsoptError(f"{text} {self.unit} are less than one: did you mean {share}?")
+        return round(number)
 
     def show(self, budget: float) -> str:
         return f"{budget:,.0f} {self.unit}"
@@ -96,8 +108,8 @@ class Milliseconds(Metric):
         """Parse `20ms`, `1.5 ms` or a plain number."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:ms)?", text.lower())
         if not match or not float(match[1]):
-            raise NsoptError(f"{text!r} is not a latency: write 20ms")
-        return float(match[1])
+            raise NsoptError(f"{shorten(text)} is not a latency: write 20ms")
+        return _multiply(match[1], 1)
 
     def show(self, budget: float) -> str:
         return f"{budget:.4g} {self.unit}"
@@ -118,10 +130,10 @@ class Bytes(Metric):
         """Parse `64kB` (64,000 bytes), `64KiB` (65,536), `1.4MB` or a plain number of bytes."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kmg]?)(i?)b)?", text.lower())
         if not match or (match[3] and not match[2]) or not float(match[1]):
-            raise NsoptError(f"{text!r} is not a size in bytes: write 64kB, 64KiB or 1.4MB")
+            raise NsoptError(f"{shorten(text)} is not a size in bytes: write 64kB, 64KiB or 1.4MB")
         step = 1024 if match[3] else 1000
         unit: int = step ** " kmg".index(match[2] or " ")
-        return round(float(match[1]) * unit)
+        return round(_multiply(match[1], unit))
 
     def show(self, budget: float) -> str:
         for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
@@ -171,7 +183,7 @@ class Joint(Metric):
         try:
             return float(text)
         except ValueError:
-            raise NsoptError(f"{text!r} is not a share of {self.name}: write 1, or 0.5") from None
+            raise NsoptError(f"{shorten(text)} is no share of {self.name}: write 0.5") from None
 
     def show(self, budget: float) -> str:
         return " and ".join(metric.show(limit) for metric, limit in self.limits_at(budget))
@@ -220,7 +232,7 @@ def read_percentage(text: str) -> float:
     except ValueError:
         part = 0.0
     if not text.strip().endswith("%") or not 0 < part < 1:
-        raise NsoptError(f"{text!r}: a percentage must be between 0 and 100, such as 50%")
+        raise NsoptError(f"{shorten(text)}: a percentage must be between 0 and 100, such as 50%")
     return part
 
 
@@ -248,7 +260,7 @@ def _read_numbers(text: str) -> list[tuple[Metric, int | float]]:
     parts = split_limits(text, "params=250k,macs=20M")
     limits = [(metric, metric.read(limit)) for metric, limit in parts]
     if not all(limit for _, limit in limits):
-        raise NsoptError(f"{text.strip()!r}: a budget must be above 0")
+        raise NsoptError(f"{shorten(text.strip())}: a budget must be above 0")
     return limits
 
 
@@ -266,6 +278,6 @@ def split_limits(text: str, example: str) -> list[tuple[Metric, str]]:
     for word in text.split(","):
         name, equals, limit = (part.strip() for part in word.partition("="))
         if not equals or not limit:
-            raise NsoptError(f"{word.strip()!r} is not a budget: write {example}")
+            raise NsoptError(f"{shorten(word.strip())} is not a budget: write {example}")
         limits.append((get_single_metric(name), limit))
     return limits

@@ -5,7 +5,7 @@ a filter.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -65,7 +65,8 @@ class PruneRecord:
                 f"the prune record has {len(self.tau)} rows and a law needs {MIN_ROWS}: prune in "
                 "smaller steps (--filters-per-step) or pre-train longer (--pretrain-epochs)"
             )
-        return _flatten_falls(self._fit(), self.widths)
+        ends = self.widths[[self.tau.argmin(), self.tau.argmax()]]
+        return replace(_flatten_falls(self._fit(), self.widths), recorded=ends.astype(np.float64))
 
     def within(self, cost: CostModel, budget: float) -> tuple[int, ...] | None:
         """Return the first recorded widths that cost no more than `budget`, or None."""

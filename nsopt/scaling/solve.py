@@ -6,6 +6,7 @@ For any number of budgets, the exact solution is the last breakpoint that fits. 
 integers (parameters, MACs) or floats (milliseconds).
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
@@ -13,12 +14,22 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nsopt.arguments import checked
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.scaling.cost import WIDEST, CostFunction, FloatArray, IntArray, Numbers, width_limits
+from nsopt.scaling.cost import (
+    WIDEST,
+    CostFunction,
+    FloatArray,
+    IntArray,
+    Numbers,
+    read_numbers,
+    width_limits,
+)
 from nsopt.scaling.fill import fill_widths
 from nsopt.scaling.joint import JointCost, format_exactly
 from nsopt.scaling.law import PowerLaw, ScalingLaw
 from nsopt.scaling.metric import METRICS
+from nsopt.scaling.record import describe_reach
 
 _LARGEST_SCALE = 1e290
 _BELOW = 1 - 1e-12  # just below a breakpoint, but by more than the rounding error of a power
@@ -47,6 +58,9 @@ class WidthFit:
         widths_low: int64 (L,), lower edge of the 90 % band of repeated searches at this scale; None
             if the law's error is unknown.
         widths_high: int64 (L,), the upper edge.
+        beyond_record: how many times the largest recorded network a budget costs (above 1), or the
+            smallest one (below 1), see `PowerLaw.beyond`; None inside the record, or if the law has
+            none.
         binding: index of the budget that stops the network, if there are several at once: the next
             larger network along the law exceeds this budget by most; filled widths use the largest
             share of it. None for a single budget, or if every layer has its largest width.
@@ -58,6 +72,7 @@ class WidthFit:
     widths_low: IntArray | None = None
     widths_high: IntArray | None = None
     binding: int | None = None
+    beyond_record: float | FloatArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +128,7 @@ class _Breakpoints:
     cost: Numbers
 
 
+@checked
 def solve_widths(
     law: ScalingLaw,
     cost: CostFunction | Sequence[tuple[CostFunction, float]],
@@ -121,6 +137,8 @@ def solve_widths(
     min_width: int = 1,
     max_width: ArrayLike | None = None,
     fill: bool = False,
+    *,
+    warn: bool = True,
 ) -> WidthFit:
     """Return the largest widths along `law` that cost no more than `budget`.
 
@@ -140,27 +158,40 @@ def solve_widths(
             trained network that smaller ones inherit from.
         fill: whether single layers grow beyond the law's widths, in the order of the law, as long
             as they fit. Then no layer can be a multiple wider. Needs `max_width`.
+        warn: whether to warn of budgets outside the record to which the law was fitted.
 
     Raises:
         NoWidthsError: if no widths meet a budget; the message names the smallest feasible budget.
         NsoptError: for invalid arguments.
+
+    Warns:
+        UserWarning: if a budget is outside the record; `beyond_record` of the result says how far.
 
     Examples:
         >>> law = nsopt.uniform_curve(arch.base_widths)
         >>> nsopt.solve_widths(law, arch.cost("params"), 600_000).widths
         >>> nsopt.solve_widths(law, [(arch.cost("params"), 600_000), (arch.cost("macs"), 20e6)])
     """
-    if not callable(cost):
+    limits = Limits(multiple_of, min_width, max_width, fill)
+    if callable(cost):
+        if budget is None:
+            raise NsoptError("give a budget, or pairs of a cost and its budget")
+        fit = _solve(law, cost, budget, limits)
+    else:
         if budget is not None:
             raise NsoptError("pairs of a cost and its budget name all budgets: leave budget out")
         joint = JointCost(tuple(cost))
-        fit = solve_widths(law, joint, 1.0, multiple_of, min_width, max_width, fill)
-        return replace(fit, cost=joint.costs(fit.widths))
-    if budget is None:
-        raise NsoptError("give a budget, or pairs of a cost and its budget")
-    budgets = np.atleast_1d(np.asarray(budget, dtype=np.float64))
-    if budgets.ndim != 1 or budgets.size == 0 or not np.isfinite(budgets).all():
-        raise NsoptError("a budget must be a finite number, or a list of them")
+        fit = _solve(law, joint, 1.0, limits)
+        fit = replace(fit, cost=joint.costs(fit.widths))
+        cost, budget = joint, 1.0
+    if warn:
+        warn_of_extrapolation(law, cost, budget)
+    return fit
+
+
+def _check_limits(law: ScalingLaw, limits: Limits) -> None:
+    """Raise NsoptError for invalid limits."""
+    multiple_of, min_width, max_width, fill = limits
     multiples = np.asarray(multiple_of)
     if multiples.dtype.kind not in "iu" or multiples.shape not in ((), (law.layers,)):
         raise NsoptError(
@@ -176,26 +207,49 @@ def solve_widths(
         )
     if fill and max_width is None:
         raise NsoptError("fill needs max_width: a layer that costs nothing would grow without end")
+
+
+def _solve(law: ScalingLaw, cost: CostFunction, budget: ArrayLike, limits: Limits) -> WidthFit:
+    """Solve for a number or an (N,) array of budgets."""
+    budgets = np.atleast_1d(read_numbers("budget", budget))
+    if budgets.ndim != 1 or budgets.size == 0 or not np.isfinite(budgets).all():
+        raise NsoptError("a budget must be a finite number, or a list of them")
+    _check_limits(law, limits)
     _check_growth(law)
 
-    grid = _Grid.of(cost, law.layers, multiple_of, min_width, max_width)
+    grid = _Grid.of(cost, law.layers, *limits[:3])
     table = _find_breakpoints(law, cost, float(budgets.max()), grid)
     cheapest_from = np.minimum.accumulate(table.cost[::-1])[::-1]
     row = np.searchsorted(cheapest_from, budgets, side="right") - 1
     if (row < 0).any():
         raise NoWidthsError(_describe_infeasible(cost, float(budgets.min()), table))
     tau, widths, costs = table.start[row + 1] * _BELOW, table.widths[row], table.cost[row]
-    if fill:
+    if limits.fill:
         pairs = zip(budgets, widths, strict=True)
         widths = np.stack([fill_widths(law, cost, *pair, grid.step, grid.widest) for pair in pairs])
         costs = np.asarray(cost(widths))
+    beyond = law.beyond(cost, budget) if isinstance(law, PowerLaw) else None
     if np.ndim(budget) == 0:
         scale = float(tau[0])
         low, high = _round_band(law, scale, widths[0])
-        larger = widths[:1] if fill else table.widths[row[0] + 1 :]
+        larger = widths[:1] if limits.fill else table.widths[row[0] + 1 :]
         binding = _find_binding(cost, larger) if (widths[0] < grid.widest).any() else None
-        return WidthFit(widths[0], costs[0].item(), scale, low, high, binding)
-    return WidthFit(widths, costs, tau, *_round_band(law, tau, widths))
+        return WidthFit(widths[0], costs[0].item(), scale, low, high, binding, beyond)
+    low, high = _round_band(law, tau, widths)
+    return WidthFit(widths, costs, tau, low, high, beyond_record=beyond)
+
+
+def warn_of_extrapolation(law: ScalingLaw, cost: CostFunction, budget: ArrayLike) -> None:
+    """Warn of the budget that is farthest outside the law's record."""
+    beyond = law.beyond(cost, budget) if isinstance(law, PowerLaw) else None
+    if beyond is not None:
+        factors = np.atleast_1d(beyond)
+        worst = int(np.abs(np.log(factors)).argmax())
+        name = _name_budget(cost, float(np.atleast_1d(budget)[worst]))
+        warnings.warn(
+            f"{name} is {describe_reach(float(factors[worst]))}: nsopt extrapolates the law there",
+            stacklevel=4,  # the caller of the public function
+        )
 
 
 def _round_band(

@@ -1,5 +1,6 @@
 """Serve a storage to other processes with Optuna's gRPC proxy; check addresses."""
 
+import errno
 import signal
 import socket
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def serve_proxy(url: str, host: str, port: int, ready: Callable[[], None]) -> No
     if journal_path(url) is not None:
         raise NsoptError("Optuna's proxy cannot serve a journal: give --storage a database")
     check_address(host, port)
-    server = make_server(open_storage(url), host, port)
+    server = make_server(open_storage(url), f"[{host}]" if ":" in host else host, port)
     ended = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
@@ -48,10 +49,12 @@ def check_address(host: str, port: int) -> None:
     if not 0 < port <= _LARGEST_PORT:
         raise NsoptError(f"--port must be from 1 to {_LARGEST_PORT}, got {port}")
     try:
-        with socket.socket() as probe:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        raise NsoptError(
-            f"cannot serve on {host}:{port} ({error.strerror or error}): try another --port"
-        ) from None
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        is_taken = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
+        cure = "try another --port" if is_taken else "give an address of this machine as --host"
+        reason = getattr(error, "strerror", None) or error
+        raise NsoptError(f"cannot serve on {host}:{port} ({reason}): {cure}") from None

@@ -50,9 +50,10 @@ def _list_ours(storage: BaseStorage) -> list[FrozenStudy]:
 def only_comparison(storage: BaseStorage) -> str:
     """Return the name of the only comparison. Raises NsoptError unless there is exactly one."""
     found = comparisons(storage)
-    if len(found) != 1:
-        known = ", ".join(found) or "none"
-        raise NsoptError(f"choose a study with --name: stored are {known}")
+    if not found:
+        raise NsoptError("the storage has no study of nsopt: run nsopt study first")
+    if len(found) > 1:
+        raise NsoptError(f"choose a study with --name: stored are {', '.join(found)}")
     return found[0]
 
 

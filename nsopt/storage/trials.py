@@ -172,15 +172,13 @@ def is_width(parameter: str) -> bool:
     return parameter.startswith(_WIDTH)
 
 
-def write_cost(
-    study: Study, trial: FrozenTrial, budget: float, metric: str | None, cost: float
-) -> None:
-    """Write a trial's budget and cost; the excess over the budget becomes a constraint."""
-    numbers = {BUDGET: budget, "metric": metric, _COST: cost}
+def write_cost(study: Study, trial: FrozenTrial, numbers: Mapping[str, Any]) -> None:
+    """Write `budget`, `cost` and other columns; the excess over the budget becomes a constraint."""
     for name, value in numbers.items():
         if value is not None and name not in trial.user_attrs:
             internals.write_attribute(study, trial, name, value)
-    internals.write_constraint(study, trial, BUDGET, (cost - budget) / budget)
+    excess = (numbers[_COST] - numbers[BUDGET]) / numbers[BUDGET]
+    internals.write_constraint(study, trial, BUDGET, excess)
 
 
 def write_limits(

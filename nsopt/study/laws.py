@@ -142,9 +142,10 @@ class Laws:
             min_width=min_width,
             max_width=max_width,
             fill=inherits,
+            warn=False,
         )
         if eta is not None:
-            solver = partial(solve_widths_sgd, eta=eta)
+            solver = partial(solve_widths_sgd, eta=eta, warn=False)
         return NeuralScaleSampler(
             law, cost, arch.layer_names, budgets=[point.budget], solver=solver
         )

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from nsopt.arguments import checked
 from nsopt.errors import unknown_name
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.metric import Metric
@@ -244,6 +245,7 @@ _TINY_IMAGENET_PRESETS = {
 }
 
 
+@checked
 def get_preset(name: str | None, data: str = "") -> Preset:
     """Return a preset for a data set. The paper uses other settings for Tiny ImageNet.
 

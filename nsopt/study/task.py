@@ -11,7 +11,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from torch import nn
 
-from nsopt.compute.device import Compute, resolve_compute
+from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source
@@ -30,6 +30,8 @@ from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import check_settings, open_study
 from nsopt.study.presets import StudySettings
 from nsopt.study.workspace import Workspace
+from nsopt.tasks.task import Task as OwnTask
+from nsopt.training.precision import choose_compute
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,23 +207,29 @@ def _check_images(study: Study, source: Source, splits: Splits) -> None:
 def with_precision(task: Task, workspace: Workspace) -> Task:
     """Return `task` with a precision in place of `auto`.
 
-    That of its stored studies and tunings has priority. A new study gets the best precision of this
-    device.
+    That of its stored studies and tunings has priority. A new study gets the precision in which a
+    step of its network is faster on this device.
     """
-    settings = resolve_precision(task.settings, read_all_settings(task, workspace))
+    stored = read_all_settings(task, workspace)
+    settings = resolve_precision(task.settings, stored, task.arch, task.data)
     return replace(task, settings=settings)
 
 
 def resolve_precision(
-    settings: StudySettings, stored: Sequence[Mapping[str, Any]]
+    settings: StudySettings,
+    stored: Sequence[Mapping[str, Any]],
+    arch: Architecture,
+    task: OwnTask | ImageData,
 ) -> StudySettings:
-    """Return settings with a precision in place of `auto`: that of stored ones, or the device's."""
+    """Return settings with a precision in place of `auto`: that of stored ones, or the faster one
+    for the network."""
     for part in ("search", "training"):
         sgd = getattr(settings, part)
         if sgd.precision == "auto":
             known = [each[part]["precision"] for each in stored if part in each]
-            precision = known[0] if known else resolve_compute(sgd.device, "auto").precision
-            settings = settings.updated(**{part: sgd.updated(precision=precision)})
+            if not known:
+                known = [choose_compute(sgd, arch, arch.base_widths, task).precision]
+            settings = settings.updated(**{part: sgd.updated(precision=known[0])})
     return settings
 
 

@@ -14,7 +14,7 @@ from nsopt.errors import NsoptError
 from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.runtime import Runtime, draw_images, stored_runtime, with_batch_size
 from nsopt.latency.sittings import Latency, choose_latencies
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import Architecture, build_to_fill
 from nsopt.progress import Progress
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage
@@ -41,7 +41,7 @@ def time_networks(
         The latencies by widths.
     """
     different = list(dict.fromkeys(widths for _, widths in networks))
-    models = [arch.build(widths) for widths in different]
+    models = [build_to_fill(arch, widths) for widths in different]
     passes = _WARMUP, _REPEATS, _ROUNDS
     images = draw_images(arch.input_shape, runtime.batch_size)
     measured = measure_latencies(models, images, *passes, str(compute.device), runtime)

@@ -73,7 +73,8 @@ def solve_in_time(
     arch, rounding = session.task.arch, session.task.settings.rounding(metric)
     if LATENCY in metric.parts:
         arch = correct_latency(session, study, law, metric, budget)
-    return tuple(solve_widths(law, metric.cost(arch), budget, *rounding).widths.tolist())
+    fit = solve_widths(law, metric.cost(arch), budget, *rounding, warn=False)
+    return tuple(fit.widths.tolist())
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from nsopt.tasks.agreement import Agreement, class_divergence
 from nsopt.tasks.evaluation import AccuracyEvaluation, outputs_on
 from nsopt.tasks.supervision import Loss
 
+_SUM = 1e-2  # how far from 1 the sum of probabilities may be
 _TEMPERATURE = 2.0  # of the softmax of teacher and student (Hinton et al., 2015)
 
 
@@ -36,16 +37,16 @@ class Classification:
         return asked
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return functional.cross_entropy(outputs, targets)
+        return functional.cross_entropy(read_logits(outputs), targets)
 
     def distil(self, outputs_of_teacher: Tensor, weight: float) -> Loss:
         def loss(outputs: Tensor, labels: Tensor) -> Tensor:
             student, target = (
-                functional.log_softmax(logits.float() / _TEMPERATURE, dim=1)
-                for logits in (outputs, outputs_of_teacher)
+                functional.log_softmax(read_logits(own).float() / _TEMPERATURE, dim=1)
+                for own in (outputs, outputs_of_teacher)
             )
             soft = functional.kl_div(student, target, reduction="batchmean", log_target=True)
-            hard = functional.cross_entropy(outputs, labels)
+            hard = self.loss(outputs, labels)
             return torch.lerp(hard, soft * _TEMPERATURE**2, weight)
 
         return loss
@@ -65,8 +66,8 @@ class Classification:
         def compare(model: nn.Module) -> Agreement:
             if not target:
                 teacher = place(copy_model(trained), compute.device, layout_of(trained))
-                target.append(outputs_on(images, teacher, self.splits, compute))
-            logits = outputs_on(images, model, self.splits, compute)
+                target.append(read_logits(outputs_on(images, teacher, self.splits, compute)))
+            logits = read_logits(outputs_on(images, model, self.splits, compute))
             distances = class_divergence(logits, target[0]).nan_to_num(nan=math.inf)
             right = int((logits.argmax(1) == labels).sum())
             return Agreement(distances, 100 * right / len(labels))
@@ -75,6 +76,19 @@ class Classification:
 
     def fingerprint(self) -> dict[str, Any]:
         return dict(self.splits.fingerprint)
+
+
+def read_logits(outputs: Tensor) -> Tensor:
+    """Return outputs (B, classes) as logits: of probabilities, as of Softmax, the logarithm.
+
+    Outputs are probabilities if none is below 0 and they sum to 1 for every image. Another softmax
+    would make all of them nearly equal.
+    """
+    found = outputs.detach()
+    sums = (found.sum(1) - 1).abs() < _SUM
+    are_probabilities = sums.all() & (found >= 0).all()
+    logarithm = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
+    return torch.where(are_probabilities, logarithm, outputs)
 
 
 def classify(

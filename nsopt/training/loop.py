@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from nsopt.arguments import checked
 from nsopt.compute.checkpoint import Checkpoint, State, weights_checksum
 from nsopt.compute.device import Compute, place, resolve_compute, wait_for
 from nsopt.compute.memory import keep_memory
@@ -31,12 +32,14 @@ from nsopt.tasks.task import Task
 from nsopt.training.fine_tuning import average_of, make_schedule
 from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.outcome import Epoch, Outcome
+from nsopt.training.precision import choose_compute
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import sgd, train_step
 
 _FORMAT = 6  # of the checkpoint of an unfinished training
 
 
+@checked
 def train(
     arch: Architecture,
     widths: Widths,
@@ -78,10 +81,13 @@ def train(
         >>> settings = nsopt.TrainSettings(epochs=2, batch_size=32, lr=0.02)
         >>> nsopt.train(arch, arch.base_widths, nsopt.load_data("digits"), settings).test_accuracy
     """
+    widths = arch.check_widths(widths)
     compute = resolve_compute(settings.device, settings.precision)
+    if checkpoint is None:  # what continues must not change its precision
+        compute = choose_compute(settings, arch, widths, task)
     return train_configuration(
         arch,
-        arch.check_widths(widths),
+        widths,
         supervise(task, settings, compute),
         settings,
         compute,

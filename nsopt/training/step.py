@@ -1,22 +1,25 @@
 """One step of training, for search and training."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.profiler import record_function
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nsopt.compute.device import Compute, place, wait_for
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import use_seed
+from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import call_network
 from nsopt.models.layout import inputs_for
+from nsopt.scaling.cost import Widths
 from nsopt.tasks.supervision import Loss
 from nsopt.training.kernels.swap import fast_kernels
 
@@ -66,38 +69,69 @@ def batch_loss(
         inputs: a tensor, a tuple of arguments, or a dictionary of keyword arguments.
     """
     inputs = inputs_for(model, inputs)
-    with compute.autocast():
+    with compute.autocast(), _explain_batch_of_one():
         outputs = call_network(model, inputs)
-    return loss(tree_map_only(torch.Tensor, _exact, outputs), targets)
+    value = loss(tree_map_only(torch.Tensor, _exact, outputs), targets)
+    if compute.device.type == "cpu" and not value.isfinite():
+        _check_finite(inputs, "inputs")
+        _check_finite(targets, "targets")
+    return value
+
+
+@contextmanager
+def _explain_batch_of_one() -> Iterator[None]:
+    """Explain the error of BatchNorm for a batch that has one number for each channel."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise NsoptError(
+            "BatchNorm cannot train on a batch of a single example: give the DataLoader "
+            "drop_last=True, or another batch size"
+        ) from None
+
+
+def _check_finite(values: Any, name: str) -> None:
+    """Raise NsoptError if a tensor of a batch holds NaN or infinity."""
+    for value in tree_leaves(values):
+        if isinstance(value, torch.Tensor) and not value.isfinite().all():
+            raise NonFiniteLossError(
+                f"the loss became NaN because the {name} of a batch are NaN or infinite: remove or "
+                "repair these examples"
+            )
 
 
 def _exact(output: torch.Tensor) -> torch.Tensor:
     return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
-def time_step(
-    arch: Architecture, widths: Sequence[int], batch_size: int, compute: Compute
-) -> float:
+def time_step(arch: Architecture, widths: Widths, batch_size: int, compute: Compute) -> float:
     """Train a network for up to three steps on random images; return the seconds of the fastest.
 
     Raises:
         OutOfMemoryError: if a batch does not fit the device.
     """
+    with use_seed(0, compute.device):
+        images = torch.rand(batch_size, *arch.input_shape)
+    labels = torch.zeros(batch_size, dtype=torch.int64)
+    with explain_out_of_memory(compute.device, batch_size):
+        return time_batch(arch, widths, (images, labels), functional.cross_entropy, compute)
+
+
+def time_batch(
+    arch: Architecture, widths: Widths, batch: tuple[Any, Any], loss: Loss, compute: Compute
+) -> float:
+    """Train a network for up to three steps on a batch; return the seconds of the fastest."""
     device, seconds = compute.device, list[float]()
-    with (
-        explain_out_of_memory(device, batch_size),
-        compute.computing(),
-        use_seed(0, device),
-        keep_memory(device),
-    ):
+    with compute.computing(), use_seed(0, device), keep_memory(device):
         model = place(arch.build(widths), device, arch.layout)
-        images = torch.rand(batch_size, *arch.input_shape, device=device)
-        labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        inputs, targets = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
         optimizer = sgd(model, lr=0.001, momentum=0.9, weight_decay=0.0)
         with fast_kernels(model):
             while len(seconds) < _TIMED and sum(seconds) < _ENOUGH_SECONDS:
                 began = time.perf_counter()
-                train_step(model, optimizer, images, labels, compute)
+                train_step(model, optimizer, inputs, targets, compute, loss)
                 wait_for(device)
                 seconds.append(time.perf_counter() - began)
     return min(seconds)

@@ -79,7 +79,7 @@ def table() -> Table:
 
 
 def fail() -> None:
-    with pytest.raises(SystemExit), user_errors():
+    with pytest.raises(SystemExit), user_errors(keeps_results=True):
         raise NsoptError(ESCAPES)
 
 
@@ -128,9 +128,28 @@ def test_an_interrupt_message_says_what_is_kept() -> None:
     assert "continues there" in describe_rest(31.0)
 
 
+@pytest.mark.parametrize("keeps_results", [True, False])
+def test_an_interrupt_promises_results_only_where_there_are_some(keeps_results: bool) -> None:
+    """Not in `nsopt dashboard`, for example."""
+    code = (
+        f"import os, signal\nwith user_errors({keeps_results}): os.kill(os.getpid(), signal.SIGINT)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"from nsopt.cli.console import user_errors\n{code}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 130
+    assert done.stderr.startswith("\ninterrupted")
+    assert ("are kept" in done.stderr) == keeps_results
+
+
 def test_a_reader_that_leaves_early_causes_no_traceback() -> None:
     """As in `nsopt widths --json | head`."""
-    code = "from nsopt.cli.console import user_errors\nwith user_errors(): print(1, flush=True)"
+    code = (
+        "from nsopt.cli.console import user_errors\nwith user_errors(False): print(1, flush=True)"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

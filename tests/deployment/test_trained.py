@@ -13,17 +13,42 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
 
 
-@pytest.mark.parametrize("name", [None, "state_dict", "model", "state"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("name", [None, "state_dict", "model", "state", "model_state_dict", "net"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.net."])
 def test_weights_are_read_from_all_common_layouts_of_a_file(
     narrow: TableArchitecture, tmp_path: Path, name: str | None, prefix: str
 ) -> None:
     model, file = narrow.build(narrow.base_widths), tmp_path / "weights.pt"
     state = {prefix + key: tensor for key, tensor in model.state_dict().items()}
-    torch.save(state if name is None else {"epoch": 3, name: state}, file)
+    beside = {"optimizer_state_dict": {"state": {0: {"step": 3}}, "param_groups": []}}
+    torch.save(state if name is None else {"epoch": 3, name: state, **beside}, file)
     loaded = load_trained(file, narrow)
     assert not loaded.training
     torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_weights_of_a_network_with_compiled_parts_are_read(
+    narrow: TableArchitecture, tmp_path: Path
+) -> None:
+    """`torch.compile` of a part writes its names with `_orig_mod` in the middle."""
+    model, file = narrow.build(narrow.base_widths), tmp_path / "weights.pt"
+    state = {
+        f"{'._orig_mod.'.join(key.rsplit('.', 1))}": t for key, t in model.state_dict().items()
+    }
+    torch.save(state, file)
+    found = load_trained(file, narrow).state_dict()
+    torch.testing.assert_close(found, model.state_dict(), rtol=0, atol=0)
+
+
+def test_one_of_several_networks_in_a_file_is_not_guessed(
+    narrow: TableArchitecture, tmp_path: Path
+) -> None:
+    file, state = tmp_path / "weights.pt", narrow.build(narrow.base_widths).state_dict()
+    torch.save({"generator": state, "critic": state}, file)
+    with pytest.raises(
+        NsoptError, match=r"several networks \(generator, critic\): store one alone"
+    ):
+        load_trained(file, narrow)
 
 
 def test_the_error_for_weights_of_another_network_names_a_difference(

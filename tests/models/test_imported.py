@@ -80,7 +80,10 @@ def test_a_factory_gets_num_classes_if_it_accepts_it() -> None:
         ("math:pi", "math:pi is not a function: it is of type float"),
         ("builtins:dict", "builtins:dict makes a dict, not a torch.nn.Module"),
         ("mynets:nothing", "mynets:nothing makes a int, not a torch.nn.Module"),
-        ("mynets:failing", r"mynets:failing makes no network \(RuntimeError: no such thing\)"),
+        (
+            "mynets:failing",
+            r":failing makes no network \(RuntimeError: no such thing \(mynets.py, line \d+\)\)",
+        ),
         ("mynets:small", "mynets:small cannot be traced on images of 3x32x32"),
     ],
 )
@@ -88,6 +91,28 @@ def test_a_network_that_cannot_be_imported_raises_an_error(name: str, message: s
     with pytest.raises(NsoptError, match=message) as caught:
         nsopt.get_architecture(name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def net(:", r"SyntaxError: .*\(broken.py, line 1\)"),
+        ("\n\nundefined", r"NameError: name 'undefined' is not defined \(broken.py, line 3\)"),
+        ("import sys\nsys.exit(3)", r"SystemExit: 3 \(broken.py, line 2\)"),
+        ("raise RuntimeError('two\\nlines')", r"RuntimeError: two lines \(broken.py, line 1\)"),
+        ("import nowhere.at_all", "No module named 'nowhere'"),
+    ],
+)
+def test_a_module_that_fails_at_its_import_is_one_line(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        NsoptError, match=f"cannot import the function 'broken:net': {message}"
+    ) as e:
+        nsopt.get_architecture("broken:net")
+    assert "\n" not in str(e.value)
 
 
 def test_all_commands_accept_a_users_own_network(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_network_that_returns_a_dictionary_can_be_searched(
     segmentation: TracedArchitecture,
 ) -> None:
     law = nsopt.search(segmentation, nsopt.Task(make_loader(), pixel_loss), SETTINGS).law
-    fit = nsopt.solve_widths(law, segmentation.cost("params"), 2000)
+    fit = nsopt.solve_widths(law, segmentation.cost("params"), 2000, warn=False)
     model = segmentation.build(fit.widths)
     assert sum(p.numel() for p in model.parameters()) == fit.cost <= 2000
     assert model(torch.randn(2, 3, 16, 16))["out"].shape == (2, 2, 32, 32)
@@ -158,7 +158,7 @@ def test_a_regression_with_several_inputs_can_be_searched() -> None:
     law = nsopt.search(
         arch, nsopt.Task(batches, functional.mse_loss), SETTINGS.updated(filters_per_step=2)
     ).law
-    assert arch.check_widths(nsopt.solve_widths(law, arch.cost("params"), 150).widths)
+    assert arch.check_widths(nsopt.solve_widths(law, arch.cost("params"), 150, warn=False).widths)
 
 
 def endless() -> Iterator[Any]:

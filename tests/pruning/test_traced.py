@@ -197,7 +197,7 @@ def test_a_search_of_a_traced_network_gives_a_law(digits: ImageData) -> None:
     result = nsopt.search(arch, digits, settings)
     assert len(result.iterations) == 2
     assert arch.cost("params")(result.iterations[0].widths) <= arch.cost("params")(arch.base_widths)
-    fit = nsopt.solve_widths(result.law, arch.cost("macs"), 100_000)
+    fit = nsopt.solve_widths(result.law, arch.cost("macs"), 100_000, warn=False)
     outcome = nsopt.train(
         arch,
         fit.widths.tolist(),

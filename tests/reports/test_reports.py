@@ -33,6 +33,7 @@ from nsopt.reports.tables import (
     summary,
     with_deviation,
     write_csv,
+    write_table,
 )
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer
@@ -40,6 +41,17 @@ from nsopt.reports.words import answer
 
 def test_small_milliseconds_keep_their_digits() -> None:
     assert [format_ms(ms) for ms in (11.137, 0.0676)] == ["11.14", "0.068"]
+
+
+def test_no_cell_of_a_csv_file_is_a_formula(tmp_path: Path) -> None:
+    """Names come from networks and plug-ins; numbers may be below 0."""
+    names = ["=1+1", "+1", "-cmd", "@SUM(A1)", "\t=1", "conv1", "a=b", ""]
+    columns = {"layer": names, "=name": pd.Categorical(names), "beta": np.linspace(-1, 1, 8)}
+    write_table(pd.DataFrame(columns), tmp_path / "laws.csv")
+    table = pd.read_csv(tmp_path / "laws.csv", keep_default_na=False)
+    quoted = [f"'{name}" for name in names[:5]] + names[5:]
+    assert table["layer"].tolist() == table["'=name"].tolist() == quoted
+    np.testing.assert_allclose(table["beta"], columns["beta"])
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12))

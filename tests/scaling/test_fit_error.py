@@ -81,7 +81,7 @@ def test_bands_contain_the_widths_of_neighbouring_published_iterations(
     budgets = [cost(floor_widths(ratio, arch.base_widths)) for ratio in (0.25, 0.5, 1.0)]
     inside = []
     for law, following in pairwise(laws):
-        fit, other = (solve_widths(each, cost, budgets) for each in (law, following))
+        fit, other = (solve_widths(each, cost, budgets, warn=False) for each in (law, following))
         low, high = edges(fit)
         inside.append((low <= other.widths) & (other.widths <= high))
     assert np.mean(inside) >= 0.9
@@ -89,7 +89,7 @@ def test_bands_contain_the_widths_of_neighbouring_published_iterations(
 
 @given(seed=st.integers(0, 100), budget=st.integers(10_000, 10_000_000))
 def test_a_band_contains_the_solved_widths(seed: int, budget: int) -> None:
-    fit = solve_widths(PowerLaw.fit(*draw_record(seed)), PARAMS, budget)
+    fit = solve_widths(PowerLaw.fit(*draw_record(seed)), PARAMS, budget, warn=False)
     low, high = edges(fit)
     assert (low <= fit.widths).all()
     assert (fit.widths <= high).all()
@@ -98,9 +98,9 @@ def test_a_band_contains_the_solved_widths(seed: int, budget: int) -> None:
 
 def test_bands_of_many_budgets_equal_those_of_each() -> None:
     law, budgets = PowerLaw.fit(*draw_record(3)), [50_000, 2_000_000]
-    together = solve_widths(law, PARAMS, budgets)
+    together = solve_widths(law, PARAMS, budgets, warn=False)
     for index, budget in enumerate(budgets):
-        alone = solve_widths(law, PARAMS, budget)
+        alone = solve_widths(law, PARAMS, budget, warn=False)
         for whole, one in zip(edges(together), edges(alone), strict=True):
             assert (whole[index] == one).all()
 
@@ -110,13 +110,13 @@ def test_a_law_with_a_huge_error_has_the_widest_band(scatter: float) -> None:
     """The edges overflow an integer in one case, and a float in the other."""
     law = PowerLaw.fit(*draw_record(0))
     lost = replace(law, error=error_of(law) * scatter**2)
-    low, high = edges(solve_widths(lost, PARAMS, 600_000))
+    low, high = edges(solve_widths(lost, PARAMS, 600_000, warn=False))
     assert (low == 1).all()
     assert (high == 2**20).all()
 
 
 def test_a_law_that_was_not_fitted_has_no_band() -> None:
-    fit = solve_widths(uniform_curve(ARCH.base_widths), PARAMS, 600_000)
+    fit = solve_widths(uniform_curve(ARCH.base_widths), PARAMS, 600_000, warn=False)
     assert fit.widths_low is None
     assert fit.widths_high is None
 

@@ -14,11 +14,12 @@ import optuna
 import pytest
 from optuna.trial import Trial, TrialState
 
+from nsopt.errors import NsoptError
 from nsopt.storage import heartbeats, queue, servers
 from nsopt.storage.internals import make_server
 from nsopt.storage.opening import open_storage
 from nsopt.storage.queue import Watch, claim, heartbeat, run
-from nsopt.storage.serving import serve_proxy
+from nsopt.storage.serving import check_address, serve_proxy
 from nsopt.storage.trials import write_run
 from tests.conftest import call_nsopt, free_port
 from tests.storage.test_queue import Job
@@ -125,6 +126,33 @@ def test_a_proxy_that_cannot_serve_fails_in_one_line(
 ) -> None:
     monkeypatch.setenv("NSOPT_STORAGE", database)
     check_error(options, part)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "message"),
+    [
+        ("192.0.2.1", 18080, "give an address of this machine as --host"),
+        ("no such host", 18080, "give an address of this machine as --host"),
+        ("a" * 300, 18080, "give an address of this machine as --host"),
+        ("127.0.0.1", 0, "--port must be from 1 to 65535"),
+    ],
+)
+def test_an_address_that_cannot_be_served_names_the_option(
+    host: str, port: int, message: str
+) -> None:
+    with pytest.raises(NsoptError, match=message):
+        check_address(host, port)
+
+
+def test_addresses_of_both_versions_can_be_served() -> None:
+    check_address("127.0.0.1", free_port())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(NsoptError, match="try another --port"):
+            check_address("127.0.0.1", taken.getsockname()[1])
+    if socket.has_ipv6 and Path("/proc/net/if_inet6").exists():
+        check_address("::1", free_port())
 
 
 def test_a_proxy_does_not_share_the_port_of_another(database: str) -> None:

@@ -217,7 +217,9 @@ def test_the_widths_of_neuralscale_follow_the_stored_law(
     results = load_results(done)
     law = results.searches["search"][-1].law
     outcome = results.outcomes.query("method == 'neuralscale'").iloc[0]
-    expected = solve_widths(law, PARAMS.cost(comparison.task.arch), outcome["budget"]).widths
+    expected = solve_widths(
+        law, PARAMS.cost(comparison.task.arch), outcome["budget"], warn=False
+    ).widths
     assert outcome["widths"] == tuple(expected.tolist())
 
 
@@ -402,7 +404,7 @@ def test_iterations_of_descent_are_compared_as_methods(
     params = PARAMS.cost(comparison.task.arch)
     for iteration, method in zip(results.searches["search"], names, strict=True):
         (outcome,) = results.outcomes.query(f"method == '{method}'").to_dict("records")
-        expected = solve_widths(iteration.law, params, outcome["budget"]).widths
+        expected = solve_widths(iteration.law, params, outcome["budget"], warn=False).widths
         assert outcome["widths"] == tuple(expected.tolist())
         stored = read_stored_law(place, results.name, get_method(method))
         assert stored.iteration is not None

@@ -94,10 +94,10 @@ def test_a_search_killed_after_the_first_price_needs_no_new_pre_training(
     whole = run_searches(comparison, tmp_path / "whole", BOTH)
     calls = count(1)
 
-    def ends_in_the_second(*arguments: Any) -> Any:
+    def ends_in_the_second(*arguments: Any, **options: Any) -> Any:
         if next(calls) == 2:
             raise EndedError
-        return solve_widths(*arguments)
+        return solve_widths(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(iterations, "solve_widths", ends_in_the_second)
@@ -119,11 +119,11 @@ def test_another_command_keeps_the_pre_trained_network_of_a_running_search(
     """others: searches of a command that starts and ends while the first search still runs."""
     place, calls = make_workspace(tmp_path), count(1)
 
-    def disturbed(*arguments: Any) -> Any:
+    def disturbed(*arguments: Any, **options: Any) -> Any:
         if next(calls) == 1:
             run_searches(comparison, tmp_path, others)
             assert "network.pt" in {path.name for path in list_checkpoints(place)}
-        return solve_widths(*arguments)
+        return solve_widths(*arguments, **options)
 
     monkeypatch.setattr(iterations, "solve_widths", disturbed)
     run_searches(comparison, tmp_path, BOTH)
@@ -136,7 +136,7 @@ def test_a_search_that_gives_no_law_keeps_no_pre_trained_network(
 ) -> None:
     """The settings that the error suggests need another one."""
 
-    def ends_early(*arguments: Any) -> Any:
+    def ends_early(*arguments: Any, **options: Any) -> Any:
         raise ShortRecordError("too few rows")
 
     monkeypatch.setattr(iterations, "solve_widths", ends_early)

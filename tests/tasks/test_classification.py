@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
+from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData
-from nsopt.tasks.classification import Classification
+from nsopt.tasks.classification import Classification, read_logits
 
 
 def test_a_student_that_agrees_with_its_teacher_has_zero_loss(digits: ImageData) -> None:
@@ -16,3 +18,45 @@ def test_a_student_that_agrees_with_its_teacher_has_zero_loss(digits: ImageData)
     assert images.distil(teacher, 1.0)(teacher.flip(1), labels) > 0.1
     halfway = images.distil(teacher, 0.5)(logits, labels)
     torch.testing.assert_close(halfway, functional.cross_entropy(logits, labels) / 2)
+
+
+class Ending(nn.Module):
+    """The same logits, as probabilities if `softmax` is given."""
+
+    def __init__(self, softmax: nn.Module | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-2, 2, 32 * 32 * 10).view(32 * 32, 10).sin() / 50)
+        self.softmax = softmax
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = images.flatten(1) @ self.weight
+        return logits if self.softmax is None else self.softmax(logits)
+
+
+def test_a_classifier_that_ends_in_softmax_has_the_loss_of_its_logits(digits: ImageData) -> None:
+    """Another softmax would change the loss, its gradients, distillation and comparisons."""
+    task, cpu = Classification(digits.split(0.1)), Compute(torch.device("cpu"), bf16=False)
+    images, labels = digits.train.images[:16] / 255, digits.train.labels[:16]
+    plain, ending, found = Ending(None), Ending(nn.Softmax(1)), []
+    for network in (plain, ending):
+        outputs, teacher = network(images), network(images.flip(0)).detach()
+        loss = task.loss(outputs, labels)
+        loss.backward()
+        found.append(
+            [loss.detach(), network.weight.grad, task.distil(teacher, 0.5)(outputs, labels)]
+        )
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+    distances = task.comparison(plain.eval(), cpu)(ending.eval()).distances
+    torch.testing.assert_close(distances, torch.zeros(16), atol=1e-4, rtol=0)
+
+
+def test_only_probabilities_are_taken_for_probabilities() -> None:
+    probabilities = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    logarithm = read_logits(probabilities)
+    torch.testing.assert_close(logarithm.softmax(1), probabilities)
+    assert logarithm.isfinite().all()
+    for logits in (torch.tensor([[2.0, -1.0]]), torch.tensor([[0.5, 0.6]]), probabilities * 2):
+        assert torch.equal(read_logits(logits), logits)
+    some = torch.tensor([[0.5, 0.5], [3.0, 1.0]])
+    assert torch.equal(read_logits(some), some)

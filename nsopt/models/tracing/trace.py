@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from nsopt.arguments import checked
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.tracing import buffers, probe
 from nsopt.models.tracing.architecture import (
@@ -25,6 +26,8 @@ from nsopt.models.tracing.run import LabelledRun, tensors_of
 _MOST_REASONS = 5
 
 
+@torch.inference_mode(False)
+@checked
 def trace(
     module: nn.Module,
     example_input: Tensor | tuple[Tensor, ...],

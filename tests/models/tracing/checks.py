@@ -198,7 +198,7 @@ def check_search(arch: TracedArchitecture, x: Inputs) -> None:
     for part in (4, 2, 1):
         budget = cost(np.maximum(arch.narrowest, np.array(arch.base_widths) // part))
         try:
-            fit = nsopt.solve_widths(result.law, cost, budget)
+            fit = nsopt.solve_widths(result.law, cost, budget, warn=False)
         except NoWidthsError:
             assert part > 1
             continue

@@ -1,0 +1,59 @@
+"""The cache folder, also where there is no home."""
+
+import os
+import pwd
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from nsopt.errors import NsoptError
+from nsopt.files import cache_folder, write_cached
+
+
+@pytest.fixture(autouse=True)
+def _without_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def test_the_cache_is_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "new"))
+    assert cache_folder() == tmp_path / "new/.cache/nsopt"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "chosen"))
+    assert cache_folder() == tmp_path / "chosen/nsopt"
+
+
+def no_account(uid: int) -> None:
+    raise KeyError(uid)
+
+
+@pytest.mark.parametrize("home", [None, "/dev/null", "/dev/null/home"])
+def test_without_a_home_the_cache_is_a_private_temporary_folder(
+    home: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in containers that run as a user without an account."""
+    monkeypatch.setattr(pwd, "getpwuid", no_account)
+    monkeypatch.delenv("HOME", raising=False)
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    folder = cache_folder()
+    assert folder == tmp_path / f"nsopt-{os.getuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert cache_folder() == folder
+
+
+def test_a_temporary_folder_of_another_user_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", "/dev/null")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / f"nsopt-{os.getuid()}").symlink_to(tmp_path / "theirs")
+    with pytest.raises(NsoptError, match="belongs to another user: set XDG_CACHE_HOME"):
+        cache_folder()
+
+
+def test_a_cache_that_cannot_be_written_is_left_out(tmp_path: Path) -> None:
+    write_cached(tmp_path / "deep/file", b"content")
+    assert (tmp_path / "deep/file").read_bytes() == b"content"
+    write_cached(Path("/dev/null/file"), b"content")

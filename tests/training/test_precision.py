@@ -1,0 +1,73 @@
+"""`precision="auto"` is decided by timing a step of the network, not by the processor's name."""
+
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+
+import nsopt
+from nsopt.compute import device
+from nsopt.compute.device import Compute
+from nsopt.data.images import ImageData
+from nsopt.models.architecture import TableArchitecture
+from nsopt.training import precision
+from nsopt.training.precision import choose_compute, faster
+from nsopt.training.settings import TrainSettings
+
+BF16 = Compute(torch.device("cpu"), bf16=True)
+
+
+@pytest.fixture
+def native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that says that it computes bf16 natively."""
+    monkeypatch.setattr(device, "_multiplies_bf16", lambda device: True)
+
+
+@pytest.mark.parametrize(("bf16", "chosen"), [(0.5, "bf16"), (2.4, "fp32"), (1.0, "fp32")])
+def test_auto_takes_the_faster_precision(bf16: float, chosen: str) -> None:
+    """The first step is slow, and the machine becomes slower: neither decides."""
+    slowing, asked = count(10, -1), list[str]()
+
+    def time(compute: Compute) -> float:
+        asked.append(compute.precision)
+        return (bf16 if compute.bf16 else 1.0) + max(next(slowing) - 8, 0)
+
+    assert faster(BF16, time).precision == chosen
+    assert asked == ["fp32", "bf16"] * 2
+
+
+def test_nothing_is_timed_for_a_given_precision_or_without_native_bf16(
+    narrow: TableArchitecture, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "time_step", None)
+    widths = narrow.base_widths
+    for given in ("bf16", "fp32"):
+        settings = TrainSettings(epochs=1, precision=given)
+        assert choose_compute(settings, narrow, widths, digits).precision == given
+    monkeypatch.setattr(device, "_multiplies_bf16", lambda device: False)
+    assert not choose_compute(TrainSettings(epochs=1), narrow, widths, digits).bf16
+
+
+@pytest.mark.usefixtures("native")
+def test_steps_of_real_networks_are_timed_in_both(
+    narrow: TableArchitecture, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of images, and of any task with its own batches and loss."""
+    batches = [(digits.train.images[:8] / 255, digits.train.labels[:8])]
+    before, seconds = torch.get_rng_state(), dict[str, float]()
+    for name in ("time_step", "time_batch"):
+        real = getattr(precision, name)
+
+        def time(*arguments: Any, real: Any = real) -> float:
+            seconds[arguments[-1].precision] = real(*arguments)
+            return seconds[arguments[-1].precision]
+
+        monkeypatch.setattr(precision, name, time)
+    for task in (digits, nsopt.Task(batches, torch.nn.functional.cross_entropy)):
+        seconds.clear()
+        settings = TrainSettings(epochs=1, batch_size=8, device="cpu")
+        chosen = choose_compute(settings, narrow, narrow.base_widths, task).precision
+        assert seconds.keys() == {"fp32", "bf16"}
+        assert seconds[chosen] > 0
+    assert torch.equal(before, torch.get_rng_state())

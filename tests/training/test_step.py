@@ -1,0 +1,49 @@
+"""One step: what is wrong with a batch is said."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from nsopt.compute.device import Compute
+from nsopt.errors import NonFiniteLossError, NsoptError
+from nsopt.training.step import sgd, train_step
+
+CPU = Compute(torch.device("cpu"), bf16=False)
+
+
+def step(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+    loss = nn.functional.mse_loss
+    return float(train_step(model, sgd(model, 0.1, 0.0, 0.0), inputs, targets, CPU, loss))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_inputs_and_targets_that_are_not_numbers_are_named(bad: float) -> None:
+    """The learning rate is not to blame."""
+    good, wrong = torch.ones(4, 2), torch.ones(4, 2)
+    wrong[1, 1] = bad
+    with pytest.raises(NonFiniteLossError, match="the inputs of a batch are NaN or infinite"):
+        step(nn.Linear(2, 2), wrong, good)
+    with pytest.raises(NonFiniteLossError, match="the targets of a batch are NaN or infinite"):
+        step(nn.Linear(2, 2), good, wrong)
+    model = nn.Linear(2, 2)
+    nn.init.constant_(model.weight, 1e30)
+    assert not math.isfinite(step(model, good, good))
+
+
+def test_batch_norm_of_a_single_example_says_what_to_do() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    assert step(model, torch.rand(2, 2), torch.rand(2, 3)) > 0
+    with pytest.raises(NsoptError, match="give the DataLoader drop_last=True"):
+        step(model, torch.rand(1, 2), torch.rand(1, 3))
+
+
+class Failing(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("mine")
+
+
+def test_other_errors_of_a_network_stay() -> None:
+    with pytest.raises(ValueError, match="mine"):
+        step(nn.Sequential(nn.Linear(2, 2), Failing()), torch.rand(1, 2), torch.rand(1, 2))
