@@ -283,6 +283,13 @@ class TracedArchitecture:
             lines.append(f"  {name}: {self._describe(name, group)}")
         fixed = find_fixed(self.network, self.refused)
         lines += [f"  fixed: {name}: {reason}" for name, reason in fixed.items()]
+        known = not any(p.is_meta for p in self.network.template.parameters())
+        if known and not self.init and (measured := self._law.measured):
+            several = f" and {len(measured) - 1} more" if len(measured) > 1 else ""
+            lines.append(
+                f"  new values of {measured[0]}{several} are drawn as measured in this network: "
+                "init= overrides that"
+            )
         return "\n".join(lines)
 
     def _describe(self, name: str, group: Group) -> str:

@@ -1,4 +1,4 @@
-"""Rules of recurrent modules and attention, whose ATen operations do not show enough."""
+"""Rules of recurrent modules, attention and dropout, whose ATen operations do not show enough."""
 
 from typing import Any
 
@@ -7,12 +7,15 @@ from torch.overrides import TorchFunctionMode
 from nsopt.models.tracing.recurrent_rules import GATES, follow_layers
 from nsopt.models.tracing.tracer import Tracer
 
+_DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout")
+
 
 class FunctionRules(TorchFunctionMode):
     """Label the results of recurrent modules; mark the size of attention's queries as inexact.
 
     Attention scales its scores by this size. PyTorch may split attention into products, in which
-    the scale is a number without a label.
+    the scale is a number without a label. Dropout does nothing, so that a network in training mode
+    runs the operations of its evaluation mode.
     """
 
     def __init__(self, tracer: Tracer) -> None:
@@ -26,4 +29,8 @@ class FunctionRules(TorchFunctionMode):
         if name == "scaled_dot_product_attention":
             query = args[0] if args else kwargs["query"]
             self._tracer.mark_inexact(self._tracer.get(query)[-1])
+            args, kwargs = (*args[:4], *[0.0][: len(args) - 4], *args[5:]), {**kwargs}
+            kwargs.pop("dropout_p", None)
+        if name in _DROPOUTS and args:
+            return args[0]
         return func(*args, **kwargs)

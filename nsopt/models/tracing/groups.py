@@ -7,7 +7,7 @@ is the number of its units. Every size in the network is then a constant plus in
 (The groups of a grouped convolution are something else, and are always called by this full name.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -88,6 +88,12 @@ class Units:
         fixed = self.fixed.copy()
         fixed[units] = True
         return Units(self.of_atom, fixed, self.inexact)
+
+    def with_inexact(self, units: Sequence[Atoms]) -> "Units":
+        """Return a copy in which these units are inexact too."""
+        inexact = self.inexact.copy()
+        inexact[np.concatenate(units)] = True
+        return Units(self.of_atom, self.fixed, inexact)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,9 +2,12 @@
 
 `reset_parameters` does not show this, because many networks initialise again in their constructors.
 A tensor follows one of these laws: a constant; or uniform or normal random numbers of mean 0 whose
-variance is constant, or inversely proportional to the fan-in or fan-out. All tensors of a kind get
-the law for which variance times fan varies least. A tensor that differs from the others by more
-than chance gets its own law, and so does a tensor whose mean exceeds its standard deviation.
+variance is constant, or inversely proportional to the fan-in or fan-out. Layers of PyTorch follow
+PyTorch's own law unless their values contradict it. Otherwise all tensors of a kind get the law for
+which variance times fan varies least. A tensor that differs from the others by more than chance
+gets its own law, and so does a tensor whose mean exceeds its standard deviation. Measured numbers
+are rounded to as few digits as chance allows, so that two networks that were drawn alike, with
+other seeds, give the same laws.
 Values that repeat, as in an identity matrix, were not drawn: they are copied if the shape is equal.
 """
 
@@ -21,8 +24,10 @@ from nsopt.models.tracing.originals import original_weight
 
 Fan = Literal["in", "out", "out of a group", "none"]
 _UNIFORM_BOUND = 1.85  # standard deviations; uniform numbers end at 1.73, normal ones do not
+_EDGE = 1.01  # by how much a bound may be exceeded: bfloat16 rounds
 _FEWEST_VALUES = 8
 _CHANCE = 5.0  # standard errors of a variance
+_MANY = 2**20  # values of a tensor that are measured
 _FEW = 256  # values of a tensor that show whether they repeat
 _FANS: tuple[Fan, ...] = ("in", "out", "out of a group")
 _USUAL_SCALES = (2.0, 1.0, 1 / 3)  # He, Glorot or LeCun, and PyTorch's modules
@@ -39,13 +44,16 @@ class Drawn:
 
     def draw(self, tensor: Tensor, fans: dict[Fan, int]) -> None:
         """Fill a tensor according to this law, in place."""
-        deviation = math.sqrt(self.scale / fans[self.fan])
         with torch.no_grad():
             if self.uniform:
-                bound = deviation * math.sqrt(3)
+                bound = self.find_bound(fans)
                 tensor.uniform_(self.mean - bound, self.mean + bound)
             else:
-                tensor.normal_(self.mean, deviation)
+                tensor.normal_(self.mean, math.sqrt(self.scale / fans[self.fan]))
+
+    def find_bound(self, fans: dict[Fan, int]) -> float:
+        """Return how far uniform numbers may be from their mean."""
+        return math.sqrt(self.scale / fans[self.fan]) * math.sqrt(3)
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,16 @@ class InitialisationLaw:
 
     tensors: dict[str, Law]
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the parameters whose laws have numbers that were measured in the network."""
+        return tuple(
+            name
+            for name, law in self.tensors.items()
+            if isinstance(law, Drawn)
+            and (law.mean or law.scale not in (_USUAL_SCALES if law.fan != "none" else (1.0,)))
+        )
+
     @classmethod
     def of(cls, template: nn.Module, trained: Collection[str]) -> "InitialisationLaw":
         """Infer the laws of the parameters `trained` of `template`, which should be new."""
@@ -99,9 +117,8 @@ class InitialisationLaw:
             else:
                 kinds.setdefault(_name_kind(template, name), []).append(name)
         for names in kinds.values():
-            tensors |= _infer_laws(
-                {name: _view_as_real(template.get_parameter(name)) for name in names}, fans
-            )
+            values_of = {name: _view_as_real(template.get_parameter(name)) for name in names}
+            tensors |= _infer_laws(values_of, fans, _find_own_law(template, names[0]))
         for name, law in tensors.items():
             values = _view_as_real(template.get_parameter(name))
             if isinstance(law, Drawn) and _has_repeats(values):
@@ -160,24 +177,57 @@ def _name_kind(model: nn.Module, name: str) -> str:
     return f"{type(model.get_submodule(prefix)).__name__}.{attribute}"
 
 
-def _infer_laws(tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]]) -> dict[str, Drawn]:
-    """Return the laws of tensors of one kind, by name."""
-    values = {name: tensor.detach().cpu().double() for name, tensor in tensors.items()}
-    variances = {name: float(value.square().mean()) for name, value in values.items()}
-    counts = {name: value.numel() for name, value in values.items()}
+def _find_own_law(model: nn.Module, name: str) -> Drawn | None:
+    """Return PyTorch's law for a parameter of one of its own layers; None for other modules."""
+    module = model.get_submodule(name.rpartition(".")[0])
+    if not type(module).__module__.startswith("torch.nn."):
+        return None
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return Drawn("none", 1.0, uniform=False)
+    return Drawn("in", 1 / 3, uniform=True)
+
+
+def _infer_laws(
+    tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]], own: Drawn | None
+) -> dict[str, Drawn]:
+    """Return the laws of tensors of one kind, by name.
+
+    Args:
+        tensors: by name.
+        fans: see `fans_of`.
+        own: PyTorch's law for this kind, which they all follow unless one contradicts it.
+    """
+    measured = {name: _measure(tensor) for name, tensor in tensors.items()}
+    variances = {name: found[0] for name, found in measured.items()}
+    highest = {name: found[1] for name, found in measured.items()}
+    uniform = {n: highest[n] < _UNIFORM_BOUND * math.sqrt(variances[n]) for n in measured}
+    counts = {name: found[2] for name, found in measured.items()}
+    if own and all(
+        _agree(variances[name] * fans[name][own.fan], own.scale, counts[name])
+        and (highest[name] <= own.find_bound(fans[name]) * _EDGE or not own.uniform)
+        for name in tensors
+    ):
+        return dict.fromkeys(tensors, own)
     fan = _choose_fan(variances, counts, fans)
     scales = {name: variances[name] * fans[name][fan] for name in tensors}
     common = _find_weighted_median(list(scales.values()), list(counts.values()))
-    drawn = {}
-    for name, scale in scales.items():
-        uniform = _is_uniform(values[name], variances[name])
-        if len(tensors) > 1 and _agree(scale, common, counts[name]):
-            drawn[name] = Drawn(fan, common, uniform)
-        else:
-            drawn[name] = Drawn(
-                *_infer_single_law(variances[name], counts[name], fans[name]), uniform
-            )
-    return drawn
+    alike = [name for name in tensors if _agree(scales[name], common, counts[name])]
+    if len(tensors) == 1:
+        alike = []
+    rounded = _round_scale(common, max((counts[name] for name in alike), default=1), fan)
+    return {
+        name: Drawn(fan, rounded, uniform[max(alike, key=counts.__getitem__)])
+        if name in alike
+        else Drawn(*_infer_single_law(variances[name], counts[name], fans[name]), uniform[name])
+        for name in tensors
+    }
+
+
+def _measure(tensor: Tensor) -> tuple[float, float, int]:
+    """Return variance and largest size of a tensor's values, and how many of them were read."""
+    flat = tensor.detach().flatten()
+    some = flat[:: max(1, len(flat) // _MANY)].cpu().double()
+    return float(some.square().mean()), float(some.abs().max()), len(some)
 
 
 def _infer_shifted_law(tensor: Tensor) -> Drawn | None:
@@ -189,7 +239,9 @@ def _infer_shifted_law(tensor: Tensor) -> Drawn | None:
     mean, variance = float(values.mean()), float(values.var(correction=0))
     if values.numel() < _FEWEST_VALUES or abs(mean) < math.sqrt(variance):
         return None
-    return Drawn("none", variance, _is_uniform(values - mean, variance), mean)
+    uniform = _is_uniform(values - mean, variance)
+    mean = _round_number(mean, _CHANCE * math.sqrt(variance / values.numel()))
+    return Drawn("none", _round_scale(variance, values.numel(), "none", uniform), uniform, mean)
 
 
 def _is_uniform(values: Tensor, variance: float) -> bool:
@@ -202,7 +254,29 @@ def _infer_single_law(variance: float, count: int, fans: dict[Fan, int]) -> tupl
         for usual in _USUAL_SCALES:
             if _agree(variance * fans[fan], usual, count):
                 return fan, usual
-    return "none", variance
+    return "none", _round_scale(variance, count, "none")
+
+
+def _round_scale(scale: float, count: int, fan: Fan, uniform: bool = False) -> float:
+    """Return a usual scale, or a round one, from which `count` values differ only by chance.
+
+    Without a fan the standard deviation is round, or the bound of uniform numbers.
+    """
+    for usual in _USUAL_SCALES if fan != "none" else ():
+        if _agree(scale, usual, count):
+            return usual
+    chance = math.expm1(_CHANCE * math.sqrt(2 / count))
+    if fan != "none":
+        return _round_number(scale, scale * chance)
+    times = 3 if uniform else 1
+    size = math.sqrt(times * scale)
+    return _round_number(size, size * chance / 2) ** 2 / times
+
+
+def _round_number(value: float, error: float) -> float:
+    """Return the number with the fewest digits that differs from `value` by at most `error`."""
+    rounded = (float(f"{value:.{digits}e}") for digits in range(16))
+    return next((number for number in rounded if abs(number - value) <= error), value)
 
 
 def _agree(one: float, other: float, count: int) -> bool:
@@ -213,9 +287,9 @@ def _agree(one: float, other: float, count: int) -> bool:
 def _choose_fan(
     variances: dict[str, float], counts: dict[str, int], fans: dict[str, dict[Fan, int]]
 ) -> Fan:
-    """Return the fan for which the logarithm of variance times fan varies least.
+    """Return the first fan for which the logarithm of variance times fan varies least.
 
-    Tensors are weighted by their numbers of values.
+    Tensors are weighted by their numbers of values. Differences by chance do not count.
     """
     names = [name for name in variances if counts[name] >= _FEWEST_VALUES] or list(variances)
     weights = np.array([counts[name] for name in names], dtype=float)
@@ -226,7 +300,10 @@ def _choose_fan(
             np.average(np.square(logs - np.average(logs, weights=weights)), weights=weights)
         )
 
-    return min((*_FANS, "none"), key=spread)
+    chance = 4 * float(np.average([2 / counts[name] for name in names], weights=weights))
+    spreads: dict[Fan, float] = {fan: spread(fan) for fan in (*_FANS, "none")}
+    least = min(spreads.values())
+    return next(fan for fan, found in spreads.items() if found <= least + chance)
 
 
 def _find_weighted_median(values: list[float], weights: list[int]) -> float:

@@ -12,6 +12,7 @@ removing them gives another result than setting them to zero, as before a softma
 """
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
@@ -81,7 +82,8 @@ class Trace:
 
     Attributes:
         count: number of atoms.
-        steps: number of operations that have run.
+        operations: names of the operations of each mode, with the paths of their modules. Those on
+            a single number, such as a norm's count of batches, are not among them.
         edges: pairs of arrays of atoms that are joined index by index.
         frozen: atoms that must stay.
         inexact: arrays of inexact atoms.
@@ -92,6 +94,7 @@ class Trace:
             of groups changes with the width.
         choices: pairs of an operation and a decision, in order. Networks of other widths must
             make the same decisions.
+        numbers: the numbers with which operations calculated, in order.
         read: ids of parameters and buffers, in the order of their first use.
         makers: atoms of channels that a product with a parameter makes.
         norms: pairs of the atoms of normalised channels and the atoms of the norm's scale.
@@ -99,7 +102,7 @@ class Trace:
     """
 
     count: int = 0
-    steps: int = 0
+    operations: list[list[tuple[str, str]]] = field(default_factory=lambda: [[]])
     edges: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     frozen: list[Frozen] = field(default_factory=list)
     inexact: list[Atoms] = field(default_factory=list)
@@ -107,10 +110,31 @@ class Trace:
     inferred: dict[tuple[str, tuple[int, ...]], int] = field(default_factory=dict)
     group_sizes: dict[str, int] = field(default_factory=dict)
     choices: list[tuple[str, Any]] = field(default_factory=list)
+    numbers: list[tuple[float, ...]] = field(default_factory=list)
     read: dict[int, None] = field(default_factory=dict)
     makers: list[Atoms] = field(default_factory=list)
     norms: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     plain_norms: dict[str, Atoms] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """The number of operations that have run."""
+        return sum(map(len, self.operations))
+
+    def runs_alike(self, plain: Container[str]) -> bool:
+        """Return whether the network runs the same operations in every mode.
+
+        In training, dropout of whole layers also draws numbers.
+
+        Args:
+            plain: paths of modules without tensors. If the first mode runs no operation there,
+                those of other modes do not matter.
+        """
+        first, *others = self.operations
+        seen = {path for _, path in first}
+        return all(
+            first == [o for o in other if o[1] in seen or o[1] not in plain] for other in others
+        )
 
     def new_atoms(self, count: int) -> Atoms:
         """Return `count` new atoms that are not joined to any other."""

@@ -70,15 +70,10 @@ class Lifts:
         )
 
     def join_ties(self, trace: Trace, labels: dict[str, Labels]) -> Trace:
-        """Return a copy of the trace in which both sides of every tie are joined.
-
-        The units of numbers and ties become inexact, because code may calculate with their number.
-        """
+        """Return a copy of the trace in which both sides of every tie are joined."""
         sides = [select_atoms(labels[tie.tensor][:2]) for tie in self.ties]
         edges = [(pair[0], pair[1]) for pair in sides if len(pair) == 2]
-        followed = select_atoms(labels[number.tensor][number.axis] for number in self.numbers)
-        inexact = [*trace.inexact, *followed, *(one for one, _ in edges)]
-        return replace(trace, edges=[*trace.edges, *edges], inexact=inexact)
+        return replace(trace, edges=[*trace.edges, *edges])
 
     def describe(self, model: nn.Module) -> None:
         """Set the numbers in `model` to the sizes of its tensors."""

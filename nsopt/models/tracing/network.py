@@ -1,6 +1,6 @@
 """A traced network, from which networks of other widths are cut or built."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -95,6 +95,11 @@ class TracedNetwork:
         if not len(units):
             return self
         return self._with_units(self.family.units.with_fixed(units))
+
+    def with_inexact(self, groups: Iterable[int]) -> "TracedNetwork":
+        """Return a copy in which these groups are inexact, too."""
+        units = [self.family.groups[i].units for i in groups]
+        return self._with_units(self.family.units.with_inexact(units)) if units else self
 
     def _with_units(self, units: Units) -> "TracedNetwork":
         return replace(self, family=Family.of(self.family.dimensions, units, self.order))
@@ -265,6 +270,12 @@ class TracedNetwork:
         describe_shapes(model, self.trace.group_sizes)
         self.lifts.describe(model)
 
+    @cached_property
+    def _quick_run(self) -> LabelledRun:
+        """Runs a network of other widths in one mode, if that shows what the other mode does."""
+        plain = {path for path, m in self.template.named_modules() if not tensors_of(m)}
+        return self.run.with_one_mode() if self.trace.runs_alike(plain) else self.run
+
     def check_cut(self, kept: Sequence[Atoms]) -> None:
         """Raise TraceError if a network of the kept units does not run, or joins other units."""
         indices = self.indices(kept)
@@ -278,7 +289,7 @@ class TracedNetwork:
 
         trace = Trace(count=known)
         with self._reshaped(shapes) as model:
-            outputs = self.run(model, trace, labels, self.trace.choices, same)
+            outputs = self._quick_run(model, trace, labels, self.trace.choices, same)
         if len(trace.products) != len(self.trace.products):
             error = TraceError("the network runs other products at other widths")
             error.step = 0
@@ -310,17 +321,19 @@ class TracedNetwork:
             for name, tensor in tensors_of(self.template).items()
         }
 
-    def check_widths(self, widths: Atoms) -> None:
-        """Raise TraceError if a network of `widths` does not run or its outputs change shape.
+    def check_widths(self, widths: Atoms) -> Trace:
+        """Return the trace of a network of `widths`, which joins no atoms.
 
         New units share the atoms of existing units, so that an error shows the groups at fault.
+        Raises TraceError if the network does not run or its outputs change shape.
         """
         shapes = self._shapes(widths)
         labels = self._change_labels(shapes, np.resize)
         trace = Trace(count=len(self.family.units.of_atom))
         with self._reshaped(shapes) as model:
-            outputs = self.run(model, trace, labels, same=lambda *_: True)
+            outputs = self._quick_run(model, trace, labels, same=lambda *_: True)
         self._check_outputs(outputs)
+        return trace
 
     def _change_labels(
         self, axes: Mapping[str, Sequence[T]], change: Callable[[Atoms, T], Atoms]

@@ -12,14 +12,16 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nsopt.models.tracing.labels import Atoms, TraceError
+from nsopt.models.tracing.labels import Atoms, Trace, TraceError
 from nsopt.models.tracing.lifts import propose_numbers, propose_ties
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import copy_model
 
 Reasons = dict[int, str]  # by the index of a group
-Attempt = Callable[[Sequence[int]], None]  # runs with some groups changed, or raises TraceError
+Numbers = list[tuple[float, ...]]
+Attempt = Callable[[Sequence[int]], object]  # runs with some groups changed, or raises TraceError
 
 
 def shrink_width(width: int) -> int:
@@ -56,13 +58,22 @@ def find_unshrinkable(network: TracedNetwork, suspects: list[int]) -> Reasons:
     return _find_culprits(network, suspects, partial(_shrink, network))
 
 
-def find_indivisible(network: TracedNetwork) -> Reasons:
+def find_indivisible(network: TracedNetwork) -> tuple[Reasons, Numbers]:
     """Return the groups that cannot lose a single unit, with the errors.
 
     The network may run only at widths that a number divides, or that are multiples of each other.
+
+    Returns:
+        The groups with the errors, and the numbers with which a network calculates in which all
+        others have one unit less.
     """
+    numbers: Numbers = []
+
+    def attempt(some: Sequence[int]) -> None:
+        numbers[:] = _resize(network, lambda width: width - 1, some).numbers
+
     wide = [i for i, width in enumerate(network.family.widths) if width > FEWEST_SEEN]
-    return _find_culprits(network, wide, partial(_resize, network, lambda width: width - 1))
+    return _find_culprits(network, wide, attempt), numbers
 
 
 def find_capped(network: TracedNetwork) -> Reasons:
@@ -70,6 +81,47 @@ def find_capped(network: TracedNetwork) -> Reasons:
     groups = list(range(len(network.family.groups)))
     grow = partial(_resize, network, lambda width: width + max(1, width // 3))
     return _find_culprits(network, groups, grow)
+
+
+def find_counted(network: TracedNetwork, after: Numbers) -> list[int]:
+    """Return the exact groups with whose sizes the code calculates, as in `y / y.shape[1]`.
+
+    Such a network calculates with other numbers at other widths. Each of them is compared in runs
+    in which some groups have one unit less. A group is at fault for a number that changes in all
+    runs in which the group does.
+
+    Args:
+        network: the network.
+        after: the numbers of a network in which all wide groups have one unit less.
+    """
+    exact = [i for i, g in enumerate(network.family.groups) if g.exact and g.width > 1]
+    narrow = any(network.family.widths[i] <= FEWEST_SEEN for i in exact)
+    if after == network.trace.numbers and not narrow:
+        return []
+    changed = _find_changes(network, exact)
+    blamed = np.ones((int(changed.sum()), len(exact)), np.bool_)
+    for bit in range(len(exact).bit_length() if changed.any() else 0):
+        for side in (0, 1):
+            some = np.array([place >> bit & 1 == side for place in range(len(exact))])
+            also = _find_changes(network, [exact[place] for place in np.flatnonzero(some)])
+            blamed &= also[changed][:, None] | ~some
+    blamed[~blamed.any(axis=1)] = True
+    return [exact[place] for place in np.flatnonzero(blamed.any(axis=0))]
+
+
+def _find_changes(network: TracedNetwork, some: Sequence[int]) -> NDArray[np.bool_]:
+    """Return which numbers of a run change if these groups have one unit less.
+
+    All do if there are more or fewer of them, or if the network does not run.
+    """
+    before = network.trace.numbers
+    try:
+        after = _resize(network, lambda width: width - 1, some).numbers
+    except TraceError:
+        after = []
+    if len(after) != len(before):
+        return np.ones(max(1, len(before)), np.bool_)
+    return np.array([one != other for one, other in zip(before, after, strict=True)], np.bool_)
 
 
 def find_narrowest(network: TracedNetwork) -> Atoms:
@@ -135,11 +187,11 @@ def _shrink(network: TracedNetwork, some: Sequence[int]) -> None:
     network.check_cut(kept)
 
 
-def _resize(network: TracedNetwork, change: Callable[[int], int], some: Sequence[int]) -> None:
+def _resize(network: TracedNetwork, change: Callable[[int], int], some: Sequence[int]) -> Trace:
     """Run a network in which some widths are changed. Raises TraceError if it fails."""
     widths = np.array(network.family.widths, np.int64)
     widths[list(some)] = [change(width) for width in widths[list(some)].tolist()]
-    network.check_widths(widths)
+    return network.check_widths(widths)
 
 
 def _narrow(

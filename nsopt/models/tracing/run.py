@@ -43,6 +43,10 @@ class LabelledRun:
     examples: tuple[Tensor, ...]
     modes: tuple[bool, ...] = (False, True)
 
+    def with_one_mode(self) -> "LabelledRun":
+        """Return a copy in evaluation mode only."""
+        return LabelledRun(self.examples, (False,))
+
     def with_one_example(self) -> "LabelledRun":
         """Return a copy with one example, in evaluation mode only."""
         count = len(self.examples[0])
@@ -61,7 +65,7 @@ class LabelledRun:
 
         Args:
             model: the network.
-            trace: the runs add to it; only the first mode counts multiply-accumulates.
+            trace: the runs add to it; only the first mode counts multiply-accumulates and numbers.
             labels: the labels of parameters and buffers, by name.
             choices: the choices of an earlier trace, to repeat them; None to make new ones.
             same: see `Tracer`.
@@ -78,7 +82,9 @@ class LabelledRun:
         outputs: list[Tensor] = []
         with follow_modules(model, tracer.running), _hide_logs():
             for training in self.modes:
-                counted = len(trace.products)
+                counted, numbers = len(trace.products), len(trace.numbers)
+                if training != self.modes[0]:
+                    trace.operations.append([])
                 for name, tensor in tensors.items():
                     tracer.declare(tensor, labels[name])
                 with restore_modules(model):
@@ -89,7 +95,7 @@ class LabelledRun:
                     *(label for tensor in outputs for label in tracer.get(tensor)),
                 )
                 if training != self.modes[0]:
-                    del trace.products[counted:]
+                    del trace.products[counted:], trace.numbers[numbers:]
         return [tuple(tensor.shape) for tensor in outputs]
 
     def buffers(

@@ -66,7 +66,9 @@ def trace(
     network, unscored = _fix_groups(network, _find_unscorable(network))
     network, suspects = probe.find_lifts(network)
     network, unshrinkable = _fix_groups(network, probe.find_unshrinkable(network, suspects))
-    network, indivisible = _fix_groups(network, probe.find_indivisible(network))
+    uneven, numbers = probe.find_indivisible(network)
+    network, indivisible = _fix_groups(network, uneven)
+    network = network.with_inexact(probe.find_counted(network, numbers))
     refused = unscored | unshrinkable | indivisible
     if not network.family.groups:
         held = [f"{path}: {reason}" for path, reason in find_fixed(network, refused).items()]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nsopt.models.activations import tensors_in
@@ -29,6 +30,8 @@ from nsopt.models.tracing.labels import (
 
 Rule = Callable[..., None]
 R = TypeVar("R", bound=Rule)
+_FILLS = ("full", "full_like", "new_full", "fill", "fill_", "scalar_tensor")
+_FEW = 100
 
 
 def rule(*operations: str) -> Callable[[R], R]:
@@ -199,13 +202,16 @@ class Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self._last = (args, kwargs)
-        self.trace.steps += 1
         signature = _read_signature(func)
+        if not (args and isinstance(args[0], Tensor) and not args[0].ndim):
+            self.trace.operations[-1].append((signature.name, self.where))
         made = self._results.get(signature.name)
         result = made(func, *args, **kwargs) if made else func(*args, **kwargs)
         if signature.namespace == "prim":
             return result
         self.operation = signature.operation
+        if numbers := signature.find_numbers((*args, *kwargs.values())):
+            self.trace.numbers.append(numbers)
         rule = self._rules.get(self.operation)
         if rule is None and signature.is_pointwise:
             rule = self._rules["pointwise"]
@@ -243,6 +249,14 @@ class _Signature:
     operation: str
     is_pointwise: bool
     defaults: tuple[tuple[str, Any], ...]
+
+    def find_numbers(self, arguments: Sequence[Any]) -> tuple[float, ...]:
+        """Return the numbers with which the operation calculates; sizes are none of them."""
+        kinds = (int, float) if self.is_pointwise or self.name in _FILLS else float
+        if self.name == "lift_fresh" and arguments[0].numel() < _FEW:  # of `torch.tensor`
+            with no_dispatch():
+                return tuple(arguments[0].flatten().tolist())
+        return tuple(a for a in arguments if isinstance(a, kinds) and not isinstance(a, bool))
 
     def bind(self, args: Any, kwargs: Any) -> list[Any]:
         """Return all arguments in the order of the schema; missing ones have their defaults."""

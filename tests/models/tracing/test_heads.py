@@ -85,6 +85,7 @@ def test_heads_go_from_each_block_on_their_own(
     model, words = Transformer(kind(keys), kind(keys)), torch.randint(20, (2, 5))
     arch = trace(model, words)
     assert arch.base_widths == (24, heads, heads)
+    assert all(group.exact for group in arch.network.family.groups)
     check_building(arch, words)
     randomise(model)
     check_pruning(arch, model, words)

@@ -329,6 +329,48 @@ def test_new_networks_keep_values_that_were_not_drawn() -> None:
         assert not built.get_parameter("embedding.weight")[3].any()
 
 
+@pytest.mark.parametrize("law", [None, *(law[0] for law in LAWS)])
+def test_another_instance_of_a_network_gives_the_same_new_networks(law: Any) -> None:
+    """What is inferred depends on how weights are drawn, not on the numbers that were drawn."""
+    built = []
+    for seed in (0, 1, 2):
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            *(
+                nn.Conv2d(3, 32, 3),
+                nn.ReLU(),
+                nn.Conv2d(32, 48, 5),
+                nn.ReLU(),
+                nn.Conv2d(48, 64, 3),
+            ),
+            *(
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(64, 16),
+                nn.PReLU(),
+                nn.Linear(16, 3),
+            ),
+        )
+        for parameter in model.parameters() if law else ():
+            if parameter.ndim > 1:
+                law(parameter)
+        arch = trace(model, torch.randn(2, 3, 16, 16))
+        torch.manual_seed(0)
+        built.append(arch.build([9, 10, 11, 12]))
+    for one, *others in zip(*(model.parameters() for model in built), strict=True):
+        assert all(torch.equal(one, other) for other in others)
+
+
+def test_what_is_measured_in_an_instance_is_said() -> None:
+    torch.manual_seed(0)
+    usual, own = (nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)) for _ in range(2))
+    nn.init.normal_(own[0].weight, 0, 0.02)
+    x = torch.randn(2, 4)
+    assert "measured" not in trace(usual, x).explain()
+    line = "new values of 0.weight are drawn as measured in this network: init= overrides that"
+    assert line in trace(own, x).explain()
+
+
 def test_init_overrides_the_inferred_initialisation() -> None:
     torch.manual_seed(0)
 
