@@ -1,3 +1,5 @@
+from .comparing import ComparisonResult as ComparisonResult
+from .comparing import compare as compare
 from .compression.compress import compress as compress
 from .compression.result import Compressed as Compressed
 from .compression.result import Compression as Compression

@@ -38,6 +38,7 @@ FLOORS = [
     "tuning",
     "reports",
     "compression",
+    "comparing",
     "cli",
     "__main__",
 ]

@@ -99,7 +99,7 @@ def compress(options: CompressOptions) -> None:
     rows, folder = result.rows(), workspace.folder
     rows[0]["files"] = ""
     for row, compressed in zip(rows[1:], result.networks.values(), strict=True):
-        row["files"] = _export(compressed, folder, task.data.test)
+        row["files"] = _export(compressed, folder, task.images.test)
     with storage_errors(workspace.url):
         schema.write_networks(workspace.studies(task.name)[DENSE.name], rows)
     _print_table(rows, f"{task.name}; {result.results.latency_unit}")

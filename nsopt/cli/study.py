@@ -227,6 +227,8 @@ def _make_summary_rows(results: "Results") -> list[dict[str, str]]:
         with_deviation,
     )
 
+    task = results.task
+    validation, test = (task.score_name, "test") if task.score_name else ("val %", "test %")
     rows = [
         {
             "size": size_of(row),
@@ -238,8 +240,8 @@ def _make_summary_rows(results: "Results") -> list[dict[str, str]]:
             "predicted": predicted_latency(row),
             "binds": name_binding(row),
             "needs": needed_bytes(row),
-            "val %": with_deviation(row["val_mean"], row["val_std"]),
-            "test %": with_deviation(row["test_mean"], row["test_std"]),
+            validation: with_deviation(row["val_mean"], row["val_std"]),
+            **({test: with_deviation(row["test_mean"], row["test_std"])} if task.has_test else {}),
         }
         for row in summary(results).to_dict("records")
     ]

@@ -117,7 +117,7 @@ def _report_accuracy(task: Task, workspace: Workspace, progress: Progress) -> No
     if accuracy is None:
         with start_session(task, workspace, progress) as session:
             accuracy = session.validate_start()
-    classes, images = len(task.data.classes), len(task.splits.validation)
+    classes, images = len(task.images.classes), len(task.splits.validation)
     text = f"the trained network is right for {accuracy:.1f} % of the validation images"
     if is_near_chance(accuracy, classes, images):
         text += (

@@ -7,12 +7,11 @@ Optuna study, so that the same call continues after an interruption.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import optuna
 from torch import nn
 
 from nsopt.arguments import checked
@@ -31,6 +30,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
 from nsopt.settings import BATCH_SIZE
+from nsopt.storage.studies import quiet_optuna
 from nsopt.study.presets import StudySettings, get_preset, override
 from nsopt.study.task import with_precision
 from nsopt.study.workspace import Workspace
@@ -113,7 +113,7 @@ def compress(
     settings = settings or get_settings(task)
     settings = override(settings, {"training": {"epochs": epochs}})
     with ExitStack() as stack:
-        stack.enter_context(_quiet_optuna())
+        stack.enter_context(quiet_optuna())
         if out is None:
             out = stack.enter_context(tempfile.TemporaryDirectory(prefix="nsopt-"))
         display = stack.enter_context(show_progress(progress))
@@ -174,14 +174,3 @@ def _check_weights(model: nn.Module, arch: Architecture) -> None:
             f"the model is not {arch.name} of base widths: {differences}; without arch= nsopt "
             "traces the model"
         )
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Silence Optuna's log of studies: `progress` reports what happens."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)

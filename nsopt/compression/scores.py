@@ -101,7 +101,9 @@ class _AgreementScore:
     def _compare_with_start(self) -> Callable[[nn.Module], Agreement]:
         session, start = self.session, self.session.task.start
         assert start is not None
-        return session.supervision.comparison(start, session.compute)
+        compare = session.supervision.comparison(start, session.compute)
+        assert compare is not None, "images have a distance"
+        return compare
 
     def _compare(self, widths: Widths) -> Agreement:
         session = self.session

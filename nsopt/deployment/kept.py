@@ -27,7 +27,7 @@ class KeptNetwork:
     Attributes:
         arch: name of the architecture, as `nsopt.get_architecture` takes it.
         widths: L integers.
-        input_shape: (C, H, W).
+        input_shape: (C, H, W); empty for a task that is not of images, as are the next three.
         mean: per channel, of pixels from 0 to 1, as `torchvision.transforms.Normalize` takes it.
         std: standard deviation, in the same way.
         classes: names, in the order of the outputs.
@@ -54,14 +54,24 @@ class KeptNetwork:
 
     @classmethod
     def of(
-        cls, arch: str, splits: Splits, classes: tuple[str, ...], point: Point, outcome: Outcome
+        cls,
+        arch: str,
+        point: Point,
+        outcome: Outcome,
+        splits: Splits | None = None,
+        classes: tuple[str, ...] = (),
     ) -> Self:
-        """Make it from the outcome of training `point` on `splits`, with the name of a network."""
-        mean, std = splits.normalisation
+        """Make it from the outcome of training `point`, with the name of a network.
+
+        Args:
+            splits: the images; None for other tasks.
+            classes: names of their classes.
+        """
+        mean, std = ((), ()) if splits is None else splits.normalisation
         return cls(
             arch=arch,
             widths=outcome.widths,
-            input_shape=splits.train.shape,
+            input_shape=() if splits is None else splits.train.shape,
             mean=mean,
             std=std,
             classes=classes,
@@ -132,6 +142,10 @@ def load_network(path: Path | str, arch: str | Architecture | None = None) -> Ke
     def families(kept: KeptNetwork) -> Iterable[Architecture]:
         if arch is not None and not isinstance(arch, str):
             return [arch]
+        if not kept.input_shape:
+            raise NsoptError(
+                f"{kept.arch} takes no images: give arch=nsopt.trace(model, inputs) to load it"
+            )
         channels, image_size, _ = kept.input_shape
         return stored_architectures(kept.arch, arch, len(kept.classes), image_size, channels)
 

@@ -20,6 +20,7 @@ from nsopt.methods.uniform import Uniform
 from nsopt.storage.schema import is_reserved
 
 _GROUP = "nsopt.methods"
+COMPARED = ("uniform", "neuralscale")  # by `nsopt.compare`, if the user names no methods
 BASELINE: Method = Uniform()  # to which reports compare the others
 LAW_OF_SEARCH: Method = NeuralScale()  # its law is that of the search
 DENSE: Method = Dense()  # its network is the trained one that a study starts from

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
+from nsopt.models.registry import is_own
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.trace import trace
@@ -32,6 +33,23 @@ def import_architecture(
         NsoptError: if the network does not exist, or if it cannot be traced.
     """
     return _trace(name, _make_module(name, num_classes, nullcontext()), image_size, in_channels)
+
+
+def import_for_inputs(name: str, example: Any) -> TracedArchitecture:
+    """Import a user's network, `package.module:factory`, and trace it on inputs of a task.
+
+    Raises:
+        NsoptError: if it is not a function of the user, or if the network cannot be traced.
+    """
+    if not is_own(name):
+        raise NsoptError(
+            f"{name} is a network of images: name a function of yours, package.module:factory, "
+            "that returns a network for the inputs of the task"
+        )
+    try:
+        return trace(_make_module(name, 0, nullcontext()), example, name)
+    except TraceError as error:
+        raise NsoptError(f"{name} cannot be traced on the inputs of the task: {error}") from None
 
 
 def import_large_shapes(

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nsopt.arguments import checked
 from nsopt.errors import NsoptError, unknown_name
@@ -111,6 +111,27 @@ def stored_architecture(
             f"in Python arch={stored!r}"
         )
     return get_architecture(stored, num_classes, image_size, in_channels)
+
+
+def own_architecture(stored: str, given: str | None, example: Any) -> "Architecture":
+    """Return the network of a user's task: the function `package.module:factory`, traced.
+
+    Args:
+        stored: the name in the storage.
+        given: the name that the user gave; it must be the same one.
+        example: inputs of a batch.
+
+    Raises:
+        NsoptError: if the user must give the name, if the two names differ, or if the network
+            cannot be traced.
+    """
+    from nsopt.models.imported import import_for_inputs  # noqa: PLC0415
+
+    if given is None or given != stored:
+        raise NsoptError(
+            f"the stored network is {stored!r}, code of yours: give its name as arch, too"
+        )
+    return import_for_inputs(given, example)
 
 
 def stored_architectures(

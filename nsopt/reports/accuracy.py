@@ -25,12 +25,14 @@ class ParetoInfo(NamedTuple):
     Attributes:
         front_x, front_y: configurations (means over seeds) that no other beats in both.
         unit: of x, with what ran the networks.
+        score_name: title of y.
     """
 
     methods: list[MethodPoints]
     front_x: list[float]
     front_y: list[float]
     unit: str
+    score_name: str
 
 
 def pareto_info(results: Results) -> ParetoInfo:
@@ -43,6 +45,7 @@ def pareto_info(results: Results) -> ParetoInfo:
         front_x=front["latency_ms"].tolist(),
         front_y=front["val_mean"].tolist(),
         unit=results.latency_unit,
+        score_name=results.task.validation_name,
     )
 
 
@@ -63,7 +66,7 @@ def draw_pareto(info: ParetoInfo) -> go.Figure:
     latencies = [x for points in info.methods for x in points.x] or [1.0]
     figure = new_figure(
         xaxis=log_axis(latencies, f"latency ({info.unit})"),
-        yaxis={"title": {"text": "validation accuracy (%)"}},
+        yaxis={"title": {"text": info.score_name}},
     )
     figure.add_scatter(
         x=info.front_x,
@@ -86,14 +89,16 @@ def accuracy_info(results: Results, cost: str = "params") -> list[MethodPoints]:
     Args:
         cost: `params`, `macs`, or `cost` for that in the metric of the budgets.
     """
-    return collect_points(results, cost, "test_score")
+    return collect_points(results, cost, results.final)
 
 
-def draw_accuracy(methods: list[MethodPoints], cost: str = "parameters") -> go.Figure:
+def draw_accuracy(
+    methods: list[MethodPoints], score_name: str, cost: str = "parameters"
+) -> go.Figure:
     """Draw a line through each method's means, with a band from its worst to its best seed."""
     figure = new_figure(
         xaxis=log_axis([x for points in methods for x in points.x] or [1.0], cost),
-        yaxis={"title": {"text": "test accuracy at the last epoch (%)"}},
+        yaxis={"title": {"text": score_name}},
     )
     for points in methods:
         figure.add_scatter(
@@ -111,11 +116,11 @@ def draw_accuracy(methods: list[MethodPoints], cost: str = "parameters") -> go.F
     return figure
 
 
-def draw_dots(methods: list[MethodPoints]) -> go.Figure:
+def draw_dots(methods: list[MethodPoints], score_name: str) -> go.Figure:
     """Draw one budget: a row per method, seeds as small points, their mean with its deviation."""
     names = [method_label(points.method) for points in methods]
     figure = new_figure(
-        xaxis={"title": {"text": "test accuracy at the last epoch (%)"}},
+        xaxis={"title": {"text": score_name}},
         yaxis={"categoryarray": names[::-1], "categoryorder": "array", "automargin": True},
         height=160 + _ROW_HEIGHT * len(methods),
         showlegend=False,

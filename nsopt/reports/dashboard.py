@@ -124,12 +124,15 @@ def describe_outcomes(results: Results) -> str:
             f"{row['macs'] / 1e6:.2f} M",
             format_latency(row),
             with_deviation(row["val_mean"], row["val_std"]),
-            with_deviation(row["test_mean"], row["test_std"]),
+            *([with_deviation(row["test_mean"], row["test_std"])] if results.task.has_test else []),
         )
         for row in summary(results).to_dict("records")
     ]
     latency = results.latency_unit
-    names = ("size", "method", "n", "parameters", "MACs", latency, "validation %", "test %")
+    task = results.task
+    scores = [task.score_name, "test"] if task.score_name else ["validation %", "test %"]
+    scores = scores if task.has_test else scores[:1]
+    names = ("size", "method", "n", "parameters", "MACs", latency, *scores)
     sentences = [*map(escape_text, answer(results)), escape_text(doubt_latencies(results))]
     table = _ABOVE_OUTCOMES + make_markdown_table(names, rows)
     return "\n\n".join(filter(None, [*sentences, table]))

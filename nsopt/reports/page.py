@@ -99,17 +99,19 @@ def _draw_by_size(results: Results) -> dict[str, go.Figure]:
         metric, budget = compared[0]
         at = outcomes[(outcomes["metric"] == metric) & (outcomes["budget"] == budget)]
         info = accuracy_info(replace(results, outcomes=at))
-        figures["dots"] = draw_dots(info)
+        figures["dots"] = draw_dots(info, results.final_axis)
     budgets = outcomes[["metric", "budget"]].drop_duplicates()
     if len(budgets) > 1 and MACS.name in outcomes["metric"].unique():
-        figures["macs"] = draw_accuracy(accuracy_info(results, "macs"), cost="MACs")
+        figures["macs"] = draw_accuracy(accuracy_info(results, "macs"), results.final_axis, "MACs")
     for memory in IN_BYTES:
         at = outcomes[outcomes["metric"] == memory.name]
         if at["budget"].nunique() > 1:
             info = accuracy_info(replace(results, outcomes=at), "cost")
-            figures[memory.name] = draw_accuracy(info, cost=f"bytes of {memory.noun}")
+            figures[memory.name] = draw_accuracy(
+                info, results.final_axis, f"bytes of {memory.noun}"
+            )
     if len(compared) > 1:
-        figures["params"] = draw_accuracy(accuracy_info(results))
+        figures["params"] = draw_accuracy(accuracy_info(results), results.final_axis)
     return figures
 
 

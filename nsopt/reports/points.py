@@ -1,5 +1,6 @@
 """The outcomes of each method as points of a figure, with means."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -8,7 +9,7 @@ from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
 from nsopt.reports.style import MethodStyle, method_styles
 from nsopt.reports.tables import format_measured, size_of, with_deviation
-from nsopt.storage.schema import width_key
+from nsopt.storage.schema import TaskDescription, width_key
 
 
 class MethodPoints(NamedTuple):
@@ -32,6 +33,7 @@ class MethodPoints(NamedTuple):
 def collect_points(results: Results, x: str, y: str) -> list[MethodPoints]:
     """Return two columns of the outcomes, by method."""
     styles, points = method_styles(results.methods), []
+    unit, task = results.batch_unit, results.task
     for method in results.methods:
         trials = results.outcomes[results.outcomes["method"] == method].dropna(subset=x)
         if trials.empty:
@@ -46,10 +48,10 @@ def collect_points(results: Results, x: str, y: str) -> list[MethodPoints]:
                 style=styles[method],
                 x=trials[x].tolist(),
                 y=trials[y].tolist(),
-                text=[_describe(row, results.batch_unit) for row in trials.to_dict("records")],
+                text=[_describe(row, unit, task) for row in trials.to_dict("records")],
                 mean_x=[float(group[x].mean()) for group in groups],
                 mean_y=[float(group[y].mean()) for group in groups],
-                mean_text=[_describe_mean(group, results.batch_unit) for group in groups],
+                mean_text=[_describe_mean(group, unit, task) for group in groups],
                 deviation=[float(group[y].std()) if len(group) > 1 else 0.0 for group in groups],
                 low=[float(group[y].min()) for group in groups],
                 high=[float(group[y].max()) for group in groups],
@@ -67,28 +69,35 @@ def _average_quartiles(group: pd.DataFrame) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _describe(trial: dict[str, Any], unit: str) -> str:
+def describe_scores(task: TaskDescription, show: Callable[[str], str]) -> str:
+    """Return the scores of a network in words; `show` formats a column."""
+    shown = f"{task.score_name or 'validation'} {show('score')}{task.unit}"
+    return f"{shown}, test {show('test_score')}{task.unit}" if task.has_test else shown
+
+
+def _describe(trial: dict[str, Any], unit: str, task: TaskDescription) -> str:
     return "<br>".join(
         [
             f"<b>{method_label(trial['method'])}, {size_of(trial)}, seed {trial['seed']}</b>",
             f"widths {width_key(trial['widths'])}",
             f"{trial['params']:,} parameters, {trial['macs']:,} MACs",
             format_measured(trial, unit),
-            f"validation {trial['score']:.2f} %, test {trial['test_score']:.2f} %",
+            describe_scores(task, lambda name: f"{trial[name]:.2f}"),
         ]
     )
 
 
-def _describe_mean(group: pd.DataFrame, unit: str) -> str:
+def _describe_mean(group: pd.DataFrame, unit: str, task: TaskDescription) -> str:
     first = group.iloc[0].to_dict()
-    validation, test = (
-        with_deviation(group[name].mean(), group[name].std()) for name in ("score", "test_score")
-    )
+
+    def show(name: str) -> str:
+        return with_deviation(group[name].mean(), group[name].std())
+
     return "<br>".join(
         [
             f"<b>{method_label(first['method'])}, {size_of(first)}, mean of {len(group)}</b>",
             f"{group['params'].mean():,.0f} parameters, {group['macs'].mean():,.0f} MACs",
             format_measured({"latency_ms": group["latency_ms"].mean()}, unit),
-            f"validation {validation} %, test {test} %",
+            describe_scores(task, show),
         ]
     )

@@ -76,6 +76,34 @@ class Results:
     networks: Sequence[Mapping[str, str]] = ()
 
     @property
+    def final(self) -> str:
+        """The column that reports compare: the test score, or without a test the validation's."""
+        return "test_score" if self.task.has_test else "score"
+
+    @property
+    def final_name(self) -> str:
+        """Its name in sentences."""
+        if not self.task.score_name:
+            return "test accuracy"
+        return f"test {self.task.score_name}" if self.task.has_test else self.task.score_name
+
+    @property
+    def final_axis(self) -> str:
+        """Its name on axes."""
+        name = self.task.test_name if self.task.has_test else self.task.validation_name
+        return name.replace(" (%)", " at the last epoch (%)")
+
+    def show_score(self, score: float) -> str:
+        """Format a score with its unit."""
+        return f"{score:.4g}" if self.task.score_name else f"{score:.1f} %"
+
+    @property
+    def image_counts(self) -> dict[str, int]:
+        """The number of images in each part of the data; empty if the data are not images."""
+        data = self.settings.get("data", {})
+        return data if self.task.classes is not None else {}
+
+    @property
     def batch_unit(self) -> str:
         """The unit of its latencies."""
         return batch_unit(self.settings.get("latency_batch_size", BATCH_SIZE))

@@ -33,6 +33,7 @@ def summary(results: Results) -> pd.DataFrame:
     """
     frame = with_ordered_metrics(results.outcomes)
     frame["method"] = pd.Categorical(frame["method"], results.methods, ordered=True)
+    frame = frame.assign(final=frame[results.final])
     grouped = frame.groupby(["metric", "budget", "method"], observed=True)
     table = grouped.agg(
         ratio=("ratio", "first"),
@@ -43,6 +44,7 @@ def summary(results: Results) -> pd.DataFrame:
         latency_ms=("latency_ms", "mean"),
         val_mean=("score", "mean"),
         val_std=("score", "std"),
+        final_mean=("final", "mean"),
         test_mean=("test_score", "mean"),
         test_std=("test_score", "std"),
         test_min=("test_score", "min"),

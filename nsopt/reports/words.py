@@ -1,8 +1,8 @@
 """The answer of a comparison in sentences: which method wins at a budget, and how surely.
 
-Validation accuracy selects the method; test accuracy is compared. Differences are paired by seed,
-with an interval at 90 %: Student's over the seeds, or that of a sample of so many test images if
-it is wider.
+The score of the validation selects the method; that of the test is compared, or of the validation
+if there is no test. Differences are paired by seed, with an interval at 90 %: Student's over the
+seeds, or for images that of a sample of so many test images if it is wider.
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ _COSTS = {"params": "parameters", "macs": "MACs", "latency_ms": "time"}
 
 
 class Difference(NamedTuple):
-    """Points of test accuracy by which a method is ahead: mean and interval over n paired seeds."""
+    """By how much a method is ahead in the score: mean and interval over n paired seeds."""
 
     mean: float
     low: float
@@ -45,7 +45,9 @@ class Difference(NamedTuple):
     @property
     def interval(self) -> str:
         """The bounds with their sign, or why there are none."""
-        return f"{self.low:+.1f} to {self.high:+.1f}" if self.n > 1 else "one seed, no interval"
+        if self.n == 1:
+            return "one seed, no interval"
+        return f"{_signed(self.low)} to {_signed(self.high)}"
 
 
 class Verdict(NamedTuple):
@@ -90,7 +92,7 @@ def paired_difference(
     """Return by how much `one` is ahead of `other`; None if they share no seed.
 
     Args:
-        one: test accuracies (%) by seed.
+        one: scores by seed.
         other: the same of another method.
         test_images: the interval is at least as wide as for two samples of so many images.
     """
@@ -115,9 +117,9 @@ class _Choice(NamedTuple):
     Attributes:
         best: the row of the summary that is best by validation accuracy.
         equals: its method, and those with the same widths.
-        is_chance: whether no method learned anything.
+        is_chance: whether no method learned anything; unknown for tasks that are not of images.
         rival: the row with which `best` is compared; None if there is none, or nothing was learned.
-        difference: of their test accuracies.
+        difference: of their scores.
         taken: `best`, or the rival if no difference is shown and it is cheaper.
         gain: what `taken` saves; "" for nothing.
         seeds: how many could show a difference; None if one is shown, or none would be used.
@@ -187,14 +189,15 @@ def _describe_choice(results: Results, choice: _Choice, reference: str) -> str:
     """Return how the best method differs from its rival, and which to take."""
     best, rival, label = choice.best, choice.rival, choice.label
     if choice.is_chance:
-        classes = results.task.classes
+        classes = results.task.classes or 1
         return (
             f"nothing learned. Every network is near {100 / classes:.3g} %, chance for {classes} "
             "classes. Train longer (--epochs)."
         )
     if rival is None:
-        return f"{label} {_has(choice.equals)} {best['test_mean']:.1f} % test accuracy."
-    found = _compare(label, choice.equals, best, rival, choice.difference)
+        score = results.show_score(best["final_mean"])
+        return f"{label} {_has(choice.equals)} {score} {results.final_name}."
+    found = _compare(results, label, choice.equals, best, rival, choice.difference)
     if choice.is_certain:
         found += _compare_at_equal_accuracy(results, best, reference)
     found += f" Take {choice.taken_label}: {choice.gain}." if choice.gain else ""
@@ -216,18 +219,18 @@ def _describe_limits(results: Results, rows: pd.DataFrame, taken: pd.Series) -> 
 
 
 def _find_difference(results: Results, best: pd.Series, rival: pd.Series) -> Difference | None:
-    """Return by how much the best is ahead of its rival in test accuracy."""
-    accuracies, others = (
-        _select_outcomes(results, best, row["method"]).set_index("seed")["test_score"]
+    """Return by how much the best is ahead of its rival in the score that is compared."""
+    scores, others = (
+        _select_outcomes(results, best, row["method"]).set_index("seed")[results.final]
         for row in (best, rival)
     )
-    return paired_difference(accuracies, others, results.settings.get("data", {}).get("test"))
+    return paired_difference(scores, others, results.image_counts.get("test"))
 
 
 def _find_best(results: Results, rows: pd.DataFrame) -> pd.Series:
     """Return the row of the method that `choose_method` names."""
     accuracies = rows.set_index("method")["val_mean"]
-    images = results.settings.get("data", {}).get("validation")
+    images = results.image_counts.get("validation")
     method = choose_method(accuracies.to_dict(), images) if images else accuracies.idxmax()
     return rows[rows["method"] == method].iloc[0]
 
@@ -257,36 +260,51 @@ def _format_budget(row: pd.Series) -> str:
 
 def _is_chance(results: Results, rows: pd.DataFrame) -> bool:
     """Return whether all methods have the accuracy of a guess."""
-    images = results.settings.get("data", {}).get("test")
-    best = float(rows["test_mean"].max())
-    return images is not None and is_near_chance(best, results.task.classes, images)
+    images, classes = results.image_counts.get("test"), results.task.classes
+    if images is None or classes is None:
+        return False
+    return is_near_chance(float(rows["test_mean"].max()), classes, images)
 
 
 def _compare(
-    label: str, equals: list[str], best: pd.Series, rival: pd.Series, difference: Difference | None
+    results: Results,
+    label: str,
+    equals: list[str],
+    best: pd.Series,
+    rival: pd.Series,
+    difference: Difference | None,
 ) -> str:
-    """Say how the best by validation accuracy differs from its rival in test accuracy and cost.
+    """Say how the best by the validation differs from its rival in the score and in cost.
 
     Args:
         label: of the best methods, `equals`.
     """
     other = method_label(rival["method"])
-    accuracies = f"{label} {best['test_mean']:.1f} %, {other} {rival['test_mean']:.1f} %"
+    score, name = results.show_score, results.final_name
+    scores = f"{label} {score(best['final_mean'])}, {other} {score(rival['final_mean'])}"
     if difference is None:
-        return f"{label} and {other} have no seed in common. {accuracies} test accuracy."
+        return f"{label} and {other} have no seed in common. {scores} {name}."
     told = f"90 %: {difference.interval}, {difference.n} seeds"
     costs = _compare_costs(best, rival)
     price = f" {'They cost' if len(equals) > 1 else 'It costs'} {costs}." if costs else ""
-    points = f"{abs(difference.mean):.1f} points"
+    is_own = bool(results.task.score_name)
+    points = f"{abs(difference.mean):.3g}" if is_own else f"{abs(difference.mean):.1f} points"
     if difference.low > 0:
         verb = "win" if len(equals) > 1 else "wins"
-        return f"{label} {verb} by {points} of test accuracy over {other} ({told}).{price}"
+        return f"{label} {verb} by {points} of {name} over {other} ({told}).{price}"
     if difference.high < 0:
+        best_of = "score of the validation" if is_own else "validation accuracy"
         return (
-            f"{label} {_has(equals)} the best validation accuracy, but {points} less test accuracy "
-            f"than {other} ({told}).{price}"
+            f"{label} {_has(equals)} the best {best_of}, but {points} less {name} than {other} "
+            f"({told}).{price}"
         )
-    return f"no difference shown. {accuracies} ({difference.mean:+.1f}; {difference.interval})."
+    mean = _signed(difference.mean)
+    return f"no difference shown. {scores} ({mean}; {difference.interval})."
+
+
+def _signed(value: float) -> str:
+    """Format a difference: one decimal, or two digits if it is small."""
+    return f"{value:+.2g}" if 0 < abs(value) < 0.05 else f"{value:+.1f}"
 
 
 def _has(methods: list[str]) -> str:
@@ -351,9 +369,9 @@ def _find_widths(results: Results, at: pd.Series, method: str) -> set[tuple[int,
 
 def _compare_at_equal_accuracy(results: Results, best: pd.Series, reference: str) -> str:
     """Say what the reference needs for the accuracy of the best, if its own sizes span that."""
-    curve = summary(results).query("method == @reference").sort_values("test_mean")
-    accuracy = best["test_mean"]
-    spans = len(curve) > 1 and curve["test_mean"].iloc[0] <= accuracy <= curve["test_mean"].iloc[-1]
+    curve = summary(results).query("method == @reference").sort_values("final_mean")
+    score, known = best["final_mean"], curve["final_mean"]
+    spans = len(curve) > 1 and known.iloc[0] <= score <= known.iloc[-1]
     if best["method"] == reference or not spans:
         return ""
     parts = []
@@ -361,8 +379,9 @@ def _compare_at_equal_accuracy(results: Results, best: pd.Series, reference: str
         known = curve.dropna(subset=column)
         if pd.isna(best[column]) or len(known) < 2:
             continue
-        needed = np.exp(np.interp(accuracy, known["test_mean"], np.log(known[column])))
+        needed = np.exp(np.interp(score, known["final_mean"], np.log(known[column])))
         parts.append(f"{needed / best[column]:.2g}x the {unit}")
     if not parts:
         return ""
-    return f" For that accuracy {method_label(reference)} needs {', '.join(parts)}."
+    name = "score" if results.task.score_name else "accuracy"
+    return f" For that {name} {method_label(reference)} needs {', '.join(parts)}."

@@ -59,9 +59,11 @@ class TaskDescription:
     Attributes:
         arch: name of the architecture.
         data: name of the data set.
-        classes: number of classes.
+        classes: number of classes of images; None for other tasks, as are the next two.
         image_size: side of the images, in pixels.
         channels: channels of the images.
+        score_name: name of the score, with its unit; empty for the accuracy of images.
+        has_test: whether networks have a test score.
         layer_names: names of the searched layers.
         base_widths: widths of the original network.
         fixed: one line about layers with fixed widths, or empty.
@@ -71,14 +73,31 @@ class TaskDescription:
 
     arch: str
     data: str
-    classes: int
-    image_size: int
-    channels: int
     layer_names: tuple[str, ...]
     base_widths: tuple[int, ...]
+    classes: int | None = None
+    image_size: int | None = None
+    channels: int | None = None
+    score_name: str = ""
+    has_test: bool = True
     fixed: str = ""
     base_params: int | None = None
     base_macs: int | None = None
+
+    @property
+    def validation_name(self) -> str:
+        """The name of the score that selects networks, for titles and axes."""
+        return self.score_name or "validation accuracy (%)"
+
+    @property
+    def test_name(self) -> str:
+        """The name of the score that is only reported."""
+        return f"test {self.score_name}" if self.score_name else "test accuracy (%)"
+
+    @property
+    def unit(self) -> str:
+        """The unit of scores, after a number."""
+        return "" if self.score_name else " %"
 
 
 @dataclass(frozen=True)

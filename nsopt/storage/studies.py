@@ -1,6 +1,7 @@
 """Find the studies of a storage by name; open one only with the settings that created it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -111,3 +112,14 @@ def _as_given(settings: Mapping[str, Any]) -> dict[str, Any]:
 def is_unfinished(stored: Iterable[FrozenTrial]) -> bool:
     """Return whether trials are waiting or running."""
     return not all(trial.state.is_finished() for trial in stored)
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Silence Optuna's log of studies: `progress` reports what happens."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -254,7 +254,8 @@ def write_outcome(
         curves: lists with one value per epoch.
     """
     written = {_CURVES: {name: list(values) for name, values in curves.items()}} if curves else {}
-    internals.write_attributes(trial, {**numbers, **written})
+    known = {name: value for name, value in numbers.items() if value is not None}
+    internals.write_attributes(trial, {**known, **written})
 
 
 def read_outcome(trial: FrozenTrial) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nsopt.compute.memory import peak_memory
+from nsopt.data.images import ImageData
 from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
 from nsopt.methods.base import Method
@@ -84,7 +85,12 @@ def tell_progress(plan: Plan, missing: Points) -> None:
 
 
 def tell_duration(plan: Plan, missing: Points) -> None:
-    """Say how long searches and missing points take, and what would shorten them."""
+    """Say how long searches and missing points take, and what would shorten them.
+
+    nsopt cannot tell for a task of the user.
+    """
+    if not isinstance(plan.session.task.data, ImageData):
+        return
     found = estimate(plan, missing)
     if found.search + found.training:
         plan.session.progress.message(str(found))

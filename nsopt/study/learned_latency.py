@@ -31,7 +31,8 @@ def with_latency_if_needed(
         compute = resolve_compute(task.settings.training.device, "fp32")
         with sharing(compute, progress) as shared:
             if task.start is not None:
-                arch = make_exact(arch, shared, progress, task.runtime)
+                arch = make_exact(arch, shared, progress, task.runtime, inputs=task.inputs)
             else:
-                arch = arch.with_latency(find_model(arch, shared, progress, task.runtime))
+                model = find_model(arch, shared, progress, task.runtime, task.inputs)
+                arch = arch.with_latency(model)
     return replace(task, arch=arch)

@@ -1,6 +1,7 @@
 """The session: the object that every step of a study gets."""
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from optuna.study import Study
 from torch import nn
 
 from nsopt.compute.device import Compute, place, resolve_compute
-from nsopt.compute.placement import place_images
+from nsopt.compute.random_state import use_seed
 from nsopt.compute.sharing import sharing
 from nsopt.methods.base import Method
 from nsopt.progress import Progress
@@ -20,11 +21,13 @@ from nsopt.pruning.inherited import TrainedStart, inherit_network
 from nsopt.study.start import rank_start
 from nsopt.study.task import Task, with_stored_latency, write_latency_once
 from nsopt.study.workspace import Workspace
-from nsopt.tasks.classification import Classification
-from nsopt.tasks.supervision import evaluate
+from nsopt.tasks.supervise import supervise
+from nsopt.tasks.supervision import Supervision, evaluate
+from nsopt.tasks.task import Task as UserTask
 from nsopt.training.loop import train_configuration
 from nsopt.training.outcome import Epoch, Outcome
 from nsopt.training.settings import TrainSettings
+from nsopt.training.trainer import Trainer, TrainerContext, train_by
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +47,9 @@ class Session:
     progress: Progress
 
     @cached_property
-    def supervision(self) -> Classification:
-        """The images for training, on the device of `compute`."""
-        images = place_images(self.task.splits, self.compute)
-        return Classification(images, self.task.settings.training.resized_crop)
+    def supervision(self) -> Supervision:
+        """The data for training, on the device of `compute`."""
+        return supervise(self.task.data, self.task.settings.training, self.compute)
 
     @cached_property
     def start(self) -> TrainedStart | None:
@@ -90,9 +92,11 @@ class Session:
         Args:
             start: makes the network to start from; by default it inherits from that of the task.
         """
-        trained = self.start
+        task, trained = self.task, self.start
         if start is None and trained is not None:
             start = partial(inherit_network, trained, widths, self.supervision, self.compute)
+        if isinstance(task.data, UserTask) and task.data.trainer is not None:
+            return self._train_by(task.data.trainer, widths, settings, checkpoint, name, start)
         return train_configuration(
             self.task.arch,
             widths,
@@ -105,6 +109,30 @@ class Session:
             start=start,
             teacher=self.task.start,
         )
+
+    def _train_by(
+        self,
+        trainer: Trainer,
+        widths: tuple[int, ...],
+        settings: TrainSettings,
+        checkpoint: Path,
+        name: str,
+        start: Callable[[], nn.Module] | None,
+    ) -> Outcome:
+        """Train by the user's function, whose own checkpoints go to a folder beside nsopt's."""
+        arch, compute = self.task.arch, self.compute
+        self.progress.start(f"{name}, by the trainer", 1)
+        with compute.computing(), use_seed(settings.seed, compute.device):
+            model = place(start() if start else arch.build(widths), compute.device, arch.layout)
+        folder = checkpoint.with_suffix(".trainer")
+        context = TrainerContext(
+            settings.seed, settings.epochs, compute.device, self.task.start, folder
+        )
+        outcome = train_by(
+            trainer, arch, widths, model, self.task.data, self.supervision, compute, context
+        )
+        shutil.rmtree(folder)
+        return outcome
 
     def validate_start(self) -> float:
         """Return the validation accuracy (%) of the network that the task starts from."""
@@ -121,7 +149,8 @@ class Session:
         validation = self.validate_start()
         with self.compute.computing():
             model = place(model, self.compute.device, task.arch.layout)
-            test = evaluate(self.supervision.test(self.compute), model, self.compute)
+            evaluation = self.supervision.test(self.compute)
+            test = None if evaluation is None else evaluate(evaluation, model, self.compute)
         seconds = time.perf_counter() - began
         epoch = Epoch(math.nan, validation, test)
         return Outcome(task.arch.base_widths, (epoch,), seconds, epoch, model)

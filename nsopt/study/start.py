@@ -15,6 +15,7 @@ from nsopt.storage.weights_file import write_weights
 from nsopt.study.task import Task
 from nsopt.study.workspace import Workspace
 from nsopt.tasks.classification import Classification
+from nsopt.tasks.supervision import Supervision
 
 
 def keep_start(task: Task, workspace: Workspace) -> None:
@@ -45,17 +46,18 @@ def with_start(task: Task, workspace: Workspace) -> Task:
     return replace(task, start=model)
 
 
-def rank_start(task: Task, images: Classification, compute: Compute) -> TrainedStart | None:
+def rank_start(task: Task, supervision: Supervision, compute: Compute) -> TrainedStart | None:
     """Return the network that a task starts from, with the ranking of its units; None without one.
 
     Args:
-        images: on the device of `compute`.
+        supervision: its data on the device of `compute`.
     """
     if task.start is None:
         return None
     search = task.settings.search
-    images = replace(images, resized_crop=search.resized_crop)
-    ranking = rank_by_importance(task.arch, task.start, images, search, compute)
+    if isinstance(supervision, Classification):
+        supervision = replace(supervision, resized_crop=search.resized_crop)
+    ranking = rank_by_importance(task.arch, task.start, supervision, search, compute)
     return TrainedStart(task.arch, task.start, ranking, search.batch_size)
 
 

@@ -21,7 +21,7 @@ from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Runtime, stored_runtime
 from nsopt.methods.base import Method
 from nsopt.models.architecture import Architecture
-from nsopt.models.registry import stored_architecture
+from nsopt.models.registry import own_architecture, stored_architecture
 from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.settings import Price, batch_unit
@@ -30,15 +30,16 @@ from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import check_settings, open_study
 from nsopt.study.presets import StudySettings
 from nsopt.study.workspace import Workspace
-from nsopt.tasks.task import Task as OwnTask
+from nsopt.tasks.task import Task as UserTask
 from nsopt.training.precision import choose_compute
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Network, images and settings.
+    """Network, data and settings.
 
     Attributes:
+        data: images with labels, or a task of the user.
         source: where `data` came from.
         start: the trained network of base widths that all methods start from; None to train from
             scratch.
@@ -46,7 +47,7 @@ class Task:
     """
 
     arch: Architecture
-    data: ImageData
+    data: ImageData | UserTask
     source: Source
     settings: StudySettings
     start: nn.Module | None = None
@@ -61,10 +62,29 @@ class Task:
         """Return the name of the study of a method, or of a search."""
         return schema.study_name(self.name, method)
 
+    @property
+    def images(self) -> ImageData:
+        """Its images. Raises NsoptError if its data are not images."""
+        if not isinstance(self.data, ImageData):
+            raise NsoptError(f"{self.name} is not a task of images")
+        return self.data
+
     @cached_property
     def splits(self) -> Splits:
         """The images for training, validation and test."""
-        return self.data.split(self.settings.training.val_fraction)
+        return self.images.split(self.settings.training.val_fraction)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What identifies its data."""
+        if isinstance(self.data, ImageData):
+            return self.splits.fingerprint
+        return self.data.fingerprint
+
+    @property
+    def inputs(self) -> Any:
+        """A batch with which its networks are timed; None for random images."""
+        return None if isinstance(self.data, ImageData) else self.data.inputs
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -75,7 +95,7 @@ class Task:
         settings = self.settings.model_dump(mode="json")
         if self.settings.search.iterations == 1:
             settings["search"]["convergence"] = None
-        return settings | {"data": self.splits.fingerprint}
+        return settings | {"data": self.fingerprint}
 
     def search_price(self, method: Method) -> Price:
         """Return the price of the search that a method needs."""
@@ -95,13 +115,19 @@ class Task:
 
     @property
     def description(self) -> schema.TaskDescription:
-        base = self.arch.base_widths
+        base, data = self.arch.base_widths, self.data
+        if isinstance(data, ImageData):
+            shown: dict[str, Any] = {
+                "classes": len(data.classes),
+                "image_size": data.image_size,
+                "channels": data.channels,
+            }
+        else:
+            shown = {"score_name": data.score_name, "has_test": data.test is not None}
         return schema.TaskDescription(
             arch=self.arch.name,
-            data=self.data.name,
-            classes=len(self.data.classes),
-            image_size=self.data.image_size,
-            channels=self.data.channels,
+            data=data.name,
+            **shown,
             layer_names=self.arch.layer_names,
             base_widths=base,
             fixed=self.arch.summary(),
@@ -143,7 +169,7 @@ class Task:
             provenance(compute),
             schema.SEARCH_METRIC_NAMES
             if schema.is_search(method)
-            else ("validation accuracy (%)", f"latency ({unit})"),
+            else (self.description.validation_name, f"latency ({unit})"),
         )
         write_latency_once(study, self.arch.latency)
         return study
@@ -155,6 +181,7 @@ def load_task(
     data_dir: Path,
     arch_name: str | None,
     measure: str | None = None,
+    own: UserTask | None = None,
 ) -> Task:
     """Return the task of a stored study.
 
@@ -162,19 +189,30 @@ def load_task(
         data: where its images are on this machine; None for where the study was started.
         arch_name: the name of its architecture, if the user gave one (`stored_architecture`).
         measure: the name of its function that measures latency, if the user gave one.
+        own: its task, if it is not of images. A storage keeps only what identifies a task.
 
     Raises:
-        NsoptError: if the network or the images differ from those of the study.
+        NsoptError: if the network or the data differ from those of the study.
     """
     stored = schema.read_task(study)
-    arch = read_architecture(stored, [study], arch_name)
+    if (own is None) != (stored.classes is not None):
+        raise NsoptError(
+            f"{study.study_name} is of images: leave task out"
+            if own
+            else f"{study.study_name} is of a task of yours: give its function as task"
+        )
+    arch = read_architecture(stored, [study], arch_name, own)
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
         raise NsoptError(f"{stored.arch} is another network here than in {study.study_name}")
     settings = _read_settings(study)
     runtime = stored_runtime(settings.runtime, measure, settings.latency_batch_size)
-    source, images = _read_images(study, data, data_dir)
-    task = Task(arch, images, source, settings, runtime=runtime)
-    _check_images(study, source, task.splits)
+    source = schema.read_source(study)
+    if own is None:
+        source, found = _read_images(study, data, data_dir)
+        task = Task(arch, found, source, settings, runtime=runtime)
+    else:
+        task = Task(arch, replace(own, name=stored.data), source, settings, runtime=runtime)
+    _check_data(study, source, task.fingerprint)
     return task
 
 
@@ -188,7 +226,8 @@ def load_images(study: Study, data: str | None, data_dir: Path) -> ImageData:
         NsoptError: if they differ from those of the study.
     """
     source, images = _read_images(study, data, data_dir)
-    _check_images(study, source, images.split(_read_settings(study).training.val_fraction))
+    splits = images.split(_read_settings(study).training.val_fraction)
+    _check_data(study, source, splits.fingerprint)
     return images
 
 
@@ -198,10 +237,10 @@ def _read_images(study: Study, data: str | None, data_dir: Path) -> tuple[Source
     return source, replace(load_source(source, data_dir), name=schema.read_task(study).data)
 
 
-def _check_images(study: Study, source: Source, splits: Splits) -> None:
+def _check_data(study: Study, source: Source, fingerprint: Mapping[str, Any]) -> None:
     stored = schema.read_settings(study)["data"]
-    if any(splits.fingerprint[name] != value for name, value in stored.items()):
-        raise NsoptError(f"{source.name} differs here from the images of {study.study_name}")
+    if any(fingerprint.get(name) != value for name, value in stored.items()):
+        raise NsoptError(f"{source.name} differs here from the data of {study.study_name}")
 
 
 def with_precision(task: Task, workspace: Workspace) -> Task:
@@ -219,7 +258,7 @@ def resolve_precision(
     settings: StudySettings,
     stored: Sequence[Mapping[str, Any]],
     arch: Architecture,
-    task: OwnTask | ImageData,
+    task: UserTask | ImageData,
 ) -> StudySettings:
     """Return settings with a precision in place of `auto`: that of stored ones, or the faster one
     for the network."""
@@ -257,14 +296,28 @@ def _read_settings(study: Study) -> StudySettings:
 
 
 def read_architecture(
-    task: schema.TaskDescription, studies: Iterable[Study], arch_name: str | None
+    task: schema.TaskDescription,
+    studies: Iterable[Study],
+    arch_name: str | None,
+    own: UserTask | None = None,
 ) -> Architecture:
     """Return the network of a stored task, with the latency model of one of the studies.
 
     Args:
         arch_name: the name of its architecture, if the user gave one (`stored_architecture`).
+        own: the task, if it is not of images.
+
+    Raises:
+        NsoptError: if it is not of images and `own` is None.
     """
-    arch = stored_architecture(task.arch, arch_name, task.classes, task.image_size, task.channels)
+    if own is not None:
+        arch: Architecture = own_architecture(task.arch, arch_name, own.inputs)
+    elif task.classes is None or task.image_size is None or task.channels is None:
+        raise NsoptError(f"{task.arch} takes no images: give the function of its task as task")
+    else:
+        arch = stored_architecture(
+            task.arch, arch_name, task.classes, task.image_size, task.channels
+        )
     return with_stored_latency(arch, studies)
 
 

@@ -12,7 +12,7 @@ from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.measure import latency_conditions, measure_latencies
-from nsopt.latency.runtime import Runtime, draw_images, stored_runtime, with_batch_size
+from nsopt.latency.runtime import Runtime, choose_inputs, stored_runtime, with_batch_size
 from nsopt.latency.sittings import Latency, choose_latencies
 from nsopt.models.architecture import Architecture, build_to_fill
 from nsopt.progress import Progress
@@ -28,7 +28,11 @@ Network = tuple[Study, tuple[int, ...]]
 
 
 def time_networks(
-    arch: Architecture, networks: Sequence[Network], compute: Compute, runtime: Runtime
+    arch: Architecture,
+    networks: Sequence[Network],
+    compute: Compute,
+    runtime: Runtime,
+    inputs: Any = None,
 ) -> dict[tuple[int, ...], Latency]:
     """Time networks side by side, equal ones once, and store each latency with its study.
 
@@ -36,6 +40,7 @@ def time_networks(
 
     Args:
         networks: pairs of a study and the widths of one of its networks.
+        inputs: a batch; None for random images.
 
     Returns:
         The latencies by widths.
@@ -43,8 +48,8 @@ def time_networks(
     different = list(dict.fromkeys(widths for _, widths in networks))
     models = [build_to_fill(arch, widths) for widths in different]
     passes = _WARMUP, _REPEATS, _ROUNDS
-    images = draw_images(arch.input_shape, runtime.batch_size)
-    measured = measure_latencies(models, images, *passes, str(compute.device), runtime)
+    batch = choose_inputs(arch, runtime, inputs)
+    measured = measure_latencies(models, batch, *passes, str(compute.device), runtime)
     latencies = dict(zip(different, measured, strict=True))
     conditions = _describe_conditions(compute.device, runtime)
     for study, widths in networks:
@@ -63,7 +68,8 @@ def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latenc
         conditions = _describe_conditions(session.compute.device, session.task.runtime)
         known = _read_latencies(session, conditions)
         if any(widths not in known for _, widths in networks):
-            time_networks(session.task.arch, networks, session.compute, session.task.runtime)
+            task = session.task
+            time_networks(task.arch, networks, session.compute, task.runtime, task.inputs)
             known = _read_latencies(session, conditions)
     for study, widths in networks:
         schema.write_latency(study, widths, conditions, asdict(known[widths]))
@@ -87,7 +93,8 @@ def time_together(session: Session) -> None:
         if not any(own) or (len(sittings) == 1 and None not in sittings):
             return
         session.progress.start("measuring all latencies side by side", 1)
-        time_networks(session.task.arch, networks, session.compute, session.task.runtime)
+        task = session.task
+        time_networks(task.arch, networks, session.compute, task.runtime, task.inputs)
 
 
 class Trained(NamedTuple):

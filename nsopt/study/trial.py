@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, Trial
 from torch import nn
 
 from nsopt.compute.device import Compute
+from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import DeterministicError
@@ -85,7 +86,9 @@ class TrialRunner:
 
     def _make_kept(self, point: Point, outcome: Outcome) -> KeptNetwork:
         task = self.session.task
-        return KeptNetwork.of(task.arch.name, task.splits, task.data.classes, point, outcome)
+        if isinstance(task.data, ImageData):
+            return KeptNetwork.of(task.arch.name, point, outcome, task.splits, task.data.classes)
+        return KeptNetwork.of(task.arch.name, point, outcome)
 
     def _train(self, point: Point, widths: tuple[int, ...]) -> Outcome:
         """Train from scratch, or fine-tune inherited weights."""
@@ -105,9 +108,11 @@ class TrialRunner:
         return self.session.train(widths, fine_tuning, checkpoint, point.label, start)
 
     def _report(self, point: Point, outcome: Outcome, how: str) -> None:
+        task = self.session.task.description
+        test = "" if outcome.test_score is None else f", test {outcome.test_score:.2f}{task.unit}"
+        name = task.score_name or "validation"
         self.session.progress.message(
-            f"{point.label}: validation {outcome.score:.2f} %, "
-            f"test {outcome.test_accuracy:.2f} %, {how}"
+            f"{point.label}: {name} {outcome.score:.2f}{task.unit}{test}, {how}"
         )
 
     def _open_networks(self) -> BestNetworks:
@@ -128,7 +133,7 @@ class TrialRunner:
             "latency_waited": latency.waited,
             "tau": costs["params"],
             "score": outcome.score,
-            "test_score": outcome.test_accuracy,
+            "test_score": outcome.test_score,
             "test_score_best_epoch": outcome.test_score_best_epoch,
             "epochs": len(outcome.epochs),
             "seconds": outcome.seconds,
@@ -149,8 +154,11 @@ def _list_epochs(outcome: Outcome) -> dict[str, Any]:
     """Return the numbers of every epoch; nothing for a network that was not trained."""
     if any(map(math.isnan, outcome.losses)):
         return {}
-    names = [field.name for field in fields(Epoch)]
-    return {name: [getattr(epoch, name) for epoch in outcome.epochs] for name in names}
+    columns = {
+        field.name: [getattr(epoch, field.name) for epoch in outcome.epochs]
+        for field in fields(Epoch)
+    }
+    return {name: values for name, values in columns.items() if None not in values}
 
 
 def _find_checkpoint(session: Session, point: Point) -> Path:

@@ -54,7 +54,7 @@ def correct_latency(
     inherits = task.start is not None
     limits = Limits(*task.settings.rounding(metric), max_width=max_width, fill=inherits)
     beside = inherits and task.runtime.is_here
-    asked = MeasuredBudget(task.arch, law, metric, budget, limits, beside)
+    asked = MeasuredBudget(task.arch, law, metric, budget, limits, beside, task.inputs)
     clock = Clock(session.compute, task.runtime, session.progress, study)
     return clock.correct(asked, lambda: _list_once([study, *session.studies().values()]))
 

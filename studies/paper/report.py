@@ -220,14 +220,16 @@ def _draw_accuracies(results: Results, part: PublishedTable, data: str) -> dict[
     points = collect_points(results, PARAMS.name, _BEST)
     if not points:
         return {}
-    figures = {part.by_size: _add_lines(draw_accuracy(points), lines)}
+    figures = {part.by_size: _add_lines(draw_accuracy(points, results.final_axis), lines)}
     sizes = [size for each in points for size in each.x] + [
         p for line in lines for p in line.params
     ]
     figures[part.by_size].update_xaxes(log_axis(sizes, "parameters"))
     timed = collect_points(results, "latency_ms", _BEST)
     if timed:
-        figures[part.by_latency] = draw_accuracy(timed, cost=f"latency ({results.batch_unit})")
+        figures[part.by_latency] = draw_accuracy(
+            timed, results.final_axis, f"latency ({results.batch_unit})"
+        )
     for figure in figures.values():
         figure.update_yaxes(title={"text": _ACCURACY_TITLE})
     return figures

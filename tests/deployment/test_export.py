@@ -31,7 +31,7 @@ def kept(narrow: TableArchitecture, digits: ImageData) -> KeptNetwork:
     outcome = nsopt.train(narrow, narrow.base_widths, digits, settings)
     point = Point("uniform", PARAMS, 1000, 0, 0.25)
     splits = digits.split(settings.val_fraction)
-    return KeptNetwork.of(narrow.name, splits, digits.classes, point, outcome)
+    return KeptNetwork.of(narrow.name, point, outcome, splits, digits.classes)
 
 
 def test_a_kept_file_contains_all_that_predictions_need(

@@ -29,7 +29,7 @@ def kept(narrow: TableArchitecture, digits: ImageData) -> KeptNetwork:
     settings = TrainSettings(epochs=4, batch_size=32, lr=0.05, precision="fp32", device="cpu")
     outcome = nsopt.train(narrow, narrow.base_widths, digits, settings)
     point = Point("uniform", PARAMS, 1000, 0, 0.25)
-    return KeptNetwork.of(narrow.name, digits.split(0.1), digits.classes, point, outcome)
+    return KeptNetwork.of(narrow.name, point, outcome, digits.split(0.1), digits.classes)
 
 
 def test_8_bit_integers_keep_the_accuracy(

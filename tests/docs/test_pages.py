@@ -218,7 +218,7 @@ def test_a_page_shows_the_summary_that_the_command_prints(
     monkeypatch.setattr(console, "console", terminal)
     # The stored files are older than these columns.
     since = {"binding": None, "cost_latency": None, "latency_spread": 0.0, "latency_waited": 0.0}
-    task = TaskDescription(network, data, classes, 32, 3, (), ())
+    task = TaskDescription(network, data, (), (), classes, 32, 3)
     settings, none = {"data": {"test": test_images}}, pd.DataFrame()
     outcomes = outcomes.assign(widths=widths, **since)
     _print_summary(Results(study, task, settings, {}, outcomes, none, none, none, {}))

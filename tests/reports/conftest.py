@@ -42,7 +42,7 @@ def results() -> Results:
     law = PowerLaw.fit(widths[1:], tau[1:])
     return Results(
         name="net-<b>data</b>-smoke",
-        task=TaskDescription("net", "<b>data</b>", 2, 32, 3, ("first", "second"), (90, 36)),
+        task=TaskDescription("net", "<b>data</b>", ("first", "second"), (90, 36), 2, 32, 3),
         settings={"preset": "smoke", "training": {"epochs": 3}},
         provenance={"uniform": {"device": "<script>alert(1)</script>"}},
         outcomes=pd.DataFrame(rows),

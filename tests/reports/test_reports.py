@@ -150,7 +150,9 @@ def test_bands_reach_from_the_worst_seed_to_the_best(results: Results) -> None:
 
 
 def test_bands_have_no_points_and_records_are_opaque(results: Results) -> None:
-    bands = [trace for trace in draw_accuracy(accuracy_info(results)).data if trace.fill]
+    bands = [
+        trace for trace in draw_accuracy(accuracy_info(results), "accuracy").data if trace.fill
+    ]
     assert [trace.mode for trace in bands] == ["lines"] * 2
     law = draw_law(law_info(results, "search"), "params")
     records = [trace for trace in law.data if trace.mode == "markers"]
@@ -227,7 +229,7 @@ def test_logarithmic_axes_have_readable_ticks(low: float, factor: float) -> None
 
 def test_each_method_has_a_row_if_there_is_one_budget(results: Results) -> None:
     one = dataclasses.replace(results, outcomes=results.outcomes.query("budget == 1000"))
-    figure = draw_dots(accuracy_info(one))
+    figure = draw_dots(accuracy_info(one), "accuracy")
     assert set(figure.layout.yaxis.categoryarray) == {"Uniform", "NeuralScale"}
     means = [trace for trace in figure.data if trace.error_x.array is not None]
     assert [list(trace.x) for trace in means] == [[50.5], [53.5]]

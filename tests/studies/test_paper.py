@@ -51,7 +51,7 @@ def results() -> Results:
     return Results(
         name="vgg11-folder-cifar10-jpeg-paper",
         task=TaskDescription(
-            "vgg11", "folder-cifar10-jpeg", 10, 32, 3, LAYERS, tuple(widths[0].tolist())
+            "vgg11", "folder-cifar10-jpeg", LAYERS, tuple(widths[0].tolist()), 10, 32, 3
         ),
         settings={
             "preset": "paper",

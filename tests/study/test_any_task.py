@@ -1,0 +1,175 @@
+"""Methods compared on a task that is not of images: sound of one dimension."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import nsopt
+from nsopt.errors import NsoptError
+from nsopt.study.presets import StudySettings, get_preset, override
+
+SETTINGS: StudySettings = override(
+    get_preset("smoke").settings,
+    {
+        "search": {"prune_every": 1, "filters_per_step": 4, "device": "cpu", "precision": "fp32"},
+        "training": {"epochs": 2, "device": "cpu", "precision": "fp32"},
+    },
+)
+
+
+class Pitch(nn.Module):
+    """Sound of 256 samples; the output is one of four pitches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Conv1d(1, 24, 16, 4), nn.BatchNorm1d(24), nn.ReLU()),
+            *(nn.Conv1d(24, 24, 8, 2), nn.BatchNorm1d(24), nn.ReLU()),
+        )
+        self.out = nn.Linear(24, 4)
+
+    def forward(self, sound: Tensor) -> Tensor:
+        pitches: Tensor = self.out(self.layers(sound[:, None]).mean(2))
+        return pitches
+
+
+def make_sounds(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    pitch = torch.randint(4, (count,), generator=random)
+    phase = torch.rand(count, 1, generator=random)
+    time = torch.arange(256) / 256
+    return torch.sin(6.283 * (time * 8 * (1 + pitch[:, None]) + phase)), pitch
+
+
+@torch.no_grad()
+def right_pitches(model: nn.Module) -> float:
+    sounds, pitches = make_sounds(64, 1)
+    return 100 * float((model(sounds).argmax(1) == pitches).float().mean())
+
+
+def make_task(**changes: Any) -> nsopt.Task:
+    sounds, pitches = make_sounds(128, 0)
+    batches = list(zip(sounds.split(16), pitches.split(16), strict=True))
+    own = {"name": "pitch", "score_name": "right pitches (%)"}
+    return nsopt.Task(batches, functional.cross_entropy, right_pitches, **(own | changes))
+
+
+def compare(arch: nsopt.Architecture, task: nsopt.Task, **changes: Any) -> nsopt.ComparisonResult:
+    asked = {"ratios": [0.5], "seeds": 2, "preset": "smoke", "settings": SETTINGS}
+    return nsopt.compare(arch, task, **(asked | changes), progress=nsopt.Silent())
+
+
+@pytest.fixture(scope="module")
+def arch() -> nsopt.Architecture:
+    torch.manual_seed(0)
+    return nsopt.trace(Pitch(), make_sounds(2, 0)[0])
+
+
+@pytest.fixture(scope="module")
+def study(
+    arch: nsopt.Architecture, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[nsopt.ComparisonResult, Path]:
+    out = tmp_path_factory.mktemp("sound")
+    return compare(arch, make_task(), out=out), out
+
+
+def test_methods_are_compared_at_equal_budgets(
+    study: tuple[nsopt.ComparisonResult, Path], arch: nsopt.Architecture
+) -> None:
+    table = study[0].table
+    assert table["method"].tolist() == ["uniform", "neuralscale"]
+    assert (table["n"] == 2).all()
+    assert (table["params"] <= table["params"].max()).all()
+    outcomes = study[0].results.outcomes
+    for row in outcomes.to_dict("records"):
+        assert 0 <= row["score"] <= 100
+        assert arch.cost("params")(row["widths"]) == row["params"] <= row["budget"]
+        assert row["latency_ms"] > 0
+    assert outcomes["test_score"].isna().all()
+
+
+def test_the_answer_and_the_report_name_the_score_and_say_that_there_is_no_test(
+    study: tuple[nsopt.ComparisonResult, Path], tmp_path: Path
+) -> None:
+    (verdict,) = study[0].answer
+    assert "right pitches (%)" in verdict.text or "no difference shown" in verdict.text
+    assert "test accuracy" not in verdict.text
+    page = study[0].report(tmp_path)
+    text = page.read_text()
+    assert "the same score selects and compares" in text
+    assert "right pitches (%)" in text
+    assert "classes" not in text.split("<h2>")[0].split("<body")[-1]
+    table = pd.read_csv(page.with_name("outcomes.csv"))
+    assert {"score", "latency_ms"} < set(table)
+
+
+def test_the_same_call_continues_and_the_best_networks_can_be_loaded(
+    study: tuple[nsopt.ComparisonResult, Path],
+    arch: nsopt.Architecture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, out = study
+    monkeypatch.setattr("nsopt.study.session.train_configuration", None)
+    again = compare(arch, make_task(), out=out)
+    pd.testing.assert_frame_equal(again.table, first.table)
+    row, uniform = first.table.iloc[0], first.results.outcomes.query("method == 'uniform'")
+    kept = again.network("uniform", row["budget"])
+    assert right_pitches(kept.model) == kept.score == uniform["score"].max()
+    with pytest.raises(NsoptError, match="was not trained at a budget of 7: give"):
+        again.network("uniform", 7)
+    with pytest.raises(NsoptError, match=r"'uniforn'.*uniform"):
+        again.network("uniforn", 7)
+
+
+def test_another_task_does_not_continue_a_study(
+    study: tuple[nsopt.ComparisonResult, Path], arch: nsopt.Architecture
+) -> None:
+    with pytest.raises(NsoptError, match=r"was written by other settings \(data.version: 2 now"):
+        compare(arch, make_task(version=2), out=study[1])
+
+
+def test_a_test_is_reported_and_the_trainer_of_the_user_trains(
+    arch: nsopt.Architecture, tmp_path: Path
+) -> None:
+    trained: list[nsopt.TrainerContext] = []
+
+    def train(model: nn.Module, task: nsopt.Task, context: nsopt.TrainerContext) -> nn.Module:
+        trained.append(context)
+        return model
+
+    result = compare(
+        arch,
+        make_task(test=lambda model: right_pitches(model) / 2),
+        methods=["uniform"],
+        trainer=train,
+        out=tmp_path,
+    )
+    outcomes = result.results.outcomes
+    assert [context.seed for context in trained] == [0, 1]
+    assert (outcomes["test_score"] == outcomes["score"] / 2).all()
+    assert "test right pitches (%)" in str(result)
+    assert not list(tmp_path.rglob("*.trainer")), "folders of finished trainings are removed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ["unifrom"]}, "uniform"),
+        ({"preset": "quik"}, "quick"),
+        ({"seeds": 0}, "seeds must be a whole number of at least 1"),
+        ({"ratios": [0]}, "a width ratio must be above 0"),
+        ({"budgets": "3"}, "budget"),
+        ({"metric": "mac"}, "macs"),
+    ],
+)
+def test_an_invalid_call_is_one_line_and_writes_nothing(
+    arch: nsopt.Architecture, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(NsoptError, match=message):
+        compare(arch, make_task(), **changes, out=tmp_path)
+    assert not list(tmp_path.iterdir())
