@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from nsopt.models.tracing.run import follow_modules
+from nsopt.models.tracing.states import follow_modules
 
 _CHANNELS = 1
 

@@ -29,7 +29,7 @@ def best_layout(model: nn.Module, inputs: Any) -> torch.memory_format:
         try:
             for training in (False, True):
                 call_network(tried.train(training), inputs)
-        except RuntimeError:
+        except Exception:  # the code of the network may raise anything
             return torch.contiguous_format
     return torch.channels_last
 

@@ -85,7 +85,7 @@ class TracedArchitecture:
     @cached_property
     def layout(self) -> torch.memory_format:
         """Memory layout of its networks and their inputs."""
-        return best_layout(self.network.template, self.network.run.examples)
+        return best_layout(self.network.template, self.network.run.inputs)
 
     @property
     def streams(self) -> tuple[int, ...]:
@@ -95,7 +95,7 @@ class TracedArchitecture:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one example."""
-        return tuple(self.network.run.examples[0].shape[1:])
+        return tuple(self.network.run.first.shape[1:])
 
     @property
     def num_classes(self) -> int:
@@ -290,6 +290,8 @@ class TracedArchitecture:
                 f"  new values of {measured[0]}{several} are drawn as measured in this network: "
                 "init= overrides that"
             )
+        for note, places in self.network.trace.notes.items():
+            lines.append(f"  note: {note}" + (f", in {', '.join(places)}" if places else ""))
         return "\n".join(lines)
 
     def _describe(self, name: str, group: Group) -> str:

@@ -45,12 +45,16 @@ class TraceError(NsoptError):
 
     Attributes:
         step: number of operations that ran before the failure.
+        training: whether the network ran in training mode.
+        optional: whether training mode may be left out; a larger example might help instead.
     """
 
     def __init__(self, message: str, atoms: Atoms | None = None) -> None:
         super().__init__(message)
         self.atoms = np.zeros(0, np.int64) if atoms is None else atoms
         self.step = math.inf
+        self.training = False
+        self.optional = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +103,7 @@ class Trace:
         makers: atoms of channels that a product with a parameter makes.
         norms: pairs of the atoms of normalised channels and the atoms of the norm's scale.
         plain_norms: atoms of normalised channels, by the path of a norm without a scale.
+        notes: what users should know, with the paths of the modules.
     """
 
     count: int = 0
@@ -115,6 +120,7 @@ class Trace:
     makers: list[Atoms] = field(default_factory=list)
     norms: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     plain_norms: dict[str, Atoms] = field(default_factory=dict)
+    notes: dict[str, dict[str, None]] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:

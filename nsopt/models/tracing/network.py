@@ -20,9 +20,11 @@ from nsopt.models.tracing.resize import (
     replace_values,
     select_indices,
 )
-from nsopt.models.tracing.run import LabelledRun, restore_modules, tensors_of
+from nsopt.models.tracing.run import LabelledRun, tensors_of
+from nsopt.models.tracing.states import restore_modules
 
 T = TypeVar("T")
+_FEW = 1000  # elements of a tensor that a copy keeps
 FEWEST_SEEN = 2  # units of a group that a trace can follow: it does not label a size of 1
 
 
@@ -172,7 +174,7 @@ class TracedNetwork:
         try:
             self.run.with_one_example()(self.template, trace, self.labels, same=lambda *_: True)
         except TraceError:
-            return self.trace.products, len(self.run.examples[0])
+            return self.trace.products, self.run.count
         return trace.products, 1
 
     def activations(self, others: Atoms) -> PeakActivations:
@@ -369,7 +371,10 @@ class TracedNetwork:
 
 
 def _make_empty(tensor: Tensor, shape: Sequence[int], device: str | None = None) -> Tensor:
-    return tensor.new_empty(shape, device=device) if tensor.ndim else tensor.clone()
+    """Return an uninitialised tensor; a small one of the old shape keeps its values."""
+    if list(tensor.shape) == list(shape) and tensor.numel() <= _FEW and not device:
+        return tensor.clone()
+    return tensor.new_empty(shape, device=device)
 
 
 def _get_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -33,7 +33,8 @@ def original_weight(module: nn.Module) -> Tensor | None:
 def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     """Return a deep copy, even if modules store tensors that autograd computed, also in lists.
 
-    `copy.deepcopy` alone raises an error for such tensors.
+    `copy.deepcopy` alone raises an error for such tensors. Objects that refuse to be copied, such
+    as locks, are shared.
 
     Args:
         model: a network.
@@ -42,7 +43,22 @@ def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     held = [t for m in model.modules() for t in tensors_in(vars(m))]
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in held if not t.is_leaf}
     memo |= {id(t): t for t in shared}
-    return copy.deepcopy(model, memo)
+    try:
+        return copy.deepcopy(model, dict(memo))
+    except Exception:
+        memo |= {id(module): module for module in model.modules()}
+        stored = [value for module in model.modules() for value in vars(module).values()]
+        refusing = {id(value): value for value in stored if not _can_copy(value, memo)}
+        memo = {key: value for key, value in memo.items() if not isinstance(value, nn.Module)}
+        return copy.deepcopy(model, memo | refusing)
+
+
+def _can_copy(value: Any, memo: dict[int, Any]) -> bool:
+    try:
+        copy.deepcopy(value, dict(memo))
+    except Exception:
+        return False
+    return True
 
 
 def start_norms(model: nn.Module) -> None:

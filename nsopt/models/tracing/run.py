@@ -1,25 +1,26 @@
 """Run a network on labels: its tensors are fake, need no memory and compute nothing."""
 
-import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass
-from types import NoneType
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-from nsopt.models.activations import Buffer, BufferRecorder, Size
+from nsopt.models.activations import Buffer, BufferRecorder, Size, tensors_in
+from nsopt.models.inputs import call_network, count_examples
 from nsopt.models.tracing.function_rules import FunctionRules
 from nsopt.models.tracing.groups import Family
-from nsopt.models.tracing.labels import Atoms, Labels, Trace, TraceError
+from nsopt.models.tracing.labels import Atoms, Labels, Trace, TraceError, select_atoms
+from nsopt.models.tracing.outputs import find_outputs
 from nsopt.models.tracing.rules import RULES
 from nsopt.models.tracing.shapes import RESULTS
+from nsopt.models.tracing.states import follow_modules, restore_modules
 from nsopt.models.tracing.tracer import Tracer
 
 _LONGEST_REASON = 150
@@ -35,23 +36,41 @@ class LabelledRun:
     """A way to run a network on labels.
 
     Attributes:
-        examples: the arguments of `forward`.
+        inputs: arguments of `forward` in a tuple, or keyword arguments in a dictionary.
         modes: the network runs once with each value of `training`: usually both, because `forward`
             may branch on it.
     """
 
-    examples: tuple[Tensor, ...]
+    inputs: tuple[Any, ...] | dict[str, Any]
     modes: tuple[bool, ...] = (False, True)
+
+    @property
+    def count(self) -> int:
+        """The number of examples. A list, as of images of several sizes, has an item for each."""
+        first = next(iter(tree_leaves(self.inputs, is_leaf=lambda each: isinstance(each, list))))
+        return len(first) if isinstance(first, list) else count_examples(self.inputs)
+
+    @property
+    def first(self) -> Tensor:
+        """The first tensor among the inputs."""
+        return tensors_in(self.inputs)[0]
 
     def with_one_mode(self) -> "LabelledRun":
         """Return a copy in evaluation mode only."""
-        return LabelledRun(self.examples, (False,))
+        return LabelledRun(self.inputs, (False,))
 
     def with_one_example(self) -> "LabelledRun":
         """Return a copy with one example, in evaluation mode only."""
-        count = len(self.examples[0])
-        firsts = (e[:1] if e.ndim and len(e) == count else e for e in self.examples)
-        return LabelledRun(tuple(firsts), (False,))
+        count = self.count
+
+        def is_batch(nest: Any) -> bool:
+            own = isinstance(nest, list) or (isinstance(nest, Tensor) and nest.ndim > 0)
+            return own and len(nest) == count
+
+        def take(nest: Any) -> Any:
+            return nest[:1] if is_batch(nest) else nest
+
+        return LabelledRun(tree_map(take, self.inputs, is_leaf=is_batch), (False,))
 
     def __call__(
         self,
@@ -82,6 +101,7 @@ class LabelledRun:
         outputs: list[Tensor] = []
         with follow_modules(model, tracer.running), _hide_logs():
             for training in self.modes:
+                tracer.guessed = ""
                 counted, numbers = len(trace.products), len(trace.numbers)
                 if training != self.modes[0]:
                     trace.operations.append([])
@@ -89,13 +109,24 @@ class LabelledRun:
                     tracer.declare(tensor, labels[name])
                 with restore_modules(model):
                     model.train(training)
-                    outputs = self._run_forward(model, tracer)
+                    try:
+                        outputs = self._run_forward(model, tracer)
+                    except TraceError as error:
+                        error.training = training
+                        raise
                 tracer.freeze(
                     "determines the shape of the output",
                     *(label for tensor in outputs for label in tracer.get(tensor)),
                 )
                 if training != self.modes[0]:
                     del trace.products[counted:], trace.numbers[numbers:]
+                if tracer.guessed and any(
+                    tensor.requires_grad
+                    and select_atoms(labels[name])
+                    and id(tensor) not in trace.read
+                    for name, tensor in tensors.items()
+                ):
+                    raise tracer.refuse_guess()
         return [tuple(tensor.shape) for tensor in outputs]
 
     def buffers(
@@ -134,14 +165,28 @@ class LabelledRun:
         self, model: nn.Module, tracer: Tracer, recorder: BufferRecorder | None = None
     ) -> list[Tensor]:
         with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-            inputs = tree_map_only(Tensor, fake.from_tensor, self.examples)
+
+            def make_fake(real: Tensor) -> Tensor:
+                made: Tensor = fake.from_tensor(real)
+                if not real.is_floating_point() and not real.is_complex():
+                    tracer.values.put(made, real, frozenset([id(made)]))
+                return made
+
+            inputs = tree_map_only(Tensor, make_fake, self.inputs)
             try:
                 with torch.no_grad(), FunctionRules(tracer), tracer, recorder or nullcontext():
                     if recorder:
                         recorder.take(inputs)
-                    outputs = _find_outputs(model(*inputs))
+                    result = call_network(model, inputs)
+                    outputs, ignored = find_outputs(result)
                     if not outputs:
-                        raise TraceError("forward returns no tensor: return what the loss needs")
+                        kind = f"a {ignored[0]}" if ignored else "no tensor"
+                        raise TraceError(
+                            f"forward returns {kind}: return tensors, or tuples, lists or dicts of "
+                            "them"
+                        )
+                    for kind in ignored:
+                        tracer.note(f"returns a {kind}, whose tensors may change their sizes")
                     if recorder:
                         recorder.give(outputs)
             except Exception as error:  # the user's code or torch may raise anything
@@ -151,77 +196,25 @@ class LabelledRun:
         return outputs
 
 
-def _find_outputs(result: Any) -> list[Tensor]:
-    """Return the tensors in what `forward` returned.
-
-    Raises:
-        TraceError: for an object that may hide tensors.
-    """
-    found: list[Tensor] = []
-    for leaf in tree_leaves(result):
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif is_dataclass(leaf):
-            found += _find_outputs([getattr(leaf, field.name) for field in fields(leaf)])
-        elif not isinstance(leaf, int | float | str | NoneType):
-            raise TraceError(
-                f"forward returns a {type(leaf).__name__}: return tensors, or tuples, lists or "
-                "dicts of them"
-            )
-    return found
-
-
 def _explain(error: Exception, tracer: Tracer) -> TraceError:
     """Return an error with one line for users about what their code or torch raised."""
-    if "DataDependent" in type(error).__name__:
+    if tracer.guessed:
+        return tracer.refuse_guess()
+    if "DataDependent" in type(error).__name__ or "DynamicOutput" in type(error).__name__:
         return TraceError(
-            f"the forward pass depends on the values of tensors, in {tracer.where}: "
-            "trace a network without this"
+            f"the forward pass depends on the values of tensors, in {tracer.where}, by "
+            f"{error}: trace the part of the network before it"
         )
     if "more than 1 value per channel" in str(error):
-        return TraceError(
+        few = TraceError(
             f"a norm in training mode has only one value per channel, in {tracer.where}: pass a "
             "larger example input, or more examples",
             tracer.find_last_atoms(),
         )
+        few.optional = False
+        return few
     reason = str(error).splitlines()[0][:_LONGEST_REASON] if str(error) else type(error).__name__
     return TraceError(f"{reason} (in {tracer.where})", tracer.find_last_atoms())
-
-
-@contextmanager
-def restore_modules(model: nn.Module) -> Iterator[None]:
-    """Restore all attributes of modules after the block, and what dicts and lists in them hold."""
-    stores = [
-        store
-        for module in model.modules()
-        for store in (vars(module), *vars(module).values())
-        if isinstance(store, dict | list)
-    ]
-    held = [(store, copy.copy(store)) for store in stores]
-    try:
-        yield
-    finally:
-        for store, before in held:
-            store.clear()
-            store.update(before) if isinstance(store, dict) else store.extend(before)
-
-
-@contextmanager
-def follow_modules(model: nn.Module, running: list[str]) -> Iterator[None]:
-    """Inside the block, keep in `running` the paths of the running modules, the innermost last."""
-
-    def leave(*_: Any) -> None:
-        running.pop()
-
-    hooks = []
-    for path, module in model.named_modules():
-        hooks.append(module.register_forward_pre_hook(lambda *_, path=path: running.append(path)))
-        hooks.append(module.register_forward_hook(leave))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager

@@ -1,14 +1,19 @@
 """`nsopt.trace`: turn a module into an architecture, a family of networks with other widths."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.utils._pytree import tree_map_only
 
 from nsopt.arguments import checked
 from nsopt.errors import NsoptError, unknown_name
+from nsopt.models.activations import tensors_in
 from nsopt.models.tracing import buffers, probe
 from nsopt.models.tracing.architecture import (
     PRODUCERS,
@@ -17,11 +22,12 @@ from nsopt.models.tracing.architecture import (
     output_axis,
 )
 from nsopt.models.tracing.groups import Dimension
-from nsopt.models.tracing.labels import Atoms
+from nsopt.models.tracing.labels import Atoms, TraceError
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.originals import copy_model, original_weight
 from nsopt.models.tracing.run import LabelledRun, tensors_of
+from nsopt.models.tracing.tracer import ADVICE
 
 _MOST_REASONS = 5
 
@@ -30,38 +36,40 @@ _MOST_REASONS = 5
 @checked
 def trace(
     module: nn.Module,
-    example_input: Tensor | tuple[Tensor, ...],
+    example_input: Any,
     name: str | None = None,
     fixed: Sequence[str] = (),
     init: Callable[[nn.Module], None] | None = None,
+    training: bool = True,
 ) -> TracedArchitecture:
     """Return the architecture of any module: a family of networks, indexed by widths.
 
     Args:
         module: a network, preferably untrained; it does not change.
         example_input: a batch of at least two examples, along the first dimension; or a tuple of
-            such arguments of `module`.
+            arguments of `module`; or a dictionary of its keyword arguments. Arguments may be None,
+            numbers, and tuples, lists or dictionaries of tensors.
         name: its name in messages and studies; by default the name of the class.
         fixed: paths of modules whose widths must not change, as in `named_modules`.
         init: function that initialises a new network in place; by default nsopt infers from the
             weights of `module` how they were drawn.
+        training: whether to run the network in training mode, too, where `forward` may differ. If
+            it fails there, nsopt warns and uses evaluation mode alone.
 
     Raises:
-        NsoptError: if no width can change, if the forward pass depends on the values of tensors, or
-            if `forward` fails on tensors without values.
+        NsoptError: if no width can change, if values of tensors decide which layers run, or if
+            `forward` fails on tensors without values.
 
     Examples:
         >>> arch = nsopt.trace(torchvision.models.resnet18(), torch.rand(2, 3, 64, 64))
         >>> arch.build([width // 2 for width in arch.base_widths])
     """
-    examples = example_input if isinstance(example_input, tuple) else (example_input,)
-    _check_examples(examples)
+    inputs = example_input if isinstance(example_input, tuple | Mapping) else (example_input,)
+    run = LabelledRun(_read_inputs(inputs), (False, True) if training else (False,))
     _check_modules(module)
     _check_initialised(module)
-    _check_precision(module, examples)
-    network = TracedNetwork.of(
-        _move_to_cpu(module), LabelledRun(tuple(e.detach().cpu() for e in examples))
-    )
+    _check_precision(module, tensors_in(run.inputs))
+    network = _trace_modes(_move_to_cpu(module), run)
     network = network.with_fixed(_find_units(network, fixed))
     network, unscored = _fix_groups(network, _find_unscorable(network))
     network, suspects = probe.find_lifts(network)
@@ -98,21 +106,46 @@ def _move_to_cpu(module: nn.Module) -> nn.Module:
     return module if there in ({"cpu"}, {"meta"}) else copy_model(module).cpu()
 
 
-def _check_examples(examples: Sequence[object]) -> None:
-    """Raise NsoptError unless these are tensors, the first of them a batch of two or more."""
-    kinds = [type(example).__name__ for example in examples if not isinstance(example, Tensor)]
-    if kinds or not examples:
+def _trace_modes(template: nn.Module, run: LabelledRun) -> TracedNetwork:
+    """Trace a network, in evaluation mode alone if it does not run in training mode."""
+    try:
+        return TracedNetwork.of(template, run)
+    except TraceError as error:
+        if not error.training or not error.optional:
+            raise
+        reason = str(error).removesuffix(ADVICE)
+    network = TracedNetwork.of(template, replace(run, modes=(False,)))
+    unread = {name.rpartition(".")[0] for name in tensors_of(template).keys() - network.order}
+    only = f"; layers that run only in training keep their sizes: {', '.join(sorted(unread))}"
+    note = f"traced in evaluation mode only, because of training mode: {reason}"
+    network.trace.notes[note + (only if unread else "")] = {}
+    warnings.warn(
+        f"{type(template).__name__} is {note}{only if unread else ''}. Pass training=False to trace"
+        "() if it is only used in evaluation mode",
+        stacklevel=3,
+    )
+    return network
+
+
+def _read_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> Any:
+    """Return inputs on the CPU, without gradients.
+
+    Raises NsoptError unless they contain a tensor, and the first is a batch of two or more.
+    """
+    read = tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), inputs)
+    read = dict(read) if isinstance(inputs, Mapping) else read
+    if not tensors_in(read):
         raise NsoptError(
-            "pass a tensor as the example input, or a tuple of the tensors that `forward` takes: "
-            f"got {f'a {kinds[0]}' if kinds else 'an empty tuple'}"
+            "pass a tensor as the example input, or a tuple of the arguments that `forward` takes, "
+            "or a dictionary of its keyword arguments: got no tensor"
         )
-    first = examples[0]
-    assert isinstance(first, Tensor)
-    if not first.ndim or len(first) < 2:
+    first = tensors_in(read)[0]
+    if not first.ndim or LabelledRun(read).count < 2:
         raise NsoptError(
             "pass at least two examples, along the first dimension: the trace does not follow "
             "dimensions of size 1"
         )
+    return read
 
 
 def _check_modules(module: nn.Module) -> None:

@@ -4,14 +4,16 @@ A dispatch mode sees every operation that the user's `forward` runs. Functional 
 parameters and custom modules therefore need no special treatment.
 """
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -27,7 +29,11 @@ from nsopt.models.tracing.labels import (
     TraceError,
     select_atoms,
 )
+from nsopt.models.tracing.picks import make_fakes, pick_all
+from nsopt.models.tracing.values import Values
 
+ADVICE = ": decide there by shapes or by an argument, or trace the part of the network before it"
+_LIBRARIES = tuple(map(str, (Path(torch.__file__).parent, Path(__file__).parents[2])))
 Rule = Callable[..., None]
 R = TypeVar("R", bound=Rule)
 _FILLS = ("full", "full_like", "new_full", "fill", "fill_", "scalar_tensor")
@@ -62,6 +68,8 @@ class Tracer(TorchDispatchMode):
 
     Attributes:
         running: the paths of the modules that are running, the innermost last.
+        values: the known values of tensors.
+        guessed: where code first read a number that is unknown, else empty.
     """
 
     def __init__(
@@ -74,6 +82,8 @@ class Tracer(TorchDispatchMode):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
+        self.values = Values()
+        self.guessed = ""
         self.operation = ""
         self._rules = rules
         self._results = results
@@ -89,6 +99,7 @@ class Tracer(TorchDispatchMode):
         """Label a parameter or buffer; the trace then records its first use."""
         self.put(tensor, labels)
         self._outer.add(id(tensor))
+        self.values.declared.add(id(tensor))
 
     @property
     def where(self) -> str:
@@ -96,8 +107,13 @@ class Tracer(TorchDispatchMode):
         return (self.running[-1] if self.running else "") or "the network"
 
     def get(self, tensor: Tensor) -> Labels:
-        """Return the labels of a tensor, one for each dimension."""
+        """Return the labels of a tensor, one for each dimension.
+
+        Raises TraceError for a parameter after a guess, which may decide how layers run.
+        """
         if id(tensor) in self._outer:
+            if self.guessed and isinstance(tensor, nn.Parameter):
+                raise self.refuse_guess()
             self.trace.read[id(tensor)] = None
         return self._labels.get(id(tensor), (None,) * tensor.ndim)
 
@@ -166,6 +182,16 @@ class Tracer(TorchDispatchMode):
             factor *= 1 if isinstance(label, np.ndarray) else size
         self.trace.products.append(Product(factor, tuple(select_atoms(d for d, _ in dimensions))))
 
+    def note(self, what: str) -> None:
+        """Record what `explain` tells users about a module."""
+        self.trace.notes.setdefault(what, {})[self.where] = None
+
+    def refuse_guess(self) -> TraceError:
+        """Return the error that the values of tensors decide how layers run."""
+        return TraceError(
+            f"the forward pass depends on the values of tensors, in {self.guessed}{ADVICE}"
+        )
+
     def note_maker(self, label: Label) -> None:
         """Record that a product with a parameter makes the channels with this label."""
         self.trace.makers += select_atoms([label])
@@ -179,7 +205,7 @@ class Tracer(TorchDispatchMode):
             if isinstance(scale, np.ndarray):
                 self.trace.norms.append((channels, scale))
             else:
-                self.trace.plain_norms[self.where] = channels
+                self.trace.plain_norms[self.running[-1]] = channels
 
     def find_last_atoms(self) -> Atoms:
         """Return the atoms of all tensors among the arguments of the last operation."""
@@ -206,9 +232,14 @@ class Tracer(TorchDispatchMode):
         if not (args and isinstance(args[0], Tensor) and not args[0].ndim):
             self.trace.operations[-1].append((signature.name, self.where))
         made = self._results.get(signature.name)
+        if signature.depends_on_values:
+            if signature.operation != "index":
+                return self._answer(func, args, kwargs)
+            args = (args[0], self._expand_masks(args[1]), *args[2:])
         result = made(func, *args, **kwargs) if made else func(*args, **kwargs)
         if signature.namespace == "prim":
             return result
+        self.values.follow(func, args, kwargs, result)
         self.operation = signature.operation
         if numbers := signature.find_numbers((*args, *kwargs.values())):
             self.trace.numbers.append(numbers)
@@ -221,6 +252,45 @@ class Tracer(TorchDispatchMode):
         labels = [label for t in tensors_in((args, kwargs)) for label in self.get(t)]
         self.freeze(f"no rule for the operation {func._schema.name}", *labels)
         return result
+
+    def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return the result of an operation that depends on values."""
+        known = self.values.compute(func, args, kwargs)
+        for tensor in tensors_in((args, kwargs)):
+            self._use_values(tensor)
+        if known is not None:
+            return make_fakes(self.values, known)
+        picked = pick_all(func, args, kwargs)
+        if picked is None:
+            return self._guess(args[0].dtype if "scalar" in func._schema.name else torch.bool)
+        self.note("picks by values, traced as if everything were picked")
+        return make_fakes(self.values, picked)
+
+    def _expand_masks(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Replace masks among the indices of `index` by the indices of what they pick."""
+        expanded: list[Tensor | None] = []
+        for index in indices:
+            if index is not None and index.dtype in (torch.bool, torch.uint8):
+                expanded += self._answer(torch.ops.aten.nonzero.default, (index,), {}).unbind(1)
+            else:
+                expanded.append(index)
+        return expanded
+
+    def _use_values(self, tensor: Tensor) -> None:
+        """Freeze the dimensions of a tensor whose values code reads, and of buffers behind it."""
+        self.freeze("its values decide what the code does", *self.get(tensor))
+        for source in self.values.sources.get(id(tensor), ()):
+            if source in self._labels:
+                self.freeze("its values decide what the code does", *self._labels[source])
+            else:
+                self.note("reads values of the input, which are those of the example")
+
+    def _guess(self, kind: torch.dtype) -> bool | int | float:
+        """Return 1 for a number that is unknown: it may only decide what follows the last layer."""
+        self.guessed = self.guessed or _find_code(self.where)
+        if kind == torch.bool:
+            return True
+        return 1.0 if kind.is_floating_point else 1
 
 
 def _is_pointwise(func: Any, name: str) -> bool:
@@ -241,6 +311,7 @@ class _Signature:
         name: such as `add_`.
         operation: the name without the underscore that marks in-place operations.
         is_pointwise: whether each element of the result depends on one element of each argument.
+        depends_on_values: whether its result is no function of shapes alone: a number, or a choice.
         defaults: name and default value of every argument, in order.
     """
 
@@ -248,6 +319,7 @@ class _Signature:
     name: str
     operation: str
     is_pointwise: bool
+    depends_on_values: bool
     defaults: tuple[tuple[str, Any], ...]
 
     def find_numbers(self, arguments: Sequence[Any]) -> tuple[float, ...]:
@@ -272,4 +344,17 @@ def _read_signature(func: Any) -> _Signature:
         (argument.name, argument.default_value if argument.has_default_value() else None)
         for argument in func._schema.arguments
     )
-    return _Signature(namespace, name, operation, _is_pointwise(func, operation), defaults)
+    picks = torch.Tag.dynamic_output_shape in func.tags or name == "nms"
+    depends = picks or torch.Tag.data_dependent_output in func.tags
+    pointwise = _is_pointwise(func, operation)
+    return _Signature(namespace, name, operation, pointwise, depends, defaults)
+
+
+def _find_code(module: str) -> str:
+    """Return a module and the line of code of the user that is running."""
+    lines = [
+        f"{Path(frame.filename).name}, line {frame.lineno}"
+        for frame in traceback.extract_stack()
+        if not frame.filename.startswith(_LIBRARIES)
+    ]
+    return f"{module} ({lines[-1]})" if lines else module

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -77,6 +78,28 @@ def randomise(model: nn.Module) -> None:
                 tensor.copy_(0.5 + noise)
             else:
                 tensor.add_(noise - 0.5)
+
+
+def describe_state(value: Any, seen: dict[int, int] | None = None) -> Any:
+    """Return all that a module holds, to the byte, with the identities of its objects."""
+    seen = {} if seen is None else seen
+    if isinstance(value, Tensor):
+        data = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        grad = value.grad if value.is_leaf else None
+        return id(value), type(value), data.numpy().tobytes(), value.requires_grad, grad
+    if id(value) in seen:
+        return id(value)
+    seen[id(value)] = len(seen)
+    parts: list[Any] = [id(value), type(value)]
+    if isinstance(value, dict):
+        parts += [(key, describe_state(each, seen)) for key, each in dict.items(value)]
+    elif isinstance(value, list | tuple | deque):
+        parts += [describe_state(each, seen) for each in value]
+    elif isinstance(value, set | int | float | str):
+        parts.append(repr(value))
+    if isinstance(value, nn.Module) or not type(value).__module__.startswith(("torch", "builtins")):
+        parts.append(describe_state(getattr(value, "__dict__", None), seen))
+    return parts
 
 
 def choose_units(arch: TracedArchitecture, seed: int, inexact: bool) -> list[Atoms]:
@@ -295,7 +318,10 @@ def trace_network(word: str, size: int) -> tuple[TracedArchitecture, nn.Module, 
     """Return a traced network by name, its module, and two images."""
     torch.manual_seed(0)
     model, x = network_factory(word)(10), torch.randn(2, 3, size, size)
-    return trace(model, x, word), model, x
+    before = describe_state(model)
+    arch = trace(model, x, word)
+    assert describe_state(model) == before
+    return arch, model, x
 
 
 def check_network(

@@ -23,6 +23,7 @@ from tests.models.tracing.checks import (
     check_costs,
     check_pruning,
     check_search,
+    describe_state,
     distance_from_one,
     randomise,
 )
@@ -53,7 +54,10 @@ NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in 
 def trace_network(kind: type[nn.Module]) -> tuple[TracedArchitecture, nn.Module, Inputs]:
     torch.manual_seed(0)
     model, (x, _) = kind(), NETWORKS[kind]
-    return trace(model, x), model, x
+    before = describe_state(model)
+    arch = trace(model, x)
+    assert describe_state(model) == before
+    return arch, model, x
 
 
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)

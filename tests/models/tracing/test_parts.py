@@ -12,6 +12,7 @@ from tests.models.tracing.checks import (
     check_costs,
     check_pruning,
     check_search,
+    describe_state,
     randomise,
 )
 
@@ -38,7 +39,9 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
 def test_a_network_can_be_traced_resized_searched_and_pruned(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model, x = kind(), torch.randn(2, 3, 32, 32)
+    before = describe_state(model)
     arch = trace(model, x)
+    assert describe_state(model) == before
     assert list(arch.base_widths) == GROUPS[kind]
     assert arch.explain().splitlines()[0] == f"{arch.name}: {len(GROUPS[kind])} widths"
     check_costs(arch, model, arch.base_widths, x)

@@ -1,0 +1,137 @@
+"""Keep what modules store: a trace runs a network many times and leaves no mark on it."""
+
+import copy
+import random
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_CONSTANT = {
+    *(int, float, complex, str, bytes, bool, NoneType, type, range, FunctionType, MethodType),
+    *(BuiltinFunctionType, torch.dtype, torch.device, torch.Size),
+}
+
+
+@contextmanager
+def restore_modules(model: nn.Module) -> Iterator[None]:
+    """Inside the block, modules work on copies of what they store; then they get it back.
+
+    Tensors and arrays are not copied. Modules that another one hides in a list get their attributes
+    back, too. An object that refuses to be copied stays.
+    """
+    copier = _Copier(model)
+    gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    drawn = random.getstate(), np.random.get_state()
+    try:
+        copier.replace_all()
+        random.seed(0)  # all runs drop the same layers
+        np.random.seed(0)
+        yield
+    finally:
+        for store, before in copier.held:
+            store.clear()
+            store.update(before)
+        for parameter, required, gradient in gradients:
+            parameter.requires_grad, parameter.grad = required, gradient
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])
+
+
+@contextmanager
+def follow_modules(model: nn.Module, running: list[str]) -> Iterator[None]:
+    """Inside the block, keep in `running` the paths of the running modules, the innermost last."""
+
+    def leave(*_: Any) -> None:
+        running.pop()
+
+    hooks = []
+    try:
+        for path, module in model.named_modules():
+            enter = module.register_forward_pre_hook(lambda *_, path=path: running.append(path))
+            hooks += [enter, module.register_forward_hook(leave)]
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Copier:
+    """Replace what modules store by copies.
+
+    Attributes:
+        held: the attributes of each module, as it stores them and as they were.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._waiting = list(model.modules())
+        self._memo: dict[int, Any] = {id(module): module for module in self._waiting}
+        self._kept_alive: list[Any] = []  # else Python may reuse the ids
+        self.held: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+    def replace_all(self) -> None:
+        for module in self._waiting:  # grows where a module is found in a list
+            store = vars(module)
+            self.held.append((store, dict(store)))
+            self._replace_values(store)
+
+    def _replace_values(self, store: dict[str, Any]) -> None:
+        for name, value in list(store.items()):
+            if type(value) not in _CONSTANT:
+                store[name] = self._copy(value)
+
+    def _copy(self, value: Any) -> Any:
+        if type(value) in _CONSTANT:
+            return value
+        if id(value) in self._memo:
+            return self._memo[id(value)]
+        if type(value) is tuple:
+            return tuple(map(self._copy, value))
+        if isinstance(value, MethodType):
+            return MethodType(value.__func__, self._copy(value.__self__))
+        self._kept_alive.append(value)
+        self._memo[id(value)] = value
+        if isinstance(value, nn.Module):
+            self._waiting.append(value)
+        elif not isinstance(value, Tensor | np.ndarray):
+            self._memo[id(value)] = made = _copy_shallow(value)
+            if made is not value:
+                self._copy_contents(made)
+        return self._memo[id(value)]
+
+    def _copy_contents(self, made: Any) -> None:
+        """Replace what a shallow copy holds, without the methods that its class may override."""
+        if isinstance(store := getattr(made, "__dict__", None), dict):
+            self._replace_values(store)
+        if isinstance(made, dict):
+            for key, value in list(dict.items(made)):
+                dict.__setitem__(made, key, self._copy(value))
+        elif isinstance(made, list):
+            list.__setitem__(
+                made, slice(None), [self._copy(value) for value in list.__iter__(made)]
+            )
+
+
+def _copy_shallow(value: Any) -> Any:
+    """Return a copy of an object, or the object itself if it refuses to be copied."""
+    base = next((base for base in (OrderedDict, dict, list) if isinstance(value, base)), None)
+    try:
+        if base is None:
+            return copy.copy(value)
+        made = type(value).__new__(type(value))
+        if base is list:
+            list.extend(made, list.__iter__(value))
+        else:
+            for key, each in base.items(value):
+                base.__setitem__(made, key, each)
+        if isinstance(value, defaultdict):
+            made.default_factory = value.default_factory
+        getattr(made, "__dict__", {}).update(getattr(value, "__dict__", {}))
+    except Exception:  # a lock, an open file
+        return value
+    return made

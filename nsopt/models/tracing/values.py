@@ -1,0 +1,121 @@
+"""Compute the values of tensors that depend neither on trained parameters nor on images.
+
+Fake tensors have no values, but code may need some: the strides of a detector's maps, a length from
+`arange`, a mask in the input. An operation whose arguments have known values therefore also runs
+for real. In-place operations change known values, too, until an unknown value is written.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._pytree import tree_map_only
+
+from nsopt.models.activations import tensors_in
+
+_MOST = 2**16  # elements of a tensor whose values are computed
+
+
+class Values:
+    """The known values of the tensors of one run.
+
+    Attributes:
+        declared: the ids of buffers.
+        sources: the buffers and inputs behind each known value, by the id of its tensor.
+    """
+
+    def __init__(self) -> None:
+        self.declared: set[int] = set()
+        self.sources: dict[int, frozenset[int]] = {}
+        self._known: dict[int, Tensor] = {}
+        self._unknown: set[int] = set()  # ids of real tensors whose values are not known
+        self._overwritten: set[int] = set()  # memory into which an unknown value was written
+        self._kept_alive: list[Tensor] = []  # else Python may reuse the ids
+
+    def put(self, tensor: Tensor, value: Tensor, sources: frozenset[int] = frozenset()) -> None:
+        """Store a copy of `value` as the value of `tensor`, unless it is large."""
+        if value.numel() <= _MOST and value.device.type == "cpu":
+            with no_dispatch():
+                self._store(tensor, value.detach().clone(), sources)
+
+    def find(self, tensor: Tensor) -> Tensor | None:
+        """Return the value of a tensor, or None if it is unknown."""
+        key = id(tensor)
+        seen = key in self._known or key in self._unknown
+        if not seen and not isinstance(tensor, FakeTensor | nn.Parameter):
+            self.put(tensor, tensor, frozenset([key] if key in self.declared else []))
+        value = self._known.get(key)
+        if value is None or not self._overwritten:
+            return value
+        return None if _find_memory(value) in self._overwritten else value
+
+    def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return the real result of an operation, or None if it is unknown."""
+        if not (
+            _is_repeatable(func) and self._are_known(args) and self._are_known(kwargs.values())
+        ):
+            return None
+        try:
+            real = tree_map_only(Tensor, self.find, (args, kwargs))
+            with no_dispatch(), torch.no_grad():
+                return func(*real[0], **real[1])
+        except Exception:  # then the operation on fake tensors tells why
+            return None
+
+    def follow(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Learn the values of `result`, which an operation on fake tensors returned."""
+        made = [result] if isinstance(result, Tensor) else tensors_in(result)
+        small = all(each.numel() <= _MOST and each.device.type == "cpu" for each in made)
+        real = self.compute(func, args, kwargs) if small else None
+        if real is not None:
+            sources = self._find_sources((args, kwargs))
+            for tensor, value in zip(made, tensors_in(real), strict=True):
+                self._store(tensor, value, sources)
+            return
+        for tensor in made:
+            if not isinstance(tensor, FakeTensor):
+                self._unknown.add(id(tensor))
+                self._kept_alive.append(tensor)
+        if func._schema.is_mutable:
+            for place in _find_written(func):
+                target = args[place] if place < len(args) else None
+                if isinstance(target, Tensor) and (value := self.find(target)) is not None:
+                    self._overwritten.add(_find_memory(value))
+
+    def _store(self, tensor: Tensor, value: Tensor, sources: frozenset[int]) -> None:
+        self._known[id(tensor)] = value
+        self.sources[id(tensor)] = sources
+        self._kept_alive.append(tensor)
+
+    def _find_sources(self, tree: Any) -> frozenset[int]:
+        found = [self.sources.get(id(tensor), frozenset()) for tensor in tensors_in(tree)]
+        return frozenset().union(*found)
+
+    def _are_known(self, arguments: Any) -> bool:
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                if self.find(argument) is None:
+                    return False
+            elif isinstance(argument, list | tuple) and not self._are_known(argument):
+                return False
+        return True
+
+
+def _find_memory(value: Tensor) -> int:
+    return int(value.untyped_storage()._cdata)
+
+
+@cache
+def _is_repeatable(func: Any) -> bool:
+    """Return whether an operation draws no random numbers."""
+    return torch.Tag.nondeterministic_seeded not in func.tags
+
+
+@cache
+def _find_written(func: Any) -> list[int]:
+    """Return the positions of the arguments that an operation changes."""
+    arguments = enumerate(func._schema.arguments)
+    return [i for i, each in arguments if each.alias_info and each.alias_info.is_write]

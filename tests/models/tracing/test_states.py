@@ -1,0 +1,168 @@
+"""Whatever happens inside a trace, the user's module is as before, byte for byte."""
+
+import random
+from collections import Counter, OrderedDict, UserDict, defaultdict, deque
+from threading import Lock
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import nsopt
+from nsopt.errors import NsoptError
+from nsopt.models.tracing.labels import TraceError
+from nsopt.models.tracing.network import TracedNetwork
+from nsopt.models.tracing.run import LabelledRun
+from tests.models.tracing import awkward, fields, parts
+from tests.models.tracing.checks import describe_state
+from tests.models.tracing.test_fields import NETWORKS
+from tests.models.tracing.test_parts import GROUPS as PARTS
+from tests.models.tracing.test_tracing import GROUPS
+
+IMAGES = torch.randn(2, 3, 32, 32)
+SMALL: dict[type[nn.Module], Any] = {
+    **dict.fromkeys((*GROUPS, *PARTS, parts.OneValue, awkward.Deciding), IMAGES),
+    **{kind: inputs for kind, (inputs, _) in NETWORKS.items()},
+}
+
+
+@pytest.mark.parametrize("kind", SMALL, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_an_error_in_the_middle_of_forward_leaves_a_module_as_it_was(kind: Any) -> None:
+    model, inputs = kind(), SMALL[kind]
+    leaves = [module for module in model.modules() if not list(module.children())]
+    model.config = {"kept": [1, {"deep": [2]}]}
+
+    def fail(*_: Any) -> None:
+        model.config["kept"][1]["deep"].append(torch.zeros(3))
+        leaves[0].training = "broken"
+        raise KeyError("in the middle")
+
+    for leaf in leaves[len(leaves) // 2 :]:
+        leaf.register_forward_hook(fail)
+    before = describe_state(model)
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    with pytest.raises(TraceError):
+        TracedNetwork.of(model, LabelledRun(arguments))
+    assert describe_state(model) == before
+
+
+class Frozen(dict[str, Any]):
+    """A configuration that cannot change."""
+
+    def update(self, *_: Any, **__: Any) -> None:
+        raise TypeError("this configuration cannot change")
+
+    __setitem__ = clear = pop = setdefault = __delitem__ = update  # type: ignore[assignment]
+
+
+class Logged(dict[str, Any]):
+    """Writes down all changes."""
+
+    def __init__(self) -> None:
+        super().__init__(scale=2.0)
+        self.log: list[str] = []
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.log.append(key)
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        self.log.append(f"no {key}")
+        super().__delitem__(key)
+
+
+class LoggedList(list[Any]):
+    log = 0
+
+    def append(self, value: Any) -> None:
+        self.log += 1
+        super().append(value)
+
+
+class Object:
+    """A cache with a lock, of which no copy can be made."""
+
+    def __init__(self) -> None:
+        self.items, self.lock = [1], Lock()
+
+
+class Slots:
+    __slots__ = ("value",)
+
+
+STORES: dict[str, Any] = {
+    "frozen": Frozen(scale=2.0),
+    "logged": Logged(),
+    "ordered": OrderedDict(b=1, a=2),
+    "default": defaultdict(list, scale=[2.0]),
+    "counter": Counter("abca"),
+    "user": UserDict(scale=2.0),
+    "list": LoggedList([1, [2]]),
+    "deque": deque([1, 2], maxlen=2),
+    "nested": {"a": [{"b": {1, 2}}], "c": (1, [2])},
+    "object": Object(),
+    "namespace": SimpleNamespace(items=[1]),
+    "proxy": MappingProxyType({"a": 1}),
+    "slots": Slots(),
+    "array": np.arange(3.0),
+    "hidden": [nn.BatchNorm2d(4)],
+    "generator": (n for n in range(3)),
+    "attached": {"maps": [nn.Linear(2, 2)(torch.zeros(1, 2))]},
+}
+
+
+class Storing(nn.Module):
+    """Changes everything that it stores."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__()
+        self.store, self.a, self.b = store, nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        store, y = self.store, torch.relu(self.a(x))
+        self.a.weight.requires_grad_(False)
+        self.steps = random.random() + np.random.rand()
+        if isinstance(store, dict | UserDict) and not isinstance(store, Frozen):
+            store["map"] = y
+            store["scale"] = [store.pop("scale", None)]
+        elif isinstance(store, list) and isinstance(store[0], nn.Module):
+            store[0].seen = y
+            store[0].eval()
+        elif isinstance(store, list | deque):
+            store.append(y)
+        elif isinstance(store, Object | SimpleNamespace):
+            store.items.append(y)
+            store.seen = y
+        return self.b(y)
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_a_trace_leaves_whatever_a_module_stores(name: str) -> None:
+    model = Storing(STORES[name])
+    random.seed(1)
+    np.random.seed(1)
+    before = describe_state(model)
+    drawn = random.getstate(), np.random.get_state()[1].tobytes()
+    assert nsopt.trace(model, IMAGES).base_widths == (16,)
+    assert describe_state(model) == before
+    assert (random.getstate(), np.random.get_state()[1].tobytes()) == drawn
+
+
+def test_a_network_that_stores_a_lock_or_a_refusing_dictionary_can_be_built_and_pruned() -> None:
+    for store in (Frozen(scale=2.0), Object(), STORES["generator"]):
+        model = Storing(store)
+        arch = nsopt.trace(model, IMAGES)
+        assert arch.prune(model, [range(3)])(IMAGES).shape == (2, 4, 28, 28)
+        assert arch.build([5])(IMAGES).shape == (2, 4, 28, 28)
+    assert model.store is not None
+
+
+def test_a_failed_trace_names_the_error_and_leaves_the_module() -> None:
+    model = fields.Viewed()
+    before = describe_state(model)
+    with pytest.raises(NsoptError):
+        nsopt.trace(model, torch.zeros(2, 4, 32, 32))
+    assert describe_state(model) == before
