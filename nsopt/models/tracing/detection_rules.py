@@ -11,7 +11,7 @@ from nsopt.models.tracing.tracer import Tracer, rule
 def crop_regions(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
     """Keep the channels of a map; freeze its places."""
     results = [result] if isinstance(result, Tensor) else result
-    _, channels, *places = tracer.get(x)
+    channels, places = tracer.get(x)[1], tracer.get(x)[2:]
     tracer.freeze(f"is cropped by {tracer.operation}", *places)
     for tensor in results:
         tracer.put(tensor, (None, channels, None, None))

@@ -127,8 +127,9 @@ def _copy_shallow(value: Any) -> Any:
         if base is list:
             list.extend(made, list.__iter__(value))
         else:
-            for key, each in base.items(value):
-                base.__setitem__(made, key, each)
+            kind = OrderedDict if base is OrderedDict else dict
+            for key, each in kind.items(value):
+                kind.__setitem__(made, key, each)
         if isinstance(value, defaultdict):
             made.default_factory = value.default_factory
         getattr(made, "__dict__", {}).update(getattr(value, "__dict__", {}))

@@ -72,8 +72,8 @@ class Values:
         real = self.compute(func, args, kwargs) if small else None
         if real is not None:
             sources = self._find_sources((args, kwargs))
-            for tensor, value in zip(made, tensors_in(real), strict=True):
-                self._store(tensor, value, sources)
+            for tensor, own in zip(made, tensors_in(real), strict=True):
+                self._store(tensor, own, sources)
             return
         for tensor in made:
             if not isinstance(tensor, FakeTensor):

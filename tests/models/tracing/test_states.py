@@ -55,7 +55,7 @@ class Frozen(dict[str, Any]):
     def update(self, *_: Any, **__: Any) -> None:
         raise TypeError("this configuration cannot change")
 
-    __setitem__ = clear = pop = setdefault = __delitem__ = update  # type: ignore[assignment]
+    __setitem__ = clear = pop = setdefault = __delitem__ = update
 
 
 class Logged(dict[str, Any]):
@@ -122,12 +122,12 @@ class Storing(nn.Module):
         self.store, self.a, self.b = store, nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        store, y = self.store, torch.relu(self.a(x))
+        y = torch.relu(self.a(x))
+        store: Any = self.store
         self.a.weight.requires_grad_(False)
         self.steps = random.random() + np.random.rand()
         if isinstance(store, dict | UserDict) and not isinstance(store, Frozen):
-            store["map"] = y
-            store["scale"] = [store.pop("scale", None)]
+            store["map"], store["scale"] = y, [store.pop("scale", None)]
         elif isinstance(store, list) and isinstance(store[0], nn.Module):
             store[0].seen = y
             store[0].eval()
