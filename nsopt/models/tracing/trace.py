@@ -122,7 +122,7 @@ def _trace_modes(template: nn.Module, run: LabelledRun) -> TracedNetwork:
     warnings.warn(
         f"{type(template).__name__} is {note}{only if unread else ''}. Pass training=False to trace"
         "() if it is only used in evaluation mode",
-        stacklevel=3,
+        stacklevel=5,  # of two decorators, too
     )
     return network
 
