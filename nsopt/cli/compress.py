@@ -18,6 +18,7 @@ from nsopt.cli.options import (
     TrainingOptions,
     changes,
 )
+from nsopt.errors import NsoptError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,6 +78,9 @@ def compress(options: CompressOptions) -> None:
 
     budgets = split_budgets(options.budgets)
     check_words(budgets)
+    if options.task.task is not None:
+        _compress_task(options, budgets)
+        return
     preset = get_preset(PRESET)
     rounding = with_known_multiple(options.rounding, options.sgd.device, options.timing).rounding
     changed = changes(options.search, options.training, options.sgd, **rounding)
@@ -111,6 +115,49 @@ def compress(options: CompressOptions) -> None:
     print_storage(workspace.url)
 
 
+def _compress_task(options: CompressOptions, budgets: "Sequence[str]") -> None:
+    """Make a network of the user's task smaller; write its networks and its report."""
+    import torch
+
+    from nsopt.cli.console import console, live_progress
+    from nsopt.cli.preparation import prepare, with_known_multiple
+    from nsopt.compression.compress import PRESET, compress_subject
+    from nsopt.storage.opening import storage_errors
+    from nsopt.study.presets import get_preset, override
+
+    if options.workers > 1:
+        raise NsoptError("a task of yours is compressed in one process: leave --workers out")
+    rounding = with_known_multiple(options.rounding, options.sgd.device, options.timing).rounding
+    settings = override(get_preset(PRESET).settings, {"training": {"distillation": None}})
+    changed = changes(options.search, options.training, options.sgd, **rounding)
+    settings = override(settings, changed)
+    subject, workspace = prepare(
+        options.task,
+        options.place,
+        settings,
+        start=options.weights,
+        compresses=True,
+        timing=options.timing,
+    )
+    with storage_errors(workspace.url), live_progress() as progress:
+        result = compress_subject(
+            subject, budgets, options.candidates, options.seeds, workspace.folder, progress
+        )
+    rows, folder = result.rows(), workspace.folder
+    for row, network in zip(rows[1:], result.networks.values(), strict=True):
+        file = folder / f"{_name_file(network.budget)}.pt"
+        torch.save(network.model.state_dict(), file)
+        row["files"] = file.name
+    rows[0]["files"] = ""
+    _print_table(rows, subject.name)
+    console.print(f"files:   {folder}", soft_wrap=True)
+    console.print(f"report:  {result.report(folder / 'report')}", soft_wrap=True)
+
+
+def _name_file(budget: str) -> str:
+    return budget.replace("=", "-").replace("%", "-percent")
+
+
 def _export(compressed: "Compressed", folder: Path, test: "ImageSet") -> str:
     """Write a network's weights, and ONNX if it then computes the same on the test images.
 
@@ -120,10 +167,9 @@ def _export(compressed: "Compressed", folder: Path, test: "ImageSet") -> str:
     from nsopt.cli.extras import has_extra, install_command
     from nsopt.deployment.check import compare_export
     from nsopt.deployment.export import export
-    from nsopt.errors import NsoptError
     from nsopt.files import written_beside
 
-    name = compressed.budget.replace("=", "-").replace("%", "-percent")
+    name = _name_file(compressed.budget)
     export(compressed.network, folder / f"{name}.pt", "state_dict")
     if not has_extra("export"):
         return f"{name}.pt (ONNX: {install_command('export')})"

@@ -45,6 +45,9 @@ class NetworkOptions:
     function of yours that returns the network."""
     data: str = "digits"
     """Data set: a name that `nsopt data list` prints, or folder:PATH."""
+    task: str | None = None
+    """In place of images, a task of yours: package.module:function, a function that returns an
+    nsopt.Task. The network is then a function of yours, too: --arch package.module:factory."""
     data_dir: Path = Path("data")
     """Folder of downloaded data sets."""
     image_size: Count | None = None
@@ -76,6 +79,11 @@ class NetworkOptions:
 
         registry.check_name(self.arch)
         source.check_name(self.data)
+        if self.task is not None and not registry.is_own(self.arch):
+            raise NsoptError(
+                f"{self.arch} is a network of images: with --task name a function of yours that "
+                "returns the network, --arch package.module:factory"
+            )
 
 
 @Parameter(name="*", group="Network and data")
@@ -284,6 +292,8 @@ class StoredDataOptions:
     arch: StoredArch = None
     data: str | None = None
     """folder:PATH, if the images are in another folder on this machine."""
+    task: str | None = None
+    """The task of the study, package.module:function, if it is not of images."""
     data_dir: Path = Path("data")
     """Folder of downloaded data sets."""
 

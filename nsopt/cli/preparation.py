@@ -20,7 +20,7 @@ from nsopt.cli.options import (
 )
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
-from nsopt.data.images import Splits
+from nsopt.data.images import ImageData, Splits
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source, Subset
 from nsopt.deployment.trained import copy_traced, load_trained
@@ -29,6 +29,7 @@ from nsopt.files import check_writable
 from nsopt.latency.multiples import find_multiple
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime, import_measure, with_batch_size
 from nsopt.models.architecture import Architecture
+from nsopt.models.imported import import_for_inputs
 from nsopt.models.registry import get_architecture, is_own
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.progress import Progress
@@ -37,8 +38,11 @@ from nsopt.storage.opening import RUNS, is_empty, storage_errors
 from nsopt.storage.urls import storage_file
 from nsopt.study.comparison import Size, check_sizes, sizes_of_ratios
 from nsopt.study.presets import Preset, StudySettings, override
-from nsopt.study.task import Task, check_outputs, with_precision
+from nsopt.study.task import Task as Subject
+from nsopt.study.task import check_outputs, with_precision
 from nsopt.study.workspace import Workspace
+from nsopt.tasks.imported import import_task
+from nsopt.tasks.task import Task
 
 _WIDEST_RATIO = 10
 Rounded = TypeVar("Rounded", bound=RoundingOptions)
@@ -95,7 +99,7 @@ def prepare(
     start: Path | None = None,
     compresses: bool = False,
     timing: TimingOptions = TimingOptions(),
-) -> tuple[Task, Workspace]:
+) -> tuple[Subject, Workspace]:
     """Check the options; load the data, and the trained network if there is one.
 
     Args:
@@ -112,19 +116,16 @@ def prepare(
     file = storage_file(place.storage) if place.storage else None
     if file is not None:
         check_writable(file.parent, "--storage")
-    source = _read_source(options)
-    data = load_source(source, options.data_dir)
-    if data.skipped:
-        console.print(f"left out: {'; '.join(data.skipped)}", soft_wrap=True)
-    arch = get_architecture(options.arch, len(data.classes), data.image_size, data.channels)
-    check_outputs(arch, data)
+    source, data, arch = _load_data(options)
+    if isinstance(data, Task):
+        settings = settings.updated(search=settings.search.updated(search_images=None))
     trained = None if start is None else load_trained(start, arch)
     if compresses and trained is None:
         assert isinstance(arch, TracedArchitecture)
         trained = copy_traced(arch)
     if trained is not None:
         settings = settings.updated(start=weights_checksum(trained))
-    task = Task(arch, data, source, settings, trained, runtime)
+    task = Subject(arch, data, source, settings, trained, runtime)
     folder = place.out or RUNS / task.name
     url = place.storage or f"sqlite:///{folder / 'study.db'}"
     if is_empty(url):
@@ -137,6 +138,20 @@ def prepare(
     workspace = Workspace(url, folder, options.data_dir, workers)
     with storage_errors(url):
         return with_precision(task, workspace), workspace
+
+
+def _load_data(options: NetworkOptions) -> tuple[Source, ImageData | Task, Architecture]:
+    """Return images or the user's task, with their source, and the network."""
+    if options.task is not None:
+        task = import_task(options.task)
+        return Source(options.task), task, import_for_inputs(options.arch, task.inputs)
+    source = _read_source(options)
+    data = load_source(source, options.data_dir)
+    if data.skipped:
+        console.print(f"left out: {'; '.join(data.skipped)}", soft_wrap=True)
+    arch = get_architecture(options.arch, len(data.classes), data.image_size, data.channels)
+    check_outputs(arch, data)
+    return source, data, arch
 
 
 def _check_start(settings: StudySettings, starts: bool) -> None:
@@ -210,7 +225,7 @@ def apply_changes(preset: Preset, *changes: dict[str, Any]) -> StudySettings:
 
 
 def announce(
-    task: Task, preset: Preset, verbose: bool = False, searches_only: bool = False
+    task: Subject, preset: Preset, verbose: bool = False, searches_only: bool = False
 ) -> None:
     """Print what will run.
 
@@ -231,7 +246,7 @@ def announce(
         f"learning rate {training.lr:g}",
     }
     console.print("; ".join(f"{part}: {summaries[part]}" for part in parts), style="dim")
-    if task.start is not None:
+    if task.start is not None and isinstance(task.data, ImageData):
         console.print(_describe_normalisation(task.splits), style="dim")
     for part in parts if verbose else ():
         values = getattr(task.settings, part).model_dump(exclude_none=True)

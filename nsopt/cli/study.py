@@ -150,7 +150,8 @@ def _report(name: str, workspace: "Workspace") -> None:
         publish(results, workspace.url)
     print_storage(workspace.url)
     console.print(f"report:  {page}", soft_wrap=True)
-    console.print(f"export:  {_export_command(results, workspace)}", soft_wrap=True)
+    if results.task.classes is not None:
+        console.print(f"export:  {_export_command(results, workspace)}", soft_wrap=True)
 
 
 def _read_methods(options: StudyOptions) -> "tuple[Method, ...]":

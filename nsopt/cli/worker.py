@@ -55,6 +55,7 @@ def worker(options: WorkerOptions) -> None:
             data=options.data,
             arch_name=options.arch,
             measure=options.measure,
+            task=options.task,
             device=options.device,
             threads=options.threads,
             child=options.child,

@@ -18,7 +18,7 @@ from nsopt.arguments import checked
 from nsopt.compression.budgets import check_words
 from nsopt.compression.classifier_compression import make_task, prepare_budgets, run_compression
 from nsopt.compression.own_compression import run_own_compression
-from nsopt.compression.own_task import make_own_task
+from nsopt.compression.own_task import OwnTask, make_own_task
 from nsopt.compression.result import Compression
 from nsopt.compute.sharing import sharing
 from nsopt.data.images import ImageData
@@ -32,6 +32,7 @@ from nsopt.progress import Progress
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage.studies import quiet_optuna
 from nsopt.study.presets import StudySettings, get_preset, override
+from nsopt.study.task import Task as Subject
 from nsopt.study.task import with_precision
 from nsopt.study.workspace import Workspace
 from nsopt.tasks.supervise import check_task
@@ -125,9 +126,36 @@ def compress(
             return run_compression(subject, found, candidates, seeds, workspace, display)
         task = replace(task, trainer=trainer or task.trainer)
         own_task = make_own_task(model, task, arch, settings, timed_in, Path(out), display)
-        shared = stack.enter_context(sharing(own_task.compute, display))
-        own_task = replace(own_task, compute=shared)
-        return run_own_compression(own_task, budgets, candidates, seeds)
+        return _run(own_task, budgets, candidates, seeds)
+
+
+def compress_subject(
+    subject: Subject,
+    budgets: Sequence[str],
+    candidates: int,
+    seeds: int,
+    folder: Path,
+    progress: Progress,
+) -> Compression:
+    """Return smaller networks of a subject that is not of images, whose `start` is the model."""
+    assert subject.start is not None
+    assert isinstance(subject.data, Task)
+    own_task = make_own_task(
+        subject.start,
+        subject.data,
+        subject.arch,
+        subject.settings,
+        subject.runtime,
+        folder,
+        progress,
+    )
+    return _run(own_task, budgets, candidates, seeds)
+
+
+def _run(own_task: OwnTask, budgets: Sequence[str], candidates: int, seeds: int) -> Compression:
+    with sharing(own_task.compute, own_task.progress) as shared:
+        shared_task = replace(own_task, compute=shared)
+        return run_own_compression(shared_task, budgets, candidates, seeds)
 
 
 def get_settings(task: Task | ImageData) -> StudySettings:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from nsopt.compute.device import nth_device
+from nsopt.data.images import ImageData
 from nsopt.latency.runtime import RUNTIMES
 from nsopt.study.processes import run_local_workers
 from nsopt.study.session import Session
@@ -28,6 +29,8 @@ def run_other_workers(session: Session) -> Iterator[None]:
         f"--threads={threads}",
         "--child",
     ]
+    if not isinstance(session.task.data, ImageData):
+        same.append(f"--task={session.task.source.name}")
     if session.task.runtime.name not in RUNTIMES:
         same.append(f"--measure={session.task.runtime.name}")
     options = [

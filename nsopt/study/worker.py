@@ -20,6 +20,7 @@ from nsopt.study.start import with_start
 from nsopt.study.task import load_task
 from nsopt.study.trial import TrialRunner
 from nsopt.study.workspace import Workspace
+from nsopt.tasks.imported import import_task
 
 
 class Worker:
@@ -106,6 +107,7 @@ def join(
     data: str | None = None,
     arch_name: str | None = None,
     measure: str | None = None,
+    task: str | None = None,
     device: str = "auto",
     threads: int | None = None,
     child: bool = False,
@@ -116,6 +118,7 @@ def join(
         data: where its images are on this machine; None for where the study was started.
         arch_name: the name of its architecture, if the user gave one.
         measure: the name of the function that measures its networks, if the user gave one.
+        task: the name of the function that returns its task, if it is not of images.
         threads: number of CPU threads; None for torch's own.
         child: whether the study's command started this process, which then prints and cleans up
             itself.
@@ -126,11 +129,13 @@ def join(
     Raises:
         NsoptError: if there is nothing to join.
     """
-    task = load_task(_choose_study(name, workspace), data, workspace.data_dir, arch_name, measure)
-    task = with_start(task, workspace)
-    if task.arch.summary() and not child:
-        progress.message(task.arch.summary())
-    with start_session(task, workspace, progress, device) as session:
+    study = _choose_study(name, workspace)
+    own = None if task is None else import_task(task)
+    subject = load_task(study, data, workspace.data_dir, arch_name, measure, own)
+    subject = with_start(subject, workspace)
+    if subject.arch.summary() and not child:
+        progress.message(subject.arch.summary())
+    with start_session(subject, workspace, progress, device) as session:
         if threads is not None:
             torch.set_num_threads(threads)
         done = Worker(session, Laws(session)).work()

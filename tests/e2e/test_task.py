@@ -1,0 +1,109 @@
+"""A task of the user on the command line: sound, which nsopt knows nothing about."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from tests.conftest import call_nsopt
+from tests.e2e.test_user_errors import assert_fails
+
+SOUND = """
+import torch
+import nsopt
+from torch import nn
+from torch.nn import functional
+
+class Pitch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv1d(1, 24, 16, 4), nn.BatchNorm1d(24), nn.ReLU(),
+                                    nn.Conv1d(24, 24, 8, 2), nn.BatchNorm1d(24), nn.ReLU())
+        self.out = nn.Linear(24, 4)
+    def forward(self, sound):
+        return self.out(self.layers(sound[:, None]).mean(2))
+
+def net():
+    torch.manual_seed(3)
+    return Pitch()
+
+def make_sounds(count, seed):
+    random = torch.Generator().manual_seed(seed)
+    pitch = torch.randint(4, (count,), generator=random)
+    time = torch.arange(256) / 256
+    return torch.sin(6.283 * (time * 8 * (1 + pitch[:, None]))), pitch
+
+@torch.no_grad()
+def right(model):
+    sounds, pitch = make_sounds(64, 1)
+    return 100 * float((model(sounds).argmax(1) == pitch).float().mean())
+
+def task():
+    sounds, pitch = make_sounds(128, 0)
+    batches = list(zip(sounds.split(16), pitch.split(16)))
+    return nsopt.Task(batches, functional.cross_entropy, right, name="pitch",
+                      score_name="right pitches (%)")
+
+def broken():
+    raise KeyError("no sounds")
+
+def number():
+    return 5
+"""
+NAMES = "--arch=sound_task:net", "--task=sound_task:task", "--device=cpu"
+FEW = "--prune-every=1", "--filters-per-step=4"
+
+
+@pytest.fixture(autouse=True)
+def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sound_task.py").write_text(SOUND)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+
+
+def test_two_workers_compare_methods_on_a_task_of_the_user() -> None:
+    options = (
+        "--methods=uniform,neuralscale",
+        "--ratios=0.5",
+        "--seeds=2",
+        "--epochs=1",
+        "--out=out",
+    )
+    done = call_nsopt("study", *NAMES, *FEW, *options, "--preset=smoke", "--workers=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "right pitches (%)" in done.stdout
+    table = pd.read_csv("out/report/outcomes.csv")
+    assert sorted(table["method"]) == ["neuralscale"] * 2 + ["uniform"] * 2
+    assert table["score"].between(0, 100).all()
+    again = call_nsopt("report", "--storage=sqlite:///out/study.db", "--out=again")
+    assert again.returncode == 0, again.stderr
+    first, second = (Path(folder, "index.html").read_text() for folder in ("out/report", "again"))
+    assert second == first
+
+
+def test_a_network_of_a_task_is_compressed() -> None:
+    options = "--budgets=macs=50%", "--epochs=1", "--warmup-epochs=0", "--candidates=2", "--out=out"
+    done = call_nsopt("compress", *NAMES, *FEW, *options, "--averaging=0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "macs-50-percent.pt" in done.stdout
+    state = torch.load("out/macs-50-percent.pt", weights_only=True)
+    assert state["layers.0.weight"].shape[0] < 24
+    assert Path("out/report/index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--arch=vgg11"], "vgg11 is a network of images: with --task name a function of yours"),
+        (["--task=sound_task:missing"], "cannot import the function 'sound_task:missing'"),
+        (["--task=sound_task:broken"], "sound_task:broken makes no task (KeyError: 'no sounds')"),
+        (["--task=sound_task:number"], "sound_task:number returns a int, not an nsopt.Task"),
+    ],
+)
+def test_a_wrong_task_is_one_line(options: list[str], message: str, tmp_path: Path) -> None:
+    named = {word.split("=")[0]: word for word in [*NAMES, *options]}
+    done = call_nsopt("study", *named.values(), "--out=out")
+    assert_fails(done, message)
+    assert not (tmp_path / "out").exists()
