@@ -7,9 +7,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from torch import nn
+from torch import Tensor, nn
 
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData, Splits
@@ -22,6 +23,7 @@ from nsopt.latency.runtime import TORCH, Runtime, stored_runtime
 from nsopt.methods.base import Method
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import own_architecture, stored_architecture
+from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.settings import Price, batch_unit
@@ -344,7 +346,20 @@ def _make_latency(arch: Architecture, stored: dict[str, Any]) -> CostModel:
 
 
 def check_outputs(arch: Architecture, data: ImageData) -> None:
-    """Raise NsoptError if a network has fewer outputs than the data has classes."""
+    """Raise NsoptError unless a network returns logits for images, at least one for each class."""
+    if isinstance(arch, TracedArchitecture):
+        images = torch.zeros(2, data.channels, data.image_size, data.image_size)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model = arch.build(arch.base_widths)
+            for training in (False, True):
+                outputs = model.train(training)(images)
+                if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+                    kind = type(outputs).__name__
+                    raise NsoptError(
+                        f"{arch.name} returns a {kind}{' in training' * training}, not logits "
+                        "(images, classes): wrap it so that it returns those alone, or give an "
+                        "nsopt.Task with a loss of its outputs"
+                    )
     if arch.num_classes < len(data.classes):
         raise NsoptError(
             f"{arch.name} has {arch.num_classes} outputs, and the data {len(data.classes)} classes"

@@ -307,6 +307,37 @@ def test_a_network_that_guesses_is_reported(
     assert any("are --mean and --std those of its training?" in text for text in hearer.messages)
 
 
+class Outputs(nn.Module):
+    """A classifier whose outputs have another form, always or in training."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+        self.stem, self.head = nn.Conv2d(1, 16, 3, 2), nn.Linear(16, 10)
+
+    def forward(self, images: torch.Tensor) -> object:
+        logits = self.head(self.stem(images).relu().mean((2, 3)))
+        if self.form == "dictionary":
+            return {"logits": logits}
+        return (logits, logits) if self.form == "tuple" or self.training else logits
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("tuple", "returns a tuple, not logits"),
+        ("dictionary", "returns a dict, not logits"),
+        ("auxiliary", "returns a tuple in training, not logits"),
+    ],
+)
+def test_a_classifier_with_other_outputs_is_refused_before_anything_is_trained(
+    digits: ImageData, form: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(NsoptError, match=message):
+        nsopt.compress(Outputs(form), digits, ["params=50%"], out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_advice_for_less_time_names_options_of_compress(
     trained: nn.Module, narrow: TableArchitecture, digits: ImageData, tmp_path: Path
 ) -> None:
