@@ -43,7 +43,7 @@ from nsopt.models import vgg
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.vgg import vgg11
 from nsopt.reports.results import read_results
-from nsopt.storage import opening, queue
+from nsopt.storage import engine, opening
 from nsopt.storage.studies import load_studies
 from nsopt.storage.trials import is_settled
 from nsopt.storage.weights_file import read_weights
@@ -80,10 +80,9 @@ def make_quick() -> None:
         (timing, "_REPEATS", 2),
         (timing, "_ROUNDS", 2),
         (checkpoint, "SECONDS_BETWEEN", 0.1),
-        (opening, "HEARTBEAT_SECONDS", 1),
-        (opening, "DEAD_AFTER_SECONDS", 3),
-        (queue, "HEARTBEAT_SECONDS", 1),
-        (queue, "_POLL_SECONDS", 0.5),
+        (engine, "HEARTBEAT_SECONDS", 1),
+        (engine, "DEAD_AFTER_LOOKS", 6),
+        (engine, "POLL_SECONDS", 0.5),
         (extras, "has_extra", lambda name: False),
     ):
         setattr(module, name, value)

@@ -16,6 +16,10 @@ class OutOfMemoryError(NsoptError):
     """The device has too little memory for a batch."""
 
 
+class StorageError(NsoptError):
+    """The storage of results failed, or its server did not answer for some minutes."""
+
+
 class DeterministicError(NsoptError):
     """An error that the same settings always raise. Such a trial is not retried."""
 

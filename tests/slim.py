@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from nsopt.models import vgg
-from nsopt.storage import opening, queue, servers
+from nsopt.storage import engine
 from tests.forked import run_module
 
 
@@ -23,11 +23,6 @@ def run_slim(module: str, arguments: Sequence[str]) -> None:
 def run_impatiently(module: str, arguments: Sequence[str]) -> None:
     """Run that command, and consider other processes dead sooner."""
     patch = pytest.MonkeyPatch()
-    for place, name, seconds in (
-        (opening, "HEARTBEAT_SECONDS", 1),
-        (opening, "DEAD_AFTER_SECONDS", 3),
-        (queue, "HEARTBEAT_SECONDS", 1),
-        (servers, "DEAD_AFTER_SECONDS", 3),
-    ):
-        patch.setattr(place, name, seconds)
+    patch.setattr(engine, "HEARTBEAT_SECONDS", 1.0)
+    patch.setattr(engine, "DEAD_AFTER_LOOKS", 4)
     run_slim(module, arguments)

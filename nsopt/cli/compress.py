@@ -73,7 +73,6 @@ def compress(options: CompressOptions) -> None:
     from nsopt.reports.page import write_report
     from nsopt.reports.words import doubt_latencies
     from nsopt.storage import schema
-    from nsopt.storage.opening import storage_errors
     from nsopt.study.presets import get_preset
 
     budgets = split_budgets(options.budgets)
@@ -95,7 +94,7 @@ def compress(options: CompressOptions) -> None:
         timing=options.timing,
     )
     announce(task, preset, options.place.verbose)
-    with storage_errors(workspace.url), live_progress() as progress:
+    with live_progress() as progress:
         task, found = prepare_budgets(task, budgets, workspace, progress)
         result = run_compression(
             task, found, options.candidates, options.seeds, workspace, progress
@@ -104,8 +103,7 @@ def compress(options: CompressOptions) -> None:
     rows[0]["files"] = ""
     for row, compressed in zip(rows[1:], result.networks.values(), strict=True):
         row["files"] = _export(compressed, folder, task.images.test)
-    with storage_errors(workspace.url):
-        schema.write_networks(workspace.studies(task.name)[DENSE.name], rows)
+    schema.write_networks(workspace.studies(task.name)[DENSE.name], rows)
     _print_table(rows, f"{task.name}; {result.results.latency_unit}")
     if doubt := doubt_latencies(result.results):
         console.print(doubt)

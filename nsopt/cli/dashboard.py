@@ -30,8 +30,7 @@ def dashboard(options: DashboardOptions = DashboardOptions()) -> None:
 
     need_extra("dashboard")
     from nsopt.reports.dashboard import serve
-    from nsopt.storage.opening import newest_storage, storage_errors
+    from nsopt.storage.opening import newest_storage
 
     url = options.storage or newest_storage()
-    with storage_errors(url):
-        serve(url, options.host, options.port, options.artifacts)
+    serve(url, options.host, options.port, options.artifacts)

@@ -66,7 +66,6 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     from nsopt.errors import NsoptError
     from nsopt.files import check_writable, written_beside
     from nsopt.storage import schema
-    from nsopt.storage.opening import storage_errors
 
     if options.int8 and (options.format != "onnx" or options.unchecked):
         raise NsoptError("--int8 is for --format onnx, and reads the images of the study")
@@ -89,8 +88,7 @@ def export(options: ExportOptions = ExportOptions()) -> None:
                 figures = _quantise(chosen, chosen.data, unfinished, check.exported)
     console.print(str(out), soft_wrap=True)
     if figures is not None:
-        with storage_errors(chosen.url):
-            schema.write_int8(chosen.study, chosen.trial.number, figures)
+        schema.write_int8(chosen.study, chosen.trial.number, figures)
 
 
 def name_answer(results: "Results") -> dict[str, str]:
@@ -173,33 +171,29 @@ def _load(options: ExportOptions) -> _Chosen:
         artifacts_beside,
         existing_storage,
         newest_storage,
-        storage_errors,
     )
     from nsopt.study.task import load_images
 
     url = options.storage or newest_storage()
-    with storage_errors(url):
-        storage = existing_storage(url)
-        if options.study is None:
-            options = _with_answer(options, url)
-        name, names = str(options.study), optuna.get_all_study_names(storage)
-        if name not in names:
-            raise unknown_name("study", name, filter(partial(_has_networks, storage), names))
-        study = optuna.load_study(study_name=name, storage=storage)
-        best = list(best_trials(study).values())
-        if not best:
-            raise NsoptError(f"no network of {name} is stored: run the study first")
-        trial = _choose(best, _without_shares(options, study))
-        folder = artifacts_beside(url, options.artifacts)
-        if folder is None:
-            raise NsoptError(
-                f"give the folder with {describe_network(study, trial)} as --artifacts"
-            )
-        network = load_network(BestNetworks(folder).file(study, trial), options.arch)
-        fixed, data = schema.read_task(study).fixed, None
-        batch_size = schema.read_settings(study).get("latency_batch_size", BATCH_SIZE)
-        if not options.unchecked:
-            data = load_images(study, options.data, options.data_dir)
+    storage = existing_storage(url)
+    if options.study is None:
+        options = _with_answer(options, url)
+    name, names = str(options.study), optuna.get_all_study_names(storage)
+    if name not in names:
+        raise unknown_name("study", name, filter(partial(_has_networks, storage), names))
+    study = optuna.load_study(study_name=name, storage=storage)
+    best = list(best_trials(study).values())
+    if not best:
+        raise NsoptError(f"no network of {name} is stored: run the study first")
+    trial = _choose(best, _without_shares(options, study))
+    folder = artifacts_beside(url, options.artifacts)
+    if folder is None:
+        raise NsoptError(f"give the folder with {describe_network(study, trial)} as --artifacts")
+    network = load_network(BestNetworks(folder).file(study, trial), options.arch)
+    fixed, data = schema.read_task(study).fixed, None
+    batch_size = schema.read_settings(study).get("latency_batch_size", BATCH_SIZE)
+    if not options.unchecked:
+        data = load_images(study, options.data, options.data_dir)
     return _Chosen(network, fixed, url, study, trial, batch_size, data)
 
 

@@ -35,12 +35,12 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
     """Time the trained networks of a study side by side; `nsopt report` shows all timings."""
     from nsopt.cli.console import live_progress
     from nsopt.cli.preparation import read_runtime
-    from nsopt.storage.opening import newest_storage, storage_errors
+    from nsopt.storage.opening import newest_storage
     from nsopt.study.timing import measure_again
 
     sizes, runtime = _read_batch_sizes(options.batch_size), read_runtime(options.timing)
     url = options.storage or newest_storage()
-    with storage_errors(url), live_progress() as progress:
+    with live_progress() as progress:
         measured = measure_again(
             url,
             progress,

@@ -34,8 +34,8 @@ from nsopt.models.registry import get_architecture, is_own
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.progress import Progress
 from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
-from nsopt.storage.opening import RUNS, is_empty, storage_errors
-from nsopt.storage.urls import storage_file
+from nsopt.storage.opening import RUNS, is_empty
+from nsopt.storage.urls import sqlite_url, storage_file
 from nsopt.study.comparison import Size, check_sizes, sizes_of_ratios
 from nsopt.study.presets import Preset, StudySettings, override
 from nsopt.study.task import Task as Subject
@@ -127,7 +127,7 @@ def prepare(
         settings = settings.updated(start=weights_checksum(trained))
     task = Subject(arch, data, source, settings, trained, runtime)
     folder = place.out or RUNS / task.name
-    url = place.storage or f"sqlite:///{folder / 'study.db'}"
+    url = place.storage or sqlite_url(folder / "study.db")
     if is_empty(url):
         console.print(
             f"{storage_file(url)} is empty: nsopt creates a new storage in it",
@@ -136,8 +136,7 @@ def prepare(
         )
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     workspace = Workspace(url, folder, options.data_dir, workers)
-    with storage_errors(url):
-        return with_precision(task, workspace), workspace
+    return with_precision(task, workspace), workspace
 
 
 def _load_data(options: NetworkOptions) -> tuple[Source, ImageData | Task, Architecture]:

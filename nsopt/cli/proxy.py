@@ -1,5 +1,6 @@
 """`nsopt proxy`: serve one database to many workers."""
 
+import warnings
 from dataclasses import dataclass
 
 from cyclopts import Parameter
@@ -27,16 +28,21 @@ def proxy(options: ProxyOptions) -> None:
 
     need_extra("cluster")
     import optuna
+    from optuna.exceptions import ExperimentalWarning
 
     from nsopt.cli.console import console
-    from nsopt.storage.opening import storage_errors
-    from nsopt.storage.serving import serve_proxy
-    from nsopt.storage.urls import hide_password
+    from nsopt.errors import NsoptError
+    from nsopt.storage.opening import open_storage
+    from nsopt.storage.urls import GRPC, JOURNAL, check_address, hide_password, read_url
 
-    def announce() -> None:
-        address = f"grpc://{options.host}:{options.port}"
-        console.print(f"serving {hide_password(options.storage)} at {address}")
-
+    url, host, port = options.storage, options.host, options.port
+    if read_url(url).drivername in (GRPC, JOURNAL):  # optuna 6084
+        raise NsoptError(f"{hide_password(url)} is no database: give --storage the database itself")
+    check_address(host, port)  # gRPC itself would share the port of another proxy
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    with storage_errors(options.storage):
-        serve_proxy(options.storage, options.host, options.port, announce)
+    storage = open_storage(url)
+    # Optuna's cache knows only trials that it has read, such as those from before a restart.
+    optuna.get_all_study_summaries(storage, include_best_trial=False)
+    console.print(f"serving {hide_password(url)} at grpc://{host}:{port}")
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+        optuna.storages.run_grpc_proxy_server(storage, host=f"[{host}]" if ":" in host else host, port=port)

@@ -32,18 +32,17 @@ def report(options: ReportOptions = ReportOptions()) -> None:
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
     from nsopt.reports.tuning_page import is_about_tuning, write_tuning_report
-    from nsopt.storage.opening import newest_storage, storage_errors
+    from nsopt.storage.opening import newest_storage
     from nsopt.storage.urls import storage_file
 
     url, name = options.storage or newest_storage(), options.name
     file = storage_file(url)
     out = options.out or (file.parent if file else Path()) / "report"
     check_writable(out, "--out")
-    with storage_errors(url):
-        if is_about_tuning(url, name):
-            page = write_tuning_report(url, name, out)
-        else:
-            results = read_results(url, name)
-            page = write_report(results, out, results.networks)
-            tell_what_is_fixed(results.task.fixed)
+    if is_about_tuning(url, name):
+        page = write_tuning_report(url, name, out)
+    else:
+        results = read_results(url, name)
+        page = write_report(results, out, results.networks)
+        tell_what_is_fixed(results.task.fixed)
     console.print(str(page), soft_wrap=True)

@@ -31,7 +31,6 @@ def search(options: LawOptions = LawOptions()) -> None:
     from nsopt.cli.console import live_progress, print_storage
     from nsopt.cli.preparation import announce, apply_changes, prepare
     from nsopt.scaling.metric import PARAMS
-    from nsopt.storage.opening import storage_errors
     from nsopt.study.learned_latency import with_latency_if_needed
     from nsopt.study.presets import get_preset
     from nsopt.study.searching import continue_searches
@@ -42,7 +41,7 @@ def search(options: LawOptions = LawOptions()) -> None:
     task, workspace = prepare(options.task, options.place, settings, timing=options.timing)
     announce(task, preset, options.place.verbose, searches_only=True)
     search_settings = task.settings.search
-    with storage_errors(workspace.url), live_progress() as progress:
+    with live_progress() as progress:
         task = with_latency_if_needed(task, PARAMS, (), workspace, progress)
         with start_session(task, workspace, progress, search_settings.device) as session:
             found = continue_searches(session, {search_settings.price: search_settings.iterations})

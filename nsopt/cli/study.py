@@ -65,7 +65,6 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     methods = _read_methods(options)
     from nsopt.cli import preparation
     from nsopt.cli.console import console, live_progress
-    from nsopt.storage.opening import storage_errors
     from nsopt.study.compare import preview_comparison, run_comparison
     from nsopt.study.comparison import Comparison
     from nsopt.study.learned_latency import with_latency_if_needed
@@ -84,27 +83,26 @@ def study(options: StudyOptions = StudyOptions()) -> None:
         timing=options.timing,
     )
     preparation.announce(task, preset, options.place.verbose)
-    with storage_errors(workspace.url):
-        with live_progress() as progress:
-            for metric in metrics:
-                task = with_latency_if_needed(task, metric, methods, workspace, progress)
-            timed = task.settings.eta is None and not options.dry_run
-            comparison = Comparison(
-                task,
-                methods,
-                preparation.read_sizes(options.sizes, task.arch, preset.ratios, timed),
-                options.seeds or preset.seeds,
-                preset.references if options.references is None else options.references,
-            )
-            known = {}
-            if options.dry_run:
-                known = preview_comparison(comparison, workspace, progress)
-            else:
-                run_comparison(comparison, workspace, progress)
-        for label, widths in known.items():
-            console.print(f"{label}: {'-'.join(map(str, widths))}", soft_wrap=True)
-        if not options.dry_run:
-            _report(task.name, workspace)
+    with live_progress() as progress:
+        for metric in metrics:
+            task = with_latency_if_needed(task, metric, methods, workspace, progress)
+        timed = task.settings.eta is None and not options.dry_run
+        comparison = Comparison(
+            task,
+            methods,
+            preparation.read_sizes(options.sizes, task.arch, preset.ratios, timed),
+            options.seeds or preset.seeds,
+            preset.references if options.references is None else options.references,
+        )
+        known = {}
+        if options.dry_run:
+            known = preview_comparison(comparison, workspace, progress)
+        else:
+            run_comparison(comparison, workspace, progress)
+    for label, widths in known.items():
+        console.print(f"{label}: {'-'.join(map(str, widths))}", soft_wrap=True)
+    if not options.dry_run:
+        _report(task.name, workspace)
 
 
 def _make_settings(
@@ -181,7 +179,6 @@ def _export_command(results: "Results", workspace: "Workspace") -> str:
 def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
     """Return the best settings of the study --tuned, as changes of the preset."""
     from nsopt.errors import NsoptError
-    from nsopt.storage.opening import storage_errors
     from nsopt.study.workspace import Workspace
     from nsopt.tuning.settings import best_settings
 
@@ -190,8 +187,7 @@ def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
     url = options.tuned_storage or options.place.storage
     if url is None:
         raise NsoptError("--tuned needs the storage of that study: give --tuned-storage")
-    with storage_errors(url):
-        return best_settings(Workspace(url, Path()), options.tuned)
+    return best_settings(Workspace(url, Path()), options.tuned)
 
 
 def _print_summary(results: "Results") -> None:

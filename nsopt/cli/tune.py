@@ -40,7 +40,6 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     options = replace(options, sizes=sizes)
     from nsopt.cli.console import live_progress, print_storage
     from nsopt.errors import NsoptError
-    from nsopt.storage.opening import storage_errors
     from nsopt.storage.urls import hide_password
     from nsopt.study.learned_latency import with_latency_if_needed
     from nsopt.study.presets import get_preset
@@ -57,24 +56,23 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     task, workspace = preparation.prepare(
         options.task, options.place, settings, timing=options.timing
     )
-    with storage_errors(workspace.url):
-        with live_progress() as progress:
-            task = with_latency_if_needed(task, metric, (), workspace, progress)
-            timed = options.over != "eta"
-            (size,) = preparation.read_sizes(options.sizes, task.arch, (0.25,), timed)
-            preparation.announce(task, preset, options.place.verbose)
-            tuning = Tuning(
-                task=task,
-                metric=metric,
-                budget=size.budget,
-                over=options.over,
-                trials=options.trials,
-                seeds=options.seeds or preset.seeds,
-                pretrain_epochs=tried,
-            )
-            study = run_tuning(tuning, workspace, progress)
-        _publish(study)
-        _print_trials(study, hide_password(workspace.url))
+    with live_progress() as progress:
+        task = with_latency_if_needed(task, metric, (), workspace, progress)
+        timed = options.over != "eta"
+        (size,) = preparation.read_sizes(options.sizes, task.arch, (0.25,), timed)
+        preparation.announce(task, preset, options.place.verbose)
+        tuning = Tuning(
+            task=task,
+            metric=metric,
+            budget=size.budget,
+            over=options.over,
+            trials=options.trials,
+            seeds=options.seeds or preset.seeds,
+            pretrain_epochs=tried,
+        )
+        study = run_tuning(tuning, workspace, progress)
+    _publish(study)
+    _print_trials(study, hide_password(workspace.url))
     print_storage(workspace.url)
 
 

@@ -220,7 +220,6 @@ def _find_law(options: WidthsOptions) -> "NetworkLaw":
 def _read_stored(options: WidthsOptions, url: str) -> "NetworkLaw":
     from nsopt.errors import NsoptError
     from nsopt.methods.registry import LAW_OF_SEARCH, get_method
-    from nsopt.storage.opening import storage_errors
     from nsopt.storage.studies import only_comparison
     from nsopt.storage.urls import hide_password
     from nsopt.study.stored_law import read_stored_law
@@ -230,11 +229,10 @@ def _read_stored(options: WidthsOptions, url: str) -> "NetworkLaw":
     if not workspace.has_storage:
         raise NsoptError(f"nothing is stored at {hide_password(url)}: run nsopt search first")
     method = get_method(options.method) if options.method else LAW_OF_SEARCH
-    with storage_errors(url):
-        name = options.name or only_comparison(workspace.storage)
-        return read_stored_law(
-            workspace, name, method, iteration=options.iteration, arch_name=options.arch
-        )
+    name = options.name or only_comparison(workspace.storage)
+    return read_stored_law(
+        workspace, name, method, iteration=options.iteration, arch_name=options.arch
+    )
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

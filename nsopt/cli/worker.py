@@ -39,7 +39,7 @@ def worker(options: WorkerOptions) -> None:
 
     from nsopt.cli.console import console, live_progress
     from nsopt.files import check_writable
-    from nsopt.storage.opening import RUNS, storage_errors
+    from nsopt.storage.opening import RUNS
     from nsopt.study.worker import join
     from nsopt.study.workspace import Workspace
 
@@ -47,7 +47,7 @@ def worker(options: WorkerOptions) -> None:
     folder = options.out or RUNS / options.study
     check_writable(folder, "--out")
     workspace = Workspace(options.storage, folder, options.data_dir)
-    with storage_errors(options.storage), live_progress(options.child) as progress:
+    with live_progress(options.child) as progress:
         done = join(
             options.study,
             workspace,

@@ -31,6 +31,7 @@ from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage.studies import quiet_optuna
+from nsopt.storage.urls import sqlite_url
 from nsopt.study.presets import StudySettings, get_preset, override
 from nsopt.study.task import Task as Subject
 from nsopt.study.task import with_precision
@@ -120,7 +121,7 @@ def compress(
         display = stack.enter_context(show_progress(progress))
         if isinstance(task, ImageData):
             subject = make_task(model, task, arch, settings, timed_in)
-            workspace = Workspace(f"sqlite:///{Path(out) / 'study.db'}", Path(out))
+            workspace = Workspace(sqlite_url(Path(out) / "study.db"), Path(out))
             subject = with_precision(subject, workspace)
             subject, found = prepare_budgets(subject, budgets, workspace, display)
             return run_compression(subject, found, candidates, seeds, workspace, display)

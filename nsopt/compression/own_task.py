@@ -40,6 +40,7 @@ from nsopt.settings import Price
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import open_storage
 from nsopt.storage.provenance import provenance
+from nsopt.storage.urls import sqlite_url
 from nsopt.study.presets import StudySettings
 from nsopt.study.task import resolve_precision, write_latency_once
 from nsopt.tasks.supervision import evaluate
@@ -93,7 +94,7 @@ class OwnTask:
         """Open or create a study of this task. Raises NsoptError if other settings wrote it."""
         study = optuna.create_study(
             study_name=f"{self.arch.name}/{kind}",
-            storage=open_storage(f"sqlite:///{self.folder / _STORAGE}"),
+            storage=open_storage(sqlite_url(self.folder / _STORAGE)),
             directions=schema.DIRECTIONS if schema.is_search(kind) else schema.DIRECTIONS[:1],
             load_if_exists=True,
         )
@@ -145,7 +146,7 @@ def read_own_studies(folder: Path, arch: Architecture) -> list[Study]:
     """Return the studies of a network that are stored in a folder."""
     if not (folder / _STORAGE).is_file():
         return []
-    storage = open_storage(f"sqlite:///{folder / _STORAGE}")
+    storage = open_storage(sqlite_url(folder / _STORAGE))
     names = optuna.get_all_study_names(storage)
     mine = [name for name in names if name.startswith(f"{arch.name}/")]
     return [optuna.load_study(study_name=name, storage=storage) for name in mine]

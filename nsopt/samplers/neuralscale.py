@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
@@ -20,7 +20,7 @@ from nsopt.scaling.joint import JointCost
 from nsopt.scaling.law import PowerLaw, ScalingLaw
 from nsopt.scaling.metric import get_metric
 from nsopt.scaling.solve import WidthFit, solve_widths
-from nsopt.storage import internals, trials
+from nsopt.storage import trials
 
 Fit = WidthFit | SgdFit
 Solver = Callable[..., Fit]  # of a law, a cost and a budget
@@ -239,7 +239,7 @@ class NeuralScaleSampler(BaseSampler):
         if key not in self._proposed:
             self._proposed[key] = self._propose_for(trial, budget)
         width = int(self._proposed[key].widths[self._parameters.index(param_name)])
-        if not internals.can_be(param_distribution, width):
+        if not _can_be(param_distribution, width):
             raise NsoptError(
                 f"{param_name} must be able to be {width}, the law's width at a budget of "
                 f"{budget:,}: give suggest_widths another low or high, or widen "
@@ -306,3 +306,10 @@ def _read_cost(cost: str | CostFunction, network: Architecture | Sequence[str]) 
     if not callable(cost):
         raise NsoptError(f"cost must map widths to a cost, as arch.cost('params') does: {cost!r}")
     return cost
+
+
+def _can_be(distribution: BaseDistribution, width: int) -> bool:
+    """Return whether a parameter can be a width."""
+    return isinstance(distribution, IntDistribution) and (
+        width in range(distribution.low, distribution.high + 1, distribution.step)
+    )

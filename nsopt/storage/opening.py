@@ -1,38 +1,55 @@
-"""Open Optuna storages; report their errors in one line."""
+"""Open Optuna storages. Their errors become one line; calls wait while a server is away."""
 
+import functools
+import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback, get_storage
-from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from sqlalchemy.exc import (
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_fixed,
+)
 
-from nsopt.errors import NsoptError
-from nsopt.storage.heartbeats import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS
-from nsopt.storage.internals import Database
-from nsopt.storage.journal import open_journal
-from nsopt.storage.servers import PatientStorage, ProxiedStorage, is_of_grpc
+from nsopt.errors import NsoptError, StorageError
 from nsopt.storage.urls import (
+    GRPC,
+    JOURNAL,
     hide_password,
     hide_values,
-    is_proxy,
-    journal_path,
+    is_sqlite,
     read_url,
-    sqlite_path,
+    sqlite_url,
     storage_file,
 )
 
+_log = logging.getLogger(__name__)
 ARTIFACTS = "artifacts"  # folder of the stored networks, beside the storage
 RUNS = Path("runs")  # default folder of studies
 _GRPC_PORT = 13000
 _CONNECT_SECONDS = 10
 _SQLITE_LOCK_SECONDS = 60
-_CONNECTIONS = {"pool_size": 1, "pool_pre_ping": True}  # keep one open; check it before use
-_MAKING_SECONDS, _MAKING_ATTEMPTS = 0.5, 6  # to create the tables of a new database
+_MAKING_SECONDS, _MAKING_ATTEMPTS = 0.5, 10  # to create the tables of a new database
+_PATIENCE_SECONDS, _RETRY_SECONDS = 300.0, 0.5  # while a server is away
+_BEGINNING = b'{"op_code":'  # of a journal
+_UNAVAILABLE = ("UNAVAILABLE", "CANCELLED")  # names of gRPC's status codes
 
 
 def storage_exists(url: str) -> bool:
@@ -42,8 +59,8 @@ def storage_exists(url: str) -> bool:
 
 
 def is_empty(url: str) -> bool:
-    """Return whether the URL names an existing SQLite file of 0 bytes."""
-    path = sqlite_path(url)
+    """Return whether the URL names an existing file of 0 bytes."""
+    path = storage_file(url)
     return path is not None and path.is_file() and path.stat().st_size == 0
 
 
@@ -59,7 +76,7 @@ def newest_storage(folder: Path = RUNS) -> str:
     found = max(folder.glob("*/study.db"), key=lambda path: path.stat().st_mtime, default=None)
     if found is None:
         raise NsoptError(f"no study is in {folder}/: give --storage")
-    return f"sqlite:///{found}"
+    return sqlite_url(found)
 
 
 def artifacts_beside(url: str, given: Path | None = None) -> Path | None:
@@ -71,95 +88,153 @@ def artifacts_beside(url: str, given: Path | None = None) -> Path | None:
 def open_storage(url: str) -> BaseStorage:
     """Open the storage at `url`, or create it. `grpc://HOST:PORT` is Optuna's proxy.
 
-    All storages have heartbeats, so that trials of dead processes are queued again. If a server
-    stops responding later, the storage waits for it.
+    Its methods raise StorageError if they fail. If a server does not answer, they first try again
+    for five minutes.
 
     Raises:
         NsoptError: if the storage cannot be opened.
     """
-    path, journal = sqlite_path(url), journal_path(url)
     try:
-        with storage_errors(url), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            if is_proxy(url):
-                return _open_proxy(url)
-            if journal is not None:
-                return open_journal(journal)
-            if path is None:
-                return get_storage(_open_database(url, PatientStorage, _CONNECTIONS))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            connecting = {"connect_args": {"timeout": _SQLITE_LOCK_SECONDS}}
-            storage = _open_database(url, Database, connecting)
-            _lock_before_reading(storage.engine)
-            return get_storage(storage)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            return guard(_open(url), url)
     except NsoptError:
         raise
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # of any driver
         raise _make_error(url, error) from None
 
 
-def _open_database(url: str, kind: type[Database], engine: Mapping[str, object]) -> Database:
+def _open(url: str) -> BaseStorage:
+    parts, path = read_url(url), storage_file(url)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if parts.drivername == GRPC:
+        return _open_proxy(parts)
+    if path is not None and parts.drivername == JOURNAL:
+        return _open_journal(path.resolve())
+    return get_storage(_open_database(url))
+
+
+def guard(storage: BaseStorage, url: str) -> BaseStorage:
+    """Let the methods of a storage raise its errors as StorageError, and wait for its server.
+
+    Optuna repeats no call. A call that reached the server before it failed may be repeated, too:
+    of two equal trials one runs (`engine`).
+    """
+    seconds = 0.0 if storage_file(url) or is_sqlite(url) else _PATIENCE_SECONDS
     patience = Retrying(
+        retry=retry_if_exception(_is_outage),
+        wait=wait_fixed(_RETRY_SECONDS),
+        stop=stop_after_delay(seconds),
+        before_sleep=partial(_report, url),
+        reraise=True,
+    )
+    for name in BaseStorage.__abstractmethods__:
+        setattr(storage, name, _guarded(getattr(storage, name), patience, url))
+    return storage
+
+
+def _guarded(method: Callable[..., Any], patience: Retrying, url: str) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return patience(method, *args, **kwargs)
+        except (SQLAlchemyError, StorageInternalError, OSError) as error:
+            raise _make_error(url, error) from None
+        except Exception as error:
+            if _find_grpc_code(error) is None:
+                raise
+            raise _make_error(url, error) from None
+
+    return call
+
+
+def _report(url: str, attempt: RetryCallState) -> None:
+    """Warn once in a call that it is repeated."""
+    if attempt.attempt_number == 1:
+        minutes = f"{_PATIENCE_SECONDS / 60:g} minutes"
+        _log.warning(f"{hide_password(url)} does not answer: trying again for {minutes}")
+
+
+def _is_outage(error: BaseException) -> bool:
+    """Return whether an error may end when the server is back, unlike a value that it refuses."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    return (
+        isinstance(cause, OperationalError | InterfaceError)
+        or _find_grpc_code(error) in _UNAVAILABLE
+    )
+
+
+def _find_grpc_code(error: BaseException) -> str | None:
+    """Return the status of an error of gRPC, which may not be installed; None for other errors."""
+    is_grpc = any(kind.__module__.split(".")[0] == "grpc" for kind in type(error).__mro__)
+    return error.code().name if is_grpc and hasattr(error, "code") else None
+
+
+def _make_error(url: str, error: BaseException) -> StorageError:
+    cause = error.__cause__ or error
+    reason = (str(cause) or str(error) or type(error).__name__).splitlines()[0]
+    return StorageError(f"storage {hide_password(url)} cannot be used: {hide_values(url, reason)}")
+
+
+def _open_proxy(address: sqlalchemy.URL) -> BaseStorage:
+    storage = GrpcStorageProxy(host=address.host or "localhost", port=address.port or _GRPC_PORT)
+    storage.wait_server_ready(timeout=_CONNECT_SECONDS)
+    return storage
+
+
+def _open_journal(path: Path) -> BaseStorage:
+    """Open a journal, or create it. Raises NsoptError if the file is not a journal."""
+    content = path.read_bytes() if path.exists() else b""
+    if not _BEGINNING.startswith(content[: len(_BEGINNING)]):
+        raise NsoptError(f"{path} is not an Optuna journal: give another file")
+    if content and not content.endswith(b"\n"):
+        _cut_unfinished_line(path)
+    try:
+        return JournalStorage(JournalFileBackend(str(path)))
+    except (AssertionError, KeyError, TypeError, ValueError):
+        raise NsoptError(f"the journal {path} is damaged: restore it from a copy") from None
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    """Remove a last line without an end, which a full disk leaves: appending would damage it."""
+    lock = JournalFileSymlinkLock(str(path))
+    lock.acquire()
+    try:
+        with path.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+def _open_database(url: str) -> RDBStorage:
+    """Open a database. Try again if another process has just made the same tables."""
+    file = is_sqlite(url)
+    options = (
+        {"connect_args": {"timeout": _SQLITE_LOCK_SECONDS, "isolation_level": None}}
+        if file
+        else {"pool_size": 1, "pool_pre_ping": True}  # keep one open; check it before use
+    )
+    repeated = Retrying(
         retry=retry_if_exception(_is_made_by_another),
         wait=wait_fixed(_MAKING_SECONDS),
         stop=stop_after_attempt(_MAKING_ATTEMPTS),
         reraise=True,
     )
-    return patience(
-        kind,
-        url,
-        engine_kwargs=dict(engine),
-        heartbeat_interval=HEARTBEAT_SECONDS,
-        grace_period=DEAD_AFTER_SECONDS,
-        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-    )
+    storage: RDBStorage = repeated(RDBStorage, url, engine_kwargs=options)
+    if file:
+
+        @sqlalchemy.event.listens_for(storage.engine, "begin")
+        def lock_before_reading(connection: sqlalchemy.Connection) -> None:
+            """SQLite locks at the first write: two processes could take the same trial."""
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return storage
 
 
 def _is_made_by_another(error: BaseException) -> bool:
     """Return whether an error may mean that another process just made the same tables."""
-    cause = error.__cause__ or error
-    return isinstance(cause, IntegrityError | ProgrammingError) or "already exists" in str(cause)
-
-
-def _lock_before_reading(engine: sqlalchemy.Engine) -> None:
-    """Make SQLite lock the database from the first statement of a transaction.
-
-    By default it locks at the first write. Two processes could then both read that a trial is
-    waiting, and both take it.
-    """
-
-    @sqlalchemy.event.listens_for(engine, "connect")
-    def leave_transactions_to_us(connection, record):  # type: ignore[no-untyped-def]
-        connection.isolation_level = None
-
-    @sqlalchemy.event.listens_for(engine, "begin")
-    def begin(connection: sqlalchemy.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    engine.dispose()
-
-
-def _open_proxy(url: str) -> ProxiedStorage:
-    address = read_url(url)
-    storage = ProxiedStorage(host=address.host or "localhost", port=address.port or _GRPC_PORT)
-    storage.wait_server_ready(timeout=_CONNECT_SECONDS)
-    return storage
-
-
-@contextmanager
-def storage_errors(url: str) -> Iterator[None]:
-    """Turn database errors into an NsoptError that names the storage, without its password."""
-    try:
-        yield
-    except (SQLAlchemyError, StorageInternalError) as error:
-        raise _make_error(url, error) from None
-    except Exception as error:
-        if not is_of_grpc(error):
-            raise
-        raise _make_error(url, error) from None
-
-
-def _make_error(url: str, error: BaseException) -> NsoptError:
-    cause = error.__cause__ or error
-    reason = (str(cause) or str(error) or type(error).__name__).splitlines()[0]
-    return NsoptError(f"storage {hide_password(url)} cannot be used: {hide_values(url, reason)}")
+    causes = error, error.__cause__
+    return any(
+        isinstance(cause, IntegrityError | ProgrammingError) or "already exists" in str(cause)
+        for cause in causes
+    )

@@ -21,7 +21,6 @@ from nsopt.latency.bisection import TimedWidths
 from nsopt.latency.sittings import Timing
 from nsopt.scaling.law import PowerLaw
 from nsopt.settings import differences
-from nsopt.storage.internals import FrozenStudy
 from nsopt.storage.reading import damage, read, read_optional
 
 T = TypeVar("T")
@@ -208,9 +207,9 @@ def read_settings(study: Study) -> dict[str, Any]:
     return dict(attributes[_SETTINGS])
 
 
-def is_ours(study: FrozenStudy) -> bool:
-    """Return whether nsopt created a study."""
-    return _SETTINGS in study.user_attrs
+def is_ours(attributes: Mapping[str, Any]) -> bool:
+    """Return whether nsopt created the study with these attributes."""
+    return _SETTINGS in attributes
 
 
 def claim_for_own_task(study: Study, settings: Mapping[str, Any]) -> None:

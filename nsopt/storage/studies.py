@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import optuna
+from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
@@ -13,18 +14,36 @@ from nsopt.data.source import Source
 from nsopt.errors import NsoptError
 from nsopt.settings import differences
 from nsopt.storage import schema
-from nsopt.storage.internals import FrozenStudy, ListedStudy
 
 _WHITE = 255  # the largest pixel
+
+
+class ListedStudy(Study):
+    """A study with the attributes from a listing of all studies: reading them needs no query.
+
+    `set_user_attr` changes both the storage and this copy.
+    """
+
+    def __init__(self, name: str, storage: BaseStorage, attributes: dict[str, Any]) -> None:
+        super().__init__(name, storage, RandomSampler())
+        self._listed = attributes
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        return self._listed
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        super().set_user_attr(key, value)
+        self._listed[key] = value
 
 
 def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
     """Return nsopt's studies `prefix/METHOD` by method, with their current attributes."""
     studies: dict[str, Study] = {}
-    for found in _list_ours(storage):
-        own, kind = schema.split_name(found.study_name)
+    for name, attributes in _list_ours(storage).items():
+        own, kind = schema.split_name(name)
         if own == prefix:
-            studies[kind] = ListedStudy(found, storage)
+            studies[kind] = ListedStudy(name, storage, attributes)
     return studies
 
 
@@ -39,13 +58,13 @@ def tunings(storage: BaseStorage) -> list[str]:
 
 
 def _list_prefixes(storage: BaseStorage) -> list[str]:
-    return sorted({schema.split_name(study.study_name)[0] for study in _list_ours(storage)})
+    return sorted({schema.split_name(name)[0] for name in _list_ours(storage)})
 
 
-def _list_ours(storage: BaseStorage) -> list[FrozenStudy]:
-    """Return nsopt's studies by name."""
-    ours = [study for study in storage.get_all_studies() if schema.is_ours(study)]
-    return sorted(ours, key=lambda study: study.study_name)
+def _list_ours(storage: BaseStorage) -> dict[str, dict[str, Any]]:
+    """Return the attributes of nsopt's studies, in the order of their names."""
+    found = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
+    return {name: found[name] for name in sorted(found) if schema.is_ours(found[name])}
 
 
 def only_comparison(storage: BaseStorage) -> str:

@@ -215,7 +215,8 @@ def write_run(trial: Trial, provenance: Mapping[str, str]) -> None:
     A retry overwrites both. The provenance of the study is that of its first process.
     """
     own = f"{platform.node()}:{os.getpid()}"
-    internals.write_attributes(trial, {_WORKER: own, _PROVENANCE: _format_provenance(provenance)})
+    trial.set_user_attr(_WORKER, own)
+    trial.set_user_attr(_PROVENANCE, _format_provenance(provenance))
 
 
 def read_worker(trial: FrozenTrial) -> str | None:
@@ -254,8 +255,9 @@ def write_outcome(
         curves: lists with one value per epoch.
     """
     written = {_CURVES: {name: list(values) for name, values in curves.items()}} if curves else {}
-    known = {name: value for name, value in numbers.items() if value is not None}
-    internals.write_attributes(trial, {**known, **written})
+    for name, value in {**numbers, **written}.items():
+        if value is not None:
+            trial.set_user_attr(name, value)
 
 
 def read_outcome(trial: FrozenTrial) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from nsopt.methods.base import Method
 from nsopt.methods.registry import BASELINE
 from nsopt.scaling.metric import MACS
 from nsopt.storage import schema, trials
-from nsopt.storage.queue import missing_points
+from nsopt.storage.engine import missing_points
 from nsopt.storage.trials import Point
 from nsopt.study.comparison import Comparison, choose_reference_budgets, make_reference_points
 from nsopt.study.laws import Laws

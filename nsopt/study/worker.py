@@ -10,7 +10,7 @@ from nsopt.methods.base import Method
 from nsopt.methods.registry import get_method, is_method
 from nsopt.progress import Progress
 from nsopt.storage import schema, trials
-from nsopt.storage.queue import Entry, drain, run_missing
+from nsopt.storage.engine import Job, drain, run_missing
 from nsopt.storage.studies import comparisons, load_studies
 from nsopt.storage.urls import hide_password
 from nsopt.study.cleanup import clear_finished
@@ -49,20 +49,19 @@ class Worker:
         for method, study in self._find_installed(self._session.studies()):
             TrialRunner(self._session, self._laws, method).mend(study)
 
-    def _look(self) -> list[Entry]:
+    def _look(self) -> list[Job]:
         """Return the studies, each with what runs its trials, or None until its law is ready."""
         studies = self._session.studies()
         session = self._session.with_latency_of(studies.values())
         if session is not self._session:
             self._session, self._laws = session, Laws(session)
         self._laws.read(studies)
-        entries = []
+        jobs = []
         for method, study in self._find_installed(studies):
             runner = TrialRunner(session, self._laws, method)
-            ready = runner if self._laws.is_ready(method) else None
-            entries.append(Entry(study, study.get_trials(deepcopy=False), ready))
-        session.progress.overall(*_count_points(entries))
-        return entries
+            jobs.append(Job(study, runner if self._laws.is_ready(method) else None))
+        session.progress.overall(*_count_points(job.study for job in jobs))
+        return jobs
 
     def _find_installed(self, studies: Mapping[str, Study]) -> list[tuple[Method, Study]]:
         """Return the studies whose method is installed here. Other workers run the others."""
@@ -88,15 +87,15 @@ class Worker:
             self._session.progress.message(message)
 
 
-def _count_points(entries: Iterable[Entry]) -> tuple[int, int]:
+def _count_points(studies: Iterable[Study]) -> tuple[int, int]:
     """Return the number of ended points of a comparison, and of all points."""
-    stored = [
+    settled = [
         trial
-        for entry in entries
-        for trial in entry.stored
+        for study in studies
+        for trial in study.get_trials(deepcopy=False)
         if trials.read_point(trial) is not None and trials.is_settled(trial)
     ]
-    return sum(trial.state.is_finished() for trial in stored), len(stored)
+    return sum(trial.state.is_finished() for trial in settled), len(settled)
 
 
 def join(

@@ -11,7 +11,7 @@ from nsopt.compute.checkpoint import remove_checkpoints, remove_empty_folders
 from nsopt.errors import NsoptError
 from nsopt.storage.opening import ARTIFACTS, open_storage, storage_exists
 from nsopt.storage.studies import load_studies
-from nsopt.storage.urls import sqlite_path
+from nsopt.storage.urls import is_sqlite
 
 _CHECKPOINTS = "checkpoints"
 
@@ -49,7 +49,7 @@ class Workspace:
     @property
     def shared(self) -> bool:
         """Whether other processes may be waiting for work."""
-        return self.workers > 1 or sqlite_path(self.url) is None
+        return self.workers > 1 or not is_sqlite(self.url)
 
     @property
     def artifacts(self) -> Path:

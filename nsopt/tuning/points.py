@@ -12,8 +12,8 @@ from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError
 from nsopt.progress import Progress
 from nsopt.storage import trials
+from nsopt.storage.engine import Work, run_trials
 from nsopt.storage.provenance import provenance
-from nsopt.storage.queue import Entry, Work, drain, missing_points, run_missing
 from nsopt.storage.studies import open_study
 from nsopt.storage.trials import TuningPoint
 from nsopt.study.session import Session
@@ -85,40 +85,14 @@ def open_tuning(
 def run_points(
     study: Study, points: Mapping[TuningPoint, Mapping[str, float]], work: Work, progress: Progress
 ) -> None:
-    """Run every point without a settled trial, and trials that a dead process left waiting.
+    """Run every point without a settled trial (`run_trials`).
 
     Args:
         points: the points with the parameters of their trials, empty if a sampler proposes them.
         work: runs the trials.
     """
-    has_reported = False
 
-    def enqueue_missing() -> bool:
-        missing = missing_points(study, points, work.point)
-        for point in missing:
-            trials.enqueue_point(study, point, points[point])
-        return bool(missing)
+    def enqueue(point: TuningPoint) -> None:
+        trials.enqueue_point(study, point, points[point])
 
-    def look() -> list[Entry]:
-        stored = study.get_trials(deepcopy=False)
-        progress.overall(_count_ended(stored, points, work), len(points))
-        return [Entry(study, stored, work)]
-
-    def wait(running: bool) -> None:
-        nonlocal has_reported
-        if running and not has_reported:
-            progress.message("waiting for a trial of another process")
-            has_reported = True
-
-    run_missing(enqueue_missing, lambda: drain(look, wait))
-
-
-def _count_ended(
-    stored: Sequence[FrozenTrial], points: Mapping[TuningPoint, object], work: Work
-) -> int:
-    ended = {
-        work.point(trial)
-        for trial in stored
-        if trials.is_settled(trial) and trial.state.is_finished()
-    }
-    return len(ended & points.keys())
+    run_trials(study, points, enqueue, work, progress)

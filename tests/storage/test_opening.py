@@ -1,16 +1,24 @@
 import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
-from sqlalchemy.exc import OperationalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import InMemoryStorage, RDBStorage, get_storage
+from optuna.study import Study
+from optuna.trial import Trial
+from sqlalchemy import event
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError
 
-from nsopt.errors import NsoptError
-from nsopt.storage.opening import (
-    newest_storage,
-    open_storage,
-    storage_errors,
-    storage_exists,
-)
+from nsopt.errors import NsoptError, StorageError
+from nsopt.storage import opening
+from nsopt.storage.opening import guard, newest_storage, open_storage, storage_exists
+from nsopt.storage.urls import sqlite_url
+from tests.forked import Forked
 
 
 def test_looking_for_a_storage_creates_nothing(tmp_path: Path) -> None:
@@ -58,13 +66,159 @@ def test_a_journal_needs_a_file(url: str) -> None:
         open_storage(url)
 
 
-def test_errors_hide_passwords() -> None:
-    url = "postgresql://me:secret@127.0.0.1:9/x"
-    with pytest.raises(NsoptError) as caught, storage_errors(url):
-        raise OperationalError("select", {}, Exception("could not connect\nat all"))
-    assert "secret" not in str(caught.value)
-    assert "127.0.0.1:9/x cannot be used" in str(caught.value)
+class Failing(InMemoryStorage):
+    """A storage that raises an error at each call, a number of times."""
+
+    def __init__(self, error: Exception, times: int) -> None:
+        super().__init__()
+        self.error, self.left = error, times
+
+    def get_all_studies(self) -> list:
+        self.left -= 1
+        if self.left >= 0:
+            raise self.error
+        return super().get_all_studies()
+
+
+def make_unavailable(code: str) -> Exception:
+    """Return an error of gRPC."""
+    grpc: Any = pytest.importorskip("grpc")
+    kind = type("Unavailable", (grpc.RpcError,), {"code": lambda _: grpc.StatusCode[code]})
+    error: Exception = kind("no\nproxy")
+    return error
+
+
+def wrapped(cause: Exception) -> Exception:
+    """Return an error as Optuna raises it."""
+    error = StorageInternalError("An exception is raised during the commit.")
+    error.__cause__ = cause
+    return error
+
+
+AWAY = Exception("could not connect\nto the server: sesame")
+SERVER = "postgresql://me:sesame@127.0.0.1:9/x"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationalError("select", {}, AWAY),
+        wrapped(OperationalError("select", {}, AWAY)),
+        wrapped(InterfaceError("select", {}, AWAY)),
+        *(make_unavailable(code) for code in ("UNAVAILABLE", "CANCELLED")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_calls_wait_for_a_server_and_say_so_once(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(opening, "_RETRY_SECONDS", 0.0)
+    storage = guard(Failing(error, times=5), SERVER)
+    assert storage.get_all_studies() == []
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "postgresql://me:***@127.0.0.1:9/x does not answer: trying again for 5 minutes"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "url"),
+    [
+        (wrapped(DataError("insert", {}, Exception("value too long"))), SERVER),
+        (wrapped(IntegrityError("insert", {}, Exception("not unique"))), SERVER),
+        (make_unavailable("UNKNOWN"), "grpc://me:sesame@h"),
+        (wrapped(OperationalError("insert", {}, Exception("disk is full"))), "sqlite:///study.db"),
+        (OSError(28, "No space left on device"), "journal:///study.journal"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_that_would_happen_again_is_one_line_at_once(error: Exception, url: str) -> None:
+    storage = guard(Failing(error, times=1), url)
+    with pytest.raises(StorageError, match=r"storage .* cannot be used: ") as caught:
+        storage.get_all_studies()
+    assert "sesame" not in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert storage.get_all_studies() == []
+
+
+def test_the_patience_with_a_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(opening, "_PATIENCE_SECONDS", 0.05)
+    storage = guard(Failing(OperationalError("select", {}, AWAY), times=10**9), SERVER)
+    with pytest.raises(
+        StorageError, match=r"cannot be used: \(builtins.Exception\) could not conn"
+    ):
+        storage.get_all_studies()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda study, _: study.ask(),
+        lambda _, trial: trial.suggest_float("x", 0, 1),
+        lambda _, trial: trial.set_user_attr("note", "n"),
+        lambda study, trial: study.tell(trial, 1.0),
+        lambda study, _: study.get_trials(),
+    ],
+    ids=["ask", "suggest", "attribute", "tell", "read"],
+)
+def test_a_call_is_repeated_at_whichever_statement_the_server_fails(
+    call: Callable[[Study, Trial], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails once, at each of the statements that the call sends."""
+    monkeypatch.setattr(opening, "_RETRY_SECONDS", 0.0)
+    database = RDBStorage(sqlite_url(tmp_path / "study.db"))
+    study = optuna.create_study(storage=guard(get_storage(database), SERVER))
+    sent, away = [0], 0
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def fail(*_: Any) -> None:
+        sent[0] += 1
+        if sent[0] == away:
+            raise OperationalError("", {}, Exception("server closed the connection"))
+
+    while sent[0] >= away:
+        trial = study.ask()
+        sent[0], away = 0, away + 1
+        call(study, trial)
+    assert away > 1
+
+
+def test_errors_of_optuna_itself_stay_as_they_are(tmp_path: Path) -> None:
+    """Optuna catches them, such as that a study exists."""
+    storage = open_storage(sqlite_url(tmp_path / "study.db"))
+    first, again = (
+        optuna.create_study(study_name="s", storage=storage, load_if_exists=True) for _ in range(2)
+    )
+    trial = first.ask()
+    again.tell(trial.number, 1.0)
+    with pytest.raises(UpdateFinishedTrialError):
+        trial.set_user_attr("late", 1)
+
+
+def test_processes_can_create_the_same_storage_at_once(tmp_path: Path) -> None:
+    """Each one creates the tables and a study, several times in new folders."""
+    urls = [sqlite_url(tmp_path / str(number) / "study.db") for number in range(4)]
+    with ExitStack() as stack:
+        start = tmp_path / "start"
+        processes = [stack.enter_context(Forked(create, str(start), urls)) for _ in range(4)]
+        while not all(process.written()[0] == "ready\n" for process in processes):
+            time.sleep(0.05)
+        start.touch()
+        assert [process.wait(timeout=120) for process in processes] == [0] * 4, [
+            process.written() for process in processes
+        ]
+    for url in urls:
+        (study,) = open_storage(url).get_all_studies()
+        assert study.study_name == "s"
+
+
+def create(start: str, urls: Sequence[str]) -> None:
+    print("ready", flush=True)
+    while not Path(start).exists():
+        time.sleep(0.001)
+    for url in urls:
+        optuna.create_study(study_name="s", storage=open_storage(url), load_if_exists=True)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +232,7 @@ def test_errors_hide_passwords() -> None:
     ],
 )
 def test_an_invalid_url_causes_a_one_line_error(url: str, tmp_path: Path) -> None:
-    with pytest.raises(NsoptError, match=r"cannot be|unknown kind") as caught:
+    with pytest.raises(NsoptError, match=r"cannot be|unknown kind|is not a data") as caught:
         open_storage(url.format(folder=tmp_path))
     assert "\n" not in str(caught.value)
     assert "sesame" not in str(caught.value)

@@ -20,12 +20,11 @@ from nsopt.errors import NsoptError
 from nsopt.latency import measure as latency
 from nsopt.latency.runtime import Runtime
 from nsopt.latency.sittings import Latency, choose_latencies
-from nsopt.methods.registry import BASELINE
 from nsopt.progress import Silent
 from nsopt.reports.dashboard import describe_outcomes
 from nsopt.reports.results import read_results
 from nsopt.storage import schema, trials
-from nsopt.storage.queue import claim, run
+from nsopt.storage.engine import run_next
 from nsopt.study import compare, other_workers, timing, worker
 from nsopt.study.cleanup import clear_finished
 from nsopt.study.compare import run_comparison
@@ -148,12 +147,10 @@ def test_a_finished_study_keeps_the_checkpoints_of_other_work(
     own = TrialRunner(session, Laws(session), uniform.methods[0])
     study = comparison.task.open_study(place.storage, "uniform", CPU)
     trials.enqueue_point(study, uniform.points(uniform.methods[0])[0])
-    claimed = study.trials[0]
     leftover = place.checkpoints("vgg11-digits-test/uniform") / "params-1-seed0.pt"
     leftover.parent.mkdir(parents=True)
     leftover.touch()
-    assert claim(study, study.trials, own) is not None
-    assert run(study, claimed, own)
+    assert run_next(study, own)
     clear_finished(session)
     assert all(file.exists() for file in started)
     assert not leftover.exists()
@@ -402,18 +399,16 @@ def test_a_worker_leaves_methods_that_are_not_installed_to_others(
     assert [trial.state for trial in study.trials] == [TrialState.WAITING]
 
 
-def test_a_point_whose_trial_was_lost_is_enqueued_again(
+def test_a_point_whose_trial_failed_is_enqueued_again(
     comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process has failed the trial of a dead one, but not yet enqueued it again."""
+    """An unexpected error in another process fails its trial."""
 
     class Losing(worker.Worker):
         def work(self) -> int:
             study = open_studies(place)["uniform"]
             if len(study.trials) == 2:
-                lost = claim(study, study.trials, TrialRunner(self._session, self._laws, BASELINE))
-                assert lost is not None
-                study.tell(lost.number, state=TrialState.FAIL)
+                study.tell(study.ask(), state=TrialState.FAIL)
             return super().work()
 
     monkeypatch.setattr(compare, "Worker", Losing)

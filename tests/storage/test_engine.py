@@ -1,0 +1,295 @@
+"""Trials that several processes share: each runs once, and none is lost."""
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from nsopt.compute.device import Compute
+from nsopt.errors import DeterministicError, NonFiniteLossError, NoWidthsError, ShortRecordError
+from nsopt.progress import Silent
+from nsopt.storage import engine, internals
+from nsopt.storage.engine import Watch, heartbeat, run_next, run_trials
+from nsopt.storage.opening import open_storage
+from nsopt.storage.trials import is_settled, read_failure
+from nsopt.storage.urls import sqlite_url
+from tests.conftest import free_port
+
+optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+COUNT = 8
+
+
+@contextmanager
+def serve(database: str, port: int) -> Iterator[None]:
+    """Serve a database by Optuna's proxy in a thread of this process."""
+    pytest.importorskip("grpc")
+    from optuna.storages._grpc.server import make_server
+
+    storage = open_storage(database)
+    optuna.get_all_study_summaries(storage)  # as `nsopt proxy` does
+    server = make_server(storage, "localhost", port)
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return sqlite_url(tmp_path / "study.db")
+
+
+@pytest.fixture(params=["sqlite", "journal", "grpc"])
+def any_url(request: pytest.FixtureRequest, tmp_path: Path, url: str) -> Iterator[str]:
+    """The URL of a storage of each kind; tests/e2e/test_cluster.py has PostgreSQL."""
+    if request.param == "grpc":
+        port = free_port()
+        with serve(url, port):
+            yield f"grpc://localhost:{port}"
+    else:
+        yield url if request.param == "sqlite" else f"journal:///{tmp_path / 'study.journal'}"
+
+
+def open_study(url: str) -> optuna.Study:
+    return optuna.create_study(study_name="s", storage=open_storage(url), load_if_exists=True)
+
+
+class Job:
+    """Work that runs every trial with one function; the attribute `point` names its point."""
+
+    compute = Compute(torch.device("cpu"), bf16=False)
+
+    def __init__(self, function: Callable[[Trial], Sequence[float]] = lambda trial: [1.0]) -> None:
+        self.run = function
+        self.failures: list[str] = []
+
+    def point(self, trial: FrozenTrial) -> Hashable:
+        return trial.user_attrs.get("point", trial.number)
+
+    def sampler(self, trial: FrozenTrial) -> BaseSampler:
+        return RandomSampler(seed=0)
+
+    def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
+        self.failures.append(str(error))
+
+
+def states(study: optuna.Study) -> list[str]:
+    return [trial.state.name for trial in study.trials]
+
+
+# Threads share filters of warnings.
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_workers_that_enqueue_the_same_points_run_each_once(
+    any_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them enqueue every point, as commands do that start at the same moment."""
+    monkeypatch.setattr(engine, "POLL_SECONDS", 0.05)
+    studies = [open_study(any_url) for _ in range(3)]  # each with a storage, as in other processes
+    ran: list[int] = []
+
+    def run(trial: Trial) -> list[float]:
+        ran.append(trial.user_attrs["point"])
+        return [float(trial.suggest_int("width", 0, COUNT))]
+
+    def take_part(study: optuna.Study) -> None:
+        def enqueue(point: int) -> None:
+            study.enqueue_trial({"width": point}, user_attrs={"point": point})
+
+        run_trials(study, range(COUNT), enqueue, Job(run), Silent())
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(take_part, studies))
+    assert sorted(ran) == list(range(COUNT))
+    found = studies[0].trials
+    done = [trial for trial in found if trial.state == TrialState.COMPLETE]
+    assert sorted(trial.values[0] for trial in done) == [float(n) for n in range(COUNT)]
+    assert all(t.values == [t.user_attrs["point"]] for t in done)
+    assert all("duplicate_of" in trial.user_attrs for trial in found if trial not in done)
+
+
+def make_failing_job(error: BaseException) -> Job:
+    def fail(trial: Trial) -> list[float]:
+        raise error
+
+    return Job(fail)
+
+
+def test_the_state_of_a_trial_follows_its_objective(url: str) -> None:
+    study = open_study(url)
+    for job in (
+        Job(lambda trial: [2.5]),
+        make_failing_job(NonFiniteLossError("too steep")),
+        make_failing_job(ShortRecordError("no law")),
+        make_failing_job(NoWidthsError("no widths")),
+        make_failing_job(optuna.TrialPruned()),
+    ):
+        study.enqueue_trial({})
+        assert run_next(study, job)
+    for error in (ZeroDivisionError(), KeyboardInterrupt()):
+        study.enqueue_trial({})
+        with pytest.raises(type(error)):
+            run_next(study, make_failing_job(error))
+    assert states(study) == ["COMPLETE", *["FAIL"] * 3, "PRUNED", "FAIL", "WAITING"]
+    assert study.trials[0].values == [2.5]
+    reasons = [read_failure(trial) for trial in study.trials]
+    assert reasons == [None, "too steep", "no law", "no widths", None, None, None]
+    assert [is_settled(trial) for trial in study.trials] == [True] * 5 + [False, True]
+    assert run_next(study, Job())  # the interrupted one
+    assert not run_next(study, Job())
+
+
+def test_a_trial_without_a_sampler_fails_with_its_reason(url: str) -> None:
+    class Helpless(Job):
+        def sampler(self, trial: FrozenTrial) -> BaseSampler:
+            raise NoWidthsError("descent converged at iteration 1")
+
+    study, helpless = open_study(url), Helpless()
+    study.enqueue_trial({})
+    assert run_next(study, helpless)
+    assert states(study) == ["FAIL"]
+    assert read_failure(study.trials[0]) == "descent converged at iteration 1"
+    assert helpless.failures == ["descent converged at iteration 1"]
+
+
+def test_only_the_first_trial_of_a_point_is_run(url: str) -> None:
+    study, numbers = open_study(url), list[int]()
+    for point in ("a", "b", "a", "b", "a"):
+        study.enqueue_trial({}, user_attrs={"point": point})
+
+    def run(trial: Trial) -> list[float]:
+        numbers.append(trial.number)
+        return [1.0]
+
+    while run_next(study, Job(run)):
+        pass
+    assert numbers == [0, 1]
+    assert states(study) == ["COMPLETE"] * 2 + ["FAIL"] * 3
+    assert [t.user_attrs.get("duplicate_of") for t in study.trials] == [None, None, 0, 1, 0]
+
+
+def test_a_point_whose_first_trial_failed_is_run_again(url: str) -> None:
+    study = open_study(url)
+
+    def enqueue(point: str) -> None:
+        study.enqueue_trial({}, user_attrs={"point": point})
+
+    with pytest.raises(ZeroDivisionError):
+        run_trials(study, ["a"], enqueue, make_failing_job(ZeroDivisionError()), Silent())
+    run_trials(study, ["a"], enqueue, Job(), Silent())
+    assert states(study) == ["FAIL", "COMPLETE"]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process is dead after three looks, and a heartbeat comes between two looks."""
+    monkeypatch.setattr(engine, "DEAD_AFTER_LOOKS", 3)
+    monkeypatch.setattr(engine, "HEARTBEAT_SECONDS", 0.02)
+
+
+def look(watch: Watch, study: optuna.Study, looks: int) -> list[str]:
+    """Look some times, with a heartbeat between them; return the states at the end."""
+    for _ in range(looks):
+        time.sleep(0.1)
+        watch.look(study)
+    return states(study)
+
+
+def take(study: optuna.Study) -> FrozenTrial:
+    """Take a trial and leave it running, as a process does that dies at once."""
+    study.enqueue_trial({"width": 3})
+    *_, trial = study.trials
+    assert internals.set_state(study, trial, TrialState.RUNNING)
+    return trial
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_trial_of_a_dead_process_is_run_again(any_url: str) -> None:
+    study, other, watch = open_study(any_url), open_study(any_url), Watch()
+    trial = take(study)
+    with heartbeat(study, trial):
+        assert look(watch, other, 6) == ["RUNNING"]
+    assert look(watch, other, 2) == ["RUNNING"]
+    assert look(watch, other, 2) == ["WAITING"]
+    assert run_next(other, Job(lambda trial: [trial.suggest_int("width", 1, 9)]))
+    assert states(study) == ["COMPLETE"]
+    assert study.trials[0].params == {"width": 3}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_trial_that_is_taken_again_gets_new_time(url: str) -> None:
+    """Its heartbeat is still that of the dead process."""
+    study, watch = open_study(url), Watch()
+    trial = take(study)
+    assert look(watch, study, 4) == ["WAITING"]
+    assert internals.set_state(study, trial, TrialState.RUNNING)
+    assert look(watch, study, 3) == ["RUNNING"]
+    assert look(watch, study, 1) == ["WAITING"]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_trial_stays_alive_while_its_sampler_takes_long_and_writes_fail(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, watch, beats = open_study(url), Watch(), list[object]()
+    write = internals.write_system_attribute
+
+    def fail_every_second_time(*arguments: Any) -> None:
+        beats.append(arguments)
+        if len(beats) % 2:
+            raise OSError("database is locked")
+        write(*arguments)
+
+    class Slow(Job):
+        def sampler(self, trial: FrozenTrial) -> BaseSampler:
+            assert look(watch, open_study(url), 8) == ["RUNNING"]
+            return super().sampler(trial)
+
+    monkeypatch.setattr(internals, "write_system_attribute", fail_every_second_time)
+    study.enqueue_trial({})
+    assert run_next(study, Slow())
+    assert states(study) == ["COMPLETE"]
+    assert len(beats) > 8
+
+
+@pytest.mark.parametrize("state", [TrialState.WAITING, TrialState.COMPLETE, TrialState.FAIL])
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_process_that_only_seemed_dead_keeps_its_result_unless_another_was_faster(
+    url: str, state: TrialState, writes: bool
+) -> None:
+    study = open_study(url)
+    study.enqueue_trial({})
+
+    def run(trial: Trial) -> list[float]:
+        (frozen,) = study.trials
+        values = [7.0] if state == TrialState.COMPLETE else None
+        study._storage.set_trial_state_values(internals.trial_id(frozen), state, values)
+        if writes:
+            trial.set_user_attr("score", 1.0)
+        return [1.0]
+
+    assert run_next(study, Job(run))
+    (trial,) = study.trials
+    expected = {"WAITING": [1.0], "COMPLETE": [7.0], "FAIL": None}[state.name]
+    assert trial.values == expected
+    assert trial.state == (TrialState.FAIL if expected is None else TrialState.COMPLETE)
+
+
+def test_a_proxy_can_restart_before_the_first_parameter_of_a_trial(url: str) -> None:
+    port = free_port()
+    with serve(url, port):
+        study = open_study(f"grpc://localhost:{port}")
+        trial = take(study)
+    with serve(url, port):
+        started = internals.start(study, trial)
+        assert started.suggest_int("width", 1, 9) == 3
+        study.tell(started, 3.0)
+        assert states(study) == ["COMPLETE"]
