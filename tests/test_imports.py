@@ -44,7 +44,7 @@ FLOORS = [
 ]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 LONGEST_FILE = 400
-ATTRIBUTES_ARE_READ_IN = ("schema.py", "trials.py", "internals.py", "reading.py")  # of storage
+ATTRIBUTES_ARE_READ_IN = ("schema.py", "trials.py", "internals.py", "reading.py", "studies.py")
 
 
 @cache

@@ -32,7 +32,6 @@ from nsopt.reports.style import log_axis, method_styles, new_figure
 from nsopt.reports.tables import format_latency, with_deviation
 from nsopt.reports.template import fragment, render_template
 from nsopt.scaling.metric import PARAMS
-from nsopt.storage.opening import storage_errors
 from nsopt.storage.schema import SEARCH
 from nsopt.study.presets import get_preset
 from studies.paper.published import (
@@ -61,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", help="the study as ARCH-DATA-paper, if several are stored")
     options = parser.parse_args(arguments)
     try:
-        with storage_errors(options.storage):
-            results = read_results(options.storage, options.name)
+        results = read_results(options.storage, options.name)
         print(write_paper(results, options.folder))
     except NsoptError as error:
         print(error, file=sys.stderr)

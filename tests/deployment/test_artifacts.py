@@ -65,8 +65,8 @@ def start_trial(study: Study, trained: KeptNetwork) -> Trial:
     point = Point(trained.method, get_metric(trained.metric), trained.budget, trained.seed)
     trials.enqueue_point(study, point)
     waiting = study.get_trials(deepcopy=False)[-1]
-    assert internals.take(study, waiting)
-    return internals.running(study, waiting)
+    assert internals.set_state(study, waiting, TrialState.RUNNING)
+    return internals.start(study, waiting)
 
 
 def end_trial(trial: Trial, trained: KeptNetwork) -> None:
@@ -102,7 +102,7 @@ def test_workers_that_finish_together_keep_the_best_network(study: Study, tmp_pa
 
     def keep_one(seed: int) -> None:
         own_study, trained = studies[seed], make_network(accuracies[seed], seed=seed)
-        own = internals.running(own_study, own_study.trials[started[seed].number])
+        own = internals.start(own_study, own_study.trials[started[seed].number])
         barrier.wait()
         best.keep_if_best(own, trained.content)
         end_trial(own, trained)
