@@ -45,4 +45,6 @@ def proxy(options: ProxyOptions) -> None:
     optuna.get_all_study_summaries(storage, include_best_trial=False)
     console.print(f"serving {hide_password(url)} at grpc://{host}:{port}")
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        optuna.storages.run_grpc_proxy_server(storage, host=f"[{host}]" if ":" in host else host, port=port)
+        optuna.storages.run_grpc_proxy_server(
+            storage, host=f"[{host}]" if ":" in host else host, port=port
+        )
