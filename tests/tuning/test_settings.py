@@ -20,7 +20,7 @@ from nsopt.progress import Silent
 from nsopt.reports.tuning import publish_tuning
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, PARAMS
-from nsopt.storage import queue, schema
+from nsopt.storage import engine, schema
 from nsopt.study.comparison import sizes_of_ratios
 from nsopt.study.learned_latency import with_latency_if_needed
 from nsopt.study.presets import override
