@@ -25,6 +25,7 @@ from nsopt.reports.tables import summary
 from nsopt.reports.words import Verdict, answer
 from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
 from nsopt.storage.studies import quiet_optuna
+from nsopt.storage.urls import sqlite_url
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size, check_sizes, sizes_of_ratios
 from nsopt.study.learned_latency import with_latency_if_needed
@@ -154,7 +155,7 @@ def compare(
         folder = Path(out) if out is not None else Path(temporary)
         if out is not None:
             check_writable(folder, "out=")
-        workspace = Workspace(storage or f"sqlite:///{folder / 'study.db'}", folder)
+        workspace = Workspace(storage or sqlite_url(folder / "study.db"), folder)
         subject = _describe_subject(arch, task, settings or chosen.settings, start)
         limits = get_metric(metric)
         with show_progress(progress) as display, quiet_optuna():

@@ -120,7 +120,6 @@ def _compress_task(options: CompressOptions, budgets: "Sequence[str]") -> None:
     from nsopt.cli.console import console, live_progress
     from nsopt.cli.preparation import prepare, with_known_multiple
     from nsopt.compression.compress import PRESET, compress_subject
-    from nsopt.storage.opening import storage_errors
     from nsopt.study.presets import get_preset, override
 
     if options.workers > 1:
@@ -137,7 +136,7 @@ def _compress_task(options: CompressOptions, budgets: "Sequence[str]") -> None:
         compresses=True,
         timing=options.timing,
     )
-    with storage_errors(workspace.url), live_progress() as progress:
+    with live_progress() as progress:
         result = compress_subject(
             subject, budgets, options.candidates, options.seeds, workspace.folder, progress
         )

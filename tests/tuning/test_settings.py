@@ -80,7 +80,7 @@ def test_trials_that_a_killed_process_left_waiting_are_run(
         raise KeyboardInterrupt  # all points wait, none is taken
 
     with monkeypatch.context() as patch:
-        patch.setattr(queue, "claim", kill)
+        patch.setattr(engine, "run_next", kill)
         with pytest.raises(KeyboardInterrupt):
             run_tuning(tuning, place, Silent())
     study = run_tuning(tuning, place, Silent())
