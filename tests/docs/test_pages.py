@@ -34,10 +34,12 @@ from tests.compression.test_compress import SETTINGS
 from tests.conftest import first_digits
 from tests.forked import Forked
 from tests.latency.brief import measure_briefly
+from tests.models.tracing.operators import install_operators
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 GALLERY = ROOT / "docs" / "gallery.md"
+NEEDS = {"yolo": "ultralytics", "detectors": "torchvision"}  # more than the other pages
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -79,10 +81,17 @@ def test_a_page_begins_with_an_example(page: Path) -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if blocks(page, "python") and page != GALLERY],  # which is tested below
+    [
+        pytest.param(page, marks=pytest.mark.networks) if page.stem in NEEDS else page
+        for page in PAGES
+        if blocks(page, "python") and page != GALLERY  # which is tested below
+    ],
     ids=of_name,
 )
 def test_the_examples_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
+    if page.stem in NEEDS:
+        install_operators()
+        pytest.importorskip(NEEDS[page.stem])
     done = Forked(run_examples, page, cwd=tmp_path).finish()
     assert done.returncode == 0, done.stderr
 
