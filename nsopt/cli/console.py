@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -127,6 +128,7 @@ def user_errors(keeps_results: bool) -> Iterator[None]:
     KeyboardInterrupt in the middle of a library call could corrupt it.
     """
     signal.signal(signal.SIGINT, partial(_leave_at_once, keeps_results, time.monotonic()))
+    usual, warnings.formatwarning = warnings.formatwarning, _format_warning
     try:
         yield
     except NsoptError as error:
@@ -138,6 +140,16 @@ def user_errors(keeps_results: bool) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _stop("error: the disk is full: make room and run the same command again")
+    finally:
+        warnings.formatwarning = usual
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: object = None
+) -> str:
+    """Show a warning as one line, without its place in the code."""
+    name = "warning" if category is UserWarning else category.__name__
+    return printable(f"{name}: {' '.join(str(message).split())}") + "\n"
 
 
 def _stop(message: str) -> NoReturn:

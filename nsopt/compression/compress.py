@@ -20,10 +20,11 @@ from nsopt.compression.classifier_compression import make_task, prepare_budgets,
 from nsopt.compression.own_compression import run_own_compression
 from nsopt.compression.own_task import OwnTask, make_own_task
 from nsopt.compression.result import Compression
+from nsopt.compute.random_state import restore_at_end
 from nsopt.compute.sharing import sharing
 from nsopt.data.images import ImageData
-from nsopt.deployment.trained import check_finite, describe_differences
-from nsopt.errors import NsoptError
+from nsopt.deployment.trained import check_finite, check_has_weights, describe_differences
+from nsopt.errors import NsoptError, shorten
 from nsopt.files import check_writable
 from nsopt.latency.runtime import TORCH, Measure, choose_runtime
 from nsopt.models.architecture import Architecture
@@ -105,9 +106,12 @@ def compress(
     """
     _check_arguments(model, task, budgets, settings, (epochs, candidates, seeds), trainer)
     if out is not None:
+        if not str(out):
+            raise NsoptError("out is empty: name a folder, or leave it out")
         check_writable(Path(out), "out=")
     timed_in = choose_runtime(runtime, measure, latency_batch_size)
     arch = arch and arch.with_latency(None)  # measured as timed_in does, beside the trained network
+    check_has_weights(model)
     model = copy_model(model).cpu().eval()
     check_finite(model, "the model")
     if arch is not None:
@@ -116,6 +120,7 @@ def compress(
     settings = override(settings, {"training": {"epochs": epochs}})
     with ExitStack() as stack:
         stack.enter_context(quiet_optuna())
+        stack.enter_context(restore_at_end())
         if out is None:
             out = stack.enter_context(tempfile.TemporaryDirectory(prefix="nsopt-"))
         display = stack.enter_context(show_progress(progress))
@@ -178,7 +183,7 @@ def _check_arguments(
 ) -> None:
     """Raise NsoptError for arguments of the wrong type, small numbers, and invalid budgets."""
     if not isinstance(model, nn.Module):
-        raise NsoptError(f"give a torch.nn.Module with its weights, not {model!r:.50}")
+        raise NsoptError(f"give a torch.nn.Module with its weights, not {shorten(model)}")
     check_task(task)
     if isinstance(budgets, str) or not isinstance(budgets, Sequence):
         raise NsoptError("budgets must be a list of words: ['macs=50%', 'latency=5ms']")
@@ -189,7 +194,7 @@ def _check_arguments(
     if not all(isinstance(number, int) and number >= 1 for number in numbers):
         raise NsoptError("epochs, candidates and seeds must be at least 1, and whole numbers")
     if trainer is not None and not callable(trainer):
-        raise NsoptError(f"trainer must be a function, not {trainer!r:.50}")
+        raise NsoptError(f"trainer must be a function, not {shorten(trainer)}")
     if trainer is not None and isinstance(task, ImageData):
         raise NsoptError("trainer= needs an nsopt.Task with your own batches, loss and score")
     check_words(budgets)

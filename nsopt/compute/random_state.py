@@ -77,6 +77,21 @@ def keep_random_state(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
+def restore_at_end() -> Iterator[None]:
+    """Restore the CPU's random numbers after a long block; other threads may draw meanwhile.
+
+    Networks may draw even in evaluation mode.
+    """
+    with _generators:
+        before = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        with _generators:
+            torch.set_rng_state(before)
+
+
+@contextmanager
 def _make_cudnn_reproducible() -> Iterator[None]:
     """Make cuDNN choose the same kernels every time; its other settings, such as TF32, stay."""
     cudnn = torch.backends.cudnn

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nsopt.arguments import checked
 from nsopt.deployment.kept import KeptNetwork, load_network
+from nsopt.deployment.trained import explain_exported
 from nsopt.errors import unknown_name
 from nsopt.files import written_beside
 from nsopt.models.architecture import Architecture
@@ -86,7 +87,8 @@ def load_exported(
         arch: see `load_network`.
 
     Raises:
-        NsoptError: for an unknown format, or if a package is missing that the format needs.
+        NsoptError: for an unknown format, a missing or foreign file, or if a package is missing
+            that the format needs.
 
     Examples:
         >>> predict = nsopt.load_exported("small.onnx", "onnx")
@@ -95,7 +97,8 @@ def load_exported(
     if format not in _FORMATS:
         raise unknown_name("format", format, _FORMATS)
     _, read = _FORMATS[format]
-    return read(Path(path), arch)
+    with explain_exported(Path(path)):
+        return read(Path(path), arch)
 
 
 def _write_onnx(network: KeptNetwork, path: Path) -> None:

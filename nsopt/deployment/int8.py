@@ -14,6 +14,7 @@ from nsopt.arguments import checked
 from nsopt.compute.device import resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.data.images import ImageData
+from nsopt.deployment.trained import explain_exported
 from nsopt.files import written_beside
 from nsopt.latency.measure import pause_garbage_collection
 from nsopt.latency.runtime import time_pass
@@ -62,7 +63,7 @@ def quantise(
         The faster form, and the milliseconds of all forms.
 
     Raises:
-        NsoptError: if a package is missing.
+        NsoptError: if a package is missing, or for a missing or foreign file.
 
     Examples:
         >>> nsopt.export(nsopt.load_network("small.pt"), "small.onnx")
@@ -70,7 +71,8 @@ def quantise(
     """
     images = data.train.first_of_each(_PER_CLASS)
     batches = list(images.scaled_parts(BATCH_SIZE))
-    network = OnnxNetwork(Path(exported))
+    with explain_exported(Path(exported)):
+        network = OnnxNetwork(Path(exported))
     with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
         integers = write_int8(Path(exported), Path(folder), map(network.name_inputs, batches))
         runs = {FLOAT: network} | {form: OnnxNetwork(file) for form, file in integers.items()}

@@ -8,8 +8,9 @@ from typing import Any
 from zipfile import BadZipFile
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, short_reason
 from nsopt.models.architecture import Architecture, build_to_fill, shapes_of
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.storage.weights_file import read_weights
@@ -60,6 +61,13 @@ def _build(arch: Architecture, state: Mapping[str, Tensor], origin: str) -> nn.M
     return model.eval()
 
 
+def check_has_weights(model: nn.Module) -> None:
+    """Raise NsoptError if tensors have no values: lazy modules, or the meta device."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor) or tensor.is_meta:
+            raise NsoptError(f"{name} of the model has no values: give a network with its weights")
+
+
 def check_finite(model: nn.Module, origin: str) -> None:
     """Raise NsoptError if a weight is NaN or infinite, or a buffer NaN; masks may be infinite."""
     weights = dict(model.named_parameters())
@@ -98,6 +106,19 @@ def explain_reading(path: Path | str, writer: str) -> Iterator[None]:
             f"cannot read weights from {path}: {writer} did not write this file "
             f"({type(error).__name__})"
         ) from None
+
+
+@contextmanager
+def explain_exported(path: Path) -> Iterator[None]:
+    """Turn any error while an exported file is read into an NsoptError of one line."""
+    if not path.is_file():
+        raise NsoptError(f"there is no file {path}: write one with nsopt.export")
+    try:
+        yield
+    except NsoptError:
+        raise
+    except Exception as error:  # onnxruntime and torch raise anything for a foreign file
+        raise NsoptError(f"nsopt.export did not write {path} ({short_reason(error)})") from None
 
 
 def _find_state(content: Mapping[str, Any]) -> dict[str, Tensor]:

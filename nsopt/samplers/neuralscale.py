@@ -12,7 +12,7 @@ from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from nsopt.arguments import checked
-from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.errors import NoWidthsError, NsoptError, shorten
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.algorithm3 import SgdFit
 from nsopt.scaling.cost import CostFunction
@@ -66,6 +66,8 @@ def suggest_widths(
     lowest = least if low is None else low
     highest = base * _WIDER if high is None else high
     ranges = np.broadcast_arrays(lowest, highest, base)[:2]
+    if step < 1 or (ranges[0] < 1).any() or (ranges[0] > ranges[1]).any():
+        raise NsoptError("low and step must be at least 1, and low at most high")
     return tuple(
         trial.suggest_int(
             trials.width_parameter(name), int(least), int(most), log=log and step == 1, step=step
@@ -304,7 +306,9 @@ def _read_cost(cost: str | CostFunction, network: Architecture | Sequence[str]) 
             raise NsoptError(f"cost={cost!r} needs the network: give arch for arch.layer_names")
         return get_metric(cost).cost(network)
     if not callable(cost):
-        raise NsoptError(f"cost must map widths to a cost, as arch.cost('params') does: {cost!r}")
+        raise NsoptError(
+            f"cost must map widths to a cost, as arch.cost('params') does: {shorten(cost)}"
+        )
     return cost
 
 

@@ -221,7 +221,7 @@ class PowerLaw:
             error = FitError.from_dict(data["error"]) if data.get("error") else None
             r2 = data.get("r2", [float("nan")] * len(alpha))
             return cls(alpha, beta, r2, error, data.get("recorded"))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except Exception as error:  # `data` may be anything
             raise NsoptError(
                 f"not a law: alpha, beta and r2 need one number per layer ({error})"
             ) from None

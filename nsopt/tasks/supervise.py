@@ -2,7 +2,7 @@
 
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, shorten
 from nsopt.settings import SgdSettings
 from nsopt.tasks.classification import classify
 from nsopt.tasks.supervision import Supervision
@@ -27,5 +27,5 @@ def check_task(task: object) -> None:
     if not isinstance(task, Task | ImageData):
         raise NsoptError(
             f"give an nsopt.Task or an nsopt.ImageData, such as nsopt.load_data('digits'), not "
-            f"{task!r:.50}"
+            f"{shorten(task)}"
         )

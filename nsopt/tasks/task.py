@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.compute.device import Compute, place
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, shorten
 from nsopt.models.inputs import call_network
 from nsopt.models.layout import inputs_for, layout_of
 from nsopt.models.tracing.originals import copy_model
@@ -77,11 +77,11 @@ class Task:
         for name in ("loss", "score", "test", "distance", "trainer"):
             function = getattr(self, name)
             if function is not None and not callable(function):
-                raise NsoptError(f"{name} of a task must be a function, not {function!r:.50}")
+                raise NsoptError(f"{name} of a task must be a function, not {shorten(function)}")
         if not isinstance(self.name, str) or not self.name or "/" in self.name:
-            raise NsoptError(f"name of a task must be a word without '/', not {self.name!r:.50}")
+            raise NsoptError(f"name of a task must be a word without '/', not {shorten(self.name)}")
         if not isinstance(self.score_name, str) or not self.score_name:
-            raise NsoptError(f"score_name of a task must be a word, not {self.score_name!r:.50}")
+            raise NsoptError(f"score_name of a task must be a word, not {shorten(self.score_name)}")
 
     @cached_property
     def inputs(self) -> Any:
@@ -128,7 +128,7 @@ class ScoreEvaluation:
         except (TypeError, ValueError, OverflowError):
             self.score = math.nan
         if not math.isfinite(self.score):
-            raise NsoptError(f"the score must be a finite number, not {value!r:.50}")
+            raise NsoptError(f"the score must be a finite number, not {shorten(value)}")
 
     def start_over(self) -> None:
         self.score = math.nan

@@ -15,6 +15,7 @@ from nsopt.scaling.metric import (
     MACS,
     PARAMS,
     Joint,
+    Metric,
     get_metric,
     read_budgets,
 )
@@ -34,6 +35,19 @@ from nsopt.scaling.solve import solve_widths
 )
 def test_budgets_are_read_with_units(text: str, budget: int) -> None:
     assert PARAMS.read(text) == MACS.read(text) == budget
+
+
+def test_a_budget_below_one_is_taken_for_a_share() -> None:
+    with pytest.raises(NsoptError, match=r"0\.5 MACs are less than one: did you mean 50%\?"):
+        MACS.read("0.5")
+
+
+@pytest.mark.parametrize("metric", [PARAMS, MACS, FLASH, LATENCY], ids=str)
+def test_a_budget_of_any_length_is_one_short_sentence(metric: Metric) -> None:
+    for text in ("9" * 400, "9" * 100_000, "x" * 100_000):
+        with pytest.raises(NsoptError) as caught:
+            metric.read(text)
+        assert len(str(caught.value)) < 200
 
 
 @given(st.integers(1, 10**12))

@@ -101,9 +101,14 @@ def _fix_groups(
 
 
 def _move_to_cpu(module: nn.Module) -> nn.Module:
-    """Return `module` itself if it is on the CPU or on the meta device, else a copy on the CPU."""
-    there = {tensor.device.type for tensor in tensors_of(module).values()}
-    return module if there in ({"cpu"}, {"meta"}) else copy_model(module).cpu()
+    """Return `module` itself if it is on the CPU or on the meta device, else a copy on the CPU.
+
+    A network that was made in inference mode is copied, too: its tensors cannot be differentiated.
+    """
+    tensors = tensors_of(module).values()
+    is_there = {tensor.device.type for tensor in tensors} in ({"cpu"}, {"meta"})
+    is_usable = is_there and not any(tensor.is_inference() for tensor in tensors)
+    return module if is_usable else copy_model(module).cpu()
 
 
 def _trace_modes(template: nn.Module, run: LabelledRun) -> TracedNetwork:

@@ -384,3 +384,13 @@ def test_init_overrides_the_inferred_initialisation() -> None:
     arch = trace(awkward.Chunks(), torch.randn(2, 3, 32, 32), init=ones)
     model = arch.build(arch.base_widths)
     assert all(bool((parameter == 1).all()) for parameter in model.parameters())
+
+
+def test_inference_mode_of_the_caller_does_not_matter() -> None:
+    """The network may even have been made there."""
+    outside = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    with torch.inference_mode():
+        inside = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+        found = [nsopt.trace(each, torch.zeros(2, 1, 8, 8)) for each in (outside, inside)]
+    assert [arch.base_widths for arch in found] == [(4,), (4,)]
+    assert torch.equal(inside[0].weight, found[1].network.template[0].weight)

@@ -1,0 +1,127 @@
+"""No public function changes the caller's random numbers."""
+
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from torch import nn
+
+import nsopt
+from tests.latency.brief import learn_briefly
+
+LAW = nsopt.uniform_curve([8, 8])
+# Classes, and functions that only look up, register or take apart what others made.
+TRIVIAL = {"get_preset", "register_method", "architectures", "uniform_curve"}
+
+
+class Dropping(nn.Module):
+    """A network that draws random numbers even in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, stride=2)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(8), nn.BatchNorm2d(8)])
+        self.last = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norms[0](self.first(nn.functional.dropout(x, 0.1))).relu()
+        return self.last(self.norms[1](self.second(x)).relu().mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], Any]]:
+    """Each public function with arguments."""
+    folder = tmp_path_factory.mktemp("calls")
+    images = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8)
+    labelled = (images, torch.arange(60) % 10)
+    data = nsopt.ImageData.from_arrays(labelled, labelled, labelled)
+    model = Dropping().eval()
+    arch = nsopt.trace(model, torch.rand(2, 1, 8, 8))
+    table = nsopt.get_architecture("vgg11", in_channels=1)
+    params, base = arch.cost("params"), arch.base_widths
+    training = nsopt.TrainSettings(epochs=1, batch_size=16)
+    search = nsopt.SearchSettings(
+        iterations=1, pretrain_epochs=1, prune_every=1, filters_per_step=1, batch_size=16
+    )
+    preset = nsopt.get_preset("compress").settings
+    brief = preset.updated(search=search, training=preset.training.updated(batch_size=16))
+    compressed = partial(
+        nsopt.compress, model, data, ["params=60%"], epochs=1, candidates=1, settings=brief
+    )
+    result = compressed()
+    network = result["params=60%"].network
+    weights, kept = folder / "weights.pt", folder / "kept.pt"
+    nsopt.export(network, kept, "state_dict")
+    trial = optuna.trial.FixedTrial({f"width_{name}": 4 for name in arch.layer_names})
+    return {
+        "compress": compressed,
+        "load_data": lambda: nsopt.load_data("digits"),
+        "export": lambda: nsopt.export(network, weights, "state_dict"),
+        "load_exported": lambda: nsopt.load_exported(kept, "state_dict", arch),
+        "load_network": lambda: nsopt.load_network(kept, arch),
+        "load_weights": lambda: nsopt.load_weights(kept, arch),
+        "with_latency": lambda: nsopt.with_latency(table),
+        "measure_latency": lambda: nsopt.measure_latency(model, (1, 8, 8), repeats=5, warmup=1),
+        "solve_measured_widths": lambda: nsopt.solve_measured_widths(
+            arch, LAW, 1000.0, max_width=8
+        ),
+        "get_architecture": lambda: nsopt.get_architecture("torchvision:squeezenet1_1"),
+        "trace": lambda: nsopt.trace(model, torch.zeros(2, 1, 8, 8)),
+        "search": lambda: nsopt.search(arch, data, search),
+        "suggest_widths": lambda: nsopt.suggest_widths(trial, arch),
+        "solve_widths": lambda: nsopt.solve_widths(LAW, params, params(base)),
+        "solve_widths_sgd": lambda: nsopt.solve_widths_sgd(LAW, params, params(base), max_steps=2),
+        "law_distance": lambda: nsopt.law_distance(LAW, LAW, params, base),
+        "train": lambda: nsopt.train(arch, base, data, training),
+        "prune": lambda: arch.prune(model, [range(4) for _ in base]),
+        "NeuralScaleSampler": lambda: nsopt.NeuralScaleSampler(LAW, params, arch, budgets=500),
+    }
+
+
+def read_state() -> list[Any]:
+    return [torch.get_rng_state().tolist(), repr(np.random.get_state()), random.getstate()]
+
+
+NAMES = [
+    *("compress", "load_data", "export", "load_exported", "load_network", "load_weights"),
+    *("with_latency", "measure_latency", "solve_measured_widths", "get_architecture", "trace"),
+    *("search", "suggest_widths", "solve_widths", "solve_widths_sgd", "law_distance", "train"),
+    *("prune", "NeuralScaleSampler"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_function_keeps_the_random_numbers_of_its_caller(
+    name: str, calls: dict[str, Callable[[], Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    learn_briefly(monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    before = read_state()
+    calls[name]()
+    assert read_state() == before
+
+
+def test_every_public_function_is_called() -> None:
+    functions = {
+        name
+        for name in nsopt.__all__
+        if callable(value := getattr(nsopt, name)) and not isinstance(value, type)
+    }
+    assert functions - TRIVIAL - {"quantise", "compare"} <= set(NAMES)
+
+
+def test_a_new_network_follows_the_callers_seed() -> None:
+    """As every module of torch does."""
+    arch = nsopt.get_architecture("vgg11", in_channels=1)
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        weights.append(torch.cat([p.flatten() for p in arch.build([2] * 8).parameters()]))
+    assert torch.equal(*weights)
