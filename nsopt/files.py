@@ -168,5 +168,5 @@ def cache_folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"nsopt-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.lstat().st_uid != os.getuid() or not folder.is_dir() or folder.is_symlink():
-        raise NsoptError(f"{folder} belongs to another user: set XDG_CACHE_HOME to a folder")
+        raise NsoptError(f"{folder} belongs to another user: name a folder in XDG_CACHE_HOME")
     return folder

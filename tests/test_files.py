@@ -49,7 +49,7 @@ def test_a_temporary_folder_of_another_user_is_not_used(
     monkeypatch.setenv("HOME", "/dev/null")
     (tmp_path / "theirs").mkdir()
     (tmp_path / f"nsopt-{os.getuid()}").symlink_to(tmp_path / "theirs")
-    with pytest.raises(NsoptError, match="belongs to another user: set XDG_CACHE_HOME"):
+    with pytest.raises(NsoptError, match="belongs to another user: name a folder"):
         cache_folder()
 
 

@@ -48,7 +48,9 @@ def read_arrays(part: str, pair: Any) -> tuple[Tensor, Tensor]:
     if classes.min() < 0:
         raise NsoptError(f"{part} labels must be at least 0, got {classes.min()}")
     if classes.max() > _HIGHEST:
-        raise NsoptError(f"{part} labels go up to {classes.max()}: number the classes from 0")
+        raise NsoptError(
+            f"{part} labels go up to {classes.max()}: number classes from 0, and check them"
+        )
     return (
         torch.from_numpy(np.ascontiguousarray(pixels)),
         torch.from_numpy(classes.astype(np.int64)),
@@ -137,7 +139,9 @@ def _convert_array(part: str, values: Any) -> NDArray[Any]:
     try:
         return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise NsoptError(f"{part} is not an array: {short_reason(error)}") from None
+        raise NsoptError(
+            f"{part} is not an array ({short_reason(error)}): give images and labels"
+        ) from None
 
 
 def format_shape(shape: Sequence[int]) -> str:

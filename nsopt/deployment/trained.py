@@ -118,7 +118,9 @@ def explain_exported(path: Path) -> Iterator[None]:
     except NsoptError:
         raise
     except Exception as error:  # onnxruntime and torch raise anything for a foreign file
-        raise NsoptError(f"nsopt.export did not write {path} ({short_reason(error)})") from None
+        raise NsoptError(
+            f"nsopt.export did not write {path} ({short_reason(error)}): write it again"
+        ) from None
 
 
 def _find_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -133,7 +135,7 @@ def _find_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
         raise NsoptError(
             "it contains no named tensors"
             if not others
-            else f"it contains several networks ({', '.join(map(str, others))}): store one alone"
+            else f"it contains several networks ({', '.join(map(str, others))}): give a file of one"
         )
     return found[0]
 

@@ -86,7 +86,9 @@ class Count(Metric):
         number = _multiply(match[1], _UNITS[match[2]])
         if 0 < number < 1:
             share = f"{100 * number:g}%"
-            raise NsoptError(f"{text} {self.unit} are less than one: did you mean {share}?")
+            raise NsoptError(
+                f"{text} {self.unit} are less than one: did you mean {share}? write a %"
+            )
         return round(number)
 
     def show(self, budget: float) -> str:

@@ -94,6 +94,8 @@ def check_address(host: str, port: int) -> None:
             probe.bind(address)
     except (OSError, UnicodeError) as error:
         is_taken = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
-        cure = "try another --port" if is_taken else "give an address of this machine as --host"
+        option = "--port" if is_taken else "--host"
         reason = getattr(error, "strerror", None) or error
-        raise NsoptError(f"cannot serve on {host}:{port} ({reason}): {cure}") from None
+        raise NsoptError(
+            f"cannot serve on {host}:{port} ({reason}): try another {option}"
+        ) from None

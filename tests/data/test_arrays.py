@@ -63,7 +63,7 @@ GOOD = (draw_pixels(10, 3, 8, 8), np.arange(10) % 2)
         ((GOOD[0], GOOD[1]), {"classes": 5}, "classes must be a list of names, not 5"),
         (GOOD[0], {}, "train must be a pair of images and labels, not ndarray"),
         (None, {}, "train must be a pair of images and labels, not NoneType"),
-        (([[1], [1, 2]], GOOD[1]), {}, "train is not an array: setting an array element"),
+        (([[1], [1, 2]], GOOD[1]), {}, r"train is not an array \(setting an array element"),
     ],
 )
 def test_invalid_arrays_raise_an_error(train: Any, options: Any, message: str) -> None:

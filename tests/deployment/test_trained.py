@@ -46,7 +46,7 @@ def test_one_of_several_networks_in_a_file_is_not_guessed(
     file, state = tmp_path / "weights.pt", narrow.build(narrow.base_widths).state_dict()
     torch.save({"generator": state, "critic": state}, file)
     with pytest.raises(
-        NsoptError, match=r"several networks \(generator, critic\): store one alone"
+        NsoptError, match=r"several networks \(generator, critic\): give a file of one"
     ):
         load_trained(file, narrow)
 
