@@ -139,7 +139,8 @@ def compare(
             other settings wrote.
 
     Examples:
-        >>> study = nsopt.compare(arch, nsopt.load_data("digits"), ratios=[0.25], preset="smoke")
+        >>> data = nsopt.load_data("digits")
+        >>> study = nsopt.compare(arch, data, ["uniform"], ratios=[0.25, 0.5], preset="smoke")
         >>> print(study.answer[0])
         >>> study.report("report")
     """

@@ -1,7 +1,9 @@
 """Text and progress bars on a terminal, for commands and for long calls from Python."""
 
+import logging
 import re
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -11,13 +13,15 @@ from rich.progress import Progress as RichBars
 from rich.segment import Segment
 
 from nsopt.notebook import NotebookProgress
-from nsopt.progress import Progress, Silent
+from nsopt.progress import Progress
 
 # Control characters, marks that change the direction of text, and surrogates, which cannot be
 # encoded.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+
+_PAUSE, _LOGGED_PAUSE = 5.0, 30.0  # seconds
 
 
 def printable(text: str) -> str:
@@ -65,6 +69,45 @@ class LiveProgress:
         self._bars.console.print(text)
 
 
+class LineProgress:
+    """A `Progress` without a terminal: writes every message, phases, and a step now and then.
+
+    Args:
+        write: writes a line of text.
+        steps: whether to write phases and steps; a process that another one started writes only
+            messages.
+        pause: seconds after a line before the next phase or step is written.
+    """
+
+    def __init__(
+        self, write: Callable[[str], None], steps: bool = True, pause: float = _PAUSE
+    ) -> None:
+        self._write, self._steps, self._pause = write, steps, pause
+        self._whole = ""
+        self._task, self._done, self._total = "", 0, 0
+        self._last_line = time.monotonic()
+
+    def overall(self, done: int, total: int) -> None:
+        self._whole = f"{describe_task(done, total)}, " if total else ""
+
+    def start(self, task: str, total: int) -> None:
+        self._task, self._done, self._total = task, 0, total
+        self._write_if_due(f"{self._whole}{task}")
+
+    def advance(self, detail: str = "") -> None:
+        self._done += 1
+        step = f"{self._whole}{self._task}: {self._done} of {self._total}"
+        self._write_if_due(f"{step}, {detail}" if detail else step)
+
+    def message(self, text: str) -> None:
+        self._write(printable(text))
+        self._last_line = time.monotonic()
+
+    def _write_if_due(self, text: str) -> None:
+        if self._steps and time.monotonic() - self._last_line > self._pause:
+            self.message(text)
+
+
 def describe_task(done: int, total: int) -> str:
     """Return which training or score of a study runs."""
     return f"task {min(done + 1, total)} of {total}"
@@ -86,7 +129,10 @@ def show_bars(console: PlainConsole) -> Iterator[LiveProgress]:
 
 @contextmanager
 def show_progress(progress: Progress | None) -> Iterator[Progress]:
-    """Yield `progress`, or by default bars on a terminal or in Jupyter, and silence elsewhere."""
+    """Yield `progress`, or by default bars on a terminal or in Jupyter.
+
+    Elsewhere messages, phases and a step every half minute go to the logger `nsopt`, at level INFO.
+    """
     console = PlainConsole()
     if progress is None and console.is_jupyter:
         from IPython.display import display  # noqa: PLC0415  (only notebooks have it)
@@ -96,7 +142,7 @@ def show_progress(progress: Progress | None) -> Iterator[Progress]:
         bar.finish()
         return
     if progress is not None or not console.is_terminal:
-        yield progress or Silent()
+        yield progress or LineProgress(logging.getLogger("nsopt").info, pause=_LOGGED_PAUSE)
         return
     with show_bars(console) as bars:
         yield bars

@@ -1,5 +1,7 @@
 """Progress of long calls from Python."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -51,8 +53,20 @@ def test_learning_milliseconds_shows_its_steps_on_a_terminal(
     assert "learning this device's latency" in capsys.readouterr().out
 
 
-def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with show_progress(None) as progress:
-        progress.start("searching", 1)
-        progress.message("a message")
-    assert capsys.readouterr().out == ""
+def test_progress_goes_to_the_log_without_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("nsopt.terminal.time.monotonic", lambda: now[0])
+    for level, seen in ((logging.WARNING, []), (logging.INFO, ["a message", "searching: 2 of 3"])):
+        caplog.clear()
+        with caplog.at_level(level, "nsopt"), show_progress(None) as progress:
+            progress.message("a message")
+            progress.start("searching", 3)
+            progress.advance()
+            now[0] += 31
+            progress.advance()
+        assert [record.message for record in caplog.records] == seen
+    assert capsys.readouterr().out == "", "a library call is quiet"

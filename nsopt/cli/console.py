@@ -17,12 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from nsopt.errors import NsoptError
-from nsopt.terminal import LiveProgress, PlainConsole, describe_task, printable, show_bars
+from nsopt.terminal import LineProgress, LiveProgress, PlainConsole, printable, show_bars
 
 _USER_ERROR = 2
 _INTERRUPTED = 130
 _READER_LEFT = 1  # as Rich exits then
-_SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_UNKEPT = 30.0  # a search or a training is kept from then on
 _NARROW = 80  # columns of a terminal
 _UNLIMITED = 10_000
@@ -72,35 +71,9 @@ def print_storage(url: str) -> None:
     console.print(f"storage: {hide_password(url)}", soft_wrap=True)
 
 
-class LineProgress:
-    """A `Progress` for a pipe or a file: prints every message, and a step every few seconds.
-
-    Args:
-        steps: whether to print steps; a process that another one started prints only messages.
-    """
-
-    def __init__(self, steps: bool) -> None:
-        self._steps = steps
-        self._whole = ""
-        self._task, self._done, self._total = "", 0, 0
-        self._last_line = time.monotonic()
-
-    def overall(self, done: int, total: int) -> None:
-        self._whole = f"{describe_task(done, total)}, " if total else ""
-
-    def start(self, task: str, total: int) -> None:
-        self._task, self._done, self._total = task, 0, total
-        self._last_line = time.monotonic()  # steps done before an interruption print no line
-
-    def advance(self, detail: str = "") -> None:
-        self._done += 1
-        if self._steps and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-            step = f"{self._whole}{self._task}: {self._done} of {self._total}"
-            self.message(f"{step}, {detail}" if detail else step)
-
-    def message(self, text: str) -> None:
-        print(printable(text), flush=True)
-        self._last_line = time.monotonic()
+def print_line(text: str) -> None:
+    """Print a line at once, also into a pipe or a file."""
+    print(text, flush=True)
 
 
 @contextmanager
@@ -111,7 +84,7 @@ def live_progress(for_another: bool = False) -> Iterator[LiveProgress | LineProg
         for_another: whether another process started this one and prints its messages.
     """
     if for_another or not console.is_terminal:
-        yield LineProgress(steps=not for_another)
+        yield LineProgress(print_line, steps=not for_another)
         return
     with show_bars(console) as bars:
         yield bars

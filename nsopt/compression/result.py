@@ -126,7 +126,7 @@ class Compression:
     def results(self) -> Results:
         """All trainings and measurements. Raises NsoptError if the task is not of images."""
         if not isinstance(self.origin, Results):
-            raise NsoptError("nsopt keeps tables of all trainings only for tasks of images")
+            raise NsoptError("nsopt keeps all trainings only for images: use .networks and .dense")
         return self.origin
 
     def rows(self) -> list[dict[str, str]]:

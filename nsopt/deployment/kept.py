@@ -94,7 +94,7 @@ class KeptNetwork:
     def test_accuracy(self) -> float:
         """Test accuracy (%) of a classifier of images. Raises NsoptError without a test."""
         if self.test_score is None:
-            raise NsoptError("the task of this network has no test")
+            raise NsoptError("the task of this network has no test: use .score")
         return self.test_score
 
     @property

@@ -25,7 +25,7 @@ def count_examples(inputs: Any) -> int:
     for tensor in tree_leaves(inputs):
         if isinstance(tensor, Tensor) and tensor.ndim:
             return len(tensor)
-    raise NsoptError("the inputs of the network contain no tensor of a batch")
+    raise NsoptError("the inputs of the network need a tensor whose first dimension is the batch")
 
 
 def resize_batch(inputs: Any, size: int) -> Any:

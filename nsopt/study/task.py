@@ -68,7 +68,7 @@ class Task:
     def images(self) -> ImageData:
         """Its images. Raises NsoptError if its data are not images."""
         if not isinstance(self.data, ImageData):
-            raise NsoptError(f"{self.name} is not a task of images")
+            raise NsoptError(f"{self.name} is a task of yours: this needs images")
         return self.data
 
     @cached_property

@@ -10,27 +10,27 @@ from rich.progress import Progress as RichBars
 from rich.table import Table
 
 from nsopt.cli.console import (
-    LineProgress,
     console,
     describe_rest,
+    print_line,
     tell_what_is_fixed,
     user_errors,
 )
 from nsopt.errors import NsoptError
-from nsopt.terminal import LiveProgress, PlainConsole
+from nsopt.terminal import LineProgress, LiveProgress, PlainConsole
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr("nsopt.cli.console.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("nsopt.terminal.time.monotonic", lambda: now[0])
     return now
 
 
 def test_progress_prints_a_step_only_after_a_pause(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    progress = LineProgress(steps=True)
+    progress = LineProgress(print_line)
     progress.overall(4, 16)
     progress.start("uniform 0.25x seed 1", 3)
     progress.advance("loss 1.000")
@@ -47,20 +47,20 @@ def test_progress_prints_a_step_only_after_a_pause(
 def test_a_continued_task_does_not_print_its_earlier_steps(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    progress = LineProgress(steps=True)
+    progress = LineProgress(print_line)
     clock[0] = 20.0
     progress.start("training", 300)
     for _ in range(140):
         progress.advance()
     clock[0] = 40.0
     progress.advance("loss 0.500")
-    assert capsys.readouterr().out == "training: 141 of 300, loss 0.500\n"
+    assert capsys.readouterr().out == "training\ntraining: 141 of 300, loss 0.500\n"
 
 
 def test_a_worker_prints_messages_but_no_steps(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    progress = LineProgress(steps=False)
+    progress = LineProgress(print_line, steps=False)
     progress.start("training", 2)
     clock[0] = 60.0
     progress.advance("loss 1.000")
@@ -90,7 +90,7 @@ def fail() -> None:
         lambda: console.print(ESCAPES, style="dim"),
         lambda: console.print(table()),
         lambda: tell_what_is_fixed(ESCAPES),
-        lambda: LineProgress(steps=True).message(ESCAPES),
+        lambda: LineProgress(print_line).message(ESCAPES),
         fail,
     ],
     ids=["text", "styled", "table", "network", "message", "error"],
