@@ -26,7 +26,6 @@ def import_task(name: str) -> Task:
             "arguments that returns an nsopt.Task"
         ) from error
     if not isinstance(made, Task):
-        raise NsoptError(
-            f"{name} returns a {type(made).__name__}, not an nsopt.Task: name a function that returns one"
-        )
+        kind = type(made).__name__
+        raise NsoptError(f"{name} returns a {kind}, not an nsopt.Task: name a function that does")
     return made
