@@ -8,6 +8,7 @@ A *lift* frees a width that the code of the network would otherwise fix:
   as many outputs as inputs. The lift joins rows and columns.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,10 @@ from nsopt.models.tracing.groups import Dimension, Family
 from nsopt.models.tracing.labels import Labels, Trace, select_atoms
 from nsopt.models.tracing.originals import original_weight
 from nsopt.models.tracing.run import tensors_of
+
+_SIZES = re.compile(
+    "(features|channels|planes|filters|hidden|hidden_size|embed|chs|chans|dims?|d_model)$"
+)
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,13 @@ class Lifts:
     Attributes:
         numbers: attributes that may have any meaning.
         ties: square weights.
-        norms: attributes of norms without parameters, such as `num_features`.
+        unread: sizes that `forward` does not read, such as those of norms without parameters. Other
+            code may, as `reset_classifier` of timm reads `num_features`.
     """
 
     numbers: tuple[Number, ...] = ()
     ties: tuple[Tie, ...] = ()
-    norms: tuple[Number, ...] = ()
+    unread: tuple[Number, ...] = ()
 
     def __add__(self, other: "Lifts") -> "Lifts":
         numbers = dict.fromkeys((*self.numbers, *other.numbers))
@@ -77,8 +83,8 @@ class Lifts:
 
     def describe(self, model: nn.Module) -> None:
         """Set the numbers in `model` to the sizes of its tensors."""
-        tensors = tensors_of(model) if self.numbers or self.norms else {}
-        for number in (*self.norms, *self.numbers):
+        tensors = tensors_of(model) if self.numbers or self.unread else {}
+        for number in (*self.unread, *self.numbers):
             module = model.get_submodule(number.path)
             size = tensors[number.tensor].shape[number.axis] // number.divisor
             kind = type(getattr(module, number.name))
@@ -102,6 +108,31 @@ def find_norms(
                 break
 
 
+def find_sizes(template: nn.Module, dimensions: Iterable[Dimension], known: Lifts) -> list[Number]:
+    """Return attributes that by their names and values are sizes of the tensors in their modules.
+
+    They follow the last used dimension of this size: `num_features` is the input of the classifier.
+
+    Args:
+        template: the traced network.
+        dimensions: those whose size can change, in the order of their first use.
+        known: lifts that the network already has.
+    """
+    sized: dict[str, dict[int, Dimension]] = {}
+    for dimension in dimensions:
+        for path in _list_holders(dimension.tensor):
+            sized.setdefault(path, {})[len(dimension.atoms)] = dimension
+    taken = {(number.path, number.name) for number in (*known.numbers, *known.unread)}
+    return [
+        Number(path, name, own[value].tensor, own[value].axis, 1)
+        for path, own in sized.items()
+        if not _is_layer(module := template.get_submodule(path))
+        for name, value in vars(module).items()
+        if type(value) is int and value in own and (path, name) not in taken
+        if _SIZES.search(name)
+    ]
+
+
 def propose_numbers(
     template: nn.Module, family: Family, groups: Iterable[int], known: Lifts
 ) -> Iterator[Lifts]:
@@ -118,16 +149,20 @@ def propose_numbers(
         known: lifts that the network already has.
     """
     modules = dict(template.named_modules())
+    plain = [path for path, module in modules.items() if not tensors_of(module)]
+    found = [
+        list(_find_numbers(modules, family, group, plain)) for group in range(len(family.groups))
+    ]
     followed: dict[type[nn.Module], dict[str, str]] = {}  # by type and attribute, the tensor
     for group in groups:
-        for number in _find_numbers(modules, family, group):
+        for number in found[group]:
             tensors = followed.setdefault(type(modules[number.path]), {})
             tensors.setdefault(number.name, _name_within(number))
     for kind, tensors in followed.items():
         alike = [
             number
-            for group in range(len(family.groups))
-            for number in _find_numbers(modules, family, group)
+            for numbers in found
+            for number in numbers
             if type(modules[number.path]) is kind and number not in known.numbers
         ]
         alike.sort(key=lambda number: _name_within(number) != tensors.get(number.name))
@@ -169,11 +204,13 @@ def propose_ties(
         yield Lifts(ties=tuple(Tie(tensor) for tensor in square if kind(tensor)[0] is user))
 
 
-def _find_numbers(modules: dict[str, nn.Module], family: Family, group: int) -> Iterator[Number]:
+def _find_numbers(
+    modules: dict[str, nn.Module], family: Family, group: int, plain: Iterable[str]
+) -> Iterator[Number]:
     """Yield attributes equal to a group's width, or to the size of one of its dimensions.
 
-    It searches modules that hold tensors of the group, and the modules around them, except layers
-    of PyTorch with a weight: resize.py sets their sizes.
+    It searches modules that hold tensors of the group, the modules around them, and those at the
+    paths `plain`, which hold no tensors; but no layers of PyTorch: resize.py sets their sizes.
     """
     width = family.groups[group].width
     sized = [
@@ -181,8 +218,10 @@ def _find_numbers(modules: dict[str, nn.Module], family: Family, group: int) -> 
         for d in family.groups[group].per_dimension
         if _is_alone(family, d, group)
     ]
-    for path in dict.fromkeys(path for d in sized for path in _list_holders(d.tensor)):
-        if original_weight(modules[path]) is not None and _is_layer(modules[path]):
+    around = (path for d in sized for path in _list_holders(d.tensor))
+    for path in dict.fromkeys((*around, *plain)) if sized else ():
+        has_weight = path in plain or original_weight(modules[path]) is not None
+        if has_weight and _is_layer(modules[path]):
             continue
         for name, value in vars(modules[path]).items():
             size, parts = _read_size(value)

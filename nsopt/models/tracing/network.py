@@ -13,7 +13,7 @@ from nsopt.errors import NsoptError
 from nsopt.models.activations import PeakActivations
 from nsopt.models.tracing.groups import Dimension, Family, Units
 from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceError
-from nsopt.models.tracing.lifts import Lifts, find_norms
+from nsopt.models.tracing.lifts import Lifts, Number, find_norms
 from nsopt.models.tracing.resize import (
     copy_with_tensors,
     describe_shapes,
@@ -79,7 +79,7 @@ class TracedNetwork:
         names = {id(tensor): name for name, tensor in tensors.items()}
         order = {names[key]: place for place, key in enumerate(trace.read) if key in names}
         norms = () if like else tuple(find_norms(template, trace, dimensions))
-        lifts = like.lifts if like else Lifts(norms=norms)
+        lifts = like.lifts if like else Lifts(unread=norms)
         unread = [d for d in dimensions if d.tensor not in order]
         units = Units.of(lifts.join_ties(trace, labels), unread)
         family = Family.of(tuple(dimensions), units, order)
@@ -336,6 +336,22 @@ class TracedNetwork:
             outputs = self._quick_run(model, trace, labels, same=lambda *_: True)
         self._check_outputs(outputs)
         return trace
+
+    def reads(self, numbers: Sequence[Number]) -> bool:
+        """Return whether `forward` does anything else if these attributes are smaller by one."""
+        trace = Trace(count=len(self.family.units.of_atom))
+        with restore_modules(self.template):
+            for number in numbers:
+                module = self.template.get_submodule(number.path)
+                setattr(module, number.name, getattr(module, number.name) - 1)
+            try:
+                outputs = self._quick_run(self.template, trace, self.labels, same=lambda *_: True)
+            except TraceError:
+                return True
+        before = self.trace.operations[: len(trace.operations)]
+        return (
+            (outputs, trace.numbers, trace.operations) != (self.outputs, self.trace.numbers, before)
+        ) or [p.size for p in trace.products] != [p.size for p in self.trace.products]
 
     def _change_labels(
         self, axes: Mapping[str, Sequence[T]], change: Callable[[Atoms, T], Atoms]

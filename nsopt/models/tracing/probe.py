@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsopt.models.tracing.labels import Atoms, Trace, TraceError
-from nsopt.models.tracing.lifts import propose_numbers, propose_ties
+from nsopt.models.tracing.lifts import Number, find_sizes, propose_numbers, propose_ties
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import copy_model
 
@@ -51,6 +51,23 @@ def find_lifts(network: TracedNetwork) -> tuple[TracedNetwork, list[int]]:
             error = _shrink_others(network, hopeless)
     others = _list_others(network, hopeless)
     return network, [i for i in _list_shrinkable(network) if i not in others]
+
+
+def find_unread(network: TracedNetwork) -> TracedNetwork:
+    """Return the network with the sizes in attributes that `forward` does not read."""
+    unread: list[Number] = []
+    changing = network.family.factors.any(axis=1)
+    dimensions = [d for index, d in network.dimensions_in_order if changing[index]]
+    waiting = [find_sizes(network.template, dimensions, network.lifts)]
+    while waiting:
+        some = waiting.pop()
+        if some and not network.reads(some):
+            unread += some
+        elif len({number.name for number in some}) > 1:
+            name = some[0].name
+            waiting += [[n for n in some if n.name == name], [n for n in some if n.name != name]]
+    lifts = replace(network.lifts, unread=(*network.lifts.unread, *unread))
+    return replace(network, lifts=lifts)
 
 
 def find_unshrinkable(network: TracedNetwork, suspects: list[int]) -> Reasons:

@@ -77,6 +77,7 @@ def trace(
     uneven, numbers = probe.find_indivisible(network)
     network, indivisible = _fix_groups(network, uneven)
     network = network.with_inexact(probe.find_counted(network, numbers))
+    network = probe.find_unread(network)
     refused = unscored | unshrinkable | indivisible
     if not network.family.groups:
         held = [f"{path}: {reason}" for path, reason in find_fixed(network, refused).items()]

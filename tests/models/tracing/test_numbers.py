@@ -64,3 +64,49 @@ def test_equalised_learning_rates_are_marked_in_every_layer() -> None:
     model = nn.Sequential(*(Equalised(a, b, 3) for a, b in [(3, 16), (16, 16), (16, 8), (8, 2)]))
     lines = trace(model, torch.randn(2, 3, 8, 8)).explain().splitlines()[1:4]
     assert all("removing one may differ from setting it to zero" in line for line in lines)
+
+
+class Resettable(nn.Module):
+    """As in timm: `reset` reads a size that `forward` does not, and `steps` is none, by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features, self.num_steps, self.dim = 8, 8, 8
+        self.stem, self.mixer = nn.Linear(6, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        for _ in range(self.dim):
+            x = self.mixer(x).relu()
+        return self.head(x)
+
+    def reset(self, classes: int) -> None:
+        self.head = nn.Linear(self.num_features, classes)
+
+
+def test_attributes_that_forward_does_not_read_follow_the_widths() -> None:
+    model, x = Resettable(), torch.randn(2, 6)
+    smaller = trace(model, x).prune(model, [range(5)])
+    assert (smaller.num_features, smaller.num_steps, smaller.dim) == (5, 8, 8)
+    smaller.reset(3)
+    assert smaller(x).shape == (2, 3)
+    assert (model.num_features, model.head.in_features) == (8, 8)
+
+
+class Unembed(nn.Module):
+    """A module without tensors that stores a size, as in SwinIR."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.embed_dim = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).view(len(x), self.embed_dim, 3, 3)
+
+
+def test_sizes_in_modules_without_tensors_follow_the_widths() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), Unembed(8), nn.Conv2d(8, 4, 3))
+    arch = trace(model, torch.randn(2, 9, 6))
+    assert arch.base_widths == (8,)
+    assert arch.build([5])(torch.randn(2, 9, 6)).shape == (2, 4, 1, 1)
