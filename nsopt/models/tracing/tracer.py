@@ -340,6 +340,7 @@ def _read_signature(func: Any) -> _Signature:
     namespace, name = func._schema.name.split("::")
     in_place = name.endswith("_") and not name.endswith("__")
     operation = name[:-1] if in_place else name
+    operation = "view" if operation == "_unsafe_view" else operation  # which one depends on sizes
     defaults = tuple(
         (argument.name, argument.default_value if argument.has_default_value() else None)
         for argument in func._schema.arguments
