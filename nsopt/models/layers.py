@@ -104,13 +104,13 @@ def slice_channels(
     """
     if value.ndim == 0:
         return value
-    outputs = _list_indices(operation.outputs, read if operation.kind == "norm" else written)
+    outputs = list_indices(operation.outputs, read if operation.kind == "norm" else written)
     if value.ndim == 1 or operation.kind == "depthwise":
         return value[outputs]
-    return value[outputs][:, _list_indices(operation.inputs, read)]
+    return value[outputs][:, list_indices(operation.inputs, read)]
 
 
-def _list_indices(channels: Channels, kept: Sequence[Tensor]) -> slice | Tensor:
+def list_indices(channels: Channels, kept: Sequence[Tensor]) -> slice | Tensor:
     """Return the indices of the kept channels: `channels.factor` for each filter of a layer."""
     if channels.layer is None:
         return slice(None)

@@ -1,0 +1,115 @@
+"""Batches of inputs without targets, from whatever a user has."""
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from nsopt.compute.out_of_memory import explain_out_of_memory
+from nsopt.errors import NsoptError, short_reason
+from nsopt.models.inputs import call_network, count_examples
+from nsopt.models.layout import inputs_for
+
+FEWEST = 16
+_PAIR = 2
+
+
+class Inputs:
+    """Batches of inputs, in memory, on the CPU.
+
+    Args:
+        batches: a tensor of examples, or batches: tensors, tuples of arguments, dicts of keyword
+            arguments, or pairs of one of these and targets, which are ignored.
+        arguments: how many arguments the network takes; it distinguishes two arguments from a pair
+            of an input and its target.
+        most: take only so many examples.
+        batch_size: of batches, where `batches` is a tensor.
+
+    Raises:
+        NsoptError: for fewer than 16 examples, for objects that are not batches, and for numbers
+            that are not finite.
+    """
+
+    def __init__(
+        self, batches: Any, arguments: int = 1, most: int = 1024, batch_size: int = 32
+    ) -> None:
+        if isinstance(batches, Tensor):
+            batches = batches[:most].split(batch_size)
+        if not isinstance(batches, Iterable):
+            raise NsoptError("the inputs must be a tensor of examples, or a loader of batches")
+        self.batches: list[Any] = []
+        self.examples = 0
+        for batch in batches:
+            if self.examples >= most:
+                break
+            inputs = tree_map_only(Tensor, lambda t: t.detach().cpu(), _read(batch, arguments))
+            _check(inputs, len(self.batches))
+            self.batches.append(inputs)
+            self.examples += count_examples(inputs)
+        if self.examples < FEWEST:
+            raise NsoptError(f"give at least {FEWEST} inputs, got {self.examples}")
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def checksum(self) -> int:
+        """Return a checksum of all inputs."""
+        content = 0
+        for tensor in tree_leaves(self.batches):
+            if isinstance(tensor, Tensor):
+                numbers = tensor.contiguous().flatten().view(torch.uint8)
+                content = zlib.crc32(numbers.numpy().data, content)
+        return content
+
+    def call(self, model: nn.Module, number: int) -> Callable[[], Any]:
+        """Return a function that runs `model` on a batch, on the device of its weights."""
+        device = next(model.parameters()).device
+
+        def run() -> Any:
+            inputs = tree_map_only(Tensor, lambda t: t.to(device), self.batches[number])
+            inputs = inputs_for(model, inputs)
+            with _explain(device):
+                return call_network(model, inputs)
+
+        return run
+
+
+def _read(batch: Any, arguments: int) -> Any:
+    """Return the inputs of a batch."""
+    if isinstance(batch, Tensor | Mapping):
+        return batch
+    if not isinstance(batch, Sequence) or not len(batch):
+        raise NsoptError(
+            "a batch must be a tensor, a tuple of arguments, a dict of keyword arguments, or a "
+            f"pair of one of these and targets, not {type(batch).__name__}"
+        )
+    if len(batch) == _PAIR != arguments or not isinstance(batch[0], Tensor):
+        return batch[0]
+    return tuple(batch[:arguments])
+
+
+def _check(inputs: Any, number: int) -> None:
+    for tensor in tree_leaves(inputs):
+        if isinstance(tensor, Tensor) and not tensor.isfinite().all():
+            raise NsoptError(f"batch {number} of the inputs contains NaN or infinite numbers")
+
+
+@contextmanager
+def _explain(device: torch.device) -> Iterator[None]:
+    """Raise NsoptError if the network does not run."""
+    try:
+        with explain_out_of_memory(device, None):
+            yield
+    except NsoptError:
+        raise
+    except Exception as error:
+        raise NsoptError(
+            f"the network does not run on these inputs: {short_reason(error)}"
+        ) from error

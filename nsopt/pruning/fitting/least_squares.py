@@ -1,0 +1,101 @@
+"""Least squares from batches of rows, with a ridge, in bounded memory."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+_LARGEST_GRAM = 2**27  # numbers: 1 GB in float64
+MOST_NUMBERS = 2**28  # of rows: 1 GB in float32
+_DEAD = 1e-6  # share of the mean square, added to every square: inputs may be constantly zero
+_FREE = 1e-4  # ridge of the constant
+
+
+@dataclass(eq=False)
+class LeastSquares:
+    """Sums of rows, and the change of weights that explains them.
+
+    G groups of N rows with P inputs and O outputs are solved side by side. With at least as many
+    rows as inputs it keeps only products of the inputs (G, P, P); with fewer it keeps the rows,
+    and solves for a matrix (G, N, N) with the same result.
+
+    Attributes:
+        inputs: P, without the constant.
+        rows: how many rows are expected.
+        constant: whether the outputs have a constant.
+        ridge: penalty of a change, relative to the squares of the inputs.
+    """
+
+    inputs: int
+    rows: int
+    constant: bool
+    ridge: float
+    _gram: Tensor | None = None
+    _cross: Tensor | None = None
+    _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    @property
+    def by_inputs(self) -> bool:
+        """Whether it sums products of inputs."""
+        return self.inputs < self.rows and (self.inputs + 1) ** 2 <= _LARGEST_GRAM
+
+    def add(self, inputs: Tensor, missing: Tensor) -> None:
+        """Add rows.
+
+        Args:
+            inputs: (G, N, P).
+            missing: what a change of the weights has to add to the outputs, (G, N, O).
+        """
+        u, m = inputs.float(), missing.float()
+        if self.constant:
+            u = torch.cat([u, u.new_ones(*u.shape[:2], 1)], 2)
+        if not self.by_inputs:
+            self._kept.append((u, m))
+            return
+        wide = torch.float32 if u.device.type == "mps" else torch.float64
+        gram, cross = (u.mT @ u).to(wide), (u.mT @ m).to(wide)
+        if self._gram is None or self._cross is None:
+            self._gram, self._cross = gram, cross
+        else:
+            self._gram += gram
+            self._cross += cross
+
+    def solve(self) -> Tensor:
+        """Return the change of the weights, and of a constant in the last row, (G, P + 1, O)."""
+        if self._gram is not None and self._cross is not None:
+            return solve_change(self._gram, self._cross, self.ridge, self.constant)
+        u, m = (torch.cat(parts, 1) for parts in zip(*self._kept, strict=True))
+        self._kept.clear()
+        scale = _penalties(u.square().sum(1), self.ridge, self.constant).rsqrt()[:, None]
+        scaled = u.mul_(scale)
+        wide = torch.float32 if u.device.type == "mps" else torch.float64
+        gram = (scaled @ scaled.mT).to(wide)
+        gram.diagonal(dim1=-2, dim2=-1).add_(1)
+        dual = torch.cholesky_solve(m.to(wide), torch.linalg.cholesky(gram)).float()
+        return scaled.mT @ dual * scale.mT
+
+
+def solve_change(gram: Tensor, cross: Tensor, ridge: float, constant: bool) -> Tensor:
+    """Return the change of weights (G, P + 1, O).
+
+    Args:
+        gram: products of the inputs and a constant, which is last, (G, P + 1, P + 1).
+        cross: products of these inputs with what is missing, (G, P + 1, O).
+        ridge: see `LeastSquares`.
+        constant: whether the last input is a constant. If not, P + 1 is P.
+    """
+    squares = gram.diagonal(dim1=-2, dim2=-1)
+    scale = _penalties(squares, ridge, constant).rsqrt()
+    scaled = gram * scale[:, :, None] * scale[:, None]
+    scaled.diagonal(dim1=-2, dim2=-1).add_(1)
+    found = torch.cholesky_solve(cross * scale[:, :, None], torch.linalg.cholesky(scaled))
+    return found * scale[:, :, None]
+
+
+def _penalties(squares: Tensor, ridge: float, constant: bool) -> Tensor:
+    """Return the penalty of each input's weight for its sum of squares, (G, P + 1)."""
+    floor = _DEAD * squares.mean(-1, keepdim=True)
+    found = ridge * squares + floor
+    if constant:
+        found[:, -1] = _FREE * squares[:, -1] + floor[:, 0]
+    return found.clamp(min=torch.finfo(found.dtype).tiny)

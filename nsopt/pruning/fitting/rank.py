@@ -1,0 +1,242 @@
+"""Rank the units of a trained network by what a fit loses without them, from inputs alone.
+
+The layers that read a unit can make up for it as far as the units that stay predict it. So units
+are removed one after another, each time the one whose loss is least, and the others take over what
+they can (optimal brain surgeon: Hassibi & Stork, NeurIPS 1992; OSSCAR, 2024). For a layer with
+weights W (units, outputs) and H, the inverse of the products of its inputs, the loss without unit u
+is |W_u|^2 / H_uu. The taps of a kernel count as separate rows, so that H has a row for each unit.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nsopt.models.architecture import Architecture, TableArchitecture
+from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.tracing.originals import copy_model
+from nsopt.models.tracing.run import tensors_of
+from nsopt.progress import Progress
+from nsopt.pruning.fitting.inputs import Inputs
+from nsopt.pruning.fitting.products import Convolution, Product
+from nsopt.pruning.fitting.watch import Seen, Watch
+from nsopt.pruning.ranking import UnitRanking, join_streams
+from nsopt.scaling.cost import IntArray
+
+_RIDGE = 1e-4
+_ROWS = 8192
+_REMOVALS = 128  # of a group; of larger groups several units at once
+
+
+@dataclass(eq=False)
+class Reader:
+    """A product that reads units, and what its fit would lose without some of them.
+
+    Attributes:
+        inverse: inverse of the products of its inputs, (U, U).
+        weights: of each unit, (U, taps * outputs).
+    """
+
+    inverse: Tensor
+    weights: Tensor
+
+    def losses(self) -> Tensor:
+        """Return what is lost without each unit, (U,)."""
+        return self.weights.square().sum(1) / self.inverse.diagonal()
+
+    def remove(self, units: Tensor) -> None:
+        """Remove units; the weights of the others change such that the outputs change least."""
+        columns = self.inverse[:, units]
+        share = torch.linalg.solve(columns[units], torch.cat([columns.T, self.weights[units]], 1))
+        split = len(self.inverse)
+        self.inverse = self.inverse - columns @ share[:, :split]
+        self.weights = self.weights - columns @ share[:, split:]
+        self.inverse[units, units] = 1
+
+
+def rank_by_fit(
+    arch: Architecture, model: nn.Module, inputs: Inputs, progress: Progress, seed: int = 0
+) -> UnitRanking:
+    """Rank the units of a trained network by what a fit loses without them.
+
+    Args:
+        arch: the architecture of `model`.
+        model: a trained network of base widths; it does not change.
+        inputs: what it runs on.
+        progress: receives a step for each batch and each group.
+        seed: of the rows that are used.
+
+    Returns:
+        The ranking. Scores are errors of layers' outputs, relative to their variance, so that those
+        of different layers can be compared.
+    """
+    progress.start("units ranked", len(inputs) + len(arch.base_widths))
+    model = copy_model(model).eval()
+    sums = _sum_products(arch, model, inputs, seed, progress)
+    norms, scores = arch.filter_norms(model), []
+    for group, width in enumerate(arch.base_widths):
+        readers = [each.reader() for each in sums if each.group == group]
+        own = _remove_all(readers, width) if readers else norms[group] / width
+        scores.append(torch.full_like(own, torch.inf) if arch.rigid[group] else own)
+        progress.advance(arch.layer_names[group])
+    return join_streams(scores, arch.streams)
+
+
+def _remove_all(readers: Sequence[Reader], width: int) -> Tensor:
+    """Return what is lost with each unit, in the order of removals, float64 (width,)."""
+    scores = torch.zeros(width, dtype=torch.float64)
+    left = torch.ones(width, dtype=torch.bool)
+    worst = 0.0
+    while left.any():
+        losses = torch.stack([reader.losses().cpu() for reader in readers]).sum(0)
+        losses[~left] = torch.inf
+        count = min(int(left.sum()), max(1, width // _REMOVALS))
+        units = losses.topk(count, largest=False).indices
+        worst = max(worst, float(losses[units].max()))
+        place = torch.arange(count, dtype=torch.float64) / count
+        scores[units] = worst * (1 + 1e-6 * place)
+        left[units] = False
+        for reader in readers:
+            reader.remove(units.to(reader.inverse.device))
+    return scores
+
+
+@dataclass(eq=False)
+class _Sums:
+    """Sums over the rows of one product, for the units of one group that it reads.
+
+    Attributes:
+        group: the group.
+        weights: of each unit, (U, taps * outputs).
+        gram: products of its inputs, (U, U), summed over rows, averaged over taps.
+        total: its inputs, (U,), likewise.
+        square: squares of its outputs without their mean, summed over rows.
+        rows: how many rows.
+    """
+
+    group: int
+    weights: Tensor
+    gram: Tensor
+    total: Tensor
+    square: float = 0.0
+    rows: int = 0
+
+    def reader(self) -> Reader:
+        mean = self.total / self.rows
+        gram = self.gram / self.rows - mean[:, None] * mean
+        gram.diagonal().add_(_RIDGE * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
+        scale = max(self.square / self.rows, torch.finfo(gram.dtype).tiny) ** -0.5
+        return Reader(torch.linalg.inv(gram), self.weights * scale)
+
+
+def _sum_products(
+    arch: Architecture, model: nn.Module, inputs: Inputs, seed: int, progress: Progress
+) -> list[_Sums]:
+    """Return sums for every product that reads units, and each group of these."""
+    found: dict[tuple[str, int], _Sums] = {}
+    units_of = UnitsRead(arch, model)
+    generator = torch.Generator().manual_seed(seed)
+    each = -(-_ROWS // len(inputs))
+
+    def choose(key: str, nth: int, product: Product, result: Tensor) -> Tensor:
+        examples, count = product.count_places(result)
+        rows = min(count, max(1, each // examples))
+        return torch.randint(count, (examples, rows), generator=generator).to(result.device)
+
+    for batch in range(len(inputs)):
+        for seen in Watch(model, choose, takes_inputs=True).run(inputs.call(model, batch)):
+            _add(found, units_of, seen)
+        progress.advance()
+    return list(found.values())
+
+
+def _add(found: dict[tuple[str, int], _Sums], units_of: "UnitsRead", seen: Seen) -> None:
+    """Add the rows of one call."""
+    rows = seen.inputs
+    if rows is None or len(rows) > 1 or rows.shape[1] < 2:  # depthwise: it reads its own unit
+        return
+    for group, columns in units_of.columns(seen.key, seen.product):
+        taken = rows[0][:, columns].double()  # (N, U, taps)
+        if (seen.key, group) not in found:
+            weights = _flatten_weight(seen.product)[columns].double().flatten(1)
+            zeros = taken.new_zeros(len(columns) + 1, len(columns))
+            found[seen.key, group] = _Sums(group, weights, zeros[1:], zeros[0])
+        own, flat = found[seen.key, group], taken.transpose(1, 2).flatten(0, 1)
+        own.gram += flat.T @ flat / columns.shape[1]
+        own.total += flat.sum(0) / columns.shape[1]
+        own.square += float(seen.outputs.double().var(0).sum()) * len(taken)
+        own.rows += len(taken)
+
+
+def _flatten_weight(product: Product) -> Tensor:
+    """Return the weight of a product without groups, (inputs, outputs)."""
+    weight = product.weight.detach()
+    if not isinstance(product, Convolution):
+        return weight.view(weight.shape[-2:])
+    return weight.movedim(1, -1).flatten(0, -2) if product.transposed else weight.flatten(1).T
+
+
+class UnitsRead:
+    """Which units the products of a network read.
+
+    Args:
+        arch: the architecture.
+        model: a network of base widths.
+    """
+
+    def __init__(self, arch: Architecture, model: nn.Module) -> None:
+        self._arch, self._tensors = arch, tensors_of(model)
+        self._network = arch.network if isinstance(arch, TracedArchitecture) else None
+        self._operations = (
+            {f"{o.name}.weight": o for o in arch.operations}
+            if isinstance(arch, TableArchitecture)
+            else {}
+        )
+
+    def columns(self, key: str, product: Product) -> Iterator[tuple[int, Tensor]]:
+        """Yield the groups that a product reads, and the inputs of each unit, (U, taps)."""
+        name, taps = key.partition("[")[0], 1
+        axis: int | None = None
+        if isinstance(product, Convolution):
+            axis, taps = 1 - int(product.transposed), product.weight[0, 0].numel()
+        else:
+            axis = self._find_axis(product, self._tensors[name])
+        if key != name or axis is None:
+            return
+        groups, units = self._units(name, axis)
+        device = product.weight.device
+        for group in np.unique(groups[groups >= 0]).tolist():
+            (places,) = np.nonzero(groups == group)
+            ordered = places[np.argsort(units[places], kind="stable")]
+            counts = np.bincount(units[places], minlength=self._arch.base_widths[group])
+            if (counts == counts[0]).all():
+                first = torch.from_numpy(ordered.reshape(len(counts), -1)) * taps
+                inputs = (first[:, :, None] + torch.arange(taps)).flatten(1)
+                yield group, inputs.to(device)
+
+    def _find_axis(self, product: Product, whole: Tensor) -> int | None:
+        """Return the axis of a parameter that a matrix product sums over; None if unknown."""
+        weight = product.weight.squeeze(0) if product.weight.ndim > 2 else product.weight
+        if whole.ndim != weight.ndim or whole.shape not in (weight.shape, weight.T.shape):
+            return None
+        return 0 if weight.stride() == whole.stride() and weight.shape == whole.shape else 1
+
+    def _units(self, name: str, axis: int) -> tuple[IntArray, IntArray]:
+        """Return the group of each index along an axis, -1 for none, and the unit in it."""
+        size = self._tensors[name].shape[axis]
+        nothing = np.full(size, -1), np.zeros(size, np.int64)
+        if self._network is None:
+            operation = self._operations.get(name)
+            if operation is None or operation.inputs.layer is None or axis != 1:
+                return nothing
+            return np.full(size, operation.inputs.layer), np.arange(size) // operation.inputs.factor
+        label, family = self._network.labels[name][axis], self._network.family
+        if not isinstance(label, np.ndarray):
+            return nothing
+        place = np.zeros(len(family.units.fixed), np.int64)
+        for group in family.groups:
+            place[group.units] = np.arange(len(group.units))
+        own = family.units.of_atom[label]
+        return family.group_of_unit[own], place[own]

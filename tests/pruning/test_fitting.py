@@ -1,0 +1,428 @@
+"""Networks fitted to a trained one by least squares, without training."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import nsopt
+from nsopt.compute import checkpoint
+from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.tracing.trace import trace
+from nsopt.progress import Silent
+from nsopt.pruning.fitting import fit
+from nsopt.pruning.fitting.curve import Agreement, fit_curve
+from nsopt.pruning.fitting.fit import Fitted, fit_network
+from nsopt.pruning.fitting.inputs import Inputs
+from nsopt.pruning.fitting.least_squares import LeastSquares
+from nsopt.pruning.fitting.products import Product
+from nsopt.pruning.fitting.rank import rank_by_fit
+from nsopt.pruning.fitting.watch import Watch
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.attention(x, x, x)[0]
+        return result
+
+
+PRODUCTS: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
+    (lambda: nn.Conv1d(3, 4, 5, stride=2, padding=1, dilation=2), (9, 3, 40)),
+    (lambda: nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 0), groups=2), (9, 4, 9, 8)),
+    (lambda: nn.Conv2d(4, 8, 3, padding="same", groups=4, padding_mode="reflect"), (9, 4, 9, 8)),
+    (lambda: nn.Conv3d(2, 3, 2, padding=1), (5, 2, 5, 4, 6)),
+    (lambda: nn.ConvTranspose1d(4, 6, 4, stride=3, dilation=2, groups=2), (20, 4, 15)),
+    (lambda: nn.ConvTranspose2d(3, 4, 3, 2, padding=1, output_padding=1), (9, 3, 5, 6)),
+    (lambda: nn.ConvTranspose2d(3, 4, (2, 3), (1, 2), padding=(1, 2)), (9, 3, 7, 6)),
+    (lambda: nn.Linear(5, 3), (4, 7, 5)),
+    (lambda: nn.Linear(5, 3, bias=False), (40, 5)),
+    (Attention, (9, 7, 8)),
+]
+
+
+def all_places(key: str, nth: int, product: Product, result: Tensor) -> Tensor:
+    examples, count = product.count_places(result)
+    return torch.arange(count).expand(examples, count)
+
+
+@pytest.mark.parametrize(("make", "shape"), PRODUCTS)
+@torch.no_grad()
+def test_rows_explain_the_outputs_of_every_kind_of_product(
+    make: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
+    layer, x = make().eval(), torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    calls = Watch(layer, all_places, takes_inputs=True).run(lambda: layer(x))
+    assert calls
+    for seen in calls:
+        product, rows = seen.product, seen.inputs
+        assert rows is not None
+        bias = 0 if product.bias is None else product.bias
+        wanted = product.split(seen.outputs - bias).double()
+        found = torch.linalg.lstsq(rows.double(), wanted).solution
+        torch.testing.assert_close(rows.double() @ found, wanted, atol=1e-5, rtol=0)
+        before = product.weight.clone()
+        product.weight.zero_()
+        product.change(found)
+        torch.testing.assert_close(product.weight, before, atol=1e-5, rtol=0)
+
+
+def ridge(u: Tensor, missing: Tensor) -> Tensor:
+    """The solution as a formula, in float64."""
+    gram = u.mT @ u
+    squares = gram.diagonal(dim1=-2, dim2=-1)
+    penalty = 0.1 * squares + 1e-6 * squares.mean(-1, keepdim=True)
+    penalty[:, -1] += (1e-4 - 0.1) * squares[:, -1]
+    return torch.linalg.solve(gram + torch.diag_embed(penalty), u.mT @ missing)
+
+
+@pytest.mark.parametrize("rows", [40, 6])
+def test_few_and_many_rows_are_solved_alike(rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    u, missing = (torch.randn(2, rows, n, generator=generator) for n in (8, 3))
+    solver = LeastSquares(inputs=8, rows=rows, constant=True, ridge=0.1)
+    for part in (slice(0, 4), slice(4, None)):
+        solver.add(u[:, part], missing[:, part])
+    assert solver.by_inputs == (rows > 8)
+    ones = torch.ones(2, rows, 1)
+    wanted = ridge(torch.cat([u, ones], 2).double(), missing.double())
+    torch.testing.assert_close(solver.solve().double(), wanted, atol=1e-4, rtol=1e-4)
+
+
+def conv_net(norm: bool = True, bias: bool = False) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding=1, bias=bias),
+        *([nn.BatchNorm2d(8)] if norm else []),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=bias),
+        *([nn.BatchNorm2d(8)] if norm else []),
+        nn.Conv2d(8, 12, 1, bias=bias),
+        *([nn.BatchNorm2d(12)] if norm else []),
+        nn.ReLU(),
+        nn.ConvTranspose2d(12, 6, 2, stride=2),
+        nn.Hardswish(),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(6 * 100, 5),
+    )
+
+
+class Functional(nn.Module):
+    """Raw parameters, a layer that is called twice, a residual stream, two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(8, 2, 3, 3) / 4)
+        self.twice = nn.Conv2d(8, 8, 1)
+        self.inner = nn.Conv2d(8, 6, 3, padding=1)
+        self.outer = nn.Conv2d(6, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.matrix = nn.Parameter(torch.randn(8, 4) / 3)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = functional.conv2d(x, self.kernel, padding=1).relu()
+        x = self.twice(self.twice(x).relu())
+        x = x + self.norm(self.outer(self.inner(x).relu()))
+        pooled = x.mean((2, 3))
+        return {"one": pooled @ self.matrix, "other": self.head(pooled)}
+
+
+def conv1d_net() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(2, 8, 5), nn.ReLU(), nn.Conv1d(8, 8, 3, 2), nn.Conv1d(8, 3, 1))
+
+
+def conv3d_net() -> nn.Module:
+    return nn.Sequential(nn.Conv3d(2, 8, 2), nn.ReLU(), nn.Conv3d(8, 8, 2), nn.Conv3d(8, 3, 1))
+
+
+def images(count: int = 64, *shape: int) -> Tensor:
+    return torch.randn(count, *(shape or (2, 5, 5)), generator=torch.Generator().manual_seed(1))
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Give norms statistics, as after training."""
+    generator = torch.Generator().manual_seed(2)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.bias.data, module.running_var):
+                assert tensor is not None
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return model
+
+
+def repeat_units(arch: TracedArchitecture, model: nn.Module) -> nn.Module:
+    """Make the second half of each group's units copies of the first, where they are made."""
+    halves = [torch.arange(width // 2) for width in arch.base_widths]
+    others = [torch.arange(width // 2, width) for width in arch.base_widths]
+    state = dict(model.named_parameters()) | dict(model.named_buffers())
+    first = arch.network.indices([half.numpy() for half in halves])
+    second = arch.network.indices([half.numpy() for half in others])
+    with torch.no_grad():
+        for name, tensor in state.items():
+            if not tensor.ndim:
+                continue
+            if name == "matrix":
+                continue
+            axis = int(name == "8.weight")  # of the transposed convolution
+            one, other = first[name][axis], second[name][axis]
+            if len(one) == len(other) < tensor.shape[axis]:
+                index = torch.from_numpy(other)
+                tensor.index_copy_(axis, index, tensor.index_select(axis, torch.from_numpy(one)))
+    return model
+
+
+def fit_halves(
+    model: nn.Module, x: Any, ridge: float = 1e-6, **options: Any
+) -> tuple[TracedArchitecture, nn.Module, Fitted]:
+    """Return the architecture, the network with inherited weights, and the fitted one."""
+    arch = trace(model, x[:2])
+    repeat_units(arch, model)
+    kept = [torch.arange(width // 2) for width in arch.base_widths]
+    fitted = fit_network(arch, model, kept, Inputs(x), ridge=ridge, **options)
+    return arch, arch.prune(model, kept).eval(), fitted
+
+
+def outputs(model: nn.Module, x: Any) -> Tensor:
+    with torch.no_grad():
+        found = model.eval()(x)
+    return torch.cat(list(found.values()), 1) if isinstance(found, dict) else found
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (conv_net, (2, 5, 5)),
+        (lambda: conv_net(norm=False, bias=True), (2, 5, 5)),
+        (Functional, (2, 5, 5)),
+        (conv1d_net, (2, 40)),
+        (conv3d_net, (2, 5, 5, 5)),
+    ],
+)
+def test_units_that_repeat_others_cost_nothing(
+    make: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    model, x = randomise(make()), images(128, *shape)
+    _, inherited, fitted = fit_halves(model, x)
+    wanted, others = outputs(model, x), images(16, *shape)
+    assert (outputs(inherited, x) - wanted).square().mean() > 0.05 * wanted.var()
+    assert not fitted.left
+    error = outputs(fitted.model, others) - outputs(model, others)
+    assert error.square().mean() < 1e-4 * wanted.var()
+
+
+def test_a_constant_unit_moves_into_the_mean_of_a_norm_behind_a_layer_without_bias() -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 6, 1, bias=False), nn.BatchNorm2d(6)
+    model = randomise(nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(6, 3, 1)))
+    with torch.no_grad():
+        layers[0].weight[3], layers[0].bias[3] = 0, 2  # type: ignore[index]
+    arch, x = trace(model, images(2)), images()
+    kept = [torch.arange(3), torch.arange(6)]
+    fitted = fit_network(arch, model, kept, Inputs(x), ridge=1e-6)
+    torch.testing.assert_close(outputs(fitted.model, x), outputs(model, x), atol=1e-3, rtol=1e-3)
+    means = [network.get_buffer("3.running_mean") for network in (model, fitted.model)]
+    assert (means[0] - means[1]).abs().max() > 0.1
+    assert model.get_buffer("3.running_var").equal(fitted.model.get_buffer("3.running_var"))
+
+
+class Residual(nn.Module):
+    """A stream to which two branches add."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.first = nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1))
+        self.second = nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1, bias=False))
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        stream = x + self.first(x)
+        stream += self.norm(self.second(x))
+        return stream.mean((2, 3))
+
+
+def test_a_layer_makes_up_for_the_error_of_the_stream_to_which_it_adds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model, x = randomise(Residual()), images()
+    with torch.no_grad():  # the second branch computes the units that the first one loses
+        for name in ("weight", "bias"):
+            one, other = (model.get_parameter(f"{part}.0.{name}") for part in ("first", "second"))
+            other[:3] = one[3:]
+    arch = trace(model, x[:2])
+    assert arch.layer_names == ("first.0", "second.0")
+    kept = [torch.arange(3), torch.arange(6)]
+
+    def error() -> float:
+        fitted = fit_network(arch, model, kept, Inputs(x), ridge=1e-6)
+        return float((outputs(fitted.model, x) - outputs(model, x)).square().mean())
+
+    with_stream = error()
+    monkeypatch.setattr(fit, "_find_missing", lambda seen, wanted, beside: wanted - seen.outputs)
+    assert with_stream < 0.2 * error()
+
+
+def test_attention_is_fitted_and_a_fused_kernel_hides_nothing() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 24, batch_first=True, dropout=0.1)
+    model, x = nn.Sequential(layer, nn.Linear(8, 3)).eval(), images(64, 6, 8)
+    arch = trace(model, x[:2])
+    kept = [torch.arange(max(width // 2, 2)) for width in arch.base_widths]
+    fitted, inherited = fit_network(arch, model, kept, Inputs(x)), arch.prune(model, kept).eval()
+    wanted = outputs(model, x)
+    errors = [float((outputs(m, x) - wanted).square().mean()) for m in (inherited, fitted.model)]
+    assert errors[1] < 0.7 * errors[0]
+    assert not fitted.left
+
+
+class Words(nn.Module):
+    """An embedding whose weight is also the last layer's, and a recurrent layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 8)
+        self.recurrent = nn.LSTM(8, 8, batch_first=True)
+        self.mix = nn.Linear(8, 8)
+
+    def forward(self, words: Tensor, scale: Tensor) -> Tensor:
+        x = self.embedding(words) * scale[:, None, None]
+        return (x + self.mix(self.recurrent(x)[0]).relu()) @ self.embedding.weight.T
+
+
+def test_layers_that_cannot_be_fitted_stay_as_inherited_and_are_named() -> None:
+    torch.manual_seed(0)
+    words = torch.randint(11, (32, 5), generator=torch.Generator().manual_seed(0))
+    model, batches = Words().eval(), [((words, torch.rand(32)), "a target")]
+    arch = trace(model, (words[:2], torch.ones(2)))
+    kept = [torch.arange(width // 2) for width in arch.base_widths]
+    fitted = fit_network(arch, model, kept, Inputs(batches, arguments=2))
+    inherited = arch.prune(model, kept)
+    assert fit.describe_left(fitted.left) == (
+        "embedding (also an embedding); recurrent (a recurrent layer)"
+    )
+    for name in ("embedding.weight", "recurrent.weight_hh_l0"):
+        assert fitted.model.get_parameter(name).equal(inherited.get_parameter(name))
+    changed, before = (m.get_parameter("mix.weight") for m in (fitted.model, inherited))
+    assert not changed.equal(before)
+
+
+class Weighed(nn.Module):
+    """Keyword arguments, a second input that has another size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        result: Tensor = self.last(self.first(x).relu()) * weight[:, None]
+        return result
+
+
+def test_inputs_may_be_tensors_tuples_dicts_or_pairs_with_targets() -> None:
+    x, weight = images(32, 4), torch.rand(32)
+    arch, model = trace(Weighed(), (x[:2], weight[:2])), Weighed()
+    both: list[Any] = [
+        [(x, weight)],
+        [((x, weight), torch.zeros(32))],
+        [{"x": x, "weight": weight}],
+        iter([[x, weight]]),
+    ]
+    kept = [torch.arange(4)]
+    found = [fit_network(arch, model, kept, Inputs(each, arguments=2)).model for each in both]
+    for other in found[1:]:
+        assert other.get_parameter("last.weight").equal(found[0].get_parameter("last.weight"))
+    given = Inputs(torch.utils.data.DataLoader([(row, 1) for row in x], batch_size=20))
+    assert [batch.shape for batch in given] == [(20, 4), (12, 4)]
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (lambda: images(15), "give at least 16 inputs, got 15"),
+        (lambda: images(20) / 0, "batch 0 of the inputs contains NaN or infinite numbers"),
+        (lambda: images(20, 3, 5, 5), "the network does not run on these inputs: Given groups=1"),
+        (lambda: [7], "a batch must be a tensor"),
+        (lambda: 7, "the inputs must be a tensor of examples"),
+    ],
+)
+def test_unusable_inputs_raise_one_line(batches: Callable[[], Any], message: str) -> None:
+    model = conv_net()
+    arch = trace(model, images(2))
+    with pytest.raises(nsopt.NsoptError, match=message) as caught:
+        nsopt.fit(model, arch.base_widths, batches(), arch)
+    assert "\n" not in str(caught.value)
+
+
+def test_training_mode_and_dropout_do_not_change_the_fit() -> None:
+    torch.manual_seed(0)
+    model, x = randomise(conv_net()), images()
+    arch = trace(model, x[:2])
+    halves = [width // 2 for width in arch.base_widths]
+    found = [nsopt.fit(m, halves, x, arch).state_dict() for m in (model.train(), model.eval())]
+    for name, tensor in found[0].items():
+        assert tensor.equal(found[1][name])
+    assert not nsopt.fit(model.train(), halves, x, arch).training
+    assert model.training
+    with pytest.raises(nsopt.NsoptError, match="a fit cannot make 9 of them"):
+        nsopt.fit(model, [9, *halves[1:]], x, arch)
+
+
+def test_an_interrupted_fit_continues_with_the_next_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model, x, file = randomise(Functional()), images(), tmp_path / "fit.pt"
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+    _, _, whole = fit_halves(model, x)
+
+    class Stop(Silent):
+        def advance(self, detail: str = "") -> None:
+            if detail.startswith("outer"):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_halves(model, x, progress=Stop(), checkpoint=file)
+    monkeypatch.setattr(fit, "_MOST_TARGETS", 1)  # every layer with its own pass
+    _, _, continued = fit_halves(model, x, checkpoint=file)
+    assert not file.exists()
+    for name, tensor in whole.model.state_dict().items():
+        assert tensor.equal(continued.model.state_dict()[name])
+    assert continued.errors == whole.errors
+
+
+def test_units_that_repeat_others_are_removed_first() -> None:
+    torch.manual_seed(0)
+    model, x = randomise(conv_net()), images()
+    arch = trace(model, x[:2])
+    repeat_units(arch, model)
+    ranking = rank_by_fit(arch, model, Inputs(x), Silent())
+    halves = [width // 2 for width in arch.base_widths]
+    for kept, half in zip(ranking.pick_strongest(tuple(halves)), halves, strict=True):
+        assert sorted((kept % half).tolist()) == list(range(half))
+
+
+def test_the_curve_rises_to_the_trained_network() -> None:
+    torch.manual_seed(0)
+    model, x = randomise(conv_net()), images(96)
+    arch = trace(model, x[:2])
+    repeat_units(arch, model)
+    points = fit_curve(arch, model, Inputs(x), shares=(0.1, 0.001, 1, 0.7))
+    assert [point.share for point in points] == [0.1, 0.7, 1]
+    whole = arch.cost("macs")(arch.base_widths)
+    assert all(point.cost <= point.share * whole for point in points)
+    scores = [point.score for point in points]
+    assert scores[0] < 95 < scores[1] < scores[2] == 100
+    fitted = points[1].fitted
+    assert fitted is not None
+    assert Agreement(model, Inputs(x))(fitted.model) == scores[1]
