@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from nsopt.arguments import checked
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
@@ -22,6 +23,7 @@ SHARES = tuple(round(0.1 * i, 1) for i in range(1, 11))
 Score = Callable[[nn.Module], float]
 
 
+@checked
 def fit(
     model: nn.Module,
     widths: Sequence[int],
@@ -70,10 +72,10 @@ def check_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
         arch.layer_names, checked, arch.base_widths, arch.rigid, strict=True
     ):
         if width > base:
-            raise NsoptError(f"{name} has {base} units: a fit cannot make {width} of them")
+            raise NsoptError(f"{name} has {base} units, not {width}: give at most its own width")
         if rigid and width < base:
             raise NsoptError(
-                f"the units of {name} cannot be removed one by one: keep its width of {base}"
+                f"the units of {name} cannot be removed one by one: leave its width at {base}"
             )
     return checked
 
@@ -220,4 +222,4 @@ def _first_two(batch: Any) -> Any:
 
 def _count_arguments(arch: Architecture) -> int:
     network = getattr(arch, "network", None)
-    return 1 if network is None else len(network.run.examples)
+    return 1 if network is None else len(network.run.inputs)

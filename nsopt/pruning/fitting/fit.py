@@ -174,7 +174,7 @@ class _Fit:
             for seen in self._watch(self._large, products, batch, takes_inputs=False):
                 own = kept[seen.key].to(seen.outputs.device)
                 beside = None if seen.beside is None else seen.beside[:, own]
-                found[batch, seen.key, seen.nth] = seen.outputs[:, own], beside
+                found[batch, seen.key, seen.nth] = seen.extent, seen.outputs[:, own], beside
         return found
 
     def _fit_step(self, step: Sequence[Planned], targets: dict[tuple[int, str, int], Any]) -> None:
@@ -184,8 +184,8 @@ class _Fit:
         sums: dict[str, list[float]] = {}
         for batch in range(len(self._inputs)):
             for seen in self._watch(self._small, step, batch, takes_inputs=True):
-                wanted = targets.pop((batch, seen.key, seen.nth), None)
-                if wanted is None or wanted[0].shape != seen.outputs.shape:
+                extent, *wanted = targets.pop((batch, seen.key, seen.nth), (None, None))
+                if extent != seen.extent or wanted[0].shape != seen.outputs.shape:
                     continue
                 own = planned[seen.key]
                 if seen.key not in solvers:
@@ -203,6 +203,8 @@ class _Fit:
                 ]
                 seen.inputs = None
                 last[seen.key] = seen
+        for key in planned.keys() - solvers.keys():
+            self._plan.left[key.partition("[")[0]] = "its outputs have other places"
         for key, solver in solvers.items():
             missing_square, target_square = sums[key]
             self._errors[key] = missing_square / max(target_square, 1e-30)
@@ -219,15 +221,14 @@ class _Fit:
             seen.product.change(change[:, : own.inputs])
             if own.constant is None:
                 return
-            constant = change[:, own.inputs].flatten()
-            tensors = tensors_of(self._small)
-            bias = seen.product.bias
+            named, bias = tensors_of(self._small)[own.constant], seen.product.bias
+            constant = change[:, own.inputs].flatten().to(named)
             if bias is not None:
-                bias += constant.to(bias.dtype)
-            elif isinstance(tensors[own.constant], nn.Parameter):
-                tensors[own.constant].add_(constant)
+                bias += constant
+            elif isinstance(named, nn.Parameter):
+                named += constant
             else:  # the mean that a BatchNorm subtracts
-                tensors[own.constant].sub_(constant)
+                named -= constant
 
 
 def _find_missing(seen: Seen, outputs: Tensor, beside: Tensor | None) -> Tensor:

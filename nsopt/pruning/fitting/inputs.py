@@ -98,7 +98,9 @@ def _read(batch: Any, arguments: int) -> Any:
 def _check(inputs: Any, number: int) -> None:
     for tensor in tree_leaves(inputs):
         if isinstance(tensor, Tensor) and not tensor.isfinite().all():
-            raise NsoptError(f"batch {number} of the inputs contains NaN or infinite numbers")
+            raise NsoptError(
+                f"batch {number} of the inputs contains NaN or infinite numbers: remove them"
+            )
 
 
 @contextmanager
@@ -110,6 +112,7 @@ def _explain(device: torch.device) -> Iterator[None]:
     except NsoptError:
         raise
     except Exception as error:
+        reason = short_reason(error)
         raise NsoptError(
-            f"the network does not run on these inputs: {short_reason(error)}"
+            f"the network does not run on these inputs ({reason}): give what its forward pass takes"
         ) from error

@@ -75,7 +75,9 @@ def find_kept_outputs(
         there += left[index] * stride
     inside, step = large.weight.stride()[-2:]
     there -= _offset(large.weight, whole)
-    found = there // step if step > inside else there % inside // step
+    found = there // step if step >= inside else there % inside // step
+    if large.weight.shape[-1] == 1:
+        found = np.zeros_like(there)
     within = (found >= 0) & (found < large.weight.shape[-1])
     return torch.from_numpy(found) if within.all() else None
 

@@ -52,8 +52,7 @@ class LeastSquares:
         if not self.by_inputs:
             self._kept.append((u, m))
             return
-        wide = torch.float32 if u.device.type == "mps" else torch.float64
-        gram, cross = (u.mT @ u).to(wide), (u.mT @ m).to(wide)
+        gram, cross = widen(u.mT @ u), widen(u.mT @ m)
         if self._gram is None or self._cross is None:
             self._gram, self._cross = gram, cross
         else:
@@ -68,11 +67,15 @@ class LeastSquares:
         self._kept.clear()
         scale = _penalties(u.square().sum(1), self.ridge, self.constant).rsqrt()[:, None]
         scaled = u.mul_(scale)
-        wide = torch.float32 if u.device.type == "mps" else torch.float64
-        gram = (scaled @ scaled.mT).to(wide)
+        gram = widen(scaled @ scaled.mT)
         gram.diagonal(dim1=-2, dim2=-1).add_(1)
-        dual = torch.cholesky_solve(m.to(wide), torch.linalg.cholesky(gram)).float()
+        dual = torch.cholesky_solve(widen(m), torch.linalg.cholesky(gram)).to(scaled)
         return scaled.mT @ dual * scale.mT
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64, on the CPU if its device has none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def solve_change(gram: Tensor, cross: Tensor, ridge: float, constant: bool) -> Tensor:

@@ -68,7 +68,7 @@ class MatrixProduct:
         return outputs[None]
 
     def change(self, change: Tensor) -> None:
-        self.weight += change.view(self.weight.shape).to(self.weight.dtype)
+        self.weight += change.view(self.weight.shape).to(self.weight)
 
 
 @dataclass(eq=False)
@@ -155,7 +155,7 @@ class Convolution:
         parts = change.unflatten(1, (-1, *self.kernel))  # (G, channels, *kernel, outputs)
         channels_first = parts.movedim(-1, 2)  # (G, channels, outputs, *kernel)
         whole = channels_first if self.transposed else channels_first.transpose(1, 2)
-        self.weight += whole.flatten(0, 1).to(self.weight.dtype)
+        self.weight += whole.flatten(0, 1).to(self.weight)
 
 
 def read_product(name: str, args: Any, result: Any) -> tuple[Tensor, Product] | None:

@@ -20,13 +20,14 @@ from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.run import tensors_of
 from nsopt.progress import Progress
 from nsopt.pruning.fitting.inputs import Inputs
+from nsopt.pruning.fitting.least_squares import widen
 from nsopt.pruning.fitting.products import Convolution, Product
 from nsopt.pruning.fitting.watch import Seen, Watch
 from nsopt.pruning.ranking import UnitRanking, join_streams
 from nsopt.scaling.cost import IntArray
 
 _RIDGE = 1e-4
-_ROWS = 8192
+_ROWS = 65536  # of taps
 _REMOVALS = 128  # of a group; of larger groups several units at once
 
 
@@ -142,12 +143,15 @@ def _sum_products(
 
     def choose(key: str, nth: int, product: Product, result: Tensor) -> Tensor:
         examples, count = product.count_places(result)
-        rows = min(count, max(1, each // examples))
+        taps = product.weight[0, 0].numel() if isinstance(product, Convolution) else 1
+        rows = min(count, max(1, each // (examples * taps)))
         return torch.randint(count, (examples, rows), generator=generator).to(result.device)
 
+    def add(seen: Seen) -> None:
+        _add(found, units_of, seen)
+
     for batch in range(len(inputs)):
-        for seen in Watch(model, choose, takes_inputs=True).run(inputs.call(model, batch)):
-            _add(found, units_of, seen)
+        Watch(model, choose, takes_inputs=True, consume=add).run(inputs.call(model, batch))
         progress.advance()
     return list(found.values())
 
@@ -158,15 +162,15 @@ def _add(found: dict[tuple[str, int], _Sums], units_of: "UnitsRead", seen: Seen)
     if rows is None or len(rows) > 1 or rows.shape[1] < 2:  # depthwise: it reads its own unit
         return
     for group, columns in units_of.columns(seen.key, seen.product):
-        taken = rows[0][:, columns].double()  # (N, U, taps)
+        taken = rows[0][:, columns].float()  # (N, U, taps)
         if (seen.key, group) not in found:
-            weights = _flatten_weight(seen.product)[columns].double().flatten(1)
-            zeros = taken.new_zeros(len(columns) + 1, len(columns))
+            weights = widen(_flatten_weight(seen.product)[columns].flatten(1))
+            zeros = weights.new_zeros(len(columns) + 1, len(columns))
             found[seen.key, group] = _Sums(group, weights, zeros[1:], zeros[0])
         own, flat = found[seen.key, group], taken.transpose(1, 2).flatten(0, 1)
-        own.gram += flat.T @ flat / columns.shape[1]
-        own.total += flat.sum(0) / columns.shape[1]
-        own.square += float(seen.outputs.double().var(0).sum()) * len(taken)
+        own.gram += widen(flat.T @ flat) / columns.shape[1]
+        own.total += widen(flat.sum(0)) / columns.shape[1]
+        own.square += float(seen.outputs.float().var(0).sum()) * len(taken)
         own.rows += len(taken)
 
 

@@ -37,7 +37,7 @@ class Seen:
         scale: factors of the outputs before this addition, (O,); None for one.
         constant: name of the tensor that adds a constant to the outputs: a bias, or the mean that a
             BatchNorm subtracts.
-        size: number of outputs, over all examples and places.
+        extent: the number of examples and of places, of which the rows are some.
     """
 
     key: str
@@ -47,7 +47,7 @@ class Seen:
     outputs: Tensor
     places: Tensor
     shares_input: bool
-    size: int
+    extent: tuple[int, int]
     beside: Tensor | None = None
     beside_is_older: bool = False
     scale: Tensor | None = None
@@ -75,6 +75,7 @@ class Watch(TorchDispatchMode):
             None to record all.
         followed: the keys whose outputs are followed to an addition.
         takes_inputs: whether to record rows of inputs.
+        consume: takes every call at once, which is then not kept in `seen`.
 
     Attributes:
         seen: the recorded calls.
@@ -88,6 +89,7 @@ class Watch(TorchDispatchMode):
         wanted: Mapping[str, int] | None = None,
         followed: Collection[str] = (),
         takes_inputs: bool = False,
+        consume: Callable[[Seen], None] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[Seen] = []
@@ -97,6 +99,7 @@ class Watch(TorchDispatchMode):
         self._left = sum(wanted.values()) if wanted is not None else math.inf
         self._followed = followed
         self._takes_inputs = takes_inputs
+        self._consume = consume
         self._names: dict[int, list[tuple[str, Tensor]]] = {}
         for name, tensor in tensors_of(model).items():
             self._names.setdefault(_storage(tensor), []).append((name, tensor))
@@ -156,8 +159,12 @@ class Watch(TorchDispatchMode):
         places = self._places(key, nth, product, result)
         inputs = product.rows(x, places) if self._takes_inputs else None
         outputs = product.select(result, places)
-        seen = Seen(key, nth, product, inputs, outputs, places, shares, result.numel())
+        extent = product.count_places(result)
+        seen = Seen(key, nth, product, inputs, outputs, places, shares, extent)
         seen.constant = self._name(product.bias) if product.bias is not None else None
+        if self._consume is not None:
+            self._consume(seen)
+            return
         self.seen.append(seen)
         if self._wanted is None or key in self._followed:
             self._chains.append(_Chain(seen, result, result.shape, self._group_started))
