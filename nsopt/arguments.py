@@ -77,8 +77,8 @@ def _fits(value: Any, hint: Any) -> bool:
     elif getattr(kind, "_is_protocol", False):
         fits = all(hasattr(value, name) for name in vars(kind) if not name.startswith("_"))
     else:
-        fits = not isinstance(kind, type) or kind is inspect.Parameter.empty
-        fits = fits or isinstance(value, kind)
+        is_unknown = kind in (Any, inspect.Parameter.empty) or not isinstance(kind, type)
+        fits = is_unknown or isinstance(value, kind)
     return fits
 
 
