@@ -19,7 +19,7 @@ from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.latency.runtime import TORCH
 from nsopt.models.architecture import TableArchitecture
-from nsopt.progress import Progress, Silent
+from nsopt.progress import Progress
 from nsopt.reports.choice import choose_method
 from nsopt.storage import schema
 from nsopt.study.presets import StudySettings, get_preset, override
@@ -336,24 +336,6 @@ def test_a_classifier_with_other_outputs_is_refused_before_anything_is_trained(
     with pytest.raises(NsoptError, match=message):
         nsopt.compress(Outputs(form), digits, ["params=50%"], out=tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_advice_for_less_time_names_options_of_compress(
-    trained: nn.Module, narrow: TableArchitecture, digits: ImageData, tmp_path: Path
-) -> None:
-    class StopAtAdviceError(Exception):
-        pass
-
-    class Advised(Silent):
-        def message(self, text: str) -> None:
-            if text.startswith("for less time") and "--budgets" in text:
-                raise StopAtAdviceError(text)
-
-    with pytest.raises(StopAtAdviceError) as stopped:
-        run(trained, narrow, digits, tmp_path, Advised())
-    assert str(stopped.value) == (
-        "for less time: fewer --budgets, --epochs 1, --per-class for fewer images"
-    )
 
 
 def test_the_same_call_again_trains_nothing(
