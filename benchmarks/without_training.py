@@ -52,7 +52,8 @@ def main() -> None:
     rows = Results(options.folder / "without_training.jsonl", ("network", "share", "seed", "arm"))
     for name in options.networks:
         dense = train_dense(name, data, options.folder)
-        start, _, splits, _ = rank_dense(dense)
+        start, images, _ = rank_dense(dense)
+        splits = images.splits
         arch, model = dense.arch, dense.model
         cost, base = arch.cost("macs"), np.array(arch.base_widths)
         norms = join_streams(arch.filter_norms(model), arch.streams)

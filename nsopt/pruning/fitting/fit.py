@@ -224,11 +224,11 @@ class _Fit:
             named, bias = tensors_of(self._small)[own.constant], seen.product.bias
             constant = change[:, own.inputs].flatten().to(named)
             if bias is not None:
-                bias += constant
+                bias.add_(constant)
             elif isinstance(named, nn.Parameter):
-                named += constant
+                named.add_(constant)
             else:  # the mean that a BatchNorm subtracts
-                named -= constant
+                named.sub_(constant)
 
 
 def _find_missing(seen: Seen, outputs: Tensor, beside: Tensor | None) -> Tensor:
