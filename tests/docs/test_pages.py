@@ -39,7 +39,11 @@ from tests.models.tracing.operators import install_operators
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 GALLERY = ROOT / "docs" / "gallery.md"
-NEEDS = {"yolo": "ultralytics", "detectors": "torchvision"}  # more than the other pages
+NEEDS = {  # more than the other pages
+    "yolo": "ultralytics",
+    "detectors": "torchvision",
+    "huggingface": "transformers",
+}
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
