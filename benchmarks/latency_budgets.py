@@ -24,10 +24,9 @@ import numpy as np
 import nsopt
 from benchmarks.common import time_alone
 from benchmarks.trained import Results
-from nsopt.compression.rounding import multiple_per_layer
 from nsopt.errors import NsoptError
 from nsopt.latency.linear import fit_linear
-from nsopt.latency.multiples import find_multiple
+from nsopt.latency.multiples import find_multiple, multiple_per_layer
 from nsopt.latency.runtime import Runtime, choose_runtime
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import PowerLaw
@@ -66,7 +65,7 @@ class Counter(nsopt.Silent):
 
 def propose(
     arch: Architecture, runtime: Runtime, shapes: Sequence[str], multiples: Sequence[int]
-) -> dict[str, tuple[nsopt.TimedWidths, int]]:
+) -> dict[str, tuple[nsopt.Latency, int]]:
     """Return widths that were timed within half of the milliseconds, by shape, and how many
     networks were timed for them."""
     base, found = np.array(arch.base_widths), {}

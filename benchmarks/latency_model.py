@@ -24,7 +24,7 @@ import nsopt
 from benchmarks.common import NETWORKS, published_law, show
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.sharing import sharing
-from nsopt.latency.learn import latency_model, sample_widths
+from nsopt.latency.kernel_model import latency_model, sample_widths
 from nsopt.latency.measure import measure_latencies
 from nsopt.latency.runtime import draw_images
 from nsopt.latency.sittings import Latency
@@ -80,7 +80,7 @@ def timed(
             warmup=4,
             repeats=8 if quick else 20,
             rounds=4,
-            device=str(compute.device),
+            compute=compute,
         )
 
 

@@ -20,7 +20,7 @@ import nsopt
 from benchmarks.common import NETWORKS, in_new_process, show
 from nsopt.compute.device import describe_device, resolve_compute
 from nsopt.compute.sharing import sharing
-from nsopt.latency.learn import sample_widths
+from nsopt.latency.kernel_model import sample_widths
 from nsopt.latency.measure import measure_latencies
 from nsopt.latency.runtime import draw_images
 from nsopt.latency.sittings import Latency

@@ -14,11 +14,10 @@ from .deployment.kept import KeptNetwork as KeptNetwork
 from .deployment.kept import load_network as load_network
 from .deployment.kept import load_weights as load_weights
 from .errors import NsoptError as NsoptError
-from .latency.bisection import TimedWidths as TimedWidths
 from .latency.learn import with_latency as with_latency
 from .latency.measure import measure_latency as measure_latency
-from .latency.measured_budget import solve_measured_widths as solve_measured_widths
 from .latency.sittings import Latency as Latency
+from .latency.timer import solve_measured_widths as solve_measured_widths
 from .methods.base import LawInputs as LawInputs
 from .methods.base import Method as Method
 from .methods.registry import register_method as register_method

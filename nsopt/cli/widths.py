@@ -70,21 +70,24 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
 
     from nsopt.cli.console import console, live_progress, tell_what_is_fixed
     from nsopt.cli.preparation import read_metrics, resolve_multiple
+    from nsopt.compute.device import resolve_compute
+    from nsopt.compute.sharing import sharing
     from nsopt.latency.learn import learn_latency
     from nsopt.latency.runtime import TORCH
     from nsopt.progress import Silent
-    from nsopt.scaling.metric import LATENCY
     from nsopt.settings import batch_unit
     from nsopt.study.task import write_latency_once
 
-    in_time = any(LATENCY in metric.parts for metric in read_metrics(options.sizes))
+    in_time = any(metric.is_timed for metric in read_metrics(options.sizes))
     found = _find_law(options)
     is_timed = in_time or options.sizes.multiple_of == "auto" or options.timing.runtime
     runtime = _choose_runtime(options, found.studies) if is_timed else TORCH
     with nullcontext(Silent()) if options.as_json else live_progress() as progress:
         sizes = resolve_multiple(options.sizes, options.device, runtime, progress)
         if in_time and found.arch.latency is None:
-            arch = learn_latency(found.arch, options.device, runtime, progress)
+            with sharing(resolve_compute(options.device, "fp32"), progress) as compute:
+                model = learn_latency(found.arch, compute, progress, runtime)
+            arch = found.arch.with_latency(model)
             found = replace(found, arch=arch)
             for study in found.studies[:1]:
                 write_latency_once(study, arch.latency)
@@ -127,15 +130,14 @@ def _correct_latency(
     """
     from nsopt.compute.device import resolve_compute
     from nsopt.compute.sharing import sharing
-    from nsopt.scaling.metric import LATENCY
-    from nsopt.study.widths_in_time import Clock
+    from nsopt.latency.timer import Memory, Timer
+    from nsopt.storage.timings import StoredTimings
 
-    if LATENCY not in asked.metric.parts:
+    if not asked.metric.is_timed:
         return asked.arch
+    store = StoredTimings(studies[0], lambda: studies) if studies else Memory()
     with sharing(resolve_compute(device, "fp32"), progress) as compute:
-        if studies:
-            return Clock(compute, runtime, progress, studies[0]).correct(asked, lambda: studies)
-        return asked.corrected(asked.solve_here(compute, runtime, progress).predicted)
+        return Timer(compute, runtime, progress, store=store).correct(asked)
 
 
 def _propose_widths(

@@ -123,7 +123,7 @@ def check_budgets(words: Sequence[str], arch: Architecture, settings: StudySetti
 
     See `read_compression_budgets` and `Budget.solve`.
     """
-    counted = [word for word in words if LATENCY not in read_limited_metrics(word)]
+    counted = [word for word in words if not limits_time([word])]
     for budget in read_compression_budgets(counted, arch):
         with naming(budget, settings):
             budget.solve(uniform_curve(arch.base_widths), arch, settings)
@@ -131,7 +131,7 @@ def check_budgets(words: Sequence[str], arch: Architecture, settings: StudySetti
 
 def limits_time(words: Sequence[str]) -> bool:
     """Return whether a budget limits milliseconds. Raises NsoptError if one is invalid."""
-    return any(LATENCY in read_limited_metrics(word) for word in words)
+    return any(metric.is_timed for word in words for metric in read_limited_metrics(word))
 
 
 def check_time(words: Sequence[str], arch: Architecture, milliseconds: float) -> None:

@@ -12,9 +12,8 @@ from nsopt.compression.budgets import (
     naming,
     read_compression_budgets,
 )
-from nsopt.compression.latency import with_latency_for
+from nsopt.compression.latency import with_fast_multiple, with_latency_for
 from nsopt.compression.result import Compressed, Compression
-from nsopt.compression.rounding import with_fast_multiple
 from nsopt.compression.scores import correct_for_uniform, read_accuracies, store_scored_law
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
@@ -24,7 +23,9 @@ from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
+from nsopt.latency.allowance import LEAST, Allowance
 from nsopt.latency.runtime import Runtime
+from nsopt.latency.timer import Timer
 from nsopt.methods.base import Method
 from nsopt.methods.registry import BASELINE, DENSE, SCORED
 from nsopt.models.architecture import Architecture
@@ -74,11 +75,12 @@ def prepare_budgets(
     check_budgets(words, task.arch, task.settings)
     _report_accuracy(task, workspace, progress)
     studies = list_studies(task, workspace)
-    with sharing(resolve_compute(task.settings.training.device, "fp32"), progress) as compute:
-        arch = with_latency_for(words, task.arch, studies, compute, progress, task.runtime)
-    budgets = read_compression_budgets(words, arch)
     stored = [schema.read_settings(study) for study in studies]
-    settings = with_fast_multiple(task.settings, budgets, arch, task.runtime, stored, progress)
+    with sharing(resolve_compute(task.settings.training.device, "fp32"), progress) as compute:
+        timer = Timer(compute, task.runtime, progress, allowance=Allowance(LEAST))
+        arch = with_latency_for(words, task.arch, studies, timer)
+        budgets = read_compression_budgets(words, arch)
+        settings = with_fast_multiple(task.settings, budgets, arch, stored, timer)
     return replace(task, arch=arch, settings=settings), budgets
 
 

@@ -1,35 +1,30 @@
-"""The latency model for budgets in milliseconds."""
+"""Budgets in milliseconds of a compression: a latency model, and rounding that suits the device."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from optuna.study import Study
 
-from nsopt.compression.budgets import check_time, limits_time
-from nsopt.compute.device import Compute
-from nsopt.latency.measured_budget import make_exact
-from nsopt.latency.runtime import Runtime
+from nsopt.compression.budgets import Budget, check_time, limits_time
+from nsopt.latency.measured_budget import MeasuredBudget
+from nsopt.latency.multiples import choose_multiples
+from nsopt.latency.timer import Timer
 from nsopt.models.architecture import Architecture
-from nsopt.progress import Progress
+from nsopt.scaling.law import PowerLaw, uniform_curve
+from nsopt.scaling.metric import LATENCY
+from nsopt.study.presets import StudySettings
 from nsopt.study.task import with_stored_latency
 
 
 def with_latency_for(
-    words: Sequence[str],
-    arch: Architecture,
-    studies: Iterable[Study],
-    compute: Compute,
-    progress: Progress,
-    runtime: Runtime,
-    inputs: Any = None,
+    words: Sequence[str], arch: Architecture, studies: Iterable[Study], timer: Timer
 ) -> Architecture:
     """Return `arch`, with a stored or new latency model if a budget limits milliseconds.
 
     Args:
         words: the budgets.
         studies: may have stored a model, which has priority, so that budgets keep their meaning.
-        inputs: a batch with which networks are timed; by default random images.
 
     Raises:
         NsoptError: if the network meets a budget already, before nsopt learns for minutes.
@@ -38,7 +33,77 @@ def with_latency_for(
         return arch
     arch = with_stored_latency(arch, studies)
     if arch.latency is None:
-        arch = make_exact(
-            arch, compute, progress, runtime, partial(check_time, words, arch), inputs
-        )
+        arch = timer.learn(arch, partial(check_time, words, arch))
     return arch
+
+
+def ask(
+    budget: Budget, arch: Architecture, settings: StudySettings, timer: Timer, law: PowerLaw
+) -> MeasuredBudget:
+    """Return the question for `timer` which widths along a law fit a budget in milliseconds."""
+    limits = budget.limits(arch, settings)
+    return MeasuredBudget(arch, law, budget.metric, budget.limit, limits, timer.runtime.is_here)
+
+
+def solve_as_timed(
+    budget: Budget, arch: Architecture, settings: StudySettings, timer: Timer, law: PowerLaw
+) -> tuple[int, ...]:
+    """Return the widths along a law at a budget; milliseconds hold as measured, and confirmed."""
+    if budget.metric.is_timed:
+        arch = timer.correct(ask(budget, arch, settings, timer, law))
+    return budget.solve(law, arch, settings)
+
+
+def solve_candidate(
+    budget: Budget, arch: Architecture, settings: StudySettings, timer: Timer, law: PowerLaw
+) -> tuple[int, ...]:
+    """Return the widths along one of many laws at a budget; few measurements are enough."""
+    if budget.metric.is_timed:
+        asked = ask(budget, arch, settings, timer, law)
+        return timer.solve(asked, is_careful=False).widths
+    return budget.solve(law, arch, settings)
+
+
+def with_fast_multiple(
+    settings: StudySettings,
+    budgets: Sequence[Budget],
+    arch: Architecture,
+    stored: Sequence[Mapping[str, Any]],
+    timer: Timer,
+) -> StudySettings:
+    """Return the settings of a compression; at budgets in milliseconds they round widths.
+
+    nsopt times which multiple allows most MACs (`choose_multiples`). The user's own multiple has
+    priority; a runtime on another device gets none.
+
+    Args:
+        settings: as the user gave them.
+        budgets: of the compression.
+        arch: the trained network, with a latency model if a budget limits milliseconds.
+        stored: settings of the studies that this compression continues. Their multiple is kept.
+        timer: times networks.
+    """
+    if settings.multiple_of is not None or not timer.runtime.is_here:
+        return settings
+    timed = [budget for budget in budgets if budget.metric.is_timed]
+    known = [each["multiple_of"] for each in stored if "multiple_of" in each]
+    if known:
+        if isinstance(known[0], dict) and list(known[0]) == [LATENCY.name]:
+            return settings.updated(multiple_of=known[0])
+        if timed and known[0] is None:
+            timer.progress.message(
+                "widths are not rounded, as in the results so far: another folder rounds them"
+            )
+        return settings
+    if not timed:
+        return settings
+    law = uniform_curve(arch.base_widths)
+    multiples = choose_multiples(
+        arch, [ask(budget, arch, settings, timer, law) for budget in timed], timer
+    )
+    if max(multiples) > 1:
+        timer.progress.message(
+            f"at budgets in milliseconds widths are multiples of {max(multiples)}, less in narrow "
+            f"layers: most MACs fit then, as timed in {timer.runtime.name}"
+        )
+    return settings.updated(multiple_of={LATENCY.name: multiples})

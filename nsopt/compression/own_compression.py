@@ -17,11 +17,17 @@ from torch import nn
 from nsopt.compression.budgets import (
     Budget,
     check_budgets,
+    limits_time,
     naming,
     read_compression_budgets,
 )
-from nsopt.compression.latency import with_latency_for
-from nsopt.compression.own_latency import solve_as_timed, time_models, with_measured_budget
+from nsopt.compression.latency import (
+    ask,
+    solve_as_timed,
+    solve_candidate,
+    with_fast_multiple,
+    with_latency_for,
+)
 from nsopt.compression.own_task import (
     FINE_TUNED,
     OwnTask,
@@ -30,17 +36,21 @@ from nsopt.compression.own_task import (
     read_own_studies,
 )
 from nsopt.compression.result import Compressed, Compression
-from nsopt.compression.rounding import with_fast_multiple
 from nsopt.compute.device import place
+from nsopt.latency.allowance import LEAST, Allowance
+from nsopt.latency.measure import measure_latencies
+from nsopt.latency.timer import Timer
 from nsopt.methods.registry import BASELINE, DENSE, SCORED
 from nsopt.models.architecture import build_to_fill
 from nsopt.models.tracing.originals import copy_model
 from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
 from nsopt.reports.results import Origin
-from nsopt.scaling.law import PowerLaw, uniform_curve
+from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import counted_costs
+from nsopt.settings import batch_unit
 from nsopt.storage import schema, trials
 from nsopt.storage.provenance import provenance
+from nsopt.storage.timings import StoredTimings
 from nsopt.storage.weights_file import read_weights, write_weights
 from nsopt.tasks.supervision import evaluate
 from nsopt.training.loop import train_configuration
@@ -70,40 +80,48 @@ def run_own_compression(
     dense = _evaluate(task)
     task.progress.message(f"the trained network: {task.score_name} {dense.score:g}")
     studies = read_own_studies(task.folder, task.arch)
-    arch = with_latency_for(
-        words, task.arch, studies, task.compute, task.progress, task.runtime, task.inputs
+    timer = Timer(
+        task.compute, task.runtime, task.progress, task.inputs, allowance=Allowance(LEAST)
     )
+    arch = with_latency_for(words, task.arch, studies, timer)
     budgets = read_compression_budgets(words, arch)
     stored = [schema.read_own_settings(study) for study in studies]
-    settings = with_fast_multiple(
-        task.settings, budgets, arch, task.runtime, stored, task.progress, task.inputs
-    )
+    settings = with_fast_multiple(task.settings, budgets, arch, stored, timer)
     task = replace(task, arch=arch, settings=settings)
-    law = uniform_curve(task.arch.base_widths)
+    if limits_time(words):
+        timer = replace(timer, store=StoredTimings(task.open_study(BASELINE.name)))
+    uniform = uniform_curve(task.arch.base_widths)
     asked = []
     for budget in budgets:
         with naming(budget, settings):
-            timed_task = with_measured_budget(task, budget, law)
-            asked.append((budget, timed_task, budget.solve(law, timed_task.arch, task.settings)))
+            asked.append((budget, solve_as_timed(budget, arch, settings, timer, uniform)))
     ranking = rank_by_importance(
         task.arch, task.model, task.supervision, task.settings.search, task.compute
     )
     start = TrainedStart(task.arch, task.model, ranking)
     networks = [dense]
-    for budget, timed_task, widths in asked:
-        solve = partial(solve_as_timed, task, budget)
-        law = choose_law(timed_task, start, budget, candidates, solve)
-        networks.append(_compress(task, start, budget, widths, law, seeds))
-    latencies, unit = time_models(task, [network.model for network in networks])
+    for budget, widths in asked:
+        corrected = task
+        if budget.metric.is_timed:
+            question = ask(budget, arch, settings, timer, uniform)
+            corrected = replace(task, arch=timer.correct(question))
+        solve, solve_timed = (
+            partial(function, budget, arch, settings, timer)
+            for function in (solve_candidate, solve_as_timed)
+        )
+        law = choose_law(corrected, start, budget, candidates, solve, solve_timed)
+        networks.append(_compress(task, start, budget, widths, solve_timed(law), seeds))
+    models = [network.model for network in networks]
+    latencies = measure_latencies(models, task.inputs, compute=task.compute, runtime=task.runtime)
     whole, *smaller = (
-        replace(network, latency=latency)
+        replace(network, latency=latency.median_ms)
         for network, latency in zip(networks, latencies, strict=True)
     )
     origin = Origin(
         name=task.arch.name,
         score_name=task.score_name,
         layer_names=task.arch.layer_names,
-        latency_unit=unit,
+        latency_unit=batch_unit(task.runtime.batch_size),
         settings=task.settings.model_dump(mode="json"),
         provenance=provenance(task.compute),
     )
@@ -127,11 +145,10 @@ def _compress(
     start: TrainedStart,
     budget: Budget,
     uniform: Widths,
-    law: PowerLaw,
+    best: Widths,
     seeds: int,
 ) -> Compressed:
-    """Fine-tune uniform widths and those of a law; return the better network, not timed yet."""
-    best = solve_as_timed(task, budget, law)
+    """Fine-tune uniform widths and the best ones; return the better network, not timed yet."""
     methods = {BASELINE.name: uniform}
     if best != uniform:
         methods[SCORED.name] = best

@@ -6,7 +6,6 @@ Searches and scores of widths are Optuna studies, so that the same call continue
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +162,13 @@ def choose_law(
     start: TrainedStart,
     budget: Budget,
     candidates: int,
+    solve: Callable[[PowerLaw], Widths],
     solve_as_timed: Callable[[PowerLaw], Widths],
 ) -> PowerLaw:
     """Run the missing searches, and the missing scores at a budget; return the best law.
 
     Args:
+        solve: returns the widths along one of many laws.
         solve_as_timed: returns the widths along a law, timed if the budget limits milliseconds.
 
     Raises:
@@ -176,7 +177,6 @@ def choose_law(
     """
     searches = {price: _search(task, price) for price in list_prices(budget.metric)}
     family = make_score_family(task.arch, searches, budget)
-    solve = partial(budget.solve, arch=task.arch, settings=task.settings)
 
     compute, supervision = task.compute, task.supervision
     compare = supervision.comparison(task.model, compute)

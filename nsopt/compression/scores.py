@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial
 from torch import nn
 
 from nsopt.compression.budgets import Budget
+from nsopt.compression.latency import solve_candidate
 from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError, NoWidthsError
 from nsopt.latency.bisection import Widths
@@ -32,7 +33,7 @@ from nsopt.samplers.candidates import (
 )
 from nsopt.scaling.family import LawFamily
 from nsopt.scaling.law import PowerLaw, uniform_curve
-from nsopt.scaling.metric import LATENCY, counted_costs
+from nsopt.scaling.metric import counted_costs
 from nsopt.scaling.record import Iteration
 from nsopt.settings import Price
 from nsopt.storage import schema, trials
@@ -161,7 +162,7 @@ def store_scored_law(session: Session, budget: Budget, candidates: int) -> None:
     }
     study = open_tuning(session, name, tuned, [METRIC_NAME])
     scorer = _AgreementScore(session)
-    solve = partial(budget.solve, arch=arch, settings=task.settings)
+    solve = partial(_solve_candidate, session, budget)
     runner = ScoreRunner(family, solve, scorer.measure, session.compute, session.progress)
     done = score_laws(study, runner, budget, candidates, task.settings.training.seed)
     trained = _read_trained_widths(session, budget)
@@ -247,7 +248,7 @@ def score_as_timed(
 ) -> None:
     """Score the widths along the best law that are within milliseconds as timed.
 
-    Candidates have the widths that a latency model predicts: timing 16 laws would take long.
+    Candidates have widths that few measurements found.
 
     Args:
         study: where the score is stored.
@@ -256,10 +257,15 @@ def score_as_timed(
         budget: the budget; only for one in milliseconds is there anything to do.
         done: the trials of the candidates.
     """
-    if LATENCY in budget.metric.parts:
+    if budget.metric.is_timed:
         best = find_best(done)
         point = TuningPoint(trials.read_tuning_point(best).seed, index=_AS_TIMED)
         run_points(study, {point: best.params}, replace(runner, solve=solve), runner.progress)
+
+
+def _solve_candidate(session: Session, budget: Budget, law: PowerLaw) -> Widths:
+    task = session.task
+    return solve_candidate(budget, task.arch, task.settings, session.timer, law)
 
 
 def _solve_as_timed(session: Session, budget: Budget, law: PowerLaw) -> Widths:
@@ -282,7 +288,7 @@ def correct_for_uniform(session: Session, budget: Budget) -> Architecture:
         NoWidthsError: if no uniform network is within the budget, as timed.
     """
     arch, metric = session.task.arch, budget.metric
-    if LATENCY not in metric.parts:
+    if not metric.is_timed:
         return arch
     study, law = session.open_study(BASELINE.name), uniform_curve(arch.base_widths)
     return correct_latency(session, study, law, metric, budget.limit, arch.base_widths)

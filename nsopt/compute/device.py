@@ -74,8 +74,15 @@ class Compute:
             wait_for(self.device)
             self.lock.give_way()
 
+    def all_threads(self) -> AbstractContextManager[None]:
+        """Use as many threads inside this block as measurements do."""
+        return self.lock.all_threads() if self.lock else nullcontext()
+
     def exclusive(self) -> AbstractContextManager[None]:
-        """Measure inside this block while other processes wait. Do not use it in `computing`."""
+        """Measure inside this block while other processes wait, for seconds at a time.
+
+        Do not use it in `computing`. Blocks may be nested.
+        """
         return self.lock.exclusive() if self.lock else nullcontext()
 
 

@@ -1,7 +1,6 @@
 """Several processes on one device: they compute at the same time, and pause while one measures."""
 
 import fcntl
-import math
 import os
 import platform
 import time
@@ -12,9 +11,11 @@ from typing import IO
 
 import torch
 
-_LONGEST_WAIT = 60.0
+LONGEST_WAIT = 30.0  # seconds that a measurement waits for other processes
+_LONGEST_PAUSE = 10.0  # seconds that a computation waits for a measurement
+_IMPATIENT = 0.5  # seconds that a measurement waits once another one kept it waiting too long
+_LONGEST_TURN = 60.0  # seconds that others compute between two measurements, at most
 _POLL_SECONDS = 0.005
-_SILENT_SECONDS = 2.0
 _PAUSE = 0.2  # seconds between two trainings or scores of a process, at most
 
 
@@ -28,7 +29,7 @@ class DeviceLock:
     Args:
         folder: folder of the lock files.
         device: name of the device, the same in all processes.
-        tell: receives a message when this process waits for the measurement of another one.
+        tell: receives a message when this process measures although another one does, too.
     """
 
     def __init__(
@@ -38,6 +39,9 @@ class DeviceLock:
         name = f"{platform.node()}-{device}"
         self._threads = torch.get_num_threads()
         self._tell = tell
+        self._patience = LONGEST_WAIT
+        self._longest_pause = _LONGEST_PAUSE
+        self._depth = 0
         self._turn_of_others_ends = 0.0
         self._gate = (folder / f"{name}.gate").open("a+b", buffering=0)
         self._room = (folder / f"{name}.room").open("ab")
@@ -66,46 +70,69 @@ class DeviceLock:
         self._enter()
 
     def _enter(self) -> None:
-        self._pass_gate(fcntl.LOCK_SH)
-        try:
-            fcntl.flock(self._room, fcntl.LOCK_SH)
-        finally:
+        """Enter the room, or after some seconds compute beside a process that measures."""
+        entered = _lock_within(self._longest_pause, self._gate, fcntl.LOCK_SH)
+        if entered:
+            _lock_within(0.0, self._room, fcntl.LOCK_SH)  # free: who measures holds the gate, too
             fcntl.flock(self._gate, fcntl.LOCK_UN)
+        self._longest_pause = _LONGEST_PAUSE if entered else 0.0
 
-    def _pass_gate(self, kind: int) -> None:
-        """Wait until the gate can be locked; after a while, report the process that measures."""
-        gate = self._gate.fileno()
-        if not _lock_within(_SILENT_SECONDS, gate, kind):
-            self._gate.seek(0)
-            holder = self._gate.read().decode()
-            self._tell(f"waiting for another nsopt process that measures latency (PID {holder})")
-            fcntl.flock(gate, kind)
+    @contextmanager
+    def all_threads(self) -> Iterator[None]:
+        """Use as many threads inside the block as a measurement does."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Measure with all threads while other processes wait. Do not call this inside `shared`.
 
         The gate keeps other processes from starting to compute. The room is free when all that were
-        computing have given way; after a minute this process no longer waits for them, because one
-        may be suspended. It waits for other measurements as long as they take. Before its next one,
-        processes that compute get as much time as its last one took, at most a minute.
+        computing have given way. After half a minute this process measures beside the others, and
+        says so. Before its next measurement, processes that compute get as much time as its last
+        one took, at most a minute. Blocks may be nested.
         """
-        self._leave_others_their_turn()
-        threads, start = torch.get_num_threads(), math.inf
-        torch.set_num_threads(self._threads)
-        try:
-            self._pass_gate(fcntl.LOCK_EX)
-            self._gate.truncate(0)
-            self._gate.write(str(os.getpid()).encode())
-            _lock_within(_LONGEST_WAIT, self._room.fileno(), fcntl.LOCK_EX)
-            start = time.monotonic()
+        if self._depth:
             yield
-        finally:
-            for lock in (self._room, self._gate):
-                fcntl.flock(lock, fcntl.LOCK_UN)
-            torch.set_num_threads(threads)
-            now = time.monotonic()
-            self._turn_of_others_ends = now + min(now - start, _LONGEST_WAIT)
+            return
+        self._leave_others_their_turn()
+        with self.all_threads():
+            self._depth += 1
+            self._claim()
+            start = time.monotonic()
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                for lock in (self._room, self._gate):
+                    fcntl.flock(lock, fcntl.LOCK_UN)
+                now = time.monotonic()
+                self._turn_of_others_ends = now + min(now - start, _LONGEST_TURN)
+
+    def _claim(self) -> None:
+        """Lock the gate, then the room; stop waiting when this process has no patience left."""
+        start = time.monotonic()
+        if not _lock_within(self._patience, self._gate, fcntl.LOCK_EX):
+            self._gate.seek(0)
+            holder = self._gate.read().decode()
+            self._give_up(f"another nsopt process (PID {holder}) measures")
+            return
+        self._gate.truncate(0)
+        self._gate.write(str(os.getpid()).encode())
+        left = self._patience - (time.monotonic() - start)
+        if _lock_within(left, self._room, fcntl.LOCK_EX):
+            self._patience = LONGEST_WAIT
+        else:
+            self._give_up("another nsopt process computes")
+
+    def _give_up(self, reason: str) -> None:
+        if self._patience == LONGEST_WAIT:
+            self._tell(f"{reason} and does not give way: milliseconds measured now are unreliable")
+        self._patience = _IMPATIENT
 
     def _leave_others_their_turn(self) -> None:
         """Wait while other processes compute, until their turn ends."""
@@ -128,7 +155,7 @@ def _is_held(lock: IO[bytes], kind: int) -> bool:
     return False
 
 
-def _lock_within(seconds: float, lock: int, kind: int) -> bool:
+def _lock_within(seconds: float, lock: IO[bytes], kind: int) -> bool:
     """Try to lock a file for some seconds; return whether this succeeded."""
     deadline = time.monotonic() + seconds
     while True:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -11,7 +11,9 @@ from nsopt.files import cache_folder
 
 
 @contextmanager
-def hold_lock(what: Path, before_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def hold_lock(
+    what: Path, before_waiting: Callable[[], None] = lambda: None, seconds: float = -1
+) -> Iterator[None]:
     """Hold a lock inside the block, so that one process at a time runs it.
 
     A process that dies frees the lock. Lock files are in the cache folder and stay there.
@@ -19,13 +21,15 @@ def hold_lock(what: Path, before_waiting: Callable[[], None] = lambda: None) -> 
     Args:
         what: names the lock.
         before_waiting: called if another process holds the lock.
+        seconds: how long to wait; then the block runs without the lock. -1 waits without a limit.
     """
     lock = _make_lock(what)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         before_waiting()
-        lock.acquire()
+        with suppress(Timeout):
+            lock.acquire(timeout=seconds)
     try:
         yield
     finally:

@@ -14,6 +14,9 @@ from nsopt.errors import NoWidthsError
 
 MOST_TIMED = 12
 _CONFIRMING = 3  # measurements at the end, each of the largest network that fits
+_FULL = 0.97  # share of the budget that fills it nearly
+_FEW = 3  # measurements along a law that is one of many
+_CAUTIOUS = 0.9  # share of the budget of widths that are not measured
 _CLOSE = 1.02  # if the ratio of two predictions is smaller, no network between them is timed
 _AIM = 0.99  # share of the budget at which proposals aim
 _FINEST = 1 + 1e-4  # if the ratio of two predictions is smaller, no size is between them
@@ -24,27 +27,18 @@ _MIDDLE = 0.1  # share of a bracket at either end that interpolation avoids
 Widths = tuple[int, ...]
 
 
-class Proposal(NamedTuple):
-    """Widths along a law, with their predicted milliseconds."""
-
-    widths: Widths
-    predicted: float
-
-
-@dataclass(frozen=True)
-class TimedWidths:
-    """Widths that were timed.
+class Tried(NamedTuple):
+    """A network along a law.
 
     Attributes:
         widths: L integers.
         predicted: milliseconds that the latency model predicts.
-        measured: the milliseconds of each measurement that were compared with the budget, see
-            `nsopt.solve_measured_widths`.
+        measured: the milliseconds of each measurement; empty if there was no time for one.
     """
 
     widths: Widths
     predicted: float
-    measured: tuple[float, ...]
+    measured: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,8 +51,8 @@ class _Bracket:
         empty: a prediction at or below which the law has no widths.
     """
 
-    fits: tuple[TimedWidths, ...] = ()
-    slow: TimedWidths | None = None
+    fits: tuple[Tried, ...] = ()
+    slow: Tried | None = None
     empty: float = 0.0
 
     @property
@@ -75,7 +69,18 @@ class _Bracket:
         """Whether the largest network that fits and the slow one are too close to time another."""
         return bool(self.fits) and self.high <= _CLOSE * self.low
 
-    def with_timed(self, timed: TimedWidths, budget: float) -> "_Bracket":
+    def is_filled(self, budget: float, measurements: int) -> bool:
+        """Return whether the best network fills the budget, as well as few measurements show."""
+        full = bool(self.fits) and max(self.fits[-1].measured) >= _FULL * budget
+        return full or (bool(self.fits) and measurements >= _FEW)
+
+    def guess(self, budget: float) -> float:
+        """Return a prediction at which widths fit, if milliseconds are in proportion."""
+        if self.slow is None:
+            return _CAUTIOUS * budget
+        return _CAUTIOUS * self.slow.predicted * budget / max(self.slow.measured)
+
+    def with_timed(self, timed: Tried, budget: float) -> "_Bracket":
         """Return the bracket after a measurement."""
         if max(timed.measured) > budget:
             fits = tuple(one for one in self.fits if one.predicted < timed.predicted)
@@ -84,8 +89,14 @@ class _Bracket:
 
 
 def bisect_widths(
-    propose: Callable[[float], Proposal], measure: Callable[[Widths], float], budget: float
-) -> TimedWidths:
+    propose: Callable[[float], Tried],
+    measure: Callable[[Widths], float],
+    budget: float,
+    *,
+    aim: float | None = None,
+    is_careful: bool = True,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Tried:
     """Return the largest widths along a law that take at most `budget` milliseconds.
 
     It takes at most `MOST_TIMED` measurements; the last ones confirm the result. No measurement of
@@ -97,27 +108,37 @@ def bisect_widths(
         measure: times a network of these widths; returns the milliseconds that decide whether it
             fits.
         budget: in milliseconds.
+        aim: the prediction of the first network; by default the budget.
+        is_careful: whether to find the largest and to confirm it. Otherwise widths that fill the
+            budget nearly, or the best of three measurements, are enough.
+        is_over: whether there is no more time; the best known widths are then returned, predicted
+            if none that were measured fit.
 
     Raises:
         NoWidthsError: if no measured network is within the budget.
     """
-    known, aim = _Bracket(), budget
+    known, aim = _Bracket(), aim or budget
     for left in reversed(range(MOST_TIMED)):
+        if is_over() or (not is_careful and known.is_filled(budget, MOST_TIMED - 1 - left)):
+            break
         known, found = (known, None) if known.is_closed else _find_new(propose, known, aim)
         if known.fits and (found is None or left < _CONFIRMING):
             best = known.fits[-1]
-            again = replace(best, measured=(*best.measured, measure(best.widths)))
+            if not is_careful:
+                return best
+            again = best._replace(measured=(*best.measured, measure(best.widths)))
             known = known.with_timed(again, budget)
             if known.fits and known.fits[-1] is again:
                 return again
         elif found is None:
             break
         else:
-            timed = TimedWidths(*found, (measure(found.widths),))
-            known = known.with_timed(timed, budget)
+            known = known.with_timed(found._replace(measured=(measure(found.widths),)), budget)
         aim = _next_aim(known, budget, MOST_TIMED - left)
     if known.fits:
         return known.fits[-1]
+    if is_over():
+        return propose(known.guess(budget))
     if known.slow is None:
         propose(_FARTHEST * budget)  # raises the reason why there are no widths
     fastest = max(known.slow.measured) if known.slow else math.nan
@@ -128,8 +149,8 @@ def bisect_widths(
 
 
 def _find_new(
-    propose: Callable[[float], Proposal], known: _Bracket, aim: float
-) -> tuple[_Bracket, Proposal | None]:
+    propose: Callable[[float], Tried], known: _Bracket, aim: float
+) -> tuple[_Bracket, Tried | None]:
     """Return a new size inside the bracket near the prediction `aim`, or None without one.
 
     The first result is the bracket, which excludes predictions without widths.

@@ -2,11 +2,12 @@
 
 import gc
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache, cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,31 +16,35 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nsopt.arguments import checked
-from nsopt.compute.device import describe_device, float32_precision, resolve_compute
+from nsopt.compute.device import Compute, describe_device, float32_precision, resolve_compute
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.random_state import keep_random_state
 from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError
-from nsopt.latency.runtime import TORCH, Feed, Runtime, Torch, draw_images, move
+from nsopt.latency.runtime import TORCH, Feed, Pass, Runtime, Torch, draw_images, move
 from nsopt.latency.sittings import LONGEST_WAIT, Latency
 from nsopt.models.inputs import count_examples, resize_batch
 from nsopt.models.layout import change_layout
 
 # 2: in rounds, with the memory of tensors kept between passes. 3: that memory is one block per
-# network, and Python's garbage collection is off.
-_PROTOCOL = 3
+# network, and Python's garbage collection is off. 4: fewer passes of networks that take long; the
+# device is held for seconds at a time.
+_PROTOCOL = 4
 _DEVIATIONS = 3.1  # of the median's bound: the true median is above it in one case of 1,000
 _PRECISE = 1.02  # bound over median; while it is more, further rounds are timed
 _MOST_ROUNDS = 16  # times the rounds asked for
-_LONGEST = 30.0  # seconds of timed passes after which there are no further rounds
+LONGEST = 30.0  # seconds of timed passes after which there are no further rounds
+_FEWEST_ROUNDS = 5
+_TURN = 3.0  # seconds for which the device is held before others compute
+_ROUND = 1.0  # seconds of a network's passes in a round, unless one pass takes longer
+
+
+CPU = Compute(torch.device("cpu"), bf16=False)
 
 
 def latency_conditions(device: torch.device, runtime: Runtime = TORCH) -> dict[str, Any]:
-    """Return the conditions of a measurement: fields of `Latency` that must agree in a comparison.
-
-    The number of passes must agree, too, but is not included.
-    """
+    """Return the fields of `Latency` that must agree in a comparison."""
     own = runtime.device(device)
     return {
         "device": describe_device(own),
@@ -88,8 +93,8 @@ def measure_latency(
     """
     if inputs is None:
         inputs = draw_images(input_shape, batch_size)
-    runtime = Torch(count_examples(inputs))
-    (latency,) = measure_latencies([model], inputs, warmup, repeats, 1, device, runtime)
+    runtime, compute = Torch(count_examples(inputs)), resolve_compute(device, "fp32")
+    (latency,) = measure_latencies([model], inputs, warmup, repeats, 1, compute, runtime)
     return latency
 
 
@@ -99,10 +104,13 @@ def measure_latencies(
     warmup: int = 20,
     repeats: int = 80,
     rounds: int = 5,
-    device: str = "cpu",
+    compute: Compute = CPU,
     runtime: Runtime = TORCH,
 ) -> list[Latency]:
     """Time networks side by side: every round times each network, so that conditions are equal.
+
+    The device is held for seconds at a time, and only while networks run (`Compute.exclusive`). In
+    networks that take long, fewer passes are timed: in a round at most a second of each.
 
     Args:
         models: networks; they do not change.
@@ -111,55 +119,77 @@ def measure_latencies(
         warmup: passes of each network before timing, over all rounds.
         repeats: timed passes of each network, over all rounds.
         rounds: number of rounds. On a busy machine they differ.
-        device: as torch names it, or auto.
+        compute: the device.
         runtime: runs the networks.
     """
-    load = [partial(runtime.prepare, model, inputs) for model in models]
-    passes = warmup, repeats, rounds
-    return [_summarise(timed) for timed in _time_in_turns(load, inputs, passes, device, runtime)]
+    with compute.all_threads():
+        feeds = [load_network(model, inputs, compute, runtime) for model in models]
+        passes = warmup, repeats, rounds
+        return [_summarise(timed) for timed in _time(feeds, inputs, passes, compute, runtime)]
+
+
+def load_network(model: nn.Module, inputs: Any, compute: Compute, runtime: Runtime) -> Feed:
+    """Load a copy of a network where a runtime runs it."""
+    where = runtime.device(compute.device)
+    with torch.no_grad(), memory_for(where, f"timing batches of {runtime.batch_size}"):
+        return runtime.prepare(model, inputs, where)
 
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """Times networks in turns with one network, so that the machine is equally fast for both.
+    """Times networks, each in turns with one other, so that the machine is equally fast for both.
 
     Attributes:
-        whole: the network beside which others are timed; the runtime loads it once.
+        whole: the network beside which others are timed; the runtime loads it once. None times each
+            network alone.
         inputs: a batch, as in `measure_latencies`.
-        passes: warm-up, repeats and rounds, as in `measure_latencies`.
-        device: as torch names it, or auto.
+        compute: the device.
         runtime: runs the networks.
+        passes: warm-up, repeats and rounds, as in `measure_latencies`.
     """
 
-    whole: nn.Module
+    whole: nn.Module | None
     inputs: Any
-    passes: tuple[int, int, int]
-    device: str
+    compute: Compute
     runtime: Runtime
+    passes: tuple[int, int, int]
 
-    def measure(self, model: nn.Module) -> tuple[Latency, float]:
-        """Return the latency of a network, and its share of the milliseconds of `whole`.
+    def load(self, model: nn.Module) -> Feed:
+        """Load a network; `measure` then times it."""
+        with self.compute.all_threads():
+            return load_network(model, self.inputs, self.compute, self.runtime)
+
+    def measure(self, feed: Feed, seconds: float = LONGEST) -> Latency:
+        """Return the latency of a loaded network, and its share of that of `whole`.
 
         The share is an upper bound of the median over the rounds, see `bound_median`. On a busy
         machine there are up to 16 times as many rounds, until the bound is at most 2 % above the
-        median, or half a minute was timed.
+        median, or `seconds` were timed. After that many seconds five rounds are enough.
         """
-        most = _MOST_ROUNDS * self.passes[2]
+        feeds = [feed] if self.whole is None else [feed, self._whole]
+        least = self.passes[2]
 
         def is_enough(rounds: NDArray[np.float64]) -> bool:
+            count, timed = len(rounds), float(rounds.sum())
+            if timed >= seconds:
+                return count >= min(_FEWEST_ROUNDS, least)
+            if count % least or len(feeds) == 1:
+                return count == least
             shares = _share_rounds(rounds)
-            median = float(np.median(shares))
-            ends = len(shares) >= most or float(rounds.sum()) >= _LONGEST
-            return ends or bound_median(shares) <= _PRECISE * median
+            bound = bound_median(shares)
+            return count >= _MOST_ROUNDS * least or bound <= _PRECISE * float(np.median(shares))
 
-        load = partial(self.runtime.prepare, model, self.inputs), self._load_whole
-        timed = _time_in_turns(load, self.inputs, self.passes, self.device, self.runtime, is_enough)
+        timed = _time(feeds, self.inputs, self.passes, self.compute, self.runtime, is_enough)
+        latency = _summarise(timed[0])
+        if self.whole is None:
+            return latency
         shares = _share_rounds(np.stack([each.milliseconds for each in timed], axis=1))
-        return _summarise(timed[0]), bound_median(shares)
+        return replace(latency, share=bound_median(shares))
 
     @cached_property
-    def _load_whole(self) -> Callable[[torch.device], Feed]:
-        return cache(partial(self.runtime.prepare, self.whole, self.inputs))
+    def _whole(self) -> Feed:
+        assert self.whole is not None
+        return self.load(self.whole)
 
 
 def _share_rounds(rounds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -193,53 +223,94 @@ class _Timed(NamedTuple):
     conditions: dict[str, Any]
 
 
-def _time_in_turns(
-    load: Sequence[Callable[[torch.device], Feed]],
+def _time(
+    feeds: Sequence[Feed],
     inputs: Any,
     passes: tuple[int, int, int],
-    device: str,
+    compute: Compute,
     runtime: Runtime,
-    is_enough: Callable[[NDArray[np.float64]], bool] = lambda seconds: True,
+    is_enough: Callable[[NDArray[np.float64]], bool] | None = None,
 ) -> list[_Timed]:
-    """Time networks in turns, in rounds; again as many rounds until there are enough.
+    """Time loaded networks in turns, in rounds.
 
     Args:
-        load: for each network a function that loads it on a device.
-        is_enough: of the seconds so far, (rounds, networks, passes per round).
+        is_enough: of the seconds so far, (rounds, networks, passes per round), after each round;
+            by default the rounds of `passes` are enough.
     """
     warmup, repeats, rounds = passes
     if warmup < 0 or runtime.batch_size < 1 or not 1 <= rounds <= repeats:
         raise NsoptError("latency needs repeats >= rounds >= 1, batch_size >= 1 and warmup >= 0")
     warmup, repeats, rounds = runtime.passes(warmup, repeats, rounds)
-    where = runtime.device(resolve_compute(device, "fp32").device)
-    conditions = latency_conditions(where, runtime)
-    seconds: list[list[list[float]]] = []
-    waited = np.zeros(len(load))
-    clock = seconds_waited if runtime.is_here else lambda: math.nan
+    where = runtime.device(compute.device)
+    enough = is_enough or (lambda seconds: len(seconds) >= rounds)
     with (
         torch.no_grad(),
         memory_for(where, f"timing batches of {runtime.batch_size}"),
         keep_memory(where),
         pause_garbage_collection(),
         keep_random_state(where),
+        compute.all_threads(),
     ):
-        loaded = [load_one(where) for load_one in load]
+        conditions = latency_conditions(where, runtime)
         batch = move(resize_batch(inputs, runtime.batch_size), where)
         batch = change_layout(batch, torch.channels_last)
-        while len(seconds) % rounds or not seconds or not is_enough(np.array(seconds)):
-            seconds.append([])
-            for index, feed in enumerate(loaded):
-                run = feed(batch)
-                for _ in range(-(-warmup // rounds)):
-                    run()
-                before = clock()
-                seconds[-1].append([run() for _ in range(repeats // rounds)])
-                waited[index] += np.maximum(0.0, clock() - before)
+        turns = _Turns(feeds, batch, -(-warmup // rounds), repeats // rounds, runtime.is_here)
+        while not turns.rounds or not enough(turns.seconds):
+            turns.run_round(compute)
     conditions["sitting"] = datetime.now(UTC).isoformat()
     return [
         _Timed(1000 * own, float(waits / own.sum()), conditions)
-        for own, waits in zip(np.array(seconds).swapaxes(0, 1), waited, strict=True)
+        for own, waits in zip(turns.seconds.swapaxes(0, 1), turns.waited, strict=True)
     ]
+
+
+class _Turns:
+    """Rounds of passes, each of all networks.
+
+    Attributes:
+        rounds: the seconds of each round so far, by network and pass.
+        waited: seconds for which threads waited for a processor, by network.
+    """
+
+    def __init__(
+        self, feeds: Sequence[Feed], batch: Any, warmup: int, repeats: int, is_here: bool
+    ) -> None:
+        self.rounds: list[list[list[float]]] = []
+        self.waited = np.zeros(len(feeds))
+        self._feeds, self._batch = feeds, batch
+        self._warmup, self._repeats = warmup, repeats
+        self._clock = seconds_waited if is_here else lambda: math.nan
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """(rounds, networks, passes)."""
+        return np.array(self.rounds)
+
+    def run_round(self, compute: Compute) -> None:
+        """Run a round; hold the device for seconds at a time."""
+        pending, found = list(enumerate(self._feeds)), list[list[float]]()
+        while pending:
+            with compute.exclusive():
+                until = time.monotonic() + _TURN
+                while pending and time.monotonic() < until:
+                    index, feed = pending.pop(0)
+                    run = feed(self._batch)
+                    _run_for(_ROUND, run, self._warmup)
+                    before = self._clock()
+                    found.append(_run_for(_ROUND, run, self._repeats))
+                    self.waited[index] += np.maximum(0.0, self._clock() - before)
+        fewest = min(len(passes) for passes in found)  # equal in all rounds after the first
+        self._warmup = math.ceil(self._warmup * fewest / self._repeats)
+        self._repeats = fewest
+        self.rounds = [[passes[:fewest] for passes in each] for each in (*self.rounds, found)]
+
+
+def _run_for(seconds: float, run: Pass, passes: int) -> list[float]:
+    """Return the seconds of several passes; fewer, but at least one, if they take too long."""
+    taken: list[float] = []
+    while len(taken) < passes and sum(taken) < seconds:
+        taken.append(run())
+    return taken
 
 
 @contextmanager

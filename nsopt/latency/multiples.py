@@ -1,4 +1,4 @@
-"""Find the multiple of 2, 4, 8 or 16 whose widths a device computes fastest, if there is one.
+"""Find multiples whose widths a device computes fastest, if there are any.
 
 Kernels compute filters in blocks, so a width between two multiples of the block may take nearly as
 long as the next multiple. Such widths save little time, so nsopt proposes only multiples.
@@ -6,6 +6,9 @@ long as the next multiple. Such widths save little time, so nsopt proposes only 
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +17,16 @@ from torch import nn
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.random_state import keep_random_state
 from nsopt.compute.sharing import sharing
+from nsopt.errors import NoWidthsError
 from nsopt.files import cache_folder, write_cached
 from nsopt.latency.measure import latency_conditions, measure_latencies, was_busy
+from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.runtime import Runtime, draw_images, with_batch_size
 from nsopt.latency.sittings import Latency
+from nsopt.latency.timer import Timer
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
+from nsopt.scaling.metric import MACS
 
 _CHEAP = 0.7  # time of a filter more, over the mean
 # By multiple m: widths w for which w + m / 2 is a multiple of m. For 2, half of them are multiples
@@ -33,6 +41,8 @@ _SHAPE = (3, 16, 16)
 _LARGEST_BATCH = 32
 _WARMUP, _REPEATS, _ROUNDS = 10, 50, 10
 _FORMAT = 2
+_TRIED = 16, 8, 4, 1
+_MORE = 1.02  # times the MACs that a smaller multiple must allow
 
 
 def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
@@ -46,7 +56,7 @@ def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
         NsoptError: if the device or the runtime is not available.
     """
     own = resolve_compute(device, "fp32")
-    with sharing(own, progress) as compute, compute.exclusive(), keep_random_state(own.device):
+    with sharing(own, progress) as compute, compute.all_threads(), keep_random_state(own.device):
         runtime = with_batch_size(runtime, min(runtime.batch_size, _LARGEST_BATCH))
         conditions = latency_conditions(compute.device, runtime)
         key = json.dumps([_FORMAT, conditions]).encode()
@@ -60,6 +70,66 @@ def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
                 content = {"multiple": found, "conditions": conditions}
                 write_cached(file, json.dumps(content).encode())
     return found
+
+
+def choose_multiples(
+    arch: Architecture, asked: Sequence[MeasuredBudget], timer: Timer
+) -> tuple[int, ...]:
+    """Return each layer's multiple with which most MACs fit the budgets, as timed.
+
+    Whether a multiple pays depends on the widths that a budget allows, so all are tried. A larger
+    multiple has priority unless a smaller one allows 2 % more MACs.
+
+    Args:
+        arch: the trained network.
+        asked: budgets along uniform scaling, without multiples.
+        timer: times networks.
+    """
+    tried = dict.fromkeys(multiple_per_layer(arch, multiple) for multiple in _TRIED)
+    macs = dict[tuple[int, ...], float]()
+    timer.progress.start("timing multiples of widths", len(tried))
+    for multiples in tried:
+        if timer.allowance.is_spent and macs:
+            break
+        macs[multiples] = _count_macs(arch, asked, multiples, timer)
+        timer.progress.advance()
+    most = max(macs.values())
+    if not most:
+        return (1,) * len(arch.base_widths)
+    return next(multiples for multiples, count in macs.items() if _MORE * count >= most)
+
+
+def _count_macs(
+    arch: Architecture, asked: Sequence[MeasuredBudget], multiples: tuple[int, ...], timer: Timer
+) -> float:
+    """Return the geometric mean of the MACs that budgets allow; 0 if one has no widths."""
+    logs = []
+    for each in asked:
+        rounded = replace(each, limits=each.limits._replace(multiple_of=multiples))
+        try:
+            found = timer.solve(rounded, is_careful=False)
+        except NoWidthsError:
+            return 0.0
+        logs.append(math.log(MACS.cost(arch)(found.widths)))
+    return math.exp(np.mean(logs))
+
+
+def multiple_per_layer(arch: Architecture, multiple: int) -> tuple[int, ...]:
+    """Return the multiple of each layer's units, at which its channels are multiples of `multiple`.
+
+    A layer that is narrower than two multiples gets half of the multiple, and so on.
+
+    Args:
+        arch: the trained network.
+        multiple: of channels, a power of two.
+    """
+    found = []
+    for width, channels in zip(arch.base_widths, arch.channels_per_unit, strict=True):
+        units = multiple // math.gcd(multiple, channels)
+        while units > 1 and 2 * units > width:
+            units //= 2
+        found.append(units)
+    return tuple(found)
 
 
 def multiple_from_times(milliseconds: dict[int, float]) -> int:
@@ -80,7 +150,7 @@ def _time_widths(compute: Compute, runtime: Runtime) -> dict[int, Latency]:
     widths = sorted({w + part for m, ws in _PAIRS.items() for w in ws for part in (0, m // 2)})
     models, passes = list(map(_make_convolutions, widths)), (_WARMUP, _REPEATS, _ROUNDS)
     images = draw_images(_SHAPE, runtime.batch_size)
-    measured = measure_latencies(models, images, *passes, str(compute.device), runtime)
+    measured = measure_latencies(models, images, *passes, compute, runtime)
     return dict(zip(widths, measured, strict=True))
 
 

@@ -19,8 +19,8 @@ Measured = Mapping[str, Any]  # the fields of a `Latency`, and "widths"
 class Latency:
     """Milliseconds per batch: median, quartiles and mean over `repeats` passes.
 
-    Only measurements that agree in device, precision, batch_size, torch_version, protocol, runtime
-    and repeats can be compared.
+    Only measurements that agree in device, precision, batch_size, torch_version, protocol and
+    runtime can be compared.
 
     Attributes:
         median_ms: median.
@@ -39,6 +39,9 @@ class Latency:
             not `spread`.
         sitting: when these networks were timed side by side; None if unknown.
         runtime: the runtime, such as torch.
+        share: an upper bound of the latency over that of the network of base widths; None if the
+            two were not timed in turns.
+        widths: of the network, if it is one of an architecture.
     """
 
     median_ms: float
@@ -55,33 +58,23 @@ class Latency:
     waited: float | None = None
     sitting: str | None = None
     runtime: str = "torch"
-
-
-@dataclass(frozen=True)
-class Timing(Latency):
-    """A latency that decides whether a network fits. It has all attributes of `Latency`.
-
-    Attributes:
-        share: the latency over that of the network of base widths, from `Beside`; None if the two
-            were not timed side by side.
-    """
-
     share: float | None = None
+    widths: tuple[int, ...] = ()
 
 
 def choose_latencies(
-    measured: Iterable[Measured], networks: Collection[str] = ()
-) -> dict[str, Measured]:
-    """Return the latency that counts for each network, by the `width_key` of its widths.
+    measured: Iterable[Measured], networks: Collection[Any] = ()
+) -> dict[Any, Measured]:
+    """Return the latency that counts for each network, by its widths or the key of its widths.
 
     The best sitting timed most of `networks`; among equals it is the calmest, then the latest. The
     next best ones supply only the networks that it did not time.
 
     Args:
         measured: latencies under the same conditions.
-        networks: width keys; by default those of all measured networks.
+        networks: their widths; by default those of all measured networks.
     """
-    sittings = defaultdict[str, dict[str, Measured]](dict)
+    sittings = defaultdict[str, dict[Any, Measured]](dict)
     for latency in measured:
         sittings[latency.get("sitting") or ""][latency["widths"]] = latency
     wanted = set(networks) or {key for timed in sittings.values() for key in timed}
@@ -90,7 +83,7 @@ def choose_latencies(
         timed = sittings[name]
         return len(timed.keys() & wanted), -_compute_noise(timed.values()), name
 
-    found: dict[str, Measured] = {}
+    found: dict[Any, Measured] = {}
     for name in sorted(sittings, key=rank, reverse=True):
         found = sittings[name] | found
     return found

@@ -1,7 +1,7 @@
 """Read a comparison from storage into tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -24,11 +24,10 @@ CONDITIONS = [
     "batch_size",
     "torch_version",
     "protocol",
-    "repeats",
     "runtime",
 ]
 _OF_LATENCY = ["lower_quartile_ms", "upper_quartile_ms", "spread", "waited"]
-LATENCY_COLUMNS = ["method", "widths", *CONDITIONS, "median_ms", *_OF_LATENCY, "sitting"]
+LATENCY_COLUMNS = ["method", "widths", *CONDITIONS, "repeats", "median_ms", *_OF_LATENCY, "sitting"]
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ def read_results(url: str, name: str | None = None) -> Results:
 
 def _read_latencies(studies: dict[str, Study]) -> pd.DataFrame:
     rows = [
-        {"method": method} | latency
+        {"method": method} | asdict(latency) | {"widths": schema.width_key(latency.widths)}
         for method, study in studies.items()
         for latency in schema.read_latencies(study)
     ]

@@ -31,10 +31,12 @@ class Metric(ABC):
     Attributes:
         name: its name on the command line and in storage.
         unit: the unit of a budget, as printed after the number.
+        is_timed: whether only a measurement tells if a network is within a budget.
     """
 
     name: str
     unit: str
+    is_timed: bool = False
 
     @property
     def noun(self) -> str:
@@ -101,6 +103,7 @@ class Milliseconds(Metric):
 
     name: str = "latency"
     unit: str = "ms"
+    is_timed: bool = True
 
     @property
     def noun(self) -> str:
@@ -158,6 +161,10 @@ class Joint(Metric):
     name: str
     limits: tuple[tuple[Metric, int | float], ...]
     unit: str = "of the budgets"
+
+    @property
+    def is_timed(self) -> bool:  # type: ignore[override]
+        return any(metric.is_timed for metric, _ in self.limits)
 
     @classmethod
     def of(cls, limits: Sequence[tuple[Metric, int | float]]) -> Self:

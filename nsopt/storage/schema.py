@@ -13,12 +13,11 @@ from typing import Annotated, Any, TypeVar
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study, StudyDirection
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
-from nsopt.latency.bisection import TimedWidths
-from nsopt.latency.sittings import Timing
+from nsopt.latency.sittings import Latency
 from nsopt.scaling.law import PowerLaw
 from nsopt.settings import differences
 from nsopt.storage.reading import damage, read, read_optional
@@ -110,14 +109,6 @@ class _Settings:
     tuning: dict[str, Any] | None = None
     runtime: str = "torch"
     latency_batch_size: int = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class _TimedWidths(Timing):
-    """A stored timing, with the widths of its network."""
-
-    widths: WidthKey
-    runtime: str
 
 
 def comparison_name(arch: str, data: str, preset: str) -> str:
@@ -252,63 +243,55 @@ def read_source(study: Study) -> Source:
     return source
 
 
-def read_latencies(study: Study) -> list[dict[str, Any]]:
-    """Return all latencies of a study, under any conditions. Their `widths` are a `width_key`."""
+def read_latencies(study: Study) -> list[Latency]:
+    """Return all latencies of networks that were timed side by side, under any conditions."""
     return _read_timed(study, _LATENCY)
 
 
-def _read_timed(study: Study, prefix: str) -> list[dict[str, Any]]:
-    found = {name: value for name, value in study.user_attrs.items() if name.startswith(prefix)}
-    for name in found:
-        read(study, name, _TimedWidths, found)
-    return list(found.values())
-
-
-def write_latency(
-    study: Study, widths: Sequence[int], conditions: Mapping[str, Any], latency: Mapping[str, Any]
-) -> None:
+def write_latency(study: Study, latency: Latency) -> None:
     """Store the latency of a network.
 
     Each network, condition and sitting has its own attribute, so that two processes may write at
     the same time and earlier measurements stay.
     """
-    value = {**latency, "widths": width_key(widths)}
-    digest = _make_digest((value["widths"], sorted(conditions.items()), value.get("sitting")))
-    name = f"{_LATENCY}{digest}"
+    _write_timed(study, _LATENCY, latency)
+
+
+def read_timings(study: Study, widths: Sequence[int]) -> list[Latency]:
+    """Return the measurements of a network for budgets in milliseconds, under any conditions."""
+    return [timing for timing in _read_timed(study, _TIMING) if timing.widths == tuple(widths)]
+
+
+def write_timing(study: Study, latency: Latency) -> None:
+    """Store a measurement for a budget in milliseconds."""
+    _write_timed(study, _TIMING, latency)
+
+
+def _read_timed(study: Study, prefix: str) -> list[Latency]:
+    names = [name for name in study.user_attrs if name.startswith(prefix)]
+    found = [read(study, name, Latency) for name in names]
+    return [latency for latency in found if latency.widths]
+
+
+def _write_timed(study: Study, prefix: str, latency: Latency) -> None:
+    value = asdict(latency) | {"widths": list(latency.widths)}
+    conditions = latency.batch_size, latency.device, latency.precision, latency.runtime
+    name = f"{prefix}{_make_digest((value['widths'], conditions, latency.sitting))}"
     if study.user_attrs.get(name) != value:
         study.set_user_attr(name, value)
 
 
-def write_timing(study: Study, widths: Sequence[int], latency: Mapping[str, Any]) -> None:
-    """Store a measurement from the bisection for a budget in milliseconds."""
-    value = {**latency, "widths": width_key(widths)}
-    digest = _make_digest((value["widths"], latency["sitting"]))
-    study.set_user_attr(f"{_TIMING}{digest}", value)
-
-
-def read_timings(study: Study, widths: Sequence[int]) -> list[dict[str, Any]]:
-    """Return such measurements of a network, under any conditions."""
-    return [
-        {key: part for key, part in value.items() if key != "widths"}
-        for value in _read_timed(study, _TIMING)
-        if value["widths"] == width_key(widths)
-    ]
-
-
-def write_widths_in_time(study: Study, asked: Sequence[Any], found: TimedWidths) -> None:
+def write_widths_in_time(study: Study, asked: Sequence[Any], widths: Sequence[int]) -> None:
     """Store the widths found for a budget in milliseconds.
 
     `asked` is everything that determines the widths, except measurements.
     """
-    study.set_user_attr(_name_widths_in_time(asked), asdict(found))
+    study.set_user_attr(_name_widths_in_time(asked), list(widths))
 
 
-def read_widths_in_time(study: Study, asked: Sequence[Any]) -> TimedWidths | None:
+def read_widths_in_time(study: Study, asked: Sequence[Any]) -> tuple[int, ...] | None:
     name = _name_widths_in_time(asked)
-    found: TimedWidths | None = read_optional(study, name, TimedWidths)
-    with damage(study, name):
-        if found is not None and not found.predicted > 0:
-            raise ValueError("milliseconds must be above 0")
+    found: tuple[int, ...] | None = read_optional(study, name, tuple[PositiveInt, ...])
     return found
 
 

@@ -10,7 +10,7 @@ from nsopt.methods.base import Method
 from nsopt.methods.registry import BASELINE
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import floor_widths, uniform_curve
-from nsopt.scaling.metric import LATENCY, MACS, Metric
+from nsopt.scaling.metric import MACS, Metric
 from nsopt.scaling.solve import solve_widths
 from nsopt.settings import Price
 from nsopt.storage.trials import Point
@@ -105,8 +105,8 @@ def check_sizes(
     for size in sizes:
         rounding = rounding_for(multiple_of, min_width, size.metric)
         limits = [(size.metric, size.budget)]
-        if timed and LATENCY in size.metric.parts:
-            limits = [each for each in size.metric.limits_at(size.budget) if each[0] != LATENCY]
+        if timed and size.metric.is_timed:
+            limits = [each for each in size.metric.limits_at(size.budget) if not each[0].is_timed]
         for metric, budget in limits:
             solve_widths(curve, metric.cost(arch), budget, *rounding)
 

@@ -12,7 +12,7 @@ from nsopt.pruning.iterations import is_complete
 from nsopt.samplers.neuralscale import NeuralScaleSampler, Solver
 from nsopt.scaling.algorithm3 import solve_widths_sgd
 from nsopt.scaling.law import ScalingLaw
-from nsopt.scaling.metric import LATENCY, Metric
+from nsopt.scaling.metric import Metric
 from nsopt.scaling.record import Iteration, describe_reach
 from nsopt.scaling.solve import solve_widths
 from nsopt.storage import schema, trials
@@ -132,7 +132,7 @@ class Laws:
         inherits = session.task.start is not None
         max_width = arch.base_widths if inherits else None
         is_timed = self._timed and eta is None and not method.keeps_weights
-        if is_timed and LATENCY in point.metric.parts:
+        if is_timed and point.metric.is_timed:
             study = session.open_study(method.name)
             corrected = correct_latency(session, study, law, point.metric, point.budget, max_width)
             cost = point.metric.cost(corrected)

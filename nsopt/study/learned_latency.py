@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from nsopt.compute.device import resolve_compute
 from nsopt.compute.sharing import sharing
-from nsopt.latency.learn import find_model
-from nsopt.latency.measured_budget import make_exact
+from nsopt.latency.learn import learn_latency
+from nsopt.latency.timer import Timer
 from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.scaling.metric import LATENCY, Metric
@@ -24,15 +24,15 @@ def with_latency_if_needed(
     is then made exact for this one, so that percentages of its latency hold.
     """
     prices = {task.settings.search.price, *(method.price for method in methods)}
-    if LATENCY not in metric.parts and LATENCY.name not in prices:
+    if not metric.is_timed and LATENCY.name not in prices:
         return task
     arch = with_stored_latency(task.arch, list_studies(task, workspace))
     if arch.latency is None:
         compute = resolve_compute(task.settings.training.device, "fp32")
         with sharing(compute, progress) as shared:
             if task.start is not None:
-                arch = make_exact(arch, shared, progress, task.runtime, inputs=task.inputs)
+                arch = Timer(shared, task.runtime, progress, task.inputs).learn(arch)
             else:
-                model = find_model(arch, shared, progress, task.runtime, task.inputs)
+                model = learn_latency(arch, shared, progress, task.runtime, task.inputs)
                 arch = arch.with_latency(model)
     return replace(task, arch=arch)

@@ -15,6 +15,8 @@ from torch import nn
 from nsopt.compute.device import Compute, place, resolve_compute
 from nsopt.compute.random_state import use_seed
 from nsopt.compute.sharing import sharing
+from nsopt.latency.allowance import LEAST, Allowance
+from nsopt.latency.timer import Timer
 from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, inherit_network
@@ -55,6 +57,12 @@ class Session:
     def start(self) -> TrainedStart | None:
         """The trained network that all trainings start from; None to train from scratch."""
         return rank_start(self.task, self.supervision, self.compute)
+
+    @cached_property
+    def timer(self) -> Timer:
+        """Times networks, with one allowance for all budgets of the session."""
+        task, allowance = self.task, Allowance(LEAST)
+        return Timer(self.compute, task.runtime, self.progress, task.inputs, allowance=allowance)
 
     def studies(self) -> dict[str, Study]:
         """Return the task's stored studies by method or kind of search."""

@@ -1,7 +1,7 @@
 """Time the networks of a comparison side by side, on this device or another."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -36,8 +36,6 @@ def time_networks(
 ) -> dict[tuple[int, ...], Latency]:
     """Time networks side by side, equal ones once, and store each latency with its study.
 
-    The caller holds the device (`Compute.exclusive`).
-
     Args:
         networks: pairs of a study and the widths of one of its networks.
         inputs: a batch; None for random images.
@@ -47,13 +45,14 @@ def time_networks(
     """
     different = list(dict.fromkeys(widths for _, widths in networks))
     models = [build_to_fill(arch, widths) for widths in different]
-    passes = _WARMUP, _REPEATS, _ROUNDS
-    batch = choose_inputs(arch, runtime, inputs)
-    measured = measure_latencies(models, batch, *passes, str(compute.device), runtime)
-    latencies = dict(zip(different, measured, strict=True))
-    conditions = _describe_conditions(compute.device, runtime)
+    batch, passes = choose_inputs(arch, runtime, inputs), (_WARMUP, _REPEATS, _ROUNDS)
+    measured = measure_latencies(models, batch, *passes, compute, runtime)
+    latencies = {
+        widths: replace(latency, widths=widths)
+        for widths, latency in zip(different, measured, strict=True)
+    }
     for study, widths in networks:
-        schema.write_latency(study, widths, conditions, asdict(latencies[widths]))
+        schema.write_latency(study, latencies[widths])
     return latencies
 
 
@@ -64,15 +63,12 @@ def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latenc
     A network has one latency, whichever methods propose it: a latency in one study of the
     comparison also counts for the others.
     """
-    with session.compute.exclusive():
-        conditions = _describe_conditions(session.compute.device, session.task.runtime)
-        known = _read_latencies(session, conditions)
-        if any(widths not in known for _, widths in networks):
-            task = session.task
-            time_networks(task.arch, networks, session.compute, task.runtime, task.inputs)
-            known = _read_latencies(session, conditions)
+    known, task = _read_latencies(session), session.task
+    if any(widths not in known for _, widths in networks):
+        time_networks(task.arch, networks, session.compute, task.runtime, task.inputs)
+        known = _read_latencies(session)
     for study, widths in networks:
-        schema.write_latency(study, widths, conditions, asdict(known[widths]))
+        schema.write_latency(study, known[widths])
     return [known[widths] for _, widths in networks]
 
 
@@ -85,13 +81,10 @@ def time_together(session: Session) -> None:
     networks = [
         each.network for each in _find_trained(session.workspace.storage, session.task.name)
     ]
-    with session.compute.exclusive():
-        conditions = _describe_conditions(session.compute.device, session.task.runtime)
-        known = _read_latencies(session, conditions, [widths for _, widths in networks])
-        own = [known.get(widths) for _, widths in networks]
-        sittings = {latency.sitting if latency else None for latency in own}
-        if not any(own) or (len(sittings) == 1 and None not in sittings):
-            return
+    known = _read_latencies(session, [widths for _, widths in networks])
+    own = [known.get(widths) for _, widths in networks]
+    sittings = {latency.sitting if latency else None for latency in own}
+    if any(own) and (len(sittings) > 1 or None in sittings):
         session.progress.start("measuring all latencies side by side", 1)
         task = session.task
         time_networks(task.arch, networks, session.compute, task.runtime, task.inputs)
@@ -153,44 +146,35 @@ def measure_again(
     if runtime is None:
         runtime = stored_runtime(schema.read_settings(study)["runtime"], None)
     found = []
+    if threads is not None:
+        torch.set_num_threads(threads)  # before `sharing`, which measures with this number
     with sharing(resolve_compute(device, "fp32"), progress) as compute:
         progress.start("measuring latency", len(batch_sizes))
         for batch_size in batch_sizes:
-            with compute.exclusive():
-                if threads is not None:
-                    torch.set_num_threads(threads)
-                latencies = time_networks(
-                    arch, networks, compute, with_batch_size(runtime, batch_size)
-                )
+            latencies = time_networks(arch, networks, compute, with_batch_size(runtime, batch_size))
             found += [(each, latencies[each.widths]) for each in trained]
             progress.advance()
     return found
 
 
-def _describe_conditions(device: torch.device, runtime: Runtime) -> dict[str, Any]:
-    _, repeats, _ = runtime.passes(_WARMUP, _REPEATS, _ROUNDS)
-    return latency_conditions(device, runtime) | {"repeats": repeats}
-
-
 def _read_latencies(
-    session: Session, conditions: Mapping[str, Any], networks: Collection[tuple[int, ...]] = ()
+    session: Session, networks: Collection[tuple[int, ...]] = ()
 ) -> dict[tuple[int, ...], Latency]:
-    """Return the latencies of a comparison that count under these conditions, by widths.
+    """Return the latencies of a comparison that count on this device, by widths.
 
     Args:
         networks: those that a complete sitting has timed; by default all that were timed.
     """
+    with session.compute.all_threads():
+        conditions = latency_conditions(session.compute.device, session.task.runtime)
     stored = [
-        latency
+        each
         for study in session.studies().values()
-        for latency in schema.read_latencies(study)
-        if conditions.items() <= latency.items() and latency.get("widths")
+        for each in map(asdict, schema.read_latencies(study))
+        if conditions.items() <= each.items()
     ]
-    found = choose_latencies(stored, [schema.width_key(widths) for widths in networks])
-    return {
-        schema.read_width_key(key): Latency(**{k: v for k, v in latency.items() if k != "widths"})
-        for key, latency in found.items()
-    }
+    found = choose_latencies(stored, networks)
+    return {widths: Latency(**latency) for widths, latency in found.items()}
 
 
 def _find_trained(storage: BaseStorage, name: str) -> list[Trained]:

@@ -67,7 +67,7 @@ def right_pixels(model: nn.Module) -> float:
 def _few_passes() -> Iterator[None]:
     few = partial(measure_latencies, warmup=1, repeats=2, rounds=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nsopt.compression.own_latency.measure_latencies", few)
+        patch.setattr("nsopt.compression.own_compression.measure_latencies", few)
         yield
 
 

@@ -8,19 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nsopt.compression import rounding
 from nsopt.compression.budgets import read_compression_budgets
 from nsopt.compression.classifier_compression import prepare_budgets
-from nsopt.compression.rounding import _count_macs, multiple_per_layer, with_fast_multiple
+from nsopt.compression.latency import ask, with_fast_multiple
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
-from nsopt.latency.bisection import TimedWidths, bisect_widths
+from nsopt.latency.bisection import Tried, bisect_widths
 from nsopt.latency.linear import MacsLatency
+from nsopt.latency.measure import CPU
 from nsopt.latency.measured_budget import MeasuredBudget
+from nsopt.latency.multiples import _count_macs, choose_multiples, multiple_per_layer
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime
+from nsopt.latency.timer import Timer
 from nsopt.methods.registry import DENSE
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.progress import Silent
+from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size
@@ -55,22 +58,14 @@ def block(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The block of the device that times networks; it can be replaced."""
     found = [16]
 
-    def solve(asked: MeasuredBudget, *where: Any) -> TimedWidths:
+    def solve(timer: Timer, asked: MeasuredBudget, is_careful: bool = True) -> Tried:
         model = asked.arch.latency
         assert isinstance(model, MacsLatency)
         return bisect_widths(
             asked.propose, lambda w: in_blocks(w, found[0], model), asked.milliseconds
         )
 
-    monkeypatch.setattr(MeasuredBudget, "solve_here", solve)
-    return found
-
-
-@pytest.fixture(autouse=True)
-def fastest(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The multiple that is found; it can be replaced."""
-    found = [16]
-    monkeypatch.setattr(rounding, "find_multiple", lambda device, runtime, progress: found[0])
+    monkeypatch.setattr(Timer, "solve", solve)
     return found
 
 
@@ -82,7 +77,8 @@ def choose(
     stored: tuple[dict[str, Any], ...] = (),
 ) -> StudySettings:
     budgets = read_compression_budgets(words or ("latency=50%",), arch)
-    return with_fast_multiple(settings, budgets, arch, runtime, stored, Listener())
+    timer = Timer(CPU, runtime, Listener())
+    return with_fast_multiple(settings, budgets, arch, stored, timer)
 
 
 def test_only_budgets_in_milliseconds_are_rounded(arch: Architecture) -> None:
@@ -125,32 +121,30 @@ def test_no_multiple_makes_a_budget_infeasible(
 @pytest.mark.parametrize("size", [1, 4, 16])
 @pytest.mark.parametrize("percentage", [50, 30, 20])
 def test_the_multiple_is_the_largest_that_allows_most_macs(
-    arch: Architecture, block: list[int], fastest: list[int], size: int, percentage: int
+    arch: Architecture, block: list[int], size: int, percentage: int
 ) -> None:
     block[0] = size
     (budget,) = read_compression_budgets([f"latency={percentage}%"], arch)
-
-    def count_macs(multiple: int) -> float:
-        rounded = SETTINGS.updated(multiple_of={"latency": multiple_per_layer(arch, multiple)})
-        return _count_macs([budget], arch, rounded, TORCH, Silent())
-
-    (multiples, _) = choose(arch, budget.word).rounding(LATENCY)
-    found = {multiple: count_macs(multiple) for multiple in (16, 8, 4, 2, 1)}
-    chosen = max(multiples)
+    timer = Timer(CPU, TORCH, Silent())
+    asked = [ask(budget, arch, SETTINGS, timer, uniform_curve(arch.base_widths))]
+    found = {
+        multiple: _count_macs(arch, asked, multiple_per_layer(arch, multiple), timer)
+        for multiple in (16, 8, 4, 1)
+    }
+    chosen = max(choose_multiples(arch, asked, timer))
     assert found[chosen] > 0
-    assert all(1.02 * found[chosen] >= macs for macs in found.values())
-    assert all(found[chosen] > 1.02 * macs for other, macs in found.items() if other > chosen)
+    assert 1.02 * found[chosen] >= max(found.values())
+    larger = [macs for multiple, macs in found.items() if multiple > chosen]
+    assert all(1.02 * macs < max(found.values()) for macs in larger)
 
 
 def test_a_given_multiple_and_a_device_elsewhere_are_not_rounded_further(
-    arch: Architecture, fastest: list[int]
+    arch: Architecture,
 ) -> None:
     for own in (1, 3, {"macs": 8}):
         given = SETTINGS.updated(multiple_of=own)
         assert choose(arch, settings=given) == given
     assert choose(arch, runtime=PHONE) == SETTINGS
-    fastest[0] = 1
-    assert choose(arch) == SETTINGS
 
 
 def test_the_multiple_of_stored_results_is_kept(arch: Architecture) -> None:
@@ -162,7 +156,7 @@ def test_the_multiple_of_stored_results_is_kept(arch: Architecture) -> None:
 
 
 def test_the_same_command_rounds_to_the_same_multiple(
-    arch: Architecture, digits: ImageData, tmp_path: Path, fastest: list[int]
+    arch: Architecture, digits: ImageData, tmp_path: Path, block: list[int]
 ) -> None:
     model = arch.build(arch.base_widths).eval()
     task = Task(arch, digits, Source(digits.name), SETTINGS.updated(start=1), model, TORCH)
@@ -171,6 +165,6 @@ def test_the_same_command_rounds_to_the_same_multiple(
     assert first.settings.multiple_of == {"latency": (8, *[16] * 7)}
     whole = Size(PARAMS, PARAMS.cost(arch)(arch.base_widths), 1.0)
     run_comparison(Comparison(first, (DENSE,), (whole,), 1), place, Silent())
-    fastest[0] = 4
+    block[0] = 1
     again, _ = prepare_budgets(task, asked, place, Silent())
     assert again.settings == first.settings

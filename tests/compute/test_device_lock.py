@@ -2,9 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import Event
 
@@ -115,17 +115,16 @@ def test_processes_do_not_wait_for_the_device_while_nobody_measures(
     assert process.done == 20
 
 
-def test_processes_wait_for_a_measurement_however_long_it_takes(
-    processes: list[Process], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measurements_take_turns(processes: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:
     """They do not wait for a process that was stopped while it computed."""
-    monkeypatch.setattr(device_lock, "_LONGEST_WAIT", 0.01)
     stopped, first, second = (process.compute for process in processes)
     ended = []
     with ThreadPoolExecutor(1) as pool, stopped.computing():
+        for compute in first, second:
+            monkeypatch.setattr(compute.lock, "_patience", 0.5)
 
         def measure() -> None:
-            with second.exclusive():
+            with second.exclusive(), second.exclusive():  # may be nested
                 assert ended == [True]
 
         with first.exclusive():
@@ -135,35 +134,31 @@ def test_processes_wait_for_a_measurement_however_long_it_takes(
         later.result()
 
 
-def test_a_long_wait_reports_which_process_measures(
+def test_no_process_waits_longer_than_its_patience(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Learning a latency takes minutes; a wait for a short measurement is silent."""
-    monkeypatch.setattr(device_lock, "_SILENT_SECONDS", 0.02)
+    assert device_lock.LONGEST_WAIT == 30
+    monkeypatch.setattr(device_lock, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(device_lock, "_LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(device_lock, "_IMPATIENT", 0.0)
     messages: list[str] = []
-    message_for = "waiting for another nsopt process that measures latency (PID {})".format
     with (
         closing(DeviceLock(tmp_path, "cpu")) as measuring,
         closing(DeviceLock(tmp_path, "cpu", messages.append)) as waiting,
-        ThreadPoolExecutor(1) as pool,
+        measuring.exclusive(),
     ):
         for way in (waiting.exclusive, waiting.shared):
-            with measuring.exclusive():
-                blocked = pool.submit(_enter_and_leave, way)
-                deadline = time.monotonic() + 10
-                while not messages and time.monotonic() < deadline:
-                    time.sleep(0.001)
-            blocked.result()
-            assert messages == [message_for(os.getpid())]
-            messages.clear()
-        with measuring.shared():
-            _enter_and_leave(waiting.shared)
-    assert messages == []
-
-
-def _enter_and_leave(way: Callable[[], AbstractContextManager[None]]) -> None:
-    with way():
-        pass
+            waits = []
+            for _ in range(2):
+                start = time.monotonic()
+                with way():
+                    waits.append(time.monotonic() - start)
+            assert waits[0] >= 0.1
+            assert waits[1] < 0.1  # once it has waited, it does not wait again
+    assert messages == [
+        f"another nsopt process (PID {os.getpid()}) measures and does not give way: milliseconds "
+        "measured now are unreliable"
+    ]
 
 
 def test_a_measurement_uses_all_threads(tmp_path: Path) -> None:

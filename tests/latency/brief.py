@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from nsopt.compute import memory
-from nsopt.latency import kernel_times, learn, measured_budget, multiples, runtime
+from nsopt.latency import kernel_model, kernel_times, multiples, runtime, timer
 from nsopt.study import timing
 from nsopt.training import step
 
@@ -17,8 +17,8 @@ def measure_briefly(patch: pytest.MonkeyPatch) -> None:
     for name, few in (("_WARMUP", 1), ("_REPEATS", 2), ("_ROUNDS", 2)):
         patch.setattr(timing, name, few)
         patch.setattr(multiples, name, few)
-    for name in ("_PASSES", "_BESIDE"):
-        patch.setattr(measured_budget, name, (4, 8, 4))
+    for name in ("_ALONE", "_BESIDE"):
+        patch.setattr(timer, name, (4, 8, 4))
     patch.setattr(step, "_TIMED", 1)
     patch.setattr(memory, "_SMALLEST_GAP", 2**20)
 
@@ -28,10 +28,10 @@ def learn_briefly(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(kernel_times, "_POINTS", 3)
     patch.setattr(kernel_times, "_SECONDS", 0.002)
     patch.setattr(kernel_times, "_FEWEST", 2)
-    patch.setattr(learn, "_RANDOM", 5)
-    patch.setattr(learn, "_UNIFORM", 3)
-    patch.setattr(learn, "_ROUNDS", 2)
-    patch.setattr(learn, "_REPEATS", 2)
+    patch.setattr(kernel_model, "_RANDOM", 5)
+    patch.setattr(kernel_model, "_UNIFORM", 3)
+    patch.setattr(kernel_model, "_ROUNDS", 2)
+    patch.setattr(kernel_model, "_REPEATS", 2)
 
 
 def time_by_processor(patch: pytest.MonkeyPatch) -> None:

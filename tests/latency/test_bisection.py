@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nsopt.errors import NoWidthsError
-from nsopt.latency.bisection import MOST_TIMED, Proposal, Widths, bisect_widths
+from nsopt.latency.bisection import MOST_TIMED, Tried, Widths, bisect_widths
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.solve import solve_widths
 
@@ -22,9 +22,9 @@ def products(widths: object) -> np.ndarray:
     return w[..., 0] * w[..., 1] + w[..., 1] * w[..., 2]
 
 
-def propose_along(law: PowerLaw, speed: float, budget: float) -> Proposal:
+def propose_along(law: PowerLaw, speed: float, budget: float) -> Tried:
     fit = solve_widths(law, lambda w: products(w) / speed, budget, max_width=CAP)
-    return Proposal(tuple(fit.widths.tolist()), float(fit.cost))
+    return Tried(tuple(fit.widths.tolist()), float(fit.cost))
 
 
 class Clock:
@@ -105,3 +105,41 @@ def test_bisection_finds_nearly_the_largest_network_that_fits(
     found = bisect_widths(propose, clock, budget)
     assert found.predicted >= 0.96 * largest
     assert len(found.measured) == 2
+
+
+def test_widths_along_one_of_many_laws_take_few_measurements() -> None:
+    """They begin where an earlier measurement says, and end as soon as the budget is filled."""
+    law = PowerLaw(BASE.astype(float), np.ones(3), np.ones(3))
+    propose = partial(propose_along, law, 1000.0)
+    for constant, budget in ((0.0, 3.0), (1.0, 3.0), (1.0, 12.0)):
+        clock = Clock(constant, 1, 0.0, 0)
+        careful = bisect_widths(propose, Clock(constant, 1, 0.0, 0), budget)
+        found = bisect_widths(propose, clock, budget, is_careful=False)
+        assert len(clock.log) <= 4
+        assert 0.85 * max(careful.measured) <= max(found.measured) <= budget
+        clock.log.clear()
+        again = bisect_widths(propose, clock, budget, aim=found.predicted, is_careful=False)
+        assert again.widths == found.widths
+        if max(found.measured) >= 0.97 * budget:
+            assert len(clock.log) == 1
+
+
+def has_timed(clock: Clock, measurements: int) -> bool:
+    return len(clock.log) >= measurements
+
+
+def test_without_time_the_best_known_widths_count() -> None:
+    law = PowerLaw(BASE.astype(float), np.ones(3), np.ones(3))
+    propose = partial(propose_along, law, 1000.0)
+    clock, budget = Clock(1.0, 1, 0.0, 0), 4.0
+    for measurements in range(5):
+        clock.log.clear()
+        is_over = partial(has_timed, clock, measurements)
+        found = bisect_widths(propose, clock, budget, is_over=is_over)
+        assert len(clock.log) == measurements
+        fitting = [widths for widths, taken in clock.log if taken <= budget]
+        if fitting:
+            assert found.widths == fitting[-1]
+        else:
+            assert found.measured == ()
+            assert clock.exactly(found.widths) <= budget or measurements == 0

@@ -12,8 +12,8 @@ from torch import nn
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.latency import measure, measured_budget
-from nsopt.latency.measure import Beside, bound_median
+from nsopt.latency import measure, measured_budget, timer
+from nsopt.latency.measure import CPU, Beside, bound_median
 from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
@@ -59,7 +59,7 @@ def solve(
     arch: TableArchitecture, clock: Runtime, budget: float | str, patch: pytest.MonkeyPatch
 ) -> float:
     """Return the share of the milliseconds of the whole network that the widths found take."""
-    patch.setattr(measured_budget, "choose_runtime", lambda *_: clock)
+    patch.setattr(timer, "choose_runtime", lambda *_: clock)
     law = nsopt.uniform_curve(arch.base_widths)
     found = nsopt.solve_measured_widths(arch, law, budget, device="cpu")
     return exact(arch.build(found.widths)) / exact(arch.build(arch.base_widths))
@@ -94,11 +94,17 @@ def test_an_invalid_budget_is_refused(narrow: TableArchitecture, budget: float |
         nsopt.solve_measured_widths(narrow, nsopt.uniform_curve(narrow.base_widths), budget)
 
 
+def share_of(network: nn.Module, beside: Beside, seconds: float = 30.0) -> float:
+    share = beside.measure(beside.load(network), seconds).share
+    assert share is not None
+    return share
+
+
 def test_a_share_is_cautious() -> None:
     small, whole = nn.Linear(100, 100), nn.Linear(100, 500)
     true = exact(small) / exact(whole)
     shares = [
-        Beside(whole, IMAGES, (0, 80, 40), "cpu", Drifting(0.2, seed)).measure(small)[1]
+        share_of(small, Beside(whole, IMAGES, CPU, Drifting(0.2, seed), (0, 80, 40)))
         for seed in range(30)
     ]
     assert all(share >= true for share in shares)
@@ -128,10 +134,10 @@ class Counting(Drifting):
 
 def test_the_whole_network_is_loaded_once() -> None:
     clock, whole = Counting(), nn.Linear(100, 500)
-    beside = Beside(whole, IMAGES, (0, 80, 40), "cpu", clock)
+    beside = Beside(whole, IMAGES, CPU, clock, (0, 80, 40))
     networks = [nn.Linear(100, 100), nn.Linear(100, 200)]
     for network in networks:
-        beside.measure(network)
+        share_of(network, beside)
     assert clock.loaded == [networks[0], whole, networks[1]]
 
 
@@ -139,7 +145,7 @@ def test_a_busy_machine_is_measured_for_longer() -> None:
     small, whole = nn.Linear(100, 100), nn.Linear(100, 500)
     passes = []
     for clock in Drifting(0), Busy(0):
-        _, share = Beside(whole, IMAGES, (0, 20, 10), "cpu", clock).measure(small)
+        share = share_of(small, Beside(whole, IMAGES, CPU, clock, (0, 20, 10)))
         assert 1 <= share / (exact(small) / exact(whole)) < 1.3
         passes.append(clock.passed)
     assert passes == [40, 640]
@@ -154,10 +160,10 @@ class Overloaded(Busy):
 
 def test_an_overloaded_machine_is_not_measured_for_minutes() -> None:
     clock = Overloaded(0)
-    beside = Beside(nn.Linear(100, 500), IMAGES, (0, 20, 10), "cpu", clock)
-    _, share = beside.measure(nn.Linear(100, 100))
-    assert clock.passed == 40
-    assert share > exact(nn.Linear(100, 100)) / exact(nn.Linear(100, 500))
+    beside = Beside(nn.Linear(100, 500), IMAGES, CPU, clock, (0, 20, 10))
+    share = share_of(nn.Linear(100, 100), beside, seconds=1.0)
+    assert clock.passed <= 20  # at most two passes of each in five rounds
+    assert 0.5 < share / (exact(nn.Linear(100, 100)) / exact(nn.Linear(100, 500))) < 4
 
 
 @pytest.mark.parametrize("is_busy", [False, True])
@@ -166,13 +172,13 @@ def test_a_busy_machine_is_reported_once_and_before_networks_are_timed_for_long(
 ) -> None:
     monkeypatch.setattr(measure, "seconds_waited", lambda: 0.0)
     clock, hearer = (Busy if is_busy else Drifting)(0), Listener()
-    monkeypatch.setattr(measured_budget, "choose_runtime", lambda *_: clock)
+    monkeypatch.setattr(timer, "choose_runtime", lambda *_: clock)
     law = nsopt.uniform_curve(narrow.base_widths)
     passed: list[int] = []
     monkeypatch.setattr(hearer, "message", lambda text: passed.append(clock.passed))
     nsopt.solve_measured_widths(narrow, law, "50%", device="cpu", progress=hearer)
     assert len(passed) == is_busy
-    assert all(number <= sum(measured_budget._PASSES[:2]) for number in passed)
+    assert all(number <= sum(timer._ALONE[:2]) for number in passed)
 
 
 def test_the_bound_of_a_median_is_above_it_in_all_but_one_case_of_1000() -> None:
@@ -205,7 +211,7 @@ def test_the_solver_finds_the_widths_that_were_timed(narrow: TableArchitecture) 
     )
     asked = measured_budget.MeasuredBudget(arch, law, LATENCY, 50.0, limits)
     for aim in range(20, 80):
-        widths, predicted = asked.propose(aim)
+        widths, predicted, _ = asked.propose(aim)
         cost = LATENCY.cost(asked.corrected(predicted))
         assert tuple(solve_widths(law, cost, asked.budget, *limits).widths.tolist()) == widths
         assert predicted <= aim

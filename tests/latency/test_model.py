@@ -25,10 +25,10 @@ import nsopt
 from nsopt.compute import memory
 from nsopt.compute.device import resolve_compute
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.latency import learn
+from nsopt.latency import kernel_model
 from nsopt.latency.calls import record_calls
+from nsopt.latency.kernel_model import latency_model, sample_widths
 from nsopt.latency.kernel_times import measure_table
-from nsopt.latency.learn import latency_model, sample_widths
 from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Torch, draw_images
@@ -97,8 +97,8 @@ def test_convolutions_with_named_arguments_are_timed() -> None:
 
 
 def learn_now(arch: Architecture) -> LatencyModel:
-    calls = learn._read_calls(arch, TORCH.batch_size)
-    return learn._learn(arch, *calls, CPU.device, Silent(), TORCH)[0]
+    calls = kernel_model._read_calls(arch, TORCH.batch_size)
+    return kernel_model._learn(arch, *calls, CPU, Silent(), TORCH)[0]
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_a_latency_that_hardly_depends_on_widths_causes_a_warning(
 ) -> None:
     arch, model = models["traced"]
     base = float(replace(model, floor=0.0)(arch.base_widths))
-    path = tmp_path / f"{learn._digest(arch, latency_conditions(CPU.device))}.json"
+    path = tmp_path / f"{kernel_model._digest(arch, latency_conditions(CPU.device))}.json"
     messages = []
     for part in (0.5, 0.9):
         path.write_text(json.dumps(replace(model, floor=part * base).to_dict()))
@@ -173,7 +173,7 @@ def test_a_latency_that_hardly_depends_on_widths_causes_a_warning(
 
 def test_networks_that_differ_in_an_activation_do_not_share_a_model() -> None:
     digests = {
-        learn._digest(
+        kernel_model._digest(
             nsopt.trace(
                 nn.Sequential(nn.Conv2d(3, 8, 3), activation, nn.Conv2d(8, 2, 3)),
                 torch.zeros(2, 3, 8, 8),
@@ -209,7 +209,7 @@ def test_the_correction_recovers_the_factors_of_operations(
     for arch, model in models.values():
         spread = np.random.default_rng(0).uniform(0.5, 2.0, model.factors.shape)
         truth = replace(model, factors=spread, constant=0.1, floor=0.0)
-        widths = learn._choose_networks(arch)
+        widths = kernel_model._choose_networks(arch)
         unseen = np.array(sample_widths(arch, 10, seed=5))
         found = replace(model, floor=0.0).fitted_to(widths, truth(widths))
         np.testing.assert_allclose(found(unseen), truth(unseen), rtol=0.05)
@@ -219,7 +219,7 @@ def test_a_model_fitted_to_noise_still_grows_with_the_widths(
     models: dict[str, tuple[Architecture, LatencyModel]],
 ) -> None:
     for arch, model in models.values():
-        widths = learn._choose_networks(arch)
+        widths = kernel_model._choose_networks(arch)
         noise = np.random.default_rng(0).uniform(1.0, 2.0, len(widths))
         found = replace(model, floor=0.0).fitted_to(widths, noise)
         base = np.array(arch.base_widths)
@@ -230,7 +230,7 @@ def test_a_model_fitted_to_noise_still_grows_with_the_widths(
 def test_projections_that_vanish_at_equal_widths_are_not_counted() -> None:
     arch = table_architecture("resnet18", num_classes=10, in_channels=1)
     arch = replace(arch, base_widths=tuple(w // 4 for w in arch.base_widths))
-    terms, _ = learn._read_calls(arch, 100)
+    terms, _ = kernel_model._read_calls(arch, 100)
     vanishing = [term for term in terms if term.unless_equal is not None]
     assert vanishing
     equal, unequal = np.array(arch.base_widths), np.array(arch.base_widths) + np.arange(17) * 2
@@ -240,7 +240,7 @@ def test_projections_that_vanish_at_equal_widths_are_not_counted() -> None:
     assert not {term.table for term in vanishing} & {
         term.table for term in terms if term.unless_equal is None
     }
-    calls = learn._record_calls(arch, unequal.tolist(), 100)
+    calls = kernel_model._record_calls(arch, unequal.tolist(), 100)
     for term, call in zip(terms, calls, strict=True):
         assert tuple(term.sizes(unequal)) == call.place
 
@@ -252,9 +252,9 @@ def test_a_model_is_learned_once_per_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arch, _ = models["traced"]
-    monkeypatch.setattr(learn, "was_busy", lambda measured: False)  # other tests may run
+    monkeypatch.setattr(kernel_model, "was_busy", lambda measured: False)  # other tests may run
     model = latency_model(arch, CPU, Silent(), folder=tmp_path)
-    monkeypatch.setattr(learn, "_learn", None)
+    monkeypatch.setattr(kernel_model, "_learn", None)
     again = latency_model(arch, CPU, Silent(), folder=tmp_path)
     assert again(arch.base_widths) == model(arch.base_widths)
     (kept,) = tmp_path.iterdir()
@@ -273,8 +273,8 @@ def test_a_damaged_model_in_the_cache_is_learned_again(
         learned.append(arch)
         return model, False
 
-    monkeypatch.setattr(learn, "_read_calls", lambda *_: ())
-    monkeypatch.setattr(learn, "_learn", learn_at_once)
+    monkeypatch.setattr(kernel_model, "_read_calls", lambda *_: ())
+    monkeypatch.setattr(kernel_model, "_learn", learn_at_once)
     latency_model(arch, CPU, Silent(), folder=tmp_path)
     (file,) = tmp_path.iterdir()
     whole = file.read_text()
@@ -390,7 +390,9 @@ def test_a_model_learned_on_a_busy_machine_is_not_cached(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(learn, "_REPEATS", 40)  # longer than the other process runs at a time
+    monkeypatch.setattr(
+        kernel_model, "_REPEATS", 40
+    )  # longer than the other process runs at a time
     arch, _ = models["traced"]
     listener = Listener()
     model = latency_model(arch, CPU, listener, folder=tmp_path)

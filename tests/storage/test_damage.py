@@ -5,7 +5,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
@@ -20,7 +20,6 @@ from nsopt.compute.device import resolve_compute
 from nsopt.data.registry import load_source
 from nsopt.deployment.artifacts import best_trials, describe_network
 from nsopt.errors import NsoptError
-from nsopt.latency.bisection import TimedWidths
 from nsopt.latency.sittings import Latency
 from nsopt.progress import Silent
 from nsopt.reports.results import read_results
@@ -70,9 +69,9 @@ def stored(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> In
 
 def write_what_a_short_study_lacks(study: optuna.Study) -> None:
     widths = schema.read_task(study).base_widths
-    schema.write_latency(study, widths, {"device": LATENCY.device}, asdict(LATENCY))
-    schema.write_timing(study, widths, asdict(LATENCY))
-    schema.write_widths_in_time(study, ["latency"], TimedWidths(widths, 2.0, (2.0,)))
+    schema.write_latency(study, replace(LATENCY, widths=widths))
+    schema.write_timing(study, replace(LATENCY, widths=widths))
+    schema.write_widths_in_time(study, ["latency"], widths)
     schema.write_latency_model(study, {"constant": 1.0, "per_mac": 1e-6})
     schema.write_references(study, [0.25], [1000, 2000])
 

@@ -15,18 +15,19 @@ from nsopt.latency.bisection import MOST_TIMED
 from nsopt.latency.linear import MacsLatency
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.runtime import OwnMeasure
+from nsopt.latency.timer import Timer
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.scaling.solve import solve_widths
+from nsopt.storage.timings import StoredTimings
 from nsopt.study.compare import preview_comparison, run_comparison
 from nsopt.study.comparison import Comparison, Size
 from nsopt.study.learned_latency import with_latency_if_needed
 from nsopt.study.stored_law import NetworkLaw
 from nsopt.study.timing import measure_again
-from nsopt.study.widths_in_time import Clock as TimingClock
 from nsopt.study.worker import join
 from nsopt.study.workspace import Workspace
 from nsopt.tuning.settings import Tuning, run_tuning
@@ -178,8 +179,9 @@ def test_stored_widths_hold_with_another_latency_model(
     other = arch.with_latency(LinearCost(LATENCY.name, MACS.cost(arch), 1.0, 7.0))
     law = uniform_curve(arch.base_widths)
     asked = MeasuredBudget(other, law, LATENCY, 5.0, NetworkLaw(law, other).limits(LATENCY))
-    clock = TimingClock(CPU, in_time.task.runtime, Silent(), studies["uniform"])
-    cost = LATENCY.cost(clock.correct(asked, studies.values))
+    store = StoredTimings(studies["uniform"], studies.values)
+    timer = Timer(CPU, in_time.task.runtime, Silent(), store=store)
+    cost = LATENCY.cost(timer.correct(asked))
     assert tuple(solve_widths(law, cost, 5.0, warn=False).widths.tolist()) == widths
 
 

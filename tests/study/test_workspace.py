@@ -222,14 +222,14 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def measure(
         models: list[torch.nn.Module],
-        shape: tuple[int, int, int],
+        inputs: torch.Tensor,
         warmup: int,
         repeats: int,
         rounds: int,
-        device: str,
+        compute: Compute,
         runtime: Runtime,
     ) -> list[Latency]:
-        conditions = latency.latency_conditions(torch.device(device))
+        conditions = latency.latency_conditions(compute.device)
         devices.extend([conditions["device"]] * len(models))
         number = float(len(devices))
         return [Latency(number, 1.0, 1.0, 1.0, repeats=repeats, **conditions)] * len(models)
@@ -278,7 +278,7 @@ def test_a_network_that_several_methods_propose_is_measured_once(
     assert find_latencies(session, [(other, narrow)]) == [together[1]]
     assert len(measured) == 2
     assert len(schema.read_latencies(uniform)) == 2
-    assert [found["widths"] for found in schema.read_latencies(other)] == [schema.width_key(narrow)]
+    assert [found.widths for found in schema.read_latencies(other)] == [narrow]
 
 
 def test_all_networks_of_a_comparison_are_finally_timed_side_by_side(
@@ -308,7 +308,7 @@ def test_all_networks_of_a_comparison_are_finally_timed_side_by_side(
     assert sittings() == both
 
 
-@pytest.mark.parametrize("other", [{"precision": "bf16"}, {"batch_size": 1}, {"repeats": 50}])
+@pytest.mark.parametrize("other", [{"precision": "bf16"}, {"batch_size": 1}, {"protocol": 3}])
 def test_a_latency_under_other_conditions_does_not_count(
     comparison: Comparison, place: Workspace, measured: list[str], other: dict[str, Any]
 ) -> None:
@@ -317,10 +317,9 @@ def test_a_latency_under_other_conditions_does_not_count(
     (found,) = find_latencies(session, [network])
     assert find_latencies(session, [network]) == [found]
     (stored,) = schema.read_latencies(network[0])
-    changed = {key: value for key, value in stored.items() if key != "widths"} | other
     for name in [name for name in network[0].user_attrs if name.startswith("latency:")]:
-        network[0].set_user_attr(name, stored | other)
-    assert schema.read_latencies(network[0]) == [changed | {"widths": stored["widths"]}]
+        network[0].set_user_attr(name, dataclasses.asdict(stored) | other)
+    assert schema.read_latencies(network[0]) == [dataclasses.replace(stored, **other)]
     find_latencies(session, [network])
     assert len(measured) == 2
 
@@ -334,8 +333,8 @@ def test_the_calmest_complete_sitting_counts_in_tables_and_for_new_trials(
     study = place.studies(one.task.name)["uniform"]
     (stored,) = schema.read_latencies(study)
     for name in [name for name in study.user_attrs if name.startswith("latency:")]:
-        study.set_user_attr(name, stored | {"spread": 9.0})  # the machine may be quiet now
-    key = stored.pop("widths")
+        noisy = dataclasses.asdict(stored) | {"spread": 9.0}  # the machine may be quiet now
+        study.set_user_attr(name, noisy)
     for sitting, spread, ms, counts in (
         ("3", 0.3, 33.0, 33.0),
         ("2", 0.9, 91.0, 33.0),
@@ -344,13 +343,13 @@ def test_the_calmest_complete_sitting_counts_in_tables_and_for_new_trials(
         ("1", 0.1, 11.0, 11.0),
         ("6", 0.7, 93.0, 11.0),
     ):
-        again = stored | {"sitting": sitting, "spread": spread, "waited": 0.0, "median_ms": ms}
-        schema.write_latency(study, schema.read_width_key(key), {}, again)
+        again = {"sitting": sitting, "spread": spread, "waited": 0.0, "median_ms": ms}
+        schema.write_latency(study, dataclasses.replace(stored, **again))
         results = load_results(place)
         assert set(results.outcomes["latency_ms"]) == {counts}
         assert f"| {counts:.2f} |" in describe_outcomes(results)
     session = Session(one.task, place, CPU, Silent())
-    (found,) = find_latencies(session, [(study, schema.read_width_key(key))])
+    (found,) = find_latencies(session, [(study, stored.widths)])
     assert found.median_ms == 11.0
 
 
@@ -360,11 +359,11 @@ def test_of_equally_many_latencies_the_latest_conditions_count(
     one = only(comparison, "uniform", seeds=1)
     run_comparison(one, place, Silent())
     study = place.studies(one.task.name)["uniform"]
-    stored = {timed["widths"]: timed for timed in schema.read_latencies(study)}
+    stored = schema.read_latencies(study)
     for sitting, device, ms in (("3", "fast", 1.0), ("4", "slow", 2.0), ("5", "fast", 1.0)):
-        for key, timed in stored.items():
-            latency = timed | {"sitting": sitting, "device": device, "median_ms": ms}
-            schema.write_latency(study, schema.read_width_key(key), {"device": device}, latency)
+        for timed in stored:
+            again = {"sitting": sitting, "device": device, "median_ms": ms}
+            schema.write_latency(study, dataclasses.replace(timed, **again))
         assert set(load_results(place).outcomes["latency_ms"]) == {ms}
 
 

@@ -1,0 +1,43 @@
+"""How long measurements may take altogether."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LEAST = 300.0  # seconds that all measurements of a command may take
+_PART = 0.1  # of the whole command, if that is more
+
+
+class Allowance:
+    """The seconds that measurements may take, on the clock on the wall.
+
+    Args:
+        seconds: of all measurements together.
+    """
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        self._seconds = seconds
+
+    @classmethod
+    def of(cls, whole: float) -> "Allowance":
+        """Return five minutes, or a tenth of the seconds that a command takes, if that is more."""
+        return cls(max(LEAST, _PART * whole))
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, at least 0."""
+        return max(0.0, self._seconds)
+
+    @property
+    def is_spent(self) -> bool:
+        return self._seconds <= 0
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """Count the time inside the block."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds -= time.monotonic() - start

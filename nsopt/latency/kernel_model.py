@@ -1,0 +1,278 @@
+"""A latency model from a network's kernels: learned on a device, kept in the cache.
+
+How calls follow the widths, the times of kernels, and corrections on whole networks.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nsopt.compute.device import Compute
+from nsopt.compute.memory import keep_memory
+from nsopt.compute.out_of_memory import memory_for
+from nsopt.errors import NsoptError
+from nsopt.files import cache_folder, write_cached
+from nsopt.latency.calls import Call, record_calls
+from nsopt.latency.kernel_times import measure_table
+from nsopt.latency.measure import (
+    latency_conditions,
+    measure_latencies,
+    pause_garbage_collection,
+    was_busy,
+)
+from nsopt.latency.model import LatencyModel, Term
+from nsopt.latency.runtime import Runtime, Torch, draw_images
+from nsopt.latency.tables import BLOCK, Table
+from nsopt.models.architecture import Architecture, build_to_fill
+from nsopt.progress import Progress
+from nsopt.scaling.cost import IntArray, width_limits
+from nsopt.scaling.law import floor_widths
+from nsopt.settings import BATCH_SIZE
+
+_SCALES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4)
+_RANDOM, _UNIFORM = 25, 10  # numbers of networks that correct the sum of kernel times
+_SPREAD = 0.4  # standard deviation of their log-widths
+_ROUNDS, _REPEATS = 4, 3
+_FLAT = 1.2  # if base widths take less than this times the floor, nsopt warns
+_FORMAT = 7
+_BUSY = (
+    "the machine was busy while its latency was learned, so predicted milliseconds are too large: "
+    "nsopt does not cache this latency model, and a new study with its own --out learns it again"
+)
+
+
+class UnpredictableError(NsoptError):
+    """A network's latency cannot be learned from its kernels."""
+
+
+def latency_model(
+    arch: Architecture,
+    compute: Compute,
+    progress: Progress,
+    batch_size: int = BATCH_SIZE,
+    folder: Path | None = None,
+) -> LatencyModel:
+    """Return the latency model of `arch` on a device, read from `folder` or learned now.
+
+    Its file depends on network, device, threads, precision, batch size and torch version. A model
+    learned on a busy machine is not stored.
+
+    Args:
+        arch: the network.
+        compute: the device.
+        progress: receives steps and warnings.
+        batch_size: images per batch.
+        folder: folder of the files, by default in the cache.
+    """
+    runtime = Torch(batch_size)
+    with compute.all_threads():
+        conditions = latency_conditions(compute.device, runtime)
+        path = (folder or cache_folder() / "latency") / f"{_digest(arch, conditions)}.json"
+        model = _read(path, arch)
+        if model is None:
+            with memory_for(compute.device, f"timing batches of {batch_size}"):
+                calls = _read_calls(arch, batch_size)
+                model, busy = _learn(arch, *calls, compute, progress, runtime)
+            if busy:
+                progress.message(_BUSY)
+            else:
+                data = model.to_dict() | {"conditions": conditions}
+                write_cached(path, json.dumps(data).encode())
+    _warn_if_flat(arch, model, progress)
+    return model
+
+
+def _warn_if_flat(arch: Architecture, model: LatencyModel, progress: Progress) -> None:
+    base = model(arch.base_widths)
+    if base < _FLAT * model.floor:
+        progress.message(
+            f"latency hardly depends on widths here: {arch.name} takes {base:.3g} ms per batch, "
+            f"and {model.floor:.3g} ms with one filter per layer; use --metric params or macs "
+            "instead"
+        )
+
+
+def sample_widths(arch: Architecture, count: int, seed: int) -> list[tuple[int, ...]]:
+    """Return the widths of random networks of different sizes and shapes, (count, L)."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for size in np.geomspace(0.1, 1.0, count):
+        spread = np.exp(generator.normal(scale=_SPREAD, size=len(arch.base_widths)))
+        widths = np.maximum(1, size * np.array(arch.base_widths) * spread)
+        found.append(_clip(arch, widths.astype(int).tolist()))
+    return found
+
+
+def _read(path: Path, arch: Architecture) -> LatencyModel | None:
+    """Read a model from the cache; None if its file is missing or damaged."""
+    try:
+        model = LatencyModel.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return model if np.isfinite(model(arch.base_widths)) else None
+    except (OSError, ArithmeticError, LookupError, TypeError, ValueError):
+        return None
+
+
+def _learn(
+    arch: Architecture,
+    terms: tuple[Term, ...],
+    samples: Mapping[str, Sequence[Call]],
+    compute: Compute,
+    progress: Progress,
+    runtime: Runtime,
+) -> tuple[LatencyModel, bool]:
+    """Return the model, and whether the machine was busy. See `_read_calls`."""
+    progress.start("learning this device's latency", len(samples) + 1)
+    tables: list[Table] = []
+    with keep_memory(compute.device), pause_garbage_collection():
+        for calls in samples.values():
+            with compute.exclusive():
+                tables.append(measure_table(calls, compute.device, arch.layout))
+            progress.advance()
+    layers = len(arch.base_widths)
+    model = LatencyModel(tuple(tables), terms, layers, np.ones((len(tables), 2)), 0.0)
+    widths = _choose_networks(arch)
+    measured = measure_latencies(
+        [build_to_fill(arch, w) for w in (_clip(arch, [1] * layers), *widths)],
+        draw_images(arch.input_shape, runtime.batch_size),
+        warmup=_ROUNDS,
+        rounds=_ROUNDS,
+        repeats=_REPEATS * _ROUNDS,
+        compute=compute,
+        runtime=runtime,
+    )
+    progress.advance()
+    milliseconds = [latency.median_ms for latency in measured]
+    model = replace(model.fitted_to(widths, milliseconds[1:]), floor=min(milliseconds))
+    return model, was_busy(measured)
+
+
+def _choose_networks(arch: Architecture) -> list[tuple[int, ...]]:
+    """Return random widths, random multiples of a block, and uniform widths.
+
+    Uniform widths include networks whose projections on shortcuts vanish.
+    """
+    ragged = sample_widths(arch, _RANDOM, seed=0)
+    blocks = [_round_to_blocks(arch, widths) for widths in sample_widths(arch, _RANDOM, seed=1)]
+    ratios = np.geomspace(0.1, 0.9, _UNIFORM)
+    uniform = [_clip(arch, floor_widths(ratio, arch.base_widths)) for ratio in ratios]
+    return [*ragged, *blocks, *uniform]
+
+
+def _read_calls(
+    arch: Architecture, batch_size: int
+) -> tuple[tuple[Term, ...], dict[str, list[Call]]]:
+    """Record the calls of `arch` on the meta device.
+
+    Returns:
+        The calls as functions of the widths, each with the index of its table, and for each table
+        the calls of networks of several sizes, by kind.
+    """
+    samples: dict[str, list[Call]] = {}
+    for scale in _SCALES:
+        widths = _clip(arch, floor_widths(scale, arch.base_widths))
+        for call in _record_calls(arch, widths, batch_size):
+            samples.setdefault(call.kind, []).append(call)
+    base = _choose_distinct_widths(arch)
+    calls = _record_calls(arch, base, batch_size)
+    for call in calls:
+        samples.setdefault(call.kind, []).append(call)
+    kinds = tuple(samples)
+    wider = (np.array(base) + np.eye(len(base), dtype=int)).tolist()
+    grown = [_record_calls(arch, widths, batch_size) for widths in wider]
+    factors = np.stack([_compute_growth(calls, after, arch.name) for after in grown], axis=-1)
+    vanishing = _find_vanishing_modules(arch)
+    terms = []
+    ends = np.cumsum([len(call.place) for call in calls])
+    for call, own in zip(calls, np.split(factors, ends[:-1]), strict=True):
+        constants = np.array(call.place) - own @ np.array(base)
+        terms.append(
+            Term(
+                kinds.index(call.kind),
+                own,
+                constants,
+                call.function is torch.conv2d,
+                vanishing.get(call.module),
+            )
+        )
+    return tuple(terms), samples
+
+
+def _record_calls(arch: Architecture, widths: Sequence[int], batch_size: int) -> list[Call]:
+    """Record calls. Calls that equal widths can remove are kinds of their own."""
+    vanishing = _find_vanishing_modules(arch)
+    return [
+        replace(call, kind=f"{call.kind} of a shortcut") if call.module in vanishing else call
+        for call in record_calls(build_to_fill(arch, widths), arch.input_shape, batch_size)
+    ]
+
+
+def _clip(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
+    """Clip `widths` to the limits of the layers."""
+    limits = width_limits(arch.cost("params"), len(widths))
+    return tuple(np.clip(widths, *limits).astype(int).tolist())
+
+
+def _round_to_blocks(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
+    return _clip(arch, [max(BLOCK, round(width / BLOCK) * BLOCK) for width in widths])
+
+
+def _choose_distinct_widths(arch: Architecture) -> tuple[int, ...]:
+    """Return widths near the base widths, each of which can grow by one.
+
+    If equal widths remove calls, any two widths differ by at least 2, so that no call is missing,
+    also after a layer grows.
+    """
+    if not arch.conditional:
+        return _clip(arch, [width - 1 for width in arch.base_widths])
+    found: list[int] = []
+    for width in arch.base_widths:
+        while any(abs(width - other) <= 1 for other in found):
+            width += 1  # noqa: PLW2901
+        found.append(width)
+    return tuple(found)
+
+
+def _compute_growth(before: Sequence[Call], after: Sequence[Call], name: str) -> IntArray:
+    """Return how much the sizes of all calls, concatenated, grow if a layer gets one more filter.
+
+    Args:
+        before: the calls of the network.
+        after: the calls of the wider network.
+        name: name of the network, for the error.
+
+    Raises:
+        UnpredictableError: if the two networks call different operations.
+    """
+    if [call.kind for call in after] != [call.kind for call in before]:
+        raise UnpredictableError(f"{name} calls other operations at other widths")
+    places = [np.concatenate([call.place for call in calls]) for calls in (before, after)]
+    growth: IntArray = places[1] - places[0]
+    return growth
+
+
+def _find_vanishing_modules(arch: Architecture) -> dict[str, Any]:
+    """Return `Term.unless_equal` of the modules that equal widths remove, by path."""
+    eye = np.eye(len(arch.base_widths), dtype=np.int64)
+
+    def linear(channels: Any) -> tuple[IntArray, int]:
+        if channels.layer is None:
+            return np.zeros(len(eye), dtype=np.int64), channels.factor
+        return channels.factor * eye[channels.layer], 0
+
+    return {
+        path: tuple(linear(channels) for channels in pair)
+        for path, pair in arch.conditional.items()
+    }
+
+
+def _digest(arch: Architecture, conditions: dict[str, Any]) -> str:
+    network = [arch.name, arch.num_classes, arch.input_shape, arch.layer_names, arch.base_widths]
+    calls = [(call.kind, call.place) for call in _record_calls(arch, arch.base_widths, 1)]
+    whole = [_FORMAT, network, calls, arch.cost("macs")(arch.base_widths), conditions]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:32]

@@ -1,0 +1,359 @@
+"""Time networks for budgets in milliseconds, remember them, and choose widths with them."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import ArrayLike
+
+from nsopt.arguments import checked
+from nsopt.compute.device import Compute, resolve_compute
+from nsopt.compute.locks import hold_lock
+from nsopt.compute.sharing import sharing
+from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.latency.allowance import Allowance
+from nsopt.latency.bisection import MOST_TIMED, Tried, Widths, bisect_widths
+from nsopt.latency.learn import learn_latency
+from nsopt.latency.linear import MacsLatency
+from nsopt.latency.measure import LONGEST, Beside, latency_conditions, was_busy
+from nsopt.latency.measured_budget import MeasuredBudget
+from nsopt.latency.model import LatencyModel
+from nsopt.latency.runtime import (
+    TORCH,
+    Measure,
+    Runtime,
+    choose_inputs,
+    choose_runtime,
+)
+from nsopt.latency.sittings import Latency, distrust
+from nsopt.models.architecture import Architecture, build_to_fill
+from nsopt.progress import Progress
+from nsopt.scaling.cost import LinearCost
+from nsopt.scaling.law import ScalingLaw
+from nsopt.scaling.metric import LATENCY, read_percentage
+from nsopt.scaling.solve import Limits, warn_of_extrapolation
+from nsopt.settings import BATCH_SIZE
+from nsopt.terminal import show_progress
+
+_ALONE = 10, 40, 4  # warm-up, repeats, rounds
+_BESIDE = 10, 20, 10  # the same, in turns with the network of base widths
+_PART = 0.1  # of the time that is left, for one network
+_KERNELS = 0.4  # seconds to learn from kernels, per millisecond of the whole network
+_WAIT = 30.0  # seconds to wait for another process that times the same network
+_BUSY = (
+    "the machine is busy: nsopt times networks until its rounds agree, up to half a minute each; "
+    "stop other programs to make this faster and more exact"
+)
+_WAS_BUSY = ". The machine was busy meanwhile: run the same command again when it is idle"
+
+
+class Store(Protocol):
+    """Remembers what was timed, and the widths that were chosen, for one or more processes.
+
+    Attributes:
+        name: names it for people, and in locks; empty if no other process uses it.
+    """
+
+    name: str
+
+    def read_timings(self, widths: Widths) -> Sequence[Latency]:
+        """Return the measurements of a network, under any conditions, in order of time."""
+
+    def write_timing(self, latency: Latency) -> None: ...
+
+    def read_choice(self, asked: Sequence[object]) -> Widths | None:
+        """Return the widths that were chosen for a key (`MeasuredBudget.identify`)."""
+
+    def write_choice(self, asked: Sequence[object], widths: Widths) -> None: ...
+
+
+class Memory:
+    """A `Store` of this process."""
+
+    name = ""
+
+    def __init__(self) -> None:
+        self._timings: list[Latency] = []
+        self._choices: dict[str, Widths] = {}
+
+    def read_timings(self, widths: Widths) -> Sequence[Latency]:
+        return [timing for timing in self._timings if timing.widths == widths]
+
+    def write_timing(self, latency: Latency) -> None:
+        self._timings.append(latency)
+
+    def read_choice(self, asked: Sequence[object]) -> Widths | None:
+        return self._choices.get(repr(asked))
+
+    def write_choice(self, asked: Sequence[object], widths: Widths) -> None:
+        self._choices[repr(asked)] = widths
+
+
+@dataclass(frozen=True, eq=False)
+class Timer:
+    """Times networks of one architecture; no network is timed twice for the same question.
+
+    Attributes:
+        compute: the device, which other processes may share.
+        runtime: runs the networks.
+        progress: receives steps and messages.
+        inputs: a batch with which networks are timed; by default random images.
+        store: remembers measurements and choices.
+        allowance: how long all measurements may take; then the best known widths count.
+    """
+
+    compute: Compute
+    runtime: Runtime
+    progress: Progress
+    inputs: Any = None
+    store: Store = field(default_factory=Memory)
+    allowance: Allowance = field(default_factory=Allowance)
+    _besides: dict[bool, Beside] = field(default_factory=dict)
+    _here: list[Latency] = field(default_factory=list)  # what this process has timed
+
+    def learn(
+        self, arch: Architecture, check: Callable[[float], None] = lambda whole: None
+    ) -> Architecture:
+        """Return `arch` with a latency model that is exact for the network of base widths.
+
+        That network is timed first. nsopt learns a model unless `arch` has one.
+
+        Args:
+            arch: the network.
+            check: gets the milliseconds of that network. It can raise an error before nsopt learns.
+        """
+        self.progress.start("timing the whole network", 1)
+        whole = self.time(arch, arch.base_widths)
+        if self.runtime.is_here and distrust([whole.spread], [whole.waited]):
+            self.progress.message(_BUSY)
+        check(whole.median_ms)
+        model = arch.latency
+        if model is None:
+            kernels = _KERNELS * whole.median_ms <= self.allowance.left / 2
+            with self.allowance.spending():
+                model = learn_latency(
+                    arch, self.compute, self.progress, self.runtime, self.inputs, kernels
+                )
+        factor = whole.median_ms / float(model(arch.base_widths))
+        if isinstance(model, LatencyModel | MacsLatency):
+            return arch.with_latency(model.scaled(factor))
+        return arch.with_latency(LinearCost(LATENCY.name, model, factor))
+
+    def correct(self, asked: MeasuredBudget) -> Architecture:
+        """Return the network with a latency model by which the solver keeps a budget as measured.
+
+        The widths at this budget are found once, whatever process asks.
+
+        Raises:
+            NoWidthsError: if no network that was timed is within the budget.
+        """
+        key = asked.identify(self.runtime)
+        widths = self.store.read_choice(key)
+        if widths is None:
+            found = self.solve(asked).widths
+            # Another machine may have been faster: all take what it found.
+            widths = self.store.read_choice(key) or found
+            self.store.write_choice(key, widths)
+        # Another latency model may have predicted them: its own prediction counts.
+        return asked.corrected(float(LATENCY.cost(asked.arch)(widths)))
+
+    def solve(self, asked: MeasuredBudget, is_careful: bool = True) -> Tried:
+        """Return the largest widths that fit by measurement, see `bisect_widths`.
+
+        Args:
+            asked: the budget and the law.
+            is_careful: whether to confirm the widths by another measurement. Otherwise few
+                measurements are enough, and those of other laws decide where they begin.
+
+        Raises:
+            NoWidthsError: if no network that was timed is within the budget.
+        """
+        shown = asked.metric.show(asked.budget)
+        if is_careful:
+            self.progress.start(f"timing widths at {shown}", MOST_TIMED)
+        timed = Counter[Widths]()
+        before = len(self._here)
+
+        def measure(widths: Widths) -> float:
+            latency = self.time(asked.arch, widths, asked.beside_whole, timed[widths])
+            timed[widths] += 1
+            if is_careful:
+                self.progress.advance()
+            return asked.bound(latency)
+
+        try:
+            found = bisect_widths(
+                asked.propose,
+                measure,
+                asked.milliseconds,
+                aim=None if is_careful else self._choose_aim(asked),
+                is_careful=is_careful,
+                is_over=lambda: self.allowance.is_spent,
+            )
+        except NoWidthsError as error:
+            taken = self._here[before:]
+            if taken and was_busy(taken):
+                raise NoWidthsError(f"{error}{_WAS_BUSY}") from None
+            raise
+        if is_careful or not found.measured:
+            self._report(shown, found)
+        return found
+
+    def _report(self, shown: str, found: Tried) -> None:
+        name = f"{self.store.name.rpartition('/')[2]} at " if self.store.name else ""
+        if not found.measured:
+            text = "predicted, because the time for measurements is over"
+        elif self.allowance.is_spent:
+            text = (
+                f"{max(found.measured):.4g} ms, as timed in the time that there was: larger widths "
+                "may fit, too"
+            )
+        elif name:
+            text = f"{max(found.measured):.4g} ms per batch of {self.runtime.batch_size}, as timed"
+        else:
+            return
+        self.progress.message(f"{name}{shown}: {text}")
+
+    def time(
+        self, arch: Architecture, widths: Widths, beside_whole: bool = False, number: int = 0
+    ) -> Latency:
+        """Return the measurement of a network with this number, counted from 0; time it if new.
+
+        Args:
+            arch: the network.
+            widths: of the network.
+            beside_whole: whether to time it in turns with the network of base widths.
+            number: how many earlier measurements of these widths do not count.
+        """
+        same = Path(f"{self.store.name} {widths}")
+        with hold_lock(same, seconds=_WAIT) if self.store.name else nullcontext():
+            known = self._read(widths, beside_whole)
+            if number < len(known):
+                return known[number]
+            feed = self._beside(arch, beside_whole).load(build_to_fill(arch, widths))
+            seconds = min(LONGEST, _PART * self.allowance.left)
+            with self.allowance.spending():
+                found = self._beside(arch, beside_whole).measure(feed, seconds)
+            found = replace(found, widths=tuple(widths))
+            self._here.append(found)
+            self.store.write_timing(found)
+            return found
+
+    def _read(self, widths: Widths, beside_whole: bool) -> list[Latency]:
+        """Return what is known of a network; other processes' measurements while the machine was
+        busy do not count."""
+        with self.compute.all_threads():
+            conditions = latency_conditions(self.compute.device, self.runtime)
+        own = {each.sitting: each for each in self._here if each.widths == tuple(widths)}
+        stored = {each.sitting: each for each in self.store.read_timings(widths)}
+        return [
+            timing
+            for _, timing in sorted((stored | own).items(), key=lambda pair: pair[0] or "")
+            if all(getattr(timing, name) == value for name, value in conditions.items())
+            and (timing.sitting in own or not was_busy([timing]))
+            and (timing.share is not None) == beside_whole
+        ]
+
+    def _beside(self, arch: Architecture, beside_whole: bool) -> Beside:
+        if beside_whole not in self._besides:
+            inputs = choose_inputs(arch, self.runtime, self.inputs)
+            whole = build_to_fill(arch, arch.base_widths) if beside_whole else None
+            passes = _BESIDE if beside_whole else _ALONE
+            beside = Beside(whole, inputs, self.compute, self.runtime, passes)
+            self._besides[beside_whole] = beside
+        return self._besides[beside_whole]
+
+    def _choose_aim(self, asked: MeasuredBudget) -> float | None:
+        """Return the prediction at which a network fills the budget, by what was timed so far."""
+        cost, limit = LATENCY.cost(asked.arch), asked.milliseconds
+        known = [
+            (float(cost(timing.widths)), asked.bound(timing))
+            for timing in self._here
+            if (timing.share is not None) == asked.beside_whole
+        ]
+        if not known:
+            return None
+        predicted, bound = min(known, key=lambda pair: abs(math.log(pair[1] / limit)))
+        return limit * predicted / bound
+
+
+@checked
+def solve_measured_widths(
+    arch: Architecture,
+    law: ScalingLaw,
+    budget: float | str,
+    *,
+    device: str = "auto",
+    measure: Measure | None = None,
+    runtime: str = TORCH.name,
+    batch_size: int = BATCH_SIZE,
+    multiple_of: ArrayLike = 1,
+    min_width: int = 1,
+    max_width: ArrayLike | None = None,
+    fill: bool = False,
+    progress: Progress | None = None,
+    inputs: Any = None,
+) -> Latency:
+    """Return the largest widths along `law` that take at most `budget` milliseconds, measured.
+
+    nsopt times at most 12 networks and compares the upper quartile of their passes with the budget.
+    A second measurement confirms the network that it returns.
+
+    The result is the first measurement of that network: `.widths`, `.upper_quartile_ms`, and for a
+    percentage `.share`.
+
+    Args:
+        arch: the network. If it has no latency model (`nsopt.with_latency`), nsopt learns one.
+        law: such as `nsopt.uniform_curve(arch.base_widths)`.
+        budget: in milliseconds, or a percentage such as `50%` of the time of the network of base
+            widths. For a percentage nsopt times both networks in turns, so that the result does not
+            change with the speed of the machine, and compares an upper bound of the median over 10
+            to 160 rounds.
+        device: as torch names it, or auto.
+        measure: see `nsopt.with_latency`.
+        runtime: likewise.
+        batch_size: likewise.
+        multiple_of: see `nsopt.solve_widths`.
+        min_width: likewise.
+        max_width: likewise.
+        fill: likewise.
+        progress: receives steps and warnings; by default bars on a terminal and nothing elsewhere.
+        inputs: see `nsopt.with_latency`.
+
+    Raises:
+        NoWidthsError: if no measured network is within the budget.
+        NsoptError: if the device or the runtime is not available, if `measure` fails, or for a
+            budget that is neither a number above 0 nor a percentage.
+
+    Warns:
+        UserWarning: if the widths are outside the record to which the law was fitted.
+
+    Examples:
+        >>> found = nsopt.solve_measured_widths(arch, nsopt.uniform_curve(arch.base_widths), 20.0)
+        >>> found.widths, found.upper_quartile_ms
+    """
+    share = read_percentage(budget) if isinstance(budget, str) else None
+    if not isinstance(budget, str) and not 0 < budget < math.inf:
+        raise NsoptError(f"a budget must be a number of milliseconds above 0, not {budget}")
+    timed_in, compute = (
+        choose_runtime(runtime, measure, batch_size),
+        resolve_compute(device, "fp32"),
+    )
+    with show_progress(progress) as display, sharing(compute, display) as shared:
+        timer = Timer(shared, timed_in, display, inputs)
+        if share is not None:
+            arch = timer.learn(arch)
+            budget = share * float(LATENCY.cost(arch)(arch.base_widths))
+        elif arch.latency is None:
+            arch = arch.with_latency(learn_latency(arch, shared, display, timed_in, inputs))
+        limits = Limits(multiple_of, min_width, max_width, fill)
+        beside = share is not None and timed_in.is_here
+        asked = MeasuredBudget(arch, law, LATENCY, float(budget), limits, beside)
+        found = timer.solve(asked)
+        latency = timer.time(arch, found.widths, beside)
+    warn_of_extrapolation(law, LATENCY.cost(arch), found.predicted)
+    return latency

@@ -1,0 +1,35 @@
+"""What was timed for budgets in milliseconds, in the studies of a task."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from optuna.study import Study
+
+from nsopt.latency.sittings import Latency
+from nsopt.storage import schema
+
+
+class StoredTimings:
+    """A `Store` of latency.timer: it writes to one study, and also reads those beside it.
+
+    Args:
+        study: receives measurements and chosen widths.
+        others: returns the other studies of the task.
+    """
+
+    def __init__(self, study: Study, others: Callable[[], Iterable[Study]] = lambda: ()) -> None:
+        self.name = study.study_name
+        self._study, self._others = study, others
+
+    def read_timings(self, widths: tuple[int, ...]) -> list[Latency]:
+        studies = {each.study_name: each for each in (*self._others(), self._study)}
+        found = [t for study in studies.values() for t in schema.read_timings(study, widths)]
+        return sorted(found, key=lambda timing: timing.sitting or "")
+
+    def write_timing(self, latency: Latency) -> None:
+        schema.write_timing(self._study, latency)
+
+    def read_choice(self, asked: Sequence[object]) -> tuple[int, ...] | None:
+        return schema.read_widths_in_time(self._study, asked)
+
+    def write_choice(self, asked: Sequence[object], widths: tuple[int, ...]) -> None:
+        schema.write_widths_in_time(self._study, asked, widths)
