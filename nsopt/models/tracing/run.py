@@ -1,6 +1,7 @@
 """Run a network on labels: its tensors are fake, need no memory and compute nothing."""
 
 import logging
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from nsopt.models.activations import Buffer, BufferRecorder, Size, tensors_in
@@ -21,7 +22,7 @@ from nsopt.models.tracing.outputs import find_outputs
 from nsopt.models.tracing.rules import RULES
 from nsopt.models.tracing.shapes import RESULTS
 from nsopt.models.tracing.states import follow_modules, restore_modules
-from nsopt.models.tracing.tracer import Tracer
+from nsopt.models.tracing.tracer import Tracer, is_of_user
 
 _LONGEST_REASON = 150
 
@@ -126,7 +127,9 @@ class LabelledRun:
                     and id(tensor) not in trace.read
                     for name, tensor in tensors.items()
                 ):
-                    raise tracer.refuse_guess()
+                    refusal = tracer.refuse_guess()
+                    refusal.training = training
+                    raise refusal
         return [tuple(tensor.shape) for tensor in outputs]
 
     def buffers(
@@ -190,10 +193,24 @@ class LabelledRun:
                     if recorder:
                         recorder.give(outputs)
             except Exception as error:  # the user's code or torch may raise anything
+                outputs = _find_alive(error, tracer)
+                if outputs:
+                    tracer.note("depends on values after the last layer: what is used there stays")
+                    return outputs
                 explained = error if isinstance(error, TraceError) else _explain(error, tracer)
                 explained.step = tracer.trace.steps
                 raise explained from error
         return outputs
+
+
+def _find_alive(error: Exception, tracer: Tracer) -> list[Tensor]:
+    """Return the tensors that the code held when it failed because of a guess, else none."""
+    if not tracer.guessed or isinstance(error, TraceError):
+        return []
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    held = [list(f.f_locals.values()) for f in frames if is_of_user(f.f_code.co_filename)]
+    alive = [tensor for tensor in tensors_in(held) if isinstance(tensor, FakeTensor)]
+    return list({id(tensor): tensor for tensor in alive}.values())
 
 
 def _explain(error: Exception, tracer: Tracer) -> TraceError:

@@ -33,7 +33,7 @@ from nsopt.models.tracing.picks import make_fakes, pick_all
 from nsopt.models.tracing.values import Values
 
 ADVICE = ": decide there by shapes or by an argument, or trace the part of the network before it"
-_LIBRARIES = tuple(map(str, (Path(torch.__file__).parent, Path(__file__).parents[2])))
+_LIBRARIES = tuple(f"{path.parent}/" for path in (Path(torch.__file__), Path(__file__).parents[1]))
 Rule = Callable[..., None]
 R = TypeVar("R", bound=Rule)
 _FILLS = ("full", "full_like", "new_full", "fill", "fill_", "scalar_tensor")
@@ -351,11 +351,16 @@ def _read_signature(func: Any) -> _Signature:
     return _Signature(namespace, name, operation, pointwise, depends, defaults)
 
 
+def is_of_user(file: str) -> bool:
+    """Return whether code is neither of PyTorch nor of nsopt."""
+    return not file.startswith(_LIBRARIES)
+
+
 def _find_code(module: str) -> str:
     """Return a module and the line of code of the user that is running."""
     lines = [
         f"{Path(frame.filename).name}, line {frame.lineno}"
         for frame in traceback.extract_stack()
-        if not frame.filename.startswith(_LIBRARIES)
+        if is_of_user(frame.filename)
     ]
     return f"{module} ({lines[-1]})" if lines else module

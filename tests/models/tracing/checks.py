@@ -7,6 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def describe_state(value: Any, seen: dict[int, int] | None = None) -> Any:
         data = value.detach().cpu().contiguous().flatten().view(torch.uint8)
         grad = value.grad if value.is_leaf else None
         return id(value), type(value), data.numpy().tobytes(), value.requires_grad, grad
-    if id(value) in seen:
+    if id(value) in seen or isinstance(value, type | Enum):
         return id(value)
     seen[id(value)] = len(seen)
     parts: list[Any] = [id(value), type(value)]
