@@ -172,7 +172,8 @@ def _find_grpc_code(error: BaseException) -> str | None:
 
 def _make_error(url: str, error: BaseException) -> StorageError:
     cause = error.__cause__ or error
-    reason = (str(cause) or str(error) or type(error).__name__).splitlines()[0]
+    details = error.details() if hasattr(error, "details") else None  # of gRPC
+    reason = (details or str(cause) or str(error) or type(error).__name__).splitlines()[0]
     return StorageError(f"storage {hide_password(url)} cannot be used: {hide_values(url, reason)}")
 
 

@@ -80,7 +80,7 @@ def test_images_are_known_under_the_name_of_their_study(
     images = load_images(study, f"folder:{tmp_path / 'moved'}", tmp_path)
     assert images.name == task.data.name == "folder-photos"
     write_images(tmp_path / "others", ("train", "val", "test"), size=(9, 9))
-    with pytest.raises(NsoptError, match="others differs here from the images of"):
+    with pytest.raises(NsoptError, match="others differs here from the data of"):
         load_images(study, f"folder:{tmp_path / 'others'}", tmp_path)
 
 
