@@ -56,8 +56,8 @@ def find_lifts(network: TracedNetwork) -> tuple[TracedNetwork, list[int]]:
 def find_unread(network: TracedNetwork) -> TracedNetwork:
     """Return the network with the sizes in attributes that `forward` does not read."""
     unread: list[Number] = []
-    changing = network.family.factors.any(axis=1)
-    dimensions = [d for index, d in network.dimensions_in_order if changing[index]]
+    changing = set(np.flatnonzero(network.family.factors.any(axis=1)).tolist())
+    dimensions = [d for index, d in network.dimensions_in_order if index in changing]
     waiting = [find_sizes(network.template, dimensions, network.lifts)]
     while waiting:
         some = waiting.pop()

@@ -88,6 +88,7 @@ class Resettable(nn.Module):
 def test_attributes_that_forward_does_not_read_follow_the_widths() -> None:
     model, x = Resettable(), torch.randn(2, 6)
     smaller = trace(model, x).prune(model, [range(5)])
+    assert isinstance(smaller, Resettable)
     assert (smaller.num_features, smaller.num_steps, smaller.dim) == (5, 8, 8)
     smaller.reset(3)
     assert smaller(x).shape == (2, 3)
