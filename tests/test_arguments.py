@@ -217,4 +217,4 @@ def test_numbers_are_checked_before_a_call_and_the_rest_after_its_error() -> Non
     with pytest.raises(RuntimeError, match="the user's own"):
         example(13)
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'count'"):
-        example()
+        example()  # type: ignore[call-arg]
