@@ -68,9 +68,13 @@ class TracedArchitecture:
         """Per group, how many channels a unit has in the first module that makes them."""
         return tuple(g.per_dimension[min(g.per_dimension)] for g in self.network.family.groups)
 
-    @cached_property
+    @property
     def narrowest(self) -> tuple[int, ...]:
         """The smallest widths at which networks run, found by trying."""
+        return self._narrowest
+
+    @cached_property
+    def _narrowest(self) -> tuple[int, ...]:
         return tuple(probe.find_narrowest(self.network).tolist())
 
     @property
@@ -82,9 +86,13 @@ class TracedArchitecture:
     def conditional(self) -> Mapping[str, tuple[Channels, Channels]]:
         return {}
 
-    @cached_property
+    @property
     def layout(self) -> torch.memory_format:
         """Memory layout of its networks and their inputs."""
+        return self._layout
+
+    @cached_property
+    def _layout(self) -> torch.memory_format:
         return best_layout(self.network.template, self.network.run.inputs)
 
     @property
@@ -218,7 +226,7 @@ class TracedArchitecture:
     def with_latency(self, latency: CostModel | None) -> Self:
         """Return a copy with a cost model for `latency`. It keeps the `narrowest` already found."""
         copy = replace(self, latency=latency)
-        vars(copy).update({**vars(self), "narrowest": self.narrowest, "latency": latency})
+        vars(copy).update({**vars(self), "_narrowest": self.narrowest, "latency": latency})
         return copy
 
     def cost(self, metric: str) -> LimitedCost:
@@ -306,10 +314,7 @@ class TracedArchitecture:
         return ", ".join(parts)
 
     def _read_kept(self, network: TracedNetwork, kept: Kept) -> list[Atoms]:
-        """Return the indices of the units to keep in `network`. Raises NsoptError for invalid ones.
-
-        Boolean masks become indices.
-        """
+        """Return the units to keep in `network` as indices. Raises NsoptError for invalid ones."""
         if len(kept) != len(self.layer_names):
             raise NsoptError(f"{self.name} has {len(self.layer_names)} groups, got {len(kept)}")
         groups = zip(self.layer_names, network.family.widths, kept, strict=True)
@@ -327,10 +332,7 @@ class TracedArchitecture:
         return self.network.activations(halved)
 
     def _find_narrowest_seen(self) -> tuple[int, ...]:
-        """Return the smallest widths at which activations can be counted.
-
-        With a single unit, PyTorch may omit copies that wider networks need.
-        """
+        """Return where activations can be counted: a single unit may need fewer copies than two."""
         return tuple(max(FEWEST_SEEN, width) for width in self.narrowest)
 
     @cached_property
