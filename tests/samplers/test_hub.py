@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import optunahub
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 PACKAGE = Path(__file__).resolve().parents[2] / "package"
 HOME = PACKAGE / "samplers" / "neuralscale"

@@ -123,7 +123,8 @@ def _copy_shallow(value: Any) -> Any:
     try:
         if base is None:
             return copy.copy(value)
-        made = type(value).__new__(type(value))
+        kind_of: Any = type(value)
+        made = kind_of.__new__(kind_of)
         if base is list:
             list.extend(made, list.__iter__(value))
         else:

@@ -37,7 +37,7 @@ def make_network(name: str) -> tuple[nn.Module, dict[str, Any]]:
         sound = torch.rand(2, 8, 40)
         return hf.WhisperModel(config), {"input_features": sound, "decoder_input_ids": IDS}
     if name == "wav2vec2":
-        kernels = {"conv_dim": (16, 16), "conv_kernel": (5, 3), "conv_stride": (3, 2)}
+        kernels: Any = {"conv_dim": (16, 16), "conv_kernel": (5, 3), "conv_stride": (3, 2)}
         own = {**SMALL, **kernels, "intermediate_size": 48, "num_feat_extract_layers": 2}
         places = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
         config = hf.Wav2Vec2Config(apply_spec_augment=False, **own, **places)
