@@ -18,14 +18,14 @@ FEW = {
     "": {"score_thresh": 0.0, "topk_candidates": 20},
 }
 DETECTORS = {  # number of widths at least, share of the parameters left at half widths at most
-    "fasterrcnn_resnet50_fpn": (40, 0.3),
-    "fasterrcnn_mobilenet_v3_large_320_fpn": (30, 0.4),
-    "maskrcnn_resnet50_fpn": (40, 0.3),
-    "keypointrcnn_resnet50_fpn": (40, 0.3),
+    "fasterrcnn_resnet50_fpn": (41, 0.35),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": (34, 0.26),
+    "maskrcnn_resnet50_fpn": (46, 0.35),
+    "keypointrcnn_resnet50_fpn": (50, 0.26),
     "retinanet_resnet50_fpn": (47, 0.26),
-    "fcos_resnet50_fpn": (40, 0.3),
-    "ssd300_vgg16": (15, 0.4),
-    "ssdlite320_mobilenet_v3_large": (30, 0.4),
+    "fcos_resnet50_fpn": (47, 0.26),
+    "ssd300_vgg16": (23, 0.27),
+    "ssdlite320_mobilenet_v3_large": (37, 0.29),
 }
 
 

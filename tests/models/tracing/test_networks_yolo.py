@@ -24,7 +24,7 @@ NETWORKS = {  # number of widths, share of the parameters left at half widths, a
     "yolov5nu.yaml": (59, 0.35),
     "yolov8n.yaml": (48, 0.35),
     "yolov8n-seg.yaml": (50, 0.4),
-    "yolov8n-pose.yaml": (50, 0.4),
+    "yolov8n-pose.yaml": (54, 0.35),
     "yolov8n-cls.yaml": (20, 0.4),
     "yolo11n.yaml": (56, 0.4),
     "yolo11n-cls.yaml": (20, 0.4),
