@@ -19,7 +19,7 @@ def read_study(name: str) -> Results:
     folder = STUDIES / name
     network, data, *_ = name.split("-")
     arch = nsopt.get_architecture(network)
-    task = TaskDescription(network, data, 10, 32, 3, arch.layer_names, arch.base_widths)
+    task = TaskDescription(network, data, arch.layer_names, arch.base_widths, 10, 32, 3)
     outcomes = pd.read_csv(folder / "outcomes.csv")
     since = {"beyond_record": float("nan"), "binding": None, "cost_latency": float("nan")}
     older = {column: value for column, value in since.items() if column not in outcomes}

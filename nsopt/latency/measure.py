@@ -131,7 +131,8 @@ def measure_latencies(
 def load_network(model: nn.Module, inputs: Any, compute: Compute, runtime: Runtime) -> Feed:
     """Load a copy of a network where a runtime runs it."""
     where = runtime.device(compute.device)
-    with torch.no_grad(), memory_for(where, f"timing batches of {runtime.batch_size}"):
+    memory = memory_for(where, f"timing batches of {runtime.batch_size}")
+    with torch.no_grad(), memory, keep_random_state(where):
         return runtime.prepare(model, inputs, where)
 
 

@@ -173,6 +173,9 @@ class Timer:
             NoWidthsError: if no network that was timed is within the budget.
         """
         shown = asked.metric.show(asked.budget)
+        known = None if is_careful else self.store.read_choice(asked.identify(self.runtime))
+        if known is not None:
+            return Tried(known, float(LATENCY.cost(asked.arch)(known)))
         if is_careful:
             self.progress.start(f"timing widths at {shown}", MOST_TIMED)
         timed = Counter[Widths]()

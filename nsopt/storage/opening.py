@@ -3,6 +3,7 @@
 import functools
 import logging
 import warnings
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -111,7 +112,10 @@ def _open(url: str) -> BaseStorage:
         return _open_proxy(parts)
     if path is not None and parts.drivername == JOURNAL:
         return _open_journal(path.resolve())
-    return get_storage(_open_database(url))
+    database = _open_database(url)
+    closing = weakref.finalize(database, database.engine.dispose)  # no connection stays open
+    closing.atexit = False
+    return get_storage(database)
 
 
 def guard(storage: BaseStorage, url: str) -> BaseStorage:

@@ -29,7 +29,9 @@ class StoredTimings:
         schema.write_timing(self._study, latency)
 
     def read_choice(self, asked: Sequence[object]) -> tuple[int, ...] | None:
-        return schema.read_widths_in_time(self._study, asked)
+        studies = (self._study, *self._others())
+        found = (schema.read_widths_in_time(study, asked) for study in studies)
+        return next((widths for widths in found if widths is not None), None)
 
     def write_choice(self, asked: Sequence[object], widths: tuple[int, ...]) -> None:
         schema.write_widths_in_time(self._study, asked, widths)

@@ -42,9 +42,20 @@ def read_url(url: str) -> URL:
         raise invalid from None
     if (parts.port or 0) > _LARGEST_PORT or shown == _HIDDEN:
         raise invalid
+    if parts.get_backend_name() == SQLITE:
+        _check_options(parts, shown, url)
     if parts.drivername == JOURNAL and (parts.host or not parts.database):
         raise NsoptError(f"storage {shown} names no file: write journal:///FILE")
     return parts
+
+
+def _check_options(parts: URL, shown: str, url: str) -> None:
+    """Raise NsoptError for options that an SQLite driver cannot read, such as `?timeout=word`."""
+    try:
+        parts.get_dialect()().create_connect_args(parts)
+    except (TypeError, ValueError, ArgumentError) as error:
+        reason = hide_values(url, str(error))
+        raise NsoptError(f"storage {shown} cannot be used: {reason}: correct the URL") from None
 
 
 def storage_file(url: str) -> Path | None:

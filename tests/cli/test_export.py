@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, create_trial
@@ -18,7 +17,7 @@ from nsopt.data.source import Source
 from nsopt.deployment import check
 from nsopt.deployment import export as writing
 from nsopt.deployment.check import ExportCheck
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, StorageError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import get_architecture
 from nsopt.scaling.metric import get_metric
@@ -82,7 +81,7 @@ def test_a_storage_that_fails_after_quantising_leaves_the_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(*arguments: Any) -> None:
-        raise StorageInternalError("the server is gone")
+        raise StorageError("storage s.db cannot be used: the server is gone")
 
     data: Any = SimpleNamespace(test=None)
     chosen = _Chosen(None, "", "sqlite:///s.db", None, TRIALS[0], 100, data)

@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.exceptions import StorageInternalError
 
 from nsopt.cli import tune
 from nsopt.cli.options import PlaceOptions
 from nsopt.cli.tune import TuneOptions
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, StorageError
 from nsopt.tuning import settings
 
 
@@ -17,7 +16,7 @@ def test_a_storage_that_fails_before_the_table_is_an_error_of_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(study: Any) -> None:
-        raise StorageInternalError("the server is gone")
+        raise StorageError("storage study.db cannot be used: the server is gone")
 
     monkeypatch.setattr(settings, "run_tuning", lambda *arguments: None)
     monkeypatch.setattr(tune, "_publish", lambda study: None)

@@ -136,5 +136,6 @@ def test_unknown_formats_and_missing_packages_raise_an_error(
         use(kept, tmp_path / "network", "onx")
     for package in ("onnx", "onnxruntime"):
         monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "network").touch()
     with pytest.raises(NsoptError, match=r"is not installed: pip install 'nsopt\[export\]'"):
         use(kept, tmp_path / "network", "onnx")

@@ -72,6 +72,7 @@ def run_examples() -> None:
         "arch": arch,
         "data": data,
         "law": nsopt.uniform_curve(arch.base_widths),
+        "images": data.train.images.float() / 255,
         "model": model,
         "objective": lambda trial: float(sum(nsopt.suggest_widths(trial, arch))),
         "settings": settings,

@@ -256,7 +256,7 @@ def test_doctor_prints_what_is_installed(tmp_path: Path, monkeypatch: pytest.Mon
     assert found["nsopt"].strip() == nsopt.__version__
     assert found["newest study"].strip() == "no study is in runs/: give --storage"
     assert found["cache"].strip() == str(Path(os.environ["XDG_CACHE_HOME"]) / "nsopt")
-    assert found["extra report"].strip() == "installed"
+    assert found["extra dashboard"].strip() == "installed"
 
 
 def test_tables_fit_a_narrow_terminal(tmp_path: Path, golden: Path) -> None:

@@ -207,7 +207,7 @@ def test_a_worker_refuses_an_unknown_study_and_other_images(tmp_path: Path) -> N
     assert_fails(call_nsopt(*worker, "--study=vgg11"), "no study 'vgg11' to work on", NAME)
     other = write_image_folder(tmp_path / "other", None, images=20)
     options = (f"--study={NAME}", f"--data=folder:{other}")
-    assert_fails(call_nsopt(*worker, *options), f"differs here from the images of {NAME}")
+    assert_fails(call_nsopt(*worker, *options), f"differs here from the data of {NAME}")
     assert (tmp_path / "study.db").read_bytes() == before
 
 

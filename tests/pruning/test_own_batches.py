@@ -221,6 +221,7 @@ def test_a_shuffled_loader_reorders_every_epoch() -> None:
     assert torch.equal(torch.cat(first).sort(dim=0).values, torch.cat(second).sort(dim=0).values)
 
 
+@pytest.mark.filterwarnings("ignore:.*nsopt extrapolates the law there")  # after few steps
 def test_the_denoising_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a search of few steps."""
     whole, few = nsopt.SearchSettings, {"prune_every": 1, "filters_per_step": 16}

@@ -278,7 +278,7 @@ def test_a_training_that_an_older_version_began_is_refused(
     interrupt_after(5, lambda: train(narrow, widths, few, TRAINING, checkpoint=file))
     old = read_checkpoint(file)
     del old["identity"]["format"]
-    torch.save(old, file)
+    Checkpoint(file, old["identity"]).save(old["state"])
     with pytest.raises(NsoptError, match=r"written by other settings \(format: .*delete it"):
         train(narrow, widths, few, TRAINING, checkpoint=file)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import nsopt
-from nsopt.latency import kernel_times, learn
+from nsopt.latency import kernel_model, kernel_times
 from nsopt.reports.results import read_results
 from nsopt.study import timing
 from tests.conftest import call_nsopt
@@ -30,8 +30,8 @@ def _few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, few in FEW.items():
         monkeypatch.setattr(timing, name, few)
     for name, few in {"_RANDOM": 2, "_UNIFORM": 2, "_ROUNDS": 1, "_REPEATS": 1}.items():
-        monkeypatch.setattr(learn, name, few)
-    monkeypatch.setattr(learn, "_SCALES", (0.25, 0.5, 1))
+        monkeypatch.setattr(kernel_model, name, few)
+    monkeypatch.setattr(kernel_model, "_SCALES", (0.25, 0.5, 1))
     monkeypatch.setattr(kernel_times, "_FEWEST", 1)
     monkeypatch.setattr(kernel_times, "_POINTS", 2)
     monkeypatch.setattr(kernel_times, "_SECONDS", 0.0)

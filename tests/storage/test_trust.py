@@ -120,7 +120,7 @@ def test_a_file_cannot_make_nsopt_import_a_module(sprung: Path, tmp_path: Path) 
         with pytest.raises(NsoptError, match=rf"weights\.pt: .*--arch {TRAP}, in Python arch="):
             load(file)
     assert not sprung.exists()
-    with pytest.raises(SystemExit):
+    with pytest.raises(NsoptError, match="SystemExit"):
         load_network(file, arch=TRAP)
     assert sprung.exists()
 
