@@ -258,9 +258,9 @@ def test_numbers_below_1_are_refused(
         ),
         ({"budgets": [0.5]}, "0.5 is not a budget: write a word such as 'macs=50%'"),
         ({"budgets": ["macs=0.01%"]}, "macs=0.01%: no widths fit a budget of"),
-        ({"epochs": "3"}, "must be at least 1, and whole numbers"),
+        ({"epochs": "3"}, "epochs must be a whole number, not '3'"),
         ({"trainer": len}, "trainer= needs an nsopt.Task with your own batches"),
-        ({"candidates": 2.5}, "must be at least 1, and whole numbers"),
+        ({"candidates": 2.5}, "candidates must be a whole number, not 2.5"),
         ({"settings": get_preset("compress")}, "settings must be those of a preset: nsopt."),
     ],
 )
