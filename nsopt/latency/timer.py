@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from nsopt.arguments import checked
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.locks import hold_lock
+from nsopt.compute.random_state import keep_random_state
 from nsopt.compute.sharing import sharing
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency.allowance import Allowance
@@ -346,7 +347,8 @@ def solve_measured_widths(
         choose_runtime(runtime, measure, batch_size),
         resolve_compute(device, "fp32"),
     )
-    with show_progress(progress) as display, sharing(compute, display) as shared:
+    random = keep_random_state(compute.device)
+    with show_progress(progress) as display, sharing(compute, display) as shared, random:
         timer = Timer(shared, timed_in, display, inputs)
         if share is not None:
             arch = timer.learn(arch)
