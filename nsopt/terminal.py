@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
@@ -135,9 +136,10 @@ def show_progress(progress: Progress | None) -> Iterator[Progress]:
     """
     console = PlainConsole()
     if progress is None and console.is_jupyter:
-        from IPython.display import display  # noqa: PLC0415  (only notebooks have it)
+        from IPython import display  # noqa: PLC0415  (only notebooks have it)
 
-        bar = NotebookProgress(display({"text/plain": ""}, raw=True, display_id=True))
+        show: Any = display.display  # untyped
+        bar = NotebookProgress(show({"text/plain": ""}, raw=True, display_id=True))
         yield bar
         bar.finish()
         return
