@@ -1,4 +1,7 @@
-"""Write the Python of README and pages into a folder, one file a page, for type checkers."""
+"""Write the Python of README and pages into a folder, one file a page, for type checkers.
+
+Pages whose code needs packages that nsopt does not install are left out.
+"""
 
 import re
 import sys
@@ -6,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+NEED_OTHERS = ("yolo", "huggingface")
 
 
 def main(folder: Path) -> None:
@@ -14,7 +18,7 @@ def main(folder: Path) -> None:
         old.unlink()
     for page in PAGES:
         code = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
-        if code:
+        if code and page.stem not in NEED_OTHERS:
             (folder / f"{page.stem}_md.py").write_text("\n".join(code))
 
 
